@@ -1,0 +1,56 @@
+"""Turn an elevation model into maps, strip by strip: the job that encamp is shown with.
+
+    encamp run examples/terrain/terrain.py
+    python examples/terrain/terrain.py [DESTINATION]
+
+The model is cut into overlapping strips. Each strip is a task in a private folder of its own:
+it finds its strip there, makes its grids there, and encamp brings them to the destination.
+"""
+
+import sys
+from pathlib import Path
+
+import elevation
+import relief
+from matplotlib.cbook import get_sample_data
+
+import encamp
+
+here = Path(__file__).parent
+to = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/terrain").absolute()
+model = Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
+survey = here / "survey.toml"
+
+# Every task reads the survey's parameters, so they are a job input: brought to a host once.
+job = encamp.Job("terrain", to=to, mirror=[str(survey)])
+
+job.add(
+    "cut",
+    encamp.call(elevation.cut_files, model.name),
+    mirror=[str(model)],
+    outputs={"strip-*.npz": "strips"},
+)
+
+for number in range(1, elevation.read_survey(survey)["strips"] + 1):
+    name = f"strip-{number}"
+    job.add(
+        name,
+        [
+            encamp.call(elevation.import_files, f"{name}.npz", f"{name}.grid.npz"),
+            encamp.call(elevation.grid_files, f"{name}.grid.npz", name),
+        ],
+        after="cut",
+        mirror=[f"{to}/strips/{name}.npz"],
+        outputs={f"{name}.grid.npz": "import", f"{name}.*.npy": "grid"},
+    )
+
+job.add(
+    "mosaic",
+    [elevation.mosaic_files, encamp.call(relief.draw_files, "terrain.png")],
+    after="strip-*",
+    mirror=[f"{to}/import/*.npz", f"{to}/grid/*.npy"],
+    outputs={"terrain.png": ".", **{f"{made}.npy": "mosaic" for made in elevation.MOSAIC}},
+)
+
+if __name__ == "__main__":
+    report = job.run()

@@ -1,0 +1,79 @@
+"""encamp: pitch a camp next to the work.
+
+Runs functions and command lines on one or many machines, each task in a private folder on its
+host's own disk, with its input files mirrored into it and its outputs brought back whole.
+
+Every public name is loaded when it is first used, so that ``import encamp`` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from encamp.version import __version__
+
+_HOMES = {
+    "Call": "encamp.jobs.job",
+    "Command": "encamp.jobs.job",
+    "Job": "encamp.jobs.job",
+    "Task": "encamp.jobs.job",
+    "call": "encamp.jobs.job",
+    "command": "encamp.jobs.job",
+    "map_files": "encamp.jobs.mapping",
+    "Mirror": "encamp.storage.mirror",
+    "Output": "encamp.storage.outputs",
+    "current_sandbox": "encamp.storage.sandbox",
+    "sandbox": "encamp.storage.sandbox",
+    "sandboxed": "encamp.storage.sandbox",
+    "AttemptReport": "encamp.model",
+    "JobReport": "encamp.model",
+    "TaskReport": "encamp.model",
+    "EncampError": "encamp.errors",
+    "InputError": "encamp.errors",
+    "JobFailed": "encamp.errors",
+    "StorageError": "encamp.errors",
+    "TaskError": "encamp.errors",
+}
+
+__all__ = [
+    "AttemptReport",
+    "Call",
+    "Command",
+    "EncampError",
+    "InputError",
+    "Job",
+    "JobFailed",
+    "JobReport",
+    "Mirror",
+    "Output",
+    "StorageError",
+    "Task",
+    "TaskError",
+    "TaskReport",
+    "__version__",
+    "call",
+    "command",
+    "current_sandbox",
+    "map_files",
+    "sandbox",
+    "sandboxed",
+]
+
+if TYPE_CHECKING:
+    from encamp.errors import EncampError, InputError, JobFailed, StorageError, TaskError
+    from encamp.jobs.job import Call, Command, Job, Task, call, command
+    from encamp.jobs.mapping import map_files
+    from encamp.model import AttemptReport, JobReport, TaskReport
+    from encamp.storage.mirror import Mirror
+    from encamp.storage.outputs import Output
+    from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'encamp' has no attribute {name!r}")
+    return getattr(import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

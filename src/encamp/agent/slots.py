@@ -1,0 +1,197 @@
+"""Slots as their supervisor sees them: processes to hand a function to, watch, and kill.
+
+A slot gives what a thread or a shared worker process cannot: a current folder of its own, output
+of its own, an end by time limit, and a crash that harms nobody else. Any process may be a
+supervisor, also inside a Dask worker's thread or an ipyparallel engine.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from encamp.agent.child import Done, Raised, Request, Taken
+from encamp.agent.processes import end_descendants
+
+GRACE = 2.0
+"""Seconds between asking a slot to stop and killing it."""
+
+
+_START = """\
+import sys
+sys.path.append(sys.argv[2])
+from encamp.agent.child import main
+main(int(sys.argv[1]))
+"""
+_PACKAGE = str(Path(__file__).parents[2])
+"""Where the slot finds encamp if it is not installed there."""
+
+
+class SlotLost(Exception):
+    """The slot's process ended while it ran something; ``exit_code`` as subprocess gives it."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class _NotTaken(Exception):
+    """The slot ended before it took the request."""
+
+
+class Slot:
+    """One slot; belongs to one thread at a time."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), _PACKAGE],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+            )
+            self._pipe = Connection(ours.detach())
+
+    @property
+    def pid(self) -> int:
+        """Process id of the slot."""
+        return self._process.pid
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        sys_path: tuple[str, ...] = (),
+        tick: float,
+        on_message: Callable[[object], None],
+        on_tick: Callable[[], None],
+    ) -> Done | Raised:
+        """Run ``function(*args)`` in the slot and wait for it.
+
+        ``on_message`` gets what the function tells; ``on_tick`` is called at least every ``tick``
+        seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. Raises
+        `SlotLost` if the slot's process dies.
+        """
+        request = Request(pickle.dumps((function, args)), sys_path)
+        try:
+            self._send(request)
+            return self._wait(tick, on_message, on_tick)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _send(self, request: Request) -> None:
+        try:
+            self._pipe.send(request)
+        except OSError:
+            raise _NotTaken from None
+
+    def _wait(
+        self, tick: float, on_message: Callable[[object], None], on_tick: Callable[[], None]
+    ) -> Done | Raised:
+        next_tick = time.monotonic() + tick
+        taken = False
+        while True:
+            try:
+                if self._pipe.poll(max(0.0, next_tick - time.monotonic())):
+                    message = self._pipe.recv()
+                    if isinstance(message, Done | Raised):
+                        return message
+                    taken = taken or isinstance(message, Taken)
+                    on_message(message)
+            except (EOFError, ConnectionResetError):
+                exit_code = self._process.wait()
+                raise SlotLost(exit_code) if taken else _NotTaken from None
+            if time.monotonic() >= next_tick:
+                on_tick()
+                next_tick = time.monotonic() + tick
+
+    def stop(self) -> None:
+        """End the slot and everything that it started; returns when they are gone."""
+        if self._process.poll() is None:
+            end_descendants(GRACE, self.pid)
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(GRACE)
+            end_descendants(0, self.pid)
+            self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the slot can take a request."""
+        return self._process.poll() is None
+
+
+def _environment() -> dict[str, str]:
+    """The supervisor's environment, less what would make a slot believe it were an MPI rank."""
+    foreign = ("PMI", "PMIX_", "HYDI_", "MPIR_", "OMPI_", "PRTE_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+
+
+class Slots:
+    """The slots of this process: started when needed, used again, as many as run at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[Slot] = []
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self) -> Iterator[Slot]:
+        """A slot for this thread alone; it goes back afterwards unless it died."""
+        slot = self._take()
+        try:
+            yield slot
+        finally:
+            if slot.alive:
+                with self._lock:
+                    self._idle.append(slot)
+
+    def _take(self) -> Slot:
+        with self._lock:
+            while self._idle:
+                slot = self._idle.pop()
+                if slot.alive:
+                    return slot
+        return Slot()
+
+    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Done | Raised:
+        """`Slot.run` in any slot; again in another one if an idle slot was just ending."""
+        while True:
+            with self.borrow() as slot:
+                try:
+                    return slot.run(function, args, **options)
+                except _NotTaken:
+                    continue
+
+    def close(self) -> None:
+        """Stop the idle slots; may be called twice."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for slot in idle:
+            slot.stop()
+
+
+_here: Slots | None = None
+_pid = 0
+
+
+def slots_here() -> Slots:
+    """The slots of this process (of this one: a forked child has none of its parent's)."""
+    global _here, _pid
+    if _here is None or _pid != os.getpid():
+        _here, _pid = Slots(), os.getpid()
+    return _here

@@ -1,0 +1,1 @@
+"""The ``encamp`` command."""

@@ -1,0 +1,112 @@
+"""The ``encamp`` command: what each subcommand is called and takes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from encamp.errors import EncampError, InputError, JobFailed
+from encamp.version import __version__
+
+_RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
+
+Only what is missing or changed is run, so the same line goes on after Ctrl-C, a failure or a
+power cut. Results, logs and a report are in the job's destination.
+
+\b
+  encamp run opamp.toml                 run a job file
+  encamp run survey.py strips/2026      run a script, with arguments of its own
+  encamp run -n opamp.toml              only say what would run, and why
+  encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
+
+Exit status: 0 all tasks are done, 1 some failed, 2 the input cannot be used.
+"""
+
+_CLEAN = """Remove what dead processes left in this host's local storage.
+
+Folders of living processes are never touched. With --all, folders that were kept for looking
+into and the host's cache of input files go too.
+"""
+
+_STATUS = """Say how the jobs in a destination folder stand, without running anything."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="encamp")
+def cli() -> None:
+    """Run functions and command lines, each in a private folder of its own.
+
+    The files a task needs are mirrored into its folder, the files it makes are brought back
+    whole, and the folder is struck afterwards.
+
+    \b
+      encamp run JOB.toml        run a job; run it again to go on where it stopped
+      encamp status results      how the jobs in a destination stand
+      encamp clean               remove what killed processes left on this host
+    """
+
+
+@cli.command(help=_RUN, context_settings={"ignore_unknown_options": True})
+@click.argument("job", metavar="JOB.toml|SCRIPT.py")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-w", "--workers", type=click.IntRange(min=1), help="Slots to run tasks in "
+              "[default: one for each core].")  # fmt: skip
+@click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would run, and why.")
+@click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
+              show_default=True, help="Which task folders to keep for looking into.")  # fmt: skip
+@click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong.")
+def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
+    from encamp.cli.run import run_command
+
+    run_command(Path(job), arguments, **options)  # type: ignore[arg-type]
+
+
+@cli.command(help=_CLEAN)
+@click.option("-a", "--all", "everything", is_flag=True, help="Also kept folders and the cache.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+def clean(everything: bool, dry_run: bool) -> None:
+    from encamp.cli.clean import clean_command
+
+    clean_command(everything=everything, dry_run=dry_run)
+
+
+@cli.command(help=_STATUS)
+@click.argument("destination")
+def status(destination: str) -> None:
+    from encamp.cli.status import status_command
+
+    status_command(Path(destination))
+
+
+def main() -> NoReturn:
+    """Entry point: every ending has its exit status, bad input never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False, prog_name="encamp")
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        _say("stopped; what is done stays done, run again to go on")
+        sys.exit(130)
+    except JobFailed:
+        sys.exit(1)  # the failures are listed already
+    except InputError as exc:
+        _say(str(exc))
+        sys.exit(2)
+    except EncampError as exc:
+        _say(str(exc))
+        sys.exit(1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: no second complaint
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(f"encamp: {text}", file=sys.stderr)  # noqa: T201 - this is the command's own voice

@@ -1,0 +1,329 @@
+"""Every error that encamp raises, in one tree.
+
+    EncampError
+    ├── InputError                 what the user gave cannot be used; the command exits with 2
+    │   ├── NoMatch                a pattern that matches nothing
+    │   ├── UnusableInput          an input that is missing, unreadable or no file or folder
+    │   ├── UnsafeTarget           a target that would leave the sandbox
+    │   ├── TargetConflict         two inputs for one place in the sandbox
+    │   ├── OutputConflict         two outputs for one destination
+    │   ├── BadDestination         a destination that cannot be written
+    │   ├── BadLocalStorage        a local storage root that cannot be used
+    │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
+    │   ├── BadJobFile             a job file that breaks the schema, with line and column
+    │   ├── CannotTravel           a callable or argument that cannot be pickled
+    │   └── JobBusy                another process is running this job
+    ├── StorageError               a disk did not do what was asked of it
+    │   ├── DiskFull               no room, with what was needed and what is free
+    │   └── SourceChanged          an input changed while it was copied
+    ├── TaskError                  a task did not end well; other tasks go on
+    │   ├── StepFailed             a step raised, or its command ended with a failure
+    │   ├── CommandNotFound        a step's command is not on the host's PATH
+    │   ├── MissingOutput          a declared output was not made
+    │   ├── InputDamaged           the task wrote to an input that it shares with others
+    │   ├── TimeLimitExceeded      a task or step ran longer than it may
+    │   └── TaskLost               the process that ran the task died
+    └── JobFailed                  some tasks of a job failed; carries the report
+
+Errors take facts, not sentences; the sentence is made when it is read.
+All of them survive a trip between processes by pickle.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from encamp.model import JobReport
+
+
+def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
+    error = cls.__new__(cls)
+    error.__dict__.update(facts)
+    return error
+
+
+class EncampError(Exception):
+    """Root of the tree; catch it to catch everything that encamp raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., EncampError], tuple[Any, ...]]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def printable(path: object) -> str:
+    """A path for a message: undecodable bytes and control characters escaped."""
+    text = str(path)
+    if text.isprintable():
+        return text
+    escaped = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
+
+
+class InputError(EncampError):
+    """What the user gave cannot be used; nothing was run and nothing was published."""
+
+
+@dataclass(eq=False)
+class NoMatch(InputError):
+    pattern: str
+    folder: str
+
+    def __str__(self) -> str:
+        return (
+            f"no file matches {printable(self.pattern)!r} in {printable(self.folder)}; "
+            "check the pattern, or mark the input as not required (required=False)"
+        )
+
+
+@dataclass(eq=False)
+class UnusableInput(InputError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot use the input {printable(self.path)}: {self.why}"
+
+
+@dataclass(eq=False)
+class UnsafeTarget(InputError):
+    target: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"the target {printable(self.target)!r} {self.why}; "
+            "give a path inside the task's folder, like 'data' or '.'"
+        )
+
+
+@dataclass(eq=False)
+class TargetConflict(InputError):
+    target: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return (
+            f"{printable(self.first)} and {printable(self.second)} would both become "
+            f"{printable(self.target)!r} in the task's folder; rename one or give it another folder"
+        )
+
+
+@dataclass(eq=False)
+class OutputConflict(InputError):
+    destination: str
+    first: str
+    second: str
+
+    def __str__(self) -> str:
+        return (
+            f"{printable(self.first)} and {printable(self.second)} would both be published as "
+            f"{printable(self.destination)}; rename one or give it another folder"
+        )
+
+
+@dataclass(eq=False)
+class BadDestination(InputError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"cannot publish to {printable(self.path)}: {self.why}"
+
+
+@dataclass(eq=False)
+class BadLocalStorage(InputError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"cannot use the local storage {printable(self.path)}: {self.why}; "
+            "set PARALLEL_LOCAL_STORAGE to a folder of your own on this host's disk"
+        )
+
+
+@dataclass(eq=False)
+class BadJob(InputError):
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.what)}: {self.why}"
+
+
+@dataclass(eq=False)
+class BadJobFile(InputError):
+    """``line`` and ``column`` count from 1; 0 where the file as a whole is meant."""
+
+    file: str
+    line: int
+    column: int
+    why: str
+
+    def __str__(self) -> str:
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return f"{printable(self.file)}{place}: {self.why}"
+
+
+@dataclass(eq=False)
+class CannotTravel(InputError):
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} cannot be sent to a worker: {self.why}; "
+            "open files, locks and connections inside the function instead of outside it"
+        )
+
+
+@dataclass(eq=False)
+class JobBusy(InputError):
+    folder: str
+    owner: str
+
+    def __str__(self) -> str:
+        return (
+            f"the job in {printable(self.folder)} is being run by {self.owner}; "
+            "wait for it to end, or stop it first"
+        )
+
+
+class StorageError(EncampError):
+    """A disk did not do what was asked of it; other tasks are not touched."""
+
+
+@dataclass(eq=False)
+class DiskFull(StorageError):
+    """``need`` and ``free`` are bytes."""
+
+    path: str
+    need: int
+    free: int
+
+    def __str__(self) -> str:
+        return (
+            f"no room on the disk of {printable(self.path)}: {self.need} bytes are needed, "
+            f"{self.free} are free; free some space, or name another disk"
+        )
+
+
+@dataclass(eq=False)
+class SourceChanged(StorageError):
+    path: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)} changed while it was copied; run again when it is at rest"
+
+
+@dataclass(eq=False)
+class TaskError(EncampError):
+    """A task did not end well. ``task`` is its name."""
+
+    task: str
+
+
+@dataclass(eq=False)
+class StepFailed(TaskError):
+    """``exit_code`` is None for a Python step; ``cause`` says what the step raised."""
+
+    step: str
+    exit_code: int | None
+    cause: str
+    log_tail: str = ""
+
+    def __str__(self) -> str:
+        return f"task {printable(self.task)}: step {printable(self.step)!r} {self.cause}"
+
+
+@dataclass(eq=False)
+class CommandNotFound(TaskError):
+    command: str
+    host: str
+
+    def __str__(self) -> str:
+        return (
+            f"task {printable(self.task)}: no command {printable(self.command)!r} on {self.host}; "
+            "install it there, give its full path, or mirror it into the task's folder"
+        )
+
+
+@dataclass(eq=False)
+class MissingOutput(TaskError):
+    pattern: str
+    made: tuple[str, ...]
+
+    def __str__(self) -> str:
+        made = ", ".join(printable(name) for name in self.made) or "no new file"
+        return (
+            f"task {printable(self.task)}: nothing in its folder matches the output "
+            f"{printable(self.pattern)!r}; the task made {made}"
+        )
+
+
+@dataclass(eq=False)
+class InputDamaged(TaskError):
+    path: str
+
+    def __str__(self) -> str:
+        return (
+            f"task {printable(self.task)} wrote to {printable(self.path)}, an input that it shares "
+            "with other tasks; copy the file before changing it, or mirror it with mode='copy'"
+        )
+
+
+@dataclass(eq=False)
+class TimeLimitExceeded(TaskError):
+    """``limit`` is in seconds; ``step`` is None where the limit was the whole task's."""
+
+    step: str | None
+    limit: float
+
+    def __str__(self) -> str:
+        what = "" if self.step is None else f": step {printable(self.step)!r}"
+        return f"task {printable(self.task)}{what} ran longer than its limit of {self.limit:g} s"
+
+
+@dataclass(eq=False)
+class TaskLost(TaskError):
+    """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown."""
+
+    host: str
+    exit_code: int | None
+    why: str = ""
+
+    def __str__(self) -> str:
+        end = "went away" if self.exit_code is None else _ending(self.exit_code)
+        why = f" ({self.why})" if self.why else ""
+        return f"task {printable(self.task)} was lost: its process on {self.host} {end}{why}"
+
+
+def _ending(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit status {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    hint = {
+        "SIGSEGV": ": a crash in compiled code",
+        "SIGKILL": ": killed, often for want of memory",
+    }.get(name, "")
+    return f"was ended by {name}{hint}"
+
+
+@dataclass(eq=False)
+class JobFailed(EncampError):
+    """Some tasks failed. Everything else is done and published; run again to go on."""
+
+    report: JobReport
+
+    def __str__(self) -> str:
+        failed = [task.name for task in self.report.tasks if task.state == "failed"]
+        names = ", ".join(printable(name) for name in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        return f"job {self.report.name}: {len(failed)} tasks failed: {names}{more}"

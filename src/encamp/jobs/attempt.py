@@ -1,0 +1,114 @@
+"""One attempt as the executor's worker sees it: a slot does it, the worker watches over the slot.
+
+`attempt` is what a job submits to its executor, whichever that is.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from encamp.agent.child import Done, Stopped
+from encamp.agent.slots import SlotLost, slots_here
+from encamp.agent.whereabouts import worker_name
+from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
+from encamp.jobs.lease import Watch
+from encamp.jobs.phases import Opened, StepBegins, run_phases, stage_log, tail_of
+from encamp.jobs.work import Outcome, Work
+from encamp.model import Where
+from encamp.storage.owner import keep_dead, reclaim_folder
+
+TICK = 0.2
+"""Seconds between looks at the clock and at the lease."""
+
+
+class Abandoned(EncampError):
+    """The run that wanted this attempt has ended."""
+
+    def __str__(self) -> str:
+        return "the run ended before the task did"
+
+
+def attempt(work: Work) -> Outcome:
+    """Run one attempt in a slot of this process and wait for it.
+
+    What goes wrong in it is in the outcome. Raises `NotImportable`, or what the slot itself
+    could not cope with.
+    """
+    watcher = _Watcher(work)
+    watcher.on_tick()
+    try:
+        answer = slots_here().run(
+            run_phases,
+            work,
+            sys_path=work.sys_path,
+            tick=TICK,
+            on_message=watcher.on_message,
+            on_tick=watcher.on_tick,
+        )
+    except SlotLost as exc:
+        return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
+    except EncampError as exc:
+        return watcher.outcome(exc)
+    except BaseException:
+        watcher.outcome(Abandoned())
+        raise
+    if not isinstance(answer, Done):
+        if isinstance(answer.error, Stopped):
+            return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, "stopped"))
+        raise answer.error
+    outcome: Outcome = answer.value
+    outcome.where = watcher.where
+    return outcome
+
+
+class _Watcher:
+    """Follows one attempt: where it is, how long its step runs, whether anybody still wants it."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.where = Where(socket.gethostname(), worker_name(), 0)
+        self._lease = Watch(work.lease)
+        self._folder: Path | None = None
+        self._step: StepBegins | None = None
+        self._step_began = 0.0
+        self._task_began: float | None = None
+
+    def on_message(self, message: object) -> None:
+        if isinstance(message, Opened):
+            self._folder = message.folder
+            self.where = Where(self.where.host, self.where.worker, message.slot)
+        elif isinstance(message, StepBegins):
+            self._step, self._step_began = message, time.monotonic()
+            if self._task_began is None:
+                self._task_began = self._step_began
+
+    def on_tick(self) -> None:
+        if self._lease.over():
+            raise Abandoned
+        step, now = self._step, time.monotonic()
+        if step is None or step.label is None:
+            return
+        if step.time_limit is not None and now - self._step_began > step.time_limit:
+            raise TimeLimitExceeded(self.work.task, step.label, step.time_limit)
+        limit, began = self.work.time_limit, self._task_began
+        if limit is not None and began is not None and now - began > limit:
+            raise TimeLimitExceeded(self.work.task, None, limit)
+
+    def outcome(self, error: EncampError) -> Outcome:
+        """The outcome of an attempt whose slot is gone; its folder is looked after here."""
+        outcome = Outcome(where=self.where, error=error, error_text=str(error))
+        if self._folder is None:
+            return outcome
+        log = self._folder / "log"
+        with suppress(OSError, EncampError):
+            if log.stat().st_size:
+                outcome.log_tail = tail_of(log)
+                outcome.log = stage_log(self._folder, self.work)
+        if self.work.keep != "never" and (kept := keep_dead(self._folder)):
+            outcome.kept = f"{self.where.host}:{kept}"
+        else:
+            reclaim_folder(self._folder)
+        return outcome

@@ -1,0 +1,58 @@
+"""Command lines as steps: each in a process of its own, in the task's folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from encamp.errors import CommandNotFound, StepFailed
+from encamp.jobs.job import Command
+
+
+def run_command(command: Command, folder: Path, task: str) -> int:
+    """Run a command line and wait for it; returns its peak memory in bytes.
+
+    Raises `CommandNotFound`, or `StepFailed` if it does not end with exit status 0.
+    """
+    with ExitStack() as files:
+        process = _start(command, folder, task, files)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise StepFailed(task, command.label, process.returncode, _ending(process.returncode))
+    return usage.ru_maxrss * 1024
+
+
+def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
+    words = ["/bin/sh", "-c", command.line] if isinstance(command.line, str) else command.line
+    environment = {**os.environ, **command.env}
+    program = shutil.which(words[0], path=environment.get("PATH"))
+    if program is None and not (folder / words[0]).exists():
+        raise CommandNotFound(task, words[0], socket.gethostname())
+    try:
+        return subprocess.Popen(
+            list(words),
+            cwd=folder,
+            env=environment,
+            stdin=_opened(folder, command.stdin, "rb", files),
+            stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
+        )
+    except OSError as exc:
+        cause = f"could not start: {(exc.strerror or str(exc)).lower()}"
+        raise StepFailed(task, command.label, None, cause) from exc
+
+
+def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[bytes] | int:
+    if name is None:
+        return subprocess.DEVNULL
+    file: IO[bytes] = (folder / name).open(mode)
+    return files.enter_context(file)
+
+
+def _ending(code: int) -> str:
+    return f"ended with exit status {code}" if code > 0 else f"was ended by signal {-code}"

@@ -1,0 +1,267 @@
+"""A job as its user writes it: shared inputs, tasks, and the steps of each task."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encamp.errors import BadJob
+from encamp.storage.mirror import Mirror, MirrorMap, as_mirrors
+from encamp.storage.outputs import Output, OutputMap, as_outputs
+
+if TYPE_CHECKING:
+    from encamp.jobs.progress import Progress
+    from encamp.jobs.work import Keep
+    from encamp.model import JobReport
+
+
+@dataclass(frozen=True)
+class Call:
+    """A step that calls a Python function in the task's folder."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    time_limit: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The step's name in reports."""
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A step that runs a command line in a process of its own in the task's folder.
+
+    ``line`` is the argument list, or, with ``shell=True``, one string for ``/bin/sh -c``.
+    ``stdin`` and ``stdout`` name files in the task's folder; otherwise standard input is
+    empty and all output goes to the task's log. ``env`` adds to the worker's environment.
+    """
+
+    line: tuple[str, ...] | str
+    shell: bool = False
+    time_limit: float | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    stdin: str | None = None
+    stdout: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The step's name in reports."""
+        return self.line if isinstance(self.line, str) else shlex.join(self.line)
+
+
+Step = Callable[..., Any] | Call | Command | str
+
+
+def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
+    """A step that calls ``function(*args, **kwargs)`` in the task's folder."""
+    return Call(function, args, kwargs)
+
+
+def command(
+    line: str | Sequence[str],
+    *,
+    shell: bool = False,
+    time_limit: float | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    stdout: str | None = None,
+) -> Command:
+    """A step that runs a command line.
+
+    A string is split into words as a shell would, but no shell runs: pipes, ``>`` and ``$VAR``
+    need ``shell=True``. ``time_limit`` is in seconds. Raises `BadJob` for an empty line or
+    unbalanced quotes.
+    """
+    if shell:
+        if not isinstance(line, str):
+            raise BadJob("a shell step", "is one string, not a list of words")
+        words: tuple[str, ...] | str = line
+    else:
+        try:
+            words = tuple(shlex.split(line)) if isinstance(line, str) else tuple(line)
+        except ValueError as exc:
+            raise BadJob(f"the command line {line!r}", f"has {str(exc).lower()}") from None
+    if not words:
+        raise BadJob("a step", "has an empty command line")
+    return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
+
+
+def as_step(step: Step) -> Call | Command:
+    """Any form of a step as `Call` or `Command`."""
+    if isinstance(step, Call | Command):
+        return step
+    if isinstance(step, str):
+        return command(step)
+    if callable(step):
+        return Call(step)
+    raise BadJob(f"the step {step!r}", "is neither a function nor a command line")
+
+
+def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
+    """One step or several, in any form."""
+    if isinstance(steps, str | Call | Command) or callable(steps):
+        return (as_step(steps),)
+    return tuple(as_step(step) for step in steps)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a job; made by `Job.add`."""
+
+    name: str
+    steps: tuple[Call | Command, ...]
+    mirror: tuple[Mirror, ...]
+    outputs: tuple[Output, ...]
+    after: tuple[str, ...]
+    retries: int
+    time_limit: float | None
+
+
+class Job:
+    """Tasks that share input files and a destination.
+
+    name
+        Name of the job; its journal, report and logs go to ``<to>/<name>.job/``.
+    to
+        Destination folder; relative destinations of outputs are below it.
+    mirror
+        Job inputs: files that every task finds in its folder. They are brought to each host
+        once, however many tasks run there.
+    retries, time_limit
+        Defaults for the job's tasks: further tries after a failure, seconds for one try.
+    base
+        Folder that relative patterns and destinations start from (default: the current one).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        to: str | Path,
+        mirror: MirrorMap = (),
+        retries: int = 0,
+        time_limit: float | None = None,
+        base: str | Path | None = None,
+    ) -> None:
+        self.name = _checked_name(name, "job")
+        self.base = Path(base or Path.cwd()).absolute()
+        self.to = self.base / Path(to).expanduser()
+        self.mirror = as_mirrors(mirror)
+        self.retries = _checked_retries(name, retries)
+        self.time_limit = _checked_limit(name, time_limit)
+        self.tasks: dict[str, Task] = {}
+
+    @property
+    def folder(self) -> Path:
+        """Where the job's journal, report and logs are."""
+        return self.to / f"{self.name}.job"
+
+    def add(
+        self,
+        name: str,
+        steps: Step | Iterable[Step],
+        *,
+        mirror: MirrorMap = (),
+        outputs: OutputMap = (),
+        after: str | Iterable[str] = (),
+        retries: int | None = None,
+        time_limit: float | None = None,
+    ) -> Task:
+        """Add a task.
+
+        ``steps`` run one after the other in the task's folder: functions (see `call` for
+        arguments) and command lines. ``after`` names tasks of this job that must be done first,
+        also as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only
+        when those are done. Raises `BadJob` for a name used twice, no step, or bad numbers.
+        """
+        _checked_name(name, "task")
+        if name in self.tasks:
+            raise BadJob(f"task {name}", "is there twice; give every task a name of its own")
+        task = Task(
+            name,
+            as_steps(steps),
+            as_mirrors(mirror),
+            as_outputs(outputs),
+            (after,) if isinstance(after, str) else tuple(after),
+            self.retries if retries is None else _checked_retries(name, retries),
+            self.time_limit if time_limit is None else _checked_limit(name, time_limit),
+        )
+        if not task.steps:
+            raise BadJob(f"task {name}", "has no steps")
+        self.tasks[name] = task
+        return task
+
+    def run(
+        self,
+        executor: Executor | None = None,
+        *,
+        workers: int | None = None,
+        force: bool | None = None,
+        dry_run: bool | None = None,
+        keep: Keep | None = None,
+        check: bool = True,
+        progress: Progress | None = None,
+    ) -> JobReport:
+        """Run what is missing or changed; blocks until all tasks have ended.
+
+        executor
+            Any `concurrent.futures.Executor`; by default as many slots on this host as
+            ``workers`` says, or as it has cores for this process.
+        force
+            Run everything, also what is up to date.
+        dry_run
+            Only say in the report what would run, and why.
+        keep
+            Which task folders to keep for looking into: "never", "failed" or "always".
+        check
+            Raise `JobFailed` at the end if tasks failed; it carries the report.
+        progress
+            Is told of what happens.
+
+        What is None is taken from the ``encamp run`` command line, where the script runs under it.
+        Tasks that failed do not stop others that do not wait for them. Raises `InputError` of some
+        kind for a job that cannot work, before anything runs, and `JobBusy` if another process
+        runs this job. Ctrl-C and SIGTERM end the running tasks; what is done stays done, and
+        running again goes on from there.
+        """
+        from encamp.jobs.options import current
+        from encamp.jobs.run import run_job
+
+        given: dict[str, Any] = {
+            "workers": workers,
+            "force": force,
+            "dry_run": dry_run,
+            "keep": keep,
+            "progress": progress,
+        }
+        options = replace(current.get(), **{k: v for k, v in given.items() if v is not None})
+        return run_job(self, executor, options, check=check)
+
+
+def _checked_name(name: str, kind: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise BadJob(
+            f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
+        )
+    return name
+
+
+def _checked_retries(name: str, retries: int) -> int:
+    if retries < 0:
+        raise BadJob(name, f"retries must be 0 or more, not {retries}")
+    return retries
+
+
+def _checked_limit(name: str, limit: float | None) -> float | None:
+    if limit is not None and not limit > 0:
+        raise BadJob(name, f"the time limit must be more than 0 seconds, not {limit}")
+    return limit

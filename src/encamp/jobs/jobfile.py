@@ -1,0 +1,305 @@
+"""Job files: a `Job` of command lines, written as TOML (docs/jobfile.md)."""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from encamp.errors import BadJob, BadJobFile, printable
+from encamp.jobs.foreach import Case, cases, checked_path
+from encamp.jobs.job import Command, Job, command
+from encamp.jobs.jobschema import (
+    JobTable,
+    MirrorItem,
+    Mirrors,
+    MirrorTo,
+    OutputItem,
+    Outputs,
+    OutputTo,
+    StepTable,
+    TaskTable,
+    checked,
+    described,
+    job_schema,
+)
+from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
+from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
+from encamp.storage.mirror import Mirror
+from encamp.storage.outputs import Output
+
+__all__ = ["job_schema", "load_job"]
+
+_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+def load_job(path: Path) -> Job:
+    """The job of a file; its patterns and folders start from the file's folder.
+
+    Looks up ``foreach`` files at once, everything else when the job runs. Raises `BadJobFile`
+    with line and column for whatever is wrong.
+    """
+    text = _read(path)
+    try:
+        return _Loader(path.absolute(), checked(_parsed(path, text))).job
+    except Problem as exc:
+        place = Positions(text).of(exc.path, key=exc.key, token=exc.token)
+        raise BadJobFile(str(path), *place, exc.why) from exc
+
+
+def _read(path: Path) -> str:
+    try:
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except (OSError, ValueError) as exc:
+        raise BadJobFile(str(path), 0, 0, _unreadable(exc)) from exc
+    try:
+        return data.decode()
+    except UnicodeDecodeError as exc:
+        before = data[: exc.start].decode()
+        place = line_and_column(before, len(before))
+        why = f"the byte 0x{data[exc.start]:02x} is not UTF-8; save the file as UTF-8 text"
+        raise BadJobFile(str(path), *place, why) from exc
+
+
+def _unreadable(exc: Exception) -> str:
+    if isinstance(exc, FileNotFoundError):
+        return "there is no such file; check its name and folder"
+    if isinstance(exc, IsADirectoryError):
+        return "this is a folder; give the job file in it"
+    return f"it cannot be read ({getattr(exc, 'strerror', None) or exc}); check its permissions"
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError as exc:
+        raise BadJobFile(str(path), 0, 0, "it is nested too deeply; flatten its lists") from exc
+    except ValueError as exc:
+        why = re.sub(r" \(at (line .*|end of document)\)$", "", str(exc))
+        found = re.search(r"\(at line (\d+), column (\d+)\)$", str(exc))
+        place = (int(found[1]), int(found[2])) if found else _end_of(text)
+        hint = 'check the quotes and brackets here; a key is written as key = "text"'
+        raise BadJobFile(str(path), *place, f"this is not TOML: {why}; {hint}") from exc
+
+
+def _end_of(text: str) -> tuple[int, int]:
+    return line_and_column(text, len(text.rstrip()))
+
+
+class _Loader:
+    """Makes one job of one table; ``job`` is ready when the loader is."""
+
+    def __init__(self, path: Path, table: JobTable) -> None:
+        self.table = table
+        self.job = self._empty_job(path)
+        self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
+        self.job.mirror = tuple(_mirrors(table.mirror, self.values, "mirror"))
+        self.origins: dict[str, str] = {}
+        self.awaited: dict[str, KeyPath] = {}
+        if not table.task:
+            raise Problem((), 'the job has no task; add [[task]] and steps = ["prog ..."]')
+        for number, task in enumerate(table.task):
+            self._add_tasks(task, "task", number)
+        self._check_awaited()
+
+    def _empty_job(self, path: Path) -> Job:
+        table = self.table
+        name = path.stem if table.name is None else table.name
+        limit = _seconds(table.time_limit, "time_limit")
+        with at("to"):
+            to = checked_path(fill(table.to, {"jobdir": str(path.parent)}))
+        with at("name"):
+            return Job(name, to=to, retries=table.retries, time_limit=limit, base=path.parent)
+
+    def _add_tasks(self, task: TaskTable, *path: str | int) -> None:
+        limit = _seconds(task.time_limit, *path, "time_limit")
+        steps = list(_commands(task.steps, *path, "steps"))
+        for case in cases(task, self.job.base, *path):
+            values = self._named(task, case, *path)
+            env = self._env(task, values, *path)
+            own = [] if case.file is None else [Mirror(str(case.file))]
+            commands = [_filled_step(step, values, env, *where) for where, step in steps]
+            mirror = list(_mirrors(task.mirror, values, *path, "mirror"))
+            outputs = list(_outputs(task.outputs, values, *path, "outputs"))
+            after = self._after(task, values, *path)
+            with at(*path, _key_of_name(task)):
+                self.job.add(
+                    values["task"],
+                    commands,
+                    mirror=[*own, *mirror],
+                    outputs=outputs,
+                    after=after,
+                    retries=task.retries,
+                    time_limit=limit,
+                )
+
+    def _named(self, task: TaskTable, case: Case, *path: str | int) -> Values:
+        """The values for one task; its name, which must be new, is that of ``task``."""
+        values = {**self.values, **case.values}
+        with at(*path, _key_of_name(task)):
+            template = _name_of(task, case)
+            name = fill(template, values)
+            if name in self.origins:
+                raise BadJob(f"task {name}", _twice(template, case, self.origins[name]))
+        self.origins[name] = case.origin
+        return {**values, "task": name}
+
+    def _env(self, task: TaskTable, values: Values, *path: str | int) -> dict[str, str]:
+        own = _filled_env(task.env, values, *path, "env")
+        return {**_filled_env(self.table.env, values, "env"), **own}
+
+    def _after(self, task: TaskTable, values: Values, *path: str | int) -> list[str]:
+        filled = []
+        for where, pattern in items_of(task.after, *path, "after"):
+            with at(*where):
+                filled.append(fill_pattern(pattern, values))
+            self.awaited.setdefault(filled[-1], where)
+        return filled
+
+    def _check_awaited(self) -> None:
+        names = self.job.tasks
+        for pattern, where in self.awaited.items():
+            if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
+                raise Problem(where, _no_task(pattern, list(names)))
+
+
+def _name_of(task: TaskTable, case: Case) -> str:
+    if task.name is not None:
+        return task.name
+    if case.file is None:
+        raise BadJob("a task that is not made for files", 'needs a name; add name = "..."')
+    return "{stem}"
+
+
+def _key_of_name(task: TaskTable) -> str:
+    """The key that a bad name comes from."""
+    return "foreach" if task.name is None else "name"
+
+
+def _twice(template: str, case: Case, other: str) -> str:
+    own = [key for key in case.values if key != "index"]
+    keys = own if case.file is None else ["name", "parent", "index"]
+    unused = [f"{{{key}}}" for key in keys if f"{{{key}" not in template]
+    hint = f"put {' or '.join(unused)} into" if unused else "give one of them another"
+    return f"is made twice, for {other} and for {case.origin}; {hint} `name`"
+
+
+def _no_task(pattern: str, names: list[str]) -> str:
+    from difflib import get_close_matches
+
+    if close := get_close_matches(pattern, names, 1):
+        return f"no task of this job is called {pattern!r}; did you mean {close[0]!r}?"
+    some = ", ".join(map(printable, names[:5]))
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"no task of this job is called {pattern!r}; there are {some}{more}"
+
+
+def _seconds(limit: float | str | None, *path: str | int) -> float | None:
+    if limit is None:
+        return None
+    seconds = _parsed_seconds(limit) if isinstance(limit, str) else float(limit)
+    if math.isfinite(seconds) and seconds > 0:
+        return seconds
+    hint = "write a number of seconds above 0, or a time such as '500 ms', '30 s', '5 min', '2 h'"
+    raise Problem(path, f"{described(limit)} is no time limit; {hint}")
+
+
+def _parsed_seconds(text: str) -> float:
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
+    return float(match[1]) * _UNITS[match[2]] if match else math.nan
+
+
+def _commands(
+    steps: str | list[str | list[str] | StepTable], *path: str | int
+) -> Iterator[tuple[KeyPath, Command]]:
+    """The steps as commands whose placeholders are still to be filled."""
+    if not steps:
+        raise Problem(path, 'a task needs a step; add a command line: steps = ["prog {input}"]')
+    for where, step in items_of(steps, *path):
+        with at(*where):
+            yield where, _command_of(step, where)
+
+
+def _command_of(step: str | list[str] | StepTable, where: KeyPath) -> Command:
+    if not isinstance(step, StepTable):
+        return command(step)
+    return command(
+        step.run,
+        shell=step.shell,
+        time_limit=_seconds(step.time_limit, *where, "time_limit"),
+        env=step.env,
+        stdin=step.stdin,
+        stdout=step.stdout,
+    )
+
+
+def _filled_step(
+    step: Command, values: Values, env: Mapping[str, str], *path: str | int
+) -> Command:
+    with at(*path):
+        filled = fill_command(step, values)
+        _check_env_names(filled.env)
+    return replace(filled, env={**env, **filled.env})
+
+
+def _filled_env(env: Mapping[str, str], values: Values, *path: str | int) -> dict[str, str]:
+    filled = {}
+    for name, value in env.items():
+        with at(*path, name):
+            _check_env_names([name])
+            filled[name] = fill(value, values)
+    return filled
+
+
+def _check_env_names(names: Iterable[str]) -> None:
+    for name in names:
+        if not name or "=" in name or "\0" in name:
+            raise BadJob(f"the variable {name!r}", "has no name that an environment can hold")
+
+
+def _mirrors(given: Mirrors, values: Values, *path: str | int) -> Iterator[Mirror]:
+    for where, pattern, entry in _entries(given, *path):
+        with at(*where):
+            if isinstance(entry, MirrorTo):
+                exclude = [entry.exclude] if isinstance(entry.exclude, str) else entry.exclude
+                yield Mirror(
+                    fill_pattern(pattern, values),
+                    fill(entry.to, values),
+                    None if entry.rename is None else fill_rename(entry.rename, values),
+                    tuple(fill_pattern(one, values) for one in exclude),
+                    entry.required,
+                )
+            else:
+                yield Mirror(fill_pattern(pattern, values), fill(entry, values))
+
+
+def _outputs(given: Outputs, values: Values, *path: str | int) -> Iterator[Output]:
+    for where, pattern, entry in _entries(given, *path):
+        with at(*where):
+            if isinstance(entry, OutputTo):
+                yield Output(
+                    fill_pattern(pattern, values),
+                    fill(entry.to, values),
+                    None if entry.rename is None else fill_rename(entry.rename, values),
+                    entry.required,
+                )
+            else:
+                yield Output(fill_pattern(pattern, values), fill(entry, values))
+
+
+def _entries(given: Mirrors | Outputs, *path: str | int) -> Iterator[tuple[KeyPath, str, Any]]:
+    """Path, pattern and the rest (a folder or a table) of each entry, whatever the form."""
+    if isinstance(given, dict):
+        for pattern, entry in given.items():
+            yield (*path, pattern), pattern, entry
+        return
+    for where, item in items_of(given, *path):
+        if isinstance(item, MirrorItem | OutputItem):
+            yield where, item.pattern, item
+        else:
+            yield where, item, "."

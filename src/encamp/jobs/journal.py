@@ -1,0 +1,188 @@
+"""A job's memory: what is done, so that another run does only the rest.
+
+``journal.jsonl`` in the job's folder: one JSON object a line, only ever appended to while a run
+goes on. A line that a killed run left unfinished is passed over. What it says is checked against
+the disk before it is believed, and nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from encamp.errors import BadDestination, JobBusy
+from encamp.jobs.lease import leases
+from encamp.model import TaskReport
+
+Key = dict[str, str]
+"""What a task's result depends on: part (code, inputs, …) → digest."""
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One line: a task was submitted, is done, or has failed."""
+
+    event: str
+    task: str
+    time: float
+    attempt: int = 0
+    key: Key = msgspec.field(default_factory=dict)
+    report: TaskReport | None = None
+
+
+class Journal:
+    """The journal of one job; one at a time may be open for writing, on all hosts."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.done: dict[str, Record] = {}
+        self.attempts: dict[str, int] = {}
+        """Tries that tasks have had since they were last done, also in runs that were killed."""
+        self._fd = -1
+
+    def read(self) -> None:
+        """Take in what is written; a journal that is not there is empty."""
+        self.done.clear()
+        self.attempts.clear()
+        for record in _records(self.folder / "journal.jsonl"):
+            self._take_in(record)
+
+    def _take_in(self, record: Record) -> None:
+        if record.event == "done":
+            self.done[record.task] = record
+            self.attempts.pop(record.task, None)
+        elif record.event == "submitted":
+            self.attempts[record.task] = record.attempt
+            self.done.pop(record.task, None)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Read, keep other runs of this job out, and allow `write`. Raises `JobBusy`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "logs").mkdir(exist_ok=True)
+        except OSError as exc:
+            raise BadDestination(str(self.folder), (exc.strerror or str(exc)).lower()) from exc
+        with _alone(self.folder):
+            self.read()
+            self._compact()
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
+            try:
+                yield
+            finally:
+                self.flush()
+                os.close(self._fd)
+                self._fd = -1
+
+    def write(self, *records: Record) -> None:
+        """Append records; they outlive this process at once, the host after `flush`."""
+        lines = b"".join(_encoded(record) + b"\n" for record in records)
+        view = memoryview(lines)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        for record in records:
+            self._take_in(record)
+
+    def flush(self) -> None:
+        """Wait until all that was written is on the disk."""
+        os.fsync(self._fd)
+
+    def _compact(self) -> None:
+        """Write anew what still counts, so that a journal does not grow with every run."""
+        records = [*self.done.values()]
+        for task, number in self.attempts.items():
+            records.append(Record("submitted", task, 0.0, number))
+        partial = self.folder / ".journal.part"
+        with partial.open("wb") as file:
+            file.writelines(_encoded(record) + b"\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.folder / "journal.jsonl")
+
+
+def _encoded(record: Record) -> bytes:
+    return msgspec.json.encode(escaped(msgspec.to_builtins(record)))
+
+
+def escaped(value: Any) -> Any:
+    """``value`` with undecodable bytes of file names as JSON can carry them."""
+    match value:
+        case str():
+            return _ESCAPE + value.encode("utf-8", "surrogatepass").hex() if _odd(value) else value
+        case dict():
+            return {escaped(key): escaped(inner) for key, inner in value.items()}
+        case list() | tuple():
+            return [escaped(inner) for inner in value]
+    return value
+
+
+def _unescaped(value: Any) -> Any:
+    match value:
+        case str() if value.startswith(_ESCAPE):
+            return bytes.fromhex(value[len(_ESCAPE) :]).decode("utf-8", "surrogatepass")
+        case dict():
+            return {_unescaped(key): _unescaped(inner) for key, inner in value.items()}
+        case list():
+            return [_unescaped(inner) for inner in value]
+    return value
+
+
+_ESCAPE = "\x00hex:"
+
+
+def _odd(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def _records(path: Path) -> Iterator[Record]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return
+    for line in lines[:-1]:  # what follows the last newline was cut off
+        with suppress(msgspec.DecodeError, msgspec.ValidationError, ValueError):
+            value = msgspec.json.decode(line)
+            if b"\\u0000hex:" in line:
+                value = _unescaped(value)
+            yield msgspec.convert(value, Record)
+
+
+_open_here: set[Path] = set()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Be the only run of the job in ``folder``.
+
+    A record lock (fcntl(2)): it goes with the process, also over a network disk, and a forked
+    worker does not inherit it. Within a process the set of open folders stands in for it.
+    """
+    real = folder.resolve()
+    if real in _open_here:
+        raise JobBusy(str(folder), "this process")
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _open_here.add(real)
+    try:
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise JobBusy(str(folder), _owner(folder)) from None
+        except OSError:
+            pass  # a disk without locks: its users must see to it themselves
+        yield
+    finally:
+        _open_here.discard(real)
+        os.close(fd)
+
+
+def _owner(folder: Path) -> str:
+    for _, facts in leases(folder):
+        if facts:
+            return f"process {facts.get('pid')} on {facts.get('host')}"
+    return "another process"

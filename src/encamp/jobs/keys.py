@@ -1,0 +1,65 @@
+"""What a task's result depends on, and why an earlier one does not count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from encamp.jobs.fingerprint import fingerprint
+from encamp.jobs.job import Call, Command, Task
+from encamp.jobs.journal import Key, Record
+from encamp.storage.mirror import Item, identity
+from encamp.storage.outputs import intact
+from encamp.storage.roots import Portable
+
+_WORDS = {
+    "code": "the code of its steps",
+    "arguments": "an argument of its steps",
+    "commands": "a command line",
+    "inputs": "an input",
+    "job inputs": "a job input",
+    "outputs": "its list of outputs",
+}
+
+
+class Keys:
+    """Makes the keys of one job's tasks; what tasks have in common is worked out once."""
+
+    def __init__(self, shared: list[Item], destination: Portable) -> None:
+        self._shared = fingerprint(identity(shared))
+        self._destination = destination
+        self._code = lru_cache(maxsize=None)(fingerprint)
+
+    def key(self, task: Task, inputs: list[Item]) -> Key:
+        """The key of one task; a time limit is no part of it."""
+        calls = [step for step in task.steps if isinstance(step, Call)]
+        lines = [replace(step, time_limit=None) for step in task.steps if isinstance(step, Command)]
+        kinds = [isinstance(step, Call) for step in task.steps]
+        parts = {
+            "code": fingerprint([self._code_of(step) for step in calls]) if calls else "",
+            "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
+            "commands": fingerprint((kinds, [vars(line) for line in lines])),
+            "inputs": fingerprint(identity(inputs)) if inputs else "",
+            "job inputs": self._shared,
+            "outputs": fingerprint((self._destination, [vars(o) for o in task.outputs])),
+        }
+        return {name: digest for name, digest in parts.items() if digest}
+
+    def _code_of(self, step: Call) -> str:
+        try:
+            return self._code(step.function)
+        except TypeError:  # a callable object that cannot be hashed
+            return fingerprint(step.function)
+
+
+def why_run(record: Record | None, key: Key) -> str | None:
+    """Why a task must run, in words; None if what an earlier run did still holds."""
+    if record is None or record.report is None:
+        return "it was not done before"
+    for part, words in _WORDS.items():
+        if record.key.get(part) != key.get(part):
+            return f"{words} changed"
+    for output in record.report.outputs:
+        if not intact(output):
+            return f"its output {output.path} vanished or changed"
+    return None

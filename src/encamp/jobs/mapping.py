@@ -1,0 +1,79 @@
+"""The commonest job in one line: the same steps for every file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from encamp.errors import BadJob, NoMatch
+from encamp.jobs.job import Call, Command, Job, Step, as_steps
+from encamp.jobs.placeholders import expand_files, fill, fill_command
+from encamp.model import JobReport
+from encamp.storage.mirror import Mirror, MirrorMap, find
+from encamp.storage.outputs import Output, OutputMap, as_outputs
+
+
+def map_files(
+    steps: Step | Iterable[Step],
+    files: str | Path | Iterable[str | Path],
+    *,
+    to: str | Path,
+    outputs: OutputMap = (),
+    mirror: MirrorMap = (),
+    name: str = "map",
+    retries: int = 0,
+    time_limit: float | None = None,
+    executor: Executor | None = None,
+    **run_options: Any,
+) -> JobReport:
+    """Run the same steps for every file, each in a private folder that holds a copy of it.
+
+    ``files`` is a pattern or several (or paths). A function is called with the file's name in the
+    task's folder, before any arguments of its own; command lines and outputs may hold
+    ``{input}``, ``{name}``, ``{stem}``, ``{suffix}`` and the like. ``mirror`` is what all tasks
+    share. Tasks are called after the files' stems. The rest is as in `Job` and `Job.run`.
+
+        encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
+    """
+    job = Job(name, to=to, mirror=mirror, retries=retries, time_limit=time_limit)
+    given = as_steps(steps)
+    found = _found(files, job.base)
+    for path, values in zip(found, expand_files(found), strict=True):
+        task = values["stem"]
+        if task in job.tasks:
+            task = values["name"]
+        if task in job.tasks:
+            raise BadJob(f"the file {path}", "has the same name as another; rename one of them")
+        values = {**values, "task": task, "to": str(job.to)}
+        job.add(
+            task,
+            [_for_file(step, values) for step in given],
+            mirror=Mirror(str(path)),
+            outputs=[_filled(output, values) for output in as_outputs(outputs)],
+        )
+    return job.run(executor, **run_options)
+
+
+def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
+    patterns = [files] if isinstance(files, str | Path) else list(files)
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        matches = find(str(pattern), base)
+        if not matches:
+            raise NoMatch(str(pattern), str(base))
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def _for_file(step: Call | Command, values: dict[str, str]) -> Call | Command:
+    if isinstance(step, Command):
+        return fill_command(step, values)
+    return Call(step.function, (values["name"], *step.args), step.kwargs, step.time_limit)
+
+
+def _filled(output: Output, values: dict[str, str]) -> Output:
+    keep = {key: "{" + key + "}" for key in ("name", "stem", "suffix")}
+    rename = None if output.rename is None else fill(output.rename, {**values, **keep})
+    return Output(fill(output.pattern, values), fill(output.to, values), rename, output.required)

@@ -1,0 +1,224 @@
+"""One attempt at a task, from an empty folder to staged outputs; runs inside a slot.
+
+job prephase     the job inputs: into this host's cache once, from there into the folder
+task prephase    the task's own inputs: copied into the folder
+main phase       the steps, one after the other
+task postphase   outputs to temporary names at their destination; the folder is struck
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from encamp.agent.child import Stopped, at_supervisors_end, portable_error, tell
+from encamp.agent.output import output_to
+from encamp.errors import EncampError, InputDamaged, StepFailed
+from encamp.jobs.commands import run_command
+from encamp.jobs.job import Call, Command
+from encamp.jobs.work import Outcome, Work, unpack
+from encamp.model import Span
+from encamp.storage.cache import HostCache
+from encamp.storage.outputs import Output, stage
+from encamp.storage.owner import OwnedFolder
+from encamp.storage.place import Placed, damaged, place
+from encamp.storage.roots import local
+
+TAIL = 4096
+"""How many bytes of a log's end travel with the outcome."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Told to the supervisor: the attempt's folder, to look after if this process dies."""
+
+    folder: Path
+    slot: int
+
+
+@dataclass(frozen=True)
+class StepBegins:
+    """Told to the supervisor: a step begins; None: the steps are over."""
+
+    label: str | None
+    time_limit: float | None
+
+
+def run_phases(work: Work) -> Outcome:
+    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised."""
+    steps = unpack(work.steps)
+    attempt = _Attempt(work)
+    environment = dict(os.environ)
+    try:
+        attempt.run(steps)
+    finally:
+        os.chdir("/")
+        os.environ.clear()
+        os.environ.update(environment)
+    return attempt.outcome
+
+
+class _Attempt:
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.outcome = Outcome()
+        self.placed = Placed()
+
+    def run(self, steps: tuple[Call | Command, ...]) -> None:
+        with self._accounting():
+            try:
+                self._in_folder(steps)
+            except (EncampError, Stopped) as exc:
+                self._failed(exc)
+            except OSError as exc:
+                self._failed(exc)
+
+    def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
+        owned = OwnedFolder(f"{self.work.job}.{self.work.task}")
+        at_supervisors_end(owned.strike)
+        tell(Opened(owned.path, os.getpid()))
+        failed = True
+        try:
+            with output_to(owned.path / "log"):
+                self._all_phases(steps, owned)
+            failed = self.outcome.error is not None
+        finally:
+            self._bring_log(owned)
+            keep = self.work.keep
+            if keep == "always" or (failed and keep == "failed"):
+                self.outcome.kept = f"{socket.gethostname()}:{owned.keep()}"
+            else:
+                owned.strike()
+            at_supervisors_end(None)
+
+    def _all_phases(self, steps: tuple[Call | Command, ...], owned: OwnedFolder) -> None:
+        folder = owned.task
+        os.chdir(folder)
+        try:
+            with HostCache() as cache:
+                with self._phase("job prephase"):
+                    place(self.work.shared, folder, self.placed, cache)
+                    self.outcome.bytes_shared = cache.bytes
+                with self._phase("task prephase"):
+                    place(self.work.inputs, folder, self.placed)
+                for step in steps:
+                    self._step(step, folder)
+                tell(StepBegins(None, None))
+                self._check_shared(folder, cache)
+            with self._phase("task postphase"):
+                self.outcome.staged = stage(
+                    folder,
+                    self.work.outputs,
+                    local(self.work.destination),
+                    token=self.work.token,
+                    task=self.work.task,
+                    inputs=self._input_names(),
+                )
+        except (EncampError, Stopped) as exc:
+            self._failed(exc)
+        finally:
+            os.chdir("/")
+
+    def _step(self, step: Call | Command, folder: Path) -> None:
+        tell(StepBegins(step.label, step.time_limit))
+        with self._phase(step.label):
+            os.chdir(folder)
+            if isinstance(step, Command):
+                peak = run_command(step, folder, self.work.task)
+                self.outcome.peak_memory = max(self.outcome.peak_memory, peak)
+            else:
+                self.outcome.value = self._call(step)
+
+    def _call(self, step: Call) -> Any:
+        try:
+            return step.function(*step.args, **step.kwargs)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a step may raise what it likes
+            traceback.print_exc()
+            cause = f"raised {type(exc).__name__}: {exc}"
+            error = StepFailed(self.work.task, step.label, None, cause)
+            raise error from portable_error(exc)
+        finally:
+            sys.stdout.flush()  # before what the next step's command writes
+
+    def _check_shared(self, folder: Path, cache: HostCache) -> None:
+        for name in damaged(folder, self.placed):
+            cache.drop(folder / name)
+            raise InputDamaged(self.work.task, name)
+
+    def _input_names(self) -> frozenset[str]:
+        return frozenset(item.target for item in (*self.work.shared, *self.work.inputs))
+
+    def _bring_log(self, owned: OwnedFolder) -> None:
+        log = owned.path / "log"
+        if not log.exists() or not log.stat().st_size:
+            return
+        self.outcome.log_tail = tail_of(log)
+        with suppress(EncampError, OSError):
+            self.outcome.log = stage_log(owned.path, self.work)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start, clock = time.time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.outcome.phases.append(Span(name, start, time.perf_counter() - clock))
+
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        _forget_peak_memory()
+        before = _cpu_seconds()
+        try:
+            yield
+        finally:
+            self.outcome.cpu_seconds = _cpu_seconds() - before
+            self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
+            self.outcome.files_mirrored = self.placed.files
+            self.outcome.bytes_mirrored = self.placed.bytes
+
+    def _failed(self, exc: BaseException) -> None:
+        self.outcome.error = portable_error(exc)
+        self.outcome.error_text = "".join(traceback.format_exception(exc))
+
+
+def tail_of(log: Path) -> str:
+    """The end of a log, as text."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        return file.read().decode("utf-8", "replace")
+
+
+def stage_log(folder: Path, work: Work) -> Any:
+    """Stage an attempt's log for the job's folder."""
+    name = f"{work.task}.{work.attempt}.log"
+    wanted = [Output("log", ".", rename=name.replace("{", "{{").replace("}", "}}"))]
+    logs = local(work.logs)
+    return stage(folder, wanted, logs, token=f"{work.token}-log", task=work.task)[0]
+
+
+def _cpu_seconds() -> float:
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def _forget_peak_memory() -> None:
+    """Let the kernel measure this process's peak anew, see proc(5), clear_refs."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> int:
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

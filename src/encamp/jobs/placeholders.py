@@ -1,0 +1,278 @@
+"""Placeholders such as ``{stem}``: their values, and how they are filled into each kind of text.
+
+A text is a pattern, a command's word, a shell line or plain; a value must stay one value in all
+of them, whatever characters are in it. ``{run:03d}`` pads a whole number with zeros; ``{{`` and
+``}}`` are plain braces.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from encamp.errors import BadJob
+from encamp.jobs.job import Command
+
+Values = Mapping[str, str]
+"""What each placeholder stands for, by its name."""
+
+FILE_NAMES = ("input", "name", "stem", "suffix", "parent", "path")
+"""Placeholders of a task that is made for a file."""
+OF_THE_MATCH = ("name", "stem", "suffix")
+"""Placeholders that in a ``rename`` are those of the file that is renamed."""
+
+TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
+"""A placeholder or a brace, as it is written."""
+_HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(0[1-9][0-9]?)d?)?\}")
+_PATTERN = {ord(c): f"[{c}]" for c in "*?[~"} | {ord("\\"): "[\\\\]"}
+
+
+@dataclass(frozen=True)
+class Hole:
+    """One placeholder of a text: its name, its zero padding (``"03"``), and how it is written."""
+
+    name: str
+    padding: str
+    written: str
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str) -> tuple[str | Hole, ...]:
+    """A text as plain pieces and `Hole` objects, never two plain pieces in a row."""
+    if "\0" in text:
+        raise BadJob(repr(text), "holds a null character, which no name or command can have")
+    pieces: list[str | Hole] = []
+    for piece in _pieces(text):
+        if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
+            pieces[-1] += piece
+        elif piece:
+            pieces.append(piece)
+    return tuple(pieces)
+
+
+def _pieces(text: str) -> Iterator[str | Hole]:
+    at = 0
+    for match in TOKEN.finditer(text):
+        yield text[at : match.start()]
+        yield _piece(match[0])
+        at = match.end()
+    yield text[at:]
+
+
+def _piece(token: str) -> str | Hole:
+    if token in ("{{", "}}"):
+        return token[0]
+    if token in ("{", "}"):
+        raise BadJob(token, f"a lone brace; write {token * 2} for a plain brace")
+    match = _HOLE.fullmatch(token)
+    return Hole(match[1], match[2] or "", token) if match else Hole("", "", token)
+
+
+def _value(hole: Hole, values: Values) -> str:
+    if hole.name not in values:
+        raise BadJob(hole.written, _unknown(hole, list(values)))
+    value = values[hole.name]
+    if not hole.padding:
+        return value
+    if not re.fullmatch("-?[0-9]+", value):
+        raise BadJob(hole.written, f"pads whole numbers only, and {hole.name} is {value!r} here")
+    return format(int(value), hole.padding)
+
+
+def _unknown(hole: Hole, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    word = hole.name or re.sub(r"\W.*", "", hole.written[1:-1], flags=re.DOTALL)
+    close = get_close_matches(word, known, 1)
+    guess = f"did you mean {{{close[0]}}}? " if close and close[0] != word else ""
+    padding = "only zero padding can be added, as {index:03d}; " if word in known else ""
+    names = ", ".join(f"{{{name}}}" for name in sorted(known))
+    return (
+        f"no such placeholder here; {guess}{padding}known are {names}; "
+        "write {{ and }} for plain braces"
+    )
+
+
+def _filled(text: str, values: Values, change: Callable[[str], str]) -> str:
+    return "".join(
+        piece if isinstance(piece, str) else change(_value(piece, values)) for piece in parse(text)
+    )
+
+
+def fill(text: str, values: Values) -> str:
+    """``text`` with its placeholders filled as they are.
+
+    Raises `BadJob` for one that is not in ``values``, or a lone brace.
+    """
+    return _filled(text, values, str)
+
+
+def escape(value: str) -> str:
+    """A value as a glob pattern that matches nothing but the value.
+
+    Every special character goes into brackets, which `fnmatch` and wcmatch read alike.
+    """
+    return value.translate(_PATTERN)
+
+
+def fill_pattern(text: str, values: Values) -> str:
+    """A glob pattern with its placeholders filled; a value with ``*`` or ``[`` stays itself."""
+    return _filled(text, values, escape)
+
+
+def fill_rename(text: str, values: Values) -> str:
+    """A ``rename`` with all filled but ``{name}``, ``{stem}`` and ``{suffix}``.
+
+    Those are the renamed file's, so they are left for `Mirror` and `Output` to fill.
+    """
+    known = {**values, **dict.fromkeys(OF_THE_MATCH, "")}
+    return "".join(_renaming(piece, known) for piece in parse(text))
+
+
+def _renaming(piece: str | Hole, values: Values) -> str:
+    if isinstance(piece, Hole):
+        if piece.name in OF_THE_MATCH and not piece.padding:
+            return piece.written
+        piece = _value(piece, values)
+    return piece.replace("{", "{{").replace("}", "}}")
+
+
+def fill_word(word: str, values: Values) -> str:
+    """One word of a command line; it stays one word.
+
+    A word that begins with ``{input}`` begins with ``./`` where the file's name begins with a
+    dash, so that no program takes the name for an option.
+    """
+    filled = fill(word, values)
+    first = parse(word)[0] if filled else ""
+    if isinstance(first, Hole) and first.name == "input" and filled.startswith("-"):
+        return f"./{filled}"
+    return filled
+
+
+def fill_shell(line: str, values: Values) -> str:
+    """A line for ``/bin/sh`` with its placeholders filled and quoted.
+
+    A value is quoted as its place demands: bare, in single or in double quotes. Raises `BadJob`
+    where no quoting is safe: in a comment, a here-document, backquotes or ``${...}``.
+    """
+    place = _ShellPlace()
+    filled = "".join(
+        place.read(piece) if isinstance(piece, str) else place.quoted(piece, _value(piece, values))
+        for piece in parse(line)
+    )
+    place.check_closed()
+    return filled
+
+
+def fill_command(command: Command, values: Values) -> Command:
+    """A command with the placeholders of its words, ``env``, ``stdin`` and ``stdout`` filled."""
+    line: str | tuple[str, ...]
+    if isinstance(command.line, str):
+        line = fill_shell(command.line, values)
+    else:
+        line = tuple(fill_word(word, values) for word in command.line)
+    return replace(
+        command,
+        line=line,
+        env={name: fill(value, values) for name, value in command.env.items()},
+        stdin=None if command.stdin is None else fill(command.stdin, values),
+        stdout=None if command.stdout is None else fill(command.stdout, values),
+    )
+
+
+def expand_files(paths: Sequence[Path]) -> list[dict[str, str]]:
+    """The values for each file of a ``foreach``, ``{index}`` counted from 1."""
+    return [{"index": str(n), **_file_values(path)} for n, path in enumerate(paths, start=1)]
+
+
+def _file_values(path: Path) -> dict[str, str]:
+    path = path.absolute()
+    folder = path.parent if path.parent.name != ".." else path.parent.resolve()
+    facts = (path.name, path.name, path.stem, path.suffix, folder.name, str(path))
+    return dict(zip(FILE_NAMES, facts, strict=True))
+
+
+_BARE = re.compile(r"\\.|\$[({]|<<<?|[^\\$<'\"`(){}#\s]+|.", re.DOTALL)
+_SHELL_TOKENS = {
+    "'": re.compile(r"[^']+|'"),
+    '"': re.compile(r"\\.|\$[({]|[^\\$\"`]+|.", re.DOTALL),
+    "#": re.compile(r"[^\n]+|\n"),
+}
+_PLACES = {"#": "a comment", "`": "backquotes", "{": "${...}"}
+_WORD_ENDS = frozenset(" \t\n;|&()<>")
+
+
+class _ShellPlace:
+    """Where in a shell line the reader is: inside which quotes, brackets or comment."""
+
+    def __init__(self) -> None:
+        self.inside: list[str] = []
+        self.last = "\n"
+        self.here_document = False
+        self.filled = False
+
+    def read(self, text: str) -> str:
+        """Move over plain text; returns it."""
+        at = 0
+        while at < len(text):
+            top = self.inside[-1] if self.inside else ""
+            match = _SHELL_TOKENS.get(top, _BARE).match(text, at)
+            assert match, "the last alternative of every pattern takes any character"  # noqa: S101
+            self._take(match[0], top)
+            at = match.end()
+            self.last = match[0]
+        return text
+
+    def _take(self, mark: str, top: str) -> None:
+        if mark == {"'": "'", '"': '"', "#": "\n", "(": ")", "{": "}", "`": "`"}.get(top):
+            self.inside.pop()
+        elif top in ("'", "#"):
+            return
+        elif mark in ("$(", "${", "`") or (top != '"' and self._opens(mark)):
+            self.inside.append(mark[-1])
+        elif mark == "<<" and top != '"':
+            self.here_document = True
+
+    def _opens(self, mark: str) -> bool:
+        return mark in ("'", '"', "(") or (mark == "#" and self.last[-1] in _WORD_ENDS)
+
+    def quoted(self, hole: Hole, value: str) -> str:
+        """A value as it must be written here."""
+        self._check_safe(hole)
+        if hole.name == "input" and value.startswith("-") and self._begins_word():
+            value = f"./{value}"
+        self.last = "x"
+        self.filled = True
+        top = self.inside[-1] if self.inside else ""
+        if top == "'":
+            return value.replace("'", "'\\''")
+        return re.sub(r'([\\"$`])', r"\\\1", value) if top == '"' else shlex.quote(value)
+
+    def _begins_word(self) -> bool:
+        return self.last[-1] in _WORD_ENDS or self.last[-1] in "'\"="
+
+    def _check_safe(self, hole: Hole) -> None:
+        if self.last in ("\\", "$") and self.inside[-1:] != ["'"]:
+            variable = f" for a variable of the shell write ${{{{{hole.name}}}}}, or"
+            instead = f"{variable if self.last == '$' else ''} leave the {self.last} away"
+            why = f"cannot follow a {self.last} in a shell step;{instead}"
+            raise BadJob(hole.written, why)
+        places = [_PLACES[mark] for mark in self.inside if mark in _PLACES]
+        if self.here_document:
+            places.append("a here-document")
+        if places:
+            raise BadJob(
+                hole.written,
+                f"cannot be filled in inside {places[-1]} of a shell step; "
+                f'give it as env = {{ VALUE = "{hole.written}" }} and write "$VALUE" there',
+            )
+
+    def check_closed(self) -> None:
+        """Raise `BadJob` if values were filled in and a quote or bracket is still open."""
+        if self.filled and self.inside[-1:] not in ([], ["#"]):
+            raise BadJob("the shell step", f"has a {self.inside[-1]} that is not closed")

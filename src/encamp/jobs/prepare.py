@@ -1,0 +1,84 @@
+"""Everything about a job that can be known before anything runs, and all that is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+from encamp.errors import BadJob, OutputConflict
+from encamp.jobs.fingerprint import own_module
+from encamp.jobs.graph import Graph
+from encamp.jobs.job import Job, Task
+from encamp.jobs.journal import Key
+from encamp.jobs.keys import Keys
+from encamp.jobs.work import pack
+from encamp.storage.mirror import Item, plan
+from encamp.storage.outputs import check_destination, check_outputs
+from encamp.storage.roots import portable
+
+
+class Prepared:
+    """A checked job. Making one raises `InputError` of some kind for whatever cannot work."""
+
+    def __init__(self, job: Job) -> None:
+        if not job.tasks:
+            raise BadJob(f"job {job.name}", "has no tasks")
+        self.job = job
+        self.graph = Graph(job.tasks)
+        self.finals = _final_names(job)
+        self.shared = plan(job.mirror, job.base)
+        self.keys = Keys(self.shared, portable(job.to))
+        self._by_value: set[types.ModuleType] = set()
+        self._inputs: dict[str, list[Item]] = {}
+        self._packed: dict[str, bytes] = {}
+        for name, task in job.tasks.items():
+            self._packed[name] = pack(name, task.steps, self._by_value)
+            if not self.graph.before[name]:
+                self._inputs[name] = self._plan(task)
+
+    def _plan(self, task: Task) -> list[Item]:
+        everything = plan((*self.job.mirror, *task.mirror), self.job.base)
+        shared = set(self.shared)
+        return [item for item in everything if item not in shared]
+
+    def inputs(self, name: str) -> list[Item]:
+        """What a task's patterns match; of one that waits for others, what they match now."""
+        if name not in self._inputs:
+            return self._plan(self.job.tasks[name])
+        return self._inputs[name]
+
+    def key(self, name: str, inputs: list[Item]) -> Key:
+        """What the task's result depends on."""
+        return self.keys.key(self.job.tasks[name], inputs)
+
+    def steps(self, name: str) -> bytes:
+        """The task's steps, pickled."""
+        return self._packed[name]
+
+    def send_by_value(self, name: str, module: str) -> bool:
+        """Pickle a task's steps anew, with the code of ``module``; False if that cannot help."""
+        found = sys.modules.get(module)
+        if found is None or not own_module(found) or module == "__main__":
+            return False
+        self._by_value.add(found)
+        before = self._packed[name]
+        self._packed[name] = pack(name, self.job.tasks[name].steps, self._by_value)
+        return self._packed[name] != before
+
+    def forget(self, name: str) -> None:
+        """Free what is kept for a task that has ended."""
+        self._inputs.pop(name, None)
+        self._packed.pop(name, None)
+
+
+def _final_names(job: Job) -> dict[Path, str]:
+    """Final paths that are known now → the task that makes each."""
+    check_destination(job.to)
+    finals: dict[Path, str] = {}
+    for task in job.tasks.values():
+        for final in check_outputs(task.outputs, job.to):
+            if final in finals:
+                raise OutputConflict(str(final), f"task {finals[final]}", f"task {task.name}")
+            finals[final] = task.name
+    return finals

@@ -1,0 +1,301 @@
+"""The report of one run: report.json for programs, report.html for people, trace.json for Perfetto.
+
+The page is `report.html` beside this file with the report's facts put in; everything that can be
+seen is built from those facts by the page's own script. The trace follows the Trace Event Format
+(https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU).
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import math
+import os
+import re
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from encamp.errors import BadJob
+from encamp.model import AttemptReport, JobReport, Published, TaskReport
+
+_MOST_LANES = 96
+"""Where there are more slots than this, slots that ran one after the other share a lane."""
+_CLOCK_NOISE = 1e-6
+"""Seconds by which an attempt may seem to start before the one before it has ended."""
+_DEEPEST = 64
+_LONGEST_VALUE = 2000
+_LONGEST_LOG = 16_000
+
+
+def write_report(report: JobReport, folder: Path) -> Path:
+    """Write report.json, trace.json and report.html into ``folder``; return the page's path.
+
+    Each file appears whole or not at all, in place of an older one. Odd names and values never
+    stand in the way: what JSON cannot carry is written escaped. Raises OSError where the folder
+    cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = _carried(report)
+    placed = _placed(report)
+    _replace(folder / "report.json", msgspec.json.format(msgspec.json.encode(facts), indent=2))
+    _replace(folder / "trace.json", msgspec.json.encode(_carried(_trace(report, placed))))
+    page = folder / "report.html"
+    _replace(page, _page(report, facts, placed, folder))
+    return page
+
+
+def read_report(path: Path) -> JobReport:
+    """The report in ``path``, a report.json. Raises `BadJob` if it is missing or broken."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=JobReport)
+    except OSError as exc:
+        raise BadJob(str(path), f"cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadJob(str(path), f"is no report of a run: {exc}") from exc
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _carried(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """``value`` in JSON's own types: dataclasses as objects, undecodable text escaped."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _escaped(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        # Python refuses to write much longer numbers in decimal.
+        return int(value) if value.bit_length() < 4096 else hex(value)
+    if id(value) in above or len(above) > _DEEPEST:
+        return "…"
+    return _carried_parts(value, (*above, id(value)))
+
+
+def _carried_parts(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, list | tuple):
+        return [_carried(item, above) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(str(key)): _carried(item, above) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = ((item.name, getattr(value, item.name, None)) for item in fields(value))
+        return {name: _carried(part, above) for name, part in named}
+    return _escaped(f"<{type(value).__name__}>")
+
+
+def _escaped(text: str) -> str:
+    """``text`` with undecodable bytes as ``\\xff``; lines and other control characters stay."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A line of bars that do not overlap; ``worker`` and ``slot`` are None where it joins many."""
+
+    host: str | None
+    worker: str | None
+    slot: int | None
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An attempt, the lane that it is drawn in, and its times in seconds (equal if unknown)."""
+
+    task: TaskReport
+    attempt: AttemptReport
+    lane: int
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class _Placing:
+    lanes: list[_Lane]
+    attempts: list[_Placed]
+
+
+def _placed(report: JobReport) -> _Placing:
+    """Every attempt in a lane of its slot; attempts that overlap there get lanes of their own."""
+    groups = _groups(report)
+    lanes: list[_Lane] = []
+    attempts: list[_Placed] = []
+    for lane, members in sorted(groups.items(), key=lambda item: _natural(item[0])):
+        rows = list(_packed(members))
+        attempts += [
+            _Placed(task, attempt, len(lanes) + row, *_times(attempt))
+            for row, task, attempt in rows
+        ]
+        lanes += [lane] * (1 + max(row for row, _, _ in rows))
+    return _Placing(lanes, attempts)
+
+
+def _groups(report: JobReport) -> dict[_Lane, list[tuple[TaskReport, AttemptReport]]]:
+    """Attempts by slot; by worker, then by host, where that would be too many lanes to look at."""
+    for depth in (3, 2, 1):
+        groups = defaultdict(list)
+        for task in report.tasks:
+            for attempt in task.attempts:
+                groups[_lane(attempt, depth)].append((task, attempt))
+        if len(groups) <= _MOST_LANES:
+            break
+    return groups
+
+
+def _lane(attempt: AttemptReport, depth: int) -> _Lane:
+    if (where := attempt.where) is None:
+        return _Lane(None, None, None)
+    return _Lane(where.host, where.worker if depth > 1 else None, where.slot if depth > 2 else None)
+
+
+def _packed(
+    members: Iterable[tuple[TaskReport, AttemptReport]],
+) -> Iterator[tuple[int, TaskReport, AttemptReport]]:
+    """Each attempt with the first row that is free when it starts."""
+    ends: list[float] = []
+    for task, attempt in sorted(members, key=lambda member: _times(member[1])):
+        start, end = _times(attempt)
+        row = next((n for n, busy in enumerate(ends) if busy <= start + _CLOCK_NOISE), len(ends))
+        ends[row : row + 1] = [end]
+        yield row, task, attempt
+
+
+def _times(attempt: AttemptReport) -> tuple[float, float]:
+    """Start and end of an attempt; twice the time of its submission where no phase was told."""
+    if not attempt.phases:
+        return attempt.submitted, attempt.submitted
+    return (
+        min(phase.start for phase in attempt.phases),
+        max(phase.start + phase.seconds for phase in attempt.phases),
+    )
+
+
+def _natural(lane: _Lane) -> tuple[Any, ...]:
+    """Sort key: ``node-2`` before ``node-10``; attempts without a host last."""
+    return (lane.host is None, *(_in_parts(text) for text in (lane.host, lane.worker)), lane.slot)
+
+
+def _in_parts(text: str | None) -> list[tuple[int, str]]:
+    words = re.findall(r"[0-9]{1,18}|[^0-9]+", text or "")
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in words]
+
+
+def _trace(report: JobReport, placing: _Placing) -> dict[str, Any]:
+    start = min([report.started, *(placed.start for placed in placing.attempts)])
+    numbers = itertools.count(1)
+    hosts = {host: next(numbers) for host in dict.fromkeys(lane.host for lane in placing.lanes)}
+    lanes = [(hosts[lane.host], next(numbers)) for lane in placing.lanes]
+    events = [*_host_names(hosts), *_lane_names(placing.lanes, lanes)]
+    for placed in placing.attempts:
+        pid, tid = lanes[placed.lane]
+        events += [event | {"pid": pid, "tid": tid} for event in _attempt_events(placed, start)]
+    about = ("name", "destination", "controller", "executor", "version", "started", "ended")
+    return {
+        "traceEvents": events,
+        "displayTimeUnit": "ms",
+        "otherData": {name: str(getattr(report, name)) for name in about},
+    }
+
+
+def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:
+    for host, pid in hosts.items():
+        name = {"name": host or "no host known"}
+        yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": name}
+
+
+def _lane_names(lanes: list[_Lane], numbers: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    for order, (lane, (pid, tid)) in enumerate(zip(lanes, numbers, strict=True)):
+        name = " / ".join(str(part) for part in (lane.worker, lane.slot) if part is not None)
+        for kind, args in (
+            ("thread_name", {"name": name or "all workers"}),
+            ("thread_sort_index", {"sort_index": order}),
+        ):
+            yield {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+
+
+def _attempt_events(placed: _Placed, zero: float) -> Iterator[dict[str, Any]]:
+    task, attempt = placed.task, placed.attempt
+    event: dict[str, Any] = {"name": task.name, "cat": "failed" if attempt.error else "attempt"}
+    event["args"] = {"state": task.state, "attempt": attempt.number} | {
+        name: getattr(attempt, name)
+        for name in ("bytes_mirrored", "bytes_shared", "cpu_seconds", "peak_memory", "error")
+    }
+    if not attempt.phases:
+        yield event | {"ph": "i", "s": "t", "ts": _micros(placed.start - zero)}
+        return
+    yield event | _stretch(placed.start - zero, placed.end - zero)
+    for phase in attempt.phases:
+        times = _stretch(phase.start - zero, phase.start + phase.seconds - zero)
+        yield {"name": phase.name, "cat": "phase", "args": {"task": task.name}} | times
+
+
+def _stretch(start: float, end: float) -> dict[str, Any]:
+    """Both ends are rounded, not the length, so that phases never stand out of their attempt."""
+    ts = _micros(start)
+    return {"ph": "X", "ts": ts, "dur": _micros(end) - ts}
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6) if math.isfinite(seconds) else 0
+
+
+def _page(report: JobReport, facts: dict[str, Any], placing: _Placing, folder: Path) -> bytes:
+    facts["href"] = _link(os.path.relpath(report.destination, folder))
+    facts["lanes"] = _carried(placing.lanes)
+    lanes = {id(placed.attempt): placed.lane for placed in placing.attempts}
+    for task, shown in zip(report.tasks, facts["tasks"], strict=True):
+        _for_page(task, shown, lanes)
+        for output, link in zip(task.outputs, shown["outputs"], strict=True):
+            link["href"] = _output_link(output, report.destination, folder)
+    data = msgspec.json.encode(facts).decode()
+    parts = {"TITLE": html.escape(facts["name"]), "FACTS": _harmless(data)}
+    template = files("encamp.jobs").joinpath("report.html").read_text("utf-8")
+    return re.sub(r"@(TITLE|FACTS)@", lambda match: parts[match[1]], template).encode()
+
+
+def _for_page(task: TaskReport, shown: dict[str, Any], lanes: dict[int, int]) -> None:
+    """Make one task's facts ready for the page: lanes and links in, long texts cut."""
+    shown["href"] = None if task.log is None else _link(task.log)
+    shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
+    if task.value is not None:
+        shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
+    for attempt, facts in zip(task.attempts, shown["attempts"], strict=True):
+        facts["lane"] = lanes[id(attempt)]
+
+
+def _output_link(output: Published, destination: str, folder: Path) -> str | None:
+    return _link(os.path.relpath(Path(destination, output.path), folder))
+
+
+def _link(path: str) -> str | None:
+    """A relative path as a link; the leading ``./`` and quoting keep it from naming a scheme."""
+    try:
+        return "./" + quote(path, errors="surrogateescape")
+    except UnicodeEncodeError:
+        return None
+
+
+def _harmless(data: str) -> str:
+    """JSON that cannot end the script element that it stands in; ``<`` only occurs in strings."""
+    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,424 @@
+"""Running a job: what must run is found, handed to an executor, and published when it is done.
+
+One thread does everything here: results arrive in a queue, are published and journaled in the
+order of their arrival, and set free what waited for them.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from secrets import token_hex
+
+import msgspec
+
+from encamp.agent.slots import slots_here
+from encamp.errors import (
+    CommandNotFound,
+    EncampError,
+    InputError,
+    JobFailed,
+    OutputConflict,
+    StepFailed,
+    TaskLost,
+)
+from encamp.jobs.attempt import Abandoned, attempt
+from encamp.jobs.graph import Graph
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Journal, Key, Record
+from encamp.jobs.keys import why_run
+from encamp.jobs.lease import PREFIX, leases, new_lease
+from encamp.jobs.options import Options
+from encamp.jobs.prepare import Prepared
+from encamp.jobs.report import write_report
+from encamp.jobs.work import NotImportable, Outcome, Work
+from encamp.model import AttemptReport, JobReport, Published, State, TaskReport
+from encamp.storage.mirror import Item
+from encamp.storage.outputs import Staged, discard, discard_leftovers, flush_folders, publish
+from encamp.storage.owner import reclaim
+from encamp.storage.roots import local, local_storage, portable
+from encamp.storage.sigterm import sigterm_exits
+from encamp.version import __version__
+
+WINDOW = 1000
+"""How many tasks the executor has in hand at most."""
+STOP_WITHIN = 10.0
+"""Seconds that running tasks have to stop after Ctrl-C."""
+
+
+def run_job(job: Job, executor: Executor | None, options: Options, *, check: bool) -> JobReport:
+    """Run what is missing or changed of a job; see `Job.run`."""
+    prepared = Prepared(job)
+    if options.dry_run:
+        return _dry_run(job, prepared, options)
+    local_storage()
+    reclaim()
+    journal = Journal(job.folder)
+    with journal.writing(), sigterm_exits(), _pool(executor, options.workers) as (pool, workers):
+        report = _Run(job, prepared, journal, pool, workers, options).run()
+    if check and not report.ok:
+        raise JobFailed(report)
+    return report
+
+
+@contextmanager
+def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Executor, int | None]]:
+    """The user's executor, or one thread for each slot of this process."""
+    if executor is not None:
+        yield executor, getattr(executor, "_max_workers", None)
+        return
+    count = workers or len(os.sched_getaffinity(0))
+    pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
+    try:
+        yield pool, count
+    finally:
+        pool.shutdown(cancel_futures=True)
+        slots_here().close()
+
+
+@dataclass
+class _Current:
+    """A task that the executor has in hand."""
+
+    key: Key
+    why: str
+    inputs: list[Item]
+    number: int
+    tries: int = 0
+    submitted: float = 0.0
+    attempts: list[AttemptReport] = field(default_factory=list)
+
+
+class _Run:
+    def __init__(
+        self,
+        job: Job,
+        prepared: Prepared,
+        journal: Journal,
+        executor: Executor,
+        workers: int | None,
+        options: Options,
+    ) -> None:
+        self.job, self.prepared, self.journal = job, prepared, journal
+        self.executor, self.workers, self.options = executor, workers, options
+        self.progress = options.progress
+        self.token = token_hex(6)
+        self.lease = new_lease(job.folder, self.token)
+        self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
+        self.finals = dict(prepared.finals)
+        self.running: dict[str, _Current] = {}
+        self.ended: dict[str, TaskReport] = {}
+        self.arrived: queue.SimpleQueue[tuple[str, Future[Outcome]]] = queue.SimpleQueue()
+        self.futures: set[Future[Outcome]] = set()
+        self.started = time.time()
+        self.stopping = False
+
+    def run(self) -> JobReport:
+        self._sweep()
+        self.lease.take()
+        self.progress.began(self.job.name, len(self.job.tasks), self.workers)
+        try:
+            self._loop()
+        except BaseException:
+            self._stop()
+            self._report(interrupted=True)
+            raise
+        finally:
+            self.lease.end()
+        return self._report(interrupted=False)
+
+    def _sweep(self) -> None:
+        """Remove what killed runs of this job left at the destination."""
+        for file, _ in leases(self.job.folder):
+            token = file.name.removeprefix(PREFIX)
+            tops = {
+                self.job.to / output.to for t in self.job.tasks.values() for output in t.outputs
+            }
+            discard_leftovers({*tops, self.job.folder / "logs"}, token)
+            file.unlink(missing_ok=True)
+
+    def _loop(self) -> None:
+        graph = self.prepared.graph
+        ready: deque[str] = deque()
+        while graph.going_on:
+            ready.extend(graph.ready())
+            while ready and len(self.running) < WINDOW:
+                self._begin(ready.popleft())
+            if self.running:
+                self._take_in(self._arrivals())
+
+    def _begin(self, name: str) -> None:
+        """Hand a ready task to the executor, unless there is a reason not to run it."""
+        failed = [b for b in self.prepared.graph.before[name] if not self._is_done(b)]
+        if failed:
+            self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
+            return
+        try:
+            inputs = self.prepared.inputs(name)
+        except (InputError, OSError) as exc:
+            self._end(TaskReport(name, "failed", why=str(exc)))
+            return
+        key = self.prepared.key(name, inputs)
+        record = self.journal.done.get(name)
+        why = "it was forced" if self.options.force else why_run(record, key)
+        if why is None and record is not None and record.report is not None:
+            self._up_to_date(name, record.report)
+            return
+        number = self.journal.attempts.get(name, 0)
+        self.running[name] = _Current(key, why or "", inputs, number)
+        self._submit(name)
+
+    def _is_done(self, name: str) -> bool:
+        return self.ended[name].state in ("done", "up to date")
+
+    def _up_to_date(self, name: str, earlier: TaskReport) -> None:
+        for output in earlier.outputs:
+            self.finals.setdefault(Path(output.path), name)
+        self._end(replace(earlier, state="up to date", why="nothing changed"))
+
+    def _submit(self, name: str) -> None:
+        current = self.running[name]
+        current.number += 1
+        current.tries += 1
+        self.journal.write(Record("submitted", name, time.time(), current.number))
+        self.progress.submitted(name, current.number)
+        self._hand_over(name)
+
+    def _hand_over(self, name: str) -> None:
+        self.running[name].submitted = time.time()
+        try:
+            future = self.executor.submit(attempt, self._work(name))
+        except RuntimeError as exc:  # broken, or shut down by its owner
+            future = Future()
+            future.set_exception(exc)
+        self.futures.add(future)
+        future.add_done_callback(lambda ended: self.arrived.put((name, ended)))
+
+    def _work(self, name: str) -> Work:
+        task, current = self.job.tasks[name], self.running[name]
+        return Work(
+            job=self.job.name,
+            task=name,
+            attempt=current.number,
+            token=self.token,
+            steps=self.prepared.steps(name),
+            shared=tuple(self.prepared.shared),
+            inputs=tuple(current.inputs),
+            outputs=task.outputs,
+            destination=portable(self.job.to),
+            logs=portable(self.job.folder / "logs"),
+            time_limit=task.time_limit,
+            keep=self.options.keep,
+            lease=self.lease,
+            sys_path=self.sys_path,
+        )
+
+    def _arrivals(self) -> list[tuple[str, Future[Outcome]]]:
+        """What has arrived since the last time; waits for one."""
+        arrivals = [self.arrived.get()]
+        with suppress(queue.Empty):
+            while len(arrivals) < WINDOW:
+                arrivals.append(self.arrived.get_nowait())
+        return arrivals
+
+    def _take_in(self, arrivals: list[tuple[str, Future[Outcome]]]) -> None:
+        """Publish what is done, then journal it: a record follows what it speaks of."""
+        done: list[tuple[str, Outcome, list[Published]]] = []
+        for name, future in arrivals:
+            self.futures.discard(future)
+            outcome = self._outcome(name, future)
+            if outcome is not None and (published := self._publish(name, outcome)) is not None:
+                done.append((name, outcome, published))
+        flush_folders({Path(p.path).parent for _, _, outputs in done for p in outputs})
+        for name, outcome, published in done:
+            self._done(name, outcome, published)
+
+    def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
+        """What a future holds, as an outcome; None if the task was handed over once more."""
+        try:
+            return future.result()
+        except NotImportable as exc:
+            if self.prepared.send_by_value(name, exc.module):
+                self._hand_over(name)
+                return None
+            why = f"the worker cannot import {exc.module!r}; install it there"
+            return Outcome(error=StepFailed(name, exc.module, None, f"cannot be loaded: {why}"))
+        except (CancelledError, Abandoned):
+            return Outcome(error=Abandoned())
+        except Exception as exc:  # noqa: BLE001 - executors raise what they like
+            why = f"{type(exc).__name__}: {exc}"
+            return Outcome(error=TaskLost(name, "its host", None, why), error_text=why)
+
+    def _publish(self, name: str, outcome: Outcome) -> list[Published] | None:
+        """Make a good outcome's outputs visible; None if the task is not done."""
+        if outcome.log is not None:
+            with suppress(EncampError, OSError):
+                publish([outcome.log])
+        if outcome.error is None:
+            try:
+                self._claim(name, outcome.staged)
+                return publish(outcome.staged, flush=False)
+            except EncampError as exc:
+                discard(outcome.staged)
+                outcome.error, outcome.error_text = exc, str(exc)
+        self._failed(name, outcome)
+        return None
+
+    def _claim(self, name: str, staged: list[Staged]) -> None:
+        finals = [local(one.final) for one in staged]
+        for final in finals:
+            owner = self.finals.get(final, name)
+            if owner != name:
+                raise OutputConflict(str(final), f"task {owner}", f"task {name}")
+        self.finals.update(dict.fromkeys(finals, name))
+
+    def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
+        current = self.running.pop(name)
+        current.attempts.append(_attempt_report(current, outcome))
+        report = replace(_task_report(name, "done", current, outcome), outputs=published)
+        kept = replace(report, value=_as_json(report.value))
+        number = current.number
+        self.journal.write(Record("done", name, time.time(), number, current.key, kept))
+        self._end(report)
+
+    def _failed(self, name: str, outcome: Outcome) -> None:
+        current = self.running[name]
+        current.attempts.append(_attempt_report(current, outcome))
+        if isinstance(outcome.error, Abandoned) or self.stopping:
+            self.running.pop(name)
+            return
+        hopeless = isinstance(outcome.error, InputError | CommandNotFound)
+        if current.tries <= self.job.tasks[name].retries and not hopeless:
+            self.progress.retried(name, current.number, str(outcome.error))
+            self._submit(name)
+            return
+        self.running.pop(name)
+        self._end(_task_report(name, "failed", current, outcome))
+
+    def _end(self, report: TaskReport) -> None:
+        self.ended[report.name] = report
+        self.prepared.graph.ended(report.name)
+        self.prepared.forget(report.name)
+        self.progress.ended(report)
+
+    def _stop(self) -> None:
+        """End what runs, but publish what was done in time."""
+        self.stopping = True
+        self.lease.end()
+        for future in list(self.futures):
+            future.cancel()
+        deadline = time.monotonic() + STOP_WITHIN
+        while self.running and (left := deadline - time.monotonic()) > 0:
+            with suppress(queue.Empty):
+                self._take_in([self.arrived.get(timeout=left)])
+
+    def _report(self, *, interrupted: bool) -> JobReport:
+        waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
+        tasks = [self.ended.get(name, replace(waiting, name=name)) for name in self.job.tasks]
+        report = job_report(self.job, tasks, self.started, self._executor_name(), interrupted)
+        for_disk = [replace(task, value=_as_json(task.value)) for task in tasks]
+        write_report(replace(report, tasks=for_disk), self.job.folder)
+        self.progress.finished(report)
+        return report
+
+    def _executor_name(self) -> str:
+        if isinstance(self.executor, ThreadPoolExecutor):
+            return f"{self.workers} slots on this host"
+        return type(self.executor).__name__
+
+
+def job_report(
+    job: Job, tasks: list[TaskReport], started: float, executor: str, interrupted: bool
+) -> JobReport:
+    """The report of a run that ends now."""
+    return JobReport(
+        name=job.name,
+        destination=str(job.to),
+        folder=str(job.folder),
+        started=started,
+        ended=time.time(),
+        controller=f"process {os.getpid()} on {socket.gethostname()}",
+        executor=executor,
+        version=__version__,
+        interrupted=interrupted,
+        tasks=tasks,
+    )
+
+
+def _attempt_report(current: _Current, outcome: Outcome) -> AttemptReport:
+    error = outcome.error
+    return AttemptReport(
+        number=current.number,
+        where=outcome.where,
+        submitted=current.submitted,
+        phases=outcome.phases,
+        bytes_mirrored=outcome.bytes_mirrored,
+        files_mirrored=outcome.files_mirrored,
+        bytes_shared=outcome.bytes_shared,
+        cpu_seconds=outcome.cpu_seconds,
+        peak_memory=outcome.peak_memory,
+        error=None if error is None else str(error),
+        error_type=None if error is None else type(error).__name__,
+    )
+
+
+def _task_report(name: str, state: State, current: _Current, outcome: Outcome) -> TaskReport:
+    log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
+    return TaskReport(
+        name,
+        state,
+        attempts=current.attempts,
+        why=current.why if outcome.error is None else str(outcome.error),
+        log=log,
+        log_tail=outcome.log_tail,
+        kept=outcome.kept,
+        value=outcome.value,
+    )
+
+
+def _as_json(value: object) -> object:
+    """``value`` if JSON can carry it there and back, else None."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _dry_run(job: Job, prepared: Prepared, options: Options) -> JobReport:
+    """Say what would run and why; nothing is run or written."""
+    journal = Journal(job.folder)
+    journal.read()
+    graph = Graph(job.tasks)
+    reports: dict[str, TaskReport] = {}
+    started = time.time()
+    options.progress.began(job.name, len(job.tasks), None)
+    while graph.going_on:
+        for name in graph.ready():
+            first = next((b for b in graph.before[name] if reports[b].state == "to do"), None)
+            if first is not None:
+                reports[name] = TaskReport(name, "to do", why=f"it waits for {first}")
+            else:
+                reports[name] = _foreseen(name, prepared, journal, options)
+            graph.ended(name)
+            options.progress.ended(reports[name])
+    report = job_report(job, [reports[name] for name in job.tasks], started, "dry run", False)
+    options.progress.finished(report)
+    return report
+
+
+def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
+    key = prepared.key(name, prepared.inputs(name))
+    record = journal.done.get(name)
+    why = "it was forced" if options.force else why_run(record, key)
+    if why is None and record is not None and record.report is not None:
+        return replace(record.report, state="up to date", why="nothing changed")
+    return TaskReport(name, "to do", why=why or "")

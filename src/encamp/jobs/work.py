@@ -1,0 +1,97 @@
+"""What travels: the work of one attempt to a worker, and what came of it back."""
+
+from __future__ import annotations
+
+import pickle
+import types
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from encamp.errors import CannotTravel
+from encamp.jobs.job import Call, Command
+from encamp.jobs.lease import Lease
+from encamp.model import Span, Where
+from encamp.storage.mirror import Item
+from encamp.storage.outputs import Output, Staged
+from encamp.storage.roots import Portable
+
+Keep = Literal["never", "failed", "always"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One attempt at one task, with all that a worker needs to know."""
+
+    job: str
+    task: str
+    attempt: int
+    token: str
+    """Names this attempt's temporary files, unlike any other's."""
+    steps: bytes
+    """Pickled tuple of `Call` and `Command`."""
+    shared: tuple[Item, ...]
+    """Job inputs."""
+    inputs: tuple[Item, ...]
+    outputs: tuple[Output, ...]
+    destination: Portable
+    logs: Portable
+    time_limit: float | None
+    keep: Keep
+    lease: Lease
+    sys_path: tuple[str, ...]
+
+
+@dataclass
+class Outcome:
+    """What came of one attempt. ``error`` is None if it ended well."""
+
+    where: Where | None = None
+    phases: list[Span] = field(default_factory=list)
+    bytes_mirrored: int = 0
+    files_mirrored: int = 0
+    bytes_shared: int = 0
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    staged: list[Staged] = field(default_factory=list)
+    log: Staged | None = None
+    log_tail: str = ""
+    kept: str | None = None
+    value: Any = None
+    error: BaseException | None = None
+    error_text: str = ""
+
+
+class NotImportable(Exception):
+    """A step's function is in a module that the worker cannot import."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module)
+        self.module = module
+
+
+def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:
+    """Pickle steps: functions by reference, those of ``by_value`` modules and scripts by value.
+
+    Raises `CannotTravel`.
+    """
+    import cloudpickle
+
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return bytes(cloudpickle.dumps(steps, protocol=pickle.HIGHEST_PROTOCOL))
+    except Exception as exc:
+        labels = ", ".join(step.label for step in steps if isinstance(step, Call))
+        raise CannotTravel(f"task {task}: {labels}", str(exc) or type(exc).__name__) from exc
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def unpack(steps: bytes) -> tuple[Call | Command, ...]:
+    """The steps again; raises `NotImportable`."""
+    try:
+        unpacked: tuple[Call | Command, ...] = pickle.loads(steps)  # noqa: S301 - from our job
+    except ModuleNotFoundError as exc:
+        raise NotImportable(exc.name or "") from exc
+    return unpacked

@@ -1,0 +1,112 @@
+"""Plain facts that travel between the layers: who ran what, when, and what came of it.
+
+Times are seconds since the epoch (`time.time`) on the host that took them; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
+"""``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
+``to do``: what a dry run would run."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
+    worker, a pool's process); ``slot`` is the process id of the slot that ran the steps."""
+
+    host: str
+    worker: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class Span:
+    """One phase of one attempt: ``job prephase``, ``task prephase``, each step, ``task postphase``.
+
+    Phases stand in the order in which they ran."""
+
+    name: str
+    start: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Published:
+    """One output under its final name. ``digest`` is blake2b-128 in hexadecimal."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class AttemptReport:
+    """One try at one task."""
+
+    number: int
+    where: Where | None
+    submitted: float
+    phases: list[Span] = field(default_factory=list)
+    bytes_mirrored: int = 0
+    files_mirrored: int = 0
+    bytes_shared: int = 0
+    """Bytes of job inputs that this attempt brought to its host (0 where they were there)."""
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    error: str | None = None
+    error_type: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    name: str
+    state: State
+    attempts: list[AttemptReport] = field(default_factory=list)
+    outputs: list[Published] = field(default_factory=list)
+    why: str = ""
+    """Why the task ran, did not run or failed, in words."""
+    log: str | None = None
+    """Path of the task's captured output, relative to the job's folder; None if it wrote none."""
+    log_tail: str = ""
+    kept: str | None = None
+    """The sandbox that was kept for looking into, as host:path."""
+    value: Any = None
+    """What the last Python step returned, where it can be written as JSON."""
+
+
+@dataclass(frozen=True)
+class JobReport:
+    """What one run of a job did."""
+
+    name: str
+    destination: str
+    folder: str
+    """The job's own folder in the destination: journal, report, logs."""
+    started: float
+    ended: float
+    controller: str
+    executor: str
+    version: str
+    interrupted: bool
+    tasks: list[TaskReport]
+
+    def count(self, state: State) -> int:
+        """How many tasks are in ``state``."""
+        return sum(task.state == state for task in self.tasks)
+
+    @property
+    def ok(self) -> bool:
+        """True if every task is done or was up to date."""
+        return all(task.state in ("done", "up to date") for task in self.tasks)
+
+    def __getitem__(self, name: str) -> TaskReport:
+        """The task called ``name``; KeyError if there is none."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(name)

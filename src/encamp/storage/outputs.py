@@ -1,0 +1,295 @@
+"""What a task's folder gives back: output patterns, and their way to the destination.
+
+In two steps, so that one party alone makes files visible. `stage` copies to temporary names on
+the destination's own file system, checks and flushes; `publish` renames to the final names. What
+is not published leaves nothing under a final name, whenever the process dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from secrets import token_hex
+
+from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflict
+from encamp.model import Published
+from encamp.storage.mirror import find, renamed, safe_target, walk
+from encamp.storage.roots import Portable, in_local_storage, local, portable
+
+PART = ".encamp-"
+"""How temporary names begin; hidden, so that ordinary patterns do not match them."""
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Output:
+    """Files to bring back from a task's folder after it has ended well.
+
+    pattern
+        Path or glob inside the task's folder; ``**`` matches folders to any depth. A folder
+        brings back its whole tree.
+    to
+        Destination folder, made where it is missing.
+    rename
+        New name; ``{name}``, ``{stem}`` and ``{suffix}`` stand for the match's.
+    required
+        Whether a pattern that matches nothing is an error (`MissingOutput`).
+    """
+
+    pattern: str
+    to: str = "."
+    rename: str | None = None
+    required: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pattern", os.fspath(self.pattern))
+        object.__setattr__(self, "to", os.fspath(self.to))
+
+
+OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
+"""``{pattern: destination folder}``, or `Output` objects, or bare patterns."""
+
+
+def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
+    """Any form of an output map as `Output` objects."""
+    if isinstance(spec, Output):
+        return (spec,)
+    if isinstance(spec, str | Path):
+        return (Output(str(spec)),)
+    if isinstance(spec, Mapping):
+        return tuple(Output(str(pattern), str(to)) for pattern, to in spec.items())
+    return tuple(item if isinstance(item, Output) else Output(str(item)) for item in spec)
+
+
+@dataclass(frozen=True)
+class Staged:
+    """One output under its temporary name; ``digest`` is blake2b-128 in hexadecimal."""
+
+    made: str
+    part: Portable
+    final: Portable
+    size: int
+    digest: str
+
+
+def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Path, str]:
+    """The final names that are known before anything runs, with the pattern that makes each.
+
+    Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
+    destination in the local storage or one that cannot be written to, `OutputConflict` for two
+    outputs with one final name.
+    """
+    known: dict[Path, str] = {}
+    for output in outputs:
+        safe_target(output.pattern)
+        folder = destination / Path(output.to).expanduser()
+        check_destination(folder)
+        if not any(c in output.pattern for c in "*?["):
+            final = folder / renamed(output.rename, PurePosixPath(output.pattern).name)
+            if final in known:
+                raise OutputConflict(str(final), known[final], output.pattern)
+            known[final] = output.pattern
+    return known
+
+
+def check_destination(folder: Path) -> None:
+    """Raise `BadDestination` unless files can be published to ``folder``; makes nothing."""
+    if in_local_storage(folder):
+        raise BadDestination(str(folder), "it is in the local storage, which is emptied")
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise BadDestination(str(folder), f"{there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise BadDestination(str(folder), f"{there} cannot be written to")
+
+
+def stage(
+    folder: Path,
+    outputs: Iterable[Output],
+    destination: Path,
+    *,
+    token: str,
+    task: str,
+    inputs: frozenset[str] = frozenset(),
+) -> list[Staged]:
+    """Copy what the patterns match in ``folder`` to temporary names at the destination.
+
+    ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
+    were placed there, named in no message about what the task made. Blocks until the copies are on
+    the disk. Raises `MissingOutput`, `OutputConflict`, `BadDestination` or `DiskFull`; then no
+    temporary file is left.
+    """
+    staged: list[Staged] = []
+    token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
+    wanted = _wanted(folder, outputs, destination, task, inputs)
+    try:
+        for number, (final, made) in enumerate(wanted.items()):
+            part = final.with_name(f"{PART}{token}-{number}")
+            size, digest = _copied(folder / made, part, final)
+            staged.append(Staged(made, portable(part), portable(final), size, digest))
+    except BaseException:
+        discard(staged)
+        raise
+    return staged
+
+
+def _wanted(
+    folder: Path,
+    outputs: Iterable[Output],
+    destination: Path,
+    task: str,
+    inputs: frozenset[str],
+) -> dict[Path, str]:
+    """Final path → path in the folder, of every file that the patterns match."""
+    wanted: dict[Path, str] = {}
+    for output in outputs:
+        matches = list(_matches(folder, output))
+        if output.required and not matches:
+            made = [e.path for e in walk(folder) if e.kind == "file" and e.path not in inputs]
+            raise MissingOutput(task, output.pattern, tuple(made[:10]))
+        for made_as, inner in matches:
+            final = destination / Path(output.to).expanduser() / inner
+            if wanted.setdefault(final, made_as) != made_as:
+                raise OutputConflict(str(final), wanted[final], made_as)
+    return wanted
+
+
+def _matches(folder: Path, output: Output) -> Iterator[tuple[str, PurePosixPath]]:
+    """Path in the folder, and path below the destination folder, of every matching file."""
+    start = folder
+    deep = "**" in output.pattern
+    if deep:
+        before = output.pattern.split("**")[0]
+        start = folder / PurePosixPath(before if "/" in before else ".")
+    for match in find(output.pattern, folder):
+        name = renamed(output.rename, match.name)
+        keep = match.parent.relative_to(start) if deep else PurePosixPath()
+        if match.is_dir() and not match.is_symlink():
+            if not deep:
+                for entry in walk(match):
+                    if entry.kind == "file":
+                        inner = PurePosixPath(name) / entry.path
+                        yield str(match.relative_to(folder) / entry.path), inner
+        elif match.is_file() and _inside(match, folder):
+            yield str(match.relative_to(folder)), PurePosixPath(keep) / name
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    """Whether a match is the task's own file: a symlink out of the folder is no output."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
+    """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
+    try:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as reader, part.open("xb", buffering=0) as writer:
+            size, digest = _pump(reader.fileno(), writer.fileno())
+            os.fchmod(writer.fileno(), _permissions(reader.fileno()))
+            os.fsync(writer.fileno())
+        if part.stat().st_size != size:
+            raise BadDestination(str(final), "the disk kept fewer bytes than were written")
+    except OSError as exc:
+        part.unlink(missing_ok=True)
+        raise _named(exc, source, final) from exc
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return size, digest
+
+
+def _pump(reader: int, writer: int) -> tuple[int, str]:
+    hashed = hashlib.blake2b(digest_size=16)
+    size = 0
+    while block := os.read(reader, _CHUNK):
+        hashed.update(block)
+        size += len(block)
+        view = memoryview(block)
+        while view:
+            view = view[os.write(writer, view) :]
+    return size, hashed.hexdigest()
+
+
+def _permissions(fd: int) -> int:
+    """As the task set them, but never less than what the user's umask gives to a new file."""
+    return (os.fstat(fd).st_mode & 0o777) | 0o200
+
+
+def _named(exc: OSError, source: Path, final: Path) -> Exception:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        there = next(path for path in final.parents if path.exists())
+        disk = os.statvfs(there)
+        return DiskFull(str(final), source.stat().st_size, disk.f_bavail * disk.f_frsize)
+    return BadDestination(str(final), (exc.strerror or str(exc)).lower())
+
+
+def publish(staged: Iterable[Staged], *, flush: bool = True) -> list[Published]:
+    """Give staged files their final names, replacing what is there; returns what is there now.
+
+    A file is seen whole or not at all. With ``flush`` the names are on the disk on return;
+    without, the caller sees to that with `flush_folders`.
+    Raises `BadDestination`, also for a temporary file that is gone or was tampered with.
+    """
+    published = []
+    folders = set()
+    for one in staged:
+        part, final = local(one.part), local(one.final)
+        try:
+            found = part.stat()
+            if found.st_size != one.size:
+                raise BadDestination(str(final), f"its temporary file {part} was changed")
+            part.replace(final)
+        except OSError as exc:
+            raise BadDestination(str(final), (exc.strerror or str(exc)).lower()) from exc
+        folders.add(final.parent)
+        published.append(Published(str(final), one.size, found.st_mtime_ns, one.digest))
+    if flush:
+        flush_folders(folders)
+    return published
+
+
+def flush_folders(folders: Iterable[Path]) -> None:
+    """Wait until the names in these folders are on the disk."""
+    for folder in folders:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def discard(staged: Iterable[Staged]) -> None:
+    """Remove staged files that will not be published."""
+    for one in staged:
+        local(one.part).unlink(missing_ok=True)
+
+
+def discard_leftovers(folders: Iterable[Path], token: str) -> None:
+    """Remove temporary files whose token begins with ``token`` from folders and those below."""
+    for top in folders:
+        for folder, _, names in os.walk(top):
+            for name in names:
+                if name.startswith(PART + token):
+                    Path(folder, name).unlink(missing_ok=True)
+
+
+def intact(published: Published) -> bool:
+    """Whether a published file is still there as it was: same size and time, or same bytes."""
+    path = Path(published.path)
+    try:
+        found = path.stat()
+        if found.st_size != published.size:
+            return False
+        return found.st_mtime_ns == published.mtime_ns or digest_of(path) == published.digest
+    except OSError:
+        return False
+
+
+def digest_of(path: Path) -> str:
+    """blake2b-128 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -1,0 +1,186 @@
+"""Who owns a folder of the local storage, whether the owner lives, and what the dead left behind.
+
+Beside a folder stands a file of the same name with ``.lock`` at its end. Its owner holds a
+`flock` on it, which the kernel drops when the owner's process dies, however it dies. The lock
+file is made before the folder and removed after it, so a folder without one has no owner.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+
+from encamp.storage.roots import local_storage, local_storage_path
+from encamp.storage.strike import strike
+
+LOCK = ".lock"
+TASK = "task"
+
+
+def sandboxes(root: Path) -> Path:
+    """Where owned folders are."""
+    return root / "sandboxes"
+
+
+def kept(root: Path) -> Path:
+    """Where folders are that were kept for looking into; nobody owns them."""
+    return root / "kept"
+
+
+class OwnedFolder:
+    """A new private folder (0700) that is this process's until `strike` or `keep`.
+
+    ``task`` is the folder in it that a task works in; beside that there is room for what the task
+    must not see, such as its log. Not for sharing between threads.
+    """
+
+    def __init__(self, name: str) -> None:
+        parent = sandboxes(local_storage())
+        parent.mkdir(mode=0o700, exist_ok=True)
+        self.path = parent / f"{_short(name)}.{token_hex(6)}"
+        self._lock = _take_new(_lock_of(self.path))
+        os.write(self._lock, _about_this_process())
+        self.path.mkdir(mode=0o700)
+        self.task = self.path / TASK
+        self.task.mkdir(mode=0o700)
+
+    def strike(self) -> None:
+        """Remove the folder and give up ownership; may be called twice."""
+        if self._lock >= 0:
+            strike(self.path)
+            self._release()
+
+    def keep(self) -> Path:
+        """Move the folder out of the owned ones and return its new place."""
+        target = _keep(self.path)
+        self._release()
+        return target
+
+    def _release(self) -> None:
+        _lock_of(self.path).unlink(missing_ok=True)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _keep(folder: Path) -> Path:
+    parent = kept(local_storage())
+    parent.mkdir(mode=0o700, exist_ok=True)
+    return folder.rename(parent / folder.name)
+
+
+def keep_dead(folder: Path) -> Path | None:
+    """`OwnedFolder.keep` for a folder whose owner is dead; None if it is not there or owned."""
+    lock = _lock_of(folder)
+    with _taken_over(lock) as dead:
+        if not dead or not folder.exists():
+            return None
+        target = _keep(folder)
+        lock.unlink(missing_ok=True)
+        return target
+
+
+def _short(name: str) -> str:
+    """``name`` as a file name of at most 100 bytes."""
+    clean = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name).lstrip(".") or "sandbox"
+    return clean.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(folder.name + LOCK)
+
+
+def _take_new(path: Path) -> int:
+    """Make the lock file and lock it, again if a cleaner took it in between."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if _is_at(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def _about_this_process() -> bytes:
+    facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+    return json.dumps(facts).encode()
+
+
+@contextmanager
+def _taken_over(lock: Path) -> Iterator[bool]:
+    """Hold the lock of a dead owner; False if the owner lives or somebody else has cleaned."""
+    try:
+        fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        yield _locked_now(fd) and _is_at(fd, lock)
+    finally:
+        os.close(fd)
+
+
+def _locked_now(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def reclaim(*, dry_run: bool = False) -> list[Path]:
+    """Remove the folders of dead owners and return them; those of living owners stay.
+
+    Several processes may do this at once.
+    """
+    parent = sandboxes(local_storage_path())
+    if not parent.is_dir():
+        return []
+    names = set(os.listdir(parent))
+    folders = {name.removesuffix(LOCK) for name in names}
+    return [
+        parent / name
+        for name in sorted(folders)
+        if reclaim_folder(parent / name, dry_run=dry_run) and name in names
+    ]
+
+
+def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
+    """Remove ``folder`` if its owner is dead; returns whether that was so."""
+    lock = _lock_of(folder)
+    if not lock.exists():
+        # Made before the folder and removed after it: without a lock nobody can own it,
+        # unless it went away just now.
+        dead = folder.exists()
+        if dead and not dry_run and not lock.exists():
+            strike(folder)
+        return dead
+    with _taken_over(lock) as dead:
+        if dead and not dry_run:
+            strike(folder)
+            lock.unlink(missing_ok=True)
+        return dead
+
+
+def clean_kept(*, dry_run: bool = False) -> list[Path]:
+    """Remove the folders that were kept for looking into, and return them."""
+    parent = kept(local_storage_path())
+    folders = sorted(parent.iterdir()) if parent.is_dir() else []
+    if not dry_run:
+        for folder in folders:
+            strike(folder)
+        with suppress(OSError):
+            parent.rmdir()
+    return folders

@@ -1,0 +1,120 @@
+"""Where folders are: this host's local storage, and the shared roots that hosts have in common."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.errors import BadLocalStorage
+
+LOCAL = "PARALLEL_LOCAL_STORAGE"
+MIRRORED = "PARALLEL_MIRRORED_STORAGE"
+
+
+def local_storage() -> Path:
+    """This user's folder in the local storage, made (0700) where it is missing.
+
+    It is ``encamp-<user>`` in the folder that PARALLEL_LOCAL_STORAGE names, or in the folder for
+    temporary files. Raises `BadLocalStorage` if it is a file, belongs to somebody else, is open
+    to others, or cannot be made.
+    """
+    path = local_storage_path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+    except FileExistsError:
+        raise BadLocalStorage(str(path), "it is a file, not a folder") from None
+    except NotADirectoryError:
+        raise BadLocalStorage(str(path), "a part of it is a file, not a folder") from None
+    except OSError as exc:
+        raise BadLocalStorage(str(path), (exc.strerror or str(exc)).lower()) from exc
+    _check_private(path, found)
+    return path
+
+
+def local_storage_path() -> Path:
+    """Where `local_storage` is or would be; makes and checks nothing."""
+    base = os.environ.get(LOCAL)
+    folder = Path(base).expanduser().absolute() if base else Path(tempfile.gettempdir())
+    return folder / f"encamp-{_user()}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
+def _check_private(path: Path, found: os.stat_result) -> None:
+    if not stat.S_ISDIR(found.st_mode):
+        raise BadLocalStorage(str(path), "it is not a folder (a symlink will not do)")
+    if found.st_uid != os.geteuid():
+        raise BadLocalStorage(str(path), "it belongs to another user")
+    if found.st_mode & 0o077:
+        try:
+            path.chmod(0o700)
+        except OSError as exc:
+            raise BadLocalStorage(str(path), "others may read it") from exc
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise BadLocalStorage(str(path), "it cannot be written to")
+
+
+def in_local_storage(path: Path) -> bool:
+    """Whether ``path`` lies in this user's local storage."""
+    root = os.path.realpath(local_storage_path())
+    return Path(os.path.realpath(path)).is_relative_to(root)
+
+
+@dataclass(frozen=True)
+class SharedPath:
+    """A path as all hosts understand it: the number of its shared root, and the rest."""
+
+    root: int
+    rest: str
+
+
+Portable = SharedPath | str
+"""What a path is sent as: by shared root where one holds it, as it is where none does."""
+
+
+def shared_roots() -> list[Path]:
+    """The folders named in PARALLEL_MIRRORED_STORAGE, in order; the home folder by default."""
+    given = os.environ.get(MIRRORED)
+    names = given.split(os.pathsep) if given else ["~"]
+    return [Path(name).expanduser().absolute() for name in names if name]
+
+
+def to_abstract(path: Path | str) -> SharedPath | None:
+    """``path`` as a `SharedPath`, or None if no shared root holds it.
+
+    The longest root that holds it wins; symlinks are resolved on both sides; whole components
+    are compared, so ``/home`` does not hold ``/home2/x``.
+    """
+    real = Path(os.path.realpath(path))
+    roots = [Path(os.path.realpath(root)) for root in shared_roots()]
+    holding = [i for i, root in enumerate(roots) if real.is_relative_to(root)]
+    if not holding:
+        return None
+    best = max(holding, key=lambda i: (len(roots[i].parts), -i))
+    return SharedPath(best, str(real.relative_to(roots[best])))
+
+
+def to_actual(shared: SharedPath) -> Path:
+    """Where ``shared`` is on this host. Raises IndexError if this host has fewer roots."""
+    return shared_roots()[shared.root] / shared.rest
+
+
+def portable(path: Path | str) -> Portable:
+    """``path`` in the form that may be sent to another host."""
+    return to_abstract(path) or str(path)
+
+
+def local(path: Portable) -> Path:
+    """The path on this host that was sent as ``path``."""
+    return to_actual(path) if isinstance(path, SharedPath) else Path(path)

@@ -1,0 +1,159 @@
+"""The whole life of one private folder, for any function in any process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from secrets import token_hex
+from typing import ParamSpec, TypeVar
+
+from encamp.errors import InputDamaged
+from encamp.storage.cache import HostCache
+from encamp.storage.mirror import MirrorMap, as_mirrors, plan
+from encamp.storage.outputs import OutputMap, as_outputs, check_outputs, publish, stage
+from encamp.storage.owner import OwnedFolder, reclaim
+from encamp.storage.place import Placed, damaged, place
+from encamp.storage.sigterm import sigterm_exits
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_current: ContextVar[Path | None] = ContextVar("encamp_sandbox", default=None)
+_reclaimed = threading.Event()
+
+
+def current_sandbox() -> Path:
+    """The folder of the sandbox that this code runs in; RuntimeError outside one."""
+    folder = _current.get()
+    if folder is None:
+        raise RuntimeError("no sandbox is open here; use encamp.sandbox(...) or @encamp.sandboxed")
+    return folder
+
+
+@contextmanager
+def sandbox(
+    mirror: MirrorMap = (),
+    outputs: OutputMap = (),
+    *,
+    shared: MirrorMap = (),
+    to: str | Path | None = None,
+    name: str = "sandbox",
+    keep: bool = False,
+) -> Iterator[Path]:
+    """A private folder on this host's own disk, for the time of a ``with`` block.
+
+    ``mirror`` says which files to put in it as copies; ``shared`` which ones to put in it as
+    read-only links to this host's cache, where they are fetched once. When the block ends well,
+    what ``outputs`` matches is published to its destination folders (relative ones below ``to``,
+    by default the current folder); then the folder is removed. It is also removed when the block
+    raises, on Ctrl-C and on SIGTERM (in the main thread); what a killed process leaves goes with
+    the next sandbox on this host. ``keep`` moves the folder to the local storage's ``kept``
+    instead.
+
+    The current folder of the process stays as it is: paths that the block uses start with the
+    folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
+    """
+    base = Path.cwd()
+    destination = base / Path(to or ".").expanduser()
+    wanted = as_outputs(outputs)
+    check_outputs(wanted, destination)
+    items, shared_items = plan(as_mirrors(mirror), base), plan(as_mirrors(shared), base)
+    _reclaim_once()
+    with sigterm_exits():
+        owned = OwnedFolder(name)
+        token = _current.set(owned.task)
+        try:
+            placed = Placed()
+            place(items, owned.task, placed)
+            with HostCache() as cache:
+                place(shared_items, owned.task, placed, cache)
+                yield owned.task
+                _check_shared(owned.task, placed, cache, name)
+            inputs = frozenset(placed.shared)
+            publish(
+                stage(owned.task, wanted, destination, token=token_hex(8), task=name, inputs=inputs)
+            )
+        finally:
+            _current.reset(token)
+            if keep:
+                owned.keep()
+            else:
+                owned.strike()
+
+
+def _check_shared(folder: Path, placed: Placed, cache: HostCache, name: str) -> None:
+    for path in damaged(folder, placed):
+        cache.drop(folder / path)
+        raise InputDamaged(name, path)
+
+
+def _reclaim_once() -> None:
+    """Remove what dead processes left, once in the life of this one."""
+    if not _reclaimed.is_set():
+        _reclaimed.set()
+        reclaim()
+
+
+def sandboxed(
+    mirror: MirrorMap | Callable[P, MirrorMap] = (),
+    outputs: OutputMap | Callable[P, OutputMap] = (),
+    *,
+    shared: MirrorMap = (),
+    to: str | Path | None = None,
+    chdir: bool = True,
+    keep: bool = False,
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorator: every call of the function has a sandbox of its own as its current folder.
+
+    ``mirror`` and ``outputs`` may be functions of the call's arguments. The decorated function
+    works with any executor. The current folder belongs to the whole process, so outside the main
+    thread (a thread pool) a call raises RuntimeError unless ``chdir=False``; the function then
+    asks `current_sandbox` for its folder.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            wanted = mirror(*args, **kwargs) if callable(mirror) else mirror
+            made = outputs(*args, **kwargs) if callable(outputs) else outputs
+            destination = Path.cwd() / Path(to or ".").expanduser()
+            label = function.__name__
+            with (
+                sandbox(
+                    wanted, made, shared=shared, to=destination, name=label, keep=keep
+                ) as folder,
+                _current_folder(folder if chdir else None),
+            ):
+                return function(*args, **kwargs)
+
+        return run
+
+    return decorate
+
+
+def _current_folder(folder: Path | None) -> AbstractContextManager[None]:
+    if folder is not None and threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "a thread cannot have a current folder of its own; use @encamp.sandboxed(chdir=False) "
+            "and encamp.current_sandbox(), or an executor of processes"
+        )
+    return _changed(folder)
+
+
+@contextmanager
+def _changed(folder: Path | None) -> Iterator[None]:
+    if folder is None:
+        yield
+        return
+    before = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.fchdir(before)
+        os.close(before)

@@ -1,0 +1,189 @@
+"""The terrain example: its formulas, its mosaic, and the whole job through the command."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sysconfig
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from matplotlib.cbook import get_sample_data
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "terrain"
+COMMAND = Path(sysconfig.get_path("scripts"), "encamp")
+MODEL = Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
+SURFACES = ("slope", "aspect", "hillshade")
+
+
+def example_module(name: str) -> ModuleType:
+    spec = spec_from_file_location(f"example_{name}", EXAMPLE / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+elevation = example_module("elevation")
+
+
+def plane(east: float, north: float, dx: float, dy: float) -> np.ndarray:
+    """A plane that rises by ``east`` and ``north`` per metre; row 0 is the northern edge."""
+    rows, columns = np.mgrid[0:7, 0:9]
+    return 100 + east * dx * columns - north * dy * rows
+
+
+def whole_model() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Elevation and surfaces of the uncut model."""
+    with np.load(MODEL) as model:
+        cell = elevation.cell_size(model)
+        metres = model["elevation"].astype(np.float64)
+    survey = elevation.read_survey(EXAMPLE / "survey.toml")
+    return metres, elevation.surfaces(metres, *cell, survey)
+
+
+@pytest.mark.parametrize(
+    ("east", "north", "falls_to"),
+    [(1, 0, 270), (-1, 0, 90), (0, 1, 180), (0, -1, 0), (-0.5, -0.5, 45), (0.3, -0.3, 315)],
+)
+def test_slope_and_aspect_of_a_plane_are_exact_up_to_rounding(
+    east: float, north: float, falls_to: float
+) -> None:
+    gradient = elevation.gradient(plane(east, north, 30, 40), 30, 40)
+    np.testing.assert_allclose(gradient[0], east, atol=1e-12)
+    np.testing.assert_allclose(gradient[1], north, atol=1e-12)
+    steepest = math.degrees(math.atan(math.hypot(east, north)))
+    np.testing.assert_allclose(elevation.slope(*gradient), steepest, rtol=1e-12)
+    turned = (elevation.aspect(*gradient) - falls_to + 180) % 360 - 180
+    np.testing.assert_allclose(turned, 0, atol=1e-9)
+
+
+def test_flat_ground_has_no_aspect_and_is_lit_by_the_sine_of_the_altitude() -> None:
+    gradient = elevation.gradient(plane(0, 0, 30, 40), 30, 40)
+    assert (elevation.slope(*gradient) == 0).all()
+    assert (elevation.aspect(*gradient) == -1).all()
+    np.testing.assert_allclose(elevation.hillshade(*gradient, 315, 30), 0.5)
+
+
+def test_hillshade_is_the_cosine_between_the_sun_and_the_normal_of_a_plane() -> None:
+    towards_sun = elevation.gradient(plane(-1, 0, 30, 40), 30, 40)  # falls to the east by 45°
+    np.testing.assert_allclose(elevation.hillshade(*towards_sun, 90, 45), 1)
+    np.testing.assert_allclose(elevation.hillshade(*towards_sun, 0, 45), 0.5)
+    np.testing.assert_allclose(elevation.hillshade(*towards_sun, 270, 30), 0, atol=1e-12)
+
+
+def test_the_gradient_agrees_with_horns_eight_neighbours_written_out() -> None:
+    z = np.random.default_rng(5).integers(0, 1000, (5, 6)).astype(float)
+    east, north = elevation.gradient(z, 30, 40)
+    (a, b, c), (d, _, f), (g, h, i) = z[1:4, 2:5]
+    assert east[2, 3] == pytest.approx((c + 2 * f + i - a - 2 * d - g) / (8 * 30), rel=1e-15)
+    assert north[2, 3] == pytest.approx((a + 2 * b + c - g - 2 * h - i) / (8 * 40), rel=1e-15)
+
+
+@pytest.mark.parametrize(("strips", "overlap"), [(6, 8), (6, 1), (1, 3), (7, 40), (43, 2)])
+def test_the_mosaic_of_strips_equals_the_whole_model_bit_for_bit(
+    strips: int, overlap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sun = "sun_azimuth = 315\nsun_altitude = 45\n"
+    Path("survey.toml").write_text(f"strips = {strips}\noverlap = {overlap}\n{sun}")
+    elevation.cut_files(str(MODEL))
+    for number in range(1, strips + 1):
+        elevation.import_files(f"strip-{number}.npz", f"strip-{number}.grid.npz")
+        elevation.grid_files(f"strip-{number}.grid.npz", f"strip-{number}")
+    elevation.mosaic_files()
+    assert_equals_whole_model(tmp_path)
+
+
+def assert_equals_whole_model(folder: Path) -> None:
+    metres, surfaces = whole_model()
+    assert np.array_equal(np.load(folder / "elevation.npy"), metres)
+    assert metres.shape == (344, 403)
+    for surface in SURFACES:
+        assert np.array_equal(np.load(folder / f"{surface}.npy"), surfaces[surface])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The destination of the whole job, run once by the command."""
+    folder = tmp_path_factory.mktemp("terrain")
+    run_example(folder)
+    return folder / "demo" / "terrain"
+
+
+def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PARALLEL_LOCAL_STORAGE": str(folder / "local")}
+    line = [str(COMMAND), "run", *arguments, str(EXAMPLE / "terrain.py")]
+    done = subprocess.run(
+        line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def test_the_job_sorts_its_results_into_folders(finished: Path) -> None:
+    numbers = range(1, 7)
+    expected = {
+        "strips": {f"strip-{n}.npz" for n in numbers},
+        "import": {f"strip-{n}.grid.npz" for n in numbers},
+        "grid": {f"strip-{n}.{surface}.npy" for n in numbers for surface in SURFACES},
+        "mosaic": {f"{surface}.npy" for surface in ("elevation", *SURFACES)},
+    }
+    found = {name: {path.name for path in (finished / name).iterdir()} for name in expected}
+    assert found == expected
+
+
+def test_the_mosaic_of_the_job_equals_the_whole_model_bit_for_bit(finished: Path) -> None:
+    assert_equals_whole_model(finished / "mosaic")
+
+
+def test_the_job_draws_a_picture_of_good_size(finished: Path) -> None:
+    picture = (finished / "terrain.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(picture[at : at + 4], "big") for at in (16, 20))
+    assert width >= 1200
+    assert height >= 900
+
+
+def test_a_second_job_makes_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    run_example(tmp_path)
+    again = tmp_path / "demo" / "terrain"
+    first, second = (published(folder) for folder in (finished, again))
+    assert first == second
+    assert len(first) == 6 + 6 + 18 + 4 + 1
+
+
+def published(folder: Path) -> dict[str, bytes]:
+    """Every published file but the job's own records, which hold times."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    names = {path: path.relative_to(folder) for path in files}
+    return {
+        str(name): path.read_bytes()
+        for path, name in names.items()
+        if name.parts[0] != "terrain.job"
+    }
+
+
+def test_a_second_run_leaves_everything_as_it_is(finished: Path) -> None:
+    files = [path for path in finished.rglob("*.np?") if path.is_file()]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    run_example(finished.parents[1])
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_lost_grid_is_made_again_with_the_same_bytes(finished: Path) -> None:
+    lost = finished / "grid" / "strip-3.slope.npy"
+    content = lost.read_bytes()
+    lost.unlink()
+    run_example(finished.parents[1])
+    assert lost.read_bytes() == content
+
+
+def test_nothing_is_left_in_the_local_storage(finished: Path) -> None:
+    local = finished.parents[1] / "local"
+    assert [path for path in local.rglob("strip-*") if path.is_file()] == []

@@ -1,0 +1,223 @@
+"""Placeholders: every kind of text is filled so that a value stays what it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from encamp.errors import BadJob
+from encamp.jobs.job import command
+from encamp.jobs.placeholders import (
+    expand_files,
+    fill,
+    fill_command,
+    fill_pattern,
+    fill_rename,
+    fill_shell,
+)
+from encamp.storage.mirror import find, renamed
+
+AWKWARD = [
+    "plain",
+    "two words",
+    "line\nend",
+    "-rf",
+    "a[1]*?",
+    'it\'s "quoted"',
+    "$(touch hacked) `touch hacked` $HOME",
+    "back\\slash",
+    "!x ~ # {y}",
+    os.fsdecode(b"caf\xe9"),
+]
+
+
+def why(call, *args) -> str:
+    with pytest.raises(BadJob) as caught:
+        call(*args)
+    return str(caught.value)
+
+
+def test_plain_text_gets_the_values_and_plain_braces():
+    assert fill("{a}-{{{b}}}-{{}}", {"a": "1", "b": "2"}) == "1-{2}-{}"
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"), [("{n:03d}", "007"), ("{n:03}", "007"), ("{m:04d}", "-012"), ("{n}", "7")]
+)
+def test_whole_numbers_can_be_padded_with_zeros(text, filled):
+    assert fill(text, {"n": "7", "m": "-12"}) == filled
+
+
+UNKNOWN = "no such placeholder here; "
+KNOWN = "known are {index}, {input}; write {{ and }} for plain braces"
+PADDING = "only zero padding can be added, as {index:03d}; "
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{inptu}", f"{{inptu}}: {UNKNOWN}did you mean {{input}}? {KNOWN}"),
+        ("awk '{ print $1 }'", f"{{ print $1 }}: {UNKNOWN}{KNOWN}"),
+        ("{input.upper}", f"{{input.upper}}: {UNKNOWN}{PADDING}{KNOWN}"),
+        ("{input[0]}", f"{{input[0]}}: {UNKNOWN}{PADDING}{KNOWN}"),
+        ("{index!r}", f"{{index!r}}: {UNKNOWN}{PADDING}{KNOWN}"),
+        ("{index:>9}", f"{{index:>9}}: {UNKNOWN}{PADDING}{KNOWN}"),
+        ("{}", f"{{}}: {UNKNOWN}{KNOWN}"),
+        ("a { b", "{: a lone brace; write {{ for a plain brace"),
+        ("a } b", "}: a lone brace; write }} for a plain brace"),
+        ("{input:03d}", "{input:03d}: pads whole numbers only, and input is 'x.las' here"),
+        ("a\0b", "'a\\x00b': holds a null character, which no name or command can have"),
+    ],
+)
+def test_a_bad_placeholder_is_told_with_what_to_write(text, message):
+    assert why(fill, text, {"index": "1", "input": "x.las"}) == message
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_a_value_in_a_pattern_matches_only_itself(value, tmp_path):
+    for name in (f"{value}.x", "a1.x", "other.x"):
+        (tmp_path / name).touch()
+    assert find(fill_pattern("{v}.x", {"v": value}), tmp_path) == [tmp_path / f"{value}.x"]
+    found = find(fill_pattern("{v}.*", {"v": value}), tmp_path)
+    assert found == [tmp_path / f"{value}.x"]
+
+
+def test_a_value_with_a_tilde_is_no_home_folder(tmp_path):
+    (tmp_path / "~nobody.x").touch()
+    pattern = fill_pattern("{v}.*", {"v": "~nobody"})
+    assert find(pattern, tmp_path) == [tmp_path / "~nobody.x"]
+
+
+def test_the_renamed_files_own_placeholders_are_left_for_it():
+    values = {"task": "t{1}", "stem": "no", "name": "no", "suffix": "no"}
+    template = fill_rename("{{{task}-{stem}{suffix}", values)
+    assert renamed(template, "a.raw") == "{t{1}-a.raw"
+    assert "known are {name}, {stem}, {suffix}, {task}" in why(fill_rename, "{x}", {"task": "t"})
+    assert "zero padding" in why(fill_rename, "{stem.upper}", values)
+
+
+@pytest.mark.parametrize("value", AWKWARD)
+def test_a_value_stays_one_word_of_a_command(value):
+    step = command("prog --in={v} 'x {v}' {v}")
+    assert fill_command(step, {"v": value}).line == ("prog", f"--in={value}", f"x {value}", value)
+
+
+def test_a_word_that_begins_with_an_input_named_like_an_option_begins_with_its_folder():
+    values = expand_files([Path("/data/-rf.las")])[0]
+    step = fill_command(command("prog {input} {input}.out --in={input} {stem} ''"), values)
+    assert step.line == ("prog", "./-rf.las", "./-rf.las.out", "--in=-rf.las", "-rf", "")
+    assert fill_shell("cat {input} <{input} {stem}", values) == "cat ./-rf.las <./-rf.las -rf"
+    assert fill_shell("cat '{input}' x-{input}", values) == "cat './-rf.las' x--rf.las"
+
+
+def test_a_commands_files_and_environment_are_filled_as_they_are():
+    step = command("prog", env={"A": "{v}", "B": "{{"}, stdin="{v}.in", stdout="{v}.out")
+    filled = fill_command(step, {"v": "it's -x"})
+    assert filled.env == {"A": "it's -x", "B": "{"}
+    assert (filled.stdin, filled.stdout) == ("it's -x.in", "it's -x.out")
+    assert fill_command(command("prog"), {}) == command("prog")
+
+
+def shell(line: str, folder: Path) -> bytes:
+    done = subprocess.run(["/bin/sh", "-c", line], cwd=folder, capture_output=True, check=True)
+    assert not (folder / "hacked").exists()
+    return done.stdout
+
+
+SHELL_PLACES = [
+    "printf %s {v}",
+    "printf %s '{v}'",
+    'printf %s "{v}"',
+    'printf %s "$(printf %s {v})"',
+    'printf %s "$(printf %s "{v}")"',
+    "printf %s \"$(printf %s '{v}')\"",
+    "(printf %s {v})",
+    'X={v}; printf %s "$X"',
+    "printf %s {v} # don't mind",
+    "# don't mind\nprintf %s {v}",
+    "case a in a) printf %s {v};; esac",
+    "printf %s {v} | cat; echo $((1 + 2)) \\' > /dev/null",
+    'f() {{ printf %s "${{1}}"; }}; f {v}',
+]
+
+
+@pytest.mark.parametrize("line", SHELL_PLACES)
+@pytest.mark.parametrize("value", AWKWARD)
+def test_the_shell_gets_every_value_whole_and_runs_none_of_it(line, value, tmp_path):
+    assert shell(fill_shell(line, {"v": value}), tmp_path) == os.fsencode(value)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_any_text_passes_through_the_shells_quoting(value):
+    line = fill_shell("printf %s,%s,%s {v} '{v}' \"{v}\"", {"v": value})
+    out = subprocess.run(["/bin/sh", "-c", line], capture_output=True, check=True).stdout
+    assert out == ",".join([value] * 3).encode()
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("echo x # {v}", "a comment"),
+        ("echo `cat {v}`", "backquotes"),
+        ('echo "`cat {v}`"', "backquotes"),
+        ("echo ${{X:-{v}}}", "${...}"),
+        ('echo "${{X:-"{v}"}}"', "${...}"),
+        ("cat <<END\n{v}\nEND", "a here-document"),
+    ],
+)
+def test_where_no_quoting_is_safe_the_shell_step_is_refused(line, place):
+    assert why(fill_shell, line, {"v": "x"}) == (
+        f"{{v}}: cannot be filled in inside {place} of a shell step; "
+        'give it as env = { VALUE = "{v}" } and write "$VALUE" there'
+    )
+
+
+def test_a_placeholder_after_a_dollar_or_backslash_is_refused():
+    assert why(fill_shell, "echo ${v}", {"v": "x"}) == (
+        "{v}: cannot follow a $ in a shell step; "
+        "for a variable of the shell write ${{v}}, or leave the $ away"
+    )
+    message = "{v}: cannot follow a \\ in a shell step; leave the \\ away"
+    assert why(fill_shell, "echo \\{v}", {"v": "x"}) == message
+
+
+def test_an_open_quote_is_refused_where_values_are_filled_in():
+    message = "the shell step: has a ' that is not closed"
+    assert why(fill_shell, "echo {v} don't", {"v": "x"}) == message
+    assert fill_shell("echo don't", {}) == "echo don't"
+
+
+def test_each_file_has_its_values():
+    assert expand_files([Path("/data/north/strip 7.tar.gz"), Path("/x/Makefile")]) == [
+        {
+            "index": "1",
+            "input": "strip 7.tar.gz",
+            "name": "strip 7.tar.gz",
+            "stem": "strip 7.tar",
+            "suffix": ".gz",
+            "parent": "north",
+            "path": "/data/north/strip 7.tar.gz",
+        },
+        {
+            "index": "2",
+            "input": "Makefile",
+            "name": "Makefile",
+            "stem": "Makefile",
+            "suffix": "",
+            "parent": "x",
+            "path": "/x/Makefile",
+        },
+    ]
+
+
+def test_a_relative_file_gets_its_full_path_and_the_name_of_its_folder(tmp_path, monkeypatch):
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    (values,) = expand_files([Path("../a.txt")])
+    assert values["parent"] == tmp_path.name
+    assert Path(values["path"]).is_absolute()

@@ -1,0 +1,612 @@
+"""The report of a run: its three files, and the page as a real browser shows it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import stat
+import subprocess
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.errors import BadJob
+from encamp.jobs.report import read_report, write_report
+from encamp.model import AttemptReport, JobReport, Published, Span, State, TaskReport, Where
+
+START = 1_760_000_000.0
+HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+
+
+def spans(start: float, job: float, task: float, steps: list[tuple[str, float]]) -> list[Span]:
+    """The phases of one attempt, one after the other."""
+    found = []
+    named = [("job prephase", job), ("task prephase", task), *steps, ("task postphase", 0.02)]
+    for name, seconds in named:
+        if seconds:
+            found.append(Span(name, start, seconds))
+            start += seconds
+    return found
+
+
+def job_report(name: str, tasks: list[TaskReport], seconds: float, **other: Any) -> JobReport:
+    facts: dict[str, Any] = {
+        "destination": f"/data/survey/{name}",
+        "folder": f"/data/survey/{name}/{name}.job",
+        "started": START,
+        "ended": START + seconds,
+        "controller": "ridge.example.org",
+        "executor": "ProcessPoolExecutor (2 workers)",
+        "version": "0.1.0",
+        "interrupted": False,
+    }
+    return JobReport(name=name, tasks=tasks, **(facts | other))
+
+
+def six_tasks() -> JobReport:
+    """Five strips and a mosaic of them on two slots of one host."""
+    tasks, free = [], [START + 0.11, START + 0.14]
+    for n in range(5):
+        slot = n % 2
+        steps = [("import_strip", 0.31 + 0.05 * n), ("gdaldem hillshade strip.tif", 0.8 - 0.06 * n)]
+        phases = spans(free[slot], 0.21 if n < 2 else 0.0, 0.06, steps)
+        where = Where("ridge", f"ForkProcess-{slot + 1}", 4711 + slot)
+        free[slot] = phases[-1].start + phases[-1].seconds + 0.03
+        attempt = AttemptReport(
+            1, where, START + 0.05, phases, 3_300_000, 2, 48_000_000 if n < 1 else 0, 0.9, 91 << 20
+        )
+        tasks.append(
+            TaskReport(
+                f"strip-{n + 1}",
+                "done",
+                [attempt],
+                [Published(f"grids/strip-{n + 1}.npy", 1_400_000, 1, "0" * 32)],
+                "never run before",
+                f"logs/strip-{n + 1}.log",
+                f"strip {n + 1}: 58 rows\n",
+                value={"rows": 58},
+            )
+        )
+    start = max(free) + 0.05
+    last = AttemptReport(
+        1,
+        Where("ridge", "ForkProcess-1", 4711),
+        start,
+        spans(start + 0.01, 0.0, 0.09, [("mosaic", 0.74)]),
+        8_200_000,
+        6,
+        0,
+        0.71,
+        150 << 20,
+    )
+    tasks.append(TaskReport("mosaic", "done", [last], why="never run before"))
+    return job_report("terrain", tasks, start + 0.95 - START)
+
+
+def many_tasks(count: int = 500, hosts: int = 3, slots: int = 8) -> JobReport:
+    """A circuit's corners over several hosts: failures, retries, a lost slot, blocked tasks."""
+    chance = random.Random(count)
+    free = {
+        (f"node-{host + 1}", slot): START + chance.uniform(0.2, 0.9)
+        for host in range(hosts)
+        for slot in range(slots)
+    }
+    seen: set[str] = set()
+    tasks = [_corner(n, chance, free, seen) for n in range(count - 12)]
+    end = max(free.values())
+    tasks += [TaskReport(f"old-{n}", "up to date", why="nothing changed") for n in range(6)]
+    tasks += [
+        TaskReport(f"yield-{n}", "blocked", why="waits for corner-0017, which failed")
+        for n in range(6)
+    ]
+    executor = "dask: tcp://node-1.cluster:8786"
+    return job_report("corners", tasks, end + 0.4 - START, executor=executor)
+
+
+def _corner(
+    n: int, chance: random.Random, free: dict[tuple[str, int], float], seen: set[str]
+) -> TaskReport:
+    name = f"corner-{n:04d}"
+    attempts: list[AttemptReport] = []
+    bad = 3 if n in (17, 200, 341) else 1 if n % 61 == 8 else 0
+    for number in range(1, 4):
+        host, slot = min(free, key=lambda key: free[key])
+        start = free[host, slot] + 0.01
+        fails = number <= bad
+        steps = [("ngspice -b corner.cir", chance.lognormvariate(0.3, 0.5) * (0.4 if fails else 1))]
+        if not fails:
+            steps.append(("measure", 0.12))
+        phases = spans(start, 0.0 if host in seen else 1.1, chance.uniform(0.03, 0.09), steps)
+        seen.add(host)
+        end = phases[-1].start + phases[-1].seconds
+        free[host, slot] = end
+        error = (
+            f"task {name}: step 'ngspice -b corner.cir' ended with exit status 1" if fails else None
+        )
+        attempts.append(
+            AttemptReport(
+                number,
+                Where(host, f"tcp://10.0.0.{host[-1]}:4{slot}013", 20100 + 37 * slot),
+                START + 0.1,
+                phases,
+                chance.randint(12_000, 90_000),
+                3,
+                0,
+                0.93 * (end - start),
+                chance.randint(30 << 20, 60 << 20),
+                error,
+                "StepFailed" if fails else None,
+            )
+        )
+        if not fails:
+            break
+    state: State = "failed" if bad == 3 else "done"
+    log = "".join(f"Iteration {i}: gmin stepping\n" for i in range(4))
+    tail = log + "doAnalyses: TRAN: Timestep too small; time = 1.2e-09\nrun aborted\n"
+    return TaskReport(
+        name,
+        state,
+        attempts,
+        [Published(f"raw/{name}.raw", 83_000, 1, "0" * 32)] if state == "done" else [],
+        "its steps changed" if state == "done" else "",
+        f"logs/{name}.log",
+        tail if state == "failed" else "",
+        f"node-1:/scratch/encamp/{name}" if state == "failed" else None,
+    )
+
+
+def never_run() -> JobReport:
+    """Every state that a task can be in without having run, and a loss before any phase."""
+    states: tuple[State, ...] = ("waiting", "blocked", "up to date", "to do")
+    tasks = [TaskReport(f"task {state}", state) for state in states]
+    lost = AttemptReport(1, None, START + 1, error="its host went away", error_type="TaskLost")
+    tasks.append(TaskReport("lost", "failed", [lost]))
+    return job_report("idle", tasks, 2.0, interrupted=True)
+
+
+def hostile() -> JobReport:
+    names = [
+        HOSTILE,
+        "</script><script>document.title='owned'</script>",
+        "a\nb\tc",
+        "non-utf8-\udcff\udcfe.las",
+        "-rf",
+        "right\u202eto left",
+        "javascript:alert(1)",
+        "🏔️ ridge & “quotes' \\",
+        "<!--<script>",
+        "@FACTS@ @TITLE@",
+    ]
+    where = Where(HOSTILE, HOSTILE, 1)
+    tasks = [
+        TaskReport(
+            name,
+            "failed",
+            [
+                AttemptReport(
+                    1, where, START, [Span(name, START + n, 0.5)], error=name, error_type=name
+                )
+            ],
+            [Published(name, 1, 1, "0" * 32)],
+            name,
+            f"logs/{name}",
+            name,
+            name,
+            name,
+        )
+        for n, name in enumerate(names)
+    ]
+    return job_report(HOSTILE, tasks, 12.0, controller=HOSTILE, executor=HOSTILE, version=HOSTILE)
+
+
+# The files
+
+
+@pytest.mark.parametrize("make", [six_tasks, many_tasks, never_run])
+def test_a_report_is_read_back_as_it_was_written(make: Any, tmp_path: Path) -> None:
+    report = make()
+    page = write_report(report, tmp_path / "new" / "folder")
+    assert page == tmp_path / "new" / "folder" / "report.html"
+    assert read_report(page.with_name("report.json")) == report
+
+
+def test_only_the_three_files_are_left_and_others_may_read_them(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_report(six_tasks(), tmp_path)
+        write_report(never_run(), tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"report.html": 0o644, "report.json": 0o644, "trace.json": 0o644}
+    assert read_report(tmp_path / "report.json").name == "idle"
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = write_report(six_tasks(), tmp_path)
+    old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_report(never_run(), page.parent)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"name": 1}', b"\xff\xfe", b'"\\udcff"', b"[" * 100_000],
+)
+def test_a_broken_report_is_a_bad_job(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    path.write_bytes(content)
+    with pytest.raises(BadJob, match="is no report"):
+        read_report(path)
+
+
+def test_a_cut_report_and_a_missing_one_are_bad_jobs(tmp_path: Path) -> None:
+    write_report(six_tasks(), tmp_path)
+    path = tmp_path / "report.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(BadJob, match="is no report"):
+        read_report(path)
+    with pytest.raises(BadJob, match="cannot be read: No such file"):
+        read_report(tmp_path / "none.json")
+    with pytest.raises(BadJob, match="cannot be read"):
+        read_report(tmp_path)
+
+
+def test_undecodable_names_are_written_escaped(tmp_path: Path) -> None:
+    write_report(hostile(), tmp_path)
+    names = [task.name for task in read_report(tmp_path / "report.json").tasks]
+    assert "non-utf8-\\xff\\xfe.las" in names
+    assert "a\nb\tc" in names
+    assert "./raw%FF" not in (tmp_path / "report.html").read_text()
+    assert "non-utf8-%FF%FE.las" in (tmp_path / "report.html").read_text()
+
+
+@dataclass
+class Measured:
+    slope: float = 1.5
+    label: str = "bad \ud800"
+
+
+@dataclass
+class Ring:
+    links: list[Any] = field(default_factory=list)
+
+
+def ring() -> Ring:
+    made = Ring()
+    made.links.append(made)
+    return made
+
+
+class Unwilling:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("value", "carried"),
+    [
+        ({"a": [1, 2.5, None, True, "x"]}, {"a": [1, 2.5, None, True, "x"]}),
+        ((1, 2), [1, 2]),
+        ({(1, 2): 3, None: 4}, {"(1, 2)": 3, "None": 4}),
+        ([math.nan, math.inf], [None, None]),
+        (10**30, 10**30),
+        (2**10_000, hex(2**10_000)),
+        ("\udcff \ud800 </script>", "\\udcff \\ud800 </script>"),
+        (Measured(), {"slope": 1.5, "label": "bad \\ud800"}),
+        (ring(), {"links": ["…"]}),
+        (Unwilling(), "<Unwilling>"),
+        (b"bytes", "<bytes>"),
+        (Ring, "<type>"),
+    ],
+)
+def test_any_value_can_be_reported(value: Any, carried: Any, tmp_path: Path) -> None:
+    report = job_report("values", [TaskReport("one", "done", value=value)], 1.0)
+    write_report(report, tmp_path)
+    assert read_report(tmp_path / "report.json")["one"].value == carried
+
+
+def test_deeply_nested_values_and_long_texts_can_be_reported(tmp_path: Path) -> None:
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    tasks = [
+        TaskReport("deep", "done", value=deep),
+        TaskReport("long", "done", value="x" * 10**6, log_tail="y" * 10**6),
+    ]
+    page = write_report(job_report("big", tasks, 1.0), tmp_path)
+    assert read_report(tmp_path / "report.json")["long"].value == "x" * 10**6
+    assert page.stat().st_size < 200_000
+
+
+def test_the_page_holds_its_facts_without_a_way_out_of_their_element(tmp_path: Path) -> None:
+    text = write_report(hostile(), tmp_path).read_text()
+    element = text.partition('<script type="application/json" id="report">')[2]
+    facts = element.partition("</script>")[0]
+    assert "<" not in facts
+    assert json.loads(facts)["tasks"][0]["name"] == HOSTILE
+    assert json.loads(facts)["tasks"][-1]["name"] == "@FACTS@ @TITLE@"
+    assert "<title>&lt;script&gt;" in text
+    links = [output["href"] for task in json.loads(facts)["tasks"] for output in task["outputs"]]
+    assert all(link.startswith("./../") for link in links)
+    assert "://" not in text.replace(facts, "").replace("http://www.w3.org/2000/svg", "")
+
+
+# The trace
+
+
+def trace_of(report: JobReport, folder: Path) -> dict[str, Any]:
+    write_report(report, folder)
+    trace: dict[str, Any] = json.loads((folder / "trace.json").read_bytes())
+    return trace
+
+
+@pytest.mark.parametrize("make", [six_tasks, many_tasks, never_run, hostile])
+def test_the_trace_has_every_attempt_and_phase_on_a_named_thread(make: Any, tmp_path: Path) -> None:
+    report = make()
+    events = trace_of(report, tmp_path)["traceEvents"]
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    hosts = {e["pid"] for e in events if e["name"] == "process_name"}
+    drawn = [event for event in events if event["ph"] != "M"]
+    attempts = [attempt for task in report.tasks for attempt in task.attempts]
+    assert len(drawn) == len(attempts) + sum(len(a.phases) for a in attempts)
+    assert {(e["pid"], e["tid"]) for e in drawn} <= named
+    assert {e["pid"] for e in drawn} <= hosts
+    assert all(isinstance(e["ts"], int) and e["ts"] >= 0 for e in drawn)
+
+
+def test_the_events_of_a_thread_of_the_trace_nest(tmp_path: Path) -> None:
+    report = many_tasks()
+    threads = defaultdict(list)
+    for event in trace_of(report, tmp_path)["traceEvents"]:
+        if event["ph"] == "X":
+            threads[event["tid"]].append((event["ts"], event["ts"] + event["dur"]))
+    assert len(threads) == 24
+    for times in threads.values():
+        open_ends: list[int] = []
+        for start, end in sorted(times, key=lambda pair: (pair[0], -pair[1])):
+            while open_ends and open_ends[-1] <= start:
+                open_ends.pop()
+            assert not open_ends or end <= open_ends[-1]
+            open_ends.append(end)
+
+
+def test_attempts_that_overlap_in_one_slot_get_lanes_of_their_own(tmp_path: Path) -> None:
+    where = Where("ridge", "MainThread", 1)
+    tasks = [
+        TaskReport(
+            f"t{n}", "done", [AttemptReport(1, where, START, [Span("step", START + n, 1.5)])]
+        )
+        for n in range(4)
+    ]
+    events = trace_of(job_report("threads", tasks, 6.0), tmp_path)["traceEvents"]
+    lanes = {e["name"]: e["tid"] for e in events if e.get("cat") == "attempt"}
+    assert lanes["t0"] == lanes["t2"] != lanes["t1"] == lanes["t3"]
+
+
+def test_slots_that_each_ran_one_task_share_lanes(tmp_path: Path) -> None:
+    tasks = [
+        TaskReport(
+            f"t{n}",
+            "done",
+            [AttemptReport(1, Where("h", f"w{n % 3}", n), START, [Span("step", START + n, 0.9)])],
+        )
+        for n in range(300)
+    ]
+    events = trace_of(job_report("fresh", tasks, 301.0), tmp_path)["traceEvents"]
+    names = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
+    assert names == ["w0", "w1", "w2"]
+
+
+# The page in a browser
+
+
+class Page(HTMLParser):
+    """What a page shows: elements by class, and the cells of the table of tasks."""
+
+    def __init__(self, dom: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = defaultdict(list)
+        self._within: list[str] = []
+        self.feed(dom)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._within.append(str(dict(attrs).get("id") or dict(attrs).get("class") or tag))
+        self.texts[self._within[-1]].append("")
+
+    def handle_data(self, data: str) -> None:
+        if self._within:
+            self.texts[self._within[-1]][-1] += data
+
+    def having(self, name: str) -> list[dict[str, str | None]]:
+        return [attrs for _, attrs in self.tags if name in (attrs.get("class") or "").split()]
+
+    @property
+    def names(self) -> list[str]:
+        """The names in the table of tasks, top down."""
+        dom = iter(zip(self.tags, self.tags[1:], strict=False))
+        assert all(after[0] == "button" for (tag, at), after in dom if at.get("scope") == "row")
+        return self.texts["plain"][-len(self.having("task")) :]
+
+
+@pytest.fixture
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        if "ENCAMP_REQUIRE_ENGINES" in os.environ:
+            pytest.fail("chromium is not installed, and ENCAMP_REQUIRE_ENGINES is set")
+        pytest.skip("chromium is not installed")
+    return found
+
+
+@dataclass
+class Browser:
+    command: str
+    profile: Path
+
+    def run(self, page: Path, *options: str) -> tuple[str, list[str]]:
+        """The page's DOM after its script has run, and what the script's console said."""
+        flags = "headless no-sandbox disable-gpu disable-quic no-first-run disable-sync"
+        flags += " disable-background-networking disable-component-update enable-logging=stderr"
+        line = [self.command, *(f"--{flag}" for flag in flags.split())]
+        line += [f"--user-data-dir={self.profile}", *options, "--dump-dom", page.as_uri()]
+        done = subprocess.run(line, capture_output=True, timeout=100, check=True)
+        said = done.stderr.decode(errors="replace").splitlines()
+        return done.stdout.decode(), [text for text in said if "CONSOLE" in text]
+
+
+@pytest.fixture
+def browser(chromium: str, tmp_path: Path) -> Browser:
+    return Browser(chromium, tmp_path / "profile")
+
+
+@pytest.mark.browser
+def test_the_console_of_the_browser_is_heard(browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "bad.html"
+    page.write_text("<script>nothing.here()</script>")
+    assert "nothing is not defined" in browser.run(page)[1][0]
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "make", [six_tasks, many_tasks, lambda: many_tasks(5000)], ids=["6", "500", "5000"]
+)
+def test_the_page_shows_every_task_and_attempt(make: Any, browser: Browser, tmp_path: Path) -> None:
+    report = make()
+    dom, said = browser.run(write_report(report, tmp_path))
+    page = Page(dom)
+    assert said == []
+    assert page.names == [task.name for task in report.tasks]
+    bars = page.having("bar")
+    attempts = [attempt for task in report.tasks for attempt in task.attempts]
+    assert len(bars) == len(attempts)
+    assert len(page.having("bad")) - 1 * (report.count("failed") > 0) == sum(
+        attempt.error is not None for attempt in attempts
+    )
+    assert len(page.having("failure")) == min(20, report.count("failed"))
+
+
+@pytest.mark.browser
+def test_the_page_tells_the_whole_in_its_head(browser: Browser, tmp_path: Path) -> None:
+    report = replace(six_tasks(), started=START, ended=START + 4.0)
+    busy = sum(span.seconds for t in report.tasks for a in t.attempts for span in a.phases)
+    page = Page(browser.run(write_report(report, tmp_path))[0])
+    assert page.texts["name"][0] == "terrain"
+    assert page.texts["outcome"] == ["✓ all done"]
+    figures = page.texts["figure"]
+    assert figures[:4] == ["4.00 s", "6", f"{busy / 4:.1f} \N{MULTIPLICATION SIGN}", "1 host"]
+
+
+@pytest.mark.browser
+def test_hostile_names_are_shown_and_do_nothing(browser: Browser, tmp_path: Path) -> None:
+    dom, said = browser.run(write_report(hostile(), tmp_path))
+    page = Page(dom)
+    assert said == []
+    assert page.texts["title"][0].startswith("<script>")
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert sum(tag == "script" for tag, _ in page.tags) == 2
+    assert page.names[0] == HOSTILE
+    assert {"a\\nb\\tc", "non-utf8-\\xff\\xfe.las", "right\\u202eto left"} <= set(page.names)
+    links = [attrs["href"] or "" for tag, attrs in page.tags if tag == "a"]
+    assert all(link.startswith(("./", "#")) for link in links)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    "make", [never_run, lambda: job_report("empty", [], 0.0)], ids=["never run", "empty"]
+)
+def test_tasks_that_never_ran_are_shown_too(make: Any, browser: Browser, tmp_path: Path) -> None:
+    report = make()
+    dom, said = browser.run(write_report(report, tmp_path))
+    assert said == []
+    page = Page(dom)
+    assert len(page.having("task")) == len(report.tasks)
+    assert len(page.having("bar")) == sum(len(task.attempts) for task in report.tasks)
+
+
+USE_THE_PAGE = """<script>
+addEventListener("load", () => {
+  const names = () => [...document.querySelectorAll("tr.task .plain")].map(b => b.textContent);
+  const said = {};
+  const heads = [...document.querySelectorAll("#heads button")];
+  const head = name => heads.find(b => b.textContent === name);
+  head("Steps").click();
+  said.slowest = names()[0];
+  head("Task").click();
+  said.first = names()[0];
+  head("Task").click();
+  said.sorted = [...document.querySelectorAll("[aria-sort=descending]")].map(h => h.textContent);
+  const find = document.getElementById("find");
+  find.value = "corner-0017";
+  find.dispatchEvent(new Event("input"));
+  said.found = names();
+  const bar = [...document.querySelectorAll(".bar:not(.bad)")][5];
+  bar.focus();
+  said.tip = document.getElementById("tip").textContent;
+  const key = name =>
+    document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+  const width = () => document.querySelector(".axis .track").clientWidth;
+  const narrow = width();
+  key("+");
+  said.zoom = Math.round(width() / narrow);
+  key("ArrowRight");
+  said.moved = document.activeElement.className.includes("bar") && document.activeElement !== bar;
+  document.activeElement.click();
+  said.opened = document.querySelectorAll("tr.detail").length;
+  said.tasks = names().length;
+  document.querySelector(".failure .plain").click();
+  said.focused = document.activeElement.textContent;
+  [...document.querySelectorAll("#chips button")].find(b => /blocked/.test(b.textContent)).click();
+  said.blocked = names().length;
+  const out = document.createElement("output");
+  out.textContent = JSON.stringify(said);
+  document.body.append(out);
+});
+</script>"""
+
+
+@pytest.mark.browser
+def test_the_page_sorts_filters_zooms_and_follows_the_keyboard(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = many_tasks()
+    page = write_report(report, tmp_path)
+    page.write_text(page.read_text().replace("</body>", USE_THE_PAGE + "</body>"))
+    dom, said = browser.run(page)
+    assert said == []
+    seen = json.loads(Page(dom).texts["output"][0])
+    ran = [task for task in report.tasks if task.attempts]
+    steps = {
+        task.name: sum(s.seconds for s in task.attempts[-1].phases if "phase" not in s.name)
+        for task in ran
+    }
+    assert seen["slowest"] == max(steps, key=lambda name: steps[name])
+    assert seen["first"] == "corner-0000"
+    assert seen["sorted"] == ["Task"]
+    assert "corner-0017" in seen["found"]
+    assert len(seen["found"]) == 1 + 6
+    assert "attempt 1 of" in seen["tip"]
+    assert "ngspice -b corner.cir" in seen["tip"]
+    assert seen["zoom"] == 2
+    assert seen["moved"]
+    assert seen["opened"] == 1
+    assert seen["tasks"] == len(report.tasks)
+    assert seen["focused"] == "corner-0017"
+    assert seen["blocked"] == 6
