@@ -1,0 +1,63 @@
+"""What all tests share: a local storage of their own, and a look at what they leave behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from encamp.agent.slots import slots_here
+from encamp.storage.roots import LOCAL, MIRRORED
+
+
+@pytest.fixture(autouse=True)
+def local_storage_base(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """A fresh PARALLEL_LOCAL_STORAGE for every test; afterwards no sandbox may be left in it."""
+    base = tmp_path_factory.mktemp("local")
+    monkeypatch.setenv(LOCAL, str(base))
+    monkeypatch.delenv(MIRRORED, raising=False)
+    yield base
+    slots_here().close()
+    left = [path for path in base.glob("encamp-*/sandboxes/*")]
+    assert left == [], f"left in the local storage: {left}"
+
+
+@pytest.fixture(autouse=True)
+def no_slots_left() -> Iterator[None]:
+    """No process that a test started through encamp may outlive it."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    yield
+    slots_here().close()
+    now = psutil.Process().children(recursive=True)
+    new = [process for process in now if process.pid not in before and _is_slot(process)]
+    assert new == [], f"slots left running: {new}"
+
+
+def _is_slot(process: psutil.Process) -> bool:
+    try:
+        return any("encamp.agent.child" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def need(what: str, there: bool) -> None:
+    """Skip where a tool is missing, but fail in CI, where it must be there."""
+    if not there:
+        reason = f"{what} is not installed"
+        if os.environ.get("ENCAMP_REQUIRE_ENGINES"):
+            pytest.fail(reason)
+        pytest.skip(reason)
