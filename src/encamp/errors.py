@@ -58,8 +58,12 @@ def printable(path: object) -> str:
     text = str(path)
     if text.isprintable():
         return text
-    escaped = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in escaped)
+    return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(char: str) -> str:
+    undecodable = 0xDC80 <= ord(char) <= 0xDCFF  # a byte b is kept as the surrogate U+DC00 + b
+    return f"\\x{ord(char) - 0xDC00:02x}" if undecodable else ascii(char)[1:-1]
 
 
 class InputError(EncampError):

@@ -146,7 +146,7 @@ class Slots:
     """The slots of this process: started when needed, used again, as many as run at once."""
 
     def __init__(self) -> None:
-        self._idle: list[Slot] = []
+        self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
         self._lock = threading.Lock()
 
     @contextmanager
@@ -158,12 +158,14 @@ class Slots:
         finally:
             if slot.alive:
                 with self._lock:
-                    self._idle.append(slot)
+                    self._idle.append((threading.get_ident(), slot))
 
     def _take(self) -> Slot:
         with self._lock:
+            # The thread's own last slot comes first, so that a thread and a slot stay together.
+            self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
             while self._idle:
-                slot = self._idle.pop()
+                _, slot = self._idle.pop()
                 if slot.alive:
                     return slot
         return Slot()
@@ -181,7 +183,7 @@ class Slots:
         """Stop the idle slots; may be called twice."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for slot in idle:
+        for _, slot in idle:
             slot.stop()
 
 

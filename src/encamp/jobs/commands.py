@@ -12,6 +12,7 @@ from typing import IO
 
 from encamp.errors import CommandNotFound, StepFailed
 from encamp.jobs.job import Command
+from encamp.storage.mirror import safe_target
 
 
 def run_command(command: Command, folder: Path, task: str) -> int:
@@ -50,7 +51,7 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
 def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[bytes] | int:
     if name is None:
         return subprocess.DEVNULL
-    file: IO[bytes] = (folder / name).open(mode)
+    file: IO[bytes] = (folder / safe_target(name)).open(mode)
     return files.enter_context(file)
 
 

@@ -72,7 +72,7 @@ def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path
 def _combinations(lists: Mapping[str, list[Scalar] | Numbers], *path: str | int) -> Iterator[Case]:
     """One case for each combination of values, the last list's value changing first."""
     values = {key: _values_of(key, given, *path, key) for key, given in lists.items()}
-    count = math.prod(len(given) for given in values.values())
+    count = math.prod(_count(given) for given in values.values())
     if not values:
         raise Problem(path, "the table makes no task; add a list such as corner = ['tt', 'ff']")
     if count > MOST_TASKS:
@@ -104,6 +104,13 @@ def _values_of(key: str, given: list[Scalar] | Numbers, *path: str | int) -> lis
 
 def _range(numbers: Numbers) -> range:
     return range(numbers.from_, numbers.to + (1 if numbers.step > 0 else -1), numbers.step)
+
+
+def _count(values: list[Scalar] | range) -> int:
+    """`len`, also of a range that is longer than `len` can tell."""
+    if isinstance(values, list):
+        return len(values)
+    return (values[-1] - values[0]) // values.step + 1
 
 
 def _text(value: Scalar) -> str:

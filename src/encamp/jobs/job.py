@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -154,7 +155,7 @@ class Job:
     ) -> None:
         self.name = _checked_name(name, "job")
         self.base = Path(base or Path.cwd()).absolute()
-        self.to = self.base / Path(to).expanduser()
+        self.to = self.base / os.path.expanduser(to)
         self.mirror = as_mirrors(mirror)
         self.retries = _checked_retries(name, retries)
         self.time_limit = _checked_limit(name, time_limit)
@@ -248,7 +249,13 @@ class Job:
 
 
 def _checked_name(name: str, kind: str) -> str:
-    if not name or name in (".", "..") or "/" in name or "\0" in name or len(name.encode()) > 200:
+    if (
+        not name
+        or name in (".", "..")
+        or "/" in name
+        or "\0" in name
+        or len(os.fsencode(name)) > 200
+    ):
         raise BadJob(
             f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,15 +39,17 @@ __all__ = ["job_schema", "load_job"]
 _UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
-def load_job(path: Path) -> Job:
+def load_job(path: Path, *, to: str | None = None) -> Job:
     """The job of a file; its patterns and folders start from the file's folder.
+
+    ``to`` is a destination in place of the file's own, from the current folder.
 
     Looks up ``foreach`` files at once, everything else when the job runs. Raises `BadJobFile`
     with line and column for whatever is wrong.
     """
     text = _read(path)
     try:
-        return _Loader(path.absolute(), checked(_parsed(path, text))).job
+        return _Loader(path.absolute(), checked(_parsed(path, text)), to).job
     except Problem as exc:
         place = Positions(text).of(exc.path, key=exc.key, token=exc.token)
         raise BadJobFile(str(path), *place, exc.why) from exc
@@ -94,9 +97,11 @@ def _end_of(text: str) -> tuple[int, int]:
 class _Loader:
     """Makes one job of one table; ``job`` is ready when the loader is."""
 
-    def __init__(self, path: Path, table: JobTable) -> None:
+    def __init__(self, path: Path, table: JobTable, to: str | None) -> None:
         self.table = table
         self.job = self._empty_job(path)
+        if to is not None:
+            self.job.to = Path.cwd() / os.path.expanduser(to)
         self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
         self.job.mirror = tuple(_mirrors(table.mirror, self.values, "mirror"))
         self.origins: dict[str, str] = {}
