@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
 import sysconfig
+import time
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -116,14 +118,28 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "demo" / "terrain"
 
 
-def run_example(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PARALLEL_LOCAL_STORAGE": str(folder / "local")}
-    line = [str(COMMAND), "run", *arguments, str(EXAMPLE / "terrain.py")]
-    done = subprocess.run(
-        line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=100
+def run_example(folder: Path) -> None:
+    with start_example(folder) as process:
+        said, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, said
+
+
+def start_example(folder: Path) -> subprocess.Popen[str]:
+    """The example's command, started in ``folder``; its report is read by `states`."""
+    return subprocess.Popen(
+        [COMMAND, "run", EXAMPLE / "terrain.py"],
+        cwd=folder,
+        env=os.environ | {"PARALLEL_LOCAL_STORAGE": str(folder / "local")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
+
+
+def states(folder: Path) -> dict[str, str]:
+    """What the latest run of the example in ``folder`` did with each task."""
+    report = folder / "demo" / "terrain" / "terrain.job" / "report.json"
+    return {task["name"]: task["state"] for task in json.loads(report.read_text())["tasks"]}
 
 
 def test_the_job_sorts_its_results_into_folders(finished: Path) -> None:
@@ -173,6 +189,7 @@ def test_a_second_run_leaves_everything_as_it_is(finished: Path) -> None:
     files = [path for path in finished.rglob("*.np?") if path.is_file()]
     before = {path: path.stat().st_mtime_ns for path in files}
     run_example(finished.parents[1])
+    assert set(states(finished.parents[1]).values()) == {"up to date"}
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
@@ -182,6 +199,29 @@ def test_a_lost_grid_is_made_again_with_the_same_bytes(finished: Path) -> None:
     lost.unlink()
     run_example(finished.parents[1])
     assert lost.read_bytes() == content
+    redone = [name for name, state in states(finished.parents[1]).items() if state == "done"]
+    assert redone == ["strip-3", "mosaic"]
+
+
+def test_a_killed_job_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path) -> None:
+    journal = tmp_path / "demo" / "terrain" / "terrain.job" / "journal.jsonl"
+    with start_example(tmp_path) as process:
+        while process.poll() is None and len(tasks_done(journal)) < 3:
+            time.sleep(0.005)
+        process.kill()
+    before = tasks_done(journal)
+    run_example(tmp_path)
+    after = states(tmp_path)
+    assert len(before) >= 3
+    assert {name for name, state in after.items() if state == "up to date"} == before
+    assert published(tmp_path / "demo" / "terrain") == published(finished)
+
+
+def tasks_done(journal: Path) -> set[str]:
+    """The tasks that a journal has as done; its last line may be half written."""
+    lines = journal.read_text().split("\n")[:-1] if journal.exists() else []
+    records = [json.loads(line) for line in lines]
+    return {record["task"] for record in records if record.get("event") == "done"}
 
 
 def test_nothing_is_left_in_the_local_storage(finished: Path) -> None:

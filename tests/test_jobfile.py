@@ -488,6 +488,11 @@ BAD = {
         "b = { from = 1, to = 2000 } }"),
         (4, 11, "this makes 2,000,000 tasks, more than 1,000,000; check the numbers"),
     ),
+    "tasks without number": (
+        '[[task]]\nname = "x"\nsteps = "y"\nforeach.a = { from = 0, to = 99999999999999999999 }',
+        (4, 13, ("this makes 100,000,000,000,000,000,000 tasks, more than 1,000,000; "
+                "check the numbers")),
+    ),
     "a null character": (
         '[[task]]\nname = "x"\nsteps = ["y", "a\\u0000"]',
         (3, 15, "'a\\x00': holds a null character, which no name or command can have"),

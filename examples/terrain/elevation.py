@@ -28,6 +28,11 @@ def read_survey(path: str = "survey.toml") -> dict[str, Any]:
     return tomllib.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def strip_names(path: str = "survey.toml") -> list[str]:
+    """The strips' names from north to south: strip-1, strip-2, ..."""
+    return [f"strip-{number}" for number in range(1, read_survey(path)["strips"] + 1)]
+
+
 def cut_files(model: str) -> None:
     """Cut ``model`` into ``strip-1.npz``, ``strip-2.npz``, ... from north to south."""
     survey = read_survey()
@@ -35,11 +40,11 @@ def cut_files(model: str) -> None:
         elevation = whole["elevation"]
         place = {key: whole[key] for key in PLACE}
     own = np.linspace(0, len(elevation), survey["strips"] + 1).astype(int)
-    for number, (first, end) in enumerate(pairwise(own), start=1):
+    for name, (first, end) in zip(strip_names(), pairwise(own), strict=True):
         top = max(first - survey["overlap"], 0)
         bottom = min(end + survey["overlap"], len(elevation))
         np.savez(
-            f"strip-{number}.npz",
+            f"{name}.npz",
             elevation=elevation[top:bottom],
             reach=(top, bottom),  # rows of the model that the strip has
             own=(first, end),  # rows that remain when its overlaps are trimmed
@@ -66,8 +71,7 @@ def grid_files(grid: str, name: str) -> None:
 
 def mosaic_files() -> None:
     """Put all strips of the current folder together without their overlaps: ``slope.npy``, ..."""
-    names = [f"strip-{number}" for number in range(1, read_survey()["strips"] + 1)]
-    parts = [trimmed(name) for name in names]
+    parts = [trimmed(name) for name in strip_names()]
     for surface in MOSAIC:
         np.save(f"{surface}.npy", np.concatenate([part[surface] for part in parts]))
 

@@ -20,6 +20,7 @@ here = Path(__file__).parent
 to = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/terrain").absolute()
 model = Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
 survey = here / "survey.toml"
+strips = elevation.strip_names(survey)
 
 # Every task reads the survey's parameters, so they are a job input: brought to a host once.
 job = encamp.Job("terrain", to=to, mirror=[str(survey)])
@@ -31,8 +32,7 @@ job.add(
     outputs={"strip-*.npz": "strips"},
 )
 
-for number in range(1, elevation.read_survey(survey)["strips"] + 1):
-    name = f"strip-{number}"
+for name in strips:
     job.add(
         name,
         [
@@ -48,7 +48,7 @@ job.add(
     "mosaic",
     [elevation.mosaic_files, encamp.call(relief.draw_files, "terrain.png")],
     after="strip-*",
-    mirror=[f"{to}/import/*.npz", f"{to}/grid/*.npy"],
+    mirror=[f"{to}/{made}/{name}.*" for name in strips for made in ("import", "grid")],
     outputs={"terrain.png": ".", **{f"{made}.npy": "mosaic" for made in elevation.MOSAIC}},
 )
 

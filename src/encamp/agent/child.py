@@ -20,8 +20,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -67,6 +67,7 @@ class _State:
 
     supervisor: Connection | None = None
     stopping = False
+    orphaned = False
     last_words: Callable[[], None] | None = None
 
 
@@ -83,11 +84,10 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
 
 def main(fd: int) -> None:
     """Serve the supervisor at the other end of socket ``fd`` until it closes or nothing comes."""
-    os.setsid()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
+    _take_signals()
     adopt_orphans()
     faulthandler.enable()
+    sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
     supervisor = _State.supervisor = Connection(fd)
     threading.Thread(target=_watch, args=(fd,), daemon=True, name="encamp-watch").start()
     with suppress(EOFError, OSError, Stopped):
@@ -97,6 +97,12 @@ def main(fd: int) -> None:
             supervisor.send(_run(request))
 
 
+def _take_signals() -> None:
+    # A handler, not SIG_IGN, which every command that is started here would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, _stop)
+
+
 def _stop(*_: object) -> None:
     _State.stopping = True
     raise Stopped
@@ -104,14 +110,33 @@ def _stop(*_: object) -> None:
 
 def _run(request: Request) -> Done | Raised:
     try:
-        for path in reversed([p for p in request.sys_path if p not in sys.path]):
-            sys.path.insert(0, path)
-        function, args = pickle.loads(request.work)  # noqa: S301 - from our own supervisor
-        return Done(function(*args))
+        with _put_back():
+            sys.path[:0] = [path for path in request.sys_path if path not in sys.path]
+            function, args = pickle.loads(request.work)  # noqa: S301 - from our own supervisor
+            return Done(function(*args))
     except BaseException as exc:  # noqa: BLE001 - the supervisor decides what it means
         return Raised(portable_error(exc), "".join(traceback.format_exception(exc)))
     finally:
         end_descendants(grace=0)
+
+
+@contextmanager
+def _put_back() -> Iterator[None]:
+    """Let the next function find this process as the last one did."""
+    environment, path = dict(os.environ), sys.path[:]
+    mask = os.umask(0o077)
+    os.umask(mask)
+    try:
+        yield
+    finally:
+        os.chdir("/")
+        os.umask(mask)
+        sys.path[:] = path
+        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
+        if environment != dict(os.environ):
+            os.environ.clear()
+            os.environ.update(environment)
+        _take_signals()
 
 
 def portable_error(exc: BaseException) -> BaseException:
@@ -123,11 +148,17 @@ def portable_error(exc: BaseException) -> BaseException:
     return exc.with_traceback(None)
 
 
+def orphaned() -> bool:
+    """Whether this process was a slot whose supervisor is dead: nobody will use what it does."""
+    return _State.orphaned
+
+
 def _watch(supervisor: int) -> None:
     """Wait for the supervisor's end; then end all that was started here, and this process."""
     poller = select.poll()
     poller.register(supervisor, select.POLLRDHUP)
     poller.poll()
+    _State.orphaned = True
     end_descendants(grace=1.0)
     if _State.last_words is not None:
         with suppress(Exception):

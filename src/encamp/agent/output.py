@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,9 @@ def output_to(log: Path) -> Iterator[None]:
     """Append standard output and error of this process and its children to ``log``.
 
     Works below Python, on descriptors 1 and 2, so compiled code and crash reports are caught too.
+    What is buffered goes where it was written for.
     """
+    flush()
     saved = os.dup(1), os.dup(2)
     fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     for target in (1, 2):
@@ -23,9 +26,16 @@ def output_to(log: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
+        flush()
         for copy, target in zip(saved, (1, 2), strict=True):
             os.dup2(copy, target)
             os.close(copy)
+
+
+def flush() -> None:
+    """Write out what Python and the C library hold back of standard output and error."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).fflush(None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -12,6 +14,10 @@ if TYPE_CHECKING:
     import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
+_ROUNDS = 100
+"""How often to look for new processes: a fork bomb makes some while others are ended."""
+_KILLED_WITHIN = 5.0
+"""Seconds to wait for killed processes; one that hangs in the kernel may take for ever."""
 
 
 def adopt_orphans() -> None:
@@ -27,19 +33,30 @@ def adopt_orphans() -> None:
 def end_descendants(grace: float, pid: int | None = None) -> None:
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
-    They get SIGTERM, and SIGKILL after ``grace`` seconds. Blocks until they are gone.
+    They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
+    at once. Blocks until they are gone.
     """
-    if pid is None and not _have_children():
-        return
-    import psutil
+    if pid is not None or _have_children():
+        _end_all(lambda: _descendants(pid), grace)
+    if pid is None:
+        _reap()
 
-    with suppress(psutil.NoSuchProcess):
-        parent = psutil.Process(pid)
-        for _ in range(100):  # a fork bomb may make new ones while the old are ended
-            children = parent.children(recursive=True)
-            if not children:
-                return
-            _end(children, grace)
+
+def end_marked(name: str, value: str) -> None:
+    """Kill all processes of this user that have ``name=value`` in their environment.
+
+    For what descends from a process that is dead: nothing else leads to it.
+    """
+    _end_all(lambda: _marked(name, value), 0)
+
+
+def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> None:
+    for _ in range(_ROUNDS):
+        found = find()
+        if not found:
+            return
+        _end(found, grace)
+        grace = 0
 
 
 def _have_children() -> bool:
@@ -50,6 +67,44 @@ def _have_children() -> bool:
     return True
 
 
+def _reap() -> None:
+    """Collect children that have ended, also those that were adopted."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _descendants(pid: int | None) -> list[psutil.Process]:
+    import psutil
+
+    with suppress(psutil.Error):
+        return _living(psutil.Process(pid).children(recursive=True))
+    return []
+
+
+def _marked(name: str, value: str) -> list[psutil.Process]:
+    import psutil
+
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and process.environ().get(name) == value:
+                found.append(process)
+    return _living(found)
+
+
+def _living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that run: a zombie has ended, whether or not its parent has taken note."""
+    import psutil
+
+    running = []
+    for process in processes:
+        with suppress(psutil.Error):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process)
+    return running
+
+
 def _end(processes: list[psutil.Process], grace: float) -> None:
     import psutil
 
@@ -57,8 +112,17 @@ def _end(processes: list[psutil.Process], grace: float) -> None:
         for process in processes:
             with suppress(psutil.Error):
                 process.terminate()
-        _, processes = psutil.wait_procs(processes, timeout=grace)
+        processes = _wait(processes, grace)
     for process in processes:
         with suppress(psutil.Error):
             process.kill()
-    psutil.wait_procs(processes, timeout=5)
+    _wait(processes, _KILLED_WITHIN)
+
+
+def _wait(processes: list[psutil.Process], timeout: float) -> list[psutil.Process]:
+    """Wait until they have ended; returns those that have not."""
+    deadline, pause = time.monotonic() + timeout, 0.001
+    while (processes := _living(processes)) and time.monotonic() < deadline:
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+    return processes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +19,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from encamp.agent.child import Done, Raised, Request, Taken
-from encamp.agent.processes import end_descendants
+from encamp.agent.processes import end_descendants, end_marked
 
 GRACE = 2.0
+"""Seconds that a command has to end when it is asked to."""
+STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
-
+MARK = "ENCAMP_SLOT"
+"""Environment variable that all processes of a slot have, to be found by if the slot crashes."""
 
 _START = """\
 import sys
@@ -53,13 +58,15 @@ class Slot:
     """One slot; belongs to one thread at a time."""
 
     def __init__(self) -> None:
+        self._mark = token_hex(8)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _START, str(theirs.fileno()), _PACKAGE],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                start_new_session=True,
+                env={**_environment(), MARK: self._mark},
             )
             self._pipe = Connection(ours.detach())
 
@@ -113,18 +120,23 @@ class Slot:
                     on_message(message)
             except (EOFError, ConnectionResetError):
                 exit_code = self._process.wait()
+                end_marked(MARK, self._mark)
                 raise SlotLost(exit_code) if taken else _NotTaken from None
             if time.monotonic() >= next_tick:
                 on_tick()
                 next_tick = time.monotonic() + tick
 
     def stop(self) -> None:
-        """End the slot and everything that it started; returns when they are gone."""
+        """End the slot and everything that it started; returns when they are gone.
+
+        The slot's function is interrupted by `Stopped`; it is killed if that does not help.
+        """
         if self._process.poll() is None:
-            end_descendants(GRACE, self.pid)
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(GRACE)
+                self._process.wait(STOP_WITHIN)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
             end_descendants(0, self.pid)
             self._process.kill()
         self._process.wait()

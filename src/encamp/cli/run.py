@@ -6,8 +6,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from encamp.cli.console import console_progress
 from encamp.errors import UnusableInput
+from encamp.jobs.console import console_progress
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
 

@@ -16,7 +16,7 @@ from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, run_phases, stage_log, tail_of
-from encamp.jobs.work import Outcome, Work
+from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import Where
 from encamp.storage.owner import keep_dead, reclaim_folder
 
@@ -34,12 +34,12 @@ class Abandoned(EncampError):
 def attempt(work: Work) -> Outcome:
     """Run one attempt in a slot of this process and wait for it.
 
-    What goes wrong in it is in the outcome. Raises `NotImportable`, or what the slot itself
-    could not cope with.
+    What goes wrong in it is in the outcome, for some executors wrap what is raised. Raises only
+    what the slot itself could not cope with.
     """
     watcher = _Watcher(work)
-    watcher.on_tick()
     try:
+        watcher.on_tick()
         answer = slots_here().run(
             run_phases,
             work,
@@ -58,6 +58,8 @@ def attempt(work: Work) -> Outcome:
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):
             return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, "stopped"))
+        if isinstance(answer.error, NotImportable):
+            return Outcome(where=watcher.where, error=answer.error)
         raise answer.error
     outcome: Outcome = answer.value
     outcome.where = watcher.where

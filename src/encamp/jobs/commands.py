@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -10,7 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
-from encamp.errors import CommandNotFound, StepFailed
+from encamp.agent.processes import end_descendants
+from encamp.agent.slots import GRACE
+from encamp.errors import CommandNotFound, StepFailed, printable
 from encamp.jobs.job import Command
 from encamp.storage.mirror import safe_target
 
@@ -22,18 +25,27 @@ def run_command(command: Command, folder: Path, task: str) -> int:
     """
     with ExitStack() as files:
         process = _start(command, folder, task, files)
-        _, status, usage = os.wait4(process.pid, 0)
+        status, usage = _waited(process)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise StepFailed(task, command.label, process.returncode, _ending(process.returncode))
     return usage.ru_maxrss * 1024
 
 
+def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        end_descendants(GRACE)  # the time to end in good order that Python's own steps have too
+        raise
+    return status, usage
+
+
 def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
     words = ["/bin/sh", "-c", command.line] if isinstance(command.line, str) else command.line
     environment = {**os.environ, **command.env}
     program = shutil.which(words[0], path=environment.get("PATH"))
-    if program is None and not (folder / words[0]).exists():
+    if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
         raise CommandNotFound(task, words[0], socket.gethostname())
     try:
         return subprocess.Popen(
@@ -43,8 +55,8 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
             stdin=_opened(folder, command.stdin, "rb", files),
             stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
         )
-    except OSError as exc:
-        cause = f"could not start: {(exc.strerror or str(exc)).lower()}"
+    except (OSError, ValueError) as exc:
+        cause = f"could not start: {_reason(exc)}"
         raise StepFailed(task, command.label, None, cause) from exc
 
 
@@ -53,6 +65,13 @@ def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[b
         return subprocess.DEVNULL
     file: IO[bytes] = (folder / safe_target(name)).open(mode)
     return files.enter_context(file)
+
+
+def _reason(exc: OSError | ValueError) -> str:
+    if not isinstance(exc, OSError):
+        return str(exc)
+    file = f": {printable(exc.filename)}" if exc.filename else ""
+    return f"{(exc.strerror or str(exc)).lower()}{file}"
 
 
 def _ending(code: int) -> str:

@@ -2,19 +2,25 @@
 
 The digest of a function covers its bytecode (so comments and line numbers do not count), its
 defaults and closure, and what it uses of the user's own project: functions, classes, constants,
-at any depth. Installed packages and the standard library count by name only. Another Python
-version compiles other bytecode and so gives other digests. The order of sets and dictionaries
-does not count; the bytes of arrays do.
+at any depth. Of a module that it imports while it runs, the whole file counts. Installed packages
+and the standard library count by name only. Another Python version compiles other bytecode and so
+gives other digests. The order of sets and dictionaries does not count; the bytes of arrays do.
+
+What refers to each other in circles is walked once: functions, classes and objects are numbered as
+they are met, and count by their number after that.
 """
 
 from __future__ import annotations
 
+import dis
 import functools
 import hashlib
+import importlib.util
+import inspect
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from pathlib import Path, PurePath
 from typing import Any
@@ -34,17 +40,30 @@ def fingerprint(value: object) -> str:
 
 
 class _Hasher:
-    def __init__(self) -> None:
-        self._inside: dict[int, int] = {}  # ids of what encloses this value: cycles, recursion
+    def __init__(self, met: dict[object, tuple[int, object]] | None = None) -> None:
+        # By id, files by path; values are kept too, for an id is given anew when its owner is gone.
+        self._met: dict[object, tuple[int, object]] = {} if met is None else dict(met)
+        self._enclosing: dict[int, int] = {}
 
     def digest(self, value: object) -> bytes:
-        if id(value) in self._inside:
-            return self._join("cycle", [str(self._inside[id(value)]).encode()])
-        self._inside[id(value)] = len(self._inside)
+        if isinstance(value, _PLAIN):
+            return self._digest(value)
+        if isinstance(value, _CONTAINERS):
+            return self._container(value)
+        if id(value) in self._met:
+            return self._join("met", [str(self._met[id(value)][0]).encode()])
+        self._met[id(value)] = (len(self._met), value)
+        return self._digest(value)
+
+    def _container(self, value: object) -> bytes:
+        """Equal lists are equal, whether they are one list or two; only circles need a number."""
+        if id(value) in self._enclosing:
+            return self._join("circle", [str(self._enclosing[id(value)]).encode()])
+        self._enclosing[id(value)] = len(self._enclosing)
         try:
             return self._digest(value)
         finally:
-            del self._inside[id(value)]
+            del self._enclosing[id(value)]
 
     def _digest(self, value: object) -> bytes:
         kind = type(value).__qualname__
@@ -60,14 +79,22 @@ class _Hasher:
             case tuple() | list():
                 return self._join(kind, map(self.digest, value))
             case set() | frozenset():
-                return self._join(kind, sorted(map(self.digest, value)))
+                return self._join(kind, sorted(map(self._apart, value)))
+            case dict() if all(type(key) is str for key in value):
+                items = sorted(value.items(), key=lambda item: item[0])
+                return self._join(kind, [self.digest(part) for item in items for part in item])
             case dict():
-                pairs = (self.digest(k) + self.digest(v) for k, v in value.items())
-                return self._join(kind, sorted(pairs))
+                return self._join(kind, sorted(map(self._apart, value.items())))
             case Enum():
-                return self._join("enum", [_name(type(value)), value.name.encode()])
+                return self._join("enum", [_name(type(value)), self.digest(value.value)])
             case _:
                 return self._code_or_object(value)
+
+    def _apart(self, value: object) -> bytes:
+        """Digest of a value whose place among its neighbours is not known: numbers it alone."""
+        apart = _Hasher(self._met)
+        apart._enclosing = dict(self._enclosing)
+        return apart.digest(value)
 
     def _code_or_object(self, value: object) -> bytes:
         match value:
@@ -77,8 +104,14 @@ class _Hasher:
                 return self._join("method", map(self.digest, (value.__func__, value.__self__)))
             case functools.partial():
                 return self.digest(("partial", value.func, value.args, value.keywords))
+            case staticmethod() | classmethod():
+                return self.digest((type(value).__name__, value.__func__))
+            case property():
+                return self.digest(("property", value.fget, value.fset, value.fdel))
             case types.CodeType():
                 return self._code(value)
+            case types.BuiltinFunctionType() if not isinstance(value.__self__, types.ModuleType):
+                return self._join("method", [_name(value), self.digest(value.__self__)])
             case types.ModuleType() | types.BuiltinFunctionType():
                 return self._join("name", [_name(value)])
             case type():
@@ -93,19 +126,33 @@ class _Hasher:
         cells = [_content(cell) for cell in function.__closure__ or ()]
         parts = [function.__code__, function.__defaults__, function.__kwdefaults__, cells]
         used = _used_globals(function)
-        return self._join("function", [self.digest(part) for part in (*parts, used)])
+        package = function.__globals__.get("__package__") or ""
+        late = [self._file(*found) for found in _imported_files(function.__code__, package)]
+        return self._join("function", [*(self.digest(part) for part in (*parts, used)), *late])
+
+    def _file(self, file: str, package: str) -> bytes:
+        """A module that is imported only while the function runs; comments do not count."""
+        if file in self._met:
+            return self._join("met", [str(self._met[file][0]).encode()])
+        self._met[file] = (len(self._met), None)
+        try:
+            code = compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
+        except (OSError, SyntaxError, ValueError):
+            return self._join("unreadable", [])
+        late = [self._file(*found) for found in _imported_files(code, package)]
+        return self._join("file", [self.digest(code), *late])
 
     def _code(self, code: types.CodeType) -> bytes:
         constants = [c for c in code.co_consts if c is not _docstring(code)]
         shape = (code.co_argcount, code.co_kwonlyargcount, code.co_posonlyargcount, code.co_flags)
-        parts = (code.co_code, constants, code.co_names, code.co_varnames, shape)
+        names = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
+        parts = (code.co_code, code.co_exceptiontable, constants, names, shape)
         return self._join("code", map(self.digest, parts))
 
     def _class(self, cls: type) -> bytes:
         if not _own(cls):
             return self._join("class", [_name(cls)])
-        skip = {"__dict__", "__weakref__", "__doc__", "__module__", "__firstlineno__"}
-        body = {name: value for name, value in vars(cls).items() if name not in skip}
+        body = {name: value for name, value in vars(cls).items() if name not in _NOT_CODE}
         return self._join("class", [_name(cls), *map(self.digest, (cls.__bases__, body))])
 
     def _object(self, value: Any) -> bytes:
@@ -114,6 +161,9 @@ class _Hasher:
             if not value.dtype.hasobject:
                 return self._join("array", [self.digest(facts), value.tobytes()])
             return self.digest((facts, value.tolist()))
+        inner = getattr(value, "__wrapped__", None)  # functools.cache and its like
+        if isinstance(inner, types.FunctionType):
+            return self.digest(("wrapped", type(value).__qualname__, inner))
         try:
             reduced = value.__reduce_ex__(4)
         except Exception:  # noqa: BLE001 - what has no state to compare counts by its type
@@ -141,11 +191,30 @@ def _unwrapped(function: types.FunctionType) -> types.FunctionType:
 
 
 def _docstring(code: types.CodeType) -> object:
-    first = code.co_consts[0] if code.co_consts else None
-    return first if isinstance(first, str) and code.co_name != "<lambda>" else _NOTHING
+    """A function's docstring; what is no function (a comprehension, a class body) has none here."""
+    flag = getattr(inspect, "CO_HAS_DOCSTRING", None)  # since Python 3.14
+    if flag is not None:
+        has_one = bool(code.co_flags & flag)
+    else:
+        has_one = not code.co_name.startswith("<") and bool(code.co_flags & inspect.CO_OPTIMIZED)
+    first = code.co_consts[0] if has_one and code.co_consts else None
+    return first if isinstance(first, str) else _NOTHING
 
 
 _NOTHING = object()
+_IMPORT = dis.opmap["IMPORT_NAME"]
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, PurePath)
+_CONTAINERS = (tuple, list, set, frozenset, dict, types.CodeType)
+_NOT_CODE = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__annotations_cache__",
+}
+"""What a class holds that says nothing about what it does, or stands in no fixed order."""
 
 
 def _content(cell: types.CellType) -> object:
@@ -162,7 +231,8 @@ def _name(value: Any) -> bytes:
 
 @functools.cache
 def _own_file(file: str) -> bool:
-    return not str(Path(file).resolve()).startswith(_INSTALLED)
+    real = Path(file).resolve()
+    return not any(real.is_relative_to(folder) for folder in _INSTALLED)
 
 
 def own_module(module: types.ModuleType | None) -> bool:
@@ -184,14 +254,66 @@ def _own(value: Callable[..., Any]) -> bool:
 def _used_globals(function: types.FunctionType) -> dict[str, object]:
     """The globals that a function and its inner functions use, of own modules name by name."""
     names = _names(function.__code__)
+    return _used(names, function.__globals__, "", ())
+
+
+def _used(
+    names: set[str], space: dict[str, Any], prefix: str, inside: tuple[str, ...]
+) -> dict[str, object]:
     used: dict[str, object] = {}
-    for name in names & function.__globals__.keys():
-        value = function.__globals__[name]
-        if isinstance(value, types.ModuleType) and own_module(value):
-            used |= {f"{name}.{n}": getattr(value, n) for n in names if hasattr(value, n)}
-        else:
-            used[name] = value
+    for name in sorted(names & space.keys()):
+        value = space[name]
+        if not isinstance(value, types.ModuleType) or not own_module(value):
+            used[prefix + name] = value
+        elif value.__name__ not in inside:
+            deeper = (*inside, value.__name__)
+            used |= _used(names, vars(value), f"{prefix}{name}.", deeper)
     return used
+
+
+def _imported_files(code: types.CodeType, package: str) -> list[tuple[str, str]]:
+    """File and package of own modules that code imports when it runs, also in inner functions."""
+    found = {
+        (file, _package(name, file)) for name in _imports(code, package) if (file := _file_of(name))
+    }
+    return sorted(found)
+
+
+def _package(module: str, file: str) -> str:
+    return module if file.endswith("__init__.py") else module.rpartition(".")[0]
+
+
+def _imports(code: types.CodeType, package: str) -> Iterator[str]:
+    if _IMPORT in code.co_code[::2]:
+        steps = [s for s in dis.get_instructions(code) if s.opname not in ("EXTENDED_ARG", "CACHE")]
+        for level, names, step in zip(steps, steps[1:], steps[2:], strict=False):
+            if step.opcode == _IMPORT:
+                yield from _modules(step.argval, level.argval, names.argval or (), package)
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _imports(inner, package)
+
+
+def _modules(name: str, level: int, names: Iterable[str], package: str) -> Iterator[str]:
+    try:
+        full = importlib.util.resolve_name("." * level + name, package) if level else name
+    except ImportError:
+        return
+    yield full
+    yield from (f"{full}.{inner}" for inner in names)
+
+
+def _file_of(module: str) -> str | None:
+    """The source file of an own module, found without importing anything."""
+    parts = module.split(".")
+    if parts[0] in sys.stdlib_module_names:
+        return None
+    for folder in sys.path:
+        place = Path(folder or ".", *parts)
+        for file in (place / "__init__.py", place.parent / f"{place.name}.py"):
+            if file.is_file():
+                return str(file.absolute()) if _own_file(str(file)) else None
+    return None
 
 
 def _names(code: types.CodeType) -> set[str]:

@@ -226,7 +226,8 @@ class Job:
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress
-            Is told of what happens.
+            Is told of what happens; by default there is a display where standard error is a
+            terminal, and silence elsewhere.
 
         What is None is taken from the ``encamp run`` command line, where the script runs under it.
         Tasks that failed do not stop others that do not wait for them. Raises `InputError` of some

@@ -114,7 +114,8 @@ def escaped(value: Any) -> Any:
     """``value`` with undecodable bytes of file names as JSON can carry them."""
     match value:
         case str():
-            return _ESCAPE + value.encode("utf-8", "surrogatepass").hex() if _odd(value) else value
+            odd = _odd(value) or value.startswith(_ESCAPE)
+            return _ESCAPE + value.encode("utf-8", "surrogatepass").hex() if odd else value
         case dict():
             return {escaped(key): escaped(inner) for key, inner in value.items()}
         case list() | tuple():

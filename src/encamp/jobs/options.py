@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from encamp.jobs.progress import Progress, Silent
+from encamp.jobs.progress import Progress
 from encamp.jobs.work import Keep
 
 
@@ -17,7 +17,8 @@ class Options:
     force: bool = False
     dry_run: bool = False
     keep: Keep = "never"
-    progress: Progress = field(default_factory=Silent)
+    progress: Progress | None = None
+    """None: a live display where standard error is a terminal, nothing elsewhere."""
 
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039

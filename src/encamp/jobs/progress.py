@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -39,3 +40,12 @@ class Silent:
     def ended(self, task: TaskReport) -> None: ...
 
     def finished(self, report: JobReport) -> None: ...
+
+
+def progress_here() -> Progress:
+    """What suits a script that says nothing about it: a display on a terminal, else silence."""
+    if not sys.stderr.isatty():
+        return Silent()
+    from encamp.jobs.console import console_progress
+
+    return console_progress(quiet=False, dry_run=False)

@@ -137,7 +137,7 @@ class _Placing:
 
 
 def _placed(report: JobReport) -> _Placing:
-    """Every attempt in a lane of its slot; attempts that overlap there get lanes of their own."""
+    """Every attempt of this run in a lane of its slot; attempts that overlap there get lanes of their own."""
     groups = _groups(report)
     lanes: list[_Lane] = []
     attempts: list[_Placed] = []
@@ -152,11 +152,11 @@ def _placed(report: JobReport) -> _Placing:
 
 
 def _groups(report: JobReport) -> dict[_Lane, list[tuple[TaskReport, AttemptReport]]]:
-    """Attempts by slot; by worker, then by host, where that would be too many lanes to look at."""
+    """This run's attempts by slot; by worker or host where that would be too many lanes."""
     for depth in (3, 2, 1):
         groups = defaultdict(list)
         for task in report.tasks:
-            for attempt in task.attempts:
+            for attempt in task.attempts if task.state != "up to date" else ():
                 groups[_lane(attempt, depth)].append((task, attempt))
         if len(groups) <= _MOST_LANES:
             break
@@ -281,7 +281,7 @@ def _for_page(task: TaskReport, shown: dict[str, Any], lanes: dict[int, int]) ->
     if task.value is not None:
         shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
     for attempt, facts in zip(task.attempts, shown["attempts"], strict=True):
-        facts["lane"] = lanes[id(attempt)]
+        facts["lane"] = lanes.get(id(attempt))
 
 
 def _output_link(output: Published, destination: str, folder: Path) -> str | None:

@@ -38,7 +38,9 @@ from encamp.jobs.journal import Journal, Key, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
+from encamp.jobs.pools import one_worker_a_call
 from encamp.jobs.prepare import Prepared
+from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
 from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import AttemptReport, JobReport, Published, State, TaskReport
@@ -58,13 +60,14 @@ STOP_WITHIN = 10.0
 def run_job(job: Job, executor: Executor | None, options: Options, *, check: bool) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     prepared = Prepared(job)
+    progress = options.progress or progress_here()
     if options.dry_run:
-        return _dry_run(job, prepared, options)
+        return _dry_run(job, prepared, options, progress)
     local_storage()
     reclaim()
     journal = Journal(job.folder)
     with journal.writing(), sigterm_exits(), _pool(executor, options.workers) as (pool, workers):
-        report = _Run(job, prepared, journal, pool, workers, options).run()
+        report = _Run(job, prepared, journal, pool, workers, options, progress).run()
     if check and not report.ok:
         raise JobFailed(report)
     return report
@@ -74,7 +77,7 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
 def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Executor, int | None]]:
     """The user's executor, or one thread for each slot of this process."""
     if executor is not None:
-        yield executor, getattr(executor, "_max_workers", None)
+        yield one_worker_a_call(executor), getattr(executor, "_max_workers", None)
         return
     count = workers or len(os.sched_getaffinity(0))
     pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
@@ -107,10 +110,11 @@ class _Run:
         executor: Executor,
         workers: int | None,
         options: Options,
+        progress: Progress,
     ) -> None:
         self.job, self.prepared, self.journal = job, prepared, journal
         self.executor, self.workers, self.options = executor, workers, options
-        self.progress = options.progress
+        self.progress = progress
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
@@ -245,18 +249,20 @@ class _Run:
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """What a future holds, as an outcome; None if the task was handed over once more."""
         try:
-            return future.result()
-        except NotImportable as exc:
-            if self.prepared.send_by_value(name, exc.module):
-                self._hand_over(name)
-                return None
-            why = f"the worker cannot import {exc.module!r}; install it there"
-            return Outcome(error=StepFailed(name, exc.module, None, f"cannot be loaded: {why}"))
-        except (CancelledError, Abandoned):
+            outcome = future.result()
+        except CancelledError:
             return Outcome(error=Abandoned())
         except Exception as exc:  # noqa: BLE001 - executors raise what they like
             why = f"{type(exc).__name__}: {exc}"
             return Outcome(error=TaskLost(name, "its host", None, why), error_text=why)
+        if not isinstance(outcome.error, NotImportable):
+            return outcome
+        module = outcome.error.module
+        if self.prepared.send_by_value(name, module):
+            self._hand_over(name)
+            return None
+        cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
+        return replace(outcome, error=StepFailed(name, module, None, cause))
 
     def _publish(self, name: str, outcome: Outcome) -> list[Published] | None:
         """Make a good outcome's outputs visible; None if the task is not done."""
@@ -393,14 +399,16 @@ def _as_json(value: object) -> object:
         return None
 
 
-def _dry_run(job: Job, prepared: Prepared, options: Options) -> JobReport:
+def _dry_run(
+    job: Job, prepared: Prepared, options: Options, progress: Progress
+) -> JobReport:
     """Say what would run and why; nothing is run or written."""
     journal = Journal(job.folder)
     journal.read()
     graph = Graph(job.tasks)
     reports: dict[str, TaskReport] = {}
     started = time.time()
-    options.progress.began(job.name, len(job.tasks), None)
+    progress.began(job.name, len(job.tasks), None)
     while graph.going_on:
         for name in graph.ready():
             first = next((b for b in graph.before[name] if reports[b].state == "to do"), None)
@@ -409,9 +417,9 @@ def _dry_run(job: Job, prepared: Prepared, options: Options) -> JobReport:
             else:
                 reports[name] = _foreseen(name, prepared, journal, options)
             graph.ended(name)
-            options.progress.ended(reports[name])
+            progress.ended(reports[name])
     report = job_report(job, [reports[name] for name in job.tasks], started, "dry run", False)
-    options.progress.finished(report)
+    progress.finished(report)
     return report
 
 

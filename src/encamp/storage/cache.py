@@ -1,10 +1,11 @@
 """The host cache: every input file that tasks share is brought to this host's disk once.
 
 One per user and host, used by any number of processes at once and kept between runs. A file is
-found again by where it is and by size, modification time, inode and device, so a changed file is
-another entry. Entries come in by rename and are never written again; a lock that the kernel drops
-with its holder sees to it that each is fetched once. The index (SQLite) says what to evict first;
-the files themselves are the truth.
+found again by where it is and by size, modification time, permissions, inode and device, so a
+changed file is another entry. Entries come in by rename and are never written again; one that is
+not as it was fetched (a task wrote to it, the host lost power) is fetched anew. A lock that the
+kernel drops with its holder sees to it that each is fetched once. The index (SQLite) says what to
+evict first; the files themselves are the truth.
 """
 
 from __future__ import annotations
@@ -15,25 +16,31 @@ import hashlib
 import os
 import shutil
 import sqlite3
+import stat
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-from encamp.errors import SourceChanged
+from encamp.errors import BadJob, SourceChanged, printable
 from encamp.storage.copy import copy_file
 from encamp.storage.roots import local_storage, local_storage_path, portable
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
+INDEX = "index.sqlite"
 _SHARE_OF_DISK = 0.2
 _NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
 
 _SCHEMA = """
+PRAGMA journal_mode = WAL;
 CREATE TABLE IF NOT EXISTS entry (
     key TEXT PRIMARY KEY, source TEXT, size INTEGER, fetched REAL, used REAL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_use ON entry (used);
+"""
+_NOTE = """
+INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET used = excluded.used
 """
 
 
@@ -47,7 +54,7 @@ class HostCache:
         self.root = local_storage() / "cache"
         self._entries = self.root / "files"
         self._entries.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._used: set[str] = set()
+        self._used: dict[str, tuple[str, int]] = {}
         self.files = 0
         self.bytes = 0
 
@@ -63,14 +70,19 @@ class HostCache:
         self.close()
 
     def close(self) -> None:
-        """Note what was used, for the choice of what to evict."""
-        if self._used:
-            now = time.time()
-            with self._index() as index:
-                index.executemany(
-                    "UPDATE entry SET used = ? WHERE key = ?", [(now, key) for key in self._used]
-                )
-            self._used.clear()
+        """Note what was used, for the choice of what to evict; a note that fails costs no more."""
+        now = time.time()
+        rows = [(key, *facts, now, now) for key, facts in self._used.items() if self._holds(key)]
+        if rows:
+            with suppress(OSError), self._index() as index:
+                index.executemany(_NOTE, rows)
+        self._used.clear()
+
+    def _entry(self, key: str) -> Path:
+        return self._entries / key[:2] / key
+
+    def _holds(self, key: str) -> bool:
+        return self._entry(key).exists()
 
     def link(self, source: Path, place: Path, expected: tuple[int, int]) -> None:
         """Put the file into ``place`` as a read-only link to its entry, fetching it if need be.
@@ -82,93 +94,158 @@ class HostCache:
         if (status.st_size, status.st_mtime_ns) != expected:
             raise SourceChanged(str(source))
         key = _key(source, status)
-        entry = self._entries / key[:2] / key
-        if not _linked(entry, place):
+        entry = self._entry(key)
+        fresh = False
+        while not _linked(entry, place, None if fresh else expected):
             with self._alone(key):
-                if not entry.exists():
+                if not _sound(entry, expected):
                     self._fetch(source, entry, expected, status.st_mode)
-                _linked(entry, place)
-        self._used.add(key)
+                    fresh = True  # as it should be, even where this disk's times are coarse
+        self._used[key] = (printable(source), expected[0])
 
     def _fetch(self, source: Path, entry: Path, expected: tuple[int, int], mode: int) -> None:
         entry.parent.mkdir(mode=0o700, exist_ok=True)
-        partial = entry.with_name(entry.name + ".part")
+        partial = _partial(entry)
         partial.unlink(missing_ok=True)  # what a killed process left; the lock is ours now
-        self._make_room(expected[0])
+        self._make_room(entry.name, source, expected[0])
         copy_file(source, partial, expected, mode=mode & 0o555 | 0o400)
-        partial.rename(entry)
+        with suppress(FileNotFoundError):  # evicted while it came; then it comes again
+            partial.rename(entry)
         self.files += 1
         self.bytes += expected[0]
-        now = time.time()
-        row = (entry.name, str(source), expected[0], now, now)
-        with self._index() as index:
-            index.execute("INSERT OR REPLACE INTO entry VALUES (?, ?, ?, ?, ?)", row)
 
-    def _make_room(self, size: int) -> None:
-        """Evict the least recently used entries until ``size`` more bytes fit the limit."""
+    def _make_room(self, new: str, source: Path, size: int) -> None:
+        """Evict the least recently used entries until the new one fits the limit, and note it.
+
+        It is noted before it is there: a process killed in between leaves nothing uncounted.
+        """
+        now = time.time()
         with self._index() as index:
-            held = index.execute("SELECT coalesce(sum(size), 0) FROM entry").fetchone()[0]
-            excess = held + size - cache_limit(self.root)
-            if excess <= 0:
-                return
+            index.execute(_NOTE, (new, printable(source), size, now, now))
+            held = index.execute("SELECT sum(size) FROM entry").fetchone()[0]
+            excess = held - cache_limit(self.root)
             for key, freed in index.execute("SELECT key, size FROM entry ORDER BY used").fetchall():
-                self._drop(key, index)
-                excess -= freed
                 if excess <= 0:
                     return
+                if key != new:
+                    self._drop(key, index)
+                    excess -= freed
 
     def drop(self, place: Path) -> None:
         """Forget the entry that ``place`` is a link to: something wrote to it."""
-        inode = place.stat().st_ino
+        damaged = place.stat()
         for entry in self._entries.glob("*/*"):
-            if entry.stat().st_ino == inode:
-                with self._index() as index:
-                    self._drop(entry.name, index)
+            with suppress(FileNotFoundError):  # evicted just now
+                if os.path.samestat(entry.stat(), damaged):
+                    with self._index() as index:
+                        self._drop(entry.name, index)
 
     def _drop(self, key: str, index: sqlite3.Connection) -> None:
-        (self._entries / key[:2] / key).unlink(missing_ok=True)
+        entry = self._entry(key)
+        entry.unlink(missing_ok=True)
+        _partial(entry).unlink(missing_ok=True)
         index.execute("DELETE FROM entry WHERE key = ?", (key,))
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.root / "index.sqlite", timeout=60)) as index:
-            index.execute("PRAGMA journal_mode = WAL")
-            index.execute("PRAGMA synchronous = OFF")
-            index.executescript(_SCHEMA)
-            with index:
+        try:
+            with closing(_opened(self.root / INDEX)) as index, index:
                 yield index
+        except sqlite3.Error as exc:
+            raise _as_os_error(exc, self.root / INDEX) from exc
 
     @contextmanager
     def _alone(self, key: str) -> Iterator[None]:
         """Keep other processes from fetching the same entry: one byte of a lock file per key.
 
-        An open-file-description lock, see fcntl(2): it goes with the last copy of its descriptor.
+        An open-file-description lock, see fcntl(2): it goes with the last copy of its descriptor,
+        and when it is given up, whatever processes were forked meanwhile.
         """
         fd = os.open(self.root / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            start = int(key[:15], 16)
-            request = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, start, 1, 0)
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, request)
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_request(fcntl.F_WRLCK, key))
             yield
         finally:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_request(fcntl.F_UNLCK, key))
             os.close(fd)
 
 
+def _partial(entry: Path) -> Path:
+    return entry.with_name(entry.name + ".part")
+
+
+def _lock_request(kind: int, key: str) -> bytes:
+    return struct.pack("hhqqixxxx", kind, os.SEEK_SET, int(key[:15], 16), 1, 0)
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    """The index, made where it is missing, and anew where it is damaged: it can be lost."""
+    try:
+        return _connected(path)
+    except sqlite3.DatabaseError as exc:
+        if _code(exc) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    index = sqlite3.connect(path, timeout=60)
+    try:
+        index.execute("PRAGMA synchronous = OFF")
+        index.executescript(_SCHEMA)
+    except BaseException:
+        index.close()
+        raise
+    return index
+
+
+def _as_os_error(exc: sqlite3.Error, path: Path) -> OSError:
+    kind = errno.ENOSPC if _code(exc) == sqlite3.SQLITE_FULL else errno.EIO
+    return OSError(kind, f"the cache's index: {exc}", str(path))
+
+
+def _code(exc: sqlite3.Error) -> int | None:
+    return getattr(exc, "sqlite_errorcode", None)
+
+
 def cache_limit(root: Path) -> int:
-    """How many bytes the cache may hold: ENCAMP_CACHE_LIMIT, or a fifth of its disk."""
+    """How many bytes the cache may hold: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
+
+    Raises `BadJob` where that is no number.
+    """
     given = os.environ.get(LIMIT)
-    return int(given) if given else int(shutil.disk_usage(root).total * _SHARE_OF_DISK)
+    if not given:
+        return int(shutil.disk_usage(root).total * _SHARE_OF_DISK)
+    if not given.isdecimal():
+        raise BadJob(LIMIT, f"must be a whole number of bytes, not {given!r}")
+    return int(given)
 
 
 def _key(source: Path, status: os.stat_result) -> str:
-    facts = (portable(source), status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev)
-    return hashlib.blake2b(
-        repr(facts).encode("utf-8", "surrogateescape"), digest_size=20
-    ).hexdigest()
+    state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev, status.st_mode)
+    facts = repr((portable(source), *state)).encode("utf-8", "surrogateescape")
+    return hashlib.blake2b(facts, digest_size=20).hexdigest()
 
 
-def _linked(entry: Path, place: Path) -> bool:
-    """Link ``entry`` to ``place``, or copy it where the disk has no (more) links; False if gone."""
+def _sound(file: Path, expected: tuple[int, int] | None) -> bool:
+    """Whether an entry, or a link to it, is there and as it was fetched."""
+    try:
+        found = file.lstat()
+    except FileNotFoundError:
+        return False
+    as_fetched = (found.st_size, found.st_mtime_ns) == expected and not found.st_mode & 0o222
+    return expected is None or as_fetched
+
+
+def _linked(entry: Path, place: Path, expected: tuple[int, int] | None) -> bool:
+    """Link ``entry`` to ``place``, or copy it where the disk has no (more) links.
+
+    False if it is gone, or not as ``expected``.
+    """
+    if not _sound(entry, expected):
+        return False
     try:
         os.link(entry, place)
     except FileNotFoundError:
@@ -176,7 +253,7 @@ def _linked(entry: Path, place: Path) -> bool:
     except OSError as exc:
         if exc.errno not in _NO_LINK:
             raise
-        copy_file(entry, place, None)
+        copy_file(entry, place, None, mode=stat.S_IMODE(entry.stat().st_mode))
     return True
 
 
@@ -185,9 +262,10 @@ def clear_cache(*, dry_run: bool = False) -> int:
     root = local_storage_path() / "cache"
     entries = [entry for entry in root.glob("files/*/*") if entry.is_file()]
     size = sum(entry.stat().st_size for entry in entries)
-    if not dry_run:
-        for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
-            (root / name).unlink(missing_ok=True)
+    if entries and not dry_run:
+        local_storage()  # nothing is removed from a folder that is not this user's own
+        with suppress(sqlite3.Error), closing(_opened(root / INDEX)) as index, index:
+            index.execute("DELETE FROM entry")
         for entry in entries:
             entry.unlink(missing_ok=True)
     return size

@@ -90,7 +90,9 @@ class Entry:
 
 def find(pattern: str, base: Path) -> list[Path]:
     """The files and folders that match, sorted; a path that exists is its own only match."""
-    literal = base / Path(pattern).expanduser()
+    if not pattern or "\0" in pattern:
+        raise BadJob(f"the pattern {pattern!r}", "is no path" if pattern else "is empty")
+    literal = _literal(pattern, base)
     if os.path.lexists(literal):
         return [Path(os.path.abspath(literal))]
     from wcmatch import glob
@@ -101,6 +103,22 @@ def find(pattern: str, base: Path) -> list[Path]:
     except (ValueError, OSError) as exc:
         raise BadJob(f"the pattern {pattern!r}", str(exc)) from exc
     return sorted(Path(os.path.abspath(base / match)) for match in found)
+
+
+def _literal(pattern: str, base: Path) -> Path:
+    return base / os.path.expanduser(pattern)
+
+
+def globstar_depth(pattern: str, base: Path) -> int | None:
+    """How many parts of a match stand before what the pattern's first ``**`` stands for.
+
+    None if the pattern has no ``**``, or is the name of something.
+    """
+    literal = _literal(pattern, base)
+    if "**" not in literal.parts or os.path.lexists(literal):
+        return None
+    before = literal.parts[: literal.parts.index("**")]
+    return len(Path(os.path.abspath(Path(*before))).parts)
 
 
 def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
@@ -123,32 +141,25 @@ def _name(path: Portable) -> str:
 
 def _items(mirror: Mirror, base: Path) -> Iterator[Item]:
     folder = safe_target(mirror.to)
-    start = _start_of_globstar(mirror.pattern, base)
+    depth = globstar_depth(mirror.pattern, base)
     found = False
     for path in find(mirror.pattern, base):
-        if excluded(path.name, path.name, mirror.exclude):
+        inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
+        if _left_out(inner, mirror.exclude):
             continue
-        if start is not None and (path == start or path.is_dir()):
+        if depth and path.is_dir():
             continue  # ``**`` names the files below it; their folders come with them
         found = True
-        inner = path.parent.relative_to(start) if start is not None else PurePosixPath()
         name = renamed(mirror.rename, path.name)
-        yield item_of(path, str(folder / inner / name), mirror.exclude)
+        yield item_of(path, str(folder / inner.parent / name), mirror.exclude)
     if mirror.required and not found:
         raise NoMatch(mirror.pattern, str(base))
 
 
-def _start_of_globstar(pattern: str, base: Path) -> Path | None:
-    """The folder in which the first ``**`` of the pattern starts; None if it has none."""
-    parts = Path(pattern).expanduser().parts
-    if "**" not in parts or os.path.lexists(base / pattern):
-        return None
-    before = parts[: parts.index("**")]
-    return None if _magic("".join(before)) else Path(os.path.abspath(base.joinpath(*before)))
-
-
-def _magic(text: str) -> bool:
-    return any(c in text for c in "*?[")
+def _left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
+    """Whether a path, or a folder that it is in, is excluded."""
+    ways = (path, *path.parents[:-1])
+    return any(excluded(way.name, str(way), patterns) for way in ways)
 
 
 def renamed(template: str | None, name: str) -> str:
@@ -185,12 +196,21 @@ def item_of(path: Path, target: str, exclude: tuple[str, ...] = ()) -> Item:
     except OSError as exc:
         raise UnusableInput(str(path), _why(exc)) from exc
     if stat.S_ISDIR(status.st_mode):
+        _check_tree(path)
         files = [entry.status for entry in walk(path, exclude) if entry.kind == "file"]
         newest = max((status.st_mtime_ns for status in files), default=0)
         size = sum(status.st_size for status in files)
         return Item(portable(path), target, "tree", size, newest, exclude)
     _check_file(path, status)
     return Item(portable(path), target, "file", status.st_size, status.st_mtime_ns)
+
+
+def _check_tree(path: Path) -> None:
+    """The folders of the local storage that hold sandboxes would be copied into themselves."""
+    own = os.path.realpath(local_storage_path())
+    real = os.path.realpath(path)
+    if real == own or os.path.dirname(real) == own:  # noqa: PTH120
+        raise UnusableInput(str(path), "it is the local storage, where the copy would be")
 
 
 def _check_file(path: Path, status: os.stat_result) -> None:
@@ -226,6 +246,8 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
             if excluded(found.name, path, exclude):
                 continue
             entry = _entry(found, path)
+            if entry is None:
+                continue  # it went away since the folder was listed
             if entry.kind == "folder":
                 if os.path.realpath(found.path) == own:
                     continue
@@ -242,8 +264,11 @@ def _listed(folder: Path) -> list[os.DirEntry[str]]:
         raise UnusableInput(str(folder), _why(exc)) from exc
 
 
-def _entry(found: os.DirEntry[str], path: str) -> Entry:
-    status = found.stat(follow_symlinks=False)
+def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
+    try:
+        status = found.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
     if stat.S_ISLNK(status.st_mode):
         return Entry(path, "link", status)
     if stat.S_ISDIR(status.st_mode):
@@ -256,7 +281,8 @@ def _entry(found: os.DirEntry[str], path: str) -> Entry:
 
 def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
     """Whether a name, or a path below a tree, is matched by one of the exclude patterns."""
-    return any(fnmatch(path if "/" in p else name, p.rstrip("/")) for p in patterns)
+    wanted = (pattern.rstrip("/") for pattern in patterns)
+    return any(fnmatch(path if "/" in p else name, p) for p in wanted)
 
 
 def identity(items: Iterable[Item]) -> list[tuple[str, ...]]:

@@ -7,7 +7,6 @@ is not published leaves nothing under a final name, whenever the process dies.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
-from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflict
+from encamp.errors import BadDestination, MissingOutput, OutputConflict, printable
 from encamp.model import Published
-from encamp.storage.mirror import find, renamed, safe_target, walk
-from encamp.storage.roots import Portable, in_local_storage, local, portable
+from encamp.storage.disk import disk_full
+from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
+from encamp.storage.roots import Portable, SharedPath, in_local_storage, local, portable
 
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""
@@ -31,7 +31,8 @@ class Output:
 
     pattern
         Path or glob inside the task's folder; ``**`` matches folders to any depth. A folder
-        brings back its whole tree.
+        brings back the files of its whole tree. A symlink brings back the file it leads to, if
+        that is in the task's folder too; otherwise it is no output.
     to
         Destination folder, made where it is missing.
     rename
@@ -86,7 +87,7 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Path, st
     known: dict[Path, str] = {}
     for output in outputs:
         safe_target(output.pattern)
-        folder = destination / Path(output.to).expanduser()
+        folder = _destination(output, destination)
         check_destination(folder)
         if not any(c in output.pattern for c in "*?["):
             final = folder / renamed(output.rename, PurePosixPath(output.pattern).name)
@@ -96,15 +97,20 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Path, st
     return known
 
 
+def _destination(output: Output, destination: Path) -> Path:
+    """The folder that an output goes to, by its one true name, so that conflicts are seen."""
+    return Path(os.path.realpath(destination / os.path.expanduser(output.to)))
+
+
 def check_destination(folder: Path) -> None:
     """Raise `BadDestination` unless files can be published to ``folder``; makes nothing."""
     if in_local_storage(folder):
         raise BadDestination(str(folder), "it is in the local storage, which is emptied")
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise BadDestination(str(folder), f"{there} is not a folder")
+        raise BadDestination(str(folder), f"{printable(there)} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise BadDestination(str(folder), f"{there} cannot be written to")
+        raise BadDestination(str(folder), f"{printable(there)} cannot be written to")
 
 
 def stage(
@@ -130,11 +136,19 @@ def stage(
         for number, (final, made) in enumerate(wanted.items()):
             part = final.with_name(f"{PART}{token}-{number}")
             size, digest = _copied(folder / made, part, final)
-            staged.append(Staged(made, portable(part), portable(final), size, digest))
+            staged.append(Staged(made, portable(part), _portable_name(final), size, digest))
     except BaseException:
         discard(staged)
         raise
     return staged
+
+
+def _portable_name(path: Path) -> Portable:
+    """As `portable`, but a symlink that has the name itself is what will be replaced."""
+    folder = portable(path.parent)
+    if isinstance(folder, SharedPath):
+        return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
+    return str(path)
 
 
 def _wanted(
@@ -149,10 +163,10 @@ def _wanted(
     for output in outputs:
         matches = list(_matches(folder, output))
         if output.required and not matches:
-            made = [e.path for e in walk(folder) if e.kind == "file" and e.path not in inputs]
+            made = [path for path in _files_below(folder, folder) if path not in inputs]
             raise MissingOutput(task, output.pattern, tuple(made[:10]))
         for made_as, inner in matches:
-            final = destination / Path(output.to).expanduser() / inner
+            final = _destination(output, destination) / inner
             if wanted.setdefault(final, made_as) != made_as:
                 raise OutputConflict(str(final), wanted[final], made_as)
     return wanted
@@ -160,26 +174,33 @@ def _wanted(
 
 def _matches(folder: Path, output: Output) -> Iterator[tuple[str, PurePosixPath]]:
     """Path in the folder, and path below the destination folder, of every matching file."""
-    start = folder
-    deep = "**" in output.pattern
-    if deep:
-        before = output.pattern.split("**")[0]
-        start = folder / PurePosixPath(before if "/" in before else ".")
+    depth = globstar_depth(output.pattern, folder)
     for match in find(output.pattern, folder):
-        name = renamed(output.rename, match.name)
-        keep = match.parent.relative_to(start) if deep else PurePosixPath()
-        if match.is_dir() and not match.is_symlink():
-            if not deep:
-                for entry in walk(match):
-                    if entry.kind == "file":
-                        inner = PurePosixPath(name) / entry.path
-                        yield str(match.relative_to(folder) / entry.path), inner
-        elif match.is_file() and _inside(match, folder):
-            yield str(match.relative_to(folder)), PurePosixPath(keep) / name
+        inner = PurePosixPath(*match.parts[depth:]) if depth else PurePosixPath(match.name)
+        to = inner.parent / renamed(output.rename, match.name)
+        made = match.relative_to(folder)
+        if _is_own_file(match, folder):
+            yield str(made), to
+        elif not depth and match.is_dir() and not match.is_symlink() and _inside(match, folder):
+            for path in _files_below(match, folder):
+                yield str(made / path), to / path
+
+
+def _files_below(top: Path, folder: Path) -> Iterator[str]:
+    """The task's own files below ``top``, in a fixed order, by their paths from there."""
+    for at, folders, names in os.walk(top):
+        folders.sort(key=os.fsencode)
+        for path in sorted((Path(at, name) for name in names), key=os.fsencode):
+            if _is_own_file(path, folder):
+                yield str(path.relative_to(top))
+
+
+def _is_own_file(path: Path, folder: Path) -> bool:
+    return path.is_file() and _inside(path, folder)
 
 
 def _inside(path: Path, folder: Path) -> bool:
-    """Whether a match is the task's own file: a symlink out of the folder is no output."""
+    """Whether a match is the task's own: what a symlink leads to elsewhere is no output."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
@@ -215,16 +236,17 @@ def _pump(reader: int, writer: int) -> tuple[int, str]:
 
 
 def _permissions(fd: int) -> int:
-    """As the task set them, but never less than what the user's umask gives to a new file."""
+    """As the task set them, but always writable by their owner."""
     return (os.fstat(fd).st_mode & 0o777) | 0o200
 
 
 def _named(exc: OSError, source: Path, final: Path) -> Exception:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        there = next(path for path in final.parents if path.exists())
-        disk = os.statvfs(there)
-        return DiskFull(str(final), source.stat().st_size, disk.f_bavail * disk.f_frsize)
-    return BadDestination(str(final), (exc.strerror or str(exc)).lower())
+    if full := disk_full(exc, final, source.stat().st_size):
+        return full
+    why = (exc.strerror or str(exc)).lower()
+    if exc.filename == str(source):
+        why = f"what the task made, {printable(source)}, cannot be read: {why}"
+    return BadDestination(str(final), why)
 
 
 def publish(staged: Iterable[Staged], *, flush: bool = True) -> list[Published]:
@@ -241,7 +263,9 @@ def publish(staged: Iterable[Staged], *, flush: bool = True) -> list[Published]:
         try:
             found = part.stat()
             if found.st_size != one.size:
-                raise BadDestination(str(final), f"its temporary file {part} was changed")
+                raise BadDestination(
+                    str(final), f"its temporary file {printable(part)} was changed"
+                )
             part.replace(final)
         except OSError as exc:
             raise BadDestination(str(final), (exc.strerror or str(exc)).lower()) from exc

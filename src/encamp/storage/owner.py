@@ -12,16 +12,21 @@ import json
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
+from encamp.errors import BadLocalStorage, printable
+from encamp.storage.disk import disk_full
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.strike import strike
 
 LOCK = ".lock"
 TASK = "task"
+_SMALLEST = 4096
+"""Bytes that even an empty folder takes."""
 
 
 def sandboxes(root: Path) -> Path:
@@ -38,28 +43,41 @@ class OwnedFolder:
     """A new private folder (0700) that is this process's until `strike` or `keep`.
 
     ``task`` is the folder in it that a task works in; beside that there is room for what the task
-    must not see, such as its log. Not for sharing between threads.
+    must not see, such as its log. Not for sharing between threads. Raises `BadLocalStorage` or
+    `DiskFull`.
     """
 
     def __init__(self, name: str) -> None:
-        parent = sandboxes(local_storage())
-        parent.mkdir(mode=0o700, exist_ok=True)
-        self.path = parent / f"{_short(name)}.{token_hex(6)}"
+        self._root = local_storage()
+        self._pid = os.getpid()
+        self._lock = -1
+        self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
+        self.task = self.path / TASK
+        try:
+            self._make()
+        except OSError as exc:
+            self.strike()
+            raise disk_full(exc, self._root, _SMALLEST) or _refused(self._root, exc) from exc
+
+    def _make(self) -> None:
+        self.path.parent.mkdir(mode=0o700, exist_ok=True)
         self._lock = _take_new(_lock_of(self.path))
         os.write(self._lock, _about_this_process())
         self.path.mkdir(mode=0o700)
-        self.task = self.path / TASK
         self.task.mkdir(mode=0o700)
 
     def strike(self) -> None:
-        """Remove the folder and give up ownership; may be called twice."""
-        if self._lock >= 0:
-            strike(self.path)
+        """Remove the folder and give up ownership; may be called twice.
+
+        Does nothing in a process that was forked from the owner.
+        """
+        if self._lock >= 0 and self._pid == os.getpid():
+            strike(self.path, self._root)
             self._release()
 
     def keep(self) -> Path:
         """Move the folder out of the owned ones and return its new place."""
-        target = _keep(self.path)
+        target = _keep(self.path, self._root)
         self._release()
         return target
 
@@ -69,8 +87,12 @@ class OwnedFolder:
         self._lock = -1
 
 
-def _keep(folder: Path) -> Path:
-    parent = kept(local_storage())
+def _refused(root: Path, exc: OSError) -> BadLocalStorage:
+    return BadLocalStorage(str(root), (exc.strerror or str(exc)).lower())
+
+
+def _keep(folder: Path, root: Path) -> Path:
+    parent = kept(root)
     parent.mkdir(mode=0o700, exist_ok=True)
     return folder.rename(parent / folder.name)
 
@@ -81,7 +103,7 @@ def keep_dead(folder: Path) -> Path | None:
     with _taken_over(lock) as dead:
         if not dead or not folder.exists():
             return None
-        target = _keep(folder)
+        target = _keep(folder, local_storage())
         lock.unlink(missing_ok=True)
         return target
 
@@ -143,18 +165,28 @@ def _locked_now(fd: int) -> bool:
 def reclaim(*, dry_run: bool = False) -> list[Path]:
     """Remove the folders of dead owners and return them; those of living owners stay.
 
-    Several processes may do this at once.
+    Several processes may do this at once. A folder that cannot be removed is warned of and stays,
+    so that it keeps nobody from working. Raises `BadLocalStorage`.
     """
     parent = sandboxes(local_storage_path())
     if not parent.is_dir():
         return []
+    local_storage()  # nothing is removed from a folder that is not this user's own
     names = set(os.listdir(parent))
     folders = {name.removesuffix(LOCK) for name in names}
     return [
         parent / name
         for name in sorted(folders)
-        if reclaim_folder(parent / name, dry_run=dry_run) and name in names
+        if _reclaimed(parent / name, dry_run=dry_run) and name in names
     ]
+
+
+def _reclaimed(folder: Path, *, dry_run: bool) -> bool:
+    try:
+        return reclaim_folder(folder, dry_run=dry_run)
+    except OSError as exc:
+        warnings.warn(f"cannot remove the leftover {printable(folder)}: {exc}", stacklevel=3)
+        return False
 
 
 def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
@@ -165,11 +197,11 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
         # unless it went away just now.
         dead = folder.exists()
         if dead and not dry_run and not lock.exists():
-            strike(folder)
+            strike(folder, folder.parent.parent)
         return dead
     with _taken_over(lock) as dead:
         if dead and not dry_run:
-            strike(folder)
+            strike(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
 
@@ -178,9 +210,10 @@ def clean_kept(*, dry_run: bool = False) -> list[Path]:
     """Remove the folders that were kept for looking into, and return them."""
     parent = kept(local_storage_path())
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
-    if not dry_run:
+    if folders and not dry_run:
+        root = local_storage()
         for folder in folders:
-            strike(folder)
+            strike(folder, root)
         with suppress(OSError):
             parent.rmdir()
     return folders

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from encamp.errors import DiskFull, SourceChanged, TargetConflict, UnsafeTarget, UnusableInput
+from encamp.errors import SourceChanged, TargetConflict, UnsafeTarget, UnusableInput
 from encamp.storage.cache import HostCache
 from encamp.storage.copy import copy_file
+from encamp.storage.disk import disk_full
 from encamp.storage.mirror import Item, walk
 from encamp.storage.roots import local
 
@@ -49,17 +49,11 @@ def place(
 
 
 def _named(exc: OSError, source: Path, folder: Path, need: int) -> Exception:
-    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskFull(str(folder), need, free_space(folder))
+    if full := disk_full(exc, folder, need):
+        return full
     if isinstance(exc, FileNotFoundError):
         return SourceChanged(str(source))
     return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
-
-
-def free_space(folder: Path) -> int:
-    """Bytes that this user may still write to the disk of ``folder``."""
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
 
 
 class _Placer:

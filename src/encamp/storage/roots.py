@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from encamp.errors import BadLocalStorage
+from encamp.errors import BadJob, BadLocalStorage
 
 LOCAL = "PARALLEL_LOCAL_STORAGE"
 MIRRORED = "PARALLEL_MIRRORED_STORAGE"
@@ -19,16 +19,16 @@ def local_storage() -> Path:
     """This user's folder in the local storage, made (0700) where it is missing.
 
     It is ``encamp-<user>`` in the folder that PARALLEL_LOCAL_STORAGE names, or in the folder for
-    temporary files. Raises `BadLocalStorage` if it is a file, belongs to somebody else, is open
-    to others, or cannot be made.
+    temporary files. If others may read it, it is closed to them. Raises `BadLocalStorage` if it
+    is a file or symlink, belongs to somebody else, or cannot be made or written to.
     """
     path = local_storage_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
         found = path.lstat()
-    except FileExistsError:
-        raise BadLocalStorage(str(path), "it is a file, not a folder") from None
+    except FileExistsError as exc:
+        raise BadLocalStorage(exc.filename, "it is a file, not a folder") from None
     except NotADirectoryError:
         raise BadLocalStorage(str(path), "a part of it is a file, not a folder") from None
     except OSError as exc:
@@ -38,10 +38,24 @@ def local_storage() -> Path:
 
 
 def local_storage_path() -> Path:
-    """Where `local_storage` is or would be; makes and checks nothing."""
-    base = os.environ.get(LOCAL)
-    folder = Path(base).expanduser().absolute() if base else Path(tempfile.gettempdir())
-    return folder / f"encamp-{_user()}"
+    """Where `local_storage` is or would be; makes nothing.
+
+    Raises `BadLocalStorage` where PARALLEL_LOCAL_STORAGE is no absolute path.
+    """
+    base = _expanded(os.environ.get(LOCAL) or tempfile.gettempdir())
+    if not base.is_absolute():
+        raise BadLocalStorage(str(base), _not_absolute(base))
+    return Path(os.path.realpath(base), f"encamp-{_user()}")
+
+
+def _expanded(name: str) -> Path:
+    """``name`` with ``~`` and ``~user`` replaced, where there is such a user with a home."""
+    return Path(os.path.expanduser(name))
+
+
+def _not_absolute(path: Path) -> str:
+    """Why a path is refused; a relative one would be another folder wherever a task runs."""
+    return "no such user" if str(path).startswith("~") else "it is not an absolute path"
 
 
 def _user() -> str:
@@ -84,10 +98,22 @@ Portable = SharedPath | str
 
 
 def shared_roots() -> list[Path]:
-    """The folders named in PARALLEL_MIRRORED_STORAGE, in order; the home folder by default."""
+    """The folders named in PARALLEL_MIRRORED_STORAGE, in order; the home folder by default.
+
+    Symlinks are resolved. Raises `BadJob` for a name that is no absolute path.
+    """
     given = os.environ.get(MIRRORED)
-    names = given.split(os.pathsep) if given else ["~"]
-    return [Path(name).expanduser().absolute() for name in names if name]
+    if not given:
+        home = _expanded("~")
+        return [Path(os.path.realpath(home))] if home.is_absolute() else []
+    return [_shared_root(name) for name in given.split(os.pathsep) if name]
+
+
+def _shared_root(name: str) -> Path:
+    path = _expanded(name)
+    if not path.is_absolute():
+        raise BadJob(f"{MIRRORED} names {name!r}", _not_absolute(path))
+    return Path(os.path.realpath(path))
 
 
 def to_abstract(path: Path | str) -> SharedPath | None:
@@ -97,7 +123,7 @@ def to_abstract(path: Path | str) -> SharedPath | None:
     are compared, so ``/home`` does not hold ``/home2/x``.
     """
     real = Path(os.path.realpath(path))
-    roots = [Path(os.path.realpath(root)) for root in shared_roots()]
+    roots = shared_roots()
     holding = [i for i, root in enumerate(roots) if real.is_relative_to(root)]
     if not holding:
         return None

@@ -6,7 +6,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from secrets import token_hex
@@ -15,7 +15,7 @@ from typing import ParamSpec, TypeVar
 from encamp.errors import InputDamaged
 from encamp.storage.cache import HostCache
 from encamp.storage.mirror import MirrorMap, as_mirrors, plan
-from encamp.storage.outputs import OutputMap, as_outputs, check_outputs, publish, stage
+from encamp.storage.outputs import OutputMap, as_outputs, check_outputs, discard, publish, stage
 from encamp.storage.owner import OwnedFolder, reclaim
 from encamp.storage.place import Placed, damaged, place
 from encamp.storage.sigterm import sigterm_exits
@@ -59,7 +59,7 @@ def sandbox(
     folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
     """
     base = Path.cwd()
-    destination = base / Path(to or ".").expanduser()
+    destination = base / os.path.expanduser(to or ".")
     wanted = as_outputs(outputs)
     check_outputs(wanted, destination)
     items, shared_items = plan(as_mirrors(mirror), base), plan(as_mirrors(shared), base)
@@ -74,10 +74,14 @@ def sandbox(
                 place(shared_items, owned.task, placed, cache)
                 yield owned.task
                 _check_shared(owned.task, placed, cache, name)
-            inputs = frozenset(placed.shared)
-            publish(
-                stage(owned.task, wanted, destination, token=token_hex(8), task=name, inputs=inputs)
+            inputs = frozenset({*placed.shared, *(item.target for item in items)})
+            staged = stage(
+                owned.task, wanted, destination, token=token_hex(8), task=name, inputs=inputs
             )
+            try:
+                publish(staged)
+            finally:
+                discard(staged)  # what could not be published
         finally:
             _current.reset(token)
             if keep:
@@ -119,9 +123,11 @@ def sandboxed(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            if chdir:
+                _check_main_thread()
             wanted = mirror(*args, **kwargs) if callable(mirror) else mirror
             made = outputs(*args, **kwargs) if callable(outputs) else outputs
-            destination = Path.cwd() / Path(to or ".").expanduser()
+            destination = Path.cwd() / os.path.expanduser(to or ".")
             label = function.__name__
             with (
                 sandbox(
@@ -136,17 +142,16 @@ def sandboxed(
     return decorate
 
 
-def _current_folder(folder: Path | None) -> AbstractContextManager[None]:
-    if folder is not None and threading.current_thread() is not threading.main_thread():
+def _check_main_thread() -> None:
+    if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
             "a thread cannot have a current folder of its own; use @encamp.sandboxed(chdir=False) "
             "and encamp.current_sandbox(), or an executor of processes"
         )
-    return _changed(folder)
 
 
 @contextmanager
-def _changed(folder: Path | None) -> Iterator[None]:
+def _current_folder(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return

@@ -19,12 +19,13 @@ def sigterm_exits() -> Iterator[None]:
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, _exit)
+    signal.signal(signal.SIGTERM, exit_on)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _exit(number: int, _frame: object) -> NoReturn:
+def exit_on(number: int, _frame: object) -> NoReturn:
+    """A signal handler: raise SystemExit with the status that a shell gives such an end."""
     raise SystemExit(128 + number)

@@ -2,44 +2,60 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from encamp.errors import UnsafeTarget
-from encamp.storage.roots import local_storage_path
+
+_TRIES = 20
+"""A process that outlived its task may still make files while the folder goes."""
 
 
-def strike(folder: Path) -> None:
+def strike(folder: Path, root: Path) -> None:
     """Remove ``folder`` and all that is in it; nothing happens if it is not there.
 
     Folders whose owner may not write to them are opened first. Raises `UnsafeTarget` for a
-    folder that is not in the local storage, OSError for what cannot be removed.
+    folder that is not below ``root``, also by a symlink, OSError for what cannot be removed.
     """
-    root = local_storage_path()
     if folder == root or not folder.is_relative_to(root) or ".." in folder.parts:
         raise UnsafeTarget(str(folder), f"is not in the local storage {root}")
+    inner = folder.parent.relative_to(root)
+    if os.path.realpath(folder.parent) != str(Path(os.path.realpath(root), inner)):
+        raise UnsafeTarget(str(folder), f"leaves the local storage {root} by a symlink")
     if folder.is_symlink() or folder.is_file():
         folder.unlink(missing_ok=True)
-    elif folder.exists():
-        shutil.rmtree(folder, onerror=_open_and_retry)
-
-
-def _open_and_retry(
-    _function: Callable[..., Any], path: str, error: tuple[type, BaseException, Any]
-) -> None:
-    if isinstance(error[1], FileNotFoundError):
-        return
-    if not isinstance(error[1], PermissionError):
-        raise error[1]
-    for name in (str(Path(path).parent), path):
-        mode = os.lstat(name).st_mode
-        if stat.S_ISDIR(mode):
-            Path(name).chmod(stat.S_IMODE(mode) | 0o700)
-    if Path(path).is_dir() and not Path(path).is_symlink():
-        shutil.rmtree(path)
     else:
-        Path(path).unlink(missing_ok=True)
+        _remove_tree(folder)
+
+
+def _remove_tree(folder: Path) -> None:
+    for left in reversed(range(_TRIES)):
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            if not os.path.lexists(folder):
+                return
+            if not left:
+                raise
+        except PermissionError:
+            if not left:
+                raise
+            _open_folders(folder)
+        except OSError as exc:
+            if exc.errno != errno.ENOTEMPTY or not left:
+                raise
+        else:
+            return
+
+
+def _open_folders(top: Path) -> None:
+    """Give the owner all rights on ``top`` and the folders below it; symlinks are left alone."""
+    pending = [top]
+    while pending:
+        folder = pending.pop()
+        folder.chmod(stat.S_IMODE(folder.lstat().st_mode) | 0o700)
+        with os.scandir(folder) as entries:
+            pending.extend(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))

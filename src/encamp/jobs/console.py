@@ -93,7 +93,7 @@ class _Summary(_Failures):
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
         seconds = report.ended - report.started
         self._print(
-            f"{printable(report.name)}: {', '.join(counts)} in {seconds:.1f} s, "
+            f"{printable(report.name)}: {', '.join(counts)} in {_time_text(seconds)}, "
             f"{size_text(mirrored)} mirrored"
         )
         self._print(f"report: {printable(report.folder)}/report.html")
@@ -111,6 +111,12 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def _time_text(seconds: float) -> str:
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 class _Lines(_Summary):
@@ -136,7 +142,7 @@ def _line(task: TaskReport) -> str:
     last = task.attempts[-1]
     seconds = sum(phase.seconds for phase in last.phases)
     where = f" on {last.where.host} ({last.where.worker})" if last.where else ""
-    return f"{line}{where} in {seconds:.1f} s"
+    return f"{line}{where} in {_time_text(seconds)}"
 
 
 class _Live(_Summary):

@@ -1,0 +1,20 @@
+"""Executors that do not quite do what `concurrent.futures.Executor` promises."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import Executor
+
+
+def one_worker_a_call(executor: Executor) -> Executor:
+    """``executor``, or one of the same workers that runs a call on one of them only.
+
+    A direct view of ipyparallel (``client[:]``) runs every call on all of its engines; the
+    balanced view of the same engines hands each call to the next free one.
+    """
+    ipyparallel = sys.modules.get("ipyparallel")
+    view = getattr(executor, "view", None)
+    if ipyparallel is None or not isinstance(view, ipyparallel.DirectView):
+        return executor
+    balanced: Executor = view.client.load_balanced_view(view.targets).executor
+    return balanced

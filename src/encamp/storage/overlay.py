@@ -1,0 +1,126 @@
+"""Overlay mounts: a tree from the cache under a task's own changes, in milliseconds at any size.
+
+The kernel lets root mount, and anybody in a user namespace of his own (user_namespaces(7),
+Linux 5.11 for overlays). A slot may enter such a namespace at its start; its mounts then end with
+it. Mounts that root makes are seen by all processes and are undone when the folder is struck, also
+by the next owner of the local storage.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_MNT_DETACH = 2
+_SPECIAL = set(",:\\")
+"""What a path in the mount options must not hold."""
+
+
+class _State:
+    """What this process knows about its own abilities."""
+
+    why_not: dict[str, str | None] = {}  # noqa: RUF012 - one table a process
+    in_namespace = False
+
+
+def mount(lower: Path, target: Path, scratch: Path) -> None:
+    """Show ``lower`` at ``target``; changes go to ``scratch``, a new folder on the same disk.
+
+    Raises OSError where the kernel does not let this process.
+    """
+    upper, work = scratch / "upper", scratch / "work"
+    for folder in (scratch, upper, work):
+        folder.mkdir(mode=0o700)
+    if _SPECIAL & set(f"{lower}{scratch}"):
+        raise OSError(0, "the local storage's path holds ',', ':' or '\\'")
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    if _State.in_namespace:
+        options += ",userxattr"
+    _call("mount", b"encamp", os.fsencode(target), b"overlay", 0, os.fsencode(options))
+
+
+def unmount_below(folder: Path) -> None:
+    """Undo every mount at or below ``folder``, the innermost first; see umount2(2)."""
+    for point in reversed(mounts_below(folder)):
+        with suppress(OSError):
+            _call("umount2", os.fsencode(point), _MNT_DETACH)
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Where something is mounted at or below ``folder``, in the order of mounting."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+    except OSError:
+        return []
+    points = [_unescaped(line.split()[4]) for line in lines]
+    inside = os.path.realpath(folder)
+    return [p for p in points if p == inside or p.startswith(f"{inside}/")]
+
+
+def _unescaped(field: bytes) -> str:
+    """A path of mountinfo: blanks and the like are written in octal, see proc(5)."""
+    plain = field
+    for code in (b"040", b"011", b"012", b"134"):
+        plain = plain.replace(b"\\" + code, bytes([int(code, 8)]))
+    return os.fsdecode(plain)
+
+
+def why_not(storage: Path) -> str | None:
+    """Why no overlay can be mounted in ``storage`` by this process; None if one can.
+
+    Tried once in the life of a process.
+    """
+    key = str(storage)
+    if key not in _State.why_not:
+        _State.why_not[key] = _tried(storage)
+    return _State.why_not[key]
+
+
+def _tried(storage: Path) -> str | None:
+    if sys.platform != "linux":
+        return "only Linux has overlay mounts"
+    if os.geteuid() != 0 and not _State.in_namespace:
+        return "only root, or a task in a process of its own, may mount"
+    with tempfile.TemporaryDirectory(dir=storage, prefix="overlay-") as name:
+        trial = Path(name)
+        for folder in ("lower", "target"):
+            (trial / folder).mkdir()
+        try:
+            mount(trial / "lower", trial / "target", trial / "scratch")
+        except OSError as exc:
+            return f"the kernel refuses an overlay mount: {exc.strerror or exc}"
+        unmount_below(trial)
+    return None
+
+
+def enter_namespace() -> bool:
+    """Give this process mounts of its own; returns whether it worked.
+
+    For a process with one thread that is not root. It keeps its user and group; of other users and
+    groups it only sees that they are somebody else.
+    """
+    user, group = os.geteuid(), os.getegid()
+    try:
+        _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        _call("mount", None, b"/", None, _MS_REC_PRIVATE, None)
+    except OSError:
+        return False
+    _State.in_namespace = True
+    return True
+
+
+def _call(name: str, *args: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*args) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
