@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from encamp.errors import BadJob
+from encamp.errors import BadJob, DiskFull
 from encamp.jobs.report import read_report, write_report
 from encamp.model import AttemptReport, JobReport, Published, Span, State, TaskReport, Where
 
@@ -236,7 +236,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(DiskFull, match="no room on the disk of"):
         write_report(never_run(), page.parent)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == old
 

@@ -72,13 +72,21 @@ class InputError(EncampError):
 
 @dataclass(eq=False)
 class NoMatch(InputError):
+    """``required_anyway`` where the input cannot be marked as not required."""
+
     pattern: str
     folder: str
+    required_anyway: bool = False
 
     def __str__(self) -> str:
+        pattern, way_out = printable(self.pattern), ""
+        if not self.required_anyway:
+            way_out = ", or mark the input as not required (required=False)"
+        if not any(c in self.pattern for c in "*?["):
+            where = "" if self.pattern[:1] in ("/", "~") else f" in {printable(self.folder)}"
+            return f"there is no {pattern!r}{where}; check its name and folder{way_out}"
         return (
-            f"no file matches {printable(self.pattern)!r} in {printable(self.folder)}; "
-            "check the pattern, or mark the input as not required (required=False)"
+            f"no file matches {pattern!r} in {printable(self.folder)}; check the pattern{way_out}"
         )
 
 
@@ -135,7 +143,7 @@ class BadDestination(InputError):
     why: str
 
     def __str__(self) -> str:
-        return f"cannot publish to {printable(self.path)}: {self.why}"
+        return f"cannot publish to {printable(self.path)}: {self.why}; name another folder"
 
 
 @dataclass(eq=False)
@@ -330,4 +338,5 @@ class JobFailed(EncampError):
         failed = [task.name for task in self.report.tasks if task.state == "failed"]
         names = ", ".join(printable(name) for name in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        return f"job {self.report.name}: {len(failed)} tasks failed: {names}{more}"
+        tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
+        return f"job {self.report.name}: {tasks} failed: {names}{more}"

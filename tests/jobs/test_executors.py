@@ -20,8 +20,8 @@ from typing import Any
 import executor_steps as steps
 import psutil
 import pytest
-from conftest import need
 
+from conftest import need
 from encamp import Job, Output, call, command
 from encamp.agent.slots import slots_here
 from encamp.jobs.progress import Silent
@@ -57,10 +57,12 @@ class Workers:
 
 @pytest.fixture(params=KINDS)
 def workers(request: pytest.FixtureRequest) -> Workers:
-    kind = request.param
+    kind: str = request.param
     if kind.startswith(("ipyparallel", "dask")):
-        return request.getfixturevalue(kind.replace("-", "_"))
-    return request.getfixturevalue("pool")(kind)
+        made: Workers = request.getfixturevalue(kind.replace("-", "_"))
+        return made
+    make: Callable[[str], Workers] = request.getfixturevalue("pool")
+    return make(kind)
 
 
 @pytest.fixture
@@ -82,7 +84,7 @@ def pool(local_storage_base: Path, no_slots_left: None) -> Iterator[Callable[[st
 
 def _pool(kind: str, storage: Path) -> tuple[Executor, str]:
     # A fork server and loky's workers live longer than a test and keep the first one's variables.
-    start = {"initializer": _use_storage, "initargs": (str(storage),)}
+    start: dict[str, Any] = {"initializer": _use_storage, "initargs": (str(storage),)}
     if kind == "threads":
         return ThreadPoolExecutor(2, thread_name_prefix="mine"), r"mine_\d+"
     if kind == "loky":

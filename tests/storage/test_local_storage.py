@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from other_processes import NOBODY, open_folder, run_unprivileged, small_disk
+from other_processes import NOBODY, open_folder, small_disk, unprivileged
 
 import encamp
 from encamp.errors import BadLocalStorage, DiskFull
@@ -31,9 +31,7 @@ def test_it_is_made_private(local_storage_base: Path) -> None:
     assert local_storage() == path
 
 
-def test_missing_folders_above_it_are_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_folders_above_it_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOCAL, str(tmp_path / "a/b"))
     assert local_storage().parent == tmp_path / "a/b"
 
@@ -120,38 +118,29 @@ def test_nothing_is_reclaimed_from_a_folder_of_somebody_else(
     with pytest.raises(BadLocalStorage):
         reclaim()
     assert (precious / "thesis").exists()
+    (local_storage_path() / "sandboxes").unlink()
 
 
-REFUSED = """
-import sys, encamp
-from encamp.errors import BadLocalStorage
-try:
-    with encamp.sandbox():
-        print("opened")
-except BadLocalStorage as exc:
-    print(exc)
-"""
-
-
-def test_an_unwritable_place_is_refused() -> None:
+def test_an_unwritable_place_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_folder() as folder:
         folder.chmod(0o555)
-        said = run_unprivileged(REFUSED, env={LOCAL: str(folder), "HOME": "/"})
+        monkeypatch.setenv(LOCAL, str(folder))
+        said = unprivileged(local_storage)
+        assert said.startswith("BadLocalStorage")
         assert "permission denied" in said
         assert LOCAL in said
         folder.chmod(0o777)
 
 
-def test_an_own_folder_that_became_unwritable_is_refused() -> None:
+def test_an_own_folder_that_became_unwritable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoilt() -> None:
+        local_storage().chmod(0o500)
+        local_storage()
+
     with open_folder() as folder:
-        said = run_unprivileged(
-            """
-            from encamp.storage.roots import local_storage
-            local_storage().chmod(0o500)
-            """
-            + REFUSED,
-            env={LOCAL: str(folder), "HOME": "/"},
-        )
+        monkeypatch.setenv(LOCAL, str(folder))
+        said = unprivileged(spoilt)
+        assert said.startswith("BadLocalStorage")
         assert "cannot be written to" in said
 
 

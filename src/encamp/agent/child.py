@@ -20,12 +20,13 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
 
 IDLE_LIMIT = 60.0
@@ -84,7 +85,10 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
 
 def main(fd: int) -> None:
     """Serve the supervisor at the other end of socket ``fd`` until it closes or nothing comes."""
-    _take_signals()
+    # A handler, not SIG_IGN, which every command that is started here would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, _stop)
+    os.chdir("/")
     adopt_orphans()
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
@@ -97,12 +101,6 @@ def main(fd: int) -> None:
             supervisor.send(_run(request))
 
 
-def _take_signals() -> None:
-    # A handler, not SIG_IGN, which every command that is started here would inherit.
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, _stop)
-
-
 def _stop(*_: object) -> None:
     _State.stopping = True
     raise Stopped
@@ -110,7 +108,7 @@ def _stop(*_: object) -> None:
 
 def _run(request: Request) -> Done | Raised:
     try:
-        with _put_back():
+        with put_back():
             sys.path[:0] = [path for path in request.sys_path if path not in sys.path]
             function, args = pickle.loads(request.work)  # noqa: S301 - from our own supervisor
             return Done(function(*args))
@@ -118,25 +116,6 @@ def _run(request: Request) -> Done | Raised:
         return Raised(portable_error(exc), "".join(traceback.format_exception(exc)))
     finally:
         end_descendants(grace=0)
-
-
-@contextmanager
-def _put_back() -> Iterator[None]:
-    """Let the next function find this process as the last one did."""
-    environment, path = dict(os.environ), sys.path[:]
-    mask = os.umask(0o077)
-    os.umask(mask)
-    try:
-        yield
-    finally:
-        os.chdir("/")
-        os.umask(mask)
-        sys.path[:] = path
-        sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
-        if environment != dict(os.environ):
-            os.environ.clear()
-            os.environ.update(environment)
-        _take_signals()
 
 
 def portable_error(exc: BaseException) -> BaseException:

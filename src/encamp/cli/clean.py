@@ -29,7 +29,8 @@ def _tell_of_kept(everything: bool) -> None:
     parent = kept(local_storage_path())
     folders: list[Path] = sorted(parent.iterdir()) if parent.is_dir() else []
     if folders and not everything:
-        _say(f"{len(folders)} folders were kept in {printable(parent)}; --all removes them")
+        count = "1 folder was" if len(folders) == 1 else f"{len(folders)} folders were"
+        _say(f"{count} kept in {printable(parent)}; --all removes what was kept")
 
 
 def _say(text: str) -> None:

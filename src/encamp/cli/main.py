@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +24,8 @@ power cut. Results, logs and a report are in the job's destination.
   encamp run -n opamp.toml              only say what would run, and why
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 
-Exit status: 0 all tasks are done, 1 some failed, 2 the input cannot be used.
+All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
+failed, 2 the input cannot be used, 130 stopped by Ctrl-C.
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
@@ -32,7 +34,19 @@ Folders of living processes are never touched. With --all, folders that were kep
 into and the host's cache of input files go too.
 """
 
-_STATUS = """Say how the jobs in a destination folder stand, without running anything."""
+_STATUS = """Say how the jobs in a destination stand.
+
+Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
+in it: results, or results/opamp.job.
+"""
+
+
+class _Run(click.Command):
+    """Takes options also after a job file, but leaves what follows a script to the script."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.allow_interspersed_args = not any(word.endswith(".py") for word in args)
+        return super().parse_args(ctx, args)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -50,7 +64,7 @@ def cli() -> None:
     """
 
 
-@cli.command(help=_RUN, context_settings={"ignore_unknown_options": True})
+@cli.command(help=_RUN, cls=_Run)
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-w", "--workers", type=click.IntRange(min=1), help="Slots to run tasks in "
@@ -86,6 +100,8 @@ def status(destination: str) -> None:
 
 def main() -> NoReturn:
     """Entry point: every ending has its exit status, bad input never a traceback."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
     try:
         code = cli.main(standalone_mode=False, prog_name="encamp")
         sys.exit(code if isinstance(code, int) else 0)

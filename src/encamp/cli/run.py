@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
+import traceback
 from pathlib import Path
 
-from encamp.errors import UnusableInput
+from encamp.errors import BadJob, EncampError
 from encamp.jobs.console import console_progress
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
@@ -39,21 +41,42 @@ def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> Non
     from encamp.jobs.jobfile import load_job
 
     if arguments:
-        raise UnusableInput(arguments[0], "a job file takes no arguments of its own")
+        raise BadJob(arguments[0], f"a job file takes no arguments; run {path} without it")
     load_job(path, to=to).run()
 
 
 def _run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
-    if path.suffix != ".py":
-        raise UnusableInput(str(path), "a job is a .toml file or a .py script")
+    _check_script(path)
     if to is not None:
-        raise UnusableInput(str(path), "--to is for job files; a script has its own destination")
-    if not path.is_file():
-        raise UnusableInput(str(path), "it is a folder" if path.is_dir() else "it is not there")
+        raise BadJob("--to", f"this is for job files; give {path} its folder as an argument")
     argv, folders = sys.argv, list(sys.path)
     sys.argv = [str(path), *arguments]
     sys.path.insert(0, str(path.resolve().parent))
     try:
         runpy.run_path(str(path), run_name="__main__")
+    except EncampError:
+        raise
+    except Exception as exc:  # noqa: BLE001 - a script may raise what it likes
+        _show(exc, str(path))
+        sys.exit(1)
     finally:
         sys.argv, sys.path[:] = argv, folders
+
+
+def _check_script(path: Path) -> None:
+    if path.is_dir():
+        raise BadJob(str(path), "this is a folder; give the job file or script in it")
+    if path.suffix != ".py":
+        raise BadJob(str(path), "a job is a .toml file or a .py script")
+    if not path.exists():
+        raise BadJob(str(path), "there is no such file; check its name and folder")
+    if not os.access(path, os.R_OK):
+        raise BadJob(str(path), "it cannot be read; check its permissions")
+
+
+def _show(exc: Exception, script: str) -> None:
+    """Print a traceback that begins in the script, as if Python itself had run it."""
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_frame.f_code.co_filename != script:
+        frame = frame.tb_next
+    traceback.print_exception(exc.with_traceback(frame))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import struct
 import time
 from pathlib import Path
 
-from encamp.errors import UnusableInput, printable
+from encamp.errors import BadJob, printable
 from encamp.jobs.journal import Journal
 from encamp.jobs.lease import leases
 from encamp.jobs.report import read_report
@@ -15,11 +18,11 @@ from encamp.model import JobReport
 def status_command(destination: Path) -> None:
     """Print the state of every job that has its folder in ``destination``."""
     if not destination.is_dir():
-        raise UnusableInput(str(destination), "there is no such folder")
+        raise BadJob(str(destination), "there is no such folder; name a job's destination")
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
     folders = [folder for folder in folders if (folder / "journal.jsonl").exists()]
     if not folders:
-        raise UnusableInput(str(destination), "no job has put results there; name its destination")
+        raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
     for folder in folders:
         _status(folder)
 
@@ -27,16 +30,34 @@ def status_command(destination: Path) -> None:
 def _status(folder: Path) -> None:
     journal = Journal(folder)
     journal.read()
-    name = printable(folder.name.removesuffix(".job"))
+    name, done = printable(folder.name.removesuffix(".job")), _tasks(len(journal.done))
+    report = folder / "report.json"
     for _, facts in leases(folder):
         who = f"process {facts.get('pid')} on {facts.get('host')}"
-        _say(f"{name}: being run by {who}, or it was killed; {len(journal.done)} tasks done")
+        if _locked(folder):
+            _say(f"{name}: being run by {who}; {done} done so far")
+        else:
+            _say(f"{name}: {done} done; the last run, by {who}, was killed; run again to go on")
         return
-    report = folder / "report.json"
     if not report.exists():
-        _say(f"{name}: {len(journal.done)} tasks done; no run of it has ended yet")
+        _say(f"{name}: {done} done; no run of it has ended yet")
         return
     _tell(read_report(report), name, folder)
+
+
+def _tasks(count: int) -> str:
+    return "1 task" if count == 1 else f"{count} tasks"
+
+
+def _locked(folder: Path) -> bool:
+    """Whether some process, on any host, runs the job in ``folder``; see fcntl(2), F_GETLK."""
+    question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with (folder / "lock").open("rb") as file:
+            answer: bytes = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:
+        return True  # a disk without locks does not contradict the lease
+    return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
 
 
 def _tell(report: JobReport, name: str, folder: Path) -> None:

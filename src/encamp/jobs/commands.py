@@ -56,7 +56,7 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
             stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
         )
     except (OSError, ValueError) as exc:
-        cause = f"could not start: {_reason(exc)}"
+        cause = f"could not start: {_reason(exc, folder)}"
         raise StepFailed(task, command.label, None, cause) from exc
 
 
@@ -67,10 +67,11 @@ def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[b
     return files.enter_context(file)
 
 
-def _reason(exc: OSError | ValueError) -> str:
+def _reason(exc: OSError | ValueError, folder: Path) -> str:
     if not isinstance(exc, OSError):
         return str(exc)
-    file = f": {printable(exc.filename)}" if exc.filename else ""
+    name = os.fsdecode(exc.filename or "").removeprefix(f"{folder}/")
+    file = f": {printable(name)}" if name else ""
     return f"{(exc.strerror or str(exc)).lower()}{file}"
 
 

@@ -83,8 +83,8 @@ class _Failures:
 class _Summary(_Failures):
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         super().began(job, tasks, workers)
-        where = "" if workers is None else f" in {workers} slots"
-        self._print(f"{printable(job)}: {tasks} tasks{where}")
+        where = "" if workers is None else f" in {_count(workers, 'slot')}"
+        self._print(f"{printable(job)}: {_count(tasks, 'task')}{where}")
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
@@ -102,6 +102,10 @@ class _Summary(_Failures):
 def _attempts_of_this_run(report: JobReport) -> list[AttemptReport]:
     attempts = [attempt for task in report.tasks for attempt in task.attempts]
     return [attempt for attempt in attempts if attempt.submitted >= report.started]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def size_text(size: float) -> str:

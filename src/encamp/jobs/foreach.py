@@ -64,7 +64,7 @@ def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path
             if "**" in pattern:
                 found = [file for file in found if not file.is_dir()]
             if not found:
-                raise NoMatch(pattern, str(base))
+                raise NoMatch(pattern, str(base), required_anyway=True)
             files.update(dict.fromkeys(found))
     return list(files)
 

@@ -31,7 +31,7 @@ from encamp.jobs.jobschema import (
 )
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
-from encamp.storage.mirror import Mirror
+from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
 
 __all__ = ["job_schema", "load_job"]
@@ -270,31 +270,41 @@ def _check_env_names(names: Iterable[str]) -> None:
 def _mirrors(given: Mirrors, values: Values, *path: str | int) -> Iterator[Mirror]:
     for where, pattern, entry in _entries(given, *path):
         with at(*where):
-            if isinstance(entry, MirrorTo):
-                exclude = [entry.exclude] if isinstance(entry.exclude, str) else entry.exclude
-                yield Mirror(
-                    fill_pattern(pattern, values),
-                    fill(entry.to, values),
-                    None if entry.rename is None else fill_rename(entry.rename, values),
-                    tuple(fill_pattern(one, values) for one in exclude),
-                    entry.required,
-                )
-            else:
-                yield Mirror(fill_pattern(pattern, values), fill(entry, values))
+            mirror = _mirror(pattern, entry, values)
+            safe_target(mirror.to)
+        yield mirror
+
+
+def _mirror(pattern: str, entry: str | MirrorTo, values: Values) -> Mirror:
+    if isinstance(entry, str):
+        return Mirror(fill_pattern(pattern, values), fill(entry, values))
+    exclude = [entry.exclude] if isinstance(entry.exclude, str) else entry.exclude
+    return Mirror(
+        fill_pattern(pattern, values),
+        fill(entry.to, values),
+        None if entry.rename is None else fill_rename(entry.rename, values),
+        tuple(fill_pattern(one, values) for one in exclude),
+        entry.required,
+    )
 
 
 def _outputs(given: Outputs, values: Values, *path: str | int) -> Iterator[Output]:
     for where, pattern, entry in _entries(given, *path):
         with at(*where):
-            if isinstance(entry, OutputTo):
-                yield Output(
-                    fill_pattern(pattern, values),
-                    fill(entry.to, values),
-                    None if entry.rename is None else fill_rename(entry.rename, values),
-                    entry.required,
-                )
-            else:
-                yield Output(fill_pattern(pattern, values), fill(entry, values))
+            output = _output(pattern, entry, values)
+            safe_target(output.pattern)
+        yield output
+
+
+def _output(pattern: str, entry: str | OutputTo, values: Values) -> Output:
+    if isinstance(entry, str):
+        return Output(fill_pattern(pattern, values), fill(entry, values))
+    return Output(
+        fill_pattern(pattern, values),
+        fill(entry.to, values),
+        None if entry.rename is None else fill_rename(entry.rename, values),
+        entry.required,
+    )
 
 
 def _entries(given: Mirrors | Outputs, *path: str | int) -> Iterator[tuple[KeyPath, str, Any]]:

@@ -19,6 +19,7 @@ import msgspec
 from encamp.errors import BadDestination, JobBusy
 from encamp.jobs.lease import leases
 from encamp.model import TaskReport
+from encamp.storage.disk import disk_full
 
 Key = dict[str, str]
 """What a task's result depends on: part (code, inputs, …) → digest."""
@@ -62,17 +63,19 @@ class Journal:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Read, keep other runs of this job out, and allow `write`. Raises `JobBusy`."""
-        try:
+        """Read, keep other runs of this job out, and allow `write`.
+
+        Raises `JobBusy`, or `BadDestination` or `DiskFull` if the job's folder cannot be written.
+        """
+        with _refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "logs").mkdir(exist_ok=True)
-        except OSError as exc:
-            raise BadDestination(str(self.folder), (exc.strerror or str(exc)).lower()) from exc
         with _alone(self.folder):
             self.read()
-            self._compact()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
+            with _refusals(self.folder):
+                self._compact()
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
             try:
                 yield
             finally:
@@ -81,11 +84,17 @@ class Journal:
                 self._fd = -1
 
     def write(self, *records: Record) -> None:
-        """Append records; they outlive this process at once, the host after `flush`."""
+        """Append records; they outlive this process at once, the host after `flush`.
+
+        Raises `DiskFull`, or OSError from the disk.
+        """
         lines = b"".join(_encoded(record) + b"\n" for record in records)
         view = memoryview(lines)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        try:
+            while view:
+                view = view[os.write(self._fd, view) :]
+        except OSError as exc:
+            raise (disk_full(exc, self.folder, len(view)) or exc) from exc
         for record in records:
             self._take_in(record)
 
@@ -104,6 +113,16 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.folder / "journal.jsonl")
+
+
+@contextmanager
+def _refusals(folder: Path) -> Iterator[None]:
+    """What the disk refuses, by name."""
+    try:
+        yield
+    except OSError as exc:
+        why = (exc.strerror or str(exc)).lower()
+        raise (disk_full(exc, folder, 1) or BadDestination(str(folder), why)) from exc
 
 
 def _encoded(record: Record) -> bytes:
@@ -147,7 +166,7 @@ def _records(path: Path) -> Iterator[Record]:
     except FileNotFoundError:
         return
     for line in lines[:-1]:  # what follows the last newline was cut off
-        with suppress(msgspec.DecodeError, msgspec.ValidationError, ValueError):
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
             value = msgspec.json.decode(line)
             if b"\\u0000hex:" in line:
                 value = _unescaped(value)
@@ -167,7 +186,8 @@ def _alone(folder: Path) -> Iterator[None]:
     real = folder.resolve()
     if real in _open_here:
         raise JobBusy(str(folder), "this process")
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _refusals(folder):
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _open_here.add(real)
     try:
         try:

@@ -9,7 +9,13 @@ from typing import Any
 
 from encamp.errors import BadJob, NoMatch
 from encamp.jobs.job import Call, Command, Job, Step, as_steps
-from encamp.jobs.placeholders import expand_files, fill, fill_command
+from encamp.jobs.placeholders import (
+    expand_files,
+    fill,
+    fill_command,
+    fill_pattern,
+    fill_rename,
+)
 from encamp.model import JobReport
 from encamp.storage.mirror import Mirror, MirrorMap, find
 from encamp.storage.outputs import Output, OutputMap, as_outputs
@@ -62,7 +68,7 @@ def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
     for pattern in patterns:
         matches = find(str(pattern), base)
         if not matches:
-            raise NoMatch(str(pattern), str(base))
+            raise NoMatch(str(pattern), str(base), required_anyway=True)
         found.update(dict.fromkeys(matches))
     return list(found)
 
@@ -74,6 +80,8 @@ def _for_file(step: Call | Command, values: dict[str, str]) -> Call | Command:
 
 
 def _filled(output: Output, values: dict[str, str]) -> Output:
-    keep = {key: "{" + key + "}" for key in ("name", "stem", "suffix")}
-    rename = None if output.rename is None else fill(output.rename, {**values, **keep})
-    return Output(fill(output.pattern, values), fill(output.to, values), rename, output.required)
+    to = fill(output.to, values)
+    if to.startswith("~") and not output.to.startswith("~"):
+        to = f"./{to}"  # a file's name, not somebody's home
+    rename = None if output.rename is None else fill_rename(output.rename, values)
+    return Output(fill_pattern(output.pattern, values), to, rename, output.required)

@@ -9,6 +9,7 @@ task postphase   outputs to temporary names at their destination; the folder is 
 from __future__ import annotations
 
 import os
+import pickle
 import resource
 import socket
 import sys
@@ -20,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encamp.agent.child import Stopped, at_supervisors_end, portable_error, tell
-from encamp.agent.output import output_to
+from encamp.agent.child import Stopped, at_supervisors_end, orphaned, portable_error, tell
+from encamp.agent.isolation import put_back
+from encamp.agent.output import flush, output_to
 from encamp.errors import EncampError, InputDamaged, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.job import Call, Command
-from encamp.jobs.work import Outcome, Work, unpack
+from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.cache import HostCache
 from encamp.storage.outputs import Output, stage
@@ -55,15 +57,8 @@ class StepBegins:
 
 def run_phases(work: Work) -> Outcome:
     """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised."""
-    steps = unpack(work.steps)
     attempt = _Attempt(work)
-    environment = dict(os.environ)
-    try:
-        attempt.run(steps)
-    finally:
-        os.chdir("/")
-        os.environ.clear()
-        os.environ.update(environment)
+    attempt.run()
     return attempt.outcome
 
 
@@ -72,15 +67,26 @@ class _Attempt:
         self.work = work
         self.outcome = Outcome()
         self.placed = Placed()
+        self.value: object = None
 
-    def run(self, steps: tuple[Call | Command, ...]) -> None:
+    def run(self) -> None:
         with self._accounting():
             try:
-                self._in_folder(steps)
-            except (EncampError, Stopped) as exc:
+                self._in_folder(self._steps())
+            except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
-            except OSError as exc:
-                self._failed(exc)
+
+    def _steps(self) -> tuple[Call | Command, ...]:
+        try:
+            return unpack(self.work.steps)
+        except (NotImportable, Stopped):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
+            cause = f"raised {type(exc).__name__}: {exc}"
+            tail = traceback.format_exc()[-TAIL:]
+            error = StepFailed(self.work.task, "import of the steps", None, cause)
+            self.outcome.log_tail = tail
+            raise error from portable_error(exc)
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         owned = OwnedFolder(f"{self.work.job}.{self.work.task}")
@@ -102,7 +108,6 @@ class _Attempt:
 
     def _all_phases(self, steps: tuple[Call | Command, ...], owned: OwnedFolder) -> None:
         folder = owned.task
-        os.chdir(folder)
         try:
             with HostCache() as cache:
                 with self._phase("job prephase"):
@@ -110,10 +115,13 @@ class _Attempt:
                     self.outcome.bytes_shared = cache.bytes
                 with self._phase("task prephase"):
                     place(self.work.inputs, folder, self.placed)
-                for step in steps:
-                    self._step(step, folder)
+                with put_back():
+                    for step in steps:
+                        self._step(step, folder)
                 tell(StepBegins(None, None))
+                self.outcome.value = _pickled(self.value)
                 self._check_shared(folder, cache)
+            self._check_wanted()
             with self._phase("task postphase"):
                 self.outcome.staged = stage(
                     folder,
@@ -125,8 +133,6 @@ class _Attempt:
                 )
         except (EncampError, Stopped) as exc:
             self._failed(exc)
-        finally:
-            os.chdir("/")
 
     def _step(self, step: Call | Command, folder: Path) -> None:
         tell(StepBegins(step.label, step.time_limit))
@@ -136,23 +142,31 @@ class _Attempt:
                 peak = run_command(step, folder, self.work.task)
                 self.outcome.peak_memory = max(self.outcome.peak_memory, peak)
             else:
-                self.outcome.value = self._call(step)
+                self.value = self._call(step)
 
     def _call(self, step: Call) -> Any:
         try:
             return step.function(*step.args, **step.kwargs)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a step may raise what it likes
-            traceback.print_exc()
+        except Stopped:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
+            with suppress(Exception):  # the step may have closed standard error
+                _print_from_step(exc)
             cause = f"raised {type(exc).__name__}: {exc}"
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
         finally:
-            sys.stdout.flush()  # before what the next step's command writes
+            flush()  # before what the next step's command writes
 
     def _check_shared(self, folder: Path, cache: HostCache) -> None:
         for name in damaged(folder, self.placed):
             cache.drop(folder / name)
             raise InputDamaged(self.work.task, name)
+
+    def _check_wanted(self) -> None:
+        """Stop where nobody would take what is staged, and nobody would clear it away."""
+        if orphaned():
+            raise Stopped
 
     def _input_names(self) -> frozenset[str]:
         return frozenset(item.target for item in (*self.work.shared, *self.work.inputs))
@@ -162,6 +176,8 @@ class _Attempt:
         if not log.exists() or not log.stat().st_size:
             return
         self.outcome.log_tail = tail_of(log)
+        if orphaned():
+            return
         with suppress(EncampError, OSError):
             self.outcome.log = stage_log(owned.path, self.work)
 
@@ -188,6 +204,29 @@ class _Attempt:
     def _failed(self, exc: BaseException) -> None:
         self.outcome.error = portable_error(exc)
         self.outcome.error_text = "".join(traceback.format_exception(exc))
+
+
+def _pickled(value: object) -> bytes | None:
+    """``value`` for the way home; None, and a word in the log, if it cannot travel."""
+    if value is None:
+        return None
+    try:
+        try:
+            return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception:  # noqa: BLE001 - of a class that is known by value only, perhaps
+            import cloudpickle
+
+            return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    except Exception as exc:  # noqa: BLE001 - pickling runs the value's own code
+        why = f"the returned {type(value).__name__} cannot be sent back ({exc}); the value is None"
+        sys.stderr.write(f"encamp: {why}\n")
+        return None
+
+
+def _print_from_step(exc: BaseException) -> None:
+    """The traceback into the log, from the step's own first frame on."""
+    inner = exc.__traceback__.tb_next if exc.__traceback__ else None
+    traceback.print_exception(exc.with_traceback(inner) if inner else exc)
 
 
 def tail_of(log: Path) -> str:

@@ -6,7 +6,7 @@ import sys
 import types
 from pathlib import Path
 
-from encamp.errors import BadJob, OutputConflict
+from encamp.errors import BadJob, OutputConflict, TargetConflict
 from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job, Task
@@ -15,7 +15,10 @@ from encamp.jobs.keys import Keys
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item, plan
 from encamp.storage.outputs import check_destination, check_outputs
-from encamp.storage.roots import portable
+from encamp.storage.roots import local, portable
+
+_SMALL = 1 << 16
+"""Bytes of pickled steps that are kept for every task; larger ones are pickled when they go."""
 
 
 class Prepared:
@@ -28,19 +31,27 @@ class Prepared:
         self.graph = Graph(job.tasks)
         self.finals = _final_names(job)
         self.shared = plan(job.mirror, job.base)
+        self._at = {item.target: item for item in self.shared}
         self.keys = Keys(self.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
+        self._sent: dict[str, set[types.ModuleType]] = {}
         self._inputs: dict[str, list[Item]] = {}
         self._packed: dict[str, bytes] = {}
         for name, task in job.tasks.items():
-            self._packed[name] = pack(name, task.steps, self._by_value)
+            self._keep(name, pack(name, task.steps, self._by_value))
             if not self.graph.before[name]:
                 self._inputs[name] = self._plan(task)
 
     def _plan(self, task: Task) -> list[Item]:
-        everything = plan((*self.job.mirror, *task.mirror), self.job.base)
-        shared = set(self.shared)
-        return [item for item in everything if item not in shared]
+        """The task's own inputs, without those that are job inputs as well."""
+        own = []
+        for item in plan(task.mirror, self.job.base):
+            other = self._at.get(item.target, item)
+            if other != item:
+                raise TargetConflict(item.target, str(local(other.source)), str(local(item.source)))
+            if item.target not in self._at:
+                own.append(item)
+        return own
 
     def inputs(self, name: str) -> list[Item]:
         """What a task's patterns match; of one that waits for others, what they match now."""
@@ -54,22 +65,28 @@ class Prepared:
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""
-        return self._packed[name]
+        return self._packed.get(name) or pack(name, self.job.tasks[name].steps, self._by_value)
+
+    def _keep(self, name: str, packed: bytes) -> None:
+        if len(packed) <= _SMALL:
+            self._packed[name] = packed
 
     def send_by_value(self, name: str, module: str) -> bool:
         """Pickle a task's steps anew, with the code of ``module``; False if that cannot help."""
         found = sys.modules.get(module)
         if found is None or not own_module(found) or module == "__main__":
             return False
+        before = self._sent.get(name)
         self._by_value.add(found)
-        before = self._packed[name]
-        self._packed[name] = pack(name, self.job.tasks[name].steps, self._by_value)
-        return self._packed[name] != before
+        self._sent[name] = set(self._by_value)
+        self._packed.pop(name, None)
+        return self._sent[name] != before
 
     def forget(self, name: str) -> None:
         """Free what is kept for a task that has ended."""
         self._inputs.pop(name, None)
         self._packed.pop(name, None)
+        self._sent.pop(name, None)
 
 
 def _final_names(job: Job) -> dict[Path, str]:

@@ -25,6 +25,7 @@ import msgspec
 
 from encamp.errors import BadJob
 from encamp.model import AttemptReport, JobReport, Published, TaskReport
+from encamp.storage.disk import disk_full
 
 _MOST_LANES = 96
 """Where there are more slots than this, slots that ran one after the other share a lane."""
@@ -39,8 +40,8 @@ def write_report(report: JobReport, folder: Path) -> Path:
     """Write report.json, trace.json and report.html into ``folder``; return the page's path.
 
     Each file appears whole or not at all, in place of an older one. Odd names and values never
-    stand in the way: what JSON cannot carry is written escaped. Raises OSError where the folder
-    cannot be written.
+    stand in the way: what JSON cannot carry is written escaped. Raises `DiskFull`, or OSError where
+    the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     facts = _carried(report)
@@ -70,6 +71,8 @@ def _replace(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as exc:
+        raise (disk_full(exc, path, len(data)) or exc) from exc
     finally:
         temporary.unlink(missing_ok=True)
 

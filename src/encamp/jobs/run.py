@@ -7,6 +7,7 @@ order of their arrival, and set free what waited for them.
 from __future__ import annotations
 
 import os
+import pickle
 import queue
 import socket
 import sys
@@ -30,9 +31,11 @@ from encamp.errors import (
     OutputConflict,
     StepFailed,
     TaskLost,
+    TimeLimitExceeded,
 )
 from encamp.jobs.attempt import Abandoned, attempt
 from encamp.jobs.graph import Graph
+from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Key, Record
 from encamp.jobs.keys import why_run
@@ -48,7 +51,6 @@ from encamp.storage.mirror import Item
 from encamp.storage.outputs import Staged, discard, discard_leftovers, flush_folders, publish
 from encamp.storage.owner import reclaim
 from encamp.storage.roots import local, local_storage, portable
-from encamp.storage.sigterm import sigterm_exits
 from encamp.version import __version__
 
 WINDOW = 1000
@@ -66,8 +68,13 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
     local_storage()
     reclaim()
     journal = Journal(job.folder)
-    with journal.writing(), sigterm_exits(), _pool(executor, options.workers) as (pool, workers):
-        report = _Run(job, prepared, journal, pool, workers, options, progress).run()
+    with (
+        journal.writing(),
+        Interrupts() as interrupts,
+        _pool(executor, options.workers) as (pool, workers),
+    ):
+        run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
+        report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
     return report
@@ -101,6 +108,9 @@ class _Current:
     attempts: list[AttemptReport] = field(default_factory=list)
 
 
+_Arrival = tuple[str, "Future[Outcome]"]
+
+
 class _Run:
     def __init__(
         self,
@@ -111,20 +121,27 @@ class _Run:
         workers: int | None,
         options: Options,
         progress: Progress,
+        interrupts: Interrupts,
     ) -> None:
         self.job, self.prepared, self.journal = job, prepared, journal
         self.executor, self.workers, self.options = executor, workers, options
         self.progress = progress
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
+        self.destination = portable(job.to)
+        self.logs = portable(job.folder / "logs")
+        self.shared = tuple(prepared.shared)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
         self.finals = dict(prepared.finals)
         self.running: dict[str, _Current] = {}
         self.ended: dict[str, TaskReport] = {}
-        self.arrived: queue.SimpleQueue[tuple[str, Future[Outcome]]] = queue.SimpleQueue()
+        self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
         self.started = time.time()
         self.stopping = False
+        self.untidy = False
+        self.interrupts = interrupts
+        interrupts.wake = lambda: self.arrived.put(None)
 
     def run(self) -> JobReport:
         self._sweep()
@@ -138,17 +155,21 @@ class _Run:
             raise
         finally:
             self.lease.end()
+            if self.untidy:
+                self._discard_parts(self.token)
         return self._report(interrupted=False)
 
     def _sweep(self) -> None:
         """Remove what killed runs of this job left at the destination."""
         for file, _ in leases(self.job.folder):
-            token = file.name.removeprefix(PREFIX)
-            tops = {
-                self.job.to / output.to for t in self.job.tasks.values() for output in t.outputs
-            }
-            discard_leftovers({*tops, self.job.folder / "logs"}, token)
+            self._discard_parts(file.name.removeprefix(PREFIX))
             file.unlink(missing_ok=True)
+
+    def _discard_parts(self, token: str) -> None:
+        """Remove temporary files of attempts that can no longer remove them, or be published."""
+        outputs = [output for task in self.job.tasks.values() for output in task.outputs]
+        tops = {self.job.to / os.path.expanduser(output.to) for output in outputs}
+        discard_leftovers({*tops, self.job.folder / "logs"}, token)
 
     def _loop(self) -> None:
         graph = self.prepared.graph
@@ -156,7 +177,9 @@ class _Run:
         while graph.going_on:
             ready.extend(graph.ready())
             while ready and len(self.running) < WINDOW:
+                self.interrupts.check()
                 self._begin(ready.popleft())
+            self.interrupts.check()
             if self.running:
                 self._take_in(self._arrivals())
 
@@ -168,10 +191,10 @@ class _Run:
             return
         try:
             inputs = self.prepared.inputs(name)
+            key = self.prepared.key(name, inputs)
         except (InputError, OSError) as exc:
             self._end(TaskReport(name, "failed", why=str(exc)))
             return
-        key = self.prepared.key(name, inputs)
         record = self.journal.done.get(name)
         why = "it was forced" if self.options.force else why_run(record, key)
         if why is None and record is not None and record.report is not None:
@@ -190,10 +213,11 @@ class _Run:
         self._end(replace(earlier, state="up to date", why="nothing changed"))
 
     def _submit(self, name: str) -> None:
-        current = self.running[name]
+        current = self.running.pop(name)  # not in hand before it is written down
         current.number += 1
         current.tries += 1
         self.journal.write(Record("submitted", name, time.time(), current.number))
+        self.running[name] = current
         self.progress.submitted(name, current.number)
         self._hand_over(name)
 
@@ -215,26 +239,27 @@ class _Run:
             attempt=current.number,
             token=self.token,
             steps=self.prepared.steps(name),
-            shared=tuple(self.prepared.shared),
+            shared=self.shared,
             inputs=tuple(current.inputs),
             outputs=task.outputs,
-            destination=portable(self.job.to),
-            logs=portable(self.job.folder / "logs"),
+            destination=self.destination,
+            logs=self.logs,
             time_limit=task.time_limit,
             keep=self.options.keep,
             lease=self.lease,
             sys_path=self.sys_path,
         )
 
-    def _arrivals(self) -> list[tuple[str, Future[Outcome]]]:
-        """What has arrived since the last time; waits for one."""
-        arrivals = [self.arrived.get()]
+    def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
+        """What has arrived since the last time; waits for one, or for a signal."""
+        arrivals: list[_Arrival | None] = []
         with suppress(queue.Empty):
+            arrivals.append(self.arrived.get(timeout=timeout))
             while len(arrivals) < WINDOW:
                 arrivals.append(self.arrived.get_nowait())
-        return arrivals
+        return [arrival for arrival in arrivals if arrival is not None]
 
-    def _take_in(self, arrivals: list[tuple[str, Future[Outcome]]]) -> None:
+    def _take_in(self, arrivals: list[_Arrival]) -> None:
         """Publish what is done, then journal it: a record follows what it speaks of."""
         done: list[tuple[str, Outcome, list[Published]]] = []
         for name, future in arrivals:
@@ -249,12 +274,13 @@ class _Run:
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """What a future holds, as an outcome; None if the task was handed over once more."""
         try:
-            outcome = future.result()
+            raised = future.exception()
         except CancelledError:
             return Outcome(error=Abandoned())
-        except Exception as exc:  # noqa: BLE001 - executors raise what they like
-            why = f"{type(exc).__name__}: {exc}"
+        if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
+            why = f"{type(raised).__name__}: {raised}"
             return Outcome(error=TaskLost(name, "its host", None, why), error_text=why)
+        outcome = future.result()
         if not isinstance(outcome.error, NotImportable):
             return outcome
         module = outcome.error.module
@@ -274,7 +300,6 @@ class _Run:
                 self._claim(name, outcome.staged)
                 return publish(outcome.staged, flush=False)
             except EncampError as exc:
-                discard(outcome.staged)
                 outcome.error, outcome.error_text = exc, str(exc)
         self._failed(name, outcome)
         return None
@@ -299,6 +324,8 @@ class _Run:
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
         current.attempts.append(_attempt_report(current, outcome))
+        discard(outcome.staged)
+        self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
         if isinstance(outcome.error, Abandoned) or self.stopping:
             self.running.pop(name)
             return
@@ -318,14 +345,13 @@ class _Run:
 
     def _stop(self) -> None:
         """End what runs, but publish what was done in time."""
-        self.stopping = True
-        self.lease.end()
-        for future in list(self.futures):
+        self.stopping = self.untidy = True
+        for future in list(self.futures):  # first those that wait, so that none of them begins
             future.cancel()
+        self.lease.end()
         deadline = time.monotonic() + STOP_WITHIN
         while self.running and (left := deadline - time.monotonic()) > 0:
-            with suppress(queue.Empty):
-                self._take_in([self.arrived.get(timeout=left)])
+            self._take_in(self._arrivals(left))
 
     def _report(self, *, interrupted: bool) -> JobReport:
         waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
@@ -387,8 +413,15 @@ def _task_report(name: str, state: State, current: _Current, outcome: Outcome) -
         log=log,
         log_tail=outcome.log_tail,
         kept=outcome.kept,
-        value=outcome.value,
+        value=_unpickled(outcome.value),
     )
+
+
+def _unpickled(value: bytes | None) -> object:
+    try:
+        return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
+    except Exception:  # noqa: BLE001 - of a class that only the worker knows
+        return None
 
 
 def _as_json(value: object) -> object:
@@ -399,9 +432,7 @@ def _as_json(value: object) -> object:
         return None
 
 
-def _dry_run(
-    job: Job, prepared: Prepared, options: Options, progress: Progress
-) -> JobReport:
+def _dry_run(job: Job, prepared: Prepared, options: Options, progress: Progress) -> JobReport:
     """Say what would run and why; nothing is run or written."""
     journal = Journal(job.folder)
     journal.read()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import types
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from encamp.errors import CannotTravel
 from encamp.jobs.job import Call, Command
@@ -56,7 +56,8 @@ class Outcome:
     log: Staged | None = None
     log_tail: str = ""
     kept: str | None = None
-    value: Any = None
+    value: bytes | None = None
+    """What the last Python step returned, pickled: the worker need not know its class."""
     error: BaseException | None = None
     error_text: str = ""
 
@@ -89,7 +90,7 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
 
 
 def unpack(steps: bytes) -> tuple[Call | Command, ...]:
-    """The steps again; raises `NotImportable`."""
+    """The steps again; raises `NotImportable`, or what else comes of importing their modules."""
     try:
         unpacked: tuple[Call | Command, ...] = pickle.loads(steps)  # noqa: S301 - from our job
     except ModuleNotFoundError as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
@@ -121,20 +121,24 @@ def stage(
     token: str,
     task: str,
     inputs: frozenset[str] = frozenset(),
+    announce: Callable[[list[Path]], None] | None = None,
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
-    were placed there, named in no message about what the task made. Blocks until the copies are on
+    were placed there, named in no message about what the task made; ``announce`` is told the
+    temporary names before there are files with them. Blocks until the copies are on
     the disk. Raises `MissingOutput`, `OutputConflict`, `BadDestination` or `DiskFull`; then no
     temporary file is left.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     wanted = _wanted(folder, outputs, destination, task, inputs)
+    parts = [final.with_name(f"{PART}{token}-{number}") for number, final in enumerate(wanted)]
+    if announce is not None:
+        announce(parts)
     try:
-        for number, (final, made) in enumerate(wanted.items()):
-            part = final.with_name(f"{PART}{token}-{number}")
+        for part, (final, made) in zip(parts, wanted.items(), strict=True):
             size, digest = _copied(folder / made, part, final)
             staged.append(Staged(made, portable(part), _portable_name(final), size, digest))
     except BaseException:

@@ -13,18 +13,20 @@ import os
 import socket
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage.disk import disk_full
+from encamp.storage.outputs import PART
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.strike import strike
 
 LOCK = ".lock"
 TASK = "task"
+PARTS = "parts"
 _SMALLEST = 4096
 """Bytes that even an empty folder takes."""
 
@@ -66,6 +68,14 @@ class OwnedFolder:
         self.path.mkdir(mode=0o700)
         self.task.mkdir(mode=0o700)
 
+    def note_parts(self, parts: Iterable[Path]) -> None:
+        """Note temporary files elsewhere that are to go with the folder if its owner dies.
+
+        Where the disk is full that is not done: the results matter more.
+        """
+        with suppress(OSError):
+            (self.path / PARTS).write_bytes(b"\0".join(os.fsencode(part) for part in parts))
+
     def strike(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
 
@@ -103,6 +113,7 @@ def keep_dead(folder: Path) -> Path | None:
     with _taken_over(lock) as dead:
         if not dead or not folder.exists():
             return None
+        _remove_parts(folder)
         target = _keep(folder, local_storage())
         lock.unlink(missing_ok=True)
         return target
@@ -201,9 +212,19 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
         return dead
     with _taken_over(lock) as dead:
         if dead and not dry_run:
+            _remove_parts(folder)
             strike(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove the temporary files that a dead owner noted."""
+    with suppress(OSError):
+        for name in (folder / PARTS).read_bytes().split(b"\0"):
+            part = Path(os.fsdecode(name))
+            if part.name.startswith(PART):
+                part.unlink(missing_ok=True)
 
 
 def clean_kept(*, dry_run: bool = False) -> list[Path]:

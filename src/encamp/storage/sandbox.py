@@ -76,7 +76,13 @@ def sandbox(
                 _check_shared(owned.task, placed, cache, name)
             inputs = frozenset({*placed.shared, *(item.target for item in items)})
             staged = stage(
-                owned.task, wanted, destination, token=token_hex(8), task=name, inputs=inputs
+                owned.task,
+                wanted,
+                destination,
+                token=token_hex(8),
+                task=name,
+                inputs=inputs,
+                announce=owned.note_parts,
             )
             try:
                 publish(staged)

@@ -1,0 +1,32 @@
+"""``make bench``: measure all figures, or those of the planes named on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from encamp.storage.roots import LOCAL
+
+PLANES = ("storage", "jobs")
+
+
+def main(names: list[str]) -> int:
+    """Print one line a figure; returns 1 if one does not hold."""
+    missed = 0
+    for name in names or PLANES:
+        module = importlib.import_module(f"benchmarks.{name}")
+        with tempfile.TemporaryDirectory(prefix="encamp-bench-") as folder:
+            os.environ[LOCAL] = f"{folder}/local"
+            (work := Path(folder, "work")).mkdir()
+            print(f"{name}:")
+            for figure in module.figures(work):
+                print("  " + figure.line(), flush=True)
+                missed += not figure.holds
+    return int(missed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,55 @@
+"""What a job costs its controller."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import encamp
+from benchmarks.timing import Figure, amount
+
+TASKS = 1000
+TERRAIN = Path(__file__).parents[1] / "examples/terrain/terrain.py"
+
+
+def trivial(number: int) -> int:
+    """A task that does next to nothing."""
+    return number
+
+
+def figures(folder: Path) -> Iterator[Figure]:
+    """The figures of the job plane, measured in ``folder``."""
+    yield from _controller_cost(folder / "trivial")
+    yield _shared_input(folder / "shared")
+
+
+def _controller_cost(folder: Path) -> Iterator[Figure]:
+    job = encamp.Job("trivial", to=folder)
+    for number in range(TASKS):
+        job.add(f"task-{number}", encamp.call(trivial, number))
+    with ProcessPoolExecutor(2) as pool:
+        start = time.process_time()
+        job.run(pool)
+        cost = (time.process_time() - start) / TASKS * 1e3
+        yield amount(f"controller's time for one of {TASKS} trivial tasks", cost, "ms", at_most=2)
+        start = time.perf_counter()
+        report = job.run(pool)
+        seconds = time.perf_counter() - start
+    assert report.count("up to date") == TASKS
+    yield amount(f"resuming {TASKS} tasks when nothing changed", seconds, "s", at_most=1)
+
+
+def _shared_input(folder: Path) -> Figure:
+    folder.mkdir()
+    size = 100 << 20
+    (folder / "input.bin").write_bytes(b"\1" * size)
+    job = encamp.Job("shared", to=folder / "results", mirror=str(folder / "input.bin"))
+    for number in range(100):
+        job.add(f"task-{number}", encamp.command("test -s input.bin"))
+    report = job.run()
+    brought = sum(attempt.bytes_shared for task in report.tasks for attempt in task.attempts)
+    return amount(
+        "copies of a 100 MiB job input for 100 tasks", brought / size, "copies", at_most=1
+    )

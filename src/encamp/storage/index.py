@@ -1,0 +1,179 @@
+"""The index of the host cache: what is in it, when it was used, who needs room, and what was done.
+
+SQLite, used by many processes at once. It can be lost: entries on the disk are found without it,
+and it is made anew where it is damaged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+EVENTS_KEPT = 10_000
+"""How many of the newest events answer the question why."""
+
+_SCHEMA = """
+PRAGMA journal_mode = WAL;
+CREATE TABLE IF NOT EXISTS entry (
+    key TEXT PRIMARY KEY, kind TEXT, source TEXT, state TEXT,
+    size INTEGER, files INTEGER, fetched REAL, used REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_use ON entry (used);
+CREATE INDEX IF NOT EXISTS by_source ON entry (source);
+CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER);
+INSERT OR IGNORE INTO total SELECT 1, coalesce(sum(size), 0) FROM entry;
+CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON entry
+    BEGIN UPDATE total SET size = size + new.size; END;
+CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON entry
+    BEGIN UPDATE total SET size = size - old.size; END;
+CREATE TABLE IF NOT EXISTS event (
+    number INTEGER PRIMARY KEY, time REAL, source TEXT, what TEXT, why TEXT);
+CREATE INDEX IF NOT EXISTS event_source ON event (source);
+CREATE TABLE IF NOT EXISTS room (owner TEXT, bytes INTEGER);
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One entry. ``state`` is what its source was like when it was fetched, in words."""
+
+    key: str
+    kind: str
+    source: str
+    state: str
+    size: int
+    files: int
+    fetched: float
+    used: float
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that was done with a source, and why."""
+
+    time: float
+    source: str
+    what: str
+    why: str
+
+
+class Index:
+    """An open index; use `opened`. Everything between opening and closing is one transaction."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def add(self, row: Row) -> None:
+        """Note an entry; one that is noted is only used anew."""
+        values = (row.key, row.kind, row.source, row.state, row.size, row.files)
+        self._database.execute(
+            "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+            " ON CONFLICT (key) DO UPDATE SET used = excluded.used",
+            (*values, row.fetched, row.used),
+        )
+
+    def remove(self, keys: Iterable[str]) -> None:
+        """Forget entries."""
+        self._database.executemany("DELETE FROM entry WHERE key = ?", [(key,) for key in keys])
+
+    def used(self, keys: Iterable[str], when: float) -> None:
+        """Note that entries were used."""
+        self._database.executemany(
+            "UPDATE entry SET used = ? WHERE key = ?", [(when, key) for key in keys]
+        )
+
+    def total(self) -> int:
+        """Bytes of all entries."""
+        return int(self._database.execute("SELECT size FROM total").fetchone()[0])
+
+    def oldest_first(self) -> Iterator[Row]:
+        """All entries, those first that were not used for longest."""
+        rows = self._database.execute("SELECT * FROM entry ORDER BY used").fetchall()
+        return (Row(*row) for row in rows)
+
+    def of_source(self, source: str) -> list[Row]:
+        """The entries of one source, the newest first."""
+        query = "SELECT * FROM entry WHERE source = ? ORDER BY fetched DESC"
+        return [Row(*row) for row in self._database.execute(query, (source,))]
+
+    def tell(self, source: str, what: str, why: str) -> None:
+        """Note an event; the oldest are forgotten."""
+        cursor = self._database.execute(
+            "INSERT INTO event (time, source, what, why) VALUES (?, ?, ?, ?)",
+            (time.time(), source, what, why),
+        )
+        self._database.execute(
+            "DELETE FROM event WHERE number <= ?", ((cursor.lastrowid or 0) - EVENTS_KEPT,)
+        )
+
+    def events(self, source: str) -> list[Event]:
+        """What was done with a source, the oldest first."""
+        query = "SELECT time, source, what, why FROM event WHERE source = ? ORDER BY number"
+        return [Event(*row) for row in self._database.execute(query, (source,))]
+
+    def rooms(self) -> list[tuple[str, int]]:
+        """Who has asked for how many bytes of the disk that may not be written yet."""
+        return self._database.execute("SELECT owner, bytes FROM room").fetchall()
+
+    def ask_room(self, owner: str, size: int) -> None:
+        """Note that ``owner`` is going to write ``size`` bytes."""
+        self._database.execute("INSERT INTO room VALUES (?, ?)", (owner, size))
+
+    def give_room_back(self, owner: str) -> None:
+        """Forget what ``owner`` has asked for."""
+        self._database.execute("DELETE FROM room WHERE owner = ?", (owner,))
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Index]:
+    """The index for one transaction, for which others wait. Raises OSError (ENOSPC, EIO)."""
+    try:
+        with closing(_connected_or_new(path)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            try:
+                yield Index(database)
+            except BaseException:
+                database.execute("ROLLBACK")
+                raise
+            database.execute("COMMIT")
+    except sqlite3.Error as exc:
+        kind = errno.ENOSPC if _code(exc) == sqlite3.SQLITE_FULL else errno.EIO
+        raise OSError(kind, f"the cache's index: {exc}", str(path)) from exc
+
+
+def _connected_or_new(path: Path) -> sqlite3.Connection:
+    try:
+        return _connected(path)
+    except sqlite3.DatabaseError as exc:
+        if _code(exc) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            raise
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return _connected(path)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    new = not path.exists()
+    database = sqlite3.connect(path, timeout=60, isolation_level=None)
+    try:
+        database.execute("PRAGMA synchronous = OFF")  # lost with the power, it is made anew
+        if new or not _has_tables(database):
+            os.chmod(path, 0o600)  # noqa: PTH101
+            database.executescript(_SCHEMA)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _has_tables(database: sqlite3.Connection) -> bool:
+    return bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = 'room'").fetchone())
+
+
+def _code(exc: sqlite3.Error) -> int | None:
+    return getattr(exc, "sqlite_errorcode", None)

@@ -1,0 +1,233 @@
+"""Slots run one function after another, and end with everything that was started in them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import slot_work as work
+
+from encamp.agent import child
+from encamp.agent.child import Done, Raised
+from encamp.agent.slots import MARK, Slot, SlotLost, Slots, slots_here
+
+HERE = (str(Path(__file__).parent),)
+
+
+def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait for something, and fail if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def run(
+    slots: Slots | Slot,
+    function: Callable[..., Any],
+    *args: Any,
+    on_message: Callable[[object], None] = lambda message: None,
+    on_tick: Callable[[], None] = lambda: None,
+) -> Any:
+    given: tuple[Any, ...] = (function, args) if isinstance(slots, Slot) else (function, *args)
+    answer = slots.run(*given, sys_path=HERE, tick=0.05, on_message=on_message, on_tick=on_tick)
+    if isinstance(answer, Raised):
+        raise answer.error
+    assert isinstance(answer, Done)
+    return answer.value
+
+
+@pytest.fixture
+def slots() -> Iterator[Slots]:
+    found = Slots()
+    yield found
+    found.close()
+
+
+def test_one_slot_is_used_again(slots: Slots) -> None:
+    pids = {run(slots, os.getpid) for _ in range(5)}
+    assert len(pids) == 1
+    assert os.getpid() not in pids
+
+
+def test_as_many_slots_as_run_at_once(slots: Slots) -> None:
+    together = threading.Barrier(3)
+
+    def one() -> int:
+        pid: int = run(
+            slots, work.tell_and_wait, on_message=lambda message: together.wait(20) and None
+        )
+        return pid
+
+    with ThreadPoolExecutor(3) as pool:
+        pids = {future.result() for future in [pool.submit(one) for _ in range(3)]}
+    assert len(pids) == 3
+
+
+def test_what_the_function_tells_arrives_in_order(slots: Slots) -> None:
+    told: list[object] = []
+    assert run(slots, work.tell_all, 5, on_message=told.append) == 5
+    assert [message for message in told if isinstance(message, int)] == list(range(5))
+
+
+def test_what_it_raises_comes_back_and_the_slot_lives(slots: Slots) -> None:
+    pid = run(slots, os.getpid)
+    with pytest.raises(ZeroDivisionError):
+        run(slots, work.divide, 1, 0)
+    with pytest.raises(RuntimeError, match="Unpicklable: my words"):
+        run(slots, work.raise_unpicklable)
+    with pytest.raises(KeyboardInterrupt):
+        run(slots, work.raise_interrupt)
+    assert run(slots, os.getpid) == pid
+
+
+@pytest.mark.parametrize(("how", "code"), [("exit", 3), ("kill", -9), ("segv", -11)])
+def test_a_slot_that_dies_is_told_with_its_exit_code(slots: Slots, how: str, code: int) -> None:
+    with pytest.raises(SlotLost) as caught:
+        run(slots, work.die, how)
+    assert caught.value.exit_code == code
+    assert isinstance(run(slots, os.getpid), int)
+
+
+def test_an_idle_slot_that_died_is_replaced(slots: Slots) -> None:
+    pid = run(slots, os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    assert run(slots, os.getpid) != pid
+
+
+def test_an_idle_slot_ends_by_itself(slots: Slots) -> None:
+    run(slots, work.set_idle_limit, 0.05)
+    pid = run(slots, os.getpid)
+    until(lambda: gone(pid))
+    assert run(slots, os.getpid) != pid
+
+
+class _Enough(Exception):
+    pass
+
+
+def _enough() -> None:
+    raise _Enough
+
+
+@pytest.mark.parametrize("function", [work.spin, work.sleep, work.deaf, work.blocked_in_c])
+def test_a_tick_that_raises_stops_whatever_runs(slots: Slots, function: Any) -> None:
+    pids: list[object] = []
+    began = time.monotonic()
+    with pytest.raises(_Enough):
+        run(slots, function, on_message=pids.append, on_tick=lambda: pids[1:] and _enough())
+    assert time.monotonic() - began < 8
+    (pid,) = [message for message in pids if isinstance(message, int)]
+    assert gone(pid)
+
+
+@pytest.mark.parametrize("session", [False, True])
+@pytest.mark.parametrize("ends", ["returns", "dies", "stopped"])
+def test_what_runs_in_the_background_ends_with_the_function(
+    slots: Slots, session: bool, ends: str
+) -> None:
+    told: list[object] = []
+    endings: dict[str, Any] = {
+        "returns": nullcontext(),
+        "dies": pytest.raises(SlotLost),
+        "stopped": pytest.raises(_Enough),
+    }
+    with endings[ends]:
+        run(
+            slots,
+            work.background,
+            session,
+            ends,
+            on_message=told.append,
+            on_tick=lambda: _enough() if ends == "stopped" and told[1:] else None,
+        )
+    (pid,) = [message for message in told if isinstance(message, int)]
+    assert gone(pid)
+
+
+def test_a_zombie_of_the_function_does_not_hold_up_its_end(slots: Slots) -> None:
+    told: list[object] = []
+    began = time.monotonic()
+    with pytest.raises(_Enough):
+        run(slots, work.zombie, on_message=told.append, on_tick=lambda: told[1:] and _enough())
+    assert time.monotonic() - began < 8
+
+
+def test_the_slot_ends_with_its_supervisor_and_takes_all_along(tmp_path: Path) -> None:
+    code = (
+        "import sys\nsys.path.insert(0, sys.argv[1])\nimport slot_work\n"
+        "from encamp.agent.slots import slots_here\n"
+        "slots_here().run(slot_work.background, True, 'waits', sys_path=(sys.argv[1],), tick=1,\n"
+        "    on_message=lambda m: isinstance(m, int) and print(m, flush=True),\n"
+        "    on_tick=lambda: None)\n"
+    )
+    words = [sys.executable, "-c", code, *HERE]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as supervisor:
+        assert supervisor.stdout is not None
+        background = int(supervisor.stdout.readline())
+        slot = psutil.Process(background).ppid()
+        supervisor.kill()
+    until(lambda: gone(background) and gone(slot))
+
+
+def test_a_slot_survives_the_ctrl_c_of_its_group_and_lets_commands_feel_theirs(
+    slots: Slots,
+) -> None:
+    before = run(slots, os.getpid)
+    os.kill(before, signal.SIGINT)
+    assert run(slots, os.getpid) == before
+    assert os.getpgid(before) == before
+    assert run(slots, work.interrupt_a_command) == -signal.SIGINT
+
+
+def test_mpi_variables_of_the_supervisor_do_not_reach_the_slot(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("PLAIN", "yes")
+    found = run(slots, work.environment)
+    assert "OMPI_COMM_WORLD_RANK" not in found
+    assert found["PLAIN"] == "yes"
+    assert MARK in found
+
+
+def test_close_may_be_called_twice_and_leaves_no_process_or_descriptor() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    slots = Slots()
+    pid = run(slots, os.getpid)
+    slots.close()
+    slots.close()
+    assert gone(pid)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_forked_child_has_no_slots_of_its_parents() -> None:
+    ours = slots_here()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if slots_here() is not ours else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert slots_here() is ours
+
+
+def test_outside_a_slot_telling_does_nothing() -> None:
+    child.tell("nobody listens")
+    assert not child.orphaned()

@@ -1,0 +1,238 @@
+"""``encamp status`` and ``encamp clean``: what is told, what is removed, what is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from console_command import encamp, start, stopped, until
+
+JOB = """
+to = "results"
+mirror = "shared"
+[[task]]
+name = "good"
+steps = "touch fine"
+outputs = "fine"
+[[task]]
+name = "bad"
+steps = [{run = "echo oh no; exit 3", shell = true}]
+[[task]]
+name = "late"
+after = "bad"
+steps = "true"
+"""
+
+LONG = """
+to = "results"
+[[task]]
+name = "quick"
+steps = "true"
+[[task]]
+name = "long"
+after = "quick"
+steps = [{run = "echo $$ > {jobdir}/pid; sleep 600", shell = true}]
+"""
+
+
+@pytest.fixture
+def half_done(here: Path) -> Path:
+    """A job of which one task is done, one failed and one blocked; failed folders are kept."""
+    (here / "shared").write_bytes(bytes(5000))
+    (here / "half.toml").write_text(JOB)
+    assert encamp("run", "--keep", "failed", "half.toml").status == 1
+    return here
+
+
+def test_status_tells_how_every_job_of_a_destination_stands(half_done: Path) -> None:
+    (half_done / "other.toml").write_text('to = "results"\n[[task]]\nname = "t"\nsteps = "true"\n')
+    encamp("run", "other.toml")
+    ended = encamp("status", "results")
+    assert (ended.status, ended.err) == (0, "")
+    first, failed, report, second, _ = ended.out.splitlines()
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    assert re.fullmatch(f"half: 1 done, 1 failed, 1 blocked; the last run ended {when}", first)
+    assert failed.startswith("  failed: bad: task bad: step 'echo oh no; exit 3' ended with")
+    log = re.search(r"\(log: (.*)\)$", failed)
+    assert log is not None
+    assert Path(log[1]).read_text() == "oh no\n"
+    assert report == "  report: results/half.job/report.html"
+    assert Path(report.split()[-1]).exists()
+    assert second.startswith("other: 1 done; the last run ended ")
+
+
+def test_status_of_one_jobs_own_folder(half_done: Path) -> None:
+    whole, one = encamp("status", "results"), encamp("status", "results/half.job")
+    assert one.out == whole.out
+
+
+def test_status_runs_and_changes_nothing(half_done: Path) -> None:
+    def state() -> dict[str, tuple[int, int]]:
+        files = [path for path in half_done.rglob("*") if path.is_file()]
+        return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+    before = state()
+    encamp("status", "results")
+    assert state() == before
+
+
+def test_status_of_a_job_that_is_stopped_or_running_or_killed(here: Path) -> None:
+    (here / "long.toml").write_text(LONG)
+
+    def running() -> bool:
+        file = here / "pid"
+        return file.exists() and file.read_text().endswith("\n")
+
+    stopped(signal.SIGINT, running, "run", "long.toml")
+    told = encamp("status", "results").out
+    assert told.startswith("long: 1 done, 1 waiting; the last run stopped ")
+    (here / "pid").unlink()
+    process = start("run", "long.toml")
+    try:
+        until(running)
+        told = encamp("status", "results").out
+        assert told == f"long: being run by {who(process.pid)}; 1 task done so far\n"
+    finally:
+        process.kill()
+        process.communicate()
+    told = encamp("status", "results").out
+    end = f"the last run, by {who(process.pid)}, was killed; run again to go on\n"
+    assert told == f"long: 1 task done; {end}"
+
+
+def who(pid: int) -> str:
+    return f"process {pid} on {os.uname().nodename}"
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nowhere", "nowhere: there is no such folder"),
+        ("empty", "empty: no job has run to this folder"),
+        ("file", "file: there is no such folder"),
+    ],
+)
+def test_status_of_what_is_no_destination_is_refused(here: Path, place: str, words: str) -> None:
+    (here / "empty").mkdir()
+    (here / "file").touch()
+    encamp("status", place).check_refused(words, "name a job's destination")
+
+
+def test_status_of_a_broken_report_is_refused(half_done: Path) -> None:
+    report = half_done / "results" / "half.job" / "report.json"
+    report.write_text(report.read_text()[:50])
+    ended = encamp("status", "results")
+    ended.check_refused("report.json", "is no report of a run")
+
+
+@pytest.fixture
+def storage(local_storage_base: Path) -> Path:
+    """This user's folder in the local storage, with what a killed process left in it."""
+    code = (
+        "import os, signal\nfrom encamp.storage.owner import OwnedFolder\n"
+        "(OwnedFolder('dead').task / 'file').touch()\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    assert run.returncode == -signal.SIGKILL
+    [folder] = local_storage_base.glob("encamp-*")
+    assert len(sandboxes(folder)) == 1
+    return folder
+
+
+def sandboxes(storage: Path) -> list[Path]:
+    return [path for path in (storage / "sandboxes").iterdir() if path.is_dir()]
+
+
+@pytest.fixture
+def living(storage: Path) -> Iterator[Path]:
+    """The sandbox of a process that lives."""
+    code = (
+        "import sys\nfrom encamp.storage.owner import OwnedFolder\n"
+        "owned = OwnedFolder('living')\nprint(owned.path, flush=True)\n"
+        "sys.stdin.read()\nowned.strike()\n"
+    )
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)
+    assert process.stdout is not None
+    yield Path(process.stdout.readline().strip())
+    process.communicate(timeout=60)
+
+
+def test_clean_removes_what_the_dead_left_and_nothing_of_the_living(
+    storage: Path, living: Path
+) -> None:
+    [dead] = [path for path in sandboxes(storage) if path != living]
+    ended = encamp("clean")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"removed {dead}\n"
+    assert sandboxes(storage) == [living]
+    assert living.joinpath("task").is_dir()
+    assert encamp("clean").out == f"nothing to remove in {storage}\n"
+
+
+def test_a_dry_run_of_clean_only_tells(storage: Path) -> None:
+    [dead] = sandboxes(storage)
+    for _ in range(2):
+        assert encamp("clean", "--dry-run").out == f"would remove {dead}\n"
+    assert (dead / "task" / "file").exists()
+    encamp("clean")
+
+
+def test_clean_leaves_kept_folders_and_the_cache_but_tells_of_them(
+    half_done: Path, local_storage_base: Path
+) -> None:
+    [storage] = local_storage_base.glob("encamp-*")
+    [kept] = (storage / "kept").iterdir()
+    assert encamp("clean").out.splitlines() == [
+        f"nothing to remove in {storage}",
+        f"1 folder was kept in {storage}/kept; --all removes what was kept",
+    ]
+    assert kept.is_dir()
+    dry = encamp("clean", "--all", "--dry-run").out.splitlines()
+    assert dry == [f"would remove {kept}", "would remove 5000 bytes of cached inputs"]
+    assert kept.is_dir()
+    done = encamp("clean", "--all").out.splitlines()
+    assert done == [f"removed {kept}", "removed 5000 bytes of cached inputs"]
+    assert not kept.exists()
+    assert list(storage.glob("cache/files/*/*")) == []
+    assert encamp("clean", "--all").out == f"nothing to remove in {storage}\n"
+
+
+def test_a_job_runs_again_after_everything_was_cleaned(half_done: Path) -> None:
+    encamp("clean", "--all")
+    again = encamp("run", "--force", "half.toml")
+    assert "1 done, 1 failed, 1 blocked" in again.err
+
+
+def test_clean_follows_no_symlink_out_of_the_local_storage(storage: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "precious"
+    outside.mkdir()
+    (outside / "file").write_text("mine")
+    [dead] = sandboxes(storage)
+    (dead / "task" / "link").symlink_to(outside)
+    (storage / "sandboxes" / "planted").symlink_to(outside)
+    encamp("clean", "--all")
+    assert (outside / "file").read_text() == "mine"
+    assert sandboxes(storage) == []
+
+
+def test_clean_where_nothing_ever_ran_makes_nothing(local_storage_base: Path) -> None:
+    ended = encamp("clean")
+    assert ended.status == 0
+    assert ended.out.startswith("nothing to remove in ")
+    assert list(local_storage_base.iterdir()) == []
+
+
+def test_a_report_of_a_killed_run_is_not_needed_for_status(here: Path) -> None:
+    folder = here / "results" / "job.job"
+    folder.mkdir(parents=True)
+    record = {"event": "submitted", "task": "t", "time": 0.0, "attempt": 1}
+    (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
+    assert encamp("status", "results").out == "job: 0 tasks done; no run of it has ended yet\n"

@@ -1,0 +1,97 @@
+"""A script that runs a small job, and kills itself where it is told to.
+
+    python killable.py DESTINATION COUNTER [STOP [pool]]
+
+``STOP`` is the number of the rename, journal line or half journal line of the controller at which
+it gets SIGKILL; a path makes every task wait for a file there. With ``pool`` the tasks run on a
+process pool.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from job_steps import count
+
+import encamp
+from encamp.jobs.journal import Journal
+
+TASKS = 3
+
+
+def make(counter: str, name: str, wait_for: str) -> None:
+    """Count the run, and write two files that tell nothing of when and where they were made."""
+    count(counter, name)
+    deadline = time.monotonic() + 60
+    while wait_for and not Path(wait_for).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    Path("first.txt").write_text(name * 1000)
+    Path("second.txt").write_text(name * 2000)
+    print("made", name)
+
+
+def gather(counter: str, name: str) -> None:
+    """Join what the other tasks made."""
+    count(counter, name)
+    parts = sorted(Path().glob("*.txt"))
+    Path("all.txt").write_text("".join(part.read_text()[:10] for part in parts))
+
+
+def small_job(destination: str, counter: str, wait_for: str = "") -> encamp.Job:
+    """Tasks with two outputs each, and one after them."""
+    job = encamp.Job("job", to=destination)
+    for number in range(TASKS):
+        name = f"t{number}"
+        outputs = [encamp.Output(f"{n}.txt", n, rename=f"{name}.txt") for n in ("first", "second")]
+        step = encamp.call(make, counter, name, wait_for)
+        job.add(name, [step, "sleep 0.02"], outputs=outputs)
+    step = encamp.call(gather, counter, "last")
+    mirror = f"{destination}/first/*.txt"
+    job.add("last", step, mirror=mirror, outputs="all.txt", after="t*")
+    return job
+
+
+def kill_at(number: int) -> None:
+    """Let this process be killed at its ``number``-th chance."""
+    chances = itertools.count(1)
+    replace, write = os.replace, Journal.write
+
+    def chance() -> None:
+        if next(chances) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def killing_replace(*args: Any, **kwargs: Any) -> None:
+        chance()
+        replace(*args, **kwargs)
+        chance()
+
+    def killing_write(journal: Journal, *records: Any) -> None:
+        if next(chances) == number:
+            os.write(journal._fd, b'{"event":"done","task":"t0","ti')
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(journal, *records)
+        chance()
+
+    os.replace = killing_replace
+    Journal.write = killing_write  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    stop = sys.argv[3] if len(sys.argv) > 3 else ""
+    if stop.isdecimal():
+        kill_at(int(stop))
+        stop = ""
+    job = small_job(sys.argv[1], sys.argv[2], stop)
+    if sys.argv[4:] == ["pool"]:
+        with ProcessPoolExecutor(2) as pool:
+            job.run(pool)
+    else:
+        job.run(workers=2)

@@ -1,0 +1,374 @@
+"""A fingerprint changes with what a step does, and with nothing else."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import importlib
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encamp.jobs.fingerprint import fingerprint
+
+PROJECT = {
+    "low.py": """\
+LIMIT = 5
+TABLE = {"a": {1, 2}, "b": (3, 4)}
+
+def lowest(x):
+    return x + LIMIT
+
+class Shape:
+    SIDES = 4
+
+    def area(self):
+        return self.SIDES * 2
+
+    @staticmethod
+    def still():
+        return "static"
+
+    @classmethod
+    def made(cls):
+        return "class"
+
+    @property
+    def size(self):
+        return "property"
+""",
+    "middle.py": """\
+import functools
+import low
+
+def middle(x):
+    return low.lowest(x)
+
+@functools.lru_cache
+def cached(x):
+    return x + 1
+
+def recursive(n):
+    return n and other(n - 1)
+
+def other(n):
+    return n and recursive(n - 1)
+
+def unused(x):
+    return x
+""",
+    "pack/__init__.py": "",
+    "pack/inner.py": "def deep(x):\n    return x\n",
+    "late.py": "def late(x):\n    return x\n",
+    "top.py": """\
+import functools
+import math
+import numpy as np
+import low
+import pack.inner
+from middle import cached, middle, recursive
+
+FACTOR = 2
+
+def decorate(function):
+    @functools.wraps(function)
+    def wrapper(*args):
+        return function(*args)
+    return wrapper
+
+def step(x, scale=3, *, shift=1):
+    return middle(x) * FACTOR * scale + shift + math.sin(x)
+
+def uses_shape():
+    return low.Shape().area(), low.TABLE
+
+def uses_cached(x):
+    return cached(x)
+
+def uses_pack(x):
+    return pack.inner.deep(x)
+
+def uses_recursive(n):
+    return recursive(n)
+
+def uses_late(x):
+    import late
+    return late.late(x)
+
+def listed(names):
+    return [name + "a" for name in names]
+
+@decorate
+def decorated(x):
+    return x + 1
+
+def closed(n):
+    def inner(x):
+        return x + n
+    return inner
+
+adds_one, adds_two = closed(1), closed(2)
+short = lambda x: x + 1
+part = functools.partial(step, 1, shift=2)
+""",
+}
+STEPS = (
+    "step",
+    "uses_shape",
+    "uses_cached",
+    "uses_pack",
+    "uses_recursive",
+    "uses_late",
+    "listed",
+    "decorated",
+    "adds_one",
+    "short",
+    "part",
+)
+
+
+class Project:
+    """A project of the user's in ``folder`` that can be edited and loaded anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name, text in PROJECT.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text)
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        text = (self.folder / file).read_text()
+        assert text.count(old) == 1, (file, old)
+        (self.folder / file).write_text(text.replace(old, new))
+
+    def load(self) -> ModuleType:
+        for name in ("top", "middle", "low", "late", "pack", "pack.inner"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module("top")
+
+    def prints(self) -> dict[str, str]:
+        top = self.load()
+        return {name: fingerprint(getattr(top, name)) for name in STEPS}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return Project(tmp_path)
+
+
+EDITS: dict[str, tuple[str, str, str, set[str]]] = {
+    "code": ("top.py", "* FACTOR *", "+ FACTOR *", {"step", "part"}),
+    "default": ("top.py", "scale=3", "scale=4", {"step", "part"}),
+    "keyword default": ("top.py", "shift=1)", "shift=9)", {"step", "part"}),
+    "own constant": ("top.py", "FACTOR = 2", "FACTOR = 3", {"step", "part"}),
+    "helper, one level down": ("middle.py", "low.lowest(x)", "low.lowest(x) + 1", {"step", "part"}),
+    "helper, two levels down": ("low.py", "x + LIMIT", "x - LIMIT", {"step", "part"}),
+    "constant, two levels down": ("low.py", "LIMIT = 5", "LIMIT = 6", {"step", "part"}),
+    "method": ("low.py", "self.SIDES * 2", "self.SIDES * 3", {"uses_shape"}),
+    "class constant": ("low.py", "SIDES = 4", "SIDES = 5", {"uses_shape"}),
+    "static method": ("low.py", '"static"', '"other"', {"uses_shape"}),
+    "class method": ("low.py", '"class"', '"other"', {"uses_shape"}),
+    "property": ("low.py", '"property"', '"other"', {"uses_shape"}),
+    "set in a table": ("low.py", "{1, 2}", "{1, 3}", {"uses_shape"}),
+    "cached function": ("middle.py", "return x + 1", "return x + 2", {"uses_cached"}),
+    "module in a package": ("pack/inner.py", "return x", "return -x", {"uses_pack"}),
+    "late import": ("late.py", "return x", "return -x", {"uses_late"}),
+    "recursion": (
+        "middle.py",
+        "n and recursive(n - 1)",
+        "n or recursive(n - 1)",
+        {"uses_recursive"},
+    ),
+    "text in a comprehension": ("top.py", 'name + "a"', 'name + "b"', {"listed"}),
+    "decorated function": (
+        "top.py",
+        "def decorated(x):\n    return x + 1",
+        "def decorated(x):\n    return x + 2",
+        {"decorated"},
+    ),
+    "decorator": ("top.py", "return function(*args)", "return -function(*args)", {"decorated"}),
+    "closure's value": ("top.py", "closed(1), closed(2)", "closed(5), closed(2)", {"adds_one"}),
+    "lambda": ("top.py", "lambda x: x + 1", "lambda x: x + 2", {"short"}),
+    "partial's argument": ("top.py", "step, 1, shift=2", "step, 2, shift=2", {"part"}),
+    "comment": ("top.py", "FACTOR = 2", "FACTOR = 2  # twice", set()),
+    "lines moved": ("low.py", "LIMIT = 5", "\n\n\nLIMIT = 5", set()),
+    "comment in a late import": ("late.py", "def late", "# late\n\ndef late", set()),
+    "unused function": (
+        "middle.py",
+        "def unused(x):\n    return x",
+        "def unused(x):\n    return 0",
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edit_changes_the_steps_that_use_it_and_no_others(project: Project, what: str) -> None:
+    file, old, new, expected = EDITS[what]
+    before = project.prints()
+    project.edit(file, old, new)
+    after = project.prints()
+    assert {name for name in STEPS if before[name] != after[name]} == expected
+
+
+def test_a_changed_docstring_changes_nothing(project: Project) -> None:
+    project.edit("low.py", "def lowest(x):\n", 'def lowest(x):\n    """One."""\n')
+    before = project.prints()
+    project.edit("low.py", '"""One."""', '"""Another."""')
+    assert project.prints() == before
+
+
+def test_fingerprints_are_the_same_in_every_process(project: Project) -> None:
+    code = (
+        "import json, sys, top, numpy as np\n"
+        "from encamp.jobs.fingerprint import fingerprint\n"
+        f"found = [fingerprint(getattr(top, name)) for name in {STEPS!r}]\n"
+        "values = [{'a', 'b', 'c'}, {'x': {1, 'y'}, 2: None}, np.arange(4), top.low.Shape()]\n"
+        "print(json.dumps(found + [fingerprint(value) for value in values]))\n"
+    )
+
+    def run(seed: str) -> list[str]:
+        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=project.folder,
+            env=environment,
+            capture_output=True,
+            check=True,
+        )
+        return list(json.loads(done.stdout))
+
+    first = run("0")
+    assert all(run(seed) == first for seed in ("1", "4711", "random"))
+    assert len(set(first)) == len(first)
+
+
+@dataclass
+class Point:
+    x: int
+    tags: set[str] = field(default_factory=set)
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+class Flags(enum.Flag):
+    A = 1
+    B = 2
+
+
+EQUAL: list[tuple[Callable[[], Any], Callable[[], Any]]] = [
+    (lambda: {"a", "b", "c"}, lambda: {"c", "b", "a"}),
+    (lambda: {"a": 1, "b": 2}, lambda: {"b": 2, "a": 1}),
+    (lambda: {1: "x", (2, 3): "y"}, lambda: {(2, 3): "y", 1: "x"}),
+    (lambda: Point(1, {"p", "q"}), lambda: Point(1, {"q", "p"})),
+    (lambda: np.arange(6).reshape(2, 3), lambda: np.asfortranarray(np.arange(6).reshape(2, 3))),
+    (lambda: [[1], [1]], lambda: [[1]] * 2),
+    (lambda: Path("a") / "b", lambda: Path("a/b")),
+    (lambda: functools.partial(math.pow, 2), lambda: functools.partial(math.pow, 2)),
+    (lambda: Point(1).__eq__, lambda: Point(1).__eq__),
+    (lambda: Flags(0), lambda: Flags.A & Flags.B),
+]
+DIFFERENT: list[Callable[[], Any]] = [
+    lambda: None,
+    lambda: True,
+    lambda: 1,
+    lambda: 1.0,
+    lambda: "1",
+    lambda: b"1",
+    lambda: Path("1"),
+    lambda: [1],
+    lambda: (1,),
+    lambda: {1},
+    lambda: {1: 1},
+    lambda: [[1]],
+    lambda: [1, 2],
+    lambda: [2, 1],
+    lambda: ["ab", "c"],
+    lambda: ["a", "bc"],
+    lambda: Point(1),
+    lambda: Point(2),
+    lambda: Point(1, {"a"}),
+    lambda: Colour.RED,
+    lambda: Colour.BLUE,
+    lambda: Flags.A,
+    lambda: Flags.A | Flags.B,
+    lambda: np.arange(6),
+    lambda: np.arange(6).reshape(2, 3),
+    lambda: np.arange(6, dtype="i2"),
+    lambda: np.arange(6)[::-1],
+    lambda: np.array([{"a": 1}, None]),
+    lambda: np.array([{"a": 2}, None]),
+    lambda: math.sin,
+    lambda: math.cos,
+    lambda: json.dumps,
+    lambda: json.loads,
+    lambda: functools.partial(math.pow, 2),
+    lambda: functools.partial(math.pow, 3),
+    lambda: ",".join,
+    lambda: ";".join,
+    lambda: Point(1).__eq__,
+    lambda: Point(2).__eq__,
+    lambda: Point,
+    lambda: lambda x: x,
+    lambda: lambda x: -x,
+    lambda: [lambda x: x, lambda x: -x],
+    lambda: [lambda x: -x, lambda x: x],
+]
+
+
+@pytest.mark.parametrize(("first", "second"), EQUAL)
+def test_equal_values_have_one_fingerprint(
+    first: Callable[[], Any], second: Callable[[], Any]
+) -> None:
+    assert fingerprint(first()) == fingerprint(second())
+
+
+def test_different_values_have_different_fingerprints() -> None:
+    prints = [fingerprint(make()) for make in DIFFERENT]
+    same = [
+        (i, j) for i, j in itertools.combinations(range(len(prints)), 2) if prints[i] == prints[j]
+    ]
+    assert same == []
+
+
+def test_a_value_that_holds_itself_has_a_fingerprint() -> None:
+    def circle(text: str) -> list[Any]:
+        inside: list[Any] = [text]
+        inside.append({"me": inside})
+        return inside
+
+    assert fingerprint(circle("a")) == fingerprint(circle("a")) != fingerprint(circle("b"))
+
+
+def test_installed_functions_count_by_name_only() -> None:
+    assert fingerprint(np.linalg.norm) == fingerprint(np.linalg.norm)
+    assert fingerprint(np.linalg.norm) != fingerprint(np.linalg.det)
+
+
+def test_functions_that_all_call_each_other_take_no_time(tmp_path: Path) -> None:
+    names = [f"f{n}" for n in range(40)]
+    source = "".join(f"def {name}():\n    return {', '.join(names)}\n" for name in names)
+    file = tmp_path / "knot.py"
+    file.write_text(source)
+    space: dict[str, Any] = {"__name__": "knot"}
+    exec(compile(source, str(file), "exec"), space)
+    began = time.monotonic()
+    fingerprint(space["f0"])
+    assert time.monotonic() - began < 5

@@ -1,0 +1,145 @@
+"""The journal believes whole, well-formed lines and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from encamp.errors import JobBusy
+from encamp.jobs.journal import Journal, Record
+from encamp.model import AttemptReport, Published, Span, TaskReport, Where
+
+ODD = "bad\udcff\n\x00hex:zz"
+
+
+def _done(task: str, attempt: int = 1, value: object = None) -> Record:
+    report = TaskReport(
+        task,
+        "done",
+        attempts=[AttemptReport(attempt, Where("h", "w", 1), 1.0, [Span("step", 1.0, 2.0)])],
+        outputs=[Published(f"/out/{task}", 3, 4, "00")],
+        value=value,
+    )
+    return Record("done", task, 1.0, attempt, {"code": "11"}, report)
+
+
+def _written(folder: Path, *records: Record) -> Path:
+    journal = Journal(folder)
+    with journal.writing():
+        journal.write(*records)
+    return folder / "journal.jsonl"
+
+
+def _read(folder: Path) -> Journal:
+    journal = Journal(folder)
+    journal.read()
+    return journal
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    done = _done("a", 2, {"x": [1, None, "é"]})
+    _written(tmp_path, Record("submitted", "a", 1.0, 2), done, Record("submitted", "b", 1.0, 4))
+    journal = _read(tmp_path)
+    assert journal.done == {"a": done}
+    assert journal.attempts == {"b": 4}
+
+
+def test_names_of_any_bytes_and_any_value_survive(tmp_path: Path) -> None:
+    done = _done(ODD, value={ODD: [ODD, "\x00hex:61"]})
+    _written(tmp_path, done)
+    assert _read(tmp_path).done == {ODD: done}
+
+
+def test_a_journal_cut_off_anywhere_gives_its_whole_lines(tmp_path: Path) -> None:
+    file = _written(tmp_path, *(_done(f"t{n}") for n in range(3)))
+    whole = file.read_bytes()
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        assert len(_read(tmp_path).done) == whole[:length].count(b"\n")
+
+
+GARBAGE = [
+    b"",
+    b"\xff\xfe\x00",
+    b"null",
+    b"3",
+    b"[]",
+    b"{}",
+    b'{"event": "done"}',
+    b'{"event": "done", "task": 3, "time": 1}',
+    b'{"event": "done", "task": "a", "time": "late"}',
+    b'{"event": "submitted", "task": "a", "time": 1, "attempt": "two"}',
+    b'{"event": "done", "task": "a", "time": 1, "key": ["x"]}',
+    b'{"event": "done", "task": "a", "time": 1, "report": {"name": "a", "state": "odd"}}',
+    b'{"event": "done", "task": "a", "time": 1, "report": {"name": 1, "state": "done"}}',
+    b'{"event": "done", "task": "\\u0000hex:zz", "time": 1}',
+    b'{"event": "no such event", "task": "a", "time": 1}',
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("line", GARBAGE)
+def test_garbage_is_passed_over(tmp_path: Path, line: bytes) -> None:
+    file = _written(tmp_path, _done("b"))
+    file.write_bytes(line + b"\n" + file.read_bytes() + line + b"\n")
+    assert _read(tmp_path).done == {"b": _done("b")}
+
+
+def test_random_damage_never_stops_it(tmp_path: Path) -> None:
+    file = _written(tmp_path, *(_done(f"t{n}") for n in range(5)))
+    whole, rng = file.read_bytes(), random.Random(7)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.randrange(1, 20)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        file.write_bytes(damaged)
+        _read(tmp_path)
+
+
+def test_opening_it_leaves_one_line_a_task(tmp_path: Path) -> None:
+    for number in range(5):
+        _written(tmp_path, Record("submitted", "a", 1.0, number), _done("a", number))
+    file = _written(tmp_path, Record("submitted", "b", 1.0, 3))
+    before = _read(tmp_path)
+    with Journal(tmp_path).writing():
+        pass
+    assert file.read_bytes().count(b"\n") == 2
+    assert (_read(tmp_path).done, _read(tmp_path).attempts) == (before.done, before.attempts)
+    assert [json.loads(line)["task"] for line in file.read_bytes().splitlines()] == ["a", "b"]
+
+
+def test_a_task_submitted_again_is_not_done(tmp_path: Path) -> None:
+    _written(tmp_path, _done("a"), Record("submitted", "a", 1.0, 1))
+    assert _read(tmp_path).done == {}
+
+
+def test_only_one_may_write_in_a_process_and_among_processes(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from encamp.jobs.journal import Journal\n"
+        "from encamp.errors import JobBusy\n"
+        "try:\n"
+        "    with Journal(Path(sys.argv[1])).writing(): sys.exit(0)\n"
+        "except JobBusy as exc: print(exc); sys.exit(7)\n"
+    )
+
+    def other() -> int:
+        return subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode
+
+    with Journal(tmp_path).writing():
+        with pytest.raises(JobBusy, match="this process"), Journal(tmp_path).writing():
+            pass
+        assert other() == 7
+    assert other() == 0
+
+
+def test_the_lock_and_the_files_are_given_back(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        _written(tmp_path, _done("a"))
+    assert len(os.listdir("/proc/self/fd")) == before

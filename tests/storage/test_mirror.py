@@ -1,0 +1,385 @@
+"""Mirror maps: what they find, what they refuse, and where things go in the task's folder."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from other_processes import open_folder, unprivileged
+
+from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
+from encamp.storage.mirror import Mirror, MirrorMap, as_mirrors, identity, plan
+from encamp.storage.place import Placed, place
+from encamp.storage.roots import local_storage
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A task's folder, empty."""
+    path = tmp_path / "task folder"
+    path.mkdir()
+    return path
+
+
+def write(base: Path, *names: str) -> None:
+    for name in names:
+        path = base / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {os.fsencode(name)!r}")
+
+
+def mirrored(spec: MirrorMap, here: Path, folder: Path) -> list[str]:
+    place(plan(as_mirrors(spec), here), folder, Placed())
+    return below(folder)
+
+
+def below(folder: Path) -> list[str]:
+    """Files and links below a folder."""
+    found = []
+    for at, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(at, name).is_symlink()]
+        found += [str(Path(at, name).relative_to(folder)) for name in [*names, *links]]
+    return sorted(found)
+
+
+def test_a_map_says_which_folder_each_pattern_goes_to(here: Path, folder: Path) -> None:
+    write(here, "a.txt", "b.txt", "model.lib")
+    found = mirrored({"*.txt": "in/texts", "model.lib": "."}, here, folder)
+    assert found == ["in/texts/a.txt", "in/texts/b.txt", "model.lib"]
+    assert (folder / "in/texts/a.txt").read_text() == (here / "a.txt").read_text()
+
+
+def test_all_forms_of_a_map_mean_the_same() -> None:
+    wanted = (Mirror("a"),)
+    forms: list[MirrorMap] = ["a", Mirror("a"), ["a"], [Mirror("a")], {"a": "."}]
+    for spec in forms:
+        assert as_mirrors(spec) == wanted
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["a.txt", "b.dat", "deep"]),
+        ("?.txt", ["a.txt"]),
+        ("[ab].*", ["a.txt", "b.dat"]),
+        ("[!a].*", ["b.dat"]),
+        (".*", [".hidden"]),
+        ("deep/*", ["deep/.x", "deep/c.txt"]),
+    ],
+)
+def test_globs_leave_hidden_files_unless_asked_for(
+    pattern: str, expected: list[str], here: Path
+) -> None:
+    write(here, "a.txt", "b.dat", ".hidden", "deep/c.txt", "deep/.x")
+    names = [item.target for item in plan([Mirror(pattern)], here)]
+    assert sorted(names) == [Path(n).name for n in expected if n != "deep/.x"]
+
+
+def test_two_stars_keep_the_folders_that_they_stand_for(here: Path, folder: Path) -> None:
+    write(here, "data/a.las", "data/x/b.las", "data/x/y/c.las", "data/x/c.txt", "data/.h/d.las")
+    found = mirrored({"data/**/*.las": "in"}, here, folder)
+    assert found == ["in/a.las", "in/x/b.las", "in/x/y/c.las"]
+
+
+def test_two_stars_keep_folders_also_after_another_glob(here: Path, folder: Path) -> None:
+    write(here, "run1/x/a", "run2/y/b", "run2/c")
+    assert mirrored("run*/**", here, folder) == ["c", "x/a", "y/b"]
+
+
+def test_two_stars_keep_folders_when_the_pattern_is_absolute_or_dotted(
+    here: Path, folder: Path
+) -> None:
+    write(here, "top/x/a")
+    (folder / "one").mkdir()
+    (folder / "two").mkdir()
+    assert mirrored(f"{here}/top/**", here, folder / "one") == ["x/a"]
+    assert mirrored("top/../top/./**/a", here, folder / "two") == ["x/a"]
+
+
+def test_two_stars_do_not_follow_symlinks_to_folders(here: Path, folder: Path) -> None:
+    write(here, "data/real/a")
+    (here / "data/loop").symlink_to(".")
+    (here / "data/again").symlink_to("real")
+    assert mirrored("data/**", here, folder) == ["real/a"]
+
+
+def test_folders_are_mirrored_as_trees_with_their_symlinks(here: Path, folder: Path) -> None:
+    write(here, "tree/a", "tree/.hidden", "tree/deep/b", "outside")
+    (here / "tree/empty").mkdir()
+    (here / "tree/to file").symlink_to("a")
+    (here / "tree/to folder").symlink_to("deep")
+    (here / "tree/away").symlink_to("../outside")
+    (here / "tree/broken").symlink_to("no-such")
+    mirrored("tree", here, folder)
+    for link in ("to file", "to folder", "away", "broken"):
+        assert os.readlink(folder / "tree" / link) == os.readlink(here / "tree" / link)
+    assert (folder / "tree/deep/b").read_text() == (here / "tree/deep/b").read_text()
+    assert (folder / "tree/.hidden").is_file()
+    assert (folder / "tree/empty").is_dir()
+
+
+def test_a_symlink_to_a_file_is_mirrored_as_the_file(here: Path, folder: Path) -> None:
+    write(here, "real")
+    (here / "link").symlink_to("real")
+    mirrored("link", here, folder)
+    assert not (folder / "link").is_symlink()
+    assert (folder / "link").read_text() == (here / "real").read_text()
+
+
+def test_a_symlink_to_a_folder_is_mirrored_as_the_tree(here: Path, folder: Path) -> None:
+    write(here, "real/a")
+    (here / "link").symlink_to("real")
+    assert mirrored("link", here, folder) == ["link/a"]
+    assert not (folder / "link").is_symlink()
+
+
+def test_renaming_uses_parts_of_the_old_name(here: Path, folder: Path) -> None:
+    write(here, "a.tar.gz", "b.txt")
+    spec = Mirror("*.*", to="in", rename="new-{stem}-of-{name}{suffix}")
+    assert mirrored(spec, here, folder) == ["in/new-a.tar-of-a.tar.gz.gz", "in/new-b-of-b.txt.txt"]
+
+
+def test_a_tree_can_be_renamed(here: Path, folder: Path) -> None:
+    write(here, "tree/a")
+    assert mirrored(Mirror("tree", rename="other"), here, folder) == ["other/a"]
+
+
+@pytest.mark.parametrize("bad", ["{nme}", "{", "{0}", "{name.no}"])
+def test_a_bad_new_name_says_what_may_be_in_it(bad: str, here: Path) -> None:
+    write(here, "a")
+    with pytest.raises(BadJob, match="may hold"):
+        plan([Mirror("a", rename=bad)], here)
+
+
+@pytest.mark.parametrize("bad", ["../x", "/x", "a/b", "..", ".", ""])
+def test_a_new_name_that_is_none_is_refused(bad: str, here: Path) -> None:
+    write(here, "a")
+    with pytest.raises(UnsafeTarget):
+        plan([Mirror("a", rename=bad)], here)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "expected"),
+    [
+        (("*.bak",), ["tree/a", "tree/tmp/c", "tree/x/tmp/d"]),
+        (("tmp",), ["tree/a", "tree/b.bak"]),
+        (("tmp/",), ["tree/a", "tree/b.bak"]),
+        (("tmp/*",), ["tree/a", "tree/b.bak", "tree/x/tmp/d"]),
+        (("x/tmp",), ["tree/a", "tree/b.bak", "tree/tmp/c"]),
+        ("*.bak", ["tree/a", "tree/tmp/c", "tree/x/tmp/d"]),
+    ],
+)
+def test_names_and_paths_can_be_excluded_from_trees_and_from_two_stars(
+    exclude: tuple[str, ...], expected: list[str], here: Path, folder: Path
+) -> None:
+    write(here, "tree/a", "tree/b.bak", "tree/tmp/c", "tree/x/tmp/d")
+    assert mirrored(Mirror("tree", exclude=exclude), here, folder) == expected
+    (folder / "two stars").mkdir()
+    stars = mirrored(Mirror("tree/**", exclude=exclude), here, folder / "two stars")
+    assert [f"tree/{name}" for name in stars] == expected
+
+
+def test_an_excluded_folder_is_not_even_read(here: Path, folder: Path) -> None:
+    write(here, "tree/a")
+    os.mkfifo(here / "tree/pipe")
+    assert mirrored(Mirror("tree", exclude=("pipe",)), here, folder) == ["tree/a"]
+
+
+def test_a_pattern_without_a_match_is_an_error_unless_not_required(here: Path) -> None:
+    with pytest.raises(NoMatch) as caught:
+        plan([Mirror("*.las")], here)
+    assert "*.las" in str(caught.value)
+    assert plan([Mirror("*.las", required=False)], here) == []
+
+
+def test_a_pattern_whose_matches_are_all_excluded_has_none(here: Path) -> None:
+    write(here, "a.bak")
+    with pytest.raises(NoMatch):
+        plan([Mirror("*", exclude=("*.bak",))], here)
+
+
+@pytest.mark.parametrize("pattern", ["", "a\0b"])
+def test_what_can_be_no_path_is_refused(pattern: str, here: Path) -> None:
+    with pytest.raises(BadJob):
+        plan([Mirror(pattern)], here)
+
+
+NAMES = [
+    "a[1].txt",
+    "with space",
+    "new\nline",
+    "-rf",
+    "--help",
+    "*",
+    "what?",
+    "{brace}",
+    "back\\slash",
+    "'quote\"",
+    "~tilde",
+    "ünï",
+    os.fsdecode(b"not-utf-8-\xff\xfe"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_that_exists_is_taken_as_it_is(name: str, here: Path, folder: Path) -> None:
+    write(here, name, "a1.txt", "whatever")
+    assert mirrored(name, here, folder) == [name]
+    assert (folder / name).read_bytes() == (here / name).read_bytes()
+
+
+def test_all_these_names_are_found_by_globs_and_in_trees(here: Path, folder: Path) -> None:
+    write(here, *(f"tree/{name}" for name in NAMES))
+    assert mirrored("tree/?*", here, folder) == sorted(NAMES)
+    mirrored("tree", here, folder)
+    assert below(folder / "tree") == sorted(NAMES)
+
+
+def test_two_sources_for_one_target_are_refused_by_name(here: Path) -> None:
+    write(here, "x/a", "y/a")
+    with pytest.raises(TargetConflict) as caught:
+        plan(as_mirrors({"x/a": "in", "y/a": "./in/"}), here)
+    assert str(here / "x/a") in str(caught.value)
+    assert str(here / "y/a") in str(caught.value)
+
+
+def test_one_source_twice_for_one_target_is_no_conflict(here: Path) -> None:
+    write(here, "a.txt")
+    assert len(plan(as_mirrors(["a.txt", "*.txt"]), here)) == 1
+
+
+def test_a_file_in_a_tree_and_another_for_its_place_are_refused(here: Path, folder: Path) -> None:
+    write(here, "tree/a", "other/a")
+    with pytest.raises(TargetConflict):
+        mirrored({"tree": ".", "other/a": "tree"}, here, folder)
+    assert (folder / "tree/a").read_text() == (here / "tree/a").read_text()
+
+
+@pytest.mark.parametrize(
+    "target", ["..", "../x", "a/../../b", "/etc", "//etc", "~", "~root/x", "a/..", "a\0b"]
+)
+def test_a_target_that_leaves_the_folder_is_refused(target: str, here: Path) -> None:
+    write(here, "a")
+    with pytest.raises(UnsafeTarget) as caught:
+        plan([Mirror("a", to=target)], here)
+    assert "\0" not in str(caught.value)
+
+
+@pytest.mark.parametrize("goal", ["..", "deep", "/tmp"])
+def test_a_target_through_a_mirrored_symlink_is_refused(
+    goal: str, here: Path, folder: Path
+) -> None:
+    write(here, "tree/deep/x", "a")
+    (here / "tree/way").symlink_to(goal)
+    with pytest.raises(UnsafeTarget, match="symlink"):
+        mirrored({"tree": ".", "a": "tree/way"}, here, folder)
+    assert not (folder / "a").exists()
+
+
+def test_a_target_that_is_a_mirrored_symlink_is_refused(here: Path, folder: Path) -> None:
+    write(here, "tree/x", "a", "precious")
+    (here / "tree/way").symlink_to(here / "precious")
+    with pytest.raises(TargetConflict):
+        mirrored([Mirror("tree"), Mirror("a", to="tree", rename="way")], here, folder)
+    assert "precious" in (here / "precious").read_text()
+
+
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_socket(path: Path) -> None:
+    before = Path.cwd()
+    os.chdir(path.parent)  # its address must be short
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path.name)
+    os.chdir(before)
+
+
+def make_device(path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("making a device needs root")
+    os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+
+
+@pytest.mark.parametrize("make", [make_fifo, make_socket, make_device])
+@pytest.mark.parametrize("pattern", ["x", "*", "../work"])
+def test_special_files_are_refused_and_never_opened(
+    make: type[object], pattern: str, here: Path
+) -> None:
+    make(here / "x")  # type: ignore[call-arg]
+    kind = make.__name__.removeprefix("make_")
+    with pytest.raises(UnusableInput, match=f"(?i)a {kind}"):
+        plan([Mirror(pattern)], here)
+
+
+def test_a_broken_symlink_is_refused_by_name(here: Path) -> None:
+    (here / "link").symlink_to("gone")
+    with pytest.raises(UnusableInput, match="broken symlink") as caught:
+        plan([Mirror("link")], here)
+    assert caught.value.path == str(here / "link")
+
+
+def test_an_unreadable_input_is_refused_before_anything_runs() -> None:
+    with open_folder() as base:
+        write(base, "file", "tree/x")
+        (base / "file").chmod(0)
+        (base / "tree").chmod(0)
+        for pattern in ("file", "tree"):
+            said = unprivileged(lambda p=pattern: plan([Mirror(p)], base))
+            assert said.startswith("UnusableInput")
+            assert "permission denied" in said
+            assert str(base / pattern) in said
+        (base / "tree").chmod(0o700)
+
+
+def test_the_local_storage_in_a_mirrored_tree_is_skipped(
+    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(here, "tree/a")
+    monkeypatch.setenv("PARALLEL_LOCAL_STORAGE", str(here / "tree/scratch"))
+    write(local_storage(), "cache/x")
+    assert mirrored("tree", here, folder) == ["tree/a"]
+    assert not (folder / "tree/scratch" / local_storage().name).exists()
+
+
+@pytest.mark.parametrize("inner", [".", "sandboxes"])
+def test_the_local_storage_itself_cannot_be_mirrored(inner: str, here: Path) -> None:
+    path = local_storage() / inner
+    path.mkdir(exist_ok=True)
+    with pytest.raises(UnusableInput, match="local storage"):
+        plan([Mirror(str(path))], here)
+
+
+def test_identity_changes_with_every_change_that_matters(here: Path) -> None:
+    write(here, "file", "tree/a", "tree/deep/b")
+    (here / "tree/link").symlink_to("a")
+
+    def now() -> list[tuple[str, ...]]:
+        return identity(plan(as_mirrors(["file", "tree"]), here))
+
+    states = [now()]
+    assert now() == states[0]
+    for change in (
+        lambda: (here / "file").write_text("longer than it was before"),
+        lambda: os.utime(here / "tree/deep/b", ns=(1, 1)),
+        lambda: (here / "tree/new").mkdir(),
+        lambda: write(here, "tree/deep/c"),
+        lambda: (here / "tree/deep/c").unlink(),
+        lambda: ((here / "tree/link").unlink(), (here / "tree/link").symlink_to("deep")),
+    ):
+        change()  # type: ignore[no-untyped-call]
+        states.append(now())
+    distinct = {str(state) for state in states}
+    assert len(distinct) == len(states) - 1, "a file that came and went leaves no trace"
+
+
+def test_the_items_of_a_plan_say_what_will_be_copied(here: Path) -> None:
+    write(here, "tree/a", "tree/b", "file")
+    (here / "tree/link").symlink_to("a")
+    sizes = {item.target: (item.kind, item.size) for item in plan(as_mirrors(["*"]), here)}
+    both = sum((here / name).stat().st_size for name in ("tree/a", "tree/b"))
+    assert sizes == {"tree": ("tree", both), "file": ("file", (here / "file").stat().st_size)}

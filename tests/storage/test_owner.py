@@ -1,0 +1,367 @@
+"""Folders and their owners: what the dead leave goes, what the living have stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import warnings
+from pathlib import Path
+
+import pytest
+from other_processes import finish, open_folder, run, start, unprivileged, wait_until
+
+from encamp.errors import UnsafeTarget
+from encamp.storage.owner import (
+    LOCK,
+    OwnedFolder,
+    clean_kept,
+    keep_dead,
+    kept,
+    reclaim,
+    reclaim_folder,
+    sandboxes,
+)
+from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.strike import strike
+
+OWNER = """
+    import time
+    from encamp.storage.owner import OwnedFolder
+    owned = OwnedFolder("job.task")
+    (owned.task / "result").write_text("half done")
+    print(owned.path, flush=True)
+    time.sleep(600)
+"""
+
+
+def killed_owner() -> Path:
+    """The folder of a process that was killed with SIGKILL."""
+    process = start(OWNER)
+    assert process.stdout is not None
+    folder = Path(process.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+    assert (folder / "task/result").exists()
+    return folder
+
+
+def left() -> list[str]:
+    return sorted(os.listdir(sandboxes(local_storage())))
+
+
+def test_a_folder_is_private_and_goes_without_a_trace() -> None:
+    owned = OwnedFolder("name")
+    assert owned.path.stat().st_mode & 0o777 == 0o700
+    assert owned.task.stat().st_mode & 0o777 == 0o700
+    assert list(owned.task.iterdir()) == []
+    (owned.task / "x").write_text("x")
+    owned.strike()
+    owned.strike()
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "..", ".", "", "-rf", "a\0b", "new\nline", "ü" * 300, "\udcff", "x.lock"]
+)
+def test_any_name_makes_a_folder_of_the_local_storage(name: str) -> None:
+    owned = OwnedFolder(name)
+    try:
+        assert owned.path.parent == sandboxes(local_storage())
+        assert reclaim() == []
+        assert owned.task.is_dir()
+    finally:
+        owned.strike()
+    assert left() == []
+
+
+def test_what_a_killed_process_left_is_reclaimed_by_another() -> None:
+    folder = killed_owner()
+    assert reclaim(dry_run=True) == [folder]
+    assert folder.exists()
+    assert reclaim() == [folder]
+    assert left() == []
+    assert reclaim() == []
+
+
+def test_the_folder_of_a_living_owner_is_never_reclaimed() -> None:
+    owner = start(OWNER)
+    try:
+        assert owner.stdout is not None
+        folder = Path(owner.stdout.readline().strip())
+        for _ in range(20):
+            assert reclaim() == []
+            assert not reclaim_folder(folder)
+            assert keep_dead(folder) is None
+        assert (folder / "task/result").exists()
+    finally:
+        owner.kill()
+        owner.communicate()
+    assert reclaim() == [folder]
+
+
+def test_an_owner_is_safe_from_cleaning_by_its_own_process() -> None:
+    owned = OwnedFolder("name")
+    assert reclaim() == []
+    assert owned.task.is_dir()
+    owned.strike()
+
+
+def test_a_stopped_owner_lives() -> None:
+    owner = start(OWNER)
+    assert owner.stdout is not None
+    folder = Path(owner.stdout.readline().strip())
+    os.kill(owner.pid, signal.SIGSTOP)
+    try:
+        assert reclaim() == []
+        assert folder.exists()
+    finally:
+        owner.kill()
+        owner.communicate()
+    assert reclaim() == [folder]
+
+
+CLEANER = """
+    import sys
+    from encamp.storage.owner import reclaim
+    sys.stdin.readline()
+    for _ in range(40):
+        for folder in reclaim():
+            print(folder)
+"""
+
+MAKER = """
+    import sys
+    from encamp.storage.owner import OwnedFolder
+    sys.stdin.readline()
+    for number in range(150):
+        owned = OwnedFolder("busy")
+        (owned.task / "x").write_text("x")
+        assert (owned.task / "x").read_text() == "x"
+        owned.strike()
+"""
+
+
+def test_cleaners_that_race_harm_no_maker_and_leave_nothing() -> None:
+    """Two clean while two make and strike folders, and while dead ones lie around."""
+    root = sandboxes(local_storage())
+    root.mkdir()
+    dead = {root / f"dead.{number}" for number in range(60)}
+    for folder in dead:
+        (folder / "task/deep").mkdir(parents=True)
+        (folder / "task/deep/x").write_text("x")
+        folder.with_name(folder.name + LOCK).touch()
+    processes = [start(code, stdin=-1) for code in (CLEANER, CLEANER, MAKER, MAKER)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = "".join(finish(process) for process in processes)
+    assert {Path(line) for line in said.splitlines()} == dead
+    assert len(said.splitlines()) == len(dead), "each is claimed by one cleaner"
+    assert left() == []
+
+
+def test_a_lock_without_a_folder_and_a_folder_without_a_lock_go() -> None:
+    root = sandboxes(local_storage())
+    root.mkdir()
+    (root / f"a{LOCK}").touch()
+    (root / "b/task").mkdir(parents=True)
+    assert reclaim() == [root / "b"]
+    assert left() == []
+
+
+def test_a_lock_that_is_a_symlink_is_not_followed(tmp_path: Path) -> None:
+    root = sandboxes(local_storage())
+    root.mkdir()
+    (tmp_path / "precious").write_text("x")
+    (root / f"a{LOCK}").symlink_to(tmp_path / "precious")
+    with pytest.warns(UserWarning, match="cannot remove"):
+        reclaim()
+    assert (tmp_path / "precious").read_text() == "x"
+    (root / f"a{LOCK}").unlink()
+
+
+def test_one_leftover_that_cannot_go_keeps_no_other_and_nobody_from_working(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = sandboxes(local_storage())
+    for name in ("a", "b", "c"):
+        (root / name).mkdir(parents=True)
+    real = os.rmdir
+
+    def rmdir(path: object, **options: int) -> None:
+        if str(path).endswith("b"):
+            raise OSError(16, "device or resource busy", path)
+        real(path, **options)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", rmdir)
+        with pytest.warns(UserWarning, match="busy"):
+            assert reclaim() == [root / "a", root / "c"]
+    assert reclaim() == [root / "b"]
+
+
+def test_a_kept_folder_belongs_to_nobody_and_stays() -> None:
+    owned = OwnedFolder("name")
+    (owned.task / "x").write_text("look at me")
+    place = owned.keep()
+    assert place.parent == kept(local_storage())
+    assert left() == []
+    assert reclaim() == []
+    assert (place / "task/x").read_text() == "look at me"
+    assert clean_kept(dry_run=True) == [place]
+    assert clean_kept() == [place]
+    assert not place.exists()
+    assert clean_kept() == []
+
+
+def test_the_folder_of_a_dead_owner_can_be_kept_once() -> None:
+    folder = killed_owner()
+    place = keep_dead(folder)
+    assert place is not None
+    assert (place / "task/result").read_text() == "half done"
+    assert keep_dead(folder) is None
+    assert left() == []
+    clean_kept()
+
+
+def test_a_forked_child_that_unwinds_leaves_its_parents_folder_alone() -> None:
+    owned = OwnedFolder("name")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # pytest-timeout has a thread
+        child = os.fork()
+    if child == 0:
+        owned.strike()
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert owned.task.is_dir()
+    owned.strike()
+    assert left() == []
+
+
+def test_striking_follows_no_symlink(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis").write_text("x")
+    precious.chmod(0o555)
+    owned = OwnedFolder("name")
+    (owned.task / "folder").symlink_to(precious)
+    (owned.task / "file").symlink_to(precious / "thesis")
+    (owned.task / "closed").mkdir(mode=0)
+    (owned.task / "closed").chmod(0)
+    owned.strike()
+    assert (precious / "thesis").read_text() == "x"
+    assert precious.stat().st_mode & 0o777 == 0o555
+    precious.chmod(0o755)
+
+
+def test_a_folder_replaced_by_a_symlink_loses_only_the_symlink(tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    owned = OwnedFolder("name")
+    owned.task.rmdir()
+    owned.path.rmdir()
+    owned.path.symlink_to(tmp_path / "precious")
+    owned.strike()
+    assert (tmp_path / "precious").is_dir()
+    assert left() == []
+
+
+def test_nothing_outside_the_root_is_ever_struck(tmp_path: Path) -> None:
+    root = local_storage()
+    precious = tmp_path / "precious"
+    (precious / "inner").mkdir(parents=True)
+    (root / "way").symlink_to(precious)
+    (root / "a").mkdir()
+    for folder in (
+        root,
+        root.parent,
+        precious,
+        root / "..",
+        root / "a/../../..",
+        root / "way/inner",
+        root.with_name(root.name + "2"),
+    ):
+        with pytest.raises(UnsafeTarget):
+            strike(folder, root)
+    assert (precious / "inner").is_dir()
+    strike(root / "way", root)
+    assert (precious / "inner").is_dir()
+    assert not (root / "way").is_symlink()
+
+
+def test_striking_what_is_not_there_does_nothing() -> None:
+    strike(local_storage() / "gone", local_storage())
+
+
+def test_folders_that_their_owner_may_not_write_to_or_read_go_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def attempt() -> str:
+        owned = OwnedFolder("name")
+        deep = owned.task / "a/b/c"
+        deep.mkdir(parents=True)
+        for folder in (deep, deep.parent, deep.parent.parent):
+            (folder / "x").write_text("x")
+            (folder / "x").chmod(0)
+        deep.chmod(0o500)
+        deep.parent.chmod(0o400)
+        deep.parent.parent.chmod(0)
+        owned.task.chmod(0o555)
+        owned.path.chmod(0o500)
+        owned.strike()
+        return str(left())
+
+    with open_folder() as base:
+        monkeypatch.setenv(LOCAL, str(base))
+        assert unprivileged(attempt) == "[]"
+
+
+def test_a_process_that_goes_on_writing_does_not_keep_a_folder() -> None:
+    owned = OwnedFolder("name")
+    writer = start(
+        """
+        import sys, time
+        for number in range(1_000_000):
+            open(f"{number}", "w").close()
+            time.sleep(0.0005)
+        """,
+        cwd=owned.task,
+    )
+    try:
+        wait_until(lambda: len(os.listdir(owned.task)) > 100, "files are written")
+        owned.strike()
+        assert left() == []
+        assert "FileNotFoundError" in writer.communicate(timeout=60)[1]
+    finally:
+        writer.kill()
+
+
+def test_the_environment_of_the_task_does_not_move_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    owned = OwnedFolder("name")
+    with monkeypatch.context() as patch:
+        patch.setenv(LOCAL, str(tmp_path / "elsewhere"))
+        patch.setenv("USER", "somebody")
+        patch.setenv("LOGNAME", "somebody")
+        owned.strike()
+    assert left() == []
+
+
+def test_a_lock_outlives_no_exec() -> None:
+    """A command that a task started and left behind does not make its owner look alive."""
+    said = run(
+        """
+        import subprocess, sys
+        from encamp.storage.owner import OwnedFolder
+        owned = OwnedFolder("name")
+        child = subprocess.Popen(["sleep", "600"], close_fds=False,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        print(owned.path, child.pid)
+        """
+    )
+    folder, pid = said.split()
+    try:
+        assert reclaim() == [Path(folder)]
+    finally:
+        os.kill(int(pid), signal.SIGKILL)
