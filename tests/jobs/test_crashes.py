@@ -16,6 +16,12 @@ from encamp.jobs.job import as_step
 from encamp.model import JobReport
 
 
+@pytest.fixture(autouse=True)
+def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let slots hold back what they print, as they do for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def _gone(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

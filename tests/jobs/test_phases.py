@@ -26,6 +26,12 @@ from encamp.errors import InputDamaged, JobFailed, OutputConflict, TargetConflic
 from encamp.model import JobReport, TaskReport
 
 
+@pytest.fixture(autouse=True)
+def _buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let slots hold back what they print, as they do for users."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def run_one(*steps: encamp.jobs.job.Step, check: bool = True, **options: Any) -> TaskReport:
     """Run a job of one task and return the task's report."""
     run = {name: options.pop(name) for name in ("keep", "force") if name in options}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import warnings
 from pathlib import Path
 
 import pytest
-from other_processes import finish, open_folder, run, start, unprivileged, wait_until
+from other_processes import finish, open_folder, run, start, unprivileged
 
 from encamp.errors import UnsafeTarget
+from encamp.storage import owner
 from encamp.storage.owner import (
     LOCK,
     OwnedFolder,
@@ -84,18 +86,18 @@ def test_what_a_killed_process_left_is_reclaimed_by_another() -> None:
 
 
 def test_the_folder_of_a_living_owner_is_never_reclaimed() -> None:
-    owner = start(OWNER)
+    living = start(OWNER)
     try:
-        assert owner.stdout is not None
-        folder = Path(owner.stdout.readline().strip())
+        assert living.stdout is not None
+        folder = Path(living.stdout.readline().strip())
         for _ in range(20):
             assert reclaim() == []
             assert not reclaim_folder(folder)
             assert keep_dead(folder) is None
         assert (folder / "task/result").exists()
     finally:
-        owner.kill()
-        owner.communicate()
+        living.kill()
+        living.communicate()
     assert reclaim() == [folder]
 
 
@@ -107,16 +109,16 @@ def test_an_owner_is_safe_from_cleaning_by_its_own_process() -> None:
 
 
 def test_a_stopped_owner_lives() -> None:
-    owner = start(OWNER)
-    assert owner.stdout is not None
-    folder = Path(owner.stdout.readline().strip())
-    os.kill(owner.pid, signal.SIGSTOP)
+    living = start(OWNER)
+    assert living.stdout is not None
+    folder = Path(living.stdout.readline().strip())
+    os.kill(living.pid, signal.SIGSTOP)
     try:
         assert reclaim() == []
         assert folder.exists()
     finally:
-        owner.kill()
-        owner.communicate()
+        living.kill()
+        living.communicate()
     assert reclaim() == [folder]
 
 
@@ -316,24 +318,54 @@ def test_folders_that_their_owner_may_not_write_to_or_read_go_too(
         assert unprivileged(attempt) == "[]"
 
 
-def test_a_process_that_goes_on_writing_does_not_keep_a_folder() -> None:
+def test_a_process_that_goes_on_writing_does_not_keep_a_folder(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     owned = OwnedFolder("name")
-    writer = start(
-        """
-        import sys, time
-        for number in range(1_000_000):
-            open(f"{number}", "w").close()
-            time.sleep(0.0005)
-        """,
-        cwd=owned.task,
-    )
-    try:
-        wait_until(lambda: len(os.listdir(owned.task)) > 100, "files are written")
-        owned.strike()
-        assert left() == []
-        assert "FileNotFoundError" in writer.communicate(timeout=60)[1]
-    finally:
-        writer.kill()
+    real = os.rmdir
+    written = []
+
+    def rmdir(path: str, **options: int) -> None:
+        if len(written) < 5:
+            written.append(owned.task / f"late {len(written)}")
+            written[-1].touch()
+        real(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    owned.strike()
+    assert len(written) == 5
+    assert left() == []
+
+
+def test_a_cleaner_that_comes_second_claims_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the lock file open when the first cleaner removes it."""
+    folder = killed_owner()
+    real = owner._locked_now
+
+    def late(fd: int) -> bool:
+        monkeypatch.setattr(owner, "_locked_now", real)
+        assert reclaim() == [folder]
+        return real(fd)
+
+    monkeypatch.setattr(owner, "_locked_now", late)
+    assert not reclaim_folder(folder)
+
+
+def test_a_lock_that_a_cleaner_takes_before_its_maker_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = fcntl.flock
+
+    def late(fd: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        run("from encamp.storage.owner import reclaim; reclaim()")
+        real(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    owned = OwnedFolder("name")
+    run("from encamp.storage.owner import reclaim; reclaim()")
+    assert owned.task.is_dir()
+    owned.strike()
 
 
 def test_the_environment_of_the_task_does_not_move_its_folder(

@@ -26,7 +26,7 @@ class Lease:
 
     file: Portable
     host: str
-    boot: str
+    kernel: str
     pid: int
     started: str
 
@@ -48,7 +48,7 @@ def new_lease(folder: Path, token: str) -> Lease:
     """A lease for a run of the job in ``folder`` that this process controls."""
     pid = os.getpid()
     file = portable(folder / f"{PREFIX}{token}")
-    return Lease(file, socket.gethostname(), boot_id(), pid, start_of(pid) or "")
+    return Lease(file, socket.gethostname(), kernel(), pid, start_of(pid) or "")
 
 
 class Watch:
@@ -57,8 +57,10 @@ class Watch:
     def __init__(self, lease: Lease) -> None:
         self._lease = lease
         self._file = local(lease.file)
-        self._near = (lease.host, lease.boot) == (socket.gethostname(), boot_id())
-        self._near = self._near and start_of(lease.pid) == lease.started
+        self._near = lease.kernel != "" and (lease.host, lease.kernel) == (
+            socket.gethostname(),
+            kernel(),
+        )
         self._seen = False
 
     def over(self) -> bool:
@@ -71,10 +73,14 @@ class Watch:
         return self._seen and not there
 
 
-def boot_id() -> str:
-    """What names this boot of this host's kernel; empty where the kernel does not say."""
+def kernel() -> str:
+    """Names this boot of this host, and this container on it: where a process id means the same.
+
+    Empty where the kernel does not say.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
 

@@ -1,0 +1,64 @@
+"""A worker knows when nobody stands behind its work any more, and never believes so in error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from encamp.jobs.lease import Lease, Watch, leases, new_lease, start_of
+
+
+def _of_a_dead_controller(lease: Lease) -> Lease:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = start_of(process.pid)
+    assert started
+    process.communicate(b"\n")
+    return replace(lease, pid=process.pid, started=started)
+
+
+def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
+    lease = new_lease(tmp_path, "token")
+    lease.take()
+    watch = Watch(lease)
+    assert not watch.over()
+    lease.end()
+    lease.end()
+    assert watch.over()
+
+
+def test_a_worker_that_begins_after_the_end_sees_it_too(tmp_path: Path) -> None:
+    assert Watch(new_lease(tmp_path, "token")).over()
+
+
+def test_a_controller_that_died_on_this_host_is_missed_at_once(tmp_path: Path) -> None:
+    lease = _of_a_dead_controller(new_lease(tmp_path, "token"))
+    lease.take()
+    assert Watch(lease).over()
+
+
+def test_a_process_id_that_another_process_has_now_is_no_controller(tmp_path: Path) -> None:
+    lease = replace(new_lease(tmp_path, "token"), started="1")
+    lease.take()
+    assert Watch(lease).over()
+
+
+def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Path) -> None:
+    far = replace(_of_a_dead_controller(new_lease(tmp_path, "token")), host="far")
+    watch = Watch(far)
+    assert not watch.over()
+    far.take()
+    assert not watch.over()
+    far.end()
+    assert watch.over()
+
+
+def test_what_a_killed_run_left_is_found_and_damage_is_passed_over(tmp_path: Path) -> None:
+    lease = new_lease(tmp_path, "good")
+    lease.take()
+    (tmp_path / "running-bad").write_text("{")
+    assert [(file.name, bool(facts)) for file, facts in leases(tmp_path)] == [
+        ("running-bad", False),
+        ("running-good", True),
+    ]
