@@ -15,6 +15,8 @@
     │   └── JobBusy                another process is running this job
     ├── StorageError               a disk did not do what was asked of it
     │   ├── DiskFull               no room, with what was needed and what is free
+    │   ├── ShippingFailed         a file did not come whole to a host without the shared disk
+    │   ├── ModeRefused            a way of mirroring that was insisted on cannot be had
     │   └── SourceChanged          an input changed while it was copied
     ├── TaskError                  a task did not end well; other tasks go on
     │   ├── StepFailed             a step raised, or its command ended with a failure
@@ -222,6 +224,28 @@ class DiskFull(StorageError):
             f"no room on the disk of {printable(self.path)}: {self.need} bytes are needed, "
             f"{self.free} are free; free some space, or name another disk"
         )
+
+
+@dataclass(eq=False)
+class ModeRefused(StorageError):
+    mode: str
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} cannot be mirrored with mode={self.mode!r}: {self.why}; "
+            "mode='auto' takes the best way that there is"
+        )
+
+
+@dataclass(eq=False)
+class ShippingFailed(StorageError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)} could not be sent to this host: {self.why}; try again"
 
 
 @dataclass(eq=False)

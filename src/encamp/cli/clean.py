@@ -6,14 +6,15 @@ from pathlib import Path
 
 from encamp.errors import printable
 from encamp.storage.cache import clear_cache
-from encamp.storage.owner import clean_kept, kept, reclaim
+from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.owner import clean_kept, kept
 from encamp.storage.roots import local_storage_path
 
 
 def clean_command(*, everything: bool, dry_run: bool) -> None:
     """Remove leftovers, or only list them."""
     verb = "would remove" if dry_run else "removed"
-    removed = reclaim(dry_run=dry_run)
+    removed = reclaim_leftovers(dry_run=dry_run)
     if everything:
         removed += clean_kept(dry_run=dry_run)
     for folder in removed:

@@ -34,6 +34,12 @@ Folders of living processes are never touched. With --all, folders that were kep
 into and the host's cache of input files go too.
 """
 
+_CACHE = """Look into this host's cache of inputs, or clear it.
+
+Files that several tasks want are brought to a host once and kept for later runs, within the
+limit that ENCAMP_CACHE_LIMIT sets ("50 GiB"; a fifth of the disk by default).
+"""
+
 _STATUS = """Say how the jobs in a destination stand.
 
 Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
@@ -61,6 +67,7 @@ def cli() -> None:
       encamp run JOB.toml        run a job; run it again to go on where it stopped
       encamp status results      how the jobs in a destination stand
       encamp clean               remove what killed processes left on this host
+      encamp cache why FILE      why an input was copied, linked, fetched again or evicted
     """
 
 
@@ -88,6 +95,37 @@ def clean(everything: bool, dry_run: bool) -> None:
     from encamp.cli.clean import clean_command
 
     clean_command(everything=everything, dry_run=dry_run)
+
+
+@cli.group(help=_CACHE)
+def cache() -> None:
+    pass
+
+
+@cache.command("list")
+def cache_list() -> None:
+    """List the inputs that are in the cache, those first that were not used for longest."""
+    from encamp.cli.cache import list_command
+
+    list_command()
+
+
+@cache.command("why")
+@click.argument("file")
+def cache_why(file: str) -> None:
+    """Say why an input was fetched, fetched again, evicted or refused, and how it would come."""
+    from encamp.cli.cache import why_command
+
+    why_command(file)
+
+
+@cache.command("clear")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say how much would be removed.")
+def cache_clear(dry_run: bool) -> None:
+    """Remove every entry that no task is using now."""
+    from encamp.cli.cache import clear_command
+
+    clear_command(dry_run=dry_run)
 
 
 @cli.command(help=_STATUS)

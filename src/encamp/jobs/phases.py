@@ -24,15 +24,14 @@ from typing import Any
 from encamp.agent.child import Stopped, at_supervisors_end, orphaned, portable_error, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
-from encamp.errors import EncampError, InputDamaged, StepFailed
+from encamp.errors import EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.job import Call, Command
 from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
-from encamp.storage.cache import HostCache
+from encamp.storage.camp import Camp
 from encamp.storage.outputs import Output, stage
-from encamp.storage.owner import OwnedFolder
-from encamp.storage.place import Placed, damaged, place
+from encamp.storage.place import Placed
 from encamp.storage.roots import local
 
 TAIL = 4096
@@ -89,47 +88,46 @@ class _Attempt:
             raise error from portable_error(exc)
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
-        owned = OwnedFolder(f"{self.work.job}.{self.work.task}")
-        at_supervisors_end(owned.strike)
-        tell(Opened(owned.path, os.getpid()))
+        camp = Camp(f"{self.work.job}.{self.work.task}")
+        at_supervisors_end(camp.strike)
+        tell(Opened(camp.path, os.getpid()))
         failed = True
         try:
-            with output_to(owned.path / "log"):
-                self._all_phases(steps, owned)
+            with output_to(camp.path / "log"):
+                self._all_phases(steps, camp)
             failed = self.outcome.error is not None
         finally:
-            self._bring_log(owned)
+            self._bring_log(camp.path)
             keep = self.work.keep
             if keep == "always" or (failed and keep == "failed"):
-                self.outcome.kept = f"{socket.gethostname()}:{owned.keep()}"
+                self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
             else:
-                owned.strike()
+                camp.strike()
             at_supervisors_end(None)
 
-    def _all_phases(self, steps: tuple[Call | Command, ...], owned: OwnedFolder) -> None:
-        folder = owned.task
+    def _all_phases(self, steps: tuple[Call | Command, ...], camp: Camp) -> None:
+        self.placed = camp.placed
         try:
-            with HostCache() as cache:
-                with self._phase("job prephase"):
-                    place(self.work.shared, folder, self.placed, cache)
-                    self.outcome.bytes_shared = cache.bytes
-                with self._phase("task prephase"):
-                    place(self.work.inputs, folder, self.placed)
-                with put_back():
-                    for step in steps:
-                        self._step(step, folder)
-                tell(StepBegins(None, None))
-                self.outcome.value = _pickled(self.value)
-                self._check_shared(folder, cache)
+            with self._phase("job prephase"):
+                camp.bring(self.work.shared)
+            with self._phase("task prephase"):
+                camp.place((*self.work.shared, *self.work.inputs))
+                self.outcome.bytes_shared = camp.brought
+            with put_back():
+                for step in steps:
+                    self._step(step, camp.folder)
+            tell(StepBegins(None, None))
+            self.outcome.value = _pickled(self.value)
+            camp.check_inputs(self.work.task)
             self._check_wanted()
             with self._phase("task postphase"):
                 self.outcome.staged = stage(
-                    folder,
+                    camp.folder,
                     self.work.outputs,
                     local(self.work.destination),
                     token=self.work.token,
                     task=self.work.task,
-                    inputs=self._input_names(),
+                    inputs=camp.inputs,
                 )
         except (EncampError, Stopped) as exc:
             self._failed(exc)
@@ -158,28 +156,20 @@ class _Attempt:
         finally:
             flush()  # before what the next step's command writes
 
-    def _check_shared(self, folder: Path, cache: HostCache) -> None:
-        for name in damaged(folder, self.placed):
-            cache.drop(folder / name)
-            raise InputDamaged(self.work.task, name)
-
     def _check_wanted(self) -> None:
         """Stop where nobody would take what is staged, and nobody would clear it away."""
         if orphaned():
             raise Stopped
 
-    def _input_names(self) -> frozenset[str]:
-        return frozenset(item.target for item in (*self.work.shared, *self.work.inputs))
-
-    def _bring_log(self, owned: OwnedFolder) -> None:
-        log = owned.path / "log"
+    def _bring_log(self, path: Path) -> None:
+        log = path / "log"
         if not log.exists() or not log.stat().st_size:
             return
         self.outcome.log_tail = tail_of(log)
         if orphaned():
             return
         with suppress(EncampError, OSError):
-            self.outcome.log = stage_log(owned.path, self.work)
+            self.outcome.log = stage_log(path, self.work)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import types
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import BadJob, OutputConflict, TargetConflict
@@ -13,9 +15,9 @@ from encamp.jobs.job import Job, Task
 from encamp.jobs.journal import Key
 from encamp.jobs.keys import Keys
 from encamp.jobs.work import pack
-from encamp.storage.mirror import Item, plan
+from encamp.storage.mirror import Item, Planner
 from encamp.storage.outputs import check_destination, check_outputs
-from encamp.storage.roots import local, portable
+from encamp.storage.roots import portable
 
 _SMALL = 1 << 16
 """Bytes of pickled steps that are kept for every task; larger ones are pickled when they go."""
@@ -30,7 +32,8 @@ class Prepared:
         self.job = job
         self.graph = Graph(job.tasks)
         self.finals = _final_names(job)
-        self.shared = plan(job.mirror, job.base)
+        planner = Planner(job.base)
+        self.shared = [replace(item, readonly=True) for item in planner.plan(job.mirror)]
         self._at = {item.target: item for item in self.shared}
         self.keys = Keys(self.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
@@ -40,15 +43,17 @@ class Prepared:
         for name, task in job.tasks.items():
             self._keep(name, pack(name, task.steps, self._by_value))
             if not self.graph.before[name]:
-                self._inputs[name] = self._plan(task)
+                self._inputs[name] = self._plan(task, planner)
+        planned = (item.identity for items in self._inputs.values() for item in items)
+        self._wanted = Counter(planned)
 
-    def _plan(self, task: Task) -> list[Item]:
+    def _plan(self, task: Task, planner: Planner) -> list[Item]:
         """The task's own inputs, without those that are job inputs as well."""
         own = []
-        for item in plan(task.mirror, self.job.base):
+        for item in planner.plan(task.mirror):
             other = self._at.get(item.target, item)
-            if other != item:
-                raise TargetConflict(item.target, str(local(other.source)), str(local(item.source)))
+            if other.identity != item.identity:
+                raise TargetConflict(item.target, other.name, item.name)
             if item.target not in self._at:
                 own.append(item)
         return own
@@ -56,8 +61,14 @@ class Prepared:
     def inputs(self, name: str) -> list[Item]:
         """What a task's patterns match; of one that waits for others, what they match now."""
         if name not in self._inputs:
-            return self._plan(self.job.tasks[name])
-        return self._inputs[name]
+            task = self.job.tasks[name]
+            return [self._by_cache(item) for item in self._plan(task, Planner(self.job.base))]
+        return [self._by_cache(item) for item in self._inputs[name]]
+
+    def _by_cache(self, item: Item) -> Item:
+        """What one task alone wants goes past the cache, where that saves a copy."""
+        several = item.kind == "tree" or item.mode != "auto" or self._wanted[item.identity] > 1
+        return item if several else replace(item, cached=False)
 
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""

@@ -140,7 +140,7 @@ class _Placing:
 
 
 def _placed(report: JobReport) -> _Placing:
-    """Every attempt of this run in a lane of its slot; attempts that overlap there get lanes of their own."""
+    """This run's attempts in lanes of their slots; where they overlap, in several."""
     groups = _groups(report)
     lanes: list[_Lane] = []
     attempts: list[_Placed] = []

@@ -47,9 +47,9 @@ from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
 from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import AttemptReport, JobReport, Published, State, TaskReport
+from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Staged, discard, discard_leftovers, flush_folders, publish
-from encamp.storage.owner import reclaim
 from encamp.storage.roots import local, local_storage, portable
 from encamp.version import __version__
 
@@ -66,7 +66,7 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
     if options.dry_run:
         return _dry_run(job, prepared, options, progress)
     local_storage()
-    reclaim()
+    reclaim_leftovers()
     journal = Journal(job.folder)
     with (
         journal.writing(),

@@ -1,60 +1,70 @@
-"""The host cache: every input file that tasks share is brought to this host's disk once.
+"""The host cache: every input that tasks share is brought to this host's disk once.
 
-One per user and host, used by any number of processes at once and kept between runs. A file is
-found again by where it is and by size, modification time, permissions, inode and device, so a
-changed file is another entry. Entries come in by rename and are never written again; one that is
-not as it was fetched (a task wrote to it, the host lost power) is fetched anew. A lock that the
-kernel drops with its holder sees to it that each is fetched once. The index (SQLite) says what to
-evict first; the files themselves are the truth.
+One per user and host, used by any number of processes at once and kept between runs. An entry, a
+file or a whole tree, is found again by where its source is and by what it was like (size, time of
+change, permissions, inode, device; of a tree, all of these of everything in it), so a changed
+source is another entry. Entries come in by rename and are never written again; one that is not as
+it was fetched (a task wrote to it, the host lost power) is fetched anew. A lock that the kernel
+drops with its holder sees to it that each is fetched once, and that no tree goes while it is used.
+
+A source may have two entries: one that is handed out as it is, by links, and is read-only, and
+one with the source's own permissions, of which tasks get copies or overlays.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
+import logging
 import os
 import shutil
-import sqlite3
-import stat
-import struct
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
+from secrets import token_hex
 from types import TracebackType
 
-from encamp.errors import BadJob, SourceChanged, printable
+from encamp.errors import BadJob, DiskFull, SourceChanged
 from encamp.storage.copy import copy_file
-from encamp.storage.roots import local_storage, local_storage_path, portable
+from encamp.storage.disk import free_space
+from encamp.storage.index import Event, Index, Row, opened
+from encamp.storage.locks import KeyLock, alone, shared
+from encamp.storage.mirror import Item
+from encamp.storage.process import boot_id, start_of, this_process
+from encamp.storage.remote import download
+from encamp.storage.roots import SharedPath, local, local_storage, local_storage_path
+from encamp.storage.ship import Channel, receive_file, receive_tree
+from encamp.storage.sizes import parse_size
+from encamp.storage.strike import strike
+from encamp.storage.tree import copy_tree, tree_state
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"
 _SHARE_OF_DISK = 0.2
-_NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
+_SPARE = 1 << 20
+"""Bytes that are left free on the disk at least."""
+_PLENTY = 100
+"""Room is asked for where the need is more than this part of what is free."""
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-CREATE TABLE IF NOT EXISTS entry (
-    key TEXT PRIMARY KEY, source TEXT, size INTEGER, fetched REAL, used REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_use ON entry (used);
-"""
-_NOTE = """
-INSERT INTO entry VALUES (?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET used = excluded.used
-"""
+log = logging.getLogger("encamp.cache")
 
 
 class HostCache:
     """Access to this host's cache; a context manager, not for sharing between threads.
 
-    ``files`` and ``bytes`` count what this object brought to the host.
+    Trees that it hands out stay until it is closed. ``files`` and ``bytes`` count what it brought
+    to this host. With a ``channel``, what is on no disk that this host sees is shipped by it.
     """
 
-    def __init__(self) -> None:
-        self.root = local_storage() / "cache"
-        self._entries = self.root / "files"
-        self._entries.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._used: dict[str, tuple[str, int]] = {}
+    def __init__(self, channel: Channel | None = None) -> None:
+        self._storage = local_storage()
+        self._channel = channel
+        self.root = self._storage / "cache"
+        self._locks = self.root / "locks"
+        for name in ("files", "trees", "partial"):
+            (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._used: dict[str, Row] = {}
+        self._held: dict[str, KeyLock] = {}
         self.files = 0
         self.bytes = 0
 
@@ -70,202 +80,347 @@ class HostCache:
         self.close()
 
     def close(self) -> None:
-        """Note what was used, for the choice of what to evict; a note that fails costs no more."""
-        now = time.time()
-        rows = [(key, *facts, now, now) for key, facts in self._used.items() if self._holds(key)]
+        """Note what was used, and let go of trees; may be called twice."""
+        rows = [row for row in self._used.values() if self._entry(row.key, row.kind).exists()]
         if rows:
+            now = time.time()
             with suppress(OSError), self._index() as index:
-                index.executemany(_NOTE, rows)
+                for row in rows:
+                    index.add(replace(row, used=now))
         self._used.clear()
+        for lock in self._held.values():
+            lock.close()
+        self._held.clear()
 
-    def _entry(self, key: str) -> Path:
-        return self._entries / key[:2] / key
+    def _index(self) -> AbstractContextManager[Index]:
+        return opened(self.root / INDEX)
 
-    def _holds(self, key: str) -> bool:
-        return self._entry(key).exists()
+    def _entry(self, key: str, kind: str) -> Path:
+        return self.root / f"{kind}s" / key[:2] / key
 
-    def link(self, source: Path, place: Path, expected: tuple[int, int]) -> None:
-        """Put the file into ``place`` as a read-only link to its entry, fetching it if need be.
+    def has(self, item: Item) -> bool:
+        """Whether the entry is here already."""
+        return self._entry(_key(item), item.kind).exists()
 
-        ``expected`` is its size and mtime_ns; raises `SourceChanged` if it has others now.
-        Blocks while another process fetches the same file.
+    def bring(self, items: Iterable[Item]) -> None:
+        """Fetch what is not here yet; errors as in `get`."""
+        missing = [item for item in items if not self.has(item)]
+        if not missing:
+            return
+        with self._index() as index:  # noted before it is here: a kill leaves nothing uncounted
+            if index.fresh:
+                self._adopt(index)
+            for item in missing:
+                index.tell(item.name, "fetched", why := self._why_fetch(item, index))
+                log.debug("fetching %s: %s", item.name, why)
+                index.add(_row(item))
+            over = index.total() - cache_limit(self.root)
+        if over > 0:
+            self._evict(over, "the cache's limit", spare={_key(item) for item in missing})
+        small = [item for item in missing if not self._needs_room(item.size)]
+        with self.room_if_scarce(sum(item.size for item in small), "inputs"):
+            for item in missing:
+                self._get(item)
+
+    def get(self, item: Item) -> Path:
+        """The entry for an input, fetched first if it is not here.
+
+        A file's entry may be evicted at any time, a tree's not before this object is closed.
+        Blocks while another process fetches the same. Raises `SourceChanged` if the input is no
+        longer what it was when the plan was made, `DiskFull`, or OSError.
         """
-        status = source.stat()
-        if (status.st_size, status.st_mtime_ns) != expected:
-            raise SourceChanged(str(source))
-        key = _key(source, status)
-        entry = self._entry(key)
-        fresh = False
-        while not _linked(entry, place, None if fresh else expected):
-            with self._alone(key):
-                if not _sound(entry, expected):
-                    self._fetch(source, entry, expected, status.st_mode)
-                    fresh = True  # as it should be, even where this disk's times are coarse
-        self._used[key] = (printable(source), expected[0])
+        self.bring([item])
+        return self._get(item)
 
-    def _fetch(self, source: Path, entry: Path, expected: tuple[int, int], mode: int) -> None:
+    def _get(self, item: Item) -> Path:
+        key = _key(item)
+        entry = self._entry(key, item.kind)
+        if item.kind == "file":
+            if not _sound(entry, item):
+                with alone(self._locks, key):
+                    if not _sound(entry, item):
+                        self._fetch(item, key, entry)
+        else:
+            self._hold_tree(item, key, entry)
+        self._used[key] = _row(item)
+        return entry / "tree" if item.kind == "tree" else entry
+
+    def _hold_tree(self, item: Item, key: str, entry: Path) -> None:
+        """Share the tree's lock until this object is closed, and see that it is here."""
+        lock = self._held.setdefault(key, KeyLock(self._locks, key))
+        try:
+            lock.share()
+            while not _sound(entry, item):
+                lock.release()  # two who share a lock would wait for each other for ever
+                lock.take()
+                if not _sound(entry, item):
+                    self._fetch(item, key, entry)
+                lock.share()
+        except BaseException:
+            self._held.pop(key).close()
+            raise
+
+    def _fetch(self, item: Item, key: str, entry: Path) -> None:
+        """Make the entry; its lock is held."""
+        partial = self.root / "partial" / key
+        self._remove(partial)  # what a killed process left
+        with self.room_if_scarce(item.size, item.name):
+            self._copy_in(item, partial)
         entry.parent.mkdir(mode=0o700, exist_ok=True)
-        partial = _partial(entry)
-        partial.unlink(missing_ok=True)  # what a killed process left; the lock is ours now
-        self._make_room(entry.name, source, expected[0])
-        copy_file(source, partial, expected, mode=mode & 0o555 | 0o400)
-        with suppress(FileNotFoundError):  # evicted while it came; then it comes again
-            partial.rename(entry)
-        self.files += 1
-        self.bytes += expected[0]
+        self._remove(entry)
+        partial.rename(entry)
 
-    def _make_room(self, new: str, source: Path, size: int) -> None:
-        """Evict the least recently used entries until the new one fits the limit, and note it.
+    def _copy_in(self, item: Item, partial: Path) -> None:
+        """Copy the source, or the other entry of it if there is one, to ``partial``."""
+        brought = self._tree_in if item.kind == "tree" else self._file_in
+        if brought(item, partial):
+            self.files += item.files
+            self.bytes += item.size
 
-        It is noted before it is there: a process killed in between leaves nothing uncounted.
-        """
-        now = time.time()
-        with self._index() as index:
-            index.execute(_NOTE, (new, printable(source), size, now, now))
-            held = index.execute("SELECT sum(size) FROM entry").fetchone()[0]
-            excess = held - cache_limit(self.root)
-            for key, freed in index.execute("SELECT key, size FROM entry ORDER BY used").fetchall():
-                if excess <= 0:
-                    return
-                if key != new:
-                    self._drop(key, index)
-                    excess -= freed
+    def _tree_in(self, item: Item, partial: Path) -> bool:
+        """Returns whether the tree came from outside this cache."""
+        partial.mkdir(mode=0o700)
+        target, readonly = partial / "tree", item.readonly
+        other = _key(replace(item, readonly=not readonly))
+        with shared(self._locks, other):
+            entry = self._entry(other, "tree")
+            if near := _sound(entry, item):
+                state = copy_tree(entry / "tree", target, (), readonly=readonly)
+        if not near and self._channel is not None and _is_afar(item):
+            source = str(item.source)
+            state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
+        elif not near:
+            state = copy_tree(local(item.source), target, item.exclude, readonly=readonly)
+        if state.content != item.content:
+            raise SourceChanged(item.name)
+        (partial / "boot").write_text(boot_id())
+        return not near
 
-    def drop(self, place: Path) -> None:
-        """Forget the entry that ``place`` is a link to: something wrote to it."""
-        damaged = place.stat()
-        for entry in self._entries.glob("*/*"):
-            with suppress(FileNotFoundError):  # evicted just now
-                if os.path.samestat(entry.stat(), damaged):
-                    with self._index() as index:
-                        self._drop(entry.name, index)
+    def _file_in(self, item: Item, target: Path) -> bool:
+        """Returns whether the file came from outside this cache."""
+        expected = (item.size, item.mtime_ns)
+        mode = item.permissions & 0o555 | 0o400 if item.readonly else item.permissions | 0o600
+        other = self._entry(_key(replace(item, readonly=not item.readonly)), "file")
+        if _sound(other, item):
+            copy_file(other, target, expected, mode=mode)
+            return False
+        if item.url is not None:
+            download(item.url, target, *expected, mode=mode)
+        elif self._channel is not None and _is_afar(item):
+            receive_file(self._channel, str(item.source), target, expected, mode)
+        else:
+            copy_file(local(item.source), target, expected, mode=mode)
+        return True
 
-    def _drop(self, key: str, index: sqlite3.Connection) -> None:
-        entry = self._entry(key)
-        entry.unlink(missing_ok=True)
-        _partial(entry).unlink(missing_ok=True)
-        index.execute("DELETE FROM entry WHERE key = ?", (key,))
+    def _why_fetch(self, item: Item, index: Index) -> str:
+        source = item.name
+        rows, events = index.of_source(source), index.events(source)
+        if any(row.key == _key(item) for row in rows):
+            return "its entry was gone"
+        if rows and rows[0].state != _state(item):
+            return f"it changed: {rows[0].state}, now {_state(item)}"
+        if rows:
+            return "it is wanted read-only too" if item.readonly else "it is wanted writable too"
+        if events:
+            return f"it was {events[-1].what}: {events[-1].why}"
+        return "first use on this host"
+
+    def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
+        """`room` where ``need`` is a good part of what is free; nothing where there is plenty."""
+        return self.room(need, what) if self._needs_room(need) else nullcontext()
+
+    def _needs_room(self, need: int) -> bool:
+        return need * _PLENTY > free_space(self.root)
 
     @contextmanager
-    def _index(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(_opened(self.root / INDEX)) as index, index:
-                yield index
-        except sqlite3.Error as exc:
-            raise _as_os_error(exc, self.root / INDEX) from exc
+    def room(self, need: int, what: str) -> Iterator[None]:
+        """See to it that ``need`` bytes may be written to the local disk during a block.
 
-    @contextmanager
-    def _alone(self, key: str) -> Iterator[None]:
-        """Keep other processes from fetching the same entry: one byte of a lock file per key.
-
-        An open-file-description lock, see fcntl(2): it goes with the last copy of its descriptor,
-        and when it is given up, whatever processes were forked meanwhile.
+        What others are about to write counts as written. The least recently used entries are
+        evicted where the disk asks for it. Raises `DiskFull`.
         """
-        fd = os.open(self.root / "locks", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        facts = this_process()
+        owner = f"{facts.pid}:{facts.start}:{token_hex(4)}"
+        if (lacking := need - self._free_for(need, owner)) > 0:
+            self._evict(lacking, what, spare=set())
+            if (free := self._free_for(need, owner)) < need:
+                self._tell(what, "refused", f"{need} bytes are needed, {free} are free")
+                raise DiskFull(str(self.root), need, max(0, free))
         try:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _lock_request(fcntl.F_WRLCK, key))
             yield
         finally:
-            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _lock_request(fcntl.F_UNLCK, key))
-            os.close(fd)
+            with suppress(OSError), self._index() as index:
+                index.give_room_back(owner)
+
+    def _free_for(self, need: int, owner: str) -> int:
+        """Bytes that are free and promised to nobody; if they suffice they are promised."""
+        with self._index() as index:
+            _forget_dead(index)
+            promised = sum(size for _, size in index.rooms())
+            free = free_space(self.root) - promised - _SPARE
+            if free >= need:
+                index.ask_room(owner, need)
+        return free
+
+    def _evict(self, size: int, what: str, *, spare: set[str]) -> None:
+        """Drop what was not used for longest until ``size`` bytes are free, or nothing is left."""
+        with self._index() as index:
+            candidates = list(index.oldest_first())
+        for row in candidates:
+            if size <= 0:
+                return
+            if row.key in spare or row.key in self._held:
+                continue
+            if self.drop(row.key, row.kind, row.source, f"room for {what}"):
+                size -= row.size
+
+    def _tell(self, source: str, what: str, why: str) -> None:
+        with suppress(OSError), self._index() as index:
+            index.tell(source, what, why)
+
+    def drop(self, key: str, kind: str, source: str, why: str) -> bool:
+        """Remove an entry, unless it is a tree in use; returns whether it is gone."""
+        lock = KeyLock(self._locks, key)
+        try:
+            if not lock.take_if_free():
+                return False
+            log.debug("evicting %s: %s", source, why)
+            self._remove(self._entry(key, kind))
+            with self._index() as index:
+                index.remove([key])
+                index.tell(source, "evicted", why)
+        finally:
+            lock.close()
+        return True
+
+    def _remove(self, path: Path) -> None:
+        """Remove an entry or a partial one, out of sight at once; its lock is held."""
+        if os.path.lexists(path):
+            doomed = self.root / "partial" / f"{path.name}-{token_hex(4)}"
+            with suppress(FileNotFoundError):
+                path.rename(doomed)
+                strike(doomed, self._storage)
+
+    def rows(self) -> list[Row]:
+        """All entries that are noted, those first that were not used for longest."""
+        with self._index() as index:
+            return list(index.oldest_first())
+
+    def rows_of(self, source: str) -> list[Row]:
+        """The entries of one source, the newest first."""
+        with self._index() as index:
+            return index.of_source(source)
+
+    def events(self, source: str) -> list[Event]:
+        """What was done with one source and why, the oldest first."""
+        with self._index() as index:
+            return index.events(source)
+
+    def tidy(self) -> None:
+        """Remove what killed processes left half fetched or half evicted."""
+        for path in (self.root / "partial").iterdir():
+            lock = KeyLock(self._locks, path.name.split("-")[0])
+            try:
+                if lock.take_if_free():
+                    strike(path, self._storage)
+            finally:
+                lock.close()
+
+    def _adopt(self, index: Index) -> None:
+        """Note entries that the index does not know of: it was lost."""
+        for kind in ("file", "tree"):
+            for entry in (self.root / f"{kind}s").glob("*/*"):
+                size, files = _measured(entry)
+                now = time.time()
+                row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
+                index.add(row)
+
+    def forget_damaged(self, item: Item) -> None:
+        """Drop the entry of an input that a task wrote to."""
+        if (lock := self._held.pop(_key(item), None)) is not None:
+            lock.close()
+        self.drop(_key(item), item.kind, item.name, "a task wrote to it")
 
 
-def _partial(entry: Path) -> Path:
-    return entry.with_name(entry.name + ".part")
+_READONLY = ".ro"
 
 
-def _lock_request(kind: int, key: str) -> bytes:
-    return struct.pack("hhqqixxxx", kind, os.SEEK_SET, int(key[:15], 16), 1, 0)
+def _key(item: Item) -> str:
+    return item.identity + (_READONLY if item.readonly else "")
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    """The index, made where it is missing, and anew where it is damaged: it can be lost."""
+def _is_afar(item: Item) -> bool:
+    """Whether an input is on no disk that this host sees; then it is shipped."""
+    return not (isinstance(item.source, SharedPath) and os.path.lexists(local(item.source)))
+
+
+def _state(item: Item) -> str:
+    what = f"{item.files} files, " if item.kind == "tree" else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_ns / 1e9))
+    return f"{what}{item.size} bytes, changed {when}.{item.mtime_ns % 10**9:09}"
+
+
+def _row(item: Item) -> Row:
+    now = time.time()
+    return Row(_key(item), item.kind, item.name, _state(item), item.size, item.files, now, now)
+
+
+def _sound(entry: Path, item: Item) -> bool:
+    """Whether an entry is there, and as it was fetched.
+
+    A tree is looked through once after a reboot, which may have lost what was not on the disk yet.
+    """
     try:
-        return _connected(path)
-    except sqlite3.DatabaseError as exc:
-        if _code(exc) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            raise
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{path}{suffix}").unlink(missing_ok=True)
-        return _connected(path)
+        if item.kind == "file":
+            found = entry.lstat()
+            return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+        if (entry / "boot").read_text() == boot_id():
+            return True
+        if tree_state(entry / "tree", ()).content != item.content:
+            return False
+        (entry / "boot").write_text(boot_id())
+    except FileNotFoundError:
+        return False
+    return True
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    index = sqlite3.connect(path, timeout=60)
-    try:
-        index.execute("PRAGMA synchronous = OFF")
-        index.executescript(_SCHEMA)
-    except BaseException:
-        index.close()
-        raise
-    return index
+def _measured(entry: Path) -> tuple[int, int]:
+    if entry.is_file():
+        return entry.stat().st_size, 1
+    state = tree_state(entry / "tree", ())
+    return state.size, state.files
 
 
-def _as_os_error(exc: sqlite3.Error, path: Path) -> OSError:
-    kind = errno.ENOSPC if _code(exc) == sqlite3.SQLITE_FULL else errno.EIO
-    return OSError(kind, f"the cache's index: {exc}", str(path))
-
-
-def _code(exc: sqlite3.Error) -> int | None:
-    return getattr(exc, "sqlite_errorcode", None)
+def _forget_dead(index: Index) -> None:
+    for owner, _ in index.rooms():
+        pid, start = owner.split(":")[:2]
+        if start_of(int(pid)) != start:
+            index.give_room_back(owner)
 
 
 def cache_limit(root: Path) -> int:
     """How many bytes the cache may hold: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
 
-    Raises `BadJob` where that is no number.
+    Raises `BadJob` where that is no size.
     """
     given = os.environ.get(LIMIT)
     if not given:
         return int(shutil.disk_usage(root).total * _SHARE_OF_DISK)
-    if not given.isdecimal():
-        raise BadJob(LIMIT, f"must be a whole number of bytes, not {given!r}")
-    return int(given)
-
-
-def _key(source: Path, status: os.stat_result) -> str:
-    state = (status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev, status.st_mode)
-    facts = repr((portable(source), *state)).encode("utf-8", "surrogateescape")
-    return hashlib.blake2b(facts, digest_size=20).hexdigest()
-
-
-def _sound(file: Path, expected: tuple[int, int] | None) -> bool:
-    """Whether an entry, or a link to it, is there and as it was fetched."""
-    try:
-        found = file.lstat()
-    except FileNotFoundError:
-        return False
-    as_fetched = (found.st_size, found.st_mtime_ns) == expected and not found.st_mode & 0o222
-    return expected is None or as_fetched
-
-
-def _linked(entry: Path, place: Path, expected: tuple[int, int] | None) -> bool:
-    """Link ``entry`` to ``place``, or copy it where the disk has no (more) links.
-
-    False if it is gone, or not as ``expected``.
-    """
-    if not _sound(entry, expected):
-        return False
-    try:
-        os.link(entry, place)
-    except FileNotFoundError:
-        return False
-    except OSError as exc:
-        if exc.errno not in _NO_LINK:
-            raise
-        copy_file(entry, place, None, mode=stat.S_IMODE(entry.stat().st_mode))
-    return True
+    size = parse_size(given)
+    if size is None:
+        raise BadJob(LIMIT, f"must be a size such as 500000000 or '20 GiB', not {given!r}")
+    return size
 
 
 def clear_cache(*, dry_run: bool = False) -> int:
-    """Remove all entries and return how many bytes they held; tasks keep the links they have."""
-    root = local_storage_path() / "cache"
-    entries = [entry for entry in root.glob("files/*/*") if entry.is_file()]
-    size = sum(entry.stat().st_size for entry in entries)
-    if entries and not dry_run:
-        local_storage()  # nothing is removed from a folder that is not this user's own
-        with suppress(sqlite3.Error), closing(_opened(root / INDEX)) as index, index:
-            index.execute("DELETE FROM entry")
-        for entry in entries:
-            entry.unlink(missing_ok=True)
-    return size
+    """Remove all entries but trees in use; returns how many bytes they held."""
+    if not (local_storage_path() / "cache").is_dir():
+        return 0
+    freed = 0
+    with HostCache() as cache:
+        for kind in ("file", "tree"):
+            for entry in sorted((cache.root / f"{kind}s").glob("*/*")):
+                size, _ = _measured(entry)
+                if dry_run or cache.drop(entry.name, kind, "unknown", "the cache was cleared"):
+                    freed += size
+    return freed

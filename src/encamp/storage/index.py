@@ -7,7 +7,6 @@ and it is made anew where it is damaged.
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -18,24 +17,22 @@ from pathlib import Path
 EVENTS_KEPT = 10_000
 """How many of the newest events answer the question why."""
 
-_SCHEMA = """
-PRAGMA journal_mode = WAL;
-CREATE TABLE IF NOT EXISTS entry (
-    key TEXT PRIMARY KEY, kind TEXT, source TEXT, state TEXT,
-    size INTEGER, files INTEGER, fetched REAL, used REAL) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS by_use ON entry (used);
-CREATE INDEX IF NOT EXISTS by_source ON entry (source);
-CREATE TABLE IF NOT EXISTS total (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER);
-INSERT OR IGNORE INTO total SELECT 1, coalesce(sum(size), 0) FROM entry;
-CREATE TRIGGER IF NOT EXISTS added AFTER INSERT ON entry
-    BEGIN UPDATE total SET size = size + new.size; END;
-CREATE TRIGGER IF NOT EXISTS removed AFTER DELETE ON entry
-    BEGIN UPDATE total SET size = size - old.size; END;
-CREATE TABLE IF NOT EXISTS event (
-    number INTEGER PRIMARY KEY, time REAL, source TEXT, what TEXT, why TEXT);
-CREATE INDEX IF NOT EXISTS event_source ON event (source);
-CREATE TABLE IF NOT EXISTS room (owner TEXT, bytes INTEGER);
-"""
+_SCHEMA = (
+    """CREATE TABLE entry (
+        key TEXT PRIMARY KEY, kind TEXT, source TEXT, state TEXT,
+        size INTEGER, files INTEGER, fetched REAL, used REAL) WITHOUT ROWID""",
+    "CREATE INDEX by_use ON entry (used)",
+    "CREATE INDEX by_source ON entry (source)",
+    "CREATE TABLE total (size INTEGER)",
+    "INSERT INTO total VALUES (0)",
+    "CREATE TRIGGER added AFTER INSERT ON entry BEGIN UPDATE total SET size = size + new.size; END",
+    """CREATE TRIGGER removed AFTER DELETE ON entry
+        BEGIN UPDATE total SET size = size - old.size; END""",
+    """CREATE TABLE event (
+        number INTEGER PRIMARY KEY, time REAL, source TEXT, what TEXT, why TEXT)""",
+    "CREATE INDEX event_source ON event (source)",
+    "CREATE TABLE room (owner TEXT, bytes INTEGER)",
+)
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,10 @@ class Event:
 class Index:
     """An open index; use `opened`. Everything between opening and closing is one transaction."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, *, fresh: bool) -> None:
         self._database = database
+        self.fresh = fresh
+        """Whether it was just made, and knows of nothing."""
 
     def add(self, row: Row) -> None:
         """Note an entry; one that is noted is only used anew."""
@@ -136,7 +135,11 @@ def opened(path: Path) -> Iterator[Index]:
         with closing(_connected_or_new(path)) as database:
             database.execute("BEGIN IMMEDIATE")
             try:
-                yield Index(database)
+                fresh = not _has_tables(database)
+                if fresh:
+                    for statement in _SCHEMA:
+                        database.execute(statement)
+                yield Index(database, fresh=fresh)
             except BaseException:
                 database.execute("ROLLBACK")
                 raise
@@ -158,13 +161,11 @@ def _connected_or_new(path: Path) -> sqlite3.Connection:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
-    new = not path.exists()
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")  # lost with the power, it is made anew
-        if new or not _has_tables(database):
-            os.chmod(path, 0o600)  # noqa: PTH101
-            database.executescript(_SCHEMA)
+        if not _has_tables(database):
+            database.execute("PRAGMA journal_mode = WAL")
     except BaseException:
         database.close()
         raise
@@ -172,7 +173,8 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _has_tables(database: sqlite3.Connection) -> bool:
-    return bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = 'room'").fetchone())
+    query = "SELECT 1 FROM sqlite_master WHERE name = 'room'"
+    return database.execute(query).fetchone() is not None
 
 
 def _code(exc: sqlite3.Error) -> int | None:

@@ -7,6 +7,7 @@ last copy of their descriptor, and when they are given up, whatever was forked m
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import struct
 from collections.abc import Iterator
@@ -15,13 +16,10 @@ from pathlib import Path
 
 
 class KeyLock:
-    """A lock on one key, free to begin with; not for sharing between threads.
-
-    ``key`` is hexadecimal, of 15 digits or more.
-    """
+    """A lock on one key, free to begin with; not for sharing between threads."""
 
     def __init__(self, file: Path, key: str) -> None:
-        self._byte = int(key[:15], 16)
+        self._byte = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
         self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def share(self) -> None:
@@ -40,10 +38,14 @@ class KeyLock:
             return False
         return True
 
+    def release(self) -> None:
+        """Let it be free again."""
+        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
+
     def close(self) -> None:
         """Give it up; may be called twice."""
         if self._fd >= 0:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
+            self.release()
             os.close(self._fd)
             self._fd = -1
 
@@ -57,6 +59,17 @@ def alone(file: Path, key: str) -> Iterator[None]:
     lock = KeyLock(file, key)
     try:
         lock.take()
+        yield
+    finally:
+        lock.close()
+
+
+@contextmanager
+def shared(file: Path, key: str) -> Iterator[None]:
+    """Hold the lock of ``key`` together with others for the time of a block."""
+    lock = KeyLock(file, key)
+    try:
+        lock.share()
         yield
     finally:
         lock.close()

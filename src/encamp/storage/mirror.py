@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, get_args
 
-from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
+from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
+from encamp.storage.remote import find_remote, is_url
 from encamp.storage.roots import Portable, local, local_storage_path, portable
+from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
+
+Mode = Literal["auto", "overlay", "reflink", "link", "copy"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,8 @@ class Mirror:
     """Files to put into a task's folder before it starts.
 
     pattern
-        Path or glob on the spawning host, relative to the current folder.
+        Path or glob on the spawning host, relative to the current folder; or a URL that fsspec
+        knows (``s3://bucket/data/*.las``), which is downloaded to each host once.
         ``*``, ``?`` and ``[...]`` do not match a leading dot; ``**`` matches folders to any
         depth without following symlinks. A path that exists is taken as it is, so names with
         brackets need no escape. A folder is mirrored as a tree, its symlinks kept as
@@ -33,6 +38,13 @@ class Mirror:
         Glob patterns to leave out, of names (``*.bak``) or of paths below a tree (``tmp/*``).
     required
         Whether a pattern that matches nothing is an error (`NoMatch`).
+    readonly
+        The task does not write to these: they may be links to this host's cache, without the
+        right to write.
+    mode
+        How they come from the cache into the folder (see `encamp.storage.modes`): "auto" takes
+        the cheapest way that is safe; "overlay", "reflink", "link" and "copy" insist
+        (`ModeRefused` where that cannot be).
     """
 
     pattern: str
@@ -40,10 +52,14 @@ class Mirror:
     rename: str | None = None
     exclude: tuple[str, ...] = ()
     required: bool = True
+    readonly: bool = False
+    mode: Mode = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", os.fspath(self.to))
+        if self.mode not in get_args(Mode):
+            raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(get_args(Mode))}")
         exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         object.__setattr__(self, "exclude", exclude)
 
@@ -65,10 +81,12 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
 
 @dataclass(frozen=True)
 class Item:
-    """One file or tree of a plan: where it is, and where in the task's folder it goes.
+    """One file or tree of a plan: where it is, what it was like, and where it goes.
 
     ``size`` and ``mtime_ns`` are the file's when the plan was made; of a tree, the sum over its
-    files and the time of the newest.
+    ``files`` and the time of the newest. ``content`` tells one state of the input from another on
+    any host, ``identity`` also one file from another that took its place. ``cached`` says that
+    more than one task may want it.
     """
 
     source: Portable
@@ -76,16 +94,24 @@ class Item:
     kind: Literal["file", "tree"]
     size: int
     mtime_ns: int
+    permissions: int
+    files: int
+    content: str
+    identity: str
     exclude: tuple[str, ...] = ()
+    mode: Mode = "auto"
+    readonly: bool = False
+    cached: bool = True
 
+    @property
+    def name(self) -> str:
+        """The source as it is called on this host, for messages."""
+        return self.url or printable(local(self.source))
 
-@dataclass(frozen=True)
-class Entry:
-    """What stands at one path of a tree, the path relative to the tree."""
-
-    path: str
-    kind: Literal["file", "folder", "link"]
-    status: os.stat_result
+    @property
+    def url(self) -> str | None:
+        """The source, if it is a URL."""
+        return str(self.source) if is_url(self.source) else None
 
 
 def find(pattern: str, base: Path) -> list[Path]:
@@ -121,39 +147,100 @@ def globstar_depth(pattern: str, base: Path) -> int | None:
     return len(Path(os.path.abspath(Path(*before))).parts)
 
 
-def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
-    """Look up the mirrors' patterns in ``base``.
+class Planner:
+    """Looks up patterns; what a tree is like is found out once in its life."""
 
-    Raises `NoMatch`, `UnusableInput`, `UnsafeTarget` or `TargetConflict`.
-    """
-    items: dict[str, Item] = {}
-    for mirror in mirrors:
-        for item in _items(mirror, base):
-            other = items.setdefault(item.target, item)
-            if other is not item and other != item:
-                raise TargetConflict(item.target, _name(other.source), _name(item.source))
-    return sorted(items.values(), key=lambda item: (item.kind == "file", item.target))
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._trees: dict[tuple[Path, tuple[str, ...]], TreeState] = {}
+
+    def plan(self, mirrors: Iterable[Mirror]) -> list[Item]:
+        """The inputs that the mirrors' patterns match, trees first.
+
+        Raises `NoMatch`, `UnusableInput`, `UnsafeTarget` or `TargetConflict`.
+        """
+        items: dict[str, Item] = {}
+        for mirror in mirrors:
+            for item in self._items(mirror):
+                other = items.setdefault(item.target, item)
+                if other is not item and other != item:
+                    raise TargetConflict(item.target, other.name, item.name)
+        return sorted(items.values(), key=lambda item: (item.kind == "file", item.target))
+
+    def _items(self, mirror: Mirror) -> Iterator[Item]:
+        folder = safe_target(mirror.to)
+        if is_url(mirror.pattern):
+            yield from _remote_items(mirror, folder)
+            return
+        depth = globstar_depth(mirror.pattern, self._base)
+        found = False
+        for path in find(mirror.pattern, self._base):
+            inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
+            if _left_out(inner, mirror.exclude):
+                continue
+            if depth and path.is_dir():
+                continue  # ``**`` names the files below it; their folders come with them
+            found = True
+            name = renamed(mirror.rename, path.name)
+            yield self._item(path, str(folder / inner.parent / name), mirror)
+        if mirror.required and not found:
+            raise NoMatch(mirror.pattern, str(self._base))
+
+    def _item(self, path: Path, target: str, mirror: Mirror) -> Item:
+        try:
+            status = path.stat()
+        except OSError as exc:
+            raise UnusableInput(str(path), why_unusable(exc)) from exc
+        tree = stat.S_ISDIR(status.st_mode)
+        state = self._tree(path, mirror.exclude) if tree else _file_state(path, status)
+        source = portable(path)
+        facts = repr((source, tree, state.identity, status.st_mode, status.st_ino, status.st_dev))
+        return Item(
+            source,
+            target,
+            "tree" if tree else "file",
+            state.size,
+            state.mtime_ns,
+            stat.S_IMODE(status.st_mode),
+            state.files,
+            state.content,
+            hashlib.blake2b(os.fsencode(facts), digest_size=20).hexdigest(),
+            mirror.exclude if tree else (),
+            mirror.mode,
+            mirror.readonly or mirror.mode == "link",
+        )
+
+    def _tree(self, path: Path, exclude: tuple[str, ...]) -> TreeState:
+        if (path, exclude) not in self._trees:
+            _check_tree(path)
+            self._trees[path, exclude] = tree_state(path, exclude)
+        return self._trees[path, exclude]
 
 
-def _name(path: Portable) -> str:
-    return str(local(path))
-
-
-def _items(mirror: Mirror, base: Path) -> Iterator[Item]:
-    folder = safe_target(mirror.to)
-    depth = globstar_depth(mirror.pattern, base)
+def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
     found = False
-    for path in find(mirror.pattern, base):
-        inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-        if _left_out(inner, mirror.exclude):
+    for file in find_remote(mirror.pattern):
+        if _left_out(file.inner, mirror.exclude):
             continue
-        if depth and path.is_dir():
-            continue  # ``**`` names the files below it; their folders come with them
         found = True
-        name = renamed(mirror.rename, path.name)
-        yield item_of(path, str(folder / inner.parent / name), mirror.exclude)
+        name = renamed(mirror.rename, file.inner.name)
+        target = str(folder / file.inner.parent / name)
+        facts = repr((file.url, file.size, file.state))
+        content = hashlib.blake2b(facts.encode(), digest_size=20).hexdigest()
+        readonly = mirror.readonly or mirror.mode == "link"
+        # There is no time of change that all of them have; any number serves that goes with it.
+        mtime_ns = int(content[:15], 16) % 10**18
+        yield Item(
+            file.url, target, "file", file.size, mtime_ns, 0o644, 1, content, content,
+            mode=mirror.mode, readonly=readonly,
+        )  # fmt: skip
     if mirror.required and not found:
-        raise NoMatch(mirror.pattern, str(base))
+        raise NoMatch(mirror.pattern, "its place")
+
+
+def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
+    """`Planner.plan` for patterns that start from ``base``."""
+    return Planner(base).plan(mirrors)
 
 
 def _left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
@@ -189,22 +276,6 @@ def safe_target(target: str) -> PurePosixPath:
     return path
 
 
-def item_of(path: Path, target: str, exclude: tuple[str, ...] = ()) -> Item:
-    """One input as an `Item`; raises `UnusableInput` if it is missing, unreadable or special."""
-    try:
-        status = path.stat()
-    except OSError as exc:
-        raise UnusableInput(str(path), _why(exc)) from exc
-    if stat.S_ISDIR(status.st_mode):
-        _check_tree(path)
-        files = [entry.status for entry in walk(path, exclude) if entry.kind == "file"]
-        newest = max((status.st_mtime_ns for status in files), default=0)
-        size = sum(status.st_size for status in files)
-        return Item(portable(path), target, "tree", size, newest, exclude)
-    _check_file(path, status)
-    return Item(portable(path), target, "file", status.st_size, status.st_mtime_ns)
-
-
 def _check_tree(path: Path) -> None:
     """The folders of the local storage that hold sandboxes would be copied into themselves."""
     own = os.path.realpath(local_storage_path())
@@ -213,94 +284,15 @@ def _check_tree(path: Path) -> None:
         raise UnusableInput(str(path), "it is the local storage, where the copy would be")
 
 
-def _check_file(path: Path, status: os.stat_result) -> None:
+def _file_state(path: Path, status: os.stat_result) -> TreeState:
     if not stat.S_ISREG(status.st_mode):
-        raise UnusableInput(str(path), f"it is {_special(status)}, not a file or folder")
+        raise UnusableInput(str(path), f"it is {special(status)}, not a file or folder")
     if not os.access(path, os.R_OK):
         raise UnusableInput(str(path), "permission denied")
+    content = f"{status.st_size} {status.st_mtime_ns}"
+    return TreeState(1, status.st_size, status.st_mtime_ns, content, content)
 
 
-def _why(exc: OSError) -> str:
-    if isinstance(exc, FileNotFoundError):
-        return "it is not there (a broken symlink?)"
-    return (exc.strerror or str(exc)).lower()
-
-
-def _special(status: os.stat_result) -> str:
-    kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
-    return next((name for test, name in kinds if test(status.st_mode)), "a device")
-
-
-def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
-    """All entries of a tree, folders before what is in them, in a fixed order.
-
-    The local storage is left out where the tree holds it. Raises `UnusableInput`.
-    """
-    own = os.path.realpath(local_storage_path())
-    pending = [""]
-    while pending:
-        inner = pending.pop()
-        folders = []
-        for found in _listed(tree / inner):
-            path = f"{inner}/{found.name}" if inner else found.name
-            if excluded(found.name, path, exclude):
-                continue
-            entry = _entry(found, path)
-            if entry is None:
-                continue  # it went away since the folder was listed
-            if entry.kind == "folder":
-                if os.path.realpath(found.path) == own:
-                    continue
-                folders.append(path)
-            yield entry
-        pending.extend(reversed(folders))
-
-
-def _listed(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: os.fsencode(entry.name))
-    except OSError as exc:
-        raise UnusableInput(str(folder), _why(exc)) from exc
-
-
-def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
-    try:
-        status = found.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    if stat.S_ISLNK(status.st_mode):
-        return Entry(path, "link", status)
-    if stat.S_ISDIR(status.st_mode):
-        return Entry(path, "folder", status)
-    if not stat.S_ISREG(status.st_mode):
-        why = f"it is {_special(status)}; leave it out with exclude={found.name!r}"
-        raise UnusableInput(found.path, why)
-    return Entry(path, "file", status)
-
-
-def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name, or a path below a tree, is matched by one of the exclude patterns."""
-    wanted = (pattern.rstrip("/") for pattern in patterns)
-    return any(fnmatch(path if "/" in p else name, p) for p in wanted)
-
-
-def identity(items: Iterable[Item]) -> list[tuple[str, ...]]:
-    """What tells one state of the inputs from another: paths, targets, sizes, times, links."""
-    return sorted(line for item in items for line in _identity_lines(item))
-
-
-def _identity_lines(item: Item) -> Iterator[tuple[str, ...]]:
-    name = str(item.source)
-    if item.kind == "file":
-        yield (name, item.target, str(item.size), str(item.mtime_ns))
-        return
-    tree = local(item.source)
-    yield (name, item.target, "tree", "")
-    for entry in walk(tree, item.exclude):
-        inner = f"{item.target}/{entry.path}"
-        if entry.kind == "file":
-            yield (name, inner, str(entry.status.st_size), str(entry.status.st_mtime_ns))
-        else:
-            goal = os.readlink(tree / entry.path) if entry.kind == "link" else ""
-            yield (name, inner, entry.kind, goal)
+def identity(items: Iterable[Item]) -> list[tuple[str, str, str]]:
+    """What tells one state of the inputs from another, on any host."""
+    return sorted((str(item.source), item.target, item.content) for item in items)

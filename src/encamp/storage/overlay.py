@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import tempfile
 from contextlib import suppress
@@ -51,6 +52,16 @@ def unmount_below(folder: Path) -> None:
     for point in reversed(mounts_below(folder)):
         with suppress(OSError):
             _call("umount2", os.fsencode(point), _MNT_DETACH)
+
+
+def settle(folder: Path) -> None:
+    """Turn every mount at or below ``folder`` into plain files, as they are seen now."""
+    for point in reversed(mounts_below(folder)):
+        seen, plain = Path(point), Path(f"{point}.plain")
+        shutil.copytree(seen, plain, symlinks=True)
+        _call("umount2", os.fsencode(point), _MNT_DETACH)
+        shutil.rmtree(seen)
+        plain.rename(seen)
 
 
 def mounts_below(folder: Path) -> list[str]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import socket
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,8 +17,10 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import BadLocalStorage, printable
+from encamp.storage import overlay
 from encamp.storage.disk import disk_full
 from encamp.storage.outputs import PART
+from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.strike import strike
 
@@ -50,7 +50,7 @@ class OwnedFolder:
     """
 
     def __init__(self, name: str) -> None:
-        self._root = local_storage()
+        self.storage = self._root = local_storage()
         self._pid = os.getpid()
         self._lock = -1
         self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
@@ -82,7 +82,7 @@ class OwnedFolder:
         Does nothing in a process that was forked from the owner.
         """
         if self._lock >= 0 and self._pid == os.getpid():
-            strike(self.path, self._root)
+            _strike(self.path, self._root)
             self._release()
 
     def keep(self) -> Path:
@@ -101,7 +101,13 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
     return BadLocalStorage(str(root), (exc.strerror or str(exc)).lower())
 
 
+def _strike(folder: Path, root: Path) -> None:
+    overlay.unmount_below(folder)
+    strike(folder, root)
+
+
 def _keep(folder: Path, root: Path) -> Path:
+    overlay.settle(folder)
     parent = kept(root)
     parent.mkdir(mode=0o700, exist_ok=True)
     return folder.rename(parent / folder.name)
@@ -147,8 +153,7 @@ def _is_at(fd: int, path: Path) -> bool:
 
 
 def _about_this_process() -> bytes:
-    facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
-    return json.dumps(facts).encode()
+    return json.dumps(this_process().as_dict()).encode()
 
 
 @contextmanager
@@ -160,9 +165,24 @@ def _taken_over(lock: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _locked_now(fd) and _is_at(fd, lock)
+        yield _locked_now(fd) and _is_at(fd, lock) and _is_dead(os.read(fd, 4096))
     finally:
         os.close(fd)
+
+
+def _is_dead(written: bytes) -> bool:
+    """Whether the owner whose lock is free is dead.
+
+    The lock says so on the kernel that holds it, whatever process ids are seen here; but a living
+    process may have closed it by mistake, and another machine's locks may not be seen here at all.
+    """
+    try:
+        owner = facts_from(json.loads(written))
+    except ValueError:
+        return True  # killed before it could write
+    if owner is None or owner.known_dead:
+        return True
+    return owner.boot == boot_id() and not owner.near
 
 
 def _locked_now(fd: int) -> bool:
@@ -208,12 +228,12 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
         # unless it went away just now.
         dead = folder.exists()
         if dead and not dry_run and not lock.exists():
-            strike(folder, folder.parent.parent)
+            _strike(folder, folder.parent.parent)
         return dead
     with _taken_over(lock) as dead:
         if dead and not dry_run:
             _remove_parts(folder)
-            strike(folder, folder.parent.parent)
+            _strike(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
 

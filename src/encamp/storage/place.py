@@ -2,90 +2,186 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
+import shutil
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from encamp.errors import SourceChanged, TargetConflict, UnsafeTarget, UnusableInput
+from encamp.errors import (
+    SourceChanged,
+    TargetConflict,
+    UnsafeTarget,
+    UnusableInput,
+)
+from encamp.storage import overlay
 from encamp.storage.cache import HostCache
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import disk_full
-from encamp.storage.mirror import Item, walk
+from encamp.storage.mirror import Item
+from encamp.storage.modes import Way, reflink, way_of
+from encamp.storage.owner import OwnedFolder
 from encamp.storage.roots import local
+from encamp.storage.tree import link_tree, tree_state, walk
+
+_NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
+_TRIES = 10
+
+log = logging.getLogger("encamp.place")
 
 
 @dataclass
 class Placed:
-    """What placing a plan cost, and which files are shared with other tasks."""
+    """What placing cost, and which files are shared with other tasks."""
 
     files: int = 0
     bytes: int = 0
-    shared: dict[str, os.stat_result] = field(default_factory=dict)
-    """Linked file in the folder → its status when it was linked."""
+    """Bytes that were written to the local disk for this folder alone."""
+    linked: dict[str, tuple[Item, os.stat_result]] = field(default_factory=dict)
+    """Path of a linked file → its input, and its status before."""
+    linked_trees: list[Item] = field(default_factory=list)
 
 
-def place(
-    items: Iterable[Item], folder: Path, placed: Placed, cache: HostCache | None = None
-) -> None:
-    """Put every item of a plan into ``folder`` and add what it cost to ``placed``.
+class Placer:
+    """Puts inputs into the folder of one task; `bring` may be called before `place`."""
 
-    With a ``cache`` the files come out of it and are linked, read-only; without, they are copied.
-    Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `SourceChanged` or `DiskFull`.
-    """
-    placer = _Placer(folder, placed, cache)
-    for item in items:
-        source = local(item.source)
-        try:
-            if item.kind == "file":
-                placer.file(source, item.target, (item.size, item.mtime_ns))
-            else:
-                placer.tree(source, item)
-        except FileExistsError:
-            raise TargetConflict(item.target, str(source), "another input") from None
-        except OSError as exc:
-            raise _named(exc, source, folder, item.size) from exc
-
-
-def _named(exc: OSError, source: Path, folder: Path, need: int) -> Exception:
-    if full := disk_full(exc, folder, need):
-        return full
-    if isinstance(exc, FileNotFoundError):
-        return SourceChanged(str(source))
-    return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
-
-
-class _Placer:
-    def __init__(self, folder: Path, placed: Placed, cache: HostCache | None) -> None:
-        self.folder = folder
-        self.placed = placed
-        self.cache = cache
+    def __init__(self, owned: OwnedFolder, cache: HostCache) -> None:
+        self.folder = owned.task
+        self.placed = Placed()
+        self._owned = owned
+        self._cache = cache
         self._safe = {PurePosixPath()}
+        self._mounts = 0
 
-    def tree(self, source: Path, item: Item) -> None:
-        self._folder(PurePosixPath(item.target))
-        for entry in walk(source, item.exclude):
-            target = f"{item.target}/{entry.path}"
-            status = entry.status
-            if entry.kind == "folder":
-                self._folder(PurePosixPath(target))
-            elif entry.kind == "link":
-                os.symlink(os.readlink(source / entry.path), self.folder / target)
-            else:
-                self.file(source / entry.path, target, (status.st_size, status.st_mtime_ns))
+    def bring(self, items: Iterable[Item]) -> None:
+        """Fetch into the cache what goes by it; raises as `place` does."""
+        self._cache.bring(item for item in items if self._way(item) != "direct")
 
-    def file(self, source: Path, target: str, expected: tuple[int, int]) -> None:
-        path = PurePosixPath(target)
-        self._folder(path.parent)
-        place = self.folder / path
-        if self.cache is not None:
-            self.cache.link(source, place, expected)
-            self.placed.shared[target] = place.lstat()
+    def place(self, items: Iterable[Item]) -> None:
+        """Put every item of a plan into the folder.
+
+        Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `ModeRefused`, `SourceChanged`
+        or `DiskFull`.
+        """
+        ways = [(item, self._way(item)) for item in items]
+        self._cache.bring(item for item, way in ways if way != "direct")
+        need = sum(item.size for item, way in ways if way in ("copy", "direct"))
+        with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
+            self._mount_files([item for item, way in ways if _is_view(item, way)])
+            for item, way in ways:
+                if not _is_view(item, way):
+                    self._guarded(item, way)
+
+    def _way(self, item: Item) -> Way:
+        way, why = way_of(item, self._owned.storage)
+        log.debug("%s by %s: %s", item.name, way, why)
+        return way
+
+    def _guarded(self, item: Item, way: Way) -> None:
+        try:
+            self._put(item, way)
+        except FileExistsError:
+            source = item.name
+            raise TargetConflict(item.target, source, "another input") from None
+        except OSError as exc:
+            raise _named(exc, item, self.folder) from exc
+
+    def _put(self, item: Item, way: Way) -> None:
+        if way == "overlay":
+            self._folder(PurePosixPath(item.target))
+            self._mount(self._cache.get(item), self.folder / item.target)
+        elif item.kind == "tree":
+            self._tree(local(item.source) if way == "direct" else self._cache.get(item), item, way)
+        elif way == "direct":
+            self._file(local(item.source), item, way)
         else:
-            copy_file(source, place, expected)
-            self.placed.files += 1
-            self.placed.bytes += expected[0]
+            self._entry_of_file(item, way)
+
+    def _entry_of_file(self, item: Item, way: Way) -> None:
+        """A file's entry may be evicted between getting and using it; then it is fetched again."""
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                self._file(self._cache.get(item), item, way)
+                return
+        raise SourceChanged(item.name)
+
+    def _tree(self, origin: Path, item: Item, way: Way) -> None:
+        if way == "link" and self._tree_of_links(origin, item):
+            return
+        self._folder(PurePosixPath(item.target))
+        top = f"{self.folder}/{item.target}"
+        for entry in walk(origin, item.exclude if way == "direct" else ()):
+            if entry.kind == "folder":
+                self._inner_folder(f"{item.target}/{entry.path}")
+            elif entry.kind == "link":
+                os.symlink(os.readlink(f"{origin}/{entry.path}"), f"{top}/{entry.path}")
+            else:
+                place = f"{top}/{entry.path}"
+                self._one(f"{origin}/{entry.path}", place, entry.status, item, way)
+
+    def _tree_of_links(self, origin: Path, item: Item) -> bool:
+        """Link a whole tree where nothing is in its place yet; False where that cannot be."""
+        path = PurePosixPath(item.target)
+        self._folder(path.parent)
+        try:
+            self.placed.files += link_tree(origin, self.folder / path)
+        except OSError as exc:
+            if exc.errno not in (*_NO_LINK, errno.EEXIST):
+                raise
+            if exc.errno != errno.EEXIST:
+                shutil.rmtree(self.folder / path)
+            return False
+        self._safe.add(path)
+        self.placed.linked_trees.append(item)
+        return True
+
+    def _file(self, origin: Path, item: Item, way: Way) -> None:
+        path = PurePosixPath(item.target)
+        self._folder(path.parent)
+        self._one(str(origin), f"{self.folder}/{path}", origin.stat(), item, way)
+
+    def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
+        if way == "reflink":
+            reflink(Path(origin), Path(place))
+        elif way == "link" and _linked(origin, place):
+            self.placed.linked[place] = (item, status)
+        else:
+            copy_file(Path(origin), Path(place), (status.st_size, status.st_mtime_ns))
+            self.placed.bytes += status.st_size
+        self.placed.files += 1
+
+    def _mount_files(self, items: list[Item]) -> None:
+        """Show big files by one overlay over the whole folder: links to them are its lower layer.
+
+        Nothing may be in the folder yet, it would be hidden.
+        """
+        if not items:
+            return
+        view = self._owned.path / "view"
+        view.mkdir(mode=0o700)
+        for item in items:
+            place = view / item.target
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._link_in_view(item, place)
+        self._mount(view, self.folder)
+
+    def _link_in_view(self, item: Item, place: Path) -> None:
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                entry = self._cache.get(item)
+                if not _linked(str(entry), str(place)):
+                    copy_file(entry, place, (item.size, item.mtime_ns))
+                return
+        raise SourceChanged(item.name)
+
+    def _mount(self, lower: Path, target: Path) -> None:
+        scratch = self._owned.path / f"over-{self._mounts}"
+        self._mounts += 1
+        overlay.mount(lower, target, scratch)
 
     def _folder(self, path: PurePosixPath) -> None:
         """Make a folder and those above it; refuse to go through a symlink."""
@@ -102,15 +198,53 @@ class _Placer:
                 raise
         self._safe.add(path)
 
+    def _inner_folder(self, target: str) -> None:
+        """Make a folder of a tree, whose parent is there and no symlink."""
+        try:
+            os.mkdir(f"{self.folder}/{target}", 0o700)  # noqa: PTH102
+        except FileExistsError:
+            self._folder(PurePosixPath(target))
 
-def damaged(folder: Path, placed: Placed) -> list[str]:
-    """The shared files that were written to since they were placed."""
-    return [name for name, before in placed.shared.items() if _changed(folder / name, before)]
+    def damaged(self) -> str | None:
+        """A linked file that was written to since it was placed, its entry dropped; else None."""
+        for place, (item, before) in self.placed.linked.items():
+            if _changed(place, before):
+                self._cache.forget_damaged(item)
+                return os.path.relpath(place, self.folder)
+        for item in self.placed.linked_trees:
+            if tree_state(self._cache.get(item)).content != item.content:
+                self._cache.forget_damaged(item)
+                return item.target
+        return None
 
 
-def _changed(path: Path, before: os.stat_result) -> bool:
+def _is_view(item: Item, way: Way) -> bool:
+    return way == "overlay" and item.kind == "file"
+
+
+def _linked(entry: str, place: str) -> bool:
+    """Link ``entry`` to ``place``; False where the disk has no (more) links."""
     try:
-        now = path.lstat()
+        os.link(entry, place)
+    except OSError as exc:
+        if exc.errno in _NO_LINK:
+            return False
+        raise
+    return True
+
+
+def _named(exc: OSError, item: Item, folder: Path) -> Exception:
+    if full := disk_full(exc, folder, item.size):
+        return full
+    source = item.name
+    if isinstance(exc, FileNotFoundError):
+        return SourceChanged(source)
+    return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
+
+
+def _changed(path: str, before: os.stat_result) -> bool:
+    try:
+        now = os.lstat(path)
     except FileNotFoundError:
         return False
     same_file = (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev)

@@ -12,12 +12,19 @@ from pathlib import Path
 from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
-from encamp.errors import InputDamaged
-from encamp.storage.cache import HostCache
+from encamp.storage.camp import Camp
+from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.mirror import MirrorMap, as_mirrors, plan
-from encamp.storage.outputs import OutputMap, as_outputs, check_outputs, discard, publish, stage
-from encamp.storage.owner import OwnedFolder, reclaim
-from encamp.storage.place import Placed, damaged, place
+from encamp.storage.outputs import (
+    Output,
+    OutputMap,
+    as_outputs,
+    check_outputs,
+    discard,
+    publish,
+    stage,
+)
+from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.sigterm import sigterm_exits
 
 P = ParamSpec("P")
@@ -40,20 +47,24 @@ def sandbox(
     mirror: MirrorMap = (),
     outputs: OutputMap = (),
     *,
-    shared: MirrorMap = (),
     to: str | Path | None = None,
     name: str = "sandbox",
     keep: bool = False,
+    persistent: bool = False,
+    renew: bool = False,
 ) -> Iterator[Path]:
     """A private folder on this host's own disk, for the time of a ``with`` block.
 
-    ``mirror`` says which files to put in it as copies; ``shared`` which ones to put in it as
-    read-only links to this host's cache, where they are fetched once. When the block ends well,
-    what ``outputs`` matches is published to its destination folders (relative ones below ``to``,
-    by default the current folder); then the folder is removed. It is also removed when the block
-    raises, on Ctrl-C and on SIGTERM (in the main thread); what a killed process leaves goes with
-    the next sandbox on this host. ``keep`` moves the folder to the local storage's ``kept``
-    instead.
+    ``mirror`` says which files to put in it: each is brought to this host's cache once and comes
+    from there by the cheapest way that is safe. When the block ends well, what ``outputs`` matches
+    is published to its destination folders (relative ones below ``to``, by default the current
+    folder); then the folder is removed. It is also removed when the block raises, on Ctrl-C and on
+    SIGTERM (in the main thread); what a killed process leaves goes with the next sandbox on this
+    host. ``keep`` moves the folder to the local storage's ``kept`` instead.
+
+    A ``persistent`` folder stays until this process ends, and the next block of the same ``name``
+    finds it as it was left, with nothing mirrored again; a changed mirror map, changed inputs or
+    ``renew`` make it anew.
 
     The current folder of the process stays as it is: paths that the block uses start with the
     folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
@@ -62,61 +73,58 @@ def sandbox(
     destination = base / os.path.expanduser(to or ".")
     wanted = as_outputs(outputs)
     check_outputs(wanted, destination)
-    items, shared_items = plan(as_mirrors(mirror), base), plan(as_mirrors(shared), base)
+    items = plan(as_mirrors(mirror), base)
     _reclaim_once()
     with sigterm_exits():
-        owned = OwnedFolder(name)
-        token = _current.set(owned.task)
+        camp = persistent_camp(name, items, renew=renew) if persistent else Camp(name)
+        token = _current.set(camp.folder)
         try:
-            placed = Placed()
-            place(items, owned.task, placed)
-            with HostCache() as cache:
-                place(shared_items, owned.task, placed, cache)
-                yield owned.task
-                _check_shared(owned.task, placed, cache, name)
-            inputs = frozenset({*placed.shared, *(item.target for item in items)})
-            staged = stage(
-                owned.task,
-                wanted,
-                destination,
-                token=token_hex(8),
-                task=name,
-                inputs=inputs,
-                announce=owned.note_parts,
-            )
-            try:
-                publish(staged)
-            finally:
-                discard(staged)  # what could not be published
+            if not persistent:
+                camp.place(items)
+            yield camp.folder
+            camp.check_inputs(name)
+            _publish(camp, wanted, destination, name)
         finally:
             _current.reset(token)
-            if keep:
-                owned.keep()
+            if persistent:
+                give_back(name, camp)
+            elif keep:
+                camp.keep()
             else:
-                owned.strike()
+                camp.strike()
 
 
-def _check_shared(folder: Path, placed: Placed, cache: HostCache, name: str) -> None:
-    for path in damaged(folder, placed):
-        cache.drop(folder / path)
-        raise InputDamaged(name, path)
+def _publish(camp: Camp, wanted: tuple[Output, ...], destination: Path, name: str) -> None:
+    staged = stage(
+        camp.folder,
+        wanted,
+        destination,
+        token=token_hex(8),
+        task=name,
+        inputs=camp.inputs,
+        announce=camp.note_parts,
+    )
+    try:
+        publish(staged)
+    finally:
+        discard(staged)  # what could not be published
 
 
 def _reclaim_once() -> None:
     """Remove what dead processes left, once in the life of this one."""
     if not _reclaimed.is_set():
         _reclaimed.set()
-        reclaim()
+        reclaim_leftovers()
 
 
 def sandboxed(
     mirror: MirrorMap | Callable[P, MirrorMap] = (),
     outputs: OutputMap | Callable[P, OutputMap] = (),
     *,
-    shared: MirrorMap = (),
     to: str | Path | None = None,
     chdir: bool = True,
     keep: bool = False,
+    persistent: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorator: every call of the function has a sandbox of its own as its current folder.
 
@@ -137,7 +145,12 @@ def sandboxed(
             label = function.__name__
             with (
                 sandbox(
-                    wanted, made, shared=shared, to=destination, name=label, keep=keep
+                    wanted,
+                    made,
+                    to=destination,
+                    name=label,
+                    keep=keep,
+                    persistent=persistent,
                 ) as folder,
                 _current_folder(folder if chdir else None),
             ):

@@ -1,0 +1,71 @@
+"""``encamp cache``: what this host's cache of inputs holds, and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from encamp.errors import UnusableInput, printable
+from encamp.storage.cache import HostCache, cache_limit, clear_cache
+from encamp.storage.mirror import Item, Mirror, plan
+from encamp.storage.modes import way_of
+from encamp.storage.roots import local_storage
+from encamp.storage.sizes import size_text
+
+
+def list_command() -> None:
+    """Print every entry, those first that were not used for longest."""
+    with HostCache() as cache:
+        rows = cache.rows()
+        for row in rows:
+            kind = f"{row.files} files" if row.kind == "tree" else "file"
+            _say(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
+        held, limit = sum(row.size for row in rows), cache_limit(cache.root)
+        _say(f"{len(rows)} entries, {size_text(held)} of at most {size_text(limit)}")
+
+
+def why_command(path: str) -> None:
+    """Print what the cache did with one input and why, and what it would do now."""
+    items = plan([Mirror(path, required=False)], Path.cwd())
+    name = items[0].name if items else printable(Path(path).absolute())
+    with HostCache() as cache:
+        events = cache.events(name)
+        for item in items:
+            _say(f"{item.name}: {_now(item)}")
+            _say(
+                f"  {'is in the cache' if cache.has(item) else 'is not in the cache as it is now'}"
+            )
+            _say(f"  {_way(item, readonly=False)}")
+            _say(f"  {_way(item, readonly=True)}")
+        for row in cache.rows_of(name):
+            _say(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
+        for event in events:
+            _say(f"  {_when(event.time)}  {event.what}: {event.why}")
+    if not items and not events:
+        raise UnusableInput(path, "it is not there, and the cache has never seen it")
+
+
+def clear_command(*, dry_run: bool) -> None:
+    """Remove every entry that is not in use."""
+    size = clear_cache(dry_run=dry_run)
+    _say(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
+
+
+def _way(item: Item, *, readonly: bool) -> str:
+    way, why = way_of(replace(item, readonly=readonly), local_storage())
+    declared = "as a job input, or declared read-only" if readonly else "as a task's own input"
+    return f"{declared}, it would come by {way}: {why}"
+
+
+def _now(item: Item) -> str:
+    files = f"{item.files} files, " if item.kind == "tree" else ""
+    return f"{files}{size_text(item.size)} ({item.size} bytes)"
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - the command's answer

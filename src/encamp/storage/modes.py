@@ -1,0 +1,101 @@
+"""How an input comes from the cache into a task's folder: by the cheapest way that is safe.
+
+overlay
+    A tree is shown under the task's own changes: milliseconds at any size, and the task may
+    write. Also for big files. Where the kernel lets this process mount, see `overlay`.
+reflink
+    A copy that shares its blocks with the entry until one is written to (btrfs, xfs).
+link
+    A hard link to a read-only entry, for inputs that are declared read-only.
+copy
+    A copy of the entry.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Literal, get_args
+
+from encamp.errors import ModeRefused
+from encamp.storage import overlay
+from encamp.storage.mirror import Item
+
+Way = Literal["overlay", "reflink", "link", "copy", "direct"]
+"""``direct``: copied from the source, past the cache, as only one task wants it."""
+
+_FICLONE = 0x40049409
+_MANY_FILES = 32
+_BIG_TREE = 4 << 20
+_BIG_FILE = 1 << 20
+"""Below these, in files and bytes, a mount costs more than a copy."""
+
+
+def way_of(item: Item, storage: Path) -> tuple[Way, str]:
+    """The way for an input on this host, and why.
+
+    Raises `ModeRefused` if the mode that was asked for cannot be had.
+    """
+    if item.mode != "auto":
+        return _asked_for(item, storage), "asked for"
+    if not item.cached and item.url is None:
+        return "direct", "only one task wants it"
+    worth = _worth_a_mount(item)
+    if item.kind == "tree" and worth and overlay.why_not(storage) is None:
+        return "overlay", "the kernel lets us mount, and it is big enough"
+    if why_no_reflink(storage) is None:
+        return "reflink", "the disk shares blocks between copies"
+    if item.readonly:
+        return "link", "it is declared read-only"
+    if worth and overlay.why_not(storage) is None:
+        return "overlay", "the kernel lets us mount, and it is big enough"
+    return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
+
+
+def _worth_a_mount(item: Item) -> bool:
+    if item.kind == "tree":
+        return item.files >= _MANY_FILES or item.size >= _BIG_TREE
+    return item.size >= _BIG_FILE
+
+
+def _asked_for(item: Item, storage: Path) -> Way:
+    why = None
+    if item.mode == "overlay":
+        why = overlay.why_not(storage)
+    elif item.mode == "reflink":
+        why = why_no_reflink(storage)
+    if why is not None:
+        raise ModeRefused(item.mode, item.name, why)
+    way: Way = next(way for way in get_args(Way) if way == item.mode)
+    return way
+
+
+@cache
+def why_no_reflink(storage: Path) -> str | None:
+    """Why files of this disk cannot be copied by sharing their blocks; None if they can."""
+    with tempfile.TemporaryDirectory(dir=storage, prefix="reflink-") as name:
+        first, second = Path(name, "first"), Path(name, "second")
+        first.write_bytes(b"\0" * 4096)
+        try:
+            reflink(first, second)
+        except OSError as exc:
+            return f"the disk refuses: {exc.strerror}"
+    return None
+
+
+def reflink(entry: Path, place: Path) -> None:
+    """Copy a file by sharing its blocks, with its permissions and time; see ioctl_ficlone(2)."""
+    with entry.open("rb") as reader, place.open("xb") as writer:
+        status = os.fstat(reader.fileno())
+        try:
+            fcntl.ioctl(writer.fileno(), _FICLONE, reader.fileno())
+        except OSError as exc:
+            place.unlink()
+            number = exc.errno or errno.EOPNOTSUPP
+            raise OSError(number, os.strerror(number), str(place)) from exc
+        os.fchmod(writer.fileno(), status.st_mode & 0o777)
+    os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))

@@ -1,0 +1,90 @@
+"""Telling one process from another, also after a reboot or where process ids are used again."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class ProcessFacts:
+    """What no two processes have in common: see proc(5), pid_namespaces(7).
+
+    ``boot`` names the boot of the kernel, ``start`` when the process started in its ticks, and
+    ``namespace`` the process ids' name space; each is empty where the kernel does not say.
+    """
+
+    host: str
+    boot: str
+    namespace: str
+    pid: int
+    start: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The facts as JSON carries them."""
+        return asdict(self)
+
+    @property
+    def near(self) -> bool:
+        """Whether this process could see it: same boot, same process ids."""
+        return (self.boot, self.namespace) == (boot_id(), pid_namespace())
+
+    @property
+    def known_dead(self) -> bool:
+        """Whether it is sure that the process is no more; never guessed from afar."""
+        if self.near:
+            return start_of(self.pid) != self.start
+        return self.host == socket.gethostname() and bool(self.boot) and self.boot != boot_id()
+
+
+def this_process() -> ProcessFacts:
+    """The facts of this process."""
+    pid = os.getpid()
+    return ProcessFacts(socket.gethostname(), boot_id(), pid_namespace(), pid, start_of(pid) or "")
+
+
+def facts_from(read: object) -> ProcessFacts | None:
+    """What `ProcessFacts.as_dict` gave, read back from a file; None if it is something else."""
+    if not isinstance(read, dict):
+        return None
+    texts = [read.get(name) for name in ("host", "boot", "namespace", "start")]
+    pid = read.get("pid")
+    if not isinstance(pid, int) or not all(isinstance(text, str) for text in texts):
+        return None
+    host, boot, namespace, start = (str(text) for text in texts)
+    return ProcessFacts(host, boot, namespace, pid, start)
+
+
+BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+
+
+@cache
+def boot_id() -> str:
+    """What names this boot of this host's kernel."""
+    try:
+        return BOOT_FILE.read_text().strip()
+    except OSError:
+        return ""
+
+
+@cache
+def pid_namespace() -> str:
+    """What names the set of process ids that this process sees."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def start_of(pid: int) -> str | None:
+    """When a process started; None if there is none that runs."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat[stat.rindex(b")") + 2 :].split()
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode()

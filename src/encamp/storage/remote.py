@@ -1,0 +1,150 @@
+"""Inputs and destinations by URL (``s3://``, ``https://``, ``memory://`` …), through fsspec.
+
+An input is downloaded to a host's cache once. An output is uploaded under a temporary name and
+moved to its final one when it is published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from encamp.errors import BadDestination, SourceChanged, UnusableInput
+
+_CHUNK = 1 << 20
+
+
+def is_url(path: object) -> bool:
+    """Whether a path is a URL of some kind."""
+    return isinstance(path, str) and "://" in path
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file that a URL stands for; ``inner`` is its path below what the pattern names."""
+
+    url: str
+    inner: PurePosixPath
+    size: int
+    state: str
+    """What changes when the file does: its ETag, time of change, or what else there is."""
+
+
+def find_remote(pattern: str) -> list[RemoteFile]:
+    """The files that a URL, or a glob that is one, stands for; a folder stands for its tree.
+
+    Raises `UnusableInput` if the place cannot be reached or fsspec is not installed.
+    """
+    with _reading(pattern):
+        system, path = _opened(pattern)
+        if not any(c in path for c in "*?["):
+            matches = [path] if system.exists(path) else []
+        else:
+            matches = sorted(system.glob(path))
+        return [file for match in matches for file in _files(system, match)]
+
+
+def _files(system: Any, path: str) -> Iterator[RemoteFile]:
+    top = PurePosixPath(path).parent
+    for found in sorted(system.find(path)) if system.isdir(path) else [path]:
+        info = system.info(found)
+        name = PurePosixPath(found)
+        state = str(info.get("ETag") or info.get("mtime") or system.ukey(found))
+        url = system.unstrip_protocol(found)
+        yield RemoteFile(url, name.relative_to(top), int(info.get("size") or 0), state)
+
+
+def download(url: str, target: Path, size: int, mtime_ns: int, mode: int) -> None:
+    """Bring a file to ``target``, a new file. Raises `SourceChanged`, `UnusableInput`, OSError."""
+    try:
+        with _reading(url), target.open("xb") as writer:
+            system, path = _opened(url)
+            with system.open(path, "rb") as reader:
+                shutil.copyfileobj(reader, writer, _CHUNK)
+            os.fchmod(writer.fileno(), mode & 0o777)
+        if target.stat().st_size != size:
+            raise SourceChanged(url)
+        os.utime(target, ns=(mtime_ns, mtime_ns))
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+
+
+def upload(source: Path, url: str) -> tuple[int, str]:
+    """Send a file to ``url``; returns its size and blake2b-128. Raises `BadDestination`."""
+    hashed, size = hashlib.blake2b(digest_size=16), 0
+    with _writing(url):
+        system, path = _opened(url)
+        system.makedirs(str(PurePosixPath(path).parent), exist_ok=True)
+        with source.open("rb") as reader, system.open(path, "wb") as writer:
+            while block := reader.read(_CHUNK):
+                hashed.update(block)
+                writer.write(block)
+                size += len(block)
+        if system.size(path) not in (None, size):
+            raise BadDestination(url, "fewer bytes arrived there than were sent")
+    return size, hashed.hexdigest()
+
+
+def move(part: str, final: str) -> None:
+    """Give an uploaded file its final name; raises `BadDestination`."""
+    with _writing(final):
+        system, path = _opened(part)
+        to = _opened(final)[1]
+        if system.exists(to):
+            system.rm(to)
+        system.mv(path, to)
+
+
+def remove(url: str) -> None:
+    """Remove an uploaded file if it is there."""
+    with _writing(url):
+        system, path = _opened(url)
+        if system.exists(path):
+            system.rm(path)
+
+
+def size_of(url: str) -> int | None:
+    """The size of what is at ``url``; None if nothing is."""
+    with _reading(url):
+        system, path = _opened(url)
+        return int(system.size(path)) if system.exists(path) else None
+
+
+def _opened(url: str) -> tuple[Any, str]:
+    import fsspec
+
+    system, path = fsspec.core.url_to_fs(url)
+    return system, str(path)
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as exc:
+        raise UnusableInput(url, f"{exc}; pip install 'encamp[remote]'") from exc
+    except FileNotFoundError as exc:
+        raise UnusableInput(url, "it is not there") from exc
+    except (UnusableInput, SourceChanged):
+        raise
+    except Exception as exc:
+        raise UnusableInput(url, f"{type(exc).__name__}: {exc}") from exc
+
+
+@contextmanager
+def _writing(url: str) -> Iterator[None]:
+    try:
+        yield
+    except ImportError as exc:
+        raise BadDestination(url, f"{exc}; pip install 'encamp[remote]'") from exc
+    except BadDestination:
+        raise
+    except Exception as exc:
+        raise BadDestination(url, f"{type(exc).__name__}: {exc}") from exc

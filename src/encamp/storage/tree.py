@@ -1,0 +1,215 @@
+"""Trees of files: what is in one, what state it is in, and copies of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from encamp.errors import UnusableInput
+from encamp.storage.copy import copy_file
+from encamp.storage.roots import local_storage_path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands at one path of a tree, the path relative to the tree."""
+
+    path: str
+    kind: Literal["file", "folder", "link"]
+    status: os.stat_result
+
+
+@dataclass(frozen=True)
+class TreeState:
+    """What tells one state of a tree from another.
+
+    ``content`` covers names, kinds, sizes, times of change and goals of symlinks, which are the
+    same on every host and in a copy; ``identity`` also permissions, inodes and devices.
+    ``mtime_ns`` is the newest file's.
+    """
+
+    files: int
+    size: int
+    mtime_ns: int
+    content: str
+    identity: str
+
+
+class _Digest:
+    """Takes in entries one by one."""
+
+    def __init__(self) -> None:
+        self.files = self.size = self.newest = 0
+        self._content = hashlib.blake2b(digest_size=16)
+        self._rest = hashlib.blake2b(digest_size=16)
+
+    def take(self, tree: Path, entry: Entry) -> None:
+        status = entry.status
+        goal = os.readlink(tree / entry.path) if entry.kind == "link" else ""
+        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, goal)
+        if entry.kind == "file":
+            rest = f"{status.st_mode} {status.st_ino} {status.st_dev}\0"
+            self._rest.update(rest.encode())
+
+    def take_facts(self, path: str, kind: str, size: int, mtime_ns: int, goal: str) -> None:
+        facts = f"{path}\0{kind}\0{goal}"
+        if kind == "file":
+            facts += f"\0{size}\0{mtime_ns}"
+            self.files += 1
+            self.size += size
+            self.newest = max(self.newest, mtime_ns)
+        self._content.update(facts.encode("utf-8", "surrogateescape") + b"\0\0")
+
+    def state(self) -> TreeState:
+        content = self._content.hexdigest()
+        identity = content + self._rest.hexdigest()
+        return TreeState(self.files, self.size, self.newest, content, identity)
+
+
+def state_of_entries(
+    entries: Iterable[tuple[str, str, int, int]], goal: Callable[[str], str]
+) -> TreeState:
+    """The state of a tree of which only path, kind, size and mtime_ns of its entries are known."""
+    digest = _Digest()
+    for path, kind, size, mtime_ns in entries:
+        digest.take_facts(path, kind, size, mtime_ns, goal(path) if kind == "link" else "")
+    return digest.state()
+
+
+def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
+    """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
+    digest = _Digest()
+    for entry in walk(tree, exclude):
+        digest.take(tree, entry)
+    return digest.state()
+
+
+def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly: bool) -> TreeState:
+    """Copy a tree to a new folder, symlinks as symlinks; returns the state that was copied.
+
+    ``readonly`` takes away the right to write to files (folders keep it). Raises as `walk` and
+    `copy_file` do.
+    """
+    digest = _Digest()
+    target.mkdir(mode=0o700)
+    to = str(target)
+    for entry in walk(source, exclude):
+        digest.take(source, entry)
+        place = f"{to}/{entry.path}"
+        status = entry.status
+        if entry.kind == "folder":
+            os.mkdir(place, 0o700)  # noqa: PTH102
+        elif entry.kind == "link":
+            os.symlink(os.readlink(source / entry.path), place)
+        else:
+            mode = status.st_mode & 0o555 | 0o400 if readonly else status.st_mode & 0o777 | 0o600
+            expected = (status.st_size, status.st_mtime_ns)
+            copy_file(Path(source, entry.path), Path(place), expected, mode=mode)
+    return digest.state()
+
+
+def link_tree(source: Path, target: Path) -> int:
+    """Make a new folder like ``source``, its files hard links; returns how many files.
+
+    Raises OSError, also where the disk has no (more) links.
+    """
+    target.mkdir(mode=0o700)
+    reader = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    writer = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    files = 0
+    try:
+        with os.scandir(reader) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    files += link_tree(source / entry.name, target / entry.name)
+                else:  # a symlink is linked as itself
+                    files += entry.is_file(follow_symlinks=False)
+                    os.link(
+                        entry.name,
+                        entry.name,
+                        src_dir_fd=reader,
+                        dst_dir_fd=writer,
+                        follow_symlinks=False,
+                    )
+    finally:
+        os.close(reader)
+        os.close(writer)
+    return files
+
+
+def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """All entries of a tree, folders before what is in them, in a fixed order.
+
+    The local storage is left out where the tree holds it. Raises `UnusableInput`.
+    """
+    own = os.path.realpath(local_storage_path())
+    pending = [""]
+    while pending:
+        inner = pending.pop()
+        folders = []
+        for found in _listed(f"{tree}/{inner}"):
+            path = f"{inner}/{found.name}" if inner else found.name
+            if exclude and excluded(found.name, path, exclude):
+                continue
+            entry = _entry(found, path)
+            if entry is None:
+                continue  # it went away since the folder was listed
+            if entry.kind == "folder":
+                if os.path.realpath(found.path) == own:
+                    continue
+                folders.append(path)
+            yield entry
+        pending.extend(reversed(folders))
+
+
+def _listed(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=_raw_name)
+    except OSError as exc:
+        raise UnusableInput(folder, why_unusable(exc)) from exc
+
+
+def _raw_name(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(entry.name)
+
+
+def why_unusable(exc: OSError) -> str:
+    """What keeps an input from being used, in words."""
+    if isinstance(exc, FileNotFoundError):
+        return "it is not there (a broken symlink?)"
+    return (exc.strerror or str(exc)).lower()
+
+
+def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
+    try:
+        status = found.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFREG:
+        return Entry(path, "file", status)
+    if kind == stat.S_IFDIR:
+        return Entry(path, "folder", status)
+    if kind == stat.S_IFLNK:
+        return Entry(path, "link", status)
+    why = f"it is {special(status)}; leave it out with exclude={found.name!r}"
+    raise UnusableInput(found.path, why)
+
+
+def special(status: os.stat_result) -> str:
+    """What a file is that is neither file, folder nor symlink."""
+    kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(status.st_mode)), "a device")
+
+
+def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name, or a path below a tree, is matched by one of the exclude patterns."""
+    wanted = (pattern.rstrip("/") for pattern in patterns)
+    return any(fnmatch(path if "/" in p else name, p) for p in wanted)
