@@ -23,7 +23,7 @@ def local_storage_base(
     monkeypatch.delenv(MIRRORED, raising=False)
     yield base
     slots_here().close()
-    left = [path for path in base.glob("encamp-*/sandboxes/*")]
+    left = list(base.glob("encamp-*/sandboxes/*"))
     assert left == [], f"left in the local storage: {left}"
 
 

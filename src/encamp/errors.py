@@ -359,8 +359,9 @@ class JobFailed(EncampError):
     report: JobReport
 
     def __str__(self) -> str:
-        failed = [task.name for task in self.report.tasks if task.state == "failed"]
-        names = ", ".join(printable(name) for name in failed[:5])
+        failed = [task for task in self.report.tasks if task.state == "failed"]
+        names = ", ".join(printable(task.name) for task in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
-        return f"job {self.report.name}: {tasks} failed: {names}{more}"
+        first = f"; {printable(failed[0].name)}: {failed[0].why}" if failed else ""
+        return f"job {self.report.name}: {tasks} failed: {names}{more}{first}"

@@ -6,8 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from encamp.jobs.lease import Lease, Watch, leases, new_lease, start_of
+from encamp.jobs.lease import Lease, Watch, leases, new_lease
+from encamp.storage.process import start_of
+
+
+def _controlled(lease: Lease, **facts: Any) -> Lease:
+    return replace(lease, controller=replace(lease.controller, **facts))
 
 
 def _of_a_dead_controller(lease: Lease) -> Lease:
@@ -15,7 +21,7 @@ def _of_a_dead_controller(lease: Lease) -> Lease:
     started = start_of(process.pid)
     assert started
     process.communicate(b"\n")
-    return replace(lease, pid=process.pid, started=started)
+    return _controlled(lease, pid=process.pid, start=started)
 
 
 def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
@@ -39,13 +45,13 @@ def test_a_controller_that_died_on_this_host_is_missed_at_once(tmp_path: Path) -
 
 
 def test_a_process_id_that_another_process_has_now_is_no_controller(tmp_path: Path) -> None:
-    lease = replace(new_lease(tmp_path, "token"), started="1")
+    lease = _controlled(new_lease(tmp_path, "token"), start="1")
     lease.take()
     assert Watch(lease).over()
 
 
 def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Path) -> None:
-    far = replace(_of_a_dead_controller(new_lease(tmp_path, "token")), host="far")
+    far = _controlled(_of_a_dead_controller(new_lease(tmp_path, "token")), host="far", boot="far")
     watch = Watch(far)
     assert not watch.over()
     far.take()

@@ -5,24 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from other_processes import finish, start, wait_until
+from camps import pitched
+from other_processes import finish, run, start, wait_until
 
-from encamp.errors import BadJob, DiskFull, InputDamaged, SourceChanged
+from encamp.errors import BadJob, DiskFull, InputDamaged
 from encamp.storage.cache import INDEX, LIMIT, HostCache, clear_cache
-from encamp.storage.mirror import as_mirrors, plan
-from encamp.storage.place import Placed, damaged, place
+from encamp.storage.index import opened
+from encamp.storage.locks import KeyLock, alone
+from encamp.storage.mirror import Item, Mirror, plan
 from encamp.storage.roots import local_storage
 from encamp.storage.sandbox import sandbox
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "task folder"
+    """Where links to entries are kept, as tasks do."""
+    path = tmp_path / "links"
     path.mkdir()
     return path
 
@@ -31,15 +34,20 @@ def entries() -> list[Path]:
     return sorted((local_storage() / "cache/files").glob("*/*"))
 
 
-def size_and_time(path: Path) -> tuple[int, int]:
-    return path.stat().st_size, path.stat().st_mtime_ns
+def half_entries() -> list[Path]:
+    return sorted((local_storage() / "cache/partial").iterdir())
 
 
-def fetched(source: Path, place: Path) -> int:
-    """Link ``source`` to ``place``; returns how many files that brought to the host."""
-    place.parent.mkdir(exist_ok=True)
+def planned(source: Path) -> Item:
+    """The input as a plan has it, read-only, so that tasks get links."""
+    (item,) = plan([Mirror(str(source), readonly=True)], source.parent)
+    return item
+
+
+def fetched(source: Path, link: Path) -> int:
+    """Make ``link`` a link to the entry of ``source``; returns how many files that brought."""
     with HostCache() as cache:
-        cache.link(source, place, size_and_time(source))
+        os.link(cache.get(planned(source)), link)
         return cache.files
 
 
@@ -65,25 +73,24 @@ LINK = """
     import sys
     from pathlib import Path
     from encamp.storage.cache import HostCache
-    source, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    expected = {path: path.stat() for path in sorted(source.iterdir())}
+    from encamp.storage.mirror import Mirror, plan
+    source, number = Path(sys.argv[1]), int(sys.argv[2])
+    items = plan([Mirror("*")], source)
     print("ready", flush=True)
     sys.stdin.readline()
     with HostCache() as cache:
-        for path, status in list(expected.items())[number:] + list(expected.items())[:number]:
-            target = folder / f"{path.name}.{number}"
-            cache.link(path, target, (status.st_size, status.st_mtime_ns))
-            assert target.read_bytes() == path.read_bytes()
+        for item in items[number:] + items[:number]:
+            assert cache.get(item).read_bytes() == (source / item.target).read_bytes()
         print(cache.files, cache.bytes)
 """
 
 
-def test_many_processes_at_once_fetch_each_file_once(here: Path, folder: Path) -> None:
+def test_many_processes_at_once_fetch_each_file_once(here: Path) -> None:
     """From nothing: also the cache's own folders and index are made by all of them at once."""
     files = 6
     for number in range(files):
         (here / f"{number}").write_bytes(os.urandom(400_000))
-    processes = [start(LINK, here, folder, number, stdin=-1) for number in range(files)]
+    processes = [start(LINK, here, number, stdin=-1) for number in range(files)]
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -97,62 +104,78 @@ def test_many_processes_at_once_fetch_each_file_once(here: Path, folder: Path) -
     assert len(entries()) == files
 
 
-def test_one_waits_for_another_that_fetches_and_then_opens_no_source(
-    here: Path, folder: Path
-) -> None:
-    """The slow source is opened for reading once, as counted by the opens of it."""
+OPENING = """
+    import sys, time
+    from pathlib import Path
+    from encamp.storage.index import opened
+    folder, start = Path(sys.argv[1]), float(sys.argv[2])
+    for number in range(150):
+        while time.time() < start + number * 0.02:
+            pass
+        with opened(folder / str(number)) as index:
+            index.tell("source", "opened", "")
+"""
+
+
+def test_many_processes_at_once_make_an_index_and_lose_no_note(tmp_path: Path) -> None:
+    """All begin with each of 150 at the same time, by the clock."""
+    begin = time.time() + 1
+    for process in [start(OPENING, tmp_path, begin) for _ in range(4)]:
+        finish(process)
+    for number in range(150):
+        with opened(tmp_path / str(number)) as index:
+            assert len(index.events("source")) == 4
+
+
+SLOW = """
+    import sys
+    from pathlib import Path
+    from encamp.storage import cache
+    from encamp.storage.mirror import Mirror, plan
+    real = cache.copy_file
+    def slow(*args, **options):
+        print("fetching", flush=True)
+        sys.stdin.readline()
+        real(*args, **options)
+    cache.copy_file = slow
+    (item,) = plan([Mirror("a")], Path(sys.argv[1]))
+    cache.HostCache().get(item)
+"""
+
+WAITING = """
+    import os, sys
+    from pathlib import Path
+    from encamp.storage.cache import HostCache
+    from encamp.storage.mirror import Mirror, plan
+    source = Path(sys.argv[1])
+    opened = []
+    real = os.open
+    def counted(path, *args, **options):
+        opened.append(str(path))
+        return real(path, *args, **options)
+    (item,) = plan([Mirror("a")], source)
+    os.open = counted
+    cache = HostCache()
+    print("getting", flush=True)
+    assert cache.get(item).read_bytes() == bytes(1000)
+    print(cache.files, opened.count(str(source / "a")))
+"""
+
+
+def test_one_waits_for_another_that_fetches_and_then_opens_no_source(here: Path) -> None:
     (here / "a").write_bytes(bytes(1000))
-    slow = start(
-        """
-        import os, sys, time
-        from pathlib import Path
-        from encamp.storage import cache
-        source, target = map(Path, sys.argv[1:])
-        real = cache.copy_file
-        def slow(*args, **options):
-            print("fetching", flush=True)
-            sys.stdin.readline()
-            real(*args, **options)
-        cache.copy_file = slow
-        status = source.stat()
-        cache.HostCache().link(source, target, (status.st_size, status.st_mtime_ns))
-        """,
-        here / "a",
-        folder / "one",
-        stdin=-1,
-    )
+    slow = start(SLOW, here, stdin=-1)
     assert slow.stdout is not None
     assert slow.stdout.readline() == "fetching\n"
-    waiting = start(
-        """
-        import os, sys
-        from pathlib import Path
-        from encamp.storage.cache import HostCache
-        source, target = map(Path, sys.argv[1:])
-        opened = []
-        real = os.open
-        def counted(path, *args, **options):
-            opened.append(str(path))
-            return real(path, *args, **options)
-        os.open = counted
-        status = source.stat()
-        cache = HostCache()
-        print("linking", flush=True)
-        cache.link(source, target, (status.st_size, status.st_mtime_ns))
-        print(cache.files, opened.count(str(source)))
-        """,
-        here / "a",
-        folder / "two",
-    )
+    waiting = start(WAITING, here)
     assert waiting.stdout is not None
-    assert waiting.stdout.readline() == "linking\n"
+    assert waiting.stdout.readline() == "getting\n"
     wait_until(lambda: _waits_for_a_lock(waiting.pid), "the second process waits")
     assert slow.stdin is not None
     slow.stdin.write("go\n")
     slow.stdin.flush()
     finish(slow)
     assert finish(waiting) == "0 0\n"
-    assert (folder / "two").read_bytes() == bytes(1000)
 
 
 def _waits_for_a_lock(pid: int) -> bool:
@@ -198,15 +221,6 @@ def test_a_changed_file_is_another_entry(
     assert (folder / "first").read_text() == before
 
 
-def test_a_file_that_changed_since_the_plan_is_not_even_fetched(here: Path, folder: Path) -> None:
-    (here / "a").write_text("content")
-    expected = size_and_time(here / "a")
-    touch(here / "a")
-    with HostCache() as cache, pytest.raises(SourceChanged):
-        cache.link(here / "a", folder / "a", expected)
-    assert entries() == []
-
-
 def test_the_least_recently_used_goes_first(
     here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,7 +254,7 @@ def test_a_file_larger_than_the_limit_is_brought_all_the_same(
     assert (folder / "a").read_bytes() == bytes(1000)
 
 
-@pytest.mark.parametrize("limit", ["10GB", "-1", "1e9"])
+@pytest.mark.parametrize("limit", ["much", "-1", "1e9", "10 XB"])
 def test_a_limit_that_is_no_number_is_refused_in_one_sentence(
     limit: str, here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,89 +268,95 @@ def test_a_limit_that_is_no_number_is_refused_in_one_sentence(
 EVICTING = """
     import sys
     from pathlib import Path
-    from encamp.storage.cache import HostCache
-    source, folder, number = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    files = sorted(source.iterdir())
-    for turn in range(30):
-        path = files[(turn * (number + 1)) % len(files)]
-        target = folder / f"{number}.{turn}"
-        status = path.stat()
-        with HostCache() as cache:
-            cache.link(path, target, (status.st_size, status.st_mtime_ns))
-        assert target.read_bytes() == path.read_bytes()
+    import encamp
+    source, number = Path(sys.argv[1]), int(sys.argv[2])
+    names = sorted(path.name for path in source.iterdir())
+    for turn in range(20):
+        name = names[(turn * (number + 1)) % len(names)]
+        readonly = bool(turn % 2)
+        with encamp.sandbox(encamp.Mirror(f"{source}/{name}", readonly=readonly)) as folder:
+            assert (folder / name).read_bytes() == (source / name).read_bytes()
 """
 
 
-def test_eviction_by_others_never_takes_a_file_from_under_a_link(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_eviction_by_others_never_takes_a_file_from_under_a_task(
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(LIMIT, "1500")
     for number in range(4):
         (here / f"{number}").write_bytes(os.urandom(1000))
-    for process in [start(EVICTING, here, folder, number) for number in range(4)]:
+    for process in [start(EVICTING, here, number) for number in range(4)]:
         finish(process)
 
 
 def test_an_entry_that_goes_between_fetch_and_link_is_fetched_again(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "a").write_text("content")
     real = os.link
     calls = []
 
-    def link(entry: Path, target: Path) -> None:
+    def link(entry: str, target: str, **options: object) -> None:
         calls.append(target)
         if len(calls) == 1:
-            entry.unlink()
-        real(entry, target)
+            Path(entry).unlink()
+        real(entry, target, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", link)
-    assert fetched(here / "a", folder / "a") == 2
-    assert (folder / "a").read_text() == "content"
+    with pitched([planned(here / "a")]) as camp:
+        assert (camp.folder / "a").read_text() == "content"
+    assert len(calls) == 2
 
 
-def test_what_a_killed_fetch_left_is_harmless_and_goes(here: Path, folder: Path) -> None:
+STUCK = """
+    import os, sys, time
+    from pathlib import Path
+    from encamp.storage import copy
+    from encamp.storage.cache import HostCache
+    from encamp.storage.mirror import Mirror, plan
+    def stuck(reader, writer, size):
+        os.write(writer, b"half")
+        print("writing", flush=True)
+        time.sleep(600)
+    copy._copy_bytes = stuck
+    (item,) = plan([Mirror("a", readonly=True)], Path(sys.argv[1]))
+    HostCache().get(item)
+"""
+
+
+def killed_fetch(here: Path) -> None:
     (here / "a").write_bytes(bytes(1000))
-    process = start(
-        """
-        import os, sys, time
-        from pathlib import Path
-        from encamp.storage import copy
-        from encamp.storage.cache import HostCache
-        def stuck(reader, writer, size):
-            os.write(writer, b"half")
-            print("writing", flush=True)
-            time.sleep(600)
-        copy._copy_bytes = stuck
-        status = Path(sys.argv[1]).stat()
-        expected = status.st_size, status.st_mtime_ns
-        HostCache().link(Path(sys.argv[1]), Path(sys.argv[2]), expected)
-        """,
-        here / "a",
-        folder / "never",
-    )
+    process = start(STUCK, here)
     assert process.stdout is not None
     assert process.stdout.readline() == "writing\n"
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    left = entries()
-    assert [entry.read_bytes() for entry in left] == [b"half"]
+    assert [path.read_bytes() for path in half_entries()] == [b"half"]
+
+
+def test_what_a_killed_fetch_left_is_harmless(here: Path, folder: Path) -> None:
+    killed_fetch(here)
     assert fetched(here / "a", folder / "a") == 1
     assert (folder / "a").read_bytes() == bytes(1000)
-    assert [entry.read_bytes() for entry in entries()] == [bytes(1000)]
+    assert half_entries() == []
 
 
-def test_what_a_killed_fetch_left_counts_and_is_evicted(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_fetch_left_goes_with_the_next_sandbox_of_a_process(here: Path) -> None:
     """Its source may never come again."""
+    killed_fetch(here)
+    run("import encamp\nwith encamp.sandbox(): pass")
+    assert half_entries() == []
+
+
+def test_tidying_leaves_a_fetch_that_goes_on_alone(here: Path) -> None:
     (here / "a").write_bytes(bytes(1000))
-    (here / "b").write_bytes(bytes(1000))
-    fetched(here / "a", folder / "a")
-    entries()[0].rename(entries()[0].with_name(entries()[0].name + ".part"))
-    monkeypatch.setenv(LIMIT, "1500")
-    fetched(here / "b", folder / "b")
-    assert not [entry for entry in entries() if entry.suffix == ".part"]
+    process = start(STUCK, here)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    run("import encamp\nwith encamp.sandbox(): pass")
+    assert len(half_entries()) == 1
+    process.kill()
+    process.communicate()
 
 
 def test_the_place_of_a_fetch_that_failed_is_free(
@@ -350,16 +370,14 @@ def test_the_place_of_a_fetch_that_failed_is_free(
     with monkeypatch.context() as patch:
         patch.setattr("encamp.storage.copy._copy_bytes", full)
         with pytest.raises(DiskFull):
-            place(plan(as_mirrors("a"), here), folder, Placed(), HostCache())
-    assert entries() == []
+            fetched(here / "a", folder / "a")
+    assert entries() == half_entries() == []
     assert fetched(here / "a", folder / "a") == 1
 
 
-def test_a_process_forked_during_a_fetch_holds_up_nobody(here: Path, folder: Path) -> None:
-    (here / "a").write_text("content")
-    cache = HostCache()
+def test_a_process_forked_during_a_fetch_holds_up_nobody(tmp_path: Path) -> None:
     reader, writer = os.pipe()
-    with cache._alone("0" * 40):
+    with alone(tmp_path / "locks", "key"):
         child = os.fork()
         if child == 0:
             os.close(writer)
@@ -367,11 +385,9 @@ def test_a_process_forked_during_a_fetch_holds_up_nobody(here: Path, folder: Pat
             os._exit(0)
     os.close(reader)
     try:
-        finish(
-            start(
-                "from encamp.storage.cache import HostCache\nwith HostCache()._alone('0'*40): pass"
-            )
-        )
+        lock = KeyLock(tmp_path / "locks", "key")
+        assert lock.take_if_free()
+        lock.close()
     finally:
         os.close(writer)
         os.waitpid(child, 0)
@@ -393,11 +409,12 @@ def test_a_task_that_writes_to_a_shared_input_fails_and_the_next_gets_it_anew(
     damage: Callable[[Path], None], here: Path
 ) -> None:
     (here / "a").write_text("content")
-    with pytest.raises(InputDamaged) as caught, sandbox(shared="a", name="culprit") as folder:
+    shared = Mirror("a", readonly=True)
+    with pytest.raises(InputDamaged) as caught, sandbox(shared, name="culprit") as folder:
         damage(folder / "a")
     assert caught.value.path == "a"
     assert "culprit" in str(caught.value)
-    with sandbox(shared="a") as folder:
+    with sandbox(Mirror("a", readonly=True)) as folder:
         assert (folder / "a").read_text() == "content"
     assert (here / "a").read_text() == "content"
 
@@ -429,35 +446,27 @@ def test_an_entry_that_lost_its_bytes_with_the_power_is_fetched_anew(
 
 def test_replacing_a_shared_input_by_a_file_of_the_tasks_own_is_no_damage(here: Path) -> None:
     (here / "a").write_text("content")
-    with sandbox(shared="a") as folder:
+    with sandbox(Mirror("a", readonly=True)) as folder:
         (folder / "a").unlink()
         (folder / "a").write_text("mine")
-    with sandbox(shared="a") as folder:
+    with sandbox(Mirror("a", readonly=True)) as folder:
         (folder / "a").unlink()
 
 
-def test_drop_forgets_the_entry_of_a_link_and_no_other(here: Path, folder: Path) -> None:
-    for name in "ab":
-        (here / name).write_text(name)
-        fetched(here / name, folder / name)
-    HostCache().drop(folder / "a")
-    assert [entry.read_text() for entry in entries()] == ["b"]
-    assert (folder / "a").read_text() == "a"
-
-
-def test_a_disk_without_links_gets_read_only_copies(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_link(*args: object) -> None:
+def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_link(*args: object, **options: object) -> None:
         raise OSError(errno.EMLINK, "too many links")
 
     monkeypatch.setattr(os, "link", no_link)
+    (here / "tree").mkdir()
+    (here / "tree/a").write_text("content")
     (here / "a").write_text("content")
-    assert fetched(here / "a", folder / "a") == 1
-    assert fetched(here / "a", folder / "b") == 0
-    assert (folder / "b").read_text() == "content"
-    assert not (folder / "b").stat().st_mode & 0o222
-    assert (folder / "a").stat().st_ino != (folder / "b").stat().st_ino
+    for brought in (14, 0):
+        items = plan([Mirror("*", readonly=True)], here)
+        with pitched(items) as camp:
+            assert camp.brought == brought
+            assert (camp.folder / "a").read_text() == "content"
+            assert (camp.folder / "tree/a").read_text() == "content"
 
 
 @pytest.mark.parametrize("harm", [b"this is no database" * 100, b""])
@@ -471,9 +480,8 @@ def test_a_damaged_or_lost_index_costs_nothing_but_itself(
         path.write_bytes(harm) if path.name == INDEX else path.unlink()
     assert fetched(here / "a", folder / "again") == 0
     assert fetched(here / "b", folder / "b") == 1
-    with sqlite3.connect(local_storage() / "cache" / INDEX) as index:
-        assert index.execute("SELECT count(*) FROM entry").fetchone() == (2,)
-    index.close()
+    with HostCache() as cache:
+        assert len(cache.rows()) == 2
 
 
 def test_clearing_says_how_much_it_frees_and_leaves_links_alone(here: Path, folder: Path) -> None:
@@ -488,17 +496,16 @@ def test_clearing_says_how_much_it_frees_and_leaves_links_alone(here: Path, fold
     assert fetched(here / "a", folder / "again") == 1
 
 
-def test_a_shared_tree_comes_as_links_and_is_counted_once(here: Path, tmp_path: Path) -> None:
+def test_a_read_only_tree_comes_as_links_and_is_counted_once(here: Path) -> None:
     (here / "tree/deep").mkdir(parents=True)
     (here / "tree/deep/a").write_text("a")
     (here / "tree/link").symlink_to("deep/a")
-    for turn in (0, 1):
-        target = tmp_path / str(turn)
-        target.mkdir()
-        placed = Placed()
-        with HostCache() as cache:
-            place(plan(as_mirrors("tree"), here), target, placed, cache)
-            assert cache.files == 1 - turn
-        assert os.readlink(target / "tree/link") == "deep/a"
-        assert list(placed.shared) == ["tree/deep/a"]
-        assert damaged(target, placed) == []
+    items = plan([Mirror("tree", mode="link")], here)
+    inodes = set()
+    for brought in (1, 0):
+        with pitched(items) as camp:
+            assert camp.brought == brought
+            assert os.readlink(camp.folder / "tree/link") == "deep/a"
+            inodes.add((camp.folder / "tree/deep/a").stat().st_ino)
+            camp.check_inputs("name")
+    assert len(inodes) == 1

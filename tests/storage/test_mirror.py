@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from other_processes import open_folder, unprivileged
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
-from encamp.storage.mirror import Mirror, MirrorMap, as_mirrors, identity, plan
-from encamp.storage.place import Placed, place
+from encamp.storage.camp import Camp
+from encamp.storage.mirror import Mirror, MirrorMap, as_mirrors, plan
 from encamp.storage.roots import local_storage
 
 
@@ -32,7 +33,13 @@ def write(base: Path, *names: str) -> None:
 
 
 def mirrored(spec: MirrorMap, here: Path, folder: Path) -> list[str]:
-    place(plan(as_mirrors(spec), here), folder, Placed())
+    """Mirror, and copy what is in the task's folder then, also after an error, to ``folder``."""
+    camp = Camp("test")
+    try:
+        camp.place(plan(as_mirrors(spec), here))
+    finally:
+        shutil.copytree(camp.folder, folder, symlinks=True, dirs_exist_ok=True)
+        camp.strike()
     return below(folder)
 
 
@@ -354,12 +361,12 @@ def test_the_local_storage_itself_cannot_be_mirrored(inner: str, here: Path) -> 
         plan([Mirror(str(path))], here)
 
 
-def test_identity_changes_with_every_change_that_matters(here: Path) -> None:
+def test_the_content_of_a_plan_changes_with_every_change_that_matters(here: Path) -> None:
     write(here, "file", "tree/a", "tree/deep/b")
     (here / "tree/link").symlink_to("a")
 
-    def now() -> list[tuple[str, ...]]:
-        return identity(plan(as_mirrors(["file", "tree"]), here))
+    def now() -> list[str]:
+        return [item.content for item in plan(as_mirrors(["file", "tree"]), here)]
 
     states = [now()]
     assert now() == states[0]

@@ -10,15 +10,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from camps import mirrored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encamp.errors import UnusableInput
-from encamp.storage.mirror import Mirror, plan
-from encamp.storage.place import Placed, place
+from encamp.storage.mirror import Mirror, Mode, plan
 
 Tree = dict[str, "Tree | str"]
 """Name → folder, or ``"file"``, or ``"> goal"`` for a symlink."""
+
+MODES: set[Mode] = {"auto", "copy", "link"}
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "d.txt", ".h", "a b", "-x", "[1]", "\udcff", "x\ny"])
 LEAVES = st.sampled_from(["file", "> a", "> ..", "> no-such"])
@@ -113,35 +115,33 @@ def is_file_or_nothing(path: Path) -> bool:
         return exc.errno != errno.ELOOP
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(tree=TREES, excludes=EXCLUDES)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(tree=TREES, excludes=EXCLUDES, mode=st.sampled_from(sorted(MODES)))
 def test_a_tree_arrives_as_it_is_but_for_what_is_excluded(
-    tree: Tree, excludes: tuple[str, ...]
+    tree: Tree, excludes: tuple[str, ...], mode: Mode
 ) -> None:
     with tempfile.TemporaryDirectory() as base:
-        source, folder = Path(base, "tree"), Path(base, "task")
+        source = Path(base, "tree")
         source.mkdir()
-        folder.mkdir()
         build(source, tree)
-        place(plan([Mirror("tree", exclude=excludes)], Path(base)), folder, Placed())
         expected = {
             path: content
             for path, content in seen(source).items()
             if not left_out(tuple(path.split("/")), excludes)
         }
-        assert seen(folder / "tree") == expected
+        with mirrored(Mirror("tree", exclude=excludes, mode=mode), Path(base)) as folder:
+            assert seen(folder / "tree") == expected
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(tree=TREES, pattern=PATTERNS, excludes=EXCLUDES)
 def test_two_stars_find_what_the_slow_model_finds(
     tree: Tree, pattern: str, excludes: tuple[str, ...]
 ) -> None:
     pattern = f"top/**/{pattern}"
     with tempfile.TemporaryDirectory() as base:
-        source, folder = Path(base, "top"), Path(base, "task")
+        source = Path(base, "top")
         source.mkdir()
-        folder.mkdir()
         build(source, tree)
         mirror = Mirror(pattern, exclude=excludes, required=False)
         wanted = pattern.split("/")[1:]
@@ -154,8 +154,8 @@ def test_two_stars_find_what_the_slow_model_finds(
             with pytest.raises(UnusableInput):
                 plan([mirror], Path(base))
             return
-        place(plan([mirror], Path(base)), folder, Placed())
-        found = {path: content for path, content in seen(folder).items() if content != "folder"}
+        with mirrored(mirror, Path(base)) as folder:
+            found = {path: what for path, what in seen(folder).items() if what != "folder"}
         assert found == {
             "/".join(parts): source.joinpath(*parts).read_text(errors="surrogateescape")
             for parts in matching

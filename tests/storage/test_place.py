@@ -6,65 +6,79 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from camps import mirrored, pitched
 from other_processes import open_folder, small_disk, unprivileged
 
 import encamp
 from encamp.errors import DiskFull, SourceChanged, UnusableInput
 from encamp.storage import copy
 from encamp.storage.copy import copy_file
-from encamp.storage.mirror import as_mirrors, plan
-from encamp.storage.place import Placed, place
+from encamp.storage.mirror import Mirror, Mode, as_mirrors, plan
+from encamp.storage.roots import LOCAL, local_storage
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "task folder"
-    path.mkdir()
-    return path
+def left() -> list[Path]:
+    """Folders, and files of the cache, that are there though nothing is under way."""
+    found = [path for path in local_storage().rglob("*") if "partial" in path.parts[:-1]]
+    return found + sorted(local_storage().glob("sandboxes/*"))
 
 
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("mode", [0o644, 0o755, 0o444, 0o400, 0o6755])
 def test_permissions_and_times_come_along_and_inputs_become_writable(
-    here: Path, folder: Path
+    mode: int, cached: bool, here: Path
 ) -> None:
-    for mode in (0o644, 0o755, 0o444, 0o400, 0o6755):
-        (here / "file").write_text("x")
-        (here / "file").chmod(mode)
-        os.utime(here / "file", ns=(111, 1_600_000_000_123_456_789))
-        place(plan(as_mirrors("file"), here), folder, Placed())
-        status = (folder / "file").stat()
-        assert status.st_mode & 0o7777 == (mode & 0o777) | 0o200
-        assert status.st_mtime_ns == 1_600_000_000_123_456_789
-        (folder / "file").write_text("mine")
-        (folder / "file").unlink()
-        (here / "file").unlink()
-
-
-def test_writing_to_a_copy_leaves_the_source_alone(here: Path, folder: Path) -> None:
     (here / "tree").mkdir()
-    (here / "tree/file").write_text("original")
-    place(plan(as_mirrors("tree"), here), folder, Placed())
-    (folder / "tree/file").write_text("changed")
-    assert (here / "tree/file").read_text() == "original"
+    for path in (here / "file", here / "tree/file"):
+        path.write_text("x")
+        path.chmod(mode)
+        os.utime(path, ns=(111, 1_600_000_000_123_456_789))
+    items = [replace(item, cached=cached) for item in plan(as_mirrors(["file", "tree"]), here)]
+    with pitched(items) as camp:
+        for path in (camp.folder / "file", camp.folder / "tree/file"):
+            assert path.stat().st_mode & 0o7777 == (mode & 0o777) | 0o200 | 0o400
+            assert path.stat().st_mtime_ns == 1_600_000_000_123_456_789
+            path.write_text("mine")
+    assert (here / "file").read_text() == "x"
 
 
-def test_folders_of_a_tree_are_private_and_writable(here: Path, folder: Path) -> None:
+@pytest.mark.parametrize("mode", ["auto", "copy"])
+def test_writing_to_an_input_harms_neither_the_source_nor_the_next_task(
+    mode: Mode, here: Path
+) -> None:
+    (here / "tree").mkdir()
+    for number in range(40):
+        (here / f"tree/{number}").write_text("original")
+    for _ in range(2):
+        with mirrored(Mirror("tree", mode=mode), here) as folder:
+            for number in range(40):
+                assert (folder / f"tree/{number}").read_text() == "original"
+                (folder / f"tree/{number}").write_text("changed")
+            (folder / "tree/0").unlink()
+            (folder / "tree/1").chmod(0o777)
+    assert {path.read_text() for path in (here / "tree").iterdir()} == {"original"}
+
+
+def test_folders_of_a_tree_are_private_and_writable(here: Path) -> None:
     (here / "tree/deep").mkdir(parents=True)
     (here / "tree/deep").chmod(0o555)
-    place(plan(as_mirrors("tree"), here), folder, Placed())
-    assert (folder / "tree/deep").stat().st_mode & 0o777 == 0o700
+    with mirrored("tree", here) as folder:
+        assert (folder / "tree/deep").stat().st_mode & 0o777 == 0o700
     (here / "tree/deep").chmod(0o755)
 
 
-def test_what_was_copied_is_counted(here: Path, folder: Path) -> None:
+def test_what_was_copied_is_counted(here: Path) -> None:
     (here / "tree").mkdir()
     for number in range(5):
         (here / f"tree/{number}").write_bytes(bytes(1000 * number))
-    placed = Placed()
-    place(plan(as_mirrors("tree"), here), folder, placed)
-    assert (placed.files, placed.bytes) == (5, 10_000)
+    for brought in (10_000, 0):
+        with pitched(plan(as_mirrors(Mirror("tree", mode="copy")), here)) as camp:
+            assert (camp.placed.files, camp.placed.bytes) == (5, 10_000)
+            assert camp.brought == brought
 
 
 def truncate(path: Path) -> None:
@@ -89,17 +103,18 @@ def remove(path: Path) -> None:
 CHANGES = [truncate, rewrite, grow]
 
 
+@pytest.mark.parametrize("cached", [True, False])
 @pytest.mark.parametrize("change", [*CHANGES, remove])
 def test_a_file_that_changed_since_the_plan_is_named(
-    change: Callable[[Path], None], here: Path, folder: Path
+    change: Callable[[Path], None], cached: bool, here: Path
 ) -> None:
     (here / "file").write_bytes(b"x" * 5000)
-    items = plan(as_mirrors("file"), here)
+    items = [replace(item, cached=cached) for item in plan(as_mirrors("file"), here)]
     change(here / "file")
-    with pytest.raises(SourceChanged) as caught:
-        place(items, folder, Placed())
+    with pytest.raises(SourceChanged) as caught, pitched(items):
+        pytest.fail("the file is another")
     assert caught.value.path == str(here / "file")
-    assert list(folder.iterdir()) == []
+    assert left() == []
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -108,15 +123,29 @@ def test_a_file_that_changes_during_the_copy_is_named_and_leaves_nothing(
     change: Callable[[Path], None],
     way: str,
     here: Path,
-    folder: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = here / "file"
     source.write_bytes(b"x" * 5_000_000)
     _change_after_first_piece(way, lambda: change(source), monkeypatch)
-    with pytest.raises(SourceChanged):
-        place(plan(as_mirrors("file"), here), folder, Placed())
-    assert list(folder.iterdir()) == []
+    with pytest.raises(SourceChanged), mirrored("file", here):
+        pytest.fail("the file is another")
+    assert left() == []
+
+
+@pytest.mark.parametrize("change", [*CHANGES, remove])
+def test_a_file_in_a_tree_that_changed_since_the_plan_is_never_cached(
+    change: Callable[[Path], None], here: Path
+) -> None:
+    (here / "tree").mkdir()
+    (here / "tree/file").write_bytes(b"x" * 5000)
+    items = plan(as_mirrors("tree"), here)
+    change(here / "tree/file")
+    with pytest.raises(SourceChanged), pitched(items):
+        pytest.fail("the tree is another")
+    assert not list((local_storage() / "cache/trees").glob("*/*/tree"))
+    with mirrored("tree", here) as folder:
+        assert (folder / "tree/file").exists() == (change is not remove)
 
 
 def _change_after_first_piece(
@@ -143,17 +172,17 @@ def _not_supported(*args: object) -> int:
 
 
 def test_without_the_disks_own_copy_files_arrive_all_the_same(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = os.urandom(3_000_001)
     (here / "file").write_bytes(content)
     monkeypatch.setattr(os, "copy_file_range", _not_supported)
-    place(plan(as_mirrors("file"), here), folder, Placed())
-    assert (folder / "file").read_bytes() == content
+    with mirrored("file", here) as folder:
+        assert (folder / "file").read_bytes() == content
 
 
 def test_a_copy_that_the_disk_breaks_off_goes_on_in_pieces(
-    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = os.urandom(3_000_001)
     (here / "file").write_bytes(content)
@@ -166,35 +195,35 @@ def test_a_copy_that_the_disk_breaks_off_goes_on_in_pieces(
         return real(*args) if len(calls) == 1 else _not_supported()
 
     monkeypatch.setattr(os, "copy_file_range", once)
-    place(plan(as_mirrors("file"), here), folder, Placed())
-    assert (folder / "file").read_bytes() == content
+    with mirrored("file", here) as folder:
+        assert (folder / "file").read_bytes() == content
     assert len(calls) == 2
 
 
-def test_an_empty_file_is_an_input_like_any_other(here: Path, folder: Path) -> None:
+def test_an_empty_file_is_an_input_like_any_other(here: Path) -> None:
     (here / "file").touch()
-    place(plan(as_mirrors("file"), here), folder, Placed())
-    assert (folder / "file").read_bytes() == b""
+    with mirrored("file", here) as folder:
+        assert (folder / "file").read_bytes() == b""
 
 
 @pytest.mark.parametrize("become", ["fifo", "folder"])
 def test_what_became_special_since_the_plan_is_refused_without_waiting(
-    become: str, here: Path, folder: Path
+    become: str, here: Path
 ) -> None:
     (here / "file").touch()
     items = plan(as_mirrors("file"), here)
     (here / "file").unlink()
     os.mkfifo(here / "file") if become == "fifo" else (here / "file").mkdir()
-    with pytest.raises(UnusableInput, match="no longer a regular file"):
-        place(items, folder, Placed())
+    with pytest.raises(UnusableInput, match="no longer a regular file"), pitched(items):
+        pytest.fail("the file is none")
 
 
-def test_a_tree_that_went_away_since_the_plan_is_named(here: Path, folder: Path) -> None:
+def test_a_tree_that_went_away_since_the_plan_is_named(here: Path) -> None:
     (here / "tree").mkdir()
     items = plan(as_mirrors("tree"), here)
     shutil.rmtree(here / "tree")
-    with pytest.raises(UnusableInput) as caught:
-        place(items, folder, Placed())
+    with pytest.raises(UnusableInput) as caught, pitched(items):
+        pytest.fail("the tree is gone")
     assert caught.value.path == str(here / "tree")
 
 
@@ -206,16 +235,18 @@ def test_a_file_that_is_there_is_never_overwritten_by_a_copy(here: Path) -> None
     assert (here / "target").read_text() == "old"
 
 
-def test_an_unreadable_file_in_a_tree_is_named() -> None:
+def test_an_unreadable_file_in_a_tree_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_folder() as base:
         (base / "tree").mkdir()
         (base / "tree/secret").write_text("x")
         (base / "tree/secret").chmod(0)
-        (base / "task").mkdir()
-        (base / "task").chmod(0o777)
+        (base / "local").mkdir()
+        (base / "local").chmod(0o777)
+        monkeypatch.setenv(LOCAL, str(base / "local"))
 
         def attempt() -> None:
-            place(plan(as_mirrors("tree"), base), base / "task", Placed())
+            with mirrored("tree", base):
+                pytest.fail("the file cannot be read")
 
         said = unprivileged(attempt)
         assert said.startswith("UnusableInput")
@@ -226,14 +257,37 @@ def test_an_unreadable_file_in_a_tree_is_named() -> None:
 def test_a_disk_that_fills_up_at_stage_in_is_named_with_need_and_free_space(
     tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (here / "big").write_bytes(bytes(3 << 20))
-    with small_disk(tmp_path / "disk", "1m") as disk:
-        monkeypatch.setenv("PARALLEL_LOCAL_STORAGE", str(disk))
-        for way in ("mirror", "shared"):
-            with pytest.raises(DiskFull) as caught, encamp.sandbox(**{way: "big"}):  # type: ignore[arg-type]
+    (here / "big").write_bytes(bytes(8 << 20))
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        monkeypatch.setenv(LOCAL, str(disk))
+        for readonly in (False, True):
+            mirror = Mirror("big", readonly=readonly)
+            with pytest.raises(DiskFull) as caught, encamp.sandbox(mirror):
                 pytest.fail("there was no room for the input")
             assert caught.value.path.startswith(str(disk))
-            assert caught.value.need == 3 << 20
-            assert 0 < caught.value.free < 1 << 20
+            assert caught.value.need == 8 << 20
+            assert 0 < caught.value.free < 4 << 20
             assert list(disk.glob("encamp-*/sandboxes/*")) == []
             assert [p for p in disk.rglob("*") if p.stat().st_size > 1 << 19] == []
+
+
+def test_a_disk_with_next_to_no_room_gives_no_other_error(
+    tmp_path: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it runs out: the lock, the folders, the cache's index, the file, the outputs."""
+    (here / "small").write_bytes(bytes(20_000))
+    outcomes = []
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        monkeypatch.setenv(LOCAL, str(disk))
+        for left_over in (0, 4, 8, 16, 32, 64, 96, 128, 256, 2048):
+            (disk / "ballast").write_bytes(bytes((4 << 20) - (left_over << 10)))
+            try:
+                with encamp.sandbox("small", {"small": str(here / "to")}):
+                    outcomes.append("done")
+            except DiskFull:
+                outcomes.append("full")
+            assert list(disk.glob("encamp-*/sandboxes/*")) == []
+            (disk / "ballast").unlink()
+            shutil.rmtree(local_storage())
+    assert outcomes[0] == "full"
+    assert outcomes[-1] == "done"

@@ -60,11 +60,12 @@ def test_relative_destinations_are_below_to(here: Path, tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere/deep/a").exists()
 
 
-def test_shared_and_own_inputs_for_one_place_are_refused(here: Path) -> None:
+def test_two_inputs_for_one_place_are_refused(here: Path) -> None:
     (here / "x").mkdir()
     (here / "x/a").write_text("one")
     (here / "a").write_text("two")
-    with pytest.raises(TargetConflict), encamp.sandbox("a", shared="x/a"):
+    mirrors = [encamp.Mirror("a"), encamp.Mirror("x/a", readonly=True)]
+    with pytest.raises(TargetConflict), encamp.sandbox(mirrors):
         pytest.fail("two files for one place")
     assert left() == []
 
@@ -73,7 +74,6 @@ def test_shared_and_own_inputs_for_one_place_are_refused(here: Path) -> None:
     ("options", "error"),
     [
         ({"mirror": "*.las"}, NoMatch),
-        ({"shared": "*.las"}, NoMatch),
         ({"outputs": {"a": "x", "b/a": "x"}}, OutputConflict),
         ({"outputs": {"a": "/dev/null"}}, BadDestination),
     ],
@@ -270,7 +270,7 @@ def test_threads_share_one_fetch(here: Path) -> None:
     (here / "a").write_bytes(os.urandom(1 << 20))
 
     def work(_: int) -> int:
-        with encamp.sandbox(shared="a") as folder:
+        with encamp.sandbox(encamp.Mirror("a", readonly=True)) as folder:
             return (folder / "a").stat().st_ino
 
     with ThreadPoolExecutor(8) as pool:

@@ -28,6 +28,7 @@ from typing import Any
 
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
+from encamp.storage.overlay import enter_namespace
 
 IDLE_LIMIT = 60.0
 """Seconds after which a slot that nobody uses ends itself."""
@@ -83,8 +84,13 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
     _State.last_words = last_words
 
 
-def main(fd: int) -> None:
-    """Serve the supervisor at the other end of socket ``fd`` until it closes or nothing comes."""
+def main(fd: int, *, own_mounts: bool = False) -> None:
+    """Serve the supervisor at the other end of socket ``fd`` until it closes or nothing comes.
+
+    With ``own_mounts`` the process may mount overlays without being root, see `overlay`.
+    """
+    if own_mounts:
+        enter_namespace()  # before there is another thread; without it inputs come another way
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)

@@ -36,7 +36,7 @@ _START = """\
 import sys
 sys.path.append(sys.argv[2])
 from encamp.agent.child import main
-main(int(sys.argv[1]))
+main(int(sys.argv[1]), own_mounts=len(sys.argv) > 3)
 """
 _PACKAGE = str(Path(__file__).parents[2])
 """Where the slot finds encamp if it is not installed there."""
@@ -55,14 +55,19 @@ class _NotTaken(Exception):
 
 
 class Slot:
-    """One slot; belongs to one thread at a time."""
+    """One slot; belongs to one thread at a time.
 
-    def __init__(self) -> None:
+    With ``own_mounts`` it may mount overlays even where its user may not.
+    """
+
+    def __init__(self, *, own_mounts: bool = False) -> None:
+        self.own_mounts = own_mounts
+        extra = ["own mounts"] if own_mounts else []
         self._mark = token_hex(8)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), _PACKAGE],
+                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), _PACKAGE, *extra],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
@@ -162,9 +167,9 @@ class Slots:
         self._lock = threading.Lock()
 
     @contextmanager
-    def borrow(self) -> Iterator[Slot]:
+    def borrow(self, *, own_mounts: bool = False) -> Iterator[Slot]:
         """A slot for this thread alone; it goes back afterwards unless it died."""
-        slot = self._take()
+        slot = self._take(own_mounts)
         try:
             yield slot
         finally:
@@ -172,20 +177,27 @@ class Slots:
                 with self._lock:
                     self._idle.append((threading.get_ident(), slot))
 
-    def _take(self) -> Slot:
+    def _take(self, own_mounts: bool) -> Slot:
         with self._lock:
             # The thread's own last slot comes first, so that a thread and a slot stay together.
             self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
-            while self._idle:
-                _, slot = self._idle.pop()
-                if slot.alive:
-                    return slot
-        return Slot()
+            for number in reversed(range(len(self._idle))):
+                if self._idle[number][1].own_mounts == own_mounts:
+                    _, slot = self._idle.pop(number)
+                    if slot.alive:
+                        return slot
+        return Slot(own_mounts=own_mounts)
 
-    def run(self, function: Callable[..., Any], *args: Any, **options: Any) -> Done | Raised:
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        own_mounts: bool = False,
+        **options: Any,
+    ) -> Done | Raised:
         """`Slot.run` in any slot; again in another one if an idle slot was just ending."""
         while True:
-            with self.borrow() as slot:
+            with self.borrow(own_mounts=own_mounts) as slot:
                 try:
                     return slot.run(function, args, **options)
                 except _NotTaken:

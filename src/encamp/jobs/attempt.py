@@ -18,6 +18,7 @@ from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, run_phases, stage_log, tail_of
 from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import Where
+from encamp.storage.modes import needs_own_mounts
 from encamp.storage.owner import keep_dead, reclaim_folder
 
 TICK = 0.2
@@ -43,6 +44,7 @@ def attempt(work: Work) -> Outcome:
         answer = slots_here().run(
             run_phases,
             work,
+            own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
             on_message=watcher.on_message,

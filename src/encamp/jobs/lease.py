@@ -9,12 +9,11 @@ it runs: nobody would publish it.
 from __future__ import annotations
 
 import json
-import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encamp.storage.process import ProcessFacts, this_process
 from encamp.storage.roots import Portable, local, portable
 
 PREFIX = "running-"
@@ -22,77 +21,42 @@ PREFIX = "running-"
 
 @dataclass(frozen=True)
 class Lease:
-    """One run: its file, and who the controller is."""
+    """One run: its file, and who controls it."""
 
     file: Portable
-    host: str
-    kernel: str
-    pid: int
-    started: str
+    controller: ProcessFacts
 
     def take(self) -> None:
         """Say that the run goes on."""
-        local(self.file).write_text(json.dumps({"host": self.host, "pid": self.pid}))
+        local(self.file).write_text(json.dumps(self.controller.as_dict()))
 
     def end(self) -> None:
         """Say that the run is over; may be called twice."""
         local(self.file).unlink(missing_ok=True)
 
-    @property
-    def controller(self) -> str:
-        """The controller, for people."""
-        return f"process {self.pid} on {self.host}"
-
 
 def new_lease(folder: Path, token: str) -> Lease:
     """A lease for a run of the job in ``folder`` that this process controls."""
-    pid = os.getpid()
-    file = portable(folder / f"{PREFIX}{token}")
-    return Lease(file, socket.gethostname(), kernel(), pid, start_of(pid) or "")
+    return Lease(portable(folder / f"{PREFIX}{token}"), this_process())
 
 
 class Watch:
     """A worker's view of a lease."""
 
     def __init__(self, lease: Lease) -> None:
-        self._lease = lease
+        self._controller = lease.controller
         self._file = local(lease.file)
-        self._near = lease.kernel != "" and (lease.host, lease.kernel) == (
-            socket.gethostname(),
-            kernel(),
-        )
+        self._near = lease.controller.near
         self._seen = False
 
     def over(self) -> bool:
         """Whether the run is known to have ended; never true where nothing can be known."""
-        if self._near and start_of(self._lease.pid) != self._lease.started:
+        if self._near and self._controller.known_dead:
             return True
         there = self._file.exists()
         # On the controller's host the file is there from the start; over a network it may be late.
         self._seen = self._seen or there or self._near
         return self._seen and not there
-
-
-def kernel() -> str:
-    """Names this boot of this host, and this container on it: where a process id means the same.
-
-    Empty where the kernel does not say.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def start_of(pid: int) -> str | None:
-    """When a process started, in the kernel's ticks; None if there is none, see proc(5)."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
 def leases(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -26,7 +26,7 @@ from types import TracebackType
 
 from encamp.errors import BadJob, DiskFull, SourceChanged
 from encamp.storage.copy import copy_file
-from encamp.storage.disk import free_space
+from encamp.storage.disk import free_space, named_error
 from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
 from encamp.storage.mirror import Item
@@ -107,27 +107,35 @@ class HostCache:
         missing = [item for item in items if not self.has(item)]
         if not missing:
             return
-        with self._index() as index:  # noted before it is here: a kill leaves nothing uncounted
+        try:
+            self._note_fetches(missing)
+        except OSError as exc:
+            need = sum(item.size for item in missing)
+            raise named_error(exc, missing[0].name, self.root, need) from exc
+        small = [item for item in missing if not self._needs_room(item.size)]
+        with self.room_if_scarce(sum(item.size for item in small), "inputs"):
+            for item in missing:
+                self._get(item)
+
+    def _note_fetches(self, items: list[Item]) -> None:
+        """Note entries before they are here, as a kill may come, and keep to the limit."""
+        with self._index() as index:
             if index.fresh:
                 self._adopt(index)
-            for item in missing:
+            for item in items:
                 index.tell(item.name, "fetched", why := self._why_fetch(item, index))
                 log.debug("fetching %s: %s", item.name, why)
                 index.add(_row(item))
             over = index.total() - cache_limit(self.root)
         if over > 0:
-            self._evict(over, "the cache's limit", spare={_key(item) for item in missing})
-        small = [item for item in missing if not self._needs_room(item.size)]
-        with self.room_if_scarce(sum(item.size for item in small), "inputs"):
-            for item in missing:
-                self._get(item)
+            self._evict(over, "the cache's limit", spare={_key(item) for item in items})
 
     def get(self, item: Item) -> Path:
         """The entry for an input, fetched first if it is not here.
 
         A file's entry may be evicted at any time, a tree's not before this object is closed.
         Blocks while another process fetches the same. Raises `SourceChanged` if the input is no
-        longer what it was when the plan was made, `DiskFull`, or OSError.
+        longer what it was when the plan was made, `UnusableInput`, `DiskFull`, or OSError.
         """
         self.bring([item])
         return self._get(item)
@@ -164,8 +172,14 @@ class HostCache:
         """Make the entry; its lock is held."""
         partial = self.root / "partial" / key
         self._remove(partial)  # what a killed process left
-        with self.room_if_scarce(item.size, item.name):
-            self._copy_in(item, partial)
+        try:
+            with self.room_if_scarce(item.size, item.name):
+                self._copy_in(item, partial)
+        except BaseException as exc:
+            self._remove(partial)
+            if isinstance(exc, OSError):
+                raise named_error(exc, item.name, self.root, item.size) from exc
+            raise
         entry.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(entry)
         partial.rename(entry)
@@ -373,7 +387,8 @@ def _sound(entry: Path, item: Item) -> bool:
     try:
         if item.kind == "file":
             found = entry.lstat()
-            return (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+            closed = not (item.readonly and found.st_mode & 0o222)
+            return closed and (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
         if (entry / "boot").read_text() == boot_id():
             return True
         if tree_state(entry / "tree", ()).content != item.content:

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from encamp.errors import DiskFull
+from encamp.errors import DiskFull, SourceChanged, UnusableInput
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -21,3 +21,12 @@ def free_space(folder: Path) -> int:
 def disk_full(exc: OSError, path: Path, need: int) -> DiskFull | None:
     """`DiskFull` if ``exc`` says that there is no room for ``need`` bytes; None for all else."""
     return DiskFull(str(path), need, free_space(path)) if exc.errno in _NO_ROOM else None
+
+
+def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception:
+    """The error to raise where ``exc`` broke the copy of ``source`` to somewhere in ``folder``."""
+    if full := disk_full(exc, folder, need):
+        return full
+    if isinstance(exc, FileNotFoundError):
+        return SourceChanged(source)
+    return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())

@@ -17,6 +17,7 @@ from pathlib import Path
 EVENTS_KEPT = 10_000
 """How many of the newest events answer the question why."""
 
+_VERSION = 2
 _SCHEMA = (
     """CREATE TABLE entry (
         key TEXT PRIMARY KEY, kind TEXT, source TEXT, state TEXT,
@@ -132,13 +133,10 @@ class Index:
 def opened(path: Path) -> Iterator[Index]:
     """The index for one transaction, for which others wait. Raises OSError (ENOSPC, EIO)."""
     try:
-        with closing(_connected_or_new(path)) as database:
-            database.execute("BEGIN IMMEDIATE")
+        with closing(_begun(path)) as database:
             try:
-                fresh = not _has_tables(database)
-                if fresh:
-                    for statement in _SCHEMA:
-                        database.execute(statement)
+                if fresh := not _is_current(database):
+                    _make_tables(database)
                 yield Index(database, fresh=fresh)
             except BaseException:
                 database.execute("ROLLBACK")
@@ -149,13 +147,17 @@ def opened(path: Path) -> Iterator[Index]:
         raise OSError(kind, f"the cache's index: {exc}", str(path)) from exc
 
 
-def _connected_or_new(path: Path) -> sqlite3.Connection:
+def _begun(path: Path) -> sqlite3.Connection:
+    """A connection with a transaction begun, to a new database where there is none that works.
+
+    No write-ahead log: the change to it does not wait for others, see sqlite.org/wal.html.
+    """
     try:
         return _connected(path)
     except sqlite3.DatabaseError as exc:
         if _code(exc) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
             raise
-        for suffix in ("", "-wal", "-shm"):
+        for suffix in ("", "-journal", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
         return _connected(path)
 
@@ -164,17 +166,25 @@ def _connected(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60, isolation_level=None)
     try:
         database.execute("PRAGMA synchronous = OFF")  # lost with the power, it is made anew
-        if not _has_tables(database):
-            database.execute("PRAGMA journal_mode = WAL")
+        database.execute("BEGIN IMMEDIATE")  # reads it, too: that it is damaged shows here
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _has_tables(database: sqlite3.Connection) -> bool:
-    query = "SELECT 1 FROM sqlite_master WHERE name = 'room'"
-    return database.execute(query).fetchone() is not None
+def _is_current(database: sqlite3.Connection) -> bool:
+    return bool(database.execute("PRAGMA user_version").fetchone()[0] == _VERSION)
+
+
+def _make_tables(database: sqlite3.Connection) -> None:
+    """Make the tables, in place of those of another version."""
+    old = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    for (name,) in old:
+        database.execute(f'DROP TABLE "{name}"')
+    for statement in _SCHEMA:
+        database.execute(statement)
+    database.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _code(exc: sqlite3.Error) -> int | None:

@@ -17,6 +17,7 @@ import errno
 import fcntl
 import os
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
@@ -56,6 +57,14 @@ def way_of(item: Item, storage: Path) -> tuple[Way, str]:
     return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
 
 
+def needs_own_mounts(items: Iterable[Item]) -> bool:
+    """Whether a process that may not mount would gain from mounts of its own, see `overlay`."""
+    wanted = (
+        i.mode == "overlay" or (i.mode == "auto" and i.cached and _worth_a_mount(i)) for i in items
+    )
+    return os.geteuid() != 0 and any(wanted)
+
+
 def _worth_a_mount(item: Item) -> bool:
     if item.kind == "tree":
         return item.files >= _MANY_FILES or item.size >= _BIG_TREE
@@ -77,13 +86,13 @@ def _asked_for(item: Item, storage: Path) -> Way:
 @cache
 def why_no_reflink(storage: Path) -> str | None:
     """Why files of this disk cannot be copied by sharing their blocks; None if they can."""
-    with tempfile.TemporaryDirectory(dir=storage, prefix="reflink-") as name:
-        first, second = Path(name, "first"), Path(name, "second")
-        first.write_bytes(b"\0" * 4096)
-        try:
-            reflink(first, second)
-        except OSError as exc:
-            return f"the disk refuses: {exc.strerror}"
+    try:
+        with tempfile.TemporaryDirectory(dir=storage, prefix="reflink-") as name:
+            first = Path(name, "first")
+            first.write_bytes(b"\0" * 4096)
+            reflink(first, Path(name, "second"))
+    except OSError as exc:
+        return f"the disk refuses: {exc.strerror}"
     return None
 
 

@@ -16,12 +16,11 @@ from encamp.errors import (
     SourceChanged,
     TargetConflict,
     UnsafeTarget,
-    UnusableInput,
 )
 from encamp.storage import overlay
 from encamp.storage.cache import HostCache
 from encamp.storage.copy import copy_file
-from encamp.storage.disk import disk_full
+from encamp.storage.disk import named_error
 from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
 from encamp.storage.owner import OwnedFolder
@@ -88,18 +87,30 @@ class Placer:
             source = item.name
             raise TargetConflict(item.target, source, "another input") from None
         except OSError as exc:
-            raise _named(exc, item, self.folder) from exc
+            raise named_error(exc, item.name, self.folder, item.size) from exc
 
     def _put(self, item: Item, way: Way) -> None:
         if way == "overlay":
             self._folder(PurePosixPath(item.target))
             self._mount(self._cache.get(item), self.folder / item.target)
-        elif item.kind == "tree":
-            self._tree(local(item.source) if way == "direct" else self._cache.get(item), item, way)
         elif way == "direct":
-            self._file(local(item.source), item, way)
+            self._direct(local(item.source), item)
+        elif item.kind == "tree":
+            self._tree(self._cache.get(item), item, way)
         else:
             self._entry_of_file(item, way)
+
+    def _direct(self, source: Path, item: Item) -> None:
+        """From the source itself, which must be what it was when the plan was made."""
+        if item.kind == "tree":
+            self._tree(source, item, "direct")
+            same = tree_state(source, item.exclude).content == item.content
+        else:
+            self._file(source, item, "direct")
+            status = source.stat()
+            same = (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
+        if not same:
+            raise SourceChanged(item.name)
 
     def _entry_of_file(self, item: Item, way: Way) -> None:
         """A file's entry may be evicted between getting and using it; then it is fetched again."""
@@ -231,15 +242,6 @@ def _linked(entry: str, place: str) -> bool:
             return False
         raise
     return True
-
-
-def _named(exc: OSError, item: Item, folder: Path) -> Exception:
-    if full := disk_full(exc, folder, item.size):
-        return full
-    source = item.name
-    if isinstance(exc, FileNotFoundError):
-        return SourceChanged(source)
-    return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
 
 
 def _changed(path: str, before: os.stat_result) -> bool:

@@ -153,7 +153,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
     while pending:
         inner = pending.pop()
         folders = []
-        for found in _listed(f"{tree}/{inner}"):
+        for found in _listed(f"{tree}/{inner}" if inner else str(tree)):
             path = f"{inner}/{found.name}" if inner else found.name
             if exclude and excluded(found.name, path, exclude):
                 continue
