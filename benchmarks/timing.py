@@ -49,15 +49,15 @@ def compare(
     if at_least is not None:
         ratios, ratio = sorted(b / a for a, b in pairs), theirs / mine
         return Figure(
-            what, ratio, f"≥ {at_least} ×", ratio >= at_least, mine, theirs, _spread(ratios)
+            what, ratio, f"≥ {at_least} x", ratio >= at_least, mine, theirs, _spread(ratios)
         )
     limit = at_most or 0.0
     ratios, ratio = sorted(a / b for a, b in pairs), mine / theirs
-    return Figure(what, ratio, f"≤ {limit} ×", ratio <= limit, mine, theirs, _spread(ratios))
+    return Figure(what, ratio, f"≤ {limit} x", ratio <= limit, mine, theirs, _spread(ratios))
 
 
 def _spread(ratios: list[float]) -> str:
-    return f"{ratios[0]:.2f}–{ratios[-1]:.2f}"
+    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
 
 
 def _timed(action: Action, after: Action) -> float:

@@ -7,6 +7,7 @@
     │   ├── UnsafeTarget           a target that would leave the sandbox
     │   ├── TargetConflict         two inputs for one place in the sandbox
     │   ├── OutputConflict         two outputs for one destination
+    │   ├── OutputExists           an output that is there already and may not be replaced
     │   ├── BadDestination         a destination that cannot be written
     │   ├── BadLocalStorage        a local storage root that cannot be used
     │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
@@ -136,6 +137,17 @@ class OutputConflict(InputError):
         return (
             f"{printable(self.first)} and {printable(self.second)} would both be published as "
             f"{printable(self.destination)}; rename one or give it another folder"
+        )
+
+
+@dataclass(eq=False)
+class OutputExists(InputError):
+    path: str
+
+    def __str__(self) -> str:
+        return (
+            f"{printable(self.path)} is there already and is not to be replaced; "
+            "remove it, or say existing='replace' or existing='keep'"
         )
 
 

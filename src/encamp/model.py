@@ -68,6 +68,8 @@ class TaskReport:
     state: State
     attempts: list[AttemptReport] = field(default_factory=list)
     outputs: list[Published] = field(default_factory=list)
+    rescued: list[Published] = field(default_factory=list)
+    """What a failed task was asked to leave (``on_failure``)."""
     why: str = ""
     """Why the task ran, did not run or failed, in words."""
     log: str | None = None

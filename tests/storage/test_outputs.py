@@ -21,13 +21,10 @@ from encamp.storage.outputs import (
     OutputMap,
     as_outputs,
     check_outputs,
-    digest_of,
-    discard,
-    discard_leftovers,
-    intact,
-    publish,
     stage,
+    unstage,
 )
+from encamp.storage.publish import digest_of, discard_leftovers, intact, publish
 from encamp.storage.roots import MIRRORED, local, local_storage
 
 
@@ -304,7 +301,7 @@ def test_a_folder_with_the_final_name_is_no_place_for_a_file(folder: Path, to: P
     staged = stage(folder, as_outputs("a"), to, token="t", task="name")
     with pytest.raises(BadDestination):
         publish(staged)
-    discard(staged)
+    unstage(staged)
     assert below(to) == ["a/precious"]
 
 
@@ -316,7 +313,7 @@ def test_publish_refuses_a_part_that_was_tampered_with_or_is_gone(folder: Path, 
         with pytest.raises(BadDestination):
             publish([one])
         assert not (to / "a").exists()
-        discard([one])
+        unstage([one])
     assert below(to) == []
 
 
@@ -328,8 +325,8 @@ def test_staging_shows_nothing_under_a_final_name_and_discarding_takes_it_back(
     assert all(Path(name).name.startswith(PART) for name in below(to))
     assert len(below(to)) == 2
     assert {local(one.part).parent for one in staged} == {to, to / "tree"}
-    discard(staged)
-    discard(staged)
+    unstage(staged)
+    unstage(staged)
     assert below(to) == []
 
 

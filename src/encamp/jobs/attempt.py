@@ -15,11 +15,11 @@ from encamp.agent.slots import SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
-from encamp.jobs.phases import Opened, StepBegins, run_phases, stage_log, tail_of
+from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
-from encamp.storage.owner import keep_dead, reclaim_folder
+from encamp.storage.owner import TASK, keep_dead, reclaim_folder
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
@@ -106,6 +106,8 @@ class _Watcher:
         outcome = Outcome(where=self.where, error=error, error_text=str(error))
         if self._folder is None:
             return outcome
+        if not isinstance(error, Abandoned):
+            outcome.rescued = rescue(self._folder / TASK, self.work)
         log = self._folder / "log"
         with suppress(OSError, EncampError):
             if log.stat().st_size:

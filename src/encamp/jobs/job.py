@@ -122,6 +122,7 @@ class Task:
     steps: tuple[Call | Command, ...]
     mirror: tuple[Mirror, ...]
     outputs: tuple[Output, ...]
+    on_failure: tuple[Output, ...]
     after: tuple[str, ...]
     retries: int
     time_limit: float | None
@@ -173,6 +174,7 @@ class Job:
         *,
         mirror: MirrorMap = (),
         outputs: OutputMap = (),
+        on_failure: OutputMap = (),
         after: str | Iterable[str] = (),
         retries: int | None = None,
         time_limit: float | None = None,
@@ -192,6 +194,7 @@ class Job:
             as_steps(steps),
             as_mirrors(mirror),
             as_outputs(outputs),
+            tuple(replace(output, required=False) for output in as_outputs(on_failure)),
             (after,) if isinstance(after, str) else tuple(after),
             self.retries if retries is None else _checked_retries(name, retries),
             self.time_limit if time_limit is None else _checked_limit(name, time_limit),

@@ -9,7 +9,7 @@ from encamp.jobs.fingerprint import fingerprint
 from encamp.jobs.job import Call, Command, Task
 from encamp.jobs.journal import Key, Record
 from encamp.storage.mirror import Item, identity
-from encamp.storage.outputs import intact
+from encamp.storage.publish import intact
 from encamp.storage.roots import Portable
 
 _WORDS = {

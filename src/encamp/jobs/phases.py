@@ -24,13 +24,14 @@ from typing import Any
 from encamp.agent.child import Stopped, at_supervisors_end, orphaned, portable_error, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
+from encamp.agent.processes import end_descendants
 from encamp.errors import EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.job import Call, Command
 from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
-from encamp.storage.outputs import Output, stage
+from encamp.storage.outputs import Output, Staged, stage
 from encamp.storage.place import Placed
 from encamp.storage.roots import local
 
@@ -97,6 +98,8 @@ class _Attempt:
                 self._all_phases(steps, camp)
             failed = self.outcome.error is not None
         finally:
+            if failed and not orphaned():
+                self.outcome.rescued = rescue(camp.folder, self.work)
             self._bring_log(camp.path)
             keep = self.work.keep
             if keep == "always" or (failed and keep == "failed"):
@@ -117,6 +120,7 @@ class _Attempt:
                 for step in steps:
                     self._step(step, camp.folder)
             tell(StepBegins(None, None))
+            end_descendants(grace=0)  # what still writes in the background would disturb the rest
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
             self._check_wanted()
@@ -224,6 +228,14 @@ def tail_of(log: Path) -> str:
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL))
         return file.read().decode("utf-8", "replace")
+
+
+def rescue(folder: Path, work: Work) -> list[Staged]:
+    """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
+    with suppress(EncampError, OSError):
+        to, token = local(work.destination), f"{work.token}-rescued"
+        return stage(folder, work.on_failure, to, token=token, task=work.task)
+    return []
 
 
 def stage_log(folder: Path, work: Work) -> Any:

@@ -6,7 +6,6 @@ import sys
 import types
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 from encamp.errors import BadJob, OutputConflict, TargetConflict
 from encamp.jobs.fingerprint import own_module
@@ -16,7 +15,7 @@ from encamp.jobs.journal import Key
 from encamp.jobs.keys import Keys
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item, Planner
-from encamp.storage.outputs import check_destination, check_outputs
+from encamp.storage.outputs import Final, check_destination, check_outputs
 from encamp.storage.roots import portable
 
 _SMALL = 1 << 16
@@ -100,10 +99,10 @@ class Prepared:
         self._sent.pop(name, None)
 
 
-def _final_names(job: Job) -> dict[Path, str]:
+def _final_names(job: Job) -> dict[Final, str]:
     """Final paths that are known now → the task that makes each."""
     check_destination(job.to)
-    finals: dict[Path, str] = {}
+    finals: dict[Final, str] = {}
     for task in job.tasks.values():
         for final in check_outputs(task.outputs, job.to):
             if final in finals:

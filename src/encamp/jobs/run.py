@@ -17,14 +17,15 @@ from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from secrets import token_hex
 
 import msgspec
 
 from encamp.agent.slots import slots_here
 from encamp.errors import (
+    BadDestination,
     CommandNotFound,
+    DiskFull,
     EncampError,
     InputError,
     JobFailed,
@@ -49,7 +50,16 @@ from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import AttemptReport, JobReport, Published, State, TaskReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.mirror import Item
-from encamp.storage.outputs import Staged, discard, discard_leftovers, flush_folders, publish
+from encamp.storage.outputs import Staged, unstage
+from encamp.storage.publish import (
+    discard_leftovers,
+    final_name,
+    flush_folders,
+    manifest,
+    parents,
+    publish,
+)
+from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable
 from encamp.version import __version__
 
@@ -132,8 +142,10 @@ class _Run:
         self.logs = portable(job.folder / "logs")
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
-        self.finals = dict(prepared.finals)
+        self.finals = {str(final): task for final, task in prepared.finals.items()}
+        self.own = {name: _paths(record) for name, record in journal.done.items()}
         self.running: dict[str, _Current] = {}
+        self.parked: dict[str, _Current] = {}
         self.ended: dict[str, TaskReport] = {}
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
@@ -168,7 +180,8 @@ class _Run:
     def _discard_parts(self, token: str) -> None:
         """Remove temporary files of attempts that can no longer remove them, or be published."""
         outputs = [output for task in self.job.tasks.values() for output in task.outputs]
-        tops = {self.job.to / os.path.expanduser(output.to) for output in outputs}
+        own = [output.to for output in outputs if not is_url(output.to)]
+        tops = {self.job.to / os.path.expanduser(to) for to in own}
         discard_leftovers({*tops, self.job.folder / "logs"}, token)
 
     def _loop(self) -> None:
@@ -182,6 +195,14 @@ class _Run:
             self.interrupts.check()
             if self.running:
                 self._take_in(self._arrivals())
+            if self.parked:
+                self._unpark()
+
+    def _unpark(self) -> None:
+        """Try a task again that found no room: another has ended, or nothing else runs."""
+        name, current = self.parked.popitem()
+        self.running[name] = current
+        self._submit(name)
 
     def _begin(self, name: str) -> None:
         """Hand a ready task to the executor, unless there is a reason not to run it."""
@@ -209,7 +230,7 @@ class _Run:
 
     def _up_to_date(self, name: str, earlier: TaskReport) -> None:
         for output in earlier.outputs:
-            self.finals.setdefault(Path(output.path), name)
+            self.finals.setdefault(output.path, name)
         self._end(replace(earlier, state="up to date", why="nothing changed"))
 
     def _submit(self, name: str) -> None:
@@ -242,6 +263,7 @@ class _Run:
             shared=self.shared,
             inputs=tuple(current.inputs),
             outputs=task.outputs,
+            on_failure=task.on_failure,
             destination=self.destination,
             logs=self.logs,
             time_limit=task.time_limit,
@@ -267,7 +289,7 @@ class _Run:
             outcome = self._outcome(name, future)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
-        flush_folders({Path(p.path).parent for _, _, outputs in done for p in outputs})
+        flush_folders(parents(one for _, _, published in done for one in published))
         for name, outcome, published in done:
             self._done(name, outcome, published)
 
@@ -298,18 +320,18 @@ class _Run:
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
-                return publish(outcome.staged, flush=False)
+                return publish(outcome.staged, flush=False, own=self.own.get(name, ()))
             except EncampError as exc:
                 outcome.error, outcome.error_text = exc, str(exc)
         self._failed(name, outcome)
         return None
 
     def _claim(self, name: str, staged: list[Staged]) -> None:
-        finals = [local(one.final) for one in staged]
+        finals = [final_name(one.final) for one in staged]
         for final in finals:
             owner = self.finals.get(final, name)
             if owner != name:
-                raise OutputConflict(str(final), f"task {owner}", f"task {name}")
+                raise OutputConflict(final, f"task {owner}", f"task {name}")
         self.finals.update(dict.fromkeys(finals, name))
 
     def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
@@ -324,18 +346,33 @@ class _Run:
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
         current.attempts.append(_attempt_report(current, outcome))
-        discard(outcome.staged)
+        unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
         if isinstance(outcome.error, Abandoned) or self.stopping:
             self.running.pop(name)
             return
+        if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
+            current.tries -= 1  # waiting for room is no failure
+            self.parked[name] = self.running.pop(name)
+            unstage(outcome.rescued)
+            return
         hopeless = isinstance(outcome.error, InputError | CommandNotFound)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, str(outcome.error))
+            unstage(outcome.rescued)
             self._submit(name)
             return
         self.running.pop(name)
-        self._end(_task_report(name, "failed", current, outcome))
+        report = _task_report(name, "failed", current, outcome)
+        self._end(replace(report, rescued=self._rescue(outcome)))
+
+    def _rescue(self, outcome: Outcome) -> list[Published]:
+        """Publish what a failed task was asked to leave; what cannot be is let go."""
+        try:
+            return publish(outcome.rescued)
+        except (EncampError, OSError):
+            unstage(outcome.rescued)
+            return []
 
     def _end(self, report: TaskReport) -> None:
         self.ended[report.name] = report
@@ -357,15 +394,30 @@ class _Run:
         waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
         tasks = [self.ended.get(name, replace(waiting, name=name)) for name in self.job.tasks]
         report = job_report(self.job, tasks, self.started, self._executor_name(), interrupted)
+        self._write_manifest(tasks)
         for_disk = [replace(task, value=_as_json(task.value)) for task in tasks]
         write_report(replace(report, tasks=for_disk), self.job.folder)
         self.progress.finished(report)
         return report
 
+    def _write_manifest(self, tasks: list[TaskReport]) -> None:
+        outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
+        partial = self.job.folder / ".manifest.part"
+        try:
+            partial.write_bytes(manifest(outputs, self.job.to))
+            partial.replace(self.job.folder / "MANIFEST")
+        except OSError as exc:
+            raise BadDestination(str(partial), (exc.strerror or str(exc)).lower()) from exc
+
     def _executor_name(self) -> str:
         if isinstance(self.executor, ThreadPoolExecutor):
             return f"{self.workers} slots on this host"
         return type(self.executor).__name__
+
+
+def _paths(record: Record) -> frozenset[str]:
+    outputs = record.report.outputs if record.report else []
+    return frozenset(output.path for output in outputs)
 
 
 def job_report(

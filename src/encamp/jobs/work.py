@@ -33,6 +33,7 @@ class Work:
     """Job inputs."""
     inputs: tuple[Item, ...]
     outputs: tuple[Output, ...]
+    on_failure: tuple[Output, ...]
     destination: Portable
     logs: Portable
     time_limit: float | None
@@ -53,6 +54,7 @@ class Outcome:
     cpu_seconds: float = 0.0
     peak_memory: int = 0
     staged: list[Staged] = field(default_factory=list)
+    rescued: list[Staged] = field(default_factory=list)
     log: Staged | None = None
     log_tail: str = ""
     kept: str | None = None

@@ -37,6 +37,7 @@ from encamp.storage.ship import Channel, receive_file, receive_tree
 from encamp.storage.sizes import parse_size
 from encamp.storage.strike import strike
 from encamp.storage.tree import copy_tree, tree_state
+from encamp.storage.visible import until_not_older
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"
@@ -223,6 +224,7 @@ class HostCache:
         elif self._channel is not None and _is_afar(item):
             receive_file(self._channel, str(item.source), target, expected, mode)
         else:
+            until_not_older(local(item.source), item.mtime_ns)
             copy_file(local(item.source), target, expected, mode=mode)
         return True
 

@@ -1,8 +1,8 @@
 """What a task's folder gives back: output patterns, and their way to the destination.
 
 In two steps, so that one party alone makes files visible. `stage` copies to temporary names on
-the destination's own file system, checks and flushes; `publish` renames to the final names. What
-is not published leaves nothing under a final name, whenever the process dies.
+the destination's own file system, checks and flushes; `publish.publish` renames to the final
+names. What is not published leaves nothing under a final name, whenever the process dies.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
+from typing import Literal, get_args
 
-from encamp.errors import BadDestination, MissingOutput, OutputConflict, printable
-from encamp.model import Published
+from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
+from encamp.storage import remote
 from encamp.storage.disk import disk_full
 from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
+from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, SharedPath, in_local_storage, local, portable
 
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""
 _CHUNK = 1 << 20
+
+
+Existing = Literal["replace", "error", "keep"]
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,25 @@ class Output:
         brings back the files of its whole tree. A symlink brings back the file it leads to, if
         that is in the task's folder too; otherwise it is no output.
     to
-        Destination folder, made where it is missing.
+        Destination folder, made where it is missing, or a URL that fsspec knows.
     rename
         New name; ``{name}``, ``{stem}`` and ``{suffix}`` stand for the match's.
     required
         Whether a pattern that matches nothing is an error (`MissingOutput`).
+    existing
+        What becomes of a file that is there already: "replace", "keep" it, or "error"
+        (`OutputExists`). A job may always replace what it has published itself.
     """
 
     pattern: str
     to: str = "."
     rename: str | None = None
     required: bool = True
+    existing: Existing = "replace"
 
     def __post_init__(self) -> None:
+        if self.existing not in get_args(Existing):
+            raise BadJob(f"existing={self.existing!r}", f"is none of {get_args(Existing)}")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", os.fspath(self.to))
 
@@ -75,31 +86,45 @@ class Staged:
     final: Portable
     size: int
     digest: str
+    existing: Existing = "replace"
 
 
-def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Path, str]:
+Final = Path | str
+"""Where an output goes: a path on this host, or a URL."""
+
+
+def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, str]:
     """The final names that are known before anything runs, with the pattern that makes each.
 
     Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
     destination in the local storage or one that cannot be written to, `OutputConflict` for two
     outputs with one final name.
     """
-    known: dict[Path, str] = {}
+    known: dict[Final, str] = {}
     for output in outputs:
         safe_target(output.pattern)
-        folder = _destination(output, destination)
-        check_destination(folder)
+        if is_url(output.to):
+            remote.check(output.to)
+        else:
+            check_destination(Path(os.path.realpath(_folder(output, destination))))
         if not any(c in output.pattern for c in "*?["):
-            final = folder / renamed(output.rename, PurePosixPath(output.pattern).name)
+            name = renamed(output.rename, PurePosixPath(output.pattern).name)
+            final = _final(output, destination, PurePosixPath(name))
             if final in known:
                 raise OutputConflict(str(final), known[final], output.pattern)
             known[final] = output.pattern
     return known
 
 
-def _destination(output: Output, destination: Path) -> Path:
-    """The folder that an output goes to, by its one true name, so that conflicts are seen."""
-    return Path(os.path.realpath(destination / os.path.expanduser(output.to)))
+def _folder(output: Output, destination: Path) -> Path:
+    return destination / os.path.expanduser(output.to)
+
+
+def _final(output: Output, destination: Path, inner: PurePosixPath) -> Final:
+    """Where a file goes, its folder by its one true name, so that conflicts are seen."""
+    if is_url(output.to):
+        return f"{output.to.rstrip('/')}/{inner}"
+    return Path(os.path.realpath(_folder(output, destination))) / inner
 
 
 def check_destination(folder: Path) -> None:
@@ -134,17 +159,39 @@ def stage(
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     wanted = _wanted(folder, outputs, destination, task, inputs)
-    parts = [final.with_name(f"{PART}{token}-{number}") for number, final in enumerate(wanted)]
+    parts = {final: _part(final, f"{token}-{number}") for number, final in enumerate(wanted)}
     if announce is not None:
-        announce(parts)
+        announce([part for part in parts.values() if isinstance(part, Path)])
     try:
-        for part, (final, made) in zip(parts, wanted.items(), strict=True):
-            size, digest = _copied(folder / made, part, final)
-            staged.append(Staged(made, portable(part), _portable_name(final), size, digest))
+        for final, (made, output) in wanted.items():
+            staged.append(_staged(folder / made, made, parts[final], final, output))
     except BaseException:
-        discard(staged)
+        unstage(staged)
         raise
     return staged
+
+
+def _part(final: Final, token: str) -> Final:
+    if isinstance(final, Path):
+        return final.with_name(f"{PART}{token}")
+    return f"{final.rsplit('/', 1)[0]}/{PART}{token}"
+
+
+def _staged(source: Path, made: str, part: Final, final: Final, output: Output) -> Staged:
+    if isinstance(part, Path) and isinstance(final, Path):
+        size, digest = _copied(source, part, final)
+        return Staged(made, portable(part), _portable_name(final), size, digest, output.existing)
+    size, digest = remote.upload(source, str(part))
+    return Staged(made, str(part), str(final), size, digest, output.existing)
+
+
+def unstage(staged: Iterable[Staged]) -> None:
+    """Remove staged files that will not be published."""
+    for one in staged:
+        if is_url(one.part):
+            remote.remove(str(one.part))
+        else:
+            local(one.part).unlink(missing_ok=True)
 
 
 def _portable_name(path: Path) -> Portable:
@@ -161,18 +208,19 @@ def _wanted(
     destination: Path,
     task: str,
     inputs: frozenset[str],
-) -> dict[Path, str]:
-    """Final path → path in the folder, of every file that the patterns match."""
-    wanted: dict[Path, str] = {}
+) -> dict[Final, tuple[str, Output]]:
+    """Where it goes → path in the folder, of every file that the patterns match."""
+    wanted: dict[Final, tuple[str, Output]] = {}
     for output in outputs:
         matches = list(_matches(folder, output))
         if output.required and not matches:
             made = [path for path in _files_below(folder, folder) if path not in inputs]
             raise MissingOutput(task, output.pattern, tuple(made[:10]))
         for made_as, inner in matches:
-            final = _destination(output, destination) / inner
-            if wanted.setdefault(final, made_as) != made_as:
-                raise OutputConflict(str(final), wanted[final], made_as)
+            final = _final(output, destination, inner)
+            before, _ = wanted.setdefault(final, (made_as, output))
+            if before != made_as:
+                raise OutputConflict(str(final), before, made_as)
     return wanted
 
 
@@ -251,73 +299,3 @@ def _named(exc: OSError, source: Path, final: Path) -> Exception:
     if exc.filename == str(source):
         why = f"what the task made, {printable(source)}, cannot be read: {why}"
     return BadDestination(str(final), why)
-
-
-def publish(staged: Iterable[Staged], *, flush: bool = True) -> list[Published]:
-    """Give staged files their final names, replacing what is there; returns what is there now.
-
-    A file is seen whole or not at all. With ``flush`` the names are on the disk on return;
-    without, the caller sees to that with `flush_folders`.
-    Raises `BadDestination`, also for a temporary file that is gone or was tampered with.
-    """
-    published = []
-    folders = set()
-    for one in staged:
-        part, final = local(one.part), local(one.final)
-        try:
-            found = part.stat()
-            if found.st_size != one.size:
-                raise BadDestination(
-                    str(final), f"its temporary file {printable(part)} was changed"
-                )
-            part.replace(final)
-        except OSError as exc:
-            raise BadDestination(str(final), (exc.strerror or str(exc)).lower()) from exc
-        folders.add(final.parent)
-        published.append(Published(str(final), one.size, found.st_mtime_ns, one.digest))
-    if flush:
-        flush_folders(folders)
-    return published
-
-
-def flush_folders(folders: Iterable[Path]) -> None:
-    """Wait until the names in these folders are on the disk."""
-    for folder in folders:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-
-def discard(staged: Iterable[Staged]) -> None:
-    """Remove staged files that will not be published."""
-    for one in staged:
-        local(one.part).unlink(missing_ok=True)
-
-
-def discard_leftovers(folders: Iterable[Path], token: str) -> None:
-    """Remove temporary files whose token begins with ``token`` from folders and those below."""
-    for top in folders:
-        for folder, _, names in os.walk(top):
-            for name in names:
-                if name.startswith(PART + token):
-                    Path(folder, name).unlink(missing_ok=True)
-
-
-def intact(published: Published) -> bool:
-    """Whether a published file is still there as it was: same size and time, or same bytes."""
-    path = Path(published.path)
-    try:
-        found = path.stat()
-        if found.st_size != published.size:
-            return False
-        return found.st_mtime_ns == published.mtime_ns or digest_of(path) == published.digest
-    except OSError:
-        return False
-
-
-def digest_of(path: Path) -> str:
-    """blake2b-128 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

@@ -26,6 +26,7 @@ from encamp.storage.modes import Way, reflink, way_of
 from encamp.storage.owner import OwnedFolder
 from encamp.storage.roots import local
 from encamp.storage.tree import link_tree, tree_state, walk
+from encamp.storage.visible import until_not_older
 
 _NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
 _TRIES = 10
@@ -94,6 +95,7 @@ class Placer:
             self._folder(PurePosixPath(item.target))
             self._mount(self._cache.get(item), self.folder / item.target)
         elif way == "direct":
+            until_not_older(local(item.source), item.mtime_ns)
             self._direct(local(item.source), item)
         elif item.kind == "tree":
             self._tree(self._cache.get(item), item, way)

@@ -117,6 +117,12 @@ def size_of(url: str) -> int | None:
         return int(system.size(path)) if system.exists(path) else None
 
 
+def check(url: str) -> None:
+    """Raise `BadDestination` if there is no way to write to ``url``; writes nothing."""
+    with _writing(url):
+        _opened(url)
+
+
 def _opened(url: str) -> tuple[Any, str]:
     import fsspec
 

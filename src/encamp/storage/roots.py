@@ -9,7 +9,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from encamp.errors import BadJob, BadLocalStorage
+from encamp.errors import BadJob, BadLocalStorage, UnusableInput
 
 LOCAL = "PARALLEL_LOCAL_STORAGE"
 MIRRORED = "PARALLEL_MIRRORED_STORAGE"
@@ -132,8 +132,12 @@ def to_abstract(path: Path | str) -> SharedPath | None:
 
 
 def to_actual(shared: SharedPath) -> Path:
-    """Where ``shared`` is on this host. Raises IndexError if this host has fewer roots."""
-    return shared_roots()[shared.root] / shared.rest
+    """Where ``shared`` is on this host; raises `UnusableInput` if this host has fewer roots."""
+    roots = shared_roots()
+    if shared.root >= len(roots):
+        why = f"shared root {shared.root + 1} is wanted, but {MIRRORED} here names {len(roots)}"
+        raise UnusableInput(shared.rest, why)
+    return roots[shared.root] / shared.rest
 
 
 def portable(path: Path | str) -> Portable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,11 +21,11 @@ from encamp.storage.outputs import (
     OutputMap,
     as_outputs,
     check_outputs,
-    discard,
-    publish,
     stage,
+    unstage,
 )
 from encamp.storage.persistent import give_back, persistent_camp
+from encamp.storage.publish import publish
 from encamp.storage.sigterm import sigterm_exits
 
 P = ParamSpec("P")
@@ -107,7 +108,7 @@ def _publish(camp: Camp, wanted: tuple[Output, ...], destination: Path, name: st
     try:
         publish(staged)
     finally:
-        discard(staged)  # what could not be published
+        unstage(staged)  # what could not be published
 
 
 def _reclaim_once() -> None:
@@ -135,6 +136,11 @@ def sandboxed(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if not callable(function):
+            raise TypeError("write @encamp.sandboxed(...) with its brackets")
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise TypeError("the folder would be gone before a coroutine or generator runs")
+
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
             if chdir:

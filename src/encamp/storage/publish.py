@@ -1,0 +1,160 @@
+"""Making staged outputs visible: by rename, by one party, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from encamp.errors import BadDestination, EncampError, OutputExists, printable
+from encamp.model import Published
+from encamp.storage import remote
+from encamp.storage.outputs import PART, Staged
+from encamp.storage.remote import is_url
+from encamp.storage.roots import Portable, local
+from encamp.storage.visible import until_visible
+
+
+def publish(
+    staged: Collection[Staged], *, flush: bool = True, own: Collection[str] = ()
+) -> list[Published]:
+    """Give staged files their final names; returns what is there now.
+
+    What is there already is replaced, or kept, or an error (`OutputExists`, and nothing is
+    published), as each output says; ``own`` are final names that may be replaced anyway, being
+    earlier results of the same task. A file is seen whole or not at all. With ``flush`` the names
+    are on the disk on return; without, the caller sees to that with `flush_folders`. Blocks, on a
+    network disk also until it shows what another host has written there. Raises `BadDestination`,
+    also for a temporary file that is gone or was tampered with.
+    """
+    for one in staged:
+        if one.existing == "error" and final_name(one.final) not in own and _is_there(one.final):
+            raise OutputExists(final_name(one.final))
+    published = [_published(one, own) for one in staged]
+    if flush:
+        flush_folders(parents(published))
+    return published
+
+
+def final_name(final: Portable) -> str:
+    """A final name as this host calls it."""
+    return str(final) if is_url(final) else str(local(final))
+
+
+def _is_there(final: Portable) -> bool:
+    if is_url(final):
+        return remote.size_of(str(final)) is not None
+    return os.path.lexists(local(final))
+
+
+def _published(one: Staged, own: Collection[str]) -> Published:
+    name = final_name(one.final)
+    replace = one.existing == "replace" or name in own
+    if is_url(one.final):
+        return _published_url(one, name, replace=replace)
+    part, final = local(one.part), Path(name)
+    try:
+        found = until_visible(part, one.size)
+        if found.st_size != one.size:
+            raise BadDestination(name, f"its temporary file {printable(part)} was changed")
+        if replace:
+            part.replace(final)
+        elif not _moved_if_new(part, final):
+            if one.existing == "error":
+                raise OutputExists(name)
+            return _as_it_is(final)
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+    return Published(name, one.size, found.st_mtime_ns, one.digest)
+
+
+def _moved_if_new(part: Path, final: Path) -> bool:
+    """Rename, but never over something: a link is refused where a rename would replace."""
+    try:
+        os.link(part, final)
+    except FileExistsError:
+        part.unlink()
+        return False
+    part.unlink()
+    return True
+
+
+def _as_it_is(final: Path) -> Published:
+    found = final.stat()
+    return Published(str(final), found.st_size, found.st_mtime_ns, digest_of(final))
+
+
+def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
+    part = str(one.part)
+    if not replace and remote.size_of(name) is not None:
+        remote.remove(part)
+        if one.existing == "error":
+            raise OutputExists(name)
+        return Published(name, remote.size_of(name) or 0, 0, "")
+    remote.move(part, name)
+    return Published(name, one.size, 0, one.digest)
+
+
+def parents(published: Iterable[Published]) -> set[Path]:
+    """The folders on disks of this host that published files are in."""
+    return {Path(one.path).parent for one in published if not is_url(one.path)}
+
+
+def flush_folders(folders: Iterable[Path]) -> None:
+    """Wait until the names in these folders are on the disk."""
+    for folder in folders:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def discard_leftovers(folders: Iterable[Path], token: str) -> None:
+    """Remove temporary files whose token begins with ``token`` from folders and those below."""
+    for top in folders:
+        for folder, _, names in os.walk(top):
+            for name in names:
+                if name.startswith(PART + token):
+                    Path(folder, name).unlink(missing_ok=True)
+
+
+def intact(published: Published) -> bool:
+    """Whether a published file is still there as it was: same size and time, or same bytes."""
+    try:
+        if is_url(published.path):
+            return remote.size_of(published.path) == published.size
+        path = Path(published.path)
+        found = path.stat()
+        if found.st_size != published.size:
+            return False
+        return found.st_mtime_ns == published.mtime_ns or digest_of(path) == published.digest
+    except (OSError, EncampError):
+        return False
+
+
+def digest_of(path: Path) -> str:
+    """blake2b-128 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def manifest(published: Iterable[Published], top: Path) -> bytes:
+    """A list of files with their digests that ``b2sum --check`` reads, paths relative to ``top``.
+
+    See b2sum(1); a name with a newline or a backslash has its line marked and them escaped.
+    """
+    lines = [
+        _manifest_line(os.path.relpath(one.path, top), one.digest)
+        for one in published
+        if one.digest and not is_url(one.path)
+    ]
+    return b"".join(sorted(lines))
+
+
+def _manifest_line(path: str, digest: str) -> bytes:
+    name = os.fsencode(path)
+    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"" if escaped == name else b"\\"
+    return mark + b"BLAKE2b-128 (" + escaped + b") = " + digest.encode() + b"\n"

@@ -1,0 +1,83 @@
+"""Waiting, within bounds, until a network disk shows what another host has written to it.
+
+NFS and the like answer from memory for some seconds: a file that is there is not seen, or is seen
+as it was. Opening its folder makes them look again (see nfs(5), close-to-open consistency).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+WAIT = "ENCAMP_VISIBLE_WAIT"
+_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_NETWORK = (
+    "nfs",
+    "cifs",
+    "smb",
+    "fuse",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "ceph",
+    "afs",
+    "9p",
+    "virtiofs",
+)
+
+
+def until_visible(path: Path, size: int) -> os.stat_result:
+    """The status of a file that another host has written, of ``size`` bytes.
+
+    On a network disk it is waited for, up to ENCAMP_VISIBLE_WAIT seconds (10 by default). What is
+    there in the end is returned, whatever its size; raises FileNotFoundError if nothing is.
+    """
+    _look_again_until(path, lambda status: status is not None and status.st_size >= size)
+    return path.stat()
+
+
+def until_not_older(path: Path, mtime_ns: int) -> None:
+    """Wait on a network disk for a file at least as new as ``mtime_ns``; bounded as above."""
+    _look_again_until(path, lambda status: status is not None and status.st_mtime_ns >= mtime_ns)
+
+
+def _look_again_until(path: Path, good: Callable[[os.stat_result | None], bool]) -> None:
+    if good(_status(path)) or not is_network_disk(path):
+        return
+    pause, end = _FIRST_PAUSE, time.monotonic() + wait_seconds()
+    while time.monotonic() < end and not good(_status(path)):
+        time.sleep(min(pause, max(0.0, end - time.monotonic())))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+        with suppress(OSError), os.scandir(path.parent) as entries:
+            next(entries, None)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def wait_seconds() -> float:
+    """How long to wait; from ENCAMP_VISIBLE_WAIT where that is a number."""
+    with suppress(ValueError):
+        return float(os.environ.get(WAIT, _SECONDS))
+    return _SECONDS
+
+
+def is_network_disk(path: Path) -> bool:
+    """Whether a path, or the nearest folder above it that is there, is on a network disk."""
+    there = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
+    device = there.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    kinds = [line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted]
+    return any(kind.startswith(_NETWORK) for kind in kinds)
