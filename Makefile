@@ -2,13 +2,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint bench format clean
+.PHONY: help demo test lint bench chaos format clean
 
 help:
 	@echo "make demo    real elevation data, strip by strip: results, a picture and a report"
 	@echo "make test    lint, types, import rules and all tests"
 	@echo "make lint    ruff, mypy --strict and the import rules"
 	@echo "make bench   the figures that count, each beside a named peer's"
+	@echo "make chaos   the fault tests with large counts"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
 
@@ -45,3 +46,7 @@ $(VENV)/dev.stamp: pyproject.toml tools/make-venv
 	tools/make-venv $(VENV)
 	$(BIN)/python -m pip install -q -e . --group dev
 	touch $@
+
+chaos: $(VENV)/dev.stamp
+	tools/debian-packages
+	ENCAMP_CHAOS=20 $(BIN)/pytest -n 2 -m chaos --timeout 3000
