@@ -18,6 +18,7 @@ from rich.text import Text
 from encamp.errors import printable
 from encamp.jobs.progress import Progress
 from encamp.model import AttemptReport, JobReport, TaskReport
+from encamp.storage.sizes import size_text
 
 _STYLES = {
     "done": "green",
@@ -106,15 +107,6 @@ def _attempts_of_this_run(report: JobReport) -> list[AttemptReport]:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes for people."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
 
 
 def _time_text(seconds: float) -> str:

@@ -7,23 +7,18 @@ order of their arrival, and set free what waited for them.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
-import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from secrets import token_hex
-
-import msgspec
 
 from encamp.agent.slots import slots_here
 from encamp.errors import (
-    BadDestination,
     CommandNotFound,
     DiskFull,
     EncampError,
@@ -34,11 +29,19 @@ from encamp.errors import (
     TaskLost,
     TimeLimitExceeded,
 )
+from encamp.jobs.account import (
+    InHand,
+    as_json,
+    attempt_report,
+    job_report,
+    task_report,
+    write_manifest,
+)
 from encamp.jobs.attempt import Abandoned, attempt
-from encamp.jobs.graph import Graph
+from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal, Key, Record
+from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
@@ -47,21 +50,18 @@ from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
 from encamp.jobs.work import NotImportable, Outcome, Work
-from encamp.model import AttemptReport, JobReport, Published, State, TaskReport
+from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.mirror import Item
 from encamp.storage.outputs import Staged, unstage
 from encamp.storage.publish import (
     discard_leftovers,
     final_name,
     flush_folders,
-    manifest,
     parents,
     publish,
 )
 from encamp.storage.remote import is_url
-from encamp.storage.roots import local, local_storage, portable
-from encamp.version import __version__
+from encamp.storage.roots import local_storage, portable
 
 WINDOW = 1000
 """How many tasks the executor has in hand at most."""
@@ -74,7 +74,7 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
     prepared = Prepared(job)
     progress = options.progress or progress_here()
     if options.dry_run:
-        return _dry_run(job, prepared, options, progress)
+        return dry_run(job, prepared, options, progress)
     local_storage()
     reclaim_leftovers()
     journal = Journal(job.folder)
@@ -105,19 +105,6 @@ def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Exec
         slots_here().close()
 
 
-@dataclass
-class _Current:
-    """A task that the executor has in hand."""
-
-    key: Key
-    why: str
-    inputs: list[Item]
-    number: int
-    tries: int = 0
-    submitted: float = 0.0
-    attempts: list[AttemptReport] = field(default_factory=list)
-
-
 _Arrival = tuple[str, "Future[Outcome]"]
 
 
@@ -144,8 +131,8 @@ class _Run:
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
         self.finals = {str(final): task for final, task in prepared.finals.items()}
         self.own = {name: _paths(record) for name, record in journal.done.items()}
-        self.running: dict[str, _Current] = {}
-        self.parked: dict[str, _Current] = {}
+        self.running: dict[str, InHand] = {}
+        self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
@@ -222,7 +209,7 @@ class _Run:
             self._up_to_date(name, record.report)
             return
         number = self.journal.attempts.get(name, 0)
-        self.running[name] = _Current(key, why or "", inputs, number)
+        self.running[name] = InHand(key, why or "", inputs, number)
         self._submit(name)
 
     def _is_done(self, name: str) -> bool:
@@ -336,16 +323,16 @@ class _Run:
 
     def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
         current = self.running.pop(name)
-        current.attempts.append(_attempt_report(current, outcome))
-        report = replace(_task_report(name, "done", current, outcome), outputs=published)
-        kept = replace(report, value=_as_json(report.value))
+        current.attempts.append(attempt_report(current, outcome))
+        report = replace(task_report(name, "done", current, outcome), outputs=published)
+        kept = replace(report, value=as_json(report.value))
         number = current.number
         self.journal.write(Record("done", name, time.time(), number, current.key, kept))
         self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
-        current.attempts.append(_attempt_report(current, outcome))
+        current.attempts.append(attempt_report(current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
         if isinstance(outcome.error, Abandoned) or self.stopping:
@@ -363,7 +350,7 @@ class _Run:
             self._submit(name)
             return
         self.running.pop(name)
-        report = _task_report(name, "failed", current, outcome)
+        report = task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(outcome)))
 
     def _rescue(self, outcome: Outcome) -> list[Published]:
@@ -394,20 +381,11 @@ class _Run:
         waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
         tasks = [self.ended.get(name, replace(waiting, name=name)) for name in self.job.tasks]
         report = job_report(self.job, tasks, self.started, self._executor_name(), interrupted)
-        self._write_manifest(tasks)
-        for_disk = [replace(task, value=_as_json(task.value)) for task in tasks]
+        write_manifest(self.job, tasks)
+        for_disk = [replace(task, value=as_json(task.value)) for task in tasks]
         write_report(replace(report, tasks=for_disk), self.job.folder)
         self.progress.finished(report)
         return report
-
-    def _write_manifest(self, tasks: list[TaskReport]) -> None:
-        outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
-        partial = self.job.folder / ".manifest.part"
-        try:
-            partial.write_bytes(manifest(outputs, self.job.to))
-            partial.replace(self.job.folder / "MANIFEST")
-        except OSError as exc:
-            raise BadDestination(str(partial), (exc.strerror or str(exc)).lower()) from exc
 
     def _executor_name(self) -> str:
         if isinstance(self.executor, ThreadPoolExecutor):
@@ -418,98 +396,3 @@ class _Run:
 def _paths(record: Record) -> frozenset[str]:
     outputs = record.report.outputs if record.report else []
     return frozenset(output.path for output in outputs)
-
-
-def job_report(
-    job: Job, tasks: list[TaskReport], started: float, executor: str, interrupted: bool
-) -> JobReport:
-    """The report of a run that ends now."""
-    return JobReport(
-        name=job.name,
-        destination=str(job.to),
-        folder=str(job.folder),
-        started=started,
-        ended=time.time(),
-        controller=f"process {os.getpid()} on {socket.gethostname()}",
-        executor=executor,
-        version=__version__,
-        interrupted=interrupted,
-        tasks=tasks,
-    )
-
-
-def _attempt_report(current: _Current, outcome: Outcome) -> AttemptReport:
-    error = outcome.error
-    return AttemptReport(
-        number=current.number,
-        where=outcome.where,
-        submitted=current.submitted,
-        phases=outcome.phases,
-        bytes_mirrored=outcome.bytes_mirrored,
-        files_mirrored=outcome.files_mirrored,
-        bytes_shared=outcome.bytes_shared,
-        cpu_seconds=outcome.cpu_seconds,
-        peak_memory=outcome.peak_memory,
-        error=None if error is None else str(error),
-        error_type=None if error is None else type(error).__name__,
-    )
-
-
-def _task_report(name: str, state: State, current: _Current, outcome: Outcome) -> TaskReport:
-    log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
-    return TaskReport(
-        name,
-        state,
-        attempts=current.attempts,
-        why=current.why if outcome.error is None else str(outcome.error),
-        log=log,
-        log_tail=outcome.log_tail,
-        kept=outcome.kept,
-        value=_unpickled(outcome.value),
-    )
-
-
-def _unpickled(value: bytes | None) -> object:
-    try:
-        return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
-    except Exception:  # noqa: BLE001 - of a class that only the worker knows
-        return None
-
-
-def _as_json(value: object) -> object:
-    """``value`` if JSON can carry it there and back, else None."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        return None
-
-
-def _dry_run(job: Job, prepared: Prepared, options: Options, progress: Progress) -> JobReport:
-    """Say what would run and why; nothing is run or written."""
-    journal = Journal(job.folder)
-    journal.read()
-    graph = Graph(job.tasks)
-    reports: dict[str, TaskReport] = {}
-    started = time.time()
-    progress.began(job.name, len(job.tasks), None)
-    while graph.going_on:
-        for name in graph.ready():
-            first = next((b for b in graph.before[name] if reports[b].state == "to do"), None)
-            if first is not None:
-                reports[name] = TaskReport(name, "to do", why=f"it waits for {first}")
-            else:
-                reports[name] = _foreseen(name, prepared, journal, options)
-            graph.ended(name)
-            progress.ended(reports[name])
-    report = job_report(job, [reports[name] for name in job.tasks], started, "dry run", False)
-    progress.finished(report)
-    return report
-
-
-def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
-    key = prepared.key(name, prepared.inputs(name))
-    record = journal.done.get(name)
-    why = "it was forced" if options.force else why_run(record, key)
-    if why is None and record is not None and record.report is not None:
-        return replace(record.report, state="up to date", why="nothing changed")
-    return TaskReport(name, "to do", why=why or "")

@@ -1,0 +1,111 @@
+"""Giving account of a run: tasks in hand, what came of tries and tasks, the lists that stay."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import time
+from dataclasses import dataclass, field
+
+import msgspec
+
+from encamp.errors import BadDestination
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Key
+from encamp.jobs.work import Outcome
+from encamp.model import AttemptReport, JobReport, State, TaskReport
+from encamp.storage.mirror import Item
+from encamp.storage.publish import manifest
+from encamp.storage.roots import local
+from encamp.version import __version__
+
+
+@dataclass
+class InHand:
+    """A task that the executor has in hand."""
+
+    key: Key
+    why: str
+    inputs: list[Item]
+    number: int
+    tries: int = 0
+    submitted: float = 0.0
+    attempts: list[AttemptReport] = field(default_factory=list)
+
+
+def job_report(
+    job: Job, tasks: list[TaskReport], started: float, executor: str, interrupted: bool
+) -> JobReport:
+    """The report of a run that ends now."""
+    return JobReport(
+        name=job.name,
+        destination=str(job.to),
+        folder=str(job.folder),
+        started=started,
+        ended=time.time(),
+        controller=f"process {os.getpid()} on {socket.gethostname()}",
+        executor=executor,
+        version=__version__,
+        interrupted=interrupted,
+        tasks=tasks,
+    )
+
+
+def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
+    """What came of one try."""
+    error = outcome.error
+    return AttemptReport(
+        number=current.number,
+        where=outcome.where,
+        submitted=current.submitted,
+        phases=outcome.phases,
+        bytes_mirrored=outcome.bytes_mirrored,
+        files_mirrored=outcome.files_mirrored,
+        bytes_shared=outcome.bytes_shared,
+        cpu_seconds=outcome.cpu_seconds,
+        peak_memory=outcome.peak_memory,
+        error=None if error is None else str(error),
+        error_type=None if error is None else type(error).__name__,
+    )
+
+
+def task_report(name: str, state: State, current: InHand, outcome: Outcome) -> TaskReport:
+    """What came of a task, its outputs not yet among it."""
+    log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
+    return TaskReport(
+        name,
+        state,
+        attempts=current.attempts,
+        why=current.why if outcome.error is None else str(outcome.error),
+        log=log,
+        log_tail=outcome.log_tail,
+        kept=outcome.kept,
+        value=_unpickled(outcome.value),
+    )
+
+
+def _unpickled(value: bytes | None) -> object:
+    try:
+        return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
+    except Exception:  # noqa: BLE001 - of a class that only the worker knows
+        return None
+
+
+def as_json(value: object) -> object:
+    """``value`` if JSON can carry it there and back, else None."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def write_manifest(job: Job, tasks: list[TaskReport]) -> None:
+    """List all published files with their digests in ``MANIFEST``; raises `BadDestination`."""
+    outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
+    partial = job.folder / ".manifest.part"
+    try:
+        partial.write_bytes(manifest(outputs, job.to))
+        partial.replace(job.folder / "MANIFEST")
+    except OSError as exc:
+        raise BadDestination(str(partial), (exc.strerror or str(exc)).lower()) from exc

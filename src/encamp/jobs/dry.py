@@ -1,0 +1,47 @@
+"""A dry run: what would run, and why."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from encamp.jobs.account import job_report
+from encamp.jobs.graph import Graph
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Journal
+from encamp.jobs.keys import why_run
+from encamp.jobs.options import Options
+from encamp.jobs.prepare import Prepared
+from encamp.jobs.progress import Progress
+from encamp.model import JobReport, TaskReport
+
+
+def dry_run(job: Job, prepared: Prepared, options: Options, progress: Progress) -> JobReport:
+    """Say what would run and why; nothing is run or written."""
+    journal = Journal(job.folder)
+    journal.read()
+    graph = Graph(job.tasks)
+    reports: dict[str, TaskReport] = {}
+    started = time.time()
+    progress.began(job.name, len(job.tasks), None)
+    while graph.going_on:
+        for name in graph.ready():
+            first = next((b for b in graph.before[name] if reports[b].state == "to do"), None)
+            if first is not None:
+                reports[name] = TaskReport(name, "to do", why=f"it waits for {first}")
+            else:
+                reports[name] = _foreseen(name, prepared, journal, options)
+            graph.ended(name)
+            progress.ended(reports[name])
+    report = job_report(job, [reports[name] for name in job.tasks], started, "dry run", False)
+    progress.finished(report)
+    return report
+
+
+def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
+    key = prepared.key(name, prepared.inputs(name))
+    record = journal.done.get(name)
+    why = "it was forced" if options.force else why_run(record, key)
+    if why is None and record is not None and record.report is not None:
+        return replace(record.report, state="up to date", why="nothing changed")
+    return TaskReport(name, "to do", why=why or "")
