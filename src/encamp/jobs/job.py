@@ -184,7 +184,9 @@ class Job:
         ``steps`` run one after the other in the task's folder: functions (see `call` for
         arguments) and command lines. ``after`` names tasks of this job that must be done first,
         also as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only
-        when those are done. Raises `BadJob` for a name used twice, no step, or bad numbers.
+        when those are done. ``on_failure`` says what to bring home of a task that failed or was
+        killed, as far as it is there. Raises `BadJob` for a name used twice, no step, or bad
+        numbers.
         """
         _checked_name(name, "task")
         if name in self.tasks:

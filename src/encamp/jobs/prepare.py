@@ -104,6 +104,7 @@ def _final_names(job: Job) -> dict[Final, str]:
     check_destination(job.to)
     finals: dict[Final, str] = {}
     for task in job.tasks.values():
+        check_outputs(task.on_failure, job.to)
         for final in check_outputs(task.outputs, job.to):
             if final in finals:
                 raise OutputConflict(str(final), f"task {finals[final]}", f"task {task.name}")

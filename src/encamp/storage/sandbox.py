@@ -7,12 +7,14 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
+from encamp.errors import EncampError
 from encamp.storage.camp import Camp
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.mirror import MirrorMap, as_mirrors, plan
@@ -53,6 +55,7 @@ def sandbox(
     keep: bool = False,
     persistent: bool = False,
     renew: bool = False,
+    on_failure: OutputMap = (),
 ) -> Iterator[Path]:
     """A private folder on this host's own disk, for the time of a ``with`` block.
 
@@ -62,6 +65,8 @@ def sandbox(
     folder); then the folder is removed. It is also removed when the block raises, on Ctrl-C and on
     SIGTERM (in the main thread); what a killed process leaves goes with the next sandbox on this
     host. ``keep`` moves the folder to the local storage's ``kept`` instead.
+
+    ``on_failure`` says what to publish, as far as it is there, when the block raises.
 
     A ``persistent`` folder stays until this process ends, and the next block of the same ``name``
     finds it as it was left, with nothing mirrored again; a changed mirror map, changed inputs or
@@ -73,7 +78,9 @@ def sandbox(
     base = Path.cwd()
     destination = base / os.path.expanduser(to or ".")
     wanted = as_outputs(outputs)
-    check_outputs(wanted, destination)
+    rescued = tuple(replace(output, required=False) for output in as_outputs(on_failure))
+    for outputs_then in (wanted, rescued):
+        check_outputs(outputs_then, destination)
     items = plan(as_mirrors(mirror), base)
     _reclaim_once()
     with sigterm_exits():
@@ -85,6 +92,10 @@ def sandbox(
             yield camp.folder
             camp.check_inputs(name)
             _publish(camp, wanted, destination, name)
+        except BaseException:
+            with suppress(EncampError, OSError):  # the block's own error matters more
+                _publish(camp, rescued, destination, name)
+            raise
         finally:
             _current.reset(token)
             if persistent:
