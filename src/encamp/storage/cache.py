@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -146,7 +147,7 @@ class HostCache:
         entry = self._entry(key, item.kind)
         if item.kind == "file":
             if not _sound(entry, item):
-                with alone(self._locks, key):
+                with alone(self._locks, _fetching(item.identity)):
                     if not _sound(entry, item):
                         self._fetch(item, key, entry)
         else:
@@ -155,22 +156,24 @@ class HostCache:
         return entry / "tree" if item.kind == "tree" else entry
 
     def _hold_tree(self, item: Item, key: str, entry: Path) -> None:
-        """Share the tree's lock until this object is closed, and see that it is here."""
+        """Share the tree's lock until this object is closed, and see that it is here.
+
+        Who uses an entry shares the lock of its key, who evicts it must have that alone, and never
+        waits; who fetches has the lock of the identity alone. So nobody waits in a circle.
+        """
         lock = self._held.setdefault(key, KeyLock(self._locks, key))
         try:
             lock.share()
-            while not _sound(entry, item):
-                lock.release()  # two who share a lock would wait for each other for ever
-                lock.take()
-                if not _sound(entry, item):
-                    self._fetch(item, key, entry)
-                lock.share()
+            if not _sound(entry, item):
+                with alone(self._locks, _fetching(item.identity)):
+                    if not _sound(entry, item):
+                        self._fetch(item, key, entry)
         except BaseException:
             self._held.pop(key).close()
             raise
 
     def _fetch(self, item: Item, key: str, entry: Path) -> None:
-        """Make the entry; its lock is held."""
+        """Make the entry; the lock of its identity is held."""
         partial = self.root / "partial" / key
         self._remove(partial)  # what a killed process left
         try:
@@ -182,7 +185,10 @@ class HostCache:
                 raise named_error(exc, item.name, self.root, item.size) from exc
             raise
         entry.parent.mkdir(mode=0o700, exist_ok=True)
-        self._remove(entry)
+        if item.kind == "tree":
+            self._set_aside(entry)
+        else:
+            self._remove(entry)
         partial.rename(entry)
 
     def _copy_in(self, item: Item, partial: Path) -> None:
@@ -294,11 +300,21 @@ class HostCache:
         with suppress(OSError), self._index() as index:
             index.tell(source, what, why)
 
-    def drop(self, key: str, kind: str, source: str, why: str) -> bool:
-        """Remove an entry, unless it is a tree in use; returns whether it is gone."""
+    def _set_aside(self, entry: Path) -> None:
+        """Make room for a sound tree; who still uses the old one keeps it, `tidy` removes it."""
+        if os.path.lexists(entry):
+            entry.rename(self.root / "partial" / f"{entry.name}-{token_hex(4)}")
+
+    def drop(self, key: str, kind: str, source: str, why: str, *, linked: bool = False) -> bool:
+        """Remove an entry, unless a task uses it; returns whether it is gone.
+
+        Files that tasks have links to go only with ``linked``: that frees nothing.
+        """
         lock = KeyLock(self._locks, key)
         try:
             if not lock.take_if_free():
+                return False
+            if not linked and _is_linked(self._entry(key, kind)):
                 return False
             log.debug("evicting %s: %s", source, why)
             self._remove(self._entry(key, kind))
@@ -333,14 +349,17 @@ class HostCache:
             return index.events(source)
 
     def tidy(self) -> None:
-        """Remove what killed processes left half fetched or half evicted."""
+        """Remove what killed processes left half fetched or half evicted, or was set aside."""
         for path in (self.root / "partial").iterdir():
-            lock = KeyLock(self._locks, path.name.split("-")[0])
+            key = path.name.split("-")[0]
+            using = KeyLock(self._locks, key)
+            fetching = KeyLock(self._locks, _fetching(key.removesuffix(_READONLY)))
             try:
-                if lock.take_if_free():
+                if using.take_if_free() and fetching.take_if_free():
                     strike(path, self._storage)
             finally:
-                lock.close()
+                using.close()
+                fetching.close()
 
     def _adopt(self, index: Index) -> None:
         """Note entries that the index does not know of: it was lost."""
@@ -352,10 +371,14 @@ class HostCache:
                 index.add(row)
 
     def forget_damaged(self, item: Item) -> None:
-        """Drop the entry of an input that a task wrote to."""
-        if (lock := self._held.pop(_key(item), None)) is not None:
-            lock.close()
-        self.drop(_key(item), item.kind, item.name, "a task wrote to it")
+        """Have the entry of an input that a task wrote to fetched anew."""
+        entry = self._entry(_key(item), item.kind)
+        with alone(self._locks, _fetching(item.identity)):
+            if item.kind == "tree":
+                self._set_aside(entry)
+            else:
+                self._remove(entry)
+        self._tell(item.name, "dropped", "a task wrote to it")
 
 
 _READONLY = ".ro"
@@ -363,6 +386,20 @@ _READONLY = ".ro"
 
 def _key(item: Item) -> str:
     return item.identity + (_READONLY if item.readonly else "")
+
+
+def _fetching(identity: str) -> str:
+    """What the lock of those who fetch is called; it is not the lock of those who use."""
+    return f"fetching {identity}"
+
+
+def _is_linked(entry: Path) -> bool:
+    """Whether a file's entry is linked to some task's folder: evicting it would free nothing."""
+    try:
+        status = entry.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
 
 
 def _is_afar(item: Item) -> bool:
@@ -438,6 +475,8 @@ def clear_cache(*, dry_run: bool = False) -> int:
         for kind in ("file", "tree"):
             for entry in sorted((cache.root / f"{kind}s").glob("*/*")):
                 size, _ = _measured(entry)
-                if dry_run or cache.drop(entry.name, kind, "unknown", "the cache was cleared"):
+                if dry_run or cache.drop(
+                    entry.name, kind, "unknown", "the cache was cleared", linked=True
+                ):
                     freed += size
     return freed

@@ -19,6 +19,7 @@ from secrets import token_hex
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
 from encamp.storage.disk import disk_full
+from encamp.storage.locks import KeyLock, shared
 from encamp.storage.outputs import PART
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
@@ -27,6 +28,8 @@ from encamp.storage.strike import strike
 LOCK = ".lock"
 TASK = "task"
 PARTS = "parts"
+TRIALS = "trials"
+_TRYING = "locks"
 _SMALLEST = 4096
 """Bytes that even an empty folder takes."""
 
@@ -202,7 +205,9 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
     parent = sandboxes(local_storage_path())
     if not parent.is_dir():
         return []
-    local_storage()  # nothing is removed from a folder that is not this user's own
+    root = local_storage()  # nothing is removed from a folder that is not this user's own
+    if not dry_run:
+        _clear_trials(root)
     names = set(os.listdir(parent))
     folders = {name.removesuffix(LOCK) for name in names}
     return [
@@ -210,6 +215,33 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
         for name in sorted(folders)
         if _reclaimed(parent / name, dry_run=dry_run) and name in names
     ]
+
+
+@contextmanager
+def trials(root: Path) -> Iterator[Path]:
+    """A folder for trying out what the disk and the kernel can do, shared with other processes.
+
+    What a process leaves in it that is killed goes when nobody tries anything.
+    """
+    folder = root / TRIALS
+    folder.mkdir(mode=0o700, exist_ok=True)
+    with shared(folder / _TRYING, TRIALS):
+        yield folder
+
+
+def _clear_trials(root: Path) -> None:
+    folder = root / TRIALS
+    if not folder.is_dir():
+        return
+    lock = KeyLock(folder / _TRYING, TRIALS)
+    try:
+        if lock.take_if_free():
+            overlay.unmount_below(folder)
+            for left in folder.iterdir():
+                if left.name != _TRYING:
+                    strike(left, root)
+    finally:
+        lock.close()
 
 
 def _reclaimed(folder: Path, *, dry_run: bool) -> bool:

@@ -23,7 +23,7 @@ from encamp.storage.copy import copy_file
 from encamp.storage.disk import named_error
 from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.owner import OwnedFolder, trials
 from encamp.storage.roots import local
 from encamp.storage.tree import link_tree, tree_state, walk
 from encamp.storage.visible import until_not_older
@@ -59,7 +59,7 @@ class Placer:
 
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch into the cache what goes by it; raises as `place` does."""
-        self._cache.bring(item for item in items if self._way(item) != "direct")
+        self._cache.bring(item for item, way in self._ways(items) if way != "direct")
 
     def place(self, items: Iterable[Item]) -> None:
         """Put every item of a plan into the folder.
@@ -67,7 +67,7 @@ class Placer:
         Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `ModeRefused`, `SourceChanged`
         or `DiskFull`.
         """
-        ways = [(item, self._way(item)) for item in items]
+        ways = self._ways(items)
         self._cache.bring(item for item, way in ways if way != "direct")
         need = sum(item.size for item, way in ways if way in ("copy", "direct"))
         with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
@@ -76,10 +76,14 @@ class Placer:
                 if not _is_view(item, way):
                     self._guarded(item, way)
 
-    def _way(self, item: Item) -> Way:
-        way, why = way_of(item, self._owned.storage)
-        log.debug("%s by %s: %s", item.name, way, why)
-        return way
+    def _ways(self, items: Iterable[Item]) -> list[tuple[Item, Way]]:
+        ways = []
+        with trials(self._owned.storage) as folder:
+            for item in items:
+                way, why = way_of(item, folder)
+                log.debug("%s by %s: %s", item.name, way, why)
+                ways.append((item, way))
+        return ways
 
     def _guarded(self, item: Item, way: Way) -> None:
         try:

@@ -1,0 +1,327 @@
+"""The ladder: by which way an input comes, why, and what that means for who writes to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from camps import pitched
+from other_processes import unprivileged
+
+import encamp
+from encamp.errors import BadJob, InputDamaged, ModeRefused
+from encamp.storage import modes, overlay
+from encamp.storage.mirror import Item, Mirror, Mode, plan
+from encamp.storage.modes import needs_own_mounts, way_of
+from encamp.storage.roots import LOCAL, local_storage
+
+REFUSED = "the disk refuses: not here"
+
+
+@pytest.fixture
+def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that lets this process mount, a disk without reflinks."""
+    monkeypatch.setattr(overlay, "why_not", lambda storage: None)
+    monkeypatch.setattr(modes, "why_no_reflink", lambda storage: REFUSED)
+
+
+@pytest.fixture
+def no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that does not, and such a disk."""
+    monkeypatch.setattr(overlay, "why_not", lambda storage: "the kernel does not")
+    monkeypatch.setattr(modes, "why_no_reflink", lambda storage: REFUSED)
+
+
+def tree(here: Path, files: int, size: int = 1) -> Path:
+    (here / "tree/deep").mkdir(parents=True)
+    for number in range(files):
+        (here / f"tree/deep/{number:03}").write_bytes(bytes([number % 256]) * size)
+    return here / "tree"
+
+
+def big(here: Path, size: int = 1 << 20) -> Path:
+    (here / "big").write_bytes(os.urandom(1024) * (size // 1024) + bytes(size % 1024))
+    return here / "big"
+
+
+def item_of(path: Path, **options: object) -> Item:
+    (item,) = plan([Mirror(str(path), **options)], path.parent)  # type: ignore[arg-type]
+    return item
+
+
+def way(item: Item) -> str:
+    return way_of(item, local_storage())[0]
+
+
+@pytest.mark.usefixtures("mounts")
+@pytest.mark.parametrize(
+    ("files", "size", "wanted"),
+    [(32, 1, "overlay"), (31, 1, "copy"), (1, 4 << 20, "overlay"), (1, (4 << 20) - 1, "copy")],
+)
+def test_big_trees_come_by_overlay_and_small_ones_by_copy(
+    files: int, size: int, wanted: str, here: Path
+) -> None:
+    assert way(item_of(tree(here, files, size))) == wanted
+
+
+@pytest.mark.usefixtures("mounts")
+def test_big_files_come_by_overlay_and_small_ones_by_copy(here: Path) -> None:
+    assert way(item_of(big(here))) == "overlay"
+    assert way(item_of(big(here, (1 << 20) - 1))) == "copy"
+
+
+@pytest.mark.usefixtures("mounts")
+def test_what_is_declared_read_only_comes_by_link_unless_it_is_a_big_tree(here: Path) -> None:
+    assert way(item_of(big(here), readonly=True)) == "link"
+    assert way(item_of(tree(here, 31), readonly=True)) == "link"
+    (here / "tree/more").write_text("x")
+    assert way(item_of(here / "tree", readonly=True)) == "overlay"
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_without_mounts_there_are_links_for_what_is_read_only_and_copies(here: Path) -> None:
+    for path in (tree(here, 40), big(here)):
+        assert way(item_of(path)) == "copy"
+        assert way(item_of(path, readonly=True)) == "link"
+
+
+@pytest.mark.parametrize("readonly", [True, False])
+def test_reflinks_come_before_links_and_copies_but_after_an_overlay_of_a_tree(
+    readonly: bool, here: Path, mounts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modes, "why_no_reflink", lambda storage: None)
+    assert way(item_of(big(here), readonly=readonly)) == "reflink"
+    assert way(item_of(tree(here, 40), readonly=readonly)) == "overlay"
+
+
+@pytest.mark.usefixtures("mounts")
+def test_what_one_task_alone_wants_comes_from_its_source(here: Path) -> None:
+    for path in (tree(here, 40), big(here)):
+        assert way(replace(item_of(path), cached=False)) == "direct"
+        assert way(replace(item_of(path, mode="copy"), cached=False)) == "copy"
+
+
+def test_what_one_task_alone_wants_is_not_in_the_cache_and_what_two_want_is(here: Path) -> None:
+    """Both sides of "direct": one task's file has one copy on this host, not two."""
+    (here / "one").write_text("one")
+    (here / "two").write_text("two")
+    job = encamp.Job("job", to="out")
+    job.add("a", "true", mirror=["one", "two"])
+    job.add("b", "true", mirror="two")
+    job.run(workers=1)
+    entries = [path.read_text() for path in (local_storage() / "cache/files").glob("*/*")]
+    assert entries == ["two"]
+
+
+@pytest.mark.usefixtures("no_mounts")
+@pytest.mark.parametrize(
+    ("mode", "why"), [("overlay", "the kernel does not"), ("reflink", REFUSED)]
+)
+def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
+    mode: Mode, why: str, here: Path
+) -> None:
+    item = item_of(big(here), mode=mode)
+    with pytest.raises(ModeRefused) as caught, pitched([item]):
+        pytest.fail("it cannot be had")
+    assert (caught.value.mode, caught.value.path) == (mode, str(here / "big"))
+    assert caught.value.why == why
+    assert why in str(caught.value)
+    assert "mode='auto'" in str(caught.value)
+
+
+def test_an_ordinary_user_outside_a_slot_may_not_mount_and_is_told_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay._State, "why_not", {})
+    said = unprivileged(lambda: overlay.why_not(Path("/tmp")))
+    assert said == "only root, or a task in a process of its own, may mount"
+
+
+def test_a_mode_that_there_is_not_is_refused_when_it_is_written() -> None:
+    with pytest.raises(BadJob, match="auto, overlay, reflink, link, copy"):
+        Mirror("a", mode="move")  # type: ignore[arg-type]
+
+
+def test_a_disk_without_reflinks_says_so_and_leaves_no_trial() -> None:
+    """Or it has them; then two files share blocks, which nothing but their speed shows."""
+    modes.why_no_reflink.cache_clear()
+    why = modes.why_no_reflink(local_storage())
+    assert why is None or why.startswith("the disk refuses: ")
+    assert list(local_storage().glob("reflink-*")) == []
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (here / "linked").write_text("x")
+    (here / "copied").write_text("x")
+    (here / "direct").write_text("x")
+    items = [
+        item_of(here / "linked", readonly=True),
+        item_of(here / "copied"),
+        replace(item_of(here / "direct"), cached=False),
+    ]
+    with caplog.at_level(logging.DEBUG, "encamp"), pitched(items):
+        pass
+    said = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{here}/linked by link: it is declared read-only" in said
+    assert f"{here}/copied by copy: no reflink here: {REFUSED}; not declared read-only" in said
+    assert f"{here}/direct by direct: only one task wants it" in said
+    assert f"fetching {here}/linked: first use on this host" in said
+
+
+def test_only_ordinary_users_with_something_big_need_mounts_of_their_own(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    item = item_of(tree(here, 40))
+    small = item_of(here / "tree/deep/000")
+    insisting = item_of(here / "tree/deep/000", mode="overlay")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert needs_own_mounts([small, item])
+    assert needs_own_mounts([insisting])
+    assert not needs_own_mounts([small, replace(item, cached=False), replace(item, mode="copy")])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert not needs_own_mounts([item])
+
+
+WRITABLE: list[Mode] = ["auto", "overlay", "copy"]
+
+
+def can(mode: Mode) -> bool:
+    return mode != "overlay" or overlay.why_not(local_storage()) is None
+
+
+def rewrite(folder: Path) -> None:
+    """Everything that a task may do to its inputs."""
+    (folder / "big").write_bytes(b"mine")
+    (folder / "tree/deep/000").write_bytes(b"mine")
+    (folder / "tree/deep/001").unlink()
+    (folder / "tree/deep/002").rename(folder / "tree/moved")
+    (folder / "tree/new").mkdir()
+    (folder / "tree/new/file").write_text("new")
+    with (folder / "tree/deep/003").open("r+b") as file:
+        file.write(b"MINE")
+    (folder / "tree/deep/004").chmod(0o777)
+
+
+def seen(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("mode", WRITABLE)
+def test_a_task_that_writes_to_its_inputs_changes_its_own_copy_only(mode: Mode, here: Path) -> None:
+    if not can(mode):
+        pytest.skip("this user may not mount")
+    mirrors = [item_of(tree(here, 40, 100), mode=mode), item_of(big(here), mode=mode)]
+    sources = seen(here)
+    with pitched(mirrors) as other:
+        for _ in range(2):
+            with pitched(mirrors) as camp:
+                assert seen(camp.folder) == sources
+                rewrite(camp.folder)
+                changed = seen(camp.folder)
+                assert changed["big"] == changed["tree/deep/000"] == b"mine"
+                assert changed["tree/deep/003"][:8] == b"MINE" + bytes([3]) * 4
+                assert changed["tree/new/file"] == b"new"
+                assert "tree/deep/001" not in changed
+                assert "tree/deep/002" not in changed
+                camp.check_inputs("task")
+        assert seen(other.folder) == sources
+    assert seen(here) == sources
+
+
+def write_in_place(path: Path) -> None:
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        file.write(b"damaged")
+
+
+def append(path: Path) -> None:
+    path.chmod(0o644)
+    with path.open("ab") as file:
+        file.write(b"damaged")
+
+
+def empty(path: Path) -> None:
+    path.chmod(0o644)
+    os.truncate(path, 0)
+
+
+@pytest.mark.usefixtures("no_mounts")
+@pytest.mark.parametrize("damage", [write_in_place, append, empty])
+@pytest.mark.parametrize("target", ["tree/deep/007", "big"])
+def test_writing_through_a_link_is_found_and_hurts_nobody_else(
+    damage: Callable[[Path], None], target: str, here: Path
+) -> None:
+    items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
+    sources = seen(here)
+    with pitched(items) as camp:
+        damage(camp.folder / target)
+        with pytest.raises(InputDamaged) as caught:
+            camp.check_inputs("culprit")
+    assert caught.value.task == "culprit"
+    assert caught.value.path == target.partition("/")[0]
+    assert seen(here) == sources
+    with pitched(items) as camp:
+        assert seen(camp.folder) == sources
+        camp.check_inputs("next")
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_links_are_without_the_right_to_write_also_in_trees(here: Path) -> None:
+    items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
+    with pitched(items) as camp:
+        modes = {p.stat().st_mode & 0o222 for p in camp.folder.rglob("*") if p.is_file()}
+    assert modes == {0}
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_damage_to_a_linked_tree_by_a_task_that_was_never_checked_does_not_last(here: Path) -> None:
+    """It was killed before anybody looked; the next task must not get what it left."""
+    items = [item_of(tree(here, 40, 100), readonly=True)]
+    sources = seen(here)
+    with pitched(items) as camp:
+        write_in_place(camp.folder / "tree/deep/007")
+    with pitched(items) as camp:
+        assert seen(camp.folder) == sources
+
+
+@pytest.mark.usefixtures("no_mounts")
+def test_what_a_task_removes_or_adds_in_a_linked_tree_is_its_own_affair(here: Path) -> None:
+    items = [item_of(tree(here, 40, 100), readonly=True)]
+    with pitched(items) as camp:
+        (camp.folder / "tree/deep/000").unlink()
+        (camp.folder / "tree/deep/000").write_text("mine")
+        (camp.folder / "tree/more").write_text("mine")
+        camp.check_inputs("task")
+    with pitched(items) as camp:
+        assert (camp.folder / "tree/deep/000").read_bytes() == bytes(100)
+
+
+def test_a_user_who_asks_for_links_may_not_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without root's rights the damage is prevented, not only found."""
+    from other_processes import open_folder
+
+    with open_folder() as base:
+        (base / "data").write_text("content")
+        (base / "data").chmod(0o644)
+        (base / "local").mkdir()
+        (base / "local").chmod(0o777)
+        monkeypatch.setenv(LOCAL, str(base / "local"))
+
+        def attempt() -> str:
+            with pitched([item_of(base / "data", mode="link")]) as camp:
+                (camp.folder / "data").write_text("mine")
+            return "written"
+
+        assert unprivileged(attempt).startswith("PermissionError")
+        assert (base / "data").read_text() == "content"

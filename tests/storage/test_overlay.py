@@ -1,0 +1,263 @@
+"""Overlay mounts: they come, show the right files, and are gone whatever ends the sandbox."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from camps import pitched
+from other_processes import run, start
+
+import encamp
+from encamp.storage import overlay
+from encamp.storage.camp import Camp
+from encamp.storage.mirror import Mirror, plan
+from encamp.storage.owner import keep_dead, reclaim, sandboxes
+from encamp.storage.roots import LOCAL, local_storage
+
+
+@pytest.fixture(autouse=True)
+def _may_mount(here: Path) -> None:
+    why = overlay.why_not(local_storage())
+    if why is not None:
+        pytest.skip(why)
+
+
+@pytest.fixture
+def sources(here: Path) -> Path:
+    (here / "tree/deep").mkdir(parents=True)
+    for number in range(40):
+        (here / f"tree/deep/{number}").write_text(f"content {number}")
+    (here / "tree/link").symlink_to("deep/1")
+    (here / "big").write_bytes(os.urandom(1 << 20))
+    return here
+
+
+MAP = {"tree": ".", "big": "."}
+
+
+def mounts() -> list[str]:
+    return overlay.mounts_below(local_storage())
+
+
+def left() -> list[Path]:
+    return sorted(sandboxes(local_storage()).glob("*"))
+
+
+def camp_with_overlays(sources: Path) -> Camp:
+    camp = Camp("test")
+    camp.place(plan([Mirror("tree"), Mirror("big")], sources))
+    assert mounts() == [str(camp.folder), str(camp.folder / "tree")]
+    return camp
+
+
+def test_the_trial_leaves_nothing() -> None:
+    overlay._State.why_not.clear()
+    assert overlay.why_not(local_storage()) is None
+    assert mounts() == []
+    assert list(local_storage().glob("overlay-*")) == []
+
+
+def test_the_folder_shows_the_files_and_no_bytes_are_written_for_it(sources: Path) -> None:
+    with pitched(plan([Mirror("tree"), Mirror("big")], sources)) as camp:
+        assert camp.placed.bytes == 0
+        assert (camp.folder / "big").read_bytes() == (sources / "big").read_bytes()
+        assert (camp.folder / "tree/deep/39").read_text() == "content 39"
+        assert os.readlink(camp.folder / "tree/link") == "deep/1"
+        assert sorted(os.listdir(camp.folder)) == ["big", "tree"]
+
+
+def test_two_big_files_and_a_small_one_share_one_mount(sources: Path) -> None:
+    shutil.copy(sources / "big", sources / "other")
+    (sources / "small").write_text("small")
+    mirrors = [Mirror("big", "deep/in"), Mirror("other"), Mirror("small")]
+    with pitched(plan(mirrors, sources)) as camp:
+        assert mounts() == [str(camp.folder)]
+        names = [str(p.relative_to(camp.folder)) for p in camp.folder.rglob("*") if p.is_file()]
+        assert sorted(names) == ["deep/in/big", "other", "small"]
+        (camp.folder / "deep/in/more").write_text("mine")
+    assert mounts() == []
+
+
+def test_striking_undoes_the_mounts(sources: Path) -> None:
+    camp = camp_with_overlays(sources)
+    camp.strike()
+    assert mounts() == []
+    assert left() == []
+
+
+def test_striking_undoes_mounts_also_where_a_process_still_works_in_them(sources: Path) -> None:
+    camp = camp_with_overlays(sources)
+    with (camp.folder / "tree/deep/1").open() as file:
+        camp.strike()
+        assert file.read() == "content 1"
+    assert mounts() == []
+    assert left() == []
+
+
+def test_an_exception_in_the_block_undoes_the_mounts(sources: Path) -> None:
+    with pytest.raises(ValueError, match="mine"), encamp.sandbox(MAP):
+        assert len(mounts()) == 2
+        raise ValueError("mine")
+    assert mounts() == []
+    assert left() == []
+
+
+def test_an_input_that_cannot_be_placed_undoes_the_mounts_of_the_others(sources: Path) -> None:
+    (sources / "lost").write_text("x")
+    items = plan([Mirror("tree"), Mirror("big"), Mirror("lost")], sources)
+    (sources / "lost").unlink()
+    with pytest.raises(encamp.SourceChanged), pitched(items):
+        pytest.fail("one input is gone")
+    assert mounts() == []
+    assert left() == []
+
+
+KILLED = """
+    import os, signal, sys, encamp
+    with encamp.sandbox({"tree": ".", "big": "."}) as folder:
+        (folder / "tree/deep/1").write_text("mine")
+        (folder / "made").write_text("mine")
+        print(folder.parent, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed(sources: Path) -> Path:
+    process = start(KILLED, cwd=sources)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    return Path(out.strip())
+
+
+def test_mounts_of_a_killed_process_go_with_its_folder(sources: Path) -> None:
+    folder = killed(sources)
+    assert len(mounts()) == 2
+    assert reclaim() == [folder]
+    assert mounts() == []
+    assert left() == []
+
+
+def test_mounts_of_a_killed_process_go_with_the_next_sandbox_of_another(sources: Path) -> None:
+    killed(sources)
+    run("import encamp\nwith encamp.sandbox(): pass")
+    assert mounts() == []
+    assert left() == []
+
+
+def whole(folder: Path, sources: Path) -> None:
+    """The folder holds plain files, as the task saw them last."""
+    assert overlay.mounts_below(folder) == []
+    assert (folder / "tree/deep/1").read_text() == "mine"
+    assert (folder / "made").read_text() == "mine"
+    for number in (0, *range(2, 40)):
+        assert (folder / f"tree/deep/{number}").read_text() == f"content {number}"
+    assert os.readlink(folder / "tree/link") == "deep/1"
+    assert (folder / "big").read_bytes() == (sources / "big").read_bytes()
+    assert not list(folder.rglob("*.plain"))
+
+
+def test_a_killed_process_s_folder_can_be_kept_as_plain_files(sources: Path) -> None:
+    kept = keep_dead(killed(sources))
+    assert kept is not None
+    whole(kept / "task", sources)
+    assert mounts() == []
+
+
+def test_a_kept_sandbox_is_plain_files(sources: Path) -> None:
+    with encamp.sandbox(MAP, keep=True) as folder:
+        (folder / "tree/deep/1").write_text("mine")
+        (folder / "made").write_text("mine")
+    assert mounts() == []
+    (kept,) = (local_storage() / "kept").iterdir()
+    whole(kept / "task", sources)
+
+
+def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None:
+    """What was only for the mounts is not what a person looks for."""
+    with encamp.sandbox(MAP, keep=True):
+        pass
+    (kept,) = (local_storage() / "kept").iterdir()
+    assert [path.name for path in kept.iterdir()] == ["task"]
+
+
+def test_the_folder_of_a_failed_task_is_kept_as_plain_files(sources: Path) -> None:
+    job = encamp.Job("job", to="out", mirror="tree")
+    line = encamp.command("echo -n mine > tree/deep/1; echo -n mine > made; exit 3", shell=True)
+    job.add("task", line, mirror=Mirror("big", mode="overlay"))
+    report = job.run(workers=1, keep="failed", check=False)
+    kept = report["task"].kept
+    assert kept is not None
+    whole(Path(kept.partition(":")[2]) / "task", sources)
+    assert mounts() == []
+    assert left() == []
+
+
+def test_a_task_that_fails_or_is_killed_leaves_no_mount(sources: Path) -> None:
+    job = encamp.Job("job", to="out", mirror="tree")
+    job.add("fails", "false")
+    job.add("crashes", encamp.command("kill -9 $PPID", shell=True))
+    job.add("lasts", encamp.command("sleep 600", time_limit=0.3))
+    report = job.run(workers=2, check=False)
+    assert [task.state for task in report.tasks] == ["failed"] * 3
+    assert mounts() == []
+    assert left() == []
+
+
+def test_outputs_of_overlays_come_back_whole(sources: Path) -> None:
+    to = str(sources / "to")
+    with encamp.sandbox(MAP, {"tree": to, "big": to, "new": to}) as folder:
+        (folder / "tree/deep/1").write_text("mine")
+        (folder / "new").write_text("new")
+    assert (sources / "to/tree/deep/1").read_text() == "mine"
+    assert (sources / "to/tree/deep/2").read_text() == "content 2"
+    assert (sources / "to/big").read_bytes() == (sources / "big").read_bytes()
+    assert (sources / "to/new").read_text() == "new"
+
+
+@pytest.mark.parametrize("name", ["with blank", "tab\there", "back\\slash", "a,b", "a:b", "ü"])
+def test_local_storage_with_any_name_works(
+    name: str, sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the name cannot stand in the options of a mount there are copies."""
+    (tmp_path / name).mkdir()
+    monkeypatch.setenv(LOCAL, str(tmp_path / name))
+    with encamp.sandbox(MAP) as folder:
+        assert (folder / "tree/deep/39").read_text() == "content 39"
+        assert bool(mounts()) == (not set(name) & set(",:\\"))
+    assert mounts() == []
+    assert left() == []
+
+
+@pytest.mark.parametrize("name", ["with blank", "back\\slash", "a,b", "new\nline"])
+def test_targets_with_any_name_are_mounted_and_undone(name: str, sources: Path) -> None:
+    with pitched(plan([Mirror("tree", name)], sources)) as camp:
+        assert (camp.folder / name / "tree/deep/3").read_text() == "content 3"
+        assert mounts() == [str(camp.folder / name / "tree")]
+    assert mounts() == []
+    assert left() == []
+
+
+def test_a_tree_in_a_tree_is_refused_or_shown_whole(sources: Path) -> None:
+    """A mount hides what is under it: the second input must not make the first vanish."""
+    shutil.copytree(sources / "tree", sources / "other", symlinks=True)
+    (sources / "other/deep/more").write_text("more")
+    mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
+    with pitched(plan(mirrors, sources)) as camp:
+        assert (camp.folder / "both/deep/more").read_text() == "more"
+        assert (camp.folder / "both/link").is_symlink()
+
+
+def test_a_tree_in_the_place_of_another_is_refused(sources: Path) -> None:
+    """Both want to be the folder "tree": two sources for one target."""
+    (sources / "more/tree/deep").mkdir(parents=True)
+    for number in range(40):
+        (sources / f"more/tree/deep/{number + 100}").write_text("x")
+    with (
+        pytest.raises(encamp.TargetConflict),
+        encamp.sandbox([Mirror("tree"), Mirror("more/tree")]),
+    ):
+        pytest.fail("one would hide the other")
