@@ -71,12 +71,12 @@ def test_the_job_file_and_the_commands_of_the_readme_run(survey: Path) -> None:
     (survey / "sums.toml").write_text(job_file)
     lines = [line for _, text in _blocks("README.md", "console") for line in text.splitlines()]
     commands = [shlex.split(line.removeprefix("$ ")) for line in lines if "$ encamp" in line]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         done = subprocess.run([str(_ENCAMP), *command[1:]], capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
-    log = (survey / "results/sums.job/logs/strip-1.1.log").read_text()
-    assert float(log) == sum(map(float, (survey / "data/strip-1.xyz").read_text().split()))
+    total = (survey / "results/sums/strip-1.sum").read_text()
+    assert float(total) == sum(map(float, (survey / "data/strip-1.xyz").read_text().split()))
 
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "CONTRIBUTING.md"])

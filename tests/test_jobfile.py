@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -17,8 +18,8 @@ from encamp.errors import BadJobFile
 from encamp.jobs.job import Command, Job
 from encamp.jobs.jobfile import job_schema, load_job
 from encamp.jobs.positions import Positions
-from encamp.storage.mirror import Mirror
-from encamp.storage.outputs import Output
+from encamp.storage.mirror import Mirror, Mode
+from encamp.storage.outputs import Existing, Output
 
 DOCS = Path(__file__).parent.parent / "docs" / "jobfile.md"
 
@@ -52,6 +53,7 @@ def test_the_smallest_job_has_the_defaults(tmp_path):
     assert (job.mirror, job.retries, job.time_limit) == ((), 0, None)
     task = job.tasks["a"]
     assert (task.steps, task.mirror, task.outputs) == ((Command(("true",)),), (), ())
+    assert task.on_failure == ()
     assert (task.after, task.retries, task.time_limit) == ((), 0, None)
 
 
@@ -157,8 +159,10 @@ def test_every_form_of_mirror_outputs_and_steps(tmp_path):
             "a",
             { pattern = "b/**", to = "in", exclude = "*.bak", rename = "x{suffix}" },
             { pattern = "c", required = false, exclude = ["{task}*"] },
+            { pattern = "d", readonly = true, mode = "link" },
         ]
-        outputs = ["r", { pattern = "q-{task}", to = "q", required = false }]
+        outputs = ["r", { pattern = "q-{task}", to = "q", required = false, existing = "keep" }]
+        on_failure = { "*.log" = "failed/{task}", "core" = { rename = "{task}-{name}" } }
         steps = [
             "sh -c 'two words' {{}}",
             ["prog", "arg with space {task}"],
@@ -170,8 +174,10 @@ def test_every_form_of_mirror_outputs_and_steps(tmp_path):
         after = "t"
         steps = "one"
         outputs = "x.txt"
+        on_failure = ["y.txt", { pattern = "z.txt", existing = "error" }]
         [[task.mirror]]
         pattern = "m"
+        mode = "copy"
         """,
     )
     assert job.mirror == (Mirror("one.txt"),)
@@ -180,8 +186,13 @@ def test_every_form_of_mirror_outputs_and_steps(tmp_path):
         Mirror("a"),
         Mirror("b/**", "in", "x{suffix}", ("*.bak",)),
         Mirror("c", exclude=("t*",), required=False),
+        Mirror("d", readonly=True, mode="link"),
     )
-    assert task.outputs == (Output("r"), Output("q-t", "q", None, False))
+    assert task.outputs == (Output("r"), Output("q-t", "q", None, False, "keep"))
+    assert task.on_failure == (
+        Output("*.log", "failed/t", required=False),
+        Output("core", ".", "t-{name}", required=False),
+    )
     assert task.steps == (
         Command(("sh", "-c", "two words", "{}")),
         Command(("prog", "arg with space t")),
@@ -190,7 +201,12 @@ def test_every_form_of_mirror_outputs_and_steps(tmp_path):
     )
     other = job.tasks["u"]
     assert (other.after, other.steps) == (("t",), (Command(("one",)),))
-    assert (other.mirror, other.outputs) == ((Mirror("m"),), (Output("x.txt"),))
+    assert other.mirror == (Mirror("m", mode="copy"),)
+    assert other.outputs == (Output("x.txt"),)
+    assert other.on_failure == (
+        Output("y.txt", required=False),
+        Output("z.txt", required=False, existing="error"),
+    )
 
 
 def test_after_takes_patterns_and_values_that_look_like_patterns(tmp_path):
@@ -295,7 +311,7 @@ BAD = {
     "unknown key of a task": (
         '[[task]]\nsteps = "x"\n\n[[task]]\nsteps = "x"\n  "out puts" = 1',
         (6, 3, ("unknown key 'out puts'; did you mean 'outputs'? known here are name, foreach, "
-               "mirror, steps, outputs, env, after, retries, time_limit")),
+               "mirror, steps, outputs, on_failure, env, after, retries, time_limit")),
     ),
     "unknown key without a likeness": (
         '[[task]]\nsteps = [{ run = "x", 1 = 2 }]',
@@ -307,11 +323,56 @@ BAD = {
     ),
     "unknown key of an output": (
         '[[task]]\nsteps = "x"\n[task.outputs]\n"*.a" = "."\n"*.b" = { renam = "x" }',
-        (5, 11, "unknown key 'renam'; did you mean 'rename'? known here are to, rename, required"),
+        (5, 11, ("unknown key 'renam'; did you mean 'rename'? known here are "
+                "to, rename, required, existing")),
     ),
     "unknown key in a list of mirrors": (
-        'mirror = ["é", { pattern = "x", mode = "copy" }]',
-        (1, 33, "unknown key 'mode'; known here are to, rename, exclude, required, pattern"),
+        'mirror = ["é", { pattern = "x", depth = 2 }]',
+        (1, 33, ("unknown key 'depth'; known here are to, rename, exclude, required, readonly, "
+                "mode, pattern")),
+    ),
+    "unknown key in a list for failures": (
+        '[[task]]\nsteps = "x"\non_failure = [{ pattern = "x", mode = "copy" }]',
+        (3, 32, "unknown key 'mode'; known here are to, rename, required, existing, pattern"),
+    ),
+    "a mode that there is not": (
+        'mirror = { "a" = ".", "b" = { mode = "links" } }',
+        (1, 38, ("'mode' must be one of 'auto', 'overlay', 'reflink', 'link', 'copy', "
+                "not the text 'links'; did you mean 'link'?")),
+    ),
+    "a mode in a list": (
+        '[[task]]\nsteps = "x"\nmirror = [\n  "a",\n  { pattern = "b", mode = 3 },\n]',
+        (5, 27, ("'mode' must be one of 'auto', 'overlay', 'reflink', 'link', 'copy', "
+                "not the number 3")),
+    ),
+    "text for read-only": (
+        'mirror = { "a" = { readonly = "true" } }',
+        (1, 31, ("'readonly' must be true or false, not the text 'true'; "
+                "leave the quotes away: true")),
+    ),
+    "a policy that there is not": (
+        ('[[task]]\nsteps = "x"\n[task.outputs]\n"*.a" = { existing = "keep" }\n'
+        '"*.b" = { existing = "never" }'),
+        (5, 22, "'existing' must be one of 'replace', 'error', 'keep', not the text 'never'"),
+    ),
+    "a policy in what failed tasks leave": (
+        '[[task]]\nsteps = "x"\non_failure = { "*.a" = { existing = "errors" } }',
+        (3, 37, ("'existing' must be one of 'replace', 'error', 'keep', "
+                "not the text 'errors'; did you mean 'error'?")),
+    ),
+    "number for what failed tasks leave": (
+        "[[task]]\nsteps = \"x\"\non_failure = 1",
+        (3, 14, ("'on_failure' must be a text in quotes or a list or a table, not the number 1; "
+                'for example on_failure = { "*.log" = "failed" }')),
+    ),
+    "bad placeholder in what failed tasks leave": (
+        '[[task]]\nname = "x"\nsteps = "y"\non_failure = { "a" = "b", "*.log" = "{tsk}" }',
+        (4, 38, "{tsk}: no such placeholder here; did you mean {task}? " + BASE),
+    ),
+    "what failed tasks leave outside their folder": (
+        '[[task]]\nname = "x"\nsteps = "y"\non_failure = ["a", "../b"]',
+        (4, 20, ("the target '../b' leaves the task's folder by '..'; "
+                "give a path inside the task's folder, like 'data' or '.'")),
     ),
     "missing steps": (
         '\n[[task]]\nname = "x"\n',
@@ -653,6 +714,10 @@ def test_the_schema_names_every_key():
     assert tables["TaskTable"]["required"] == ["steps"]
     assert tables["Numbers"]["required"] == ["from", "to"]
     assert tables["StepTable"]["additionalProperties"] is False
+    assert set(tables["MirrorTo"]["properties"]["mode"]["enum"]) == set(get_args(Mode))
+    assert set(tables["OutputTo"]["properties"]["existing"]["enum"]) == set(get_args(Existing))
+    assert tables["MirrorItem"]["properties"]["readonly"]["type"] == "boolean"
+    assert "on_failure" in tables["TaskTable"]["properties"]
 
 
 def test_every_job_file_in_the_documentation_loads(tmp_path):

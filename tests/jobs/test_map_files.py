@@ -28,7 +28,7 @@ def shout(name: str, mark: str = "!") -> str:
 
 def _published() -> dict[str, str]:
     files = [path for path in Path("out").rglob("*") if path.is_file()]
-    return {str(p.relative_to("out")): p.read_text() for p in files if "map.job" not in p.parts}
+    return {str(p.relative_to("out")): p.read_text() for p in files if ".job/" not in str(p)}
 
 
 def test_a_function_gets_the_files_name(data: Path) -> None:

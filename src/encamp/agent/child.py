@@ -91,6 +91,7 @@ def main(fd: int, *, own_mounts: bool = False) -> None:
     """
     if own_mounts:
         enter_namespace()  # before there is another thread; without it inputs come another way
+    os.set_inheritable(fd, False)
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)

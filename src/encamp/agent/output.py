@@ -19,7 +19,7 @@ def output_to(log: Path) -> Iterator[None]:
     """
     flush()
     saved = os.dup(1), os.dup(2)
-    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     for target in (1, 2):
         os.dup2(fd, target)
     os.close(fd)

@@ -57,10 +57,12 @@ class _NotTaken(Exception):
 class Slot:
     """One slot; belongs to one thread at a time.
 
-    With ``own_mounts`` it may mount overlays even where its user may not.
+    It keeps the modules that it has imported, so it is for one ``batch`` of work, whose code does
+    not change. With ``own_mounts`` it may mount overlays even where its user may not.
     """
 
-    def __init__(self, *, own_mounts: bool = False) -> None:
+    def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
+        self.batch = batch
         self.own_mounts = own_mounts
         extra = ["own mounts"] if own_mounts else []
         self._mark = token_hex(8)
@@ -124,12 +126,17 @@ class Slot:
                     taken = taken or isinstance(message, Taken)
                     on_message(message)
             except (EOFError, ConnectionResetError):
-                exit_code = self._process.wait()
-                end_marked(MARK, self._mark)
-                raise SlotLost(exit_code) if taken else _NotTaken from None
+                raise self._lost(taken) from None
             if time.monotonic() >= next_tick:
+                if not self.alive and not self._pipe.poll(0):
+                    raise self._lost(taken)  # its end of the socket lives on in a child
                 on_tick()
                 next_tick = time.monotonic() + tick
+
+    def _lost(self, taken: bool) -> Exception:
+        exit_code = self._process.wait()
+        end_marked(MARK, self._mark)
+        return SlotLost(exit_code) if taken else _NotTaken()
 
     def stop(self) -> None:
         """End the slot and everything that it started; returns when they are gone.
@@ -167,9 +174,13 @@ class Slots:
         self._lock = threading.Lock()
 
     @contextmanager
-    def borrow(self, *, own_mounts: bool = False) -> Iterator[Slot]:
-        """A slot for this thread alone; it goes back afterwards unless it died."""
-        slot = self._take(own_mounts)
+    def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
+        """A slot for this thread alone; it goes back afterwards unless it died.
+
+        Idle slots of another batch are stopped: their modules may be out of date.
+        """
+        self._stop_others(batch)
+        slot = self._take(batch, own_mounts)
         try:
             yield slot
         finally:
@@ -177,7 +188,14 @@ class Slots:
                 with self._lock:
                     self._idle.append((threading.get_ident(), slot))
 
-    def _take(self, own_mounts: bool) -> Slot:
+    def _stop_others(self, batch: str) -> None:
+        with self._lock:
+            others = [slot for _, slot in self._idle if slot.batch != batch]
+            self._idle = [idle for idle in self._idle if idle[1].batch == batch]
+        for slot in others:
+            slot.stop()
+
+    def _take(self, batch: str, own_mounts: bool) -> Slot:
         with self._lock:
             # The thread's own last slot comes first, so that a thread and a slot stay together.
             self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
@@ -186,18 +204,19 @@ class Slots:
                     _, slot = self._idle.pop(number)
                     if slot.alive:
                         return slot
-        return Slot(own_mounts=own_mounts)
+        return Slot(batch=batch, own_mounts=own_mounts)
 
     def run(
         self,
         function: Callable[..., Any],
         *args: Any,
+        batch: str = "",
         own_mounts: bool = False,
         **options: Any,
     ) -> Done | Raised:
         """`Slot.run` in any slot; again in another one if an idle slot was just ending."""
         while True:
-            with self.borrow(own_mounts=own_mounts) as slot:
+            with self.borrow(batch=batch, own_mounts=own_mounts) as slot:
                 try:
                     return slot.run(function, args, **options)
                 except _NotTaken:

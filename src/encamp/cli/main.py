@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from encamp.errors import EncampError, InputError, JobFailed
+from encamp.errors import EncampError, InputError, JobFailed, printable
 from encamp.version import __version__
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
@@ -159,6 +159,10 @@ def main() -> NoReturn:
         sys.exit(1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: no second complaint
+        sys.exit(1)
+    except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
+        where = f"{printable(exc.filename)}: " if exc.filename else ""
+        _say(f"{where}{(exc.strerror or str(exc)).lower()}")
         sys.exit(1)
 
 

@@ -31,6 +31,8 @@ class InHand:
     number: int
     tries: int = 0
     submitted: float = 0.0
+    parked_at: int = 0
+    """How many tasks had ended when it was put aside for want of room."""
     attempts: list[AttemptReport] = field(default_factory=list)
 
 
@@ -105,6 +107,7 @@ def write_manifest(job: Job, tasks: list[TaskReport]) -> None:
     outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
     partial = job.folder / ".manifest.part"
     try:
+        job.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
         partial.write_bytes(manifest(outputs, job.to))
         partial.replace(job.folder / "MANIFEST")
     except OSError as exc:

@@ -19,6 +19,7 @@ from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log
 from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
+from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim_folder
 
 TICK = 0.2
@@ -29,7 +30,7 @@ class Abandoned(EncampError):
     """The run that wanted this attempt has ended."""
 
     def __str__(self) -> str:
-        return "the run ended before the task did"
+        return "it was cancelled, or its job's folder was removed"
 
 
 def attempt(work: Work) -> Outcome:
@@ -44,6 +45,7 @@ def attempt(work: Work) -> Outcome:
         answer = slots_here().run(
             run_phases,
             work,
+            batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
@@ -103,10 +105,12 @@ class _Watcher:
 
     def outcome(self, error: EncampError) -> Outcome:
         """The outcome of an attempt whose slot is gone; its folder is looked after here."""
-        outcome = Outcome(where=self.where, error=error, error_text=str(error))
+        outcome = Outcome(where=self.where, error=error)
         if self._folder is None:
             return outcome
         if not isinstance(error, Abandoned):
+            with suppress(OSError):
+                recover(self._folder)
             outcome.rescued = rescue(self._folder / TASK, self.work)
         log = self._folder / "log"
         with suppress(OSError, EncampError):

@@ -67,6 +67,9 @@ def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
     return Call(function, args, kwargs)
 
 
+_FOR_A_SHELL = frozenset({"|", "<", ">", ">>", "2>", "2>&1", "&>", "&&", "||", "&"})
+
+
 def command(
     line: str | Sequence[str],
     *,
@@ -93,6 +96,12 @@ def command(
             raise BadJob(f"the command line {line!r}", f"has {str(exc).lower()}") from None
     if not words:
         raise BadJob("a step", "has an empty command line")
+    if isinstance(line, str) and not shell and (found := _FOR_A_SHELL.intersection(words)):
+        sign = sorted(found)[0]
+        raise BadJob(
+            f"the command line {line!r}",
+            f"holds {sign!r}, but no shell runs; say shell=True, or give a list of words",
+        )
     return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
 
 
@@ -255,6 +264,8 @@ class Job:
 
 
 def _checked_name(name: str, kind: str) -> str:
+    if not isinstance(name, str):
+        raise BadJob(f"the {kind} name {name!r}", "must be text")
     if (
         not name
         or name in (".", "..")
@@ -269,12 +280,16 @@ def _checked_name(name: str, kind: str) -> str:
 
 
 def _checked_retries(name: str, retries: int) -> int:
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise BadJob(name, f"retries must be a whole number, not {retries!r}")
     if retries < 0:
         raise BadJob(name, f"retries must be 0 or more, not {retries}")
     return retries
 
 
 def _checked_limit(name: str, limit: float | None) -> float | None:
+    if limit is not None and not isinstance(limit, int | float):
+        raise BadJob(name, f"the time limit must be a number of seconds, not {limit!r}")
     if limit is not None and not limit > 0:
         raise BadJob(name, f"the time limit must be more than 0 seconds, not {limit}")
     return limit

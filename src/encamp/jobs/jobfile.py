@@ -131,6 +131,7 @@ class _Loader:
             commands = [_filled_step(step, values, env, *where) for where, step in steps]
             mirror = list(_mirrors(task.mirror, values, *path, "mirror"))
             outputs = list(_outputs(task.outputs, values, *path, "outputs"))
+            on_failure = list(_outputs(task.on_failure, values, *path, "on_failure"))
             after = self._after(task, values, *path)
             with at(*path, _key_of_name(task)):
                 self.job.add(
@@ -138,6 +139,7 @@ class _Loader:
                     commands,
                     mirror=[*own, *mirror],
                     outputs=outputs,
+                    on_failure=on_failure,
                     after=after,
                     retries=task.retries,
                     time_limit=limit,
@@ -285,6 +287,8 @@ def _mirror(pattern: str, entry: str | MirrorTo, values: Values) -> Mirror:
         None if entry.rename is None else fill_rename(entry.rename, values),
         tuple(fill_pattern(one, values) for one in exclude),
         entry.required,
+        entry.readonly,
+        entry.mode,
     )
 
 
@@ -304,6 +308,7 @@ def _output(pattern: str, entry: str | OutputTo, values: Values) -> Output:
         fill(entry.to, values),
         None if entry.rename is None else fill_rename(entry.rename, values),
         entry.required,
+        entry.existing,
     )
 
 

@@ -6,12 +6,14 @@ import re
 from collections.abc import Iterator
 from copy import deepcopy
 from difflib import get_close_matches
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
 
 from encamp.jobs.positions import KeyPath, Problem
+from encamp.storage.mirror import Mode
+from encamp.storage.outputs import Existing
 
 Scalar = str | int | float | bool
 TimeLimit = Annotated[
@@ -32,6 +34,8 @@ class MirrorTo(_Table, kw_only=True):
     rename: str | None = None
     exclude: list[str] | str = []
     required: bool = True
+    readonly: Annotated[bool, Meta(description="The task does not write to these.")] = False
+    mode: Annotated[Mode, Meta(description="How they come into the task's folder.")] = "auto"
 
 
 class MirrorItem(MirrorTo, kw_only=True):
@@ -46,6 +50,9 @@ class OutputTo(_Table, kw_only=True):
     to: Annotated[str, Meta(description="Folder inside the destination, or anywhere.")] = "."
     rename: str | None = None
     required: bool = True
+    existing: Annotated[
+        Existing, Meta(description="What becomes of a file that is there already.")
+    ] = "replace"
 
 
 class OutputItem(OutputTo, kw_only=True):
@@ -89,6 +96,9 @@ class TaskTable(_Table, kw_only=True):
     mirror: Annotated[Mirrors, Meta(description="Files for the task's folder.")] = {}
     steps: Annotated[Steps, Meta(description="Command lines, run one after the other.")]
     outputs: Annotated[Outputs, Meta(description="Files to bring back, and where to.")] = {}
+    on_failure: Annotated[
+        Outputs, Meta(description="Files to bring back if the task fails, where they are there.")
+    ] = {}
     env: Env = {}
     after: Annotated[
         str | list[str], Meta(description="Tasks that must be done first; globs work.")
@@ -133,6 +143,8 @@ def _explained(message: str, document: dict[str, Any]) -> Problem:
         return Problem((*path, match[1]), _unknown_key(match[1], path), key=True)
     if match := re.fullmatch("Object missing required field `(.*)`", what):
         return Problem(path, f"the key {match[1]!r} is missing here; add {_MISSING[match[1]]}")
+    if path and path[-1] in _CHOICES:
+        return Problem(path, _no_choice(str(path[-1]), _at(document, path)))
     if match := re.fullmatch("Expected `([^`]+)`( >= 0)?.*", what):
         return Problem(path, _wrong_type(match[1], match[2], path, _at(document, path)))
     return Problem(path, what)
@@ -186,6 +198,7 @@ def _table_of(path: KeyPath) -> type[Struct]:
     kinds: dict[str | int, type[Struct]] = {
         "mirror": MirrorItem if in_list else MirrorTo,
         "outputs": OutputItem if in_list else OutputTo,
+        "on_failure": OutputItem if in_list else OutputTo,
         "foreach": Numbers,
         "steps": StepTable,
     }
@@ -197,6 +210,7 @@ _EXAMPLES = {
     "foreach": 'foreach = "data/*.txt" or foreach = { run = { from = 1, to = 70 } }',
     "mirror": 'mirror = { "amp.cir" = "." }',
     "outputs": 'outputs = { "*.raw" = "raw" }',
+    "on_failure": 'on_failure = { "*.log" = "failed" }',
     "env": 'env = { OMP_NUM_THREADS = "1" }',
     "after": 'after = ["mc-*"]',
     "time_limit": 'time_limit = "30 s"',
@@ -209,6 +223,19 @@ _MISSING = {
     "from": "from = 1",
     "to": "to = 10",
 }
+
+
+_CHOICES: dict[str | int, tuple[str, ...]] = {
+    "mode": get_args(Mode),
+    "existing": get_args(Existing),
+}
+
+
+def _no_choice(key: str, value: Any) -> str:
+    close = get_close_matches(str(value), _CHOICES[key], 1)
+    guess = f"; did you mean {close[0]!r}?" if close else ""
+    choices = ", ".join(map(repr, _CHOICES[key]))
+    return f"{key!r} must be one of {choices}, not {described(value)}{guess}"
 
 
 _WANTED = {

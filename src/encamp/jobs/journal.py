@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ Key = dict[str, str]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line: a task was submitted, is done, or has failed."""
+    """One line: a task was submitted, is publishing ``paths``, or is done."""
 
     event: str
     task: str
@@ -34,6 +35,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int = 0
     key: Key = msgspec.field(default_factory=dict)
     report: TaskReport | None = None
+    paths: list[str] = msgspec.field(default_factory=list)
 
 
 class Journal:
@@ -44,12 +46,15 @@ class Journal:
         self.done: dict[str, Record] = {}
         self.attempts: dict[str, int] = {}
         """Tries that tasks have had since they were last done, also in runs that were killed."""
+        self.published: dict[str, set[str]] = {}
+        """Final names that were ever a task's, also where a kill came between them and the rest."""
         self._fd = -1
 
     def read(self) -> None:
         """Take in what is written; a journal that is not there is empty."""
         self.done.clear()
         self.attempts.clear()
+        self.published.clear()
         for record in _records(self.folder / "journal.jsonl"):
             self._take_in(record)
 
@@ -60,6 +65,7 @@ class Journal:
         elif record.event == "submitted":
             self.attempts[record.task] = record.attempt
             self.done.pop(record.task, None)
+        self.published.setdefault(record.task, set()).update(record.paths, _paths(record))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -107,12 +113,19 @@ class Journal:
         records = [*self.done.values()]
         for task, number in self.attempts.items():
             records.append(Record("submitted", task, 0.0, number))
+        for task, paths in self.published.items():
+            if task not in self.done and paths:
+                records.append(Record("publishing", task, 0.0, paths=sorted(paths)))
         partial = self.folder / ".journal.part"
         with partial.open("wb") as file:
             file.writelines(_encoded(record) + b"\n" for record in records)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(self.folder / "journal.jsonl")
+
+
+def _paths(record: Record) -> set[str]:
+    return {output.path for output in record.report.outputs} if record.report else set()
 
 
 @contextmanager
@@ -174,6 +187,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 _open_here: set[Path] = set()
+_entrance = threading.Lock()
 
 
 @contextmanager
@@ -184,22 +198,29 @@ def _alone(folder: Path) -> Iterator[None]:
     worker does not inherit it. Within a process the set of open folders stands in for it.
     """
     real = folder.resolve()
-    if real in _open_here:
-        raise JobBusy(str(folder), "this process")
-    with _refusals(folder):
-        fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _open_here.add(real)
+    with _entrance:
+        if real in _open_here:
+            raise JobBusy(str(folder), "this process")
+        _open_here.add(real)
     try:
+        with _refusals(folder):
+            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise JobBusy(str(folder), _owner(folder)) from None
-        except OSError:
-            pass  # a disk without locks: its users must see to it themselves
-        yield
+            _lock(fd, folder)
+            yield
+        finally:
+            os.close(fd)
     finally:
         _open_here.discard(real)
-        os.close(fd)
+
+
+def _lock(fd: int, folder: Path) -> None:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        raise JobBusy(str(folder), _owner(folder)) from None
+    except OSError:
+        pass  # a disk without locks: its users must see to it themselves
 
 
 def _owner(folder: Path) -> str:

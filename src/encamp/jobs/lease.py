@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encamp.errors import BadDestination
+from encamp.storage.disk import disk_full
 from encamp.storage.process import ProcessFacts, this_process
 from encamp.storage.roots import Portable, local, portable
 
@@ -27,8 +29,13 @@ class Lease:
     controller: ProcessFacts
 
     def take(self) -> None:
-        """Say that the run goes on."""
-        local(self.file).write_text(json.dumps(self.controller.as_dict()))
+        """Say that the run goes on; raises `BadDestination` or `DiskFull`."""
+        file = local(self.file)
+        try:
+            file.write_text(json.dumps(self.controller.as_dict()))
+        except OSError as exc:
+            why = (exc.strerror or str(exc)).lower()
+            raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
     def end(self) -> None:
         """Say that the run is over; may be called twice."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ def map_files(
     to: str | Path,
     outputs: OutputMap = (),
     mirror: MirrorMap = (),
-    name: str = "map",
+    name: str | None = None,
     retries: int = 0,
     time_limit: float | None = None,
     executor: Executor | None = None,
@@ -39,12 +41,14 @@ def map_files(
     ``files`` is a pattern or several (or paths). A function is called with the file's name in the
     task's folder, before any arguments of its own; command lines and outputs may hold
     ``{input}``, ``{name}``, ``{stem}``, ``{suffix}`` and the like. ``mirror`` is what all tasks
-    share. Tasks are called after the files' stems. The rest is as in `Job` and `Job.run`.
+    share. Tasks are called after the files' stems, the job after its first step unless ``name``
+    says otherwise. The rest is as in `Job` and `Job.run`.
 
         encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
     """
-    job = Job(name, to=to, mirror=mirror, retries=retries, time_limit=time_limit)
     given = as_steps(steps)
+    called = name or f"map-{_first_word(given[0])}"
+    job = Job(called, to=to, mirror=mirror, retries=retries, time_limit=time_limit)
     found = _found(files, job.base)
     for path, values in zip(found, expand_files(found), strict=True):
         task = values["stem"]
@@ -60,6 +64,11 @@ def map_files(
             outputs=[_filled(output, values) for output in as_outputs(outputs)],
         )
     return job.run(executor, **run_options)
+
+
+def _first_word(step: Call | Command) -> str:
+    words = re.findall(r"[\w.+-]+", step.label.rpartition("<locals>.")[2])
+    return words[0][:60] if words else "files"
 
 
 def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
@@ -84,4 +93,4 @@ def _filled(output: Output, values: dict[str, str]) -> Output:
     if to.startswith("~") and not output.to.startswith("~"):
         to = f"./{to}"  # a file's name, not somebody's home
     rename = None if output.rename is None else fill_rename(output.rename, values)
-    return Output(fill_pattern(output.pattern, values), to, rename, output.required)
+    return replace(output, pattern=fill_pattern(output.pattern, values), to=to, rename=rename)

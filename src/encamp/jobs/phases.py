@@ -28,6 +28,7 @@ from encamp.agent.processes import end_descendants
 from encamp.errors import EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.job import Call, Command
+from encamp.jobs.lease import Watch
 from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
@@ -162,7 +163,7 @@ class _Attempt:
 
     def _check_wanted(self) -> None:
         """Stop where nobody would take what is staged, and nobody would clear it away."""
-        if orphaned():
+        if orphaned() or Watch(self.work.lease).over():
             raise Stopped
 
     def _bring_log(self, path: Path) -> None:
@@ -197,7 +198,6 @@ class _Attempt:
 
     def _failed(self, exc: BaseException) -> None:
         self.outcome.error = portable_error(exc)
-        self.outcome.error_text = "".join(traceback.format_exception(exc))
 
 
 def _pickled(value: object) -> bytes | None:

@@ -19,6 +19,7 @@ from secrets import token_hex
 
 from encamp.agent.slots import slots_here
 from encamp.errors import (
+    BadDestination,
     CommandNotFound,
     DiskFull,
     EncampError,
@@ -106,6 +107,7 @@ def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Exec
 
 
 _Arrival = tuple[str, "Future[Outcome]"]
+_Done = tuple[str, Outcome, list[Published]]
 
 
 class _Run:
@@ -130,7 +132,6 @@ class _Run:
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
         self.finals = {str(final): task for final, task in prepared.finals.items()}
-        self.own = {name: _paths(record) for name, record in journal.done.items()}
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
@@ -150,7 +151,8 @@ class _Run:
             self._loop()
         except BaseException:
             self._stop()
-            self._report(interrupted=True)
+            with suppress(EncampError, OSError):  # what stopped the run matters more
+                self._report(interrupted=True)
             raise
         finally:
             self.lease.end()
@@ -182,14 +184,15 @@ class _Run:
             self.interrupts.check()
             if self.running:
                 self._take_in(self._arrivals())
-            if self.parked:
-                self._unpark()
+            self._unpark()
 
     def _unpark(self) -> None:
-        """Try a task again that found no room: another has ended, or nothing else runs."""
-        name, current = self.parked.popitem()
-        self.running[name] = current
-        self._submit(name)
+        """Try tasks again that found no room, if another has ended or nothing else runs."""
+        for name, current in list(self.parked.items()):
+            if len(self.ended) > current.parked_at or not self.running:
+                del self.parked[name]
+                self.running[name] = current
+                self._submit(name)
 
     def _begin(self, name: str) -> None:
         """Hand a ready task to the executor, unless there is a reason not to run it."""
@@ -270,15 +273,27 @@ class _Run:
 
     def _take_in(self, arrivals: list[_Arrival]) -> None:
         """Publish what is done, then journal it: a record follows what it speaks of."""
-        done: list[tuple[str, Outcome, list[Published]]] = []
+        done: list[_Done] = []
         for name, future in arrivals:
             self.futures.discard(future)
             outcome = self._outcome(name, future)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
-        flush_folders(parents(one for _, _, published in done for one in published))
+        done = self._flushed(done)
         for name, outcome, published in done:
             self._done(name, outcome, published)
+
+    def _flushed(self, done: list[_Done]) -> list[_Done]:
+        """Those whose new names are on the disk; the others have failed."""
+        try:
+            flush_folders(parents(one for _, _, published in done for one in published))
+        except OSError as exc:
+            for name, outcome, _ in done:
+                why = f"its names may not be on the disk: {exc.strerror or exc}"
+                outcome.error = BadDestination(str(exc.filename or self.job.to), why)
+                self._failed(name, outcome)
+            return []
+        return done
 
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """What a future holds, as an outcome; None if the task was handed over once more."""
@@ -288,7 +303,7 @@ class _Run:
             return Outcome(error=Abandoned())
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             why = f"{type(raised).__name__}: {raised}"
-            return Outcome(error=TaskLost(name, "its host", None, why), error_text=why)
+            return Outcome(error=TaskLost(name, "its host", None, why))
         outcome = future.result()
         if not isinstance(outcome.error, NotImportable):
             return outcome
@@ -307,9 +322,13 @@ class _Run:
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
-                return publish(outcome.staged, flush=False, own=self.own.get(name, ()))
-            except EncampError as exc:
-                outcome.error, outcome.error_text = exc, str(exc)
+                own = frozenset(self.journal.published.get(name, ()))
+                if outcome.staged:
+                    names = [final_name(one.final) for one in outcome.staged]
+                    self.journal.write(Record("publishing", name, time.time(), paths=names))
+                return publish(outcome.staged, flush=False, own=own)
+            except (EncampError, OSError) as exc:
+                outcome.error = exc
         self._failed(name, outcome)
         return None
 
@@ -335,15 +354,13 @@ class _Run:
         current.attempts.append(attempt_report(current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
-        if isinstance(outcome.error, Abandoned) or self.stopping:
+        if self.stopping:
             self.running.pop(name)
             return
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
-            current.tries -= 1  # waiting for room is no failure
-            self.parked[name] = self.running.pop(name)
-            unstage(outcome.rescued)
+            self._park(name, outcome)
             return
-        hopeless = isinstance(outcome.error, InputError | CommandNotFound)
+        hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, str(outcome.error))
             unstage(outcome.rescued)
@@ -352,6 +369,16 @@ class _Run:
         self.running.pop(name)
         report = task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(outcome)))
+
+    def _park(self, name: str, outcome: Outcome) -> None:
+        """Put a task aside that found no room until another has ended: that is no failure."""
+        current = self.running.pop(name)
+        current.tries -= 1
+        current.number -= 1
+        current.attempts.pop()
+        current.parked_at = len(self.ended)
+        self.parked[name] = current
+        unstage(outcome.rescued)
 
     def _rescue(self, outcome: Outcome) -> list[Published]:
         """Publish what a failed task was asked to leave; what cannot be is let go."""
@@ -391,8 +418,3 @@ class _Run:
         if isinstance(self.executor, ThreadPoolExecutor):
             return f"{self.workers} slots on this host"
         return type(self.executor).__name__
-
-
-def _paths(record: Record) -> frozenset[str]:
-    outputs = record.report.outputs if record.report else []
-    return frozenset(output.path for output in outputs)

@@ -61,7 +61,6 @@ class Outcome:
     value: bytes | None = None
     """What the last Python step returned, pickled: the worker need not know its class."""
     error: BaseException | None = None
-    error_text: str = ""
 
 
 class NotImportable(Exception):

@@ -13,6 +13,7 @@ one with the source's own permissions, of which tasks get copies or overlays.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -25,13 +26,14 @@ from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
 
-from encamp.errors import BadJob, DiskFull, SourceChanged
+from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import free_space, named_error
 from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
 from encamp.storage.mirror import Item
-from encamp.storage.process import boot_id, start_of, this_process
+from encamp.storage.owner import named_refusals
+from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.remote import download
 from encamp.storage.roots import SharedPath, local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
@@ -63,8 +65,9 @@ class HostCache:
         self._channel = channel
         self.root = self._storage / "cache"
         self._locks = self.root / "locks"
-        for name in ("files", "trees", "partial"):
-            (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        with named_refusals(self._storage):
+            for name in ("files", "trees", "partial"):
+                (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._used: dict[str, Row] = {}
         self._held: dict[str, KeyLock] = {}
         self.files = 0
@@ -243,9 +246,10 @@ class HostCache:
             return f"it changed: {rows[0].state}, now {_state(item)}"
         if rows:
             return "it is wanted read-only too" if item.readonly else "it is wanted writable too"
-        if events:
-            return f"it was {events[-1].what}: {events[-1].why}"
-        return "first use on this host"
+        if not events:
+            return "first use on this host"
+        last = events[-1]
+        return "its entry was gone" if last.what == "fetched" else f"it was {last.what}: {last.why}"
 
     def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
         """`room` where ``need`` is a good part of what is free; nothing where there is plenty."""
@@ -261,8 +265,7 @@ class HostCache:
         What others are about to write counts as written. The least recently used entries are
         evicted where the disk asks for it. Raises `DiskFull`.
         """
-        facts = this_process()
-        owner = f"{facts.pid}:{facts.start}:{token_hex(4)}"
+        owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
         if (lacking := need - self._free_for(need, owner)) > 0:
             self._evict(lacking, what, spare=set())
             if (free := self._free_for(need, owner)) < need:
@@ -370,6 +373,10 @@ class HostCache:
                 row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
                 index.add(row)
 
+    def seal(self, item: Item) -> Path:
+        """The file that vouches for a tree: emptied, the tree is looked through at its next use."""
+        return self._entry(_key(item), "tree") / "boot"
+
     def forget_damaged(self, item: Item) -> None:
         """Have the entry of an input that a task wrote to fetched anew."""
         entry = self._entry(_key(item), item.kind)
@@ -447,8 +454,8 @@ def _measured(entry: Path) -> tuple[int, int]:
 
 def _forget_dead(index: Index) -> None:
     for owner, _ in index.rooms():
-        pid, start = owner.split(":")[:2]
-        if start_of(int(pid)) != start:
+        facts = facts_from(json.loads(owner))
+        if facts is None or facts.known_dead:
             index.give_room_back(owner)
 
 
@@ -472,11 +479,13 @@ def clear_cache(*, dry_run: bool = False) -> int:
         return 0
     freed = 0
     with HostCache() as cache:
+        names = {row.key: row.source for row in cache.rows()}
         for kind in ("file", "tree"):
             for entry in sorted((cache.root / f"{kind}s").glob("*/*")):
-                size, _ = _measured(entry)
-                if dry_run or cache.drop(
-                    entry.name, kind, "unknown", "the cache was cleared", linked=True
-                ):
-                    freed += size
+                with suppress(FileNotFoundError, UnusableInput):  # somebody else clears too
+                    size, _ = _measured(entry)
+                    name = names.get(entry.name, "unknown")
+                    why = "the cache was cleared"
+                    if dry_run or cache.drop(entry.name, kind, name, why, linked=True):
+                        freed += size
     return freed

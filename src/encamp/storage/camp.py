@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
-from encamp.errors import InputDamaged
+from encamp.errors import InputDamaged, printable
 from encamp.storage.cache import HostCache
 from encamp.storage.mirror import Item
 from encamp.storage.owner import OwnedFolder
@@ -30,6 +31,7 @@ class Camp:
             raise
         self._placer = Placer(self._owned, self._cache)
         self._inputs: set[str] = set()
+        self._damaged: str | None = None
 
     @property
     def placed(self) -> Placed:
@@ -57,17 +59,26 @@ class Camp:
         self._inputs.update(item.target for item in items)
 
     def check_inputs(self, task: str) -> None:
-        """Raise `InputDamaged` if the task wrote to what it shares with others."""
-        if (path := self._placer.damaged()) is not None:
-            raise InputDamaged(task, path)
+        """Raise `InputDamaged` if the task wrote to what it shares with others, now or before."""
+        if self._damaged is None:
+            self._damaged = self._placer.damaged()
+        if self._damaged is not None:
+            raise InputDamaged(task, self._damaged)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
         """`OwnedFolder.note_parts`."""
         self._owned.note_parts(parts)
 
     def strike(self) -> None:
-        """Remove the folder; may be called twice, and from a process that is about to end."""
-        self._owned.strike()
+        """Remove the folder; may be called twice, and from a process that is about to end.
+
+        What cannot be removed (root's files, made by a container) is warned of and left to
+        `encamp clean`: it is no reason to lose a result.
+        """
+        try:
+            self._owned.strike()
+        except OSError as exc:
+            warnings.warn(f"cannot remove {printable(self.path)}: {exc}", stacklevel=2)
         self._cache.close()
 
     def keep(self) -> Path:

@@ -37,18 +37,25 @@ def copy_file(source: Path, target: Path, expected: tuple[int, int] | None, mode
 def _write_new(reader: int, status: os.stat_result, source: Path, target: Path, mode: int) -> None:
     writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        copied = _copy_bytes(reader, writer, status.st_size)
-        now = os.fstat(reader)
-        before = (status.st_size, status.st_mtime_ns)
-        if copied != status.st_size or (now.st_size, now.st_mtime_ns) != before:
-            raise SourceChanged(str(source))
-        os.fchmod(writer, mode & 0o777)
-        os.utime(writer, ns=(status.st_atime_ns, status.st_mtime_ns))
+        try:
+            _fill(reader, writer, status, source, target)
+            os.fchmod(writer, mode & 0o777)
+            os.utime(writer, ns=(status.st_atime_ns, status.st_mtime_ns))
+        finally:
+            os.close(writer)  # may tell of bytes that the disk could not keep after all
     except BaseException:
         target.unlink(missing_ok=True)
         raise
-    finally:
-        os.close(writer)
+
+
+def _fill(reader: int, writer: int, status: os.stat_result, source: Path, target: Path) -> None:
+    copied = _copy_bytes(reader, writer, status.st_size)
+    now = os.fstat(reader)
+    before = (status.st_size, status.st_mtime_ns)
+    if copied != status.st_size or (now.st_size, now.st_mtime_ns) != before:
+        raise SourceChanged(str(source))
+    if os.fstat(writer).st_size != copied:
+        raise OSError(errno.EIO, "the disk kept fewer bytes than were written", str(target))
 
 
 def _copy_bytes(reader: int, writer: int, size: int) -> int:

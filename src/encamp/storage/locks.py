@@ -11,7 +11,7 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -45,8 +45,10 @@ class KeyLock:
     def close(self) -> None:
         """Give it up; may be called twice."""
         if self._fd >= 0:
-            self.release()
-            os.close(self._fd)
+            with suppress(OSError):
+                self.release()
+            with suppress(OSError):  # it is closed whatever close(2) says
+                os.close(self._fd)
             self._fd = -1
 
     def _request(self, kind: int) -> bytes:
@@ -60,6 +62,16 @@ def alone(file: Path, key: str) -> Iterator[None]:
     try:
         lock.take()
         yield
+    finally:
+        lock.close()
+
+
+@contextmanager
+def alone_if_free(file: Path, key: str) -> Iterator[bool]:
+    """Hold the lock of ``key`` alone for the time of a block if nobody else has it, and say so."""
+    lock = KeyLock(file, key)
+    try:
+        yield lock.take_if_free()
     finally:
         lock.close()
 

@@ -56,6 +56,9 @@ class Mirror:
     mode: Mode = "auto"
 
     def __post_init__(self) -> None:
+        for given in (self.pattern, self.to):
+            if not isinstance(given, str | os.PathLike):
+                raise BadJob(f"mirror: {given!r}", "is no path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", os.fspath(self.to))
         if self.mode not in get_args(Mode):
@@ -75,7 +78,7 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     if isinstance(spec, str | Path):
         return (Mirror(str(spec)),)
     if isinstance(spec, Mapping):
-        return tuple(Mirror(str(pattern), str(to)) for pattern, to in spec.items())
+        return tuple(Mirror(pattern, to) for pattern, to in spec.items())
     return tuple(item if isinstance(item, Mirror) else Mirror(str(item)) for item in spec)
 
 

@@ -16,15 +16,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from encamp.errors import ModeRefused
+from encamp.errors import EncampError, ModeRefused
 from encamp.storage import overlay
 from encamp.storage.mirror import Item
+from encamp.storage.owner import OwnedFolder
 
 Way = Literal["overlay", "reflink", "link", "copy", "direct"]
 """``direct``: copied from the source, past the cache, as only one task wants it."""
@@ -46,13 +46,13 @@ def way_of(item: Item, storage: Path) -> tuple[Way, str]:
     if not item.cached and item.url is None:
         return "direct", "only one task wants it"
     worth = _worth_a_mount(item)
-    if item.kind == "tree" and worth and overlay.why_not(storage) is None:
+    if item.kind == "tree" and worth and why_no_overlay(storage) is None:
         return "overlay", "the kernel lets us mount, and it is big enough"
     if why_no_reflink(storage) is None:
         return "reflink", "the disk shares blocks between copies"
     if item.readonly:
         return "link", "it is declared read-only"
-    if worth and overlay.why_not(storage) is None:
+    if worth and why_no_overlay(storage) is None:
         return "overlay", "the kernel lets us mount, and it is big enough"
     return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
 
@@ -74,7 +74,7 @@ def _worth_a_mount(item: Item) -> bool:
 def _asked_for(item: Item, storage: Path) -> Way:
     why = None
     if item.mode == "overlay":
-        why = overlay.why_not(storage)
+        why = why_no_overlay(storage)
     elif item.mode == "reflink":
         why = why_no_reflink(storage)
     if why is not None:
@@ -84,13 +84,33 @@ def _asked_for(item: Item, storage: Path) -> Way:
 
 
 @cache
-def why_no_reflink(storage: Path) -> str | None:
+def why_no_overlay(_storage: Path) -> str | None:
+    """Why this process cannot mount overlays in the local storage; None if it can."""
+    return _tried(overlay.why_not)
+
+
+@cache
+def why_no_reflink(_storage: Path) -> str | None:
     """Why files of this disk cannot be copied by sharing their blocks; None if they can."""
+    return _tried(_why_no_reflink)
+
+
+def _tried(trial: Callable[[Path], str | None]) -> str | None:
+    """What a trial in a folder of its own says; what a kill leaves of it is reclaimed."""
     try:
-        with tempfile.TemporaryDirectory(dir=storage, prefix="reflink-") as name:
-            first = Path(name, "first")
-            first.write_bytes(b"\0" * 4096)
-            reflink(first, Path(name, "second"))
+        owned = OwnedFolder("trial")
+        try:
+            return trial(owned.task)
+        finally:
+            owned.strike()
+    except (OSError, EncampError) as exc:
+        return f"it could not be tried: {exc}"
+
+
+def _why_no_reflink(folder: Path) -> str | None:
+    try:
+        (folder / "first").write_bytes(b"\0" * 4096)
+        reflink(folder / "first", folder / "second")
     except OSError as exc:
         return f"the disk refuses: {exc.strerror}"
     return None

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import Literal, get_args
+from typing import Literal, NoReturn, get_args
 
 from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
 from encamp.storage import remote
@@ -58,6 +60,9 @@ class Output:
     def __post_init__(self) -> None:
         if self.existing not in get_args(Existing):
             raise BadJob(f"existing={self.existing!r}", f"is none of {get_args(Existing)}")
+        for given in (self.pattern, self.to):
+            if not isinstance(given, str | os.PathLike):
+                raise BadJob(f"outputs: {given!r}", "is no path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", os.fspath(self.to))
 
@@ -73,7 +78,7 @@ def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
     if isinstance(spec, str | Path):
         return (Output(str(spec)),)
     if isinstance(spec, Mapping):
-        return tuple(Output(str(pattern), str(to)) for pattern, to in spec.items())
+        return tuple(Output(pattern, to) for pattern, to in spec.items())
     return tuple(item if isinstance(item, Output) else Output(str(item)) for item in spec)
 
 
@@ -158,7 +163,10 @@ def stage(
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
-    wanted = _wanted(folder, outputs, destination, task, inputs)
+    try:
+        wanted = _wanted(folder, outputs, destination, task, inputs)
+    except OSError as exc:
+        raise BadDestination(str(destination), _unreadable(exc, folder)) from exc
     parts = {final: _part(final, f"{token}-{number}") for number, final in enumerate(wanted)}
     if announce is not None:
         announce([part for part in parts.values() if isinstance(part, Path)])
@@ -189,9 +197,10 @@ def unstage(staged: Iterable[Staged]) -> None:
     """Remove staged files that will not be published."""
     for one in staged:
         if is_url(one.part):
-            remote.remove(str(one.part))
+            with suppress(BadDestination):  # a place that cannot be reached keeps it
+                remote.remove(str(one.part))
         else:
-            local(one.part).unlink(missing_ok=True)
+            _discard(local(one.part))
 
 
 def _portable_name(path: Path) -> Portable:
@@ -240,11 +249,16 @@ def _matches(folder: Path, output: Output) -> Iterator[tuple[str, PurePosixPath]
 
 def _files_below(top: Path, folder: Path) -> Iterator[str]:
     """The task's own files below ``top``, in a fixed order, by their paths from there."""
-    for at, folders, names in os.walk(top):
+    for at, folders, names in os.walk(top, onerror=_not_listed):
         folders.sort(key=os.fsencode)
         for path in sorted((Path(at, name) for name in names), key=os.fsencode):
             if _is_own_file(path, folder):
                 yield str(path.relative_to(top))
+
+
+def _not_listed(exc: OSError) -> NoReturn:
+    """What is in a folder that cannot be listed would be missing without a word."""
+    raise exc
 
 
 def _is_own_file(path: Path, folder: Path) -> bool:
@@ -267,12 +281,19 @@ def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
-        part.unlink(missing_ok=True)
+        _discard(part)
         raise _named(exc, source, final) from exc
     except BaseException:
-        part.unlink(missing_ok=True)
+        _discard(part)
         raise
     return size, digest
+
+
+def _discard(part: Path) -> None:
+    try:
+        part.unlink(missing_ok=True)
+    except OSError as exc:
+        warnings.warn(f"cannot remove the temporary file {printable(part)}: {exc}", stacklevel=3)
 
 
 def _pump(reader: int, writer: int) -> tuple[int, str]:
@@ -295,7 +316,11 @@ def _permissions(fd: int) -> int:
 def _named(exc: OSError, source: Path, final: Path) -> Exception:
     if full := disk_full(exc, final, source.stat().st_size):
         return full
-    why = (exc.strerror or str(exc)).lower()
     if exc.filename == str(source):
-        why = f"what the task made, {printable(source)}, cannot be read: {why}"
-    return BadDestination(str(final), why)
+        return BadDestination(str(final), _unreadable(exc, source))
+    return BadDestination(str(final), (exc.strerror or str(exc)).lower())
+
+
+def _unreadable(exc: OSError, source: Path) -> str:
+    why = (exc.strerror or str(exc)).lower()
+    return f"what the task made, {printable(exc.filename or source)}, cannot be read: {why}"

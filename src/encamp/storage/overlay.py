@@ -11,8 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import stat
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,12 @@ _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 _MNT_DETACH = 2
+SCRATCH = "over-"
+"""How the names of folders begin that hold a mount's changes, one beside a task's folder each."""
+VIEW = "view"
+"""The folder there that is shown under the task's."""
+_WHAT = "what"
+"""The file in such a folder that says what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
 """What a path in the mount options must not hold."""
 
@@ -27,7 +33,6 @@ _SPECIAL = set(",:\\")
 class _State:
     """What this process knows about its own abilities."""
 
-    why_not: dict[str, str | None] = {}  # noqa: RUF012 - one table a process
     in_namespace = False
 
 
@@ -44,6 +49,7 @@ def mount(lower: Path, target: Path, scratch: Path) -> None:
     options = f"lowerdir={lower},upperdir={upper},workdir={work}"
     if _State.in_namespace:
         options += ",userxattr"
+        (scratch / _WHAT).write_bytes(b"\0".join(map(os.fsencode, (lower, target))))
     _call("mount", b"encamp", os.fsencode(target), b"overlay", 0, os.fsencode(options))
 
 
@@ -55,13 +61,60 @@ def unmount_below(folder: Path) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Turn every mount at or below ``folder`` into plain files, as they are seen now."""
+    """Turn every mount at or below ``folder`` into plain files, as they are seen now.
+
+    What was there for the mounts only is removed.
+    """
+    recover(folder)
     for point in reversed(mounts_below(folder)):
         seen, plain = Path(point), Path(f"{point}.plain")
         shutil.copytree(seen, plain, symlinks=True)
         _call("umount2", os.fsencode(point), _MNT_DETACH)
         shutil.rmtree(seen)
         plain.rename(seen)
+    for scratch in (folder / VIEW, *folder.glob(f"{SCRATCH}*")):
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Make plain files of what was seen by mounts that went with the namespace of their process."""
+    for scratch in sorted(folder.glob(f"{SCRATCH}*"), key=_number):
+        with suppress(FileNotFoundError):
+            lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
+            if target not in mounts_below(folder):
+                with suppress(FileNotFoundError):  # nobody held it any more: it was evicted
+                    shutil.copytree(lower, target, symlinks=True, dirs_exist_ok=True)
+                _apply(scratch / "upper", Path(target))
+            (scratch / _WHAT).unlink()
+
+
+def _number(scratch: Path) -> int:
+    """Mounts are made one upon the other, in this order."""
+    return int(scratch.name.removeprefix(SCRATCH))
+
+
+def _apply(upper: Path, target: Path) -> None:
+    """Move the changes of an overlay to where they were seen, see the kernel's overlayfs.rst."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    for change in upper.iterdir():
+        place, kind = target / change.name, stat.S_IFMT(change.lstat().st_mode)
+        joins = kind == stat.S_IFDIR and not _is_opaque(change)
+        if place.is_symlink() or not place.is_dir():
+            place.unlink(missing_ok=True)
+        elif not joins:
+            shutil.rmtree(place)
+        if joins:
+            _apply(change, place)
+        elif kind != stat.S_IFCHR:  # which stands for what was removed
+            change.replace(place)
+
+
+def _is_opaque(folder: Path) -> bool:
+    """Whether a folder of the changes took the place of one that was removed."""
+    try:
+        return os.getxattr(folder, "user.overlay.opaque") == b"y"
+    except OSError:
+        return False
 
 
 def mounts_below(folder: Path) -> list[str]:
@@ -83,31 +136,19 @@ def _unescaped(field: bytes) -> str:
     return os.fsdecode(plain)
 
 
-def why_not(storage: Path) -> str | None:
-    """Why no overlay can be mounted in ``storage`` by this process; None if one can.
-
-    Tried once in the life of a process.
-    """
-    key = str(storage)
-    if key not in _State.why_not:
-        _State.why_not[key] = _tried(storage)
-    return _State.why_not[key]
-
-
-def _tried(storage: Path) -> str | None:
+def why_not(folder: Path) -> str | None:
+    """Why this process cannot mount overlays in ``folder``, an empty one; None if it can."""
     if sys.platform != "linux":
         return "only Linux has overlay mounts"
     if os.geteuid() != 0 and not _State.in_namespace:
         return "only root, or a task in a process of its own, may mount"
-    with tempfile.TemporaryDirectory(dir=storage, prefix="overlay-") as name:
-        trial = Path(name)
-        for folder in ("lower", "target"):
-            (trial / folder).mkdir()
-        try:
-            mount(trial / "lower", trial / "target", trial / "scratch")
-        except OSError as exc:
-            return f"the kernel refuses an overlay mount: {exc.strerror or exc}"
-        unmount_below(trial)
+    try:
+        for name in ("lower", "target"):
+            (folder / name).mkdir()
+        mount(folder / "lower", folder / "target", folder / "scratch")
+    except OSError as exc:
+        return f"the kernel refuses an overlay mount: {exc.strerror or exc}"
+    unmount_below(folder)
     return None
 
 
@@ -115,8 +156,18 @@ def enter_namespace() -> bool:
     """Give this process mounts of its own; returns whether it worked.
 
     For a process with one thread that is not root. It keeps its user and group; of other users and
-    groups it only sees that they are somebody else.
+    groups it only sees that they are somebody else. A child tries it first, for a process that
+    got only half-way would be nobody.
     """
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _entered() else 1)
+    _, status = os.waitpid(child, 0)
+    _State.in_namespace = status == 0 and _entered()
+    return _State.in_namespace
+
+
+def _entered() -> bool:
     user, group = os.geteuid(), os.getegid()
     try:
         _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS)
@@ -126,7 +177,6 @@ def enter_namespace() -> bool:
         _call("mount", None, b"/", None, _MS_REC_PRIVATE, None)
     except OSError:
         return False
-    _State.in_namespace = True
     return True
 
 

@@ -19,7 +19,7 @@ from secrets import token_hex
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
 from encamp.storage.disk import disk_full
-from encamp.storage.locks import KeyLock, shared
+from encamp.storage.locks import alone_if_free, shared
 from encamp.storage.outputs import PART
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
@@ -28,6 +28,7 @@ from encamp.storage.strike import strike
 LOCK = ".lock"
 TASK = "task"
 PARTS = "parts"
+LINKED = "linked"
 TRIALS = "trials"
 _TRYING = "locks"
 _SMALLEST = 4096
@@ -79,25 +80,54 @@ class OwnedFolder:
         with suppress(OSError):
             (self.path / PARTS).write_bytes(b"\0".join(os.fsencode(part) for part in parts))
 
+    def note_linked(self, seals: Iterable[Path]) -> None:
+        """Note seals of trees that the task could write to; none once that was looked at.
+
+        A tree whose seal is broken is looked through before it is used again: so it is if this
+        folder goes while they are noted, for the task may have failed or died in the act.
+        """
+        with suppress(OSError):
+            (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(seal) for seal in seals))
+
     def strike(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
 
-        Does nothing in a process that was forked from the owner.
+        What the disk does not let go of is warned of and stays, with nobody for an owner: the work
+        is done by now. Does nothing in a process that was forked from the owner.
         """
         if self._lock >= 0 and self._pid == os.getpid():
-            _strike(self.path, self._root)
-            self._release()
+            try:
+                _strike(self.path, self._root)
+            except OSError as exc:
+                _warn_of(self.path, exc)
+            finally:
+                self._release()
 
     def keep(self) -> Path:
-        """Move the folder out of the owned ones and return its new place."""
-        target = _keep(self.path, self._root)
+        """Move the folder out of the owned ones and return its new place.
+
+        Raises `DiskFull` or `BadLocalStorage`.
+        """
+        with named_refusals(self._root):
+            target = _keep(self.path, self._root)
         self._release()
         return target
 
     def _release(self) -> None:
-        _lock_of(self.path).unlink(missing_ok=True)
-        os.close(self._lock)
+        with suppress(OSError):
+            _lock_of(self.path).unlink(missing_ok=True)
+        with suppress(OSError):  # it is closed whatever close(2) says
+            os.close(self._lock)
         self._lock = -1
+
+
+@contextmanager
+def named_refusals(root: Path, need: int = _SMALLEST) -> Iterator[None]:
+    """Raise what the local storage's disk refuses as `DiskFull` or `BadLocalStorage`."""
+    try:
+        yield
+    except OSError as exc:
+        raise disk_full(exc, root, need) or _refused(root, exc) from exc
 
 
 def _refused(root: Path, exc: OSError) -> BadLocalStorage:
@@ -105,15 +135,24 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
 
 
 def _strike(folder: Path, root: Path) -> None:
+    _break_seals(folder)
     overlay.unmount_below(folder)
     strike(folder, root)
 
 
 def _keep(folder: Path, root: Path) -> Path:
+    _break_seals(folder)
     overlay.settle(folder)
     parent = kept(root)
     parent.mkdir(mode=0o700, exist_ok=True)
     return folder.rename(parent / folder.name)
+
+
+def _break_seals(folder: Path) -> None:
+    with suppress(OSError):
+        for name in filter(None, (folder / LINKED).read_bytes().split(b"\0")):
+            with suppress(OSError):
+                os.truncate(name, 0)
 
 
 def keep_dead(folder: Path) -> Path | None:
@@ -208,7 +247,8 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
     root = local_storage()  # nothing is removed from a folder that is not this user's own
     if not dry_run:
         _clear_trials(root)
-    names = set(os.listdir(parent))
+    with named_refusals(root):
+        names = set(os.listdir(parent))
     folders = {name.removesuffix(LOCK) for name in names}
     return [
         parent / name
@@ -233,23 +273,27 @@ def _clear_trials(root: Path) -> None:
     folder = root / TRIALS
     if not folder.is_dir():
         return
-    lock = KeyLock(folder / _TRYING, TRIALS)
     try:
-        if lock.take_if_free():
-            overlay.unmount_below(folder)
-            for left in folder.iterdir():
-                if left.name != _TRYING:
-                    strike(left, root)
-    finally:
-        lock.close()
+        with alone_if_free(folder / _TRYING, TRIALS) as free:
+            if free:
+                overlay.unmount_below(folder)
+                for left in folder.iterdir():
+                    if left.name != _TRYING:
+                        strike(left, root)
+    except OSError as exc:
+        _warn_of(folder, exc)
 
 
 def _reclaimed(folder: Path, *, dry_run: bool) -> bool:
     try:
         return reclaim_folder(folder, dry_run=dry_run)
     except OSError as exc:
-        warnings.warn(f"cannot remove the leftover {printable(folder)}: {exc}", stacklevel=3)
+        _warn_of(folder, exc)
         return False
+
+
+def _warn_of(leftover: Path, exc: OSError) -> None:
+    warnings.warn(f"cannot remove the leftover {printable(leftover)}: {exc}", stacklevel=4)
 
 
 def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:

@@ -11,6 +11,7 @@ import os
 import threading
 from contextlib import suppress
 
+from encamp.errors import EncampError
 from encamp.storage.camp import Camp
 from encamp.storage.mirror import Item
 
@@ -29,7 +30,7 @@ def persistent_camp(name: str, items: list[Item], *, renew: bool) -> Camp:
     _forget_parents()
     with _lock:
         camp, before = _idle.pop(name, (None, []))
-    if camp is not None and (renew or before != items):
+    if camp is not None and (renew or before != items or not camp.folder.is_dir()):
         camp.strike()
         camp = None
     if camp is None:
@@ -45,13 +46,22 @@ def persistent_camp(name: str, items: list[Item], *, renew: bool) -> Camp:
 
 
 def give_back(name: str, camp: Camp) -> None:
-    """Let the next user have the folder; one too many is struck."""
+    """Let the next user have the folder; one too many, or with damaged inputs, is struck."""
+    sound = _is_sound(name, camp)
     with _lock:
         items = _given.pop(camp)
-        if name not in _idle:
+        if sound and name not in _idle:
             _idle[name] = (camp, items)
             return
     camp.strike()
+
+
+def _is_sound(name: str, camp: Camp) -> bool:
+    try:
+        camp.check_inputs(name)
+    except (EncampError, OSError):
+        return False
+    return True
 
 
 def strike_idle() -> None:

@@ -23,7 +23,7 @@ from encamp.storage.copy import copy_file
 from encamp.storage.disk import named_error
 from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
-from encamp.storage.owner import OwnedFolder, trials
+from encamp.storage.owner import OwnedFolder, named_refusals, trials
 from encamp.storage.roots import local
 from encamp.storage.tree import link_tree, tree_state, walk
 from encamp.storage.visible import until_not_older
@@ -59,14 +59,19 @@ class Placer:
 
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch into the cache what goes by it; raises as `place` does."""
-        self._cache.bring(item for item, way in self._ways(items) if way != "direct")
+        with named_refusals(self._owned.storage):
+            self._cache.bring(item for item, way in self._ways(items) if way != "direct")
 
     def place(self, items: Iterable[Item]) -> None:
         """Put every item of a plan into the folder.
 
-        Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `ModeRefused`, `SourceChanged`
-        or `DiskFull`.
+        Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `ModeRefused`, `SourceChanged`,
+        `DiskFull` or `BadLocalStorage`.
         """
+        with named_refusals(self._owned.storage):
+            self._place(items)
+
+    def _place(self, items: Iterable[Item]) -> None:
         ways = self._ways(items)
         self._cache.bring(item for item, way in ways if way != "direct")
         need = sum(item.size for item, way in ways if way in ("copy", "direct"))
@@ -135,7 +140,7 @@ class Placer:
             if entry.kind == "folder":
                 self._inner_folder(f"{item.target}/{entry.path}")
             elif entry.kind == "link":
-                os.symlink(os.readlink(f"{origin}/{entry.path}"), f"{top}/{entry.path}")
+                os.symlink(entry.goal, f"{top}/{entry.path}")
             else:
                 place = f"{top}/{entry.path}"
                 self._one(f"{origin}/{entry.path}", place, entry.status, item, way)
@@ -154,6 +159,7 @@ class Placer:
             return False
         self._safe.add(path)
         self.placed.linked_trees.append(item)
+        self._owned.note_linked(map(self._cache.seal, self.placed.linked_trees))
         return True
 
     def _file(self, origin: Path, item: Item, way: Way) -> None:
@@ -178,7 +184,7 @@ class Placer:
         """
         if not items:
             return
-        view = self._owned.path / "view"
+        view = self._owned.path / overlay.VIEW
         view.mkdir(mode=0o700)
         for item in items:
             place = view / item.target
@@ -196,7 +202,7 @@ class Placer:
         raise SourceChanged(item.name)
 
     def _mount(self, lower: Path, target: Path) -> None:
-        scratch = self._owned.path / f"over-{self._mounts}"
+        scratch = self._owned.path / f"{overlay.SCRATCH}{self._mounts}"
         self._mounts += 1
         overlay.mount(lower, target, scratch)
 
@@ -223,7 +229,11 @@ class Placer:
             self._folder(PurePosixPath(target))
 
     def damaged(self) -> str | None:
-        """A linked file that was written to since it was placed, its entry dropped; else None."""
+        """A linked input that was written to since it was placed, its entry dropped; else None."""
+        with named_refusals(self._owned.storage):
+            return self._damaged()
+
+    def _damaged(self) -> str | None:
         for place, (item, before) in self.placed.linked.items():
             if _changed(place, before):
                 self._cache.forget_damaged(item)
@@ -232,6 +242,8 @@ class Placer:
             if tree_state(self._cache.get(item)).content != item.content:
                 self._cache.forget_damaged(item)
                 return item.target
+        if self.placed.linked_trees:
+            self._owned.note_linked(())
         return None
 
 

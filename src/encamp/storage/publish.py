@@ -23,18 +23,34 @@ def publish(
 
     What is there already is replaced, or kept, or an error (`OutputExists`, and nothing is
     published), as each output says; ``own`` are final names that may be replaced anyway, being
-    earlier results of the same task. A file is seen whole or not at all. With ``flush`` the names
+    earlier results of the same task. A file is seen whole or not at all; of several files none is
+    made visible if one is seen beforehand not to go. With ``flush`` the names
     are on the disk on return; without, the caller sees to that with `flush_folders`. Blocks, on a
     network disk also until it shows what another host has written there. Raises `BadDestination`,
     also for a temporary file that is gone or was tampered with.
     """
     for one in staged:
-        if one.existing == "error" and final_name(one.final) not in own and _is_there(one.final):
-            raise OutputExists(final_name(one.final))
+        _check(one, own)
     published = [_published(one, own) for one in staged]
     if flush:
         flush_folders(parents(published))
     return published
+
+
+def _check(one: Staged, own: Collection[str]) -> None:
+    name = final_name(one.final)
+    if one.existing == "error" and name not in own and _is_there(one.final):
+        raise OutputExists(name)
+    if is_url(one.final):
+        return
+    try:
+        if Path(name).is_dir():
+            raise BadDestination(name, "there is a folder of that name")
+        whole = until_visible(local(one.part), one.size).st_size == one.size
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+    if not whole:
+        raise BadDestination(name, f"its temporary file {printable(local(one.part))} was changed")
 
 
 def final_name(final: Portable) -> str:
@@ -55,9 +71,7 @@ def _published(one: Staged, own: Collection[str]) -> Published:
         return _published_url(one, name, replace=replace)
     part, final = local(one.part), Path(name)
     try:
-        found = until_visible(part, one.size)
-        if found.st_size != one.size:
-            raise BadDestination(name, f"its temporary file {printable(part)} was changed")
+        found = part.stat()
         if replace:
             part.replace(final)
         elif not _moved_if_new(part, final):
@@ -102,13 +116,21 @@ def parents(published: Iterable[Published]) -> set[Path]:
 
 
 def flush_folders(folders: Iterable[Path]) -> None:
-    """Wait until the names in these folders are on the disk."""
+    """Wait until the names in these folders are on the disk. Raises `BadDestination`."""
     for folder in folders:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            _flush(folder)
+        except OSError as exc:
+            why = f"its new files may not outlive a power cut: {(exc.strerror or str(exc)).lower()}"
+            raise BadDestination(str(folder), why) from exc
+
+
+def _flush(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def discard_leftovers(folders: Iterable[Path], token: str) -> None:

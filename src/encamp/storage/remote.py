@@ -97,9 +97,17 @@ def move(part: str, final: str) -> None:
     with _writing(final):
         system, path = _opened(part)
         to = _opened(final)[1]
+        aside = f"{path}.before"
         if system.exists(to):
-            system.rm(to)
-        system.mv(path, to)
+            system.mv(to, aside)
+        try:
+            system.mv(path, to)
+        except BaseException:
+            if system.exists(aside):
+                system.mv(aside, to)
+            raise
+        if system.exists(aside):
+            system.rm(aside)
 
 
 def remove(url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -11,18 +12,19 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
-from encamp.errors import UnusableInput
+from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.copy import copy_file
 from encamp.storage.roots import local_storage_path
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands at one path of a tree, the path relative to the tree."""
+    """What stands at one path of a tree, the path relative to the tree; ``goal`` is a symlink's."""
 
     path: str
     kind: Literal["file", "folder", "link"]
     status: os.stat_result
+    goal: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,9 @@ class _Digest:
         self._content = hashlib.blake2b(digest_size=16)
         self._rest = hashlib.blake2b(digest_size=16)
 
-    def take(self, tree: Path, entry: Entry) -> None:
+    def take(self, entry: Entry) -> None:
         status = entry.status
-        goal = os.readlink(tree / entry.path) if entry.kind == "link" else ""
-        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, goal)
+        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, entry.goal)
         if entry.kind == "file":
             rest = f"{status.st_mode} {status.st_ino} {status.st_dev}\0"
             self._rest.update(rest.encode())
@@ -86,7 +87,7 @@ def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
     """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
     digest = _Digest()
     for entry in walk(tree, exclude):
-        digest.take(tree, entry)
+        digest.take(entry)
     return digest.state()
 
 
@@ -100,13 +101,13 @@ def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly:
     target.mkdir(mode=0o700)
     to = str(target)
     for entry in walk(source, exclude):
-        digest.take(source, entry)
+        digest.take(entry)
         place = f"{to}/{entry.path}"
         status = entry.status
         if entry.kind == "folder":
             os.mkdir(place, 0o700)  # noqa: PTH102
         elif entry.kind == "link":
-            os.symlink(os.readlink(source / entry.path), place)
+            os.symlink(entry.goal, place)
         else:
             mode = status.st_mode & 0o555 | 0o400 if readonly else status.st_mode & 0o777 | 0o600
             expected = (status.st_size, status.st_mtime_ns)
@@ -146,7 +147,8 @@ def link_tree(source: Path, target: Path) -> int:
 def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
     """All entries of a tree, folders before what is in them, in a fixed order.
 
-    The local storage is left out where the tree holds it. Raises `UnusableInput`.
+    The local storage is left out where the tree holds it. Raises `UnusableInput`, or
+    `SourceChanged` where it is seen that the tree changes.
     """
     own = os.path.realpath(local_storage_path())
     pending = [""]
@@ -189,16 +191,24 @@ def why_unusable(exc: OSError) -> str:
 
 def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
     try:
-        status = found.stat(follow_symlinks=False)
+        return _entry_as_it_is(found, path)
     except FileNotFoundError:
         return None
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:  # a symlink no more
+            raise SourceChanged(found.path) from exc
+        raise UnusableInput(found.path, why_unusable(exc)) from exc
+
+
+def _entry_as_it_is(found: os.DirEntry[str], path: str) -> Entry:
+    status = found.stat(follow_symlinks=False)
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFREG:
         return Entry(path, "file", status)
     if kind == stat.S_IFDIR:
         return Entry(path, "folder", status)
     if kind == stat.S_IFLNK:
-        return Entry(path, "link", status)
+        return Entry(path, "link", status, os.readlink(found.path))
     why = f"it is {special(status)}; leave it out with exclude={found.name!r}"
     raise UnusableInput(found.path, why)
 
