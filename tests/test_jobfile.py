@@ -15,9 +15,10 @@ import msgspec
 import pytest
 
 from encamp.errors import BadJobFile
-from encamp.jobs.job import Command, Job
+from encamp.jobs.job import Job
 from encamp.jobs.jobfile import job_schema, load_job
 from encamp.jobs.positions import Positions
+from encamp.jobs.steps import Command
 from encamp.storage.mirror import Mirror, Mode
 from encamp.storage.outputs import Existing, Output
 

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encamp.errors import BadJob
-from encamp.jobs.job import command
 from encamp.jobs.placeholders import (
     expand_files,
     fill,
@@ -20,6 +19,7 @@ from encamp.jobs.placeholders import (
     fill_rename,
     fill_shell,
 )
+from encamp.jobs.steps import command
 from encamp.storage.mirror import find, renamed
 
 AWKWARD = [

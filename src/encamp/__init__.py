@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from encamp.version import __version__
 
 _HOMES = {
-    "Call": "encamp.jobs.job",
-    "Command": "encamp.jobs.job",
+    "Call": "encamp.jobs.steps",
+    "Command": "encamp.jobs.steps",
     "Job": "encamp.jobs.job",
-    "Task": "encamp.jobs.job",
-    "call": "encamp.jobs.job",
-    "command": "encamp.jobs.job",
+    "Task": "encamp.jobs.steps",
+    "call": "encamp.jobs.steps",
+    "command": "encamp.jobs.steps",
     "map_files": "encamp.jobs.mapping",
     "Mirror": "encamp.storage.mirror",
     "Output": "encamp.storage.outputs",
@@ -60,8 +60,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from encamp.errors import EncampError, InputError, JobFailed, StorageError, TaskError
-    from encamp.jobs.job import Call, Command, Job, Task, call, command
+    from encamp.jobs.job import Job
     from encamp.jobs.mapping import map_files
+    from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobReport, TaskReport
     from encamp.storage.mirror import Mirror
     from encamp.storage.outputs import Output

@@ -12,7 +12,7 @@ import pytest
 from job_steps import background, counted, deaf, die, fail, run_for_ever, spin, write
 
 import encamp
-from encamp.jobs.job import as_step
+from encamp.jobs.steps import as_step
 from encamp.model import JobReport
 
 

@@ -198,7 +198,7 @@ def test_what_a_crashed_task_did_to_its_inputs_is_kept_as_it_was(base: Path) -> 
     )
     tree = Path(told[3].partition(":")[2]) / "task/tree"
     names = {str(path.relative_to(tree)) for path in tree.rglob("*")}
-    plain = {str(number) for number in range(3, 40)}
+    plain = {"0", *(str(number) for number in range(3, 40))}
     changed = {"1", "1/inner", "moved", "link", "joined", "joined/old", "joined/new"}
     assert names == plain | changed | {"replaced", "replaced/new"}
     assert (tree / "link").read_text() == "content 2"
@@ -222,7 +222,7 @@ def test_somebody_else_sees_neither_sandboxes_nor_the_cache(base: Path) -> None:
     look = """
         import os, sys
         for at in (sys.argv[1], *(f"{sys.argv[1]}/{n}" for n in ("cache", "kept", "sandboxes"))):
-            for deed in (os.listdir, lambda at: open(f"{at}/new", "w")):
+            for deed in (os.listdir, lambda at: os.mkdir(f"{at}/new")):
                 try:
                     deed(at)
                 except PermissionError:
@@ -234,6 +234,8 @@ def test_somebody_else_sees_neither_sandboxes_nor_the_cache(base: Path) -> None:
         line = [*python(somebody), "-c", textwrap.dedent(look), str(storage)]
         ended = subprocess.run(line, capture_output=True, text=True, cwd="/", check=True)
         told.append(ended.stdout.split())
+    for new in storage.glob("*/new"):
+        new.rmdir()
     assert told == [[], ["could"] * 8]
 
 

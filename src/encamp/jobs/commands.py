@@ -14,7 +14,7 @@ from typing import IO
 from encamp.agent.processes import end_descendants
 from encamp.agent.slots import GRACE
 from encamp.errors import CommandNotFound, StepFailed, printable
-from encamp.jobs.job import Command
+from encamp.jobs.steps import Command
 from encamp.storage.mirror import safe_target
 
 

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
 from encamp.errors import BadJob
-from encamp.jobs.job import Task
+from encamp.jobs.steps import Task
 
 
 class Graph:

@@ -14,7 +14,7 @@ from typing import Any
 
 from encamp.errors import BadJob, BadJobFile, printable
 from encamp.jobs.foreach import Case, cases, checked_path
-from encamp.jobs.job import Command, Job, command
+from encamp.jobs.job import Job
 from encamp.jobs.jobschema import (
     JobTable,
     MirrorItem,
@@ -31,6 +31,7 @@ from encamp.jobs.jobschema import (
 )
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
+from encamp.jobs.steps import Command, command
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 from functools import lru_cache
 
 from encamp.jobs.fingerprint import fingerprint
-from encamp.jobs.job import Call, Command, Task
 from encamp.jobs.journal import Key, Record
+from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.mirror import Item, identity
 from encamp.storage.publish import intact
 from encamp.storage.roots import Portable

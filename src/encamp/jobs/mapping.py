@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob, NoMatch
-from encamp.jobs.job import Call, Command, Job, Step, as_steps
+from encamp.jobs.job import Job
 from encamp.jobs.placeholders import (
     expand_files,
     fill,
@@ -18,6 +18,7 @@ from encamp.jobs.placeholders import (
     fill_pattern,
     fill_rename,
 )
+from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
 from encamp.storage.mirror import Mirror, MirrorMap, find
 from encamp.storage.outputs import Output, OutputMap, as_outputs

@@ -27,8 +27,8 @@ from encamp.agent.output import flush, output_to
 from encamp.agent.processes import end_descendants
 from encamp.errors import EncampError, StepFailed
 from encamp.jobs.commands import run_command
-from encamp.jobs.job import Call, Command
 from encamp.jobs.lease import Watch
+from encamp.jobs.steps import Call, Command
 from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp

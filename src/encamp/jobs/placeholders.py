@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from encamp.errors import BadJob
-from encamp.jobs.job import Command
+from encamp.jobs.steps import Command
 
 Values = Mapping[str, str]
 """What each placeholder stands for, by its name."""

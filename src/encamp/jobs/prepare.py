@@ -10,9 +10,10 @@ from dataclasses import replace
 from encamp.errors import BadJob, OutputConflict, TargetConflict
 from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
-from encamp.jobs.job import Job, Task
+from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
 from encamp.jobs.keys import Keys
+from encamp.jobs.steps import Task
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item, Planner
 from encamp.storage.outputs import Final, check_destination, check_outputs

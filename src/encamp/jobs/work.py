@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from encamp.errors import CannotTravel
-from encamp.jobs.job import Call, Command
 from encamp.jobs.lease import Lease
+from encamp.jobs.steps import Call, Command
 from encamp.model import Span, Where
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Output, Staged

@@ -117,10 +117,14 @@ class HostCache:
         except OSError as exc:
             need = sum(item.size for item in missing)
             raise named_error(exc, missing[0].name, self.root, need) from exc
-        small = [item for item in missing if not self._needs_room(item.size)]
+        small, large = [], []
+        for item in missing:
+            (large if self._needs_room(item.size) else small).append(item)
         with self.room_if_scarce(sum(item.size for item in small), "inputs"):
-            for item in missing:
-                self._get(item)
+            for item in small:
+                self._get(item, has_room=True)
+        for item in large:
+            self._get(item)
 
     def _note_fetches(self, items: list[Item]) -> None:
         """Note entries before they are here, as a kill may come, and keep to the limit."""
@@ -145,20 +149,21 @@ class HostCache:
         self.bring([item])
         return self._get(item)
 
-    def _get(self, item: Item) -> Path:
+    def _get(self, item: Item, *, has_room: bool = False) -> Path:
+        """As `get`, for what is noted; ``has_room`` if room for it was asked for already."""
         key = _key(item)
         entry = self._entry(key, item.kind)
         if item.kind == "file":
             if not _sound(entry, item):
                 with alone(self._locks, _fetching(item.identity)):
                     if not _sound(entry, item):
-                        self._fetch(item, key, entry)
+                        self._fetch(item, key, entry, has_room=has_room)
         else:
-            self._hold_tree(item, key, entry)
+            self._hold_tree(item, key, entry, has_room=has_room)
         self._used[key] = _row(item)
         return entry / "tree" if item.kind == "tree" else entry
 
-    def _hold_tree(self, item: Item, key: str, entry: Path) -> None:
+    def _hold_tree(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Share the tree's lock until this object is closed, and see that it is here.
 
         Who uses an entry shares the lock of its key, who evicts it must have that alone, and never
@@ -170,17 +175,17 @@ class HostCache:
             if not _sound(entry, item):
                 with alone(self._locks, _fetching(item.identity)):
                     if not _sound(entry, item):
-                        self._fetch(item, key, entry)
+                        self._fetch(item, key, entry, has_room=has_room)
         except BaseException:
             self._held.pop(key).close()
             raise
 
-    def _fetch(self, item: Item, key: str, entry: Path) -> None:
+    def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Make the entry; the lock of its identity is held."""
         partial = self.root / "partial" / key
         self._remove(partial)  # what a killed process left
         try:
-            with self.room_if_scarce(item.size, item.name):
+            with nullcontext() if has_room else self.room_if_scarce(item.size, item.name):
                 self._copy_in(item, partial)
         except BaseException as exc:
             self._remove(partial)
@@ -266,9 +271,8 @@ class HostCache:
         evicted where the disk asks for it. Raises `DiskFull`.
         """
         owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
-        if (lacking := need - self._free_for(need, owner)) > 0:
-            self._evict(lacking, what, spare=set())
-            if (free := self._free_for(need, owner)) < need:
+        while (free := self._free_for(need, owner)) < need:
+            if not self._evict(need - free, what, spare=set()):
                 self._tell(what, "refused", f"{need} bytes are needed, {free} are free")
                 raise DiskFull(str(self.root), need, max(0, free))
         try:
@@ -287,17 +291,23 @@ class HostCache:
                 index.ask_room(owner, need)
         return free
 
-    def _evict(self, size: int, what: str, *, spare: set[str]) -> None:
-        """Drop what was not used for longest until ``size`` bytes are free, or nothing is left."""
+    def _evict(self, size: int, what: str, *, spare: set[str]) -> bool:
+        """Drop what was not used for longest, ``size`` bytes by the index if there are as many.
+
+        Returns whether anything was dropped; the disk may have gained less, as entries are noted
+        before they are here.
+        """
         with self._index() as index:
             candidates = list(index.oldest_first())
+        dropped = 0
         for row in candidates:
-            if size <= 0:
-                return
+            if dropped >= size:
+                break
             if row.key in spare or row.key in self._held:
                 continue
             if self.drop(row.key, row.kind, row.source, f"room for {what}"):
-                size -= row.size
+                dropped += max(1, row.size)
+        return dropped > 0
 
     def _tell(self, source: str, what: str, why: str) -> None:
         with suppress(OSError), self._index() as index:

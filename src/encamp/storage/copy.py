@@ -13,7 +13,9 @@ _CHUNK = 1 << 26
 _NO_FAST_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
 
 
-def copy_file(source: Path, target: Path, expected: tuple[int, int] | None, mode: int = 0) -> None:
+def copy_file(
+    source: Path | str, target: Path | str, expected: tuple[int, int] | None, mode: int = 0
+) -> None:
     """Copy a regular file with its permissions and modification time to a new file.
 
     ``expected`` is the size and mtime_ns that the source must have before and after the copy,
@@ -34,7 +36,9 @@ def copy_file(source: Path, target: Path, expected: tuple[int, int] | None, mode
         os.close(reader)
 
 
-def _write_new(reader: int, status: os.stat_result, source: Path, target: Path, mode: int) -> None:
+def _write_new(
+    reader: int, status: os.stat_result, source: Path | str, target: Path | str, mode: int
+) -> None:
     writer = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -44,11 +48,13 @@ def _write_new(reader: int, status: os.stat_result, source: Path, target: Path, 
         finally:
             os.close(writer)  # may tell of bytes that the disk could not keep after all
     except BaseException:
-        target.unlink(missing_ok=True)
+        Path(target).unlink(missing_ok=True)
         raise
 
 
-def _fill(reader: int, writer: int, status: os.stat_result, source: Path, target: Path) -> None:
+def _fill(
+    reader: int, writer: int, status: os.stat_result, source: Path | str, target: Path | str
+) -> None:
     copied = _copy_bytes(reader, writer, status.st_size)
     now = os.fstat(reader)
     before = (status.st_size, status.st_mtime_ns)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import (
+    ModeRefused,
     SourceChanged,
     TargetConflict,
     UnsafeTarget,
@@ -82,10 +83,14 @@ class Placer:
                     self._guarded(item, way)
 
     def _ways(self, items: Iterable[Item]) -> list[tuple[Item, Way]]:
+        items = list(items)
+        trees = {PurePosixPath(item.target) for item in items if item.kind == "tree"}
         ways = []
         with trials(self._owned.storage) as folder:
             for item in items:
                 way, why = way_of(item, folder)
+                if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
+                    way, why = _into_tree(item)
                 log.debug("%s by %s: %s", item.name, way, why)
                 ways.append((item, way))
         return ways
@@ -173,7 +178,7 @@ class Placer:
         elif way == "link" and _linked(origin, place):
             self.placed.linked[place] = (item, status)
         else:
-            copy_file(Path(origin), Path(place), (status.st_size, status.st_mtime_ns))
+            copy_file(origin, place, (status.st_size, status.st_mtime_ns))
             self.placed.bytes += status.st_size
         self.placed.files += 1
 
@@ -245,6 +250,14 @@ class Placer:
         if self.placed.linked_trees:
             self._owned.note_linked(())
         return None
+
+
+def _into_tree(item: Item) -> tuple[Way, str]:
+    """The way for what goes into another input's tree: a mount would hide, or be hidden."""
+    why = "it goes into the tree of another input"
+    if item.mode == "overlay":
+        raise ModeRefused(item.mode, item.name, why)
+    return "copy", why
 
 
 def _is_view(item: Item, way: Way) -> bool:

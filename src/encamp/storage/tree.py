@@ -99,7 +99,7 @@ def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly:
     """
     digest = _Digest()
     target.mkdir(mode=0o700)
-    to = str(target)
+    origin, to = str(source), str(target)
     for entry in walk(source, exclude):
         digest.take(entry)
         place = f"{to}/{entry.path}"
@@ -111,7 +111,7 @@ def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly:
         else:
             mode = status.st_mode & 0o555 | 0o400 if readonly else status.st_mode & 0o777 | 0o600
             expected = (status.st_size, status.st_mtime_ns)
-            copy_file(Path(source, entry.path), Path(place), expected, mode=mode)
+            copy_file(f"{origin}/{entry.path}", place, expected, mode=mode)
     return digest.state()
 
 

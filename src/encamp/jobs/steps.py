@@ -1,0 +1,129 @@
+"""What a task does: steps, in every form that its user may write them, and the task itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from encamp.errors import BadJob
+from encamp.storage.mirror import Mirror
+from encamp.storage.outputs import Output
+
+
+@dataclass(frozen=True)
+class Call:
+    """A step that calls a Python function in the task's folder."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    time_limit: float | None = None
+
+    @property
+    def label(self) -> str:
+        """The step's name in reports."""
+        function = self.function.func if isinstance(self.function, partial) else self.function
+        return str(getattr(function, "__qualname__", type(function).__name__))
+
+
+@dataclass(frozen=True)
+class Command:
+    """A step that runs a command line in a process of its own in the task's folder.
+
+    ``line`` is the argument list, or, with ``shell=True``, one string for ``/bin/sh -c``.
+    ``stdin`` and ``stdout`` name files in the task's folder; otherwise standard input is
+    empty and all output goes to the task's log. ``env`` adds to the worker's environment.
+    """
+
+    line: tuple[str, ...] | str
+    shell: bool = False
+    time_limit: float | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    stdin: str | None = None
+    stdout: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The step's name in reports."""
+        return self.line if isinstance(self.line, str) else shlex.join(self.line)
+
+
+Step = Callable[..., Any] | Call | Command | str
+
+
+def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
+    """A step that calls ``function(*args, **kwargs)`` in the task's folder."""
+    return Call(function, args, kwargs)
+
+
+_FOR_A_SHELL = frozenset({"|", "<", ">", ">>", "2>", "2>&1", "&>", "&&", "||", "&"})
+
+
+def command(
+    line: str | Sequence[str],
+    *,
+    shell: bool = False,
+    time_limit: float | None = None,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    stdout: str | None = None,
+) -> Command:
+    """A step that runs a command line.
+
+    A string is split into words as a shell would, but no shell runs: pipes, ``>`` and ``$VAR``
+    need ``shell=True``. ``time_limit`` is in seconds. Raises `BadJob` for an empty line or
+    unbalanced quotes.
+    """
+    if shell:
+        if not isinstance(line, str):
+            raise BadJob("a shell step", "is one string, not a list of words")
+        words: tuple[str, ...] | str = line
+    else:
+        try:
+            words = tuple(shlex.split(line)) if isinstance(line, str) else tuple(line)
+        except ValueError as exc:
+            raise BadJob(f"the command line {line!r}", f"has {str(exc).lower()}") from None
+    if not words:
+        raise BadJob("a step", "has an empty command line")
+    if isinstance(line, str) and not shell and (found := _FOR_A_SHELL.intersection(words)):
+        sign = sorted(found)[0]
+        raise BadJob(
+            f"the command line {line!r}",
+            f"holds {sign!r}, but no shell runs; say shell=True, or give a list of words",
+        )
+    return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
+
+
+def as_step(step: Step) -> Call | Command:
+    """Any form of a step as `Call` or `Command`."""
+    if isinstance(step, Call | Command):
+        return step
+    if isinstance(step, str):
+        return command(step)
+    if callable(step):
+        return Call(step)
+    raise BadJob(f"the step {step!r}", "is neither a function nor a command line")
+
+
+def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
+    """One step or several, in any form."""
+    if isinstance(steps, str | Call | Command) or callable(steps):
+        return (as_step(steps),)
+    return tuple(as_step(step) for step in steps)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a job; made by `Job.add`."""
+
+    name: str
+    steps: tuple[Call | Command, ...]
+    mirror: tuple[Mirror, ...]
+    outputs: tuple[Output, ...]
+    on_failure: tuple[Output, ...]
+    after: tuple[str, ...]
+    retries: int
+    time_limit: float | None
