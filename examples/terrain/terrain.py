@@ -11,10 +11,17 @@ import sys
 from pathlib import Path
 
 import elevation
-import relief
 from matplotlib.cbook import get_sample_data
 
 import encamp
+
+
+def draw(picture: str) -> None:
+    """Draw the map; only the process that draws needs to load the drawing code."""
+    import relief
+
+    relief.draw_files(picture)
+
 
 here = Path(__file__).parent
 to = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/terrain").absolute()
@@ -46,7 +53,7 @@ for name in strips:
 
 job.add(
     "mosaic",
-    [elevation.mosaic_files, encamp.call(relief.draw_files, "terrain.png")],
+    [elevation.mosaic_files, encamp.call(draw, "terrain.png")],
     after="strip-*",
     mirror=[f"{to}/{made}/{name}.*" for name in strips for made in ("import", "grid")],
     outputs={"terrain.png": ".", **{f"{made}.npy": "mosaic" for made in elevation.MOSAIC}},
