@@ -8,9 +8,18 @@ import sys
 import tempfile
 from pathlib import Path
 
+import psutil
+
 from encamp.storage.roots import LOCAL
 
 PLANES = ("storage", "jobs")
+
+
+def _file_system(folder: Path) -> str:
+    disks = psutil.disk_partitions(all=True)
+    holding = [disk for disk in disks if folder.resolve().is_relative_to(disk.mountpoint)]
+    nearest = max(holding, key=lambda disk: len(disk.mountpoint))
+    return f"{nearest.fstype} at {nearest.mountpoint}"
 
 
 def main(names: list[str]) -> int:
@@ -21,7 +30,7 @@ def main(names: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="encamp-bench-") as folder:
             os.environ[LOCAL] = f"{folder}/local"
             (work := Path(folder, "work")).mkdir()
-            print(f"{name}:")
+            print(f"{name} (on {_file_system(work)}, {os.cpu_count()} cores):")
             for figure in module.figures(work):
                 print("  " + figure.line(), flush=True)
                 missed += not figure.holds

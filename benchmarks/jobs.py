@@ -11,6 +11,8 @@ import encamp
 from benchmarks.timing import Figure, amount
 
 TASKS = 1000
+SHARED_TASKS = 100
+SHARED_BYTES = 100 << 20
 TERRAIN = Path(__file__).parents[1] / "examples/terrain/terrain.py"
 
 
@@ -43,13 +45,11 @@ def _controller_cost(folder: Path) -> Iterator[Figure]:
 
 def _shared_input(folder: Path) -> Figure:
     folder.mkdir()
-    size = 100 << 20
-    (folder / "input.bin").write_bytes(b"\1" * size)
+    (folder / "input.bin").write_bytes(b"\1" * SHARED_BYTES)
     job = encamp.Job("shared", to=folder / "results", mirror=str(folder / "input.bin"))
-    for number in range(100):
+    for number in range(SHARED_TASKS):
         job.add(f"task-{number}", encamp.command("test -s input.bin"))
     report = job.run()
     brought = sum(attempt.bytes_shared for task in report.tasks for attempt in task.attempts)
-    return amount(
-        "copies of a 100 MiB job input for 100 tasks", brought / size, "copies", at_most=1
-    )
+    what = f"copies of a {SHARED_BYTES >> 20} MiB job input for {SHARED_TASKS} tasks"
+    return amount(what, brought / SHARED_BYTES, "copies", at_most=1)

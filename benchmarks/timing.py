@@ -2,75 +2,138 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 Action = Callable[[], object]
+
+_LEAST = 1e-6
+"""Seconds; what takes less is not told from nothing."""
+
+
+def nothing() -> None:
+    """For a side that needs nothing before or after."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds on the clock, and of processors' time, also that of commands."""
+
+    seconds: float
+    cpu: float
+
+    @staticmethod
+    def so_far() -> Cost:
+        """Since some moment in the past."""
+        uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return Cost(time.perf_counter(), sum(use.ru_utime + use.ru_stime for use in uses))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way of doing it; ``before`` and ``after`` prepare and clean up, untimed."""
+
+    action: Action
+    before: Action = nothing
+    after: Action = nothing
+
+    def cost(self) -> Cost:
+        """Do it once; what was written before is on the disk when the clock starts."""
+        self.before()
+        gc.collect()
+        os.sync()
+        start = Cost.so_far()
+        self.action()
+        end = Cost.so_far()
+        self.after()
+        return Cost(end.seconds - start.seconds, end.cpu - start.cpu)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio of medians, with what it was asked to be."""
+    """What was measured, in ``unit``, with what it was asked to be and where that comes from."""
 
     what: str
-    ratio: float
+    value: float
+    unit: str
     wanted: str
     holds: bool
-    ours: float
-    peers: float
-    spread: str
+    how: str
 
     def line(self) -> str:
         """The figure as a line of a table."""
         mark = "ok  " if self.holds else "MISS"
-        return f"{mark} {self.what:<62} {self.ratio:8.2f}  ({self.wanted}; pairs {self.spread})"
+        value = f"{self.value:.2f} {self.unit}"
+        return f"{mark} {self.what:<62} {value:>12}  ({self.wanted}; {self.how})"
 
 
 def compare(
     what: str,
-    ours: Action,
-    peers: Action,
+    ours: Side,
+    peers: Side,
     *,
     at_most: float | None = None,
     at_least: float | None = None,
-    after: Action = lambda: None,
     runs: int = 5,
 ) -> Figure:
-    """Time ``ours`` and ``peers`` in turn; ``after`` cleans up after each, untimed.
+    """Time ``ours`` and ``peers`` in turn, ``runs`` times after one to warm up, the order changing.
 
     With ``at_most`` the ratio is ours to the peer's time; with ``at_least`` how many times faster
-    ours is.
+    ours is. The ratio is that of the medians, the spread that of all pairs. The ratio of
+    processors' times says more where others use the machine.
     """
-    pairs = [(_timed(ours, after), _timed(peers, after)) for _ in range(runs + 1)][1:]
-    mine, theirs = (statistics.median(times) for times in zip(*pairs, strict=True))
-    if at_least is not None:
-        ratios, ratio = sorted(b / a for a, b in pairs), theirs / mine
-        return Figure(
-            what, ratio, f"≥ {at_least} x", ratio >= at_least, mine, theirs, _spread(ratios)
-        )
-    limit = at_most or 0.0
-    ratios, ratio = sorted(a / b for a, b in pairs), mine / theirs
-    return Figure(what, ratio, f"≤ {limit} x", ratio <= limit, mine, theirs, _spread(ratios))
-
-
-def _spread(ratios: list[float]) -> str:
-    return f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
-
-
-def _timed(action: Action, after: Action) -> float:
-    os.sync()
-    start = time.perf_counter()
-    action()
-    seconds = time.perf_counter() - start
-    after()
-    return seconds
-
-
-def amount(what: str, value: float, unit: str, *, at_most: float) -> Figure:
-    """A figure that is counted or bounded, not compared."""
-    return Figure(
-        f"{what} [{unit}]", value, f"≤ {at_most}", value <= at_most, value, 0.0, "counted"
+    pairs = [_pair(ours, peers, swap=number % 2 == 0) for number in range(runs + 1)][1:]
+    ratio = _more if at_least is None else _less
+    mine, theirs = (_median(costs) for costs in zip(*pairs, strict=True))
+    value = ratio(mine.seconds, theirs.seconds)
+    spread = sorted(ratio(a.seconds, b.seconds) for a, b in pairs)
+    how = (
+        f"{_time(mine.seconds)} to {_time(theirs.seconds)}; {runs} pairs {spread[0]:.2f} to "
+        f"{spread[-1]:.2f}; CPU {ratio(mine.cpu, theirs.cpu):.2f}"
     )
+    if at_least is not None:
+        return Figure(what, value, "x", f"≥ {at_least} x", value >= at_least, how)
+    limit = at_most or 0.0
+    return Figure(what, value, "x", f"≤ {limit} x", value <= limit, how)
+
+
+def _pair(ours: Side, peers: Side, *, swap: bool) -> tuple[Cost, Cost]:
+    if swap:
+        theirs = peers.cost()
+        return ours.cost(), theirs
+    return ours.cost(), peers.cost()
+
+
+def _median(costs: Sequence[Cost]) -> Cost:
+    seconds, cpu = (statistics.median(times) for times in zip(*map(astuple, costs), strict=True))
+    return Cost(seconds, cpu)
+
+
+def _more(mine: float, theirs: float) -> float:
+    return mine / max(theirs, _LEAST)
+
+
+def _less(mine: float, theirs: float) -> float:
+    return theirs / max(mine, _LEAST)
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def amount(what: str, value: float, unit: str, *, at_most: float, how: str = "counted") -> Figure:
+    """A figure that is counted or bounded, not compared."""
+    return Figure(what, value, unit, f"≤ {at_most} {unit}", value <= at_most, how)
+
+
+def median_of(what: str, times: list[float], *, at_most: float) -> Figure:
+    """The median of ``times`` in seconds, which is to be at most ``at_most`` milliseconds."""
+    ordered = sorted(seconds * 1e3 for seconds in times)
+    late = ordered[int(len(ordered) * 0.99)]
+    how = f"median of {len(ordered)}; 99 % within {late:.3g} ms"
+    return amount(what, statistics.median(ordered), "ms", at_most=at_most, how=how)

@@ -36,12 +36,15 @@ class Span:
 
 @dataclass(frozen=True)
 class Published:
-    """One output under its final name. ``digest`` is blake2b-128 in hexadecimal."""
+    """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
+
+    ``kept`` if it was there already and stayed, so that it is nothing of the task's own."""
 
     path: str
     size: int
     mtime_ns: int
     digest: str
+    kept: bool = False
 
 
 @dataclass(frozen=True)

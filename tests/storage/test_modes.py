@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from camps import pitched
-from other_processes import unprivileged
+from other_processes import open_folder, start, unprivileged
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
 from encamp.storage import modes, overlay
 from encamp.storage.mirror import Item, Mirror, Mode, plan
 from encamp.storage.modes import needs_own_mounts, way_of
+from encamp.storage.owner import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.tree import TreeState, tree_state
 
 REFUSED = "the disk refuses: not here"
 
@@ -133,10 +137,7 @@ def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
     assert "mode='auto'" in str(caught.value)
 
 
-def test_an_ordinary_user_outside_a_slot_may_not_mount_and_is_told_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(overlay._State, "why_not", {})
+def test_an_ordinary_user_outside_a_slot_may_not_mount_and_is_told_why() -> None:
     said = unprivileged(lambda: overlay.why_not(Path("/tmp")))
     assert said == "only root, or a task in a process of its own, may mount"
 
@@ -151,7 +152,7 @@ def test_a_disk_without_reflinks_says_so_and_leaves_no_trial() -> None:
     modes.why_no_reflink.cache_clear()
     why = modes.why_no_reflink(local_storage())
     assert why is None or why.startswith("the disk refuses: ")
-    assert list(local_storage().glob("reflink-*")) == []
+    assert list(sandboxes(local_storage()).glob("*")) == []
 
 
 @pytest.mark.usefixtures("no_mounts")
@@ -191,7 +192,7 @@ WRITABLE: list[Mode] = ["auto", "overlay", "copy"]
 
 
 def can(mode: Mode) -> bool:
-    return mode != "overlay" or overlay.why_not(local_storage()) is None
+    return mode != "overlay" or modes.why_no_overlay(local_storage()) is None
 
 
 def rewrite(folder: Path) -> None:
@@ -284,13 +285,58 @@ def test_links_are_without_the_right_to_write_also_in_trees(here: Path) -> None:
 
 @pytest.mark.usefixtures("no_mounts")
 def test_damage_to_a_linked_tree_by_a_task_that_was_never_checked_does_not_last(here: Path) -> None:
-    """It was killed before anybody looked; the next task must not get what it left."""
+    """It failed before anybody looked; the next task must not get what it left."""
     items = [item_of(tree(here, 40, 100), readonly=True)]
     sources = seen(here)
     with pitched(items) as camp:
         write_in_place(camp.folder / "tree/deep/007")
     with pitched(items) as camp:
         assert seen(camp.folder) == sources
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    import encamp
+    with encamp.sandbox(encamp.Mirror(sys.argv[1], mode="link")) as folder:
+        (folder / "tree/deep/007").chmod(0o644)
+        (folder / "tree/deep/007").write_text("damaged")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: Path) -> None:
+    items = [item_of(tree(here, 40, 100), mode="link")]
+    sources = seen(here)
+    process = start(KILLED, here / "tree")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert len(reclaim()) == 1
+    with pitched(items) as camp:
+        assert seen(camp.folder) == sources
+
+
+def test_a_linked_tree_is_looked_through_again_only_where_there_is_doubt(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [item_of(tree(here, 40), mode="link")]
+    looked: list[object] = []
+
+    def look(*args: Any) -> TreeState:
+        looked.append(args)
+        return tree_state(*args)
+
+    monkeypatch.setattr("encamp.storage.cache.tree_state", look)
+    for _ in range(3):
+        with pitched(items) as camp:
+            camp.check_inputs("task")
+    assert looked == []
+    with pitched(items) as camp:
+        (camp.folder / "tree/more").write_text("no damage, but nobody looked")
+    for _ in range(2):
+        with pitched(items) as camp:
+            camp.check_inputs("task")
+    assert len(looked) == 1
 
 
 @pytest.mark.usefixtures("no_mounts")
@@ -309,8 +355,6 @@ def test_a_user_who_asks_for_links_may_not_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without root's rights the damage is prevented, not only found."""
-    from other_processes import open_folder
-
     with open_folder() as base:
         (base / "data").write_text("content")
         (base / "data").chmod(0o644)

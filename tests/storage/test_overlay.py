@@ -12,7 +12,8 @@ from camps import pitched
 from other_processes import run, start
 
 import encamp
-from encamp.storage import overlay
+from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarget
+from encamp.storage import modes, overlay
 from encamp.storage.camp import Camp
 from encamp.storage.mirror import Mirror, plan
 from encamp.storage.owner import keep_dead, reclaim, sandboxes
@@ -21,7 +22,7 @@ from encamp.storage.roots import LOCAL, local_storage
 
 @pytest.fixture(autouse=True)
 def _may_mount(here: Path) -> None:
-    why = overlay.why_not(local_storage())
+    why = modes.why_no_overlay(local_storage())
     if why is not None:
         pytest.skip(why)
 
@@ -55,10 +56,10 @@ def camp_with_overlays(sources: Path) -> Camp:
 
 
 def test_the_trial_leaves_nothing() -> None:
-    overlay._State.why_not.clear()
-    assert overlay.why_not(local_storage()) is None
+    modes.why_no_overlay.cache_clear()
+    assert modes.why_no_overlay(local_storage()) is None
     assert mounts() == []
-    assert list(local_storage().glob("overlay-*")) == []
+    assert left() == []
 
 
 def test_the_folder_shows_the_files_and_no_bytes_are_written_for_it(sources: Path) -> None:
@@ -99,9 +100,13 @@ def test_striking_undoes_mounts_also_where_a_process_still_works_in_them(sources
 
 
 def test_an_exception_in_the_block_undoes_the_mounts(sources: Path) -> None:
-    with pytest.raises(ValueError, match="mine"), encamp.sandbox(MAP):
-        assert len(mounts()) == 2
-        raise ValueError("mine")
+    def block() -> None:
+        with encamp.sandbox(MAP):
+            assert len(mounts()) == 2
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        block()
     assert mounts() == []
     assert left() == []
 
@@ -110,7 +115,7 @@ def test_an_input_that_cannot_be_placed_undoes_the_mounts_of_the_others(sources:
     (sources / "lost").write_text("x")
     items = plan([Mirror("tree"), Mirror("big"), Mirror("lost")], sources)
     (sources / "lost").unlink()
-    with pytest.raises(encamp.SourceChanged), pitched(items):
+    with pytest.raises(SourceChanged), pitched(items):
         pytest.fail("one input is gone")
     assert mounts() == []
     assert left() == []
@@ -181,7 +186,8 @@ def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None
     with encamp.sandbox(MAP, keep=True):
         pass
     (kept,) = (local_storage() / "kept").iterdir()
-    assert [path.name for path in kept.iterdir()] == ["task"]
+    names = {path.name for path in kept.iterdir()}
+    assert names - {"parts"} == {"task"}
 
 
 def test_the_folder_of_a_failed_task_is_kept_as_plain_files(sources: Path) -> None:
@@ -241,14 +247,29 @@ def test_targets_with_any_name_are_mounted_and_undone(name: str, sources: Path) 
     assert left() == []
 
 
-def test_a_tree_in_a_tree_is_refused_or_shown_whole(sources: Path) -> None:
-    """A mount hides what is under it: the second input must not make the first vanish."""
-    shutil.copytree(sources / "tree", sources / "other", symlinks=True)
-    (sources / "other/deep/more").write_text("more")
+def test_a_tree_in_a_tree_joins_it(sources: Path) -> None:
+    """A mount would hide what is under it: the second must not make the first vanish."""
+    (sources / "other/deep").mkdir(parents=True)
+    for number in range(40):
+        (sources / f"other/deep/more-{number}").write_text("more")
     mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
     with pitched(plan(mirrors, sources)) as camp:
-        assert (camp.folder / "both/deep/more").read_text() == "more"
+        assert mounts() == [str(camp.folder / "both")]
         assert (camp.folder / "both/link").is_symlink()
+        assert len(list((camp.folder / "both/deep").iterdir())) == 80
+
+
+def test_two_files_for_one_place_in_trees_that_join_are_refused(sources: Path) -> None:
+    shutil.copytree(sources / "tree", sources / "other", symlinks=True)
+    mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
+    with pytest.raises(TargetConflict), encamp.sandbox(mirrors):
+        pytest.fail("one would hide the other")
+
+
+def test_an_overlay_that_is_insisted_on_in_another_tree_is_refused(sources: Path) -> None:
+    mirrors = [Mirror("tree"), Mirror("big", "tree", mode="overlay")]
+    with pytest.raises(ModeRefused, match="the tree of another input"), encamp.sandbox(mirrors):
+        pytest.fail("it cannot be had")
 
 
 def test_a_tree_in_the_place_of_another_is_refused(sources: Path) -> None:
@@ -257,7 +278,31 @@ def test_a_tree_in_the_place_of_another_is_refused(sources: Path) -> None:
     for number in range(40):
         (sources / f"more/tree/deep/{number + 100}").write_text("x")
     with (
-        pytest.raises(encamp.TargetConflict),
+        pytest.raises(TargetConflict),
         encamp.sandbox([Mirror("tree"), Mirror("more/tree")]),
     ):
         pytest.fail("one would hide the other")
+
+
+@pytest.mark.parametrize("name", ["big", "small"])
+def test_a_file_in_a_tree_is_not_hidden_by_the_trees_mount(name: str, sources: Path) -> None:
+    (sources / "small").write_text("small")
+    mirrors = [Mirror("tree"), Mirror(name, "tree/deep/er"), Mirror("big", rename="other")]
+    with pitched(plan(mirrors, sources)) as camp:
+        assert (camp.folder / f"tree/deep/er/{name}").read_bytes() == (sources / name).read_bytes()
+        assert (camp.folder / "tree/deep/3").read_text() == "content 3"
+        assert (camp.folder / "other").stat().st_size == 1 << 20
+    assert mounts() == []
+    assert left() == []
+
+
+def test_a_file_in_the_place_of_one_of_a_tree_is_refused(sources: Path) -> None:
+    mirrors = [Mirror("tree"), Mirror("big", "tree/deep", rename="1")]
+    with pytest.raises(TargetConflict), encamp.sandbox(mirrors):
+        pytest.fail("one would hide the other")
+
+
+def test_a_big_file_through_a_trees_symlink_is_refused(sources: Path) -> None:
+    (sources / "tree/out").symlink_to("/tmp")
+    with pytest.raises(UnsafeTarget), encamp.sandbox([Mirror("tree"), Mirror("big", "tree/out")]):
+        pytest.fail("the file would leave the folder")

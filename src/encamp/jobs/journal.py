@@ -125,7 +125,8 @@ class Journal:
 
 
 def _paths(record: Record) -> set[str]:
-    return {output.path for output in record.report.outputs} if record.report else set()
+    outputs = record.report.outputs if record.report else []
+    return {output.path for output in outputs if not output.kept}
 
 
 @contextmanager

@@ -25,17 +25,20 @@ from encamp.agent.child import Stopped, at_supervisors_end, orphaned, portable_e
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.processes import end_descendants
-from encamp.errors import EncampError, StepFailed
+from encamp.errors import DiskFull, EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.work import NotImportable, Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
+from encamp.storage.disk import free_space
 from encamp.storage.outputs import Output, Staged, stage
 from encamp.storage.place import Placed
 from encamp.storage.roots import local
 
+_SCARCE = 1 << 16
+"""Bytes that must be free for a step's failure not to be put down to a full disk."""
 TAIL = 4096
 """How many bytes of a log's end travel with the outcome."""
 
@@ -99,15 +102,20 @@ class _Attempt:
                 self._all_phases(steps, camp)
             failed = self.outcome.error is not None
         finally:
-            if failed and not orphaned():
-                self.outcome.rescued = rescue(camp.folder, self.work)
-            self._bring_log(camp.path)
-            keep = self.work.keep
-            if keep == "always" or (failed and keep == "failed"):
-                self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
-            else:
-                camp.strike()
+            if not isinstance(self.outcome.error, Stopped):  # then its supervisor sees to it
+                self._leave(camp, failed=failed)
             at_supervisors_end(None)
+
+    def _leave(self, camp: Camp, *, failed: bool) -> None:
+        """Bring home what is wanted of a folder, and strike it."""
+        if failed and not orphaned():
+            self.outcome.rescued = rescue(camp.folder, self.work)
+        self._bring_log(camp.path)
+        keep = self.work.keep
+        if keep == "always" or (failed and keep == "failed"):
+            self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
+        else:
+            camp.strike()
 
     def _all_phases(self, steps: tuple[Call | Command, ...], camp: Camp) -> None:
         self.placed = camp.placed
@@ -134,6 +142,8 @@ class _Attempt:
                     task=self.work.task,
                     inputs=camp.inputs,
                 )
+        except StepFailed as exc:
+            self._failed(_for_want_of_room(exc, camp.folder) or exc)
         except (EncampError, Stopped) as exc:
             self._failed(exc)
 
@@ -198,6 +208,15 @@ class _Attempt:
 
     def _failed(self, exc: BaseException) -> None:
         self.outcome.error = portable_error(exc)
+
+
+def _for_want_of_room(failed: StepFailed, folder: Path) -> DiskFull | None:
+    """`DiskFull` if the step had next to no room when it failed, whatever else it says."""
+    if (free := free_space(folder)) >= _SCARCE:
+        return None
+    full = DiskFull(str(folder), _SCARCE, free)
+    full.__cause__ = failed
+    return full
 
 
 def _pickled(value: object) -> bytes | None:

@@ -105,8 +105,8 @@ def _final_names(job: Job) -> dict[Final, str]:
     check_destination(job.to)
     finals: dict[Final, str] = {}
     for task in job.tasks.values():
-        check_outputs(task.on_failure, job.to)
-        for final in check_outputs(task.outputs, job.to):
+        left = check_outputs(task.on_failure, job.to)
+        for final in {**check_outputs(task.outputs, job.to), **left}:
             if final in finals:
                 raise OutputConflict(str(final), f"task {finals[final]}", f"task {task.name}")
             finals[final] = task.name

@@ -58,6 +58,7 @@ from encamp.storage.publish import (
     discard_leftovers,
     final_name,
     flush_folders,
+    names_to_take,
     parents,
     publish,
 )
@@ -168,7 +169,8 @@ class _Run:
 
     def _discard_parts(self, token: str) -> None:
         """Remove temporary files of attempts that can no longer remove them, or be published."""
-        outputs = [output for task in self.job.tasks.values() for output in task.outputs]
+        tasks = self.job.tasks.values()
+        outputs = [output for task in tasks for output in (*task.outputs, *task.on_failure)]
         own = [output.to for output in outputs if not is_url(output.to)]
         tops = {self.job.to / os.path.expanduser(to) for to in own}
         discard_leftovers({*tops, self.job.folder / "logs"}, token)
@@ -322,23 +324,30 @@ class _Run:
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
-                own = frozenset(self.journal.published.get(name, ()))
-                if outcome.staged:
-                    names = [final_name(one.final) for one in outcome.staged]
-                    self.journal.write(Record("publishing", name, time.time(), paths=names))
-                return publish(outcome.staged, flush=False, own=own)
+                return self._published(name, outcome.staged)
             except (EncampError, OSError) as exc:
                 outcome.error = exc
         self._failed(name, outcome)
         return None
 
+    def _published(self, name: str, staged: list[Staged]) -> list[Published]:
+        """Publish files as this task's own, which a later run may replace."""
+        own = frozenset(self.journal.published.get(name, ()))
+        if names := names_to_take(staged, own):
+            self.journal.write(Record("publishing", name, time.time(), paths=names))
+        return publish(staged, flush=False, own=own)
+
     def _claim(self, name: str, staged: list[Staged]) -> None:
+        self.finals.update(dict.fromkeys(self._unclaimed(name, staged), name))
+
+    def _unclaimed(self, name: str, staged: list[Staged]) -> list[str]:
+        """The final names, none of which is another task's."""
         finals = [final_name(one.final) for one in staged]
         for final in finals:
             owner = self.finals.get(final, name)
             if owner != name:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")
-        self.finals.update(dict.fromkeys(finals, name))
+        return finals
 
     def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
         current = self.running.pop(name)
@@ -368,7 +377,7 @@ class _Run:
             return
         self.running.pop(name)
         report = task_report(name, "failed", current, outcome)
-        self._end(replace(report, rescued=self._rescue(outcome)))
+        self._end(replace(report, rescued=self._rescue(name, outcome)))
 
     def _park(self, name: str, outcome: Outcome) -> None:
         """Put a task aside that found no room until another has ended: that is no failure."""
@@ -380,13 +389,19 @@ class _Run:
         self.parked[name] = current
         unstage(outcome.rescued)
 
-    def _rescue(self, outcome: Outcome) -> list[Published]:
-        """Publish what a failed task was asked to leave; what cannot be is let go."""
+    def _rescue(self, name: str, outcome: Outcome) -> list[Published]:
+        """Publish what a failed task was asked to leave; what cannot be is let go.
+
+        It never takes the name of another task's output, which may come later and replace it.
+        """
         try:
-            return publish(outcome.rescued)
+            self._unclaimed(name, outcome.rescued)
+            rescued = self._published(name, outcome.rescued)
+            flush_folders(parents(rescued))
         except (EncampError, OSError):
             unstage(outcome.rescued)
             return []
+        return rescued
 
     def _end(self, report: TaskReport) -> None:
         self.ended[report.name] = report

@@ -86,7 +86,9 @@ class HostCache:
 
     def close(self) -> None:
         """Note what was used, and let go of trees; may be called twice."""
-        rows = [row for row in self._used.values() if self._entry(row.key, row.kind).exists()]
+        rows = [
+            row for row in self._used.values() if os.path.lexists(self._entry(row.key, row.kind))
+        ]
         if rows:
             now = time.time()
             with suppress(OSError), self._index() as index:
@@ -103,6 +105,10 @@ class HostCache:
     def _entry(self, key: str, kind: str) -> Path:
         return self.root / f"{kind}s" / key[:2] / key
 
+    def ships(self, item: Item) -> bool:
+        """Whether an input comes by the channel: it is on no disk that this host sees."""
+        return self._channel is not None and item.url is None and _is_afar(item)
+
     def has(self, item: Item) -> bool:
         """Whether the entry is here already."""
         return self._entry(_key(item), item.kind).exists()
@@ -117,7 +123,8 @@ class HostCache:
         except OSError as exc:
             need = sum(item.size for item in missing)
             raise named_error(exc, missing[0].name, self.root, need) from exc
-        small, large = [], []
+        small: list[Item] = []
+        large: list[Item] = []
         for item in missing:
             (large if self._needs_room(item.size) else small).append(item)
         with self.room_if_scarce(sum(item.size for item in small), "inputs"):
@@ -125,6 +132,9 @@ class HostCache:
                 self._get(item, has_room=True)
         for item in large:
             self._get(item)
+        with self._index() as index:
+            for item in missing:  # others may have evicted them before they were here
+                index.add(_row(item))
 
     def _note_fetches(self, items: list[Item]) -> None:
         """Note entries before they are here, as a kill may come, and keep to the limit."""
@@ -215,8 +225,8 @@ class HostCache:
             entry = self._entry(other, "tree")
             if near := _sound(entry, item):
                 state = copy_tree(entry / "tree", target, (), readonly=readonly)
-        if not near and self._channel is not None and _is_afar(item):
-            source = str(item.source)
+        if not near and self._channel is not None and self.ships(item):
+            source = item.source
             state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
         elif not near:
             state = copy_tree(local(item.source), target, item.exclude, readonly=readonly)
@@ -229,14 +239,15 @@ class HostCache:
         """Returns whether the file came from outside this cache."""
         expected = (item.size, item.mtime_ns)
         mode = item.permissions & 0o555 | 0o400 if item.readonly else item.permissions | 0o600
-        other = self._entry(_key(replace(item, readonly=not item.readonly)), "file")
-        if _sound(other, item):
-            copy_file(other, target, expected, mode=mode)
+        other = replace(item, readonly=not item.readonly)
+        near = self._entry(_key(other), "file")
+        if _sound(near, other):
+            copy_file(near, target, expected, mode=mode)
             return False
         if item.url is not None:
             download(item.url, target, *expected, mode=mode)
-        elif self._channel is not None and _is_afar(item):
-            receive_file(self._channel, str(item.source), target, expected, mode)
+        elif self._channel is not None and self.ships(item):
+            receive_file(self._channel, item.source, target, expected, mode)
         else:
             until_not_older(local(item.source), item.mtime_ns)
             copy_file(local(item.source), target, expected, mode=mode)
@@ -374,14 +385,23 @@ class HostCache:
                 using.close()
                 fetching.close()
 
+    def adopt(self) -> None:
+        """Note entries that nobody has noted, as who fetched them was killed."""
+        with self._index() as index:
+            self._adopt(index)
+
     def _adopt(self, index: Index) -> None:
-        """Note entries that the index does not know of: it was lost."""
+        """Note entries that the index does not know of."""
+        known = {row.key for row in index.oldest_first()}
         for kind in ("file", "tree"):
             for entry in (self.root / f"{kind}s").glob("*/*"):
-                size, files = _measured(entry)
-                now = time.time()
-                row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
-                index.add(row)
+                if entry.name in known:
+                    continue
+                with suppress(FileNotFoundError, UnusableInput):  # somebody clears meanwhile
+                    size, files = _measured(entry)
+                    now = time.time()
+                    row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
+                    index.add(row)
 
     def seal(self, item: Item) -> Path:
         """The file that vouches for a tree: emptied, the tree is looked through at its next use."""
@@ -421,7 +441,10 @@ def _is_linked(entry: Path) -> bool:
 
 def _is_afar(item: Item) -> bool:
     """Whether an input is on no disk that this host sees; then it is shipped."""
-    return not (isinstance(item.source, SharedPath) and os.path.lexists(local(item.source)))
+    try:
+        return not (isinstance(item.source, SharedPath) and os.path.lexists(local(item.source)))
+    except UnusableInput:  # this host has not so many shared roots
+        return True
 
 
 def _state(item: Item) -> str:

@@ -21,6 +21,8 @@ def reclaim_leftovers(*, dry_run: bool = False) -> list[Path]:
         with HostCache() as cache:
             try:
                 cache.tidy()
+                if folders:
+                    cache.adopt()
             except OSError as exc:
                 warnings.warn(f"cannot tidy the cache: {exc}", stacklevel=2)
     return folders

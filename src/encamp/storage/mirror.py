@@ -109,7 +109,10 @@ class Item:
     @property
     def name(self) -> str:
         """The source as it is called on this host, for messages."""
-        return self.url or printable(local(self.source))
+        try:
+            return self.url or printable(local(self.source))
+        except UnusableInput as exc:  # this host has not so many shared roots
+            return printable(exc.path)
 
     @property
     def url(self) -> str | None:

@@ -242,7 +242,7 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
     so that it keeps nobody from working. Raises `BadLocalStorage`.
     """
     parent = sandboxes(local_storage_path())
-    if not parent.is_dir():
+    if not os.path.lexists(parent):
         return []
     root = local_storage()  # nothing is removed from a folder that is not this user's own
     if not dry_run:
@@ -271,7 +271,7 @@ def trials(root: Path) -> Iterator[Path]:
 
 def _clear_trials(root: Path) -> None:
     folder = root / TRIALS
-    if not folder.is_dir():
+    if not os.path.lexists(folder):
         return
     try:
         with alone_if_free(folder / _TRYING, TRIALS) as free:

@@ -9,7 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import (
@@ -26,7 +26,7 @@ from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
 from encamp.storage.owner import OwnedFolder, named_refusals, trials
 from encamp.storage.roots import local
-from encamp.storage.tree import link_tree, tree_state, walk
+from encamp.storage.tree import TreeDigest, link_tree, tree_state, walk
 from encamp.storage.visible import until_not_older
 
 _NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
@@ -88,7 +88,8 @@ class Placer:
         ways = []
         with trials(self._owned.storage) as folder:
             for item in items:
-                way, why = way_of(item, folder)
+                afar = replace(item, cached=True) if self._cache.ships(item) else item
+                way, why = way_of(afar, folder)
                 if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
                     way, why = _into_tree(item)
                 log.debug("%s by %s: %s", item.name, way, why)
@@ -119,12 +120,12 @@ class Placer:
     def _direct(self, source: Path, item: Item) -> None:
         """From the source itself, which must be what it was when the plan was made."""
         if item.kind == "tree":
-            self._tree(source, item, "direct")
-            same = tree_state(source, item.exclude).content == item.content
+            same = self._tree(source, item, "direct") == item.content
         else:
-            self._file(source, item, "direct")
             status = source.stat()
             same = (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
+            if same:
+                self._file(source, status, item, "direct")
         if not same:
             raise SourceChanged(item.name)
 
@@ -132,16 +133,20 @@ class Placer:
         """A file's entry may be evicted between getting and using it; then it is fetched again."""
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
-                self._file(self._cache.get(item), item, way)
+                entry = self._cache.get(item)
+                self._file(entry, entry.stat(), item, way)
                 return
         raise SourceChanged(item.name)
 
-    def _tree(self, origin: Path, item: Item, way: Way) -> None:
+    def _tree(self, origin: Path, item: Item, way: Way) -> str:
+        """Returns what tells the state that was placed, see `TreeState.content`."""
         if way == "link" and self._tree_of_links(origin, item):
-            return
+            return item.content
         self._folder(PurePosixPath(item.target))
         top = f"{self.folder}/{item.target}"
+        digest = TreeDigest()
         for entry in walk(origin, item.exclude if way == "direct" else ()):
+            digest.take(entry)
             if entry.kind == "folder":
                 self._inner_folder(f"{item.target}/{entry.path}")
             elif entry.kind == "link":
@@ -149,6 +154,7 @@ class Placer:
             else:
                 place = f"{top}/{entry.path}"
                 self._one(f"{origin}/{entry.path}", place, entry.status, item, way)
+        return digest.state().content
 
     def _tree_of_links(self, origin: Path, item: Item) -> bool:
         """Link a whole tree where nothing is in its place yet; False where that cannot be."""
@@ -167,10 +173,10 @@ class Placer:
         self._owned.note_linked(map(self._cache.seal, self.placed.linked_trees))
         return True
 
-    def _file(self, origin: Path, item: Item, way: Way) -> None:
+    def _file(self, origin: Path, status: os.stat_result, item: Item, way: Way) -> None:
         path = PurePosixPath(item.target)
         self._folder(path.parent)
-        self._one(str(origin), f"{self.folder}/{path}", origin.stat(), item, way)
+        self._one(str(origin), f"{self.folder}/{path}", status, item, way)
 
     def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
         if way == "reflink":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterable
@@ -14,6 +15,8 @@ from encamp.storage.outputs import PART, Staged
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
 from encamp.storage.visible import until_visible
+
+_NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def publish(
@@ -35,6 +38,21 @@ def publish(
     if flush:
         flush_folders(parents(published))
     return published
+
+
+def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]:
+    """The final names that `publish` is going to give, but for those that are kept.
+
+    Raises as it does where that is seen beforehand.
+    """
+    for one in staged:
+        _check(one, own)
+    given = ((one, final_name(one.final)) for one in staged)
+    return [
+        name
+        for one, name in given
+        if one.existing == "replace" or name in own or not _is_there(one.final)
+    ]
 
 
 def _check(one: Staged, own: Collection[str]) -> None:
@@ -84,19 +102,30 @@ def _published(one: Staged, own: Collection[str]) -> Published:
 
 
 def _moved_if_new(part: Path, final: Path) -> bool:
-    """Rename, but never over something: a link is refused where a rename would replace."""
+    """Rename, but never over something: a link is refused where a rename would replace.
+
+    On a disk without links it is looked for first, which cannot see what comes right then.
+    """
     try:
         os.link(part, final)
     except FileExistsError:
         part.unlink()
         return False
+    except OSError as exc:
+        if exc.errno not in _NO_LINK:
+            raise
+        if new := not os.path.lexists(final):
+            part.rename(final)
+        else:
+            part.unlink()
+        return new
     part.unlink()
     return True
 
 
 def _as_it_is(final: Path) -> Published:
     found = final.stat()
-    return Published(str(final), found.st_size, found.st_mtime_ns, digest_of(final))
+    return Published(str(final), found.st_size, found.st_mtime_ns, digest_of(final), kept=True)
 
 
 def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
@@ -105,7 +134,7 @@ def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
         remote.remove(part)
         if one.existing == "error":
             raise OutputExists(name)
-        return Published(name, remote.size_of(name) or 0, 0, "")
+        return Published(name, remote.size_of(name) or 0, 0, "", kept=True)
     remote.move(part, name)
     return Published(name, one.size, 0, one.digest)
 

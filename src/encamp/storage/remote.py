@@ -18,6 +18,8 @@ from typing import Any
 from encamp.errors import BadDestination, SourceChanged, UnusableInput
 
 _CHUNK = 1 << 20
+_STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated")
+"""What file systems call that which changes with a file, the surest first."""
 
 
 def is_url(path: object) -> bool:
@@ -43,21 +45,33 @@ def find_remote(pattern: str) -> list[RemoteFile]:
     """
     with _reading(pattern):
         system, path = _opened(pattern)
-        if not any(c in path for c in "*?["):
-            matches = [path] if system.exists(path) else []
-        else:
-            matches = sorted(system.glob(path))
+        matches = sorted(system.glob(path)) if any(c in path for c in "*?[") else [path]
         return [file for match in matches for file in _files(system, match)]
 
 
 def _files(system: Any, path: str) -> Iterator[RemoteFile]:
-    top = PurePosixPath(path).parent
-    for found in sorted(system.find(path)) if system.isdir(path) else [path]:
+    top, info = PurePosixPath(path).parent, _info(system, path)
+    if info is None:
+        return
+    for found in sorted(system.find(path)) if info["type"] == "directory" else [path]:
         info = system.info(found)
-        name = PurePosixPath(found)
-        state = str(info.get("ETag") or info.get("mtime") or system.ukey(found))
         url = system.unstrip_protocol(found)
-        yield RemoteFile(url, name.relative_to(top), int(info.get("size") or 0), state)
+        if info.get("size") is None:
+            raise UnusableInput(url, "its server does not tell its size; fetch it in a step")
+        state = next((str(info[key]) for key in _STATES if info.get(key)), system.ukey(found))
+        yield RemoteFile(url, PurePosixPath(found).relative_to(top), int(info["size"]), state)
+
+
+def _info(system: Any, path: str) -> dict[str, Any] | None:
+    """What is known about a file or folder; None if it is not there, for sure."""
+    try:
+        return dict(system.info(path))
+    except FileNotFoundError as exc:
+        cause = exc.__cause__  # HTTP takes a server that does not answer for a missing file
+        unknown = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if cause is not None and (unknown or getattr(cause, "status", 404) not in (404, 410)):
+            raise cause from None
+        return None
 
 
 def download(url: str, target: Path, size: int, mtime_ns: int, mode: int) -> None:
@@ -135,6 +149,7 @@ def _opened(url: str) -> tuple[Any, str]:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
+    system.invalidate_cache()  # others may have written there since this process looked
     return system, str(path)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
+from encamp.storage.roots import Portable, SharedPath, local
 from encamp.storage.tree import TreeState, state_of_entries, walk, why_unusable
 
 CHUNK = 4 << 20
@@ -51,10 +52,10 @@ class ShippedEntry:
 class Channel(Protocol):
     """Asks the other side; each call blocks until the answer is here. Raises what it raises."""
 
-    def chunk(self, path: str, offset: int) -> Chunk:
+    def chunk(self, path: Portable, offset: int) -> Chunk:
         """Up to `CHUNK` bytes of a file."""
 
-    def entries(self, path: str, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """What is in a tree."""
 
 
@@ -64,22 +65,23 @@ class Sender:
     def __init__(self, paths: Iterable[Path | str]) -> None:
         self._allowed = {os.path.realpath(path) for path in paths}
 
-    def chunk(self, path: str, offset: int) -> Chunk:
+    def chunk(self, path: Portable, offset: int) -> Chunk:
         """Bytes of a file from ``offset`` on; raises `UnusableInput`."""
+        real = self._checked(path)
         try:
-            fd = os.open(self._checked(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as exc:
-            raise UnusableInput(path, why_unusable(exc)) from exc
+            raise UnusableInput(real, why_unusable(exc)) from exc
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise UnusableInput(real, "it is not a file")
             data = os.pread(fd, CHUNK, offset)
             status = os.fstat(fd)
         finally:
             os.close(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnusableInput(path, "it is not a file")
         return Chunk(data, _digest(data), status.st_size, status.st_mtime_ns)
 
-    def entries(self, path: str, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+    def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """What is in a tree; raises `UnusableInput`."""
         tree = Path(self._checked(path))
         return [
@@ -94,16 +96,16 @@ class Sender:
             for entry in walk(tree, exclude)
         ]
 
-    def _checked(self, path: str) -> str:
-        real = os.path.realpath(path)
+    def _checked(self, path: Portable) -> str:
+        real = os.path.realpath(local(path))
         above = (real, *map(str, Path(real).parents))
         if self._allowed.isdisjoint(above):
-            raise UnusableInput(path, "it is none of the files that this side sends")
+            raise UnusableInput(real, "it is none of the files that this side sends")
         return real
 
 
 def receive_file(
-    channel: Channel, path: str, target: Path, expected: tuple[int, int], mode: int
+    channel: Channel, path: Portable, target: Path, expected: tuple[int, int], mode: int
 ) -> None:
     """Bring a file to ``target``, a new file, with its time of change and permissions ``mode``.
 
@@ -120,7 +122,7 @@ def receive_file(
             if not chunk.data:
                 break
         if offset != expected[0]:
-            raise SourceChanged(path)
+            raise SourceChanged(_name(path))
         os.fchmod(fd, mode & 0o777)
         os.utime(fd, ns=(expected[1], expected[1]))
     except BaseException:
@@ -130,12 +132,14 @@ def receive_file(
         os.close(fd)
 
 
-def _checked_chunk(channel: Channel, path: str, offset: int, expected: tuple[int, int]) -> Chunk:
+def _checked_chunk(
+    channel: Channel, path: Portable, offset: int, expected: tuple[int, int]
+) -> Chunk:
     chunk = channel.chunk(path, offset)
     if (chunk.size, chunk.mtime_ns) != expected:
-        raise SourceChanged(path)
+        raise SourceChanged(_name(path))
     if _digest(chunk.data) != chunk.digest:
-        raise ShippingFailed(path, f"the bytes from {offset} on were changed on the way")
+        raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed on the way")
     return chunk
 
 
@@ -146,7 +150,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 def receive_tree(
-    channel: Channel, path: str, target: Path, exclude: tuple[str, ...], *, readonly: bool
+    channel: Channel, path: Portable, target: Path, exclude: tuple[str, ...], *, readonly: bool
 ) -> TreeState:
     """Bring a tree to ``target``, a new folder; returns the state that it has.
 
@@ -165,18 +169,29 @@ def receive_tree(
         else:
             mode = entry.permissions & 0o555 | 0o400 if readonly else entry.permissions | 0o600
             expected = (entry.size, entry.mtime_ns)
-            receive_file(channel, f"{path}/{entry.path}", place, expected, mode)
+            receive_file(channel, _inner(path, entry.path), place, expected, mode)
     goals = {entry.path: entry.goal for entry in entries}
     return state_of_entries(
         ((e.path, e.kind, e.size, e.mtime_ns) for e in entries), goals.__getitem__
     )
 
 
-def _safe(entry: ShippedEntry, path: str, folders: set[str]) -> str:
+def _name(path: Portable) -> str:
+    """A path in a message, also one of a shared root that this host has not."""
+    return path.rest if isinstance(path, SharedPath) else path
+
+
+def _inner(tree: Portable, path: str) -> Portable:
+    if isinstance(tree, SharedPath):
+        return SharedPath(tree.root, f"{tree.rest}/{path}")
+    return f"{tree}/{path}"
+
+
+def _safe(entry: ShippedEntry, path: Portable, folders: set[str]) -> str:
     """An entry's path, if it lies in a folder that was made here, and so in the tree."""
     inner = PurePosixPath(entry.path)
-    if inner.name in ("", "..") or str(inner.parent) not in folders:
-        raise ShippingFailed(path, f"its entry {entry.path!r} would leave the folder")
+    if inner.name in ("", "..") or "\0" in entry.path or str(inner.parent) not in folders:
+        raise ShippingFailed(_name(path), f"its entry {entry.path!r} would leave the folder")
     return entry.path
 
 

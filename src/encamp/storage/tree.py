@@ -43,8 +43,8 @@ class TreeState:
     identity: str
 
 
-class _Digest:
-    """Takes in entries one by one."""
+class TreeDigest:
+    """Takes in the entries of a tree one by one, in the order of `walk`."""
 
     def __init__(self) -> None:
         self.files = self.size = self.newest = 0
@@ -77,7 +77,7 @@ def state_of_entries(
     entries: Iterable[tuple[str, str, int, int]], goal: Callable[[str], str]
 ) -> TreeState:
     """The state of a tree of which only path, kind, size and mtime_ns of its entries are known."""
-    digest = _Digest()
+    digest = TreeDigest()
     for path, kind, size, mtime_ns in entries:
         digest.take_facts(path, kind, size, mtime_ns, goal(path) if kind == "link" else "")
     return digest.state()
@@ -85,7 +85,7 @@ def state_of_entries(
 
 def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
     """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
-    digest = _Digest()
+    digest = TreeDigest()
     for entry in walk(tree, exclude):
         digest.take(entry)
     return digest.state()
@@ -97,7 +97,7 @@ def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly:
     ``readonly`` takes away the right to write to files (folders keep it). Raises as `walk` and
     `copy_file` do.
     """
-    digest = _Digest()
+    digest = TreeDigest()
     target.mkdir(mode=0o700)
     origin, to = str(source), str(target)
     for entry in walk(source, exclude):
@@ -155,7 +155,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
     while pending:
         inner = pending.pop()
         folders = []
-        for found in _listed(f"{tree}/{inner}" if inner else str(tree)):
+        for found in _listed(tree, inner):
             path = f"{inner}/{found.name}" if inner else found.name
             if exclude and excluded(found.name, path, exclude):
                 continue
@@ -170,11 +170,14 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
         pending.extend(reversed(folders))
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
+def _listed(tree: Path, inner: str) -> list[os.DirEntry[str]]:
+    folder = f"{tree}/{inner}" if inner else str(tree)
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=_raw_name)
     except OSError as exc:
+        if inner and isinstance(exc, FileNotFoundError | NotADirectoryError):
+            raise SourceChanged(folder) from exc  # it was a folder a moment ago
         raise UnusableInput(folder, why_unusable(exc)) from exc
 
 

@@ -6,6 +6,7 @@ as it was. Opening its folder makes them look again (see nfs(5), close-to-open c
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -66,7 +67,8 @@ def _status(path: Path) -> os.stat_result | None:
 def wait_seconds() -> float:
     """How long to wait; from ENCAMP_VISIBLE_WAIT where that is a number."""
     with suppress(ValueError):
-        return float(os.environ.get(WAIT, _SECONDS))
+        seconds = float(os.environ.get(WAIT, _SECONDS))
+        return seconds if math.isfinite(seconds) else _SECONDS
     return _SECONDS
 
 

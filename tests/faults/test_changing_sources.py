@@ -1,0 +1,95 @@
+"""Inputs that change while they are copied: a task gets one whole version, or is told."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deeds import CHANGES, edit
+from forks import CHAOS, SEED, Forks, forks
+from sealed import files_below, is_whole
+
+from encamp.errors import SourceChanged
+from encamp.storage.camp import Camp
+from encamp.storage.mirror import Item, Mirror, Mode, plan
+from encamp.storage.tree import tree_state
+
+pytestmark = pytest.mark.chaos
+
+FILES = 30
+
+
+def make_tree(tree: Path, rng: random.Random) -> None:
+    (tree / "folder").mkdir(parents=True)
+    for number in range(FILES):
+        edit(
+            tree / ("folder" if number % 2 else ".") / f"{number}",
+            1,
+            rng.randrange(100, 60_000),
+            rng,
+        )
+
+
+def placed(items: list[Item]) -> dict[str, bytes] | None:
+    """What a task finds in its folder; None if it is told that an input changed."""
+    camp = Camp("task")
+    try:
+        camp.place(items)
+        for item in items:
+            if item.kind == "tree":
+                assert tree_state(camp.folder / item.target).content == item.content
+        return files_below(camp.folder)
+    except SourceChanged:
+        return None
+    finally:
+        camp.strike()
+
+
+def race(line: Forks, top: Path, how: str, rng: random.Random) -> str:
+    """One copy beside one editor; returns what came of it."""
+    source = top / "source"
+    make_tree(source / "tree", rng)
+    edit(source / "file", 1, rng.randrange(100, 8_000_000), rng)
+    before = files_below(source)
+    tree = how == "folder" or rng.random() < 0.5
+    wanted = source / ("tree" if tree else "file")
+    modes: list[Mode] = ["auto", "copy", "link"]
+    items = plan([Mirror(str(wanted), mode=rng.choice(modes))], source)
+    if rng.random() < 0.4:
+        items = [replace(item, cached=False, mode="auto") for item in items]
+    edited = source / "tree/folder" if how == "folder" else wanted if tree else source
+    line.begin("editing", local=top, source=str(edited), how=how, seed=rng.random())
+    line.go()
+    time.sleep(rng.choice([0, rng.uniform(0, 0.01)]))  # the editor may be first, or not
+    found = placed(items)
+    line.kill()
+    if found is None:
+        return "changed"
+    assert all(map(is_whole, found.values()))
+    same = {name: text for name, text in before.items() if name.split("/")[0] == wanted.name}
+    if found == same:
+        return "old"
+    assert not tree, "the files are of several versions"
+    return "new"
+
+
+@pytest.mark.parametrize("how", CHANGES)
+def test_of_an_input_that_changes_while_it_is_copied_a_task_gets_one_version_or_is_told(
+    how: str, tmp_path: Path
+) -> None:
+    count = 12 * max(1, CHAOS)
+    ended: Counter[str] = Counter()
+    with forks(traced=False) as line:
+        for number in range(count):
+            seed = f"{SEED} {how} {number}"
+            try:
+                ended[race(line, tmp_path / str(number), how, random.Random(seed))] += 1
+            except BaseException as exc:
+                raise AssertionError(f"in race {number} of {count}, {SEED=}") from exc
+    print(f"{how}: {ended} in {count} races, {SEED=}")
+    assert ended["old"]
+    assert ended["changed"]

@@ -1,0 +1,72 @@
+"""A disk that refuses one thing: a named error or a right result, and nothing is spoiled."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from forks import CHAOS, SEED, Step, forks, watched
+from places import Place, make_place
+
+pytestmark = pytest.mark.chaos
+
+FAULTS = {
+    "error=EIO": "openat read write pwrite64 copy_file_range fsync rename link linkat unlink mkdir "
+    "rmdir symlink fcntl flock fchmod utimensat getdents64 newfstatat mount umount2 close",
+    "error=ENOSPC": "openat write pwrite64 copy_file_range fsync rename link linkat mkdir symlink",
+    "error=EDQUOT": "openat write pwrite64 copy_file_range fsync rename link linkat mkdir symlink",
+    "error=ESTALE": "openat read write copy_file_range fsync rename link unlink newfstatat",
+    "error=EINTR": "openat read write copy_file_range fsync fcntl flock",
+    "retval=1": "write copy_file_range",
+}
+"""What may go wrong → with which calls; 1 is a write that says it wrote one byte, and did not."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return make_place(tmp_path)
+
+
+def cases(steps: list[Step], place: Place) -> list[tuple[str, Step]]:
+    """Every fault at every step that has to do with the place, in random order."""
+    top = str(place.source.parent)
+    found = [
+        (fault, step)
+        for fault, calls in FAULTS.items()
+        for step in steps
+        if step.call in calls.split() and top in step.line
+    ]
+    random.Random(SEED).shuffle(found)
+    return found
+
+
+def test_an_error_at_any_step_is_named_or_harmless_and_the_next_process_does_it_right(
+    place: Place, tmp_path: Path
+) -> None:
+    ended: dict[str, int] = {}
+    with forks() as line, watched(place.to, tmp_path / "stop"):
+        steps = line.steps(tmp_path / "log", "staging", " ".join(FAULTS.values()), **place.given)
+        all_cases = cases(steps, place)
+        taken = all_cases[: 50 * max(1, CHAOS)]
+        for number, (fault, step) in enumerate(taken):
+            place.clear()
+            where = f"{fault} at {step} ({number} of {len(taken)}, {SEED=})"
+            end = line.hit(step, fault, "staging", **place.given)
+            ended[end.error] = ended.get(end.error, 0) + 1
+            try:
+                assert end.code == 0
+                if end.error:
+                    assert end.named, end.trace
+                    assert "\n" not in end.text
+                    place.check_whole()
+                else:
+                    place.check_done()
+                again = line.do("staging", **place.given)
+                assert again.error == "", again.trace
+                place.check_done()
+                place.check_nothing_left()
+            except AssertionError as exc:
+                raise AssertionError(where) from exc
+    print(f"{len(taken)} of {len(all_cases)} errors, {SEED=}: {ended}")
+    assert ended[""] < len(taken), "no fault was ever noticed"

@@ -1,0 +1,191 @@
+"""A disk without room is a state, not a failure: tasks wait for others, and fail by name alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from job_steps import count, counted
+
+import encamp
+from encamp.storage.cache import INDEX
+from encamp.storage.index import opened
+from encamp.storage.roots import LOCAL, local_storage
+
+MIB = 1 << 20
+
+
+@contextmanager
+def disk(at: Path, size: int) -> Iterator[Path]:
+    """An empty disk of ``size`` bytes."""
+    at.mkdir()
+    line = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0777", "tmpfs", str(at)]
+    if subprocess.run(line, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A local storage with room for one task's inputs of 8 MiB, not for two."""
+    with disk(tmp_path / "disk", 16 * MIB) as at:
+        monkeypatch.setenv(LOCAL, str(at))
+        yield at
+        left = list(at.glob("encamp-*/sandboxes/*"))
+    assert left == []
+
+
+def refusals() -> int:
+    """How often somebody was told that there is no room."""
+    with opened(local_storage() / "cache" / INDEX) as index:
+        query = "SELECT COUNT(*) FROM event WHERE what = 'refused'"
+        return int(index._database.execute(query).fetchone()[0])
+
+
+def work(counter: str, name: str) -> None:
+    """Count the run; end only when somebody else was refused, or nobody else is left to be."""
+    count(counter, name)
+    deadline = time.monotonic() + 30
+    while len(counted(counter)) == 1 and refusals() == 0:
+        assert time.monotonic() < deadline, "nobody else wanted the room"
+        time.sleep(0.01)
+    Path("made").write_bytes(Path(f"{name}.dat").read_bytes()[:10])
+
+
+def fill(size: int) -> None:
+    """Write more than there is room for."""
+    Path("all").write_bytes(bytes(size))
+
+
+def write_slowly(name: str, size: int) -> None:
+    """Write a file bit by bit."""
+    with Path(name).open("wb", buffering=0) as file:
+        for _ in range(size // 4096):
+            assert file.write(bytes(4096)) == 4096, "no room"
+
+
+def job_of(here: Path, names: str, size: int = 8 * MIB) -> encamp.Job:
+    job = encamp.Job("job", to="out")
+    for name in names:
+        (here / f"{name}.dat").write_bytes(name.encode() * size)
+        step = encamp.call(work, str(here / "counter"), name)
+        output = encamp.Output("made", rename=name)
+        job.add(name, step, mirror=f"{name}.dat", outputs=output)
+    return job
+
+
+def results() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in Path("out").iterdir() if path.is_file()}
+
+
+@pytest.mark.usefixtures("small")
+def test_a_task_without_room_waits_until_another_has_ended(here: Path) -> None:
+    report = job_of(here, "ab").run(workers=2)
+    assert report.ok
+    assert refusals() >= 1
+    assert results() == {name: name.encode() * 10 for name in "ab"}
+    assert sorted(counted(here / "counter")) == ["a", "b"]
+    assert [len(task.attempts) for task in report.tasks] == [1, 1], "waiting is no try"
+
+
+@pytest.mark.usefixtures("small")
+def test_many_tasks_take_turns(here: Path) -> None:
+    names = "abcdef"
+    report = job_of(here, names).run(workers=3)
+    assert report.ok
+    assert results() == {name: name.encode() * 10 for name in names}
+    assert sorted(counted(here / "counter")) == list(names)
+    assert refusals() < 40, "who waits does not ask again and again"
+
+
+@pytest.mark.usefixtures("small")
+def test_a_task_that_can_never_have_room_fails_by_name_and_the_others_go_on(here: Path) -> None:
+    job = job_of(here, "a")
+    (here / "large.dat").write_bytes(bytes(20 * MIB))
+    job.add("large", "true", mirror="large.dat", retries=0)
+    report = job.run(workers=2, check=False)
+    assert report["a"].state == "done"
+    large = report["large"]
+    assert (large.state, large.attempts[-1].error_type) == ("failed", "DiskFull")
+    assert f"no room on the disk of {local_storage()}" in large.why
+    assert f"{20 * MIB} bytes are needed" in large.why
+    assert len(large.attempts) == 1
+
+
+@pytest.mark.usefixtures("small")
+def test_alone_it_fails_at_once(here: Path) -> None:
+    (here / "large.dat").write_bytes(bytes(20 * MIB))
+    job = encamp.Job("job", to="out")
+    job.add("large", "true", mirror="large.dat")
+    job.add("later", "true", after="large")
+    report = job.run(workers=2, check=False)
+    assert [task.state for task in report.tasks] == ["failed", "blocked"]
+    assert report["large"].attempts[-1].error_type == "DiskFull"
+
+
+def test_a_task_whose_own_files_fill_the_disk_fails_and_leaves_room_again(
+    here: Path, small: Path
+) -> None:
+    """Its log is on the same disk and may say nothing."""
+    job = encamp.Job("job", to="out")
+    job.add("command", encamp.command("head -c 100M /dev/zero > all", shell=True))
+    job.add("function", encamp.call(fill, 100 * MIB))
+    job.add("next", "head -c 8M /dev/zero")
+    report = job.run(workers=1, check=False)
+    assert [task.state for task in report.tasks] == ["failed", "failed", "done"]
+    for name in ("command", "function"):
+        assert report[name].attempts[-1].error_type == "DiskFull"
+        assert str(local_storage()) in report[name].why
+    found = os.statvfs(small)
+    assert found.f_bavail * found.f_frsize > 12 * MIB
+
+
+@pytest.mark.usefixtures("small")
+def test_a_task_that_fills_the_disk_while_it_runs_waits_for_others_too(here: Path) -> None:
+    """Both write 10 of 16 MiB; who comes too late begins anew when the other has ended."""
+    job = encamp.Job("job", to="out")
+    for name in "ab":
+        job.add(name, encamp.call(write_slowly, name, 10 * MIB), outputs=name)
+    report = job.run(workers=2)
+    assert report.ok
+    assert {name: len(text) for name, text in results().items()} == {"a": 10 * MIB, "b": 10 * MIB}
+
+
+@pytest.mark.usefixtures("small")
+def test_the_cache_makes_room_before_anybody_waits(here: Path) -> None:
+    """Inputs of earlier jobs go first."""
+    for turn in range(3):
+        (here / f"shared{turn}").write_bytes(os.urandom(8 * MIB))
+        job = encamp.Job(f"job{turn}", to="out", mirror=f"shared{turn}")
+        for name in "ab":
+            job.add(name, f"test -s shared{turn}")
+        assert job.run(workers=2).ok
+
+
+def test_a_destination_without_room_fails_by_name_and_what_is_published_stays(
+    here: Path, tmp_path: Path
+) -> None:
+    with disk(tmp_path / "to", 12 * MIB) as to:
+        job = encamp.Job("job", to=to)
+        for name in "ab":
+            step = encamp.command(f"head -c 8M /dev/zero > {name}", shell=True)
+            job.add(name, step, outputs=name)
+        report = job.run(workers=2, check=False)
+        states = sorted(task.state for task in report.tasks)
+        assert states == ["done", "failed"]
+        (failed,) = [task for task in report.tasks if task.state == "failed"]
+        assert failed.attempts[-1].error_type == "DiskFull"
+        assert str(to) in failed.why
+        whole = [path.stat().st_size for path in to.iterdir() if path.is_file()]
+        assert whole == [8 * MIB]
+        assert not list(to.rglob(".encamp-*"))
+        next(path for path in to.iterdir() if path.is_file()).unlink()
+        assert job.run(workers=1, check=False).count("done") >= 1

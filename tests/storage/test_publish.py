@@ -1,0 +1,316 @@
+"""Publishing beside what is there: policies, races with others, and a manifest that b2sum reads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import encamp
+from encamp.errors import BadJob, OutputExists
+from encamp.model import Published
+from encamp.storage import publish as publishing
+from encamp.storage.outputs import PART, Existing, Output, Staged, as_outputs, stage
+from encamp.storage.publish import digest_of, manifest, publish
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A task's folder with outputs in it."""
+    path = tmp_path / "task"
+    path.mkdir()
+    for name in "abc":
+        (path / name).write_text("new")
+    return path
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    path = tmp_path / "to"
+    path.mkdir()
+    return path
+
+
+def staged(folder: Path, to: Path, existing: Existing, *names: str) -> list[Staged]:
+    wanted = as_outputs([Output(name, ".", existing=existing) for name in names or ("a",)])
+    return stage(folder, wanted, to, token="token", task="task")
+
+
+def there(to: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in sorted(to.iterdir())}
+
+
+@pytest.mark.parametrize("existing", get_args(Existing))
+def test_what_is_new_is_published_under_every_policy(
+    existing: Existing, folder: Path, to: Path
+) -> None:
+    (published,) = publish(staged(folder, to, existing))
+    assert there(to) == {"a": "new"}
+    assert published.digest == digest_of(to / "a")
+    assert published.mtime_ns == (to / "a").stat().st_mtime_ns
+
+
+def test_what_is_there_is_replaced_or_kept_or_an_error(folder: Path, to: Path) -> None:
+    (to / "a").write_text("old one")
+    (kept,) = publish(staged(folder, to, "keep"))
+    assert there(to) == {"a": "old one"}
+    assert (kept.size, kept.digest) == (7, digest_of(to / "a"))
+    with pytest.raises(OutputExists) as caught:
+        publish(staged(folder, to, "error"))
+    assert caught.value.path == str(to / "a")
+    for part in to.glob(f"{PART}*"):
+        part.unlink()
+    assert there(to) == {"a": "old one"}
+    publish(staged(folder, to, "replace"))
+    assert there(to) == {"a": "new"}
+
+
+def test_a_broken_symlink_is_something_that_is_there(folder: Path, to: Path) -> None:
+    (to / "a").symlink_to("nowhere")
+    with pytest.raises(OutputExists):
+        publish(staged(folder, to, "error"))
+    assert os.readlink(to / "a") == "nowhere"
+
+
+def test_one_that_may_not_be_replaced_keeps_all_others_back(folder: Path, to: Path) -> None:
+    (to / "c").write_text("old")
+    with pytest.raises(OutputExists):
+        publish(staged(folder, to, "error", "a", "b", "c"))
+    assert {n: t for n, t in there(to).items() if not n.startswith(PART)} == {"c": "old"}
+
+
+@pytest.mark.parametrize("existing", ["keep", "error"])
+def test_earlier_outputs_of_the_same_task_may_be_replaced(
+    existing: Existing, folder: Path, to: Path
+) -> None:
+    (to / "a").write_text("earlier")
+    (to / "b").write_text("somebody's")
+    publish(staged(folder, to, existing), own={str(to / "a")})
+    assert there(to) == {"a": "new", "b": "somebody's"}
+
+
+@pytest.mark.parametrize("existing", ["keep", "error"])
+def test_what_another_makes_in_between_is_never_replaced(
+    existing: Existing, folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look at what is there, before the new name is given."""
+    real = publishing._published
+
+    def published(one: Staged, own: frozenset[str]) -> Published:
+        (to / "a").write_text("theirs")
+        return real(one, own)
+
+    monkeypatch.setattr(publishing, "_published", published)
+    ready = staged(folder, to, existing)
+    if existing == "keep":
+        (kept,) = publish(ready)
+        assert kept.digest == digest_of(to / "a")
+    else:
+        with pytest.raises(OutputExists):
+            publish(ready)
+    assert there(to) == {"a": "theirs"}
+
+
+def test_of_many_who_publish_one_name_at_once_exactly_one_does(folder: Path, to: Path) -> None:
+    """By links, which are refused where there is a name; no look beforehand could see to it."""
+    threads = 8
+    for turn in range(20):
+        meet, done = threading.Barrier(threads), []
+        (folder / "x").write_text(str(turn))
+        wanted = Output("x", rename=f"x{turn}", existing="error")
+        ready = [stage(folder, [wanted], to, token=f"t{n}", task="task") for n in range(threads)]
+
+        def work(one: list[Staged], meet: threading.Barrier, done: list[str]) -> None:
+            meet.wait(30)
+            try:
+                publish(one)
+                done.append("published")
+            except OutputExists:
+                done.append("there already")
+
+        workers = [threading.Thread(target=work, args=(one, meet, done)) for one in ready]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert done.count("published") == 1
+        assert done.count("there already") == threads - 1
+    assert len([path for path in to.iterdir() if not path.name.startswith(PART)]) == 20
+
+
+def test_a_disk_without_links_is_no_reason_to_replace_what_is_there(
+    folder: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAT and some network disks have none; then the look and the rename are two steps."""
+
+    def no_link(*args: object, **options: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_link)
+    publish(staged(folder, to, "error"))
+    assert there(to) == {"a": "new"}
+    (folder / "a").write_text("newer")
+    publish(staged(folder, to, "keep"))
+    assert there(to) == {"a": "new"}
+
+
+def test_a_policy_that_there_is_not_is_refused_when_it_is_written() -> None:
+    with pytest.raises(BadJob, match="never"):
+        Output("a", existing="never")  # type: ignore[arg-type]
+
+
+# In jobs
+
+
+def job(existing: Existing, text: str = "made", to: str = "out") -> encamp.Job:
+    job = encamp.Job("job", to=to)
+    step = encamp.command(f"echo {text} > a; echo {text} > b", shell=True)
+    job.add("task", step, outputs=[Output("a", existing=existing), Output("b")])
+    return job
+
+
+def results() -> dict[str, str]:
+    return {path.name: path.read_text() for path in Path("out").iterdir() if path.is_file()}
+
+
+def test_an_output_that_exists_fails_its_task_which_publishes_nothing(here: Path) -> None:
+    Path("out").mkdir()
+    Path("out/a").write_text("theirs")
+    report = job("error").run(workers=1, check=False)
+    assert report["task"].attempts[0].error_type == "OutputExists"
+    assert len(report["task"].attempts) == 1
+    assert "out/a is there already" in report["task"].why
+    assert results() == {"a": "theirs"}
+    assert not list(Path("out").rglob(f"{PART}*"))
+
+
+@pytest.mark.parametrize("existing", ["keep", "error"])
+def test_what_is_somebody_elses_stays_so_however_often_the_job_runs(
+    existing: Existing, here: Path
+) -> None:
+    """That the job looked at it, or kept it, does not make it the job's own."""
+    Path("out").mkdir()
+    Path("out/a").write_text("theirs")
+    for text in ("one", "two", "two"):
+        job(existing, text).run(workers=1, check=False, force=True)
+        assert Path("out/a").read_text() == "theirs"
+    Path("out/a").unlink()
+    for text in ("one", "two"):
+        job(existing, text).run(workers=1)
+        assert Path("out/a").read_text() == f"{text}\n"
+
+
+def test_a_kept_output_is_part_of_the_result(here: Path) -> None:
+    Path("out").mkdir()
+    Path("out/a").write_text("theirs")
+    report = job("keep").run(workers=1)
+    assert results() == {"a": "theirs", "b": "made\n"}
+    digests = {Path(one.path).name: one.digest for one in report["task"].outputs}
+    assert digests == {name: digest_of(Path("out", name)) for name in "ab"}
+    assert job("keep").run(workers=1)["task"].state == "up to date"
+
+
+@pytest.mark.parametrize("existing", ["keep", "error"])
+def test_a_job_may_replace_what_it_has_published_itself(existing: Existing, here: Path) -> None:
+    for text in ("one", "two", "three"):
+        assert job(existing, text).run(workers=1)["task"].state == "done"
+        assert results() == {"a": f"{text}\n", "b": f"{text}\n"}
+
+
+def test_a_job_may_not_replace_what_another_job_has_published(here: Path) -> None:
+    other = encamp.Job("other", to="out")
+    other.add("task", encamp.command("echo other > a", shell=True), outputs="a")
+    other.run(workers=1)
+    assert job("error").run(workers=1, check=False)["task"].state == "failed"
+    assert results() == {"a": "other\n"}
+
+
+# The manifest
+
+NAMES = [
+    b"plain.txt",
+    b"with blank",
+    b"line\nend",
+    b"carriage\rreturn",
+    b"back\\slash",
+    b"back\\nslash",
+    b"\\",
+    b"-rf",
+    b" leading",
+    b"trailing ",
+    b"*",
+    b"caf\xe9",
+    "ü".encode(),
+    b"(a) = b",
+    b"BLAKE2b (x) = 00",
+    b"deep/er/x",
+    b"deep/line\nend\\",
+]
+
+
+def listed(to: Path, names: list[bytes]) -> list[Published]:
+    published = []
+    for name in names:
+        path = to / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"content of " + name)
+        published.append(Published(str(path), path.stat().st_size, 0, digest_of(path)))
+    return published
+
+
+def b2sum(at: Path, text: bytes) -> subprocess.CompletedProcess[bytes]:
+    line = ["b2sum", "--check", "--strict", "-"]
+    return subprocess.run(line, cwd=at, input=text, capture_output=True, check=False)
+
+
+def test_b2sum_checks_a_manifest_with_any_names(to: Path) -> None:
+    text = manifest(listed(to, NAMES), to)
+    checked = b2sum(to, text)
+    assert checked.returncode == 0, checked
+    assert checked.stdout.count(b": OK\n") == len(NAMES)
+    assert len(text.splitlines()) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_b2sum_finds_each_file_that_was_changed(name: bytes, to: Path) -> None:
+    text = manifest(listed(to, NAMES), to)
+    path = to / os.fsdecode(name)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    checked = b2sum(to, text)
+    assert checked.returncode == 1
+    assert checked.stdout.count(b": FAILED\n") == 1
+
+
+def test_a_manifest_is_sorted_and_leaves_out_what_has_no_digest(to: Path) -> None:
+    published = listed(to, [b"b", b"a"])
+    published += [Published("memory://x/c", 1, 0, "00"), Published(str(to / "d"), 1, 0, "")]
+    text = manifest(published, to)
+    assert [line.split(b"(")[1].split(b")")[0] for line in text.splitlines()] == [b"a", b"b"]
+    assert manifest(reversed(published), to) == text
+
+
+def run_script(folder: Path) -> None:
+    for name in NAMES:
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name)
+
+
+@pytest.mark.parametrize("change", [lambda: None, lambda: Path("out/plain.txt").write_text("x")])
+def test_the_manifest_of_a_job_is_checked_by_b2sum(
+    change: Callable[[], object], here: Path
+) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("task", encamp.call(run_script, Path()), outputs="**")
+    job.add("fails", ["touch left", "false"], on_failure={"left": "failed"})
+    job.run(workers=1, check=False)
+    changed = change() is not None
+    checked = b2sum(here / "out", Path("out/job.job/MANIFEST").read_bytes())
+    assert checked.returncode == changed, checked
+    assert checked.stdout.count(b": OK\n") == len(NAMES) + 1 - changed
+    assert b"failed/left: OK\n" in checked.stdout

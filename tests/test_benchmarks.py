@@ -1,0 +1,98 @@
+"""The benchmarks measure what they say, at sizes that take no time; nothing here is timed."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from conftest import need
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`benchmarks` is a folder of the project, not a part of the package."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"benchmarks.{name}")
+
+
+def _sides(ours: list[float], peers: list[float]) -> list[SimpleNamespace]:
+    """Two sides that take as long as they are told, the first time to warm up."""
+    cost = _module("timing").Cost
+    costs = ([cost(seconds, 1) for seconds in [99, *times]] for times in (ours, peers))
+    return [SimpleNamespace(cost=iter(each).__next__) for each in costs]
+
+
+def test_the_figures_of_storage_are_measured(here: Path) -> None:
+    need("rsync", shutil.which("rsync") is not None)
+    need("strace", shutil.which("strace") is not None)
+    storage = _module("storage")
+    sizes = storage.Sizes(
+        files=40, file=100, big=2 << 20, tasks=3, entries=30, runs=1, big_runs=1, hits=20
+    )
+    figures = list(storage.figures(here, sizes))
+    lines = [figure.line() for figure in figures]
+    for what in ("rsync -a", "to cp", "overlay", "link", "copy", "rm -rf", "hit", "opening"):
+        assert any(what in line for line in lines), (what, lines)
+    counted = [figure for figure in figures if "strace" in figure.how]
+    assert [figure.value for figure in counted] == [1.0, 1.0]
+    assert [path.name for path in here.iterdir() if path.name != "share"] == ["job"]
+
+
+def test_the_figures_of_jobs_are_measured(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = _module("jobs")
+    monkeypatch.setattr(jobs, "TASKS", 4)
+    monkeypatch.setattr(jobs, "SHARED_TASKS", 4)
+    monkeypatch.setattr(jobs, "SHARED_BYTES", 1 << 20)
+    figures = list(jobs.figures(here))
+    assert len(figures) == 3
+    assert figures[2].value == 1.0
+
+
+def test_a_ratio_is_that_of_the_medians_without_the_first_pair() -> None:
+    timing = _module("timing")
+    ours, peers = _sides([1, 2, 9], [2, 4, 4])
+    figure = timing.compare("x", ours, peers, at_most=0.5, runs=3)
+    assert (figure.value, figure.holds) == (0.5, True)
+    assert "0.50 to 2.25" in figure.how
+    ours, peers = _sides([1, 2, 9], [2, 4, 4])
+    figure = timing.compare("x", ours, peers, at_least=3, runs=3)
+    assert (figure.value, figure.holds) == (2.0, False)
+    assert figure.line().startswith("MISS x")
+
+
+def test_what_comes_before_and_after_is_not_in_a_time() -> None:
+    timing = _module("timing")
+    order: list[str] = []
+    side = timing.Side(
+        lambda: order.append("action"),
+        before=lambda: order.append("before"),
+        after=lambda: order.append("after"),
+    )
+    assert 0 <= side.cost().seconds < 60
+    assert order == ["before", "action", "after"]
+
+
+def test_make_bench_ends_with_1_where_a_figure_misses(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main, timing = _module("__main__"), _module("timing")
+    found = [timing.amount("a", 1, "s", at_most=2), timing.amount("b", 3, "s", at_most=2)]
+    monkeypatch.setattr(_module("jobs"), "figures", lambda folder: iter(found))
+    assert main.main(["jobs"]) == 1
+    header, good, bad = capsys.readouterr().out.splitlines()
+    assert header.startswith("jobs (on ")
+    assert good.split()[0] == "ok"
+    assert bad.split()[0] == "MISS"
+    monkeypatch.setattr(_module("jobs"), "figures", lambda folder: iter(found[:1]))
+    assert main.main(["jobs"]) == 0
