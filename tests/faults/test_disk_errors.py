@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import zip_longest
 from pathlib import Path
 
 import pytest
@@ -29,16 +30,13 @@ def place(tmp_path: Path) -> Place:
 
 
 def cases(steps: list[Step], place: Place) -> list[tuple[str, Step]]:
-    """Every fault at every step that has to do with the place, in random order."""
-    top = str(place.source.parent)
-    found = [
-        (fault, step)
-        for fault, calls in FAULTS.items()
-        for step in steps
-        if step.call in calls.split() and top in step.line
-    ]
-    random.Random(SEED).shuffle(found)
-    return found
+    """Every fault at every step that has to do with the place, in random order, kinds in turn."""
+    top, rng = str(place.source.parent), random.Random(SEED)
+    kinds = []
+    for fault, calls in FAULTS.items():
+        hit = [step for step in steps if step.call in calls.split() and top in step.line]
+        kinds.append([(fault, step) for step in rng.sample(hit, len(hit))])
+    return [case for turn in zip_longest(*kinds) for case in turn if case is not None]
 
 
 def test_an_error_at_any_step_is_named_or_harmless_and_the_next_process_does_it_right(

@@ -65,11 +65,20 @@ def fill(size: int) -> None:
     Path("all").write_bytes(bytes(size))
 
 
-def write_slowly(name: str, size: int) -> None:
-    """Write a file bit by bit."""
-    with Path(name).open("wb", buffering=0) as file:
-        for _ in range(size // 4096):
-            assert file.write(bytes(4096)) == 4096, "no room"
+def hold(counter: str, name: str, size: int) -> None:
+    """Write a file; the first to do so holds it until the second has come and gone."""
+    count(counter, name)
+    first = len(counted(counter)) == 1
+    fill(size)
+    deadline = time.monotonic() + 30
+    while first and (len(counted(counter)) < 2 or len(folders()) > 1):
+        assert time.monotonic() < deadline, "the second did not go away"
+        time.sleep(0.01)
+    Path("all").rename(name)
+
+
+def folders() -> list[Path]:
+    return [path for path in (local_storage() / "sandboxes").iterdir() if path.is_dir()]
 
 
 def job_of(here: Path, names: str, size: int = 8 * MIB) -> encamp.Job:
@@ -153,9 +162,11 @@ def test_a_task_that_fills_the_disk_while_it_runs_waits_for_others_too(here: Pat
     """Both write 10 of 16 MiB; who comes too late begins anew when the other has ended."""
     job = encamp.Job("job", to="out")
     for name in "ab":
-        job.add(name, encamp.call(write_slowly, name, 10 * MIB), outputs=name)
+        step = encamp.call(hold, str(here / "counter"), name, 10 * MIB)
+        job.add(name, step, outputs=name)
     report = job.run(workers=2)
     assert report.ok
+    assert len(counted(here / "counter")) == 3
     assert {name: len(text) for name, text in results().items()} == {"a": 10 * MIB, "b": 10 * MIB}
 
 

@@ -28,22 +28,30 @@ def list_command() -> None:
 def why_command(path: str) -> None:
     """Print what the cache did with one input and why, and what it would do now."""
     items = plan([Mirror(path, required=False)], Path.cwd())
-    name = items[0].name if items else printable(Path(path).absolute())
     with HostCache() as cache:
-        events = cache.events(name)
         for item in items:
-            _say(f"{item.name}: {_now(item)}")
-            _say(
-                f"  {'is in the cache' if cache.has(item) else 'is not in the cache as it is now'}"
-            )
-            _say(f"  {_way(item, readonly=False)}")
-            _say(f"  {_way(item, readonly=True)}")
-        for row in cache.rows_of(name):
-            _say(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
-        for event in events:
-            _say(f"  {_when(event.time)}  {event.what}: {event.why}")
-    if not items and not events:
-        raise UnusableInput(path, "it is not there, and the cache has never seen it")
+            _tell_of(item, cache)
+            _tell_past(item.name, cache)
+        gone = printable(Path(path).absolute())
+        if not items and not cache.events(gone):
+            raise UnusableInput(path, "it is not there, and the cache has never seen it")
+        if not items:
+            _say(f"{gone}: is not there now")
+            _tell_past(gone, cache)
+
+
+def _tell_of(item: Item, cache: HostCache) -> None:
+    _say(f"{item.name}: {_now(item)}")
+    _say(f"  {'is in the cache' if cache.has(item) else 'is not in the cache as it is now'}")
+    _say(f"  {_way(item, readonly=False)}")
+    _say(f"  {_way(item, readonly=True)}")
+
+
+def _tell_past(name: str, cache: HostCache) -> None:
+    for row in cache.rows_of(name):
+        _say(f"  {_when(row.fetched)}  entry of {row.state}; last used {_when(row.used)}")
+    for event in cache.events(name):
+        _say(f"  {_when(event.time)}  {event.what}: {event.why}")
 
 
 def clear_command(*, dry_run: bool) -> None:

@@ -256,16 +256,14 @@ class HostCache:
     def _why_fetch(self, item: Item, index: Index) -> str:
         source = item.name
         rows, events = index.of_source(source), index.events(source)
-        if any(row.key == _key(item) for row in rows):
+        keys, last = {row.key for row in rows}, events[-1] if events else None
+        if last is not None and last.what != "fetched" and (not rows or _key(item) in keys):
+            return f"it was {last.what}: {last.why}"
+        if _key(item) in keys or (last is not None and not rows):
             return "its entry was gone"
-        if rows and rows[0].state != _state(item):
-            return f"it changed: {rows[0].state}, now {_state(item)}"
-        if rows:
+        if _key(replace(item, readonly=not item.readonly)) in keys:
             return "it is wanted read-only too" if item.readonly else "it is wanted writable too"
-        if not events:
-            return "first use on this host"
-        last = events[-1]
-        return "its entry was gone" if last.what == "fetched" else f"it was {last.what}: {last.why}"
+        return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
 
     def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
         """`room` where ``need`` is a good part of what is free; nothing where there is plenty."""
@@ -450,7 +448,16 @@ def _is_afar(item: Item) -> bool:
 def _state(item: Item) -> str:
     what = f"{item.files} files, " if item.kind == "tree" else ""
     when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_ns / 1e9))
-    return f"{what}{item.size} bytes, changed {when}.{item.mtime_ns % 10**9:09}"
+    nanoseconds = f"{item.mtime_ns % 10**9:09}"
+    return (
+        f"{what}{item.size} bytes, permissions {item.permissions:o}, changed {when}.{nanoseconds}"
+    )
+
+
+def _what_changed(before: str, now: str) -> str:
+    if before == now:
+        return "it changed: another file or folder took its place, like it in size and time"
+    return f"it changed: {before}; now {now}"
 
 
 def _row(item: Item) -> Row:

@@ -1,0 +1,285 @@
+"""``encamp cache``: what it says to somebody who wonders where the time or the disk went."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from console_command import as_ordinary_user, encamp
+
+from encamp.errors import DiskFull, InputDamaged
+from encamp.storage.cache import LIMIT, HostCache
+from encamp.storage.mirror import Mirror, plan
+from encamp.storage.roots import local_storage
+from encamp.storage.sandbox import sandbox
+
+WHEN = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(LIMIT, raising=False)
+
+
+@pytest.fixture
+def data(here: Path) -> Path:
+    (here / "model.lib").write_bytes(bytes(5000))
+    (here / "tree").mkdir()
+    for number in range(3):
+        (here / f"tree/{number}").write_bytes(bytes(2048))
+    return here
+
+
+def use(*mirrors: str | Mirror) -> None:
+    with sandbox(list(mirrors)):
+        pass
+
+
+def said(*words: str | Path) -> str:
+    ended = encamp("cache", *words)
+    assert (ended.status, ended.err) == (0, ""), ended
+    return ended.out
+
+
+def entries() -> list[Path]:
+    found = [(local_storage() / "cache" / kind).glob("*/*") for kind in ("files", "trees")]
+    return [entry for kind in found for entry in kind]
+
+
+# list
+
+
+def test_an_empty_cache_is_told_as_such(here: Path) -> None:
+    assert re.fullmatch(r"0 entries, 0 B of at most [\d.]+ [GT]iB\n", said("list"))
+
+
+def test_entries_are_listed_by_use_with_size_kind_and_source(data: Path) -> None:
+    use("model.lib")
+    use("tree")
+    first, second, total = said("list").splitlines()
+    assert re.fullmatch(rf"{WHEN} +4\.9 KiB +file +{data}/model\.lib", first)
+    assert re.fullmatch(rf"{WHEN} +6\.0 KiB +3 files +{data}/tree", second)
+    assert re.fullmatch(r"2 entries, 10\.9 KiB of at most [\d.]+ [GT]iB", total)
+    use("model.lib")
+    assert [line.rpartition("/")[2] for line in said("list").splitlines()[:2]] == [
+        "tree", "model.lib",
+    ]  # fmt: skip
+
+
+def test_the_limit_is_the_users(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT, "1.5 GiB")
+    assert said("list") == "0 entries, 0 B of at most 1.5 GiB\n"
+    monkeypatch.setenv(LIMIT, "plenty")
+    encamp("cache", "list").check_refused(LIMIT, "'plenty'", "20 GiB")
+
+
+# why
+
+
+def test_an_input_that_was_never_used_says_how_it_would_come(data: Path) -> None:
+    lines = said("why", "model.lib").splitlines()
+    assert lines[0] == f"{data}/model.lib: 4.9 KiB (5000 bytes)"
+    assert lines[1] == "  is not in the cache as it is now"
+    assert re.fullmatch("  as a task's own input, it would come by (copy|reflink): .+", lines[2])
+    assert re.fullmatch(
+        "  as a job input, or declared read-only, it would come by (link|reflink): .+", lines[3]
+    )
+    assert len(lines) == 4
+
+
+def test_the_first_use_and_the_last_are_told(data: Path) -> None:
+    use("model.lib")
+    lines = said("why", "model.lib").splitlines()
+    assert lines[1] == "  is in the cache"
+    state = r"5000 bytes, permissions \d+, changed [^;]+"
+    assert re.fullmatch(rf"  {WHEN}  entry of {state}; last used {WHEN}", lines[4])
+    assert re.fullmatch(rf"  {WHEN}  fetched: first use on this host", lines[5])
+
+
+def test_a_tree_is_told_with_its_files(data: Path) -> None:
+    use("tree")
+    out = said("why", "tree")
+    assert f"{data}/tree: 3 files, 6.0 KiB (6144 bytes)\n" in out
+    assert "fetched: first use on this host" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda path: path.write_bytes(bytes(6000)), "5000 bytes, .*; now 6000 bytes, "),
+        (
+            lambda path: os.utime(path, (0, 1_600_000_000)),
+            r"; now 5000 bytes, .*changed 2020-09-1\d \d\d:26:40\.000000000$",
+        ),
+        (
+            lambda path: path.chmod(0o755),
+            "5000 bytes, permissions 644, .*; now 5000 bytes, permissions 755, ",
+        ),
+        (lambda path: _replace(path), "another file or folder took its place"),
+    ],
+)
+def test_a_changed_file_says_what_changed(change: object, words: str, data: Path) -> None:
+    (data / "model.lib").chmod(0o644)
+    use("model.lib")
+    change(data / "model.lib")  # type: ignore[operator]
+    assert "is not in the cache as it is now" in said("why", "model.lib")
+    use("model.lib")
+    out = said("why", "model.lib")
+    assert "fetched: it changed" in out
+    assert re.search(words, next(line for line in out.splitlines() if "it changed" in line))
+
+
+def _replace(path: Path) -> None:
+    """Put another file of the same size and time in its place."""
+    before = path.stat()
+    path.with_name("new").write_bytes(bytes(reversed(path.read_bytes())))
+    path.with_name("new").chmod(before.st_mode & 0o777)
+    os.utime(path.with_name("new"), ns=(before.st_atime_ns, before.st_mtime_ns))
+    path.with_name("new").rename(path)
+
+
+def test_a_file_in_a_tree_that_changed_says_so(data: Path) -> None:
+    use("tree")
+    (data / "tree/1").write_bytes(bytes(100))
+    (data / "tree/3").write_bytes(bytes(10))
+    use("tree")
+    (line,) = [line for line in said("why", "tree").splitlines() if "it changed" in line]
+    assert re.search("3 files, 6144 bytes, .*; now 4 files, 4206 bytes, ", line)
+
+
+def test_what_was_evicted_says_for_what(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use("model.lib")
+    (data / "other").write_bytes(bytes(8000))
+    monkeypatch.setenv(LIMIT, "9000")
+    use("other")
+    out = said("why", "model.lib")
+    assert re.search(rf"{WHEN}  evicted: room for the cache's limit\n", out)
+    use("model.lib")
+    assert "fetched: it was evicted: room for the cache's limit" in said("why", "model.lib")
+
+
+def test_a_damaged_entry_says_that_a_task_wrote_to_it(data: Path) -> None:
+    def block() -> None:
+        with sandbox(Mirror("model.lib", mode="link")) as folder:
+            (folder / "model.lib").chmod(0o600)
+            (folder / "model.lib").write_text("damaged")
+
+    with pytest.raises(InputDamaged):
+        block()
+    assert "a task wrote to it" in said("why", "model.lib")
+    use(Mirror("model.lib", mode="link"))
+    assert re.search("fetched: .*a task wrote to it", said("why", "model.lib"))
+
+
+def test_two_kinds_of_use_say_why_there_are_two_entries(data: Path) -> None:
+    use("model.lib")
+    use(Mirror("model.lib", mode="link"))
+    out = said("why", "model.lib")
+    assert "fetched: it is wanted read-only too" in out
+    assert out.count("  entry of ") == 2
+
+
+def test_the_reason_of_a_refusal_is_told(data: Path) -> None:
+    """What has no room says what it needed and what was free."""
+    (item,) = plan([Mirror("model.lib")], data)
+    with (
+        HostCache() as cache,
+        pytest.raises(DiskFull),
+        cache.room(10**18, item.name),
+    ):
+        pytest.fail("no disk is that large")
+    assert re.search(rf"refused: {10**18} bytes are needed, \d+ are free", said("why", "model.lib"))
+
+
+def test_a_file_that_is_gone_is_still_told_of(data: Path) -> None:
+    use("model.lib")
+    (data / "model.lib").unlink()
+    out = said("why", "model.lib")
+    assert out.startswith(f"{data}/model.lib: is not there now\n")
+    assert "entry of 5000 bytes" in out
+    assert "fetched: first use on this host" in out
+
+
+def test_a_file_that_nobody_ever_saw_is_refused(here: Path) -> None:
+    encamp("cache", "why", "none").check_refused("none", "not there", "never seen it")
+
+
+def test_a_pattern_tells_of_each_file(data: Path) -> None:
+    """Otherwise the second would stand there without its past."""
+    use("tree/0", "tree/1")
+    out = said("why", "tree/*")
+    assert re.findall(rf"^{data}/tree/(\d)", out, re.MULTILINE) == ["0", "1", "2"]
+    assert out.count("fetched: first use on this host") == 2
+
+
+def test_odd_names_stay_on_their_lines(here: Path) -> None:
+    names = [b"line\nend", b"caf\xe9", b"two words"]
+    for name in names:
+        (here / os.fsdecode(name)).write_text("x")
+        use(Mirror(os.fsdecode(name)))
+    assert len(said("list").splitlines()) == len(names) + 1
+    for name in names:
+        out = said("why", os.fsdecode(name))
+        assert "is in the cache" in out
+        assert "fetched: first use on this host" in out
+
+
+def test_looking_makes_no_entry_and_uses_none(data: Path) -> None:
+    use("model.lib")
+    before = said("list")
+    said("why", "model.lib")
+    said("why", "tree")
+    assert said("list") == before
+    assert len(entries()) == 1
+
+
+# clear
+
+
+def test_clearing_says_how_much_and_a_dry_run_removes_nothing(data: Path) -> None:
+    use("model.lib", "tree")
+    assert said("clear", "--dry-run") == "would remove 10.9 KiB\n"
+    assert len(entries()) == 2
+    assert said("clear") == "removed 10.9 KiB\n"
+    assert entries() == []
+    assert said("list").startswith("0 entries, 0 B")
+    assert said("clear") == "removed 0 B\n"
+
+
+def test_what_was_cleared_says_so(data: Path) -> None:
+    use("model.lib")
+    said("clear")
+    assert "evicted: the cache was cleared" in said("why", "model.lib")
+    use("model.lib")
+    assert "fetched: it was evicted: the cache was cleared" in said("why", "model.lib")
+
+
+def test_a_tree_in_use_stays(data: Path) -> None:
+    for number in range(40):
+        (data / f"tree/more-{number}").write_text("x")
+    with sandbox(Mirror("tree")) as folder:
+        before = sorted(path.name for path in (folder / "tree").iterdir())
+        assert said("clear") == "removed 0 B\n"
+        assert sorted(path.name for path in (folder / "tree").iterdir()) == before
+    assert said("clear") != "removed 0 B\n"
+
+
+def test_clearing_where_nothing_ever_ran_makes_nothing(local_storage_base: Path) -> None:
+    assert said("clear") == "removed 0 B\n"
+    assert list(local_storage_base.iterdir()) == []
+
+
+def test_a_local_storage_that_cannot_be_used_is_refused(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARALLEL_LOCAL_STORAGE", "relative")
+    for words in (["list"], ["clear"]):
+        encamp("cache", *words).check_refused("local storage", "not an absolute path")
+
+
+def test_an_unreadable_input_is_refused(here: Path) -> None:
+    (here / "secret").touch(mode=0)
+    ended = encamp("cache", "why", "secret", by=as_ordinary_user())
+    ended.check_refused("secret", "permission denied")
