@@ -84,14 +84,14 @@ def compare(
     """Time ``ours`` and ``peers`` in turn, ``runs`` times after one to warm up, the order changing.
 
     With ``at_most`` the ratio is ours to the peer's time; with ``at_least`` how many times faster
-    ours is. The ratio is that of the medians, the spread that of all pairs. The ratio of
-    processors' times says more where others use the machine.
+    ours is. The ratio is the median of all pairs', so that a machine that slows down for a while
+    does not tell; the ratio of processors' times says more where others use it.
     """
     pairs = [_pair(ours, peers, swap=number % 2 == 0) for number in range(runs + 1)][1:]
     ratio = _more if at_least is None else _less
     mine, theirs = (_median(costs) for costs in zip(*pairs, strict=True))
-    value = ratio(mine.seconds, theirs.seconds)
     spread = sorted(ratio(a.seconds, b.seconds) for a, b in pairs)
+    value = statistics.median(spread)
     how = (
         f"{_time(mine.seconds)} to {_time(theirs.seconds)}; {runs} pairs {spread[0]:.2f} to "
         f"{spread[-1]:.2f}; CPU {ratio(mine.cpu, theirs.cpu):.2f}"

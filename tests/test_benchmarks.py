@@ -59,7 +59,7 @@ def test_the_figures_of_jobs_are_measured(here: Path, monkeypatch: pytest.Monkey
     assert figures[2].value == 1.0
 
 
-def test_a_ratio_is_that_of_the_medians_without_the_first_pair() -> None:
+def test_a_ratio_is_the_median_of_all_pairs_but_the_first() -> None:
     timing = _module("timing")
     ours, peers = _sides([1, 2, 9], [2, 4, 4])
     figure = timing.compare("x", ours, peers, at_most=0.5, runs=3)

@@ -71,8 +71,6 @@ class TaskReport:
     state: State
     attempts: list[AttemptReport] = field(default_factory=list)
     outputs: list[Published] = field(default_factory=list)
-    rescued: list[Published] = field(default_factory=list)
-    """What a failed task was asked to leave (``on_failure``)."""
     why: str = ""
     """Why the task ran, did not run or failed, in words."""
     log: str | None = None
@@ -82,6 +80,8 @@ class TaskReport:
     """The sandbox that was kept for looking into, as host:path."""
     value: Any = None
     """What the last Python step returned, where it can be written as JSON."""
+    rescued: list[Published] = field(default_factory=list)
+    """What a failed task was asked to leave (``on_failure``)."""
 
 
 @dataclass(frozen=True)

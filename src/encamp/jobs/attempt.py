@@ -20,7 +20,7 @@ from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
-from encamp.storage.owner import TASK, keep_dead, reclaim_folder
+from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
@@ -107,6 +107,7 @@ class _Watcher:
         """The outcome of an attempt whose slot is gone; its folder is looked after here."""
         outcome = Outcome(where=self.where, error=error)
         if self._folder is None:
+            reclaim()  # it may have been stopped before it could tell of its folder
             return outcome
         if not isinstance(error, Abandoned):
             with suppress(OSError):
