@@ -54,6 +54,7 @@ from encamp.jobs.work import NotImportable, Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs import Staged, unstage
+from encamp.storage.owner import reclaim
 from encamp.storage.publish import (
     discard_leftovers,
     final_name,
@@ -105,6 +106,7 @@ def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Exec
     finally:
         pool.shutdown(cancel_futures=True)
         slots_here().close()
+        reclaim()  # a slot that was stopped while it removed its folder has left the rest
 
 
 _Arrival = tuple[str, "Future[Outcome]"]
