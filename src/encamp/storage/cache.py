@@ -20,8 +20,9 @@ import shutil
 import stat
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
@@ -47,6 +48,8 @@ INDEX = "index.sqlite"
 _SHARE_OF_DISK = 0.2
 _SPARE = 1 << 20
 """Bytes that are left free on the disk at least."""
+_AT_ONCE = 100
+"""Entries that are looked at or dropped in one transaction."""
 _PLENTY = 100
 """Room is asked for where the need is more than this part of what is free."""
 
@@ -306,17 +309,26 @@ class HostCache:
         Returns whether anything was dropped; the disk may have gained less, as entries are noted
         before they are here.
         """
-        with self._index() as index:
-            candidates = list(index.oldest_first())
         dropped = 0
-        for row in candidates:
+        for page in self._pages():
+            for row in page:
+                if dropped < size and row.key not in spare and row.key not in self._held:
+                    gone = self.drop([row], f"room for {what}")
+                    dropped += sum(max(1, row.size) for row in gone)
             if dropped >= size:
                 break
-            if row.key in spare or row.key in self._held:
-                continue
-            if self.drop(row.key, row.kind, row.source, f"room for {what}"):
-                dropped += max(1, row.size)
         return dropped > 0
+
+    def _pages(self) -> Iterator[list[Row]]:
+        """All entries, some at a time, those first that were not used for longest."""
+        last = None
+        while True:
+            with self._index() as index:
+                page = index.next_oldest(last, _AT_ONCE)
+            if not page:
+                return
+            yield page
+            last = page[-1]
 
     def _tell(self, source: str, what: str, why: str) -> None:
         with suppress(OSError), self._index() as index:
@@ -327,24 +339,29 @@ class HostCache:
         if os.path.lexists(entry):
             entry.rename(self.root / "partial" / f"{entry.name}-{token_hex(4)}")
 
-    def drop(self, key: str, kind: str, source: str, why: str, *, linked: bool = False) -> bool:
-        """Remove an entry, unless a task uses it; returns whether it is gone.
+    def drop(self, rows: Iterable[Row], why: str, *, linked: bool = False) -> list[Row]:
+        """Remove entries, unless tasks use them; returns those that are gone.
 
         Files that tasks have links to go only with ``linked``: that frees nothing.
         """
-        lock = KeyLock(self._locks, key)
-        try:
-            if not lock.take_if_free():
-                return False
-            if not linked and _is_linked(self._entry(key, kind)):
-                return False
-            log.debug("evicting %s: %s", source, why)
-            self._remove(self._entry(key, kind))
-            with self._index() as index:
-                index.remove([key])
-                index.tell(source, "evicted", why)
-        finally:
-            lock.close()
+        with ExitStack() as locks:
+            gone = [row for row in rows if self._dropped(row, why, locks, linked=linked)]
+            if gone:
+                with self._index() as index:
+                    index.remove(row.key for row in gone)
+                    for row in gone:
+                        index.tell(row.source, "evicted", why)
+        return gone
+
+    def _dropped(self, row: Row, why: str, locks: ExitStack, *, linked: bool) -> bool:
+        """Remove an entry if nobody uses it; its lock is held until the index knows."""
+        lock = KeyLock(self._locks, row.key)
+        locks.callback(lock.close)
+        entry = self._entry(row.key, row.kind)
+        if not lock.take_if_free() or (not linked and _is_linked(entry)):
+            return False
+        log.debug("evicting %s: %s", row.source, why)
+        self._remove(entry)
         return True
 
     def _remove(self, path: Path) -> None:
@@ -519,13 +536,19 @@ def clear_cache(*, dry_run: bool = False) -> int:
         return 0
     freed = 0
     with HostCache() as cache:
-        names = {row.key: row.source for row in cache.rows()}
+        sources = {row.key: row.source for row in cache.rows()}
         for kind in ("file", "tree"):
-            for entry in sorted((cache.root / f"{kind}s").glob("*/*")):
-                with suppress(FileNotFoundError, UnusableInput):  # somebody else clears too
-                    size, _ = _measured(entry)
-                    name = names.get(entry.name, "unknown")
-                    why = "the cache was cleared"
-                    if dry_run or cache.drop(entry.name, kind, name, why, linked=True):
-                        freed += size
+            entries = iter(sorted((cache.root / f"{kind}s").glob("*/*")))
+            while some := list(islice(entries, _AT_ONCE)):
+                rows = [row for entry in some if (row := _row_of(entry, kind, sources))]
+                gone = rows if dry_run else cache.drop(rows, "the cache was cleared", linked=True)
+                freed += sum(row.size for row in gone)
     return freed
+
+
+def _row_of(entry: Path, kind: str, sources: dict[str, str]) -> Row | None:
+    """What is known of an entry on the disk; None if somebody else removes it now."""
+    with suppress(FileNotFoundError, UnusableInput):
+        size, files = _measured(entry)
+        return Row(entry.name, kind, sources.get(entry.name, "unknown"), "", size, files, 0, 0)
+    return None

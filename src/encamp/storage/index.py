@@ -96,6 +96,12 @@ class Index:
         rows = self._database.execute("SELECT * FROM entry ORDER BY used").fetchall()
         return (Row(*row) for row in rows)
 
+    def next_oldest(self, last: Row | None, count: int) -> list[Row]:
+        """The next entries in that order, after ``last``, or the first."""
+        after = (last.used, last.key) if last is not None else (-1.0, "")
+        query = "SELECT * FROM entry WHERE (used, key) > (?, ?) ORDER BY used, key LIMIT ?"
+        return [Row(*row) for row in self._database.execute(query, (*after, count))]
+
     def of_source(self, source: str) -> list[Row]:
         """The entries of one source, the newest first."""
         query = "SELECT * FROM entry WHERE source = ? ORDER BY fetched DESC"
