@@ -19,6 +19,7 @@ demo: $(VENV)/demo.stamp
 
 test: $(VENV)/dev.stamp lint
 	tools/debian-packages
+	tools/mpi-wheels $(VENV)
 	$(BIN)/pytest -n 2 --dist worksteal
 
 lint: $(VENV)/dev.stamp
@@ -28,6 +29,7 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev.stamp
+	tools/mpi-wheels $(VENV)
 	$(BIN)/python -m benchmarks
 
 format: $(VENV)/dev.stamp

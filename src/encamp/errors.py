@@ -13,7 +13,11 @@
     │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
-    │   └── JobBusy                another process is running this job
+    │   ├── JobBusy                another process is running this job
+    │   ├── EngineUnavailable      an engine that is not known or not installed
+    │   ├── UnsupportedByEngine    something that this engine cannot do
+    │   ├── NoSuchHost             a host that is not in the cluster
+    │   └── NotEnough              a need that no host can meet
     ├── StorageError               a disk did not do what was asked of it
     │   ├── DiskFull               no room, with what was needed and what is free
     │   ├── ShippingFailed         a file did not come whole to a host without the shared disk
@@ -25,7 +29,12 @@
     │   ├── MissingOutput          a declared output was not made
     │   ├── InputDamaged           the task wrote to an input that it shares with others
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
+    │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
+    ├── ClusterError               a cluster as a whole does not do what was asked of it
+    │   ├── ClusterClosed          it is closed, or closing
+    │   ├── EngineFailed           the engine could not start or broke down
+    │   └── BadFrame               bytes from the network that are no message of ours
     └── JobFailed                  some tasks of a job failed; carries the report
 
 Errors take facts, not sentences; the sentence is made when it is read.
@@ -219,6 +228,50 @@ class JobBusy(InputError):
         )
 
 
+@dataclass(eq=False)
+class EngineUnavailable(InputError):
+    engine: str
+    why: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"the engine {printable(self.engine)!r} cannot be used: {self.why}; {self.remedy}"
+
+
+@dataclass(eq=False)
+class UnsupportedByEngine(InputError):
+    engine: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"the engine {self.engine!r} cannot {self.what}; use another engine for it"
+
+
+@dataclass(eq=False)
+class NoSuchHost(InputError):
+    host: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        known = ", ".join(map(printable, self.known)) or "none"
+        return f"there is no host {printable(self.host)!r} in the cluster; its hosts are: {known}"
+
+
+@dataclass(eq=False)
+class NotEnough(InputError):
+    """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs."""
+
+    what: str
+    need: int
+    most: int
+
+    def __str__(self) -> str:
+        return (
+            f"the task needs {self.need} {self.what}, but no host has more than {self.most}; "
+            "ask for less, or add a host"
+        )
+
+
 class StorageError(EncampError):
     """A disk did not do what was asked of it; other tasks are not touched."""
 
@@ -337,6 +390,14 @@ class TimeLimitExceeded(TaskError):
 
 
 @dataclass(eq=False)
+class TaskKilled(TaskError):
+    host: str
+
+    def __str__(self) -> str:
+        return f"task {printable(self.task)} was killed on {self.host}"
+
+
+@dataclass(eq=False)
 class TaskLost(TaskError):
     """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown."""
 
@@ -362,6 +423,37 @@ def _ending(exit_code: int) -> str:
         "SIGKILL": ": killed, often for want of memory",
     }.get(name, "")
     return f"was ended by {name}{hint}"
+
+
+class ClusterError(EncampError):
+    """A cluster as a whole does not do what was asked of it."""
+
+
+@dataclass(eq=False)
+class ClusterClosed(ClusterError, RuntimeError):
+    """Also a RuntimeError, as every executor raises after its shutdown."""
+
+    what: str = "the cluster"
+
+    def __str__(self) -> str:
+        return f"{self.what} is closed; make a new one"
+
+
+@dataclass(eq=False)
+class EngineFailed(ClusterError):
+    engine: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the engine {self.engine!r} failed: {self.why}"
+
+
+@dataclass(eq=False)
+class BadFrame(ClusterError):
+    why: str
+
+    def __str__(self) -> str:
+        return f"refused a message: {self.why}"
 
 
 @dataclass(eq=False)

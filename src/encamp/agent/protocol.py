@@ -1,0 +1,243 @@
+"""What the two ends of a cluster say to each other: the envelopes of their messages.
+
+An envelope is the first part of a message; payloads and buffers follow it. Agents read envelopes
+only. What is pickled in payloads is unpickled in slots and by the controller, nowhere between.
+
+    controller ── Run, Recall, Stop, Message, Where, Answer, Order, Ping, End ──► agent ──► slot
+    controller ◄── Hello, Results, Started, Said, Told, Message, WhereIs, Ask, GivenBack,
+                   SlotEnded, OrderDone, Pong ──────────────────────────────────── agent ◄── slot
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from encamp.errors import BadFrame
+from encamp.wire import Buffer, Parts
+
+SPAWNER = 0
+"""Task number of the controller's own program."""
+NOWHERE = -1
+
+
+class Envelope(msgspec.Struct, array_like=True, tag=True, gc=False):
+    """Base of all envelopes."""
+
+
+class Orders(Envelope):
+    """How an agent is to hold its slots; given to it when it starts."""
+
+    slots: int = 0
+    """0: as many as it has cores."""
+    kind: str = "child"
+    """Or ``inline``, or ``thread``."""
+    folder: str = ""
+    """Where tasks start, as JSON of a portable path; empty: the agent's local storage."""
+    sys_path: list[str] = []
+    key: bytes = b""
+    """Seals what travels, where the engine's network is not private."""
+    follow: bool = False
+    """Whether to send what tasks print while they run."""
+
+
+class Hello(Envelope):
+    """An agent is there."""
+
+    host: str
+    pid: int
+    slots: int
+    cores: int
+    memory: int
+    gpus: list[str]
+    python: str
+    version: str
+
+
+class Run(Envelope):
+    """Calls for a slot. The functions that are new there follow, one part each, then the calls'.
+
+    A call is its task's number, its function's number, how many parts its arguments have, and
+    whether one more part says how it is to be run (a pickled `Setup`).
+    """
+
+    slot: int
+    functions: list[int]
+    calls: list[tuple[int, int, int, bool]]
+    fresh: bool = False
+    """In a process of its own."""
+
+
+class Recall(Envelope):
+    """Take back the calls that a slot has not begun."""
+
+    slot: int
+    ticket: int
+
+
+class GivenBack(Envelope):
+    """Tasks that a slot gave back, and the one that it is running (-1: none)."""
+
+    slot: int
+    ticket: int
+    tasks: list[int]
+    running: int
+
+
+class Stop(Envelope):
+    """End a slot's process with all that it has started."""
+
+    slot: int
+
+
+class Results(Envelope):
+    """What came of calls: task, whether it returned, seconds, the payload, and how many buffers."""
+
+    slot: int
+    results: list[tuple[int, bool, float, bytes, int]]
+
+
+class Started(Envelope):
+    """A call has begun that asked to have this told."""
+
+    slot: int
+    task: int
+
+
+class Said(Envelope):
+    """What a task printed; ``last`` if it has ended."""
+
+    slot: int
+    task: int
+    text: bytes
+
+
+class Told(Envelope):
+    """Something that a function tells its supervisor; the payload follows."""
+
+    slot: int
+    task: int
+
+
+class Message(Envelope):
+    """From one task to another; the payload follows."""
+
+    to: int
+    sender: int
+    slot: int = NOWHERE
+    """Where ``to`` is on the agent's host, if the sender knows."""
+
+
+class WhereIs(Envelope):
+    """A slot asks where a task is."""
+
+    slot: int
+    task: int
+
+
+class Where(Envelope):
+    """The answer: agent -1 if the messages should go to the controller."""
+
+    slot: int
+    task: int
+    agent: int
+    its_slot: int
+
+
+class Link(Envelope):
+    """A socket to another slot of the host comes with this, for the messages to a task."""
+
+    task: int
+
+
+class Ask(Envelope):
+    """A task asks the controller for something; the question follows."""
+
+    slot: int
+    task: int
+    ticket: int
+
+
+class Answer(Envelope):
+    """The answer follows: whether it is one or an error."""
+
+    slot: int
+    ticket: int
+    ok: bool
+
+
+class Order(Envelope):
+    """Something that the agent itself is to do."""
+
+    ticket: int
+    what: str
+
+
+class OrderDone(Envelope):
+    """It is done: whether well, and the value or the error's text."""
+
+    ticket: int
+    ok: bool
+    value: str
+
+
+class SlotEnded(Envelope):
+    """A slot's process has ended; ``exit_code`` as subprocess gives it (None: not known)."""
+
+    slot: int
+    exit_code: int | None
+    text: bytes
+    """The end of what it printed."""
+
+
+class Ping(Envelope):
+    ticket: int
+
+
+class Pong(Envelope):
+    ticket: int
+
+
+class End(Envelope):
+    """The cluster is closed."""
+
+
+class Bundle(Envelope):
+    """Several messages in one: how many parts each has."""
+
+    counts: list[int]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_Any = (
+    Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | Said | Told | Message
+    | WhereIs | Where | Link | Ask | Answer | Order | OrderDone | SlotEnded | Ping | Pong | End
+    | Bundle
+)  # fmt: skip
+_decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
+
+encode = _encoder.encode
+
+
+def decode(part: Buffer) -> Any:
+    """The envelope again. Raises `BadFrame`; runs no code of the sender's."""
+    try:
+        return _decoder.decode(part)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadFrame(f"its envelope cannot be read ({exc})") from exc
+
+
+def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:
+    """The messages of one frame, each with its envelope. Raises `BadFrame`."""
+    envelope = decode(parts[0])
+    if not isinstance(envelope, Bundle):
+        return [(envelope, parts)]
+    messages, start = [], 1
+    for count in envelope.counts:
+        inner = parts[start : start + count]
+        if count < 1 or len(inner) != count:
+            raise BadFrame("a bundle has fewer parts than it says")
+        messages.append((decode(inner[0]), inner))
+        start += count
+    return messages

@@ -1,0 +1,1 @@
+"""One API over all engines: hosts, slots, spawned tasks, messages and events."""

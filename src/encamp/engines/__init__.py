@@ -1,0 +1,1 @@
+"""Engines: what starts agents on hosts and carries frames between them."""

@@ -1,0 +1,103 @@
+"""The narrow waist: all that a cluster needs of an engine.
+
+An engine starts an *agent* on every host, carries frames of bytes between any two of them and the
+controller, and says who came and who is gone. It pickles nothing, knows no paths and has no
+policy. The controller is number 0, agents are 1, 2, 3, …
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from encamp.wire import Buffer, Parts
+
+CONTROLLER = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message from ``sender``."""
+
+    sender: int
+    parts: Parts
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """An agent is there."""
+
+    agent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """An agent is gone for good, or, seen from an agent, the controller is."""
+
+    agent: int
+    why: str
+
+
+Arrival = Frame | Joined | Left
+
+
+class Endpoint(ABC):
+    """One end of an engine's network. One thread at a time uses it."""
+
+    @abstractmethod
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """Send a message; messages of a pair keep their order.
+
+        Does not wait for the receiver: what cannot go now is kept and goes with later calls. A
+        message to an end that is gone is dropped. The parts may not be changed afterwards.
+        """
+
+    @abstractmethod
+    def receive(self) -> Sequence[Arrival]:
+        """What has come since the last call, without waiting; also moves on what was kept.
+
+        Buffers of received parts belong to the caller. Raises `EngineFailed` if the network as a
+        whole is gone.
+        """
+
+    @abstractmethod
+    def descriptors(self) -> Sequence[int]:
+        """File descriptors that become readable when something may have come."""
+
+    @abstractmethod
+    def patience(self) -> float | None:
+        """Seconds until `receive` must be called though no descriptor is readable.
+
+        None: never. 0: at once, something is under way.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the network; what was sent is brought to its end first. May be called twice."""
+
+
+class Engine(Endpoint):
+    """The controller's end, which also starts and stops the agents.
+
+    ``name`` is how users call it. ``private`` says that only our own processes can put frames
+    into the network; otherwise all of them are sealed.
+    """
+
+    name: str
+    private: bool = False
+
+    @abstractmethod
+    def start(self, orders: bytes) -> None:
+        """Start an agent on every host and give it ``orders``. Each is told of by `Joined`.
+
+        Blocks until they are started or under way. Raises `EngineUnavailable`, `EngineFailed`.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End what was started, by force what does not end by itself, and leave the network.
+
+        The cluster has told its agents to end before. Blocks for seconds at most. May be called
+        twice, and from another thread than the one that uses the network.
+        """

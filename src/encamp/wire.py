@@ -1,0 +1,263 @@
+"""Frames: how messages look on a stream, and how they prove that they come from one of us.
+
+A message is a few parts, each of bytes: an envelope first, then payloads and large buffers, which
+are neither copied together nor pickled again. On a stream it has a head in front::
+
+    2 bytes  b"eC"
+    2 bytes  number of parts, little endian
+    8 bytes  length of a part, for each
+    the parts, one after the other
+
+Where others could put frames into the network, a message is *sealed*: its last part is a keyed
+BLAKE2b digest (RFC 7693) of who sends to whom, its place in the sequence, and all other parts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import struct
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from itertools import accumulate
+
+from encamp.errors import BadFrame
+
+Buffer = bytes | bytearray | memoryview
+Parts = list[Buffer]
+
+KEY_BYTES = 32
+MOST_PARTS = 0xFFFF
+LONGEST = 1 << 40
+"""Bytes that one part has at most."""
+_MAGIC = b"eC"
+_HEAD = struct.Struct("<2sH")
+_READ = 1 << 18
+"""Bytes that are read at once where messages are small."""
+_BIG = 1 << 16
+"""Messages from this size on are read straight into buffers of their own."""
+_AT_ONCE = 512
+"""Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
+_FD = struct.calcsize("i")
+_DIGEST_BYTES = 16
+
+
+def head(parts: Sequence[Buffer]) -> bytes:
+    """What stands in front of a message on a stream. Raises `BadFrame` for too many parts."""
+    count = len(parts)
+    if not 0 < count <= MOST_PARTS:
+        raise BadFrame(f"it has {count} parts; 1 to {MOST_PARTS} can travel")
+    sizes = [part.nbytes if isinstance(part, memoryview) else len(part) for part in parts]
+    return struct.pack(f"<2sH{count}Q", _MAGIC, count, *sizes)
+
+
+class Reader:
+    """Reads messages from a socket that does not block.
+
+    Parts are limited to ``longest`` bytes, and so is each message. With ``descriptors``, file
+    descriptors that come along are collected in ``received``.
+    """
+
+    def __init__(
+        self, source: socket.socket, *, longest: int = LONGEST, descriptors: bool = False
+    ) -> None:
+        self._socket = source
+        self._longest = longest
+        self._rest = b""
+        self._big: deque[memoryview] = deque()
+        self._parts: Parts = []
+        self._descriptors = descriptors
+        self.received: deque[int] = deque()
+
+    def read(self) -> list[Parts]:
+        """The messages that are there whole. Raises `EOFError` at the stream's end, `BadFrame`."""
+        messages: list[Parts] = []
+        try:
+            while True:
+                if self._big:
+                    if self._fill():
+                        messages.append(self._parts)
+                    continue
+                data = self._receive()
+                self._split(self._rest + data if self._rest else data, messages)
+                if len(data) < _READ and not self._big:
+                    return messages
+        except BlockingIOError:
+            return messages
+        except (EOFError, ConnectionError):
+            if messages:
+                return messages  # the end is found again by the next call
+            raise EOFError from None
+
+    def _receive(self) -> bytes:
+        if not self._descriptors:
+            data = self._socket.recv(_READ)
+        else:
+            data, ancillary, *_ = self._socket.recvmsg(_READ, socket.CMSG_SPACE(4 * _FD))
+            self._collect(ancillary)
+        if not data:
+            raise EOFError
+        return data
+
+    def _collect(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array("i")
+                numbers.frombytes(data[: len(data) - len(data) % _FD])
+                self.received.extend(numbers)
+
+    def _fill(self) -> bool:
+        """Read on into the buffers of a big message; whether it is whole now."""
+        view = self._big[0]
+        count = self._socket.recv_into(view)
+        if not count:
+            raise EOFError
+        self._big[0] = view[count:]
+        while self._big and not self._big[0]:
+            self._big.popleft()
+        return not self._big
+
+    def _split(self, data: bytes, messages: list[Parts]) -> None:
+        start, end = 0, len(data)
+        while start + 4 <= end:
+            magic, count = _HEAD.unpack_from(data, start)
+            if magic != _MAGIC or not count:
+                raise BadFrame("it does not begin like one")
+            body = start + 4 + 8 * count
+            if body > end:
+                break
+            sizes = struct.unpack_from(f"<{count}Q", data, start + 4)
+            total = sum(sizes)
+            if total > self._longest:
+                raise BadFrame(f"it says that it has {total} bytes; {self._longest} may come")
+            if body + total > end:
+                if total >= _BIG:
+                    self._begin_big(sizes, data[body:])
+                    start = end
+                break
+            ends = list(accumulate(sizes, initial=body))
+            messages.append([data[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+            start = ends[-1]
+        self._rest = data[start:]
+
+    def _begin_big(self, sizes: Sequence[int], data: bytes) -> None:
+        self._parts = [bytearray(size) for size in sizes]
+        position = 0
+        for part in self._parts:
+            here = data[position : position + len(part)]
+            view = memoryview(part)
+            view[: len(here)] = here
+            position += len(here)
+            if len(here) < len(part):
+                self._big.append(view[len(here) :])
+
+
+class Writer:
+    """Writes messages to a socket that does not block; what it does not take yet is kept."""
+
+    def __init__(self, target: socket.socket) -> None:
+        self._socket = target
+        self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something left to `flush`."""
+        return bool(self._waiting)
+
+    def send(self, parts: Sequence[Buffer], descriptors: Iterable[int] = ()) -> None:
+        """Write a message, or keep it; file ``descriptors`` go along with its first byte.
+
+        Raises OSError (`BrokenPipeError`) if nobody can read it any more.
+        """
+        buffers = [head(parts), *parts]
+        fds = tuple(descriptors)
+        if self._waiting or fds:
+            self._keep(buffers, fds)
+            self.flush()
+            return
+        try:
+            sent = self._socket.sendmsg(buffers[:_AT_ONCE])
+        except BlockingIOError:
+            sent = 0
+        if sent != sum(map(_size, buffers)):
+            self._keep(buffers, ())
+            self._drop(sent)
+            self.flush()
+
+    def _keep(self, buffers: Iterable[Buffer], fds: tuple[int, ...]) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B") if _size(buffer) else memoryview(b"")
+            if len(view):
+                self._waiting.append((view, fds))
+                fds = ()
+
+    def flush(self) -> None:
+        """Write what was kept, as far as the socket takes it."""
+        with suppress(BlockingIOError):
+            while self._waiting:
+                fds = self._waiting[0][1]
+                self._drop(self._write(fds))
+
+    def _write(self, fds: tuple[int, ...]) -> int:
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
+            return self._socket.sendmsg([self._waiting[0][0]], [rights])
+        views = []
+        for view, others in self._waiting:
+            if others or len(views) == _AT_ONCE:
+                break
+            views.append(view)
+        return self._socket.sendmsg(views)
+
+    def _drop(self, sent: int) -> None:
+        while sent:
+            view, fds = self._waiting[0]
+            if sent < len(view):
+                self._waiting[0] = view[sent:], ()
+                return
+            sent -= len(view)
+            self._waiting.popleft()
+
+
+def _size(buffer: Buffer) -> int:
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
+
+
+class Seal:
+    """Seals what one end of a network sends, and checks what it receives; for one thread.
+
+    Every pair of ends counts its messages in both directions, so that a message that was lost,
+    doubled, changed or put in by somebody without the key is found, before anything in it is
+    looked at.
+    """
+
+    def __init__(self, key: bytes, me: int) -> None:
+        self._key, self._me = key, me
+        self._sent: dict[int, int] = {}
+        self._seen: dict[int, int] = {}
+
+    def seal(self, to: int, parts: Sequence[Buffer]) -> Parts:
+        """The parts with their digest."""
+        number = self._sent[to] = self._sent.get(to, 0) + 1
+        return [*parts, self._digest(self._me, to, number, parts)]
+
+    def open(self, sender: int, parts: Sequence[Buffer]) -> Parts:
+        """The parts again. Raises `BadFrame` if they are not the sender's next message."""
+        number = self._seen.get(sender, 0) + 1
+        if len(parts) < 2:
+            raise BadFrame("it is not sealed")
+        wanted = self._digest(sender, self._me, number, parts[:-1])
+        if not hmac.compare_digest(wanted, bytes(parts[-1])):
+            raise BadFrame(f"it is not message {number} of {sender}, sealed with our key")
+        self._seen[sender] = number
+        return list(parts[:-1])
+
+    def _digest(self, sender: int, to: int, number: int, parts: Sequence[Buffer]) -> bytes:
+        sizes = struct.pack(f"<4Q{len(parts)}Q", sender, to, number, len(parts), *map(_size, parts))
+        digest = hashlib.blake2b(sizes, digest_size=_DIGEST_BYTES, key=self._key)
+        for part in parts:
+            digest.update(part)
+        return digest.digest()
