@@ -34,6 +34,7 @@
     ├── ClusterError               a cluster as a whole does not do what was asked of it
     │   ├── ClusterClosed          it is closed, or closing
     │   ├── EngineFailed           the engine could not start or broke down
+    │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are no message of ours
     └── JobFailed                  some tasks of a job failed; carries the report
 
@@ -45,6 +46,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -446,6 +448,21 @@ class EngineFailed(ClusterError):
 
     def __str__(self) -> str:
         return f"the engine {self.engine!r} failed: {self.why}"
+
+
+@dataclass(eq=False)
+class InitializerFailed(ClusterError, BrokenExecutor):
+    """Also a BrokenExecutor, as the standard pools raise. ``why`` says what was raised."""
+
+    initializer: str
+    host: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"the initializer {printable(self.initializer)} failed on {self.host}: {self.why}; "
+            "the executor runs nothing any more: mend the initializer and make a new one"
+        )
 
 
 @dataclass(eq=False)

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 import socket
 import struct
 from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from encamp.errors import BadFrame
 
@@ -37,6 +38,8 @@ _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _READ = 1 << 18
 """Bytes that are read at once where messages are small."""
+_TURNS = 64
+"""Reads before others have their turn."""
 _BIG = 1 << 16
 """Messages from this size on are read straight into buffers of their own."""
 _AT_ONCE = 512
@@ -73,10 +76,13 @@ class Reader:
         self.received: deque[int] = deque()
 
     def read(self) -> list[Parts]:
-        """The messages that are there whole. Raises `EOFError` at the stream's end, `BadFrame`."""
+        """The messages that are there whole. Raises `EOFError` at the stream's end, `BadFrame`.
+
+        Comes back after a while though there may be more, so that a fast sender holds up nobody.
+        """
         messages: list[Parts] = []
         try:
-            while True:
+            for _ in range(_TURNS):
                 if self._big:
                     if self._fill():
                         messages.append(self._parts)
@@ -84,19 +90,21 @@ class Reader:
                 data = self._receive()
                 self._split(self._rest + data if self._rest else data, messages)
                 if len(data) < _READ and not self._big:
-                    return messages
+                    break
         except BlockingIOError:
-            return messages
+            pass
         except (EOFError, ConnectionError):
             if messages:
                 return messages  # the end is found again by the next call
             raise EOFError from None
+        return messages
 
     def _receive(self) -> bytes:
         if not self._descriptors:
             data = self._socket.recv(_READ)
         else:
-            data, ancillary, *_ = self._socket.recvmsg(_READ, socket.CMSG_SPACE(4 * _FD))
+            room = socket.CMSG_SPACE(4 * _FD)
+            data, ancillary, *_ = self._socket.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
             self._collect(ancillary)
         if not data:
             raise EOFError
@@ -139,12 +147,15 @@ class Reader:
                     start = end
                 break
             ends = list(accumulate(sizes, initial=body))
-            messages.append([data[a:b] for a, b in zip(ends, ends[1:], strict=False)])
+            messages.append([data[a:b] for a, b in pairwise(ends)])
             start = ends[-1]
         self._rest = data[start:]
 
     def _begin_big(self, sizes: Sequence[int], data: bytes) -> None:
-        self._parts = [bytearray(size) for size in sizes]
+        try:
+            self._parts = [bytearray(size) for size in sizes]
+        except MemoryError:
+            raise BadFrame(f"there is no room for its {sum(sizes)} bytes") from None
         position = 0
         for part in self._parts:
             here = data[position : position + len(part)]
@@ -173,7 +184,7 @@ class Writer:
         Raises OSError (`BrokenPipeError`) if nobody can read it any more.
         """
         buffers = [head(parts), *parts]
-        fds = tuple(descriptors)
+        fds = tuple(map(os.dup, descriptors))  # they may have to wait; the caller may close its own
         if self._waiting or fds:
             self._keep(buffers, fds)
             self.flush()
@@ -204,22 +215,35 @@ class Writer:
     def _write(self, fds: tuple[int, ...]) -> int:
         if fds:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
-            return self._socket.sendmsg([self._waiting[0][0]], [rights])
-        views = []
+            sent = self._socket.sendmsg([self._waiting[0][0]], [rights])
+            _close(fds)
+            return sent
+        views: list[memoryview] = []
         for view, others in self._waiting:
             if others or len(views) == _AT_ONCE:
                 break
             views.append(view)
         return self._socket.sendmsg(views)
 
+    def close(self) -> None:
+        """Let go of what was kept."""
+        for _, fds in self._waiting:
+            _close(fds)
+        self._waiting.clear()
+
     def _drop(self, sent: int) -> None:
         while sent:
-            view, fds = self._waiting[0]
+            view, _ = self._waiting[0]
             if sent < len(view):
                 self._waiting[0] = view[sent:], ()
                 return
             sent -= len(view)
             self._waiting.popleft()
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _size(buffer: Buffer) -> int:
@@ -235,6 +259,8 @@ class Seal:
     """
 
     def __init__(self, key: bytes, me: int) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
         self._key, self._me = key, me
         self._sent: dict[int, int] = {}
         self._seen: dict[int, int] = {}
@@ -247,7 +273,7 @@ class Seal:
     def open(self, sender: int, parts: Sequence[Buffer]) -> Parts:
         """The parts again. Raises `BadFrame` if they are not the sender's next message."""
         number = self._seen.get(sender, 0) + 1
-        if len(parts) < 2:
+        if len(parts) < 2 or _size(parts[-1]) != _DIGEST_BYTES:
             raise BadFrame("it is not sealed")
         wanted = self._digest(sender, self._me, number, parts[:-1])
         if not hmac.compare_digest(wanted, bytes(parts[-1])):

@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import suppress
 
-from encamp.agent import child
 from encamp.agent.child import tell
 
 
@@ -60,11 +59,6 @@ def die(how: str) -> None:
         case "segv":
             signal.signal(signal.SIGSEGV, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGSEGV)
-
-
-def set_idle_limit(seconds: float) -> None:
-    """Let this slot end itself soon."""
-    child.IDLE_LIMIT = seconds
 
 
 def spin() -> None:

@@ -1,63 +1,60 @@
-"""What runs in a slot: a process that takes one function after another from its supervisor.
+"""What runs in a slot's process: it takes calls from its supervisor until that one is gone.
 
-    supervisor                                      slot (this file)
-        ── Request(function, arguments) ─────────────►
-        ◄── Taken ────────────────────────────────────  runs it
-        ◄── anything the function tells (`tell`) ─────
-        ◄── Done(value) or Raised(error, text) ───────
+    supervisor                                       slot (this file)
+        ── data: Run, Message, Where, Answer ──────────►   main thread
+        ◄─ data: Started, Told, Results, Message, … ────
+        ── control: Recall ─────────────────────────────►  watching thread
+        ◄─ control: GivenBack, Said ────────────────────
 
-The two share a socketpair. When the supervisor dies the socket ends, and so does the slot, with
-every process that was started from it.
+When the supervisor dies the sockets end, and so does the slot, with every process that was started
+from it. A slot's standard output and error is a file that its supervisor can read too.
 """
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
-import pickle
 import select
 import signal
+import socket
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from typing import Any
+from pathlib import Path
 
+import msgspec
+
+from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
+from encamp.agent.protocol import GivenBack, Link, Recall, Said, decode, encode
 from encamp.storage.overlay import enter_namespace
+from encamp.wire import Parts, Reader, Writer
 
-IDLE_LIMIT = 60.0
-"""Seconds after which a slot that nobody uses ends itself."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A function to run, pickled with its arguments, and folders to import from."""
-
-    work: bytes
-    sys_path: tuple[str, ...]
+KEPT_OUTPUT = 1 << 20
+"""Bytes of what a task prints that are kept, from its end."""
+_FOLLOW = 0.1
+"""Seconds between looks at what a task has printed, where that is wanted."""
 
 
-@dataclass(frozen=True)
-class Taken:
-    """The slot has read the request: from here on it may have had effects."""
+class Birth(msgspec.Struct, array_like=True):
+    """What a slot's process is told when it starts."""
 
-
-@dataclass(frozen=True)
-class Done:
-    value: Any
-
-
-@dataclass(frozen=True)
-class Raised:
-    """What the function raised, and how it looks in a traceback."""
-
-    error: BaseException
-    text: str
+    data: int
+    control: int
+    wake: int
+    number: int = 0
+    host: str = ""
+    agent: int = 0
+    folder: str = "/"
+    sys_path: list[str] = []
+    own_mounts: bool = False
+    idle_limit: float | None = None
+    """Seconds after which a slot that nobody uses ends itself."""
+    capture: bool = False
+    follow: bool = False
 
 
 class Stopped(BaseException):
@@ -67,7 +64,7 @@ class Stopped(BaseException):
 class _State:
     """The one slot that this process is, if it is one."""
 
-    supervisor: Connection | None = None
+    slot: Slot | None = None
     stopping = False
     orphaned = False
     last_words: Callable[[], None] | None = None
@@ -75,8 +72,8 @@ class _State:
 
 def tell(message: object) -> None:
     """Send something to the supervisor from the function that runs; nothing outside a slot."""
-    if _State.supervisor is not None:
-        _State.supervisor.send(message)
+    if _State.slot is not None:
+        _State.slot.tell(message)
 
 
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
@@ -84,28 +81,38 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
     _State.last_words = last_words
 
 
-def main(fd: int, *, own_mounts: bool = False) -> None:
-    """Serve the supervisor at the other end of socket ``fd`` until it closes or nothing comes.
+def orphaned() -> bool:
+    """Whether this process was a slot whose supervisor is dead: nobody will use what it does."""
+    return _State.orphaned
 
-    With ``own_mounts`` the process may mount overlays without being root, see `overlay`.
-    """
-    if own_mounts:
+
+def main(birth: bytes) -> None:
+    """Serve the supervisor at the other end of the sockets until it is gone."""
+    born = msgspec.msgpack.decode(birth, type=Birth)
+    if born.own_mounts:
         enter_namespace()  # before there is another thread; without it inputs come another way
-    os.set_inheritable(fd, False)
+    for fd in (born.data, born.control, born.wake):
+        os.set_inheritable(fd, False)
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
-    os.chdir("/")
+    sys.path[:0] = [path for path in born.sys_path if path not in sys.path]
+    with suppress(OSError):
+        os.chdir(born.folder)
     adopt_orphans()
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
-    supervisor = _State.supervisor = Connection(fd)
-    threading.Thread(target=_watch, args=(fd,), daemon=True, name="encamp-watch").start()
+    port = _Sockets(born)
+    slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
+    folder = str(Path.cwd()) if born.folder != "/" else "/"
+    slot.alone = lambda: _Alone(folder)
+    if born.capture:
+        slot.ended = _Printed(port, follow=born.follow).ended
+    threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
     with suppress(EOFError, OSError, Stopped):
-        while not _State.stopping and supervisor.poll(IDLE_LIMIT):
-            request: Request = supervisor.recv()
-            supervisor.send(Taken())
-            supervisor.send(_run(request))
+        while not _State.stopping:
+            if not slot.run_next() and not port.wait(born.idle_limit) and born.idle_limit:
+                break
 
 
 def _stop(*_: object) -> None:
@@ -113,40 +120,182 @@ def _stop(*_: object) -> None:
     raise Stopped
 
 
-def _run(request: Request) -> Done | Raised:
-    try:
-        with put_back():
-            sys.path[:0] = [path for path in request.sys_path if path not in sys.path]
-            function, args = pickle.loads(request.work)  # noqa: S301 - from our own supervisor
-            return Done(function(*args))
-    except BaseException as exc:  # noqa: BLE001 - the supervisor decides what it means
-        return Raised(portable_error(exc), "".join(traceback.format_exception(exc)))
-    finally:
-        end_descendants(grace=0)
+class _Alone(put_back):
+    """The process after a call is as it was before, and nothing that the call started runs on."""
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            end_descendants(grace=0)
+        finally:
+            super().__exit__(None, None, None)
 
 
-def portable_error(exc: BaseException) -> BaseException:
-    """``exc`` if it survives pickling, else a RuntimeError that says the same."""
-    try:
-        pickle.loads(pickle.dumps(exc))  # noqa: S301 - our own bytes, to see that they come back
-    except Exception:  # noqa: BLE001 - whatever its reduce raises, its text still travels
-        return RuntimeError(f"{type(exc).__name__}: {exc}")
-    return exc.with_traceback(None)
+class _Sockets:
+    """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`)."""
+
+    slot: Slot
+
+    def __init__(self, born: Birth) -> None:
+        data = socket.socket(fileno=born.data)
+        data.setblocking(False)
+        self._control = socket.socket(fileno=born.control)
+        self._control.setblocking(False)
+        self._wake = born.wake
+        self._reading = threading.Lock()
+        self._reader = Reader(data, descriptors=True)
+        self._writer = Writer(data)
+        self._links: dict[int, tuple[socket.socket, Reader, Writer]] = {}
+        self._numbers: dict[int, int] = {}
+        self._data = data.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._data, select.POLLIN)
+        self._poll.register(self._wake, select.POLLIN)
+        self.said = Writer(self._control)
+        self.follow: Callable[[], None] | None = None
+
+    def send(self, parts: Parts) -> None:
+        """Send to the agent; blocks until its socket has taken everything."""
+        self._writer.send(parts)
+        if self._writer.waiting:
+            self._push(self._data, self._writer)
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """Send to another slot of this host by a link; False if there is none."""
+        link = self._links.get(slot)
+        if link is None:
+            return False
+        try:
+            link[2].send(parts)
+            if link[2].waiting:
+                self._push(link[0].fileno(), link[2])
+        except OSError:
+            self._drop(slot)  # its process has ended, and the task with it
+        return True
+
+    def _push(self, fd: int, writer: Writer) -> None:
+        """Write what is left; reads meanwhile, as the other side may be doing the same."""
+        self._poll.register(fd, select.POLLIN | select.POLLOUT)
+        try:
+            while writer.waiting:
+                self._read(self._poll.poll())
+                writer.flush()
+        finally:
+            with suppress(KeyError, ValueError, OSError):
+                self._poll.modify(fd, select.POLLIN)
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until something comes or the time is over; whether anything came."""
+        events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        self._read(events)
+        return bool(events)
+
+    def _read(self, events: list[tuple[int, int]]) -> None:
+        for fd, event in events:
+            if not event & ~select.POLLOUT:
+                continue
+            if fd == self._data:
+                self._read_data()
+            elif fd == self._wake:
+                os.eventfd_read(self._wake)
+            else:
+                self._read_link(self._numbers[fd])
+
+    def _read_data(self) -> None:
+        with self._reading:
+            for parts in self._reader.read():
+                envelope = decode(parts[0])
+                if isinstance(envelope, Link):
+                    self._take_link(envelope.slot)
+                else:
+                    self.slot.take(envelope, parts)
+
+    def _take_link(self, slot: int) -> None:
+        self._drop(slot)
+        link = socket.socket(fileno=self._reader.received.popleft())
+        link.setblocking(False)
+        self._links[slot] = link, Reader(link), Writer(link)
+        self._numbers[link.fileno()] = slot
+        self._poll.register(link.fileno(), select.POLLIN)
+
+    def _read_link(self, slot: int) -> None:
+        try:
+            for parts in self._links[slot][1].read():
+                self.slot.take(decode(parts[0]), parts)
+        except (EOFError, OSError):
+            self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        link = self._links.pop(slot, None)
+        if link is not None:
+            self._poll.unregister(link[0].fileno())
+            del self._numbers[link[0].fileno()]
+            link[0].close()
+
+    def watch(self) -> None:
+        """Serve the control socket; at its end, end all that was started here, and the process."""
+        reader = Reader(self._control)
+        poll = select.poll()
+        poll.register(self._control.fileno(), select.POLLIN)
+        with suppress(EOFError, OSError):
+            while True:
+                if not poll.poll(_FOLLOW * 1000 if self.follow else None) and self.follow:
+                    self.follow()
+                for parts in reader.read():
+                    self._recall(decode(parts[0]))
+        _end()
+
+    def _recall(self, order: Recall) -> None:
+        # The main thread may be deep in a call: what it has not read yet is read here.
+        self._read_data()
+        os.eventfd_write(self._wake, 1)
+        tasks, running = self.slot.give_back()
+        self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
 
 
-def orphaned() -> bool:
-    """Whether this process was a slot whose supervisor is dead: nobody will use what it does."""
-    return _State.orphaned
-
-
-def _watch(supervisor: int) -> None:
-    """Wait for the supervisor's end; then end all that was started here, and this process."""
-    poller = select.poll()
-    poller.register(supervisor, select.POLLRDHUP)
-    poller.poll()
+def _end() -> None:
+    """The supervisor is gone."""
     _State.orphaned = True
     end_descendants(grace=1.0)
     if _State.last_words is not None:
         with suppress(Exception):
             _State.last_words()
     os._exit(1)
+
+
+class _Printed:
+    """What tasks print to descriptors 1 and 2, which are one file, empty before each task."""
+
+    def __init__(self, port: _Sockets, *, follow: bool) -> None:
+        self._port = port
+        self._lock = threading.Lock()
+        self._told = 0
+        self._flush = ctypes.CDLL(None).fflush
+        if follow:
+            port.follow = self._follow
+
+    def ended(self, task: int) -> None:
+        """Send what a task printed, and empty the file."""
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        self._flush(None)
+        size = os.lseek(1, 0, os.SEEK_END)
+        if size:
+            with self._lock:
+                start = max(0, size - KEPT_OUTPUT)
+                text = os.pread(1, size - start, start)
+                os.ftruncate(1, 0)
+                self._told = 0
+            self._port.send([encode(Said(self._port.slot.number, task, start, text, True))])
+
+    def _follow(self) -> None:
+        """Send on what the running task has printed since the last time."""
+        slot = self._port.slot
+        with self._lock:
+            size, task = os.fstat(1).st_size, slot.running
+            if task < 0 or size <= self._told:
+                return
+            start = max(self._told, size - KEPT_OUTPUT)
+            text = os.pread(1, size - start, start)
+            self._told = size
+        self._port.said.send([encode(Said(slot.number, task, start, text, False))])

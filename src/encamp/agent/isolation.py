@@ -5,34 +5,51 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-@contextmanager
-def put_back() -> Iterator[None]:
+class put_back:  # noqa: N801 - it reads as what it does: with put_back():
     """Let what runs next find this process as the block did.
 
-    Its current folder (which becomes ``/``), environment, ``sys.path``, umask, standard streams
-    and what it does on SIGINT and SIGTERM. Only for the main thread.
+    Its current folder (which becomes ``folder``), environment, ``sys.path``, umask, standard
+    streams and what it does on SIGINT and SIGTERM. Only for the main thread.
     """
-    environment, path, mask = dict(os.environ), sys.path[:], _umask()
-    handlers = [signal.getsignal(number) for number in _SIGNALS]
-    streams = sys.stdin, sys.stdout, sys.stderr
-    try:
-        yield
-    finally:
-        os.chdir("/")
-        os.umask(mask)
-        sys.path[:] = path
-        sys.stdin, sys.stdout, sys.stderr = streams
-        if environment != dict(os.environ):
+
+    def __init__(self, folder: str = "/") -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        self._environment = _environment().copy()
+        self._path = sys.path[:]
+        self._mask = _umask()
+        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._streams = sys.stdin, sys.stdout, sys.stderr
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        os.chdir(self._folder)
+        os.umask(self._mask)
+        sys.path[:] = self._path
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+        if self._environment != _environment():
             os.environ.clear()
-            os.environ.update(environment)
-        for number, handler in zip(_SIGNALS, handlers, strict=True):
-            signal.signal(number, handler)
+            for name, value in self._environment.items():
+                os.environb[name] = value
+        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+            if signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+def _environment() -> dict[bytes, bytes]:
+    """The environment as it is kept: ``os.environ`` itself decodes each entry anew."""
+    kept: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
+    return kept
 
 
 def _umask() -> int:

@@ -106,11 +106,13 @@ class Started(Envelope):
 
 
 class Said(Envelope):
-    """What a task printed; ``last`` if it has ended."""
+    """What a task printed, from byte ``start`` on; ``last`` if it has ended."""
 
     slot: int
     task: int
+    start: int
     text: bytes
+    last: bool
 
 
 class Told(Envelope):
@@ -125,8 +127,9 @@ class Message(Envelope):
 
     to: int
     sender: int
+    agent: int = NOWHERE
     slot: int = NOWHERE
-    """Where ``to`` is on the agent's host, if the sender knows."""
+    """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
 
 
 class WhereIs(Envelope):
@@ -146,9 +149,9 @@ class Where(Envelope):
 
 
 class Link(Envelope):
-    """A socket to another slot of the host comes with this, for the messages to a task."""
+    """A socket to another slot of the host comes with this."""
 
-    task: int
+    slot: int
 
 
 class Ask(Envelope):
@@ -224,7 +227,7 @@ def decode(part: Buffer) -> Any:
     """The envelope again. Raises `BadFrame`; runs no code of the sender's."""
     try:
         return _decoder.decode(part)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadFrame(f"its envelope cannot be read ({exc})") from exc
 
 
@@ -238,6 +241,10 @@ def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:
         inner = parts[start : start + count]
         if count < 1 or len(inner) != count:
             raise BadFrame("a bundle has fewer parts than it says")
-        messages.append((decode(inner[0]), inner))
+        if isinstance(envelope := decode(inner[0]), Bundle):
+            raise BadFrame("a bundle is in a bundle")
+        messages.append((envelope, inner))
         start += count
+    if start != len(parts):
+        raise BadFrame("a bundle has more parts than it says")
     return messages

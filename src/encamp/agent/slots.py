@@ -1,4 +1,4 @@
-"""Slots as their supervisor sees them: processes to hand a function to, watch, and kill.
+"""Slots for a worker of any executor: processes to hand a function to, watch, and kill.
 
 A slot gives what a thread or a shared worker process cannot: a current folder of its own, output
 of its own, an end by time limit, and a crash that harms nobody else. Any process may be a
@@ -9,37 +9,36 @@ from __future__ import annotations
 
 import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
-from pathlib import Path
-from secrets import token_hex
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from encamp.agent.child import Done, Raised, Request, Taken
-from encamp.agent.processes import end_descendants, end_marked
+from encamp.agent.calls import Setup
+from encamp.agent.child import Birth
+from encamp.agent.pickling import load
+from encamp.agent.process import SlotProcess
+from encamp.agent.protocol import Results, Run, Started, Told, decode, encode
+from encamp.wire import Parts
 
-GRACE = 2.0
-"""Seconds that a command has to end when it is asked to."""
-STOP_WITHIN = GRACE + 1.0
-"""Seconds between asking a slot to stop and killing it."""
-MARK = "ENCAMP_SLOT"
-"""Environment variable that all processes of a slot have, to be found by if the slot crashes."""
+IDLE_LIMIT = 60.0
+"""Seconds after which a slot that nobody uses ends itself."""
 
-_START = """\
-import sys
-sys.path.append(sys.argv[2])
-from encamp.agent.child import main
-main(int(sys.argv[1]), own_mounts=len(sys.argv) > 3)
-"""
-_PACKAGE = str(Path(__file__).parents[2])
-"""Where the slot finds encamp if it is not installed there."""
+
+@dataclass(frozen=True)
+class Done:
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What the function raised, and how it looks in a traceback."""
+
+    error: BaseException
+    text: str
 
 
 class SlotLost(Exception):
@@ -51,7 +50,7 @@ class SlotLost(Exception):
 
 
 class _NotTaken(Exception):
-    """The slot ended before it took the request."""
+    """The slot ended before it took the call."""
 
 
 class Slot:
@@ -64,23 +63,24 @@ class Slot:
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
         self.batch = batch
         self.own_mounts = own_mounts
-        extra = ["own mounts"] if own_mounts else []
-        self._mark = token_hex(8)
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), _PACKAGE, *extra],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env={**_environment(), MARK: self._mark},
-            )
-            self._pipe = Connection(ours.detach())
+        birth = Birth(0, 0, 0, own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        self._process = SlotProcess(birth)
+        self._arrived: list[Parts] = []
+        self._calls = 0
 
     @property
     def pid(self) -> int:
         """Process id of the slot."""
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the slot can take a call."""
+        return self._process.alive
+
+    def stop(self) -> None:
+        """`SlotProcess.stop`."""
+        self._process.stop()
 
     def run(
         self,
@@ -98,17 +98,26 @@ class Slot:
         seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. Raises
         `SlotLost` if the slot's process dies.
         """
-        request = Request(pickle.dumps((function, args)), sys_path)
+        setup = pickle.dumps(Setup(tell_start=True, sys_path=sys_path))
+        work = pickle.dumps(((function, args), {}))
+        self._calls += 1
+        envelope = Run(0, [0], [(self._calls, 0, 1, True)])
         try:
-            self._send(request)
+            self._send([encode(envelope), _CALL, work, setup])
             return self._wait(tick, on_message, on_tick)
         except BaseException:
             self.stop()
             raise
 
-    def _send(self, request: Request) -> None:
+    def _send(self, parts: Parts) -> None:
+        writer = self._process.writer
+        poll = select.poll()
+        poll.register(self._process.data, select.POLLOUT)
         try:
-            self._pipe.send(request)
+            writer.send(parts)
+            while writer.waiting:
+                poll.poll()
+                writer.flush()
         except OSError:
             raise _NotTaken from None
 
@@ -118,52 +127,48 @@ class Slot:
         next_tick = time.monotonic() + tick
         taken = False
         while True:
-            try:
-                if self._pipe.poll(max(0.0, next_tick - time.monotonic())):
-                    message = self._pipe.recv()
-                    if isinstance(message, Done | Raised):
-                        return message
-                    taken = taken or isinstance(message, Taken)
-                    on_message(message)
-            except (EOFError, ConnectionResetError):
-                raise self._lost(taken) from None
+            for parts in self._come(max(0.0, next_tick - time.monotonic()), taken=taken):
+                envelope = decode(parts[0])
+                if isinstance(envelope, Results):
+                    return _answer(envelope, parts)
+                taken = taken or isinstance(envelope, Started)
+                if isinstance(envelope, Told):
+                    on_message(load(parts[1:]))
             if time.monotonic() >= next_tick:
-                if not self.alive and not self._pipe.poll(0):
+                if not self.alive and not self._come(0, taken=taken):
                     raise self._lost(taken)  # its end of the socket lives on in a child
                 on_tick()
                 next_tick = time.monotonic() + tick
 
+    def _come(self, timeout: float, *, taken: bool) -> list[Parts]:
+        """What has come from the slot, or comes in time; what is here already comes first."""
+        if not self._arrived:
+            poll = select.poll()
+            poll.register(self._process.data, select.POLLIN)
+            if poll.poll(timeout * 1000):
+                try:
+                    self._arrived = self._process.reader.read()
+                except (EOFError, OSError):
+                    raise self._lost(taken) from None
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
     def _lost(self, taken: bool) -> Exception:
-        exit_code = self._process.wait()
-        end_marked(MARK, self._mark)
+        exit_code = self._process.ended()
         return SlotLost(exit_code) if taken else _NotTaken()
 
-    def stop(self) -> None:
-        """End the slot and everything that it started; returns when they are gone.
 
-        The slot's function is interrupted by `Stopped`; it is killed if that does not help.
-        """
-        if self._process.poll() is None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_WITHIN)
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
-            end_descendants(0, self.pid)
-            self._process.kill()
-        self._process.wait()
-        self._pipe.close()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the slot can take a request."""
-        return self._process.poll() is None
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return function(*args)
 
 
-def _environment() -> dict[str, str]:
-    """The supervisor's environment, less what would make a slot believe it were an MPI rank."""
-    foreign = ("PMI", "PMIX_", "HYDI_", "MPIR_", "OMPI_", "PRTE_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+_CALL = pickle.dumps(_call)
+
+
+def _answer(envelope: Results, parts: Parts) -> Done | Raised:
+    _, good, _, payload, _ = envelope.results[0]
+    value = load([payload, *parts[1:]])
+    return Done(value) if good else Raised(*value)
 
 
 class Slots:

@@ -43,7 +43,9 @@ Arrival = Frame | Joined | Left
 
 
 class Endpoint(ABC):
-    """One end of an engine's network. One thread at a time uses it."""
+    """One end of an engine's network, ``number``. One thread at a time uses it."""
+
+    number: int = CONTROLLER
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
@@ -81,11 +83,17 @@ class Engine(Endpoint):
     """The controller's end, which also starts and stops the agents.
 
     ``name`` is how users call it. ``private`` says that only our own processes can put frames
-    into the network; otherwise all of them are sealed.
+    into the network; otherwise all of them are sealed. ``slots_per_agent`` is 0 where an agent
+    has as many slots as its host has cores. ``agents`` is how many are
+    waited for at the start. ``agent_here`` is an agent's end that the controller's
+    own process serves.
     """
 
     name: str
     private: bool = False
+    slots_per_agent: int = 0
+    agents: int = 1
+    agent_here: Endpoint | None = None
 
     @abstractmethod
     def start(self, orders: bytes) -> None:

@@ -10,13 +10,14 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.agent.child import Done, Stopped
-from encamp.agent.slots import SlotLost, slots_here
+from encamp.agent.child import Stopped
+from encamp.agent.pickling import NotImportable
+from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
-from encamp.jobs.work import NotImportable, Outcome, Work
+from encamp.jobs.work import Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
+from encamp.agent.process import GRACE
 from encamp.agent.processes import end_descendants
-from encamp.agent.slots import GRACE
 from encamp.errors import CommandNotFound, StepFailed, printable
 from encamp.jobs.steps import Command
 from encamp.storage.mirror import safe_target

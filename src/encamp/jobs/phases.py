@@ -21,15 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encamp.agent.child import Stopped, at_supervisors_end, orphaned, portable_error, tell
+from encamp.agent.child import Stopped, at_supervisors_end, orphaned, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
+from encamp.agent.pickling import NotImportable, portable_error
 from encamp.agent.processes import end_descendants
 from encamp.errors import DiskFull, EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
 from encamp.jobs.steps import Call, Command
-from encamp.jobs.work import NotImportable, Outcome, Work, unpack
+from encamp.jobs.work import Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
 from encamp.storage.disk import free_space

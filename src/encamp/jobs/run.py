@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from secrets import token_hex
 
+from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import slots_here
 from encamp.errors import (
     BadDestination,
@@ -50,7 +51,7 @@ from encamp.jobs.pools import one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
-from encamp.jobs.work import NotImportable, Outcome, Work
+from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs import Staged, unstage

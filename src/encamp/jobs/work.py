@@ -7,6 +7,7 @@ import types
 from dataclasses import dataclass, field
 from typing import Literal
 
+from encamp.agent.pickling import NotImportable
 from encamp.errors import CannotTravel
 from encamp.jobs.lease import Lease
 from encamp.jobs.steps import Call, Command
@@ -61,14 +62,6 @@ class Outcome:
     value: bytes | None = None
     """What the last Python step returned, pickled: the worker need not know its class."""
     error: BaseException | None = None
-
-
-class NotImportable(Exception):
-    """A step's function is in a module that the worker cannot import."""
-
-    def __init__(self, module: str) -> None:
-        super().__init__(module)
-        self.module = module
 
 
 def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from encamp.errors import EncampError
 from encamp.storage.camp import Camp
 from encamp.storage.mirror import Item
+from encamp.storage.ship import Channel
 
 _lock = threading.Lock()
 _idle: dict[str, tuple[Camp, list[Item]]] = {}
@@ -22,7 +23,9 @@ _given: dict[Camp, list[Item]] = {}
 _pid = os.getpid()
 
 
-def persistent_camp(name: str, items: list[Item], *, renew: bool) -> Camp:
+def persistent_camp(
+    name: str, items: list[Item], *, renew: bool, channel: Channel | None = None
+) -> Camp:
     """The folder of this name with these inputs, as its last user left it, or a new one.
 
     One that is in use is not waited for: another is made. Blocks while inputs are mirrored.
@@ -34,7 +37,7 @@ def persistent_camp(name: str, items: list[Item], *, renew: bool) -> Camp:
         camp.strike()
         camp = None
     if camp is None:
-        camp = Camp(name)
+        camp = Camp(name, channel)
         try:
             camp.place(items)
         except BaseException:

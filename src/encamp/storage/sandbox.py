@@ -46,6 +46,16 @@ def current_sandbox() -> Path:
 
 
 @contextmanager
+def inside(folder: Path) -> Iterator[None]:
+    """Let `current_sandbox` give ``folder``."""
+    token = _current.set(folder)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
 def sandbox(
     mirror: MirrorMap = (),
     outputs: OutputMap = (),
@@ -85,11 +95,11 @@ def sandbox(
     _reclaim_once()
     with sigterm_exits():
         camp = persistent_camp(name, items, renew=renew) if persistent else Camp(name)
-        token = _current.set(camp.folder)
         try:
             if not persistent:
                 camp.place(items)
-            yield camp.folder
+            with inside(camp.folder):
+                yield camp.folder
             camp.check_inputs(name)
             _publish(camp, wanted, destination, name)
         except BaseException:
@@ -97,7 +107,6 @@ def sandbox(
                 _publish(camp, rescued, destination, name)
             raise
         finally:
-            _current.reset(token)
             if persistent:
                 give_back(name, camp)
             elif keep:

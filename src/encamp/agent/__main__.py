@@ -1,0 +1,19 @@
+"""``python -m encamp.agent ENGINE ARGUMENTS…``: the program of an agent that an engine starts."""
+
+from __future__ import annotations
+
+import sys
+
+from encamp.agent.main import serve
+from encamp.engines.registry import engine_module
+
+
+def main(arguments: list[str]) -> None:
+    """Join the engine's network, and serve; some engines have other work for some processes."""
+    end = engine_module(arguments[0]).join(arguments[1:])
+    if end is not None:
+        serve(end)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,347 @@
+"""What a slot does: take calls, run one after the other, and let each send and receive messages.
+
+The same for slots that are processes, threads of their agent, or the agent itself; what differs
+is the `Port` through which messages come and go.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from encamp.agent.folder import Staging, in_folder
+from encamp.agent.pickling import NotImportable, dump, load, portable_error
+from encamp.agent.protocol import (
+    NOWHERE,
+    SPAWNER,
+    Answer,
+    Ask,
+    Message,
+    Results,
+    Run,
+    Started,
+    Told,
+    Where,
+    WhereIs,
+    encode,
+)
+from encamp.errors import InitializerFailed
+from encamp.wire import Buffer, Parts
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How one call is to be run, where it is not just called."""
+
+    name: str = ""
+    tell_start: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    sys_path: tuple[str, ...] = ()
+    initializer: tuple[int, bytes] | None = None
+    """Number and pickle of a function with its arguments; runs once in every slot."""
+    staging: Staging | None = None
+
+
+class Call(NamedTuple):
+    """One call as it came."""
+
+    task: int
+    function: int
+    arguments: Parts
+    setup: Buffer | None
+
+
+class Received(NamedTuple):
+    """A message, and the id of the task that sent it (0: the spawner)."""
+
+    source: int
+    message: Any
+
+
+class Port(Protocol):
+    """A slot's way to its agent and to other slots."""
+
+    def send(self, parts: Parts) -> None:
+        """Send to the agent."""
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """Send to another slot of this host by a link; False if there is none."""
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until something comes (it is given to `Slot.take`); False if the time is over."""
+
+
+class Slot:
+    """Runs calls one after the other. ``number`` is its number on its host."""
+
+    def __init__(self, number: int, host: str, port: Port, agent: int = 0) -> None:
+        self.number, self.host, self.agent = number, host, agent
+        self.port = port
+        self.lock = threading.Lock()
+        """Held to change ``calls`` and ``running`` together."""
+        self.calls: deque[Call] = deque()
+        self.running = -1
+        self.current: CurrentTask | None = None
+        self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
+        """What is around each call to undo its effects on the process."""
+        self.ended: Callable[[int], None] | None = None
+        """Is called with the task's number before its result is sent."""
+        self._functions: dict[int, Buffer | Callable[..., Any]] = {}
+        self._inbox: deque[tuple[int, Parts]] = deque()
+        self._early: dict[int, list[tuple[int, Parts]]] = {}
+        self._routes: dict[int, tuple[int, int]] = {}
+        self._answers: dict[int, tuple[bool, Parts]] = {}
+        self._tickets = 0
+        self._initialized: set[int] = set()
+
+    def take(self, envelope: Any, parts: Parts) -> None:
+        """Note what has come for this slot."""
+        if isinstance(envelope, Run):
+            self._take_calls(envelope, parts)
+        elif isinstance(envelope, Message):
+            self._take_message(envelope, parts[1:])
+        elif isinstance(envelope, Where):
+            self._routes[envelope.task] = envelope.agent, envelope.its_slot
+        elif isinstance(envelope, Answer):
+            self._answers[envelope.ticket] = envelope.ok, parts[1:]
+
+    def _take_calls(self, run: Run, parts: Parts) -> None:
+        at = 1 + len(run.functions)
+        self._functions.update(zip(run.functions, parts[1:at], strict=True))
+        calls = []
+        for task, function, count, has_setup in run.calls:
+            end = at + count
+            calls.append(Call(task, function, parts[at:end], parts[end] if has_setup else None))
+            at = end + has_setup
+        with self.lock:
+            self.calls.extend(calls)
+
+    def _take_message(self, envelope: Message, payload: Parts) -> None:
+        if envelope.to == self.running:
+            self._inbox.append((envelope.sender, payload))
+        elif any(call.task == envelope.to for call in self.calls):
+            self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
+
+    def give_back(self) -> tuple[list[int], int]:
+        """Let go of the calls that have not begun; their tasks, and the task that is running."""
+        with self.lock:
+            tasks = [call.task for call in self.calls]
+            self.calls.clear()
+            return tasks, self.running
+
+    def run_next(self) -> bool:
+        """Run one call if there is one."""
+        with self.lock:
+            if not self.calls:
+                return False
+            call = self.calls.popleft()
+            self.running = call.task
+        if self._early:
+            self._inbox.extend(self._early.pop(call.task, ()))
+        begun = time.perf_counter()
+        parts, good = self._outcome(call)
+        seconds = time.perf_counter() - begun
+        if self.ended is not None:
+            self.ended(call.task)
+        self._forget_messages()
+        result = (call.task, good, seconds, bytes(parts[0]), len(parts) - 1)
+        with self.lock:
+            self.running = -1
+        self.port.send([encode(Results(self.number, [result])), *parts[1:]])
+        return True
+
+    def _forget_messages(self) -> None:
+        if self._inbox:
+            self._inbox.clear()
+        if self._routes:
+            self._routes.clear()
+
+    def _outcome(self, call: Call) -> tuple[Parts, bool]:
+        try:
+            with self.alone():
+                value = self._value(call)
+                return (dump(value), True) if value is not None else ([_NONE], True)
+        except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
+            text = "".join(traceback.format_exception(exc))
+            return dump((portable_error(exc), text)), False
+
+    def _value(self, call: Call) -> Any:
+        setup: Setup = load([call.setup]) if call.setup is not None else _PLAIN
+        self.current = CurrentTask(self, call.task, setup.name)
+        token = _current.set(self.current)
+        try:
+            if setup is not _PLAIN:
+                self._set_up(call.task, setup)
+            function = self._function(call.function)
+            arguments: Any = load(call.arguments)
+            if setup.staging is not None:
+                channel = SpawnersFiles(self)
+                return in_folder(setup.staging, self.current, channel, function, *arguments)
+            args, kwargs = arguments
+            return function(*args, **kwargs)
+        finally:
+            _current.reset(token)
+            self.current = None
+
+    def _set_up(self, task: int, setup: Setup) -> None:
+        sys.path[:0] = [path for path in setup.sys_path if path not in sys.path]
+        os.environ.update(setup.environment)
+        if setup.tell_start:
+            self.port.send([encode(Started(self.number, task))])
+        if setup.initializer is not None and setup.initializer[0] not in self._initialized:
+            function, args = load([setup.initializer[1]])
+            try:
+                function(*args)
+            except Exception as exc:
+                name = getattr(function, "__qualname__", repr(function))
+                why = f"{type(exc).__name__}: {exc}"
+                raise InitializerFailed(name, self.host, why) from exc
+            self._initialized.add(setup.initializer[0])
+
+    def _function(self, number: int) -> Callable[..., Any]:
+        function = self._functions[number]
+        if not callable(function):
+            try:
+                function = self._functions[number] = load([function])
+            except ModuleNotFoundError as exc:
+                raise NotImportable(exc.name or "") from exc
+        return function
+
+    def tell(self, message: object) -> None:
+        """Send something to whoever supervises the running call."""
+        self.port.send([encode(Told(self.number, self.running)), *dump(message)])
+
+    def ask(self, question: object) -> Any:
+        """Ask the controller; blocks until the answer is here, and raises what it raised."""
+        self._tickets += 1
+        ticket = self._tickets
+        envelope = Ask(self.number, self.running, ticket)
+        self.port.send([encode(envelope), *dump(question)])
+        while ticket not in self._answers:
+            self.port.wait(None)
+        ok, parts = self._answers.pop(ticket)
+        answer = load(parts)
+        if not ok:
+            raise answer
+        return answer
+
+    def send(self, to: int, message: object) -> None:
+        """Send a message from the running task to another."""
+        agent, slot = (NOWHERE, NOWHERE) if to == SPAWNER else self._route(to)
+        parts = [encode(Message(to, self.running, agent, slot)), *dump(message)]
+        if agent != self.agent or not self.port.send_to(slot, parts):
+            self.port.send(parts)
+
+    def _route(self, to: int) -> tuple[int, int]:
+        route = self._routes.get(to)
+        if route is None:
+            self.port.send([encode(WhereIs(self.number, to))])
+            while (route := self._routes.get(to)) is None:
+                self.port.wait(None)
+        return route
+
+    def receive(self, timeout: float | None, source: int | None) -> Received | None:
+        """The next message for the running task; see `CurrentTask.receive`."""
+        found = self._from_inbox(source)
+        if found is not None or timeout == 0:
+            if found is None:
+                self.port.wait(0)
+                found = self._from_inbox(source)
+            return found
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while found is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return None
+            self.port.wait(left)
+            found = self._from_inbox(source)
+        return found
+
+    def _from_inbox(self, source: int | None) -> Received | None:
+        inbox = self._inbox
+        if not inbox:
+            return None
+        if source is None:
+            sender, parts = inbox.popleft()
+            return Received(sender, load(parts))
+        for position, (sender, parts) in enumerate(inbox):
+            if sender == source:
+                del inbox[position]
+                return Received(sender, load(parts))
+        return None
+
+
+_PLAIN = Setup()
+_NONE = dump(None)[0]
+_current: ContextVar[CurrentTask | None] = ContextVar("encamp_task", default=None)
+
+
+class CurrentTask:
+    """The task that this code runs in.
+
+    ``id`` is its number, ``parent`` that of the task that spawned it (0: the spawner), ``host``
+    the name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has
+    one.
+    """
+
+    parent = SPAWNER
+
+    def __init__(self, slot: Slot, task: int, name: str) -> None:
+        self._slot = slot
+        self.id = task
+        self.name = name or f"task {task}"
+        self.host, self.slot = slot.host, slot.number
+        self.folder: Path | None = None
+
+    def send(self, to: int | Any, message: object) -> None:
+        """Send an object to a task (its id, or something with an ``id``), or to the spawner (0).
+
+        Objects to one receiver arrive in the order in which they were sent. May block until the
+        receiver's process takes it. What is sent to a task that has ended is dropped.
+        """
+        self._slot.send(to if isinstance(to, int) else to.id, message)
+
+    def receive(
+        self, timeout: float | None = None, source: int | Any | None = None
+    ) -> Received | None:
+        """The next message that was sent to this task, or None if the time is over.
+
+        ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only messages
+        of that task count; others stay for later calls, in their order.
+        """
+        if source is not None and not isinstance(source, int):
+            source = source.id
+        return self._slot.receive(timeout, source)
+
+
+def current_task() -> CurrentTask:
+    """The task that this code runs in; RuntimeError outside one."""
+    task = _current.get()
+    if task is None:
+        raise RuntimeError("this code does not run in a task of a cluster")
+    return task
+
+
+class SpawnersFiles:
+    """Files of the spawner's host, for hosts that do not share its disk (`ship.Channel`)."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+
+    def chunk(self, path: Any, offset: int) -> Any:
+        """`Channel.chunk`."""
+        return self._slot.ask(("chunk", path, offset))
+
+    def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
+        """`Channel.entries`."""
+        return self._slot.ask(("entries", path, exclude))

@@ -1,0 +1,342 @@
+"""Slots as their agent holds them: processes, threads, or the agent itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from encamp.agent.calls import Slot
+from encamp.agent.child import Birth
+from encamp.agent.isolation import put_back
+from encamp.agent.process import STOP_WITHIN, SlotProcess
+from encamp.agent.protocol import GivenBack, Link, Recall, Results, Run, SlotEnded, decode, encode
+from encamp.storage.owner import reclaim
+from encamp.wire import Parts
+
+if TYPE_CHECKING:
+    from encamp.agent.main import Agent
+
+_LOOK = 0.02
+"""Seconds between looks at whether a process that was let go has ended."""
+
+
+class Hosted(ABC):
+    """One slot of an agent."""
+
+    def __init__(self, agent: Agent, number: int) -> None:
+        self.agent, self.number = agent, number
+
+    @abstractmethod
+    def give(self, envelope: Any, parts: Parts) -> None:
+        """Hand over what is for the slot."""
+
+    @abstractmethod
+    def recall(self, order: Recall) -> None:
+        """Have the slot give back what it has not begun."""
+
+    def stop(self) -> None:  # noqa: B027 - most have nothing to do
+        """End what runs, and the slot's process with it; nothing where it has none."""
+
+    def refresh(self) -> None:  # noqa: B027 - most have nothing to do
+        """Have an idle slot let go of all that it holds; from another thread, blocks."""
+
+    def work(self) -> None:  # noqa: B027 - most have nothing to do
+        """Run what there is to run in the agent's own thread."""
+
+    def begin_end(self) -> None:  # noqa: B027 - most have nothing to do
+        """Ask the slot to end."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Return when the slot has ended."""
+
+
+class ProcessSlot(Hosted):
+    """A slot that is a process; one that dies is told of, and replaced."""
+
+    def __init__(self, agent: Agent, number: int, folder: str) -> None:
+        super().__init__(agent, number)
+        orders = agent.orders
+        self._birth = Birth(
+            0,
+            0,
+            0,
+            number=number,
+            host=agent.host,
+            agent=agent.number,
+            folder=folder,
+            sys_path=orders.sys_path if orders is not None else [],
+            own_mounts=os.geteuid() != 0,
+            capture=True,
+            follow=orders is not None and orders.follow,
+        )
+        self._busy = 0
+        self._spare: SlotProcess | None = None
+        self._ending = False
+        self._process = self._start()
+
+    def _start(self) -> SlotProcess:
+        process = SlotProcess(self._birth)
+        pump = self.agent.pump
+        pump.watch(process.data.fileno(), lambda _: self._readable(process))
+        pump.watch(process.control.fileno(), lambda _: self._control(process))
+        pump.watch(process.exit_fd, lambda _: self._exited(process))
+        return process
+
+    def _forget(self, process: SlotProcess) -> None:
+        for fd in (process.data.fileno(), process.control.fileno(), process.exit_fd):
+            if fd >= 0:
+                self.agent.pump.forget(fd)
+
+    def give(self, envelope: Any, parts: Parts) -> None:
+        """See `Hosted.give`."""
+        if isinstance(envelope, Run):
+            if envelope.fresh:
+                self._spare, self._process = self._process, self._start()
+            self._busy += len(envelope.calls)
+        self._send(parts)
+
+    def _send(self, parts: Parts, descriptors: tuple[int, ...] = ()) -> None:
+        process = self._process
+        with suppress(OSError):  # that it has ended is seen elsewhere
+            process.writer.send(parts, descriptors)
+            if process.writer.waiting:
+                self._watch(process, writable=True)
+
+    def _watch(self, process: SlotProcess, *, writable: bool) -> None:
+        fd = process.data.fileno()
+        self.agent.pump.watch(fd, lambda _: self._readable(process), writable=writable)
+
+    def link(self, envelope: Link, fd: int) -> None:
+        """Give the slot a socket to another one."""
+        self._send([encode(envelope)], (fd,))
+
+    def _readable(self, process: SlotProcess) -> None:
+        if process.writer.waiting:
+            with suppress(OSError):
+                process.writer.flush()
+                if not process.writer.waiting:
+                    self._watch(process, writable=False)
+        self._read(process)
+
+    def _read(self, process: SlotProcess) -> None:
+        try:
+            messages = process.reader.read()
+        except (EOFError, OSError):
+            self.agent.pump.forget(process.data.fileno())
+            return
+        for parts in messages:
+            envelope = decode(parts[0])
+            self.agent.pass_on(envelope, parts)
+            if isinstance(envelope, Results):
+                self._busy -= len(envelope.results)
+                if self._spare is not None:
+                    self._restore()
+
+    def _restore(self) -> None:
+        """Go back to the lasting process after a call in a fresh one."""
+        fresh, self._process, self._spare = self._process, self._spare, None  # type: ignore[assignment]
+        self.agent.unlink(self.number)
+        self._let_go(fresh)
+
+    def _let_go(self, process: SlotProcess) -> None:
+        """End a process that has nothing to do, without waiting for it."""
+        self._forget(process)
+        process.ask_to_stop()
+
+        def look() -> None:
+            if process.alive:
+                self.agent.pump.later(_LOOK, look)
+            else:
+                process.reap()
+
+        self.agent.pump.later(_LOOK, look)
+
+    def _control(self, process: SlotProcess) -> None:
+        try:
+            messages = process.control_reader.read()
+        except (EOFError, OSError):
+            self.agent.pump.forget(process.control.fileno())
+            return
+        for parts in messages:
+            envelope = decode(parts[0])
+            if isinstance(envelope, GivenBack):
+                self._busy -= len(envelope.tasks)
+            self.agent.pass_on(envelope, parts)
+
+    def _exited(self, process: SlotProcess) -> None:
+        """Its last words first, then its end; and a new one in its place."""
+        with suppress(ValueError):
+            self._read(process)
+        if process is not self._process:  # it was let go after those words
+            return
+        self._forget(process)
+        text = process.printed()
+        exit_code = process.ended()
+        self.agent.unlink(self.number)
+        threading.Thread(target=_reclaim, name="encamp-reclaim", daemon=True).start()
+        if self._ending:
+            return
+        self._busy = 0
+        self._process, self._spare = self._spare or self._start(), None
+        ended = SlotEnded(self.number, exit_code, text)
+        self.agent.pass_on(ended, [encode(ended)])
+
+    def recall(self, order: Recall) -> None:
+        """See `Hosted.recall`."""
+        with suppress(OSError):
+            self._process.control_writer.send([encode(order)])
+
+    def stop(self) -> None:
+        """See `Hosted.stop`; the process has some seconds to clear up."""
+        process = self._process
+        process.ask_to_stop()
+
+        def kill() -> None:
+            if process is self._process and process.alive:
+                process.kill()
+
+        self.agent.pump.later(STOP_WITHIN, kill)
+
+    def refresh(self) -> None:
+        """See `Hosted.refresh`."""
+        done = threading.Event()
+        idle: list[SlotProcess] = []
+
+        def swap() -> None:
+            if not self._busy and not self._ending:
+                idle.append(self._process)
+                self._forget(self._process)
+                self.agent.unlink(self.number)
+                self._process = self._start()
+            done.set()
+
+        self.agent.pump.soon(swap)
+        done.wait()
+        for process in idle:
+            process.stop()
+
+    def begin_end(self) -> None:
+        """See `Hosted.begin_end`."""
+        self._ending = True
+        for process in self._processes():
+            self._forget(process)
+            process.ask_to_stop()
+
+    def end(self) -> None:
+        """See `Hosted.end`."""
+        for process in self._processes():
+            process.stop()
+
+    def _processes(self) -> list[SlotProcess]:
+        return [process for process in (self._process, self._spare) if process is not None]
+
+
+def _reclaim() -> None:
+    """Remove what a process that was killed has left in the local storage."""
+    with suppress(Exception):
+        reclaim()
+
+
+class ThreadSlot(Hosted):
+    """A slot that is a thread of its agent: nothing protects the agent from what it does."""
+
+    def __init__(self, agent: Agent, number: int) -> None:
+        super().__init__(agent, number)
+        self._slot = Slot(number, agent.host, self, agent.number)
+        self._come = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name=f"slot-{number}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over:
+            if not self._slot.run_next():
+                self.wait(None)
+
+    def give(self, envelope: Any, parts: Parts) -> None:
+        """See `Hosted.give`."""
+        self._slot.take(envelope, parts)
+        self._come.set()
+
+    def send(self, parts: Parts) -> None:
+        """See `Port.send`."""
+        self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """See `Port.send_to`."""
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        """See `Port.wait`."""
+        came = self._come.wait(timeout)
+        self._come.clear()
+        return came
+
+    def recall(self, order: Recall) -> None:
+        """See `Hosted.recall`."""
+        tasks, running = self._slot.give_back()
+        given = GivenBack(self.number, order.ticket, tasks, running)
+        self.agent.pass_on(given, [encode(given)])
+
+    def begin_end(self) -> None:
+        """See `Hosted.begin_end`."""
+        self._over = True
+        self._slot.give_back()
+        self._come.set()
+
+    def end(self) -> None:
+        """Return when its running call has ended, for a thread cannot be ended."""
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+
+class InlineSlot(Hosted):
+    """The agent's own main thread as a slot: the shortest way for messages, and shared fate."""
+
+    def __init__(self, agent: Agent, number: int, folder: str) -> None:
+        super().__init__(agent, number)
+        self._slot = Slot(number, agent.host, self, agent.number)
+        self._slot.alone = lambda: put_back(folder)
+        with suppress(OSError):
+            os.chdir(folder)
+
+    def give(self, envelope: Any, parts: Parts) -> None:
+        """See `Hosted.give`."""
+        self._slot.take(envelope, parts)
+
+    def work(self) -> None:
+        """See `Hosted.work`."""
+        while self._slot.run_next():
+            self.agent.turned()
+            if self.agent.over:
+                return
+
+    def send(self, parts: Parts) -> None:
+        """See `Port.send`; what a call says goes at once."""
+        self.agent.pass_on(decode(parts[0]), parts)
+        self.agent.turned()
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """See `Port.send_to`."""
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        """See `Port.wait`."""
+        self.agent.pump.turn(timeout)
+        if self.agent.over:
+            raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
+        return True
+
+    def recall(self, order: Recall) -> None:
+        """See `Hosted.recall`."""
+        tasks, running = self._slot.give_back()
+        given = GivenBack(self.number, order.ticket, tasks, running)
+        self.agent.pass_on(given, [encode(given)])
+
+    def end(self) -> None:
+        """Nothing to wait for: it runs in the thread that asks."""
+        self._slot.give_back()

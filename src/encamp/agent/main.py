@@ -1,0 +1,246 @@
+"""The agent of one host: it holds the slots there, and passes messages on between them and others.
+
+    endpoint ◄──► Agent ◄──► its slots: processes (`ProcessSlot`), threads, or the agent itself
+
+Results and messages go through it unread; it looks at envelopes only. It also sees to what only
+somebody outside a slot can do: end it, start it again, link it with another, look after what it
+left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from encamp.agent.gpus import gpus_here
+from encamp.agent.hosted import Hosted, InlineSlot, ProcessSlot, ThreadSlot
+from encamp.agent.outbox import Outbox
+from encamp.agent.protocol import (
+    Answer,
+    End,
+    Hello,
+    Link,
+    Message,
+    Order,
+    OrderDone,
+    Orders,
+    Ping,
+    Pong,
+    Recall,
+    Run,
+    Stop,
+    Where,
+    decode,
+    encode,
+    unbundled,
+)
+from encamp.agent.pump import Pump
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.errors import BadFrame, EncampError
+from encamp.storage.cache import clear_cache
+from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.roots import Portable, SharedPath, local
+from encamp.version import __version__
+from encamp.wire import Parts, Seal
+
+
+class Agent:
+    """Serves one end of an engine's network, on a pump that somebody drives.
+
+    ``host`` is the name of its host. ``over`` is true when the cluster was closed or the
+    controller is gone.
+    """
+
+    def __init__(self, endpoint: Endpoint, pump: Pump, host: str | None = None) -> None:
+        self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
+        self.host = host or socket.gethostname()
+        self.over = False
+        self.orders: Orders | None = None
+        self.slots: list[Hosted] = []
+        self.outbox = Outbox(endpoint)
+        self._linked: set[tuple[int, int]] = set()
+        pump.attach(endpoint, self.arrived)
+        pump.turned.append(self.turned)
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Handle what the engine brings."""
+        if isinstance(arrival, Frame):
+            try:
+                self._frame(arrival.sender, arrival.parts)
+            except BadFrame:
+                return  # not from one of us: as if it had not come
+        elif isinstance(arrival, Left) and arrival.agent == CONTROLLER:
+            self.end()
+
+    def _frame(self, sender: int, parts: Parts) -> None:
+        if self.orders is None:
+            self._take_orders(parts)
+            return
+        if self.outbox.seal is not None:
+            parts = self.outbox.seal.open(sender, parts)
+        for envelope, inner in unbundled(parts):
+            self._handle(sender, envelope, inner)
+
+    def _take_orders(self, parts: Parts) -> None:
+        orders = decode(parts[0])
+        if not isinstance(orders, Orders):
+            raise BadFrame("orders come first")
+        self.orders = orders
+        if orders.key:
+            self.outbox.seal = Seal(orders.key, self.number)
+        sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
+        count = orders.slots or len(os.sched_getaffinity(0))
+        folder = _folder(orders.folder)
+        kinds: dict[str, Callable[[int], Hosted]] = {
+            "child": lambda number: ProcessSlot(self, number, folder),
+            "thread": lambda number: ThreadSlot(self, number),
+            "inline": lambda number: InlineSlot(self, number, folder),
+        }
+        self._hello(count)
+        self.slots = [kinds[orders.kind](number) for number in range(count)]
+
+    def _hello(self, count: int) -> None:
+        hello = Hello(
+            host=self.host,
+            pid=os.getpid(),
+            slots=count,
+            cores=len(os.sched_getaffinity(0)),
+            memory=psutil.virtual_memory().total,
+            gpus=gpus_here(),
+            python=".".join(map(str, sys.version_info[:3])),
+            version=__version__,
+        )
+        self.post(CONTROLLER, [encode(hello)])
+
+    def _handle(self, sender: int, envelope: Any, parts: Parts) -> None:
+        if isinstance(envelope, Run | Answer):
+            self.slots[envelope.slot].give(envelope, parts)
+        elif isinstance(envelope, Where):
+            if envelope.agent == self.number and envelope.its_slot != envelope.slot:
+                self._link(envelope.slot, envelope.its_slot)
+            self.slots[envelope.slot].give(envelope, parts)
+        elif isinstance(envelope, Message):
+            if 0 <= envelope.slot < len(self.slots):
+                self.slots[envelope.slot].give(envelope, parts)
+        elif sender == CONTROLLER:
+            self._order(envelope)
+
+    def _order(self, envelope: Any) -> None:
+        if isinstance(envelope, Recall):
+            self.slots[envelope.slot].recall(envelope)
+        elif isinstance(envelope, Stop):
+            self.slots[envelope.slot].stop()
+        elif isinstance(envelope, Ping):
+            self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
+        elif isinstance(envelope, Order):
+            self._begin(envelope)
+        elif isinstance(envelope, End):
+            self.end()
+
+    def _link(self, one: int, other: int) -> None:
+        """Give two slots a socket to each other, so that their messages need not come by here."""
+        pair = (min(one, other), max(one, other))
+        first, second = self.slots[pair[0]], self.slots[pair[1]]
+        if pair in self._linked or not isinstance(first, ProcessSlot):
+            return
+        if isinstance(second, ProcessSlot):
+            self._linked.add(pair)
+            ends = socket.socketpair()
+            with ends[0], ends[1]:
+                first.link(Link(second.number), ends[0].fileno())
+                second.link(Link(first.number), ends[1].fileno())
+
+    def unlink(self, slot: int) -> None:
+        """Forget the links of a slot whose process has ended."""
+        self._linked = {pair for pair in self._linked if slot not in pair}
+
+    def pass_on(self, envelope: Any, parts: Parts) -> None:
+        """Send what a slot says to where it belongs."""
+        if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
+            self.post(CONTROLLER, parts)
+        elif envelope.agent == self.number:
+            self._handle(self.number, envelope, parts)
+        else:
+            self.post(envelope.agent, parts)
+
+    def post(self, to: int, parts: Parts) -> None:
+        """Send a message; those of one turn go in one frame."""
+        self.outbox.post(to, parts)
+
+    def turned(self) -> None:
+        """Send what was posted in this turn."""
+        self.outbox.flush()
+
+    def _begin(self, order: Order) -> None:
+        """Carry out what may take long beside the pump."""
+
+        def work() -> None:
+            try:
+                value, good = str(_WHAT[order.what](self)), True
+            except (EncampError, OSError) as exc:
+                value, good = str(exc), False
+            done = OrderDone(order.ticket, good, value)
+            self.pump.soon(lambda: self.post(CONTROLLER, [encode(done)]))
+
+        threading.Thread(target=work, name=f"encamp-{order.what}", daemon=True).start()
+
+    def end(self) -> None:
+        """End all slots; blocks until they are gone, what runs in them is interrupted."""
+        if not self.over:
+            self.over = True
+            for slot in self.slots:
+                slot.begin_end()
+            for slot in self.slots:
+                slot.end()
+            with suppress(EncampError, OSError):
+                self.turned()
+
+
+def _clear(agent: Agent) -> int:
+    """Empty this host's local storage of everything that nobody uses now; bytes of the cache."""
+    for slot in agent.slots:
+        slot.refresh()
+    reclaim_leftovers()
+    return clear_cache()
+
+
+_WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear}
+
+
+def _folder(portable: str) -> str:
+    """Where tasks start on this host, if that is here."""
+    if not portable:
+        return "/"
+    value = json.loads(portable)
+    path: Portable = SharedPath(*value) if isinstance(value, list) else value
+    with suppress(EncampError):
+        found = local(path)
+        if found.is_dir():
+            return str(found)
+    return "/"
+
+
+def serve(endpoint: Endpoint, host: str | None = None) -> None:
+    """Be an agent until the cluster is closed or its controller is gone.
+
+    ``host`` is the host's name where it is not to be the machine's. Blocks.
+    """
+    pump = Pump()
+    agent = Agent(endpoint, pump, host)
+    try:
+        while not agent.over:
+            pump.turn(None)
+            for slot in agent.slots:
+                slot.work()
+    finally:
+        agent.end()
+        endpoint.close()
+        pump.close()

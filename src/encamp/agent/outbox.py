@@ -1,0 +1,47 @@
+"""What one end has to send: messages of one turn to one receiver go in one frame, sealed."""
+
+from __future__ import annotations
+
+from encamp.agent.protocol import Bundle, encode
+from encamp.engines.base import Endpoint
+from encamp.wire import MOST_PARTS, Parts, Seal
+
+_BUNDLE = 1 << 20
+"""Bytes that are collected for one frame at most."""
+
+
+class Outbox:
+    """Messages on their way to an engine's network; for the thread that drives the pump."""
+
+    def __init__(self, end: Endpoint) -> None:
+        self._end = end
+        self.seal: Seal | None = None
+        self._waiting: dict[int, list[Parts]] = {}
+        self._sizes: dict[int, int] = {}
+
+    def post(self, to: int, parts: Parts) -> None:
+        """Send a message with the next `flush`."""
+        waiting = self._waiting.get(to)
+        size = sum(map(len, parts))
+        if waiting is None:
+            self._waiting[to], self._sizes[to] = [parts], size
+            return
+        self._sizes[to] += size
+        waiting.append(parts)
+        if self._sizes[to] > _BUNDLE or len(waiting) + len(parts) > MOST_PARTS // 64:
+            self._send(to)
+
+    def flush(self) -> None:
+        """Send what was posted."""
+        if self._waiting:
+            for to in list(self._waiting):
+                self._send(to)
+
+    def _send(self, to: int) -> None:
+        messages = self._waiting.pop(to)
+        del self._sizes[to]
+        parts = messages[0]
+        if len(messages) > 1:
+            counts = [len(message) for message in messages]
+            parts = [encode(Bundle(counts)), *(part for message in messages for part in message)]
+        self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)

@@ -1,0 +1,81 @@
+"""Values on their way between processes: pickled, with large buffers beside the pickle.
+
+Classes and functions of importable modules go by reference, those of scripts and notebooks by
+value (cloudpickle). Buffers (NumPy arrays and the like) travel out of band, PEP 574.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+from encamp.wire import Buffer, Parts
+
+_SMALL = 4096
+"""Buffers below this size stay in the pickle: a part of their own would cost more."""
+_MOST = 1000
+"""Buffers that have parts of their own; a message cannot have any number of parts."""
+
+
+def dump(value: object) -> Parts:
+    """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
+    kind = type(value)
+    if kind is int or kind is float or value is None or kind is bool:
+        return [pickle.dumps(value, 5)]
+    buffers: Parts = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < _SMALL or len(buffers) == _MOST:
+            return True
+        buffers.append(view)
+        return False
+
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=keep)
+        if b"__main__" not in data:
+            return [data, *buffers]
+    except Exception:  # noqa: S110, BLE001 - what has no name to be found by goes by value
+        pass
+    import cloudpickle
+
+    buffers.clear()
+    return [cloudpickle.dumps(value, 5, buffer_callback=keep), *buffers]
+
+
+def load(parts: Sequence[Buffer]) -> Any:
+    """The value again; only for bytes that come from one of our own processes."""
+    if len(parts) == 1:
+        return pickle.loads(parts[0])  # noqa: S301 - see above
+    # Whoever gets an array may write to it.
+    buffers = [bytearray(part) if isinstance(part, bytes) else part for part in parts[1:]]
+    return pickle.loads(parts[0], buffers=buffers)  # noqa: S301 - see above
+
+
+def portable_error(exc: BaseException) -> BaseException:
+    """``exc`` if it survives pickling, else a RuntimeError that says the same."""
+    try:
+        load(dump(exc))
+    except Exception:  # noqa: BLE001 - whatever its reduce raises, its text still travels
+        return RuntimeError(f"{type(exc).__name__}: {exc}")
+    return exc.with_traceback(None)
+
+
+class NotImportable(Exception):
+    """A function is in a module that cannot be imported where it was to run."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module)
+        self.module = module
+
+
+class RemoteTraceback(Exception):
+    """How an error looked where it was raised; the cause of what a task's future raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"

@@ -1,0 +1,320 @@
+"""Who waits, pumps: one loop over sockets and engines, driven by whichever thread waits.
+
+A thread that waits for a result or a message drives the loop itself, so that what comes needs no
+second thread to reach it. While nobody waits, a thread in the background drives it. Handlers run in
+the driving thread, one at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from heapq import heappop, heappush
+from itertools import count
+from typing import TypeVar
+
+from encamp.engines.base import Arrival, Endpoint
+from encamp.errors import EngineFailed
+
+T = TypeVar("T")
+
+_LINGER = 0.002
+"""Seconds after a thread's waiting in which it is expected to wait again."""
+_NAP = 0.001
+_LONG = 0.02
+"""Seconds of waiting after which nobody is expected to come back soon."""
+_FOREVER = 3600.0
+
+Ready = Callable[[int], None]
+
+
+class Pump:
+    """One loop. What is in ``turned`` is called at the end of each turn, to send what is to go."""
+
+    def __init__(self) -> None:
+        self.turned: list[Callable[[], None]] = []
+        self._poll = select.epoll()
+        self._handlers: dict[int, Ready] = {}
+        self.broken: Callable[[Exception], None] | None = None
+        """Is told what an engine or a handler raises while nobody waits, or an engine at all."""
+        self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.watch(self._wake, lambda _: self._woken())
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = count()
+        self._orders: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        self._driver = 0
+        self._sleeping = False
+        self._claims = 0
+        self._left = 0.0
+        self._since = 0.0
+        self._changed = threading.Condition()
+        self._waiters = 0
+        self._resume = threading.Event()
+        self._background: threading.Thread | None = None
+        self._closed = False
+
+    # What is waited for
+
+    def watch(self, fd: int, ready: Ready, *, writable: bool = False) -> None:
+        """Call ``ready(events)`` when ``fd`` is readable (or writable); again to change it."""
+        events = select.EPOLLIN | (select.EPOLLOUT if writable else 0)
+        if fd in self._handlers:
+            self._poll.modify(fd, events)
+        else:
+            self._poll.register(fd, events)
+        self._handlers[fd] = ready
+
+    def forget(self, fd: int) -> None:
+        """Watch ``fd`` no longer; before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            with suppress(OSError):
+                self._poll.unregister(fd)
+
+    def attach(self, end: Endpoint, handle: Callable[[Arrival], None]) -> None:
+        """Give what arrives at an engine's end to ``handle``."""
+        self._ends.append((end, handle))
+        for fd in end.descriptors():
+            self.watch(fd, lambda _: None)
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call something in some time, in the driving thread."""
+        heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call something in the next turn; from any thread."""
+        self._orders.append(call)
+        if self._sleeping:
+            self.wake()
+
+    def wake(self) -> None:
+        """End the sleep of whoever drives; from any thread."""
+        with suppress(OSError):
+            os.eventfd_write(self._wake, 1)
+
+    def _woken(self) -> None:
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+
+    # One turn
+
+    def turn(self, timeout: float | None) -> None:
+        """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
+        limit = self._patience(timeout)
+        if limit > 0:
+            self._sleeping = True
+            if self._orders:  # put there before the flag could be seen
+                limit = 0
+        events = self._poll.poll(limit, 256)
+        self._sleeping = False
+        handlers = self._handlers
+        for fd, event in events:
+            handler = handlers.get(fd)
+            if handler is not None:
+                handler(event)
+        self._arrivals()
+        if self._orders:
+            for _ in range(len(self._orders)):
+                self._orders.popleft()()
+        if self._timers:
+            self._ring()
+        for turned in self.turned:
+            turned()
+        if self._waiters:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _patience(self, timeout: float | None) -> float:
+        limit = _FOREVER if timeout is None else timeout
+        for end, _ in self._ends:
+            patience = end.patience()
+            if patience is not None and patience < limit:
+                limit = patience
+        if self._timers:
+            limit = min(limit, self._timers[0][0] - time.monotonic())
+        return limit if limit > 0 and not self._orders else 0
+
+    def _arrivals(self) -> None:
+        again = True
+        while again:
+            again = False
+            for end, handle in self._ends:
+                try:
+                    arrivals: Sequence[Arrival] = end.receive()
+                except EngineFailed as exc:
+                    self._ends = [(other, h) for other, h in self._ends if other is not end]
+                    if self.broken is None:
+                        raise
+                    self.broken(exc)
+                    break
+                for arrival in arrivals:
+                    handle(arrival)
+                again = again or (bool(arrivals) and len(self._ends) > 1)
+
+    def _ring(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            heappop(self._timers)[2]()
+
+    # Who drives
+
+    def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
+        """Wait until ``done()`` is true, driving meanwhile if no other thread does.
+
+        False if the time is over. Raises what a handler raises.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or self._closed:
+                return bool(done())
+            if self._driver == threading.get_ident():
+                self.turn(left)
+            elif self._take(left):
+                try:
+                    self._drive(done, deadline)
+                finally:
+                    self._leave()
+        return True
+
+    def _drive(self, done: Callable[[], object], deadline: float | None) -> None:
+        while not done() and not self._closed:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self.turn(left)
+
+    def _take(self, timeout: float | None) -> bool:
+        """Become the driver; False if another waiting thread is, and something has happened."""
+        if not self._lock.acquire(blocking=False):
+            if self._background is not None and self._driver == self._background.ident:
+                self._claims += 1
+                self.wake()
+            with self._changed:
+                self._waiters += 1
+                if not self._lock.acquire(blocking=False):
+                    self._changed.wait(0.05 if timeout is None else min(timeout, 0.05))
+                    self._waiters -= 1
+                    return False
+                self._waiters -= 1
+        self._claims = 0
+        self._driver = threading.get_ident()
+        self._since = time.monotonic()
+        return True
+
+    def _leave(self) -> None:
+        self._driver = 0
+        self._left = time.monotonic()
+        long = self._left - self._since > _LONG / 2
+        self._lock.release()
+        if self._waiters:
+            with self._changed:
+                self._changed.notify_all()
+        if long:
+            self._resume.set()
+
+    def call(self, function: Callable[[], T]) -> T:
+        """What ``function()`` returns, called in the driving thread; from any thread."""
+        done: list[T] = []
+        failed: list[BaseException] = []
+
+        def order() -> None:
+            try:
+                done.append(function())
+            except BaseException as exc:  # noqa: BLE001 - it is raised where it was asked for
+                failed.append(exc)
+
+        self.soon(order)
+        self.until(lambda: done or failed)
+        if failed:
+            raise failed[0]
+        return done[0] if done else function()
+
+    def now(self, call: Callable[[], None]) -> None:
+        """Do something at once if nobody drives; otherwise have it done by whoever does."""
+        if self._lock.acquire(blocking=False):
+            self._driver = threading.get_ident()
+            self._since = time.monotonic()
+            try:
+                call()
+                for turned in self.turned:
+                    turned()
+            finally:
+                self._leave()
+        elif self._driver == threading.get_ident():
+            call()
+        else:
+            self.soon(call)
+
+    def nudge(self) -> None:
+        """Have what was just asked for begun: by a turn here, or by waking whoever drives."""
+        if self._lock.acquire(blocking=False):
+            self._driver = threading.get_ident()
+            self._since = time.monotonic()
+            try:
+                self.turn(0)
+            finally:
+                self._leave()
+        elif self._driver != threading.get_ident():
+            if self._background is not None and self._driver == self._background.ident:
+                self._claims += 1
+            if self._sleeping:
+                self.wake()
+
+    # The thread in the background
+
+    def start(self) -> None:
+        """Start the thread that drives while nobody waits."""
+        self._background = threading.Thread(target=self._run, name="encamp-pump", daemon=True)
+        self._background.start()
+
+    def _run(self) -> None:
+        while not self._closed:
+            if self._driver:
+                if time.monotonic() - self._since > _LONG:
+                    self._resume.wait()
+                    self._resume.clear()
+                else:
+                    time.sleep(_NAP)
+            elif time.monotonic() - self._left < _LINGER:
+                time.sleep(_NAP)
+            elif self._lock.acquire(timeout=_LONG):
+                self._in_background()
+
+    def _in_background(self) -> None:
+        self._driver = threading.get_ident()
+        try:
+            while not self._claims and not self._closed:
+                self.turn(None)
+        except Exception as exc:
+            if self.broken is None:
+                raise
+            self.broken(exc)
+        finally:
+            self._claims = 0
+            self._driver = 0
+            self._left = time.monotonic()
+            self._lock.release()
+        if self._waiters:
+            with self._changed:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the background's thread, and let go of everything; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.wake()
+        self._resume.set()
+        if self._background is not None and self._background is not threading.current_thread():
+            self._background.join()
+        with self._changed:
+            self._changed.notify_all()
+        self._poll.close()
+        os.close(self._wake)

@@ -1,0 +1,498 @@
+"""A cluster: hosts, slots, spawned tasks, messages and events over any engine."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+import secrets
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypedDict, Unpack
+
+from encamp.agent.calls import Received
+from encamp.agent.main import Agent, serve
+from encamp.agent.pickling import dump
+from encamp.agent.protocol import End, Orders, encode
+from encamp.cluster.controller import BEAT, Controller
+from encamp.cluster.events import Host
+from encamp.cluster.options import PLAIN, Options, SpawnOptions
+from encamp.cluster.table import table
+from encamp.cluster.task import Task
+from encamp.engines.base import Endpoint, Engine
+from encamp.engines.registry import open_end
+from encamp.errors import BadJob, ClusterClosed, ClusterError, EngineFailed, NoSuchHost, NotEnough
+from encamp.storage.mirror import MirrorMap
+from encamp.storage.outputs import OutputMap
+from encamp.storage.roots import SharedPath, portable
+from encamp.wire import KEY_BYTES, Seal
+
+SPAWNER = 0
+"""The id to send messages to the program that has spawned the tasks."""
+_OPEN: weakref.WeakSet[Cluster] = weakref.WeakSet()
+_EAGER = 64
+"""After how many new tasks at the latest the thread that spawns sends them out."""
+
+
+class TaskOptions(TypedDict, total=False):
+    """How a task is to be run; see `Cluster.spawn`."""
+
+    on: Any
+    mirror: MirrorMap
+    outputs: OutputMap
+    on_failure: OutputMap
+    to: str | Path | None
+    persistent: bool
+    cores: int
+    memory: int | str
+    gpus: int
+    time_limit: float | None
+    fresh: bool
+    name: str
+    notify: bool
+
+
+class Cluster:
+    """Hosts with slots that run functions.
+
+    engine
+        "local", "mpi" or another engine's name, or an engine that is open already.
+    slots
+        How many in all; by default as many as there are cores.
+    inline
+        Run tasks in the agents themselves instead of processes of their own: shortest way for
+        messages, but a task that crashes takes its agent with it, and cannot be killed.
+    startup_dir
+        Where tasks start, also on other hosts, if it is there; by default the current folder.
+    follow
+        True to print what tasks print while they run, or a function that gets the task's id and
+        the text.
+    start_timeout
+        Seconds to wait for the engine's hosts.
+    options
+        What else the engine takes.
+
+    A context manager: leaving it waits for all tasks, or ends them if the block raised. Blocks
+    until the hosts are there. Raises `EngineUnavailable` or `EngineFailed`. In a process that
+    the engine has started as a worker (a rank other than 0 under ``mpirun``) it does not return.
+    """
+
+    def __init__(
+        self,
+        engine: str | Endpoint = "local",
+        *,
+        slots: int | None = None,
+        inline: bool = False,
+        startup_dir: str | Path | None = None,
+        follow: bool | Callable[[int, str], None] = False,
+        start_timeout: float = 60.0,
+        **options: Any,
+    ) -> None:
+        if slots is not None and (not isinstance(slots, int) or slots < 1):
+            raise BadJob("slots", f"must be a whole number, 1 or more, not {slots!r}")
+        if slots is not None:
+            options["slots"] = slots
+        folder = _folder(startup_dir)
+        end = open_end(engine, **options)
+        if not isinstance(end, Engine):
+            serve(end)
+            raise SystemExit(0)
+        self._engine = end
+        self._controller = Controller(end, inline=inline, follow=_follower(follow))
+        self._pump = self._controller.pump
+        self._closed = False
+        self._number = 0
+        self._agent: Agent | None = None
+        self._start(folder, start_timeout)
+        _OPEN.add(self)
+
+    def _start(self, folder: str, timeout: float) -> None:
+        engine, controller = self._engine, self._controller
+        key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
+        kind = ("thread" if engine.agent_here else "inline") if controller.inline else "child"
+        orders = Orders(
+            slots=engine.slots_per_agent,
+            kind=kind,
+            folder=folder,
+            sys_path=[os.path.abspath(path or ".") for path in sys.path],
+            key=key,
+            follow=controller.follow is not None,
+        )
+        if key:
+            controller.outbox.seal = Seal(key, engine.number)
+        if engine.agent_here is not None:
+            self._agent = Agent(engine.agent_here, self._pump)
+        try:
+            engine.start(encode(orders))
+            self._pump.until(self._complete, timeout)
+            if controller.failure is not None:
+                raise controller.failure
+            if not controller.hosts:
+                raise EngineFailed(engine.name, f"no host has come within {timeout:g} s")
+        except BaseException:
+            self._end()
+            raise
+        controller.inbox.clear()  # the first hosts are no news
+        if engine.agent_here is None and not controller.inline:
+            self._pump.later(BEAT, controller.beat)
+        self._pump.start()
+
+    def _complete(self) -> bool:
+        controller = self._controller
+        here = sum(agent.facts is not None for agent in controller.agents.values())
+        return here >= self._engine.agents or controller.failure is not None
+
+    # What there is
+
+    def hosts(self) -> list[Host]:
+        """The hosts, in the order in which they came."""
+        return list(self._controller.hosts.values())
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+        return self._controller.scheduler.slots
+
+    @property
+    def free_slots(self) -> int:
+        """How many slots run nothing."""
+        self._check()
+        self._pump.nudge()
+        return self._controller.scheduler.idle
+
+    def hosts_with_free_slots(self) -> dict[str, int]:
+        """Host names → free slots, of hosts that have some; most free ones first."""
+        stations = self._controller.scheduler.stations.values()
+        free = {station.name: len(station.free) for station in stations if station.free}
+        return dict(sorted(free.items(), key=lambda item: -item[1]))
+
+    def tasks(self) -> list[Task]:
+        """The tasks that have not ended."""
+        return list(self._controller.tasks.values())
+
+    def table(self) -> str:
+        """Hosts, slots and tasks as lines of text."""
+        return table(self.hosts(), self._controller.scheduler, self.tasks())
+
+    # Spawning
+
+    def spawn(
+        self,
+        function: Callable[..., Any],
+        /,
+        *args: Any,
+        kwargs: Mapping[str, Any] | None = None,
+        on: Host | str | Iterable[Host | str] | None = None,
+        mirror: MirrorMap = (),
+        outputs: OutputMap = (),
+        on_failure: OutputMap = (),
+        to: str | Path | None = None,
+        persistent: bool = False,
+        cores: int = 1,
+        memory: int | str = 0,
+        gpus: int = 0,
+        time_limit: float | None = None,
+        fresh: bool = False,
+        name: str = "",
+        notify: bool = True,
+    ) -> Task:
+        """Have ``function(*args, **kwargs)`` called in a slot; does not wait for it.
+
+        It begins when a slot is free: on the host with most free ones, or on one of ``on``.
+        ``mirror``, ``outputs``, ``on_failure`` and ``to`` give it a private folder, see
+        `encamp.sandbox`; a ``persistent`` one stays for the next such task of the slot. ``cores``,
+        ``memory`` (bytes, or text like "2 GiB") and ``gpus`` are what it needs: a host never gets
+        more than it has, and the task sees only its own GPUs. ``time_limit`` in seconds ends it
+        with `TimeLimitExceeded`. ``fresh`` gives it a new interpreter of its own. With ``notify``
+        its result and exit are put on the queue that `receive` reads.
+
+        Raises an `InputError` of some kind: `CannotTravel`, `NoSuchHost`, `NotEnough` and what
+        `Mirror` and `Output` say; `ClusterClosed`.
+        """
+        options = SpawnOptions(
+            on,
+            mirror,
+            outputs,
+            on_failure,
+            to,
+            persistent,
+            cores,
+            memory,
+            gpus,
+            time_limit,
+            fresh,
+            name,
+            notify,
+        )
+        return self._spawn(function, args, kwargs or {}, options)
+
+    def spawn_many(
+        self,
+        function: Callable[..., Any],
+        arguments: Iterable[tuple[Any, ...]],
+        /,
+        **options: Unpack[TaskOptions],
+    ) -> list[Task]:
+        """A task for each tuple of arguments, spread evenly; options as `spawn` takes them."""
+        given: TaskOptions = {"notify": True, **options}
+        shared = SpawnOptions(**given)
+        return [self._spawn(function, tuple(args), {}, shared) for args in arguments]
+
+    def _spawn(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: SpawnOptions,
+    ) -> Task:
+        if self._closed:
+            raise ClusterClosed
+        controller = self._controller
+        if controller.failure is not None:
+            raise controller.failure
+        checked = options.checked()
+        if checked.need is not PLAIN:
+            self._check_need(checked)
+        found, args = controller.functions.find(function, args)
+        self._number += 1
+        task = Task(self._number, controller, found, (args, kwargs), checked)
+        controller.tasks[task.id] = task
+        controller.incoming.append(task)
+        if controller.scheduler.idle or not self._number % _EAGER:
+            self._pump.nudge()
+        return task
+
+    def _check_need(self, options: Options) -> None:
+        scheduler, need = self._controller.scheduler, options.need
+        for name in need.on or ():
+            if name not in scheduler.stations:
+                raise NoSuchHost(name, tuple(scheduler.stations))
+        if any(scheduler.most(need)):
+            return
+        stations = [
+            station
+            for station in scheduler.stations.values()
+            if need.on is None or station.name in need.on
+        ]
+        for what, wanted, most in (
+            ("cores", need.cores, max(station.cores for station in stations)),
+            ("bytes of memory", need.memory, max(station.memory for station in stations)),
+            ("GPUs", need.gpus, max(station.all_gpus for station in stations)),
+        ):
+            if wanted > most:
+                raise NotEnough(what, wanted, most)
+        raise NotEnough("cores, memory and GPUs together", 1, 0)
+
+    # Messages
+
+    def send(self, to: Task | int, message: object) -> None:
+        """Send an object to a task; does not wait until it is received.
+
+        It is kept for a task that has not begun, and dropped if the task has ended.
+        """
+        self._check()
+        number = to if isinstance(to, int) else to.id
+        payload = dump(message)
+        self._pump.now(lambda: self._controller.send(number, SPAWNER, payload))
+
+    def receive(
+        self, timeout: float | None = None, source: Task | int | None = None
+    ) -> Received | None:
+        """The next message or event with its sender's id; None if the time is over.
+
+        ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only what
+        comes from that task counts (0: news of hosts); the rest stays, in its order. Raises
+        `EngineFailed` if there is nothing more to come, `ClusterClosed`.
+        """
+        self._check()
+        controller = self._controller
+        wanted = source if source is None or isinstance(source, int) else source.id
+        found: list[Received] = []
+
+        def ready() -> bool:
+            got = controller.take(wanted)
+            if got is not None:
+                found.append(got)
+            return got is not None or controller.failure is not None
+
+        if timeout == 0:
+            if not ready():
+                self._pump.nudge()
+                ready()
+        else:
+            self._pump.until(ready, timeout)
+        if found:
+            return found[0]
+        if controller.failure is not None:
+            raise controller.failure
+        if self._closed:
+            raise ClusterClosed
+        return None
+
+    async def areceive(
+        self, timeout: float | None = None, source: Task | int | None = None
+    ) -> Received | None:
+        """`receive` for coroutines."""
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + timeout
+        while True:
+            come = asyncio.Event()
+            self._controller.waiters.append(partial(loop.call_soon_threadsafe, come.set))
+            if (got := self.receive(0, source)) is not None:
+                return got
+            left = None if deadline is None else deadline - loop.time()
+            try:
+                await asyncio.wait_for(come.wait(), left)
+            except TimeoutError:
+                return None
+
+    # Ending
+
+    def kill_all(self) -> None:
+        """End all tasks: those that wait are cancelled, those that run are killed."""
+        for task in self.tasks():
+            task.kill()
+
+    def clear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
+        """Empty the local storage of every host; host names → bytes that were freed.
+
+        What running tasks use stays. Blocks. Raises TimeoutError, or `ClusterError` if a host
+        could not do it.
+        """
+        self._check()
+        controller = self._controller
+        tickets = self._pump.call(lambda: controller.order_hosts("clear"))
+        if not self._pump.until(lambda: controller.all_done(tickets), timeout):
+            raise TimeoutError("some host has not cleared its local storage in time")
+        freed: dict[str, int] = {}
+        for ticket, host in tickets.items():
+            done = controller.orders.pop(ticket)
+            if done is None or not done[1]:
+                why = "it is gone" if done is None else done[2]
+                raise EngineFailed(self._engine.name, f"{host} was not cleared: {why}")
+            freed[host] = int(done[2])
+        return freed
+
+    async def aclear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
+        """`clear_local_storage` for coroutines."""
+        return await asyncio.to_thread(self.clear_local_storage, timeout)
+
+    def close(self, cancel: bool = False) -> None:
+        """Wait for all tasks, or end them (``cancel``), and let the hosts go. Twice does no harm.
+
+        Blocks. What is in the queue of messages is lost.
+        """
+        if self._closed:
+            return
+        if cancel:
+            self._closed = True
+            self._cancel()
+        else:
+            self._pump.until(lambda: not self._controller.tasks)
+        self._closed = True
+        self._end()
+
+    def _cancel(self) -> None:
+        controller = self._controller
+
+        def cancel() -> None:
+            for task in controller.tasks.values():
+                task._end = task._end or "killed"
+            for task in [task for task in controller.tasks.values() if task._place is None]:
+                controller.cancelled(task)
+
+        self._pump.call(cancel)
+
+    def _end(self) -> None:
+        """Let all agents end, and the engine; what still runs is killed."""
+        controller = self._controller
+
+        def end() -> None:
+            controller.closing = True
+            for agent in controller.agents:
+                controller.outbox.post(agent, [encode(End())])
+            controller.outbox.flush()
+
+        try:
+            self._pump.call(end)
+            if self._agent is not None:
+                agent = self._agent
+                self._pump.until(lambda: agent.over, 30)
+            self._pump.close()
+        finally:
+            self._engine.stop()
+            controller.publisher.close()
+            controller.abandon()
+            _OPEN.discard(self)
+
+    async def aclose(self, cancel: bool = False) -> None:
+        """`close` for coroutines."""
+        await asyncio.to_thread(self.close, cancel)
+
+    def _check(self) -> None:
+        if self._closed:
+            raise ClusterClosed
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(cancel=kind is not None)
+
+    async def __aenter__(self) -> Cluster:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose(cancel=kind is not None)
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
+        return f"<Cluster {self._engine.name!r}: {state}>"
+
+
+def _folder(startup_dir: str | Path | None) -> str:
+    """Where tasks start, as JSON of a portable path."""
+    given = Path(startup_dir or ".").expanduser().absolute()
+    if startup_dir is not None and not given.is_dir():
+        raise BadJob(f"startup_dir {str(startup_dir)!r}", "there is no such folder")
+    path = portable(given)
+    return json.dumps([path.root, path.rest] if isinstance(path, SharedPath) else path)
+
+
+def _follower(
+    follow: bool | Callable[[int, str], None],
+) -> Callable[[int, str], None] | None:
+    if follow is True:
+        return _print
+    return follow or None
+
+
+def _print(task: int, text: str) -> None:
+    for line in text.splitlines():
+        sys.stdout.write(f"[task {task}] {line}\n")
+    sys.stdout.flush()
+
+
+@atexit.register
+def _close_all() -> None:
+    """End what a program has left open, so that nothing outlives it."""
+    for cluster in list(_OPEN):
+        try:
+            cluster.close(cancel=True)
+        except (ClusterError, OSError) as exc:
+            sys.stderr.write(f"encamp: {exc}\n")

@@ -1,0 +1,580 @@
+"""The controller: what a cluster does when something comes from its agents, or is to go there.
+
+    Cluster.spawn ─► incoming ─► Scheduler ─► Run ─► agent ─► slot
+    Task, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
+
+All of it runs in the thread that drives the pump.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from encamp.agent.calls import Received
+from encamp.agent.child import Stopped
+from encamp.agent.outbox import Outbox
+from encamp.agent.pickling import NotImportable, RemoteTraceback, dump, load, portable_error
+from encamp.agent.protocol import (
+    NOWHERE,
+    SPAWNER,
+    Answer,
+    Ask,
+    GivenBack,
+    Hello,
+    Message,
+    Order,
+    OrderDone,
+    Ping,
+    Pong,
+    Recall,
+    Results,
+    Run,
+    Said,
+    SlotEnded,
+    Started,
+    Stop,
+    Where,
+    WhereIs,
+    encode,
+    unbundled,
+)
+from encamp.agent.pump import Pump
+from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
+from encamp.cluster.functions import Functions
+from encamp.cluster.publisher import Publisher
+from encamp.cluster.scheduler import Place, Scheduler, Station
+from encamp.cluster.setups import Setups
+from encamp.cluster.task import Task
+from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
+from encamp.errors import (
+    BadFrame,
+    CannotTravel,
+    EncampError,
+    EngineFailed,
+    TaskKilled,
+    TaskLost,
+    TimeLimitExceeded,
+    UnsupportedByEngine,
+)
+from encamp.wire import Parts
+
+_ANSWER_WITHIN = 1.0
+"""Seconds that a slot has to say what it runs, before it is ended without."""
+_AGAIN = 0.01
+_STUCK = 0.05
+"""Seconds after which what waits behind a long call goes elsewhere, if there is room."""
+BEAT = 2.0
+"""Seconds between two pings."""
+MISSED = 4
+"""Pings without an answer after which an agent is taken to be lost."""
+_NONE = pickle.dumps(None, 5)
+
+
+class Agent:
+    """An agent as the controller sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.places: list[Place] = []
+        self.facts: Hello | None = None
+        self.missed = 0
+        self.heard = True
+
+
+class Controller:
+    """All that a cluster knows, behind its public face (`Cluster`)."""
+
+    def __init__(self, engine: Engine, *, inline: bool, follow: Callable[[int, str], None] | None):
+        self.engine, self.inline, self.follow = engine, inline, follow
+        self.pump = Pump()
+        self.outbox = Outbox(engine)
+        self.scheduler = Scheduler()
+        self.functions = Functions()
+        self.publisher = Publisher(self.pump)
+        self.setups = Setups()
+        self.agents: dict[int, Agent] = {}
+        self.hosts: dict[str, Host] = {}
+        self.tasks: dict[int, Task] = {}
+        """All that have not ended."""
+        self.incoming: deque[Task] = deque()
+        self.inbox: deque[tuple[int, Any]] = deque()
+        """Messages and events: who sent it, and a pickle's parts or an event."""
+        self.failure: EngineFailed | None = None
+        self.orders: dict[int, tuple[int, bool, str] | None] = {}
+        self.closing = False
+        self._early: dict[int, list[Parts]] = {}
+        self._tickets = itertools.count(1)
+        self._looking = False
+        self.waiters: list[Callable[[], object]] = []
+        """Are called when something has come to the queue."""
+        self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
+            Hello: self._hello,
+            Results: self._results,
+            Message: self._message,
+            Started: self._started,
+            Said: self._said,
+            WhereIs: self._where_is,
+            Ask: self._ask,
+            GivenBack: self._given_back,
+            SlotEnded: self._slot_ended,
+            OrderDone: self._order_done,
+        }
+        self._taking = threading.Lock()
+        self.pump.attach(engine, self.arrived)
+        self.pump.turned.append(self.turned)
+        self.pump.broken = self.fail
+
+    # One turn of the pump
+
+    def turned(self) -> None:
+        """Begin what waits, and send what is to go."""
+        incoming, scheduler = self.incoming, self.scheduler
+        while incoming:
+            scheduler.put(incoming.popleft())
+        if scheduler.slots:
+            for place, tasks in scheduler.assign():
+                self._run(place, tasks)
+            if scheduler.idle and scheduler.ahead and not self._looking:
+                self._looking = True
+                self.pump.later(_STUCK, self._unstick)
+        self.outbox.flush()
+        if self.waiters and (self.inbox or self.failure is not None):
+            waiters, self.waiters = self.waiters, []
+            for wake in waiters:
+                with suppress(RuntimeError):  # its event loop is closed
+                    wake()
+
+    def arrived(self, arrival: Arrival) -> None:
+        """Handle what the engine brings."""
+        if isinstance(arrival, Frame):
+            with suppress(BadFrame):  # not from one of us: as if it had not come
+                self._frame(arrival.sender, arrival.parts)
+        elif isinstance(arrival, Joined):
+            self.agents.setdefault(arrival.agent, Agent(arrival.agent))
+        elif isinstance(arrival, Left):
+            self.left(arrival.agent, arrival.why)
+
+    def _frame(self, sender: int, parts: Parts) -> None:
+        if self.outbox.seal is not None:
+            parts = self.outbox.seal.open(sender, parts)
+        agent = self.agents.get(sender)
+        if agent is None:
+            return
+        agent.heard = True
+        for envelope, inner in unbundled(parts):
+            handler = self._handlers.get(type(envelope))
+            if handler is not None:
+                handler(agent, envelope, inner)
+            elif not isinstance(envelope, Pong):
+                raise BadFrame(f"a {type(envelope).__name__} is nothing for a controller")
+
+    # Sending calls
+
+    def _run(self, place: Place, tasks: list[Task]) -> None:
+        """Send calls to a slot; a call that cannot be pickled fails alone."""
+        functions, heads, bodies = self._new_functions(place, tasks), [], []
+        for task in tasks:
+            try:
+                arguments = dump(task._arguments)
+                setup = self.setups.of(task, place, self.scheduler)
+            except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
+                self._fail_unsent(place, task, exc)
+                continue
+            heads.append((task.id, task._function.number, len(arguments), setup is not None))
+            bodies += arguments
+            if setup is not None:
+                bodies.append(setup)
+        if heads:
+            numbers = [function.number for function in functions]
+            envelope = Run(place.number, numbers, heads, tasks[0]._options.fresh)
+            payloads = [function.payload for function in functions]
+            self.outbox.post(place.agent, [encode(envelope), *payloads, *bodies])
+            self._begins(place)
+
+    def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
+        if tasks[0]._options.fresh:
+            return list({task._function.number: task._function for task in tasks}.values())
+        new = {}
+        for task in tasks:
+            number = task._function.number
+            if number not in place.known:
+                place.known.add(number)
+                new[number] = task._function
+        return list(new.values())
+
+    def _fail_unsent(self, place: Place, task: Task, exc: Exception) -> None:
+        self.scheduler.ended(place, task)
+        error = CannotTravel(f"an argument of {task._function.name}", str(exc) or repr(exc))
+        error.__cause__ = exc
+        self.end(task, False, error)
+
+    def _begins(self, place: Place) -> None:
+        """The first of the calls at a slot is, or will be at once, the running one."""
+        if place.ahead:
+            task = place.ahead[0]
+            if task._state == "PENDING":
+                task._begins()
+                task.host, task.slot = place.station.name, place.number
+            if self._early and (early := self._early.pop(task.id, None)):
+                for parts in early:
+                    self._forward(task, parts)
+
+    # What comes of them
+
+    def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
+        place = agent.places[envelope.slot]
+        at = 1
+        for number, good, seconds, payload, buffers in envelope.results:
+            task = self.tasks.get(number)
+            body: Parts = [payload, *parts[at : at + buffers]]
+            at += buffers
+            if task is None or task._place is not place:
+                continue
+            task._function.took(seconds)
+            self.scheduler.ended(place, task)
+            self._result(task, place, good, body)
+        if place.ahead:
+            self._begins(place)
+
+    def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
+        value: Any = None
+        if body[0] != _NONE or len(body) > 1:
+            try:
+                value = load(body)
+            except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
+                cause = f"its result cannot be read here: {type(exc).__name__}: {exc}"
+                good, value = False, (RuntimeError(cause), "")
+        if good:
+            if task._options.staged:
+                self.publisher.publish(task, value, self.end)
+            else:
+                self.end(task, True, value)
+            return
+        self._failed(task, place, *value)
+
+    def _failed(self, task: Task, place: Place, error: BaseException, text: str) -> None:
+        if isinstance(error, NotImportable) and self._again_by_value(task, error.module):
+            return
+        if isinstance(error, Stopped):
+            error = self._reason(task, place, None, "its slot was asked to end")
+        elif isinstance(error, NotImportable):
+            error = ModuleNotFoundError(
+                f"the host {place.station.name} has no module {error.module!r}; install it there"
+            )
+        else:
+            head = f"{task.name} on {place.station.name}, slot {place.number}:\n"
+            error.__cause__ = RemoteTraceback(head + text)
+        self.end(task, False, error)
+
+    def _again_by_value(self, task: Task, module: str) -> bool:
+        again = self.functions.again_by_value(task._function, module)
+        if again is None:
+            return False
+        task._function = again
+        task._waits_again()
+        self.scheduler.put_back([task])
+        return True
+
+    def _reason(self, task: Task, place: Place, exit_code: int | None, why: str) -> EncampError:
+        """What is told of a task whose slot was ended, or ended by itself."""
+        if task._end == "killed":
+            return TaskKilled(task.name, place.station.name)
+        if task._end == "time" and task._options.time_limit is not None:
+            return TimeLimitExceeded(task.name, None, task._options.time_limit)
+        return TaskLost(task.name, place.station.name, exit_code, why)
+
+    def end(self, task: Task, good: bool, value: Any) -> None:
+        """A task has ended: tell its future, and the queue if that was wanted."""
+        if self.tasks.pop(task.id, None) is None:
+            return
+        task._arguments = None
+        self._early.pop(task.id, None)
+        if task.done():  # cancelled meanwhile
+            return
+        if task._options.notify:
+            self.inbox.append((task.id, TaskResult(task.id, good, value)))
+            self.inbox.append((task.id, TaskExit(task.id)))
+        if good:
+            task.set_result(value)
+        else:
+            task.set_exception(value)
+
+    def _said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
+        task = self.tasks.get(envelope.task)
+        if task is None:
+            return
+        told: int = task.__dict__.get("_told", 0)
+        new = envelope.text[max(0, told - envelope.start) :]
+        task.__dict__["_told"] = max(told, envelope.start + len(envelope.text))
+        if envelope.last:
+            task.output = envelope.text.decode("utf-8", "replace")
+        elif new:
+            task.output += new.decode("utf-8", "replace")
+        if new and self.follow is not None:
+            self.follow(task.id, new.decode("utf-8", "replace"))
+
+    def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
+        task = self.tasks.get(envelope.task)
+        if task is not None and (limit := task._options.time_limit) is not None:
+            self.pump.later(limit, lambda: self.stop(task, "time"))
+
+    # Messages
+
+    def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
+        if envelope.to == SPAWNER:
+            self.inbox.append((envelope.sender, parts[1:]))
+        else:
+            self.send(envelope.to, envelope.sender, parts[1:])
+
+    def send(self, to: int, sender: int, payload: Parts) -> None:
+        """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
+        task = self.tasks.get(to)
+        if task is None:
+            return
+        parts: Parts = [encode(Message(to, sender)), *payload]
+        if task._state == "RUNNING" and to not in self._early:
+            self._forward(task, parts)
+        else:
+            self._early.setdefault(to, []).append(parts)
+
+    def _forward(self, task: Task, parts: Parts) -> None:
+        place: Place | None = task._place
+        if place is not None:
+            sender = unbundled(parts[:1])[0][0].sender
+            envelope = Message(task.id, sender, place.agent, place.number)
+            self.outbox.post(place.agent, [encode(envelope), *parts[1:]])
+
+    def _where_is(self, agent: Agent, envelope: WhereIs, parts: Parts) -> None:
+        task = self.tasks.get(envelope.task)
+        place = task._place if task is not None and task._state == "RUNNING" else None
+        known = (NOWHERE, NOWHERE) if place is None else (place.agent, place.number)
+        self.outbox.post(agent.number, [encode(Where(envelope.slot, envelope.task, *known))])
+
+    def take(self, source: int | None) -> Received | None:
+        """The next of the queue, of one sender if that is asked for."""
+        inbox = self.inbox
+        if not inbox:
+            return None
+        with self._taking:
+            for position in range(len(inbox) if source is not None else min(1, len(inbox))):
+                sender, what = inbox[position]
+                if source is None or sender == source:
+                    del inbox[position]
+                    break
+            else:
+                return None
+        return Received(sender, load(what) if isinstance(what, list) else what)
+
+    def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
+        task = self.tasks.get(envelope.task)
+        try:
+            answer, good = self.setups.answer(task, load(parts[1:])), True
+        except (EncampError, OSError) as exc:
+            answer, good = portable_error(exc), False
+        head = encode(Answer(envelope.slot, envelope.ticket, good))
+        self.outbox.post(agent.number, [head, *dump(answer)])
+
+    # Ending and taking back
+
+    def stop(self, task: Task, why: str) -> None:
+        """End a task that runs; its slot is asked what it runs first, so that no other is hit."""
+        place: Place | None = task._place
+        if place is None or task.done():
+            return
+        task._end = task._end or why
+        self.scheduler.close(place)
+        self._recall(place)
+        self.pump.later(_ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
+
+    def _recall(self, place: Place) -> None:
+        place.ticket = next(self._tickets)
+        self.outbox.post(place.agent, [encode(Recall(place.number, place.ticket))])
+
+    def _stop_unasked(self, task: Task, place: Place) -> None:
+        """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
+        if task._place is place and place.ahead and place.ahead[0] is task:
+            self.outbox.post(place.agent, [encode(Stop(place.number))])
+
+    def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
+        place = agent.places[envelope.slot]
+        back = set(envelope.tasks)
+        returned = [task for task in place.ahead if task.id in back]
+        for task in reversed(returned):
+            self.scheduler.ended(place, task)
+            task._waits_again()
+        self.scheduler.put_back(task for task in returned if not self._ends(task, place))
+        targets = [task for task in place.ahead if task._end]
+        if any(task.id == envelope.running for task in targets):
+            self.outbox.post(place.agent, [encode(Stop(place.number))])
+        elif targets and place.ahead[0]._end:  # between two calls when it was asked
+            self.pump.later(_AGAIN, lambda: self._recall(place))
+        else:
+            self.scheduler.open(place)
+
+    def _ends(self, task: Task, place: Place) -> bool:
+        """Whether a task that was given back is not to run any more."""
+        if not task._end:
+            return False
+        self.end(task, False, self._reason(task, place, None, ""))
+        return True
+
+    def _unstick(self) -> None:
+        """Let what waits behind long calls go to slots that have nothing to do."""
+        self._looking = False
+        if not self.scheduler.idle or not self.scheduler.ahead:
+            return
+        for agent in self.agents.values():
+            for place in agent.places:
+                if len(place.ahead) > 1 and not place.closed:
+                    self._recall(place)
+
+    def kill(self, task: Task) -> None:
+        """End a running task; from any thread."""
+        if self.inline:
+            raise UnsupportedByEngine(self.engine.name, "end tasks that run in its agents")
+        self.pump.call(lambda: self.stop(task, "killed"))
+
+    def take_back(self, task: Task) -> bool:
+        """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""
+        if self.pump.call(lambda: self._cancel_waiting(task)):
+            return True
+        self.pump.until(lambda: task._place is None or task._state != "PENDING", _ANSWER_WITHIN)
+        return bool(self.pump.call(lambda: self._cancel_waiting(task)))
+
+    def _cancel_waiting(self, task: Task) -> bool:
+        if task.done() or task._state == "RUNNING":
+            return task.cancelled()
+        place: Place | None = task._place
+        if place is None:
+            self.cancelled(task)
+            return True
+        if not place.closed:
+            self._recall(place)
+        return False
+
+    def cancelled(self, task: Task) -> None:
+        """A task that waits is not to run."""
+        if self.tasks.pop(task.id, None) is not None:
+            task._arguments = None
+            self._early.pop(task.id, None)
+            task._cancelled()
+
+    # What agents do themselves
+
+    def order_hosts(self, what: str) -> dict[int, str]:
+        """Have one agent of each host do something; tickets → host names."""
+        tickets: dict[int, str] = {}
+        for agent in self.agents.values():
+            if agent.facts is not None and agent.facts.host not in tickets.values():
+                ticket = next(self._tickets)
+                tickets[ticket] = agent.facts.host
+                self.orders[ticket] = None
+                self.outbox.post(agent.number, [encode(Order(ticket, what))])
+        return tickets
+
+    def all_done(self, tickets: Iterable[int]) -> bool:
+        """Whether all that was ordered is done, or its host gone."""
+        return all(self.orders[ticket] is not None for ticket in tickets) or not self.agents
+
+    def abandon(self) -> None:
+        """The cluster is closed: what has not ended never will."""
+        for task in list(self.tasks.values()):
+            if task._place is None and task._state == "PENDING":
+                self.cancelled(task)
+            else:
+                self.end(task, False, TaskKilled(task.name, task.host or "its host"))
+
+    # Hosts that come and go
+
+    def _hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
+        if agent.facts is not None:
+            return
+        agent.facts = facts
+        station = self.scheduler.stations.get(facts.host)
+        if station is None:
+            station = Station(facts.host, facts.cores, facts.memory, facts.gpus)
+        for number in range(facts.slots):
+            place = Place(agent.number, number, station)
+            agent.places.append(place)
+            self.scheduler.add(place)
+        self._know(station, facts.python)
+
+    def _know(self, station: Station, python: str) -> None:
+        known = self.hosts.get(station.name)
+        gpus = tuple(station.gpus) if known is None else known.gpus
+        host = Host(station.name, len(station.places), station.cores, station.memory, gpus, python)
+        self.hosts[station.name] = host
+        if known is None:
+            self.inbox.append((SPAWNER, HostAdded(host)))
+
+    def left(self, number: int, why: str) -> None:
+        """An agent is gone, and the tasks that it ran with it."""
+        agent = self.agents.pop(number, None)
+        if agent is None or self.closing:
+            return
+        for place in agent.places:
+            self._lose(place, self.scheduler.remove(place), None, why)
+        if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
+            self.inbox.append((SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host))))
+        for task in self.scheduler.unmet():
+            lost = TaskLost(task.name, "its host", None, "no host is left that could run it")
+            self.end(task, False, lost)
+
+    def _lose(self, place: Place, ahead: list[Task], exit_code: int | None, why: str) -> None:
+        """The first of a slot's calls was running; the others go elsewhere."""
+        for task in ahead[1:]:
+            task._waits_again()
+        self.scheduler.put_back(task for task in ahead[1:] if not self._ends(task, place))
+        for task in ahead[:1]:
+            self.end(task, False, self._reason(task, place, exit_code, why))
+
+    def _slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
+        place = agent.places[envelope.slot]
+        place.known.clear()
+        ahead = list(place.ahead)
+        if ahead and envelope.text:
+            self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])
+        for task in reversed(ahead):
+            self.scheduler.ended(place, task)
+        why = _last_line(envelope.text) if envelope.exit_code != 0 else ""
+        self._lose(place, ahead, envelope.exit_code, why)
+        self.scheduler.open(place)
+
+    def _order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
+        if envelope.ticket in self.orders:
+            self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
+
+    def beat(self) -> None:
+        """Ask silent agents for a sign of life; those that give none for long are lost."""
+        for agent in list(self.agents.values()):
+            if agent.heard:
+                agent.missed = 0
+            else:
+                agent.missed += 1
+            if agent.missed > MISSED:
+                self.left(agent.number, f"nothing was heard of it for {BEAT * MISSED:g} s")
+                continue
+            agent.heard = False
+            self.outbox.post(agent.number, [encode(Ping(0))])
+        self.pump.later(BEAT, self.beat)
+
+    def fail(self, exc: Exception) -> None:
+        """The engine as a whole is gone: everything fails."""
+        failure = exc if isinstance(exc, EngineFailed) else None
+        if failure is None:
+            failure = EngineFailed(self.engine.name, f"{type(exc).__name__}: {exc}")
+            failure.__cause__ = exc
+        self.failure = failure
+        for task in list(self.tasks.values()):
+            self.end(task, False, TaskLost(task.name, "its host", None, failure.why))
+
+
+def _last_line(text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:200] if lines else ""

@@ -1,0 +1,173 @@
+"""How functions travel: pickled once, sent to each slot once, and only their numbers after that.
+
+A function of an importable module goes by reference; one of a script, a notebook or another
+function by value (cloudpickle). By value means with all that it uses, as it is now: it is pickled
+anew unless everything it uses is of a kind that cannot change.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import types
+from collections.abc import Callable, Hashable
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from encamp.errors import CannotTravel
+
+_FIXED = (
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bool,
+    type(None),
+    types.ModuleType,
+    types.BuiltinFunctionType,
+)
+
+
+class Function:
+    """A function that was pickled. ``seconds`` is how long its calls take, as far as known."""
+
+    __slots__ = ("by_value", "function", "name", "number", "payload", "seconds")
+
+    def __init__(
+        self, number: int, function: Callable[..., Any], payload: bytes, *, by_value: bool
+    ) -> None:
+        self.number = number
+        self.function = function
+        self.name = getattr(function, "__qualname__", type(function).__name__)
+        self.payload = payload
+        self.by_value = by_value
+        self.seconds = -1.0
+
+    def took(self, seconds: float) -> None:
+        """Note how long a call took."""
+        known = self.seconds
+        self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
+
+
+def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call what has state of its own (a bound method, a partial), which travels as an argument."""
+    return function(*args, **kwargs)
+
+
+class Functions:
+    """The functions of one cluster."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._known: WeakKeyDictionary[Any, tuple[Hashable, Function]] = WeakKeyDictionary()
+        self._modules: set[types.ModuleType] = set()
+        self._apply = self._by_reference(apply)
+
+    def find(
+        self, function: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[Function, tuple[Any, ...]]:
+        """The function as it travels, and the arguments for it. Raises `CannotTravel`."""
+        if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
+            if not callable(function):
+                raise CannotTravel(repr(function), "it cannot be called")
+            return self._apply, (function, *args)
+        known = self._known.get(function)
+        if known is not None:
+            state, found = known
+            if state is None or (state == _state(function) and state != ()):
+                return found, args
+        return self._pickled(function), args
+
+    def _pickled(self, function: Any) -> Function:
+        if self._is_importable(function):
+            found = self._by_reference(function)
+            self._known[function] = None, found
+            return found
+        found = self._by_value(function)
+        self._known[function] = _state(function), found
+        return found
+
+    def _is_importable(self, function: Any) -> bool:
+        name, module = getattr(function, "__qualname__", ""), getattr(function, "__module__", "")
+        if not module or module == "__main__" or "<" in name:
+            return False
+        if sys.modules.get(module) in self._modules:
+            return False
+        found: Any = sys.modules.get(module)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        return found is function
+
+    def _by_reference(self, function: Any) -> Function:
+        payload = pickle.dumps(function, 5)
+        return Function(next(self._numbers), function, payload, by_value=False)
+
+    def _by_value(self, function: Any) -> Function:
+        import cloudpickle
+
+        for module in self._modules:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            payload = cloudpickle.dumps(function, 5)
+        except Exception as exc:
+            name = getattr(function, "__qualname__", repr(function))
+            raise CannotTravel(name, str(exc) or type(exc).__name__) from exc
+        finally:
+            for module in self._modules:
+                cloudpickle.unregister_pickle_by_value(module)
+        return Function(next(self._numbers), function, payload, by_value=True)
+
+    def again_by_value(self, function: Function, module: str) -> Function | None:
+        """The function with the code of a module that a host could not import; None: no help."""
+        found = sys.modules.get(module)
+        if found is None or (found in self._modules and function.by_value):
+            return None
+        if "site-packages" in (getattr(found, "__file__", None) or "site-packages"):
+            return None
+        self._modules.add(found)
+        self._known.pop(function.function, None)
+        return self._pickled(function.function)
+
+
+def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
+    """What a function uses, to be compared; empty if that may change without being seen."""
+    if not isinstance(function, types.FunctionType):
+        return ()
+    cells = [_content(cell) for cell in function.__closure__ or ()]
+    code = function.__code__
+    names = _names(code)
+    used = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    state: list[Any] = [code]
+    for value in (*cells, *used, *defaults):
+        if isinstance(value, types.FunctionType):
+            if value.__module__ != "__main__" and "<" not in value.__qualname__:
+                state.append(value)
+                continue
+            inner = (0,) if id(value) in met else _state(value, met | {id(function)})
+            if inner == ():
+                return ()
+            state.append((value, inner))
+        elif type(value) in _FIXED:
+            state.append((type(value), value))
+        else:
+            return ()
+    return tuple(state)
+
+
+def _names(code: types.CodeType) -> set[str]:
+    """The global names that a function uses, and functions inside it."""
+    names = set(code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            names |= _names(constant)
+    return names
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None

@@ -1,0 +1,139 @@
+"""How calls are to be run: what `Cluster.spawn` takes besides the call itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from encamp.errors import BadJob
+from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
+from encamp.storage.outputs import Output, OutputMap, as_outputs, check_outputs
+from encamp.storage.sizes import parse_size
+
+
+class Need(NamedTuple):
+    """What a task needs of a host. Tasks with the same need wait in one queue."""
+
+    on: frozenset[str] | None = None
+    cores: int = 1
+    memory: int = 0
+    gpus: int = 0
+    alone: bool = False
+    """It shares its slot with nothing that waits: no calls are sent ahead."""
+
+
+PLAIN = Need()
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a call, checked. ``items`` is the plan of its mirror map."""
+
+    need: Need = PLAIN
+    name: str = ""
+    time_limit: float | None = None
+    fresh: bool = False
+    notify: bool = False
+    items: tuple[Item, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    on_failure: tuple[Output, ...] = ()
+    to: Path | None = None
+    persistent: bool = False
+    initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    @property
+    def staged(self) -> bool:
+        """Whether calls have a folder of their own."""
+        return bool(self.items or self.outputs or self.on_failure or self.persistent)
+
+    @property
+    def plain(self) -> bool:
+        """Whether there is nothing to say about how a call is run."""
+        return not (
+            self.name or self.time_limit or self.staged or self.initializer or self.need.gpus
+        )
+
+
+@dataclass(frozen=True)
+class SpawnOptions:
+    """The options of a call as they were given; see `Cluster.spawn`."""
+
+    on: Any = None
+    mirror: MirrorMap = ()
+    outputs: OutputMap = ()
+    on_failure: OutputMap = ()
+    to: str | Path | None = None
+    persistent: bool = False
+    cores: int = 1
+    memory: int | str = 0
+    gpus: int = 0
+    time_limit: float | None = None
+    fresh: bool = False
+    name: str = ""
+    notify: bool = False
+    initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def checked(self) -> Options:
+        """The same, checked; the mirror map is planned now. Raises an `InputError`."""
+        if (known := self.__dict__.get("_checked")) is not None:
+            return known  # type: ignore[no-any-return]
+        _check_count("cores", self.cores, 1)
+        _check_count("gpus", self.gpus, 0)
+        _check_limit(self.time_limit)
+        base = Path.cwd()
+        wanted, left = as_outputs(self.outputs), as_outputs(self.on_failure)
+        destination = (base / Path(self.to or ".").expanduser()) if wanted or left else None
+        if destination is not None:
+            check_outputs(wanted, destination)
+            check_outputs(left, destination)
+        options = Options(
+            self._need(),
+            self.name,
+            self.time_limit,
+            self.fresh,
+            self.notify,
+            tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
+            wanted,
+            left,
+            destination,
+            self.persistent,
+            self.initializer,
+        )
+        if not options.staged:  # inputs and the current folder may be others next time
+            object.__setattr__(self, "_checked", options)
+        return options
+
+    def _need(self) -> Need:
+        memory = _bytes(self.memory)
+        alone = self.fresh or self.cores > 1 or memory > 0 or self.gpus > 0
+        need = Need(names(self.on), self.cores, memory, self.gpus, alone)
+        return PLAIN if need == PLAIN else need
+
+
+def _check_limit(limit: object) -> None:
+    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+        raise BadJob("time_limit", f"must be a number of seconds above 0, not {limit!r}")
+
+
+def _check_count(what: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadJob(what, f"must be a whole number, {least} or more, not {value!r}")
+
+
+def _bytes(memory: int | str) -> int:
+    if isinstance(memory, str):
+        if (size := parse_size(memory)) is None:
+            raise BadJob("memory", f"{memory!r} is no size; write it like '2 GiB'")
+        return size
+    _check_count("memory", memory, 0)
+    return memory
+
+
+def names(on: Any) -> frozenset[str] | None:
+    """Host names from whatever was given for ``on``."""
+    if on is None:
+        return None
+    given: Iterable[Any] = [on] if isinstance(on, str) or not isinstance(on, Iterable) else on
+    return frozenset(host if isinstance(host, str) else str(host.name) for host in given)

@@ -1,0 +1,328 @@
+"""Which task runs where: queues of waiting tasks, and what is free on the hosts.
+
+No engine and no process is known here. Putting a task into its queue, taking the next one and
+finding the host with most free slots cost the same however many there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from encamp.cluster.options import PLAIN, Need
+from encamp.cluster.task import Task
+
+HORIZON = 0.01
+"""Seconds of work that a slot has ahead of it, so that it need not wait for more."""
+_OVERHEAD = 10e-6
+"""Seconds that a call costs a slot besides its own time."""
+_MOST = 1000
+"""Calls that a slot has ahead of it at most."""
+
+
+class Place:
+    """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
+
+    __slots__ = ("agent", "ahead", "backlog", "closed", "known", "number", "station", "ticket")
+
+    def __init__(self, agent: int, number: int, station: Station) -> None:
+        self.agent, self.number, self.station = agent, number, station
+        self.ahead: deque[Task] = deque()
+        self.backlog = 0.0
+        self.known: set[int] = set()
+        self.closed = False
+        self.ticket = 0
+
+
+class Station:
+    """A host as the scheduler sees it."""
+
+    def __init__(self, name: str, cores: int, memory: int, gpus: Iterable[str]) -> None:
+        self.name, self.cores, self.memory = name, cores, memory
+        self.gpus = list(gpus)
+        self.all_gpus = len(self.gpus)
+        self.places: list[Place] = []
+        self.free: dict[Place, None] = {}
+        self.used_cores = 0
+        self.used_memory = 0
+        self.wide = 0
+        """Running tasks that need more than one core."""
+        self.reserved = False
+        self.bucket = -1
+
+    def room(self) -> int:
+        """How many plain tasks can begin here now."""
+        if self.reserved:
+            return 0
+        cores = self.cores if self.wide else max(self.cores, len(self.places))
+        return max(0, min(len(self.free), cores - self.used_cores))
+
+    def can(self, need: Need) -> bool:
+        """Whether it could meet a need if nothing else ran."""
+        wide = need.cores if need.cores > 1 else 0
+        return wide <= self.cores and need.memory <= self.memory and need.gpus <= self.all_gpus
+
+    def fits(self, need: Need) -> bool:
+        """Whether it can meet a need now."""
+        if not self.free:
+            return False
+        most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
+        return (
+            self.used_cores + need.cores <= most
+            and self.used_memory + need.memory <= self.memory
+            and need.gpus <= len(self.gpus)
+        )
+
+
+Assignment = tuple[Place, list[Task]]
+
+
+class Scheduler:
+    """All waiting tasks, and all hosts."""
+
+    def __init__(self) -> None:
+        self.stations: dict[str, Station] = {}
+        self.slots = 0
+        self.idle = 0
+        """Slots that run nothing."""
+        self.ahead = 0
+        """Tasks that were sent to slots that run another."""
+        self._plain: deque[Task] = deque()
+        self._needy: dict[Need, deque[Task]] = {}
+        self._buckets: list[dict[Station, None]] = [{}]
+        self._top = 0
+        self._hungry: dict[Place, None] = {}
+
+    # Hosts
+
+    def add(self, place: Place) -> None:
+        """A slot is there."""
+        station = place.station
+        self.stations[station.name] = station
+        station.places.append(place)
+        station.free[place] = None
+        self.slots += 1
+        self.idle += 1
+        self._sort(station)
+
+    def remove(self, place: Place) -> list[Task]:
+        """A slot is gone; the tasks that were sent there."""
+        station = place.station
+        tasks = list(place.ahead)
+        if tasks:
+            self._release(station, tasks[0])
+        for task in tasks:
+            task._place = None
+        self.ahead -= max(0, len(tasks) - 1)
+        place.ahead.clear()
+        if not tasks and not place.closed:
+            self.idle -= 1
+        station.places.remove(place)
+        station.free.pop(place, None)
+        self._hungry.pop(place, None)
+        self.slots -= 1
+        self._sort(station)
+        if not station.places:
+            del self.stations[station.name]
+            self._buckets[station.bucket].pop(station, None)
+        return tasks
+
+    def _sort(self, station: Station) -> None:
+        """Keep a host among those with as much room."""
+        room = station.room()
+        if room == station.bucket:
+            return
+        if station.bucket >= 0:
+            self._buckets[station.bucket].pop(station, None)
+        while len(self._buckets) <= room:
+            self._buckets.append({})
+        self._buckets[room][station] = None
+        station.bucket = room
+        self._top = max(self._top, room)
+
+    def most(self, need: Need) -> Iterator[Station]:
+        """Hosts that could meet a need."""
+        for station in self.stations.values():
+            if (need.on is None or station.name in need.on) and station.can(need):
+                yield station
+
+    # Waiting tasks
+
+    def put(self, task: Task) -> None:
+        """Let a task wait."""
+        need = task._options.need
+        if need is PLAIN or need == PLAIN:
+            self._plain.append(task)
+        else:
+            self._needy.setdefault(need, deque()).append(task)
+
+    def put_back(self, tasks: Iterable[Task]) -> None:
+        """Let tasks wait that were sent out and have not begun, before all others."""
+        for task in reversed(list(tasks)):
+            need = task._options.need
+            queue = self._plain if need == PLAIN else self._needy.setdefault(need, deque())
+            queue.appendleft(task)
+
+    def waiting(self) -> Iterator[Task]:
+        """The tasks that wait."""
+        for queue in (self._plain, *self._needy.values()):
+            for task in list(queue):
+                if not task.done():
+                    yield task
+
+    @property
+    def queued(self) -> int:
+        """How many wait, with those that were cancelled and not yet let go of."""
+        return len(self._plain) + sum(map(len, self._needy.values()))
+
+    def unmet(self) -> list[Task]:
+        """Take out the tasks whose needs no host can meet any more."""
+        lost: list[Task] = []
+        for need in list(self._needy):
+            if not any(self.most(need)):
+                lost.extend(self._needy.pop(need))
+        return lost
+
+    # Assigning
+
+    def assign(self) -> Iterator[Assignment]:
+        """Tasks for slots, as far as there is room."""
+        if self._needy:
+            yield from self._assign_needy()
+        queue = self._plain
+        while queue:
+            station = self._freest()
+            if station is None:
+                break
+            if given := self._give(next(iter(station.free)), queue, PLAIN):
+                yield given
+        while queue and self._hungry:
+            place, _ = self._hungry.popitem()
+            if place.ahead and (given := self._give(place, queue, PLAIN)):
+                yield given
+        if not queue:
+            self._hungry.clear()
+
+    def _freest(self) -> Station | None:
+        while self._top and not self._buckets[self._top]:
+            self._top -= 1
+        return next(iter(self._buckets[self._top])) if self._top else None
+
+    def _assign_needy(self) -> Iterator[Assignment]:
+        """Tasks with needs; the oldest that finds no room keeps a host's room for itself."""
+        held = [station for station in self.stations.values() if station.reserved]
+        for station in held:
+            station.reserved = False
+        reserved: set[Station] = set()
+        for need in sorted(self._needy, key=lambda need: self._needy[need][0].id):
+            queue = self._needy[need]
+            while queue and (best := self._best(need, reserved)) is not None:
+                if given := self._give(next(iter(best.free)), queue, need):
+                    yield given
+            if not queue:
+                del self._needy[need]
+            elif need.alone and (keep := self._nearest(need)) is not None:
+                keep.reserved = True
+                reserved.add(keep)
+        for station in {*held, *reserved}:
+            self._sort(station)
+
+    def _best(self, need: Need, reserved: set[Station]) -> Station | None:
+        found = [s for s in self.most(need) if s not in reserved and s.fits(need)]
+        return max(found, key=lambda station: station.room(), default=None)
+
+    def _nearest(self, need: Need) -> Station | None:
+        return min(self.most(need), key=lambda station: station.used_cores, default=None)
+
+    def _give(self, place: Place, queue: deque[Task], need: Need) -> Assignment | None:
+        """Move tasks from a queue to a slot: as many as it can do in a short time."""
+        limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
+        tasks: list[Task] = []
+        backlog, count = place.backlog, len(place.ahead)
+        while queue and len(tasks) < limit and count < _MOST:
+            seconds = queue[0]._function.seconds
+            if count and (seconds < 0 or backlog + seconds > HORIZON):
+                break
+            task = queue.popleft()
+            if task.done():
+                continue
+            tasks.append(task)
+            backlog += max(0.0, seconds) + _OVERHEAD
+            count += 1
+            if seconds < 0:
+                break
+        if tasks:
+            self._take(place, tasks, need, backlog)
+        return (place, tasks) if tasks else None
+
+    def _take(self, place: Place, tasks: list[Task], need: Need, backlog: float) -> None:
+        station = place.station
+        if not place.ahead:
+            del station.free[place]
+            self.idle -= 1
+            station.used_cores += need.cores
+            station.used_memory += need.memory
+            station.wide += need.cores > 1
+            self.ahead -= 1
+            self._sort(station)
+        self.ahead += len(tasks)
+        place.ahead.extend(tasks)
+        place.backlog = backlog
+        for task in tasks:
+            task._place = place
+
+    def devices(self, place: Place, count: int) -> list[str]:
+        """Take GPUs of a slot's host for the task that was just given to it."""
+        return [place.station.gpus.pop(0) for _ in range(count)]
+
+    # What has ended
+
+    def ended(self, place: Place, task: Task) -> None:
+        """A task that was sent to a slot has ended there, or was given back."""
+        ahead = place.ahead
+        if ahead and ahead[0] is task:
+            ahead.popleft()
+        else:
+            ahead.remove(task)
+        task._place = None
+        place.backlog = max(0.0, place.backlog - max(0.0, task._function.seconds) - _OVERHEAD)
+        if ahead:
+            self.ahead -= 1
+            if place.backlog < HORIZON / 2:
+                self._hungry[place] = None
+            return
+        self._release(place.station, task)
+        place.backlog = 0.0
+        if not place.closed:
+            self._free(place)
+
+    def _release(self, station: Station, task: Task) -> None:
+        need = task._options.need
+        devices = task.__dict__.pop("_devices", ())
+        station.gpus.extend(devices)
+        station.used_cores = max(0, station.used_cores - need.cores)
+        station.used_memory = max(0, station.used_memory - need.memory)
+        station.wide -= need.cores > 1
+        task._place = None
+
+    def _free(self, place: Place) -> None:
+        place.station.free[place] = None
+        self.idle += 1
+        self._hungry.pop(place, None)
+        self._sort(place.station)
+
+    def close(self, place: Place) -> None:
+        """Send nothing to a slot until it is opened again."""
+        if not place.closed:
+            place.closed = True
+            if place.station.free.pop(place, 0) is None:
+                self.idle -= 1
+            self._hungry.pop(place, None)
+            self._sort(place.station)
+
+    def open(self, place: Place) -> None:
+        """Send tasks to a slot again."""
+        if place.closed:
+            place.closed = False
+            if not place.ahead:
+                self._free(place)

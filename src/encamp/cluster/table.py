@@ -1,0 +1,36 @@
+"""Hosts, slots and tasks as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from encamp.cluster.events import Host
+from encamp.cluster.scheduler import Scheduler
+from encamp.cluster.task import Task
+from encamp.storage.sizes import size_text
+
+
+def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]) -> str:
+    """A line a host with its running tasks, and one for what waits."""
+    rows: list[Sequence[str]] = [["host", "slots", "free", "cores", "memory", "gpus", "running"]]
+    running: dict[str, list[Task]] = {}
+    for task in tasks:
+        if task.running() and task.host:
+            running.setdefault(task.host, []).append(task)
+    for host in hosts:
+        station = scheduler.stations.get(host.name)
+        free = len(station.free) if station is not None else 0
+        names = ", ".join(task.name for task in running.get(host.name, ())[:8])
+        more = len(running.get(host.name, ())) - 8
+        facts = (host.slots, free, host.cores, size_text(host.memory), len(host.gpus))
+        rows.append(
+            (host.name, *map(str, facts), names + (f" and {more} more" if more > 0 else ""))
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(7)]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    states = Counter("running" if task.running() else "waiting" for task in tasks)
+    lines.append(f"{states['running']} tasks running, {states['waiting']} waiting")
+    return "\n".join(lines)

@@ -1,0 +1,174 @@
+"""A task: a `concurrent.futures.Future` that is light while it waits, and can be killed.
+
+A standard future has a lock, a condition and a queue of its own, more than a kilobyte. Here these
+are made when somebody waits for the task; until then a lock of all tasks guards what changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from encamp.cluster.controller import Controller
+    from encamp.cluster.functions import Function
+    from encamp.cluster.options import Options
+
+_PENDING, _RUNNING, _FINISHED = "PENDING", "RUNNING", "FINISHED"
+_CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+_ENDED = (*_CANCELLED, _FINISHED)
+_lock = threading.Lock()
+
+
+class Task(Future[Any]):
+    """A call on a cluster, and what comes of it.
+
+    All that a `concurrent.futures.Future` has, and: ``id``, a number that messages are sent to;
+    ``host`` and ``slot`` where it runs or ran (None before); ``output``, what it has printed (its
+    last mebibyte); `kill`. It can be awaited. An error that the call raised comes as itself, with
+    a `RemoteTraceback` as its cause.
+    """
+
+    host: str | None = None
+    slot: int | None = None
+    output: str = ""
+    _state = _PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _end: str = ""
+    _place: Any = None
+
+    def __init__(  # not the base's: see the module's head
+        self,
+        number: int,
+        controller: Controller,
+        function: Function,
+        arguments: tuple[Any, ...],
+        options: Options,
+    ) -> None:
+        self.id = number
+        self._controller = controller
+        self._function = function
+        self._arguments: Any = arguments
+        self._options = options
+
+    def __getattr__(self, name: str) -> Any:
+        """What the standard library's code for futures looks for, made when it does."""
+        if name == "_condition":
+            with _lock:
+                return self.__dict__.setdefault(name, threading.Condition())
+        if name in ("_waiters", "_done_callbacks"):
+            return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"a task has no attribute {name!r}")
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and errors."""
+        return self._options.name or f"task {self.id}"
+
+    def done(self) -> bool:
+        """Whether it has ended in any way."""
+        return self._state in _ENDED
+
+    def running(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._state == _RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it began."""
+        return self._state in _CANCELLED
+
+    def cancel(self) -> bool:
+        """Take it back if it has not begun; False if it runs or has ended, see `kill`."""
+        return self.cancelled() or (not self.done() and self._controller.take_back(self))
+
+    def _cancelled(self) -> None:
+        """For the cluster: it was taken back."""
+        super().cancel()
+        super().set_running_or_notify_cancel()
+
+    def kill(self) -> None:
+        """End it wherever it is: one that waits is cancelled, one that runs fails (`TaskKilled`).
+
+        Returns at once; nothing happens to one that has ended. Raises `UnsupportedByEngine` where
+        tasks run in agents themselves.
+        """
+        if not self.done() and not self.cancel():
+            self._controller.kill(self)
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the call returned; waits, and raises what it raised. See `Future.result`."""
+        if self._state != _FINISHED:
+            self._wait(timeout)
+        if self._state == _FINISHED and self._exception is None:
+            return self._result
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the call raised, or None; waits. See `Future.exception`."""
+        if self._state != _FINISHED:
+            self._wait(timeout)
+        if self._state == _FINISHED:
+            return self._exception
+        return super().exception(0)
+
+    def _wait(self, timeout: float | None) -> None:
+        if not self.done():
+            self._controller.pump.until(self.done, timeout)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """See `Future.add_done_callback`; it may be called by any thread that waits."""
+        with _lock:
+            if "_condition" not in self.__dict__ and not self.done():
+                self.__dict__.setdefault("_done_callbacks", []).append(fn)
+                return
+        super().add_done_callback(fn)
+
+    def set_result(self, result: Any) -> None:
+        """For the cluster."""
+        with _lock:
+            if light := "_condition" not in self.__dict__:
+                self._check_open()
+                self._result = result
+                self._state = _FINISHED
+        self._tell() if light else super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For the cluster."""
+        with _lock:
+            if light := "_condition" not in self.__dict__:
+                self._check_open()
+                self._exception = exception
+                self._state = _FINISHED
+        self._tell() if light else super().set_exception(exception)
+
+    def _check_open(self) -> None:
+        if self._state in _ENDED:
+            raise InvalidStateError(f"{self._state}: {self!r}")
+
+    def _tell(self) -> None:
+        if "_done_callbacks" in self.__dict__:
+            self._invoke_callbacks()
+
+    def _begins(self) -> None:
+        """It is at the head of its slot's queue now."""
+        if self._state == _PENDING:
+            self._state = _RUNNING
+
+    def _waits_again(self) -> None:
+        """It was given back by its slot."""
+        if self._state == _RUNNING:
+            self._state = _PENDING
+
+    def __repr__(self) -> str:
+        where = f" on {self.host}" if self.host else ""
+        return f"<{self.name}: {self._state.lower()}{where}>"
+
+
+__all__ = ["CancelledError", "Task"]

@@ -1,0 +1,14 @@
+"""The dialect of PyOPUS 0.9 ``pyopus.parallel``: its scripts run with new import lines.
+
+    pyopus.parallel.base          →  encamp.compat.pyopus.base
+    pyopus.parallel.mpi           →  encamp.compat.pyopus.mpi
+    pyopus.parallel.cooperative   →  encamp.compat.pyopus.cooperative
+
+Names, arguments, ids, the order of messages and return values are those of PyOPUS. Where it loses
+errors, files or runs, this does not: see `encamp.compat.pyopus.mpi`.
+"""
+
+from encamp.compat.pyopus.base import PyOpusError
+from encamp.compat.pyopus.machine import use_cluster
+
+__all__ = ["PyOpusError", "use_cluster"]

@@ -1,0 +1,212 @@
+"""Tasks that take turns in one process, and others that run elsewhere: spawn, join, dispatch.
+
+``cOS`` is the only instance. Its calls ``Spawn``, ``Join`` and ``Yield`` let other tasks of this
+process run; these need greenlet (``pip install 'encamp[cooperative]'``), remote ones do not.
+
+Different from PyOPUS on purpose: what a task raises is raised by the ``Join`` that collects it, and
+what nobody has collected is printed when the program ends.
+"""
+
+# ruff: noqa: N802, N803
+from __future__ import annotations
+
+import atexit
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+from encamp.compat.pyopus.base import say, translateToAbstractPath, translateToActualPath
+from encamp.compat.pyopus.scheduler import Collect, Join, Scheduler, Spawn, SysCall, Task, Yield
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from encamp.compat.pyopus.base import VirtualMachine
+
+__all__ = ["Join", "OpusOS", "Scheduler", "Spawn", "SysCall", "Task", "Yield", "cOS"]
+
+Collector = Generator[None, tuple[Any, ...], None]
+
+
+class OpusOS:
+    """The calls of a program to its scheduler; see `Scheduler` for what runs when."""
+
+    def __init__(self, vm: VirtualMachine | None = None) -> None:
+        self.scheduler = Scheduler(vm)
+        self.debug = 0
+
+    def __reduce__(self) -> str:
+        return "cOS"  # tasks elsewhere find their own
+
+    def setVM(self, vm: VirtualMachine | None = None) -> None:
+        """Run remote tasks on ``vm``. Without effect in tasks of it; not while some run."""
+        self.scheduler.setVM(vm)
+
+    def setDebug(self, debug: int = 0) -> None:
+        """Above 0, what happens is printed."""
+        self.debug = debug
+        self.scheduler.setDebug(debug)
+
+    def slots(self) -> int:
+        """The slots of the virtual machine; -1 without one."""
+        vm = self.scheduler.vm
+        return -1 if vm is None else vm.slots()
+
+    def freeSlots(self) -> int:
+        """The slots in which no task runs, whether joined or not; -1 without a machine."""
+        vm = self.scheduler.vm
+        return -1 if vm is None else vm.freeSlots()
+
+    def finishedTasks(self) -> int:
+        """How many children of this task have ended and are not joined; -1 without a machine."""
+        return -1 if self.scheduler.vm is None else len(self.scheduler.active.finishedChildren)
+
+    def getTid(self) -> int:
+        """The number of this task."""
+        return self.scheduler.active.tid
+
+    def toAbstractPath(self, p: str) -> tuple[int, str]:
+        """See `translateToAbstractPath`."""
+        return translateToAbstractPath(p)
+
+    def toActualPath(self, abstractPath: tuple[int | None, str]) -> str:
+        """See `translateToActualPath`; with None for the index, the path as it is."""
+        index, path = abstractPath
+        return path if index is None else translateToActualPath(index, path)
+
+    def Spawn(self, *args: Any, **kwargs: Any) -> Any:
+        """Start a task; see `Spawn`."""
+        return self.scheduler.call(Spawn(*args, **kwargs))
+
+    def Join(self, *args: Any, **kwargs: Any) -> dict[int, Any]:
+        """Collect a task that has ended; see `Join`."""
+        joined: dict[int, Any] = self.scheduler.call(Join(*args, **kwargs))
+        return joined
+
+    def Yield(self) -> None:
+        """Let the other tasks run."""
+        self.scheduler.call(Yield())
+
+    def dispatch(
+        self,
+        jobList: Iterable[Sequence[Any]],
+        collector: Collector | None = None,
+        remote: bool = True,
+        buildResultList: bool | None = None,
+        collectHostIDs: bool = False,
+    ) -> list[Any] | None:
+        """Run jobs on all slots, each as soon as one is free; the results in the jobs' order.
+
+        A job is ``(function, args, kwargs, anything…)``, of which all but the function may be
+        left out. ``jobList`` is asked for the next job when it can start, so that it may depend on
+        results. ``collector`` is a coroutine that is not started yet; it is sent ``(index, job,
+        result)``, with ``collectHostIDs`` also the host's id, as they come, and closed at the end.
+        With it there is no list of results, unless ``buildResultList`` asks for it.
+
+        If a job raises, no more are started; those that run are collected, then it is raised.
+        """
+        wanted = collector is None or buildResultList is True
+        results: dict[int, Any] = {}
+
+        def tell(index: int, job: Sequence[Any], host: Any, result: Any) -> None:
+            if wanted:
+                results[index] = result
+            if collector is not None:
+                more = (host,) if collectHostIDs else ()
+                collector.send((index, job, result, *more))
+
+        with _started(collector):
+            _Dispatch(self, tell, remote).run(jobList)
+        return [results[index] for index in sorted(results)] if wanted else None
+
+    def dispatchSingle(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        remote: bool = True,
+    ) -> Any:
+        """Run a function elsewhere, wait for it, and return its value."""
+        tid = self.Spawn(function, args, kwargs or {}, remote=remote)
+        return self.Join([tid])[tid]
+
+    def finalize(self) -> None:
+        """Print errors that nobody has collected, and end the virtual machine."""
+        self.scheduler.tell_uncollected()
+        if self.scheduler.vm is not None:
+            self.scheduler.vm.finalize()
+
+
+@contextmanager
+def _started(collector: Collector | None) -> Iterator[None]:
+    """Around what is sent to a collector."""
+    if collector is None:
+        yield
+        return
+    next(collector)
+    try:
+        yield
+    finally:
+        collector.close()
+
+
+class _Dispatch:
+    """One `OpusOS.dispatch` under way."""
+
+    def __init__(self, system: OpusOS, tell: Callable[..., None], remote: bool) -> None:
+        self._os, self._tell, self._remote = system, tell, remote
+        self._running: dict[int, tuple[int, Sequence[Any], Any]] = {}
+        """Number of a task → index, job, host's id."""
+        self._error: BaseException | None = None
+
+    def run(self, jobs: Iterable[Sequence[Any]]) -> None:
+        """Run all jobs; raises the first error of one."""
+        try:
+            for index, job in enumerate(jobs):
+                self._spawn(index, job)
+                self._collect(block=self._full())
+                if self._error is not None:
+                    break
+            while self._running:
+                self._collect(block=True)
+        except Exception:
+            self._drain()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _full(self) -> bool:
+        """Whether to wait for a result before the next job."""
+        return self._os.slots() < 2 or self._os.freeSlots() - self._os.finishedTasks() <= 0
+
+    def _spawn(self, index: int, job: Sequence[Any]) -> None:
+        args = job[1] if len(job) > 1 else ()
+        kwargs = job[2] if len(job) > 2 else {}
+        call = Spawn(job[0], args, kwargs, remote=self._remote, extendedReturnValue=True)
+        tid, _task, host = self._os.scheduler.call(call)
+        self._running[tid] = index, job, host
+        self._say(f"task {tid} was spawned")
+
+    def _collect(self, *, block: bool) -> None:
+        for tid, child in self._os.scheduler.call(Collect([*self._running], block)).items():
+            index, job, host = self._running.pop(tid)
+            self._say(f"task {tid} was joined")
+            if child.error is None:
+                self._tell(index, job, host, child.retval)
+            elif self._error is None:
+                self._error = child.error
+
+    def _drain(self) -> None:
+        """Wait for what still runs; nobody wants its results."""
+        self._tell = lambda *_: None
+        with suppress(Exception):  # what stopped the dispatch matters more
+            while self._running:
+                self._collect(block=True)
+
+    def _say(self, text: str) -> None:
+        if self._os.debug:
+            say("COS", f"{text}, running tasks: {[*self._running]}")
+
+
+cOS = OpusOS()  # noqa: N816 - its name in PyOPUS
+atexit.register(cOS.scheduler.tell_uncollected)

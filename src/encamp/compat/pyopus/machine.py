@@ -1,0 +1,272 @@
+"""The cluster behind the virtual machines of this process, and who has which of its slots.
+
+A slot counts as taken from the spawn of its task until the spawner has received the message of
+its end, as PyOPUS counts, and not until the task has ended. So the cluster has always a slot free
+for what is spawned here, and no task waits.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encamp.errors import ClusterClosed, EncampError, NoSuchHost
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster, Host
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message on its way, with the slot that its sender is in."""
+
+    slot: int
+    message: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Told to tasks when the program ends: whoever waits for messages is to end."""
+
+
+class Finished(BaseException):
+    """Raised in a task that waits for a message when the program ends."""
+
+
+class Mailbox:
+    """Messages for one task; those that came while others were wanted are kept, in order.
+
+    ``fetch`` waits as long as it is told, as receivers of a cluster do; it returns
+    ``(sender, message)``, None if the time is over, or ``()`` for what is nothing to the user.
+    """
+
+    def __init__(self, fetch: Callable[[float | None], tuple[Any, ...] | None]) -> None:
+        self._fetch = fetch
+        self._kept: deque[tuple[Any, ...]] = deque()
+
+    def get(self, wait: float | None, sender: object = None) -> tuple[Any, ...]:
+        """The next message (of one sender), or ``()`` if none comes in ``wait`` seconds."""
+        for letter in self._kept:
+            if sender in (None, letter[0]):
+                self._kept.remove(letter)
+                return letter
+        deadline = None if wait is None else time.monotonic() + wait
+        while (come := self._next(deadline)) is not None:
+            if come and sender in (None, come[0]):
+                return come
+            if come:
+                self._kept.append(come)
+        return ()
+
+    def _next(self, deadline: float | None) -> tuple[Any, ...] | None:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        return self._fetch(left)
+
+    def holds(self, sender: object = None) -> bool:
+        """Whether there is a message (of one sender); does not wait."""
+        letter = self.get(0, sender)
+        if letter:
+            self._kept.appendleft(letter)
+        return bool(letter)
+
+
+@dataclass(eq=False)
+class Station:
+    """One host by its name: the slots that it has, and which of them are free."""
+
+    name: str
+    cores: int
+    slots: set[int] = field(default_factory=set)
+    free: set[int] = field(default_factory=set)
+
+
+class Machine:
+    """The hosts and slots that tasks are spawned in; slot 0 is the spawner's own.
+
+    Without a cluster there is no other slot.
+    """
+
+    def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
+        self.cluster, self._own = cluster, own
+        here = socket.gethostname()
+        self.stations = {here: Station(here, os.cpu_count() or 1, {0})}
+        self.place: dict[int, str] = {0: here}
+        """Slot → host's name; hosts that are gone stay in it."""
+        self.number = {0: 0}
+        """Slot → number of the task in it."""
+        self.slot: dict[int, int] = {}
+        """Number of a task → its slot, until its exit was received."""
+        self.silent: set[int] = set()
+        """Numbers of tasks whose result nobody wants."""
+        self.mail: Mailbox | None = None
+        self.raised: set[int] = set()
+        """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
+        self._hosts: dict[int, Host] = {}
+        self._slots = 1
+        for host in cluster.hosts() if cluster is not None else ():
+            self.add(host)
+
+    def add(self, host: Host) -> str:
+        """Note a host's slots; its name."""
+        station = self.stations.setdefault(host.name, Station(host.name, host.cores))
+        for slot in range(self._slots, self._slots + host.slots):
+            self._hosts[slot] = host
+            self.place[slot] = host.name
+            station.slots.add(slot)
+            station.free.add(slot)
+        self._slots += host.slots
+        return station.name
+
+    def remove(self, host: Host) -> str:
+        """Forget a host's slots, also those with tasks in them; its name."""
+        gone = {slot for slot, its in self._hosts.items() if its.number == host.number}
+        for slot in gone:
+            del self._hosts[slot]
+        station = self.stations.get(host.name)
+        if station is not None:
+            station.slots -= gone
+            station.free -= gone
+            if not station.slots:
+                del self.stations[host.name]
+        return str(host.name)
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are, the spawner's own among them."""
+        return len(self._hosts) + 1
+
+    @property
+    def free(self) -> set[int]:
+        """The free slots."""
+        return set().union(*(station.free for station in self.stations.values()))
+
+    def take(self, names: Sequence[str] | None) -> int | None:
+        """A free slot, of these hosts only; None if there is none. Hosts with most free first.
+
+        On one host slots are given in PyOPUS's order, which its scripts print.
+        """
+        wanted = self.stations.values() if names is None else [*map(self._station, names)]
+        most = max(wanted, key=lambda station: len(station.free), default=None)
+        if most is None or not most.free:
+            return None
+        if names is None:
+            return most.free.pop()
+        slot = [*most.free][-1]
+        most.free.discard(slot)
+        return slot
+
+    def _station(self, name: str) -> Station:
+        if name not in self.stations:
+            raise NoSuchHost(name, tuple(self.stations))
+        return self.stations[name]
+
+    @contextmanager
+    def taken(self, names: Sequence[str] | None) -> Iterator[int | None]:
+        """`take`, and give the slot back if the block raises."""
+        slot = self.take(names)
+        try:
+            yield slot
+        except BaseException:
+            if slot is not None:
+                self._free(slot)
+            raise
+
+    def run(self, slot: int, function: Any, *args: Any) -> int | None:
+        """Start a function in a slot that was taken; the number of its task.
+
+        None if the host is gone meanwhile.
+        """
+        if self.cluster is None:
+            raise ClusterClosed("the virtual machine")
+        host = self._hosts[slot]
+        try:
+            task = self.cluster.spawn(function, *args, on=host, notify=True)
+        except NoSuchHost:
+            self.remove(host)
+            return None
+        self.number[slot] = task.id
+        self.slot[task.id] = slot
+        return task.id
+
+    def send(self, number: int, message: object) -> None:
+        """Send to a task that has not ended."""
+        if self.cluster is not None and number in self.slot:
+            self.cluster.send(number, message)
+
+    def ended(self, number: int) -> None:
+        """The message of a task's exit was received: its slot is free."""
+        slot = self.slot.pop(number, None)
+        if slot is not None and self.number.pop(slot, None) == number:
+            self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        if slot in self._hosts:
+            self.stations[self.place[slot]].free.add(slot)
+
+    def finish(self) -> None:
+        """Tell tasks that the program ends, wait for them, and close the cluster if it is ours."""
+        cluster, self.cluster = self.cluster, None
+        if cluster is None:
+            return
+        for number in self.slot:
+            with suppress(EncampError):
+                cluster.send(number, Letter(0, Finish()))
+        if self._own:
+            cluster.close()
+
+
+_ours: Machine | None = None
+
+
+def machine() -> Machine:
+    """The one of this process."""
+    global _ours
+    if _ours is None:
+        _ours = Machine()
+    return _ours
+
+
+def use_cluster(cluster: Cluster | None) -> None:
+    """Let the virtual machines of this process work on a cluster that is open already.
+
+    For programs that are not started by mpirun, and for engines that PyOPUS does not know. Tasks
+    that the cluster got from elsewhere stay unseen as long as they are not spawned with
+    ``notify=True``. ``finalize()`` does not close the cluster. None: on no cluster.
+    """
+    global _ours
+    _ours = Machine(cluster)
+
+
+def open_under_mpirun() -> None:
+    """Under ``mpirun -n N script.py`` open the cluster of the other ranks.
+
+    Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
+    """
+    global _ours
+    if _ours is not None or _ranks() < 2:
+        return
+    from encamp.cluster.cluster import Cluster
+
+    _ours = Machine(Cluster("mpi", startup_dir=Path.cwd(), follow=_print), own=True)
+    atexit.register(_ours.finish)
+
+
+def _print(_task: int, text: str) -> None:
+    """What tasks print goes where the spawner prints, as under mpirun."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _ranks() -> int:
+    """How many ranks mpirun has started; 0 if this is none of them (slots are none)."""
+    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)

@@ -1,0 +1,405 @@
+"""Whose turn it is: tasks of this process one at a time, and what comes from those elsewhere.
+
+Tasks of this process are greenlets. Each call that a task makes may hand the turn to another; a
+task that has been answered comes after those that were ready before it. Nothing here runs in a
+greenlet of its own, so a program with remote tasks only does without them.
+"""
+
+# ruff: noqa: N802, N815
+from __future__ import annotations
+
+import sys
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from encamp.compat.pyopus.base import (
+    MsgTaskExit,
+    MsgTaskResult,
+    Place,
+    PyOpusError,
+    VirtualMachine,
+    say,
+)
+from encamp.errors import EngineUnavailable
+
+MAIN = 1
+"""Number of the task that is the program itself."""
+
+
+class SysCall:
+    """What a task asks of the scheduler; other tasks may run before the answer."""
+
+
+class Yield(SysCall):
+    """Let the other tasks run."""
+
+
+@dataclass(eq=False)
+class Spawn(SysCall):
+    """Start a task; the answer is its number.
+
+    remote
+        Run it elsewhere, if there is a virtual machine with slots.
+    targetHostID
+        The host to run it on.
+    block, enqueue
+        Where no slot is free: wait for one; or have the task wait and go on; with neither the
+        answer is -1.
+    extendedReturnValue
+        The answer is ``(number, remote task's id, its host's id)``. The ids are None for tasks of
+        this process; of one that waits only the host is known, if it was given.
+    """
+
+    func: Callable[..., Any]
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    remote: bool = False
+    targetHostID: Any = None
+    block: bool = True
+    enqueue: bool = True
+    extendedReturnValue: bool = False
+
+    def value(self, task: Task) -> Any:
+        """What the caller gets for ``task``."""
+        ids = task.tid, task.remoteTaskID, task.remoteHostID
+        return ids if self.extendedReturnValue else task.tid
+
+    def refusal(self) -> Any:
+        """What the caller gets where there is no slot."""
+        return (-1, None, None) if self.extendedReturnValue else -1
+
+
+@dataclass(eq=False)
+class Join(SysCall):
+    """Collect a child task that has ended; the answer is ``{number: value}``.
+
+    Of several the oldest is taken. ``tidList`` says which children count, all if it is empty. The
+    answer is ``{}`` if there are no children, or if none has ended and ``block`` is False. What
+    the child raised is raised again.
+    """
+
+    tidList: Iterable[int] = ()
+    block: bool = True
+
+    def wants(self, tid: int) -> bool:
+        """Whether the child ``tid`` counts."""
+        return not self.tidList or tid in self.tidList
+
+    def value(self, child: Task) -> dict[int, Any]:
+        """What the caller gets for ``child``."""
+        if child.error is not None:
+            raise child.error
+        return {child.tid: child.retval}
+
+
+class Collect(Join):
+    """A `Join` whose answer is ``{number: task}`` and which raises nothing."""
+
+    def value(self, child: Task) -> dict[int, Any]:
+        """See `Join.value`."""
+        return {child.tid: child}
+
+
+@dataclass(eq=False)
+class Task:
+    """One task, here or elsewhere. ``tid`` is its number, ``ptid`` its parent's."""
+
+    tid: int
+    ptid: int | None
+    name: str
+    greenlet: Any = None
+    remoteTaskID: Any = None
+    remoteHostID: Any = None
+    nchildren: int = 0
+    """Children that have not ended."""
+    finishedChildren: dict[int, Task] = field(default_factory=dict)
+    waitingOn: Join | None = None
+    answer: Callable[[], Any] = lambda: None
+    """Gives what its call gets, or raises."""
+    retval: Any = None
+    error: BaseException | None = None
+    heard: bool = False
+    """Whether the result of a remote task has come."""
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A remote task that waits for a slot; ``task`` is None if it gets its number later."""
+
+    call: Spawn
+    caller: Task
+    task: Task | None
+
+
+class Scheduler:
+    """Decides whose turn it is. Not for several threads."""
+
+    def __init__(self, vm: VirtualMachine | None = None, debug: int = 0) -> None:
+        self.debug = debug
+        self._main = self.active = Task(MAIN, None, "_main")
+        self.tasks = {MAIN: self._main}
+        """Tasks that have not ended, by number."""
+        self._last = MAIN
+        self._ready: deque[Task] = deque()
+        self._remote: dict[Any, Task] = {}
+        self._queue: list[_Waiting] = []
+        self.vm: VirtualMachine | None = None
+        self.setVM(vm)
+
+    def setVM(self, vm: VirtualMachine | None) -> None:
+        """Run remote tasks on ``vm``; on none if this is a task of it, or if it has no slots."""
+        if self._remote or self._queue:
+            raise PyOpusError("the virtual machine cannot be changed while remote tasks run")
+        usable = vm is not None and not vm.parentTaskID().valid() and vm.slots() > 1
+        self.vm = vm if usable else None
+
+    def setDebug(self, debug: int = 0) -> None:
+        """Above 0, what happens is printed."""
+        self.debug = debug
+
+    def countTasks(self) -> int:
+        """How many tasks have not ended, the program itself among them."""
+        return len(self.tasks)
+
+    def countRemoteTasks(self) -> int:
+        """How many of them run elsewhere."""
+        return len(self._remote)
+
+    def countLocalTasks(self) -> int:
+        """How many of them are in this process."""
+        return len(self.tasks) - len(self._remote)
+
+    def call(self, call: SysCall) -> Any:
+        """Answer a call of the active task; other tasks run meanwhile."""
+        me = self.active
+        self._say(f"task {me.tid} calls {type(call).__name__}")
+        try:
+            self._handle(call, me)
+            following = self._next()
+            if following is not me:
+                following.greenlet.switch()
+        except BaseException:
+            self._forget_call(me)
+            raise
+        finally:
+            self._activate(me)
+        return me.answer()
+
+    def _handle(self, call: SysCall, me: Task) -> None:
+        if isinstance(call, Join):
+            self._join(call, me)
+        elif not isinstance(call, Spawn):
+            self._reply(me, lambda: None)
+        elif call.remote and self.vm is not None and self.vm.slots() > 1:
+            self._spawn_remote(call, me, self.vm)
+        else:
+            self._spawn_here(call, me)
+
+    def _reply(self, task: Task, answer: Callable[[], Any]) -> None:
+        task.answer = answer
+        self._ready.append(task)
+
+    def _forget_call(self, task: Task) -> None:
+        """A task's call has come to nothing: it is answered no more."""
+        task.waitingOn = None
+        if task in self._ready:
+            self._ready.remove(task)
+        self._queue = [w for w in self._queue if w.task is not None or w.caller is not task]
+
+    def _activate(self, task: Task) -> None:
+        self.active = task
+        Place.microthread = task.tid
+
+    def _next(self) -> Task:
+        """Whose turn it is; waits for remote tasks if it is nobody's in this process."""
+        while self._took_message(wait=not self._ready):
+            pass
+        return self._ready.popleft()
+
+    def _took_message(self, *, wait: bool) -> bool:
+        if wait and not self._remote and not self._queue:
+            raise PyOpusError("all tasks wait for each other")
+        if self.vm is None:
+            return False
+        received = self.vm.receiveMessage(-1.0 if wait else 0)
+        if received:
+            self._take(*received)
+        return received is None or bool(received)
+
+    def _take(self, sender: Any, message: Any) -> None:
+        if not isinstance(message, MsgTaskExit | MsgTaskResult):
+            return
+        task = self._remote.get(sender)
+        if task is not None and isinstance(message, MsgTaskResult):
+            task.retval, task.error, task.heard = message.returnValue, message.error, True
+        elif task is not None:
+            del self._remote[sender]
+            if not task.heard:
+                task.error = PyOpusError(f"task {sender} has ended, but no result came")
+            self._end(task)
+        if isinstance(message, MsgTaskExit):
+            self._start_waiting()
+
+    def _say(self, text: str) -> None:
+        if self.debug:
+            say("COS", text)
+
+    def _new(self, call: Spawn, parent: Task) -> Task:
+        self._last += 1
+        task = Task(self._last, parent.tid, str(call.func))
+        self.tasks[task.tid] = task
+        parent.nchildren += 1
+        return task
+
+    def _spawn_here(self, call: Spawn, caller: Task) -> None:
+        library = _greenlets()
+        if self._main.greenlet is None:
+            self._main.greenlet = library.getcurrent()
+        task = self._new(call, caller)
+        body = partial(self._body, call, task, library)
+        task.greenlet = library.greenlet(body, parent=self._main.greenlet)
+        task.greenlet.gr_context = copy_context()
+        self._ready.append(task)
+        self._reply(caller, partial(call.value, task))
+
+    def _body(self, call: Spawn, me: Task, library: Any, *_: object) -> None:
+        """What a task of this process is, from its first turn to its last.
+
+        Greenlet gives it what the task returned whose end gave it its first turn.
+        """
+        self._activate(me)
+        try:
+            me.retval = call.func(*call.args, **call.kwargs)
+        except library.GreenletExit:
+            return  # the interpreter ends
+        except Exception as exc:  # noqa: BLE001 - its parent gets it
+            me.error = exc
+        except BaseException as exc:  # noqa: BLE001 - Ctrl-C and exits are for the program
+            self._interrupt(exc)
+        self._end(me)
+        library.getcurrent().parent = self._next().greenlet
+
+    def _interrupt(self, exc: BaseException) -> None:
+        """Raise something in the program itself, whatever it waits for."""
+
+        def answer() -> None:
+            raise exc
+
+        self._forget_call(self._main)
+        self._main.answer = answer
+        self._ready.appendleft(self._main)
+
+    def _spawn_remote(self, call: Spawn, caller: Task, vm: VirtualMachine) -> None:
+        if call.targetHostID is not None and call.targetHostID not in vm.hosts():
+            raise PyOpusError(f"there is no host {call.targetHostID} in the virtual machine")
+        waiting = _Waiting(call, caller, None)
+        if self._has_slot(call, vm):
+            self._start(waiting, vm)
+        elif call.block:
+            self._queue.append(waiting)
+        elif call.enqueue:
+            task = waiting.task = self._new(call, caller)
+            task.remoteHostID = call.targetHostID
+            self._queue.append(waiting)
+            self._reply(caller, partial(call.value, task))
+        else:
+            self._reply(caller, call.refusal)
+
+    def _has_slot(self, call: Spawn, vm: VirtualMachine) -> bool:
+        if call.targetHostID is None:
+            return vm.freeSlots() > 0
+        return call.targetHostID in vm.hostsWithFreeSlots()
+
+    def _start(self, waiting: _Waiting, vm: VirtualMachine) -> None:
+        """Spawn a task in a free slot, and answer its caller if that has not been done."""
+        call, caller = waiting.call, waiting.caller
+        hosts = None if call.targetHostID is None else [call.targetHostID]
+        ids = vm.spawnFunction(call.func, call.args, call.kwargs, count=1, targetList=hosts)
+        if not ids:  # the host is gone
+            raise PyOpusError("the slot was lost before the task could be spawned; try again")
+        vm.errorIsRaised(ids[0])
+        task = waiting.task or self._new(call, caller)
+        task.remoteTaskID, task.remoteHostID = ids[0], vm.hostID(ids[0])
+        self._remote[ids[0]] = task
+        if waiting.task is None:
+            self._reply(caller, partial(call.value, task))
+
+    def _start_waiting(self) -> None:
+        """Spawn what waits, oldest first, as far as there are slots for it."""
+        vm = self.vm
+        for waiting in self._queue if vm is not None else ():
+            if vm is not None and self._has_slot(waiting.call, vm):
+                self._queue = [other for other in self._queue if other is not waiting]
+                try:
+                    self._start(waiting, vm)
+                except Exception as exc:  # noqa: BLE001 - the caller's call raises it, or a join
+                    self._fail(waiting, exc)
+
+    def _fail(self, waiting: _Waiting, exc: Exception) -> None:
+        if waiting.task is not None:
+            waiting.task.error = exc
+            self._end(waiting.task)
+            return
+
+        def answer() -> None:
+            raise exc
+
+        self._reply(waiting.caller, answer)
+
+    def _join(self, call: Join, me: Task) -> None:
+        call.tidList = frozenset(call.tidList)
+        for tid in call.tidList:
+            child = me.finishedChildren.get(tid) or self.tasks.get(tid)
+            if child is None or child.ptid != me.tid:
+                raise PyOpusError(f"task {tid} is no child that task {me.tid} could join")
+        ended = [tid for tid in me.finishedChildren if call.wants(tid)]
+        if ended:
+            self._reply(me, partial(call.value, me.finishedChildren.pop(min(ended))))
+        elif call.block and me.nchildren:
+            me.waitingOn = call
+        else:
+            self._reply(me, dict)
+
+    def _end(self, task: Task) -> None:
+        """A task has ended: its parent may have waited for it."""
+        self._say(f"task {task.tid} has ended")
+        del self.tasks[task.tid]
+        self._tell_of(task.finishedChildren.values())
+        parent = self.tasks.get(task.ptid or 0)
+        if parent is None:
+            self._tell_of([task])
+            return
+        parent.nchildren -= 1
+        call = parent.waitingOn
+        if call is not None and call.wants(task.tid):
+            parent.waitingOn = None
+            self._reply(parent, partial(call.value, task))
+        else:
+            parent.finishedChildren[task.tid] = task
+
+    def _tell_of(self, tasks: Iterable[Task]) -> None:
+        """Print the errors of tasks that nobody will join."""
+        for task in tasks:
+            if task.error is not None:
+                text = "".join(traceback.format_exception(task.error))
+                sys.stderr.write(f"task {task.tid} ({task.name}) failed:\n{text}")
+
+    def tell_uncollected(self) -> None:
+        """Print the errors of tasks that the program has not joined; once each."""
+        for task in self.tasks.values():
+            self._tell_of(task.finishedChildren.values())
+            task.finishedChildren = {n: t for n, t in task.finishedChildren.items() if not t.error}
+
+
+def _greenlets() -> Any:
+    try:
+        return import_module("greenlet")
+    except ImportError as exc:
+        remedy = "pip install 'encamp[cooperative]'"
+        raise EngineUnavailable("cooperative", str(exc), remedy) from exc

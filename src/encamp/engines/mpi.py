@@ -1,0 +1,216 @@
+"""The MPI engine: rank 0 is the controller, or a gateway to it, and all other ranks are agents.
+
+Under ``mpirun -n N python script.py`` the script of rank 0 is the controller. From a plain Python
+process, or by ``encamp run --engine mpi``, the engine starts ``mpiexec`` itself; rank 0 is then a
+gateway, so that the controller outlives the MPI job (`LaunchedMPI`), and needs no mpi4py.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from encamp.engines.base import Arrival, Endpoint, Engine, Joined
+from encamp.engines.mpi_endpoint import IDLE, MPIEndpoint
+from encamp.engines.mpi_gateway import LaunchedMPI, call_home, relay
+from encamp.engines.mpi_launch import REMEDY, SHARED_MEMORY
+from encamp.errors import EngineFailed, EngineUnavailable
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mpi4py.MPI import Intracomm
+
+_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
+"""Environment variables by which a launcher says how many ranks there are."""
+_SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
+"""And how many of them are on this host."""
+_OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "PRTE_")
+"""How variables begin that would make other programs believe they were ranks."""
+_COME_WITHIN = 120.0
+"""Seconds within which all ranks must have come to open their end."""
+_FINALIZE_WITHIN = 10
+_EXIT = 3
+"""Tag of the message by which rank 0 lets the others exit."""
+
+
+def open_end(**options: Any) -> Endpoint:
+    """The end that this process is: an agent's where ``mpirun`` started it as a rank other than 0.
+
+    Options are those of `LaunchedMPI`; under ``mpirun``, the ranks are those that there are. Raises
+    `EngineUnavailable` and `EngineFailed`.
+    """
+    ranks = _count(_SIZES)
+    if ranks < 2:
+        return LaunchedMPI(**options)
+    private = _count(_SIZES_HERE) == ranks and "mpi4py.MPI" not in sys.modules
+    with _variables(SHARED_MEMORY if private else {}):
+        mpi = _mpi4py()
+    comm = _communicator(mpi)
+    if comm.rank == 0:
+        return MPIEngine(mpi, comm, private=private)
+    _forget(_OF_RANKS)
+    end = MPIEndpoint(mpi, comm)
+    _show_process(comm)
+    atexit.register(_exit_after_controller, end, mpi, comm)
+    return end
+
+
+def join(arguments: Sequence[str]) -> MPIEndpoint | None:
+    """The end of an agent that `LaunchedMPI` started; None when the gateway's work is done.
+
+    ``arguments`` are the number before the first agent's, and which environment variables were set
+    for the ranks only (``unset=NAME,NAME``).
+    """
+    base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
+    link = call_home()
+    mpi = _mpi4py()
+    comm = _communicator(mpi)
+    _forget((*_OF_RANKS, *filter(None, names)))
+    end = MPIEndpoint(mpi, comm, base)
+    end.watch(_show_process(comm))
+    atexit.register(_finalize, end, mpi)
+    if comm.rank:
+        return end
+    if link is None:
+        raise EngineFailed("mpi", "its rank 0 was not started on the controller's host")
+    relay(end, link)
+    return None
+
+
+class MPIEngine(MPIEndpoint, Engine):
+    """The controller's end as rank 0. All ranks come and go with the script."""
+
+    name = "mpi"
+    slots_per_agent = 1
+
+    def __init__(self, mpi: ModuleType, comm: Intracomm, *, private: bool) -> None:
+        super().__init__(mpi, comm)
+        self.private = private
+        self.watch(_show_process(comm))
+        self._lock = threading.Lock()
+        atexit.register(self._let_go)
+
+    def start(self, orders: bytes) -> None:
+        """See `Engine.start`; the agents are there already."""
+        if self._closed:
+            why = "its ranks have ended with the first cluster; use one cluster for all of a script"
+            raise EngineFailed(self.name, why)
+        for agent in range(1, self._ranks):
+            self.send(agent, [orders])
+            self._news.append(Joined(agent))
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+        with self._lock:
+            return super().receive()
+
+    def stop(self) -> None:
+        """See `Engine.stop`. Agents that do not end are ended when the script does, by force."""
+        self.close()
+
+    def _let_go(self) -> None:
+        """At the script's end: the agents may exit now; those that hang are ended."""
+        self.close()
+        if not self.settled:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._comm.Abort(1)
+        with suppress(self._mpi.Exception):
+            for rank in range(1, self._ranks):
+                self._comm.Isend(b"", rank, _EXIT).Free()
+
+
+def _count(names: Sequence[str]) -> int:
+    values = [os.environ[name] for name in names if os.environ.get(name, "").isdecimal()]
+    return int(values[0]) if values else 0
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a moment, but those that are set already."""
+    new = {name: value for name, value in values.items() if name not in os.environ}
+    os.environ.update(new)
+    yield
+    _forget(tuple(new))
+
+
+def _forget(beginnings: tuple[str, ...]) -> None:
+    """Remove environment variables, so that no process that is started here inherits them."""
+    for name in [name for name in os.environ if name.startswith(beginnings)]:
+        del os.environ[name]
+
+
+def _mpi4py() -> ModuleType:
+    """The MPI library, initialised."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as exc:
+        raise EngineUnavailable("mpi", str(exc), REMEDY) from exc
+    return MPI
+
+
+def _communicator(mpi: ModuleType) -> Intracomm:
+    """A communicator of our own, when all ranks have come here."""
+    comm: Intracomm
+    comm, request = mpi.COMM_WORLD.Idup()
+    if comm.size != _count(_SIZES):
+        why = (
+            f"mpi4py uses {mpi.Get_library_version().strip()[:40]}, and the launcher is of another"
+        )
+        raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
+    if not _poll(request.Test, _COME_WITHIN):
+        why = f"not all ranks have opened a cluster within {_COME_WITHIN:g} s; all must run alike"
+        raise EngineFailed("mpi", why)
+    comm.Set_errhandler(mpi.ERRORS_RETURN)
+    return comm
+
+
+def _show_process(comm: Intracomm) -> dict[int, int]:
+    """Tell rank 0 which process this is; to rank 0, those on its host, from rank to process id."""
+    host = blake2b(Path("/proc/sys/kernel/random/boot_id").read_bytes(), digest_size=7)
+    host.update(str(Path("/proc/self/ns/pid").readlink()).encode())
+    mine = array("q", [int.from_bytes(host.digest()), os.getpid()])
+    all_of_them = array("q", bytes(16 * comm.size))
+    comm.Gather(mine, all_of_them if comm.rank == 0 else None)
+    found = zip(all_of_them[::2], all_of_them[1::2], strict=True)
+    return {rank: pid for rank, (where, pid) in enumerate(found) if rank and where == mine[0]}
+
+
+def _poll(done: Callable[[], bool], timeout: float | None = None) -> bool:
+    """Wait without using the core, as MPI's own waiting would; False if the time is over."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not done():
+        if deadline is not None and time.monotonic() > deadline:
+            return False
+        time.sleep(IDLE)
+    return True
+
+
+def _exit_after_controller(end: MPIEndpoint, mpi: ModuleType, comm: Intracomm) -> None:
+    with suppress(mpi.Exception):
+        _poll(comm.Irecv(bytearray(1), 0, _EXIT).Test)
+    _finalize(end, mpi)
+
+
+def _finalize(end: MPIEndpoint, mpi: ModuleType) -> None:
+    """End MPI here; the process is ended by a signal if others would keep it from that."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not end.settled:
+        os.kill(os.getpid(), signal.SIGKILL)  # some MPIs do not notice an exit
+    if not mpi.Is_finalized():
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_FINALIZE_WITHIN)
+        mpi.Finalize()
+        signal.alarm(0)

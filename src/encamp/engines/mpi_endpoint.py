@@ -1,0 +1,357 @@
+"""How a rank of an MPI job sends frames, receives them, and leaves.
+
+The first message of each frame goes to one receive that is always posted, which costs less than
+probing: a msgpack array of the frame's parts, if all are small, else of their sizes. Then one
+message with the small parts and one for each big part follow with another tag, without copies.
+An array of -1 or -2 says that its sender leaves, or that all are to leave without more ado.
+
+MPI wakes nobody up, so that a rank looks again and again: at once while something goes on, then
+less and less often.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from array import array
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from encamp.engines.base import Arrival, Endpoint, Frame, Left
+from encamp.errors import EngineFailed
+from encamp.wire import Buffer, Parts
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mpi4py.MPI import Exception as MPIError
+    from mpi4py.MPI import Intracomm, Request
+
+SPIN = 0.001
+"""Seconds after the last message for which a rank looks without a pause."""
+_ALONE = 0.00003
+"""The same, before it lets others have the core in between, who may be those it waits for."""
+IDLE = 0.004
+"""Seconds between two looks of an idle rank; keeps it below 2 % of a core."""
+UNDER_WAY = 0.0002
+"""The same, while a message is not through."""
+LEAVE_WITHIN = 6.0
+"""Seconds that leaving may take if others do not come along."""
+
+_SMALL = 1 << 13
+"""Parts up to this size travel together."""
+_TOGETHER = 1 << 16
+"""As long as they are not more than this."""
+_INBOX = 1 << 20
+"""Has room for that, and for the sizes of as many parts as `encamp.wire` allows."""
+_PIECE = 1 << 30
+"""Bytes in one MPI message; old libraries count them in 31 bits."""
+_AT_ONCE = 256
+"""Frames that one call of `MPIEndpoint.receive` gives at most."""
+_FRAME, _PART = 1, 2
+"""Tags."""
+_FAREWELL, _HASTE = -1, -2
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
+
+
+class MPIEndpoint(Endpoint):
+    """The end of an agent, or of a gateway. Agents have the numbers ``base`` + rank."""
+
+    def __init__(self, mpi: ModuleType, comm: Intracomm, base: int = 0) -> None:
+        self._mpi, self._comm, self._base = mpi, comm, base
+        self._rank, self._ranks = comm.rank, comm.size
+        self.number = comm.rank and comm.rank + base
+        self._gone: set[int] = set()
+        self._news: list[Arrival] = []
+        self._sending: dict[int, deque[Request]] = {}
+        self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
+        self._sent = array("q", [0]) * self._ranks  # MPI messages, to make sure that all arrive
+        self._received = 0
+        self._busy, self._since = True, 0.0
+        self._closed = False
+        self.settled = False
+        """Whether all ranks have left together, so that the MPI can be ended."""
+        self._hasty = False
+        self._unnoticed: set[int] = set()
+        self._deadline = 0.0
+        self._processes = select.poll()
+        self._rank_of: dict[int, int] = {}
+        self._status = mpi.Status()
+        self._view = memoryview(bytearray(_INBOX))
+        self._inbox = comm.Recv_init([self._view, mpi.BYTE], mpi.ANY_SOURCE, _FRAME)
+        self._inbox.Start()
+
+    @property
+    def rank(self) -> int:
+        """Rank in the communicator; 0 is the controller or its gateway."""
+        return self._rank
+
+    @property
+    def ranks(self) -> int:
+        """How many there are, rank 0 included."""
+        return self._ranks
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """See `Endpoint.send`."""
+        rank = to - self._base if to else 0
+        if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
+            return
+        total = 0
+        for part in parts:
+            size = part.nbytes if type(part) is memoryview else len(part)
+            total += size
+            if size > _SMALL or total > _TOGETHER:
+                self._send_big(rank, parts)
+                return
+        if parts:
+            self._post(rank, _encode(parts), _FRAME)
+
+    def _send_big(self, rank: int, parts: Sequence[Buffer]) -> None:
+        views = [_flat(part) for part in parts]
+        self._post(rank, _encode(list(map(len, views))), _FRAME)
+        small = b"".join(view for view in views if len(view) <= _SMALL)
+        for view in (memoryview(small), *(view for view in views if len(view) > _SMALL)):
+            for start in range(0, len(view), _PIECE):
+                self._post(rank, view[start : start + _PIECE], _PART)
+
+    def _post(self, rank: int, data: Buffer, tag: int) -> None:
+        try:
+            request = self._comm.Isend(data, rank, tag)
+            self._sent[rank] += 1
+            self._busy = True
+            if rank in self._sending or not request.Test():
+                self._sending.setdefault(rank, deque()).append(request)
+        except self._mpi.Exception as exc:
+            self._fault(exc, rank)
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+        arrivals: list[Arrival] = []
+        if not self._closed:
+            self._receive(arrivals)
+        if self._sending:
+            self._drop_sent()
+        if self._coming:
+            self._complete(arrivals)
+        if self._news:
+            arrivals += self._news
+            self._news = []
+        if arrivals:
+            self._busy = True
+        return arrivals
+
+    def _receive(self, arrivals: list[Arrival]) -> None:
+        inbox, status = self._inbox, self._status
+        try:
+            while inbox.Test(status):
+                parts, rank = _decode(self._view[: status.count]), status.source
+                inbox.Start()
+                self._received += 1
+                if type(parts[0]) is int or rank in self._coming:
+                    self._extend(rank, parts)
+                elif rank not in self._gone:
+                    arrivals.append(Frame(rank and rank + self._base, parts))  # type: ignore[arg-type]
+                    if len(arrivals) >= _AT_ONCE:
+                        return
+        except self._mpi.Exception as exc:
+            self._fault(exc)
+        except msgspec.DecodeError as exc:
+            raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
+
+    def _extend(self, rank: int, parts: list[Any]) -> None:
+        """Take in what is no whole frame, or comes behind one that is not whole yet."""
+        requests: deque[Request] = deque()
+        if type(parts[0]) is int:
+            self._hasty = self._hasty or parts[0] == _HASTE
+            parts = self._expect(rank, parts, requests) if parts[0] >= 0 else []
+        self._coming.setdefault(rank, deque()).append((parts, requests))
+
+    def _expect(self, rank: int, sizes: list[int], requests: deque[Request]) -> Parts:
+        """Post the receives for the parts of a big frame, and give the parts, to be filled."""
+        ends = list(accumulate(size if size <= _SMALL else 0 for size in sizes))
+        small = self._buffer(ends[-1])
+        big = [self._buffer(size) if size > _SMALL else None for size in sizes]
+        for view in (small, *big):
+            for start in range(0, len(view or b""), _PIECE):
+                assert view is not None  # noqa: S101
+                piece = view[start : start + _PIECE]
+                requests.append(self._comm.Irecv([piece, self._mpi.BYTE], rank, _PART))
+        return [
+            small[end - size : end] if view is None else view
+            for size, end, view in zip(sizes, ends, big, strict=True)
+        ]
+
+    def _buffer(self, size: int) -> memoryview:
+        """Memory that is not filled with zeros first, which takes as long as a copy."""
+        return memoryview(self._mpi.buffer.allocate(size)) if size else memoryview(b"")
+
+    def _complete(self, arrivals: list[Arrival]) -> None:
+        for rank, frames in list(self._coming.items()):
+            while frames and self._through(rank, frames[0][1]):
+                parts, _ = frames.popleft()
+                if parts:
+                    arrivals.append(Frame(rank and rank + self._base, parts))
+                else:
+                    self._lose(rank, "it has left the MPI job")
+            if not frames:
+                self._coming.pop(rank, None)
+
+    def _through(self, rank: int, requests: deque[Request]) -> bool:
+        try:
+            while requests and requests[0].Test():
+                requests.popleft()
+                self._received += 1
+                self._busy = True
+        except self._mpi.Exception as exc:
+            self._fault(exc, rank)
+            return False
+        return not requests
+
+    def _drop_sent(self) -> None:
+        for rank, requests in list(self._sending.items()):
+            try:
+                while requests and requests[0].Test():
+                    requests.popleft()
+                    self._busy = True
+            except self._mpi.Exception as exc:
+                self._fault(exc, rank)
+            if not requests:
+                self._sending.pop(rank, None)
+
+    def _fault(self, exc: MPIError, rank: int | None = None) -> None:
+        """Go on without those who died, where the MPI can; otherwise raise `EngineFailed`."""
+        mpi = self._mpi
+        if exc.Get_error_class() not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING):
+            raise EngineFailed("mpi", str(exc)) from exc
+        failed = self._comm.Get_failed()
+        self._comm.Ack_failed(failed.size)
+        dead = mpi.Group.Translate_ranks(failed, None, self._comm.group)
+        for other in dead if rank is None else {*dead, rank}:
+            self._bury(other)
+
+    def watch(self, processes: Mapping[int, int]) -> None:
+        """Watch processes of this host, from rank to process id.
+
+        Open MPI does not notice the death of one that ends by ``exit``.
+        """
+        for rank, pid in processes.items():
+            with suppress(OSError):
+                sentinel = os.pidfd_open(pid)
+                self._rank_of[sentinel] = rank
+                self._processes.register(sentinel, select.POLLIN)
+
+    def _look_for_dead(self) -> None:
+        for sentinel, _ in self._processes.poll(0):
+            self._processes.unregister(sentinel)
+            os.close(sentinel)
+            rank = self._rank_of.pop(sentinel)
+            if rank not in self._gone:
+                self._unnoticed.add(rank)
+                self._bury(rank)
+
+    def _bury(self, rank: int) -> None:
+        self._lose(rank, f"its MPI process (rank {rank}) died")
+        self._sending.pop(rank, None)
+        self._coming.pop(rank, None)
+
+    def _lose(self, rank: int, why: str) -> None:
+        if rank in self._gone:
+            return
+        self._gone.add(rank)
+        if self._rank == 0 or rank == 0:
+            self._news.append(Left(rank and rank + self._base, why))
+
+    def descriptors(self) -> Sequence[int]:
+        """None; MPI has to be polled."""
+        return ()
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`: the longer nothing came, the longer."""
+        if self._news:
+            return 0
+        now = time.monotonic()
+        if self._busy:
+            self._busy, self._since = False, now
+            return 0
+        idle = now - self._since
+        if idle < SPIN:
+            if idle > _ALONE:
+                os.sched_yield()
+            return 0
+        if self._rank_of:
+            self._look_for_dead()
+        if self._news:
+            return 0
+        return min(idle / 4, UNDER_WAY if self._sending or self._coming else IDLE)
+
+    def close(self) -> None:
+        """See `Endpoint.close`: tell the others, and wait until all that was sent has arrived.
+
+        Messages that nobody has taken keep MPICH from ending. Takes seconds at most.
+        """
+        if self._closed:
+            return
+        self._hasty = self._hasty or not self._unnoticed.issubset(self._failed())
+        for rank in range(1, self._ranks) if self._rank == 0 else (0,):
+            if rank not in self._gone:
+                self._post(rank, _encode([_HASTE if self._hasty else _FAREWELL]), _FRAME)
+        with suppress(EngineFailed):
+            self.settled = self._settle()
+        self._closed = True
+        for sentinel in self._rank_of:
+            os.close(sentinel)
+        with suppress(self._mpi.Exception):
+            self._inbox.Cancel()
+            self._inbox.Wait()
+
+    def _failed(self) -> list[int]:
+        """The ranks of which the MPI itself knows that they died."""
+        failed = self._comm.Get_failed() if self._unnoticed else self._mpi.GROUP_EMPTY
+        return list(self._mpi.Group.Translate_ranks(failed, None, self._comm.group))
+
+    def _settle(self) -> bool:
+        """Receive, for nobody, what is still under way to this rank; whether all came along.
+
+        All ranks tell each other how many messages they sent to whom, so that each knows how many
+        it has to wait for.
+        """
+        total = array("q", [0])
+        try:
+            together = (
+                self._comm.Ireduce_scatter_block(self._sent, total) if not self._hasty else None
+            )
+            while self._sending if together is None else not together.Test():
+                if self._late():
+                    return False
+            while not self._hasty and (self._received < total[0] or self._sending or self._coming):
+                if self._late():
+                    return False
+        except self._mpi.Exception:
+            return True  # somebody died; an MPI that goes on then minds no messages that are left
+        return not self._hasty
+
+    def _late(self) -> bool:
+        """Throw away what has come, and pause; whether to wait no longer.
+
+        Agents stay as long as the controller, since an MPI may end all if one does.
+        """
+        self.receive()
+        time.sleep(self.patience() or 0)
+        if self._rank and 0 not in self._gone:
+            return False
+        now = time.monotonic()
+        self._deadline = self._deadline or now + LEAVE_WITHIN
+        return now > self._deadline or (self._hasty and self._rank > 0)
+
+
+def _flat(part: Buffer) -> memoryview:
+    view = memoryview(part)
+    return view.cast("B") if view.nbytes else memoryview(b"")

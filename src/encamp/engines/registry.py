@@ -1,0 +1,62 @@
+"""Engines by name, loaded when they are asked for.
+
+Others can bring engines of their own: an entry point in the group ``encamp.engines`` names a
+module that has what the modules here have: ``open_end(**options)``, which gives the end of the
+network that this process is, and ``join(arguments)`` for processes that the engine starts.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from encamp.engines.base import Endpoint
+from encamp.errors import EngineUnavailable
+
+_MODULES = {
+    "local": ("encamp.engines.local", ""),
+    "mpi": ("encamp.engines.mpi", "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich"),
+    "fake": ("encamp.testing.fake", ""),
+}
+"""Name → module, and what to do where something that it needs is missing."""
+_GROUP = "encamp.engines"
+
+
+def engine_names() -> list[str]:
+    """The names of all engines that there are."""
+    return sorted({*_MODULES, *(point.name for point in entry_points(group=_GROUP))})
+
+
+def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
+    """The end of the engine's network that this process is; a ready one is given back.
+
+    That is the controller's (an `Engine`), or an agent's where the process was started as one, by
+    ``mpirun`` for example. Raises `EngineUnavailable`.
+    """
+    if isinstance(engine, Endpoint):
+        return engine
+    module = engine_module(engine)
+    try:
+        end: Endpoint = module.open_end(**options)
+    except TypeError as exc:
+        if "argument" not in str(exc):
+            raise
+        raise EngineUnavailable(engine, str(exc), "check the cluster's options") from exc
+    return end
+
+
+def engine_module(name: str) -> ModuleType:
+    """The module of the engine ``name``. Raises `EngineUnavailable`."""
+    path, remedy = _MODULES.get(name, (None, ""))
+    try:
+        if path is not None:
+            return import_module(path)
+        for point in entry_points(group=_GROUP, name=name):
+            module: ModuleType = point.load()
+            return module
+    except ImportError as exc:
+        raise EngineUnavailable(name, str(exc), remedy or "install what it needs") from exc
+    known = ", ".join(engine_names())
+    raise EngineUnavailable(name, "there is no such engine", f"use one of these: {known}")

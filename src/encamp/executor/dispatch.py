@@ -1,0 +1,175 @@
+"""Jobs from a generator that may look at earlier results: `dispatch`."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from inspect import GEN_CREATED, getgeneratorstate
+from typing import TYPE_CHECKING, Any
+
+from encamp.cluster.scheduler import HORIZON
+from encamp.errors import BadJob, ClusterClosed
+
+if TYPE_CHECKING:
+    from encamp.executor.executor import Executor
+
+Job = Callable[[], Any] | Sequence[Any] | None
+"""``(function, args, kwargs, …)``, of which all but the function may be left out, and what follows
+is the user's own; or a function alone. None: no job until there is another result."""
+Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
+"""Gets index, job and result: a function as three arguments, a generator as one tuple."""
+
+MOST_AHEAD = 16
+"""Jobs that wait for each slot at most, where their number is chosen."""
+
+
+def dispatch(
+    jobs: Iterable[Job],
+    collector: Collector | None = None,
+    cluster: Any = "local",
+    *,
+    prefetch: int | None = None,
+    return_exceptions: bool = False,
+    keep_results: bool = True,
+    **options: Any,
+) -> list[Any]:
+    """`Executor.dispatch` on an executor made for it: ``Executor(cluster, **options)``."""
+    from encamp.executor.executor import Executor
+
+    with Executor(cluster, **options) as executor:
+        return executor.dispatch(
+            jobs,
+            collector,
+            prefetch=prefetch,
+            return_exceptions=return_exceptions,
+            keep_results=keep_results,
+        )
+
+
+class Dispatch:
+    """One run of `Executor.dispatch`, whose words these are."""
+
+    def __init__(
+        self,
+        executor: Executor,
+        jobs: Iterable[Job],
+        prefetch: int | None,
+        return_exceptions: bool,
+        keep_results: bool,
+    ) -> None:
+        if prefetch is not None and prefetch < 0:
+            raise ValueError("prefetch must be None or >= 0")
+        self._executor = executor
+        self._jobs = iter(jobs)
+        self._prefetch = prefetch
+        self._return_exceptions = return_exceptions
+        self._keep = keep_results
+        self._count = 0
+        self._ahead = prefetch or 0
+        self._results: list[Any] = []
+        self._running: dict[Future[Any], tuple[int, Any]] = {}
+        self._done: deque[Future[Any]] = deque()
+
+    def run(self, collector: Collector | None) -> list[Any]:
+        """Keep all slots busy until there are no more jobs."""
+        sink = _Sink(collector)
+        try:
+            while not sink.full:
+                self._fill()
+                if not self._running:
+                    break
+                sink.put(*self._next())
+        finally:
+            for task in self._running:
+                task.cancel()
+            sink.close()
+        return self._results
+
+    def _fill(self) -> None:
+        """Ask for jobs while there is room, but not before all results that are there were seen."""
+        most = self._executor._slots() * (1 + self._ahead)
+        while not self._done and len(self._running) < most:
+            job = next(self._jobs, _NO_MORE)
+            if job is _NO_MORE:
+                return
+            if job is None:
+                if not self._running:
+                    raise BadJob(f"job {self._count}", "waits for a result, but no job is running")
+                return
+            self._start(job)
+
+    def _start(self, job: Any) -> None:
+        function, args, kwargs = _call_of(job, self._count)
+        task = self._executor.submit(function, *args, **kwargs)
+        self._running[task] = self._count, job
+        self._count += 1
+        if self._keep:
+            self._results.append(None)
+        task.add_done_callback(self._done.append)
+
+    def _next(self) -> tuple[int, Any, Any]:
+        if not self._done:
+            self._executor.cluster._pump.until(self._done.__len__)
+            if not self._done:
+                raise ClusterClosed
+        task = self._done.popleft()
+        index, job = self._running.pop(task)
+        if self._prefetch is None:
+            self._ahead = _ahead(task)
+        result: Any = task.exception() if self._return_exceptions else None
+        if result is None:
+            result = task.result()
+        if self._keep:
+            self._results[index] = result
+        return index, job, result
+
+
+_NO_MORE: Any = object()
+
+
+def _ahead(task: Future[Any]) -> int:
+    """How many jobs like this one keep a slot busy while the next are on their way."""
+    function = getattr(task, "_function", None)
+    seconds = function.seconds if function is not None else -1.0
+    return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_AHEAD))
+
+
+def _call_of(job: Any, index: int) -> tuple[Callable[..., Any], Iterable[Any], dict[str, Any]]:
+    if callable(job):
+        return job, (), {}
+    if not isinstance(job, Sequence) or not job or not callable(job[0]):
+        raise BadJob(f"job {index}", f"is {job!r}, not a function nor (function, args, kwargs)")
+    args: Any = job[1] if len(job) > 1 else ()
+    kwargs: Any = job[2] if len(job) > 2 else {}
+    if not isinstance(args, Iterable) or isinstance(args, str):
+        raise BadJob(f"job {index}", f"has {args!r} as its args; write (function, (argument,))")
+    if not isinstance(kwargs, dict):
+        raise BadJob(f"job {index}", f"has {kwargs!r} as its kwargs, not a dict")
+    return job[0], args, kwargs
+
+
+class _Sink:
+    """A collector of either kind, or none. ``full`` when it wants no more."""
+
+    def __init__(self, collector: Collector | None) -> None:
+        self._generator = collector if isinstance(collector, Generator) else None
+        self._function = None if isinstance(collector, Generator) else collector
+        self.full = False
+        if self._generator is not None and getgeneratorstate(self._generator) == GEN_CREATED:
+            self.full = next(self._generator, _NO_MORE) is _NO_MORE
+
+    def put(self, index: int, job: Any, result: Any) -> None:
+        """Hand a result over."""
+        if self._function is not None:
+            self._function(index, job, result)
+        elif self._generator is not None:
+            try:
+                self._generator.send((index, job, result))
+            except StopIteration:
+                self.full = True
+
+    def close(self) -> None:
+        """No more results will come."""
+        if self._generator is not None:
+            self._generator.close()

@@ -1,0 +1,294 @@
+"""The executor: what is submitted and not yet done, and how it comes to an end.
+
+Executor ── submit(function, …)        ──► Cluster ──► slots on hosts
+  │         map(function, items)             its own, or one that others use too
+  │         dispatch(jobs, collector)
+  └─ options(mirror=…, on=…)               the same cluster, tasks run in another way
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from threading import RLock, Thread
+from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
+
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.options import SpawnOptions
+from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed
+from encamp.executor.dispatch import Collector, Dispatch, Job
+from encamp.executor.mapping import chunked, flat, good_size, in_order
+
+if TYPE_CHECKING:
+    from encamp.cluster.task import Task
+    from encamp.storage.mirror import MirrorMap
+    from encamp.storage.outputs import OutputMap
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class TaskOptions(TypedDict, total=False):
+    """How tasks are run; the same as the options of `Cluster.spawn`."""
+
+    mirror: MirrorMap
+    outputs: OutputMap
+    on_failure: OutputMap
+    to: str | Path | None
+    on: Any
+    persistent: bool
+    cores: int
+    memory: int | str
+    gpus: int
+    time_limit: float | None
+    fresh: bool
+    name: str
+
+
+class Executor(futures.Executor):
+    """Calls functions in a cluster's slots, with everything that `concurrent.futures` promises.
+
+    ``cluster`` is a `Cluster`, which stays open, or what `Cluster` makes one of (with ``slots``
+    and ``engine_options``), which is closed with the executor. ``initializer(*initargs)`` is
+    called in every slot's process before its first task. If it raises, the executor is broken:
+    what waits fails with `InitializerFailed`, and so does every later `submit`.
+
+    The other options say how all its tasks are run, see `Cluster.spawn`.
+
+    It differs from the standard pools where they could be better: a task whose process dies fails
+    alone, with `TaskLost`, and all others go on; a running task can be killed
+    (``future.kill()``); lambdas, closures and functions of ``__main__`` can be submitted.
+
+    Methods may be called from any thread. Raises what `Cluster` and `Cluster.spawn` raise.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster | Any = "local",
+        *,
+        slots: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        mirror: MirrorMap = (),
+        outputs: OutputMap = (),
+        on_failure: OutputMap = (),
+        to: str | Path | None = None,
+        on: Any = None,
+        persistent: bool = False,
+        cores: int = 1,
+        memory: int | str = 0,
+        gpus: int = 0,
+        time_limit: float | None = None,
+        fresh: bool = False,
+        **engine_options: Any,
+    ) -> None:
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self._options = SpawnOptions(
+            mirror=mirror,
+            outputs=outputs,
+            on_failure=on_failure,
+            to=to,
+            on=on,
+            persistent=persistent,
+            cores=cores,
+            memory=memory,
+            gpus=gpus,
+            time_limit=time_limit,
+            fresh=fresh,
+            initializer=None if initializer is None else (initializer, tuple(initargs)),
+        )
+        self._shared = _Shared(cluster, slots, initializer is not None, engine_options)
+        self._is_root = True
+        self._closed = False
+
+    @property
+    def cluster(self) -> Cluster:
+        """The cluster that runs the tasks."""
+        return self._shared.cluster
+
+    def options(self, **changes: Unpack[TaskOptions]) -> Executor:
+        """An executor on the same cluster and slots whose tasks are run in another way.
+
+        It need not be shut down: it ends with this executor, and leaves it alone when it is shut
+        down itself.
+        """
+        view = object.__new__(type(self))
+        view._shared, view._is_root, view._closed = self._shared, False, False
+        view._options = replace(self._options, **changes)
+        return view
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `Task`.
+
+        Does not wait for a free slot. What cannot be pickled fails its own future, with
+        `CannotTravel`. Raises `ClusterClosed`, a RuntimeError, after `shutdown`, and
+        `InitializerFailed` if the executor is broken.
+        """
+        if not callable(fn):
+            return _failed(TypeError(f"{type(fn).__name__!r} object is not callable"))
+        shared = self._shared
+        with shared.lock:
+            shared.check(self._closed)
+            try:
+                task = shared.cluster._spawn(fn, args, kwargs, self._options)
+            except CannotTravel as exc:
+                return _failed(exc)
+            shared.pending[task] = self
+        task.add_done_callback(shared.ended)
+        return task
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Results of ``fn`` for the items of ``iterables``, in their order.
+
+        All calls are submitted now; or, with ``buffersize``, so many tasks, and one more each time
+        that a task's result is asked for. ``chunksize`` items make one task, which pays where calls
+        are short; None chooses a good number. Raises what a call raised when its turn comes, and
+        TimeoutError when a result is not there ``timeout`` seconds after the call of `map`. Then,
+        and when the iterator is closed, what has not begun is cancelled.
+        """
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or >= 1")
+        if chunksize is None:
+            chunksize, iterables = good_size(iterables, self._slots())
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1")
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if chunksize == 1 or not iterables:
+            singly = (self.submit(fn, *args) for args in zip(*iterables, strict=False))
+            return in_order(singly, buffersize, deadline)
+        each, chunks = chunked(fn, iterables, chunksize)
+        return flat(in_order((self.submit(each, *c) for c in chunks), buffersize, deadline))
+
+    def dispatch(
+        self,
+        jobs: Iterable[Job],
+        collector: Collector | None = None,
+        *,
+        prefetch: int | None = None,
+        return_exceptions: bool = False,
+        keep_results: bool = True,
+    ) -> list[Any]:
+        """Run jobs that may depend on results of earlier ones; blocks, and returns all in order.
+
+        A job is ``(function, args, kwargs, …)``, of which all but the function may be left out;
+        what follows is not passed on. A function without arguments may stand alone.
+
+        ``jobs`` is asked for the next job when there is room for it, and again after every result,
+        also if it had no more before. It may give None: no job until there is another result.
+        There is room if a slot is free, and for ``prefetch`` jobs that wait for each slot: 0 for
+        generators that should know as many results as they can; by default 0 where jobs take long,
+        and up to 16 where slots would have to wait for the next job.
+
+        ``collector(index, job, result)`` is called for every job as it ends, in this thread and
+        before the next job is asked for. A generator gets all three as one tuple by ``yield``, and
+        is closed at the end. If it returns before that, no more jobs are begun, and results that
+        are not there are None.
+
+        The first error ends it all: jobs that have not begun are cancelled, and it is raised; so
+        with errors of ``jobs`` and ``collector``. With ``return_exceptions`` the error of a job
+        takes the place of its result. Without ``keep_results`` the list is empty, for jobs without
+        number whose results the collector has seen.
+        """
+        run = Dispatch(self, jobs, prefetch, return_exceptions, keep_results)
+        return run.run(collector)
+
+    def _slots(self) -> int:
+        """How many of its tasks can run at the same time."""
+        return max(1, self.cluster._capacity(self._options))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks, and free everything when those submitted are done.
+
+        With ``wait`` blocks until then. ``cancel_futures`` cancels what has not begun. May be
+        called again, also to wait after all.
+        """
+        shared = self._shared
+        with shared.lock:
+            self._closed = True
+            shared.closed = shared.closed or self._is_root
+            pending = shared.pending.copy()
+        mine = [task for task, whose in pending.items() if self._is_root or whose is self]
+        if cancel_futures:
+            for task in mine:
+                task.cancel()
+        if wait:
+            for task in mine:
+                with suppress(CancelledError):
+                    task.exception()
+        if self._is_root:
+            shared.close(wait)
+
+
+class _Shared:
+    """What an executor and those with other options have in common."""
+
+    def __init__(
+        self,
+        cluster: Any,
+        slots: int | None,
+        has_initializer: bool,
+        engine_options: dict[str, Any],
+    ) -> None:
+        self.is_ours = not isinstance(cluster, Cluster)
+        if not self.is_ours and (slots is not None or engine_options):
+            given = ", ".join([*["slots"] * (slots is not None), *engine_options])
+            raise TypeError(f"a cluster that is there already takes no {given}")
+        self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
+        self.pending: dict[Task, Executor] = {}
+        """Tasks that are not done, and who submitted them."""
+        self.lock = RLock()  # pickling an argument may submit something
+        self.closed = False
+        self.ended = self._ended if has_initializer else self.pending.pop
+        """Is told of every task that is done."""
+        self._broken: InitializerFailed | None = None
+        self._closing: Thread | None = None
+
+    def check(self, closed: bool) -> None:
+        """Raise the reason why nothing can be submitted, if there is one."""
+        if self._broken is not None:
+            raise replace(self._broken) from self._broken
+        if self.closed or closed:
+            raise ClusterClosed("the executor")
+
+    def _ended(self, task: Future[Any]) -> None:
+        self.pending.pop(task, None)  # type: ignore[call-overload]
+        if self._broken or task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, InitializerFailed):
+            self._broken = error
+            for other in self.pending.copy():
+                other._fail(error)
+
+    def close(self, wait: bool) -> None:
+        """Close a cluster that is ours, here or in the background."""
+        if not self.is_ours:
+            return
+        with self.lock:
+            if self._closing is None and not wait:
+                self._closing = Thread(target=self.cluster.close, name="encamp-shutdown")
+                self._closing.start()
+        if self._closing is not None and wait:
+            self._closing.join()
+        elif wait:
+            self.cluster.close()
+
+
+def _failed(error: Exception) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,119 @@
+"""What `Executor.map` is made of: items in chunks, and results in order."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from concurrent.futures import Future
+from contextlib import closing
+from itertools import islice
+from types import FunctionType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]
+"""A function, and its arguments for each chunk."""
+
+CHUNKS_PER_SLOT = 8
+"""Chunks that each slot gets where their size is chosen: enough to even out slow ones."""
+LARGEST_CHUNK = 1000
+"""Items of such a chunk at most: a task costs nothing beside so many."""
+
+
+def good_size(
+    iterables: tuple[Iterable[Any], ...], slots: int
+) -> tuple[int, tuple[Iterable[Any], ...]]:
+    """A good number of items for a chunk, and the iterables again, whose lengths it looks at."""
+    known = tuple(items if isinstance(items, Sized) else list(items) for items in iterables)
+    length = min((len(items) for items in known), default=0)
+    size = -(-length // (CHUNKS_PER_SLOT * max(1, slots)))
+    return max(1, min(size, LARGEST_CHUNK)), known
+
+
+def chunked(fn: Callable[..., T], iterables: tuple[Iterable[Any], ...], size: int) -> Chunks[T]:
+    """Calls of ``fn`` for ``size`` items each."""
+    if len(iterables) == 1:
+        return _calls(fn, _each, _each_by_value, _slices(iterables[0], size))
+    zipped = zip(*iterables, strict=False)
+    return _calls(fn, _each_of_several, _each_of_several_by_value, _batches(zipped, size))
+
+
+def _calls(
+    fn: Callable[..., T],
+    by_name: Callable[..., list[T]],
+    by_value: Callable[[Callable[..., T]], Callable[..., list[T]]],
+    chunks: Iterator[Any],
+) -> Chunks[T]:
+    """A function with a name goes with every chunk, any other only once to every slot."""
+    if isinstance(fn, FunctionType) and (fn.__module__ == "__main__" or "<" in fn.__qualname__):
+        return by_value(fn), ((chunk,) for chunk in chunks)
+    return by_name, ((fn, chunk) for chunk in chunks)
+
+
+def _each(function: Callable[..., T], items: Iterable[Any]) -> list[T]:
+    return [function(item) for item in items]
+
+
+def _each_of_several(function: Callable[..., T], items: Iterable[Any]) -> list[T]:
+    return [function(*args) for args in items]
+
+
+def _each_by_value(function: Callable[..., T]) -> Callable[..., list[T]]:
+    return lambda items: [function(item) for item in items]
+
+
+def _each_of_several_by_value(function: Callable[..., T]) -> Callable[..., list[T]]:
+    return lambda items: [function(*args) for args in items]
+
+
+def _slices(items: Any, size: int) -> Iterator[Any]:
+    """Slices where they are as good as lists of items; ranges and arrays travel in few bytes."""
+    kind = type(items)
+    is_array = f"{kind.__module__}.{kind.__qualname__}" == "numpy.ndarray" and items.ndim > 0
+    if is_array or kind in (range, list, tuple):
+        return (items[at : at + size] for at in range(0, len(items), size))
+    return _batches(iter(items), size)
+
+
+def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def in_order(
+    calls: Iterator[Future[T]], ahead: int | None, deadline: float | None
+) -> Generator[T, None, None]:
+    """Results in order. ``calls`` are made now (or ``ahead`` of them), and one with each result.
+
+    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled if it ends early.
+    """
+    waiting = deque(islice(calls, ahead))
+
+    def results() -> Generator[T, None, None]:
+        try:
+            while waiting:
+                waiting.extend(islice(calls, 1))
+                yield _result(waiting.popleft(), deadline)
+        finally:
+            for call in waiting:
+                call.cancel()
+
+    return results()
+
+
+def _result(call: Future[T], deadline: float | None) -> T:
+    try:
+        return call.result(None if deadline is None else deadline - time.monotonic())
+    finally:
+        call.cancel()
+        del call  # else its error and this frame refer to each other
+
+
+def flat(chunks: Generator[list[T], None, None]) -> Generator[T, None, None]:
+    """The items of all chunks; lets go of each when it is given."""
+    with closing(chunks):
+        for chunk in chunks:
+            chunk.reverse()
+            while chunk:
+                yield chunk.pop()

@@ -1,0 +1,38 @@
+"""What every engine must do, as tests: bound to an engine by a file of a few lines.
+
+::
+
+    from encamp import Cluster
+    from encamp.testing.conformance import Conformance, Facts
+
+    class TestMine(Conformance):
+        facts = Facts(engine="mine", hosts=2)
+
+        @pytest.fixture(scope="class")
+        @classmethod
+        def cluster_of(cls):
+            return lambda slots, **options: Cluster("mine", slots=slots, **options)
+
+Needs pytest and psutil; NumPy where it is there.
+"""
+
+import pytest
+
+_PARTS = ("bound", "closing", "endings", "files", "isolation", "messages", "resources", "running")
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
+
+from encamp.testing.conformance.bound import Bound, ClusterOf, Facts  # noqa: E402
+from encamp.testing.conformance.closing import Closing  # noqa: E402
+from encamp.testing.conformance.endings import Endings  # noqa: E402
+from encamp.testing.conformance.files import Files  # noqa: E402
+from encamp.testing.conformance.isolation import Isolation  # noqa: E402
+from encamp.testing.conformance.messages import Messages  # noqa: E402
+from encamp.testing.conformance.resources import Resources  # noqa: E402
+from encamp.testing.conformance.running import Running  # noqa: E402
+
+
+class Conformance(Running, Messages, Endings, Isolation, Files, Resources, Closing):
+    """All of it."""
+
+
+__all__ = ["Bound", "ClusterOf", "Conformance", "Facts"]

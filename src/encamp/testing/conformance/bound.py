@@ -1,0 +1,179 @@
+"""What every part of the suite stands on: the engine's facts, a shared cluster, ways to wait."""
+
+# ruff: noqa: S101
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import psutil
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
+from encamp.cluster.task import Task
+from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.testing import work
+
+PATIENCE = 30.0
+"""Seconds after which something that should happen is taken not to happen."""
+EVENTS = (TaskResult, TaskExit, HostAdded, HostDeleted)
+
+
+class ClusterOf(Protocol):
+    """Makes a cluster of the engine with that many slots in all, and the cluster's options."""
+
+    def __call__(self, slots: int, **options: Any) -> Cluster: ...
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the engine that is tested is like.
+
+    ``hosts`` is how many hosts a cluster of four slots has. ``private`` says that nobody else can
+    put frames into its network. ``idle_cpu`` is the part of a core that each process of an idle
+    cluster may use. ``start`` is how long a cluster takes to start and stop, in seconds.
+    ``loses_hosts`` says that a host can be lost without the cluster's end, by `Bound.kill_host`.
+    """
+
+    engine: str
+    hosts: int = 1
+    idle_cpu: float = 0.02
+    start: float = 20.0
+    loses_hosts: bool = False
+
+
+class Bound:
+    """Base of the suite's classes, bound to one engine by ``facts`` and ``cluster_of``."""
+
+    facts: ClassVar[Facts]
+    SLOTS: ClassVar[int] = 4
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        """To be given by the file that binds the suite."""
+        raise NotImplementedError
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def share(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+        """A folder that all hosts share; it and a new local storage hold for the class's tests."""
+        shared = tmp_path_factory.mktemp("share")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(MIRRORED, str(shared))
+            patch.setenv(LOCAL, str(tmp_path_factory.mktemp("local")))
+            yield shared
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def kept(cls, cluster_of: ClusterOf, share: Path) -> Iterator[Kept]:  # noqa: ARG003
+        """The cluster that the class's tests share."""
+        kept = Kept(lambda: cluster_of(cls.SLOTS))
+        yield kept
+        kept.close()
+
+    @pytest.fixture
+    def cluster(self, kept: Kept) -> Iterator[Cluster]:
+        """A cluster of four idle slots, whose queue of messages is empty."""
+        yield kept.open()
+        kept.tidy()
+
+    def kill_host(self, cluster: Cluster, host: str) -> None:
+        """Let a host die, where the facts say that this can be."""
+        raise NotImplementedError
+
+
+class Kept:
+    """A cluster that is used again, unless a test leaves it with work that does not end."""
+
+    def __init__(self, make: Callable[[], Cluster]) -> None:
+        self._make = make
+        self._cluster: Cluster | None = None
+
+    def open(self) -> Cluster:
+        """The cluster, with all of its slots free."""
+        if self._cluster is None:
+            self._cluster = self._make()
+        until(lambda: self._cluster and self._cluster.free_slots == self._cluster.slots)
+        return self._cluster
+
+    def tidy(self) -> None:
+        """End what a test left, and forget what was not received."""
+        cluster = self._cluster
+        if cluster is None:
+            return
+        try:
+            cluster.kill_all()
+            until(lambda: cluster.free_slots == cluster.slots)
+            while cluster.receive(0) is not None:
+                pass
+        except Exception:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the cluster."""
+        cluster, self._cluster = self._cluster, None
+        if cluster is not None:
+            cluster.close(cancel=True)
+
+
+def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
+    """Wait for something, and fail if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def say(cluster: Cluster, source: Task | int | None = None) -> Any:
+    """The next message that is no event; fails if none comes."""
+    got = heard(cluster, source)
+    return got[1]
+
+
+def heard(cluster: Cluster, source: Task | int | None = None) -> tuple[int, Any]:
+    """The next message that is no event, and who sent it."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := deadline - time.monotonic()) > 0:
+        got = cluster.receive(left, source=source)
+        if got is not None and not isinstance(got.message, EVENTS):
+            return got.source, got.message
+    raise AssertionError("no message came")
+
+
+def results(tasks: Sequence[Task]) -> list[Any]:
+    """What tasks return."""
+    return [task.result(PATIENCE) for task in tasks]
+
+
+@contextmanager
+def gates(cluster: Cluster, count: int, function: Any, *args: Any, **options: Any) -> Iterator[Any]:
+    """That many tasks which have begun and go on when the block has ended; their list."""
+    tasks = cluster.spawn_many(work.gated, [(function, *args)] * count, **options)
+    for task in tasks:
+        assert say(cluster, task) == "ready"
+    yield tasks
+    for task in tasks:
+        cluster.send(task, "go")
+
+
+def on_every_slot(cluster: Cluster, function: Any, *args: Any) -> list[Any]:
+    """What the function returns in each of the slots."""
+    with gates(cluster, cluster.slots, function, *args) as tasks:
+        pass
+    return results(tasks)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,96 @@
+"""What a task leaves behind does not reach the next; its output is its own and can be followed."""
+
+# ruff: noqa: S101
+
+from __future__ import annotations
+
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import (
+    PATIENCE,
+    Bound,
+    ClusterOf,
+    gone,
+    on_every_slot,
+    results,
+    say,
+    until,
+)
+
+
+class Isolation(Bound):
+    """Harm that a task does, new interpreters, output."""
+
+    @pytest.mark.parametrize(
+        "what",
+        [
+            "folder", "environment", "import path", "streams", "signals", "thread", "process",
+            "messages",
+        ],
+    )  # fmt: skip
+    def test_what_a_task_does_to_its_process_does_not_reach_the_next(
+        self, cluster: Cluster, what: str
+    ) -> None:
+        before = dict(on_every_slot(cluster, work.state))
+        assert set(on_every_slot(cluster, work.harm, what)) == set(before)
+        assert dict(on_every_slot(cluster, work.state)) == before
+
+    def test_a_fresh_task_has_a_new_interpreter(self, cluster: Cluster) -> None:
+        slots = set(on_every_slot(cluster, work.mark_modules))
+        tasks = cluster.spawn_many(work.modules, [()] * 2 * cluster.slots, fresh=True)
+        pids = set()
+        for task in tasks:
+            pid, left, _ = task.result(PATIENCE)
+            assert pid not in slots
+            assert not left
+            pids.add(pid)
+        assert len(pids) == len(tasks)
+        until(lambda: all(gone(pid) for pid in pids))
+
+    def test_fresh_tasks_talk_fail_and_crash_as_others_do(self, cluster: Cluster) -> None:
+        talking = cluster.spawn(work.echo, 3, fresh=True)
+        for number in range(3):
+            cluster.send(talking, number)
+        assert [say(cluster, talking) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(work.Odd):
+            cluster.spawn(work.raise_odd, 1, fresh=True).result(PATIENCE)
+        with pytest.raises(TaskLost) as caught:
+            cluster.spawn(work.die, "segv", fresh=True).result(PATIENCE)
+        assert caught.value.exit_code == -11
+        assert cluster.spawn(work.add, 1, fresh=True).result(PATIENCE) == 2
+
+    def test_output_is_kept_task_by_task_from_wherever_it_is_printed(
+        self, cluster: Cluster
+    ) -> None:
+        tasks = [cluster.spawn(work.shout, f"<{number}>") for number in range(10)]
+        results(tasks)
+        for number, task in enumerate(tasks):
+            lines = sorted(task.output.splitlines())
+            kinds = ("c", "command", "descriptor", "error", "python")
+            assert lines == [f"{kind} <{number}>" for kind in kinds]
+        assert cluster.spawn(work.pid).output == ""
+
+    def test_output_of_a_crash_is_kept(self, cluster: Cluster) -> None:
+        task = cluster.spawn(work.shout_and_die, "last words")
+        assert isinstance(task.exception(PATIENCE), TaskLost)
+        assert "last words" in task.output
+
+    def test_of_much_output_the_end_is_kept(self, cluster: Cluster) -> None:
+        task = cluster.spawn(work.shout_much, 8 << 20)
+        task.result(PATIENCE)
+        assert task.output.endswith(f"{(1 << 20) - 1:07d}\n")
+        assert len(task.output) <= (1 << 20) + 8
+        quiet = cluster.spawn(work.add, 1)
+        assert (quiet.result(PATIENCE), quiet.output) == (2, "")
+
+    def test_output_can_be_followed_while_the_task_runs(self, cluster_of: ClusterOf) -> None:
+        with cluster_of(1, follow=True) as cluster:
+            task = cluster.spawn(work.shout_and_wait, "hello")
+            until(lambda: "hello" in task.output and "from below" in task.output)
+            assert not task.done()
+            cluster.send(task, "go")
+            task.result(PATIENCE)
+            assert task.output == "hello\nfrom below\nthe end\n"

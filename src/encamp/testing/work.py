@@ -1,0 +1,407 @@
+"""What the conformance suite runs in tasks. Loads nothing that only tests need."""
+
+# ruff: noqa: S101
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NoReturn
+
+from encamp.agent.calls import CurrentTask, current_task
+
+LONG = 600.0
+"""Seconds that nothing takes here."""
+
+
+def add(a: int, b: int = 1) -> int:
+    """``a + b``."""
+    return a + b
+
+
+def same(value: Any) -> Any:
+    """The value."""
+    return value
+
+
+def pid() -> int:
+    """The process id of the slot."""
+    return os.getpid()
+
+
+def whoami() -> tuple[int, str, int, int, str]:
+    """What a task knows about itself."""
+    me = current_task()
+    return me.id, me.host, me.slot, me.parent, me.name
+
+
+def gated(function: Callable[..., Any], *args: Any) -> Any:
+    """Tell the spawner that the task runs, wait for its word, and call the function."""
+    me = current_task()
+    me.send(0, "ready")
+    me.receive(None, 0)
+    return function(*args)
+
+
+def wait_for_ever() -> NoReturn:
+    """Tell the spawner the process id, and never end."""
+    current_task().send(0, os.getpid())
+    while True:
+        time.sleep(LONG)
+
+
+def deaf() -> NoReturn:
+    """The same, whatever is raised."""
+    while True:
+        with suppress(BaseException):
+            wait_for_ever()
+
+
+def blocked_in_c() -> NoReturn:
+    """The same, in compiled code that lets no other thread run Python."""
+    current_task().send(0, os.getpid())
+    libc = ctypes.PyDLL(None)
+    while True:
+        libc.sleep(1)
+
+
+def family() -> NoReturn:
+    """Start a process in a session of its own, tell its id, and never end."""
+    command = ["sleep", str(int(LONG))]
+    child = subprocess.Popen(command, start_new_session=True)
+    current_task().send(0, child.pid)
+    while True:
+        time.sleep(LONG)
+
+
+def tell_pid_and_wait() -> int:
+    """Tell the process id, wait for a message, and return the id."""
+    current_task().send(0, os.getpid())
+    current_task().receive()
+    return os.getpid()
+
+
+class Odd(Exception):
+    """An error with more facts than its arguments."""
+
+    def __init__(self, number: int, *, hint: str = "") -> None:
+        super().__init__(number)
+        self.number, self.hint = number, hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _odd, (self.number, self.hint)
+
+
+def _odd(number: int, hint: str) -> Odd:
+    return Odd(number, hint=hint)
+
+
+class Closed(Exception):
+    """An error that no pickle can carry."""
+
+    def __init__(self) -> None:
+        super().__init__("my words")
+        self.inside = threading.Lock()
+
+
+class Trap:
+    """Raises ZeroDivisionError where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return divmod, (1, 0)
+
+
+def raise_odd(number: int) -> NoReturn:
+    """Raise an `Odd`."""
+    raise Odd(number, hint="look here")
+
+
+def raise_closed() -> NoReturn:
+    """Raise a `Closed`."""
+    raise Closed
+
+
+def raise_base(name: str) -> NoReturn:
+    """Raise what usually ends a program."""
+    raise {"exit": SystemExit, "interrupt": KeyboardInterrupt}[name](3)
+
+
+def unpicklable() -> Any:
+    """Return what cannot be pickled."""
+    return threading.Lock()
+
+
+def trap() -> Trap:
+    """Return what cannot be unpickled."""
+    return Trap()
+
+
+def die(how: str) -> NoReturn:
+    """End the slot's process."""
+    match how:
+        case "exit":
+            os._exit(3)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "segv":
+            signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError("still alive")
+
+
+def die_after(how: str) -> NoReturn:
+    """Wait for a message; then end the slot's process."""
+    current_task().send(0, "ready")
+    current_task().receive()
+    die(how)
+
+
+def count_run(folder: str, name: str) -> int:
+    """Write down that this ran, in a way that two processes can."""
+    fd = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.write(fd, b"x")
+    os.close(fd)
+    return os.getpid()
+
+
+def echo(count: int) -> int:
+    """Send back ``count`` messages, to whom they came from."""
+    me = current_task()
+    for _ in range(count):
+        got = me.receive()
+        assert got is not None
+        me.send(got.source, got.message)
+    return count
+
+
+def send_numbers(to: int, count: int) -> int:
+    """Send ``(own id, 0)``, ``(own id, 1)``, …"""
+    me = current_task()
+    for number in range(count):
+        me.send(to, (me.id, number))
+    return count
+
+
+def collect(count: int) -> list[tuple[int, Any]]:
+    """Receive that many messages; their sources and what they say."""
+    me = current_task()
+    found = []
+    for _ in range(count):
+        got = me.receive(30)
+        assert got is not None, f"only {len(found)} came"
+        found.append((got.source, got.message))
+    return found
+
+
+def partner() -> int:
+    """The id of the task to talk to, which the spawner sends."""
+    got = current_task().receive(None, 0)
+    assert got is not None
+    task: int = got.message
+    return task
+
+
+def swap(size: int, rounds: int) -> list[int]:
+    """Send big messages to a partner that does the same; then the sizes of what it sent."""
+    me, other = current_task(), partner()
+    for number in range(rounds):
+        me.send(other, bytes([number]) * size)
+    return [_checked(me, other, number) for number in range(rounds)]
+
+
+def _checked(me: CurrentTask, other: int, number: int) -> int:
+    got = me.receive(60, other)
+    assert got is not None, "it did not come"
+    assert got.message[:1] in (b"", bytes([number])), "out of order"
+    return len(got.message)
+
+
+def flood(size: int, rounds: int) -> list[int]:
+    """Send big messages to the spawner, then receive as many from it."""
+    me = current_task()
+    for number in range(rounds):
+        me.send(0, bytes([number]) * size)
+    return [_checked(me, 0, number) for number in range(rounds)]
+
+
+def ping(count: int, size: int) -> int:
+    """Send messages to a partner that echoes them; how many came back as they were."""
+    me, other = current_task(), partner()
+    good = 0
+    for number in range(count):
+        text = number.to_bytes(4, "big") * (size // 4)
+        me.send(other, text)
+        got = me.receive(60, other)
+        good += got is not None and got.message == text
+    return good
+
+
+def picks() -> list[int]:
+    """Receive whose message is to be taken first, that one's, and then another; the senders."""
+    me, first = current_task(), partner()
+    given = me.receive(30, first), me.receive(30)
+    return [got.source for got in given if got is not None]
+
+
+def timed_out(timeout: float) -> tuple[bool, float, float]:
+    """Whether a receive without a message gives None; its seconds, on the clock and of CPU."""
+    began, cpu = time.monotonic(), time.process_time()
+    got = current_task().receive(timeout)
+    return got is None, time.monotonic() - began, time.process_time() - cpu
+
+
+def cpu_of_waiting() -> float:
+    """Seconds of CPU that waiting for a message took."""
+    me = current_task()
+    me.send(0, "ready")
+    cpu = time.process_time()
+    me.receive()
+    return time.process_time() - cpu
+
+
+def changed_after_sending(array: Any) -> None:
+    """Send an array, and change it at once."""
+    current_task().send(0, array)
+    array[:] = 0
+
+
+def harm(what: str) -> int:
+    """Leave the process other than it was."""
+    match what:
+        case "folder":
+            os.chdir(os.sep)
+            os.umask(0)
+        case "environment":
+            os.environ["LEFT_BEHIND"] = "yes"
+            os.environ.pop("HOME", None)
+        case "import path":
+            sys.path.insert(0, "/left/behind")
+        case "streams":
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        case "signals":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        case "thread":
+            threading.Thread(target=time.sleep, args=(LONG,), daemon=True, name="left").start()
+        case "process":
+            subprocess.Popen(["sleep", str(int(LONG))], start_new_session=True)
+        case "messages":
+            current_task().send(current_task().id, "left behind")
+    return os.getpid()
+
+
+def state() -> tuple[int, dict[str, Any]]:
+    """The process id, and what the process is like."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    left = current_task().receive(0)
+    return os.getpid(), {
+        "folder": str(Path.cwd()),
+        "umask": mask,
+        "environment": {key: os.environ.get(key) for key in ("LEFT_BEHIND", "HOME")},
+        "import path": "/left/behind" in sys.path,
+        "streams": sys.stdout is sys.__stdout__,
+        "signals": [str(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)],
+        "processes": _children(),
+        "messages": left and left.message,
+    }
+
+
+def _children() -> list[str]:
+    import psutil
+
+    return [child.name() for child in psutil.Process().children(recursive=True)]
+
+
+def mark_modules() -> int:
+    """Leave something that a new interpreter does not have."""
+    sys.modules["left_by_conformance"] = sys
+    return os.getpid()
+
+
+def modules() -> tuple[int, bool, bool]:
+    """The process id, whether what `mark_modules` leaves is there, and whether pytest is."""
+    return os.getpid(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
+
+
+def shout(text: str) -> None:
+    """Print in all the ways that there are."""
+    print(f"python {text}")  # noqa: T201
+    print(f"error {text}", file=sys.stderr)  # noqa: T201
+    os.write(1, f"descriptor {text}\n".encode())
+    subprocess.run(["sh", "-c", f"echo command {text}"], check=True)
+    libc = ctypes.CDLL(None)
+    libc.puts(f"c {text}".encode())
+
+
+def shout_and_wait(text: str) -> None:
+    """Print and wait for a message before the end."""
+    print(text, flush=True)  # noqa: T201
+    os.write(2, b"from below\n")
+    current_task().receive()
+    print("the end")  # noqa: T201
+
+
+def shout_and_die(text: str) -> NoReturn:
+    """Print and crash."""
+    print(text, flush=True)  # noqa: T201
+    die("segv")
+
+
+def shout_much(size: int) -> None:
+    """Print that many bytes, numbered lines."""
+    line = "%07d\n"
+    for number in range(size // 8):
+        sys.stdout.write(line % number)
+
+
+def read(name: str) -> bytes:
+    """A file of the current folder."""
+    return Path(name).read_bytes()
+
+
+def write(name: str, text: str) -> str:
+    """Write a file into the current folder; that folder."""
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    Path(name).write_text(text)
+    return str(Path.cwd())
+
+
+def upper(source: str, target: str) -> None:
+    """Write a file in capitals."""
+    Path(target).write_text(Path(source).read_text().upper())
+
+
+def listing() -> tuple[str, list[str], str | None]:
+    """The current folder, what is in it, and the task's folder."""
+    folder = current_task().folder
+    here = Path.cwd()
+    return str(here), sorted(p.name for p in here.iterdir()), folder and str(folder)
+
+
+def keep(name: str) -> tuple[str, list[str]]:
+    """Add a file to the current folder; the folder and what was in it before."""
+    here = Path.cwd()
+    before = sorted(path.name for path in here.iterdir())
+    Path(name).write_text(name)
+    return str(here), before
+
+
+def variable(name: str) -> str | None:
+    """An environment variable."""
+    return os.environ.get(name)
+
+
+def interval(seconds: float) -> tuple[float, float]:
+    """When this began and ended, of the clock that all processes of a machine share."""
+    began = time.monotonic()
+    time.sleep(seconds)
+    return began, time.monotonic()

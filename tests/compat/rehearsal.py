@@ -1,0 +1,140 @@
+"""Stand-ins: a virtual machine and a cluster that do what a test tells them, in this process."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from encamp.agent.calls import Received
+from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
+from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
+
+
+class RehearsedMachine(VirtualMachine):
+    """Has ``slots`` slots on each host; a task runs when the spawner waits or looks for messages.
+
+    A task that raises gives a result without success, as the real one does. ``order`` says which
+    of the running tasks is next: 0 the oldest, -1 the newest.
+    """
+
+    def __init__(self, hosts: Mapping[str, int], order: int = 0) -> None:
+        super().__init__()
+        self.free = {MPIHostID(name): count for name, count in hosts.items()}
+        self._all = sum(hosts.values()) + 1
+        self._order = order
+        self._number = 0
+        self._places: dict[MPITaskID, MPIHostID] = {}
+        self.running: list[tuple[MPITaskID, Callable[[], Any]]] = []
+        self._messages: deque[tuple[MPITaskID, Any]] = deque()
+        self.most = 0
+        self.finalized = False
+
+    def slots(self) -> int:  # type: ignore[override]
+        return self._all
+
+    def freeSlots(self) -> int:  # type: ignore[override]
+        return sum(self.free.values())
+
+    def hosts(self) -> list[MPIHostID]:  # type: ignore[override]
+        return [*self.free]
+
+    def hostsWithFreeSlots(self) -> set[MPIHostID]:  # type: ignore[override]
+        return {host for host, free in self.free.items() if free}
+
+    def hostID(self, task: Any = None) -> MPIHostID:  # type: ignore[override]
+        return self._places[task]
+
+    def parentTaskID(self) -> MPITaskID:  # type: ignore[override]
+        return MPITaskID(-1, -1)
+
+    def spawnFunction(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        count: int | None = None,
+        targetList: Sequence[Any] | None = None,
+        sendBack: bool = True,
+    ) -> list[Any]:
+        host = next(host for host in targetList or self.free if self.free[host])
+        self.free[host] -= 1
+        self._number += 1
+        task = MPITaskID(1, self._number)
+        self._places[task] = host
+        self.running.append((task, lambda: function(*args, **(kwargs or {}))))
+        self.most = max(self.most, len(self.running))
+        return [task]
+
+    def receiveMessage(self, timeout: float = -1.0, fromDestination: Any = None) -> Any:
+        if not self._messages and timeout != 0:
+            self._run()
+        if not self._messages:
+            return ()
+        sender, message = self._messages.popleft()
+        if isinstance(message, MsgTaskExit):
+            self.free[self._places[sender]] += 1
+        return sender, message
+
+    def _run(self) -> None:
+        task, call = self.running.pop(self._order)
+        try:
+            result = MsgTaskResult(True, call())
+        except Exception as exc:  # noqa: BLE001 - as the real one does
+            result = MsgTaskResult(False, None, exc)
+        self._messages.extend([(task, result), (task, MsgTaskExit(task))])
+
+    def finalize(self) -> None:  # type: ignore[override]
+        self.finalized = True
+
+
+@dataclass
+class RehearsedCluster:
+    """Notes what it is asked for; what is received is what the test has put into ``coming``.
+
+    An exception in ``coming`` is raised.
+    """
+
+    sizes: Sequence[tuple[str, int]]
+    coming: deque[Received | Exception] = field(default_factory=deque)
+    spawned: list[SimpleNamespace] = field(default_factory=list)
+    sent: list[tuple[int, Any]] = field(default_factory=list)
+    waits: list[float | None] = field(default_factory=list)
+    refusal: Exception | None = None
+    closed: int = 0
+
+    def hosts(self) -> list[SimpleNamespace]:
+        """See `Cluster.hosts`."""
+        return [
+            SimpleNamespace(number=number, name=name, slots=slots, cores=4)
+            for number, (name, slots) in enumerate(self.sizes, 1)
+        ]
+
+    def spawn(self, function: Any, *args: Any, on: Any, notify: bool) -> SimpleNamespace:
+        """See `Cluster.spawn`."""
+        if self.refusal is not None:
+            raise self.refusal
+        task = SimpleNamespace(id=len(self.spawned) + 1, host=on.name, call=(function, *args))
+        self.spawned.append(task)
+        return task
+
+    def receive(self, timeout: float | None = None) -> Received | None:
+        """See `Cluster.receive`; raises AssertionError where a real one would wait for ever."""
+        self.waits.append(timeout)
+        if not self.coming:
+            assert timeout is not None, "nothing will ever come"
+            return None
+        come = self.coming.popleft()
+        if isinstance(come, Exception):
+            raise come
+        return come
+
+    def send(self, task: int, message: Any) -> None:
+        """See `Cluster.send`."""
+        self.sent.append((task, message))
+
+    def close(self) -> None:
+        """See `Cluster.close`."""
+        self.closed += 1

@@ -1,0 +1,121 @@
+"""The program of agents in tests of the MPI engine: it does what frames from anybody ask for.
+
+Also what tests on both ends of the network use to drive it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from encamp.engines import mpi
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.wire import Parts
+
+
+def arrivals(end: Endpoint, within: float) -> Iterator[Arrival]:
+    """What comes at an end, for so many seconds at most."""
+    deadline = time.monotonic() + within
+    while time.monotonic() < deadline:
+        come = end.receive()
+        yield from come
+        if not come:
+            pause(end, deadline)
+
+
+def pause(end: Endpoint, deadline: float) -> None:
+    """Sleep as long as an end allows it."""
+    patience = end.patience()
+    left = max(0.0, deadline - time.monotonic())
+    select.select(end.descriptors(), [], [], left if patience is None else min(patience, left))
+
+
+def take(end: Endpoint, count: int, within: float = 60.0) -> list[Arrival]:
+    """The next ``count`` arrivals. Raises TimeoutError if they do not come."""
+    come: list[Arrival] = []
+    if count:
+        for arrival in arrivals(end, within):
+            come.append(arrival)
+            if len(come) == count:
+                break
+    if len(come) != count:
+        raise TimeoutError(f"only {len(come)} of {count} came: {come[:5]}")
+    return come
+
+
+def ask(end: Endpoint, agent: int, what: str, *parts: bytes, **facts: object) -> None:
+    """Ask an agent for something."""
+    end.send(agent, [json.dumps({"what": what, **facts}).encode(), *parts])
+
+
+def serve(end: Endpoint) -> None:
+    """Do what is asked for until the controller is gone."""
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        for arrival in end.receive():
+            if isinstance(arrival, Left) and arrival.agent == CONTROLLER:
+                return
+            if isinstance(arrival, Frame) and arrival.parts[0][:1] == b"{":
+                _do(end, arrival)
+        pause(end, deadline)
+
+
+def _do(end: Endpoint, frame: Frame) -> None:
+    facts = json.loads(bytes(frame.parts[0]))
+    _DEEDS[facts.pop("what")](end, frame.sender, frame.parts[1:], **facts)
+
+
+def _echo(end: Endpoint, sender: int, parts: Parts) -> None:
+    end.send(sender, parts)
+
+
+def _pass_on(end: Endpoint, sender: int, parts: Parts, to: int, count: int, size: int) -> None:
+    for number in range(count):
+        end.send(to, [b"%d" % end.number, b"%d" % number, bytes(size)])
+
+
+def _facts(end: Endpoint, sender: int, parts: Parts) -> None:
+    facts = {"pid": os.getpid(), "environment": sorted(os.environ), "cpu": time.process_time()}
+    end.send(sender, [json.dumps(facts).encode()])
+
+
+def _die(end: Endpoint, sender: int, parts: Parts, how: str) -> None:
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), signal.Signals[how])
+
+
+def _hang(end: Endpoint, sender: int, parts: Parts) -> None:
+    while True:
+        signal.pause()
+
+
+def _leave(end: Endpoint, sender: int, parts: Parts) -> None:
+    end.close()
+
+
+_DEEDS: dict[str, Callable[..., None]] = {
+    "echo": _echo,
+    "pass on": _pass_on,
+    "facts": _facts,
+    "die": _die,
+    "hang": _hang,
+    "leave": _leave,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Like `encamp.agent`: join, and serve unless this is the gateway."""
+    end = mpi.join(arguments[1:])
+    if end is not None:
+        serve(end)
+        end.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
