@@ -1,25 +1,16 @@
-"""Measure what has an executor's ``submit`` and ``map``."""
+"""Measure what is a ``concurrent.futures.Executor``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from concurrent.futures import Executor
+from typing import Any
 
 from benchmarks.peers.rates import TASKS, best_map, tasks_per_second
 from benchmarks.peers.work import increment
 
 
-class Pool(Protocol):
-    """As much of an executor as is measured."""
-
-    def submit(self, fn: Any, /, *args: Any) -> Any:
-        """A future."""
-
-    def map(self, fn: Any, /, *iterables: Any, chunksize: int) -> Iterable[Any]:
-        """The results in order."""
-
-
-def tasks_of(pool: Pool) -> dict[str, Any]:
+def tasks_of(pool: Executor) -> dict[str, Any]:
     """The rates of plain submit and of map."""
 
     def submit(numbers: range) -> list[int]:

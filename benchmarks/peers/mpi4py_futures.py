@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mpi4py import MPI
 from mpi4py.futures import MPICommExecutor
 
@@ -10,6 +12,7 @@ from benchmarks.peers.launch import which_mpi
 from benchmarks.peers.rates import Rates
 
 if __name__ == "__main__":
+    pool: Any  # None on the workers, which the stubs do not tell
     with MPICommExecutor(MPI.COMM_WORLD, root=0) as pool:
         if pool is not None:
             Rates("mpi4py.futures", which_mpi(), **tasks_of(pool)).show()

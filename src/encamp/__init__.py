@@ -21,6 +21,18 @@ _HOMES = {
     "map_files": "encamp.jobs.mapping",
     "Mirror": "encamp.storage.mirror",
     "Output": "encamp.storage.outputs",
+    "Cluster": "encamp.cluster.cluster",
+    "ClusterError": "encamp.errors",
+    "CurrentTask": "encamp.agent.calls",
+    "Executor": "encamp.executor",
+    "Host": "encamp.cluster.events",
+    "HostAdded": "encamp.cluster.events",
+    "HostDeleted": "encamp.cluster.events",
+    "Received": "encamp.agent.calls",
+    "SPAWNER": "encamp.cluster.cluster",
+    "TaskExit": "encamp.cluster.events",
+    "TaskResult": "encamp.cluster.events",
+    "current_task": "encamp.agent.calls",
     "current_sandbox": "encamp.storage.sandbox",
     "sandbox": "encamp.storage.sandbox",
     "sandboxed": "encamp.storage.sandbox",
@@ -35,31 +47,54 @@ _HOMES = {
 }
 
 __all__ = [
+    "SPAWNER",
     "AttemptReport",
     "Call",
+    "Cluster",
+    "ClusterError",
     "Command",
+    "CurrentTask",
     "EncampError",
+    "Executor",
+    "Host",
+    "HostAdded",
+    "HostDeleted",
     "InputError",
     "Job",
     "JobFailed",
     "JobReport",
     "Mirror",
     "Output",
+    "Received",
     "StorageError",
     "Task",
     "TaskError",
+    "TaskExit",
     "TaskReport",
+    "TaskResult",
     "__version__",
     "call",
     "command",
     "current_sandbox",
+    "current_task",
     "map_files",
     "sandbox",
     "sandboxed",
 ]
 
 if TYPE_CHECKING:
-    from encamp.errors import EncampError, InputError, JobFailed, StorageError, TaskError
+    from encamp.agent.calls import CurrentTask, Received, current_task
+    from encamp.cluster.cluster import SPAWNER, Cluster
+    from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
+    from encamp.errors import (
+        ClusterError,
+        EncampError,
+        InputError,
+        JobFailed,
+        StorageError,
+        TaskError,
+    )
+    from encamp.executor import Executor
     from encamp.jobs.job import Job
     from encamp.jobs.mapping import map_files
     from encamp.jobs.steps import Call, Command, Task, call, command

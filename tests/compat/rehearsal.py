@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from encamp.agent.calls import Received
+from encamp.cluster.events import Host
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
 
@@ -105,18 +107,18 @@ class RehearsedCluster:
     refusal: Exception | None = None
     closed: int = 0
 
-    def hosts(self) -> list[SimpleNamespace]:
+    def hosts(self) -> list[Host]:
         """See `Cluster.hosts`."""
         return [
-            SimpleNamespace(number=number, name=name, slots=slots, cores=4)
-            for number, (name, slots) in enumerate(self.sizes, 1)
+            Host(name=name, slots=slots, cores=os.cpu_count() or 1, memory=0)
+            for name, slots in self.sizes
         ]
 
-    def spawn(self, function: Any, *args: Any, on: Any, notify: bool) -> SimpleNamespace:
+    def spawn(self, function: Any, *args: Any, on: str) -> SimpleNamespace:
         """See `Cluster.spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        task = SimpleNamespace(id=len(self.spawned) + 1, host=on.name, call=(function, *args))
+        task = SimpleNamespace(id=len(self.spawned) + 1, host=on, call=(function, *args))
         self.spawned.append(task)
         return task
 

@@ -13,7 +13,7 @@ import pytest
 from rehearsal import RehearsedCluster
 
 from encamp.agent.calls import Received
-from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
+from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import (
     HostID,
@@ -32,7 +32,7 @@ HERE = socket.gethostname()
 
 @pytest.fixture
 def cluster() -> Iterator[RehearsedCluster]:
-    cluster = RehearsedCluster([(HERE, 1)] * 3)
+    cluster = RehearsedCluster([(HERE, 3)])
     use_cluster(cluster)  # type: ignore[arg-type]
     yield cluster
     use_cluster(None)
@@ -51,9 +51,8 @@ def work() -> None:
 
 
 def end(cluster: RehearsedCluster, number: int, value: Any = None, ok: bool = True) -> None:
-    task = cluster.spawned[number - 1]
-    cluster.coming.append(Received(number, TaskResult(task, ok, value)))
-    cluster.coming.append(Received(number, TaskExit(task)))
+    cluster.coming.append(Received(number, TaskResult(number, ok, value)))
+    cluster.coming.append(Received(number, TaskExit(number)))
 
 
 def texts(ids: list[Any]) -> list[str]:
@@ -267,11 +266,13 @@ def test_a_function_that_cannot_travel_leaves_its_slot_free(cluster: RehearsedCl
 
 def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> None:
     vm = MPI()
-    new = SimpleNamespace(number=9, name="new", slots=2, cores=1)
+    new = Host("new", slots=2, cores=1, memory=0)
     spread.coming.append(Received(0, HostAdded(new)))
+    spread.coming.extend([*spread.coming, Received(1, Letter(1, "told once"))])
     sender, message = vm.receiveMessage()
     assert (type(message), message.hostIDs) == (MsgHostAdd, [MPIHostID("new")])
     assert not sender.valid()
+    assert vm.receiveMessage()[1] == "told once"
     assert (vm.slots(), vm.freeSlotsSet()) == (8, {1, 2, 3, 4, 5, 6, 7})
     [task] = vm.spawnFunction(work, count=1, targetList=message.hostIDs)
     spread.coming.append(Received(0, HostDeleted(new)))
@@ -286,8 +287,7 @@ def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> N
 
 
 def test_events_of_tasks_that_others_have_spawned_are_not_shown(cluster: RehearsedCluster) -> None:
-    other = SimpleNamespace(id=77)
-    cluster.coming.extend([Received(77, TaskResult(other, True, 1)), Received(77, TaskExit(other))])
+    cluster.coming.extend([Received(77, TaskResult(77, True, 1)), Received(77, TaskExit(77))])
     cluster.coming.append(Received(1, Letter(1, "mine")))
     assert MPI().receiveMessage()[1] == "mine"
 

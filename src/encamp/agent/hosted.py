@@ -12,7 +12,8 @@ from encamp.agent.calls import Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import put_back
 from encamp.agent.process import STOP_WITHIN, SlotProcess
-from encamp.agent.protocol import GivenBack, Link, Recall, Results, Run, SlotEnded, decode, encode
+from encamp.agent.protocol import RESULTS, GivenBack, Link, Recall, Run, SlotEnded, decode, encode
+from encamp.engines.base import CONTROLLER
 from encamp.storage.owner import reclaim
 from encamp.wire import Parts
 
@@ -128,13 +129,15 @@ class ProcessSlot(Hosted):
         except (EOFError, OSError):
             self.agent.pump.forget(process.data.fileno())
             return
+        agent = self.agent
         for parts in messages:
-            envelope = decode(parts[0])
-            self.agent.pass_on(envelope, parts)
-            if isinstance(envelope, Results):
-                self._busy -= len(envelope.results)
+            if parts[0][:2] == RESULTS:  # most are, and each holds one
+                agent.post(CONTROLLER, parts)
+                self._busy -= 1
                 if self._spare is not None:
                     self._restore()
+            else:
+                agent.pass_on(decode(parts[0]), parts)
 
     def _restore(self) -> None:
         """Go back to the lasting process after a call in a fresh one."""

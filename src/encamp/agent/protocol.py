@@ -22,11 +22,11 @@ SPAWNER = 0
 NOWHERE = -1
 
 
-class Envelope(msgspec.Struct, array_like=True, tag=True, gc=False):
+class Envelope(msgspec.Struct, array_like=True, gc=False):
     """Base of all envelopes."""
 
 
-class Orders(Envelope):
+class Orders(Envelope, tag=0):
     """How an agent is to hold its slots; given to it when it starts."""
 
     slots: int = 0
@@ -42,7 +42,7 @@ class Orders(Envelope):
     """Whether to send what tasks print while they run."""
 
 
-class Hello(Envelope):
+class Hello(Envelope, tag=1):
     """An agent is there."""
 
     host: str
@@ -55,7 +55,7 @@ class Hello(Envelope):
     version: str
 
 
-class Run(Envelope):
+class Run(Envelope, tag=2):
     """Calls for a slot. The functions that are new there follow, one part each, then the calls'.
 
     A call is its task's number, its function's number, how many parts its arguments have, and
@@ -69,14 +69,14 @@ class Run(Envelope):
     """In a process of its own."""
 
 
-class Recall(Envelope):
+class Recall(Envelope, tag=3):
     """Take back the calls that a slot has not begun."""
 
     slot: int
     ticket: int
 
 
-class GivenBack(Envelope):
+class GivenBack(Envelope, tag=4):
     """Tasks that a slot gave back, and the one that it is running (-1: none)."""
 
     slot: int
@@ -85,27 +85,27 @@ class GivenBack(Envelope):
     running: int
 
 
-class Stop(Envelope):
+class Stop(Envelope, tag=5):
     """End a slot's process with all that it has started."""
 
     slot: int
 
 
-class Results(Envelope):
+class Results(Envelope, tag=6):
     """What came of calls: task, whether it returned, seconds, the payload, and how many buffers."""
 
     slot: int
     results: list[tuple[int, bool, float, bytes, int]]
 
 
-class Started(Envelope):
+class Started(Envelope, tag=7):
     """A call has begun that asked to have this told."""
 
     slot: int
     task: int
 
 
-class Said(Envelope):
+class Said(Envelope, tag=8):
     """What a task printed, from byte ``start`` on; ``last`` if it has ended."""
 
     slot: int
@@ -115,14 +115,14 @@ class Said(Envelope):
     last: bool
 
 
-class Told(Envelope):
+class Told(Envelope, tag=9):
     """Something that a function tells its supervisor; the payload follows."""
 
     slot: int
     task: int
 
 
-class Message(Envelope):
+class Message(Envelope, tag=10):
     """From one task to another; the payload follows."""
 
     to: int
@@ -132,14 +132,14 @@ class Message(Envelope):
     """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
 
 
-class WhereIs(Envelope):
+class WhereIs(Envelope, tag=11):
     """A slot asks where a task is."""
 
     slot: int
     task: int
 
 
-class Where(Envelope):
+class Where(Envelope, tag=12):
     """The answer: agent -1 if the messages should go to the controller."""
 
     slot: int
@@ -148,13 +148,13 @@ class Where(Envelope):
     its_slot: int
 
 
-class Link(Envelope):
+class Link(Envelope, tag=13):
     """A socket to another slot of the host comes with this."""
 
     slot: int
 
 
-class Ask(Envelope):
+class Ask(Envelope, tag=14):
     """A task asks the controller for something; the question follows."""
 
     slot: int
@@ -162,7 +162,7 @@ class Ask(Envelope):
     ticket: int
 
 
-class Answer(Envelope):
+class Answer(Envelope, tag=15):
     """The answer follows: whether it is one or an error."""
 
     slot: int
@@ -170,14 +170,14 @@ class Answer(Envelope):
     ok: bool
 
 
-class Order(Envelope):
+class Order(Envelope, tag=16):
     """Something that the agent itself is to do."""
 
     ticket: int
     what: str
 
 
-class OrderDone(Envelope):
+class OrderDone(Envelope, tag=17):
     """It is done: whether well, and the value or the error's text."""
 
     ticket: int
@@ -185,7 +185,7 @@ class OrderDone(Envelope):
     value: str
 
 
-class SlotEnded(Envelope):
+class SlotEnded(Envelope, tag=18):
     """A slot's process has ended; ``exit_code`` as subprocess gives it (None: not known)."""
 
     slot: int
@@ -194,19 +194,19 @@ class SlotEnded(Envelope):
     """The end of what it printed."""
 
 
-class Ping(Envelope):
+class Ping(Envelope, tag=19):
     ticket: int
 
 
-class Pong(Envelope):
+class Pong(Envelope, tag=20):
     ticket: int
 
 
-class End(Envelope):
+class End(Envelope, tag=21):
     """The cluster is closed."""
 
 
-class Bundle(Envelope):
+class Bundle(Envelope, tag=22):
     """Several messages in one: how many parts each has."""
 
     counts: list[int]
@@ -221,6 +221,8 @@ _Any = (
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 
 encode = _encoder.encode
+RESULTS = encode(Results(0, []))[:2]
+"""How an envelope of results begins, so that agents can pass these on without reading them."""
 
 
 def decode(part: Buffer) -> Any:

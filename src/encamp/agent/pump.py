@@ -167,7 +167,8 @@ class Pump:
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
         """Wait until ``done()`` is true, driving meanwhile if no other thread does.
 
-        False if the time is over. Raises what a handler raises.
+        ``done`` may have an effect when it becomes true: it is not called again then. False if the
+        time is over. Raises what a handler raises.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not done():
@@ -178,17 +179,18 @@ class Pump:
                 self.turn(left)
             elif self._take(left):
                 try:
-                    self._drive(done, deadline)
+                    return self._drive(done, deadline)
                 finally:
                     self._leave()
         return True
 
-    def _drive(self, done: Callable[[], object], deadline: float | None) -> None:
-        while not done() and not self._closed:
+    def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
+        while not done():
             left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return
+            if self._closed or (left is not None and left <= 0):
+                return False
             self.turn(left)
+        return True
 
     def _take(self, timeout: float | None) -> bool:
         """Become the driver; False if another waiting thread is, and something has happened."""

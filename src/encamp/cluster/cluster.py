@@ -39,10 +39,13 @@ _EAGER = 64
 """After how many new tasks at the latest the thread that spawns sends them out."""
 
 
+_USUAL = SpawnOptions(notify=True)
+
+
 class TaskOptions(TypedDict, total=False):
     """How a task is to be run; see `Cluster.spawn`."""
 
-    on: Any
+    on: Host | str | Iterable[Host | str] | None
     mirror: MirrorMap
     outputs: OutputMap
     on_failure: OutputMap
@@ -187,19 +190,7 @@ class Cluster:
         /,
         *args: Any,
         kwargs: Mapping[str, Any] | None = None,
-        on: Host | str | Iterable[Host | str] | None = None,
-        mirror: MirrorMap = (),
-        outputs: OutputMap = (),
-        on_failure: OutputMap = (),
-        to: str | Path | None = None,
-        persistent: bool = False,
-        cores: int = 1,
-        memory: int | str = 0,
-        gpus: int = 0,
-        time_limit: float | None = None,
-        fresh: bool = False,
-        name: str = "",
-        notify: bool = True,
+        **options: Unpack[TaskOptions],
     ) -> Task:
         """Have ``function(*args, **kwargs)`` called in a slot; does not wait for it.
 
@@ -214,22 +205,10 @@ class Cluster:
         Raises an `InputError` of some kind: `CannotTravel`, `NoSuchHost`, `NotEnough` and what
         `Mirror` and `Output` say; `ClusterClosed`.
         """
-        options = SpawnOptions(
-            on,
-            mirror,
-            outputs,
-            on_failure,
-            to,
-            persistent,
-            cores,
-            memory,
-            gpus,
-            time_limit,
-            fresh,
-            name,
-            notify,
-        )
-        return self._spawn(function, args, kwargs or {}, options)
+        if not options:
+            return self._spawn(function, args, kwargs or {}, _USUAL)
+        given: TaskOptions = {"notify": True, **options}
+        return self._spawn(function, args, kwargs or {}, SpawnOptions(**given))
 
     def spawn_many(
         self,

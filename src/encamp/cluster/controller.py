@@ -284,10 +284,10 @@ class Controller:
     def _reason(self, task: Task, place: Place, exit_code: int | None, why: str) -> EncampError:
         """What is told of a task whose slot was ended, or ended by itself."""
         if task._end == "killed":
-            return TaskKilled(task.name, place.station.name)
+            return TaskKilled(task.label, place.station.name)
         if task._end == "time" and task._options.time_limit is not None:
-            return TimeLimitExceeded(task.name, None, task._options.time_limit)
-        return TaskLost(task.name, place.station.name, exit_code, why)
+            return TimeLimitExceeded(task.label, None, task._options.time_limit)
+        return TaskLost(task.label, place.station.name, exit_code, why)
 
     def end(self, task: Task, good: bool, value: Any) -> None:
         """A task has ended: tell its future, and the queue if that was wanted."""
@@ -488,7 +488,7 @@ class Controller:
             if task._place is None and task._state == "PENDING":
                 self.cancelled(task)
             else:
-                self.end(task, False, TaskKilled(task.name, task.host or "its host"))
+                self.end(task, False, TaskKilled(task.label, task.host or "its host"))
 
     # Hosts that come and go
 
@@ -523,7 +523,7 @@ class Controller:
         if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
             self.inbox.append((SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host))))
         for task in self.scheduler.unmet():
-            lost = TaskLost(task.name, "its host", None, "no host is left that could run it")
+            lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self.end(task, False, lost)
 
     def _lose(self, place: Place, ahead: list[Task], exit_code: int | None, why: str) -> None:
@@ -542,7 +542,7 @@ class Controller:
             self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])
         for task in reversed(ahead):
             self.scheduler.ended(place, task)
-        why = _last_line(envelope.text) if envelope.exit_code != 0 else ""
+        why = _last_line(envelope.text) if envelope.exit_code else ""
         self._lose(place, ahead, envelope.exit_code, why)
         self.scheduler.open(place)
 
@@ -572,9 +572,11 @@ class Controller:
             failure.__cause__ = exc
         self.failure = failure
         for task in list(self.tasks.values()):
-            self.end(task, False, TaskLost(task.name, "its host", None, failure.why))
+            self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
 
 
 def _last_line(text: bytes) -> str:
+    """The line of a dead process's output that says most: what Python says, or the last."""
     lines = text.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:200] if lines else ""
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return (fatal or lines[-1:] or [""])[0][:200]

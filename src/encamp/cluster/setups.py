@@ -63,7 +63,7 @@ class Setups:
     def _staging(self, task: Task) -> Staging:
         options = task._options
         return Staging(
-            name=task.name,
+            name=task.label,
             token=f"{self._token}-{task.id}",
             items=options.items,
             outputs=options.outputs,

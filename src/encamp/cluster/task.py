@@ -69,6 +69,11 @@ class Task(Future[Any]):
         """What it is called in messages and errors."""
         return self._options.name or f"task {self.id}"
 
+    @property
+    def label(self) -> str:
+        """What errors call it, which put "task" before it."""
+        return self._options.name or str(self.id)
+
     def done(self) -> bool:
         """Whether it has ended in any way."""
         return self._state in _ENDED

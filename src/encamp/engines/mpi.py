@@ -35,7 +35,7 @@ _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Environment variables by which a launcher says how many ranks there are."""
 _SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
 """And how many of them are on this host."""
-_OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "PRTE_")
+_OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
 """How variables begin that would make other programs believe they were ranks."""
 _COME_WITHIN = 120.0
 """Seconds within which all ranks must have come to open their end."""

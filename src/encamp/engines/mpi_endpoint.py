@@ -41,7 +41,7 @@ IDLE = 0.004
 """Seconds between two looks of an idle rank; keeps it below 2 % of a core."""
 UNDER_WAY = 0.0002
 """The same, while a message is not through."""
-LEAVE_WITHIN = 6.0
+LEAVE_WITHIN = 5.0
 """Seconds that leaving may take if others do not come along."""
 
 _SMALL = 1 << 13

@@ -28,6 +28,7 @@ import msgspec
 from encamp.engines.base import Arrival, Endpoint, Engine, Frame, Joined, Left
 from encamp.engines.mpi_endpoint import MPIEndpoint
 from encamp.engines.mpi_launch import (
+    END_WITHIN,
     HOME,
     REMEDY,
     Job,
@@ -221,11 +222,11 @@ class _Run:
             self.agents = {self._base + rank for rank in range(1, number + 1)}
             arrivals += [Joined(agent) for agent in sorted(self.agents)]
 
-    def end(self, within: float | None = None) -> str:
+    def end(self, within: float = END_WITHIN) -> str:
         """Have the job end, and tell how it did; nothing is left of it afterwards."""
         self.send([_HEAD.pack(_END, 0)])
         self._drain()
-        self.job.end() if within is None else self.job.end(within)
+        self.job.end(within if self.ready else 0)
         why = self.job.why()
         for watched in (self._link, self.job.sentinel, self._door.socket):
             if watched is not None:

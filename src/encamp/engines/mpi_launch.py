@@ -30,7 +30,7 @@ HOME = "ENCAMP_MPI_HOME"
 _LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 _NAMES = ("mpiexec", "mpirun", "mpiexec.openmpi", "mpiexec.mpich", "mpiexec.hydra")
 _FORWARDED = ("PARALLEL_", "PYTHONPATH", "MPI4PY_LIBMPI", "LD_LIBRARY_PATH")
-_END_WITHIN = 10.0
+END_WITHIN = 7.0
 """Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
 _ASKED_WITHIN = 3.0
 _TAIL = 2000
@@ -133,10 +133,13 @@ class Plan:
             hosts = folder / "hosts"
             hosts.write_text(self._hosts())
             options += ["--hostfile" if self._open else "-f", str(hosts)]
-        names = ",".join(self.variables())
+        names = ",".join((*self.variables(), *self._set_by_launcher()))
         program = [sys.executable, "-P", "-c", _START, _PACKAGE, self.module, "mpi"]
         flags = self._open_mpi_flags() if self._open else []
         return [self.launcher.path, *flags, *options, *program, *self.arguments, f"unset={names}"]
+
+    def _set_by_launcher(self) -> list[str]:
+        return [n for n in ("LD_LIBRARY_PATH",) if not self.hostfile and n not in os.environ]
 
     @property
     def _open(self) -> bool:
@@ -201,7 +204,7 @@ class Job:
         how = "was ended" if code is None else f"ended with exit status {code}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
-    def end(self, within: float = _END_WITHIN) -> None:
+    def end(self, within: float) -> None:
         """Wait until it has ended by itself, or else end it; nothing of it is left then."""
         for deed, seconds in ((_nothing, within), (self._process.terminate, _ASKED_WITHIN)):
             deed()

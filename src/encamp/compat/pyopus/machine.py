@@ -7,7 +7,6 @@ for what is spawned here, and no task waits.
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import sys
@@ -16,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost
 
 if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster, Host
+    from encamp.cluster.cluster import Cluster
+    from encamp.cluster.events import Host
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,39 +109,39 @@ class Machine:
         self.mail: Mailbox | None = None
         self.raised: set[int] = set()
         """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
-        self._hosts: dict[int, Host] = {}
-        self._slots = 1
+        self._live: set[int] = set()
+        self._next = 1
         for host in cluster.hosts() if cluster is not None else ():
             self.add(host)
 
-    def add(self, host: Host) -> str:
-        """Note a host's slots; its name."""
+    def add(self, host: Host) -> bool:
+        """Note a host's slots; False if they are known."""
+        if any(self.place[slot] == host.name for slot in self._live):
+            return False
         station = self.stations.setdefault(host.name, Station(host.name, host.cores))
-        for slot in range(self._slots, self._slots + host.slots):
-            self._hosts[slot] = host
-            self.place[slot] = host.name
-            station.slots.add(slot)
-            station.free.add(slot)
-        self._slots += host.slots
-        return station.name
+        new = range(self._next, self._next + host.slots)
+        self._next += host.slots
+        self.place |= dict.fromkeys(new, host.name)
+        self._live |= {*new}
+        station.slots |= {*new}
+        station.free |= {*new}
+        return True
 
-    def remove(self, host: Host) -> str:
-        """Forget a host's slots, also those with tasks in them; its name."""
-        gone = {slot for slot, its in self._hosts.items() if its.number == host.number}
-        for slot in gone:
-            del self._hosts[slot]
-        station = self.stations.get(host.name)
+    def remove(self, name: str) -> None:
+        """Forget a host's slots, also those with tasks in them."""
+        gone = {slot for slot in self._live if self.place[slot] == name}
+        self._live -= gone
+        station = self.stations.get(name)
         if station is not None:
             station.slots -= gone
             station.free -= gone
             if not station.slots:
-                del self.stations[host.name]
-        return str(host.name)
+                del self.stations[name]
 
     @property
     def slots(self) -> int:
         """How many slots there are, the spawner's own among them."""
-        return len(self._hosts) + 1
+        return len(self._live) + 1
 
     @property
     def free(self) -> set[int]:
@@ -187,11 +186,10 @@ class Machine:
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")
-        host = self._hosts[slot]
         try:
-            task = self.cluster.spawn(function, *args, on=host, notify=True)
+            task = self.cluster.spawn(function, *args, on=self.place[slot])
         except NoSuchHost:
-            self.remove(host)
+            self.remove(self.place[slot])
             return None
         self.number[slot] = task.id
         self.slot[task.id] = slot
@@ -209,7 +207,7 @@ class Machine:
             self._free(slot)
 
     def _free(self, slot: int) -> None:
-        if slot in self._hosts:
+        if slot in self._live:
             self.stations[self.place[slot]].free.add(slot)
 
     def finish(self) -> None:
@@ -239,8 +237,8 @@ def use_cluster(cluster: Cluster | None) -> None:
     """Let the virtual machines of this process work on a cluster that is open already.
 
     For programs that are not started by mpirun, and for engines that PyOPUS does not know. Tasks
-    that the cluster got from elsewhere stay unseen as long as they are not spawned with
-    ``notify=True``. ``finalize()`` does not close the cluster. None: on no cluster.
+    that the cluster got from elsewhere stay unseen. ``finalize()`` does not close the cluster.
+    None: on no cluster.
     """
     global _ours
     _ours = Machine(cluster)
@@ -256,8 +254,7 @@ def open_under_mpirun() -> None:
         return
     from encamp.cluster.cluster import Cluster
 
-    _ours = Machine(Cluster("mpi", startup_dir=Path.cwd(), follow=_print), own=True)
-    atexit.register(_ours.finish)
+    _ours = Machine(Cluster("mpi", follow=_print), own=True)
 
 
 def _print(_task: int, text: str) -> None:

@@ -381,9 +381,11 @@ def _translated(spawner: Machine, received: Received) -> tuple[Any, ...]:
         case TaskExit():
             return (sender, MsgTaskExit(sender)) if sender.valid() else ()
         case HostAdded():
-            return MPITaskID.bad(), MsgHostAdd([MPIHostID(spawner.add(message.host))])
+            new = spawner.add(message.host)
+            return (MPITaskID.bad(), MsgHostAdd([MPIHostID(message.host.name)])) if new else ()
         case HostDeleted():
-            return MPITaskID.bad(), MsgHostDelete(MPIHostID(spawner.remove(message.host)))
+            spawner.remove(message.host.name)
+            return MPITaskID.bad(), MsgHostDelete(MPIHostID(message.host.name))
     return sender, message
 
 

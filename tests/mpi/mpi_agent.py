@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from encamp.engines import mpi
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
@@ -53,6 +54,23 @@ def ask(end: Endpoint, agent: int, what: str, *parts: bytes, **facts: object) ->
     end.send(agent, [json.dumps({"what": what, **facts}).encode(), *parts])
 
 
+def facts_of(end: Endpoint, agent: int) -> dict[str, Any]:
+    """What an agent knows about itself."""
+    ask(end, agent, "facts")
+    (frame,) = take(end, 1)
+    assert isinstance(frame, Frame)
+    facts: dict[str, Any] = json.loads(bytes(frame.parts[0]))
+    return facts
+
+
+def echoed(end: Endpoint, agent: int, *parts: bytes) -> bool:
+    """Whether an agent sends back what it is sent."""
+    ask(end, agent, "echo", *parts)
+    (frame,) = take(end, 1)
+    assert isinstance(frame, Frame)
+    return frame.sender == agent and list(map(bytes, frame.parts)) == list(parts)
+
+
 def serve(end: Endpoint) -> None:
     """Do what is asked for until the controller is gone."""
     deadline = time.monotonic() + 100
@@ -60,27 +78,42 @@ def serve(end: Endpoint) -> None:
         for arrival in end.receive():
             if isinstance(arrival, Left) and arrival.agent == CONTROLLER:
                 return
-            if isinstance(arrival, Frame) and arrival.parts[0][:1] == b"{":
+            if isinstance(arrival, Frame):
                 _do(end, arrival)
         pause(end, deadline)
 
 
 def _do(end: Endpoint, frame: Frame) -> None:
+    if frame.parts == [b"orders"]:
+        return
+    if bytes(frame.parts[0][:1]) != b"{":
+        _got.append((frame.sender, int(bytes(frame.parts[-2])), len(frame.parts[-1])))
+        return
     facts = json.loads(bytes(frame.parts[0]))
     _DEEDS[facts.pop("what")](end, frame.sender, frame.parts[1:], **facts)
+
+
+_got: list[tuple[int, int, int]] = []
+"""Sender, number and size of the frames that asked for nothing."""
 
 
 def _echo(end: Endpoint, sender: int, parts: Parts) -> None:
     end.send(sender, parts)
 
 
-def _pass_on(end: Endpoint, sender: int, parts: Parts, to: int, count: int, size: int) -> None:
-    for number in range(count):
-        end.send(to, [b"%d" % end.number, b"%d" % number, bytes(size)])
+def _flood(end: Endpoint, sender: int, parts: Parts, to: list[int], sizes: list[int]) -> None:
+    for number, size in enumerate(sizes):
+        for other in to:
+            end.send(other, [b"%d" % end.number, b"%d" % number, bytes(size)])
 
 
 def _facts(end: Endpoint, sender: int, parts: Parts) -> None:
-    facts = {"pid": os.getpid(), "environment": sorted(os.environ), "cpu": time.process_time()}
+    facts: dict[str, object] = {
+        "pid": os.getpid(),
+        "environment": sorted(os.environ),
+        "cpu": time.process_time(),
+    }
+    facts["got"] = _got
     end.send(sender, [json.dumps(facts).encode()])
 
 
@@ -97,11 +130,12 @@ def _hang(end: Endpoint, sender: int, parts: Parts) -> None:
 
 def _leave(end: Endpoint, sender: int, parts: Parts) -> None:
     end.close()
+    sys.exit()
 
 
 _DEEDS: dict[str, Callable[..., None]] = {
     "echo": _echo,
-    "pass on": _pass_on,
+    "flood": _flood,
     "facts": _facts,
     "die": _die,
     "hang": _hang,

@@ -1,0 +1,81 @@
+"""The MPI engine under ``mpirun``: the script of rank 0 is the controller."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mpis import FOLDER, MPIS, launcher_of, mpirun
+
+from encamp.engines.mpi_launch import Launcher
+
+
+@pytest.fixture(params=MPIS)
+def launcher(request: pytest.FixtureRequest) -> Launcher:
+    return launcher_of(request.param)
+
+
+def run(launcher: Launcher, deed: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return mpirun(launcher, 3, str(Path(FOLDER, "rank_script.py")), deed, **options)
+
+
+def answer(launcher: Launcher, deed: str) -> Any:
+    """What the script found out; it must have ended well."""
+    done = run(launcher, deed)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    private, found = json.loads(done.stdout)
+    assert private
+    return found
+
+
+def test_ranks_send_frames_of_any_size_to_each_other_in_order(launcher: Launcher) -> None:
+    assert answer(launcher, "talk") == [True, True]
+
+
+def test_it_ends_cleanly_with_messages_in_flight(launcher: Launcher) -> None:
+    assert answer(launcher, "in_flight") == "left alone"
+
+
+def test_ranks_whose_work_is_done_wait_for_the_script_without_using_their_core(
+    launcher: Launcher,
+) -> None:
+    assert answer(launcher, "idle_afterwards") < 0.1
+
+
+def test_a_second_cluster_in_a_script_is_refused_with_the_reason(launcher: Launcher) -> None:
+    assert "one cluster for all" in answer(launcher, "again")
+
+
+def test_what_agents_start_does_not_believe_to_be_a_rank(launcher: Launcher) -> None:
+    names = answer(launcher, "variables")
+    assert [n for n in names if n.startswith(("PMI", "PMIX", "OMPI", "PRTE", "MPI_"))] == []
+
+
+def test_a_dead_rank_is_told_of_and_the_script_goes_on_where_the_mpi_can(
+    launcher: Launcher,
+) -> None:
+    done = run(launcher, "killed")
+    if launcher.mpi == "openmpi":
+        _, (agent, why, there) = json.loads(done.stdout)
+        assert (agent, there) == (1, True)
+        assert "died" in why
+    else:
+        assert done.returncode != 0
+        assert done.stdout.startswith("\n====") or "KILLED" in done.stdout.upper()
+
+
+def test_a_rank_that_hangs_is_ended_with_the_script(launcher: Launcher) -> None:
+    done = run(launcher, "hung")
+    assert json.loads(done.stdout.splitlines()[0]) == [True, "hung"]
+    assert done.returncode != 0
+
+
+def test_a_launcher_of_another_mpi_is_an_error_that_says_so() -> None:
+    other = launcher_of("openmpi").library
+    done = run(launcher_of("mpich"), "talk", library=other)
+    assert done.returncode != 0
+    assert "the launcher is of another" in done.stderr
