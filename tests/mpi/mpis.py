@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
-from conftest import need
 
+from conftest import need
 from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
 from encamp.errors import EngineUnavailable
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 from mpi_agent import ask, echoed, facts_of, serve, take
 
@@ -22,7 +23,7 @@ def talk(end: Engine) -> object:
         ask(end, agent, "flood", to=[0, 1, 2], sizes=sizes * 10)
     got = [frame for frame in take(end, 100) if isinstance(frame, Frame)]
     lengths = {agent: [len(f.parts[2]) for f in got if f.sender == agent] for agent in agents}
-    assert lengths == {agent: sizes * 10 for agent in agents}
+    assert lengths == dict.fromkeys(agents, sizes * 10)
     return [echoed(end, agent, bytes(1_000_000)) for agent in agents]
 
 
@@ -52,8 +53,7 @@ def idle_afterwards(end: Engine) -> object:
 
 def ticks(pid: int) -> float:
     """Seconds of CPU that a process has used."""
-    with open(f"/proc/{pid}/stat") as file:
-        user, system = file.read().rpartition(")")[2].split()[11:13]
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 

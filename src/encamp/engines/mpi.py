@@ -126,8 +126,8 @@ class MPIEngine(MPIEndpoint, Engine):
             sys.stdout.flush()
             sys.stderr.flush()
             self._comm.Abort(1)
-        with suppress(self._mpi.Exception):
-            for rank in range(1, self._ranks):
+        for rank in range(1, self._ranks):
+            with suppress(self._mpi.Exception):
                 self._comm.Isend(b"", rank, _EXIT).Free()
 
 

@@ -16,7 +16,7 @@ import select
 import time
 from array import array
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -80,7 +80,9 @@ class MPIEndpoint(Endpoint):
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
         self._hasty = False
+        self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
+        self._total = array("q", [0])
         self._deadline = 0.0
         self._processes = select.poll()
         self._rank_of: dict[int, int] = {}
@@ -231,11 +233,16 @@ class MPIEndpoint(Endpoint):
         mpi = self._mpi
         if exc.Get_error_class() not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING):
             raise EngineFailed("mpi", str(exc)) from exc
+        if rank is not None:
+            self._dead.add(rank)
+        self._note_failures()
+
+    def _note_failures(self) -> None:
         failed = self._comm.Get_failed()
         self._comm.Ack_failed(failed.size)
-        dead = mpi.Group.Translate_ranks(failed, None, self._comm.group)
-        for other in dead if rank is None else {*dead, rank}:
-            self._bury(other)
+        self._dead.update(self._mpi.Group.Translate_ranks(failed, None, self._comm.group))
+        for rank in self._dead:
+            self._bury(rank)
 
     def watch(self, processes: Mapping[int, int]) -> None:
         """Watch processes of this host, from rank to process id.
@@ -299,7 +306,10 @@ class MPIEndpoint(Endpoint):
         """
         if self._closed:
             return
-        self._hasty = self._hasty or not self._unnoticed.issubset(self._failed())
+        if self._unnoticed:
+            with suppress(self._mpi.Exception):
+                self._note_failures()
+        self._hasty = self._hasty or not self._unnoticed <= self._dead
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
             if rank not in self._gone:
                 self._post(rank, _encode([_HASTE if self._hasty else _FAREWELL]), _FRAME)
@@ -312,31 +322,30 @@ class MPIEndpoint(Endpoint):
             self._inbox.Cancel()
             self._inbox.Wait()
 
-    def _failed(self) -> list[int]:
-        """The ranks of which the MPI itself knows that they died."""
-        failed = self._comm.Get_failed() if self._unnoticed else self._mpi.GROUP_EMPTY
-        return list(self._mpi.Group.Translate_ranks(failed, None, self._comm.group))
-
     def _settle(self) -> bool:
         """Receive, for nobody, what is still under way to this rank; whether all came along.
 
         All ranks tell each other how many messages they sent to whom, so that each knows how many
         it has to wait for.
         """
-        total = array("q", [0])
+        if self._hasty or self._dead:
+            return self._wait_while(lambda: bool(self._sending)) and not self._hasty
         try:
-            together = (
-                self._comm.Ireduce_scatter_block(self._sent, total) if not self._hasty else None
+            together = self._comm.Ireduce_scatter_block(self._sent, self._total)
+            return self._wait_while(lambda: not (together.Test() or self._dead)) and (
+                self._wait_while(lambda: not self._dead and self._incomplete())
             )
-            while self._sending if together is None else not together.Test():
-                if self._late():
-                    return False
-            while not self._hasty and (self._received < total[0] or self._sending or self._coming):
-                if self._late():
-                    return False
         except self._mpi.Exception:
             return True  # somebody died; an MPI that goes on then minds no messages that are left
-        return not self._hasty
+
+    def _incomplete(self) -> bool:
+        return self._received < self._total[0] or bool(self._sending or self._coming)
+
+    def _wait_while(self, condition: Callable[[], bool]) -> bool:
+        while condition():
+            if self._late():
+                return False
+        return True
 
     def _late(self) -> bool:
         """Throw away what has come, and pause; whether to wait no longer.

@@ -8,6 +8,7 @@ Executor ── submit(function, …)        ──► Cluster ──► slots o
 
 from __future__ import annotations
 
+import atexit
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -16,10 +17,12 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import RLock, Thread
-from typing import TYPE_CHECKING, Any, ParamSpec, TypedDict, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from weakref import WeakSet, finalize
 
-from encamp.cluster.cluster import Cluster
-from encamp.cluster.options import SpawnOptions
+from encamp.cluster.cluster import Cluster, TaskOptions
+from encamp.cluster.options import PLAIN, Need, SpawnOptions
+from encamp.cluster.scheduler import Station
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed
 from encamp.executor.dispatch import Collector, Dispatch, Job
 from encamp.executor.mapping import chunked, flat, good_size, in_order
@@ -31,23 +34,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class TaskOptions(TypedDict, total=False):
-    """How tasks are run; the same as the options of `Cluster.spawn`."""
-
-    mirror: MirrorMap
-    outputs: OutputMap
-    on_failure: OutputMap
-    to: str | Path | None
-    on: Any
-    persistent: bool
-    cores: int
-    memory: int | str
-    gpus: int
-    time_limit: float | None
-    fresh: bool
-    name: str
 
 
 class Executor(futures.Executor):
@@ -104,8 +90,10 @@ class Executor(futures.Executor):
             initializer=None if initializer is None else (initializer, tuple(initargs)),
         )
         self._shared = _Shared(cluster, slots, initializer is not None, engine_options)
-        self._is_root = True
+        self._root: Executor | None = None
         self._closed = False
+        _OPEN.add(self)
+        finalize(self, self._shared.close, wait=False).atexit = False
 
     @property
     def cluster(self) -> Cluster:
@@ -119,7 +107,8 @@ class Executor(futures.Executor):
         down itself.
         """
         view = object.__new__(type(self))
-        view._shared, view._is_root, view._closed = self._shared, False, False
+        view._shared, view._closed = self._shared, False
+        view._root = self._root or self
         view._options = replace(self._options, **changes)
         return view
 
@@ -207,7 +196,11 @@ class Executor(futures.Executor):
 
     def _slots(self) -> int:
         """How many of its tasks can run at the same time."""
-        return max(1, self.cluster._capacity(self._options))
+        need = self._options._need()
+        if need is PLAIN:
+            return max(1, self.cluster.slots)
+        stations = list(self.cluster._controller.scheduler.stations.values())
+        return max(1, sum(_room(s, need) for s in stations if need.on is None or s.name in need.on))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks, and free everything when those submitted are done.
@@ -218,9 +211,9 @@ class Executor(futures.Executor):
         shared = self._shared
         with shared.lock:
             self._closed = True
-            shared.closed = shared.closed or self._is_root
+            shared.closed = shared.closed or self._root is None
             pending = shared.pending.copy()
-        mine = [task for task, whose in pending.items() if self._is_root or whose is self]
+        mine = [task for task, whose in pending.items() if whose is self or self._root is None]
         if cancel_futures:
             for task in mine:
                 task.cancel()
@@ -228,8 +221,27 @@ class Executor(futures.Executor):
             for task in mine:
                 with suppress(CancelledError):
                     task.exception()
-        if self._is_root:
+        if self._root is None:
             shared.close(wait)
+            _OPEN.discard(self)
+
+
+_OPEN: WeakSet[Executor] = WeakSet()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    """What a program has submitted is done before it ends, as with the standard pools."""
+    for executor in list(_OPEN):
+        executor.shutdown()
+
+
+def _room(station: Station, need: Need) -> int:
+    """How many tasks with such a need can run on a host at the same time."""
+    most = len(station.places)
+    wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
+    there = (station.cores, station.memory, station.all_gpus)
+    return min([most, *(has // one for has, one in zip(there, wanted, strict=True) if one)])
 
 
 class _Shared:
@@ -270,8 +282,13 @@ class _Shared:
         error = task.exception()
         if isinstance(error, InitializerFailed):
             self._broken = error
-            for other in self.pending.copy():
-                other._fail(error)
+            controller = self.cluster._controller
+            controller.pump.call(lambda: self._fail_waiting(error))
+
+    def _fail_waiting(self, error: InitializerFailed) -> None:
+        for task in self.pending.copy():
+            if task._place is None and not task.done():  # others see for themselves
+                self.cluster._controller.end(task, False, error)
 
     def close(self, wait: bool) -> None:
         """Close a cluster that is ours, here or in the background."""

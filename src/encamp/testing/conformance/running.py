@@ -41,7 +41,9 @@ class Running(Bound):
         assert len({host.name for host in hosts}) == len(hosts)
         assert sum(host.slots for host in hosts) == cluster.slots == self.SLOTS
         assert cluster.free_slots == cluster.slots
-        assert [host.name for host in cluster.hosts_with_free_slots()]
+        free = cluster.hosts_with_free_slots()
+        assert free == {host.name: host.slots for host in hosts}
+        assert list(free.values()) == sorted(free.values(), reverse=True)
         assert all(host.cores > 0 and host.memory > 0 for host in hosts)
 
     def test_a_call_gives_its_result(self, cluster: Cluster) -> None:
@@ -73,7 +75,7 @@ class Running(Bound):
     def test_tasks_are_spread_evenly_one_to_a_slot(self, cluster: Cluster) -> None:
         with gates(cluster, cluster.slots, work.pid) as tasks:
             assert cluster.free_slots == 0
-            assert cluster.hosts_with_free_slots() == []
+            assert not cluster.hosts_with_free_slots()
         count = Counter(task.host for task in tasks)
         assert count == {host.name: host.slots for host in cluster.hosts()}
         assert len(set(results(tasks))) == cluster.slots
