@@ -398,7 +398,7 @@ def test_files_with_odd_names_go_through_command_lines_whole(here: Path) -> None
     again = encamp("run", "job.toml")
     assert f"{len(ODD_NAMES)} up to date" in again.err
     assert encamp("status", "made").status == 0
-    assert f"0 to do, {len(ODD_NAMES)} up to date" in encamp("run", "-n", "job.toml").out
+    assert f"0 to do, {len(ODD_NAMES)} up to date" in encamp("run", "--dry-run", "job.toml").out
 
 
 def test_messages_about_odd_names_stay_on_one_line(here: Path) -> None:
@@ -427,7 +427,7 @@ def test_output_goes_to_terminals_that_know_only_ascii(
     (here / "data" / "漢字").touch()
     text = '[[task]]\nforeach = "data/*"\nname = "{name}"\nsteps = "true"\n'
     assert run_job(text).status == 0
-    assert r"\u6f22\u5b57" in encamp("run", "-n", "job.toml").out
+    assert r"\u6f22\u5b57" in encamp("run", "--dry-run", "job.toml").out
 
 
 def test_python_warnings_do_not_appear_in_ordinary_use(here: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
         "--force",
         "--keep [never|failed|always]",
         "--quiet",
-        "--workers",
+        "--slots",
         "Exit status: 0 all tasks are done, 1 some failed, 2 the input cannot be used, 130 stopped",
     ):
         assert words in text
@@ -66,8 +66,8 @@ def test_the_version_is_told() -> None:
         (["run"], "Missing argument 'JOB.toml|SCRIPT.py'"),
         (["run", "--frobnicate", "job.toml"], "No such option '--frobnicate'"),
         (["run", "job.toml", "--frobnicate"], "No such option '--frobnicate'"),
-        (["run", "-w", "0", "job.toml"], "0 is not in the range"),
-        (["run", "-w", "many", "job.toml"], "'many' is not a valid integer"),
+        (["run", "-n", "0", "job.toml"], "0 is not in the range"),
+        (["run", "-n", "many", "job.toml"], "'many' is not a valid integer"),
         (["run", "--keep", "some", "job.toml"], "'some' is not one of"),
         (["status"], "Missing argument 'DESTINATION'"),
         (["clean", "everything"], "unexpected extra argument (everything)"),

@@ -101,7 +101,7 @@ def test_a_dry_run_says_what_would_run_and_why_and_changes_nothing(data: Path) -
     ]
     encamp("run", file)
     (data / "data" / "c.txt").write_text("new\n")
-    assert encamp("run", "-n", file).out.splitlines() == [
+    assert encamp("run", "--dry-run", file).out.splitlines() == [
         "up to date  a  (nothing changed)",
         "up to date  b  (nothing changed)",
         "to do       c  (an input changed)",
@@ -144,7 +144,7 @@ def test_keep_chooses_whose_folders_stay(
 
 
 def test_workers_says_how_many_tasks_run_at_once(data: Path) -> None:
-    ended = encamp("run", "-w", "1", job_file("upper", UPPER))
+    ended = encamp("run", "-n", "1", job_file("upper", UPPER))
     assert ended.err.startswith("upper: 3 tasks in 1 slot\n")
     report = json.loads((data / "results" / "upper.job" / "report.json").read_text())
     spans = sorted(
@@ -195,7 +195,7 @@ def script(data: Path) -> Path:
 def test_a_script_is_run_with_its_arguments_and_the_modules_beside_it(
     data: Path, script: Path
 ) -> None:
-    ended = encamp("run", script, "made", "-n", "--force", "--", "-x")
+    ended = encamp("run", script, "made", "--dry-run", "--force", "--", "-x")
     assert ended.status == 0, ended
     assert ended.out == "arguments made -n --force -- -x\ntasks 3\n"
     assert "script: 3 done in" in ended.err
@@ -205,7 +205,7 @@ def test_a_script_is_run_with_its_arguments_and_the_modules_beside_it(
 def test_options_before_a_script_are_for_its_jobs(data: Path, script: Path) -> None:
     encamp("run", script, "made")
     assert "script: 3 done in" in encamp("run", "-f", script, "made").err
-    dry = encamp("run", "-n", script, "made")
+    dry = encamp("run", "--dry-run", script, "made")
     assert "script: 0 to do, 3 up to date; nothing was run" in dry.out
     assert encamp("run", "-q", script, "made").err == ""
 

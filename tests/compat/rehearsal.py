@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from encamp.agent.calls import Received
 from encamp.cluster.events import Host
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
+from encamp.compat.pyopus.machine import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
 
 
@@ -92,6 +93,14 @@ class RehearsedMachine(VirtualMachine):
         self.finalized = True
 
 
+class RehearsedTask(Future[None]):
+    """Ends when it is told that the program does."""
+
+    def __init__(self, number: int, host: str) -> None:
+        super().__init__()
+        self.id, self.host = number, host
+
+
 @dataclass
 class RehearsedCluster:
     """Notes what it is asked for; what is received is what the test has put into ``coming``.
@@ -101,7 +110,7 @@ class RehearsedCluster:
 
     sizes: Sequence[tuple[str, int]]
     coming: deque[Received | Exception] = field(default_factory=deque)
-    spawned: list[SimpleNamespace] = field(default_factory=list)
+    spawned: list[RehearsedTask] = field(default_factory=list)
     sent: list[tuple[int, Any]] = field(default_factory=list)
     waits: list[float | None] = field(default_factory=list)
     refusal: Exception | None = None
@@ -114,11 +123,11 @@ class RehearsedCluster:
             for name, slots in self.sizes
         ]
 
-    def spawn(self, function: Any, *args: Any, on: str) -> SimpleNamespace:
+    def spawn(self, function: Any, *args: Any, on: str) -> RehearsedTask:
         """See `Cluster.spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        task = SimpleNamespace(id=len(self.spawned) + 1, host=on, call=(function, *args))
+        task = RehearsedTask(len(self.spawned) + 1, on)
         self.spawned.append(task)
         return task
 
@@ -136,6 +145,8 @@ class RehearsedCluster:
     def send(self, task: int, message: Any) -> None:
         """See `Cluster.send`."""
         self.sent.append((task, message))
+        if isinstance(message.message, Finish):
+            self.spawned[task - 1].set_result(None)
 
     def close(self) -> None:
         """See `Cluster.close`."""

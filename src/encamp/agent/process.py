@@ -132,6 +132,7 @@ class SlotProcess:
         """End the process and everything that it started; returns when they are gone.
 
         The running call is interrupted by `Stopped`; the process is killed if that does not help.
+        May be called twice.
         """
         self.ask_to_stop()
         with suppress(subprocess.TimeoutExpired):

@@ -192,6 +192,8 @@ class Slots:
             if slot.alive:
                 with self._lock:
                     self._idle.append((threading.get_ident(), slot))
+            else:
+                slot.stop()
 
     def _stop_others(self, batch: str) -> None:
         with self._lock:
@@ -209,6 +211,7 @@ class Slots:
                     _, slot = self._idle.pop(number)
                     if slot.alive:
                         return slot
+                    slot.stop()
         return Slot(batch=batch, own_mounts=own_mounts)
 
     def run(

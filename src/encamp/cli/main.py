@@ -21,7 +21,8 @@ power cut. Results, logs and a report are in the job's destination.
 \b
   encamp run opamp.toml                 run a job file
   encamp run survey.py strips/2026      run a script, with arguments of its own
-  encamp run -n opamp.toml              only say what would run, and why
+  encamp run --dry-run opamp.toml       only say what would run, and why
+  encamp run -e mpi -n 4 opamp.toml     run on four ranks of MPI
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
@@ -74,10 +75,15 @@ def cli() -> None:
 @cli.command(help=_RUN, cls=_Run)
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("-w", "--workers", type=click.IntRange(min=1), help="Slots to run tasks in "
+@click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
+              help="What runs the slots: local, mpi.")  # fmt: skip
+@click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
               "[default: one for each core].")  # fmt: skip
+@click.option(
+    "--hostfile", metavar="FILE", help="Hosts for the engine, as its own tools read them."
+)
 @click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would run, and why.")
+@click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
 @click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
               show_default=True, help="Which task folders to keep for looking into.")  # fmt: skip
 @click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
@@ -90,7 +96,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 
 @cli.command(help=_CLEAN)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also kept folders and the cache.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 def clean(everything: bool, dry_run: bool) -> None:
     from encamp.cli.clean import clean_command
 
@@ -120,7 +126,7 @@ def cache_why(file: str) -> None:
 
 
 @cache.command("clear")
-@click.option("-n", "--dry-run", is_flag=True, help="Only say how much would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only say how much would be removed.")
 def cache_clear(dry_run: bool) -> None:
     """Remove every entry that no task is using now."""
     from encamp.cli.cache import clear_command

@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError
 from encamp.jobs.console import console_progress
 from encamp.jobs.options import Options, current
@@ -18,7 +19,9 @@ def run_command(
     path: Path,
     arguments: tuple[str, ...],
     *,
-    workers: int | None,
+    engine: str,
+    slots: int | None,
+    hostfile: str | None,
     force: bool,
     dry_run: bool,
     keep: Keep,
@@ -26,7 +29,16 @@ def run_command(
     quiet: bool,
 ) -> None:
     """Run ``path`` with these options; raises `JobFailed` if tasks failed."""
-    options = Options(workers, force, dry_run, keep, console_progress(quiet=quiet, dry_run=dry_run))
+    engine_module(engine)  # a name that is none is found before anything is read
+    options = Options(
+        slots,
+        force,
+        dry_run,
+        keep,
+        console_progress(quiet=quiet, dry_run=dry_run),
+        engine,
+        {} if hostfile is None else {"hostfile": hostfile},
+    )
     token = current.set(options)
     try:
         if path.suffix == ".toml":

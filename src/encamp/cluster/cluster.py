@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import Any, Literal, TypedDict, Unpack
 
 from encamp.agent.calls import Received
 from encamp.agent.main import Agent, serve
@@ -69,7 +69,8 @@ class Cluster:
         How many in all; by default as many as there are cores.
     inline
         Run tasks in the agents themselves instead of processes of their own: shortest way for
-        messages, but a task that crashes takes its agent with it, and cannot be killed.
+        messages, but a task that crashes takes its agent with it, and cannot be killed. "threads"
+        runs each slot's tasks in a thread, so that the agent itself stays free.
     startup_dir
         Where tasks start, also on other hosts, if it is there; by default the current folder.
     follow
@@ -90,7 +91,7 @@ class Cluster:
         engine: str | Endpoint = "local",
         *,
         slots: int | None = None,
-        inline: bool = False,
+        inline: bool | Literal["threads"] = False,
         startup_dir: str | Path | None = None,
         follow: bool | Callable[[int, str], None] = False,
         start_timeout: float = 60.0,
@@ -106,7 +107,8 @@ class Cluster:
             serve(end)
             raise SystemExit(0)
         self._engine = end
-        self._controller = Controller(end, inline=inline, follow=_follower(follow))
+        self._kind = _kind(inline, end)
+        self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
         self._closed = False
         self._number = 0
@@ -117,10 +119,9 @@ class Cluster:
     def _start(self, folder: str, timeout: float) -> None:
         engine, controller = self._engine, self._controller
         key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
-        kind = ("thread" if engine.agent_here else "inline") if controller.inline else "child"
         orders = Orders(
             slots=engine.slots_per_agent,
-            kind=kind,
+            kind=self._kind,
             folder=folder,
             sys_path=[os.path.abspath(path or ".") for path in sys.path],
             key=key,
@@ -141,7 +142,7 @@ class Cluster:
             self._end()
             raise
         controller.inbox.clear()  # the first hosts are no news
-        if engine.agent_here is None and not controller.inline:
+        if engine.agent_here is None and self._kind != "inline":
             self._pump.later(BEAT, controller.beat)
         self._pump.start()
 
@@ -173,6 +174,13 @@ class Cluster:
         stations = self._controller.scheduler.stations.values()
         free = {station.name: len(station.free) for station in stations if station.free}
         return dict(sorted(free.items(), key=lambda item: -item[1]))
+
+    @property
+    def about(self) -> str:
+        """The cluster in a few words."""
+        hosts = len(self._controller.hosts)
+        where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
+        return f"{self.slots} slots on {where}"
 
     def tasks(self) -> list[Task]:
         """The tasks that have not ended."""
@@ -442,6 +450,13 @@ class Cluster:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
         return f"<Cluster {self._engine.name!r}: {state}>"
+
+
+def _kind(inline: bool | str, engine: Engine) -> str:
+    """What slots are: the main thread of this process is its program's, so not that of an agent."""
+    if not inline:
+        return "child"
+    return "thread" if inline == "threads" or engine.agent_here is not None else "inline"
 
 
 def _folder(startup_dir: str | Path | None) -> str:

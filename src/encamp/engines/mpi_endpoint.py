@@ -52,6 +52,7 @@ _INBOX = 1 << 20
 """Has room for that, and for the sizes of as many parts as `encamp.wire` allows."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
+_TRIES = range(40)
 _AT_ONCE = 256
 """Frames that one call of `MPIEndpoint.receive` gives at most."""
 _FRAME, _PART = 1, 2
@@ -76,6 +77,7 @@ class MPIEndpoint(Endpoint):
         self._sent = array("q", [0]) * self._ranks  # MPI messages, to make sure that all arrive
         self._received = 0
         self._busy, self._since = True, 0.0
+        self._missed = False
         self._closed = False
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
@@ -112,8 +114,8 @@ class MPIEndpoint(Endpoint):
             total += size
             if size > _SMALL or total > _TOGETHER:
                 self._send_big(rank, parts)
-                return
-        if parts:
+                break
+        else:
             self._post(rank, _encode(parts), _FRAME)
 
     def _send_big(self, rank: int, parts: Sequence[Buffer]) -> None:
@@ -129,6 +131,7 @@ class MPIEndpoint(Endpoint):
             request = self._comm.Isend(data, rank, tag)
             self._sent[rank] += 1
             self._busy = True
+            self._missed = False
             if rank in self._sending or not request.Test():
                 self._sending.setdefault(rank, deque()).append(request)
         except self._mpi.Exception as exc:
@@ -153,7 +156,9 @@ class MPIEndpoint(Endpoint):
     def _receive(self, arrivals: list[Arrival]) -> None:
         inbox, status = self._inbox, self._status
         try:
-            while inbox.Test(status):
+            come = inbox.Test(status) or (self._missed and self._look_on())
+            self._missed = not come
+            while come:
                 parts, rank = _decode(self._view[: status.count]), status.source
                 inbox.Start()
                 self._received += 1
@@ -161,12 +166,19 @@ class MPIEndpoint(Endpoint):
                     self._extend(rank, parts)
                 elif rank not in self._gone:
                     arrivals.append(Frame(rank and rank + self._base, parts))  # type: ignore[arg-type]
-                    if len(arrivals) >= _AT_ONCE:
-                        return
+                come = len(arrivals) < _AT_ONCE and inbox.Test(status)
         except self._mpi.Exception as exc:
             self._fault(exc)
         except msgspec.DecodeError as exc:
             raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
+
+    def _look_on(self) -> bool:
+        """Look again and again for some microseconds: a caller's way round costs more than that.
+
+        Not at once when nothing has come, since a sender may just want to see to its messages.
+        """
+        test, status = self._inbox.Test, self._status
+        return any(test(status) for _ in _TRIES)
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
         """Take in what is no whole frame, or comes behind one that is not whole yet."""

@@ -28,12 +28,12 @@ from encamp.executor.dispatch import Collector, Dispatch, Job
 from encamp.executor.mapping import chunked, flat, good_size, in_order
 
 if TYPE_CHECKING:
-    from encamp.cluster.task import Task
     from encamp.storage.mirror import MirrorMap
     from encamp.storage.outputs import OutputMap
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ended = Callable[[Future[Any]], object]
 
 
 class Executor(futures.Executor):
@@ -259,11 +259,11 @@ class _Shared:
             given = ", ".join([*["slots"] * (slots is not None), *engine_options])
             raise TypeError(f"a cluster that is there already takes no {given}")
         self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
-        self.pending: dict[Task, Executor] = {}
+        self.pending: dict[Any, Executor] = {}
         """Tasks that are not done, and who submitted them."""
         self.lock = RLock()  # pickling an argument may submit something
         self.closed = False
-        self.ended = self._ended if has_initializer else self.pending.pop
+        self.ended: Ended = self._ended if has_initializer else self.pending.pop
         """Is told of every task that is done."""
         self._broken: InitializerFailed | None = None
         self._closing: Thread | None = None
@@ -276,14 +276,14 @@ class _Shared:
             raise ClusterClosed("the executor")
 
     def _ended(self, task: Future[Any]) -> None:
-        self.pending.pop(task, None)  # type: ignore[call-overload]
+        self.pending.pop(task, None)
         if self._broken or task.cancelled():
             return
         error = task.exception()
         if isinstance(error, InitializerFailed):
             self._broken = error
             controller = self.cluster._controller
-            controller.pump.call(lambda: self._fail_waiting(error))
+            controller.pump.now(lambda: self._fail_waiting(error))
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self.pending.copy():

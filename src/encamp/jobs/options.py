@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from encamp.jobs.progress import Progress
 from encamp.jobs.work import Keep
@@ -11,7 +12,9 @@ from encamp.jobs.work import Keep
 
 @dataclass(frozen=True)
 class Options:
-    """``workers`` is for the default executor; None: one for each core that is ours."""
+    """``workers``, ``engine`` and ``engine_options`` are for the default executor, a cluster.
+
+    ``workers`` None: a slot for each core."""
 
     workers: int | None = None
     force: bool = False
@@ -19,6 +22,8 @@ class Options:
     keep: Keep = "never"
     progress: Progress | None = None
     """None: a live display where standard error is a terminal, nothing elsewhere."""
+    engine: str = "local"
+    engine_options: dict[str, Any] = field(default_factory=dict)
 
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from secrets import token_hex
@@ -68,7 +68,7 @@ from encamp.storage.remote import is_url
 from encamp.storage.roots import local_storage, portable
 
 WINDOW = 1000
-"""How many tasks the executor has in hand at most."""
+"""How many tasks the executor has in hand at most, or four for each of its workers."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -85,7 +85,7 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
     with (
         journal.writing(),
         Interrupts() as interrupts,
-        _pool(executor, options.workers) as (pool, workers),
+        _pool(executor, options) as (pool, workers),
     ):
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
         report = run.run()
@@ -95,19 +95,29 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
 
 
 @contextmanager
-def _pool(executor: Executor | None, workers: int | None) -> Iterator[tuple[Executor, int | None]]:
-    """The user's executor, or one thread for each slot of this process."""
+def _pool(executor: Executor | None, options: Options) -> Iterator[tuple[Executor, int | None]]:
+    """The user's executor, or a cluster whose agents watch over a slot for each task."""
     if executor is not None:
-        yield one_worker_a_call(executor), getattr(executor, "_max_workers", None)
+        yield one_worker_a_call(executor), _workers_of(executor)
         return
-    count = workers or len(os.sched_getaffinity(0))
-    pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
+    from encamp.executor.executor import Executor as ClusterExecutor
+
+    pool = ClusterExecutor(
+        options.engine, slots=options.workers, inline="threads", **options.engine_options
+    )
     try:
-        yield pool, count
+        yield pool, pool.cluster.slots
     finally:
         pool.shutdown(cancel_futures=True)
         slots_here().close()
         reclaim()  # a slot that was stopped while it removed its folder has left the rest
+
+
+def _workers_of(executor: Executor) -> int | None:
+    """How many workers an executor has, if it says so."""
+    cluster = getattr(executor, "cluster", None)
+    workers: int | None = getattr(executor, "_max_workers", None)
+    return workers if cluster is None else cluster.slots
 
 
 _Arrival = tuple[str, "Future[Outcome]"]
@@ -129,6 +139,7 @@ class _Run:
         self.job, self.prepared, self.journal = job, prepared, journal
         self.executor, self.workers, self.options = executor, workers, options
         self.progress = progress
+        self.window = max(WINDOW, 4 * (workers or 0))
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
         self.destination = portable(job.to)
@@ -183,7 +194,7 @@ class _Run:
         ready: deque[str] = deque()
         while graph.going_on:
             ready.extend(graph.ready())
-            while ready and len(self.running) < WINDOW:
+            while ready and len(self.running) < self.window:
                 self.interrupts.check()
                 self._begin(ready.popleft())
             self.interrupts.check()
@@ -272,7 +283,7 @@ class _Run:
         arrivals: list[_Arrival | None] = []
         with suppress(queue.Empty):
             arrivals.append(self.arrived.get(timeout=timeout))
-            while len(arrivals) < WINDOW:
+            while len(arrivals) < self.window:
                 arrivals.append(self.arrived.get_nowait())
         return [arrival for arrival in arrivals if arrival is not None]
 
@@ -433,6 +444,5 @@ class _Run:
         return report
 
     def _executor_name(self) -> str:
-        if isinstance(self.executor, ThreadPoolExecutor):
-            return f"{self.workers} slots on this host"
-        return type(self.executor).__name__
+        cluster = getattr(self.executor, "cluster", None)
+        return type(self.executor).__name__ if cluster is None else cluster.about

@@ -7,9 +7,16 @@ import sys
 import encamp
 from encamp.compat.pyopus import use_cluster
 
+
+def show(_task, text):
+    os.write(1, text.encode())
+
+
 if __name__ == "__main__":
     slots, script = int(sys.argv[1]), sys.argv[2]
     sys.argv[1:] = sys.argv[3:]
-    with encamp.Cluster("local", slots=slots, follow=lambda _, text: os.write(1, text.encode())) as c:
+    with encamp.Cluster(
+        "local", slots=slots, follow=lambda _, text: os.write(1, text.encode())
+    ) as c:
         use_cluster(c)
         runpy.run_path(script, run_name="__main__")

@@ -1,5 +1,6 @@
 """Functions that the scripts of this folder spawn, as a user of PyOPUS has them in a module."""
 
+# ruff: noqa: PTH
 import os
 import sys
 
@@ -53,7 +54,7 @@ def look_around(vm):
     with open("left behind", "a") as file:
         file.write("x")
     tail = os.getcwd().split(os.sep)[-2:]
-    return found, tail, "%x" % os.getpid()
+    return found, tail, f"{os.getpid():x}"
 
 
 def evaluate(expression):

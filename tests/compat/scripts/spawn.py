@@ -1,5 +1,6 @@
 """Spawn two tasks anywhere, and follow what they send until their slots are free again."""
 
+# ruff: noqa: PTH
 import os
 
 import remote

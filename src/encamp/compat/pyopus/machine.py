@@ -13,6 +13,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from encamp.errors import ClusterClosed, EncampError, NoSuchHost
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.cluster.events import Host
+    from encamp.cluster.task import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ class Machine:
         """Slot → number of the task in it."""
         self.slot: dict[int, int] = {}
         """Number of a task → its slot, until its exit was received."""
+        self._tasks: dict[int, Task] = {}
         self.silent: set[int] = set()
         """Numbers of tasks whose result nobody wants."""
         self.mail: Mailbox | None = None
@@ -193,6 +196,7 @@ class Machine:
             return None
         self.number[slot] = task.id
         self.slot[task.id] = slot
+        self._tasks[task.id] = task
         return task.id
 
     def send(self, number: int, message: object) -> None:
@@ -203,6 +207,7 @@ class Machine:
     def ended(self, number: int) -> None:
         """The message of a task's exit was received: its slot is free."""
         slot = self.slot.pop(number, None)
+        self._tasks.pop(number, None)
         if slot is not None and self.number.pop(slot, None) == number:
             self._free(slot)
 
@@ -215,9 +220,10 @@ class Machine:
         cluster, self.cluster = self.cluster, None
         if cluster is None:
             return
-        for number in self.slot:
+        for number in self._tasks:
             with suppress(EncampError):
                 cluster.send(number, Letter(0, Finish()))
+        wait(self._tasks.values())
         if self._own:
             cluster.close()
 
