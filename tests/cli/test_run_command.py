@@ -64,7 +64,7 @@ def test_a_job_file_is_run_and_told_in_plain_lines(data: Path) -> None:
     assert re.fullmatch(r"upper: 3 tasks in \d+ slots?", lines[0])
     assert {line.split()[2] for line in lines[1:4]} == {"a", "b", "c"}
     for number, line in enumerate(lines[1:4], start=1):
-        assert re.fullmatch(rf"\[{number}/3\] done \S+ on \S+ \(slot_\d+\) in [\d.]+ m?s", line)
+        assert re.fullmatch(rf"\[{number}/3\] done \S+ on \S+ \(slot-\d+\) in [\d.]+ m?s", line)
     assert re.fullmatch(r"upper: 3 done in [\d.]+ m?s, 21 B mirrored", lines[4])
     assert lines[5:] == [f"report: {data}/results/upper.job/report.html"]
     assert "\x1b" not in ended.err
@@ -197,7 +197,7 @@ def test_a_script_is_run_with_its_arguments_and_the_modules_beside_it(
 ) -> None:
     ended = encamp("run", script, "made", "--dry-run", "--force", "--", "-x")
     assert ended.status == 0, ended
-    assert ended.out == "arguments made -n --force -- -x\ntasks 3\n"
+    assert ended.out == "arguments made --dry-run --force -- -x\ntasks 3\n"
     assert "script: 3 done in" in ended.err
     assert sorted(results(data / "made")) == ["a.up", "b.up", "c.up"]
 

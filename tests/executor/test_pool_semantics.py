@@ -37,8 +37,8 @@ SOON = 60.0
 """Seconds within which everything ends that ends at all."""
 
 KINDS = ("threads", "forkserver", "local")
-processes_only = pytest.mark.parametrize("kind", ("forkserver", "local"), indirect=True)
-spawn_too = pytest.mark.parametrize("kind", (*KINDS, "spawn"), indirect=True)
+processes_only = pytest.mark.parametrize("kind", ["forkserver", "local"], indirect=True)
+spawn_too = pytest.mark.parametrize("kind", [*KINDS, "spawn"], indirect=True)
 
 Make = Callable[..., Executor]
 

@@ -38,7 +38,7 @@ class Hosted(ABC):
     def recall(self, order: Recall) -> None:
         """Have the slot give back what it has not begun."""
 
-    def stop(self) -> None:  # noqa: B027 - most have nothing to do
+    def stop(self, life: int) -> None:  # noqa: B027 - most have nothing to do
         """End what runs, and the slot's process with it; nothing where it has none."""
 
     def refresh(self) -> None:  # noqa: B027 - most have nothing to do
@@ -75,6 +75,7 @@ class ProcessSlot(Hosted):
             follow=orders is not None and orders.follow,
         )
         self._busy = 0
+        self._life = 0
         self._spare: SlotProcess | None = None
         self._ending = False
         self._process = self._start()
@@ -95,6 +96,8 @@ class ProcessSlot(Hosted):
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `Hosted.give`."""
         if isinstance(envelope, Run):
+            if envelope.life != self._life:
+                return  # for a process that has ended; who sent it is being told of that
             if envelope.fresh:
                 self._spare, self._process = self._process, self._start()
             self._busy += len(envelope.calls)
@@ -183,9 +186,13 @@ class ProcessSlot(Hosted):
         threading.Thread(target=_reclaim, name="encamp-reclaim", daemon=True).start()
         if self._ending:
             return
-        self._busy = 0
         self._process, self._spare = self._spare or self._start(), None
-        ended = SlotEnded(self.number, exit_code, text)
+        self._tell_end(exit_code, text)
+
+    def _tell_end(self, exit_code: int | None, text: bytes) -> None:
+        ended = SlotEnded(self.number, exit_code, text, self._busy > 0)
+        self._busy = 0
+        self._life += 1
         self.agent.pass_on(ended, [encode(ended)])
 
     def recall(self, order: Recall) -> None:
@@ -193,9 +200,11 @@ class ProcessSlot(Hosted):
         with suppress(OSError):
             self._process.control_writer.send([encode(order)])
 
-    def stop(self) -> None:
+    def stop(self, life: int) -> None:
         """See `Hosted.stop`; the process has some seconds to clear up."""
         process = self._process
+        if life != self._life:
+            return
         process.ask_to_stop()
 
         def kill() -> None:
@@ -215,6 +224,7 @@ class ProcessSlot(Hosted):
                 self._forget(self._process)
                 self.agent.unlink(self.number)
                 self._process = self._start()
+                self._tell_end(0, b"")
             done.set()
 
         self.agent.pump.soon(swap)
@@ -322,6 +332,8 @@ class InlineSlot(Hosted):
         """See `Port.send`; what a call says goes at once."""
         self.agent.pass_on(decode(parts[0]), parts)
         self.agent.turned()
+        while len(parts) > 1 and self.agent.endpoint.sending:
+            self.agent.pump.turn(None)  # the call may change its arrays when it goes on
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""

@@ -137,7 +137,7 @@ class Agent:
         if isinstance(envelope, Recall):
             self.slots[envelope.slot].recall(envelope)
         elif isinstance(envelope, Stop):
-            self.slots[envelope.slot].stop()
+            self.slots[envelope.slot].stop(envelope.life)
         elif isinstance(envelope, Ping):
             self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
         elif isinstance(envelope, Order):

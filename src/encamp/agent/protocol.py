@@ -67,6 +67,8 @@ class Run(Envelope, tag=2):
     calls: list[tuple[int, int, int, bool]]
     fresh: bool = False
     """In a process of its own."""
+    life: int = 0
+    """How many processes of the slot had ended; the calls are for no later one."""
 
 
 class Recall(Envelope, tag=3):
@@ -86,9 +88,10 @@ class GivenBack(Envelope, tag=4):
 
 
 class Stop(Envelope, tag=5):
-    """End a slot's process with all that it has started."""
+    """End a slot's process with all that it has started, unless that has ended already."""
 
     slot: int
+    life: int = 0
 
 
 class Results(Envelope, tag=6):
@@ -192,6 +195,8 @@ class SlotEnded(Envelope, tag=18):
     exit_code: int | None
     text: bytes
     """The end of what it printed."""
+    began: bool = True
+    """Whether it had calls."""
 
 
 class Ping(Envelope, tag=19):

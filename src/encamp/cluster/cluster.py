@@ -280,12 +280,17 @@ class Cluster:
     def send(self, to: Task | int, message: object) -> None:
         """Send an object to a task; does not wait until it is received.
 
-        It is kept for a task that has not begun, and dropped if the task has ended.
+        It is kept for a task that has not begun, and dropped if the task has ended. What was sent
+        may be changed afterwards: with large arrays this blocks until they are on their way.
         """
         self._check()
         number = to if isinstance(to, int) else to.id
         payload = dump(message)
+        if len(payload) > 1 and (self._agent is not None or not self._controller.is_running(number)):
+            payload = [bytes(part) for part in payload]
         self._pump.now(lambda: self._controller.send(number, SPAWNER, payload))
+        if len(payload) > 1 and self._agent is None:
+            self._pump.until(lambda: not self._engine.sending)
 
     def receive(
         self, timeout: float | None = None, source: Task | int | None = None

@@ -192,9 +192,11 @@ class Controller:
                 bodies.append(setup)
         if heads:
             numbers = [function.number for function in functions]
-            envelope = Run(place.number, numbers, heads, tasks[0]._options.fresh)
+            envelope = Run(place.number, numbers, heads, tasks[0]._options.fresh, place.life)
             payloads = [function.payload for function in functions]
             self.outbox.post(place.agent, [encode(envelope), *payloads, *bodies])
+            if not envelope.fresh:
+                place.known.update(numbers)
             self._begins(place)
 
     def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
@@ -204,7 +206,6 @@ class Controller:
         for task in tasks:
             number = task._function.number
             if number not in place.known:
-                place.known.add(number)
                 new[number] = task._function
         return list(new.values())
 
@@ -326,6 +327,11 @@ class Controller:
 
     # Messages
 
+    def is_running(self, number: int) -> bool:
+        """Whether what is sent to a task now goes out at once."""
+        task = self.tasks.get(number)
+        return task is not None and task._state == "RUNNING" and number not in self._early
+
     def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
         if envelope.to == SPAWNER:
             self.inbox.append((envelope.sender, parts[1:]))
@@ -338,7 +344,7 @@ class Controller:
         if task is None:
             return
         parts: Parts = [encode(Message(to, sender)), *payload]
-        if task._state == "RUNNING" and to not in self._early:
+        if self.is_running(to):
             self._forward(task, parts)
         else:
             self._early.setdefault(to, []).append(parts)
@@ -399,7 +405,7 @@ class Controller:
     def _stop_unasked(self, task: Task, place: Place) -> None:
         """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
         if task._place is place and place.ahead and place.ahead[0] is task:
-            self.outbox.post(place.agent, [encode(Stop(place.number))])
+            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
         place = agent.places[envelope.slot]
@@ -411,7 +417,7 @@ class Controller:
         self.scheduler.put_back(task for task in returned if not self._ends(task, place))
         targets = [task for task in place.ahead if task._end]
         if any(task.id == envelope.running for task in targets):
-            self.outbox.post(place.agent, [encode(Stop(place.number))])
+            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
         elif targets and place.ahead[0]._end:  # between two calls when it was asked
             self.pump.later(_AGAIN, lambda: self._recall(place))
         else:
@@ -519,31 +525,36 @@ class Controller:
         if agent is None or self.closing:
             return
         for place in agent.places:
-            self._lose(place, self.scheduler.remove(place), None, why)
+            ahead = self.scheduler.remove(place)
+            self._lose(place, ahead[:1], ahead[1:], None, why)
         if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
             self.inbox.append((SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host))))
         for task in self.scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self.end(task, False, lost)
 
-    def _lose(self, place: Place, ahead: list[Task], exit_code: int | None, why: str) -> None:
-        """The first of a slot's calls was running; the others go elsewhere."""
-        for task in ahead[1:]:
+    def _lose(
+        self, place: Place, begun: list[Task], others: list[Task], exit_code: int | None, why: str
+    ) -> None:
+        """A slot's process is gone with the call that had begun; the others go elsewhere."""
+        for task in others:
             task._waits_again()
-        self.scheduler.put_back(task for task in ahead[1:] if not self._ends(task, place))
-        for task in ahead[:1]:
+        self.scheduler.put_back(task for task in others if not self._ends(task, place))
+        for task in begun:
             self.end(task, False, self._reason(task, place, exit_code, why))
 
     def _slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         place.known.clear()
+        place.life += 1
         ahead = list(place.ahead)
         if ahead and envelope.text:
             self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])
         for task in reversed(ahead):
             self.scheduler.ended(place, task)
         why = _last_line(envelope.text) if envelope.exit_code else ""
-        self._lose(place, ahead, envelope.exit_code, why)
+        begun = ahead[:1] if envelope.began else []
+        self._lose(place, begun, ahead[len(begun) :], envelope.exit_code, why)
         self.scheduler.open(place)
 
     def _order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:

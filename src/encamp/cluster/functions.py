@@ -107,7 +107,8 @@ class Functions:
     def _by_value(self, function: Any) -> Function:
         import cloudpickle
 
-        for module in self._modules:
+        modules = [module for module in self._modules if module.__name__ in sys.modules]
+        for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
             payload = cloudpickle.dumps(function, 5)
@@ -115,7 +116,7 @@ class Functions:
             name = getattr(function, "__qualname__", repr(function))
             raise CannotTravel(name, str(exc) or type(exc).__name__) from exc
         finally:
-            for module in self._modules:
+            for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
         return Function(next(self._numbers), function, payload, by_value=True)
 

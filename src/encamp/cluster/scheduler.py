@@ -23,7 +23,7 @@ _MOST = 1000
 class Place:
     """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
 
-    __slots__ = ("agent", "ahead", "backlog", "closed", "known", "number", "station", "ticket")
+    __slots__ = ("agent", "ahead", "backlog", "closed", "known", "life", "number", "station", "ticket")
 
     def __init__(self, agent: int, number: int, station: Station) -> None:
         self.agent, self.number, self.station = agent, number, station
@@ -31,6 +31,7 @@ class Place:
         self.backlog = 0.0
         self.known: set[int] = set()
         self.closed = False
+        self.life = 0
         self.ticket = 0
 
 

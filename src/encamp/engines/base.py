@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from encamp.wire import Buffer, Parts
 
 CONTROLLER = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A message from ``sender``."""
+class Frame(msgspec.Struct, frozen=True, gc=False):
+    """A message from ``sender``. (A dataclass would take as long as MPI takes for a message.)"""
 
     sender: int
     parts: Parts
@@ -73,6 +74,11 @@ class Endpoint(ABC):
 
         None: never. 0: at once, something is under way.
         """
+
+    @property
+    def sending(self) -> bool:
+        """Whether buffers that were given to `send` are still needed."""
+        return False
 
     @abstractmethod
     def close(self) -> None:

@@ -11,7 +11,6 @@ import atexit
 import os
 import signal
 import sys
-import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from encamp.engines.base import Arrival, Endpoint, Engine, Joined
+from encamp.engines.base import Endpoint, Engine, Joined
 from encamp.engines.mpi_endpoint import IDLE, MPIEndpoint
 from encamp.engines.mpi_gateway import LaunchedMPI, call_home, relay
 from encamp.engines.mpi_launch import REMEDY, SHARED_MEMORY
@@ -98,7 +97,6 @@ class MPIEngine(MPIEndpoint, Engine):
         super().__init__(mpi, comm)
         self.private = private
         self.watch(_show_process(comm))
-        self._lock = threading.Lock()
         atexit.register(self._let_go)
 
     def start(self, orders: bytes) -> None:
@@ -109,11 +107,6 @@ class MPIEngine(MPIEndpoint, Engine):
         for agent in range(1, self._ranks):
             self.send(agent, [orders])
             self._news.append(Joined(agent))
-
-    def receive(self) -> Sequence[Arrival]:
-        """See `Endpoint.receive`."""
-        with self._lock:
-            return super().receive()
 
     def stop(self) -> None:
         """See `Engine.stop`. Agents that do not end are ended when the script does, by force."""

@@ -52,7 +52,7 @@ _INBOX = 1 << 20
 """Has room for that, and for the sizes of as many parts as `encamp.wire` allows."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
-_TRIES = range(40)
+_TRIES = 40
 _AT_ONCE = 256
 """Frames that one call of `MPIEndpoint.receive` gives at most."""
 _FRAME, _PART = 1, 2
@@ -118,6 +118,11 @@ class MPIEndpoint(Endpoint):
         else:
             self._post(rank, _encode(parts), _FRAME)
 
+    @property
+    def sending(self) -> bool:
+        """See `Endpoint.sending`."""
+        return bool(self._sending)
+
     def _send_big(self, rank: int, parts: Sequence[Buffer]) -> None:
         views = [_flat(part) for part in parts]
         self._post(rank, _encode(list(map(len, views))), _FRAME)
@@ -156,7 +161,9 @@ class MPIEndpoint(Endpoint):
     def _receive(self, arrivals: list[Arrival]) -> None:
         inbox, status = self._inbox, self._status
         try:
-            come = inbox.Test(status) or (self._missed and self._look_on())
+            come = inbox.Test(status)
+            most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
+            come = come or (self._missed and self._look_on())
             self._missed = not come
             while come:
                 parts, rank = _decode(self._view[: status.count]), status.source
@@ -166,7 +173,7 @@ class MPIEndpoint(Endpoint):
                     self._extend(rank, parts)
                 elif rank not in self._gone:
                     arrivals.append(Frame(rank and rank + self._base, parts))  # type: ignore[arg-type]
-                come = len(arrivals) < _AT_ONCE and inbox.Test(status)
+                come = len(arrivals) < most and inbox.Test(status)
         except self._mpi.Exception as exc:
             self._fault(exc)
         except msgspec.DecodeError as exc:
@@ -178,7 +185,10 @@ class MPIEndpoint(Endpoint):
         Not at once when nothing has come, since a sender may just want to see to its messages.
         """
         test, status = self._inbox.Test, self._status
-        return any(test(status) for _ in _TRIES)
+        tries = _TRIES
+        while tries and not test(status):
+            tries -= 1
+        return tries > 0
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
         """Take in what is no whole frame, or comes behind one that is not whole yet."""

@@ -148,8 +148,16 @@ class Plan:
     def _hosts(self) -> str:
         """The user's hosts behind this one, where rank 0 must be to reach the controller."""
         assert self.hostfile is not None  # noqa: S101
-        here = socket.gethostname() + (" slots=1" if self._open else ":1")
-        return f"{here}\n{Path(self.hostfile).read_text()}\n"
+        lines, name = Path(self.hostfile).read_text().splitlines(), socket.gethostname()
+        if not self._open:
+            return "\n".join([f"{name}:1", *lines, ""])
+        own = [[socket.gethostname()], [socket.getfqdn()], ["localhost"], ["127.0.0.1"]]
+        mine = [line for line in lines if line.split("#")[0].split()[:1] in own]
+        first = mine[0] if mine else f"{name} slots=0"
+        # Open MPI wants all places of a host in one line, or else a line without a number for each
+        more = re.sub(r"(slots\s*=\s*)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}", first)
+        rest = [line for line in lines if line is not first or more == first]
+        return "\n".join([more, *rest, ""])
 
     def _open_mpi_flags(self) -> list[str]:
         flags = ["--oversubscribe", "--bind-to", "none"]

@@ -1,6 +1,6 @@
 """Functions that the scripts of this folder spawn, as a user of PyOPUS has them in a module."""
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH109, PTH118, PTH123, PTH206
 import os
 import sys
 

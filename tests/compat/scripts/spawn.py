@@ -1,6 +1,6 @@
 """Spawn two tasks anywhere, and follow what they send until their slots are free again."""
 
-# ruff: noqa: PTH
+# ruff: noqa: PTH109
 import os
 
 import remote

@@ -20,7 +20,7 @@ from encamp.cluster.task import Task
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
 
-PATIENCE = 8.0
+PATIENCE = 20.0
 """Seconds after which something that should happen is taken not to happen."""
 EVENTS = (TaskResult, TaskExit, HostAdded, HostDeleted)
 

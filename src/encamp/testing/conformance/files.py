@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,7 @@ class Files(Bound):
         self, cluster: Cluster, share: Path
     ) -> None:
         (share / "kept.txt").write_text("here")
-        options = {"mirror": str(share / "kept.txt"), "persistent": True}
+        options: dict[str, Any] = {"mirror": str(share / "kept.txt"), "persistent": True}
         seen: dict[str, list[str]] = {}
         for number in range(6):
             where, before = cluster.spawn(work.keep, f"file-{number}", **options).result(PATIENCE)

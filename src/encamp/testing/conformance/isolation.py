@@ -65,12 +65,12 @@ class Isolation(Bound):
     def test_output_is_kept_task_by_task_from_wherever_it_is_printed(
         self, cluster: Cluster
     ) -> None:
-        tasks = [cluster.spawn(work.shout, f"<{number}>") for number in range(10)]
+        tasks = [cluster.spawn(work.shout, f"no-{number}") for number in range(10)]
         results(tasks)
         for number, task in enumerate(tasks):
             lines = sorted(task.output.splitlines())
             kinds = ("c", "command", "descriptor", "error", "python")
-            assert lines == [f"{kind} <{number}>" for kind in kinds]
+            assert lines == [f"{kind} no-{number}" for kind in kinds]
         assert cluster.spawn(work.pid).output == ""
 
     def test_output_of_a_crash_is_kept(self, cluster: Cluster) -> None:

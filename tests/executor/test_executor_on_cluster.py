@@ -1,0 +1,426 @@
+"""What the executor does that the standard pools do not."""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+import threading
+import weakref
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future, wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pool_tasks as tasks
+import psutil
+import pytest
+from pool_tasks import hold, started, until
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import (
+    CannotTravel,
+    ClusterClosed,
+    InitializerFailed,
+    NoSuchHost,
+    NotEnough,
+    TaskKilled,
+    TaskLost,
+    TimeLimitExceeded,
+)
+from encamp.executor import Executor
+
+SOON = 60.0
+
+
+@pytest.fixture
+def pool(local_storage_base: Path, no_slots_left: None) -> Iterator[Executor]:
+    with Executor("local", slots=2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def cluster(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
+    with Cluster("local", slots=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "gate"
+    yield path
+    path.touch()
+
+
+def any_call(future: Future[Any]) -> Any:
+    """A future as what it is, a task."""
+    return future
+
+
+# Whose cluster
+
+
+def test_an_executor_leaves_a_cluster_open_that_is_not_its_own(cluster: Cluster) -> None:
+    for _ in range(2):
+        with Executor(cluster) as pool:
+            assert pool.cluster is cluster
+            assert pool.submit(tasks.add, 1).result(SOON) == 1
+        with pytest.raises(ClusterClosed, match="the executor is closed"):
+            pool.submit(tasks.add, 1)
+    assert cluster.spawn(tasks.add, 2).result(SOON) == 2
+
+
+def test_an_executor_closes_its_own_cluster(pool: Executor) -> None:
+    pool.shutdown()
+    with pytest.raises(ClusterClosed):
+        pool.cluster.spawn(tasks.add, 1)
+
+
+def test_an_executor_waits_for_its_own_tasks_only(cluster: Cluster, gate: Path) -> None:
+    other = cluster.spawn(hold, gate, notify=False)
+    until(started(gate).exists)
+    with Executor(cluster) as pool:
+        mine = [pool.submit(tasks.add, n) for n in range(10)]
+    assert all(call.done() for call in mine)
+    assert not other.done()
+
+
+def test_shutting_down_cancels_its_own_tasks_only(cluster: Cluster, gate: Path) -> None:
+    gates = [gate.with_name(f"gate-{n}") for n in range(2)]
+    for path in gates:
+        path.symlink_to(gate)
+        cluster.spawn(hold, path, notify=False)
+    until(lambda: all(started(path).exists() for path in gates))
+    one, two = Executor(cluster), Executor(cluster)
+    ones = [one.submit(tasks.add, n) for n in range(10)]
+    twos = [two.submit(tasks.add, n) for n in range(10)]
+    one.shutdown(cancel_futures=True)
+    assert all(call.cancelled() for call in ones)
+    gate.touch()
+    assert [call.result(SOON) for call in twos] == list(range(10))
+    two.shutdown()
+
+
+def test_a_cluster_that_is_there_takes_no_slots_nor_engine_options(cluster: Cluster) -> None:
+    with pytest.raises(TypeError, match="already takes no slots"):
+        Executor(cluster, slots=2)
+    with pytest.raises(TypeError, match="already takes no inline"):
+        Executor(cluster, inline=True)
+
+
+def test_shutdown_waits_although_one_before_did_not(pool: Executor, gate: Path) -> None:
+    call = pool.submit(hold, gate, 1)
+    until(started(gate).exists)
+    pool.shutdown(wait=False)
+    opener = threading.Timer(0.1, gate.touch)
+    opener.start()
+    pool.shutdown()
+    assert call.result(0) == 1
+    opener.join()
+
+
+def test_an_executor_that_nobody_has_any_more_ends_its_slots(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    pool = Executor("local", slots=1)
+    view, gone = pool.options(name="view"), weakref.ref(pool)
+    del pool
+    pid = view.submit(os.getpid).result(SOON)
+    del view
+    gc.collect()
+    assert gone() is None
+    until(lambda: not psutil.pid_exists(pid))
+
+
+def test_an_executor_lives_while_its_tasks_do(
+    local_storage_base: Path, no_slots_left: None, gate: Path
+) -> None:
+    pool = Executor("local", slots=1)
+    pid = pool.submit(os.getpid).result(SOON)
+    calls = [pool.submit(hold, gate, n) for n in range(3)]
+    del pool
+    gc.collect()
+    gate.touch()
+    assert [call.result(SOON) for call in calls] == [0, 1, 2]
+    del calls
+    gc.collect()
+    until(lambda: not psutil.pid_exists(pid))
+
+
+# Options
+
+
+def read_and_write(name: str) -> str:
+    text = Path(name).read_text()
+    Path("out.txt").write_text(text.upper())
+    return str(Path.cwd())
+
+
+def test_tasks_get_their_files_and_give_their_outputs(pool: Executor, here: Path) -> None:
+    (here / "in.txt").write_text("what goes in")
+    filed = pool.options(mirror="in.txt", outputs={"out.txt": "results"})
+    call = filed.submit(read_and_write, "in.txt")
+    folder = Path(call.result(SOON))
+    assert (here / "results" / "out.txt").read_text() == "WHAT GOES IN"
+    assert not folder.exists()
+    assert pool.submit(os.getcwd).result(SOON) != str(folder)
+
+
+def test_the_executors_options_hold_for_all_its_tasks(
+    local_storage_base: Path, no_slots_left: None, here: Path
+) -> None:
+    (here / "in.txt").write_text("text")
+    with Executor("local", slots=2, mirror="in.txt") as pool:
+        folders = list(pool.map(tasks_folder, range(4)))
+    assert [names for names, _ in folders] == [["in.txt"]] * 4
+    assert len({folder for _, folder in folders}) == 4
+
+
+def tasks_folder(_: int) -> tuple[list[str], str]:
+    return sorted(path.name for path in Path.cwd().iterdir()), str(Path.cwd())
+
+
+def test_options_are_added_to_those_before(pool: Executor, gate: Path) -> None:
+    host = pool.cluster.hosts()[0]
+    limited = pool.options(time_limit=0.2).options(on=host, name="long one")
+    with pytest.raises(TimeLimitExceeded, match=r"long one ran longer than its limit of 0\.2 s"):
+        limited.submit(hold, gate).result(SOON)
+    assert pool.submit(tasks.add, 1).result(SOON) == 1
+
+
+def test_fresh_tasks_have_a_process_of_their_own(pool: Executor) -> None:
+    fresh = pool.options(fresh=True)
+    pids = [fresh.submit(os.getpid).result(SOON) for _ in range(3)]
+    assert len(set(pids)) == 3
+
+
+def test_what_no_host_can_do_is_refused_at_once(pool: Executor) -> None:
+    with pytest.raises(NoSuchHost, match="elsewhere"):
+        pool.options(on="elsewhere").submit(tasks.add, 1)
+    with pytest.raises(NotEnough, match="100000 cores"):
+        pool.options(cores=100_000).submit(tasks.add, 1)
+    with pytest.raises(TypeError, match="colour"):
+        pool.options(colour="red")  # type: ignore[call-arg]
+    assert pool.submit(tasks.add, 1).result(SOON) == 1
+
+
+def test_an_executor_of_other_options_ends_with_the_first_and_not_the_other_way_round(
+    pool: Executor, gate: Path
+) -> None:
+    view, other = pool.options(name="view"), pool.options(name="other")
+    slow = pool.submit(hold, gate, 1)
+    with view:
+        quick = view.submit(tasks.add, 1)
+    assert quick.done()
+    assert not slow.done()
+    with pytest.raises(ClusterClosed):
+        view.submit(tasks.add, 1)
+    calls = [pool.submit(tasks.add, 2), other.submit(tasks.add, 3)]
+    gate.touch()
+    pool.shutdown()
+    assert [call.result(0) for call in calls] == [2, 3]
+    with pytest.raises(ClusterClosed):
+        other.submit(tasks.add, 1)
+
+
+# Tasks that end badly
+
+
+def test_a_worker_that_dies_fails_its_task_alone(pool: Executor, gate: Path) -> None:
+    held = pool.submit(hold, gate, "held")
+    until(started(gate).exists)
+    before = [pool.submit(tasks.add, n) for n in range(5)]
+    bad = pool.submit(tasks.crash, 3)
+    after = [pool.submit(tasks.add, n) for n in range(50)]
+    with pytest.raises(TaskLost, match="ended with exit status 3"):
+        bad.result(SOON)
+    assert [call.result(SOON) for call in before + after] == [*range(5), *range(50)]
+    gate.touch()
+    assert held.result(SOON) == "held"
+
+
+def test_many_workers_may_die(pool: Executor) -> None:
+    calls = [pool.submit(tasks.crash if n % 4 == 3 else tasks.same, n) for n in range(24)]
+    ended = [call.exception(SOON) for call in calls]
+    assert [type(error) for error in ended] == ([type(None)] * 3 + [TaskLost]) * 6
+
+
+def test_a_running_task_can_be_killed(pool: Executor, gate: Path) -> None:
+    call = any_call(pool.submit(hold, gate))
+    until(started(gate).exists)
+    call.kill()
+    with pytest.raises(TaskKilled):
+        call.result(SOON)
+    assert pool.submit(tasks.add, 1).result(SOON) == 1
+
+
+def test_an_error_that_cannot_be_read_again_fails_its_own_future(pool: Executor) -> None:
+    bad, good = pool.submit(tasks.fail_unreadably), pool.submit(tasks.add, 1)
+    with pytest.raises(RuntimeError, match="HardToRead: this and that"):
+        bad.result(SOON)
+    assert good.result(SOON) == 1
+
+
+def test_what_cannot_travel_says_what_it_is(pool: Executor) -> None:
+    error = pool.submit(tasks.same, threading.Lock()).exception(SOON)
+    assert isinstance(error, CannotTravel)
+    assert "_thread.lock" in str(error)
+
+
+def test_the_remote_traceback_names_task_and_host(pool: Executor) -> None:
+    host = pool.cluster.hosts()[0].name
+    call = any_call(pool.submit(tasks.dig, 2))
+    assert f"task {call.id} on {host}" in str(call.exception(SOON).__cause__)
+
+
+# What travels
+
+
+def test_functions_without_a_name_can_be_submitted(pool: Executor) -> None:
+    factor = 3
+
+    def times(number: int) -> int:
+        return factor * number
+
+    assert pool.submit(lambda: factor).result(SOON) == 3
+    assert pool.submit(times, 2).result(SOON) == 6
+    assert pool.submit(partial(times, 5)).result(SOON) == 15
+    assert pool.submit("a-b".split, "-").result(SOON) == ["a", "b"]
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, None])
+def test_map_takes_functions_without_a_name(pool: Executor, chunksize: int | None) -> None:
+    factor = 3
+    one = pool.map(lambda a: factor * a, range(5), chunksize=chunksize)
+    two = pool.map(lambda a, b: factor * a + b, range(5), range(5), chunksize=chunksize)
+    part = pool.map(partial(tasks.add, factor), range(5), chunksize=chunksize)
+    assert [list(one), list(two), list(part)] == [
+        [0, 3, 6, 9, 12],
+        [0, 4, 8, 12, 16],
+        [3, 4, 5, 6, 7],
+    ]
+
+
+def test_a_closure_that_has_changed_travels_as_it_is_now(pool: Executor) -> None:
+    seen = [1]
+
+    def look(_: int) -> list[int]:
+        return seen
+
+    first = list(pool.map(look, range(4), chunksize=2))
+    seen.append(2)
+    second = list(pool.map(look, range(4), chunksize=2))
+    assert (first, second) == ([[1]] * 4, [[1, 2]] * 4)
+
+
+# Map
+
+
+@pytest.fixture
+def arguments(pool: Executor, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The arguments of every task as they are spawned."""
+    seen: list[tuple[Any, ...]] = []
+    spawn = pool.cluster._spawn
+
+    def spy(function: Any, args: tuple[Any, ...], kwargs: Any, options: Any) -> Any:
+        seen.append(args)
+        return spawn(function, args, kwargs, options)
+
+    monkeypatch.setattr(pool.cluster, "_spawn", spy)
+    return seen
+
+
+@pytest.mark.parametrize(("chunksize", "expected"), [(1, 100), (7, 15), (100, 1), (1000, 1)])
+def test_a_chunk_is_one_task(
+    pool: Executor, arguments: list[Any], chunksize: int, expected: int
+) -> None:
+    assert list(pool.map(tasks.same, range(100), chunksize=chunksize)) == list(range(100))
+    assert len(arguments) == expected
+
+
+def test_a_good_chunk_size_is_chosen_if_wanted(pool: Executor, arguments: list[Any]) -> None:
+    for count, expected in ((0, 0), (1, 1), (16, 16), (17, 9), (8000, 16), (100_000, 100)):
+        arguments.clear()
+        numbers = iter(range(count))
+        assert list(pool.map(tasks.same, numbers, chunksize=None)) == list(range(count))
+        assert len(arguments) == expected, count
+
+
+@pytest.mark.parametrize(
+    "items", [range(0, 5000, 5), np.arange(1000), np.zeros((1000, 3))], ids=type
+)
+def test_chunks_of_ranges_and_arrays_travel_in_few_bytes(
+    pool: Executor, arguments: list[tuple[Any, ...]], items: Any
+) -> None:
+    got = list(pool.map(tasks.same, items, chunksize=100))
+    assert len(got) == 1000
+    assert all(np.array_equal(a, b) for a, b in zip(got, items, strict=True))
+    assert len(arguments) == 10
+    most = len(pickle.dumps(list(items)[:100], 5)) * 0.6
+    sizes = {len(pickle.dumps(args, 5)) for args in arguments}
+    assert max(sizes) < most, (sizes, most)
+
+
+def test_with_a_buffersize_items_are_taken_as_results_are(pool: Executor) -> None:
+    taken: list[int] = []
+
+    def numbers() -> Iterator[int]:
+        while True:
+            taken.append(len(taken))
+            yield taken[-1]
+
+    results = pool.map(tasks.same, numbers(), buffersize=3)
+    assert len(taken) == 3
+    for n in range(10):
+        assert next(results) == n
+        assert len(taken) == n + 4
+    chunks = pool.map(tasks.same, iter(range(10**12)), chunksize=10, buffersize=3)
+    assert [next(chunks) for _ in range(50)] == list(range(50))
+    assert list(pool.map(tasks.same, range(5), buffersize=100)) == list(range(5))
+    with pytest.raises(ValueError, match="buffersize"):
+        pool.map(tasks.same, [], buffersize=0)
+
+
+def test_map_keeps_no_results_that_were_taken(pool: Executor) -> None:
+    for chunksize in (1, 3):
+        results = pool.map(tasks.hold_none, range(9), chunksize=chunksize)
+        kept = [weakref.ref(next(results)) for _ in range(9)]
+        assert [ref() for ref in kept] == [None] * 9
+
+
+# Initializers
+
+
+def test_a_new_process_in_place_of_a_dead_one_is_initialized(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    with Executor("local", slots=1, initializer=tasks.set_word, initargs=("w", begun)) as pool:
+        first = pool.submit(tasks.get_word).result(SOON)
+        assert isinstance(pool.submit(tasks.crash).exception(SOON), TaskLost)
+        second = pool.submit(tasks.get_word).result(SOON)
+        fresh = pool.options(fresh=True).submit(tasks.get_word).result(SOON)
+    assert [first[1], second[1], fresh[1]] == ["w", "w", "w"]
+    assert len({first[0], second[0], fresh[0]}) == 3
+    assert len(begun.read_text().splitlines()) == 3
+
+
+def test_a_broken_executor_says_why_and_leaves_the_cluster_alone(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    tried = tmp_path / "tried"
+    with Executor(cluster, initializer=tasks.fail_to_start, initargs=(tried,)) as pool:
+        calls = [pool.submit(tasks.add, n) for n in range(1000)]
+        wait(calls, SOON)
+        errors = [call.exception(0) for call in calls]
+        assert {type(error) for error in errors} == {InitializerFailed}
+        assert "no licence to be had" in str(errors[0])
+        with pytest.raises(InitializerFailed, match=r"fail_to_start failed on .*no licence"):
+            pool.submit(tasks.add, 1)
+        with pytest.raises(BrokenExecutor):
+            pool.options(name="other").submit(tasks.add, 1)
+    assert len(tried.read_text().splitlines()) < 500
+    with Executor(cluster) as other:
+        assert other.submit(tasks.add, 1).result(SOON) == 1

