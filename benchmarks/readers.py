@@ -53,7 +53,7 @@ def _job(way: str, tasks: int, folder: Path, mirrors: str) -> list[Any]:
     for number in range(tasks):
         own = inputs if way == "tasks" else ()
         job.add(f"task-{number}", encamp.call(digest_of_folder), mirror=own)
-    return [task.value for task in job.run(workers=tasks).tasks]
+    return [task.value for task in job.run(slots=tasks).tasks]
 
 
 def _sandboxes(_way: str, tasks: int, folder: Path, mirrors: str) -> list[str]:

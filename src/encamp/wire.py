@@ -21,7 +21,7 @@ import socket
 import struct
 from array import array
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from itertools import accumulate, pairwise
 
@@ -44,6 +44,8 @@ _TURNS = 64
 """Reads before others have their turn."""
 _BIG = 1 << 16
 """Messages from this size on are read straight into buffers of their own."""
+_TOGETHER = 1 << 14
+"""Messages of one part below this size are written as one buffer."""
 _AT_ONCE = 512
 """Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
 _FD = struct.calcsize("i")
@@ -188,11 +190,14 @@ class Writer:
         """Whether there is something left to `flush`."""
         return bool(self._waiting)
 
-    def send(self, parts: Sequence[Buffer], descriptors: Iterable[int] = ()) -> None:
+    def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
         """Write a message, or keep it; file ``descriptors`` go along with its first byte.
 
         Raises OSError (`BrokenPipeError`) if nobody can read it any more.
         """
+        if len(parts) == 1 and len(parts[0]) < _TOGETHER and not (self._waiting or descriptors):
+            self._send_small(head(parts) + parts[0])
+            return
         buffers = [head(parts), *parts]
         fds = tuple(map(os.dup, descriptors))  # they may have to wait; the caller may close its own
         if self._waiting or fds:
@@ -207,6 +212,15 @@ class Writer:
             self._keep(buffers, ())
             self._drop(sent)
             self.flush()
+
+    def _send_small(self, data: bytes) -> None:
+        """One system call with one buffer, for what is sent most."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(data):
+            self._keep((data[sent:],), ())
 
     def _keep(self, buffers: Iterable[Buffer], fds: tuple[int, ...]) -> None:
         for buffer in buffers:

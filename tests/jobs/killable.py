@@ -94,4 +94,4 @@ if __name__ == "__main__":
         with ProcessPoolExecutor(2) as pool:
             job.run(pool)
     else:
-        job.run(workers=2)
+        job.run(slots=2)

@@ -39,7 +39,7 @@ def _with_neighbours(*steps: Any, **options: Any) -> JobReport:
         job.add(name, encamp.call(write, f"{name}.txt"), outputs=f"{name}.txt")
         if name == "before":
             job.add("bad", list(steps), outputs={"*.txt": "."}, **options)
-    report = job.run(workers=2, check=False)
+    report = job.run(slots=2, check=False)
     assert {report[name].state for name in ("before", "after")} == {"done"}
     assert report["bad"].state == "failed"
     assert {path.name for path in Path("out").glob("*.txt")} == {"before.txt", "after.txt"}

@@ -97,7 +97,7 @@ def results() -> dict[str, bytes]:
 
 @pytest.mark.usefixtures("small")
 def test_a_task_without_room_waits_until_another_has_ended(here: Path) -> None:
-    report = job_of(here, "ab").run(workers=2)
+    report = job_of(here, "ab").run(slots=2)
     assert report.ok
     assert refusals() >= 1
     assert results() == {name: name.encode() * 10 for name in "ab"}
@@ -108,7 +108,7 @@ def test_a_task_without_room_waits_until_another_has_ended(here: Path) -> None:
 @pytest.mark.usefixtures("small")
 def test_many_tasks_take_turns(here: Path) -> None:
     names = "abcdef"
-    report = job_of(here, names).run(workers=3)
+    report = job_of(here, names).run(slots=3)
     assert report.ok
     assert results() == {name: name.encode() * 10 for name in names}
     assert sorted(counted(here / "counter")) == list(names)
@@ -120,7 +120,7 @@ def test_a_task_that_can_never_have_room_fails_by_name_and_the_others_go_on(here
     job = job_of(here, "a")
     (here / "large.dat").write_bytes(bytes(20 * MIB))
     job.add("large", "true", mirror="large.dat", retries=0)
-    report = job.run(workers=2, check=False)
+    report = job.run(slots=2, check=False)
     assert report["a"].state == "done"
     large = report["large"]
     assert (large.state, large.attempts[-1].error_type) == ("failed", "DiskFull")
@@ -135,7 +135,7 @@ def test_alone_it_fails_at_once(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("large", "true", mirror="large.dat")
     job.add("later", "true", after="large")
-    report = job.run(workers=2, check=False)
+    report = job.run(slots=2, check=False)
     assert [task.state for task in report.tasks] == ["failed", "blocked"]
     assert report["large"].attempts[-1].error_type == "DiskFull"
 
@@ -148,7 +148,7 @@ def test_a_task_whose_own_files_fill_the_disk_fails_and_leaves_room_again(
     job.add("command", encamp.command("head -c 100M /dev/zero > all", shell=True))
     job.add("function", encamp.call(fill, 100 * MIB))
     job.add("next", "head -c 8M /dev/zero")
-    report = job.run(workers=1, check=False)
+    report = job.run(slots=1, check=False)
     assert [task.state for task in report.tasks] == ["failed", "failed", "done"]
     for name in ("command", "function"):
         assert report[name].attempts[-1].error_type == "DiskFull"
@@ -164,7 +164,7 @@ def test_a_task_that_fills_the_disk_while_it_runs_waits_for_others_too(here: Pat
     for name in "ab":
         step = encamp.call(hold, str(here / "counter"), name, 10 * MIB)
         job.add(name, step, outputs=name)
-    report = job.run(workers=2)
+    report = job.run(slots=2)
     assert report.ok
     assert len(counted(here / "counter")) == 3
     assert {name: len(text) for name, text in results().items()} == {"a": 10 * MIB, "b": 10 * MIB}
@@ -178,7 +178,7 @@ def test_the_cache_makes_room_before_anybody_waits(here: Path) -> None:
         job = encamp.Job(f"job{turn}", to="out", mirror=f"shared{turn}")
         for name in "ab":
             job.add(name, f"test -s shared{turn}")
-        assert job.run(workers=2).ok
+        assert job.run(slots=2).ok
 
 
 def test_a_destination_without_room_fails_by_name_and_what_is_published_stays(
@@ -189,7 +189,7 @@ def test_a_destination_without_room_fails_by_name_and_what_is_published_stays(
         for name in "ab":
             step = encamp.command(f"head -c 8M /dev/zero > {name}", shell=True)
             job.add(name, step, outputs=name)
-        report = job.run(workers=2, check=False)
+        report = job.run(slots=2, check=False)
         states = sorted(task.state for task in report.tasks)
         assert states == ["done", "failed"]
         (failed,) = [task for task in report.tasks if task.state == "failed"]
@@ -199,4 +199,4 @@ def test_a_destination_without_room_fails_by_name_and_what_is_published_stays(
         assert whole == [8 * MIB]
         assert not list(to.rglob(".encamp-*"))
         next(path for path in to.iterdir() if path.is_file()).unlink()
-        assert job.run(workers=1, check=False).count("done") >= 1
+        assert job.run(slots=1, check=False).count("done") >= 1

@@ -72,7 +72,7 @@ def pool(local_storage_base: Path, no_slots_left: None) -> Iterator[Callable[[st
 
     def make(kind: str) -> Workers:
         if kind == "default":
-            return Workers(None, r"slot-\d+", run_options={"workers": 2})
+            return Workers(None, r"slot-\d+", run_options={"slots": 2})
         executor, name = _pool(kind, local_storage_base)
         made.append(executor)
         return Workers(executor, name)

@@ -47,7 +47,7 @@ def test_runs_leak_no_descriptors_threads_or_processes(here: Path) -> None:
         job = encamp.Job("job", to="out")
         for number in range(6):
             job.add(f"t{number}", "false" if number == 3 else nothing, time_limit=60)
-        job.run(workers=2, force=True, check=False)
+        job.run(slots=2, force=True, check=False)
 
     run()
     before = used()

@@ -50,7 +50,7 @@ def test_a_command_line_has_placeholders_and_shared_files(data: Path) -> None:
             to="out",
             mirror="scale.txt",
             outputs=encamp.Output("{stem}.new", "{suffix}", rename="{name}"),
-            workers=2,
+            slots=2,
         )
 
     assert run().count("done") == 3

@@ -77,7 +77,7 @@ START = """
     job = encamp.Job("job", to="../out", mirror="tree")
 """
 END = """
-    report = job.run(workers=1, check=False, keep=KEEP)
+    report = job.run(slots=1, check=False, keep=KEEP)
     print(json.dumps([[t.state, t.why, t.value, t.kept] for t in report.tasks]))
 """
 

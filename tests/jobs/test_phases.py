@@ -37,7 +37,7 @@ def run_one(*steps: encamp.jobs.job.Step, check: bool = True, **options: Any) ->
     run = {name: options.pop(name) for name in ("keep", "force") if name in options}
     job = encamp.Job("job", to="out")
     job.add("task", list(steps), **options)
-    return job.run(workers=1, check=check, **run)["task"]
+    return job.run(slots=1, check=check, **run)["task"]
 
 
 def log_of(report: TaskReport) -> str:
@@ -171,7 +171,7 @@ def test_every_task_has_a_log_of_its_own_also_in_one_slot(here: Path) -> None:
     for name in ("a", "b", "c"):
         job.add(name, [speak, f"echo {name}"])
     job.add("silent", nothing)
-    report = job.run(workers=1)
+    report = job.run(slots=1)
     for name in ("a", "b", "c"):
         lines = log_of(report[name]).splitlines()
         assert lines.count("c library") == 1
@@ -185,7 +185,7 @@ def test_what_a_task_does_to_its_process_does_not_reach_the_next(here: Path) -> 
     job.add("2", spoil, after="1")
     job.add("3", look, after="2")
     job.add("4", 'sh -c \'test -n "$HOME" -a -z "$SPOILED"\'', after="3")
-    report = job.run(workers=1)
+    report = job.run(slots=1)
     assert report["1"].value == report["3"].value
     assert report["1"].value["cwd"] == "task"
     assert log_of(report["3"]) == "can be heard\n"
@@ -266,7 +266,7 @@ def test_writing_to_a_job_input_fails_the_task_and_hurts_no_other(here: Path) ->
     job.add("bad", encamp.call(damage, "model.txt"))
     job.add("good", "cp model.txt copy.txt", outputs={"copy.txt": "."}, after=[])
     job.add("later", "sh -c 'sleep 0.01; cp model.txt later.txt'", outputs={"later.txt": "."})
-    report = job.run(workers=1, check=False)
+    report = job.run(slots=1, check=False)
     assert report["bad"].attempts[0].error_type == InputDamaged.__name__
     assert Path("model.txt").read_text() == "model"
     assert published() == {"copy.txt": "model", "later.txt": "model"}
@@ -277,7 +277,7 @@ def test_removing_or_replacing_a_job_input_is_the_tasks_own_affair(here: Path) -
     job = encamp.Job("job", to="out", mirror="model.txt")
     job.add("task", ["rm -f model.txt", encamp.call(write, "model.txt", "mine")])
     job.add("next", "cp model.txt copy.txt", outputs={"copy.txt": "."}, after="task")
-    job.run(workers=1)
+    job.run(slots=1)
     assert published() == {"copy.txt": "model"}
 
 

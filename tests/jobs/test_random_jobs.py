@@ -92,7 +92,7 @@ class Model:
 
 def _check_run(model: Model) -> None:
     expected, before = model.must_run(), len(counted(model.counter))
-    report = model.job().run(workers=2)
+    report = model.job().run(slots=2)
     ran = counted(model.counter)[before:]
     assert sorted(ran) == sorted(expected)
     assert {task.name for task in report.tasks if task.state == "done"} == expected

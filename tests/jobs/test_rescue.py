@@ -24,7 +24,7 @@ LEAVE: OutputMap = {"part.txt": "failed", "none.txt": "failed"}
 def run_one(*steps: Step, on_failure: OutputMap = LEAVE, **options: Any) -> TaskReport:
     job = encamp.Job("job", to="out")
     job.add("task", list(steps), on_failure=on_failure, **options)
-    return job.run(workers=1, check=False)["task"]
+    return job.run(slots=1, check=False)["task"]
 
 
 def results() -> dict[str, str]:
@@ -136,11 +136,11 @@ def test_a_later_good_run_replaces_nothing_and_is_up_to_date_afterwards(here: Pa
         return job
 
     with pytest.raises(JobFailed) as caught:
-        job().run(workers=1)
+        job().run(slots=1)
     assert len(caught.value.report["task"].rescued) == 1
-    assert job().run(workers=1)["task"].state == "done"
+    assert job().run(slots=1)["task"].state == "done"
     assert results() == {"failed/part.txt": "half", "out.txt": "at last\n"}
-    assert job().run(workers=1)["task"].state == "up to date"
+    assert job().run(slots=1)["task"].state == "up to date"
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
@@ -163,7 +163,7 @@ def test_what_cannot_be_left_is_not_in_the_way_of_the_tasks_own_error(here: Path
     Path("out/out").mkdir()
     Path("out/out/failed").mkdir()
     Path("out/out/failed/part.txt").mkdir()
-    report = job.run(workers=1, check=False)["task"]
+    report = job.run(slots=1, check=False)["task"]
     assert report.attempts[-1].error_type == "StepFailed"
     assert report.rescued == []
     assert not list(Path("out").rglob(".encamp-*"))
@@ -184,7 +184,7 @@ def test_a_pattern_that_leaves_the_folder_is_refused_before_anything_runs(
     job = encamp.Job("job", to="out")
     job.add("task", "false", on_failure={pattern: "failed"})
     with pytest.raises(UnsafeTarget):
-        job.run(workers=1)
+        job.run(slots=1)
     assert not Path("out").exists()
 
 
@@ -195,7 +195,7 @@ def test_what_two_tasks_would_leave_under_one_name_is_refused_before_anything_ru
     for name in ("one", "two"):
         job.add(name, "false", on_failure={"part.txt": "failed"})
     with pytest.raises(OutputConflict, match="task one and task two"):
-        job.run(workers=1)
+        job.run(slots=1)
 
 
 def test_what_a_failed_task_leaves_is_refused_in_the_place_of_anothers_output(here: Path) -> None:
@@ -203,7 +203,7 @@ def test_what_a_failed_task_leaves_is_refused_in_the_place_of_anothers_output(he
     job.add("good", "touch part.txt", outputs={"part.txt": "same"})
     job.add("bad", "false", on_failure={"part.txt": "same"})
     with pytest.raises(OutputConflict, match="task good and task bad"):
-        job.run(workers=1)
+        job.run(slots=1)
 
 
 def test_a_task_may_leave_under_the_names_of_its_own_outputs(here: Path) -> None:
@@ -220,7 +220,7 @@ def test_what_a_failed_task_leaves_never_replaces_anothers_output(here: Path) ->
     job.add("first", encamp.call(half_then, "kill"), on_failure={"*.txt": "same"})
     job.add("good", encamp.call(write, "part.txt", "good"), outputs={"*.txt": "same"})
     job.add("last", encamp.call(half_then, "raise"), on_failure={"*.txt": "same"}, after="good")
-    report = job.run(workers=1, check=False)
+    report = job.run(slots=1, check=False)
     assert report["good"].state == "done"
     assert report["last"].rescued == []
     assert results() == {"same/part.txt": "good"}
@@ -230,10 +230,10 @@ def test_what_a_killed_run_had_staged_of_it_goes_with_the_next(here: Path) -> No
     """Its temporary files are found in the folders that on_failure names, too."""
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(half_then, "raise"), on_failure=LEAVE)
-    job.run(workers=1, check=False)
+    job.run(slots=1, check=False)
     (Path("out/job.job") / "running-0123456789ab").write_text("{}")
     Path("out/failed/.encamp-0123456789ab-rescued.0-0").write_text("half of it")
-    job.run(workers=1, check=False)
+    job.run(slots=1, check=False)
     assert results() == {"failed/part.txt": "half\n"}
 
 

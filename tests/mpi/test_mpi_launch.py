@@ -145,3 +145,14 @@ def test_a_host_file_is_used(mpi: str, tmp_path: Path, monkeypatch: pytest.Monke
         assert echoed(engine, 2, bytes(100_000))
     finally:
         engine.stop()
+
+
+def test_a_launcher_that_neither_starts_the_ranks_nor_ends_is_killed(tmp_path: Path) -> None:
+    path = make(tmp_path, "mpich")
+    stubborn = "trap '' TERM; echo waiting; while :; do sleep 1; done"
+    Path(path).write_text(Path(path).read_text().replace("exit 7", f"{{ {stubborn}; }}"))
+    engine = LaunchedMPI(slots=1, launcher=path, start_within=0.5)
+    with pytest.raises(EngineFailed, match=r"within 0.5 s.*waiting"):
+        engine.start(b"")
+    assert engine.pid is None
+    engine.stop()

@@ -116,7 +116,7 @@ def test_what_one_task_alone_wants_is_not_in_the_cache_and_what_two_want_is(here
     job = encamp.Job("job", to="out")
     job.add("a", "true", mirror=["one", "two"])
     job.add("b", "true", mirror="two")
-    job.run(workers=1)
+    job.run(slots=1)
     entries = [path.read_text() for path in (local_storage() / "cache/files").glob("*/*")]
     assert entries == ["two"]
 

@@ -194,7 +194,7 @@ def test_the_folder_of_a_failed_task_is_kept_as_plain_files(sources: Path) -> No
     job = encamp.Job("job", to="out", mirror="tree")
     line = encamp.command("echo -n mine > tree/deep/1; echo -n mine > made; exit 3", shell=True)
     job.add("task", line, mirror=Mirror("big", mode="overlay"))
-    report = job.run(workers=1, keep="failed", check=False)
+    report = job.run(slots=1, keep="failed", check=False)
     kept = report["task"].kept
     assert kept is not None
     whole(Path(kept.partition(":")[2]) / "task", sources)
@@ -207,7 +207,7 @@ def test_a_task_that_fails_or_is_killed_leaves_no_mount(sources: Path) -> None:
     job.add("fails", "false")
     job.add("crashes", encamp.command("kill -9 $PPID", shell=True))
     job.add("lasts", encamp.command("sleep 600", time_limit=0.3))
-    report = job.run(workers=2, check=False)
+    report = job.run(slots=2, check=False)
     assert [task.state for task in report.tasks] == ["failed"] * 3
     assert mounts() == []
     assert left() == []

@@ -181,7 +181,7 @@ def results() -> dict[str, str]:
 def test_an_output_that_exists_fails_its_task_which_publishes_nothing(here: Path) -> None:
     Path("out").mkdir()
     Path("out/a").write_text("theirs")
-    report = job("error").run(workers=1, check=False)
+    report = job("error").run(slots=1, check=False)
     assert report["task"].attempts[0].error_type == "OutputExists"
     assert len(report["task"].attempts) == 1
     assert "out/a is there already" in report["task"].why
@@ -197,36 +197,36 @@ def test_what_is_somebody_elses_stays_so_however_often_the_job_runs(
     Path("out").mkdir()
     Path("out/a").write_text("theirs")
     for text in ("one", "two", "two"):
-        job(existing, text).run(workers=1, check=False, force=True)
+        job(existing, text).run(slots=1, check=False, force=True)
         assert Path("out/a").read_text() == "theirs"
     Path("out/a").unlink()
     for text in ("one", "two"):
-        job(existing, text).run(workers=1)
+        job(existing, text).run(slots=1)
         assert Path("out/a").read_text() == f"{text}\n"
 
 
 def test_a_kept_output_is_part_of_the_result(here: Path) -> None:
     Path("out").mkdir()
     Path("out/a").write_text("theirs")
-    report = job("keep").run(workers=1)
+    report = job("keep").run(slots=1)
     assert results() == {"a": "theirs", "b": "made\n"}
     digests = {Path(one.path).name: one.digest for one in report["task"].outputs}
     assert digests == {name: digest_of(Path("out", name)) for name in "ab"}
-    assert job("keep").run(workers=1)["task"].state == "up to date"
+    assert job("keep").run(slots=1)["task"].state == "up to date"
 
 
 @pytest.mark.parametrize("existing", ["keep", "error"])
 def test_a_job_may_replace_what_it_has_published_itself(existing: Existing, here: Path) -> None:
     for text in ("one", "two", "three"):
-        assert job(existing, text).run(workers=1)["task"].state == "done"
+        assert job(existing, text).run(slots=1)["task"].state == "done"
         assert results() == {"a": f"{text}\n", "b": f"{text}\n"}
 
 
 def test_a_job_may_not_replace_what_another_job_has_published(here: Path) -> None:
     other = encamp.Job("other", to="out")
     other.add("task", encamp.command("echo other > a", shell=True), outputs="a")
-    other.run(workers=1)
-    assert job("error").run(workers=1, check=False)["task"].state == "failed"
+    other.run(slots=1)
+    assert job("error").run(slots=1, check=False)["task"].state == "failed"
     assert results() == {"a": "other\n"}
 
 
@@ -308,7 +308,7 @@ def test_the_manifest_of_a_job_is_checked_by_b2sum(
     job = encamp.Job("job", to="out")
     job.add("task", encamp.call(run_script, Path()), outputs="**")
     job.add("fails", ["touch left", "false"], on_failure={"left": "failed"})
-    job.run(workers=1, check=False)
+    job.run(slots=1, check=False)
     changed = change() is not None
     checked = b2sum(here / "out", Path("out/job.job/MANIFEST").read_bytes())
     assert checked.returncode == changed, checked

@@ -137,12 +137,12 @@ def test_a_file_url_is_an_input_also_of_jobs(here: Path) -> None:
         step = encamp.command(f"cat *.txt > {name}.out", shell=True)
         mirror = Mirror(f"file://{here}/two words%20.txt")
         job.add(name, step, mirror=mirror, outputs=f"{name}.out")
-    report = job.run(workers=2)
+    report = job.run(slots=2)
     assert (here / "out/one.out").read_text() == (here / "out/two.out").read_text() == "content"
     assert report.ok
-    assert [task.state for task in job.run(workers=2).tasks] == ["up to date"] * 2
+    assert [task.state for task in job.run(slots=2).tasks] == ["up to date"] * 2
     (here / "two words%20.txt").write_text("changed content")
-    assert [task.why for task in job.run(workers=2).tasks] == ["an input changed"] * 2
+    assert [task.why for task in job.run(slots=2).tasks] == ["an input changed"] * 2
     assert (here / "out/one.out").read_text() == "changed content"
 
 
@@ -222,7 +222,7 @@ def test_a_file_comes_by_http_once_a_host(server: tuple[str, Any], here: Path) -
     job = encamp.Job("job", to="out", mirror=f"{url}/a.dat")
     for number in range(4):
         job.add(f"t{number}", "test -s a.dat")
-    job.run(workers=2)
+    job.run(slots=2)
     code = f"import encamp\nwith encamp.sandbox('{url}/a.dat') as f: assert (f / 'a.dat').exists()"
     run(code)
     bodies = [path for kind, path in asked if kind == "GET"]
@@ -477,14 +477,14 @@ def test_a_job_publishes_to_a_url_and_knows_when_it_is_up_to_date(here: Path) ->
         job.add("task", step, outputs=output)
         return job
 
-    report = job().run(workers=1)
+    report = job().run(slots=1)
     assert (here / "there/a.txt").read_text() == "made\n"
     (published,) = report["task"].outputs
     assert published.path == f"file://{here}/there/a.txt"
     assert (published.size, intact(published)) == (5, True)
-    assert job().run(workers=1)["task"].state == "up to date"
-    assert job().run(workers=1, force=True)["task"].state == "done"
+    assert job().run(slots=1)["task"].state == "up to date"
+    assert job().run(slots=1, force=True)["task"].state == "done"
     (here / "there/a.txt").unlink()
-    again = job().run(workers=1)["task"]
+    again = job().run(slots=1)["task"]
     assert (again.state, "vanished" in again.why) == ("done", True)
     assert [path.name for path in (here / "there").iterdir()] == ["a.txt"]

@@ -105,7 +105,8 @@ def main(birth: bytes) -> None:
     port = _Sockets(born)
     slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
     folder = str(Path.cwd()) if born.folder != "/" else "/"
-    slot.alone = lambda: _Alone(folder)
+    alone = _Alone(folder)
+    slot.alone = lambda: alone
     if born.capture:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()

@@ -313,7 +313,8 @@ class InlineSlot(Hosted):
     def __init__(self, agent: Agent, number: int, folder: str) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
-        self._slot.alone = lambda: put_back(folder)
+        alone = put_back(folder)
+        self._slot.alone = lambda: alone
         with suppress(OSError):
             os.chdir(folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal's own functions wrap this in enums, slowly
 import os
 import signal
 import sys
@@ -11,21 +12,23 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class put_back:  # noqa: N801 - it reads as what it does: with put_back():
-    """Let what runs next find this process as the block did.
+    """Let what runs next find this process as it was when this object was made.
 
     Its current folder (which becomes ``folder``), environment, ``sys.path``, umask, standard
-    streams and what it does on SIGINT and SIGTERM. Only for the main thread.
+    streams and what it does on SIGINT and SIGTERM. May be entered again and again. Only for the
+    main thread.
     """
 
     def __init__(self, folder: str = "/") -> None:
         self._folder = folder
-
-    def __enter__(self) -> None:
         self._environment = _environment().copy()
         self._path = sys.path[:]
         self._mask = _umask()
-        self._handlers = [signal.getsignal(number) for number in _SIGNALS]
+        self._handlers = [_signal.getsignal(number) for number in _SIGNALS]
         self._streams = sys.stdin, sys.stdout, sys.stderr
+
+    def __enter__(self) -> None:
+        pass
 
     def __exit__(
         self,
@@ -35,15 +38,16 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
     ) -> None:
         os.chdir(self._folder)
         os.umask(self._mask)
-        sys.path[:] = self._path
+        if sys.path != self._path:
+            sys.path[:] = self._path
         sys.stdin, sys.stdout, sys.stderr = self._streams
         if self._environment != _environment():
             os.environ.clear()
             for name, value in self._environment.items():
                 os.environb[name] = value
         for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-            if signal.getsignal(number) is not handler:
-                signal.signal(number, handler)
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
 
 
 def _environment() -> dict[bytes, bytes]:

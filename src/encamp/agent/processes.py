@@ -36,9 +36,10 @@ def end_descendants(grace: float, pid: int | None = None) -> None:
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
     at once. Blocks until they are gone.
     """
-    if pid is not None or _have_children():
+    if pid is not None:
         _end_all(lambda: _descendants(pid), grace)
-    if pid is None:
+    elif _have_children():
+        _end_all(lambda: _descendants(None), grace)
         _reap()
 
 

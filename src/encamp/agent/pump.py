@@ -40,6 +40,8 @@ class Pump:
         self.turned: list[Callable[[], None]] = []
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
+        self.rest = 0.0
+        """Seconds to let things come before they are looked at, where many come one by one."""
         self.broken: Callable[[Exception], None] | None = None
         """Is told what an engine or a handler raises while nobody waits, or an engine at all."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
@@ -108,6 +110,8 @@ class Pump:
         """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
         limit = self._patience(timeout)
         if limit > 0:
+            if self.rest:
+                time.sleep(self.rest)
             self._sleeping = True
             if self._orders:  # put there before the flag could be seen
                 limit = 0
@@ -119,11 +123,7 @@ class Pump:
             if handler is not None:
                 handler(event)
         self._arrivals()
-        if self._orders:
-            for _ in range(len(self._orders)):
-                self._orders.popleft()()
-        if self._timers:
-            self._ring()
+        self._chores()
         for turned in self.turned:
             turned()
         if self._waiters:
@@ -157,10 +157,14 @@ class Pump:
                     handle(arrival)
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
-    def _ring(self) -> None:
-        now = time.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            heappop(self._timers)[2]()
+    def _chores(self) -> None:
+        """What was asked for by other threads, and what it is time for."""
+        for _ in range(len(self._orders)):
+            self._orders.popleft()()
+        if self._timers:
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                heappop(self._timers)[2]()
 
     # Who drives
 

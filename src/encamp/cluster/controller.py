@@ -69,6 +69,9 @@ _ANSWER_WITHIN = 1.0
 _AGAIN = 0.01
 _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
+_REST = 0.0002
+_MANY = 32
+"""With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
 BEAT = 2.0
 """Seconds between two pings."""
 MISSED = 4
@@ -111,6 +114,7 @@ class Controller:
         self._early: dict[int, list[Parts]] = {}
         self._tickets = itertools.count(1)
         self._looking = False
+        self._has_lost_hosts = False
         self.waiters: list[Callable[[], object]] = []
         """Are called when something has come to the queue."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
@@ -135,11 +139,15 @@ class Controller:
     def turned(self) -> None:
         """Begin what waits, and send what is to go."""
         incoming, scheduler = self.incoming, self.scheduler
-        while incoming:
-            scheduler.put(incoming.popleft())
+        if incoming:
+            while incoming:
+                scheduler.put(incoming.popleft())
+            if self._has_lost_hosts:  # maybe after the host of one was looked for
+                self._end_unmet()
         if scheduler.slots:
             for place, tasks in scheduler.assign():
                 self._run(place, tasks)
+            self.pump.rest = _REST if scheduler.ahead > _MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead and not self._looking:
                 self._looking = True
                 self.pump.later(_STUCK, self._unstick)
@@ -529,6 +537,10 @@ class Controller:
             self._lose(place, ahead[:1], ahead[1:], None, why)
         if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
             self.inbox.append((SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host))))
+        self._has_lost_hosts = True
+        self._end_unmet()
+
+    def _end_unmet(self) -> None:
         for task in self.scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self.end(task, False, lost)

@@ -65,14 +65,17 @@ class Station:
 
     def fits(self, need: Need) -> bool:
         """Whether it can meet a need now."""
+        return self.lacks_slots_only(need) and self._has_slots(need)
+
+    def lacks_slots_only(self, need: Need) -> bool:
+        """Whether a need could be met if enough slots and cores were free."""
+        return self.used_memory + need.memory <= self.memory and need.gpus <= len(self.gpus)
+
+    def _has_slots(self, need: Need) -> bool:
         if not self.free:
             return False
         most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
-        return (
-            self.used_cores + need.cores <= most
-            and self.used_memory + need.memory <= self.memory
-            and need.gpus <= len(self.gpus)
-        )
+        return self.used_cores + need.cores <= most
 
 
 Assignment = tuple[Place, list[Task]]
@@ -223,7 +226,8 @@ class Scheduler:
             if not queue:
                 del self._needy[need]
             elif need.alone and (keep := self._nearest(need)) is not None:
-                keep.reserved = True
+                # Tasks that need little take neither memory nor GPUs from it, only slots.
+                keep.reserved = keep.lacks_slots_only(need)
                 reserved.add(keep)
         for station in {*held, *reserved}:
             self._sort(station)

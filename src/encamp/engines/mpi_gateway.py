@@ -348,8 +348,10 @@ class LaunchedMPI(Engine):
         if run.ready and self._restarts > 0:
             self._restarts -= 1
             self._launch()
-        else:
-            self._failure = EngineFailed(self.name, why)
+            return
+        late = not run.ready and time.monotonic() > self._deadline
+        limit = f"its ranks were not there within {self._start_within:g} s; " if late else ""
+        self._failure = EngineFailed(self.name, limit + why)
 
     def descriptors(self) -> Sequence[int]:
         """One, whatever becomes of the job."""

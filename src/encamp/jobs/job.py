@@ -15,6 +15,7 @@ from encamp.storage.mirror import MirrorMap, as_mirrors
 from encamp.storage.outputs import OutputMap, as_outputs
 
 if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
     from encamp.jobs.progress import Progress
     from encamp.jobs.work import Keep
     from encamp.model import JobReport
@@ -100,9 +101,10 @@ class Job:
 
     def run(
         self,
-        executor: Executor | None = None,
+        executor: Executor | Cluster | None = None,
         *,
-        workers: int | None = None,
+        slots: int | None = None,
+        engine: str | None = None,
         force: bool | None = None,
         dry_run: bool | None = None,
         keep: Keep | None = None,
@@ -112,8 +114,10 @@ class Job:
         """Run what is missing or changed; blocks until all tasks have ended.
 
         executor
-            Any `concurrent.futures.Executor`; by default as many slots on this host as
-            ``workers`` says, or as it has cores for this process.
+            Any `concurrent.futures.Executor`, or a `Cluster`; by default a cluster of its own.
+        slots, engine
+            Of that cluster: how many slots (by default one for each core), and on which engine
+            ("local" by default).
         force
             Run everything, also what is up to date.
         dry_run
@@ -136,7 +140,8 @@ class Job:
         from encamp.jobs.run import run_job
 
         given: dict[str, Any] = {
-            "workers": workers,
+            "workers": slots,
+            "engine": engine,
             "force": force,
             "dry_run": dry_run,
             "keep": keep,

@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import slots_here
@@ -67,13 +68,18 @@ from encamp.storage.publish import (
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local_storage, portable
 
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+
 WINDOW = 1000
 """How many tasks the executor has in hand at most, or four for each of its workers."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
 
-def run_job(job: Job, executor: Executor | None, options: Options, *, check: bool) -> JobReport:
+def run_job(
+    job: Job, executor: Executor | Cluster | None, options: Options, *, check: bool
+) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     prepared = Prepared(job)
     progress = options.progress or progress_here()
@@ -95,13 +101,19 @@ def run_job(job: Job, executor: Executor | None, options: Options, *, check: boo
 
 
 @contextmanager
-def _pool(executor: Executor | None, options: Options) -> Iterator[tuple[Executor, int | None]]:
+def _pool(
+    executor: Executor | Cluster | None, options: Options
+) -> Iterator[tuple[Executor, int | None]]:
     """The user's executor, or a cluster whose agents watch over a slot for each task."""
-    if executor is not None:
+    if isinstance(executor, Executor):
         yield one_worker_a_call(executor), _workers_of(executor)
         return
     from encamp.executor.executor import Executor as ClusterExecutor
 
+    if executor is not None:
+        with ClusterExecutor(executor) as view:
+            yield view, executor.slots
+        return
     pool = ClusterExecutor(
         options.engine, slots=options.workers, inline="threads", **options.engine_options
     )

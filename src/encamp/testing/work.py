@@ -193,7 +193,7 @@ def send_numbers(to: int, count: int) -> int:
 def collect(count: int) -> list[tuple[int, Any]]:
     """Receive that many messages; their sources and what they say."""
     me = current_task()
-    found = []
+    found: list[tuple[int, Any]] = []
     for _ in range(count):
         got = me.receive(30)
         assert got is not None, f"only {len(found)} came"
@@ -384,7 +384,8 @@ def listing() -> tuple[str, list[str], str | None]:
     """The current folder, what is in it, and the task's folder."""
     folder = current_task().folder
     here = Path.cwd()
-    return str(here), sorted(p.name for p in here.iterdir()), folder and str(folder)
+    names = sorted(path.name for path in here.iterdir())
+    return str(here), names, None if folder is None else str(folder)
 
 
 def keep(name: str) -> tuple[str, list[str]]:

@@ -57,12 +57,19 @@ class Resources(Bound):
             assert not big.done()
         big.result(PATIENCE)
 
-    def test_a_big_task_does_not_wait_for_ever_behind_small_ones(self, cluster: Cluster) -> None:
-        host = cluster.hosts()[0]
-        small = [cluster.spawn(work.interval, 0.02, on=host, memory=1000) for _ in range(60)]
-        big = cluster.spawn(work.pid, memory=int(host.memory * 0.9), on=host)
+    @pytest.mark.parametrize("small", [0.3, 0.0])
+    def test_a_big_task_does_not_wait_for_ever_behind_small_ones(
+        self, cluster: Cluster, small: float
+    ) -> None:
+        host = max(cluster.hosts(), key=lambda host: host.slots)
+        options: dict[str, Any] = {"on": host, "memory": int(small * host.memory)}
+        others = [cluster.spawn(work.interval, 0.03, **options) for _ in range(80)]
+        big = cluster.spawn(work.pid, on=host, memory=int(host.memory * 0.9))
+        later = [cluster.spawn(work.interval, 0.03, **options) for _ in range(80)]
         big.result(PATIENCE)
-        results(small)
+        assert not all(task.done() for task in later)
+        cluster.kill_all()
+        assert others
 
     def test_a_task_sees_only_its_own_graphics_processors(
         self, cluster_of: ClusterOf, monkeypatch: pytest.MonkeyPatch
