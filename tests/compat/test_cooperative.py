@@ -7,13 +7,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rehearsal import RehearsedMachine
 
-from encamp.compat.pyopus.base import PyOpusError
+from encamp.compat.pyopus.base import MsgTaskResult, PyOpusError
 from encamp.compat.pyopus.cooperative import OpusOS, cOS
 from encamp.compat.pyopus.mpi import MPIHostID
 from encamp.errors import EngineUnavailable
@@ -142,6 +143,8 @@ def test_an_interrupt_in_a_task_reaches_the_program(
     system.Spawn(interrupt)
     with pytest.raises(kind):
         system.Join([waits])
+    for _ in range(10):  # what it waited for then is not answered any more
+        system.Yield()
     assert system.Join([waits]) == {waits: 9}
 
 
@@ -240,6 +243,28 @@ def test_a_remote_error_is_raised_by_join_and_the_rest_goes_on() -> None:
     assert system.Join() == {good: 1}
 
 
+def test_a_task_whose_result_never_came_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    vm = machine()
+    take = vm.receiveMessage
+
+    def exits_only(timeout: float = -1.0, fromDestination: Any = None) -> Any:
+        received = take(timeout)
+        return take(timeout) if received and type(received[1]) is MsgTaskResult else received
+
+    monkeypatch.setattr(vm, "receiveMessage", exits_only)
+    system = OpusOS(vm)
+    system.Spawn(abs, [1], remote=True)
+    with pytest.raises(PyOpusError, match="no result came"):
+        system.Join()
+
+
+def test_a_local_task_sees_its_spawners_context(system: OpusOS) -> None:
+    variable: ContextVar[str] = ContextVar("variable", default="default")
+    variable.set("set")
+    tid = system.Spawn(variable.get)
+    assert system.Join() == {tid: "set"}
+
+
 def test_the_machine_cannot_be_changed_while_tasks_run_on_it() -> None:
     system = OpusOS(machine())
     system.Spawn(abs, [1], remote=True)
@@ -283,8 +308,9 @@ def test_the_collector_may_get_host_ids_and_is_closed_at_the_end() -> None:
         except GeneratorExit:
             got.append("closed")
 
-    assert OpusOS(machine()).dispatch([(abs, [1])] * 2, collect(), collectHostIDs=True) is None
-    assert OpusOS().dispatch([(abs, [1])], collect(), collectHostIDs=True) is None
+    first, second = collect(), collect()
+    assert OpusOS(machine()).dispatch([(abs, [1])] * 2, first, collectHostIDs=True) is None
+    assert OpusOS().dispatch([(abs, [1])], second, collectHostIDs=True) is None
     assert got == [MPIHostID("one"), MPIHostID("one"), "closed", None, "closed"]
 
 
@@ -395,6 +421,14 @@ def test_paths_are_translated(
     assert abstract == (1, "c/d")
     assert system.toActualPath(abstract) == f"{tmp_path}/b/c/d"
     assert system.toActualPath((None, "x/y")) == "x/y"
+    assert system.toActualPath((0, "/x/y")) == f"{tmp_path}/a/x/y"
+    for call in (
+        lambda: system.toAbstractPath(f"{tmp_path}/a2/x"),
+        lambda: system.toActualPath((2, "x")),
+        lambda: system.toActualPath((-1, "x")),
+    ):
+        with pytest.raises(PyOpusError):
+            call()
 
 
 def test_suppressed_errors_do_not_disturb_the_others(system: OpusOS) -> None:

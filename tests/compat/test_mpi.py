@@ -23,6 +23,7 @@ from encamp.compat.pyopus.base import (
     MsgTaskResult,
     TaskID,
 )
+from encamp.compat.pyopus.cooperative import OpusOS
 from encamp.compat.pyopus.machine import Letter
 from encamp.compat.pyopus.mpi import MPI, MPIHostID, MPITaskID
 from encamp.errors import CannotTravel, ClusterClosed, EngineFailed, NoMatch, UnsafeTarget
@@ -174,6 +175,17 @@ def test_an_error_is_printed_and_comes_as_a_result_without_success(
         assert (result.success, result.returnValue, result.error) == (False, None, error)
     assert type(vm.receiveMessage()[1]) is MsgTaskExit
     assert f"task 1:1 on {HERE} failed:\nValueError: unheard of" in capsys.readouterr().err
+
+
+def test_an_error_that_a_join_raises_is_not_printed(
+    cluster: RehearsedCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    system = OpusOS(MPI())
+    system.Spawn(work, remote=True)
+    end(cluster, 1, ValueError("unheard of"), ok=False)
+    with pytest.raises(ValueError, match="unheard of"):
+        system.Join()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("given", "asked"), [(-1.0, None), (0, 0), (2.5, 2.5)])

@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from class_wide import ClassWide
 
 from encamp.cluster.cluster import Cluster
-from encamp.testing.conformance import ClusterOf, Conformance, Facts
+from encamp.testing.conformance import ClusterOf, Conformance, Facts, LosesHosts
 from encamp.testing.fake import FakeEngine
 
 
-class TestFake(Conformance):
-    facts = Facts(engine="fake", hosts=3, loses_hosts=True)
+class TestFake(ClassWide, Conformance, LosesHosts):
+    facts = Facts(engine="fake", hosts=3)
 
     @pytest.fixture(scope="class")
     @classmethod

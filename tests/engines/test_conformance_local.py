@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+from class_wide import ClassWide
 
 from encamp.cluster.cluster import Cluster
-from encamp.testing.conformance import ClusterOf, Conformance, Facts
-
-_SCRIPT = """\
-from encamp.cluster.cluster import Cluster
-from encamp.testing import work
-cluster = Cluster("local", slots=2)
-tasks = cluster.spawn_many(work.family, [()] * 2, notify=False)
-print(*(cluster.receive().message for task in tasks), flush=True)
-cluster.receive()
-"""
+from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
 
 
-class TestLocal(Conformance):
+class Local(ClassWide):
     facts = Facts(engine="local")
+    code = 'Cluster("local", slots=2)'
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -31,7 +23,10 @@ class TestLocal(Conformance):
 
         return make
 
-    def script(self, folder: Path) -> Path:
-        path = folder / "controller.py"
-        path.write_text(_SCRIPT)
-        return path
+
+class TestLocal(Local, Conformance, LosesController):
+    pass
+
+
+class TestLocalInline(Local, Inline):
+    pass

@@ -245,7 +245,7 @@ def test_descriptors_come_with_their_message_and_no_child_inherits_them(
         got += reader.read()
     assert [bytes(parts[0]) for parts in got[::2]] == [b"%d" % number for number in range(6)]
     assert len(reader.received) == 6
-    for (read, write), received in zip(pipes, reader.received, strict=True):
+    for (read, _), received in zip(pipes, reader.received, strict=True):
         os.write(received, b"through")
         assert os.read(read, 7) == b"through"
         assert not os.get_inheritable(received)

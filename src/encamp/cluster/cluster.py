@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import itertools
 import json
 import os
 import secrets
@@ -26,7 +27,15 @@ from encamp.cluster.table import table
 from encamp.cluster.task import Task
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.registry import open_end
-from encamp.errors import BadJob, ClusterClosed, ClusterError, EngineFailed, NoSuchHost, NotEnough
+from encamp.errors import (
+    BadJob,
+    ClusterClosed,
+    ClusterError,
+    EngineFailed,
+    NoSuchHost,
+    NotEnough,
+    UnsupportedByEngine,
+)
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap
 from encamp.storage.roots import SharedPath, portable
@@ -111,7 +120,7 @@ class Cluster:
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
         self._closed = False
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._agent: Agent | None = None
         self._start(folder, start_timeout)
         _OPEN.add(self)
@@ -243,14 +252,17 @@ class Cluster:
         if controller.failure is not None:
             raise controller.failure
         checked = options.checked()
+        if controller.inline and (checked.fresh or checked.time_limit is not None):
+            what = "a fresh interpreter" if checked.fresh else "a time limit"
+            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}")
         if checked.need is not PLAIN:
             self._check_need(checked)
         found, args = controller.functions.find(function, args)
-        self._number += 1
-        task = Task(self._number, controller, found, (args, kwargs), checked)
+        number = next(self._numbers)
+        task = Task(number, controller, found, (args, kwargs), checked)
         controller.tasks[task.id] = task
         controller.incoming.append(task)
-        if controller.scheduler.idle or not self._number % _EAGER:
+        if controller.scheduler.idle or not number % _EAGER:
             self._pump.nudge()
         return task
 
@@ -286,7 +298,9 @@ class Cluster:
         self._check()
         number = to if isinstance(to, int) else to.id
         payload = dump(message)
-        if len(payload) > 1 and (self._agent is not None or not self._controller.is_running(number)):
+        if len(payload) > 1 and (
+            self._agent is not None or not self._controller.is_running(number)
+        ):
             payload = [bytes(part) for part in payload]
         self._pump.now(lambda: self._controller.send(number, SPAWNER, payload))
         if len(payload) > 1 and self._agent is None:

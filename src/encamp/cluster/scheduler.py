@@ -23,7 +23,17 @@ _MOST = 1000
 class Place:
     """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
 
-    __slots__ = ("agent", "ahead", "backlog", "closed", "known", "life", "number", "station", "ticket")
+    __slots__ = (
+        "agent",
+        "ahead",
+        "backlog",
+        "closed",
+        "known",
+        "life",
+        "number",
+        "station",
+        "ticket",
+    )
 
     def __init__(self, agent: int, number: int, station: Station) -> None:
         self.agent, self.number, self.station = agent, number, station

@@ -20,7 +20,7 @@ is the user's own; or a function alone. None: no job until there is another resu
 Collector = Callable[[int, Any, Any], object] | Generator[Any, tuple[int, Any, Any], Any]
 """Gets index, job and result: a function as three arguments, a generator as one tuple."""
 
-MOST_AHEAD = 16
+MOST_AHEAD = 100
 """Jobs that wait for each slot at most, where their number is chosen."""
 
 

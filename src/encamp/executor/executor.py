@@ -89,6 +89,7 @@ class Executor(futures.Executor):
             fresh=fresh,
             initializer=None if initializer is None else (initializer, tuple(initargs)),
         )
+        self._need = self._options._need()
         self._shared = _Shared(cluster, slots, initializer is not None, engine_options)
         self._root: Executor | None = None
         self._closed = False
@@ -110,6 +111,7 @@ class Executor(futures.Executor):
         view._shared, view._closed = self._shared, False
         view._root = self._root or self
         view._options = replace(self._options, **changes)
+        view._need = view._options._need()
         return view
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -179,7 +181,7 @@ class Executor(futures.Executor):
         also if it had no more before. It may give None: no job until there is another result.
         There is room if a slot is free, and for ``prefetch`` jobs that wait for each slot: 0 for
         generators that should know as many results as they can; by default 0 where jobs take long,
-        and up to 16 where slots would have to wait for the next job.
+        and up to 100 where slots would have to wait for the next job.
 
         ``collector(index, job, result)`` is called for every job as it ends, in this thread and
         before the next job is asked for. A generator gets all three as one tuple by ``yield``, and
@@ -196,7 +198,7 @@ class Executor(futures.Executor):
 
     def _slots(self) -> int:
         """How many of its tasks can run at the same time."""
-        need = self._options._need()
+        need = self._need
         if need is PLAIN:
             return max(1, self.cluster.slots)
         stations = list(self.cluster._controller.scheduler.stations.values())

@@ -177,7 +177,7 @@ class _Dispatch:
 
     def _full(self) -> bool:
         """Whether to wait for a result before the next job."""
-        return self._os.slots() < 2 or self._os.freeSlots() - self._os.finishedTasks() <= 0
+        return self._os.slots() < 2 or self._os.freeSlots() <= 0
 
     def _spawn(self, index: int, job: Sequence[Any]) -> None:
         args = job[1] if len(job) > 1 else ()

@@ -18,21 +18,34 @@ Needs pytest and psutil; NumPy where it is there.
 
 import pytest
 
-_PARTS = ("bound", "closing", "endings", "files", "isolation", "messages", "resources", "running")
+_PARTS = (
+    "bound", "closing", "endings", "files", "inline", "isolation", "losses", "messages",
+    "resources", "running",
+)  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
 from encamp.testing.conformance.bound import Bound, ClusterOf, Facts  # noqa: E402
 from encamp.testing.conformance.closing import Closing  # noqa: E402
 from encamp.testing.conformance.endings import Endings  # noqa: E402
 from encamp.testing.conformance.files import Files  # noqa: E402
+from encamp.testing.conformance.inline import Inline  # noqa: E402
 from encamp.testing.conformance.isolation import Isolation  # noqa: E402
+from encamp.testing.conformance.losses import LosesController, LosesHosts  # noqa: E402
 from encamp.testing.conformance.messages import Messages  # noqa: E402
 from encamp.testing.conformance.resources import Resources  # noqa: E402
 from encamp.testing.conformance.running import Running  # noqa: E402
 
 
 class Conformance(Running, Messages, Endings, Isolation, Files, Resources, Closing):
-    """All of it."""
+    """What every engine must do with slots that are processes; `Inline` is for the others."""
 
 
-__all__ = ["Bound", "ClusterOf", "Conformance", "Facts"]
+__all__ = [
+    "Bound",
+    "ClusterOf",
+    "Conformance",
+    "Facts",
+    "Inline",
+    "LosesController",
+    "LosesHosts",
+]

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -35,17 +38,15 @@ class ClusterOf(Protocol):
 class Facts:
     """What the engine that is tested is like.
 
-    ``hosts`` is how many hosts a cluster of four slots has. ``private`` says that nobody else can
-    put frames into its network. ``idle_cpu`` is the part of a core that each process of an idle
-    cluster may use. ``start`` is how long a cluster takes to start and stop, in seconds.
-    ``loses_hosts`` says that a host can be lost without the cluster's end, by `Bound.kill_host`.
+    ``hosts`` is how many hosts a cluster of four slots has. ``idle_cpu`` is the part of a core
+    that each process of an idle cluster may use. ``start`` is how long a cluster takes to start
+    and stop, in seconds.
     """
 
     engine: str
     hosts: int = 1
     idle_cpu: float = 0.02
     start: float = 20.0
-    loses_hosts: bool = False
 
 
 class Bound:
@@ -67,8 +68,11 @@ class Bound:
         shared = tmp_path_factory.mktemp("share")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, str(shared))
-            patch.setenv(LOCAL, str(tmp_path_factory.mktemp("local")))
+            base = tmp_path_factory.mktemp("local")
+            patch.setenv(LOCAL, str(base))
             yield shared
+        left = list(base.glob("encamp-*/sandboxes/*"))
+        assert left == [], f"left in the local storage: {left}"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -84,9 +88,18 @@ class Bound:
         yield kept.open()
         kept.tidy()
 
-    def kill_host(self, cluster: Cluster, host: str) -> None:
-        """Let a host die, where the facts say that this can be."""
-        raise NotImplementedError
+    @pytest.fixture
+    def tidy(self, share: Path) -> Iterator[None]:
+        """After the test there are no more processes, threads, descriptors and sandboxes."""
+        gc.collect()
+        before = _what_there_is()
+        yield
+        gc.collect()
+        with suppress(AssertionError):
+            until(lambda: _what_there_is() == before, 10)
+        assert _what_there_is() == before
+        base = Path(os.environ["PARALLEL_LOCAL_STORAGE"])
+        assert list(base.glob("encamp-*/sandboxes/*")) == []
 
 
 class Kept:
@@ -177,3 +190,22 @@ def gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def _what_there_is() -> dict[str, Any]:
+    me = psutil.Process()
+    children = [child for child in me.children(recursive=True) if not gone(child.pid)]
+    return {
+        "processes": sorted(child.pid for child in children),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+        "descriptors": sorted(_descriptors()),
+    }
+
+
+def _descriptors() -> list[str]:
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            kind = os.readlink(f"/proc/self/fd/{number}").partition(":")[0]
+            found.append(f"{number} {kind}")
+    return found

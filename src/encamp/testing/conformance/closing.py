@@ -4,30 +4,21 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.events import HostDeleted
-from encamp.errors import ClusterClosed, TaskKilled, TaskLost
+from encamp.errors import ClusterClosed, TaskKilled
 from encamp.testing import work
 from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
-    gates,
     gone,
     results,
     say,
@@ -37,19 +28,6 @@ from encamp.testing.conformance.bound import (
 
 class Closing(Bound):
     """Close, loss, and what they leave."""
-
-    @pytest.fixture
-    def tidy(self, share: Path) -> Iterator[None]:
-        """After the test there are no more processes, threads, descriptors and sandboxes."""
-        gc.collect()
-        before = _what_there_is()
-        yield
-        gc.collect()
-        with suppress(AssertionError):
-            until(lambda: _what_there_is() == before, 10)
-        assert _what_there_is() == before
-        base = Path(os.environ["PARALLEL_LOCAL_STORAGE"])
-        assert list(base.glob("encamp-*/sandboxes/*")) == []
 
     def test_an_idle_cluster_uses_no_cpu(self, cluster: Cluster) -> None:
         results(cluster.spawn_many(work.pid, [()] * 50))
@@ -130,76 +108,6 @@ class Closing(Bound):
         cluster.close()
         thread.join(PATIENCE)
         assert ended == [None] or isinstance(ended[0], ClusterClosed)
-
-    def test_all_ends_with_a_controller_that_is_killed(
-        self, cluster_of: ClusterOf, tidy: None, tmp_path: Path
-    ) -> None:
-        script = self.script(tmp_path)
-        if script is None:
-            pytest.skip("this engine lives in the tests' own process")
-        with subprocess.Popen(
-            [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
-        ) as controller:
-            assert controller.stdout is not None
-            pids = [int(pid) for pid in controller.stdout.readline().split()]
-            family = psutil.Process(controller.pid).children(recursive=True)
-            assert len(pids) == 2
-            controller.send_signal(signal.SIGKILL)
-        until(lambda: all(gone(process.pid) for process in family))
-        assert all(gone(pid) for pid in pids)
-
-    def script(self, folder: Path) -> Path | None:
-        """A program that holds two tasks which do not end, and prints their process ids."""
-        return None
-
-    def test_a_lost_host_fails_its_tasks_and_the_others_go_on(
-        self, cluster_of: ClusterOf, tidy: None
-    ) -> None:
-        if not self.facts.loses_hosts:
-            pytest.skip("the loss of a host is the loss of the cluster here")
-        with cluster_of(self.SLOTS) as cluster:
-            lost = cluster.hosts()[-1]
-            doomed = cluster.spawn_many(work.wait_for_ever, [()] * lost.slots, on=lost)
-            pids = [say(cluster, task) for task in doomed]
-            with gates(cluster, 1, work.pid, on=cluster.hosts()[0]) as others:
-                behind = cluster.spawn_many(work.add, [(1,)] * 50)
-                only_there = cluster.spawn(work.add, 1, on=lost)
-                self.kill_host(cluster, lost.name)
-                for task in doomed:
-                    with pytest.raises(TaskLost) as caught:
-                        task.result(PATIENCE)
-                    assert caught.value.host == lost.name
-                assert isinstance(only_there.exception(PATIENCE), TaskLost)
-            assert results(others)
-            assert results(behind) == [2] * 50
-            deleted = None
-            while not isinstance(deleted, HostDeleted):
-                got = cluster.receive(PATIENCE)
-                assert got is not None
-                deleted = got.message
-            assert deleted.host.name == lost.name
-            assert lost.name not in [host.name for host in cluster.hosts()]
-            assert cluster.slots == self.SLOTS - lost.slots
-            until(lambda: all(gone(pid) for pid in pids))
-
-
-def _what_there_is() -> dict[str, Any]:
-    me = psutil.Process()
-    children = [child for child in me.children(recursive=True) if not gone(child.pid)]
-    return {
-        "processes": sorted(child.pid for child in children),
-        "threads": sorted(thread.name for thread in threading.enumerate()),
-        "descriptors": sorted(_descriptors()),
-    }
-
-
-def _descriptors() -> list[str]:
-    found = []
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            kind = os.readlink(f"/proc/self/fd/{number}").partition(":")[0]
-            found.append(f"{number} {kind}")
-    return found
 
 
 def _cpu_times() -> dict[int, float]:

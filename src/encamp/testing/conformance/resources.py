@@ -24,7 +24,7 @@ class Resources(Bound):
     def test_a_need_that_no_host_can_meet_is_an_error_at_once(
         self, cluster: Cluster, need: dict[str, Any]
     ) -> None:
-        with pytest.raises(NotEnough, match="cores|memory|GPUs"):
+        with pytest.raises(NotEnough, match=r"cores|memory|GPUs"):
             cluster.spawn(work.pid, **need)
         assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
 

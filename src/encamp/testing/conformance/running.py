@@ -9,7 +9,8 @@ import importlib
 import sys
 import time
 from collections import Counter
-from concurrent.futures import FIRST_COMPLETED, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -153,8 +154,6 @@ class Running(Bound):
             del sys.modules[name]
 
     def test_methods_partials_classes_and_builtins_can_be_called(self, cluster: Cluster) -> None:
-        from functools import partial
-
         assert cluster.spawn(partial(work.add, b=5), 1).result(PATIENCE) == 6
         assert cluster.spawn("a,b".split, ",").result(PATIENCE) == ["a", "b"]
         assert cluster.spawn(complex, 1, 2).result(PATIENCE) == 1 + 2j
@@ -239,6 +238,18 @@ class Running(Bound):
         tasks = cluster.spawn_many(work.add, [(number,) for number in range(10_000)], notify=False)
         assert [task.result(PATIENCE) for task in tasks] == list(range(1, 10_001))
         assert time.monotonic() - began < PATIENCE
+
+    def test_many_threads_may_spawn_at_once(self, cluster: Cluster) -> None:
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            with ThreadPoolExecutor(6) as pool:
+                spawn = partial(cluster.spawn, work.add, notify=False)
+                tasks = list(pool.map(spawn, range(1500)))
+        finally:
+            sys.setswitchinterval(interval)
+        assert results(tasks) == list(range(1, 1501))
+        assert len({task.id for task in tasks}) == 1500
 
     def test_queued_tasks_can_be_taken_back(self, cluster: Cluster) -> None:
         with gates(cluster, cluster.slots, work.pid) as running:

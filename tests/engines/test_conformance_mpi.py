@@ -1,0 +1,50 @@
+"""The engine ``mpi`` does what every engine must, with both MPIs."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import pytest
+from class_wide import ClassWide
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.engines.mpi_launch import find_launcher
+from encamp.errors import EngineUnavailable
+from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
+
+
+class MPI(ClassWide):
+    facts = Facts(engine="mpi", idle_cpu=0.03)
+    mpi: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        try:
+            find_launcher(mpi=cls.mpi)
+        except EngineUnavailable:
+            need(cls.mpi, False)
+
+        def make(slots: int, **options: Any) -> Cluster:
+            return Cluster("mpi", slots=slots, mpi=cls.mpi, **options)
+
+        return make
+
+
+class TestMPICH(MPI, Conformance, LosesController):
+    mpi = "mpich"
+    code = 'Cluster("mpi", slots=2, mpi="mpich")'
+
+
+class TestOpenMPI(MPI, Conformance, LosesController):
+    mpi = "openmpi"
+    code = 'Cluster("mpi", slots=2, mpi="openmpi")'
+
+
+class TestMPICHInline(MPI, Inline):
+    mpi = "mpich"
+
+
+class TestOpenMPIInline(MPI, Inline):
+    mpi = "openmpi"
