@@ -13,6 +13,7 @@ import pickle
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
@@ -69,6 +70,8 @@ _ANSWER_WITHIN = 1.0
 _AGAIN = 0.01
 _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
+_NOBODY = 20.0
+"""Seconds that others may take to come after the last host has gone."""
 _REST = 0.0002
 _MANY = 32
 """With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
@@ -478,6 +481,9 @@ class Controller:
             task._arguments = None
             self._early.pop(task.id, None)
             task._cancelled()
+            if task._options.notify:
+                self.inbox.append((task.id, TaskResult(task.id, False, CancelledError())))
+                self.inbox.append((task.id, TaskExit(task.id)))
 
     # What agents do themselves
 
@@ -541,9 +547,15 @@ class Controller:
         self._end_unmet()
 
     def _end_unmet(self) -> None:
+        if not self.agents:
+            self.pump.later(_NOBODY, self._fail_alone)
         for task in self.scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self.end(task, False, lost)
+
+    def _fail_alone(self) -> None:
+        if not self.agents and self.failure is None:
+            self.fail(EngineFailed(self.engine.name, "all of its hosts are gone"))
 
     def _lose(
         self, place: Place, begun: list[Task], others: list[Task], exit_code: int | None, why: str
