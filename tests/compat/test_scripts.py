@@ -17,7 +17,7 @@ from conftest import need
 from encamp.engines.mpi_launch import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
-HOST, CORES = socket.gethostname(), len(os.sched_getaffinity(0))
+HOST, CORES = socket.gethostname(), os.cpu_count()
 SCRIPTS = Path(__file__).parent / "scripts"
 OVERSUBSCRIBED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",

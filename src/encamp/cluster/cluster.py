@@ -150,7 +150,7 @@ class Cluster:
         except BaseException:
             self._end()
             raise
-        controller.inbox.clear()  # the first hosts are no news
+        controller.mail.clear()  # the first hosts are no news
         if engine.agent_here is None and self._kind != "inline":
             self._pump.later(BEAT, controller.beat)
         self._pump.start()
@@ -299,10 +299,10 @@ class Cluster:
         number = to if isinstance(to, int) else to.id
         payload = dump(message)
         if len(payload) > 1 and (
-            self._agent is not None or not self._controller.is_running(number)
+            self._agent is not None or not self._controller.mail.goes_out(number)
         ):
             payload = [bytes(part) for part in payload]
-        self._pump.now(lambda: self._controller.send(number, SPAWNER, payload))
+        self._pump.now(lambda: self._controller.mail.send(number, SPAWNER, payload))
         if len(payload) > 1 and self._agent is None:
             self._pump.until(lambda: not self._engine.sending)
 
@@ -321,7 +321,7 @@ class Cluster:
         found: list[Received] = []
 
         def ready() -> bool:
-            got = controller.take(wanted)
+            got = controller.mail.take(wanted)
             if got is not None:
                 found.append(got)
             return got is not None or controller.failure is not None
@@ -348,7 +348,7 @@ class Cluster:
         deadline = None if timeout is None else loop.time() + timeout
         while True:
             come = asyncio.Event()
-            self._controller.waiters.append(partial(loop.call_soon_threadsafe, come.set))
+            self._controller.mail.call_when_there(partial(loop.call_soon_threadsafe, come.set))
             if (got := self.receive(0, source)) is not None:
                 return got
             left = None if deadline is None else deadline - loop.time()

@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from typing import Any
 
-from encamp.agent.calls import Received
 from encamp.agent.child import Stopped
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import NotImportable, RemoteTraceback, dump, load, portable_error
 from encamp.agent.protocol import (
-    NOWHERE,
     SPAWNER,
     Answer,
     Ask,
@@ -48,6 +45,7 @@ from encamp.agent.protocol import (
 from encamp.agent.pump import Pump
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.functions import Functions
+from encamp.cluster.mail import Mail
 from encamp.cluster.publisher import Publisher
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.setups import Setups
@@ -109,17 +107,13 @@ class Controller:
         self.tasks: dict[int, Task] = {}
         """All that have not ended."""
         self.incoming: deque[Task] = deque()
-        self.inbox: deque[tuple[int, Any]] = deque()
-        """Messages and events: who sent it, and a pickle's parts or an event."""
+        self.mail = Mail(self.tasks, self.outbox)
         self.failure: EngineFailed | None = None
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
         self.closing = False
-        self._early: dict[int, list[Parts]] = {}
         self._tickets = itertools.count(1)
         self._looking = False
         self._has_lost_hosts = False
-        self.waiters: list[Callable[[], object]] = []
-        """Are called when something has come to the queue."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
             Hello: self._hello,
             Results: self._results,
@@ -132,7 +126,6 @@ class Controller:
             SlotEnded: self._slot_ended,
             OrderDone: self._order_done,
         }
-        self._taking = threading.Lock()
         self.pump.attach(engine, self.arrived)
         self.pump.turned.append(self.turned)
         self.pump.broken = self.fail
@@ -155,11 +148,7 @@ class Controller:
                 self._looking = True
                 self.pump.later(_STUCK, self._unstick)
         self.outbox.flush()
-        if self.waiters and (self.inbox or self.failure is not None):
-            waiters, self.waiters = self.waiters, []
-            for wake in waiters:
-                with suppress(RuntimeError):  # its event loop is closed
-                    wake()
+        self.mail.call_waiters(failed=self.failure is not None)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine brings."""
@@ -233,9 +222,7 @@ class Controller:
             if task._state == "PENDING":
                 task._begins()
                 task.host, task.slot = place.station.name, place.number
-            if self._early and (early := self._early.pop(task.id, None)):
-                for parts in early:
-                    self._forward(task, parts)
+            self.mail.begins(task)
 
     # What comes of them
 
@@ -306,12 +293,12 @@ class Controller:
         if self.tasks.pop(task.id, None) is None:
             return
         task._arguments = None
-        self._early.pop(task.id, None)
+        self.mail.forget(task)
         if task.done():  # cancelled meanwhile
             return
         if task._options.notify:
-            self.inbox.append((task.id, TaskResult(task.id, good, value)))
-            self.inbox.append((task.id, TaskExit(task.id)))
+            self.mail.put(task.id, TaskResult(task.id, good, value))
+            self.mail.put(task.id, TaskExit(task.id))
         if good:
             task.set_result(value)
         else:
@@ -336,57 +323,17 @@ class Controller:
         if task is not None and (limit := task._options.time_limit) is not None:
             self.pump.later(limit, lambda: self.stop(task, "time"))
 
-    # Messages
-
-    def is_running(self, number: int) -> bool:
-        """Whether what is sent to a task now goes out at once."""
-        task = self.tasks.get(number)
-        return task is not None and task._state == "RUNNING" and number not in self._early
+    # What tasks send and ask
 
     def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
         if envelope.to == SPAWNER:
-            self.inbox.append((envelope.sender, parts[1:]))
+            self.mail.put(envelope.sender, parts[1:])
         else:
-            self.send(envelope.to, envelope.sender, parts[1:])
-
-    def send(self, to: int, sender: int, payload: Parts) -> None:
-        """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
-        task = self.tasks.get(to)
-        if task is None:
-            return
-        parts: Parts = [encode(Message(to, sender)), *payload]
-        if self.is_running(to):
-            self._forward(task, parts)
-        else:
-            self._early.setdefault(to, []).append(parts)
-
-    def _forward(self, task: Task, parts: Parts) -> None:
-        place: Place | None = task._place
-        if place is not None:
-            sender = unbundled(parts[:1])[0][0].sender
-            envelope = Message(task.id, sender, place.agent, place.number)
-            self.outbox.post(place.agent, [encode(envelope), *parts[1:]])
+            self.mail.send(envelope.to, envelope.sender, parts[1:])
 
     def _where_is(self, agent: Agent, envelope: WhereIs, parts: Parts) -> None:
-        task = self.tasks.get(envelope.task)
-        place = task._place if task is not None and task._state == "RUNNING" else None
-        known = (NOWHERE, NOWHERE) if place is None else (place.agent, place.number)
-        self.outbox.post(agent.number, [encode(Where(envelope.slot, envelope.task, *known))])
-
-    def take(self, source: int | None) -> Received | None:
-        """The next of the queue, of one sender if that is asked for."""
-        inbox = self.inbox
-        if not inbox:
-            return None
-        with self._taking:
-            for position in range(len(inbox) if source is not None else min(1, len(inbox))):
-                sender, what = inbox[position]
-                if source is None or sender == source:
-                    del inbox[position]
-                    break
-            else:
-                return None
-        return Received(sender, load(what) if isinstance(what, list) else what)
+        where = Where(envelope.slot, envelope.task, *self.mail.place_of(envelope.task))
+        self.outbox.post(agent.number, [encode(where)])
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
@@ -479,11 +426,11 @@ class Controller:
         """A task that waits is not to run."""
         if self.tasks.pop(task.id, None) is not None:
             task._arguments = None
-            self._early.pop(task.id, None)
+            self.mail.forget(task)
             task._cancelled()
             if task._options.notify:
-                self.inbox.append((task.id, TaskResult(task.id, False, CancelledError())))
-                self.inbox.append((task.id, TaskExit(task.id)))
+                self.mail.put(task.id, TaskResult(task.id, False, CancelledError()))
+                self.mail.put(task.id, TaskExit(task.id))
 
     # What agents do themselves
 
@@ -531,7 +478,7 @@ class Controller:
         host = Host(station.name, len(station.places), station.cores, station.memory, gpus, python)
         self.hosts[station.name] = host
         if known is None:
-            self.inbox.append((SPAWNER, HostAdded(host)))
+            self.mail.put(SPAWNER, HostAdded(host))
 
     def left(self, number: int, why: str) -> None:
         """An agent is gone, and the tasks that it ran with it."""
@@ -542,7 +489,7 @@ class Controller:
             ahead = self.scheduler.remove(place)
             self._lose(place, ahead[:1], ahead[1:], None, why)
         if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
-            self.inbox.append((SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host))))
+            self.mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
         self._has_lost_hosts = True
         self._end_unmet()
 

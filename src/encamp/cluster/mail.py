@@ -1,0 +1,103 @@
+"""Messages between tasks and the program that spawned them, as the controller sees them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from encamp.agent.calls import Received
+from encamp.agent.outbox import Outbox
+from encamp.agent.pickling import load
+from encamp.agent.protocol import NOWHERE, Message, encode
+from encamp.cluster.task import Task
+from encamp.wire import Parts
+
+
+class Mail:
+    """The queue of what has come for the program, and what waits for tasks that have not begun."""
+
+    def __init__(self, tasks: Mapping[int, Task], outbox: Outbox) -> None:
+        self._tasks, self._outbox = tasks, outbox
+        self._come: deque[tuple[int, Any]] = deque()
+        self._early: dict[int, list[tuple[int, Parts]]] = {}
+        self._waiters: list[Callable[[], object]] = []
+        self._taking = threading.Lock()
+
+    # For the program
+
+    def put(self, sender: int, what: Any) -> None:
+        """Queue a message (its pickle's parts) or an event."""
+        self._come.append((sender, what))
+
+    def take(self, source: int | None) -> Received | None:
+        """The next of the queue, of one sender if that is asked for; from any thread."""
+        come = self._come
+        if not come:
+            return None
+        with self._taking:
+            for position in range(len(come) if source is not None else min(1, len(come))):
+                sender, what = come[position]
+                if source is None or sender == source:
+                    del come[position]
+                    break
+            else:
+                return None
+        return Received(sender, load(what) if isinstance(what, list) else what)
+
+    def clear(self) -> None:
+        """Forget what has come."""
+        self._come.clear()
+
+    def call_when_there(self, wake: Callable[[], object]) -> None:
+        """Call something once, when there is something to take; from any thread."""
+        self._waiters.append(wake)
+
+    def call_waiters(self, *, failed: bool) -> None:
+        """Tell those who wait that there is something to take, or that nothing will come."""
+        if self._waiters and (self._come or failed):
+            waiters, self._waiters = self._waiters, []
+            for wake in waiters:
+                with suppress(RuntimeError):  # its event loop is closed
+                    wake()
+
+    # For tasks
+
+    def goes_out(self, number: int) -> bool:
+        """Whether what is sent to a task now goes out at once."""
+        task = self._tasks.get(number)
+        return task is not None and task.running() and number not in self._early
+
+    def send(self, to: int, sender: int, payload: Parts) -> None:
+        """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
+        task = self._tasks.get(to)
+        if task is None:
+            return
+        if self.goes_out(to):
+            self._forward(task, sender, payload)
+        else:
+            self._early.setdefault(to, []).append((sender, payload))
+
+    def _forward(self, task: Task, sender: int, payload: Parts) -> None:
+        if task._place is not None:
+            agent, slot = task._place.agent, task._place.number
+            self._outbox.post(agent, [encode(Message(task.id, sender, agent, slot)), *payload])
+
+    def begins(self, task: Task) -> None:
+        """A task begins: it gets what has waited for it."""
+        for sender, payload in self._early.pop(task.id, ()) if self._early else ():
+            self._forward(task, sender, payload)
+
+    def forget(self, task: Task) -> None:
+        """A task has ended."""
+        if self._early:
+            self._early.pop(task.id, None)
+
+    def place_of(self, number: int) -> tuple[int, int]:
+        """Agent and slot of a task that runs; otherwise messages to it come by here."""
+        task = self._tasks.get(number)
+        if task is None or not task.running() or task._place is None:
+            return NOWHERE, NOWHERE
+        return task._place.agent, task._place.number
