@@ -35,7 +35,7 @@ def new_pool(kind: str, workers: int, **options: Any) -> Executor:
         return ProcessPoolExecutor(workers, mp_context=context, **options)
     from encamp.executor import Executor as OnCluster
 
-    return OnCluster(kind, slots=workers, **options)
+    return OnCluster("local", slots=workers, inline=kind == "inline", **options)
 
 
 def add(a: Any, b: Any = 0, *, c: Any = 0) -> Any:

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Generator, Iterator
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +185,7 @@ def test_a_generator_collects_and_is_closed_at_the_end(pool: Executor, primed: b
 
 
 def test_a_generator_that_returns_ends_it(pool: Executor) -> None:
-    asked = []
+    asked: list[int] = []
 
     def jobs() -> Iterator[Any]:
         while True:
@@ -274,11 +275,10 @@ def test_errors_of_jobs_and_of_collectors_end_it_too(pool: Executor, tmp_path: P
 
     with pytest.raises(LookupError, match="no more"):
         pool.dispatch(jobs())
-    endless = lambda: iter(lambda: (tasks.add, (1,)), 0)  # noqa: E731
     with pytest.raises(ValueError, match="I do not want it"):
-        pool.dispatch(endless(), collector())
+        pool.dispatch(repeat((tasks.add, (1,))), collector())
     with pytest.raises(ValueError, match="I neither"):
-        pool.dispatch(endless(), refuse)
+        pool.dispatch(repeat((tasks.add, (1,))), refuse)
     assert ended == [True]
     assert pool.submit(tasks.add, 1).result(SOON) == 1
 

@@ -81,6 +81,7 @@ def serve(end: Endpoint) -> None:
             if isinstance(arrival, Frame):
                 _do(end, arrival)
         pause(end, deadline)
+        _turns[0] += 1
 
 
 def _do(end: Endpoint, frame: Frame) -> None:
@@ -93,6 +94,8 @@ def _do(end: Endpoint, frame: Frame) -> None:
     _DEEDS[facts.pop("what")](end, frame.sender, frame.parts[1:], **facts)
 
 
+_turns = [0]
+"""How often this agent looked for something new."""
 _got: list[tuple[int, int, int]] = []
 """Sender, number and size of the frames that asked for nothing."""
 
@@ -113,7 +116,7 @@ def _facts(end: Endpoint, sender: int, parts: Parts) -> None:
         "environment": sorted(os.environ),
         "cpu": time.process_time(),
     }
-    facts["got"] = _got
+    facts |= {"got": _got, "turns": _turns[0]}
     end.send(sender, [json.dumps(facts).encode()])
 
 

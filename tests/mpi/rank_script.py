@@ -12,6 +12,7 @@ from pathlib import Path
 from mpi_agent import ask, echoed, facts_of, serve, take
 
 from encamp.engines.base import Engine, Frame, Joined, Left
+from encamp.engines.mpi_launch import remains_here
 from encamp.engines.registry import open_end
 from encamp.errors import EngineFailed
 
@@ -83,6 +84,7 @@ def main() -> None:
         return
     end.start(b"orders")
     assert take(end, 2) == [Joined(1), Joined(2)]
+    print(json.dumps(remains_here()), flush=True)
     print(json.dumps([end.private, globals()[sys.argv[1]](end)]), flush=True)
     end.stop()
 

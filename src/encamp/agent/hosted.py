@@ -268,7 +268,7 @@ class ThreadSlot(Hosted):
     def _run(self) -> None:
         while not self._over:
             if not self._slot.run_next():
-                self.wait(None)
+                self._pause(None)
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `Hosted.give`."""
@@ -285,6 +285,12 @@ class ThreadSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
+        came = self._pause(timeout)
+        if self._over:
+            raise SystemExit  # the cluster is closed while a call waits
+        return came
+
+    def _pause(self, timeout: float | None) -> bool:
         came = self._come.wait(timeout)
         self._come.clear()
         return came
@@ -302,9 +308,9 @@ class ThreadSlot(Hosted):
         self._come.set()
 
     def end(self) -> None:
-        """Return when its running call has ended, for a thread cannot be ended."""
+        """Wait some seconds for the running call's end, for a thread cannot be ended."""
         if self._thread is not threading.current_thread():
-            self._thread.join()
+            self._thread.join(STOP_WITHIN)
 
 
 class InlineSlot(Hosted):

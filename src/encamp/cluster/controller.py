@@ -182,7 +182,7 @@ class Controller:
         for task in tasks:
             try:
                 arguments = dump(task._arguments)
-                setup = self.setups.of(task, place, self.scheduler)
+                setup = self.setups.of(task)
             except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue

@@ -278,6 +278,9 @@ class Scheduler:
             station.used_cores += need.cores
             station.used_memory += need.memory
             station.wide += need.cores > 1
+            if need.gpus:
+                tasks[0]._devices = tuple(station.gpus[: need.gpus])
+                del station.gpus[: need.gpus]
             self.ahead -= 1
             self._sort(station)
         self.ahead += len(tasks)
@@ -285,10 +288,6 @@ class Scheduler:
         place.backlog = backlog
         for task in tasks:
             task._place = place
-
-    def devices(self, place: Place, count: int) -> list[str]:
-        """Take GPUs of a slot's host for the task that was just given to it."""
-        return [place.station.gpus.pop(0) for _ in range(count)]
 
     # What has ended
 
@@ -313,8 +312,8 @@ class Scheduler:
 
     def _release(self, station: Station, task: Task) -> None:
         need = task._options.need
-        devices = task.__dict__.pop("_devices", ())
-        station.gpus.extend(devices)
+        station.gpus.extend(task._devices)
+        task._devices = ()
         station.used_cores = max(0, station.used_cores - need.cores)
         station.used_memory = max(0, station.used_memory - need.memory)
         station.wide -= need.cores > 1

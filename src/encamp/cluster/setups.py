@@ -13,7 +13,6 @@ from encamp.agent.calls import Setup
 from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
-from encamp.cluster.scheduler import Place, Scheduler
 from encamp.cluster.task import Task
 from encamp.errors import UnusableInput
 from encamp.storage.roots import local, portable
@@ -29,16 +28,15 @@ class Setups:
         self._numbers = itertools.count(1)
         self._kept: list[Any] = []
 
-    def of(self, task: Task, place: Place, scheduler: Scheduler) -> bytes | None:
-        """A call's setup, pickled; None if there is nothing to say. Takes the GPUs it needs."""
+    def of(self, task: Task) -> bytes | None:
+        """A call's setup, pickled; None if there is nothing to say."""
         options = task._options
         if options.plain:
             return None
         environment: tuple[tuple[str, str], ...] = ()
         if options.need.gpus:
-            devices = scheduler.devices(place, options.need.gpus)
-            task.__dict__["_devices"] = devices
-            environment = tuple((name, ",".join(devices)) for name in VISIBLE)
+            devices = ",".join(task._devices)
+            environment = tuple((name, devices) for name in VISIBLE)
         setup = Setup(
             name=options.name,
             tell_start=options.time_limit is not None,

@@ -40,6 +40,7 @@ class Task(Future[Any]):
     _exception: BaseException | None = None
     _end: str = ""
     _place: Any = None
+    _devices: tuple[str, ...] = ()
 
     def __init__(  # not the base's: see the module's head
         self,

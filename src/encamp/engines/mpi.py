@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from encamp.engines.base import Endpoint, Engine, Joined
 from encamp.engines.mpi_endpoint import IDLE, MPIEndpoint
 from encamp.engines.mpi_gateway import LaunchedMPI, call_home, relay
-from encamp.engines.mpi_launch import REMEDY, SHARED_MEMORY
+from encamp.engines.mpi_launch import REMEDY, SHARED_MEMORY, remains_here, remove
 from encamp.errors import EngineFailed, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -118,6 +118,7 @@ class MPIEngine(MPIEndpoint, Engine):
         if not self.settled:
             sys.stdout.flush()
             sys.stderr.flush()
+            remove(remains_here())
             self._comm.Abort(1)
         for rank in range(1, self._ranks):
             with suppress(self._mpi.Exception):
@@ -158,9 +159,9 @@ def _communicator(mpi: ModuleType) -> Intracomm:
     comm: Intracomm
     comm, request = mpi.COMM_WORLD.Idup()
     if comm.size != _count(_SIZES):
-        why = (
-            f"mpi4py uses {mpi.Get_library_version().strip()[:40]}, and the launcher is of another"
-        )
+        remove(remains_here())  # a rank for itself leaves its memory behind, even if it ends well
+        library = mpi.Get_library_version().strip()[:40]
+        why = f"mpi4py uses {library}, and the launcher is of another"
         raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
     if not _poll(request.Test, _COME_WITHIN):
         why = f"not all ranks have opened a cluster within {_COME_WITHIN:g} s; all must run alike"

@@ -223,8 +223,7 @@ class Job:
             self._process.kill()
             self._process.wait()
         self._end_ranks()
-        for path in self.remains:
-            _remove(Path(path))
+        remove(self.remains)
 
     def close(self) -> None:
         """Let go of what belongs to this process; after `end` and `why`."""
@@ -254,15 +253,17 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
                 yield process
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with suppress(OSError):
-            path.unlink()
+def remove(paths: Iterable[str]) -> None:
+    """Remove what a job left behind, as far as it is there."""
+    for path in map(Path, paths):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
 
 
-def remains_here(launcher: int) -> list[str]:
+def remains_here(launcher: int = 0) -> list[str]:
     """What this rank's job would leave behind on its host if it were killed.
 
     These are segments of shared memory, which the kernel keeps without their processes, and the
