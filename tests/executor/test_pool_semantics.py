@@ -36,7 +36,7 @@ from encamp.errors import TaskLost
 SOON = 60.0
 """Seconds within which everything ends that ends at all."""
 
-KINDS = ("threads", "forkserver", "local")
+KINDS = ("threads", "forkserver", "inline", "local")
 processes_only = pytest.mark.parametrize("kind", ["forkserver", "local"], indirect=True)
 spawn_too = pytest.mark.parametrize("kind", [*KINDS, "spawn"], indirect=True)
 

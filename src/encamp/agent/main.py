@@ -47,6 +47,7 @@ from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.version import __version__
 from encamp.wire import Parts, Seal
@@ -204,15 +205,20 @@ class Agent:
                 self.turned()
 
 
-def _clear(agent: Agent) -> int:
-    """Empty this host's local storage of everything that nobody uses now; bytes of the cache."""
+def _refresh(agent: Agent) -> None:
+    """Have idle slots let go of folders that were to stay for their next task."""
     for slot in agent.slots:
         slot.refresh()
+    strike_idle()
+
+
+def _clear(_: Agent) -> int:
+    """Empty this host's local storage of everything that nobody uses now; bytes of the cache."""
     reclaim_leftovers()
     return clear_cache()
 
 
-_WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear}
+_WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear, "refresh": _refresh}
 
 
 def _folder(portable: str) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import sys
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -124,6 +125,8 @@ class Cluster:
         self._agent: Agent | None = None
         self._start(folder, start_timeout)
         _OPEN.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # again, so that it comes before what the engine has registered
 
     def _start(self, folder: str, timeout: float) -> None:
         engine, controller = self._engine, self._controller
@@ -371,18 +374,25 @@ class Cluster:
         could not do it.
         """
         self._check()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._order("refresh", deadline, each=True)
+        return {host: int(freed) for host, freed in self._order("clear", deadline, each=False)}
+
+    def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
+        """Have agents do something; the hosts, and what they say of it."""
         controller = self._controller
-        tickets = self._pump.call(lambda: controller.order_hosts("clear"))
-        if not self._pump.until(lambda: controller.all_done(tickets), timeout):
+        tickets = self._pump.call(lambda: controller.order(what, each=each))
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._pump.until(lambda: controller.all_done(tickets), left):
             raise TimeoutError("some host has not cleared its local storage in time")
-        freed: dict[str, int] = {}
+        answers = []
         for ticket, host in tickets.items():
             done = controller.orders.pop(ticket)
             if done is None or not done[1]:
-                why = "it is gone" if done is None else done[2]
+                why = "the cluster was closed" if done is None else done[2]
                 raise EngineFailed(self._engine.name, f"{host} was not cleared: {why}")
-            freed[host] = int(done[2])
-        return freed
+            answers.append((host, done[2]))
+        return answers
 
     async def aclear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
         """`clear_local_storage` for coroutines."""
@@ -501,7 +511,6 @@ def _print(task: int, text: str) -> None:
     sys.stdout.flush()
 
 
-@atexit.register
 def _close_all() -> None:
     """End what a program has left open, so that nothing outlives it."""
     for cluster in list(_OPEN):

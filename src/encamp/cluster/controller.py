@@ -87,6 +87,7 @@ class Agent:
         self.number = number
         self.places: list[Place] = []
         self.facts: Hello | None = None
+        self.tickets: list[int] = []
         self.missed = 0
         self.heard = True
 
@@ -434,20 +435,21 @@ class Controller:
 
     # What agents do themselves
 
-    def order_hosts(self, what: str) -> dict[int, str]:
-        """Have one agent of each host do something; tickets → host names."""
+    def order(self, what: str, *, each: bool) -> dict[int, str]:
+        """Have ``each`` agent, or one on each host, do something; tickets → host names."""
         tickets: dict[int, str] = {}
         for agent in self.agents.values():
-            if agent.facts is not None and agent.facts.host not in tickets.values():
+            if agent.facts is not None and (each or agent.facts.host not in tickets.values()):
                 ticket = next(self._tickets)
                 tickets[ticket] = agent.facts.host
                 self.orders[ticket] = None
+                agent.tickets.append(ticket)
                 self.outbox.post(agent.number, [encode(Order(ticket, what))])
         return tickets
 
     def all_done(self, tickets: Iterable[int]) -> bool:
         """Whether all that was ordered is done, or its host gone."""
-        return all(self.orders[ticket] is not None for ticket in tickets) or not self.agents
+        return all(self.orders[ticket] is not None for ticket in tickets)
 
     def abandon(self) -> None:
         """The cluster is closed: what has not ended never will."""
@@ -488,6 +490,9 @@ class Controller:
         for place in agent.places:
             ahead = self.scheduler.remove(place)
             self._lose(place, ahead[:1], ahead[1:], None, why)
+        for ticket in agent.tickets:
+            if self.orders.get(ticket, ()) is None:
+                self.orders[ticket] = number, False, why
         if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
             self.mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
         self._has_lost_hosts = True

@@ -96,6 +96,7 @@ class MPIEngine(MPIEndpoint, Engine):
     def __init__(self, mpi: ModuleType, comm: Intracomm, *, private: bool) -> None:
         super().__init__(mpi, comm)
         self.private = private
+        self.agents = self._ranks - 1
         self.watch(_show_process(comm))
         atexit.register(self._let_go)
 

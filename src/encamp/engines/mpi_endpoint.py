@@ -144,7 +144,7 @@ class MPIEndpoint(Endpoint):
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
-        arrivals: list[Arrival] = []
+        arrivals, self._news = self._news, []  # who has joined comes before what it says
         if not self._closed:
             self._receive(arrivals)
         if self._sending:
