@@ -195,7 +195,7 @@ def test_a_job_whose_launcher_is_killed_is_lost_and_leaves_nothing(start: Start)
     with pytest.raises(EngineFailed):
         take(engine, 1)
     assert there(remains) == []
-    assert all(map(gone, pids))
+    until(lambda: all(map(gone, pids)))  # the kernel may still be busy with their memory
 
 
 def test_a_killed_rank_leaves_no_shared_memory(start: Start) -> None:

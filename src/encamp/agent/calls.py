@@ -33,6 +33,7 @@ from encamp.agent.protocol import (
     Told,
     Where,
     WhereIs,
+    decode_calls,
     encode,
 )
 from encamp.errors import InitializerFailed
@@ -58,7 +59,7 @@ class Call(NamedTuple):
     task: int
     function: int
     arguments: Parts
-    setup: Buffer | None
+    setup: bytes
 
 
 class Received(NamedTuple):
@@ -116,13 +117,13 @@ class Slot:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
 
     def _take_calls(self, run: Run, parts: Parts) -> None:
-        at = 1 + len(run.functions)
-        self._functions.update(zip(run.functions, parts[1:at], strict=True))
+        at = 2 + len(run.functions)
+        self._functions.update(zip(run.functions, parts[2:at], strict=True))
         calls = []
-        for task, function, count, has_setup in run.calls:
-            end = at + count
-            calls.append(Call(task, function, parts[at:end], parts[end] if has_setup else None))
-            at = end + has_setup
+        for task, function, arguments, buffers, setup in decode_calls(parts[1]):
+            end = at + buffers
+            calls.append(Call(task, function, [arguments, *parts[at:end]], setup))
+            at = end
         with self.lock:
             self.calls.extend(calls)
 
@@ -176,7 +177,7 @@ class Slot:
             return dump((portable_error(exc), text)), False
 
     def _value(self, call: Call) -> Any:
-        setup: Setup = load([call.setup]) if call.setup is not None else _PLAIN
+        setup: Setup = load([call.setup]) if call.setup else _PLAIN
         self.current = CurrentTask(self, call.task, setup.name)
         token = _current.set(self.current)
         try:

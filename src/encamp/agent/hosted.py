@@ -29,6 +29,8 @@ class Hosted(ABC):
 
     def __init__(self, agent: Agent, number: int) -> None:
         self.agent, self.number = agent, number
+        self.busy = 0
+        """Calls that it has been given and has not ended."""
 
     @abstractmethod
     def give(self, envelope: Any, parts: Parts) -> None:
@@ -74,7 +76,6 @@ class ProcessSlot(Hosted):
             capture=True,
             follow=orders is not None and orders.follow,
         )
-        self._busy = 0
         self._life = 0
         self._spare: SlotProcess | None = None
         self._ending = False
@@ -100,7 +101,7 @@ class ProcessSlot(Hosted):
                 return  # for a process that has ended; who sent it is being told of that
             if envelope.fresh:
                 self._spare, self._process = self._process, self._start()
-            self._busy += len(envelope.calls)
+            self.busy += envelope.count
         self._send(parts)
 
     def _send(self, parts: Parts, descriptors: tuple[int, ...] = ()) -> None:
@@ -136,7 +137,7 @@ class ProcessSlot(Hosted):
         for parts in messages:
             if parts[0][:2] == RESULTS:  # most are, and each holds one
                 agent.post(CONTROLLER, parts)
-                self._busy -= 1
+                self.busy -= 1
                 if self._spare is not None:
                     self._restore()
             else:
@@ -170,7 +171,7 @@ class ProcessSlot(Hosted):
         for parts in messages:
             envelope = decode(parts[0])
             if isinstance(envelope, GivenBack):
-                self._busy -= len(envelope.tasks)
+                self.busy -= len(envelope.tasks)
             self.agent.pass_on(envelope, parts)
 
     def _exited(self, process: SlotProcess) -> None:
@@ -190,8 +191,7 @@ class ProcessSlot(Hosted):
         self._tell_end(exit_code, text)
 
     def _tell_end(self, exit_code: int | None, text: bytes) -> None:
-        ended = SlotEnded(self.number, exit_code, text, self._busy > 0)
-        self._busy = 0
+        ended = SlotEnded(self.number, exit_code, text, self.busy > 0)
         self._life += 1
         self.agent.pass_on(ended, [encode(ended)])
 
@@ -219,7 +219,7 @@ class ProcessSlot(Hosted):
         idle: list[SlotProcess] = []
 
         def swap() -> None:
-            if not self._busy and not self._ending:
+            if not self.busy and not self._ending:
                 idle.append(self._process)
                 self._forget(self._process)
                 self.agent.unlink(self.number)

@@ -42,7 +42,7 @@ from encamp.agent.protocol import (
     encode,
     unbundled,
 )
-from encamp.agent.pump import Pump
+from encamp.agent.pump import MANY, REST, Pump
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.storage.cache import clear_cache
@@ -56,11 +56,14 @@ from encamp.wire import Parts, Seal
 class Agent:
     """Serves one end of an engine's network, on a pump that somebody drives.
 
-    ``host`` is the name of its host. ``over`` is true when the cluster was closed or the
-    controller is gone.
+    ``host`` is the name of its host; ``beside`` says that the pump is the controller's own.
+    ``over`` is true when the cluster was closed or the controller is gone.
     """
 
-    def __init__(self, endpoint: Endpoint, pump: Pump, host: str | None = None) -> None:
+    def __init__(
+        self, endpoint: Endpoint, pump: Pump, host: str | None = None, *, beside: bool = False
+    ) -> None:
+        self._beside = beside
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -179,6 +182,9 @@ class Agent:
     def turned(self) -> None:
         """Send what was posted in this turn."""
         self.outbox.flush()
+        if not self._beside:  # the controller's pump rests by what the controller knows
+            ahead = sum(slot.busy for slot in self.slots)
+            self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
 
     def _begin(self, order: Order) -> None:
         """Carry out what may take long beside the pump."""

@@ -56,19 +56,24 @@ class Hello(Envelope, tag=1):
 
 
 class Run(Envelope, tag=2):
-    """Calls for a slot. The functions that are new there follow, one part each, then the calls'.
+    """Calls for a slot: how many, and the numbers of functions that are new there.
 
-    A call is its task's number, its function's number, how many parts its arguments have, and
-    whether one more part says how it is to be run (a pickled `Setup`).
+    The calls follow as one part (`encode_calls`), then the functions, one part each, and then the
+    large buffers of the calls' arguments.
     """
 
     slot: int
+    count: int
     functions: list[int]
-    calls: list[tuple[int, int, int, bool]]
     fresh: bool = False
     """In a process of its own."""
     life: int = 0
     """How many processes of the slot had ended; the calls are for no later one."""
+
+
+Call = tuple[int, int, bytes, int, bytes]
+"""Its task's number, its function's, the pickle of its arguments, how many large buffers they
+have, and how it is to be run (the pickle of a `Setup`; empty if there is nothing to say)."""
 
 
 class Recall(Envelope, tag=3):
@@ -226,6 +231,22 @@ _Any = (
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 
 encode = _encoder.encode
+_calls: msgspec.msgpack.Decoder[list[Call]] = msgspec.msgpack.Decoder(list[Call])
+
+
+def encode_calls(calls: list[Call]) -> bytes:
+    """Calls as one part of a message."""
+    return _encoder.encode(calls)
+
+
+def decode_calls(part: Buffer) -> list[Call]:
+    """The calls again. Raises `BadFrame`."""
+    try:
+        return _calls.decode(part)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise BadFrame(f"its calls cannot be read ({exc})") from exc
+
+
 RESULTS = encode(Results(0, []))[:2]
 """How an envelope of results begins, so that agents can pass these on without reading them."""
 

@@ -23,6 +23,9 @@ from encamp.errors import EngineFailed
 
 T = TypeVar("T")
 
+REST = 0.0002
+MANY = 32
+"""With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
 _LINGER = 0.002
 """Seconds after a thread's waiting in which it is expected to wait again."""
 _NAP = 0.001
@@ -109,9 +112,9 @@ class Pump:
     def turn(self, timeout: float | None) -> None:
         """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
         limit = self._patience(timeout)
+        if self.rest and timeout != 0:
+            time.sleep(self.rest)
         if limit > 0:
-            if self.rest:
-                time.sleep(self.rest)
             self._sleeping = True
             if self._orders:  # put there before the flag could be seen
                 limit = 0

@@ -21,7 +21,7 @@ from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
 from encamp.agent.pickling import load
 from encamp.agent.process import SlotProcess
-from encamp.agent.protocol import Results, Run, Started, Told, decode, encode
+from encamp.agent.protocol import Results, Run, Started, Told, decode, encode, encode_calls
 from encamp.wire import Parts
 
 IDLE_LIMIT = 60.0
@@ -101,9 +101,9 @@ class Slot:
         setup = pickle.dumps(Setup(tell_start=True, sys_path=sys_path))
         work = pickle.dumps(((function, args), {}))
         self._calls += 1
-        envelope = Run(0, [0], [(self._calls, 0, 1, True)])
+        calls = encode_calls([(self._calls, 0, work, 0, setup)])
         try:
-            self._send([encode(envelope), _CALL, work, setup])
+            self._send([encode(Run(0, 1, [0])), calls, _CALL])
             return self._wait(tick, on_message, on_tick)
         except BaseException:
             self.stop()

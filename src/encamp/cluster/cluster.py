@@ -142,7 +142,7 @@ class Cluster:
         if key:
             controller.outbox.seal = Seal(key, engine.number)
         if engine.agent_here is not None:
-            self._agent = Agent(engine.agent_here, self._pump)
+            self._agent = Agent(engine.agent_here, self._pump, beside=True)
         try:
             engine.start(encode(orders))
             self._pump.until(self._complete, timeout)

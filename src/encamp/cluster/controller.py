@@ -23,6 +23,7 @@ from encamp.agent.protocol import (
     SPAWNER,
     Answer,
     Ask,
+    Call,
     GivenBack,
     Hello,
     Message,
@@ -40,9 +41,10 @@ from encamp.agent.protocol import (
     Where,
     WhereIs,
     encode,
+    encode_calls,
     unbundled,
 )
-from encamp.agent.pump import Pump
+from encamp.agent.pump import MANY, REST, Pump
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.functions import Functions
 from encamp.cluster.mail import Mail
@@ -70,9 +72,6 @@ _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
 _NOBODY = 20.0
 """Seconds that others may take to come after the last host has gone."""
-_REST = 0.0002
-_MANY = 32
-"""With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
 BEAT = 2.0
 """Seconds between two pings."""
 MISSED = 4
@@ -144,7 +143,7 @@ class Controller:
         if scheduler.slots:
             for place, tasks in scheduler.assign():
                 self._run(place, tasks)
-            self.pump.rest = _REST if scheduler.ahead > _MANY * scheduler.slots else 0.0
+            self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead and not self._looking:
                 self._looking = True
                 self.pump.later(_STUCK, self._unstick)
@@ -179,24 +178,25 @@ class Controller:
 
     def _run(self, place: Place, tasks: list[Task]) -> None:
         """Send calls to a slot; a call that cannot be pickled fails alone."""
-        functions, heads, bodies = self._new_functions(place, tasks), [], []
+        calls: list[Call] = []
+        buffers: Parts = []
         for task in tasks:
             try:
-                arguments = dump(task._arguments)
-                setup = self.setups.of(task)
+                first, *large = dump(task._arguments)
+                setup = b"" if task._options.plain else self.setups.of(task)
             except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
-            heads.append((task.id, task._function.number, len(arguments), setup is not None))
-            bodies += arguments
-            if setup is not None:
-                bodies.append(setup)
-        if heads:
+            calls.append((task.id, task._function.number, first, len(large), setup))  # type: ignore[arg-type]
+            if large:
+                buffers += large
+        if calls:
+            functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
-            envelope = Run(place.number, numbers, heads, tasks[0]._options.fresh, place.life)
+            run = Run(place.number, len(calls), numbers, fresh, place.life)
             payloads = [function.payload for function in functions]
-            self.outbox.post(place.agent, [encode(envelope), *payloads, *bodies])
-            if not envelope.fresh:
+            self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
+            if not fresh:
                 place.known.update(numbers)
             self._begins(place)
 

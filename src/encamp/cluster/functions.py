@@ -64,11 +64,15 @@ class Functions:
         self._known: WeakKeyDictionary[Any, tuple[Hashable, Function]] = WeakKeyDictionary()
         self._modules: set[types.ModuleType] = set()
         self._apply = self._by_reference(apply)
+        self._last: tuple[Any, Function] = apply, self._apply
+        """The function by reference that was asked for last: that is often the next one too."""
 
     def find(
         self, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[Function, tuple[Any, ...]]:
         """The function as it travels, and the arguments for it. Raises `CannotTravel`."""
+        if function is self._last[0]:
+            return self._last[1], args
         if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
             if not callable(function):
                 raise CannotTravel(repr(function), "it cannot be called")
@@ -76,6 +80,8 @@ class Functions:
         known = self._known.get(function)
         if known is not None:
             state, found = known
+            if state is None:
+                self._last = function, found
             if state is None or (state == _state(function) and state != ()):
                 return found, args
         return self._pickled(function), args
@@ -128,6 +134,7 @@ class Functions:
         if "site-packages" in (getattr(found, "__file__", None) or "site-packages"):
             return None
         self._modules.add(found)
+        self._last = apply, self._apply
         self._known.pop(function.function, None)
         return self._pickled(function.function)
 

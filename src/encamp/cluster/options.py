@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,17 +43,16 @@ class Options:
     persistent: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
 
-    @property
-    def staged(self) -> bool:
-        """Whether calls have a folder of their own."""
-        return bool(self.items or self.outputs or self.on_failure or self.persistent)
+    staged: bool = field(init=False)
+    """Whether calls have a folder of their own."""
+    plain: bool = field(init=False)
+    """Whether there is nothing to say about how a call is run."""
 
-    @property
-    def plain(self) -> bool:
-        """Whether there is nothing to say about how a call is run."""
-        return not (
-            self.name or self.time_limit or self.staged or self.initializer or self.need.gpus
-        )
+    def __post_init__(self) -> None:
+        staged = bool(self.items or self.outputs or self.on_failure or self.persistent)
+        said = self.name or self.time_limit or staged or self.initializer or self.need.gpus
+        object.__setattr__(self, "staged", staged)
+        object.__setattr__(self, "plain", not said)
 
 
 @dataclass(frozen=True)

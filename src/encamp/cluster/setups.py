@@ -28,11 +28,9 @@ class Setups:
         self._numbers = itertools.count(1)
         self._kept: list[Any] = []
 
-    def of(self, task: Task) -> bytes | None:
-        """A call's setup, pickled; None if there is nothing to say."""
+    def of(self, task: Task) -> bytes:
+        """A call's setup, pickled."""
         options = task._options
-        if options.plain:
-            return None
         environment: tuple[tuple[str, str], ...] = ()
         if options.need.gpus:
             devices = ",".join(task._devices)

@@ -8,7 +8,7 @@ Executor ── submit(function, …)        ──► Cluster ──► slots o
 
 from __future__ import annotations
 
-import atexit
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
@@ -16,7 +16,6 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from threading import RLock, Thread
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet, finalize
 
@@ -231,11 +230,14 @@ class Executor(futures.Executor):
 _OPEN: WeakSet[Executor] = WeakSet()
 
 
-@atexit.register
 def _wait_for_all() -> None:
     """What a program has submitted is done before it ends, as with the standard pools."""
     for executor in list(_OPEN):
         executor.shutdown()
+
+
+# As the standard pools do it: before the handlers of `atexit`, by which clusters are closed.
+threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
 
 
 def _room(station: Station, need: Need) -> int:
@@ -263,12 +265,12 @@ class _Shared:
         self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
         self.pending: dict[Any, Executor] = {}
         """Tasks that are not done, and who submitted them."""
-        self.lock = RLock()  # pickling an argument may submit something
+        self.lock = threading.RLock()  # pickling an argument may submit something
         self.closed = False
         self.ended: Ended = self._ended if has_initializer else self.pending.pop
         """Is told of every task that is done."""
         self._broken: InitializerFailed | None = None
-        self._closing: Thread | None = None
+        self._closing: threading.Thread | None = None
 
     def check(self, closed: bool) -> None:
         """Raise the reason why nothing can be submitted, if there is one."""
@@ -298,7 +300,7 @@ class _Shared:
             return
         with self.lock:
             if self._closing is None and not wait:
-                self._closing = Thread(target=self.cluster.close, name="encamp-shutdown")
+                self._closing = threading.Thread(target=self.cluster.close, name="encamp-shutdown")
                 self._closing.start()
         if self._closing is not None and wait:
             self._closing.join()

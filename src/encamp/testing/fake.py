@@ -333,17 +333,18 @@ class SimulatedEngine(Engine):
         """See `Endpoint.send`."""
         began = time.thread_time()
         self.frames += 1
-        for envelope, _ in say.unbundled(list(parts)):
+        for envelope, inner in say.unbundled(list(parts)):
             answer = _ANSWERS.get(type(envelope))
             if isinstance(envelope, say.Run):
-                self._run(to, envelope)
+                self._run(to, envelope, inner)
             elif answer is not None:
                 self._inbox.put([Frame(to, [say.encode(answer(envelope))])])
         self.own_seconds += time.thread_time() - began
 
-    def _run(self, to: int, run: say.Run) -> None:
-        self.calls += len(run.calls)
-        results = say.Results(run.slot, [(call[0], True, 0.0, _NOTHING, 0) for call in run.calls])
+    def _run(self, to: int, run: say.Run, parts: Parts) -> None:
+        self.calls += run.count
+        calls = say.decode_calls(parts[1])
+        results = say.Results(run.slot, [(call[0], True, 0.0, _NOTHING, 0) for call in calls])
         frame = Frame(to, [say.encode(results)])
         if self._holding:
             self._held.append(frame)
