@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.protocol import End, Message, Results, Run, Stop, encode
+from encamp.agent.protocol import End, Message, Results, Run, Stop, encode, encode_calls
 from encamp.cluster import controller
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
@@ -66,7 +66,7 @@ def frames(evil: bytes) -> list[Parts]:
         [encode(Results(0, [(1, True, 0.0, evil, 0)])), b""],
         [encode(Message(0, 1)), evil],
         [encode(Message(1, 0, 1, 0)), evil],
-        [encode(Run(0, [1], [(1, 1, 1, False)])), evil, call],
+        [encode(Run(0, 1, [1])), encode_calls([(1, 1, call, 0, b"")]), evil],
         [encode(Stop(0))],
         [encode(End())],
         [b"noise"],
@@ -157,11 +157,14 @@ def test_a_host_that_joins_takes_what_waits(cluster: Cluster) -> None:
     assert cluster.hosts()[-1].name == name
 
 
-def test_when_every_host_is_gone_what_waits_is_told(cluster: Cluster) -> None:
+def test_when_every_host_is_gone_what_waits_is_told(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = cluster.spawn_many(work.wait_for_ever, [()] * 3)
     for task in running:
         say(cluster, task)
     waiting = cluster.spawn_many(work.add, [(1,)] * 20)
+    monkeypatch.setattr(controller, "_NOBODY", 0.5)
     for host in ALL:
         engine_of(cluster).kill_host(host)
     for task in (*running, *waiting):

@@ -68,8 +68,9 @@ def again(end: Engine) -> object:
 
 
 def hung(end: Engine) -> object:
+    pid = facts_of(end, 1)["pid"]
     ask(end, 1, "hang")
-    return "hung"
+    return pid
 
 
 def variables(end: Engine) -> object:

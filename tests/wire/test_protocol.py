@@ -12,7 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encamp.agent import protocol
-from encamp.agent.protocol import Bundle, Envelope, Message, Ping, Run, decode, encode, unbundled
+from encamp.agent.protocol import (
+    Bundle,
+    Envelope,
+    Message,
+    Ping,
+    Run,
+    decode,
+    decode_calls,
+    encode,
+    encode_calls,
+    unbundled,
+)
 from encamp.errors import BadFrame
 from encamp.wire import Parts
 
@@ -91,21 +102,26 @@ def test_noise_is_refused(noise: bytes) -> None:
         decode(noise)
 
 
+PING = encode(Ping(1))
+TAG = PING[1:-1]
+"""How the fields of a ping begin."""
+
+
 @pytest.mark.parametrize(
     "hostile",
     [
         b"",
-        b"\x93\xa4Ping\x01" + b"\x91" * 100_000 + b"\x00",
-        b"\x92\xa4Ping\xc7\xff\x01",
-        b"\xdd\xff\xff\xff\xff\xa4Ping",
-        b"\x92\xa4Ping\xdb\xff\xff\xff\xff",
-        b"\x92\xa5Hello\xa2\xff\xfe",
-        b"\x92\xa4Ping\xa1\xff",
-        b"\x92\xa6Bundle\xdd\xff\xff\xff\xff",
+        b"\x93" + TAG + b"\x01" + b"\x91" * 100_000 + b"\x00",
+        b"\x92" + TAG + b"\xc7\xff\x01",
+        b"\xdd\xff\xff\xff\xff" + TAG,
+        b"\x92" + TAG + b"\xdb\xff\xff\xff\xff",
+        b"\x92" + TAG + b"\xa1x",
+        b"\x93" + TAG + b"\x01\xa1\xff\xff",
+        encode(Bundle([]))[:-1] + b"\xdd\xff\xff\xff\xff",
     ],
     ids=[
         "nothing", "deeply nested", "an extension", "4 billion fields", "a 4 GB string",
-        "not UTF-8", "a string for a number", "a bundle of 4 billion",
+        "a string for a number", "more than it says", "a bundle of 4 billion",
     ],
 )  # fmt: skip
 def test_a_hostile_envelope_is_refused_at_once(hostile: bytes) -> None:
@@ -117,6 +133,28 @@ def test_reading_an_envelope_imports_and_builds_nothing_but_envelopes() -> None:
     before = set(sys.modules)
     assert decode(encode(Message(to=3, sender=4))) == Message(3, 4)
     assert set(sys.modules) == before
+
+
+CALLS = st.lists(_value(protocol.Call), max_size=5)
+
+
+@given(calls=CALLS)
+def test_calls_come_back_as_they_went(calls: list[protocol.Call]) -> None:
+    assert decode_calls(encode_calls(calls)) == calls
+
+
+@given(calls=CALLS, noise=st.binary(max_size=40), data=st.data())
+@settings(max_examples=300)
+def test_bent_calls_are_calls_or_refused(
+    calls: list[protocol.Call], noise: bytes, data: st.DataObject
+) -> None:
+    whole = encode_calls(calls)
+    cut = data.draw(st.integers(0, len(whole)))
+    for bent in (noise, whole[:cut], whole[:cut] + noise, whole + b"\0", b"\x91" * 10_000):
+        with suppress(BadFrame):
+            assert isinstance(decode_calls(bent), list)
+    with pytest.raises(BadFrame):
+        decode_calls(whole + b"\0")
 
 
 @given(bundled=st.lists(st.tuples(_some(Run), st.lists(st.binary(max_size=9), max_size=3))))
@@ -131,9 +169,6 @@ def test_a_bundle_comes_apart_into_its_messages(bundled: list[tuple[Run, list[by
 def test_what_is_in_no_bundle_is_a_message_of_its_own() -> None:
     parts: Parts = [encode(Ping(7)), b"rest"]
     assert unbundled(parts) == [(Ping(7), parts)]
-
-
-PING = encode(Ping(1))
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ class Slot:
         """Held to change ``calls`` and ``running`` together."""
         self.calls: deque[Call] = deque()
         self.running = -1
-        self.current: CurrentTask | None = None
+        self._task: CurrentTask | None = None
         self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
         """What is around each call to undo its effects on the process."""
         self.ended: Callable[[int], None] | None = None
@@ -177,22 +177,35 @@ class Slot:
             return dump((portable_error(exc), text)), False
 
     def _value(self, call: Call) -> Any:
-        setup: Setup = load([call.setup]) if call.setup else _PLAIN
-        self.current = CurrentTask(self, call.task, setup.name)
-        token = _current.set(self.current)
+        token = _current.set(self)
         try:
-            if setup is not _PLAIN:
-                self._set_up(call.task, setup)
-            function = self._function(call.function)
-            arguments: Any = load(call.arguments)
-            if setup.staging is not None:
-                channel = SpawnersFiles(self)
-                return in_folder(setup.staging, self.current, channel, function, *arguments)
-            args, kwargs = arguments
+            if call.setup:
+                return self._value_set_up(call, load([call.setup]))
+            function = self._functions[call.function]
+            if not callable(function):
+                function = self._function(call.function)
+            args, kwargs = load(call.arguments)
             return function(*args, **kwargs)
         finally:
             _current.reset(token)
-            self.current = None
+            self._task = None
+
+    def _value_set_up(self, call: Call, setup: Setup) -> Any:
+        """The value of a call that is not just called."""
+        self._task = task = CurrentTask(self, call.task, setup.name)
+        self._set_up(call.task, setup)
+        function = self._function(call.function)
+        args, kwargs = load(call.arguments)
+        if setup.staging is None:
+            return function(*args, **kwargs)
+        return in_folder(setup.staging, task, SpawnersFiles(self), function, args, kwargs)
+
+    @property
+    def task(self) -> CurrentTask:
+        """The running task, as it sees itself."""
+        if self._task is None:
+            self._task = CurrentTask(self, self.running, "")
+        return self._task
 
     def _set_up(self, task: int, setup: Setup) -> None:
         sys.path[:0] = [path for path in setup.sys_path if path not in sys.path]
@@ -282,9 +295,8 @@ class Slot:
         return None
 
 
-_PLAIN = Setup()
 _NONE = dump(None)[0]
-_current: ContextVar[CurrentTask | None] = ContextVar("encamp_task", default=None)
+_current: ContextVar[Slot | None] = ContextVar("encamp_slot", default=None)
 
 
 class CurrentTask:
@@ -327,10 +339,10 @@ class CurrentTask:
 
 def current_task() -> CurrentTask:
     """The task that this code runs in; RuntimeError outside one."""
-    task = _current.get()
-    if task is None:
+    slot = _current.get()
+    if slot is None:
         raise RuntimeError("this code does not run in a task of a cluster")
-    return task
+    return slot.task
 
 
 class SpawnersFiles:

@@ -276,9 +276,11 @@ class _Printed:
 
     def ended(self, task: int) -> None:
         """Send what a task printed, and empty the file."""
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):
-                stream.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:  # noqa: S110, BLE001 - a call may have put anything in their place
+            pass
         self._flush(None)
         size = os.lseek(1, 0, os.SEEK_END)
         if size:

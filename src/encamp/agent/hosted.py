@@ -12,7 +12,17 @@ from encamp.agent.calls import Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import put_back
 from encamp.agent.process import STOP_WITHIN, SlotProcess
-from encamp.agent.protocol import RESULTS, GivenBack, Link, Recall, Run, SlotEnded, decode, encode
+from encamp.agent.protocol import (
+    RESULTS,
+    GivenBack,
+    Link,
+    ManyResults,
+    Recall,
+    Run,
+    SlotEnded,
+    decode,
+    encode,
+)
 from encamp.engines.base import CONTROLLER
 from encamp.storage.owner import reclaim
 from encamp.wire import Parts
@@ -78,6 +88,7 @@ class ProcessSlot(Hosted):
         )
         self._life = 0
         self._spare: SlotProcess | None = None
+        self._results: Parts = []
         self._ending = False
         self._process = self._start()
 
@@ -133,15 +144,25 @@ class ProcessSlot(Hosted):
         except (EOFError, OSError):
             self.agent.pump.forget(process.data.fileno())
             return
-        agent = self.agent
         for parts in messages:
             if parts[0][:2] == RESULTS:  # most are, and each holds one
-                agent.post(CONTROLLER, parts)
                 self.busy -= 1
-                if self._spare is not None:
-                    self._restore()
-            else:
-                agent.pass_on(decode(parts[0]), parts)
+                if len(parts) == 1:
+                    self._results += parts
+                    continue
+            self._pass_results()
+            self.agent.pass_on(decode(parts[0]), parts)
+        self._pass_results()
+        if self._spare is not None and not self.busy:
+            self._restore()
+
+    def _pass_results(self) -> None:
+        """Send the results that came one after the other as one message."""
+        results = self._results
+        if results:
+            self._results = []
+            head = [encode(ManyResults(self.number))] if len(results) > 1 else []
+            self.agent.post(CONTROLLER, [*head, *results])
 
     def _restore(self) -> None:
         """Go back to the lasting process after a call in a fresh one."""

@@ -99,11 +99,21 @@ class Stop(Envelope, tag=5):
     life: int = 0
 
 
+Result = tuple[int, bool, float, bytes, int]
+"""What came of a call: task, whether it returned, seconds, the payload, and how many buffers."""
+
+
 class Results(Envelope, tag=6):
-    """What came of calls: task, whether it returned, seconds, the payload, and how many buffers."""
+    """What came of calls; the buffers follow."""
 
     slot: int
-    results: list[tuple[int, bool, float, bytes, int]]
+    results: list[Result]
+
+
+class ManyResults(Envelope, tag=23):
+    """Envelopes of results without buffers follow, a part each, as a slot has sent them."""
+
+    slot: int
 
 
 class Started(Envelope, tag=7):
@@ -226,7 +236,7 @@ _encoder = msgspec.msgpack.Encoder()
 _Any = (
     Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | Said | Told | Message
     | WhereIs | Where | Link | Ask | Answer | Order | OrderDone | SlotEnded | Ping | Pong | End
-    | Bundle
+    | Bundle | ManyResults
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 

@@ -26,12 +26,14 @@ from encamp.agent.protocol import (
     Call,
     GivenBack,
     Hello,
+    ManyResults,
     Message,
     Order,
     OrderDone,
     Ping,
     Pong,
     Recall,
+    Result,
     Results,
     Run,
     Said,
@@ -40,6 +42,7 @@ from encamp.agent.protocol import (
     Stop,
     Where,
     WhereIs,
+    decode,
     encode,
     encode_calls,
     unbundled,
@@ -77,6 +80,7 @@ BEAT = 2.0
 MISSED = 4
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
+_NO_BUFFERS: Parts = []
 
 
 class Agent:
@@ -117,6 +121,7 @@ class Controller:
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
             Hello: self._hello,
             Results: self._results,
+            ManyResults: self._many_results,
             Message: self._message,
             Started: self._started,
             Said: self._said,
@@ -230,26 +235,37 @@ class Controller:
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         at = 1
-        for number, good, seconds, payload, buffers in envelope.results:
-            task = self.tasks.get(number)
-            body: Parts = [payload, *parts[at : at + buffers]]
-            at += buffers
-            if task is None or task._place is not place:
-                continue
-            task._function.took(seconds)
-            self.scheduler.ended(place, task)
-            self._result(task, place, good, body)
+        for result in envelope.results:
+            end = at + result[4]
+            self._take_result(place, result, parts[at:end])
+            at = end
         if place.ahead:
             self._begins(place)
 
+    def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
+        place = agent.places[envelope.slot]
+        for part in parts[1:]:
+            self._take_result(place, decode(part).results[0], _NO_BUFFERS)
+        if place.ahead:
+            self._begins(place)
+
+    def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
+        number, good, seconds, payload, _ = result
+        task = self.tasks.get(number)
+        if task is not None and task._place is place:
+            task._function.took(seconds)
+            self.scheduler.ended(place, task)
+            if good and payload == _NONE and not task._options.staged:
+                self.end(task, True, None)
+            else:
+                self._result(task, place, good, [payload, *buffers])
+
     def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
-        value: Any = None
-        if body[0] != _NONE or len(body) > 1:
-            try:
-                value = load(body)
-            except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
-                cause = f"its result cannot be read here: {type(exc).__name__}: {exc}"
-                good, value = False, (RuntimeError(cause), "")
+        try:
+            value = load(body)
+        except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
+            cause = f"its result cannot be read here: {type(exc).__name__}: {exc}"
+            good, value = False, (RuntimeError(cause), "")
         if good:
             if task._options.staged:
                 self.publisher.publish(task, value, self.end)

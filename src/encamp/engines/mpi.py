@@ -120,6 +120,7 @@ class MPIEngine(MPIEndpoint, Engine):
             sys.stdout.flush()
             sys.stderr.flush()
             remove(remains_here())
+            self.end_watched()  # Open MPI does not, when it can go on without them
             self._comm.Abort(1)
         for rank in range(1, self._ranks):
             with suppress(self._mpi.Exception):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import time
 from array import array
 from collections import deque
@@ -286,6 +287,12 @@ class MPIEndpoint(Endpoint):
                 self._unnoticed.add(rank)
                 self._bury(rank)
 
+    def end_watched(self) -> None:
+        """End the watched processes that are still there, by force."""
+        for sentinel in self._rank_of:
+            with suppress(OSError):
+                signal.pidfd_send_signal(sentinel, signal.SIGKILL)
+
     def _bury(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
         self._sending.pop(rank, None)
@@ -338,8 +345,6 @@ class MPIEndpoint(Endpoint):
         with suppress(EngineFailed):
             self.settled = self._settle()
         self._closed = True
-        for sentinel in self._rank_of:
-            os.close(sentinel)
         with suppress(self._mpi.Exception):
             self._inbox.Cancel()
             self._inbox.Wait()

@@ -81,7 +81,7 @@ class Dispatch:
                     break
                 sink.put(*self._next())
         finally:
-            for task in self._running:
+            for task in reversed(self._running):
                 task.cancel()
             sink.close()
         return self._results

@@ -216,7 +216,7 @@ class Executor(futures.Executor):
             pending = shared.pending.copy()
         mine = [task for task, whose in pending.items() if whose is self or self._root is None]
         if cancel_futures:
-            for task in mine:
+            for task in reversed(mine):
                 task.cancel()
         if wait:
             for task in mine:

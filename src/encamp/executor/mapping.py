@@ -96,7 +96,7 @@ def in_order(
                 waiting.extend(islice(calls, 1))
                 yield _result(waiting.popleft(), deadline)
         finally:
-            for call in waiting:
+            for call in reversed(waiting):  # or slots would go on with the later ones
                 call.cancel()
 
     return results()
