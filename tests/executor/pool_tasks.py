@@ -55,6 +55,12 @@ def touch(path: Path) -> str:
     return path.name
 
 
+def touch_late(path: Path) -> str:
+    """Work that takes a while."""
+    time.sleep(0.2)
+    return touch(path)
+
+
 def hold(gate: Path, value: Any = None) -> Any:
     """Say that it has begun, and wait until the gate is open."""
     started(gate).touch()

@@ -607,7 +607,7 @@ import pool_tasks as tasks
 if __name__ == "__main__":
     pool = tasks.new_pool(sys.argv[1], 1)
     for name in ("one", "two"):
-        pool.submit(tasks.touch, Path(sys.argv[2]) / name)
+        pool.submit(tasks.touch_late, Path(sys.argv[2]) / name)
     other = tasks.new_pool(sys.argv[1], 1)
     {last}
 """

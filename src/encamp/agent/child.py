@@ -151,6 +151,12 @@ class _Sockets:
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
+        # A signal that comes just before a poll would not end it: Python sees it afterwards.
+        self._signals, told = socket.socketpair()
+        for end in (self._signals, told):
+            end.setblocking(False)
+        self._poll.register(self._signals.fileno(), select.POLLIN)
+        signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
         self.said = Writer(self._control)
         self.follow: Callable[[], None] | None = None
 
@@ -198,6 +204,8 @@ class _Sockets:
                 self._read_data()
             elif fd == self._wake:
                 os.eventfd_read(self._wake)
+            elif fd == self._signals.fileno():
+                self._signals.recv(4096)
             else:
                 self._read_link(self._numbers[fd])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,7 @@ class ProcessSlot(Hosted):
         )
         self._life = 0
         self._spare: SlotProcess | None = None
+        self._leaving: list[SlotProcess] = []
         self._results: Parts = []
         self._ending = False
         self._process = self._start()
@@ -173,12 +175,19 @@ class ProcessSlot(Hosted):
     def _let_go(self, process: SlotProcess) -> None:
         """End a process that has nothing to do, without waiting for it."""
         self._forget(process)
+        self._leaving.append(process)
         process.ask_to_stop()
+        kill_at = time.monotonic() + STOP_WITHIN
 
         def look() -> None:
+            if process not in self._leaving:
+                return
+            if time.monotonic() > kill_at:
+                process.kill()
             if process.alive:
                 self.agent.pump.later(_LOOK, look)
             else:
+                self._leaving.remove(process)
                 process.reap()
 
         self.agent.pump.later(_LOOK, look)
@@ -262,7 +271,8 @@ class ProcessSlot(Hosted):
 
     def end(self) -> None:
         """See `Hosted.end`."""
-        for process in self._processes():
+        leaving, self._leaving = self._leaving, []
+        for process in (*self._processes(), *leaving):
             process.stop()
 
     def _processes(self) -> list[SlotProcess]:

@@ -34,7 +34,7 @@ main(base64.b64decode(sys.argv[2]))
 """
 _PACKAGE = str(Path(__file__).parents[2])
 """Where the slot finds encamp if it is not installed there."""
-_FOREIGN = ("PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "MPI_LOCAL")
+_FOREIGN = ("PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL")
 """How variables begin that would make a process believe it were an MPI rank."""
 
 

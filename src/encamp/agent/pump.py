@@ -26,6 +26,7 @@ T = TypeVar("T")
 REST = 0.0002
 MANY = 32
 """With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
+_SPINS = 32
 _LINGER = 0.002
 """Seconds after a thread's waiting in which it is expected to wait again."""
 _NAP = 0.001
@@ -196,8 +197,25 @@ class Pump:
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
+            if self._spun(done):
+                return True
             self.turn(left)
         return True
+
+    def _spun(self, done: Callable[[], object]) -> bool:
+        """Look at a busy engine alone some times, before the rest is looked at too."""
+        if len(self._ends) != 1 or self.rest or self._orders:
+            return False
+        end, handle = self._ends[0]
+        for _ in range(_SPINS):
+            if end.patience() != 0:
+                return False
+            arrivals = end.receive()
+            for arrival in arrivals:
+                handle(arrival)
+            if arrivals:
+                return bool(done())
+        return False
 
     def _take(self, timeout: float | None) -> bool:
         """Become the driver; False if another waiting thread is, and something has happened."""

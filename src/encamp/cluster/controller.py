@@ -253,6 +253,8 @@ class Controller:
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
         if task is not None and task._place is place:
+            if task.host is None:  # its result came with that of the call before it
+                task.host, task.slot = place.station.name, place.number
             task._function.took(seconds)
             self.scheduler.ended(place, task)
             if good and payload == _NONE and not task._options.staged:
