@@ -368,10 +368,14 @@ class InlineSlot(Hosted):
 
     def send(self, parts: Parts) -> None:
         """See `Port.send`; what a call says goes at once."""
-        self.agent.pass_on(decode(parts[0]), parts)
-        self.agent.turned()
-        while len(parts) > 1 and self.agent.endpoint.sending:
-            self.agent.pump.turn(None)  # the call may change its arrays when it goes on
+        agent = self.agent
+        if parts[0][:2] == RESULTS:
+            agent.post(CONTROLLER, parts)
+        else:
+            agent.pass_on(decode(parts[0]), parts)
+        agent.outbox.flush()
+        while len(parts) > 1 and agent.endpoint.sending:
+            agent.pump.turn(None)  # the call may change its arrays when it goes on
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
@@ -379,7 +383,8 @@ class InlineSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
-        self.agent.pump.turn(timeout)
+        if not self.agent.pump.spun():
+            self.agent.pump.turn(timeout)
         if self.agent.over:
             raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
         return True

@@ -125,15 +125,15 @@ class Agent:
         self.post(CONTROLLER, [encode(hello)])
 
     def _handle(self, sender: int, envelope: Any, parts: Parts) -> None:
-        if isinstance(envelope, Run | Answer):
+        if isinstance(envelope, Message):
+            if 0 <= envelope.slot < len(self.slots):
+                self.slots[envelope.slot].give(envelope, parts)
+        elif isinstance(envelope, Run | Answer):
             self.slots[envelope.slot].give(envelope, parts)
         elif isinstance(envelope, Where):
             if envelope.agent == self.number and envelope.its_slot != envelope.slot:
                 self._link(envelope.slot, envelope.its_slot)
             self.slots[envelope.slot].give(envelope, parts)
-        elif isinstance(envelope, Message):
-            if 0 <= envelope.slot < len(self.slots):
-                self.slots[envelope.slot].give(envelope, parts)
         elif sender == CONTROLLER:
             self._order(envelope)
 

@@ -197,24 +197,28 @@ class Pump:
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
-            if self._spun(done):
-                return True
+            if self.spun():
+                if done():
+                    return True
+                left = 0.0  # what has come may have more to follow
             self.turn(left)
         return True
 
-    def _spun(self, done: Callable[[], object]) -> bool:
-        """Look at a busy engine alone some times, before the rest is looked at too."""
+    def spun(self) -> bool:
+        """Look at a busy engine alone some times, which is quicker than a turn.
+
+        Whether anything came; false also where that is not worth while.
+        """
         if len(self._ends) != 1 or self.rest or self._orders:
             return False
         end, handle = self._ends[0]
         for _ in range(_SPINS):
             if end.patience() != 0:
                 return False
-            arrivals = end.receive()
-            for arrival in arrivals:
-                handle(arrival)
-            if arrivals:
-                return bool(done())
+            if arrivals := end.receive():
+                for arrival in arrivals:
+                    handle(arrival)
+                return True
         return False
 
     def _take(self, timeout: float | None) -> bool:
