@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.pyopus_source import unpacked
+from benchmarks.peers.rates import SHARE
 
 MPIS = ("mpich", "openmpi")
 LIMIT = 300
@@ -26,23 +28,25 @@ _FLAGS = {
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A module of this package; ``ranks`` of 0 is a program without MPI."""
+class Program:
+    """A module that is run; ``ranks`` of 0 is a program without MPI."""
 
     module: str
+    package: str = "benchmarks.peers"
     ranks: int = 0
     pyopus: bool = False
+    arguments: tuple[str, ...] = ()
 
 
 PEERS = (
-    Peer("stdlib_pool"),
-    Peer("loky_pool"),
-    Peer("multiprocessing_pool"),
-    Peer("socketpair"),
-    Peer("mpi4py_futures", ranks=3),
-    Peer("mpi4py_plain", ranks=2),
-    Peer("mpi4py_pkl5", ranks=2),
-    Peer("pyopus_dispatch", ranks=3, pyopus=True),
+    Program("stdlib_pool"),
+    Program("loky_pool"),
+    Program("multiprocessing_pool"),
+    Program("socketpair"),
+    Program("mpi4py_futures", ranks=3),
+    Program("mpi4py_plain", ranks=2),
+    Program("mpi4py_pkl5", ranks=2),
+    Program("pyopus_dispatch", ranks=3, pyopus=True),
 )
 
 
@@ -53,27 +57,36 @@ def which_mpi() -> str:
     return "openmpi" if MPI.Get_library_version().startswith("Open MPI") else "mpich"
 
 
-def measured(peer: Peer, mpi: str | None = None) -> dict[str, Any]:
-    """What the peer's program printed; raises CalledProcessError or TimeoutExpired."""
-    command = [sys.executable, "-m", f"benchmarks.peers.{peer.module}"]
+def measured(program: Program, mpi: str | None = None, share: float = 1.0) -> dict[str, Any]:
+    """What the program printed, doing ``share`` of the usual number of everything.
+
+    Raises CalledProcessError or TimeoutExpired.
+    """
+    with started(program, mpi, share) as process:
+        printed, _ = process.communicate(timeout=LIMIT)
+    return _found(printed)
+
+
+@contextmanager
+def started(
+    program: Program, mpi: str | None = None, share: float = 1.0, stdin: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A running program; must have come to a good end when the block ends, or is ended there."""
+    command = [sys.executable, "-m", f"{program.package}.{program.module}", *program.arguments]
     if mpi:
-        command = [
-            str(_PREFIXES / mpi / "bin/mpiexec"),
-            *_FLAGS[mpi],
-            "-n",
-            f"{peer.ranks}",
-            *command,
-        ]
-    done = subprocess.run(
-        command,
-        cwd=_PROJECT,
-        env=_environment(peer, mpi),
-        stdout=subprocess.PIPE,
-        timeout=LIMIT,
-        check=True,
-        text=True,
-    )
-    return _found(done.stdout)
+        launcher = str(_PREFIXES / mpi / "bin/mpiexec")
+        command = [launcher, *_FLAGS[mpi], "-n", f"{program.ranks}", *command]
+    environment = {**_environment(program, mpi), SHARE: str(share)}
+    with subprocess.Popen(
+        command, cwd=_PROJECT, env=environment, stdin=stdin, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 def _found(printed: str) -> dict[str, Any]:
@@ -82,12 +95,12 @@ def _found(printed: str) -> dict[str, Any]:
     return found
 
 
-def _environment(peer: Peer, mpi: str | None) -> dict[str, str]:
+def _environment(program: Program, mpi: str | None) -> dict[str, str]:
     more = {}
     if mpi:
         # Looking for network hardware costs each start of Open MPI a second.
         more = {"MPI4PY_LIBMPI": str(_PREFIXES / mpi / "lib"), "OMPI_MCA_btl": "^ofi"}
-    if peer.pyopus:
+    if program.pyopus:
         more["PYTHONPATH"] = str(unpacked())
     return {**os.environ, **more}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -12,10 +13,15 @@ from typing import Any
 import numpy as np
 
 WORKERS = 2
-TASKS = 10_000
-CHUNKS_A_PASS = 500
-CHUNKS = (10, 100, 1000)
+SHARE = "ENCAMP_BENCH_SHARE"
+"""Environment variable: which part of the usual number of tasks, items and messages to take."""
+_SHARE = float(os.environ.get(SHARE, "1"))
+TASKS = int(4000 * _SHARE)
+ITEMS = int(200_000 * _SHARE)
+CHUNKS = (100, 1000, 5000)
 PASSES = 3
+ROUND_TRIPS = int(3000 * _SHARE)
+ARRAYS = max(1, int(30 * _SHARE))
 
 SMALL = ("ping", 1)
 ARRAY_BYTES = 10_000_000
@@ -62,17 +68,17 @@ def best_map(run: Callable[[range, int], Results]) -> dict[str, Any]:
 
 
 def _map_rate(run: Callable[[range, int], Results], chunk: int) -> float:
-    return tasks_per_second(lambda numbers: run(numbers, chunk), CHUNKS_A_PASS * chunk)
+    return tasks_per_second(lambda numbers: run(numbers, chunk), ITEMS)
 
 
 def messages(exchange: Callable[[Any], Any]) -> dict[str, Any]:
     """Round trip of a small object, one-way rate of an array; ``exchange`` goes there and back."""
     array = np.arange(ARRAY_BYTES, dtype=np.uint8)
-    seconds = _round_trip(exchange, array, 30)
+    seconds = _round_trip(exchange, array, ARRAYS)
     if not np.array_equal(exchange(array), array):
         raise ValueError("the array came back changed")
     return {
-        "round_trip_us": _round_trip(exchange, SMALL, 3000) * 1e6,
+        "round_trip_us": _round_trip(exchange, SMALL, ROUND_TRIPS) * 1e6,
         "array_mb_per_s": ARRAY_BYTES / 1e6 / (seconds / 2),
     }
 

@@ -113,6 +113,22 @@ def test_a_job_knows_all_results_that_are_there(pool: Executor) -> None:
     assert len(asked) == 10
 
 
+def test_no_job_is_asked_for_before_the_results_that_are_there_were_collected(
+    cluster: Cluster, pool: Executor
+) -> None:
+    seen: list[int] = []
+
+    def jobs() -> Iterator[Any]:
+        for n in range(5):
+            yield tasks.add, (n,)
+            assert seen == list(range(n))
+            until(lambda: cluster.free_slots == 2)
+            cluster._pump.call(lambda: None)  # what had begun when that was seen is over
+
+    results = pool.dispatch(jobs(), lambda index, *_: seen.append(index), prefetch=9)
+    assert results == seen == list(range(5))
+
+
 def at_least(number: int, secret: int) -> bool:
     return number >= secret
 

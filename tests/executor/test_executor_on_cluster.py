@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pool_tasks as tasks
 import psutil
@@ -362,6 +363,18 @@ def test_chunks_of_ranges_and_arrays_travel_in_few_bytes(
     most = len(pickle.dumps(list(items)[:100], 5)) * 0.6
     sizes = {len(pickle.dumps(args, 5)) for args in arguments}
     assert max(sizes) < most, (sizes, most)
+
+
+def test_a_function_without_a_name_does_not_go_with_every_chunk(
+    pool: Executor, arguments: list[tuple[Any, ...]]
+) -> None:
+    ballast = bytes(100_000)
+    one = pool.map(lambda n: n + len(ballast), range(50), chunksize=5)
+    two = pool.map(lambda n, m: n + m + len(ballast), range(50), range(50), chunksize=5)
+    assert list(one) == list(range(100_000, 100_050))
+    assert list(two) == list(range(100_000, 100_100, 2))
+    assert len(arguments) == 20
+    assert max(len(cloudpickle.dumps(args)) for args in arguments) < 1000
 
 
 def test_with_a_buffersize_items_are_taken_as_results_are(pool: Executor) -> None:

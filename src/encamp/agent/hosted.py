@@ -222,6 +222,7 @@ class ProcessSlot(Hosted):
 
     def _tell_end(self, exit_code: int | None, text: bytes) -> None:
         ended = SlotEnded(self.number, exit_code, text, self.busy > 0)
+        self.busy = 0
         self._life += 1
         self.agent.pass_on(ended, [encode(ended)])
 

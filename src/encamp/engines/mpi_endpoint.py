@@ -39,7 +39,10 @@ SPIN = 0.001
 _ALONE = 0.00003
 """The same, before it lets others have the core in between, who may be those it waits for."""
 IDLE = 0.004
-"""Seconds between two looks of an idle rank; keeps it below 2 % of a core."""
+"""Seconds between two looks of a rank that has just become idle."""
+LONG = 1.0
+IDLE_LONG = 0.01
+"""The same, when nothing has come for ``LONG`` seconds."""
 UNDER_WAY = 0.0002
 """The same, while a message is not through."""
 LEAVE_WITHIN = 5.0
@@ -326,7 +329,9 @@ class MPIEndpoint(Endpoint):
             self._look_for_dead()
         if self._news:
             return 0
-        return min(idle / 4, UNDER_WAY if self._sending or self._coming else IDLE)
+        if self._sending or self._coming:
+            return min(idle / 4, UNDER_WAY)
+        return min(idle / 4, IDLE) if idle < LONG else IDLE_LONG
 
     def close(self) -> None:
         """See `Endpoint.close`: tell the others, and wait until all that was sent has arrived.
