@@ -12,7 +12,7 @@ import psutil
 
 from encamp.storage.roots import LOCAL
 
-PLANES = ("storage", "jobs")
+PLANES = ("storage", "compute", "controller", "jobs")
 
 
 def _file_system(folder: Path) -> str:

@@ -7,6 +7,7 @@ counted apart.
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 import tracemalloc
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from encamp.testing.fake import SimulatedEngine
 HOSTS = 10_000
 SLOTS = 8
 COUNTS = (10_000, 100_000, 1_000_000)
+PASSES = (5, 3, 1)
+"""How often each is measured: a short time is less sure than a long one."""
 WAITING = 100_000
 """Tasks whose memory is traced, which takes its time."""
 
@@ -33,7 +36,10 @@ def figures(_: Path) -> Iterator[Figure]:
     engine = SimulatedEngine(HOSTS, SLOTS)
     with Cluster(engine) as cluster:
         _cost(cluster, engine, COUNTS[0])
-        costs = [_cost(cluster, engine, count) for count in COUNTS]
+        costs = [
+            statistics.median(_cost(cluster, engine, count) for _ in range(passes))
+            for count, passes in zip(COUNTS, PASSES, strict=True)
+        ]
         yield _waiting(cluster, engine)
     least, most = costs[0], costs[-1]
     how = ", ".join(

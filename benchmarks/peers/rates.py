@@ -20,6 +20,8 @@ TASKS = int(4000 * _SHARE)
 ITEMS = int(200_000 * _SHARE)
 CHUNKS = (100, 1000, 5000)
 PASSES = 3
+MOMENT = 0.4 * _SHARE
+"""Seconds that a pass takes at least: quick ones are measured as long as slow ones."""
 ROUND_TRIPS = int(3000 * _SHARE)
 ARRAYS = max(1, int(30 * _SHARE))
 
@@ -47,8 +49,9 @@ class Rates:
 
 
 def tasks_per_second(run: Callable[[range], Results], count: int) -> float:
-    """The median rate of some passes after one to warm up; wrong results are an error."""
-    return statistics.median([_rate(run, count) for _ in range(PASSES + 1)][1:])
+    """The median rate of some passes of ``count`` tasks or as many as take a moment."""
+    count = max(count, int(_rate(run, count) * MOMENT))
+    return statistics.median([_rate(run, count) for _ in range(PASSES)])
 
 
 def _rate(run: Callable[[range], Results], count: int) -> float:

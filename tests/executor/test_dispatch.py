@@ -12,7 +12,7 @@ from typing import Any
 
 import pool_tasks as tasks
 import pytest
-from pool_tasks import hold, until
+from pool_tasks import hold, started, until
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, ClusterClosed, TaskLost
@@ -122,7 +122,7 @@ def test_no_job_is_asked_for_before_the_results_that_are_there_were_collected(
         for n in range(5):
             yield tasks.add, (n,)
             assert seen == list(range(n))
-            until(lambda: cluster.free_slots == 2)
+            until(lambda: not cluster.tasks())
             cluster._pump.call(lambda: None)  # what had begun when that was seen is over
 
     results = pool.dispatch(jobs(), lambda index, *_: seen.append(index), prefetch=9)
@@ -249,6 +249,27 @@ def test_the_first_error_ends_it_all(pool: Executor, tmp_path: Path) -> None:
     pool.shutdown()
     assert len(asked) <= 4
     assert len(list(tmp_path.glob("ran-*"))) <= 4
+
+
+def test_jobs_that_have_not_begun_are_cancelled_when_it_ends(
+    pool: Executor, tmp_path: Path
+) -> None:
+    gates = [tmp_path / "gate-0", tmp_path / "gate-1"]
+    jobs: list[Any] = [(tasks.add, (1,)), *((hold, (gate,)) for gate in gates)]
+    jobs += [(tasks.touch, (tmp_path / f"ran-{n}",)) for n in range(3)]
+
+    def refuse(*_: Any) -> None:
+        until(lambda: all(started(gate).exists() for gate in gates))
+        raise ValueError("enough")
+
+    try:
+        with pytest.raises(ValueError, match="enough"):
+            pool.dispatch(jobs, refuse, prefetch=2)
+    finally:
+        for gate in gates:
+            gate.touch()
+    pool.shutdown()
+    assert not list(tmp_path.glob("ran-*"))
 
 
 def test_errors_may_take_the_place_of_results(

@@ -345,7 +345,10 @@ class Pump:
         self._resume.set()
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
+        if self._driver != threading.get_ident():
+            self._lock.acquire()  # whoever drives leaves; it is kept, so that nobody drives again
         with self._changed:
             self._changed.notify_all()
         self._poll.close()
-        os.close(self._wake)
+        wake, self._wake = self._wake, -1
+        os.close(wake)
