@@ -68,18 +68,31 @@ def test_the_figures_of_compute_are_measured_on_this_host(here: Path) -> None:
         assert any(what in line for line in lines), (what, lines)
 
 
-@pytest.mark.parametrize("mpi", ["openmpi", "mpich"])
-def test_the_figures_of_compute_are_measured_under_an_mpi(mpi: str) -> None:
+def _mpi_is_there(mpi: str) -> None:
     need(f"tools/mpi-wheels: {mpi}", Path(sys.prefix, "mpi", mpi, "bin/mpiexec").exists())
+
+
+def test_tasks_are_measured_under_an_mpi() -> None:
+    _mpi_is_there("mpich")
     compute = _module("compute")
-    sizes = compute.Sizes(rounds=1, message_rounds=1, share=0.01, pyopus=False)
-    figures = [*compute._mpi_tasks(mpi, sizes), *compute._mpi_messages(mpi, sizes)]
-    lines = [figure.line() for figure in figures]
-    for what in ("mpi4py.futures", "map in chunks", "round trip", "pkl5"):
-        assert any(f"{mpi}" in line and what in line for line in lines), (what, lines)
-    (local, on_mpi) = _module("idle").idle((mpi,), 0.2)
-    assert "3 processes" in local.how
-    assert "5 processes" in on_mpi.how
+    figures = compute._mpi_tasks("mpich", compute.Sizes(rounds=1, share=0.01, pyopus=False))
+    submit, mapped = [figure.line() for figure in figures]
+    assert "submit, mpich, to mpi4py.futures" in submit
+    assert "best in chunks of" in mapped
+
+
+def test_messages_and_waiting_are_measured_under_an_mpi() -> None:
+    _mpi_is_there("openmpi")
+    compute = _module("compute")
+    figures = compute._mpi_messages(
+        "openmpi", compute.Sizes(message_rounds=1, share=0.01, pyopus=False)
+    )
+    small, arrays = [figure.line() for figure in figures]
+    assert "round trip, openmpi inline" in small
+    assert "pkl5" in arrays
+    share, how = _module("idle")._idle("mpi", "openmpi", 0.2)
+    assert share > 0
+    assert "5 processes" in how
 
 
 def test_a_ratio_is_within_a_round_and_to_the_best_of_the_peers() -> None:

@@ -114,11 +114,14 @@ def main(birth: bytes) -> None:
         while not _State.stopping:
             if not slot.run_next() and not port.wait(born.idle_limit) and born.idle_limit:
                 break
+    _State.stopping = True  # from here on nothing is interrupted
+    end_descendants(grace=0)  # `Stopped` may have come while that was done after a call
 
 
 def _stop(*_: object) -> None:
-    _State.stopping = True
-    raise Stopped
+    if not _State.stopping:  # being asked once more must not keep it from clearing up
+        _State.stopping = True
+        raise Stopped
 
 
 class _Alone(put_back):

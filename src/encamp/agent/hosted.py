@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from encamp.agent.main import Agent
 
 _LOOK = 0.02
-"""Seconds between looks at whether a process that was let go has ended."""
+"""Seconds between looks at whether a process that was let go has ended, or something has come."""
 
 
 class Hosted(ABC):
@@ -362,8 +362,12 @@ class InlineSlot(Hosted):
 
     def work(self) -> None:
         """See `Hosted.work`."""
+        looked = time.monotonic()
         while self._slot.run_next():
             self.agent.turned()
+            if time.monotonic() - looked > _LOOK:  # others may be idle, and want what waits here
+                self.agent.pump.turn(0)
+                looked = time.monotonic()
             if self.agent.over:
                 return
 

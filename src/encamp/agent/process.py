@@ -138,6 +138,8 @@ class SlotProcess:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_WITHIN)
         self.kill()
+        if self._process.returncode:
+            end_marked(MARK, self._mark)
         self.close()
 
     def close(self) -> None:

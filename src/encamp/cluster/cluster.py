@@ -301,13 +301,19 @@ class Cluster:
         self._check()
         number = to if isinstance(to, int) else to.id
         payload = dump(message)
-        if len(payload) > 1 and (
-            self._agent is not None or not self._controller.mail.goes_out(number)
-        ):
-            payload = [bytes(part) for part in payload]
-        self._pump.now(lambda: self._controller.mail.send(number, SPAWNER, payload))
-        if len(payload) > 1 and self._agent is None:
-            self._pump.until(lambda: not self._engine.sending)
+        mail = self._controller.mail
+        if len(payload) == 1:
+            self._pump.now(lambda: mail.send(number, SPAWNER, payload))
+            return
+
+        def send_large() -> None:
+            at_once = self._agent is None and mail.goes_out(number)
+            parts = payload if at_once else [bytes(part) for part in payload]
+            mail.send(number, SPAWNER, parts)
+            self._controller.outbox.flush()
+
+        self._pump.call(send_large)
+        self._pump.until(lambda: not self._engine.sending)
 
     def receive(
         self, timeout: float | None = None, source: Task | int | None = None
@@ -363,9 +369,13 @@ class Cluster:
     # Ending
 
     def kill_all(self) -> None:
-        """End all tasks: those that wait are cancelled, those that run are killed."""
-        for task in self.tasks():
-            task.kill()
+        """End all tasks: those that wait are cancelled, those that run are killed.
+
+        Returns at once. Raises `UnsupportedByEngine` if there are some that run in agents
+        themselves; the others are ended nevertheless.
+        """
+        self._check()
+        self._pump.call(self._controller.kill_all)
 
     def clear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
         """Empty the local storage of every host; host names → bytes that were freed.

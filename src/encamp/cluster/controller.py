@@ -8,6 +8,7 @@ All of it runs in the thread that drives the pump.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pickle
 from collections import deque
@@ -422,6 +423,26 @@ class Controller:
         if self.inline:
             raise UnsupportedByEngine(self.engine.name, "end tasks that run in its agents")
         self.pump.call(lambda: self.stop(task, "killed"))
+
+    def kill_all(self) -> None:
+        """Cancel what waits and end what runs, all at once, so that nothing begins meanwhile."""
+        places: dict[Place, None] = {}
+        for task in list(self.tasks.values()):
+            place: Place | None = task._place
+            if place is None:
+                self.cancelled(task)
+                continue
+            places[place] = None
+            if not (self.inline and task is place.ahead[0]):
+                task._end = task._end or "killed"
+        for place in places:
+            self.scheduler.close(place)
+            self._recall(place)
+            if not self.inline:
+                head = place.ahead[0]
+                self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
+        if self.inline and places:
+            raise UnsupportedByEngine(self.engine.name, "end tasks that run in its agents")
 
     def take_back(self, task: Task) -> bool:
         """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""

@@ -153,7 +153,8 @@ class _Run:
         self._door = _Door()
         self._link: socket.socket | None = None
         self._admitted = False
-        self._writing = False
+        self.sending = False
+        """Whether there is something that the gateway has not taken yet."""
         self.agents: set[int] = set()
         self.ready = False
         try:
@@ -172,9 +173,9 @@ class _Run:
                 self._note_writing()
 
     def _note_writing(self) -> None:
-        if self._link is not None and self._writer.waiting != self._writing:
-            self._writing = self._writer.waiting
-            events = select.EPOLLIN | (select.EPOLLOUT if self._writing else 0)
+        if self._link is not None and self._writer.waiting != self.sending:
+            self.sending = self._writer.waiting
+            events = select.EPOLLIN | (select.EPOLLOUT if self.sending else 0)
             self._poll.modify(self._link, events)
 
     def advance(self) -> list[Arrival]:
@@ -197,7 +198,7 @@ class _Run:
                 return []
             self._reader, self._writer = Reader(self._link), Writer(self._link)
             self._poll.register(self._link, select.EPOLLIN)
-        if self._writing:
+        if self.sending:
             with suppress(OSError):  # what has come already is read nevertheless
                 self._writer.flush()
             self._note_writing()
@@ -242,7 +243,7 @@ class _Run:
         deadline = time.monotonic() + _DRAIN_WITHIN
         link = self._link
         with suppress(OSError):
-            while link is not None and self._writing and time.monotonic() < deadline:
+            while link is not None and self.sending and time.monotonic() < deadline:
                 select.select([], [link], [], _DRAIN_WITHIN)
                 self._writer.flush()
                 self._note_writing()
@@ -286,6 +287,11 @@ class LaunchedMPI(Engine):
         self._news: list[Arrival] = []
         self._failure: EngineFailed | None = None
         self._lock = threading.RLock()
+
+    @property
+    def sending(self) -> bool:
+        """See `Endpoint.sending`."""
+        return self._run is not None and self._run.sending
 
     @property
     def pid(self) -> int | None:

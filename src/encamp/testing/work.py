@@ -172,6 +172,14 @@ def count_run(folder: str, name: str) -> int:
     return os.getpid()
 
 
+def count_run_and_die(folder: str, name: str, how: str) -> int:
+    """Write down that this ran, and end the slot's process if ``how`` says in which way."""
+    count_run(folder, name)
+    if how:
+        die(how)
+    return os.getpid()
+
+
 def echo(count: int) -> int:
     """Send back ``count`` messages, to whom they came from."""
     me = current_task()

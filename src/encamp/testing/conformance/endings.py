@@ -144,21 +144,16 @@ class Endings(Bound):
     def test_crashes_among_many_tasks_lose_only_those_that_crash(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
-        fatal = {number for number in range(200) if number % 25 == 7}
-        tasks = [
-            cluster.spawn(work.die, "kill")
-            if number in fatal
-            else cluster.spawn(work.count_run, str(tmp_path), f"task-{number}")
-            for number in range(200)
-        ]
-        lost = {
-            number
-            for number, task in enumerate(tasks)
-            if isinstance(task.exception(2 * PATIENCE), TaskLost)
-        }
-        assert lost == fatal
-        assert all(path.read_bytes() == b"x" for path in tmp_path.iterdir())
-        assert len(list(tmp_path.iterdir())) == 200 - len(fatal)
+        quick = [(str(tmp_path), f"quick-{number}", "") for number in range(200)]
+        results(cluster.spawn_many(work.count_run_and_die, quick))  # so that slots get many ahead
+        fatal = {number: "kill" for number in range(7, 400, 50)}
+        mixed = [(str(tmp_path), f"task-{number}", fatal.get(number, "")) for number in range(400)]
+        tasks = cluster.spawn_many(work.count_run_and_die, mixed)
+        errors = [task.exception(2 * PATIENCE) for task in tasks]
+        assert {number for number, error in enumerate(errors) if error is not None} == set(fatal)
+        assert all(isinstance(errors[number], TaskLost) for number in fatal)
+        assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"x"}
+        assert len(list(tmp_path.iterdir())) == 600
 
     def test_an_idle_slot_that_is_killed_is_started_again(self, cluster: Cluster) -> None:
         before = on_every_slot(cluster, work.pid)
