@@ -72,8 +72,8 @@ class Received(NamedTuple):
 class Port(Protocol):
     """A slot's way to its agent and to other slots."""
 
-    def send(self, parts: Parts) -> None:
-        """Send to the agent."""
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """Send to the agent; ``message`` is the envelope if it is not for the agent itself."""
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """Send to another slot of this host by a link; False if there is none."""
@@ -107,10 +107,10 @@ class Slot:
 
     def take(self, envelope: Any, parts: Parts) -> None:
         """Note what has come for this slot."""
-        if isinstance(envelope, Run):
-            self._take_calls(envelope, parts)
-        elif isinstance(envelope, Message):
+        if isinstance(envelope, Message):
             self._take_message(envelope, parts[1:])
+        elif isinstance(envelope, Run):
+            self._take_calls(envelope, parts)
         elif isinstance(envelope, Where):
             self._routes[envelope.task] = envelope.agent, envelope.its_slot
         elif isinstance(envelope, Answer):
@@ -252,9 +252,10 @@ class Slot:
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""
         agent, slot = (NOWHERE, NOWHERE) if to == SPAWNER else self._route(to)
-        parts = [encode(Message(to, self.running, agent, slot)), *dump(message)]
+        envelope = Message(to, self.running, agent, slot)
+        parts = [encode(envelope), *dump(message)]
         if agent != self.agent or not self.port.send_to(slot, parts):
-            self.port.send(parts)
+            self.port.send(parts, envelope)
 
     def _route(self, to: int) -> tuple[int, int]:
         route = self._routes.get(to)

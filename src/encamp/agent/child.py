@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,12 +30,13 @@ import msgspec
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
-from encamp.agent.protocol import GivenBack, Link, Recall, Said, decode, encode
+from encamp.agent.protocol import GivenBack, Link, Message, Recall, Said, decode, encode
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
 
 KEPT_OUTPUT = 1 << 20
 """Bytes of what a task prints that are kept, from its end."""
+_LOOK_ON = 0.0001
 _FOLLOW = 0.1
 """Seconds between looks at what a task has printed, where that is wanted."""
 
@@ -151,6 +153,8 @@ class _Sockets:
         self._links: dict[int, tuple[socket.socket, Reader, Writer]] = {}
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
+        self._lively = False
+        """Whether a message came a moment ago, so that another may be on its way."""
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake, select.POLLIN)
@@ -163,7 +167,7 @@ class _Sockets:
         self.said = Writer(self._control)
         self.follow: Callable[[], None] | None = None
 
-    def send(self, parts: Parts) -> None:
+    def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until its socket has taken everything."""
         self._writer.send(parts)
         if self._writer.waiting:
@@ -195,9 +199,21 @@ class _Sockets:
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something comes or the time is over; whether anything came."""
-        events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+        events = self._look_on() if self._lively and timeout != 0 else []
+        if not events:
+            events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
         self._read(events)
         return bool(events)
+
+    def _look_on(self) -> list[tuple[int, int]]:
+        """Look again and again for a moment: to fall asleep and be woken takes as long."""
+        until = time.perf_counter() + _LOOK_ON
+        while time.perf_counter() < until:
+            if events := self._poll.poll(0):
+                return events
+            os.sched_yield()
+        self._lively = False
+        return []
 
     def _read(self, events: list[tuple[int, int]]) -> None:
         for fd, event in events:
@@ -233,6 +249,7 @@ class _Sockets:
         try:
             for parts in self._links[slot][1].read():
                 self.slot.take(decode(parts[0]), parts)
+                self._lively = True
         except (EOFError, OSError):
             self._drop(slot)
 

@@ -18,6 +18,7 @@ from encamp.agent.protocol import (
     GivenBack,
     Link,
     ManyResults,
+    Message,
     Recall,
     Run,
     SlotEnded,
@@ -307,7 +308,7 @@ class ThreadSlot(Hosted):
         self._slot.take(envelope, parts)
         self._come.set()
 
-    def send(self, parts: Parts) -> None:
+    def send(self, parts: Parts, message: Message | None = None) -> None:
         """See `Port.send`."""
         self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 
@@ -371,13 +372,14 @@ class InlineSlot(Hosted):
             if self.agent.over:
                 return
 
-    def send(self, parts: Parts) -> None:
+    def send(self, parts: Parts, message: Message | None = None) -> None:
         """See `Port.send`; what a call says goes at once."""
         agent = self.agent
-        if parts[0][:2] == RESULTS:
-            agent.post(CONTROLLER, parts)
+        to = CONTROLLER if message is None else max(CONTROLLER, message.agent)
+        if to == agent.number:
+            agent.pass_on(message, parts)
         else:
-            agent.pass_on(decode(parts[0]), parts)
+            agent.outbox.send(to, parts)
         agent.outbox.flush()
         while len(parts) > 1 and agent.endpoint.sending:
             agent.pump.turn(None)  # the call may change its arrays when it goes on

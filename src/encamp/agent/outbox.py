@@ -31,6 +31,15 @@ class Outbox:
         if self._sizes[to] > _BUNDLE or len(waiting) + len(parts) > MOST_PARTS // 64:
             self._send(to)
 
+    def send(self, to: int, parts: Parts) -> None:
+        """Send a message now, behind what was posted before."""
+        if to in self._waiting:
+            self.post(to, parts)
+            if to in self._waiting:  # it may have gone, for its size
+                self._send(to)
+        else:
+            self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
+
     def flush(self) -> None:
         """Send what was posted."""
         if self._waiting:

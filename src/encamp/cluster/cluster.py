@@ -40,7 +40,7 @@ from encamp.errors import (
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap
 from encamp.storage.roots import SharedPath, portable
-from encamp.wire import KEY_BYTES, Seal
+from encamp.wire import KEY_BYTES, Parts, Seal
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
@@ -303,14 +303,13 @@ class Cluster:
         payload = dump(message)
         mail = self._controller.mail
         if len(payload) == 1:
-            self._pump.now(lambda: mail.send(number, SPAWNER, payload))
+            self._pump.quick(lambda: mail.send(number, SPAWNER, payload))
             return
 
         def send_large() -> None:
             at_once = self._agent is None and mail.goes_out(number)
-            parts = payload if at_once else [bytes(part) for part in payload]
+            parts: Parts = payload if at_once else [bytes(part) for part in payload]
             mail.send(number, SPAWNER, parts)
-            self._controller.outbox.flush()
 
         self._pump.call(send_large)
         self._pump.until(lambda: not self._engine.sending)

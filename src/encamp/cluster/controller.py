@@ -14,7 +14,6 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from typing import Any
 
 from encamp.agent.child import Stopped
@@ -159,8 +158,10 @@ class Controller:
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine brings."""
         if isinstance(arrival, Frame):
-            with suppress(BadFrame):  # not from one of us: as if it had not come
+            try:
                 self._frame(arrival.sender, arrival.parts)
+            except BadFrame:
+                return  # not from one of us: as if it had not come
         elif isinstance(arrival, Joined):
             self.agents.setdefault(arrival.agent, Agent(arrival.agent))
         elif isinstance(arrival, Left):

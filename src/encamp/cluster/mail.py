@@ -75,20 +75,16 @@ class Mail:
         task = self._tasks.get(to)
         if task is None:
             return
-        if self.goes_out(to):
-            self._forward(task, sender, payload)
-        else:
+        if task._state != "RUNNING" or to in self._early:
             self._early.setdefault(to, []).append((sender, payload))
-
-    def _forward(self, task: Task, sender: int, payload: Parts) -> None:
-        if task._place is not None:
-            agent, slot = task._place.agent, task._place.number
-            self._outbox.post(agent, [encode(Message(task.id, sender, agent, slot)), *payload])
+        elif (place := task._place) is not None:
+            message = Message(to, sender, place.agent, place.number)
+            self._outbox.send(place.agent, [encode(message), *payload])
 
     def begins(self, task: Task) -> None:
         """A task begins: it gets what has waited for it."""
         for sender, payload in self._early.pop(task.id, ()) if self._early else ():
-            self._forward(task, sender, payload)
+            self.send(task.id, sender, payload)
 
     def forget(self, task: Task) -> None:
         """A task has ended."""

@@ -42,6 +42,8 @@ class Options:
     to: Path | None = None
     persistent: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    owner: object = None
+    """Whose call it is, where its spawner has to tell its own from others'."""
 
     staged: bool = field(init=False)
     """Whether calls have a folder of their own."""
@@ -73,6 +75,7 @@ class SpawnOptions:
     name: str = ""
     notify: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    owner: object = None
 
     def checked(self) -> Options:
         """The same, checked; the mirror map is planned now. Raises an `InputError`."""
@@ -99,6 +102,7 @@ class SpawnOptions:
             destination,
             self.persistent,
             self.initializer,
+            self.owner,
         )
         if not options.staged:  # inputs and the current folder may be others next time
             object.__setattr__(self, "_checked", options)

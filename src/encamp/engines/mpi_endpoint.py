@@ -40,7 +40,7 @@ _ALONE = 0.00003
 """The same, before it lets others have the core in between, who may be those it waits for."""
 IDLE = 0.004
 """Seconds between two looks of a rank that has just become idle."""
-LONG = 1.0
+LONG = 0.25
 IDLE_LONG = 0.01
 """The same, when nothing has come for ``LONG`` seconds."""
 UNDER_WAY = 0.0002
@@ -325,6 +325,7 @@ class MPIEndpoint(Endpoint):
             if idle > _ALONE:
                 os.sched_yield()
             return 0
+        self._missed = False  # looking once is enough now
         if self._rank_of:
             self._look_for_dead()
         if self._news:

@@ -22,6 +22,7 @@ from weakref import WeakSet, finalize
 from encamp.cluster.cluster import Cluster, TaskOptions
 from encamp.cluster.options import PLAIN, Need, SpawnOptions
 from encamp.cluster.scheduler import Station
+from encamp.cluster.task import Task
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed
 from encamp.executor.dispatch import Collector, Dispatch, Job
 from encamp.executor.mapping import chunked, flat, good_size, in_order
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Ended = Callable[[Future[Any]], object]
 
 
 class Executor(futures.Executor):
@@ -89,7 +89,8 @@ class Executor(futures.Executor):
             initializer=None if initializer is None else (initializer, tuple(initargs)),
         )
         self._need = self._options._need()
-        self._shared = _Shared(cluster, slots, initializer is not None, engine_options)
+        self._shared = _Shared(cluster, slots, engine_options)
+        self._options = replace(self._options, owner=_Owner(self._shared))
         self._root: Executor | None = None
         self._closed = False
         _OPEN.add(self)
@@ -109,7 +110,7 @@ class Executor(futures.Executor):
         view = object.__new__(type(self))
         view._shared, view._closed = self._shared, False
         view._root = self._root or self
-        view._options = replace(self._options, **changes)
+        view._options = replace(self._options, owner=_Owner(self._shared), **changes)
         view._need = view._options._need()
         return view
 
@@ -129,8 +130,8 @@ class Executor(futures.Executor):
                 task = shared.cluster._spawn(fn, args, kwargs, self._options)
             except CannotTravel as exc:
                 return _failed(exc)
-            shared.pending[task] = self
-        task.add_done_callback(shared.ended)
+        if self._options.initializer is not None:
+            task.add_done_callback(shared.ended)
         return task
 
     def map(
@@ -213,8 +214,7 @@ class Executor(futures.Executor):
         with shared.lock:
             self._closed = True
             shared.closed = shared.closed or self._root is None
-            pending = shared.pending.copy()
-        mine = [task for task, whose in pending.items() if whose is self or self._root is None]
+        mine = shared.pending(None if self._root is None else self._options.owner)
         if cancel_futures:
             for task in reversed(mine):
                 task.cancel()
@@ -248,27 +248,26 @@ def _room(station: Station, need: Need) -> int:
     return min([most, *(has // one for has, one in zip(there, wanted, strict=True) if one)])
 
 
+class _Owner:
+    """Marks the tasks of one executor."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self, shared: _Shared) -> None:
+        self.shared = shared
+
+
 class _Shared:
     """What an executor and those with other options have in common."""
 
-    def __init__(
-        self,
-        cluster: Any,
-        slots: int | None,
-        has_initializer: bool,
-        engine_options: dict[str, Any],
-    ) -> None:
+    def __init__(self, cluster: Any, slots: int | None, engine_options: dict[str, Any]) -> None:
         self.is_ours = not isinstance(cluster, Cluster)
         if not self.is_ours and (slots is not None or engine_options):
             given = ", ".join([*["slots"] * (slots is not None), *engine_options])
             raise TypeError(f"a cluster that is there already takes no {given}")
         self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
-        self.pending: dict[Any, Executor] = {}
-        """Tasks that are not done, and who submitted them."""
         self.lock = threading.RLock()  # pickling an argument may submit something
         self.closed = False
-        self.ended: Ended = self._ended if has_initializer else self.pending.pop
-        """Is told of every task that is done."""
         self._broken: InitializerFailed | None = None
         self._closing: threading.Thread | None = None
 
@@ -279,8 +278,21 @@ class _Shared:
         if self.closed or closed:
             raise ClusterClosed("the executor")
 
-    def _ended(self, task: Future[Any]) -> None:
-        self.pending.pop(task, None)
+    def pending(self, owner: object = None) -> list[Task]:
+        """The tasks that are not done: all, or those of one ``owner``; blocks for a moment."""
+        # asked where tasks are ended, so that none is just ending
+        return self.cluster._controller.pump.call(lambda: self._find(owner))
+
+    def _find(self, owner: object = None) -> list[Task]:
+        found = []
+        for task in list(self.cluster._controller.tasks.values()):
+            whose = task._options.owner
+            if isinstance(whose, _Owner) and whose.shared is self and owner in (None, whose):
+                found.append(task)
+        return found
+
+    def ended(self, task: Future[Any]) -> None:
+        """Look at how a task has ended whose slot may have had to run the initializer."""
         if self._broken or task.cancelled():
             return
         error = task.exception()
@@ -290,7 +302,7 @@ class _Shared:
             controller.pump.now(lambda: self._fail_waiting(error))
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
-        for task in self.pending.copy():
+        for task in self._find():
             if task._place is None and not task.done():  # others see for themselves
                 self.cluster._controller.end(task, False, error)
 

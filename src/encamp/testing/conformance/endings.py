@@ -146,7 +146,7 @@ class Endings(Bound):
     ) -> None:
         quick = [(str(tmp_path), f"quick-{number}", "") for number in range(200)]
         results(cluster.spawn_many(work.count_run_and_die, quick))  # so that slots get many ahead
-        fatal = {number: "kill" for number in range(7, 400, 50)}
+        fatal = dict.fromkeys(range(7, 400, 50), "kill")
         mixed = [(str(tmp_path), f"task-{number}", fatal.get(number, "")) for number in range(400)]
         tasks = cluster.spawn_many(work.count_run_and_die, mixed)
         errors = [task.exception(2 * PATIENCE) for task in tasks]
