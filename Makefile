@@ -51,4 +51,5 @@ $(VENV)/dev.stamp: pyproject.toml tools/make-venv
 
 chaos: $(VENV)/dev.stamp
 	tools/debian-packages
+	tools/mpi-wheels $(VENV)
 	ENCAMP_CHAOS=20 $(BIN)/pytest -n 2 -m chaos --timeout 3000

@@ -193,6 +193,17 @@ class BadJob(InputError):
 
 
 @dataclass(eq=False)
+class UnknownOption(InputError, TypeError):
+    """Also a TypeError, as Python raises for names that a function does not know."""
+
+    name: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"there is no option {self.name!r}; there are {', '.join(self.known)}"
+
+
+@dataclass(eq=False)
 class BadJobFile(InputError):
     """``line`` and ``column`` count from 1; 0 where the file as a whole is meant."""
 
@@ -208,14 +219,14 @@ class BadJobFile(InputError):
 
 @dataclass(eq=False)
 class CannotTravel(InputError):
+    """``what`` is an argument, a function, a message or a result."""
+
     what: str
     why: str
+    remedy: str = "open files, locks and connections inside the function instead of outside it"
 
     def __str__(self) -> str:
-        return (
-            f"{self.what} cannot be sent to a worker: {self.why}; "
-            "open files, locks and connections inside the function instead of outside it"
-        )
+        return f"{self.what} cannot be sent to another process: {self.why}; {self.remedy}"
 
 
 @dataclass(eq=False)
@@ -244,9 +255,19 @@ class EngineUnavailable(InputError):
 class UnsupportedByEngine(InputError):
     engine: str
     what: str
+    remedy: str = "use another engine for it"
 
     def __str__(self) -> str:
-        return f"the engine {self.engine!r} cannot {self.what}; use another engine for it"
+        return f"the engine {self.engine!r} cannot {self.what}; {self.remedy}"
+
+
+@dataclass(eq=False)
+class BadHostfile(InputError):
+    file: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the hostfile {printable(self.file)} cannot be used: {self.why}"
 
 
 @dataclass(eq=False)

@@ -92,7 +92,7 @@ def test_what_it_raises_comes_back_and_the_slot_lives(slots: Slots) -> None:
     pid = run(slots, os.getpid)
     with pytest.raises(ZeroDivisionError):
         run(slots, work.divide, 1, 0)
-    with pytest.raises(RuntimeError, match="Unpicklable: my words"):
+    with pytest.raises(work.Unpicklable, match="my words"):
         run(slots, work.raise_unpicklable)
     with pytest.raises(KeyboardInterrupt):
         run(slots, work.raise_interrupt)

@@ -245,7 +245,8 @@ def test_a_callable_that_cannot_travel_is_refused(here: Path, what: str, way: st
         f"job.add('bad', {step})\n"
         "job.run()\n"
     )
-    words = f"task bad: {'uses_global' if way == 'global' else 'takes'} cannot be sent to a worker"
+    who = "uses_global" if way == "global" else "takes"
+    words = f"task bad: {who} cannot be sent to another process"
     refused_without_harm(encamp("run", "script.py"), words, named, "inside the function")
 
 

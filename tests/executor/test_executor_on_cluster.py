@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -258,9 +261,9 @@ def test_a_running_task_can_be_killed(pool: Executor, gate: Path) -> None:
     assert pool.submit(tasks.add, 1).result(SOON) == 1
 
 
-def test_an_error_that_cannot_be_read_again_fails_its_own_future(pool: Executor) -> None:
+def test_an_error_that_its_class_cannot_make_again_comes_back_too(pool: Executor) -> None:
     bad, good = pool.submit(tasks.fail_unreadably), pool.submit(tasks.add, 1)
-    with pytest.raises(RuntimeError, match="HardToRead: this and that"):
+    with pytest.raises(tasks.HardToRead, match="this and that"):
         bad.result(SOON)
     assert good.result(SOON) == 1
 
@@ -402,6 +405,39 @@ def test_map_keeps_no_results_that_were_taken(pool: Executor) -> None:
         results = pool.map(tasks.hold_none, range(9), chunksize=chunksize)
         kept = [weakref.ref(next(results)) for _ in range(9)]
         assert [ref() for ref in kept] == [None] * 9
+
+
+# Ctrl-C
+
+_ENDLESS = """\
+import sys, time
+from encamp import Executor
+if __name__ == "__main__":
+    pool = Executor("local", slots=2)
+    calls = [pool.submit(time.sleep, 600) for _ in range(5)]
+    while not calls[1].running():
+        pass
+    print("running", flush=True)
+    if sys.argv[1] == "with":
+        with pool:
+            calls[0].result()
+"""
+
+
+@pytest.mark.parametrize("where", ["with", "exit"])
+def test_ctrl_c_ends_what_runs_and_the_program(where: str, tmp_path: Path) -> None:
+    script = tmp_path / "endless.py"
+    script.write_text(_ENDLESS)
+    command = [sys.executable, str(script), where]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "running\n"
+        children = psutil.Process(program.pid).children(recursive=True)
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=SOON)
+    assert errors.count("Traceback") == (where == "with")
+    until(lambda: not any(child.is_running() for child in children))
 
 
 # Initializers

@@ -137,7 +137,7 @@ def test_what_cannot_travel_is_named_before_anything_runs(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("good", nothing)
     job.add("bad", locked)
-    with pytest.raises(CannotTravel, match=r"task bad: .*locked cannot be sent to a worker"):
+    with pytest.raises(CannotTravel, match=r"task bad: .*locked cannot be sent to another process"):
         job.run()
     job = encamp.Job("job", to="out")
     with Path("file").open("w") as file:

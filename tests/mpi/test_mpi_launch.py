@@ -15,7 +15,7 @@ from encamp.engines import mpi_launch
 from encamp.engines.base import Joined
 from encamp.engines.mpi_gateway import LaunchedMPI
 from encamp.engines.mpi_launch import Launcher, Plan, find_launcher, places
-from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.errors import BadHostfile, EngineFailed, EngineUnavailable
 
 VERSIONS = {
     "openmpi": "mpiexec (Open MPI) 5.0.7",
@@ -128,6 +128,34 @@ def test_rank_0_is_put_on_this_host_besides_those_that_work(
     assert (tmp_path / "hosts").read_text().split() == " ".join(wanted).replace(
         "HERE", here
     ).split()
+
+
+@pytest.mark.parametrize(
+    ("mpi", "given", "wanted"),
+    [("mpich", "node1 slots=3", "node1:3"), ("openmpi", "node1:3", "node1 slots=3")],
+)
+def test_host_files_of_either_mpi_are_understood(
+    tmp_path: Path, mpi: str, given: str, wanted: str
+) -> None:
+    (tmp_path / "mine").write_text(f"# my hosts\n\n{given}  # the big one\n")
+    Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, str(tmp_path / "mine"), "m", ()).command(
+        tmp_path
+    )
+    assert wanted in (tmp_path / "hosts").read_text().splitlines()
+    assert places(str(tmp_path / "mine")) == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "no such file"), (b"# nothing\n\n", "names no host"), (b"\xff\xfe", "no text")],
+)
+def test_a_bad_host_file_is_refused_at_once(
+    tmp_path: Path, content: bytes | None, why: str
+) -> None:
+    if content is not None:
+        (tmp_path / "hosts").write_bytes(content)
+    with pytest.raises(BadHostfile, match=rf"hosts cannot be used: .*{why}"):
+        places(str(tmp_path / "hosts"))
 
 
 @pytest.mark.parametrize("mpi", MPIS)

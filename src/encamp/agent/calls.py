@@ -13,14 +13,14 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from encamp.agent.folder import Staging, in_folder
-from encamp.agent.pickling import NotImportable, dump, load, portable_error
+from encamp.agent.pickling import NotImportable, dump, dump_as, load, sendable
 from encamp.agent.protocol import (
     NOWHERE,
     SPAWNER,
@@ -88,6 +88,7 @@ class Slot:
     def __init__(self, number: int, host: str, port: Port, agent: int = 0) -> None:
         self.number, self.host, self.agent = number, host, agent
         self.port = port
+        self._process = os.getpid()
         self.lock = threading.Lock()
         """Held to change ``calls`` and ``running`` together."""
         self.calls: deque[Call] = deque()
@@ -151,6 +152,8 @@ class Slot:
             self._inbox.extend(self._early.pop(call.task, ()))
         begun = time.perf_counter()
         parts, good = self._outcome(call)
+        if os.getpid() != self._process:
+            _end_forked(good)
         seconds = time.perf_counter() - begun
         if self.ended is not None:
             self.ended(call.task)
@@ -171,10 +174,10 @@ class Slot:
         try:
             with self.alone():
                 value = self._value(call)
-                return (dump(value), True) if value is not None else ([_NONE], True)
+                return [_NONE] if value is None else dump_as("its result", value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
             text = "".join(traceback.format_exception(exc))
-            return dump((portable_error(exc), text)), False
+            return dump((sendable(exc), text)), False
 
     def _value(self, call: Call) -> Any:
         token = _current.set(self)
@@ -253,7 +256,7 @@ class Slot:
         """Send a message from the running task to another."""
         agent, slot = (NOWHERE, NOWHERE) if to == SPAWNER else self._route(to)
         envelope = Message(to, self.running, agent, slot)
-        parts = [encode(envelope), *dump(message)]
+        parts = [encode(envelope), *dump_as("the message", message)]
         if agent != self.agent or not self.port.send_to(slot, parts):
             self.port.send(parts, envelope)
 
@@ -294,6 +297,14 @@ class Slot:
                 del inbox[position]
                 return Received(sender, load(parts))
         return None
+
+
+def _end_forked(good: bool) -> NoReturn:
+    """End a process that a call has forked, and that came back: the result is its parent's."""
+    with suppress(Exception):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(not good)
 
 
 _NONE = dump(None)[0]

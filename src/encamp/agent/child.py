@@ -98,6 +98,7 @@ def main(birth: bytes) -> None:
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
+    os.register_at_fork(after_in_child=_forked)
     sys.path[:0] = [path for path in born.sys_path if path not in sys.path]
     with suppress(OSError):
         os.chdir(born.folder)
@@ -118,6 +119,13 @@ def main(birth: bytes) -> None:
                 break
     _State.stopping = True  # from here on nothing is interrupted
     end_descendants(grace=0)  # `Stopped` may have come while that was done after a call
+
+
+def _forked() -> None:
+    """What a task forks is no slot: signals do there what they do anywhere."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _stop(*_: object) -> None:

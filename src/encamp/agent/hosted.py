@@ -43,6 +43,8 @@ class Hosted(ABC):
         self.agent, self.number = agent, number
         self.busy = 0
         """Calls that it has been given and has not ended."""
+        self.killed = False
+        """Whether it had to be ended by force, so that its folders may still be there."""
 
     @abstractmethod
     def give(self, envelope: Any, parts: Parts) -> None:
@@ -215,7 +217,7 @@ class ProcessSlot(Hosted):
         text = process.printed()
         exit_code = process.ended()
         self.agent.unlink(self.number)
-        threading.Thread(target=_reclaim, name="encamp-reclaim", daemon=True).start()
+        reclaim_in_background()
         if self._ending:
             return
         self._process, self._spare = self._spare or self._start(), None
@@ -275,16 +277,21 @@ class ProcessSlot(Hosted):
         """See `Hosted.end`."""
         leaving, self._leaving = self._leaving, []
         for process in (*self._processes(), *leaving):
-            process.stop()
+            self.killed = not process.stop() or self.killed
 
     def _processes(self) -> list[SlotProcess]:
         return [process for process in (self._process, self._spare) if process is not None]
 
 
-def _reclaim() -> None:
-    """Remove what a process that was killed has left in the local storage."""
+def reclaim_quietly() -> None:
+    """Remove what processes that were killed have left in the local storage."""
     with suppress(Exception):
         reclaim()
+
+
+def reclaim_in_background() -> None:
+    """The same in a thread, since it may take long."""
+    threading.Thread(target=reclaim_quietly, name="encamp-reclaim", daemon=True).start()
 
 
 class ThreadSlot(Hosted):

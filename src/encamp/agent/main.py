@@ -21,7 +21,14 @@ from typing import Any
 import psutil
 
 from encamp.agent.gpus import gpus_here
-from encamp.agent.hosted import Hosted, InlineSlot, ProcessSlot, ThreadSlot
+from encamp.agent.hosted import (
+    Hosted,
+    InlineSlot,
+    ProcessSlot,
+    ThreadSlot,
+    reclaim_in_background,
+    reclaim_quietly,
+)
 from encamp.agent.outbox import Outbox
 from encamp.agent.protocol import (
     Answer,
@@ -109,6 +116,8 @@ class Agent:
             "inline": lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count)
+        if not self._beside or orders.kind == "child":
+            reclaim_in_background()  # what a killed run has left on this host
         self.slots = [kinds[orders.kind](number) for number in range(count)]
 
     def _hello(self, count: int) -> None:
@@ -207,6 +216,8 @@ class Agent:
                 slot.begin_end()
             for slot in self.slots:
                 slot.end()
+            if any(slot.killed for slot in self.slots):
+                reclaim_quietly()
             with suppress(EncampError, OSError):
                 self.turned()
 

@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Sequence
 from typing import Any
 
+from encamp.errors import CannotTravel
 from encamp.wire import Buffer, Parts
 
 _SMALL = 4096
@@ -44,6 +45,15 @@ def dump(value: object) -> Parts:
     return [cloudpickle.dumps(value, 5, buffer_callback=keep), *buffers]
 
 
+def dump_as(what: str, value: object) -> Parts:
+    """The same. Raises `CannotTravel`, which says ``what`` it was."""
+    try:
+        return dump(value)
+    except Exception as exc:
+        why = str(exc) or type(exc).__name__
+        raise CannotTravel(what, why, "send what it stands for, such as a list or a path") from exc
+
+
 def load(parts: Sequence[Buffer]) -> Any:
     """The value again; only for bytes that come from one of our own processes."""
     if len(parts) == 1:
@@ -55,11 +65,42 @@ def load(parts: Sequence[Buffer]) -> Any:
 
 def portable_error(exc: BaseException) -> BaseException:
     """``exc`` if it survives pickling, else a RuntimeError that says the same."""
+    if _travels(exc):
+        return exc.with_traceback(None)
+    return RuntimeError(f"{type(exc).__name__}: {exc}")
+
+
+def sendable(exc: BaseException) -> object:
+    """What ``exc`` is pickled as: itself, or without calling its class, or at least its text."""
+    rebuilt = _Rebuilt(exc)
+    return rebuilt if not _travels(exc) and _travels(rebuilt) else portable_error(exc)
+
+
+class _Rebuilt:
+    """Pickled, an exception that is made again without its ``__init__``, which may want others."""
+
+    def __init__(self, exc: BaseException) -> None:
+        self._parts = type(exc), exc.args, {k: v for k, v in vars(exc).items() if _travels(v)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, self._parts
+
+
+def _rebuild(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    exc = kind.__new__(kind, *args)
+    exc.args = args
+    vars(exc).update(state)
+    return exc
+
+
+def _travels(value: object) -> bool:
     try:
-        load(dump(exc))
-    except Exception:  # noqa: BLE001 - whatever its reduce raises, its text still travels
-        return RuntimeError(f"{type(exc).__name__}: {exc}")
-    return exc.with_traceback(None)
+        load(dump(value))
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        return False
+    return True
 
 
 class NotImportable(Exception):

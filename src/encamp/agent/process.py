@@ -128,19 +128,22 @@ class SlotProcess:
             self._process.kill()
         self._process.wait()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """End the process and everything that it started; returns when they are gone.
 
-        The running call is interrupted by `Stopped`; the process is killed if that does not help.
+        True if it has ended by itself, and cleared up. The running call is interrupted by
+        `Stopped`; the process is killed if that does not help.
         May be called twice.
         """
         self.ask_to_stop()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(STOP_WITHIN)
         self.kill()
-        if self._process.returncode:
+        well = self._process.returncode == 0
+        if not well:
             end_marked(MARK, self._mark)
         self.close()
+        return well
 
     def close(self) -> None:
         """Let go of the sockets; may be called twice."""

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from encamp.agent.calls import Received
 from encamp.agent.main import Agent, serve
-from encamp.agent.pickling import dump
+from encamp.agent.pickling import dump_as
 from encamp.agent.protocol import End, Orders, encode
 from encamp.cluster.controller import BEAT, Controller
 from encamp.cluster.events import Host
@@ -227,8 +227,8 @@ class Cluster:
         """
         if not options:
             return self._spawn(function, args, kwargs or {}, _USUAL)
-        given: TaskOptions = {"notify": True, **options}
-        return self._spawn(function, args, kwargs or {}, SpawnOptions(**given))
+        given = SpawnOptions.of({"notify": True, **options})
+        return self._spawn(function, args, kwargs or {}, given)
 
     def spawn_many(
         self,
@@ -238,8 +238,7 @@ class Cluster:
         **options: Unpack[TaskOptions],
     ) -> list[Task]:
         """A task for each tuple of arguments, spread evenly; options as `spawn` takes them."""
-        given: TaskOptions = {"notify": True, **options}
-        shared = SpawnOptions(**given)
+        shared = SpawnOptions.of({"notify": True, **options})
         return [self._spawn(function, tuple(args), {}, shared) for args in arguments]
 
     def _spawn(
@@ -257,7 +256,8 @@ class Cluster:
         checked = options.checked()
         if controller.inline and (checked.fresh or checked.time_limit is not None):
             what = "a fresh interpreter" if checked.fresh else "a time limit"
-            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}")
+            remedy = "make the cluster without inline=True"
+            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", remedy)
         if checked.need is not PLAIN:
             self._check_need(checked)
         found, args = controller.functions.find(function, args)
@@ -299,8 +299,8 @@ class Cluster:
         may be changed afterwards: with large arrays this blocks until they are on their way.
         """
         self._check()
-        number = to if isinstance(to, int) else to.id
-        payload = dump(message)
+        number = _number(to)
+        payload = dump_as("the message", message)
         mail = self._controller.mail
         if len(payload) == 1:
             self._pump.quick(lambda: mail.send(number, SPAWNER, payload))
@@ -325,7 +325,7 @@ class Cluster:
         """
         self._check()
         controller = self._controller
-        wanted = source if source is None or isinstance(source, int) else source.id
+        wanted = None if source is None else _number(source)
         found: list[Received] = []
 
         def ready() -> bool:
@@ -488,6 +488,14 @@ class Cluster:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
         return f"<Cluster {self._engine.name!r}: {state}>"
+
+
+def _number(task: Task | int) -> int:
+    if isinstance(task, int):
+        return task
+    if not isinstance(task, Task):
+        raise TypeError(f"a task or its id is wanted, not {task!r}")
+    return task.id
 
 
 def _kind(inline: bool | str, engine: Engine) -> str:

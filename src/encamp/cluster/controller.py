@@ -81,6 +81,7 @@ MISSED = 4
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
+_NOT_INLINE = "make the cluster without inline=True"
 
 
 class Agent:
@@ -422,7 +423,7 @@ class Controller:
     def kill(self, task: Task) -> None:
         """End a running task; from any thread."""
         if self.inline:
-            raise UnsupportedByEngine(self.engine.name, "end tasks that run in its agents")
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
         self.pump.call(lambda: self.stop(task, "killed"))
 
     def kill_all(self) -> None:
@@ -443,7 +444,7 @@ class Controller:
                 head = place.ahead[0]
                 self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
         if self.inline and places:
-            raise UnsupportedByEngine(self.engine.name, "end tasks that run in its agents")
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
 
     def take_back(self, task: Task) -> bool:
         """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""
@@ -533,8 +534,12 @@ class Controller:
         for ticket in agent.tickets:
             if self.orders.get(ticket, ()) is None:
                 self.orders[ticket] = number, False, why
-        if agent.facts is not None and agent.facts.host not in self.scheduler.stations:
-            self.mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
+        if agent.facts is not None:
+            station = self.scheduler.stations.get(agent.facts.host)
+            if station is None:
+                self.mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
+            else:  # another agent is still there
+                self._know(station, agent.facts.python)
         self._has_lost_hosts = True
         self._end_unmet()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,17 @@ class SpawnOptions:
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     owner: object = None
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
+        """From what was given by name. Raises `BadJob` for names that there are not."""
+        known = set(cls.__dataclass_fields__) - {"initializer", "owner"}
+        for name in given:
+            if name not in known:
+                raise BadJob(
+                    name, f"there is no such option; a task has {', '.join(sorted(known))}"
+                )
+        return cls(**given)
+
     def checked(self) -> Options:
         """The same, checked; the mirror map is planned now. Raises an `InputError`."""
         if (known := self.__dict__.get("_checked")) is not None:
@@ -138,5 +149,8 @@ def names(on: Any) -> frozenset[str] | None:
     """Host names from whatever was given for ``on``."""
     if on is None:
         return None
-    given: Iterable[Any] = [on] if isinstance(on, str) or not isinstance(on, Iterable) else on
-    return frozenset(host if isinstance(host, str) else str(host.name) for host in given)
+    given: list[Any] = [on] if isinstance(on, str) or not isinstance(on, Iterable) else list(on)
+    found = [host if isinstance(host, str) else getattr(host, "name", None) for host in given]
+    if not found or None in found:
+        raise BadJob("on", f"must be hosts or their names, at least one, not {on!r}")
+    return frozenset(map(str, found))

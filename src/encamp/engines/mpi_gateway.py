@@ -275,7 +275,8 @@ class LaunchedMPI(Engine):
         if find_spec("mpi4py") is None:
             raise EngineUnavailable(self.name, "mpi4py is not installed", REMEDY)
         self._hostfile = None if hostfile is None else os.path.abspath(hostfile)
-        self._slots = self.agents = slots or places(self._hostfile)
+        there = places(self._hostfile)
+        self._slots = self.agents = slots or there
         self._launcher = find_launcher(launcher, mpi)
         self._restarts, self._start_within, self._module = restarts, start_within, module
         self.private = hostfile is None

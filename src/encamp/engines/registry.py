@@ -7,6 +7,7 @@ network that this process is, and ``join(arguments)`` for processes that the eng
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
@@ -22,11 +23,13 @@ _MODULES = {
 }
 """Name → module, and what to do where something that it needs is missing."""
 _GROUP = "encamp.engines"
+_FOR_TESTS = "fake"
 
 
 def engine_names() -> list[str]:
     """The names of all engines that there are."""
-    return sorted({*_MODULES, *(point.name for point in entry_points(group=_GROUP))})
+    found = {*_MODULES, *(point.name for point in entry_points(group=_GROUP))}
+    return sorted(found - {_FOR_TESTS})
 
 
 def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
@@ -43,7 +46,9 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
     except TypeError as exc:
         if "argument" not in str(exc):
             raise
-        raise EngineUnavailable(engine, str(exc), "check the cluster's options") from exc
+        name = re.search(r"argument '(\w+)'", str(exc))
+        why = f"it takes no option {name[1]!r}" if name else str(exc)
+        raise EngineUnavailable(engine, why, "leave it out, or use another engine") from exc
     return end
 
 

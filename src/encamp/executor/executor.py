@@ -16,6 +16,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 from weakref import WeakSet, finalize
 
@@ -23,7 +24,7 @@ from encamp.cluster.cluster import Cluster, TaskOptions
 from encamp.cluster.options import PLAIN, Need, SpawnOptions
 from encamp.cluster.scheduler import Station
 from encamp.cluster.task import Task
-from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed
+from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job
 from encamp.executor.mapping import chunked, flat, good_size, in_order
 
@@ -110,6 +111,7 @@ class Executor(futures.Executor):
         view = object.__new__(type(self))
         view._shared, view._closed = self._shared, False
         view._root = self._root or self
+        SpawnOptions.of(changes)
         view._options = replace(self._options, owner=_Owner(self._shared), **changes)
         view._need = view._options._need()
         return view
@@ -226,6 +228,26 @@ class Executor(futures.Executor):
             shared.close(wait)
             _OPEN.discard(self)
 
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Wait for all; after Ctrl-C and the like end all, which the standard pools wait for."""
+        if kind is not None and not issubclass(kind, Exception):
+            self._kill()
+        self.shutdown()
+
+    def _kill(self) -> None:
+        """End what was submitted, as far as it can be ended."""
+        if self._shared.is_ours and self._root is None:
+            self._shared.cluster.close(cancel=True)
+            return
+        for task in self._shared.pending(None if self._root is None else self._options.owner):
+            with suppress(UnsupportedByEngine):
+                task.kill()
+
 
 _OPEN: WeakSet[Executor] = WeakSet()
 
@@ -233,7 +255,10 @@ _OPEN: WeakSet[Executor] = WeakSet()
 def _wait_for_all() -> None:
     """What a program has submitted is done before it ends, as with the standard pools."""
     for executor in list(_OPEN):
-        executor.shutdown()
+        try:
+            executor.shutdown()
+        except KeyboardInterrupt:
+            executor._kill()
 
 
 # As the standard pools do it: before the handlers of `atexit`, by which clusters are closed.

@@ -79,6 +79,9 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
         return (Mirror(str(spec)),)
     if isinstance(spec, Mapping):
         return tuple(Mirror(pattern, to) for pattern, to in spec.items())
+    if not isinstance(spec, Iterable):
+        why = f"must be patterns, a mapping of patterns to folders, or Mirrors, not {spec!r}"
+        raise BadJob("mirror", why)
     return tuple(item if isinstance(item, Mirror) else Mirror(str(item)) for item in spec)
 
 

@@ -79,6 +79,9 @@ def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
         return (Output(str(spec)),)
     if isinstance(spec, Mapping):
         return tuple(Output(pattern, to) for pattern, to in spec.items())
+    if not isinstance(spec, Iterable):
+        why = f"must be patterns, a mapping of patterns to folders, or Outputs, not {spec!r}"
+        raise BadJob("outputs", why)
     return tuple(item if isinstance(item, Output) else Output(str(item)) for item in spec)
 
 

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -107,9 +108,9 @@ def _odd(number: int, hint: str) -> Odd:
 class Closed(Exception):
     """An error that no pickle can carry."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, number: int) -> None:
         super().__init__("my words")
-        self.inside = threading.Lock()
+        self.number, self.inside = number, threading.Lock()
 
 
 class Trap:
@@ -126,7 +127,38 @@ def raise_odd(number: int) -> NoReturn:
 
 def raise_closed() -> NoReturn:
     """Raise a `Closed`."""
-    raise Closed
+    raise Closed(number=5)
+
+
+def make_generator() -> Iterator[int]:
+    """Give what cannot be sent."""
+    yield 1
+
+
+def fork_and_go_on() -> str:
+    """Fork, and come back from the call in both processes."""
+    child = os.fork()
+    if not child:
+        return "child"
+    os.waitpid(child, 0)
+    return "parent"
+
+
+def fork_and_terminate() -> int | None:
+    """End a forked process by SIGTERM, as multiprocessing does; its exit code."""
+    context = multiprocessing.get_context("fork")
+    began = context.Event()
+    process = context.Process(target=_began_and_sleeps, args=(began,))
+    process.start()
+    began.wait()
+    process.terminate()
+    process.join()
+    return process.exitcode
+
+
+def _began_and_sleeps(began: Any) -> None:
+    began.set()
+    time.sleep(LONG)
 
 
 def raise_base(name: str) -> NoReturn:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
@@ -19,7 +21,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.errors import CannotTravel, NoSuchHost
+from encamp.errors import BadJob, CannotTravel, NoSuchHost
 from encamp.testing import work
 from encamp.testing.conformance.bound import (
     PATIENCE,
@@ -171,9 +173,34 @@ class Running(Bound):
             assert text in cause
         assert isinstance(task.exception(PATIENCE), work.Odd)
 
-    def test_an_error_that_cannot_travel_is_told_in_words(self, cluster: Cluster) -> None:
-        with pytest.raises(RuntimeError, match="Closed: my words"):
+    def test_an_error_comes_without_what_cannot_travel_of_it(self, cluster: Cluster) -> None:
+        with pytest.raises(work.Closed, match="my words") as caught:
             cluster.spawn(work.raise_closed).result(PATIENCE)
+        assert vars(caught.value) == {"number": 5}
+
+    def test_what_cannot_be_sent_is_named(self, cluster: Cluster) -> None:
+        with pytest.raises(CannotTravel, match="its result cannot be sent"):
+            cluster.spawn(work.make_generator).result(PATIENCE)
+        with gates(cluster, 1, work.pid) as (task,), pytest.raises(CannotTravel, match="message"):
+            cluster.send(task, threading.Lock())
+
+    def test_a_process_that_a_task_forks_gives_no_result_of_its_own(self, cluster: Cluster) -> None:
+        tasks = cluster.spawn_many(work.fork_and_go_on, [()] * 20)
+        assert results(tasks) == ["parent"] * 20
+        assert cluster.spawn(work.fork_and_terminate).result(PATIENCE) == -signal.SIGTERM
+
+    def test_options_that_there_are_not_are_refused(self, cluster: Cluster) -> None:
+        for options, words in (
+            ({"corse": 2}, "corse: there is no such option"),
+            ({"on": []}, "on: must be hosts"),
+            ({"on": 3}, "on: must be hosts"),
+            ({"mirror": 5}, "mirror: must be patterns"),
+            ({"outputs": 4}, "outputs: must be patterns"),
+        ):
+            with pytest.raises(BadJob, match=words):
+                cluster.spawn(work.pid, **options)
+        with pytest.raises(TypeError, match="a task or its id"):
+            cluster.send("somebody", 1)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(("name", "kind"), [("exit", SystemExit), ("interrupt", BaseException)])
     def test_what_ends_programs_ends_only_the_task(
