@@ -129,16 +129,22 @@ class Slot:
             self.calls.extend(calls)
 
     def _take_message(self, envelope: Message, payload: Parts) -> None:
-        if envelope.to == self.running:
-            self._inbox.append((envelope.sender, payload))
-        elif any(call.task == envelope.to for call in self.calls):
-            self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
+        with self.lock:
+            if envelope.to == self.running:
+                self._inbox.append((envelope.sender, payload))
+            elif any(call.task == envelope.to for call in self.calls):
+                self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
 
     def give_back(self) -> tuple[list[int], int]:
-        """Let go of the calls that have not begun; their tasks, and the task that is running."""
+        """Let go of the calls that have not begun; their tasks, and the task that is running.
+
+        A call that has messages already stays: they were sent to this slot.
+        """
         with self.lock:
-            tasks = [call.task for call in self.calls]
+            tasks = [call.task for call in self.calls if call.task not in self._early]
+            kept = [call for call in self.calls if call.task in self._early]
             self.calls.clear()
+            self.calls.extend(kept)
             return tasks, self.running
 
     def run_next(self) -> bool:
@@ -148,8 +154,8 @@ class Slot:
                 return False
             call = self.calls.popleft()
             self.running = call.task
-        if self._early:
-            self._inbox.extend(self._early.pop(call.task, ()))
+            if self._early:
+                self._inbox.extend(self._early.pop(call.task, ()))
         begun = time.perf_counter()
         parts, good = self._outcome(call)
         if os.getpid() != self._process:
@@ -157,10 +163,10 @@ class Slot:
         seconds = time.perf_counter() - begun
         if self.ended is not None:
             self.ended(call.task)
-        self._forget_messages()
         result = (call.task, good, seconds, bytes(parts[0]), len(parts) - 1)
         with self.lock:
             self.running = -1
+            self._forget_messages()
         self.port.send([encode(Results(self.number, [result])), *parts[1:]])
         return True
 
@@ -292,11 +298,13 @@ class Slot:
         if source is None:
             sender, parts = inbox.popleft()
             return Received(sender, load(parts))
-        for position, (sender, parts) in enumerate(inbox):
-            if sender == source:
-                del inbox[position]
-                return Received(sender, load(parts))
-        return None
+        with self.lock:
+            found = next((at for at, (sender, _) in enumerate(inbox) if sender == source), None)
+            if found is None:
+                return None
+            parts = inbox[found][1]
+            del inbox[found]
+        return Received(source, load(parts))
 
 
 def _end_forked(good: bool) -> NoReturn:

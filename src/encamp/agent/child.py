@@ -30,7 +30,7 @@ import msgspec
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
-from encamp.agent.protocol import GivenBack, Link, Message, Recall, Said, decode, encode
+from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
 
@@ -161,6 +161,7 @@ class _Sockets:
         self._links: dict[int, tuple[socket.socket, Reader, Writer]] = {}
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
+        self._runs = 0
         self._lively = False
         """Whether a message came a moment ago, so that another may be on its way."""
         self._poll = select.poll()
@@ -233,7 +234,7 @@ class _Sockets:
                 os.eventfd_read(self._wake)
             elif fd == self._signals.fileno():
                 self._signals.recv(4096)
-            else:
+            elif fd in self._numbers:  # it may have been replaced just now
                 self._read_link(self._numbers[fd])
 
     def _read_data(self) -> None:
@@ -244,8 +245,11 @@ class _Sockets:
                     self._take_link(envelope.slot)
                 else:
                     self.slot.take(envelope, parts)
+                    self._runs += isinstance(envelope, Run)
 
     def _take_link(self, slot: int) -> None:
+        while slot in self._links and select.select([self._links[slot][0]], [], [], 0)[0]:
+            self._read_link(slot)  # what its old process has said comes first
         self._drop(slot)
         link = socket.socket(fileno=self._reader.received.popleft())
         link.setblocking(False)
@@ -271,12 +275,13 @@ class _Sockets:
     def watch(self) -> None:
         """Serve the control socket; at its end, end all that was started here, and the process."""
         reader = Reader(self._control)
-        poll = select.poll()
-        poll.register(self._control.fileno(), select.POLLIN)
+        poll, fd = select.poll(), self._control.fileno()
         with suppress(EOFError, OSError):
             while True:
+                poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
                 if not poll.poll(_FOLLOW * 1000 if self.follow else None) and self.follow:
                     self.follow()
+                self.said.flush()
                 for parts in reader.read():
                     self._recall(decode(parts[0]))
         _end()
@@ -284,6 +289,9 @@ class _Sockets:
     def _recall(self, order: Recall) -> None:
         # The main thread may be deep in a call: what it has not read yet is read here.
         self._read_data()
+        while self._runs < order.runs:  # calls that were sent before are given back too
+            select.select([self._data], [], [], _FOLLOW)
+            self._read_data()
         os.eventfd_write(self._wake, 1)
         tasks, running = self.slot.give_back()
         self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
@@ -318,7 +326,9 @@ class _Printed:
         except Exception:  # noqa: S110, BLE001 - a call may have put anything in their place
             pass
         self._flush(None)
-        size = os.lseek(1, 0, os.SEEK_END)
+        size = 0
+        with suppress(OSError):  # a call may have closed it
+            size = os.lseek(1, 0, os.SEEK_END)
         if size:
             with self._lock:
                 start = max(0, size - KEPT_OUTPUT)

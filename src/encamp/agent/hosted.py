@@ -91,6 +91,8 @@ class ProcessSlot(Hosted):
             follow=orders is not None and orders.follow,
         )
         self._life = 0
+        self._asked = False
+        """Whether its process was asked to give back calls, which it may not live to answer."""
         self._spare: SlotProcess | None = None
         self._leaving: list[SlotProcess] = []
         self._results: Parts = []
@@ -117,6 +119,9 @@ class ProcessSlot(Hosted):
                 return  # for a process that has ended; who sent it is being told of that
             if envelope.fresh:
                 self._spare, self._process = self._process, self._start()
+                self._asked = False
+                self.agent.unlink(self.number)
+            self._process.runs += 1
             self.busy += envelope.count
         self._send(parts)
 
@@ -174,6 +179,9 @@ class ProcessSlot(Hosted):
         fresh, self._process, self._spare = self._process, self._spare, None  # type: ignore[assignment]
         self.agent.unlink(self.number)
         self._let_go(fresh)
+        if self._asked:  # its answer is not read any more, nor its end seen
+            self._asked = False
+            self._tell_end(0, b"")
 
     def _let_go(self, process: SlotProcess) -> None:
         """End a process that has nothing to do, without waiting for it."""
@@ -205,12 +213,19 @@ class ProcessSlot(Hosted):
             envelope = decode(parts[0])
             if isinstance(envelope, GivenBack):
                 self.busy -= len(envelope.tasks)
+                self._asked = False
             self.agent.pass_on(envelope, parts)
+        if self._spare is not None and not self.busy and process is self._process:
+            self._restore()
 
     def _exited(self, process: SlotProcess) -> None:
         """Its last words first, then its end; and a new one in its place."""
         with suppress(ValueError):
             self._read(process)
+        if process is self._spare:  # while a call runs in a fresh one
+            self._forget(process)
+            process.ended()
+            self._spare = self._start()
         if process is not self._process:  # it was let go after those words
             return
         self._forget(process)
@@ -231,8 +246,10 @@ class ProcessSlot(Hosted):
 
     def recall(self, order: Recall) -> None:
         """See `Hosted.recall`."""
+        self._asked = True
+        asked = Recall(order.slot, order.ticket, self._process.runs)
         with suppress(OSError):
-            self._process.control_writer.send([encode(order)])
+            self._process.control_writer.send([encode(asked)])
 
     def stop(self, life: int) -> None:
         """See `Hosted.stop`; the process has some seconds to clear up."""

@@ -47,6 +47,8 @@ class SlotProcess:
 
     def __init__(self, birth: Birth) -> None:
         self.birth = birth
+        self.runs = 0
+        """Messages with calls that were sent to it."""
         self._mark = token_hex(8)
         self._output = tempfile.TemporaryFile() if birth.capture else None  # noqa: SIM115
         ours = self._start()

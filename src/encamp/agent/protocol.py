@@ -77,10 +77,14 @@ have, and how it is to be run (the pickle of a `Setup`; empty if there is nothin
 
 
 class Recall(Envelope, tag=3):
-    """Take back the calls that a slot has not begun."""
+    """Take back the calls that a slot has not begun.
+
+    ``runs``, which the agent fills in, is how many messages with calls were sent before.
+    """
 
     slot: int
     ticket: int
+    runs: int = 0
 
 
 class GivenBack(Envelope, tag=4):

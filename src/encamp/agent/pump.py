@@ -7,16 +7,18 @@ the driving thread, one at a time.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal's own functions are slow
 import os
 import select
+import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from encamp.engines.base import Arrival, Endpoint
 from encamp.errors import EngineFailed
@@ -32,9 +34,49 @@ _LINGER = 0.002
 _NAP = 0.001
 _LONG = 0.02
 """Seconds of waiting after which nobody is expected to come back soon."""
+_AT_LEAST = 1.0
+"""Seconds after which the thread in the background looks again whether somebody drives."""
 _FOREVER = 3600.0
 
 Ready = Callable[[int], None]
+_main_thread = threading.main_thread().ident
+
+
+class _Uninterrupted:
+    """Holds Ctrl-C off in the main thread, so that nothing that has come is half handled.
+
+    It is raised at the end; at once if it comes a second time, or while the pump sleeps.
+    """
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._was: Any = None
+        self._came: tuple[Any, ...] | None = None
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != _main_thread:
+            return
+        self._depth += 1
+        if self._depth == 1:
+            self._was = _signal.getsignal(signal.SIGINT)
+            if callable(self._was):
+                _signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *args: Any) -> None:
+        if self._came is not None:
+            self._was(*args)
+        self._came = args
+
+    def __exit__(self, *exc: object) -> None:
+        if threading.get_ident() != _main_thread:
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            if callable(self._was):
+                _signal.signal(signal.SIGINT, self._was)
+            came, self._came = self._came, None
+            if came is not None:
+                self._was(*came)
 
 
 class Pump:
@@ -49,6 +91,9 @@ class Pump:
         self.broken: Callable[[Exception], None] | None = None
         """Is told what an engine or a handler raises while nobody waits, or an engine at all."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
+        self._come: deque[tuple[Callable[[Any], None], Any]] = deque()
+        """What has come and is not handled: a turn inside a handler goes on with it."""
+        self._uninterrupted = _Uninterrupted()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, lambda _: self._woken())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -57,6 +102,7 @@ class Pump:
         self._lock = threading.Lock()
         self._driver = 0
         self._sleeping = False
+        self._nudged = False
         self._claims = 0
         self._left = 0.0
         self._since = 0.0
@@ -108,6 +154,10 @@ class Pump:
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
 
+    def before_others(self, handle: Callable[[Any], None], arguments: Iterable[Any]) -> None:
+        """Have a handler called for each argument, before anything else that has come."""
+        self._come.extendleft(reversed([(handle, argument) for argument in arguments]))
+
     # One turn
 
     def turn(self, timeout: float | None) -> None:
@@ -117,10 +167,17 @@ class Pump:
             time.sleep(self.rest)
         if limit > 0:
             self._sleeping = True
-            if self._orders:  # put there before the flag could be seen
+            if self._orders or self._nudged:  # before the flag could be seen
                 limit = 0
         events = self._poll.poll(limit, 256)
-        self._sleeping = False
+        self._sleeping = self._nudged = False
+        with self._uninterrupted:
+            self._handle(events)
+        if self._waiters:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _handle(self, events: list[tuple[int, int]]) -> None:
         handlers = self._handlers
         for fd, event in events:
             handler = handlers.get(fd)
@@ -130,9 +187,6 @@ class Pump:
         self._chores()
         for turned in self.turned:
             turned()
-        if self._waiters:
-            with self._changed:
-                self._changed.notify_all()
 
     def _patience(self, timeout: float | None) -> float:
         limit = _FOREVER if timeout is None else timeout
@@ -142,11 +196,12 @@ class Pump:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return limit if limit > 0 and not self._orders else 0
+        return limit if limit > 0 and not (self._orders or self._come) else 0
 
     def _arrivals(self) -> None:
         again = True
         while again:
+            self._handle_come()
             again = False
             for end, handle in self._ends:
                 try:
@@ -158,8 +213,15 @@ class Pump:
                     self.broken(exc)
                     break
                 for arrival in arrivals:
-                    handle(arrival)
+                    self._come.append((handle, arrival))
+                self._handle_come()
                 again = again or (bool(arrivals) and len(self._ends) > 1)
+
+    def _handle_come(self) -> None:
+        come = self._come
+        while come:
+            handle, argument = come.popleft()
+            handle(argument)
 
     def _chores(self) -> None:
         """What was asked for by other threads, and what it is time for."""
@@ -209,15 +271,17 @@ class Pump:
 
         Whether anything came; false also where that is not worth while.
         """
-        if len(self._ends) != 1 or self.rest or self._orders:
+        if len(self._ends) != 1 or self.rest or self._orders or self._come:
             return False
         end, handle = self._ends[0]
         for _ in range(_SPINS):
             if end.patience() != 0:
                 return False
             if arrivals := end.receive():
-                for arrival in arrivals:
-                    handle(arrival)
+                with self._uninterrupted:
+                    for arrival in arrivals:
+                        self._come.append((handle, arrival))
+                    self._handle_come()
                 return True
         return False
 
@@ -252,6 +316,8 @@ class Pump:
 
     def call(self, function: Callable[[], T]) -> T:
         """What ``function()`` returns, called in the driving thread; from any thread."""
+        if self._driver == threading.get_ident():
+            return function()
         done: list[T] = []
         failed: list[BaseException] = []
 
@@ -308,6 +374,7 @@ class Pump:
             finally:
                 self._leave()
         elif self._driver != threading.get_ident():
+            self._nudged = True
             if self._background is not None and self._driver == self._background.ident:
                 self._claims += 1
             if self._sleeping:
@@ -324,7 +391,7 @@ class Pump:
         while not self._closed:
             if self._driver:
                 if time.monotonic() - self._since > _LONG:
-                    self._resume.wait()
+                    self._resume.wait(_AT_LEAST)
                     self._resume.clear()
                 else:
                     time.sleep(_NAP)

@@ -9,6 +9,7 @@ import json
 import os
 import secrets
 import sys
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -121,6 +122,10 @@ class Cluster:
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
         self._closed = False
+        """Whether it takes nothing new."""
+        self._ended = False
+        self._ending = threading.RLock()
+        self._process = os.getpid()
         self._numbers = itertools.count(1)
         self._agent: Agent | None = None
         self._start(folder, start_timeout)
@@ -265,6 +270,8 @@ class Cluster:
         task = Task(number, controller, found, (args, kwargs), checked)
         controller.tasks[task.id] = task
         controller.incoming.append(task)
+        if self._ended:  # just now
+            controller.abandon()
         if controller.scheduler.idle or not number % _EAGER:
             self._pump.nudge()
         return task
@@ -356,14 +363,17 @@ class Cluster:
         deadline = None if timeout is None else loop.time() + timeout
         while True:
             come = asyncio.Event()
-            self._controller.mail.call_when_there(partial(loop.call_soon_threadsafe, come.set))
-            if (got := self.receive(0, source)) is not None:
-                return got
-            left = None if deadline is None else deadline - loop.time()
+            wake = partial(loop.call_soon_threadsafe, come.set)
+            self._controller.mail.call_when_there(wake)
             try:
+                if (got := self.receive(0, source)) is not None:
+                    return got
+                left = None if deadline is None else deadline - loop.time()
                 await asyncio.wait_for(come.wait(), left)
             except TimeoutError:
                 return None
+            finally:
+                self._controller.mail.call_no_more(wake)
 
     # Ending
 
@@ -412,29 +422,36 @@ class Cluster:
 
         Blocks. What is in the queue of messages is lost.
         """
-        if self._closed:
+        if self._ended or os.getpid() != self._process:  # a forked one has nothing of it
             return
-        if cancel:
-            self._closed = True
-            self._cancel()
-        else:
+        if not cancel:
             self._pump.until(lambda: not self._controller.tasks)
         self._closed = True
-        self._end()
+        try:
+            if cancel:
+                self._cancel()
+        finally:
+            self._end()
 
     def _cancel(self) -> None:
         controller = self._controller
 
         def cancel() -> None:
-            for task in controller.tasks.values():
+            for task in list(controller.tasks.values()):
                 task._end = task._end or "killed"
-            for task in [task for task in controller.tasks.values() if task._place is None]:
-                controller.cancelled(task)
+                if task._place is None and task._state == "PENDING":
+                    controller.cancelled(task)
 
         self._pump.call(cancel)
 
     def _end(self) -> None:
-        """Let all agents end, and the engine; what still runs is killed."""
+        """Let all agents end, and the engine; what still runs is killed. Once is enough."""
+        with self._ending:
+            if not self._ended:
+                self._let_go()
+                self._ended = True
+
+    def _let_go(self) -> None:
         controller = self._controller
 
         def end() -> None:
@@ -453,6 +470,7 @@ class Cluster:
             self._engine.stop()
             controller.publisher.close()
             controller.abandon()
+            controller.mail.call_waiters(failed=True)
             _OPEN.discard(self)
 
     async def aclose(self, cancel: bool = False) -> None:

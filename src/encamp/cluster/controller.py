@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from typing import Any
 
 from encamp.agent.child import Stopped
@@ -31,7 +33,6 @@ from encamp.agent.protocol import (
     Order,
     OrderDone,
     Ping,
-    Pong,
     Recall,
     Result,
     Results,
@@ -68,6 +69,7 @@ from encamp.errors import (
 )
 from encamp.wire import Parts
 
+_log = logging.getLogger("encamp")
 _ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
 _AGAIN = 0.01
@@ -175,12 +177,18 @@ class Controller:
         if agent is None:
             return
         agent.heard = True
-        for envelope, inner in unbundled(parts):
-            handler = self._handlers.get(type(envelope))
-            if handler is not None:
-                handler(agent, envelope, inner)
-            elif not isinstance(envelope, Pong):
-                raise BadFrame(f"a {type(envelope).__name__} is nothing for a controller")
+        messages = unbundled(parts)
+        if len(messages) == 1:
+            self._handle((agent, *messages[0]))
+        else:
+            self.pump.before_others(self._handle, [(agent, *message) for message in messages])
+
+    def _handle(self, message: tuple[Agent, Any, Parts]) -> None:
+        agent, envelope, parts = message
+        handler = self._handlers.get(type(envelope))
+        if handler is not None and agent.number in self.agents:
+            with suppress(BadFrame):
+                handler(agent, envelope, parts)
 
     # Sending calls
 
@@ -237,22 +245,30 @@ class Controller:
 
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        at = 1
+        results, at = [], 1
         for result in envelope.results:
             end = at + result[4]
-            self._take_result(place, result, parts[at:end])
+            results.append((place, result, parts[at:end]))
             at = end
-        if place.ahead:
-            self._begins(place)
+        self._take_results(place, results)
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        for part in parts[1:]:
-            self._take_result(place, decode(part).results[0], _NO_BUFFERS)
-        if place.ahead:
+        results = [(place, decode(part).results[0], _NO_BUFFERS) for part in parts[1:]]
+        self._take_results(place, results)
+
+    def _take_results(self, place: Place, results: list[tuple[Place, Result, Parts]]) -> None:
+        """Take the first in; the others come next, also if a future's callback waits for one."""
+        if len(results) > 1:
+            self.pump.before_others(self._begins, [place])
+            self.pump.before_others(self._take_result, results)
+        else:
+            for result in results:
+                self._take_result(result)
             self._begins(place)
 
-    def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
+    def _take_result(self, come: tuple[Place, Result, Parts]) -> None:
+        place, result, buffers = come
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
         if task is not None and task._place is place:
@@ -338,12 +354,21 @@ class Controller:
         elif new:
             task.output += new.decode("utf-8", "replace")
         if new and self.follow is not None:
-            self.follow(task.id, new.decode("utf-8", "replace"))
+            try:
+                self.follow(task.id, new.decode("utf-8", "replace"))
+            except Exception:  # noqa: BLE001 - it is a user's
+                _log.exception("the function that follows the output of tasks raised")
 
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
         if task is not None and (limit := task._options.time_limit) is not None:
-            self.pump.later(limit, lambda: self.stop(task, "time"))
+            number = task.id  # not the task itself, which may end long before
+            self.pump.later(limit, lambda: self._time_is_over(number))
+
+    def _time_is_over(self, number: int) -> None:
+        task = self.tasks.get(number)
+        if task is not None:
+            self.stop(task, "time")
 
     # What tasks send and ask
 
@@ -432,7 +457,8 @@ class Controller:
         for task in list(self.tasks.values()):
             place: Place | None = task._place
             if place is None:
-                self.cancelled(task)
+                if task._state == "PENDING":  # otherwise its outputs are being published
+                    self.cancelled(task)
                 continue
             places[place] = None
             if not (self.inline and task is place.ahead[0]):
@@ -448,21 +474,37 @@ class Controller:
 
     def take_back(self, task: Task) -> bool:
         """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""
-        if self.pump.call(lambda: self._cancel_waiting(task)):
-            return True
-        self.pump.until(lambda: task._place is None or task._state != "PENDING", _ANSWER_WITHIN)
-        return bool(self.pump.call(lambda: self._cancel_waiting(task)))
+        self.take_back_all([task])
+        return task.cancelled()
 
-    def _cancel_waiting(self, task: Task) -> bool:
-        if task.done() or task._state == "RUNNING":
-            return task.cancelled()
-        place: Place | None = task._place
-        if place is None:
-            self.cancelled(task)
-            return True
-        if not place.closed:
-            self._recall(place)
-        return False
+    def take_back_all(self, tasks: Iterable[Task]) -> None:
+        """The same for many, whose slots are asked at the same time."""
+        left = deque(self.pump.call(lambda: self._cancel_waiting(tasks)))
+
+        def answered() -> bool:
+            while left and (left[0]._place is None or left[0]._state != "PENDING"):
+                left.popleft()
+            return not left
+
+        if left:
+            asked = list(left)
+            self.pump.until(answered, _ANSWER_WITHIN)
+            self.pump.call(lambda: self._cancel_waiting(asked))
+
+    def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
+        """Cancel what waits here, and ask for the rest; that is what is returned."""
+        elsewhere: list[Task] = []
+        for task in tasks:
+            if task.done() or task._state == "RUNNING":
+                continue
+            if task._place is None:
+                self.cancelled(task)
+            else:
+                elsewhere.append(task)
+        for place in dict.fromkeys(task._place for task in elsewhere):
+            if not place.closed:
+                self._recall(place)
+        return elsewhere
 
     def cancelled(self, task: Task) -> None:
         """A task that waits is not to run."""

@@ -55,6 +55,11 @@ class Mail:
         """Call something once, when there is something to take; from any thread."""
         self._waiters.append(wake)
 
+    def call_no_more(self, wake: Callable[[], object]) -> None:
+        """Forget what was to be called."""
+        with suppress(ValueError):
+            self._waiters.remove(wake)
+
     def call_waiters(self, *, failed: bool) -> None:
         """Tell those who wait that there is something to take, or that nothing will come."""
         if self._waiters and (self._come or failed):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from encamp.errors import BadJob
+from encamp.errors import BadJob, UnknownOption
 from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.sizes import parse_size
@@ -79,13 +79,11 @@ class SpawnOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
-        """From what was given by name. Raises `BadJob` for names that there are not."""
+        """From what was given by name. Raises `UnknownOption`."""
         known = set(cls.__dataclass_fields__) - {"initializer", "owner"}
         for name in given:
             if name not in known:
-                raise BadJob(
-                    name, f"there is no such option; a task has {', '.join(sorted(known))}"
-                )
+                raise UnknownOption(name, tuple(sorted(known)))
         return cls(**given)
 
     def checked(self) -> Options:

@@ -228,6 +228,7 @@ class Scheduler:
         for station in held:
             station.reserved = False
         reserved: set[Station] = set()
+        self._drop_cancelled()
         for need in sorted(self._needy, key=lambda need: self._needy[need][0].id):
             queue = self._needy[need]
             while queue and (best := self._best(need, reserved)) is not None:
@@ -241,6 +242,13 @@ class Scheduler:
                 reserved.add(keep)
         for station in {*held, *reserved}:
             self._sort(station)
+
+    def _drop_cancelled(self) -> None:
+        for need, queue in list(self._needy.items()):
+            while queue and queue[0].done():
+                queue.popleft()
+            if not queue:
+                del self._needy[need]
 
     def _best(self, need: Need, reserved: set[Station]) -> Station | None:
         found = [s for s in self.most(need) if s not in reserved and s.fits(need)]
@@ -302,7 +310,7 @@ class Scheduler:
         place.backlog = max(0.0, place.backlog - max(0.0, task._function.seconds) - _OVERHEAD)
         if ahead:
             self.ahead -= 1
-            if place.backlog < HORIZON / 2:
+            if place.backlog < HORIZON / 2 and not place.closed:
                 self._hungry[place] = None
             return
         self._release(place.station, task)
@@ -340,3 +348,5 @@ class Scheduler:
             place.closed = False
             if not place.ahead:
                 self._free(place)
+            elif place.backlog < HORIZON / 2:
+                self._hungry[place] = None

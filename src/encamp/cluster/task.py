@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
@@ -107,23 +108,25 @@ class Task(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """What the call returned; waits, and raises what it raised. See `Future.result`."""
-        if self._state != _FINISHED:
-            self._wait(timeout)
+        left = self._wait(timeout) if self._state != _FINISHED else 0
         if self._state == _FINISHED and self._exception is None:
             return self._result
-        return super().result(0)
+        return super().result(left)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None; waits. See `Future.exception`."""
-        if self._state != _FINISHED:
-            self._wait(timeout)
+        left = self._wait(timeout) if self._state != _FINISHED else 0
         if self._state == _FINISHED:
             return self._exception
-        return super().exception(0)
+        return super().exception(left)
 
-    def _wait(self, timeout: float | None) -> None:
-        if not self.done():
-            self._controller.pump.until(self.done, timeout)
+    def _wait(self, timeout: float | None) -> float | None:
+        """Wait; seconds that are left, in which whoever closes the cluster ends the task."""
+        if self.done():
+            return 0
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._controller.pump.until(self.done, timeout)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.cluster.scheduler import HORIZON
 from encamp.errors import BadJob, ClusterClosed
+from encamp.executor.mapping import cancel_all
 
 if TYPE_CHECKING:
     from encamp.executor.executor import Executor
@@ -81,8 +82,7 @@ class Dispatch:
                     break
                 sink.put(*self._next())
         finally:
-            for task in reversed(self._running):
-                task.cancel()
+            cancel_all(reversed(self._running))
             sink.close()
         return self._results
 

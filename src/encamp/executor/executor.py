@@ -8,6 +8,7 @@ Executor ── submit(function, …)        ──► Cluster ──► slots o
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +27,7 @@ from encamp.cluster.scheduler import Station
 from encamp.cluster.task import Task
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job
-from encamp.executor.mapping import chunked, flat, good_size, in_order
+from encamp.executor.mapping import Flat, Results, chunked, good_size
 
 if TYPE_CHECKING:
     from encamp.storage.mirror import MirrorMap
@@ -161,9 +162,9 @@ class Executor(futures.Executor):
         deadline = None if timeout is None else time.monotonic() + timeout
         if chunksize == 1 or not iterables:
             singly = (self.submit(fn, *args) for args in zip(*iterables, strict=False))
-            return in_order(singly, buffersize, deadline)
+            return Results(singly, buffersize, deadline)
         each, chunks = chunked(fn, iterables, chunksize)
-        return flat(in_order((self.submit(each, *c) for c in chunks), buffersize, deadline))
+        return Flat(Results((self.submit(each, *c) for c in chunks), buffersize, deadline))
 
     def dispatch(
         self,
@@ -218,8 +219,7 @@ class Executor(futures.Executor):
             shared.closed = shared.closed or self._root is None
         mine = shared.pending(None if self._root is None else self._options.owner)
         if cancel_futures:
-            for task in reversed(mine):
-                task.cancel()
+            shared.cluster._controller.take_back_all(reversed(mine))
         if wait:
             for task in mine:
                 with suppress(CancelledError):
@@ -255,6 +255,8 @@ _OPEN: WeakSet[Executor] = WeakSet()
 def _wait_for_all() -> None:
     """What a program has submitted is done before it ends, as with the standard pools."""
     for executor in list(_OPEN):
+        if executor.cluster._process != os.getpid():
+            continue
         try:
             executor.shutdown()
         except KeyboardInterrupt:

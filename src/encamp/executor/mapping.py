@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future
-from contextlib import closing
 from itertools import islice
 from types import FunctionType
 from typing import Any, TypeVar
+
+from encamp.cluster.task import Task
 
 T = TypeVar("T")
 Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]
@@ -81,25 +82,47 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def in_order(
-    calls: Iterator[Future[T]], ahead: int | None, deadline: float | None
-) -> Generator[T, None, None]:
+class Results(Iterator[T]):
     """Results in order. ``calls`` are made now (or ``ahead`` of them), and one with each result.
 
-    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled if it ends early.
+    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled after an error, and by
+    `close`; not when it is just let go of, so that nobody has to ask for results.
     """
-    waiting = deque(islice(calls, ahead))
 
-    def results() -> Generator[T, None, None]:
+    def __init__(
+        self, calls: Iterator[Future[T]], ahead: int | None, deadline: float | None
+    ) -> None:
+        self._calls, self._deadline = calls, deadline
+        self._waiting = deque(islice(calls, ahead))
+
+    def __next__(self) -> T:
+        if not self._waiting:
+            raise StopIteration
+        self._waiting.extend(islice(self._calls, 1))
         try:
-            while waiting:
-                waiting.extend(islice(calls, 1))
-                yield _result(waiting.popleft(), deadline)
-        finally:
-            for call in reversed(waiting):  # or slots would go on with the later ones
-                call.cancel()
+            return _result(self._waiting.popleft(), self._deadline)
+        except BaseException:
+            self.close()
+            raise
 
-    return results()
+    def close(self) -> None:
+        """Cancel what has not begun, and give no more."""
+        left = list(reversed(self._waiting))  # or slots would go on with the later ones
+        self._waiting.clear()
+        self._calls = iter(())
+        cancel_all(left)
+
+
+def cancel_all(calls: Iterable[Future[Any]]) -> None:
+    """Cancel what has not begun; blocks while slots are asked."""
+    tasks = []
+    for call in calls:
+        if isinstance(call, Task):
+            tasks.append(call)
+        else:
+            call.cancel()
+    if tasks:
+        tasks[0]._controller.take_back_all(tasks)
 
 
 def _result(call: Future[T], deadline: float | None) -> T:
@@ -110,10 +133,16 @@ def _result(call: Future[T], deadline: float | None) -> T:
         del call  # else its error and this frame refer to each other
 
 
-def flat(chunks: Generator[list[T], None, None]) -> Generator[T, None, None]:
+class Flat(Iterator[T]):
     """The items of all chunks; lets go of each when it is given."""
-    with closing(chunks):
-        for chunk in chunks:
-            chunk.reverse()
-            while chunk:
-                yield chunk.pop()
+
+    def __init__(self, chunks: Results[list[T]]) -> None:
+        self._chunks = chunks
+        self._chunk: list[T] = []
+        self.close = chunks.close
+
+    def __next__(self) -> T:
+        while not self._chunk:
+            self._chunk = next(self._chunks)
+            self._chunk.reverse()
+        return self._chunk.pop()
