@@ -213,7 +213,6 @@ class ProcessSlot(Hosted):
             envelope = decode(parts[0])
             if isinstance(envelope, GivenBack):
                 self.busy -= len(envelope.tasks)
-                self._asked = False
             self.agent.pass_on(envelope, parts)
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()

@@ -45,10 +45,11 @@ _main_thread = threading.main_thread().ident
 class _Uninterrupted:
     """Holds Ctrl-C off in the main thread, so that nothing that has come is half handled.
 
-    It is raised at the end; at once if it comes a second time, or while the pump sleeps.
+    It is raised by `check` or at the end, and at once if it comes a second time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
         self._depth = 0
         self._was: Any = None
         self._came: tuple[Any, ...] | None = None
@@ -66,6 +67,13 @@ class _Uninterrupted:
         if self._came is not None:
             self._was(*args)
         self._came = args
+        self._wake()
+
+    def check(self) -> None:
+        """Raise what was held off, unless a handler is at work."""
+        if self._came is not None and self._depth == 1 and threading.get_ident() == _main_thread:
+            came, self._came = self._came, None
+            self._was(*came)
 
     def __exit__(self, *exc: object) -> None:
         if threading.get_ident() != _main_thread:
@@ -93,7 +101,7 @@ class Pump:
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self._come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """What has come and is not handled: a turn inside a handler goes on with it."""
-        self._uninterrupted = _Uninterrupted()
+        self._uninterrupted = _Uninterrupted(self.wake)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, lambda _: self._woken())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -240,22 +248,27 @@ class Pump:
         ``done`` may have an effect when it becomes true: it is not called again then. False if the
         time is over. Raises what a handler raises.
         """
+        if done():
+            return True
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not done():
-            left = None if deadline is None else deadline - time.monotonic()
-            if (left is not None and left <= 0) or self._closed:
-                return bool(done())
-            if self._driver == threading.get_ident():
-                self.turn(left)
-            elif self._take(left):
-                try:
-                    return self._drive(done, deadline)
-                finally:
-                    self._leave()
+        with self._uninterrupted:
+            while not done():
+                self._uninterrupted.check()
+                left = None if deadline is None else deadline - time.monotonic()
+                if (left is not None and left <= 0) or self._closed:
+                    return bool(done())
+                if self._driver == threading.get_ident():
+                    self.turn(left)
+                elif self._take(left):
+                    try:
+                        return self._drive(done, deadline)
+                    finally:
+                        self._leave()
         return True
 
     def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
         while not done():
+            self._uninterrupted.check()
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False

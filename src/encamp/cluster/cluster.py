@@ -201,7 +201,7 @@ class Cluster:
 
     def tasks(self) -> list[Task]:
         """The tasks that have not ended."""
-        return list(self._controller.tasks.values())
+        return self._pump.call(self._controller.known)
 
     def table(self) -> str:
         """Hosts, slots and tasks as lines of text."""
@@ -268,7 +268,6 @@ class Cluster:
         found, args = controller.functions.find(function, args)
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
-        controller.tasks[task.id] = task
         controller.incoming.append(task)
         if self._ended:  # just now
             controller.abandon()
@@ -310,13 +309,13 @@ class Cluster:
         payload = dump_as("the message", message)
         mail = self._controller.mail
         if len(payload) == 1:
-            self._pump.quick(lambda: mail.send(number, SPAWNER, payload))
+            self._pump.quick(lambda: self._controller.send(number, payload))
             return
 
         def send_large() -> None:
             at_once = self._agent is None and mail.goes_out(number)
             parts: Parts = payload if at_once else [bytes(part) for part in payload]
-            mail.send(number, SPAWNER, parts)
+            self._controller.send(number, parts)
 
         self._pump.call(send_large)
         self._pump.until(lambda: not self._engine.sending)
@@ -425,7 +424,7 @@ class Cluster:
         if self._ended or os.getpid() != self._process:  # a forked one has nothing of it
             return
         if not cancel:
-            self._pump.until(lambda: not self._controller.tasks)
+            self._pump.until(lambda: not (self._controller.incoming or self._controller.tasks))
         self._closed = True
         try:
             if cancel:
@@ -437,7 +436,7 @@ class Cluster:
         controller = self._controller
 
         def cancel() -> None:
-            for task in list(controller.tasks.values()):
+            for task in controller.known():
                 task._end = task._end or "killed"
                 if task._place is None and task._state == "PENDING":
                     controller.cancelled(task)

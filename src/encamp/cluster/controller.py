@@ -142,10 +142,9 @@ class Controller:
 
     def turned(self) -> None:
         """Begin what waits, and send what is to go."""
-        incoming, scheduler = self.incoming, self.scheduler
-        if incoming:
-            while incoming:
-                scheduler.put(incoming.popleft())
+        scheduler = self.scheduler
+        if self.incoming:
+            self.take_in()
             if self._has_lost_hosts:  # maybe after the host of one was looked for
                 self._end_unmet()
         if scheduler.slots:
@@ -157,6 +156,25 @@ class Controller:
                 self.pump.later(_STUCK, self._unstick)
         self.outbox.flush()
         self.mail.call_waiters(failed=self.failure is not None)
+
+    def take_in(self) -> None:
+        """Let what was spawned wait. Other threads only add to ``incoming``, in one step."""
+        incoming = self.incoming
+        while incoming:
+            task = incoming[0]
+            self.tasks[task.id] = task
+            self.scheduler.put(task)
+            incoming.popleft()
+
+    def known(self) -> list[Task]:
+        """The tasks that have not ended; for the thread that drives."""
+        self.take_in()
+        return list(self.tasks.values())
+
+    def send(self, to: int, payload: Parts) -> None:
+        """Send a message of the program to a task; for the thread that drives."""
+        self.take_in()
+        self.mail.send(to, SPAWNER, payload)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine brings."""
@@ -454,7 +472,7 @@ class Controller:
     def kill_all(self) -> None:
         """Cancel what waits and end what runs, all at once, so that nothing begins meanwhile."""
         places: dict[Place, None] = {}
-        for task in list(self.tasks.values()):
+        for task in self.known():
             place: Place | None = task._place
             if place is None:
                 if task._state == "PENDING":  # otherwise its outputs are being published
@@ -494,6 +512,7 @@ class Controller:
     def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
         """Cancel what waits here, and ask for the rest; that is what is returned."""
         elsewhere: list[Task] = []
+        self.take_in()
         for task in tasks:
             if task.done() or task._state == "RUNNING":
                 continue
@@ -536,7 +555,7 @@ class Controller:
 
     def abandon(self) -> None:
         """The cluster is closed: what has not ended never will."""
-        for task in list(self.tasks.values()):
+        for task in self.known():
             if task._place is None and task._state == "PENDING":
                 self.cancelled(task)
             else:
@@ -645,7 +664,7 @@ class Controller:
             failure = EngineFailed(self.engine.name, f"{type(exc).__name__}: {exc}")
             failure.__cause__ = exc
         self.failure = failure
-        for task in list(self.tasks.values()):
+        for task in self.known():
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
 
 

@@ -312,7 +312,7 @@ class _Shared:
 
     def _find(self, owner: object = None) -> list[Task]:
         found = []
-        for task in list(self.cluster._controller.tasks.values()):
+        for task in self.cluster._controller.known():
             whose = task._options.owner
             if isinstance(whose, _Owner) and whose.shared is self and owner in (None, whose):
                 found.append(task)

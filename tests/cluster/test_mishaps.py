@@ -1,0 +1,432 @@
+"""What comes at an odd moment: kills of fresh calls, replaced links, callbacks that call back, …"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.agent.calls import CurrentTask, current_task
+from encamp.cluster import publisher
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.options import PLAIN
+from encamp.cluster.scheduler import Place, Scheduler, Station
+from encamp.cluster.task import Task
+from encamp.errors import ClusterClosed, TaskKilled, TaskLost
+from encamp.executor import Executor
+from encamp.testing import work
+from encamp.testing.fake import FakeEngine
+
+SOON = 30.0
+
+
+@pytest.fixture
+def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
+    """A cluster of one slot."""
+    with Cluster("local", slots=1) as cluster:
+        yield cluster
+
+
+def until(condition: Any, seconds: float = SOON) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def ready(cluster: Cluster, task: Task) -> None:
+    """Wait until a task has said something."""
+    got = cluster.receive(SOON, source=task)
+    assert got is not None
+
+
+# Fresh interpreters
+
+
+def test_a_fresh_call_that_is_killed_gives_its_slot_back(one: Cluster) -> None:
+    fresh = one.spawn(work.wait_for_ever, fresh=True, notify=False)
+    ready(one, fresh)
+    fresh.kill()
+    assert isinstance(fresh.exception(SOON), TaskKilled)
+    assert one.spawn(abs, -1).result(SOON) == 1
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.02, 0.1, 0.3])
+def test_a_fresh_call_that_is_killed_before_it_begins_does_no_harm(
+    one: Cluster, pause: float
+) -> None:
+    before = one.spawn(os.getpid).result(SOON)
+    fresh = one.spawn(time.sleep, 600, fresh=True)
+    time.sleep(pause)
+    fresh.kill()
+    fresh.exception(SOON) if not fresh.cancelled() else None
+    assert one.spawn(os.getpid).result(SOON) == before
+    assert one.spawn(abs, -1, fresh=True).result(SOON) == 1
+
+
+def test_the_lasting_process_may_die_during_a_fresh_call(one: Cluster) -> None:
+    lasting = one.spawn(os.getpid).result(SOON)
+    fresh = one.spawn(work.tell_pid_and_wait, fresh=True, notify=False)
+    ready(one, fresh)
+    os.kill(lasting, signal.SIGKILL)
+    used = time.process_time()
+    one.receive(0.5, source=10**9)
+    assert time.process_time() - used < 0.25
+    one.send(fresh, "go on")
+    assert fresh.result(SOON) != lasting
+    assert one.spawn(abs, -1).result(SOON) == 1
+
+
+def _peer(to: int | None) -> None:
+    me = current_task()
+    if to is None:
+        got = me.receive(SOON)
+        assert got is not None
+        me.send(got.source, "back")
+    else:
+        me.send(to, "there")
+        me.receive(SOON)
+
+
+def _tell(to: int, message: Any) -> None:
+    current_task().send(to, message)
+
+
+def _ready_and_receive(count: int) -> list[Any]:
+    me: CurrentTask = current_task()
+    me.send(0, "ready")
+    got = [me.receive(SOON) for _ in range(count)]
+    return [each.message for each in got if each is not None]
+
+
+def test_messages_find_a_fresh_call_where_its_slot_was_spoken_to_before(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    with Cluster("local", slots=2) as cluster:
+        first = cluster.spawn(_peer, None)
+        second = cluster.spawn(_peer, first.id)
+        first.result(SOON), second.result(SOON)
+        fresh = cluster.spawn(_ready_and_receive, 1, fresh=True, notify=False)
+        ready(cluster, fresh)
+        cluster.spawn(_tell, fresh.id, "x").result(SOON)
+        assert fresh.result(SOON) == ["x"]
+
+
+def test_many_fresh_calls_may_speak_to_one_task(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    with Cluster("local", slots=2) as cluster:
+        task = cluster.spawn(_ready_and_receive, 4, notify=False)
+        ready(cluster, task)
+        for number in range(4):
+            cluster.spawn(_tell, task.id, number, fresh=True).result(SOON)
+        assert task.result(SOON) == [0, 1, 2, 3]
+
+
+# Callbacks
+
+
+def _short(number: int) -> int:
+    time.sleep(0.0005)
+    return number
+
+
+@pytest.mark.parametrize("engine", ["local", "fake"])
+def test_callbacks_may_call_back_into_the_cluster(
+    local_storage_base: Path, no_slots_left: None, engine: str
+) -> None:
+    end: Any = FakeEngine(hosts=1, slots=3) if engine == "fake" else engine
+    options: dict[str, Any] = {} if engine == "fake" else {"slots": 3}
+    tasks: list[Task] = []
+    waited: list[Any] = []
+    with Cluster(end, **options) as cluster:
+
+        def call_back(task: Any) -> None:
+            if task.id % 10 == 5:
+                tasks[-1 - task.id // 10].cancel()
+            if task.id % 100 == 7:
+                waited.append(tasks[min(len(tasks) - 1, task.id + 3)].exception(SOON))
+
+        for number in range(1000):
+            tasks.append(cluster.spawn(_short, number, notify=False))
+            tasks[-1].add_done_callback(call_back)
+        [task.exception(SOON) for task in tasks if not task.cancelled()]
+        assert waited
+        done = [task for task in tasks if not task.cancelled()]
+        assert [task.exception() for task in done] == [None] * len(done)
+
+
+def test_ctrl_c_while_results_come_loses_none(tmp_path: Path) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        """\
+import random, signal, time
+from encamp import Cluster
+def same(x): return x
+if __name__ == "__main__":
+    random.seed(7)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    # SIGALRM stands for SIGINT: both are given the same way
+    interrupts, stop = 0, time.monotonic() + 4
+    cluster = Cluster("local", slots=2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    while time.monotonic() < stop:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0005, 0.02))
+            for _ in range(20):
+                tasks = cluster.spawn_many(same, [(i,) for i in range(50)], notify=False)
+                for task in tasks:
+                    task.result()
+        except KeyboardInterrupt:
+            interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for task in cluster.tasks():
+            task.exception(20)
+    cluster.close()
+    print("interrupts", interrupts)
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) > 20
+
+
+# Closing
+
+
+def _write_output() -> None:
+    Path("out.txt").write_text("x")
+
+
+@pytest.mark.parametrize("how", ["close", "kill_all"])
+def test_what_is_being_published_when_all_is_ended_is_published(
+    local_storage_base: Path,
+    no_slots_left: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    begun, go_on, publish = threading.Event(), threading.Event(), publisher.publish
+
+    def slowly(staged: Any) -> None:
+        begun.set()
+        go_on.wait(SOON)
+        publish(staged)
+
+    monkeypatch.setattr(publisher, "publish", slowly)
+    cluster = Cluster("local", slots=1)
+    task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
+    assert begun.wait(SOON)
+    threading.Timer(0.2, go_on.set).start()
+    if how == "close":
+        cluster.close(cancel=True)
+    else:
+        cluster.kill_all()
+        assert task.exception(SOON) is None
+    cluster.close()
+    assert task.done()
+    assert (tmp_path / "out.txt").read_text() == "x"
+
+
+def test_who_waits_for_a_task_is_told_when_the_cluster_is_closed(one: Cluster) -> None:
+    task = one.spawn(work.wait_for_ever, notify=False)
+    ready(one, task)
+    told: list[Any] = []
+    waiter = threading.Thread(target=lambda: told.append(task.exception()))
+    waiter.start()
+    one.close(cancel=True)
+    waiter.join(SOON)
+    assert isinstance(told[0], TaskKilled)
+
+
+def test_coroutines_that_wait_for_messages_end_with_the_cluster(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    async def program() -> None:
+        cluster = Cluster("local", slots=1)
+        for _ in range(20):
+            assert await cluster.areceive(timeout=0.001) is None
+        assert cluster._controller.mail._waiters == []
+        waits = asyncio.create_task(cluster.areceive())
+        await asyncio.sleep(0.05)
+        await cluster.aclose()
+        with pytest.raises(ClusterClosed):
+            await asyncio.wait_for(waits, SOON)
+
+    asyncio.run(program())
+
+
+def test_a_forked_child_of_the_program_ends(local_storage_base: Path, tmp_path: Path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from encamp import Cluster, Executor\n"
+        "if __name__ == '__main__':\n"
+        "    cluster, pool = Cluster('local', slots=1), Executor('local', slots=1)\n"
+        "    pool.submit(abs, -1).result(), cluster.spawn(abs, -1).result()\n"
+        "    time.sleep(0.1)\n"
+        "    if os.fork() == 0:\n"
+        "        sys.exit(3)\n"
+        "    assert os.waitstatus_to_exitcode(os.wait()[1]) == 3\n"
+        "    assert cluster.spawn(abs, -2).result() == 2\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Slots and queues
+
+
+class _Quick:
+    seconds = 1e-4
+
+
+def _calls(count: int) -> list[Any]:
+    class Call:
+        _options = type("Options", (), {"need": PLAIN})()
+        _function, _place, _devices = _Quick, None, ()
+
+        def done(self) -> bool:
+            return False
+
+    return [Call() for _ in range(count)]
+
+
+def test_a_slot_that_is_about_to_be_ended_gets_no_more_calls() -> None:
+    scheduler, place = Scheduler(), Place(1, 0, Station("host", 1, 1, []))
+    scheduler.add(place)
+    for call in _calls(8):
+        scheduler.put(call)
+    list(scheduler.assign())
+    scheduler.close(place)
+    scheduler.ended(place, place.ahead[0])
+    assert list(scheduler.assign()) == []
+    scheduler.open(place)
+    assert list(scheduler.assign()) != []
+
+
+def test_a_cancelled_task_that_needs_much_keeps_no_room(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    with Cluster("local", slots=2) as cluster:
+        busy = cluster.spawn(work.tell_pid_and_wait, notify=False)
+        ready(cluster, busy)
+        cluster.spawn(abs, -1, cores=2).cancel()
+        assert cluster.spawn(abs, -1).result(SOON) == 1
+        assert busy.running()
+        cluster.send(busy, "go on")
+
+
+def _big(data: bytes) -> int:
+    return len(data)
+
+
+def test_calls_that_a_busy_slot_has_not_read_can_be_taken_back(one: Cluster) -> None:
+    for _ in range(3):
+        [task.result(SOON) for task in one.spawn_many(_big, [(b"",)] * 300)]
+    gate = one.spawn(work.tell_pid_and_wait, notify=False)
+    big = [one.spawn(_big, bytes(3_000_000), notify=False) for _ in range(3)]
+    ready(one, gate)
+    big[1].kill()
+    one.send(gate, "go on")
+    assert isinstance(big[1].exception(SOON), TaskKilled) if not big[1].cancelled() else True
+    assert [big[0].result(SOON), big[2].result(SOON)] == [3_000_000] * 2
+
+
+def _print_much(count: int) -> None:
+    os.write(1, b"x" * count)
+
+
+def test_following_much_output_keeps_no_calls_back(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    came: list[int] = []
+    with Cluster("local", slots=1, follow=lambda _, text: came.append(len(text))) as cluster:
+        tasks = cluster.spawn_many(_print_much, [(300_000,)] * 8, notify=False)
+        more = cluster.spawn_many(abs, [(-1,)] * 50, notify=False)
+        more[-1].cancel()
+        assert [task.exception(SOON) for task in tasks] == [None] * 8
+        assert [task.result(SOON) for task in more[:-1]] == [1] * 49
+    assert sum(came) == 8 * 300_000
+
+
+def test_a_function_that_follows_output_and_raises_harms_no_task(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    def follow(task: int, text: str) -> None:
+        raise ValueError(text)
+
+    with Cluster("local", slots=1, follow=follow) as cluster:
+        assert cluster.spawn(_print_much, 10).exception(SOON) is None
+        assert cluster.spawn(abs, -1).result(SOON) == 1
+
+
+def _close_output() -> int:
+    os.close(1)
+    return 5
+
+
+def test_a_task_that_closes_its_output_returns(one: Cluster) -> None:
+    assert one.spawn(_close_output).result(SOON) == 5
+
+
+def _megabyte() -> bytearray:
+    return bytearray(1_000_000)
+
+
+def test_a_time_limit_keeps_no_task_that_has_ended(one: Cluster) -> None:
+    kept = []
+    for _ in range(20):
+        task = one.spawn(_megabyte, time_limit=3600, notify=False)
+        task.result(SOON)
+        kept.append(weakref.ref(task))
+        del task
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 20
+
+
+def test_threads_get_every_message_that_comes_just_when_they_begin(
+    local_storage_base: Path,
+) -> None:
+    with Cluster("local", slots=4, inline="threads") as cluster:
+        for _ in range(50):
+            tasks = [cluster.spawn(_receive_one, notify=False) for _ in range(20)]
+            for number, task in enumerate(tasks):
+                cluster.send(task, number)
+            assert [task.result(SOON) for task in tasks] == list(range(20))
+
+
+def _receive_one() -> Any:
+    got = current_task().receive(SOON)
+    return got and got.message
+
+
+def test_closing_a_map_before_its_first_item_cancels_what_has_not_begun(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    with Executor("local", slots=1) as pool:
+        items: Any = pool.map(time.sleep, [0.05] * 200)
+        items.close()
+        until(lambda: not pool.cluster.tasks(), 5)
+
+
+def test_tasks_that_die_are_told_apart_from_those_that_do_not(one: Cluster) -> None:
+    assert isinstance(one.spawn(work.die, "kill").exception(SOON), TaskLost)
+    assert one.spawn(abs, -1).result(SOON) == 1
