@@ -57,11 +57,12 @@ class _Uninterrupted:
     def __enter__(self) -> None:
         if threading.get_ident() != _main_thread:
             return
-        self._depth += 1
-        if self._depth == 1:
+        if self._depth == 0:
+            self._came = None
             self._was = _signal.getsignal(signal.SIGINT)
             if callable(self._was):
                 _signal.signal(signal.SIGINT, self._note)
+        self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
 
     def _note(self, *args: Any) -> None:
         if self._came is not None:
@@ -348,50 +349,53 @@ class Pump:
 
     def now(self, call: Callable[[], None]) -> None:
         """Do something at once if nobody drives; otherwise have it done by whoever does."""
-        if self._lock.acquire(blocking=False):
-            self._driver = threading.get_ident()
-            self._since = time.monotonic()
-            try:
+        with self._uninterrupted:
+            if self._lock.acquire(blocking=False):
+                self._driver = threading.get_ident()
+                self._since = time.monotonic()
+                try:
+                    call()
+                    for turned in self.turned:
+                        turned()
+                finally:
+                    self._leave()
+            elif self._driver == threading.get_ident():
                 call()
-                for turned in self.turned:
-                    turned()
-            finally:
-                self._leave()
-        elif self._driver == threading.get_ident():
-            call()
-        else:
-            self.soon(call)
+            else:
+                self.soon(call)
 
     def quick(self, call: Callable[[], None]) -> None:
         """Do something that is over at once, and calls nobody; else as `now`."""
-        if self._lock.acquire(blocking=False):
-            try:
+        with self._uninterrupted:
+            if self._lock.acquire(blocking=False):
+                try:
+                    call()
+                finally:
+                    self._lock.release()
+                if self._waiters:
+                    with self._changed:
+                        self._changed.notify_all()
+            elif self._driver == threading.get_ident():
                 call()
-            finally:
-                self._lock.release()
-            if self._waiters:
-                with self._changed:
-                    self._changed.notify_all()
-        elif self._driver == threading.get_ident():
-            call()
-        else:
-            self.soon(call)
+            else:
+                self.soon(call)
 
     def nudge(self) -> None:
         """Have what was just asked for begun: by a turn here, or by waking whoever drives."""
-        if self._lock.acquire(blocking=False):
-            self._driver = threading.get_ident()
-            self._since = time.monotonic()
-            try:
-                self.turn(0)
-            finally:
-                self._leave()
-        elif self._driver != threading.get_ident():
-            self._nudged = True
-            if self._background is not None and self._driver == self._background.ident:
-                self._claims += 1
-            if self._sleeping:
-                self.wake()
+        with self._uninterrupted:
+            if self._lock.acquire(blocking=False):
+                self._driver = threading.get_ident()
+                self._since = time.monotonic()
+                try:
+                    self.turn(0)
+                finally:
+                    self._leave()
+            elif self._driver != threading.get_ident():
+                self._nudged = True
+                if self._background is not None and self._driver == self._background.ident:
+                    self._claims += 1
+                if self._sleeping:
+                    self.wake()
 
     # The thread in the background
 
