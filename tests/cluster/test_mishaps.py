@@ -134,6 +134,49 @@ def test_many_fresh_calls_may_speak_to_one_task(
         assert task.result(SOON) == [0, 1, 2, 3]
 
 
+# What killed programs left
+
+_KILLED = """\
+import os, signal, sys, encamp
+with encamp.sandbox() as folder:
+    print(folder, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_cluster_removes_what_a_killed_program_has_left(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    done = subprocess.run([sys.executable, "-c", _KILLED], capture_output=True, text=True)
+    left = Path(done.stdout.strip())
+    assert left.is_dir()
+    with Cluster("local", slots=1):
+        until(lambda: not left.exists())
+
+
+def _swallow_all() -> None:
+    while True:
+        try:
+            current_task().send(0, str(Path.cwd()))
+            time.sleep(600)
+        except BaseException:  # noqa: BLE001 - what a bad task may do
+            pass
+
+
+def test_a_task_that_will_not_end_leaves_no_folder(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path
+) -> None:
+    (tmp_path / "input").write_text("x")
+    cluster = Cluster("local", slots=1)
+    task = cluster.spawn(_swallow_all, mirror=str(tmp_path / "input"), notify=False)
+    got = cluster.receive(SOON, source=task)
+    assert got is not None
+    folder = Path(got.message)
+    assert folder.is_dir()
+    cluster.close(cancel=True)
+    assert not folder.exists()
+
+
 # Callbacks
 
 
