@@ -410,17 +410,26 @@ def test_map_keeps_no_results_that_were_taken(pool: Executor) -> None:
 # Ctrl-C
 
 _ENDLESS = """\
-import sys, time
+import sys, threading, time
 from encamp import Executor
+
+def tell():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print("running", flush=True)
+
 if __name__ == "__main__":
     pool = Executor("local", slots=2)
     calls = [pool.submit(time.sleep, 600) for _ in range(5)]
     while not calls[1].running():
         pass
-    print("running", flush=True)
     if sys.argv[1] == "with":
         with pool:
+            print("running", flush=True)
             calls[0].result()
+    else:
+        threading.Thread(target=tell, daemon=True).start()
 """
 
 
