@@ -413,8 +413,14 @@ _ENDLESS = """\
 import sys, threading, time
 from encamp import Executor
 
+def main_module_runs():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_name == "<module>"
+
 def tell():
-    while threading.main_thread().is_alive():
+    while main_module_runs():
         time.sleep(0.01)
     time.sleep(0.2)
     print("running", flush=True)
