@@ -83,7 +83,8 @@ MISSED = 4
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
-_NOT_INLINE = "make the cluster without inline=True"
+NOT_INLINE = "make the cluster without inline=True"
+"""What to do where inline tasks cannot have something."""
 
 
 class Agent:
@@ -466,7 +467,7 @@ class Controller:
     def kill(self, task: Task) -> None:
         """End a running task; from any thread."""
         if self.inline:
-            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", NOT_INLINE)
         self.pump.call(lambda: self.stop(task, "killed"))
 
     def kill_all(self) -> None:
@@ -488,7 +489,7 @@ class Controller:
                 head = place.ahead[0]
                 self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
         if self.inline and places:
-            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", NOT_INLINE)
 
     def take_back(self, task: Task) -> bool:
         """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""
