@@ -429,6 +429,12 @@ class Controller:
     def _stop_unasked(self, task: Task, place: Place) -> None:
         """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
         if task._place is place and place.ahead and place.ahead[0] is task:
+            self._stop(place)
+
+    def _stop(self, place: Place) -> None:
+        """End a slot's process; it gets nothing more to do until there is a new one."""
+        if not place.stopping:
+            place.stopping = True
             self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
@@ -440,8 +446,10 @@ class Controller:
             task._waits_again()
         self.scheduler.put_back(task for task in returned if not self._ends(task, place))
         targets = [task for task in place.ahead if task._end]
+        if place.stopping:
+            return  # what it says late is no reason to give it more
         if any(task.id == envelope.running for task in targets):
-            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
+            self._stop(place)
         elif targets and place.ahead[0]._end:  # between two calls when it was asked
             self.pump.later(_AGAIN, lambda: self._recall(place))
         else:
@@ -630,6 +638,7 @@ class Controller:
         place = agent.places[envelope.slot]
         place.known.clear()
         place.life += 1
+        place.stopping = False
         ahead = list(place.ahead)
         if ahead and envelope.text:
             self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])
