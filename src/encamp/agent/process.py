@@ -34,8 +34,10 @@ main(base64.b64decode(sys.argv[2]))
 """
 _PACKAGE = str(Path(__file__).parents[2])
 """Where the slot finds encamp if it is not installed there."""
-_FOREIGN = ("PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL")
-"""How variables begin that would make a process believe it were an MPI rank."""
+_FOREIGN = (
+    "PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL", "PVM"
+)  # fmt: skip
+"""How variables begin that would make a process believe it were an MPI rank or a PVM task."""
 
 
 class SlotProcess:
@@ -161,7 +163,7 @@ class SlotProcess:
 
 
 def slot_environment() -> dict[str, str]:
-    """This process's environment, less what would make a slot believe it were an MPI rank."""
+    """This process's environment, less what would make slots believe they were such."""
     return {name: text for name, text in os.environ.items() if not name.startswith(_FOREIGN)}
 
 

@@ -1,0 +1,228 @@
+"""The virtual machine that a process joins: one that runs already, or one of its own.
+
+A machine of one's own is kept by another small process (`encamp.engines.pvm_keeper`), which ends
+it when this process does, however that comes about.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import IO
+
+from encamp.engines import libpvm, pvm_keeper
+from encamp.errors import EngineFailed, EngineUnavailable
+
+REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
+ROOT = "/usr/lib/pvm3"
+_START_WITHIN = 20.0
+_TAIL = 1000
+_END_WITHIN = 25.0
+"""Seconds that the keeper has; it gives the machine less."""
+_LONGEST_FOLDER = 80
+"""Bytes of a folder's path in which the kernel lets sockets have names (108) of PVM's length."""
+
+_used_tmp: str | None = None
+"""libpvm takes PVM_TMP from the environment once, and remembers it for good."""
+
+
+class Machine:
+    """A virtual machine that runs; ``variables`` say by which environment it is found."""
+
+    own = False
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+
+    @contextmanager
+    def known(self) -> Iterator[None]:
+        """Have the environment name this machine for a moment."""
+        global _used_tmp
+        before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        _used_tmp = self.variables["PVM_TMP"]
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def add(self, hosts: Sequence[str]) -> None:
+        """Add the hosts that it does not have. Raises `EngineFailed` if it cannot."""
+        have = {host.name for host in libpvm.config()}
+        new = [host for host in hosts if host.split()[0] not in have]
+        if not new:
+            return
+        codes = libpvm.addhosts([host if "dx=" in host else f"{host} dx={_pvmd()}" for host in new])
+        bad = [
+            f"{host}: {libpvm.code_text(code)}"
+            for host, code in zip(new, codes, strict=True)
+            if code < 0
+        ]
+        if bad:
+            remedy = "; say address=…" if any(code == libpvm.LOOPBACK for code in codes) else ""
+            raise EngineFailed(
+                "pvm", f"hosts could not be added: {'; '.join(bad)}{remedy}{self._log()}"
+            )
+
+    def _log(self) -> str:
+        """The last that the daemon has written into its log."""
+        name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
+        file = Path(self.variables["PVM_TMP"], _file("pvml", name))
+        with suppress(OSError):
+            return "; its log: " + " ".join(file.read_text(errors="replace")[-_TAIL:].split())
+        return ""
+
+    def close(self) -> None:
+        """Nothing: it was there before."""
+
+
+class OwnMachine(Machine):
+    """A virtual machine that ends with this process; ``name`` is its first host's, if not this's.
+
+    ``process`` is the id of its daemon.
+    """
+
+    own = True
+
+    def __init__(self, name: str) -> None:
+        folder = _folder()
+        variables = {
+            "PVM_ROOT": os.environ.get("PVM_ROOT", ROOT),
+            "PVM_TMP": folder or _used_tmp or "/tmp",  # noqa: S108
+            "PVM_VMID": f"encamp{os.getpid()}{token_hex(4)}",
+        }
+        if "PVM_RSH" not in os.environ and (ssh := shutil.which("ssh")):
+            variables["PVM_RSH"] = ssh
+        super().__init__(variables)
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", pvm_keeper.__file__, name, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+            cwd="/",
+            start_new_session=True,
+        )
+        self.process = self._started()
+
+    def _started(self) -> int:
+        """The daemon's process id. Raises `EngineUnavailable` if it does not start."""
+        assert self._keeper.stdout is not None  # noqa: S101
+        ready, _, _ = select.select([self._keeper.stdout], [], [], _START_WITHIN)
+        line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
+        word, _, pid = line.partition(" ")
+        if word == "ready":
+            return int(pid)
+        said = line + _rest(self._keeper.stdout) if ready else "it does not say that it is ready"
+        self.close()
+        why = f"its daemon does not start: {' '.join(said.split())}"
+        raise EngineUnavailable("pvm", why, "see what the command pvmd says")
+
+    def close(self) -> None:
+        """Halt it, and leave none of its files. May be called twice."""
+        keeper = self._keeper
+        with suppress(OSError, ValueError):
+            os.write(keeper.stdin.fileno(), b"x")  # type: ignore[union-attr]
+        for pipe in (keeper.stdin, keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            keeper.wait(_END_WITHIN)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()
+
+
+def find_machine(which: str | None, address: str) -> Machine:
+    """The machine to join: ``"running"``, ``"own"``, or (None) the one that runs, else an own one.
+
+    An own one has this host by ``address``, or else by its name. Raises `EngineUnavailable`.
+    """
+    if which not in (None, "own", "running"):
+        raise EngineUnavailable("pvm", f"machine={which!r} is not known", "say 'own' or 'running'")
+    _check_programs()
+    machine = None if which == "own" else running()
+    if machine is not None:
+        return machine
+    if which == "running":
+        raise EngineUnavailable("pvm", "no virtual machine runs here", "start one: pvm")
+    return OwnMachine(address)
+
+
+def running() -> Machine | None:
+    """The virtual machine of this user that the environment names, if it runs."""
+    tmp, name = os.environ.get("PVM_TMP", "/tmp"), os.environ.get("PVM_VMID", "")  # noqa: S108
+    here = Path(tmp, _file("pvmd", name))
+    if _used_tmp not in (None, tmp) or not _answers(here):
+        return None
+    variables = {"PVM_ROOT": os.environ.get("PVM_ROOT", ROOT), "PVM_TMP": tmp}
+    return Machine({**variables, "PVM_VMID": name} if name else variables)
+
+
+def log_file() -> Path:
+    """Where the daemon of this task's host writes its log."""
+    return Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvml", os.environ.get("PVM_VMID", "")))  # noqa: S108
+
+
+def _file(kind: str, name: str) -> str:
+    return ".".join(filter(None, (kind, str(os.getuid()), name)))
+
+
+def _answers(file: Path) -> bool:
+    """Whether a daemon listens where its file says; files of killed ones stay."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if file.stat().st_uid != os.getuid():
+            return False
+        address = file.read_text().strip()
+        if not address.startswith("/"):
+            return ":" in address
+        probe.connect(address)
+        return True
+    return False
+
+
+def _check_programs() -> None:
+    missing = [name for name in ("pvmd", "pvm") if shutil.which(name) is None]
+    if missing:
+        raise EngineUnavailable("pvm", f"there is no command {missing[0]}", REMEDY)
+    if os.geteuid() == 0 and "PVM_ALLOW_ROOT" not in os.environ:
+        why = "PVM does not work for root, who had better not run what other hosts ask for"
+        raise EngineUnavailable("pvm", why, "be another user, or set PVM_ALLOW_ROOT=1")
+
+
+def _folder() -> str:
+    """A folder of its own for a new machine's files; empty where libpvm holds on to another."""
+    global _own_folder
+    if _used_tmp is None:
+        base = tempfile.gettempdir()
+        base = base if len(os.fsencode(base)) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
+        _own_folder = tempfile.mkdtemp(prefix=f"encamp-pvm-{os.getpid()}-", dir=base)
+        return _own_folder
+    if _own_folder == _used_tmp:
+        Path(_own_folder).mkdir(mode=0o700, exist_ok=False)
+        return _own_folder
+    return ""
+
+
+_own_folder = ""
+
+
+def _pvmd() -> str:
+    return f"{os.environ.get('PVM_ROOT', ROOT)}/lib/pvmd"
+
+
+def _rest(source: IO[bytes]) -> str:
+    return source.read().decode(errors="replace")

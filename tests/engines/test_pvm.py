@@ -1,0 +1,274 @@
+"""The PVM engine itself: its binding, its machines, who dies and what is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import HostDeleted
+from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE, gone, results, say, until
+
+if shutil.which("pvmd"):
+    from encamp.engines import libpvm
+    from encamp.engines.pvm import PVMEngine
+    from encamp.engines.pvm_machine import OwnMachine
+
+NOTICED = 10.0
+
+
+@pytest.fixture(autouse=True)
+def no_machine_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Root may use PVM here; no daemon and no file of a machine may outlive a test."""
+    need("pvm", shutil.which("pvmd") is not None)
+    monkeypatch.setenv("PVM_ALLOW_ROOT", "1")
+    files, daemons = remains()
+    yield
+    until(lambda: remains()[1] <= daemons)
+    assert remains()[0] <= files
+
+
+def remains() -> tuple[set[Path], set[int]]:
+    tmp = Path(tempfile.gettempdir())
+    files = {
+        path
+        for name in (f"encamp-pvm-{os.getpid()}-*", f"pvm*encamp{os.getpid()}*")
+        for path in tmp.glob(name)
+    }
+    mine = psutil.Process().children(recursive=True)
+    return files, {child.pid for child in mine if name_of(child) in ("pvmd", "pvm")}
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else process.name()
+    except psutil.Error:
+        return ""
+
+
+def engine_of(cluster: Cluster) -> PVMEngine:
+    assert isinstance(cluster._engine, PVMEngine)
+    return cluster._engine
+
+
+def daemon_of(cluster: Cluster) -> int:
+    machine = engine_of(cluster)._member.machine
+    assert isinstance(machine, OwnMachine)
+    return machine.process
+
+
+def agents_of(cluster: Cluster) -> list[int]:
+    facts = [agent.facts for agent in cluster._controller.agents.values()]
+    return [fact.pid for fact in facts if fact is not None]
+
+
+def test_libpvm_carries_bytes_and_says_what_is_wrong() -> None:
+    with Cluster("pvm", slots=1, machine="own") as cluster, engine_of(cluster)._member.lock:
+        tid = libpvm.mytid()
+        libpvm.send(tid, 77, b"abc\0def")
+        assert libpvm.bufinfo(libpvm.recv(tid, 77)) == (7, 77, tid)
+        assert (libpvm.unpack(3), libpvm.unpack(4)) == (b"abc", b"\0def")
+        data = memoryview(b"0123456789")[2:]
+        libpvm.send_from(tid, 77, libpvm.address_of(data), 5)
+        assert libpvm.bufinfo(libpvm.recv(tid, 77))[0] == 5
+        assert libpvm.unpack(5) == b"23456"
+        with pytest.raises(libpvm.PVMError, match="no more data"):
+            libpvm.unpack(1)
+        assert libpvm.nrecv(tid, 78) == 0
+        assert [host.name for host in libpvm.config()] == ["localhost"]
+        with pytest.raises(libpvm.PVMError, match="bad parameter") as caught:
+            libpvm.kill(-5)
+        assert caught.value.code == -2
+
+
+def test_messages_of_any_size_come_back_as_they_were() -> None:
+    some = random.Random(1).randbytes(30_000_000)
+    sizes = [0, 1, 8191, 8193, 32_767, 32_769, 49_151, 49_153, 114_688, 1_000_001, 30_000_000]
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        task = cluster.spawn(work.echo, len(sizes) + 1)
+        for size in sizes:
+            cluster.send(task, bytearray(some[:size]))
+            assert say(cluster, task) == some[:size]
+        many = [some[start : start + 1 + start % 9_000] for start in range(0, 2_000_000, 500)]
+        cluster.send(task, many)
+        assert say(cluster, task) == many
+
+
+def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
+    with Cluster("pvm", slots=2, per_agent=1, machine="own") as cluster:
+        one, other = cluster.spawn_many(work.echo, [(1,)] * 2)
+        until(lambda: None not in (one.slot, other.slot))
+        frozen = cluster._controller.tasks[one.id]._place.agent  # type: ignore[union-attr]
+        facts = cluster._controller.agents[frozen].facts
+        assert facts is not None
+        os.kill(facts.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(20):
+                cluster.send(one, os.urandom(1 << 20))
+            cluster.send(other, "hello")
+            assert say(cluster, other) == "hello"
+            assert time.monotonic() - began < 2
+            with pytest.raises(TaskLost):
+                one.result(PATIENCE)
+        finally:
+            os.kill(facts.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_agent_that_is_killed_is_noticed_and_replaced(how: int) -> None:
+    with Cluster("pvm", slots=2, machine="own") as cluster:
+        task = cluster.spawn(work.wait_for_ever)
+        pid = say(cluster, task)
+        (agent,) = agents_of(cluster)
+        os.kill(agent, how)
+        began = time.monotonic()
+        with pytest.raises(TaskLost, match="PVM task"):
+            task.result(NOTICED)
+        assert time.monotonic() - began < 2
+        until(lambda: gone(pid))
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+        assert agents_of(cluster) != [agent]
+        deleted = [cluster.receive(1) for _ in range(3)]
+        assert any(got is not None and isinstance(got.message, HostDeleted) for got in deleted)
+
+
+def test_agents_that_die_again_and_again_are_given_up() -> None:
+    with Cluster("pvm", slots=1, machine="own", restarts=1) as cluster:
+        for _ in range(2):
+            until(lambda: agents_of(cluster))
+            (agent,) = agents_of(cluster)
+            os.kill(agent, signal.SIGKILL)
+            until(lambda agent=agent: agent not in agents_of(cluster))
+        assert agents_of(cluster) == []
+
+
+def test_a_daemon_that_is_killed_is_noticed_and_nothing_is_left() -> None:
+    cluster = Cluster("pvm", slots=2, machine="own")
+    try:
+        task = cluster.spawn(work.wait_for_ever)
+        pid = say(cluster, task)
+        agents = agents_of(cluster)
+        os.kill(daemon_of(cluster), signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(TaskLost, match="daemon"):
+            task.result(NOTICED)
+        assert time.monotonic() - began < 2
+        with pytest.raises(ClusterError):
+            cluster.spawn(work.add, 1).result(PATIENCE)
+        until(lambda: all(gone(one) for one in (pid, *agents)))
+    finally:
+        cluster.close(cancel=True)
+    with Cluster("pvm", slots=2, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+def test_clusters_of_one_process_share_its_machine() -> None:
+    with Cluster("pvm", slots=1, machine="own") as one:
+        with Cluster("pvm", slots=2) as other:
+            assert daemon_of(one) == daemon_of(other)
+            tasks = [c.spawn_many(work.add, [(n,) for n in range(200)]) for c in (one, other)]
+            assert [results(some) for some in tasks] == [list(range(1, 201))] * 2
+            with pytest.raises(EngineUnavailable, match="its own"):
+                Cluster("pvm", machine="running")
+        assert one.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+_STEADY = """\
+import psutil
+from encamp import Cluster
+with Cluster("pvm", slots=1, machine="own") as cluster:
+    def ask(times):
+        for _ in range(times):
+            assert len(cluster._engine.machine_hosts()) == 1
+        return psutil.Process().memory_info().rss
+    ask(2000)
+    before = ask(2000)
+    print(ask(100_000) - before)
+"""
+
+
+def test_asking_for_the_hosts_again_and_again_takes_no_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _STEADY], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(done.stdout) < 1 << 19
+
+
+def test_a_machine_that_runs_is_used_and_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp = tempfile.mkdtemp(prefix="vm")
+    monkeypatch.setenv("PVM_TMP", tmp)
+    script = (
+        "from encamp import Cluster\nfrom encamp.testing import work\n"
+        "for machine in ('running', None):\n"
+        "    with Cluster('pvm', slots=2, machine=machine) as cluster:\n"
+        "        assert not cluster._engine._member.machine.own\n"
+        "        print(cluster.spawn(work.add, 1).result(20))\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        ["pvmd", "-nlocalhost"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline().startswith(b"/")
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.stdout.split() == ["2", "2"], done.stderr
+            assert daemon.poll() is None
+        finally:
+            daemon.terminate()
+    shutil.rmtree(tmp)
+
+
+def test_a_running_machine_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVM_VMID", "none")
+    with pytest.raises(EngineUnavailable, match="no virtual machine runs"):
+        Cluster("pvm", machine="running")
+    with pytest.raises(EngineUnavailable, match="'own' or 'running'"):
+        Cluster("pvm", machine="mine")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to allow it")
+def test_root_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PVM_ALLOW_ROOT")
+    with pytest.raises(EngineUnavailable, match="set PVM_ALLOW_ROOT=1"):
+        Cluster("pvm", slots=1)
+
+
+def test_an_interpreter_that_is_not_there_is_said() -> None:
+    with pytest.raises(EngineFailed, match="/no/python on localhost: no such file"):
+        Cluster("pvm", slots=1, machine="own", python="/no/python")
+
+
+def test_an_agent_that_cannot_start_says_why() -> None:
+    with pytest.raises(EngineFailed, match="No module named"):
+        Cluster("pvm", slots=1, machine="own", python=sys.executable, module="no_such_module")
+
+
+def test_slots_do_not_know_of_pvm_and_agents_know_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENCAMP_TEST_VALUE", "seen")
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        names = cluster.spawn(lambda: dict(os.environ)).result(PATIENCE)
+        assert names["ENCAMP_TEST_VALUE"] == "seen"
+        assert [name for name in names if name.startswith("PVM")] == []
+        (agent,) = agents_of(cluster)
+        inside = Path(f"/proc/{agent}/cmdline").read_bytes()
+        assert b"seen" not in inside
