@@ -410,17 +410,32 @@ def test_map_keeps_no_results_that_were_taken(pool: Executor) -> None:
 # Ctrl-C
 
 _ENDLESS = """\
-import sys, time
+import sys, threading, time
 from encamp import Executor
+
+def main_module_runs():
+    frame = sys._current_frames()[threading.main_thread().ident]
+    while frame.f_back is not None:
+        frame = frame.f_back
+    return frame.f_code.co_name == "<module>"
+
+def tell():
+    while main_module_runs():
+        time.sleep(0.01)
+    time.sleep(0.2)
+    print("running", flush=True)
+
 if __name__ == "__main__":
     pool = Executor("local", slots=2)
     calls = [pool.submit(time.sleep, 600) for _ in range(5)]
     while not calls[1].running():
         pass
-    print("running", flush=True)
     if sys.argv[1] == "with":
         with pool:
+            print("running", flush=True)
             calls[0].result()
+    else:
+        threading.Thread(target=tell, daemon=True).start()
 """
 
 

@@ -112,6 +112,7 @@ def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
     [
         ("mpich", ["node1", "node2:2"], ["HERE:1", "node1", "node2:2"]),
         ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1", "HERE:2"]),
+        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1", "localhost:3"]),
         ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1", "node2"]),
         ("openmpi", ["node1", "HERE slots = 2"], ["HERE slots = 3", "node1"]),
         ("openmpi", ["node1", "HERE", "HERE"], ["HERE", "node1", "HERE", "HERE"]),

@@ -112,6 +112,8 @@ class Pump:
         self._driver = 0
         self._sleeping = False
         self._nudged = False
+        self._due = False
+        """Whether something was handled that may have more to be sent, by ``turned``."""
         self._claims = 0
         self._left = 0.0
         self._since = 0.0
@@ -194,6 +196,7 @@ class Pump:
                 handler(event)
         self._arrivals()
         self._chores()
+        self._due = False
         for turned in self.turned:
             turned()
 
@@ -205,7 +208,7 @@ class Pump:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return limit if limit > 0 and not (self._orders or self._come) else 0
+        return limit if limit > 0 and not (self._orders or self._come or self._due) else 0
 
     def _arrivals(self) -> None:
         again = True
@@ -295,6 +298,7 @@ class Pump:
                 with self._uninterrupted:
                     for arrival in arrivals:
                         self._come.append((handle, arrival))
+                    self._due = True
                     self._handle_come()
                 return True
         return False

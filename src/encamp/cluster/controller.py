@@ -650,7 +650,7 @@ class Controller:
                 agent.missed = 0
             else:
                 agent.missed += 1
-            if agent.missed > MISSED:
+            if agent.missed >= MISSED:
                 self.left(agent.number, f"nothing was heard of it for {BEAT * MISSED:g} s")
                 continue
             agent.heard = False

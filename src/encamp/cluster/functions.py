@@ -75,7 +75,7 @@ class Functions:
             return self._last[1], args
         if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
             if not callable(function):
-                raise CannotTravel(repr(function), "it cannot be called")
+                raise CannotTravel(repr(function), "it cannot be called", "give a function")
             return self._apply, (function, *args)
         known = self._known.get(function)
         if known is not None:

@@ -152,7 +152,8 @@ def _mpi4py() -> ModuleType:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as exc:
-        raise EngineUnavailable("mpi", str(exc), REMEDY) from exc
+        why = str(exc).strip().partition("\n")[0]
+        raise EngineUnavailable("mpi", why, REMEDY) from exc
     return MPI
 
 

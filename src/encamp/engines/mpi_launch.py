@@ -164,12 +164,16 @@ class Plan:
         """The user's hosts behind this one, where rank 0 must be to reach the controller."""
         assert self.hostfile is not None  # noqa: S101
         lines, name = hosts_of(self.hostfile), socket.gethostname()
+        own = {socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1"}
         if not self._open:
+            # One name for one host: under two names MPICH's ranks there get into each other's way
+            name = next(
+                (n for n in (re.split(r"[\s:]", line)[0] for line in lines) if n in own), name
+            )
             lines = [re.sub(r"\s+slots\s*=\s*(\d+)$", r":\1", line) for line in lines]
             return "\n".join([f"{name}:1", *lines, ""])
         lines = [re.sub(r"^([^\s:]+):(\d+)$", r"\1 slots=\2", line) for line in lines]
-        own = [[socket.gethostname()], [socket.getfqdn()], ["localhost"], ["127.0.0.1"]]
-        mine = [line for line in lines if line.split()[:1] in own]
+        mine = [line for line in lines if line.split()[0] in own]
         first = mine[0] if mine else f"{name} slots=0"
         # Open MPI wants all places of a host in one line, or else a line without a number for each
         more = re.sub(r"(slots\s*=\s*)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}", first)
