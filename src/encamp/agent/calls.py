@@ -37,6 +37,7 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.errors import InitializerFailed
+from encamp.storage.landing import Piece
 from encamp.wire import Buffer, Parts
 
 
@@ -207,7 +208,7 @@ class Slot:
         args, kwargs = load(call.arguments)
         if setup.staging is None:
             return function(*args, **kwargs)
-        return in_folder(setup.staging, task, SpawnersFiles(self), function, args, kwargs)
+        return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property
     def task(self) -> CurrentTask:
@@ -366,15 +367,28 @@ def current_task() -> CurrentTask:
 
 
 class SpawnersFiles:
-    """Files of the spawner's host, for hosts that do not share its disk (`ship.Channel`)."""
+    """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
 
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+    ``ask`` asks the controller.
+    """
+
+    def __init__(self, ask: Callable[[object], Any]) -> None:
+        self._ask = ask
 
     def chunk(self, path: Any, offset: int) -> Any:
         """`Channel.chunk`."""
-        return self._slot.ask(("chunk", path, offset))
+        return self._ask(("chunk", path, offset))
 
     def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
         """`Channel.entries`."""
-        return self._slot.ask(("entries", path, exclude))
+        return self._ask(("entries", path, exclude))
+
+    def land(self, piece: Piece) -> Any:
+        """`OutputChannel.land`."""
+        return self._ask(("land", piece, None))
+
+
+def ask_here() -> Callable[[object], Any] | None:
+    """What asks the controller of the cluster that this thread runs a task of, if it does."""
+    slot = _current.get()
+    return None if slot is None else slot.ask

@@ -108,7 +108,7 @@ class Agent:
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
         sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
-        count = orders.slots or len(os.sched_getaffinity(0))
+        count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
         folder = _folder(orders.folder)
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),

@@ -21,6 +21,7 @@ def run_command(
     *,
     engine: str,
     slots: int | None,
+    hosts: str | None,
     hostfile: str | None,
     force: bool,
     dry_run: bool,
@@ -37,7 +38,7 @@ def run_command(
         keep,
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
-        {} if hostfile is None else {"hostfile": hostfile},
+        _hosts(hosts, hostfile),
     )
     token = current.set(options)
     try:
@@ -47,6 +48,24 @@ def run_command(
             _run_script(path, arguments, to)
     finally:
         current.reset(token)
+
+
+def _hosts(hosts: str | None, hostfile: str | None) -> dict[str, object]:
+    """The engine's options that say where."""
+    options: dict[str, object] = {}
+    if hosts is not None:
+        options["hosts"] = names_in(hosts)
+    if hostfile is not None:
+        options["hostfile"] = hostfile
+    return options
+
+
+def names_in(hosts: str) -> list[str]:
+    """Names with commas between; raises `BadJob` if there is none."""
+    names = [name.strip() for name in hosts.split(",") if name.strip()]
+    if not names:
+        raise BadJob("--hosts", "it names no host; write them like --hosts node1,node2")
+    return names
 
 
 def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None:

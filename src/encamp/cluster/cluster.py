@@ -135,6 +135,8 @@ class Cluster:
 
     def _start(self, folder: str, timeout: float) -> None:
         engine, controller = self._engine, self._controller
+        if self._kind == "inline":
+            engine.one_slot_each()
         key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
         orders = Orders(
             slots=engine.slots_per_agent,
@@ -173,6 +175,15 @@ class Cluster:
     def hosts(self) -> list[Host]:
         """The hosts, in the order in which they came."""
         return list(self._controller.hosts.values())
+
+    def add_hosts(self, *hosts: str) -> None:
+        """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
+
+        Blocks until they are under way; `HostAdded` tells of each that has come. Raises
+        `UnsupportedByEngine` where the engine's hosts are fixed, and `EngineFailed`.
+        """
+        self._check()
+        self._engine.add_hosts(hosts)
 
     @property
     def slots(self) -> int:
@@ -467,7 +478,8 @@ class Cluster:
             self._pump.close()
         finally:
             self._engine.stop()
-            controller.publisher.close()
+            controller.errands.close()
+            controller.setups.close()
             controller.abandon()
             controller.mail.call_waiters(failed=True)
             _OPEN.discard(self)

@@ -15,15 +15,21 @@ from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
 from encamp.cluster.task import Task
 from encamp.errors import UnusableInput
-from encamp.storage.roots import local, portable
-from encamp.storage.ship import Sender
+from encamp.storage.beacon import Beacons
+from encamp.storage.landing import Receiver, answer
+from encamp.storage.outputs import folders_of
 
 
 class Setups:
-    """The setups of one cluster's calls."""
+    """The setups of one cluster's calls.
 
-    def __init__(self) -> None:
+    ``everybody_here`` says that all of them run on this host, which sees where outputs go.
+    """
+
+    def __init__(self, *, everybody_here: bool) -> None:
         self._token = token_hex(4)
+        self._beacons = None if everybody_here else Beacons(self._token)
+        self._receivers: dict[int, Receiver] = {}
         self._initializers: dict[int, tuple[int, bytes]] = {}
         self._numbers = itertools.count(1)
         self._kept: list[Any] = []
@@ -64,15 +70,35 @@ class Setups:
             items=options.items,
             outputs=options.outputs,
             on_failure=options.on_failure,
-            destination=portable(options.to or "."),
+            beacon=None if self._beacons is None else self._beacons.at(options.to),
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
     def answer(self, task: Task | None, question: Any) -> Any:
-        """What a task asks for: pieces of its own inputs, nothing else. Raises `UnusableInput`."""
-        what, path, detail = question
-        if task is None:
-            raise UnusableInput(str(path), "the task that asks for it has ended")
-        own = [local(item.source) for item in task._options.items if item.url is None]
-        sender = Sender(own)
-        return sender.chunk(path, detail) if what == "chunk" else sender.entries(path, detail)
+        """What a task asks for: pieces of its own inputs, or to take some of its outputs.
+
+        May wait for the disk. Raises `UnusableInput`, and what `Receiver.land` raises.
+        """
+        if task is None or task.done():
+            raise UnusableInput(str(question[0]), "the task that asks for it has ended")
+        options = task._options
+        if options.answer is not None:
+            return options.answer(question)
+        receiver = self._receivers.get(task.id)
+        if receiver is None:
+            folders = folders_of((*options.outputs, *options.on_failure))
+            receiver = self._receivers.setdefault(task.id, Receiver(folders))
+        return answer(question, options.items, receiver)
+
+    def forget(self, task: Task) -> None:
+        """Remove what a task that has ended sent, and was not published."""
+        receiver = self._receivers.pop(task.id, None)
+        if receiver is not None:
+            receiver.discard()
+
+    def close(self) -> None:
+        """Leave nothing at the destinations but results."""
+        if self._beacons is not None:
+            self._beacons.close()
+        for receiver in self._receivers.values():
+            receiver.discard()

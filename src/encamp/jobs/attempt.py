@@ -10,18 +10,20 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.agent.calls import SpawnersFiles, ask_here
 from encamp.agent.child import Stopped
 from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
-from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.phases import Opened, Reach, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.work import Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.storage.visible import sees
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
@@ -46,12 +48,14 @@ def attempt(work: Work) -> Outcome:
         answer = slots_here().run(
             run_phases,
             work,
+            watcher.reach,
             batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
             on_message=watcher.on_message,
             on_tick=watcher.on_tick,
+            on_question=watcher.ask,
         )
     except SlotLost as exc:
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
@@ -77,11 +81,18 @@ class _Watcher:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.where = Where(socket.gethostname(), worker_name(), 0)
+        self.ask = ask_here()
+        afar = self.ask is not None and not sees(work.lease.file)
+        self.reach = Reach(self.ask is not None, afar)
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
         self._step: StepBegins | None = None
         self._step_began = 0.0
         self._task_began: float | None = None
+
+    @property
+    def _out(self) -> SpawnersFiles | None:
+        return SpawnersFiles(self.ask) if self.ask is not None and self.reach.afar else None
 
     def on_message(self, message: object) -> None:
         if isinstance(message, Opened):
@@ -113,12 +124,12 @@ class _Watcher:
         if not isinstance(error, Abandoned):
             with suppress(OSError):
                 recover(self._folder)
-            outcome.rescued = rescue(self._folder / TASK, self.work)
+            outcome.rescued = rescue(self._folder / TASK, self.work, self._out)
         log = self._folder / "log"
         with suppress(OSError, EncampError):
             if log.stat().st_size:
                 outcome.log_tail = tail_of(log)
-                outcome.log = stage_log(self._folder, self.work)
+                outcome.log = stage_log(self._folder, self.work, self._out)
         if self.work.keep != "never" and (kept := keep_dead(self._folder)):
             outcome.kept = f"{self.where.host}:{kept}"
         else:

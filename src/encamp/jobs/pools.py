@@ -1,9 +1,11 @@
-"""Executors that do not quite do what `concurrent.futures.Executor` promises."""
+"""Executors that do not quite do what `concurrent.futures.Executor` promises, or more."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from concurrent.futures import Executor
+from typing import Any
 
 
 def one_worker_a_call(executor: Executor) -> Executor:
@@ -18,3 +20,12 @@ def one_worker_a_call(executor: Executor) -> Executor:
         return executor
     balanced: Executor = view.client.load_balanced_view(view.targets).executor
     return balanced
+
+
+def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
+    """``executor``, or one whose calls may ask: that of a cluster, whose hosts may see no share."""
+    ours = sys.modules.get("encamp.executor.executor")
+    if ours is None or not isinstance(executor, ours.Executor):
+        return executor
+    view: Executor = executor._answering(answer)
+    return view

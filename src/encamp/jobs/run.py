@@ -48,10 +48,11 @@ from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
-from encamp.jobs.pools import one_worker_a_call
+from encamp.jobs.pools import answering, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
+from encamp.jobs.shipping import Shipping
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.leftovers import reclaim_leftovers
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
 
 WINDOW = 1000
 """How many tasks the executor has in hand at most, or four for each of its workers."""
+MOST_LOSSES = 3
+"""How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -154,7 +157,6 @@ class _Run:
         self.window = max(WINDOW, 4 * (workers or 0))
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
-        self.destination = portable(job.to)
         self.logs = portable(job.folder / "logs")
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
@@ -164,6 +166,7 @@ class _Run:
         self.ended: dict[str, TaskReport] = {}
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
+        self.shipping: dict[str, Shipping] = {}
         self.started = time.time()
         self.stopping = False
         self.untidy = False
@@ -262,8 +265,10 @@ class _Run:
 
     def _hand_over(self, name: str) -> None:
         self.running[name].submitted = time.time()
+        work = self._work(name)
+        self.shipping[name] = shipping = Shipping(work)
         try:
-            future = self.executor.submit(attempt, self._work(name))
+            future = answering(self.executor, shipping.answer).submit(attempt, work)
         except RuntimeError as exc:  # broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
@@ -280,9 +285,8 @@ class _Run:
             steps=self.prepared.steps(name),
             shared=self.shared,
             inputs=tuple(current.inputs),
-            outputs=task.outputs,
-            on_failure=task.on_failure,
-            destination=self.destination,
+            outputs=self.prepared.bound(task.outputs),
+            on_failure=self.prepared.bound(task.on_failure),
             logs=self.logs,
             time_limit=task.time_limit,
             keep=self.options.keep,
@@ -304,9 +308,11 @@ class _Run:
         done: list[_Done] = []
         for name, future in arrivals:
             self.futures.discard(future)
+            shipping = self.shipping.pop(name)
             outcome = self._outcome(name, future)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
+            shipping.discard()
         done = self._flushed(done)
         for name, outcome, published in done:
             self._done(name, outcome, published)
@@ -330,6 +336,8 @@ class _Run:
         except CancelledError:
             return Outcome(error=Abandoned())
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
+            if isinstance(raised, TaskLost):  # our own cluster has seen its host go
+                return Outcome(error=replace(raised, task=name), lost=True)
             why = f"{type(raised).__name__}: {raised}"
             return Outcome(error=TaskLost(name, "its host", None, why))
         outcome = future.result()
@@ -395,6 +403,9 @@ class _Run:
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
             self._park(name, outcome)
             return
+        if outcome.lost and current.losses < MOST_LOSSES:
+            current.losses += 1
+            current.tries -= 1
         hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, str(outcome.error))

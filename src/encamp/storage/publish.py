@@ -11,7 +11,8 @@ from pathlib import Path
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.model import Published
 from encamp.storage import remote
-from encamp.storage.outputs import PART, Staged
+from encamp.storage.landing import PART
+from encamp.storage.outputs import Staged
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
 from encamp.storage.visible import until_visible

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.errors import UnusableInput
+from encamp.storage.roots import Portable, local
+
 WAIT = "ENCAMP_VISIBLE_WAIT"
 _SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
@@ -39,6 +42,15 @@ def until_visible(path: Path, size: int) -> os.stat_result:
     """
     _look_again_until(path, lambda status: status is not None and status.st_size >= size)
     return path.stat()
+
+
+def sees(path: Portable) -> bool:
+    """Whether this host sees a file that another host has made; on a network disk it may wait."""
+    try:
+        until_visible(local(path), 0)
+    except (OSError, UnusableInput):
+        return False
+    return True
 
 
 def until_not_older(path: Path, mtime_ns: int) -> None:

@@ -1,4 +1,4 @@
-"""Outputs of spawned tasks: made visible by the controller, beside the pump."""
+"""What the controller does with files for its tasks, beside the pump."""
 
 from __future__ import annotations
 
@@ -10,46 +10,54 @@ from typing import Any
 from encamp.agent.folder import Brought
 from encamp.agent.pump import Pump
 from encamp.cluster.task import Task
-from encamp.errors import EncampError
 from encamp.storage.outputs import unstage
 from encamp.storage.publish import publish
 
+Done = Callable[[Any, BaseException | None], None]
 Ended = Callable[[Task, bool, Any], None]
 
 
-class Publisher:
-    """Renames outputs to their final names in a thread of its own, started when it is needed."""
+class Errands:
+    """Runs what may wait for a disk in a thread of its own, started when it is needed."""
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
         self._thread: ThreadPoolExecutor | None = None
-        self.busy = 0
+
+    def run(self, work: Callable[[], Any], done: Done) -> None:
+        """Call ``work``; then ``done`` is called by the pump, with the value or the error."""
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="encamp-errands")
+
+        def run() -> None:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = work()
+            except Exception as exc:  # noqa: BLE001 - whoever waits must hear of it
+                error = exc
+            self._pump.soon(lambda: done(value, error))
+
+        self._thread.submit(run)
 
     def publish(self, task: Task, brought: Brought, ended: Ended) -> None:
-        """Publish what a task brought; then ``ended`` is called by the pump."""
+        """Give a task's outputs their final names; then ``ended`` is called by the pump."""
         if not brought.staged:
             ended(task, brought.error is None, brought.error or brought.value)
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="encamp-publish")
-        self.busy += 1
 
         def work() -> None:
-            error = brought.error
             try:
                 publish(brought.staged)
-            except (EncampError, OSError) as exc:
-                error = error or exc
             finally:
                 with suppress(OSError):
                     unstage(brought.staged)  # what could not be published
-            self._pump.soon(lambda: done(error))
 
-        def done(error: BaseException | None) -> None:
-            self.busy -= 1
+        def done(_: Any, error: BaseException | None) -> None:
+            error = brought.error or error
             ended(task, error is None, brought.value if error is None else error)
 
-        self._thread.submit(work)
+        self.run(work, done)
 
     def close(self) -> None:
         """Wait for what is under way."""
