@@ -271,6 +271,17 @@ class BadHostfile(InputError):
 
 
 @dataclass(eq=False)
+class HostsNotReached(EncampError):
+    """Host names → why the command did not end well there."""
+
+    why: dict[str, str]
+
+    def __str__(self) -> str:
+        each = [f"{printable(host)}: {printable(why)}" for host, why in self.why.items()]
+        return f"not done on {len(each)} host{'s' * (len(each) != 1)}: {'; '.join(each)}"
+
+
+@dataclass(eq=False)
 class NoSuchHost(InputError):
     host: str
     known: tuple[str, ...]

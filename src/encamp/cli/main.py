@@ -33,6 +33,12 @@ _CLEAN = """Remove what dead processes left in this host's local storage.
 
 Folders of living processes are never touched. With --all, folders that were kept for looking
 into and the host's cache of input files go too.
+
+
+  encamp clean                           what is left on this host
+  encamp clean --all --hosts node1,node2 everything on others, also on one that was switched off
+
+Other hosts are reached through ssh without a password, by the command that ENCAMP_SSH names.
 """
 
 _CACHE = """Look into this host's cache of inputs, or clear it.
@@ -98,10 +104,14 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 @cli.command(help=_CLEAN)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also kept folders and the cache.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def clean(everything: bool, dry_run: bool) -> None:
+@click.option("--hosts", metavar="A,B,…", help="Clean these hosts, through ssh, not this one.")
+@click.option(
+    "--python", metavar="PATH", help="The interpreter on them [default: this one's path]."
+)
+def clean(**options: object) -> None:
     from encamp.cli.clean import clean_command
 
-    clean_command(everything=everything, dry_run=dry_run)
+    clean_command(**options)  # type: ignore[arg-type]
 
 
 @cli.group(help=_CACHE)
