@@ -14,6 +14,9 @@ SCRIPT = f"""
 import sys, time
 from pathlib import Path
 import encamp
+from encamp.cluster import cluster
+
+cluster.LONELY = 10
 
 def work(number):
     time.sleep(0.1)

@@ -216,18 +216,24 @@ class Pump:
             self._handle_come()
             again = False
             for end, handle in self._ends:
-                try:
-                    arrivals: Sequence[Arrival] = end.receive()
-                except EngineFailed as exc:
-                    self._ends = [(other, h) for other, h in self._ends if other is not end]
-                    if self.broken is None:
-                        raise
-                    self.broken(exc)
+                arrivals = self._receive(end)
+                if arrivals is None:
                     break
                 for arrival in arrivals:
                     self._come.append((handle, arrival))
                 self._handle_come()
                 again = again or (bool(arrivals) and len(self._ends) > 1)
+
+    def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
+        """What has come at an end; None if its engine is gone."""
+        try:
+            return end.receive()
+        except EngineFailed as exc:
+            self._ends = [(other, handle) for other, handle in self._ends if other is not end]
+            if self.broken is None:
+                raise
+            self.broken(exc)
+            return None
 
     def _handle_come(self) -> None:
         come = self._come
@@ -294,7 +300,10 @@ class Pump:
         for _ in range(_SPINS):
             if end.patience() != 0:
                 return False
-            if arrivals := end.receive():
+            arrivals = self._receive(end)
+            if arrivals is None:
+                return False
+            if arrivals:
                 with self._uninterrupted:
                     for arrival in arrivals:
                         self._come.append((handle, arrival))

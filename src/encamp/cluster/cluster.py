@@ -46,6 +46,8 @@ from encamp.wire import KEY_BYTES, Parts, Seal
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _OPEN: weakref.WeakSet[Cluster] = weakref.WeakSet()
+LONELY = 120.0
+"""Seconds without a word from the controller after which agents elsewhere end themselves."""
 _EAGER = 64
 """After how many new tasks at the latest the thread that spawns sends them out."""
 
@@ -119,6 +121,7 @@ class Cluster:
             raise SystemExit(0)
         self._engine = end
         self._kind = _kind(inline, end)
+        self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
         self._closed = False
@@ -145,6 +148,7 @@ class Cluster:
             sys_path=[os.path.abspath(path or ".") for path in sys.path],
             key=key,
             follow=controller.follow is not None,
+            lonely=LONELY if self._beats else 0.0,
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)
@@ -161,7 +165,7 @@ class Cluster:
             self._end()
             raise
         controller.mail.clear()  # the first hosts are no news
-        if engine.agent_here is None and self._kind != "inline":
+        if self._beats:
             self._pump.later(BEAT, controller.beat)
         self._pump.start()
 

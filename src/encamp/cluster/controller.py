@@ -649,7 +649,10 @@ class Controller:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
 
     def beat(self) -> None:
-        """Ask silent agents for a sign of life; those that give none for long are lost."""
+        """Ask all agents for a sign of life; those that give none for long are lost.
+
+        So each knows, too, that there is somebody.
+        """
         for agent in list(self.agents.values()):
             if agent.heard:
                 agent.missed = 0
