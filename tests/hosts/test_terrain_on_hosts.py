@@ -65,10 +65,10 @@ def options_for(engine: str, lab: Lab) -> list[str]:
         find_launcher(mpi=engine)
     except EngineUnavailable:
         need(engine, False)
-    return ["--engine", "mpi", "--hosts", names, "-n", "8"]
+    return ["--engine", "mpi", "--option", f"mpi={engine}", "--hosts", names, "-n", "4"]
 
 
-@pytest.mark.parametrize("engine", ["pvm"])
+@pytest.mark.parametrize("engine", ["pvm", "mpich", "openmpi"])
 def test_hosts_with_other_mount_points_and_one_without_give_the_same_bytes(
     engine: str, lab: Lab, on_one_host: dict[str, str]
 ) -> None:

@@ -89,6 +89,8 @@ def cli() -> None:
 @click.option(
     "--hostfile", metavar="FILE", help="Hosts for the engine, as its own tools read them."
 )
+@click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
+              help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
 @click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
 @click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",

@@ -23,6 +23,7 @@ def run_command(
     slots: int | None,
     hosts: str | None,
     hostfile: str | None,
+    more: tuple[str, ...],
     force: bool,
     dry_run: bool,
     keep: Keep,
@@ -38,7 +39,7 @@ def run_command(
         keep,
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
-        _hosts(hosts, hostfile),
+        _engine_options(hosts, hostfile, more),
     )
     token = current.set(options)
     try:
@@ -50,9 +51,16 @@ def run_command(
         current.reset(token)
 
 
-def _hosts(hosts: str | None, hostfile: str | None) -> dict[str, object]:
-    """The engine's options that say where."""
+def _engine_options(
+    hosts: str | None, hostfile: str | None, more: tuple[str, ...]
+) -> dict[str, object]:
+    """What the engine is told; raises `BadJob` for what says nothing."""
     options: dict[str, object] = {}
+    for given in more:
+        name, equals, value = given.partition("=")
+        if not (name.isidentifier() and equals):
+            raise BadJob(f"--option {given}", "write it as NAME=VALUE")
+        options[name] = int(value) if value.isdecimal() else value
     if hosts is not None:
         options["hosts"] = names_in(hosts)
     if hostfile is not None:
