@@ -24,8 +24,7 @@ class PVM(ClassWide):
         need("pvm", shutil.which("pvmd") is not None)
 
         def make(slots: int, **options: Any) -> Cluster:
-            per_agent = 1 if options.get("inline") else None
-            return Cluster("pvm", slots=slots, machine="own", per_agent=per_agent, **options)
+            return Cluster("pvm", slots=slots, machine="own", **options)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PVM_ALLOW_ROOT", "1")

@@ -25,7 +25,7 @@ from encamp.testing.conformance.bound import PATIENCE, gone, results, say, until
 
 if shutil.which("pvmd"):
     from encamp.engines import libpvm
-    from encamp.engines.pvm import PVMEngine
+    from encamp.engines.pvm_engine import PVMEngine
     from encamp.engines.pvm_machine import OwnMachine
 
 NOTICED = 10.0
@@ -43,14 +43,14 @@ def no_machine_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def remains() -> tuple[set[Path], set[int]]:
-    tmp = Path(tempfile.gettempdir())
-    files = {
-        path
-        for name in (f"encamp-pvm-{os.getpid()}-*", f"pvm*encamp{os.getpid()}*")
-        for path in tmp.glob(name)
-    }
     mine = psutil.Process().children(recursive=True)
-    return files, {child.pid for child in mine if name_of(child) in ("pvmd", "pvm")}
+    return files_of(os.getpid()), {child.pid for child in mine if name_of(child) in ("pvmd", "pvm")}
+
+
+def files_of(pid: int) -> set[Path]:
+    """Files of virtual machines that a process has started."""
+    names = (f"encamp-pvm-{pid}-*", f"pvm*encamp{pid}*")
+    return {path for name in names for path in Path(tempfile.gettempdir()).glob(name)}
 
 
 def name_of(process: psutil.Process) -> str:
@@ -188,6 +188,27 @@ def test_clusters_of_one_process_share_its_machine() -> None:
         assert one.spawn(work.add, 1).result(PATIENCE) == 2
 
 
+_KILLED = """\
+from encamp import Cluster
+cluster = Cluster("pvm", slots=1, machine="own")
+print("there", flush=True)
+cluster.receive()
+"""
+
+
+def test_a_controller_that_is_killed_leaves_no_file_and_no_daemon() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, text=True
+    ) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == "there\n"
+        assert files_of(controller.pid)
+        family = psutil.Process(controller.pid).children(recursive=True)
+        controller.kill()
+    until(lambda: all(gone(process.pid) for process in family))
+    assert files_of(controller.pid) == set()
+
+
 _STEADY = """\
 import psutil
 from encamp import Cluster
@@ -198,7 +219,7 @@ with Cluster("pvm", slots=1, machine="own") as cluster:
         return psutil.Process().memory_info().rss
     ask(2000)
     before = ask(2000)
-    print(ask(100_000) - before)
+    print(ask(20_000) - before)
 """
 
 

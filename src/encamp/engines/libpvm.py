@@ -134,6 +134,7 @@ _SIGNATURES = {
     "pstat": (c_int,),
     "mstat": (c_char_p,),
     "tidtohost": (c_int,),
+    "tickle": (c_int, _INTS, _INTS, _INTS),
     "recv": (c_int, c_int),
     "send": (c_int, c_int),
     "initsend": (c_int,),
@@ -238,6 +239,16 @@ def delhosts(names: Sequence[str]) -> list[int]:
     infos = (c_int * len(names))()
     _checked(_waits.pvm_delhosts(_strings(names), len(names), infos))
     return list(infos)
+
+
+def fail_host(tid: int) -> bool:
+    """Have this host's daemon take another, ``tid``, to be dead; whether it knew it.
+
+    That is ``pvm_tickle`` with 8, which no page of the manual tells of.
+    """
+    count, answer = c_int(), (c_int * 10)()
+    _checked(_waits.pvm_tickle(2, (c_int * 2)(8, tid), byref(count), answer))
+    return bool(answer[0])
 
 
 def pstat(tid: int) -> int:

@@ -1,275 +1,41 @@
-"""How a task of a virtual machine sends frames, receives them, and leaves.
+"""How an end of the PVM engine's network sends frames, receives them, and leaves.
 
-A process is one PVM task, whichever of its ends (`PVMEndpoint`) sends: the `Membership` is shared.
-Every pair of tasks has a *line* by the direct route. A small frame is one message, a msgpack array
-of its parts; a big one has its parts' sizes first, then the parts in pieces.
-
-``pvm_send`` waits until the receiver takes what the socket does not hold. So no more is sent than
-that, until the receiver has said that it took it: nobody waits for one who computes, is frozen or
-has gone. For the same reason who wants a direct route *calls* by way of the daemons, and the other
-one, who is listening then, makes it.
+It queues what it sends on its lines, and wakes whoever waits on its one descriptor; messages are
+the process's membership's (`encamp.engines.pvm_membership`).
 """
 
 from __future__ import annotations
 
 import os
 import select
-import socket
-import struct
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
-import msgspec
-
-from encamp.engines import libpvm
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
-from encamp.engines.libpvm import PVMError
-from encamp.engines.pvm_machine import Machine
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Left
+from encamp.engines.pvm_membership import (
+    ENDED,
+    FRAME,
+    MORE_SIZES,
+    PIECE,
+    SIZES,
+    SMALL,
+    Line,
+    Membership,
+    encode,
+)
 from encamp.errors import EngineFailed
-from encamp.wire import Buffer, Parts
+from encamp.wire import Buffer
 
-CALL, HELLO, TABLE, FRAME, SIZES, MORE_SIZES, PIECE, TOOK = range(1, 9)
-"""Tags of messages between ends."""
-ENDED, ADDED, PRINTED = range(11, 14)
-"""Tags of what the daemons tell."""
-
-_SMALL = 1 << 13
-"""Parts up to this size travel together."""
 _TOGETHER = 1 << 15
-"""As long as they are not more than this."""
+"""Bytes of small parts that go as one message."""
 _PIECE = 64 << 10
-_HELD = 40 << 10
-"""Bytes behind which another message may follow to another end, whatever that does.
-
-A Unix-domain socket takes more as long as a quarter of its buffer is used at most, unix(7).
-"""
-_BUFFER = 1 << 20
-_SPARE = 12 << 10
-_COST = 2 << 10
-"""Bytes that a message takes there besides its own."""
-_FRAGMENT = 1 << 16
-"""Memory that libpvm takes for every message; much of it would go back and forth to the kernel."""
-SPIN = 0.0002
+_SPIN = 0.0002
 """Seconds after the last message for which an end looks without a pause."""
 _OFTEN, _SELDOM = 8, 64
 """Messages after which it is given up if nothing comes meanwhile, and tried again."""
-_SOON = 0.001
-_AT_ONCE = 256
 _LEAVE_WITHIN = 3.0
 """Seconds that leaving may take if others do not take what was sent."""
-
-_LEFT_WITHIN = 1.0
-
-_TOOK = struct.Struct("<Q")
-encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_sizes = msgspec.msgpack.Decoder(list[int]).decode
-
-Told = Callable[[int, int, int], None]
-"""Takes what a daemon tells: a tag, a message's size and its sender."""
-
-
-class Line:
-    """What is between this task and the task ``tid``, which is ``number`` for ``end``."""
-
-    def __init__(self, tid: int, number: int, end: PVMEndpoint) -> None:
-        self.tid, self.number, self.end = tid, number, end
-        self.open = self.called = False
-        self.waiting: deque[tuple[int, bytes | memoryview]] = deque()
-        self.sent = self.taken = 0
-        """Bytes that were sent, and what of that the other one took."""
-        self.come = self.told = 0
-        """Bytes that have come, and what of that the other one knows."""
-        self.heard = time.monotonic()
-        """When something came last."""
-        self.sizes = bytearray()
-        self.parts: Parts = []
-        self.empty: deque[memoryview] = deque()
-
-
-class Membership:
-    """This process as a task of a virtual machine. ``lock`` is held for every call of libpvm."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine, self.lock = machine, threading.RLock()
-        self.process = os.getpid()
-        self.failure = ""
-        """Why there is no machine any more."""
-        self.ends: list[PVMEndpoint] = []
-        self.lines: dict[int, Line] = {}
-        self.stirred = False
-        """Whether libpvm may have messages that no descriptor tells of."""
-        self.fds: list[int] = []
-        """What libpvm reads from."""
-        self.held = _HELD
-        with machine.known():
-            self.tid = libpvm.mytid()
-        libpvm.setopt(libpvm.AUTO_ERR, 0)
-        libpvm.setopt(libpvm.FRAG_SIZE, _FRAGMENT)
-        while libpvm.nrecv():
-            pass  # what libpvm has kept of a machine that this process was in before
-
-    # Sending
-
-    def post(self, tid: int, tag: int, data: bytes | memoryview) -> None:
-        """Send one message. Errors but the loss of the machine are the receiver's being gone."""
-        self.stirred = True
-        try:
-            if type(data) is bytes:
-                libpvm.send(tid, tag, data)
-            else:
-                libpvm.send_from(tid, tag, libpvm.address_of(data), len(data))  # type: ignore[arg-type]
-        except PVMError as exc:
-            if exc.code == libpvm.SYS_ERR:
-                self.fail(exc)
-
-    def say_hello(self, line: Line) -> None:
-        """Make the direct route to another task, which is listening."""
-        before = libpvm.setopt(libpvm.ROUTE, libpvm.ROUTE_DIRECT)
-        self.post(line.tid, HELLO, encode([line.end.number, os.getpid()]))
-        libpvm.setopt(libpvm.ROUTE, before)
-        line.open = True
-
-    def flush(self, line: Line) -> None:
-        """Send what waits, as far as the other one has room; ask for a line if there is none."""
-        if not line.open and not line.called:
-            line.called = True
-            self.post(line.tid, CALL, encode([line.end.number]))
-        while line.waiting and line.open and line.sent - line.taken < self.held:
-            tag, data = line.waiting.popleft()
-            line.sent += len(data) + _COST
-            self.post(line.tid, tag, data)
-
-    # Receiving
-
-    def drain(self) -> None:
-        """Take in all messages that are there, or many of them."""
-        try:
-            for _ in range(_AT_ONCE):
-                buffer = libpvm.nrecv()
-                if not buffer:
-                    self.stirred = False
-                    return
-                self._take(*libpvm.bufinfo(buffer))
-            self.stirred = True
-        except PVMError as exc:
-            self.fail(exc)
-
-    def _take(self, size: int, tag: int, tid: int) -> None:
-        line = self.lines.get(tid)
-        if line is not None:
-            line.heard = time.monotonic()
-        if tag >= ENDED:
-            self._told(tag, size)
-        elif tag in (CALL, HELLO):
-            self._hello(tid, line, tag, libpvm.unpack(size))
-        elif line is not None:
-            self._in_line(line, tag, size)
-
-    def _in_line(self, line: Line, tag: int, size: int) -> None:
-        if tag == TOOK:
-            (line.taken,) = _TOOK.unpack(libpvm.unpack(size))
-            self.flush(line)
-            return
-        if tag == FRAME:
-            line.end.put(Frame(line.number, _decode(libpvm.unpack(size))))  # type: ignore[arg-type]
-        elif tag == PIECE:
-            self._fill(line, size)
-        elif tag == TABLE:
-            line.end.learn(msgspec.msgpack.decode(libpvm.unpack(size), type=dict[int, int]))
-        else:
-            line.sizes += libpvm.unpack(size)
-            if tag == SIZES:
-                self._begin(line)
-        line.come += size + _COST
-        if line.come - line.told > _HELD // 2:
-            line.told = line.come
-            self.post(line.tid, TOOK, _TOOK.pack(line.come))
-
-    def _begin(self, line: Line) -> None:
-        """Make room for a big frame: for its small parts together, and for each other one."""
-        sizes, line.sizes = _decode_sizes(line.sizes), bytearray()
-        small = memoryview(bytearray(sum(size for size in sizes if size <= _SMALL)))
-        big = [memoryview(bytearray(size)) for size in sizes if size > _SMALL]
-        line.empty.extend(view for view in (small, *big) if view)
-        line.parts, start, rest = [], 0, iter(big)
-        for size in sizes:
-            line.parts.append(next(rest) if size > _SMALL else small[start : start + size])
-            start += size if size <= _SMALL else 0
-        if not line.empty:
-            line.end.put(Frame(line.number, line.parts))
-
-    def _fill(self, line: Line, size: int) -> None:
-        if not line.empty or len(line.empty[0]) < size:
-            return  # nothing of ours
-        view = line.empty[0]
-        libpvm.unpack_to(libpvm.address_of(view), size)
-        if size < len(view):
-            line.empty[0] = view[size:]
-            return
-        line.empty.popleft()
-        if not line.empty:
-            line.end.put(Frame(line.number, line.parts))
-
-    def _hello(self, tid: int, line: Line | None, tag: int, data: bytearray) -> None:
-        number, *process = msgspec.msgpack.decode(data, type=list[int])
-        if line is None:
-            line = self._stranger(tid, number)
-        if line is None or line.number != number:
-            return
-        if tag == CALL:
-            if not line.open:
-                self.say_hello(line)
-        else:
-            line.open = True
-            self.fds = []  # one of them may be another one now
-            self.sync()
-            line.end.met(line, process)
-        self.flush(line)
-
-    def _stranger(self, tid: int, number: int) -> Line | None:
-        """A line to an agent that this agent has not heard of yet."""
-        agents = [end for end in self.ends if end.number != CONTROLLER]
-        return agents[0].line(number, tid) if agents and number else None
-
-    def _told(self, tag: int, size: int) -> None:
-        self.fds = []
-        values = libpvm.unpack_ints(size // 4 if tag != PRINTED else 2)
-        text = libpvm.unpack(max(0, values[1])) if tag == PRINTED else bytearray()
-        for end in self.ends:
-            end.told(tag, values, text)
-
-    # What there is
-
-    def fail(self, exc: PVMError) -> None:
-        """The machine is gone, for all ends of this process."""
-        self.failure = self.failure or str(exc)
-        self.stirred = False
-        for end in self.ends:
-            end.wake()
-
-    def sync(self) -> None:
-        """Have all ends watch the descriptors that there are now."""
-        fds = libpvm.getfds()
-        if fds != self.fds:
-            self.fds = fds
-            self.held = min(map(_prepared, fds))
-            for end in self.ends:
-                end.watch(fds)
-
-    def leave(self) -> None:
-        """Be no task any more, and let go of the machine.
-
-        libpvm says goodbye on its direct routes, and would wait for hosts that are dead.
-        """
-        if self.process == os.getpid():
-            leaving = threading.Thread(target=_leave, name="encamp-pvm-leave", daemon=True)
-            leaving.start()
-            leaving.join(_LEFT_WITHIN)
-            self.machine.close()
 
 
 class PVMEndpoint(Endpoint):
@@ -286,8 +52,6 @@ class PVMEndpoint(Endpoint):
         self._poll.register(self._wake, select.EPOLLIN)
         self._last = 0.0
         self._worth = _OFTEN
-        self._looks = 0
-        """How often to look again soon: whoever waits may have taken what came without a turn."""
         self._closed = self._failed = False
         with membership.lock:
             membership.ends.append(self)
@@ -359,7 +123,7 @@ class PVMEndpoint(Endpoint):
             for part in parts:
                 size = part.nbytes if type(part) is memoryview else len(part)
                 total += size
-                if size > _SMALL or total > _TOGETHER:
+                if size > SMALL or total > _TOGETHER:
                     self._queue_big(line, parts)
                     break
             else:
@@ -376,8 +140,8 @@ class PVMEndpoint(Endpoint):
         for start in range(0, len(sizes), _PIECE):
             last = start + _PIECE >= len(sizes)
             line.waiting.append((SIZES if last else MORE_SIZES, sizes[start : start + _PIECE]))
-        small = memoryview(b"".join(view for view in views if len(view) <= _SMALL))
-        for view in (small, *(view for view in views if len(view) > _SMALL)):
+        small = memoryview(b"".join(view for view in views if len(view) <= SMALL))
+        for view in (small, *(view for view in views if len(view) > SMALL)):
             for start in range(0, len(view), _PIECE):
                 line.waiting.append((PIECE, view[start : start + _PIECE]))
 
@@ -404,8 +168,6 @@ class PVMEndpoint(Endpoint):
                 arrivals = self._fails(member.failure)
             if arrivals:
                 self._note(time.monotonic())
-            elif self._looks and time.monotonic() - self._last > SPIN:
-                self._looks -= 1
             return arrivals
 
     def _note(self, now: float) -> None:
@@ -414,12 +176,12 @@ class PVMEndpoint(Endpoint):
         It is where answers come at once, and not where this end and the other share a core.
         """
         if self._worth > 0:
-            self._worth = _OFTEN if now - self._last < SPIN else self._worth - 2
+            self._worth = _OFTEN if now - self._last < _SPIN else self._worth - 2
             if self._worth <= 0:
                 self._worth = -_SELDOM
         else:
             self._worth = self._worth + 1 or _OFTEN // 2
-        self._last, self._looks = now, 2
+        self._last = now
 
     def _fails(self, why: str) -> list[Arrival]:
         """What becomes of an end whose machine is gone."""
@@ -437,12 +199,12 @@ class PVMEndpoint(Endpoint):
         member = self._member
         if self._arrivals or member.stirred or member.failure:
             return 0
-        if self._worth > 0 and time.monotonic() - self._last < SPIN:
+        if self._worth > 0 and time.monotonic() - self._last < _SPIN:
             return 0
         with member.lock:
             if not self._closed and not member.failure:
                 member.sync()
-        return _SOON if self._looks else None
+        return None
 
     def close(self) -> None:
         """See `Endpoint.close`."""
@@ -471,28 +233,6 @@ class PVMEndpoint(Endpoint):
             self._arrivals.clear()
 
 
-def _leave() -> None:
-    with suppress(PVMError):
-        libpvm.leave()
-
-
-def _prepared(fd: int) -> int:
-    """Have a socket hold much, and be nobody else's; how much may be in it before the next."""
-    os.set_inheritable(fd, False)
-    with socket.socket(fileno=os.dup(fd)) as link:
-        if link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < _BUFFER:
-            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-        return max(_HELD, link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 4 - _SPARE)
-
-
 def _flat(part: Buffer) -> memoryview:
     view = memoryview(part)
     return view.cast("B") if view.nbytes else memoryview(b"")
-
-
-def enrol(machine: Machine) -> Membership:
-    """Join a machine. Raises `EngineFailed` if that is not possible."""
-    try:
-        return Membership(machine)
-    except PVMError as exc:
-        raise EngineFailed("pvm", str(exc)) from exc

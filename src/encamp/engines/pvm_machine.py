@@ -6,6 +6,7 @@ it when this process does, however that comes about.
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -24,6 +25,15 @@ from encamp.errors import EngineFailed, EngineUnavailable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
+_ADD = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from encamp.engines.pvm_hosts import main; main(sys.argv[2])"
+)
+_ADD_WITHIN = 240.0
+"""Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
+_TRAVELS = ("PARALLEL_", "PYTHONPATH", "LD_LIBRARY_PATH")
+"""How variables begin that agents on other hosts have as the controller has them."""
+VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
 _START_WITHIN = 20.0
 _TAIL = 1000
 _END_WITHIN = 25.0
@@ -59,23 +69,34 @@ class Machine:
                 else:
                     os.environ[name] = value
 
-    def add(self, hosts: Sequence[str]) -> None:
-        """Add the hosts that it does not have. Raises `EngineFailed` if it cannot."""
-        have = {host.name for host in libpvm.config()}
-        new = [host for host in hosts if host.split()[0] not in have]
-        if not new:
-            return
-        codes = libpvm.addhosts([host if "dx=" in host else f"{host} dx={_pvmd()}" for host in new])
-        bad = [
-            f"{host}: {libpvm.code_text(code)}"
-            for host, code in zip(new, codes, strict=True)
-            if code < 0
-        ]
+    def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> None:
+        """Add the hosts that it does not have, after ``dead`` ones were taken out.
+
+        Blocks until their daemons run. Raises `EngineFailed` if it cannot.
+        """
+        named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
+        codes = self._added(json.dumps({"hosts": named, "dead": list(dead)}))
+        bad = [f"{host}: {libpvm.code_text(code)}" for host, code in codes.items() if code < 0]
         if bad:
-            remedy = "; say address=…" if any(code == libpvm.LOOPBACK for code in codes) else ""
+            remedy = "; say address=…" if libpvm.LOOPBACK in codes.values() else ""
             raise EngineFailed(
                 "pvm", f"hosts could not be added: {'; '.join(bad)}{remedy}{self._log()}"
             )
+
+    def _added(self, wanted: str) -> dict[str, int]:
+        """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
+        command = [sys.executable, "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
+        environment = {**os.environ, **self.variables}
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=_ADD_WITHIN
+            )
+            return dict(json.loads(done.stdout))
+        except subprocess.TimeoutExpired:
+            why = f"hosts were not added within {_ADD_WITHIN:g} s"
+        except ValueError:
+            why = f"hosts could not be added: {' '.join(done.stderr.split())[-_TAIL:]}"
+        raise EngineFailed("pvm", why + self._log())
 
     def _log(self) -> str:
         """The last that the daemon has written into its log."""
@@ -172,9 +193,14 @@ def running() -> Machine | None:
     return Machine({**variables, "PVM_VMID": name} if name else variables)
 
 
-def log_file() -> Path:
-    """Where the daemon of this task's host writes its log."""
-    return Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvml", os.environ.get("PVM_VMID", "")))  # noqa: S108
+def daemon_files() -> list[Path]:
+    """Where the daemon of this task's host says how it is reached, and the socket that it names."""
+    file = Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvmd", os.environ.get("PVM_VMID", "")))  # noqa: S108
+    try:
+        address = file.read_text().strip()
+    except OSError:
+        return []
+    return [file, Path(address)] if address.startswith("/") else [file]
 
 
 def _file(kind: str, name: str) -> str:
@@ -192,6 +218,23 @@ def _answers(file: Path) -> bool:
         probe.connect(address)
         return True
     return False
+
+
+@contextmanager
+def exported(here: bool) -> Iterator[None]:
+    """Have tasks that are spawned get the controller's environment, or some of it.
+
+    Not as arguments, which everybody can read.
+    """
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELS) or here}
+    before = os.environ.get("PVM_EXPORT")
+    os.environ.update({VARIABLES: json.dumps(variables), "PVM_EXPORT": VARIABLES})
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLES], os.environ["PVM_EXPORT"]
+        if before is not None:
+            os.environ["PVM_EXPORT"] = before
 
 
 def _check_programs() -> None:

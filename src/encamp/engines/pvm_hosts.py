@@ -1,0 +1,65 @@
+"""The program that adds hosts to a virtual machine, as a task of it that does nothing else.
+
+It is a process of its own because libpvm waits until a daemon has started, or has not, for minutes
+where a host does not answer. Needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Collection, Sequence
+
+from encamp.engines import libpvm
+
+_GONE_WITHIN = 1.0
+"""Seconds in which a host is out of the machine if its daemon is alive; else it takes minutes."""
+_ENDS_WITHIN = 10.0
+"""Seconds that a daemon which is to end may be in the way of the next."""
+_LOOK = 0.05
+
+
+def main(given: str) -> None:
+    """Add hosts, and print as JSON what became of those that were not there: their tids or codes.
+
+    ``given`` is JSON: ``hosts`` as they are to be added, ``dead`` the names of those in the
+    machine that are not heard of; they are taken out first, for the machine waits for them.
+    """
+    wanted = json.loads(given)
+    libpvm.mytid()
+    libpvm.setopt(libpvm.AUTO_ERR, 0)
+    dead = _in_machine() & set(wanted["dead"])
+    if dead:
+        take_out(dead)
+    have = _in_machine()
+    new = [host for host in wanted["hosts"] if host.split()[0] not in have]
+    codes = _add(new, patient=bool(dead))
+    libpvm.leave()
+    sys.stdout.write(json.dumps(dict(zip(new, codes, strict=True))))
+
+
+def _in_machine() -> set[str]:
+    return {host.name for host in libpvm.config()}
+
+
+def take_out(names: Collection[str]) -> None:
+    """Remove hosts: daemons that are alive end, and the machine does without the others."""
+    libpvm.delhosts(list(names))
+    deadline = time.monotonic() + _GONE_WITHIN
+    while _in_machine() & set(names) and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+    for host in libpvm.config():
+        if host.name in names:
+            libpvm.fail_host(host.tid)
+
+
+def _add(hosts: Sequence[str], *, patient: bool) -> list[int]:
+    codes = libpvm.addhosts(hosts) if hosts else []
+    deadline = time.monotonic() + _ENDS_WITHIN
+    while patient and min(codes, default=0) < 0 and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+        failed = [number for number, code in enumerate(codes) if code < 0]
+        for number, code in zip(failed, libpvm.addhosts([hosts[n] for n in failed]), strict=True):
+            codes[number] = code
+    return codes
