@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 from pathlib import Path
@@ -14,7 +13,8 @@ from mpis import FOLDER, MPIS, launcher_of
 from encamp.engines import mpi_launch
 from encamp.engines.base import Joined
 from encamp.engines.mpi_gateway import LaunchedMPI
-from encamp.engines.mpi_launch import Launcher, Plan, find_launcher, places
+from encamp.engines.mpi_hosts import HostLine, hosts_in, hosts_of, spread
+from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
 from encamp.errors import BadHostfile, EngineFailed, EngineUnavailable
 
 VERSIONS = {
@@ -102,48 +102,74 @@ def test_a_launcher_that_fails_is_an_error_with_its_exit_status(tmp_path: Path) 
 
 def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
-    hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\n")
-    assert places(str(hosts)) == 8
-    assert places(None) == len(os.sched_getaffinity(0))
+    hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\nnode3\n")
+    wanted = (HostLine("node1", 4), HostLine("node2", 3), HostLine("node3", 2))
+    assert hosts_of(None, hosts) == wanted
+    assert hosts_of(["node1:4", "node2 slots = 3", "node3:2"], None) == wanted
+    assert hosts_of("node1:4,node2:3,node3:2", None) == wanted
+    assert hosts_of(None, None) == ()
+    for hosts_option in ([], "", ["node1:0"]):
+        with pytest.raises(EngineUnavailable, match="names no host"):
+            hosts_of(hosts_option, None)
+    with pytest.raises(EngineUnavailable, match="not both"):
+        hosts_of(["node1"], hosts)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted"),
+    [
+        (1, ["node1:1"]),
+        (4, ["node1:2", "node2:1", "node3:1"]),
+        (7, ["node1:4", "node2:2", "node3:1"]),
+        (8, ["node1:4", "node2:2", "node3:2"]),
+    ],
+)
+def test_ranks_fill_the_places_of_hosts_in_rounds(ranks: int, wanted: list[str]) -> None:
+    assert spread(hosts_in(["node1:2", "node2", "node3"]), ranks) == list(hosts_in(wanted))
 
 
 @pytest.mark.parametrize(
     ("mpi", "given", "wanted"),
     [
-        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1", "node2:2"]),
-        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1", "HERE:2"]),
-        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1", "localhost:3"]),
-        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1", "node2"]),
-        ("openmpi", ["node1", "HERE slots = 2"], ["HERE slots = 3", "node1"]),
-        ("openmpi", ["node1", "HERE", "HERE"], ["HERE", "node1", "HERE", "HERE"]),
+        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1:1", "node2:2"]),
+        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1:1", "HERE:2"]),
+        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1:1", "localhost:3"]),
+        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1 slots=1", "node2 slots=1"]),
+        ("openmpi", ["node1:3", "HERE slots = 2"], ["HERE slots=3", "node1 slots=3"]),
+        ("openmpi", ["node1", "HERE", "HERE"], ["HERE slots=3", "node1 slots=1"]),
     ],
 )
 def test_rank_0_is_put_on_this_host_besides_those_that_work(
     tmp_path: Path, mpi: str, given: list[str], wanted: list[str]
 ) -> None:
     here = socket.gethostname()
-    (tmp_path / "mine").write_text("\n".join(given).replace("HERE", here))
-    launcher = Launcher("/nowhere/bin/mpiexec", mpi, (5,))
-    command = Plan(launcher, 3, str(tmp_path / "mine"), "module", ("0",)).command(tmp_path)
+    hosts = hosts_in([line.replace("HERE", here) for line in given])
+    command = Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, hosts, "m", ()).command(tmp_path)
     assert str(tmp_path / "hosts") in command
-    assert (tmp_path / "hosts").read_text().split() == " ".join(wanted).replace(
-        "HERE", here
-    ).split()
+    lines = (tmp_path / "hosts").read_text().splitlines()
+    assert lines == [line.replace("HERE", here) for line in wanted]
 
 
-@pytest.mark.parametrize(
-    ("mpi", "given", "wanted"),
-    [("mpich", "node1 slots=3", "node1:3"), ("openmpi", "node1:3", "node1 slots=3")],
-)
-def test_host_files_of_either_mpi_are_understood(
-    tmp_path: Path, mpi: str, given: str, wanted: str
+@pytest.mark.parametrize("mpi", MPIS)
+def test_the_launcher_is_told_of_the_remote_shell_and_of_few_variables(
+    tmp_path: Path, mpi: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine").write_text(f"# my hosts\n\n{given}  # the big one\n")
-    Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, str(tmp_path / "mine"), "m", ()).command(
-        tmp_path
-    )
-    assert wanted in (tmp_path / "hosts").read_text().splitlines()
-    assert places(str(tmp_path / "mine")) == 3
+    monkeypatch.setenv("PARALLEL_SECRET", "value")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    launcher, hosts = Launcher("/nowhere/bin/mpiexec", mpi, (5,)), hosts_in(["node1"])
+    plan = Plan(launcher, 2, hosts, "m", (), rsh_agent="/bin/false -v")
+    given, command = plan.variables(), " ".join(plan.command(tmp_path))
+    if mpi == "openmpi":
+        assert given["PRTE_MCA_plm_ssh_agent"] == "/bin/false -v"
+        assert "-x PYTHONPATH" in command
+    else:
+        assert given["HYDRA_LAUNCHER_EXEC"] == "/bin/false"
+        assert given["HYDRA_LAUNCHER_EXTRA_ARGS"] == "-v"
+        assert "-genvlist" in command
+    assert "PARALLEL_SECRET" not in command.replace("ENCAMP_MPI_DEFAULTS", "")
+    assert "value" not in command
+    assert "value" in given["ENCAMP_MPI_DEFAULTS"]
+    assert plan.cwd == "/"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +182,7 @@ def test_a_bad_host_file_is_refused_at_once(
     if content is not None:
         (tmp_path / "hosts").write_bytes(content)
     with pytest.raises(BadHostfile, match=rf"hosts cannot be used: .*{why}"):
-        places(str(tmp_path / "hosts"))
+        hosts_of(None, tmp_path / "hosts")
 
 
 @pytest.mark.parametrize("mpi", MPIS)
