@@ -275,8 +275,10 @@ def test_ranks_that_wait_for_others_end_when_their_controller_is_killed(mpi: str
         seen = psutil.Process(controller.pid)
         until(lambda: sum(map(_starts_mpi, seen.children(recursive=True))) >= 2)
         ranks = seen.children(recursive=True)
+        launchers = [process.pid for process in seen.children()]
         controller.kill()
     until(lambda: all(gone(process.pid) for process in ranks))
+    assert there([f"/tmp/ompi.{pid}" for pid in launchers]) == []
 
 
 def _starts_mpi(process: psutil.Process) -> bool:

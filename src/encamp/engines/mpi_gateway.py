@@ -13,6 +13,7 @@ import fcntl
 import math
 import os
 import select
+import signal
 import socket
 import threading
 import time
@@ -67,6 +68,7 @@ def _end_with(link: socket.socket) -> None:
     """
     ends = os.getpid() if "PMI_RANK" in os.environ else -os.getpgid(os.getppid())
     fcntl.fcntl(link, fcntl.F_SETOWN, ends)
+    fcntl.fcntl(link, fcntl.F_SETSIG, signal.SIGTERM)
     fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) | os.O_ASYNC)
 
 

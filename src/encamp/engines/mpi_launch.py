@@ -261,8 +261,8 @@ class Job:
             cwd=plan.cwd,
             env={**os.environ, **plan.variables(), HOME: home},
         )
-        self.remains: list[str] = []
-        """Files and folders that the job must not leave behind; told by its rank 0."""
+        self.remains = [f"{tempfile.gettempdir()}/ompi.{self._process.pid}"]
+        """Files and folders that the job must not leave behind; its rank 0 knows better."""
         self.sentinel = os.pidfd_open(self._process.pid)
         """Readable when the launcher has ended."""
 

@@ -17,6 +17,8 @@ _SEGMENT = re.compile(r" /dev/shm/(mpich_shm_|sm_segment\.|vader_segment\.)\S+$"
 _TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"  # noqa: S108
 _PROXY = "hydra_pmi_proxy"
 _ANSWER_WITHIN = 2.0
+_NEW = 120.0
+"""Seconds that a job has to start, and to be found out about."""
 _MAPPED_WITHIN = 0.2
 """Seconds in which those who make a segment map it."""
 
@@ -78,7 +80,8 @@ def _asked(fd: int, line: str) -> dict[str, str]:
 def clear() -> None:
     """Remove this user's files of MPICH jobs that were ended while MPI started, here.
 
-    Those are files that no process has, and that no process is about to have.
+    Those are new files that no process has, and that no process is about to have. (Older ones may
+    belong to jobs in containers, whose processes are not seen from here.)
     """
     segments = set(_unused_segments())
     if segments:
@@ -98,8 +101,9 @@ def _unused_segments() -> Iterator[str]:
 
 
 def _own(beginning: Path) -> Iterator[str]:
-    """This user's files whose paths begin so."""
+    """This user's new files whose paths begin so."""
     for path in beginning.parent.glob(f"{beginning.name}*"):
         with suppress(OSError):
-            if path.stat().st_uid == os.getuid():
+            status = path.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime < _NEW:
                 yield str(path)
