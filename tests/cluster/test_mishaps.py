@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from encamp.agent.calls import CurrentTask, current_task
-from encamp.cluster import publisher
+from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
@@ -264,14 +264,14 @@ def test_what_is_being_published_when_all_is_ended_is_published(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    begun, go_on, publish = threading.Event(), threading.Event(), publisher.publish
+    begun, go_on, publish = threading.Event(), threading.Event(), errands.publish
 
     def slowly(staged: Any) -> None:
         begun.set()
         go_on.wait(SOON)
         publish(staged)
 
-    monkeypatch.setattr(publisher, "publish", slowly)
+    monkeypatch.setattr(errands, "publish", slowly)
     cluster = Cluster("local", slots=1)
     task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
     assert begun.wait(SOON)

@@ -72,6 +72,8 @@ def options_for(engine: str, lab: Lab) -> list[str]:
 def test_hosts_with_other_mount_points_and_one_without_give_the_same_bytes(
     engine: str, lab: Lab, on_one_host: dict[str, str]
 ) -> None:
+    for host in lab.hosts:
+        host.run([COMMAND, "clean", "--all"])
     terrain(lab.hosts[0], shared(lab, engine), *options_for(engine, lab))
     folder = lab.share / engine
     assert results(folder) == on_one_host
@@ -79,13 +81,14 @@ def test_hosts_with_other_mount_points_and_one_without_give_the_same_bytes(
     assert list(folder.rglob(".encamp-*")) == []
     where = {attempt["where"]["host"] for attempt in attempts(folder)}
     assert where == {host.name for host in lab.hosts}
+    check_inputs_read_once(folder, lab)
     for host in lab.hosts:
         left = host.run(["find", host.storage, "-path", "*sandboxes/*"]).stdout
         assert left == "", f"left on {host.name}"
 
 
-def test_job_inputs_are_read_once_for_each_host(lab: Lab, on_one_host: dict[str, str]) -> None:
-    folder = lab.share / "pvm"
+def check_inputs_read_once(folder: Path, lab: Lab) -> None:
+    """The job's input is brought to each host once; the host without the share gets all others."""
     survey = EXAMPLE.with_name("survey.toml").stat().st_size
     brought: dict[str, int] = {}
     for attempt in attempts(folder):

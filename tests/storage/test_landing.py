@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from encamp.errors import BadDestination, MissingOutput, ShippingFailed, UnsafeTarget
-from encamp.storage.landing import Far, Landed, Piece, Receiver, send_file
-from encamp.storage.outputs import Output, Staged, as_outputs, bound, folders_of, stage
+from encamp.errors import (
+    BadDestination,
+    MissingOutput,
+    OutputConflict,
+    ShippingFailed,
+    UnsafeTarget,
+    UnusableInput,
+)
+from encamp.storage.beacon import Beacons, reaches
+from encamp.storage.landing import Depot, Far, Landed, Piece, send_file
+from encamp.storage.outputs import Output, Staged, as_outputs, bound, check_for_hosts, stage
 from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
 from encamp.storage.ship import CHUNK, digest_of_piece
@@ -20,7 +30,7 @@ from encamp.storage.ship import CHUNK, digest_of_piece
 class Sea:
     """A channel whose other side has the shared root somewhere else."""
 
-    receiver: Receiver
+    depot: Depot
     roots: str
     pieces: list[Piece] = field(default_factory=list)
 
@@ -28,7 +38,9 @@ class Sea:
         self.pieces.append(piece)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(MIRRORED, self.roots)
-            return self.receiver.land(piece)
+            landed = self.depot.answer(("land", piece, None))
+            assert isinstance(landed, Landed)
+            return landed
 
 
 @pytest.fixture
@@ -49,7 +61,7 @@ def planned(there: Path, *outputs: Output | str) -> tuple[tuple[Output, ...], Se
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MIRRORED, str(there))
         wanted = bound(as_outputs(outputs), there / "out")
-        return wanted, Sea(Receiver(folders_of(wanted)), str(there))
+        return wanted, Sea(Depot((), wanted), str(there))
 
 
 def shipped(folder: Path, wanted: tuple[Output, ...], sea: Sea) -> list[Staged]:
@@ -76,7 +88,7 @@ def test_an_output_of_any_size_comes_over_whole(size: int, folder: Path, there: 
     published(staged, there)
     assert (there / "out/a").read_bytes() == content
     assert (there / "out/a").stat().st_mode & 0o777 == 0o755
-    sea.receiver.discard()
+    sea.depot.close()
     assert [path.name for path in (there / "out").iterdir()] == ["a"]
 
 
@@ -97,9 +109,9 @@ def test_what_is_not_published_goes(folder: Path, there: Path) -> None:
     (folder / "a").write_text("a")
     wanted, sea = planned(there, "a")
     shipped(folder, wanted, sea)
-    sea.receiver.discard()
+    sea.depot.close()
     assert list((there / "out").iterdir()) == []
-    with pytest.raises(BadDestination, match="has ended"):
+    with pytest.raises(UnusableInput, match="has ended"):
         shipped(folder, wanted, sea)
     assert list((there / "out").iterdir()) == []
 
@@ -150,3 +162,87 @@ def test_a_destination_that_cannot_be_written_is_named(folder: Path, there: Path
     (there / "out").write_text("a file")
     with pytest.raises(BadDestination, match="out/a"):
         shipped(folder, wanted, sea)
+
+
+def test_two_ways_to_one_folder_are_a_conflict_from_afar_too(folder: Path, there: Path) -> None:
+    (there / "real").mkdir()
+    (there / "alias").symlink_to("real")
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    pair = [Output("a", "../real", rename="x"), Output("b", "../alias", rename="x")]
+    wanted, sea = planned(there, *pair)
+    with pytest.raises(OutputConflict):
+        shipped(folder, wanted, sea)
+
+
+def test_a_file_url_is_another_place_on_every_host() -> None:
+    with pytest.raises(BadDestination, match="give a path"):
+        check_for_hosts([Output("a", "file:///results")])
+
+
+# Whether it has to be sent
+
+
+def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) -> None:
+    beacons = Beacons("token")
+    near, far = tmp_path / "near", tmp_path / "far"
+    far.mkdir()
+    beacons.light([near])
+    assert reaches(str(near), "token")
+    assert not reaches(str(near), "other")
+    assert not reaches(str(far), "token")
+    beacons.close()
+    assert not near.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_not_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Beacons("token").light([tmp_path])
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert not reaches(str(tmp_path), "token")
+
+
+def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
+    folder: Path, there: Path, tmp_path: Path
+) -> None:
+    (folder / "a").write_text("a")
+    (folder / "b").write_text("b")
+    near = tmp_path / "near"
+    Beacons("token").light([near])
+    wanted, sea = planned(there, Output("a", str(near)), "b")
+    staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon="token")
+    assert [piece.inner for piece in sea.pieces] == ["b"]
+    published(staged, there)
+    assert (near / "a").read_text() == "a"
+    assert (there / "out/b").read_text() == "b"
+
+
+def test_what_a_killed_owner_left_goes_when_the_next_one_comes(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
+        f"Beacons('dead').light([Path({str(tmp_path)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    (tmp_path / "deep").mkdir()
+    for name in (".encamp-dead-1.x-0", "deep/.encamp-dead-2.x-0", ".encamp-alive-1.x-0", "result"):
+        (tmp_path / name).write_text(name)
+    assert (tmp_path / ".encamp-dead-beacon").exists()
+    Beacons("new").light([tmp_path])
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {".encamp-alive-1.x-0", "result", ".encamp-new-beacon"}
+
+
+def test_a_part_that_cannot_be_removed_is_warned_of(
+    folder: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a").write_text("a")
+    wanted, sea = planned(there, "a")
+    shipped(folder, wanted, sea)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(UserWarning, match="cannot remove"):
+        sea.depot.close()

@@ -14,10 +14,8 @@ from encamp.storage.landing import OutputChannel
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Output, Staged, stage
 from encamp.storage.persistent import give_back, persistent_camp
-from encamp.storage.roots import Portable
 from encamp.storage.sandbox import inside
 from encamp.storage.ship import Channel
-from encamp.storage.visible import sees
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,9 +25,9 @@ if TYPE_CHECKING:
 class Staging:
     """What a call's folder has in it, and what is brought back from it.
 
-    Outputs are `bound`. ``beacon`` is a file at the destination, which hosts see that share it;
-    others send their outputs. ``persistent`` is the name under which the folder stays for the
-    slot's next call; empty if it is struck.
+    Outputs are `bound`. ``beacon`` names the beacons at their destinations, by which hosts see
+    whether they reach these; empty if they do. ``persistent`` is the name under which the folder
+    stays for the slot's next call; empty if it is struck.
     """
 
     name: str
@@ -37,7 +35,7 @@ class Staging:
     items: tuple[Item, ...]
     outputs: tuple[Output, ...]
     on_failure: tuple[Output, ...]
-    beacon: Portable | None = None
+    beacon: str = ""
     persistent: str = ""
     chdir: bool = True
 
@@ -116,12 +114,13 @@ def _staged(
 ) -> list[Staged]:
     if not outputs:
         return []
-    near = staging.beacon is None or sees(staging.beacon)
     return stage(
         camp.folder,
         outputs,
         token=staging.token,
         task=staging.name,
         inputs=camp.inputs,
-        channel=None if near else channel,
+        announce=camp.note_parts,
+        channel=channel if staging.beacon else None,
+        beacon=staging.beacon,
     )

@@ -11,10 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+from encamp.errors import BadJob
+
 SSH = "ENCAMP_SSH"
 """The environment variable that says which command logs in to hosts; ``ssh`` by default."""
 _QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _WITHIN = 600.0
+_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,24 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
     ``python`` is the interpreter there, by default at the path that this one has here.
     """
     words = [python or sys.executable, "-m", "encamp", *arguments]
-    with ThreadPoolExecutor(len(hosts)) as pool:
-        return list(pool.map(partial(_on, " ".join(map(shlex.quote, words))), hosts))
+    ssh = _shell()
+    with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
+        return list(pool.map(partial(_on, ssh, shlex.join(words)), hosts))
 
 
-def _on(command: str, host: str) -> Said:
-    ssh = shlex.split(os.environ.get(SSH) or "ssh")
+def _shell() -> list[str]:
+    """The command that logs in to hosts; raises `BadJob`."""
+    given = os.environ.get(SSH) or "ssh"
+    try:
+        words = shlex.split(given)
+    except ValueError:
+        words = []
+    if not words:
+        raise BadJob(f"{SSH}={given!r}", "is no command; write it as in a shell")
+    return words
+
+
+def _on(ssh: list[str], command: str, host: str) -> Said:
     options = _QUIET if ssh[0].endswith("ssh") else ()
     try:
         done = subprocess.run(

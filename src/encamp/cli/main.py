@@ -34,7 +34,7 @@ _CLEAN = """Remove what dead processes left in this host's local storage.
 Folders of living processes are never touched. With --all, folders that were kept for looking
 into and the host's cache of input files go too.
 
-
+\b
   encamp clean                           what is left on this host
   encamp clean --all --hosts node1,node2 everything on others, also on one that was switched off
 

@@ -14,6 +14,11 @@ from encamp.jobs.console import console_progress
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
 
+_OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
+         "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
+         "time_limit", "fresh", "startup_dir"}  # fmt: skip
+"""What clusters and executors take themselves."""
+
 
 def run_command(
     path: Path,
@@ -60,6 +65,8 @@ def _engine_options(
         name, equals, value = given.partition("=")
         if not (name.isidentifier() and equals):
             raise BadJob(f"--option {given}", "write it as NAME=VALUE")
+        if name in _OURS:
+            raise BadJob(f"--option {given}", f"the engine takes no {name}; see encamp run --help")
         options[name] = int(value) if value.isdecimal() else value
     if hosts is not None:
         options["hosts"] = names_in(hosts)

@@ -39,14 +39,14 @@ from encamp.errors import (
     UnsupportedByEngine,
 )
 from encamp.storage.mirror import MirrorMap
-from encamp.storage.outputs import OutputMap
+from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, portable
 from encamp.wire import KEY_BYTES, Parts, Seal
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _OPEN: weakref.WeakSet[Cluster] = weakref.WeakSet()
-LONELY = 120.0
+LONELY = 600.0
 """Seconds without a word from the controller after which agents elsewhere end themselves."""
 _EAGER = 64
 """After how many new tasks at the latest the thread that spawns sends them out."""
@@ -208,6 +208,11 @@ class Cluster:
         return dict(sorted(free.items(), key=lambda item: -item[1]))
 
     @property
+    def spread(self) -> bool:
+        """Whether it may have other hosts than this one."""
+        return self._agent is None
+
+    @property
     def about(self) -> str:
         """The cluster in a few words."""
         hosts = len(self._controller.hosts)
@@ -280,6 +285,8 @@ class Cluster:
             raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", remedy)
         if checked.need is not PLAIN:
             self._check_need(checked)
+        if checked.staged and self.spread:
+            check_for_hosts((*checked.outputs, *checked.on_failure))
         found, args = controller.functions.find(function, args)
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
@@ -479,10 +486,11 @@ class Cluster:
             if self._agent is not None:
                 agent = self._agent
                 self._pump.until(lambda: agent.over, 30)
+            controller.errands.close()
+            self._pump.call(lambda: None)  # which tells what has come of them
             self._pump.close()
         finally:
             self._engine.stop()
-            controller.errands.close()
             controller.setups.close()
             controller.abandon()
             controller.mail.call_waiters(failed=True)

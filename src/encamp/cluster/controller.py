@@ -351,8 +351,8 @@ class Controller:
             return
         task._arguments = None
         self.mail.forget(task)
-        if task._options.staged:
-            self.setups.forget(task)
+        if task._options.staged and (depot := self.setups.forget(task)) is not None:
+            self.errands.run(depot.close, _nothing)
         if task.done():  # cancelled meanwhile
             return
         if task._options.notify:
@@ -411,8 +411,7 @@ class Controller:
             said = answer if error is None else portable_error(error)
             self.outbox.post(agent.number, [head, *dump(said)])
 
-        question = load(parts[1:])
-        self.errands.run(lambda: self.setups.answer(task, question), done)
+        self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
     # Ending and taking back
 
@@ -676,6 +675,10 @@ class Controller:
         self.failure = failure
         for task in self.known():
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
+
+
+def _nothing(*_: object) -> None:
+    """What is done about an errand that nobody waits for."""
 
 
 def _last_line(text: bytes) -> str:

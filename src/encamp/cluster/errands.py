@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from queue import SimpleQueue
 from typing import Any
 
 from encamp.agent.folder import Brought
@@ -22,12 +23,12 @@ class Errands:
 
     def __init__(self, pump: Pump) -> None:
         self._pump = pump
-        self._thread: ThreadPoolExecutor | None = None
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
 
     def run(self, work: Callable[[], Any], done: Done) -> None:
         """Call ``work``; then ``done`` is called by the pump, with the value or the error."""
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="encamp-errands")
 
         def run() -> None:
             value: Any = None
@@ -38,7 +39,18 @@ class Errands:
                 error = exc
             self._pump.soon(lambda: done(value, error))
 
-        self._thread.submit(run)
+        if self._closed:
+            run()
+            return
+        if self._thread is None:
+            # No pool: those of the standard library end before what a program does at its exit.
+            self._thread = threading.Thread(target=self._go, name="encamp-errands", daemon=True)
+            self._thread.start()
+        self._work.put(run)
+
+    def _go(self) -> None:
+        while (run := self._work.get()) is not None:
+            run()
 
     def publish(self, task: Task, brought: Brought, ended: Ended) -> None:
         """Give a task's outputs their final names; then ``ended`` is called by the pump."""
@@ -60,6 +72,8 @@ class Errands:
         self.run(work, done)
 
     def close(self) -> None:
-        """Wait for what is under way."""
-        if self._thread is not None:
-            self._thread.shutdown()
+        """Wait for what is under way; what comes later is done at once. May be called twice."""
+        if self._thread is not None and not self._closed:
+            self._work.put(None)
+            self._thread.join()
+        self._closed = True

@@ -13,10 +13,11 @@ from encamp.agent.calls import Setup
 from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
+from encamp.cluster.options import Options
 from encamp.cluster.task import Task
 from encamp.errors import UnusableInput
 from encamp.storage.beacon import Beacons
-from encamp.storage.landing import Receiver, answer
+from encamp.storage.landing import Depot
 from encamp.storage.outputs import folders_of
 
 
@@ -29,7 +30,7 @@ class Setups:
     def __init__(self, *, everybody_here: bool) -> None:
         self._token = token_hex(4)
         self._beacons = None if everybody_here else Beacons(self._token)
-        self._receivers: dict[int, Receiver] = {}
+        self._depots: dict[int, Depot] = {}
         self._initializers: dict[int, tuple[int, bytes]] = {}
         self._numbers = itertools.count(1)
         self._kept: list[Any] = []
@@ -64,13 +65,15 @@ class Setups:
 
     def _staging(self, task: Task) -> Staging:
         options = task._options
+        outputs = (*options.outputs, *options.on_failure)
+        self._depots[task.id] = Depot(options.items, outputs)
         return Staging(
             name=task.label,
             token=f"{self._token}-{task.id}",
             items=options.items,
             outputs=options.outputs,
             on_failure=options.on_failure,
-            beacon=None if self._beacons is None else self._beacons.at(options.to),
+            beacon=self._beacon(options),
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
@@ -84,21 +87,28 @@ class Setups:
         options = task._options
         if options.answer is not None:
             return options.answer(question)
-        receiver = self._receivers.get(task.id)
-        if receiver is None:
-            folders = folders_of((*options.outputs, *options.on_failure))
-            receiver = self._receivers.setdefault(task.id, Receiver(folders))
-        return answer(question, options.items, receiver)
+        depot = self._depots.get(task.id)
+        if depot is None:
+            raise UnusableInput(str(question[1]), "the task that asks for it has no files")
+        return depot.answer(question)
 
-    def forget(self, task: Task) -> None:
-        """Remove what a task that has ended sent, and was not published."""
-        receiver = self._receivers.pop(task.id, None)
-        if receiver is not None:
-            receiver.discard()
+    def _beacon(self, options: Options) -> str:
+        """What hosts know destinations by; empty if all of them are this one."""
+        if self._beacons is None:
+            return ""
+        self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
+        return self._token
+
+    def forget(self, task: Task) -> Depot | None:
+        """What a task that has ended has here; to be closed."""
+        depot = self._depots.pop(task.id, None)
+        if depot is not None:
+            depot.stop()
+        return depot
 
     def close(self) -> None:
         """Leave nothing at the destinations but results."""
         if self._beacons is not None:
             self._beacons.close()
-        for receiver in self._receivers.values():
-            receiver.discard()
+        for depot in self._depots.values():
+            depot.close()

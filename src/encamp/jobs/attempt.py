@@ -17,7 +17,7 @@ from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
-from encamp.jobs.phases import Opened, Reach, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.work import Outcome, Work
 from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
@@ -27,6 +27,10 @@ from encamp.storage.visible import sees
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
+
+
+_ASK = 1.0
+"""Seconds between questions whether the run goes on."""
 
 
 class Abandoned(EncampError):
@@ -48,7 +52,7 @@ def attempt(work: Work) -> Outcome:
         answer = slots_here().run(
             run_phases,
             work,
-            watcher.reach,
+            watcher.files is not None,
             batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
@@ -81,18 +85,15 @@ class _Watcher:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.where = Where(socket.gethostname(), worker_name(), 0)
-        self.ask = ask_here()
-        afar = self.ask is not None and not sees(work.lease.file)
-        self.reach = Reach(self.ask is not None, afar)
+        self.ask = ask_here() if work.beacon else None
+        self.files = SpawnersFiles(self.ask) if self.ask is not None else None
+        self._asks = self.ask is not None and not sees(work.lease.file)
+        self._asked = time.monotonic()
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
         self._step: StepBegins | None = None
         self._step_began = 0.0
         self._task_began: float | None = None
-
-    @property
-    def _out(self) -> SpawnersFiles | None:
-        return SpawnersFiles(self.ask) if self.ask is not None and self.reach.afar else None
 
     def on_message(self, message: object) -> None:
         if isinstance(message, Opened):
@@ -104,9 +105,10 @@ class _Watcher:
                 self._task_began = self._step_began
 
     def on_tick(self) -> None:
-        if self._lease.over():
+        now = time.monotonic()
+        if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
-        step, now = self._step, time.monotonic()
+        step = self._step
         if step is None or step.label is None:
             return
         if step.time_limit is not None and now - self._step_began > step.time_limit:
@@ -115,21 +117,27 @@ class _Watcher:
         if limit is not None and began is not None and now - began > limit:
             raise TimeLimitExceeded(self.work.task, None, limit)
 
+    def _is_over(self, now: float) -> bool:
+        """Whether the run says that it is over; where its lease is not seen."""
+        self._asked = now
+        return bool(self.ask is not None and self.ask(("over", None, None)))
+
     def outcome(self, error: EncampError) -> Outcome:
         """The outcome of an attempt whose slot is gone; its folder is looked after here."""
         outcome = Outcome(where=self.where, error=error)
         if self._folder is None:
             reclaim()  # it may have been stopped before it could tell of its folder
             return outcome
-        if not isinstance(error, Abandoned):
+        wanted = not isinstance(error, Abandoned)
+        if wanted:
             with suppress(OSError):
                 recover(self._folder)
-            outcome.rescued = rescue(self._folder / TASK, self.work, self._out)
+            outcome.rescued = rescue(self._folder / TASK, self.work, self.files)
         log = self._folder / "log"
         with suppress(OSError, EncampError):
-            if log.stat().st_size:
+            if wanted and log.stat().st_size:
                 outcome.log_tail = tail_of(log)
-                outcome.log = stage_log(self._folder, self.work, self._out)
+                outcome.log = stage_log(self._folder, self.work, self.files)
         if self.work.keep != "never" and (kept := keep_dead(self._folder)):
             outcome.kept = f"{self.where.host}:{kept}"
         else:

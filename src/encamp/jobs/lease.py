@@ -62,7 +62,10 @@ class Watch:
             return True
         if self._file is None:
             return False
-        there = self._file.exists()
+        try:
+            there = self._file.exists()
+        except OSError:
+            there = False  # as far as can be known here
         # On the controller's host the file is there from the start; over a network it may be late.
         self._seen = self._seen or there or self._near
         return self._seen and not there

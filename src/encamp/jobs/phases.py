@@ -54,20 +54,6 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What this host sees of the controller's disk.
-
-    ``ships``: what it does not see can be asked for. ``afar``: it does not see the destination.
-    """
-
-    ships: bool = False
-    afar: bool = False
-
-
-NEAR = Reach()
-
-
-@dataclass(frozen=True)
 class StepBegins:
     """Told to the supervisor: a step begins; None: the steps are over."""
 
@@ -75,18 +61,20 @@ class StepBegins:
     time_limit: float | None
 
 
-def run_phases(work: Work, reach: Reach = NEAR) -> Outcome:
-    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised."""
-    attempt = _Attempt(work, reach)
+def run_phases(work: Work, ships: bool = False) -> Outcome:
+    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised.
+
+    With ``ships``, what this host does not see can be asked for.
+    """
+    attempt = _Attempt(work, ships)
     attempt.run()
     return attempt.outcome
 
 
 class _Attempt:
-    def __init__(self, work: Work, reach: Reach) -> None:
+    def __init__(self, work: Work, ships: bool) -> None:
         self.work = work
-        self.files = SpawnersFiles(ask) if reach.ships else None
-        self.out = self.files if reach.afar else None
+        self.files = SpawnersFiles(ask) if ships else None
         self.outcome = Outcome()
         self.placed = Placed()
         self.value: object = None
@@ -127,7 +115,7 @@ class _Attempt:
     def _leave(self, camp: Camp, *, failed: bool) -> None:
         """Bring home what is wanted of a folder, and strike it."""
         if failed and not orphaned():
-            self.outcome.rescued = rescue(camp.folder, self.work, self.out)
+            self.outcome.rescued = rescue(camp.folder, self.work, self.files)
         self._bring_log(camp.path)
         keep = self.work.keep
         if keep == "always" or (failed and keep == "failed"):
@@ -158,7 +146,8 @@ class _Attempt:
                     token=self.work.token,
                     task=self.work.task,
                     inputs=camp.inputs,
-                    channel=self.out,
+                    channel=self.files,
+                    beacon=self.work.beacon,
                 )
         except StepFailed as exc:
             self._failed(_for_want_of_room(exc, camp.folder) or exc)
@@ -202,7 +191,7 @@ class _Attempt:
         if orphaned():
             return
         with suppress(EncampError, OSError):
-            self.outcome.log = stage_log(path, self.work, self.out)
+            self.outcome.log = stage_log(path, self.work, self.files)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -271,7 +260,10 @@ def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Stag
     """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
     with suppress(EncampError, OSError):
         token = f"{work.token}-rescued"
-        return stage(folder, work.on_failure, token=token, task=work.task, channel=channel)
+        wanted = work.on_failure
+        return stage(
+            folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon
+        )
     return []
 
 
@@ -280,7 +272,9 @@ def stage_log(folder: Path, work: Work, channel: OutputChannel | None) -> Staged
     name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
     wanted = [Output("log", rename=name, at=work.logs)]
     token = f"{work.token}-log"
-    return stage(folder, wanted, token=token, task=work.task, channel=channel)[0]
+    return stage(folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon)[
+        0
+    ]
 
 
 def _cpu_seconds() -> float:

@@ -23,9 +23,14 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
-    """``executor``, or one whose calls may ask: that of a cluster, whose hosts may see no share."""
-    ours = sys.modules.get("encamp.executor.executor")
-    if ours is None or not isinstance(executor, ours.Executor):
+    """``executor``, or one whose calls may ask, if its hosts may not see what this one does."""
+    if not hosts_elsewhere(executor):
         return executor
-    view: Executor = executor._answering(answer)
+    view: Executor = executor._answering(answer)  # type: ignore[attr-defined]
     return view
+
+
+def hosts_elsewhere(executor: Executor) -> bool:
+    """Whether it is of a cluster of our own, not all of whose slots are of this very process."""
+    ours = sys.modules.get("encamp.executor.executor")
+    return ours is not None and isinstance(executor, ours.Executor) and executor.cluster.spread

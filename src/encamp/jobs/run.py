@@ -22,6 +22,7 @@ from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import slots_here
 from encamp.errors import (
     BadDestination,
+    ClusterError,
     CommandNotFound,
     DiskFull,
     EncampError,
@@ -48,18 +49,19 @@ from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
-from encamp.jobs.pools import answering, one_worker_a_call
+from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
-from encamp.jobs.shipping import Shipping
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
+from encamp.storage.beacon import Beacons
+from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs import Staged, unstage
+from encamp.storage.outputs import Output, Staged, check_for_hosts, folders_of, unstage
 from encamp.storage.owner import reclaim
+from encamp.storage.parts import discard_leftovers
 from encamp.storage.publish import (
-    discard_leftovers,
     final_name,
     flush_folders,
     names_to_take,
@@ -158,6 +160,7 @@ class _Run:
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
         self.logs = portable(job.folder / "logs")
+        self.logs_at = Output("log", at=self.logs)
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
         self.finals = {str(final): task for final, task in prepared.finals.items()}
@@ -166,7 +169,11 @@ class _Run:
         self.ended: dict[str, TaskReport] = {}
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
-        self.shipping: dict[str, Shipping] = {}
+        self.depots: dict[str, Depot] = {}
+        self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
+        if self.beacons is not None:
+            for task in job.tasks.values():
+                check_for_hosts((*task.outputs, *task.on_failure))
         self.started = time.time()
         self.stopping = False
         self.untidy = False
@@ -186,6 +193,10 @@ class _Run:
             raise
         finally:
             self.lease.end()
+            for depot in self.depots.values():
+                depot.close()
+            if self.beacons is not None:
+                self.beacons.close()
             if self.untidy:
                 self._discard_parts(self.token)
         return self._report(interrupted=False)
@@ -266,10 +277,11 @@ class _Run:
     def _hand_over(self, name: str) -> None:
         self.running[name].submitted = time.time()
         work = self._work(name)
-        self.shipping[name] = shipping = Shipping(work)
+        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs_at))
+        self.depots[name] = depot
         try:
-            future = answering(self.executor, shipping.answer).submit(attempt, work)
-        except RuntimeError as exc:  # broken, or shut down by its owner
+            future = answering(self.executor, depot.answer).submit(attempt, work)
+        except (RuntimeError, ClusterError) as exc:  # broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
         self.futures.add(future)
@@ -277,6 +289,9 @@ class _Run:
 
     def _work(self, name: str) -> Work:
         task, current = self.job.tasks[name], self.running[name]
+        outputs, left = self.prepared.bound(task.outputs), self.prepared.bound(task.on_failure)
+        if self.beacons is not None:
+            self.beacons.light(folders_of((*outputs, *left, self.logs_at)))
         return Work(
             job=self.job.name,
             task=name,
@@ -285,13 +300,14 @@ class _Run:
             steps=self.prepared.steps(name),
             shared=self.shared,
             inputs=tuple(current.inputs),
-            outputs=self.prepared.bound(task.outputs),
-            on_failure=self.prepared.bound(task.on_failure),
+            outputs=outputs,
+            on_failure=left,
             logs=self.logs,
             time_limit=task.time_limit,
             keep=self.options.keep,
             lease=self.lease,
             sys_path=self.sys_path,
+            beacon=self.token if self.beacons is not None else "",
         )
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
@@ -308,11 +324,11 @@ class _Run:
         done: list[_Done] = []
         for name, future in arrivals:
             self.futures.discard(future)
-            shipping = self.shipping.pop(name)
+            depot = self.depots.pop(name)
             outcome = self._outcome(name, future)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
-            shipping.discard()
+            depot.close()
         done = self._flushed(done)
         for name, outcome, published in done:
             self._done(name, outcome, published)
@@ -337,7 +353,8 @@ class _Run:
             return Outcome(error=Abandoned())
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
-                return Outcome(error=replace(raised, task=name), lost=True)
+                lost = raised.exit_code is None  # otherwise its process has ended by itself
+                return Outcome(error=replace(raised, task=name), lost=lost)
             why = f"{type(raised).__name__}: {raised}"
             return Outcome(error=TaskLost(name, "its host", None, why))
         outcome = future.result()
@@ -449,6 +466,8 @@ class _Run:
     def _stop(self) -> None:
         """End what runs, but publish what was done in time."""
         self.stopping = self.untidy = True
+        for depot in self.depots.values():
+            depot.stop()
         for future in list(self.futures):  # first those that wait, so that none of them begins
             future.cancel()
         self.lease.end()

@@ -41,6 +41,8 @@ class Work:
     keep: Keep
     lease: Lease
     sys_path: tuple[str, ...]
+    beacon: str = ""
+    """By which hosts see whether they reach the destinations; empty if all do."""
 
 
 @dataclass

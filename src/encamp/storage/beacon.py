@@ -1,57 +1,76 @@
 """Whether another host sees a destination: a file is put there for it to look for.
 
-It is hidden, says whose it is, and goes when its owner closes, or when another finds that it has
-died.
+It is hidden, says whose it is, and goes when its owner closes. One of an owner that has died goes,
+with the temporary files of that owner, when another comes to the same folder.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.storage.landing import PART
+from encamp.errors import UnusableInput
+from encamp.storage.parts import PART, discard_leftovers
 from encamp.storage.process import facts_from, this_process
-from encamp.storage.roots import Portable, portable
+from encamp.storage.roots import Portable, SharedPath, local
+from encamp.storage.visible import sees
 
-_NAME = f"{PART}beacon-"
+_END = "-beacon"
 
 
 class Beacons:
-    """The beacons of one owner, who has a ``token`` that nobody else has."""
+    """The beacons of one owner, whose temporary files have names with its ``token``."""
 
     def __init__(self, token: str) -> None:
         self._token = token
-        self._lit: dict[Path, Portable | None] = {}
+        self._lit: dict[Path, bool] = {}
 
-    def at(self, folder: Path | None) -> Portable | None:
-        """The beacon in a folder, put there if it is not yet; None where that cannot be."""
-        if folder is None:
-            return None
-        if folder not in self._lit:
-            self._lit[folder] = self._put(folder)
-        return self._lit[folder]
+    def light(self, folders: Iterable[Path]) -> None:
+        """Put beacons into folders, which are made where they are missing.
 
-    def _put(self, folder: Path) -> Portable | None:
-        file = folder / f"{_NAME}{self._token}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _remove_dead(folder)
-            file.write_text(json.dumps(this_process().as_dict()))
-        except OSError:
-            return None  # what goes there fails with a better message
-        return portable(file)
+        Where that cannot be, hosts send what goes there, and are told why it cannot.
+        """
+        for folder in folders:
+            if folder not in self._lit:
+                with suppress(OSError):
+                    self._lit[folder] = not folder.is_dir()
+                    folder.mkdir(parents=True, exist_ok=True)
+                    _remove_dead(folder)
+                    facts = json.dumps(this_process().as_dict())
+                    (folder / _name(self._token)).write_text(facts)
 
     def close(self) -> None:
-        """Remove them; may be called twice."""
-        for folder in self._lit:
+        """Remove them, and folders that they alone are in; may be called twice."""
+        for folder, made in self._lit.items():
             with suppress(OSError):
-                (folder / f"{_NAME}{self._token}").unlink(missing_ok=True)
+                (folder / _name(self._token)).unlink(missing_ok=True)
+                if made:
+                    folder.rmdir()
+
+
+def reaches(folder: Portable, token: str) -> bool:
+    """Whether this host can write to a folder in which the owner of ``token`` has a beacon."""
+    if isinstance(folder, SharedPath):
+        beacon: Portable = SharedPath(folder.root, f"{folder.rest}/{_name(token)}")
+    else:
+        beacon = f"{folder}/{_name(token)}"
+    try:
+        return sees(beacon) and os.access(local(folder), os.W_OK | os.X_OK)
+    except UnusableInput:
+        return False
+
+
+def _name(token: str) -> str:
+    return f"{PART}{token}{_END}"
 
 
 def _remove_dead(folder: Path) -> None:
-    for file in folder.glob(f"{_NAME}*"):
+    """Remove what dead owners have left in a folder and those below."""
+    for file in folder.glob(f"{PART}*{_END}"):
         with suppress(OSError, ValueError):
             owner = facts_from(json.loads(file.read_text()))
             if owner is not None and owner.known_dead:
-                file.unlink(missing_ok=True)
+                discard_leftovers([folder], file.name.removeprefix(PART).removesuffix(_END))

@@ -40,7 +40,7 @@ from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
 from encamp.storage.sizes import parse_size
 from encamp.storage.strike import strike
-from encamp.storage.tree import TreeState, copy_tree, tree_state
+from encamp.storage.tree import copy_tree, tree_state
 from encamp.storage.visible import until_not_older
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
@@ -232,20 +232,11 @@ class HostCache:
             source = item.source
             state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
         elif not near:
-            state = self._shared_tree(item, target)
+            state = copy_tree(local(item.source), target, item.exclude, readonly=readonly)
         if state.content != item.content:
             raise SourceChanged(item.name)
         (partial / "boot").write_text(boot_id())
         return not near
-
-    def _shared_tree(self, item: Item, target: Path) -> TreeState:
-        """Copy a tree that is here by its name; what is another one by that name is shipped."""
-        source, readonly = item.source, item.readonly
-        state = copy_tree(local(source), target, item.exclude, readonly=readonly)
-        if state.content != item.content and self._channel is not None:
-            strike(target, self._storage)
-            state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
-        return state
 
     def _file_in(self, item: Item, target: Path) -> bool:
         """Returns whether the file came from outside this cache."""

@@ -16,16 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
-from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, printable
+from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk import disk_full
+from encamp.storage.parts import PART, discard
 from encamp.storage.roots import Portable, SharedPath, local, portable, portable_name
 from encamp.storage.ship import CHUNK, Sender, digest_of_piece
 
 if TYPE_CHECKING:
     from encamp.storage.mirror import Item
-
-PART = ".encamp-"
-"""How temporary names begin; hidden, so that ordinary patterns do not match them."""
+    from encamp.storage.outputs import Output
 
 
 @dataclass(frozen=True)
@@ -94,16 +93,11 @@ def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tupl
 
 
 class Receiver:
-    """Takes in outputs, for ``folders`` of this host and those below them only.
-
-    May be used by several threads. After `discard` it takes nothing more.
-    """
+    """Takes in outputs, for ``folders`` of this host and those below them only."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self._allowed = {os.path.realpath(folder) for folder in folders}
         self._parts: set[Path] = set()
-        self._lock = threading.Lock()
-        self._over = False
 
     def land(self, piece: Piece) -> Landed:
         """Add a piece to its file, and see that the whole is on the disk if it is the last.
@@ -115,16 +109,14 @@ class Receiver:
         if digest_of_piece(piece.data) != piece.digest:
             why = f"the bytes from {piece.offset} on were changed on the way"
             raise ShippingFailed(piece.inner, why)
-        with self._lock:
-            if self._over:
-                raise BadDestination(printable(final), "the task that made it has ended")
-            self._parts.add(part)
-            try:
-                _write(part, piece)
-            except OSError as exc:
-                why = (exc.strerror or str(exc)).lower()
-                full = disk_full(exc, final, len(piece.data))
-                raise full or BadDestination(printable(final), why) from exc
+        self._parts.add(part)
+        try:
+            _write(part, piece)
+        except OSError as exc:
+            discard(part)
+            why = (exc.strerror or str(exc)).lower()
+            full = disk_full(exc, final, len(piece.data))
+            raise full or BadDestination(printable(final), why) from exc
         return Landed(portable(part), portable_name(final))
 
     def _final(self, piece: Piece) -> Path:
@@ -138,22 +130,63 @@ class Receiver:
 
     def discard(self) -> None:
         """Remove what was not published."""
-        with self._lock:
-            self._over = True
-            for part in self._parts:
-                part.unlink(missing_ok=True)
+        for part in self._parts:
+            discard(part)
 
 
-def answer(question: Any, inputs: Iterable[Item], receiver: Receiver) -> Any:
-    """Answer a host that does not see this one's disk: what it asks for, and what it sends.
+class Depot:
+    """What one task has on this side: its inputs, to be sent, and outputs that come.
 
-    Questions are ``(what, path or piece, detail)``; `Sender` and `Receiver` say what they raise.
+    Any thread may use it. When it is closed nothing goes or comes any more.
     """
-    what, about, detail = question
-    if what == "land":
-        return receiver.land(about)
-    sender = Sender(local(item.source) for item in inputs if item.url is None)
-    return sender.chunk(about, detail) if what == "chunk" else sender.entries(about, detail)
+
+    def __init__(self, inputs: Iterable[Item], outputs: Iterable[Output]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._lock = threading.Lock()
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+        self._over = False
+
+    def answer(self, question: Any) -> Any:
+        """Answer a host that does not see this one's disk; may wait for the disk.
+
+        Questions are ``(what, path or piece, detail)``; `Sender` and `Receiver` say what they
+        raise. "over" asks whether nobody wants the task any more.
+        """
+        what, about, detail = question
+        if what == "over":
+            return self._over
+        with self._lock:
+            if self._over:
+                raise UnusableInput(str(about), "the task that asks for it has ended")
+            if what == "land":
+                return self._taker.land(about)
+            giver = self._giver
+            return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
+
+    @property
+    def _taker(self) -> Receiver:
+        if self._receiver is None:
+            folders = [local(output.at) for output in self._outputs if output.at is not None]
+            self._receiver = Receiver(folders)
+        return self._receiver
+
+    @property
+    def _giver(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(local(i.source) for i in self._inputs if i.url is None)
+        return self._sender
+
+    def stop(self) -> None:
+        """The task is not wanted any more."""
+        self._over = True
+
+    def close(self) -> None:
+        """Remove what has come and was not published; may wait for the disk."""
+        self.stop()
+        with self._lock:
+            if self._receiver is not None:
+                self._receiver.discard()
 
 
 def _write(part: Path, piece: Piece) -> None:

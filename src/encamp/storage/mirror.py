@@ -234,19 +234,18 @@ def _identity(source: Portable, status: os.stat_result, state: TreeState) -> str
 def is_here(item: Item) -> bool:
     """Whether this host sees an input as it was planned, and not something else by its name.
 
-    Of what is in a shared root only a file's size and time are compared; elsewhere it must be the
-    very same file or tree.
+    Of what is in a shared root sizes and times are compared; elsewhere it must be the very same
+    file or tree.
     """
     try:
         path = local(item.source)
         status = path.stat()
         if stat.S_ISDIR(status.st_mode) != (item.kind == "tree"):
             return False
-        if isinstance(item.source, SharedPath):
-            size_and_time = status.st_size, status.st_mtime_ns
-            return item.kind == "tree" or size_and_time == (item.size, item.mtime_ns)
         tree = item.kind == "tree"
         state = tree_state(path, item.exclude) if tree else _file_state(path, status)
+        if isinstance(item.source, SharedPath):
+            return state.content == item.content
         return _identity(item.source, status, state) == item.identity
     except (OSError, UnusableInput):  # or this host has not so many shared roots
         return False

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,9 +19,11 @@ from typing import Literal, NoReturn, get_args
 
 from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
 from encamp.storage import remote
+from encamp.storage.beacon import reaches
 from encamp.storage.disk import disk_full
-from encamp.storage.landing import PART, Far, OutputChannel, send_file
+from encamp.storage.landing import Far, OutputChannel, send_file
 from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
+from encamp.storage.parts import PART, discard
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, in_local_storage, local, portable, portable_name
 
@@ -106,9 +107,21 @@ Final = Path | str | Far
 def bound(outputs: Iterable[Output], destination: Path) -> tuple[Output, ...]:
     """The outputs for another host: where they go depends on nothing of this one."""
     return tuple(
-        output if is_url(output.to) else replace(output, at=portable(_folder(output, destination)))
+        output if is_url(output.to) else replace(output, at=_true_place(output, destination))
         for output in outputs
     )
+
+
+def _true_place(output: Output, destination: Path) -> Portable:
+    """By its one true name, so that conflicts are seen by those who cannot look."""
+    return portable(os.path.realpath(_folder(output, destination)))
+
+
+def check_for_hosts(outputs: Iterable[Output]) -> None:
+    """Raise `BadDestination` for what would be another place on every host."""
+    for output in outputs:
+        if output.to.startswith("file:"):
+            raise BadDestination(output.to, "each host has another file there; give a path")
 
 
 def folders_of(outputs: Iterable[Output]) -> list[Path]:
@@ -145,8 +158,13 @@ def _folder(output: Output, destination: Path) -> Path:
     return destination / os.path.expanduser(output.to)
 
 
-def _far(destination: Path, output: Output, inner: PurePosixPath) -> Final:
-    return _final(destination, output, inner) if output.at is None else Far(output.at, inner)
+def _place(
+    destination: Path, far: Collection[Portable], output: Output, inner: PurePosixPath
+) -> Final:
+    """Where a file goes, by whichever way."""
+    if output.at is not None and output.at in far:
+        return Far(output.at, inner)
+    return _final(destination, output, inner)
 
 
 def _final(destination: Path, output: Output, inner: PurePosixPath) -> Path | str:
@@ -177,10 +195,12 @@ def stage(
     inputs: frozenset[str] = frozenset(),
     announce: Callable[[list[Path]], None] | None = None,
     channel: OutputChannel | None = None,
+    beacon: str = "",
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
-    `bound` outputs need no ``destination``; with a ``channel`` they go by it to another host.
+    `bound` outputs need no ``destination``; with a ``channel`` they go by it where this host does
+    not reach the place, see `beacon.reaches`.
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
     were placed there, named in no message about what the task made; ``announce`` is told the
     temporary names before there are files with them. Blocks until the copies are on
@@ -191,8 +211,10 @@ def stage(
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
         base = destination or Path.cwd()
-        place = partial(_final, base) if channel is None else partial(_far, base)
-        wanted = _wanted(folder, outputs, place, task, inputs)
+        outputs = tuple(outputs)
+        ats = {output.at for output in outputs if channel is not None}
+        far = {at for at in ats if at is not None and not reaches(at, beacon)}
+        wanted = _wanted(folder, outputs, partial(_place, base, far), task, inputs)
     except OSError as exc:
         raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
@@ -206,8 +228,7 @@ def stage(
             else:
                 staged.append(_staged(source, made, final, token, output))
     except BaseException:
-        if channel is None:  # otherwise the other side sees to it
-            unstage(staged)
+        unstage(one for one in staged if not far)  # the other side sees to its own
         raise
     return staged
 
@@ -243,7 +264,7 @@ def unstage(staged: Iterable[Staged]) -> None:
             with suppress(BadDestination):  # a place that cannot be reached keeps it
                 remote.remove(str(one.part))
         else:
-            _discard(local(one.part))
+            discard(local(one.part))
 
 
 def _wanted(
@@ -316,19 +337,12 @@ def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
-        _discard(part)
+        discard(part)
         raise _named(exc, source, final) from exc
     except BaseException:
-        _discard(part)
+        discard(part)
         raise
     return size, digest
-
-
-def _discard(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError as exc:
-        warnings.warn(f"cannot remove the temporary file {printable(part)}: {exc}", stacklevel=3)
 
 
 def _pump(reader: int, writer: int) -> tuple[int, str]:

@@ -19,8 +19,8 @@ from secrets import token_hex
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
 from encamp.storage.disk import disk_full
-from encamp.storage.landing import PART
 from encamp.storage.locks import alone_if_free, shared
+from encamp.storage.parts import PART
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.strike import strike

@@ -34,6 +34,10 @@ _NETWORK = (
 )
 
 
+_BELIEVED = 60.0
+_unseen: dict[Portable, float] = {}
+
+
 def until_visible(path: Path, size: int) -> os.stat_result:
     """The status of a file that another host has written, of ``size`` bytes.
 
@@ -45,10 +49,16 @@ def until_visible(path: Path, size: int) -> os.stat_result:
 
 
 def sees(path: Portable) -> bool:
-    """Whether this host sees a file that another host has made; on a network disk it may wait."""
+    """Whether this host sees a file that another host has made; on a network disk it may wait.
+
+    That it does not is believed for a while.
+    """
+    if time.monotonic() < _unseen.get(path, 0.0):
+        return False
     try:
         until_visible(local(path), 0)
     except (OSError, UnusableInput):
+        _unseen[path] = time.monotonic() + _BELIEVED
         return False
     return True
 
