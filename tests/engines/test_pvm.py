@@ -6,10 +6,12 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,14 +21,27 @@ import pytest
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
+from encamp.engines.base import Frame
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, gone, results, say, until
 
 if shutil.which("pvmd"):
-    from encamp.engines import libpvm
+    from encamp.engines import libpvm, pvm_machine
+    from encamp.engines.pvm import open_end
     from encamp.engines.pvm_engine import PVMEngine
     from encamp.engines.pvm_machine import OwnMachine
+    from encamp.engines.pvm_membership import (
+        FRAME,
+        MORE_SIZES,
+        PIECE,
+        SIZES,
+        TABLE,
+        TOOK,
+        Line,
+        Membership,
+        encode,
+    )
 
 NOTICED = 10.0
 
@@ -282,14 +297,187 @@ def test_an_agent_that_cannot_start_says_why() -> None:
         Cluster("pvm", slots=1, machine="own", python=sys.executable, module="no_such_module")
 
 
-def test_slots_do_not_know_of_pvm_and_agents_know_the_environment(
+def test_slots_are_no_pvm_tasks_and_agents_know_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ENCAMP_TEST_VALUE", "seen")
+    monkeypatch.setenv("PVM_RSH", "my_rsh")
+    mine = {name: text for name, text in os.environ.items() if name.startswith("PVM")}
     with Cluster("pvm", slots=1, machine="own") as cluster:
         names = cluster.spawn(lambda: dict(os.environ)).result(PATIENCE)
         assert names["ENCAMP_TEST_VALUE"] == "seen"
-        assert [name for name in names if name.startswith("PVM")] == []
+        assert {name: names[name] for name in names if name.startswith("PVM")} == mine
         (agent,) = agents_of(cluster)
         inside = Path(f"/proc/{agent}/cmdline").read_bytes()
         assert b"seen" not in inside
+
+
+@pytest.fixture
+def member() -> Iterator[Membership]:
+    """Of a controller that has no cluster."""
+    engine = open_end(slots=1, machine="own")
+    yield engine._member
+    engine.close()
+
+
+def take_in(member: Membership, count: int) -> None:
+    """Have as many messages taken in, however they are."""
+    taken: list[int] = []
+    take = member._take
+
+    def count_and_take(size: int, tag: int, tid: int) -> None:
+        taken.append(tag)
+        take(size, tag, tid)
+
+    def all_taken() -> bool:
+        with member.lock:
+            member.drain()
+        return len(taken) >= count
+
+    member._take = count_and_take  # type: ignore[method-assign]
+    try:
+        until(all_taken)
+    finally:
+        member._take = take  # type: ignore[method-assign]
+
+
+def stranger_sends(member: Membership, messages: list[tuple[int, bytes]]) -> None:
+    """Have another task of the machine send the controller something."""
+    script = (
+        "import sys\nfrom encamp.engines import libpvm\nlibpvm.mytid()\n"
+        "for tag, data in eval(sys.argv[2]): libpvm.send(int(sys.argv[1]), tag, data)\n"
+        "libpvm.leave()"
+    )
+    command = [sys.executable, "-c", script, str(member.tid), repr(messages)]
+    with member.machine.known():
+        subprocess.run(command, check=True, timeout=PATIENCE)
+    take_in(member, len(messages))
+
+
+def test_messages_of_strangers_that_cannot_be_read_are_dropped(member: Membership) -> None:
+    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\xcf" + b"\xff" * 8, b"\xdd" + b"\xff" * 4)
+    stranger_sends(member, [(tag, data) for tag in (*range(1, 9), 11, 12, 13) for data in odd])
+    assert member.failure == ""
+    assert member.lines == {}
+
+
+class Heard:
+    """An end that keeps what it is brought."""
+
+    number = 1
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def put(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def learn(self, table: dict[int, int]) -> None:
+        raise AssertionError("nobody has sent a table")
+
+
+def in_line(member: Membership, line: Line, *messages: tuple[int, bytes]) -> None:
+    """Have messages come as if by a line."""
+    member.lines[member.tid] = line
+    with member.lock:
+        for tag, data in messages:
+            libpvm.send(member.tid, tag, data)
+        take_in(member, len(messages))
+    del member.lines[member.tid]
+
+
+def test_messages_of_agents_that_cannot_be_read_are_dropped(member: Membership) -> None:
+    heard = Heard()
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\x01", b"12345678", b"\x81\x01\xff")
+    tags = (TABLE, FRAME, SIZES, PIECE, MORE_SIZES, SIZES, TOOK)
+    in_line(member, line, *[(tag, data) for data in odd for tag in tags if data != b"\x91\x01"])
+    in_line(member, line, (PIECE, b"x"), (SIZES, encode([10_000])), (PIECE, b"x" * 10_001))
+    assert (heard.frames, member.failure) == ([], "")
+    in_line(member, line, (SIZES, encode([2, 10_000])), (PIECE, b"ab"), (PIECE, b"x" * 10_000))
+    assert [list(map(bytes, frame.parts)) for frame in heard.frames] == [[b"ab", b"x" * 10_000]]
+
+
+def test_what_is_said_of_sizes_takes_no_memory(member: Membership) -> None:
+    heard = Heard()
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    tracemalloc.start()
+    try:
+        in_line(member, line, (SIZES, encode([1 << 40] * 100 + [5_000] * 7_000)))
+        in_line(member, line, (PIECE, b"x" * 5_000))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+    in_line(member, line, *[(MORE_SIZES, b"\0" * 60_000)] * 100)
+    assert len(line.sizes) < 2 << 20
+    assert (heard.frames, member.failure) == ([], "")
+
+
+def test_a_frame_is_whole_that_takes_more_room_than_was_made_at_first(
+    member: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encamp.engines.pvm_pieces._AHEAD", 10_000)
+    heard, some = Heard(), random.Random(1).randbytes(200_001)
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    pieces = [(PIECE, some[at : at + 7_000]) for at in range(0, len(some), 7_000)]
+    in_line(member, line, (SIZES, encode([len(some)])), *pieces)
+    (frame,) = heard.frames
+    assert list(map(bytes, frame.parts)) == [some]
+
+
+def test_a_controller_that_finds_no_hosts_keeps_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PVMEngine, "machine_hosts", lambda self: [])
+    open_before = None
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="none of the hosts"):
+            open_end(slots=1, machine="own")
+        assert remains() == (set(), set())
+        found = len(os.listdir("/proc/self/fd"))
+        assert open_before in (None, found)
+        open_before = found
+
+
+@pytest.mark.parametrize("daemon_too", [False, True])
+def test_a_keeper_that_is_killed_leaves_nothing_and_another_machine_may_follow(
+    daemon_too: bool,
+) -> None:
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        machine = engine_of(cluster)._member.machine
+        assert isinstance(machine, OwnMachine)
+        machine._keeper.kill()
+        machine._keeper.wait()
+        if daemon_too:
+            os.kill(machine.process, signal.SIGKILL)
+    assert gone(machine.process)
+    assert remains()[0] == set()
+    with Cluster("pvm", slots=1, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+def test_a_folder_that_is_left_is_used_again_if_it_is_ours() -> None:
+    Cluster("pvm", slots=1, machine="own").close()
+    folder = Path(pvm_machine._own_folder)
+    folder.mkdir()
+    (folder / "pvmd.old").touch()
+    with Cluster("pvm", slots=1, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+    assert not folder.exists()
+    folder.touch()
+    try:
+        with pytest.raises(EngineUnavailable, match="is no folder of ours"):
+            Cluster("pvm", slots=1, machine="own")
+    finally:
+        folder.unlink()
+
+
+def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for_it() -> None:
+    mine = [one for some in psutil.net_if_addrs().values() for one in some]
+    addresses = [one.address for one in mine if one.family == socket.AF_INET]
+    address = next((one for one in addresses if not one.startswith("127.")), "")
+    need("a network", address != "")
+    with Cluster(
+        "pvm", slots=1, machine="own", address=address, hosts=[f"my_host ip={address}"]
+    ) as cluster:
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+        cluster.add_hosts(f"my_other_name ip={address}")
+        assert len(cluster.hosts()) == 1

@@ -7,6 +7,7 @@ is the `Port` through which messages come and go.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
@@ -103,8 +104,10 @@ class Slot:
         self._inbox: deque[tuple[int, Parts]] = deque()
         self._early: dict[int, list[tuple[int, Parts]]] = {}
         self._routes: dict[int, tuple[int, int]] = {}
-        self._answers: dict[int, tuple[bool, Parts]] = {}
-        self._tickets = 0
+        self._answers: dict[int, tuple[bool, Parts] | None] = {}
+        """Of the questions that were asked; None until the answer comes."""
+        # Not from 1: an answer to what the process before this one asked may still come.
+        self._tickets = secrets.randbits(62)
         self._initialized: set[int] = set()
 
     def take(self, envelope: Any, parts: Parts) -> None:
@@ -115,7 +118,7 @@ class Slot:
             self._take_calls(envelope, parts)
         elif isinstance(envelope, Where):
             self._routes[envelope.task] = envelope.agent, envelope.its_slot
-        elif isinstance(envelope, Answer):
+        elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
 
     def _take_calls(self, run: Run, parts: Parts) -> None:
@@ -248,16 +251,22 @@ class Slot:
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""
         self._tickets += 1
-        ticket = self._tickets
-        envelope = Ask(self.number, self.running, ticket)
-        self.port.send([encode(envelope), *dump(question)])
-        while ticket not in self._answers:
-            self.port.wait(None)
-        ok, parts = self._answers.pop(ticket)
+        ok, parts = self._answer(self._tickets, dump(question))
         answer = load(parts)
         if not ok:
             raise answer
         return answer
+
+    def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
+        """Ask, and wait; an answer that comes when nobody waits any more is dropped."""
+        self._answers[ticket] = None
+        try:
+            self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
+            while (answer := self._answers[ticket]) is None:
+                self.port.wait(None)
+            return answer
+        finally:
+            del self._answers[ticket]
 
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from encamp.agent.process import foreign
 from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER
 from encamp.engines.pvm_endpoint import PVMEndpoint
@@ -69,8 +70,7 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
     member = enrol(Machine({"PVM_TMP": os.environ.get("PVM_TMP", "/tmp")}))  # noqa: S108
     if arguments[2] == "ours":
         atexit.register(lambda: _strike(files) if member.failure else None)
-    for name in [name for name in os.environ if name.startswith("PVM")]:
-        del os.environ[name]
+    _be_no_task(arguments[2])
     os.environ.update({k: v for k, v in variables.items() if here or k not in os.environ})
     end = PVMEndpoint(member, number)
     end.slots = slots
@@ -81,6 +81,14 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [controller])
         member.say_hello(end.line(CONTROLLER, controller))
     return end
+
+
+def _be_no_task(where: str) -> None:
+    """Have the environment say of PVM what it would without encamp; see `join` for ``where``."""
+    ours = ["PVM_EXPORT"] if where == "there" else ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"]
+    for name in [name for name in os.environ if name.startswith("PVM")]:
+        if where == "here" or name in ours or foreign(name):
+            del os.environ[name]
 
 
 def _strike(files: Iterable[Path]) -> None:

@@ -19,11 +19,11 @@ from encamp.engines.pvm_membership import (
     MORE_SIZES,
     PIECE,
     SIZES,
-    SMALL,
     Line,
     Membership,
     encode,
 )
+from encamp.engines.pvm_pieces import SMALL
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 
@@ -54,9 +54,9 @@ class PVMEndpoint(Endpoint):
         self._worth = _OFTEN
         self._closed = self._failed = False
         with membership.lock:
-            membership.ends.append(self)
             membership.sync()
             self.watch(membership.fds)
+            membership.ends.append(self)
 
     # What the membership tells
 

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,10 +102,8 @@ class PVMEngine(PVMEndpoint, Engine):
         restarts: int,
         module: str,
     ) -> None:
-        if hosts:
-            member.machine.add(hosts)
+        there = member.machine.add(hosts) if hosts else set()
         super().__init__(member, CONTROLLER)
-        self._only = _names(hosts)
         self._python, self._restarts, self._module = python, restarts, module
         self._orders = b""
         self._agents: dict[int, _Agent] = {}
@@ -113,11 +111,23 @@ class PVMEngine(PVMEndpoint, Engine):
         self._ended: list[_Agent] = []
         self._refused: list[str] = []
         self._look = self._stopped = False
-        self._before = {host.tid for host in self._all_hosts()} if hosts else set()
+        self._only = _names(hosts)
+        self._before: set[int] = set()
         """Hosts of an own machine that others have added since are to be used, too."""
         self._shares: dict[str, list[int]] = {}
         """Host → slots of each of its agents; 0 stands for as many as it has cores."""
-        self._share(slots, per_agent)
+        try:
+            if hosts:
+                self._only |= self._called(there)
+                self._before = {host.tid for host in self._all_hosts()}
+            self._share(slots, per_agent)
+        except BaseException:
+            self.close()
+            raise
+
+    def _called(self, tids: Collection[int]) -> set[str]:
+        """What the machine calls hosts, which may be known to it by other names than were given."""
+        return {host.name for host in self._all_hosts() if host.tid in tids}
 
     def _share(self, slots: int | None, per_agent: int | None) -> None:
         """Decide how many agents of how many slots each host has."""
@@ -282,11 +292,11 @@ class PVMEngine(PVMEndpoint, Engine):
             lost = [agent for agent in lost if own or agent.host.name in names]
             for agent in lost:
                 agent.replaced = True
-        self._member.machine.add(hosts, dead={agent.host.name for agent in lost})
+        there = self._member.machine.add(hosts, dead={agent.host.name for agent in lost})
         with self._member.lock:
             self._known -= {agent.host.tid for agent in lost}
             if self._only:
-                self._only |= names
+                self._only |= names | self._called(there)
             self._look = True
             self.wake()
 

@@ -7,6 +7,7 @@ where a host does not answer. Needs nothing but the standard library.
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
 from collections.abc import Collection, Sequence
@@ -18,13 +19,16 @@ _GONE_WITHIN = 1.0
 _ENDS_WITHIN = 10.0
 """Seconds that a daemon which is to end may be in the way of the next."""
 _LOOK = 0.05
+_THERE_ALREADY = -28
+"""PVM's error for a host that the machine has, maybe by another name."""
 
 
 def main(given: str) -> None:
     """Add hosts, and print as JSON what became of those that were not there: their tids or codes.
 
-    ``given`` is JSON: ``hosts`` as they are to be added, ``dead`` the names of those in the
-    machine that are not heard of; they are taken out first, for the machine waits for them.
+    One that is there by another name has its tid, too. ``given`` is JSON: ``hosts`` as they are to
+    be added, ``dead`` the names of those in the machine that are not heard of; they are taken out
+    first, for the machine waits for them.
     """
     wanted = json.loads(given)
     libpvm.mytid()
@@ -35,12 +39,43 @@ def main(given: str) -> None:
     have = _in_machine()
     new = [host for host in wanted["hosts"] if host.split()[0] not in have]
     codes = _add(new, patient=bool(dead))
+    for number, code in enumerate(codes):
+        if code == _THERE_ALREADY:
+            codes[number] = _found(new[number]) or code
     libpvm.leave()
     sys.stdout.write(json.dumps(dict(zip(new, codes, strict=True))))
 
 
 def _in_machine() -> set[str]:
     return {host.name for host in libpvm.config()}
+
+
+def _found(given: str) -> int:
+    """The tid of a host that is in the machine by another name; 0 if it cannot be told which."""
+    name, *options = given.split()
+    said = [option[3:] for option in options if option.startswith("ip=")]
+    address = _address(said[0] if said else name)
+    if address is None:
+        return 0
+    if _is_here(address):
+        return libpvm.tidtohost(libpvm.mytid())
+    return next((host.tid for host in libpvm.config() if _address(host.name) == address), 0)
+
+
+def _address(name: str) -> str | None:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return None
+
+
+def _is_here(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
 
 
 def take_out(names: Collection[str]) -> None:

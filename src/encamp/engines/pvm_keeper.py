@@ -42,7 +42,7 @@ def main(name: str, folder: str) -> int:
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _finish(daemon)
-        _remove(daemon.pid, folder)
+        remove(daemon.pid, folder)
 
 
 def _end(number: int, _: object) -> None:
@@ -77,13 +77,10 @@ def _wait_for_tasks(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def _finish(daemon: subprocess.Popen[bytes]) -> None:
-    """End the machine by a command, or else by force.
-
-    The console halts it, because the call for it sends a signal to its caller, too.
-    """
+    """End the machine by a command, or else by force."""
     if daemon.poll() is None:
-        with suppress(OSError, subprocess.TimeoutExpired):
-            subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=_HALT_WITHIN)
+        with suppress(subprocess.TimeoutExpired):
+            halt()
             daemon.wait(_HALT_WITHIN)
     left = _children(daemon.pid)
     for deed in (daemon.terminate, daemon.kill):
@@ -97,6 +94,15 @@ def _finish(daemon: subprocess.Popen[bytes]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def halt() -> None:
+    """Have the console halt the machine.
+
+    The call for it, or a signal to the daemon, ends all tasks that it knows, the caller too.
+    """
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=_HALT_WITHIN)
+
+
 def _children(pid: int) -> list[int]:
     """The processes that the daemon has started and that run."""
     try:
@@ -106,7 +112,8 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in found]
 
 
-def _remove(pid: int, folder: str) -> None:
+def remove(pid: int, folder: str) -> None:
+    """Remove what is left of the files of the machine that had this daemon."""
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
         return

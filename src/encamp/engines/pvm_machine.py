@@ -10,7 +10,9 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -38,6 +40,7 @@ _START_WITHIN = 20.0
 _TAIL = 1000
 _END_WITHIN = 25.0
 """Seconds that the keeper has; it gives the machine less."""
+_DAEMON_ENDS_WITHIN = 3.0
 _LONGEST_FOLDER = 80
 """Bytes of a folder's path in which the kernel lets sockets have names (108) of PVM's length."""
 
@@ -69,10 +72,11 @@ class Machine:
                 else:
                     os.environ[name] = value
 
-    def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> None:
+    def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> set[int]:
         """Add the hosts that it does not have, after ``dead`` ones were taken out.
 
-        Blocks until their daemons run. Raises `EngineFailed` if it cannot.
+        Blocks until their daemons run; returns the ids of those that it did not know by the names
+        that they have here. Raises `EngineFailed` if it cannot.
         """
         named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
         codes = self._added(json.dumps({"hosts": named, "dead": list(dead)}))
@@ -82,6 +86,7 @@ class Machine:
             raise EngineFailed(
                 "pvm", f"hosts could not be added: {'; '.join(bad)}{remedy}{self._log()}"
             )
+        return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
         """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
@@ -113,7 +118,7 @@ class Machine:
 class OwnMachine(Machine):
     """A virtual machine that ends with this process; ``name`` is its first host's, if not this's.
 
-    ``process`` is the id of its daemon.
+    ``process`` is the id of its daemon (0: there is none).
     """
 
     own = True
@@ -128,6 +133,7 @@ class OwnMachine(Machine):
         if "PVM_RSH" not in os.environ and (ssh := shutil.which("ssh")):
             variables["PVM_RSH"] = ssh
         super().__init__(variables)
+        self.process, self._folder = 0, folder
         self._keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", pvm_keeper.__file__, name, folder],
             stdin=subprocess.PIPE,
@@ -165,6 +171,17 @@ class OwnMachine(Machine):
         except subprocess.TimeoutExpired:
             keeper.kill()
             keeper.wait()
+        if keeper.returncode < 0:
+            self._do_without_keeper()
+
+    def _do_without_keeper(self) -> None:
+        """Do what a keeper that was killed has not done."""
+        with self.known():
+            with suppress(OSError):
+                if self.variables["PVM_VMID"].encode() in _environment(self.process):
+                    pvm_keeper.halt()
+                    _end(self.process)
+            pvm_keeper.remove(self.process, self._folder)
 
 
 def find_machine(which: str | None, address: str) -> Machine:
@@ -255,12 +272,41 @@ def _folder() -> str:
         _own_folder = tempfile.mkdtemp(prefix=f"encamp-pvm-{os.getpid()}-", dir=base)
         return _own_folder
     if _own_folder == _used_tmp:
-        Path(_own_folder).mkdir(mode=0o700, exist_ok=False)
+        _make_again(Path(_own_folder))
         return _own_folder
     return ""
 
 
+def _make_again(folder: Path) -> None:
+    """Have a folder of this process's once more.
+
+    What a killed machine has left in it is in no way, since every machine has another name.
+    """
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            why = f"{folder}, which this process had for its virtual machine, is no folder of ours"
+            raise EngineUnavailable("pvm", why, "remove it") from None
+        folder.chmod(0o700)
+
+
 _own_folder = ""
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def _end(pid: int) -> None:
+    """Wait for the end of a process, and bring it about after some seconds."""
+    process = os.pidfd_open(pid)
+    try:
+        if not select.select([process], [], [], _DAEMON_ENDS_WITHIN)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
 
 
 def _pvmd() -> str:

@@ -3,7 +3,8 @@
 A process is one PVM task, whichever of its ends (`encamp.engines.pvm_endpoint`) sends: the
 `Membership` is shared. Every pair of tasks has a *line* by the direct route. A small frame is one
 message, a msgpack array of its parts; a big one has its parts' sizes first, then the parts in
-pieces.
+pieces (`encamp.engines.pvm_pieces`). Any task of the machine may send messages: one that cannot be
+read is dropped as if it had not come.
 
 ``pvm_send`` waits until the receiver takes what the socket does not hold. So no more is sent than
 that, until the receiver has said that it took it: nobody waits for one who computes, is frozen or
@@ -20,7 +21,7 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
@@ -28,8 +29,15 @@ from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER, Frame
 from encamp.engines.libpvm import PVMError
 from encamp.engines.pvm_machine import Machine
+from encamp.engines.pvm_pieces import (
+    MOST_SIZES,
+    Pieces,
+    Unreadable,
+    sizes_in,
+    unpack,
+    unpack_ints,
+)
 from encamp.errors import EngineFailed
-from encamp.wire import Parts
 
 if TYPE_CHECKING:
     from encamp.engines.pvm_endpoint import PVMEndpoint
@@ -39,8 +47,6 @@ CALL, HELLO, TABLE, FRAME, SIZES, MORE_SIZES, PIECE, TOOK = range(1, 9)
 ENDED, ADDED, PRINTED = range(11, 14)
 """Tags of what the daemons tell."""
 
-SMALL = 1 << 13
-"""Parts up to this size travel together."""
 _HELD = 40 << 10
 """Bytes behind which another message may follow to another end, whatever that does.
 
@@ -58,8 +64,12 @@ _LEFT_WITHIN = 1.0
 
 _TOOK = struct.Struct("<Q")
 encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[bytes]).decode
-_decode_sizes = msgspec.msgpack.Decoder(list[int]).decode
+_Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
+_decode = msgspec.msgpack.Decoder(Annotated[list[bytes], msgspec.Meta(min_length=1)]).decode
+_decode_table = msgspec.msgpack.Decoder(dict[_Number, _Number]).decode
+_decode_call = msgspec.msgpack.Decoder(tuple[_Number]).decode
+_decode_hello = msgspec.msgpack.Decoder(tuple[_Number, _Number]).decode
+"""A number, and the id of its process."""
 
 
 class Line:
@@ -76,8 +86,8 @@ class Line:
         self.heard = time.monotonic()
         """When something came last."""
         self.sizes = bytearray()
-        self.parts: Parts = []
-        self.empty: deque[memoryview] = deque()
+        self.pieces: Pieces | None = None
+        """The big frame that is coming, or the last one: memory that is held is at hand again."""
 
 
 class Membership:
@@ -86,6 +96,7 @@ class Membership:
     def __init__(self, machine: Machine) -> None:
         self.machine, self.lock = machine, threading.RLock()
         self.process = os.getpid()
+        self._left = False
         self.failure = ""
         """Why there is no machine any more."""
         self.ends: list[PVMEndpoint] = []
@@ -143,7 +154,10 @@ class Membership:
                 if not buffer:
                     self.stirred = False
                     return
-                self._take(*libpvm.bufinfo(buffer))
+                try:
+                    self._take(*libpvm.bufinfo(buffer))
+                except (msgspec.DecodeError, struct.error, Unreadable):
+                    continue
             self.stirred = True
         except PVMError as exc:
             self.fail(exc)
@@ -155,24 +169,27 @@ class Membership:
         if tag >= ENDED:
             self._told(tag, size)
         elif tag in (CALL, HELLO):
-            self._hello(tid, line, tag, libpvm.unpack(size))
+            self._hello(tid, line, tag, unpack(size))
         elif line is not None:
             self._in_line(line, tag, size)
 
     def _in_line(self, line: Line, tag: int, size: int) -> None:
         if tag == TOOK:
-            (line.taken,) = _TOOK.unpack(libpvm.unpack(size))
-            self.flush(line)
+            (taken,) = _TOOK.unpack(unpack(size))
+            if line.taken <= taken <= line.sent:
+                line.taken = taken
+                self.flush(line)
             return
         if tag == FRAME:
-            line.end.put(Frame(line.number, _decode(libpvm.unpack(size))))  # type: ignore[arg-type]
+            line.end.put(Frame(line.number, _decode(unpack(size))))
         elif tag == PIECE:
-            self._fill(line, size)
+            if line.pieces is not None and line.pieces.fill(size):
+                line.end.put(Frame(line.number, line.pieces.parts()))
         elif tag == TABLE:
-            line.end.learn(msgspec.msgpack.decode(libpvm.unpack(size), type=dict[int, int]))
+            line.end.learn(_decode_table(unpack(size)))
         else:
-            line.sizes += libpvm.unpack(size)
-            if tag == SIZES:
+            line.sizes += unpack(size)
+            if tag == SIZES or len(line.sizes) > MOST_SIZES:
                 self._begin(line)
         line.come += size + _COST
         if line.come - line.told > _HELD // 2:
@@ -180,32 +197,14 @@ class Membership:
             self.post(line.tid, TOOK, _TOOK.pack(line.come))
 
     def _begin(self, line: Line) -> None:
-        """Make room for a big frame: for its small parts together, and for each other one."""
-        sizes, line.sizes = _decode_sizes(line.sizes), bytearray()
-        small = memoryview(bytearray(sum(size for size in sizes if size <= SMALL)))
-        big = [memoryview(bytearray(size)) for size in sizes if size > SMALL]
-        line.empty.extend(view for view in (small, *big) if view)
-        line.parts, start, rest = [], 0, iter(big)
-        for size in sizes:
-            line.parts.append(next(rest) if size > SMALL else small[start : start + size])
-            start += size if size <= SMALL else 0
-        if not line.empty:
-            line.end.put(Frame(line.number, line.parts))
-
-    def _fill(self, line: Line, size: int) -> None:
-        if not line.empty or len(line.empty[0]) < size:
-            return  # nothing of ours
-        view = line.empty[0]
-        libpvm.unpack_to(libpvm.address_of(view), size)
-        if size < len(view):
-            line.empty[0] = view[size:]
-            return
-        line.empty.popleft()
-        if not line.empty:
-            line.end.put(Frame(line.number, line.parts))
+        """A big frame is to come."""
+        said, line.sizes = line.sizes, bytearray()
+        line.pieces = Pieces(sizes_in(said))
+        if line.pieces.complete:
+            line.end.put(Frame(line.number, line.pieces.parts()))
 
     def _hello(self, tid: int, line: Line | None, tag: int, data: bytearray) -> None:
-        number, *process = msgspec.msgpack.decode(data, type=list[int])
+        number, *process = _decode_call(data) if tag == CALL else _decode_hello(data)
         if line is None:
             line = self._stranger(tid, number)
         if line is None or line.number != number:
@@ -227,8 +226,10 @@ class Membership:
 
     def _told(self, tag: int, size: int) -> None:
         self.fds = []
-        values = libpvm.unpack_ints(size // 4 if tag != PRINTED else 2)
-        text = libpvm.unpack(max(0, values[1])) if tag == PRINTED else bytearray()
+        if size < (8 if tag == PRINTED else 4):
+            raise Unreadable
+        values = unpack_ints(size // 4 if tag != PRINTED else 2)
+        text = unpack(max(0, min(values[1], size))) if tag == PRINTED else bytearray()
         for end in self.ends:
             end.told(tag, values, text)
 
@@ -251,11 +252,12 @@ class Membership:
                 end.watch(fds)
 
     def leave(self) -> None:
-        """Be no task any more, and let go of the machine.
+        """Be no task any more, and let go of the machine. May be called twice.
 
         libpvm says goodbye on its direct routes, and would wait for hosts that are dead.
         """
-        if self.process == os.getpid():
+        if self.process == os.getpid() and not self._left:
+            self._left = True
             leaving = threading.Thread(target=_leave, name="encamp-pvm-leave", daemon=True)
             leaving.start()
             leaving.join(_LEFT_WITHIN)
