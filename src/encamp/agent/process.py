@@ -29,19 +29,12 @@ MARK = "ENCAMP_SLOT"
 _START = """\
 import sys, base64
 sys.path.append(sys.argv[1])
+from encamp.engines.foreign import foreign
 from encamp.agent.child import main
 main(base64.b64decode(sys.argv[2]))
 """
 _PACKAGE = str(Path(__file__).parents[2])
 """Where the slot finds encamp if it is not installed there."""
-_FOREIGN = (
-    "PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL",
-    "PVMSOCK", "PVMEPID", "PVMTMASK", "PVMCTX", "PVMTRC", "PVMSPAWNWD",
-)  # fmt: skip
-"""How variables begin that would make a process believe it were an MPI rank or a PVM task.
-
-Others of PVM's, which begin with ``PVM_``, are settings, which steps that use it themselves need.
-"""
 
 
 class SlotProcess:
@@ -169,11 +162,6 @@ class SlotProcess:
 def slot_environment() -> dict[str, str]:
     """This process's environment, less what would make slots believe they were such."""
     return {name: text for name, text in os.environ.items() if not foreign(name)}
-
-
-def foreign(name: str) -> bool:
-    """Whether a variable makes a process believe it were an MPI rank or a PVM task."""
-    return name.startswith(_FOREIGN)
 
 
 def _append(fd: int) -> None:

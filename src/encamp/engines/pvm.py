@@ -13,9 +13,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from encamp.agent.process import foreign
 from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER
+from encamp.engines.foreign import foreign
 from encamp.engines.pvm_endpoint import PVMEndpoint
 from encamp.engines.pvm_engine import PVMEngine
 from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_machine
