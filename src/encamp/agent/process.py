@@ -17,6 +17,7 @@ import msgspec
 
 from encamp.agent.child import KEPT_OUTPUT, Birth
 from encamp.agent.processes import end_descendants, end_marked
+from encamp.engines.foreign import foreign
 from encamp.wire import Reader, Writer
 
 GRACE = 2.0
