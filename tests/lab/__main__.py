@@ -30,6 +30,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("hosts", type=int)
     up.add_argument("--without-share", type=int, default=0, help="so many do not mount the share")
     up.add_argument("--sshfs", action="store_true", help="the share is on a file server")
+    up.add_argument("--variable", action="append", default=[], metavar="NAME=VALUE",
+                    help="set in whatever starts on a host, such as PVM_ALLOW_ROOT=1")  # fmt: skip
     up.add_argument("--rate", help="the file server's rate limit, such as 20mbit")
     return parser
 
@@ -37,8 +39,9 @@ def _parser() -> argparse.ArgumentParser:
 def _up(arguments: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = {name: getattr(arguments, name) for name in ("without_share", "sshfs", "rate")}
+    variables = dict(given.partition("=")[::2] for given in arguments.variable)
     try:
-        with Lab(arguments.hosts, **options) as lab:
+        with Lab(arguments.hosts, variables=variables, **options) as lab:
             _tell(lab)
             signal.pause()
     except LabError as exc:
@@ -54,7 +57,7 @@ def _tell(lab: Lab) -> None:
     print(f"the share here: {lab.share}")
     print(f"to get in:      {lab.ssh_command} {lab.hosts[0].name}")
     print("for programs here:")
-    for name, value in lab.environment.items():
+    for name, value in {**lab.environment, **lab.variables}.items():
         print(f"  export {name}={shlex.quote(value)}")
     print("Ctrl-C takes it down", flush=True)
 

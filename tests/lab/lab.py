@@ -84,7 +84,7 @@ class Lab:
         self._unshared = set(self._names[hosts - without_share :])
         self._sshfs, self._rate = sshfs or rate is not None, rate
         self._disk, self._tmp = disk, tmp
-        self._variables = dict(variables or {})
+        self.variables = dict(variables or {})
         self._owner = os.getpid()
         self._made = ExitStack()
         self.hosts: list[Host] = []
@@ -156,6 +156,7 @@ class Lab:
             "OMPI_MCA_btl": "tcp,self",
             "OMPI_MCA_btl_tcp_if_include": str(self._network),
             "PVM_RSH": self.ssh_command,
+            "ENCAMP_SSH": self.ssh_command,
         }
 
     # The folder and the network, which are this lab's alone
@@ -238,7 +239,7 @@ class Lab:
         etc = self.folder / "etc"
         server = f"{FILES}:{MEDIA / FILES / 'shared'}" if by_sshfs and has_share else None
         roots = {LOCAL: str(own / "disk/storage"), MIRRORED: share or os.pathsep}
-        environment = {**self._variables, **roots}
+        environment = {**self.variables, **roots}
         self._write_sshd_config(name, environment)
         (etc / f"{name}.passwd").write_text(_passwd(str(own / "home")))
         return {
