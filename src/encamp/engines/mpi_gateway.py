@@ -13,34 +13,40 @@ import fcntl
 import math
 import os
 import select
+import shlex
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from typing import Any
 
 import msgspec
 
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.mpi_endpoint import MPIEndpoint
-from encamp.engines.mpi_hosts import hosts_of, spread
+from encamp.engines.mpi_hosts import Questions, hosts_of, spread
 from encamp.engines.mpi_launch import HOME, REMEDY, Plan, find_launcher
 from encamp.engines.mpi_remains import clear
 from encamp.engines.mpi_run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
-from encamp.errors import BadFrame, EngineFailed, EngineUnavailable
+from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.wire import Buffer, Parts, Reader, Writer
 
 _GONE_WITHIN = 2.0
 """Seconds in which a launcher ends when its job is lost."""
-_SLOW = 4.0
-"""Seconds after which a job that has not come up yet is looked after."""
-_ASKED_WITHIN = 6.0
+_SLOW = 2.5
+"""Seconds after which the hosts of a job that has not come up yet are asked."""
+_LOOK = 0.1
+"""Seconds between two looks whether they have answered."""
+_ASKED_WITHIN = 5.0
 """Seconds that a host has to answer then."""
 _ASKED_AGAIN_WITHIN = 3.0
 _CLEARED_WITHIN = 2.0
+_GIVEN_UP_WITHIN = 1.0
+"""Seconds that a launcher has to end that waits for such a host."""
 
 
 def call_home() -> socket.socket | None:
@@ -135,7 +141,7 @@ class LaunchedMPI(Engine):
         hosts: Sequence[str] | str | None = None,
         hostfile: str | os.PathLike[str] | None = None,
         rsh_agent: str | None = None,
-        launcher: str | None = None,
+        launcher: str | os.PathLike[str] | None = None,
         mpi: str | None = None,
         restarts: int = 3,
         start_within: float = 60.0,
@@ -143,12 +149,18 @@ class LaunchedMPI(Engine):
     ) -> None:
         if find_spec("mpi4py") is None:
             raise EngineUnavailable(self.name, "mpi4py is not installed", REMEDY)
+        if slots is not None:
+            _check_number("slots", 1, slots)
+        _check_number("restarts", 0, restarts)
+        path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
+        _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
         named = hosts_of(hosts, hostfile)
         places = sum(host.places for host in named) or len(os.sched_getaffinity(0))
         self._slots = self.agents = slots or places
         self._hosts = spread(named, self._slots)
-        self._launcher, self._rsh_agent = find_launcher(launcher, mpi), rsh_agent
-        self._restarts, self._start_within, self._module = restarts, start_within, module
+        self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent
+        self._restarts, self._module = restarts, module
+        self._start_within = _seconds("start_within", start_within)
         self.private = not named
         self._poll = select.epoll()
         self._run: Run | None = None
@@ -173,37 +185,43 @@ class LaunchedMPI(Engine):
         """See `Engine.start`; waits until all ranks are there."""
         self._orders = orders
         self._launch()
+        questions: Questions | None = None
         look = time.monotonic() + _SLOW if self._hosts else math.inf
-        while self._run is not None and not self._run.ready:
-            self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
-            self._news += self.receive()
-            if time.monotonic() > look:
-                look = math.inf
-                self._look_after(self._run)
+        try:
+            while self._run is not None and not self._run.ready:
+                self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
+                self._news += self.receive()
+                if questions is None and time.monotonic() > look and self._run is not None:
+                    questions = self._run.plan.ask(_ASKED_WITHIN)
+                if questions is not None:
+                    look = math.inf if questions.answered else time.monotonic() + _LOOK
+                    self._heed(self._run, questions)
+        finally:
+            if questions is not None:
+                questions.end()
         if self._run is None:
             raise self._failure or EngineFailed(self.name, "it was stopped while it started")
 
-    def _look_after(self, run: Run | None) -> None:
+    def _heed(self, run: Run | None, questions: Questions) -> None:
         """Give up a job that does not come up because of hosts that cannot be used."""
-        if run is None or run.ready:
-            return
-        faults = run.plan.faults(_ASKED_WITHIN)
+        faults = questions.faults() if questions.answered else {}
         with self._lock:
-            if faults and run is self._run and not run.ready:
+            if faults and run is not None and run is self._run and not run.ready:
+                run.end(asked=_GIVEN_UP_WITHIN)
                 self._run = None
-                run.end()
                 self._failure = EngineFailed(self.name, _sentence(faults))
                 good = tuple(host for host in run.plan.hosts if host.name not in faults)
-                replace(run.plan, hosts=good).faults(_CLEARED_WITHIN)  # nothing is left there then
+                replace(run.plan, hosts=good).ask(_CLEARED_WITHIN).faults()  # nothing is left there
                 clear()
 
     def _launch(self) -> None:
         arguments, hosts = (str(self._base),), tuple(self._hosts)
         ranks = self._slots + 1
         plan = Plan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
-        self._run = Run(plan, self._base, self._poll)
-        self._base += self._slots
-        self._deadline = time.monotonic() + self._start_within
+        with _ctrl_c_held_off():
+            self._run = Run(plan, self._base, self._poll)
+            self._base += self._slots
+            self._deadline = time.monotonic() + self._start_within
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
@@ -244,14 +262,14 @@ class LaunchedMPI(Engine):
 
     def _lost(self, run: Run, arrivals: list[Arrival]) -> None:
         """Tell what became of a job, and start the next one unless that would be in vain."""
-        self._run = None
         lost = sorted(run.agents)
         why = run.end(_GONE_WITHIN)
+        self._run = None  # not before, so that it is ended by `stop` if this is interrupted
         arrivals += [Left(agent, why) for agent in lost]
         if not run.ready:
             clear()
         late = not run.ready and time.monotonic() > self._deadline
-        faults = run.plan.faults(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN)
+        faults = run.plan.ask(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN).faults()
         if run.ready and self._restarts > 0 and self._go_without(faults):
             self._restarts -= 1
             self._launch()
@@ -290,6 +308,50 @@ class LaunchedMPI(Engine):
     def close(self) -> None:
         """See `Endpoint.close`; the same as `stop`."""
         self.stop()
+
+
+def _check_number(name: str, least: int, value: object) -> None:
+    """Raise `BadJob` for an option that is no such number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+
+
+def _seconds(name: str, value: float | str) -> float:
+    """Seconds as they come from a program, or from the command line as text."""
+    with suppress(TypeError, ValueError):
+        if 0 <= float(value) < math.inf:
+            return float(value)
+    raise BadJob(name, f"must be seconds, not {value!r}")
+
+
+def _check_words(**options: object) -> None:
+    """Raise `BadJob` for an option that is no text, or a command that no shell would take."""
+    for name, value in options.items():
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise BadJob(name, f"must be text, not {value!r}")
+    try:
+        shlex.split(str(options["rsh_agent"]))
+    except ValueError as exc:
+        why = "is no command; write it as in a shell"
+        raise BadJob(f"rsh_agent={options['rsh_agent']!r}", why) from exc
+
+
+@contextmanager
+def _ctrl_c_held_off() -> Iterator[None]:
+    """Raise Ctrl-C at the end only, so that nothing is started that nobody knows of."""
+    came: list[tuple[Any, ...]] = []
+    here = threading.current_thread() is threading.main_thread()
+    usual = signal.getsignal(signal.SIGINT) if here else None
+    if not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *args: came.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if came:
+            usual(*came[0])
 
 
 def _sentence(faults: Mapping[str, str]) -> str:

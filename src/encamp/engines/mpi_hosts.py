@@ -15,14 +15,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from encamp.errors import BadHostfile, EngineUnavailable
+from encamp.errors import BadHostfile, BadJob, EngineUnavailable
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
@@ -36,6 +36,11 @@ _NO_SHELL = 255
 """Exit status of a remote shell that did not get there."""
 _NO_COMMAND = (126, 127)
 _MOST_AT_ONCE = 64
+_HOST = re.compile(
+    r"(?P<name>[^\s:=,-][^\s:=,]*)(\s*:\s*(?P<count>\w+))?(?P<more>(\s+\w+\s*=\s*\S+)*)"
+)
+_SLOTS = re.compile(r"\bslots\s*=\s*(\S+)")
+_AS = "write it like 'node1', 'node1:4' or 'node1 slots=4'"
 _THERE = "encamp-is-asking"
 _CHECK = (
     "import os, sys; sys.path.append(sys.argv[1]); import mpi4py, encamp.agent; "
@@ -60,14 +65,25 @@ class HostLine:
 def hosts_in(lines: Sequence[str]) -> tuple[HostLine, ...]:
     """Hosts as either MPI's users write them: ``node1``, ``node1:4``, ``node1 slots=4``.
 
-    A host that is named again has more places.
+    A host that is named again has more places. Raises `BadJob`.
     """
     found: dict[str, int] = {}
     for line in lines:
-        name = re.split(r"[\s:]", line.strip())[0]
-        count = re.search(r"(?:\bslots\s*=\s*|:)(\d+)", line)
-        found[name] = found.get(name, 0) + (int(count[1]) if count else 1)
+        name, places = _host_in(line)
+        found[name] = found.get(name, 0) + places
     return tuple(HostLine(name, places) for name, places in found.items())
+
+
+def _host_in(line: str) -> tuple[str, int]:
+    said = _HOST.fullmatch(line.strip())
+    if said is None:
+        raise BadJob(repr(line), f"this is no host; {_AS}")
+    slots = _SLOTS.search(said["more"])
+    count = said["count"] or (slots[1] if slots else "1")
+    if not (count.isascii() and count.isdigit()) or not int(count):
+        why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
+        raise BadJob(repr(line), why)
+    return said["name"], int(count)
 
 
 def hosts_of(
@@ -75,16 +91,20 @@ def hosts_of(
 ) -> tuple[HostLine, ...]:
     """The hosts that the options name; none if a job is for this host alone.
 
-    Raises `BadHostfile` and `EngineUnavailable`.
+    Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
     """
     if hosts is None:
+        if not isinstance(hostfile, str | os.PathLike | None):
+            raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
         return () if hostfile is None else _hosts_of_file(os.fspath(hostfile))
     if hostfile is not None:
         why = "it takes hosts or a hostfile, not both"
         raise EngineUnavailable("mpi", why, "leave one of them out")
-    names = hosts.split(",") if isinstance(hosts, str) else list(hosts)
+    names = hosts.split(",") if isinstance(hosts, str) else hosts
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
     found = hosts_in([name for name in names if name.strip()])
-    if not sum(host.places for host in found):
+    if not found:
         raise EngineUnavailable("mpi", "hosts names no host", "name some, like 'node1:4'")
     return found
 
@@ -96,8 +116,11 @@ def _hosts_of_file(hostfile: str) -> tuple[HostLine, ...]:
         why = exc.strerror if isinstance(exc, OSError) else "it is no text"
         raise BadHostfile(hostfile, f"{why}".lower()) from exc
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    found = hosts_in([line for line in lines if line])
-    if not sum(host.places for host in found):
+    try:
+        found = hosts_in([line for line in lines if line])
+    except BadJob as exc:
+        raise BadHostfile(hostfile, str(exc)) from exc
+    if not found:
         raise BadHostfile(hostfile, "it names no host; write one a line, like 'node1:4'")
     return found
 
@@ -129,7 +152,9 @@ def address_towards(name: str, shell: Sequence[str]) -> str | None:
     """The address of this host in the network by which it reaches another one."""
     with suppress(OSError, subprocess.TimeoutExpired):
         asked = [*shell, "-G", name]  # ssh may know the host by a name that is only its own
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=5, cwd="/")
+        done = subprocess.run(
+            asked, capture_output=True, text=True, timeout=5, cwd="/", start_new_session=True
+        )
         if found := re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE):
             name = found[1]
     return _source(name)
@@ -154,43 +179,75 @@ def _source(name: str) -> str | None:
     return None
 
 
-def faults(
-    hosts: Sequence[HostLine], shell: Sequence[str], launcher: str, package: str, within: float
-) -> dict[str, str]:
-    """What is wrong with hosts, by name; blocks for ``within`` seconds at most.
+class Questions:
+    """Asks hosts what is wrong with them, all at once and beside what else goes on.
 
     Those that can be used remove what a job has left there that was ended while MPI started.
     ``launcher`` is the program that must be there, ``package`` where encamp may be.
     """
-    there = [host.name for host in hosts if not host.here]
-    program = shlex.join([sys.executable, "-P", "-c", _CHECK, package, launcher])
-    with ThreadPoolExecutor(min(len(there), _MOST_AT_ONCE) or 1) as pool:
-        found = pool.map(lambda name: _fault([*shell, name], program, within), there)
-        return {name: fault for name, fault in zip(there, found, strict=True) if fault}
 
+    def __init__(
+        self,
+        hosts: Sequence[HostLine],
+        shell: Sequence[str],
+        launcher: str,
+        package: str,
+        within: float,
+    ) -> None:
+        there = [host.name for host in hosts if not host.here]
+        program = shlex.join([sys.executable, "-P", "-c", _CHECK, package, launcher])
+        self._command, self._within = f"echo {_THERE}; {program}", within
+        self._asked: set[subprocess.Popen[str]] = set()
+        self._ended = False
+        self._pool = ThreadPoolExecutor(min(len(there), _MOST_AT_ONCE) or 1)
+        self._answers = {name: self._pool.submit(self._fault, [*shell, name]) for name in there}
 
-def _fault(shell: list[str], program: str, within: float) -> str:
-    """What is wrong with a host; it is asked for a word first, since Python may start slowly."""
-    try:
-        asked = subprocess.Popen(
-            [*shell, f"echo {_THERE}; {program}"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # so that nobody is asked for a password
-            text=True,
-            errors="replace",
-        )
-    except OSError as exc:
-        return f"cannot be reached: {shell[0]}: {exc.strerror}"
-    with asked:
+    @property
+    def answered(self) -> bool:
+        """Whether nothing is waited for."""
+        return all(answer.done() for answer in self._answers.values())
+
+    def faults(self) -> dict[str, str]:
+        """What is wrong with hosts, by name; waits for the answers, and ends."""
         try:
-            said, errors = asked.communicate(timeout=within)
-        except subprocess.TimeoutExpired:
-            os.killpg(asked.pid, signal.SIGKILL)
-            said, _ = asked.communicate()
-            return "" if _THERE in said else f"does not answer within {within:g} s"
-    return _meaning(asked.returncode, _THERE in said, errors)
+            wait(self._answers.values())
+            return {name: found.result() for name, found in self._answers.items() if found.result()}
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Wait for no more answers; may be called twice."""
+        self._ended = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for asked in list(self._asked):
+            with suppress(OSError):
+                os.killpg(asked.pid, signal.SIGKILL)
+
+    def _fault(self, shell: list[str]) -> str:
+        """What is wrong with a host; it says a word first, since Python may start slowly."""
+        try:
+            asked = subprocess.Popen(
+                [*shell, self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that nobody is asked for a password
+                text=True,
+                errors="replace",
+            )
+        except OSError as exc:
+            return f"cannot be reached: {shell[0]}: {exc.strerror}"
+        with asked:
+            self._asked.add(asked)
+            try:
+                said, errors = asked.communicate(timeout=0 if self._ended else self._within)
+            except subprocess.TimeoutExpired:
+                os.killpg(asked.pid, signal.SIGKILL)
+                said, _ = asked.communicate()
+                return "" if _THERE in said else f"does not answer within {self._within:g} s"
+            finally:
+                self._asked.discard(asked)
+        return _meaning(asked.returncode, _THERE in said, errors)
 
 
 def _meaning(code: int, reached: bool, errors: str) -> str:

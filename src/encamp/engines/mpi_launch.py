@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from encamp.engines.mpi_hosts import AGENTS, HostLine, address_towards, faults, remote_shell
+from encamp.engines.mpi_hosts import AGENTS, HostLine, Questions, address_towards, remote_shell
 from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineUnavailable
 
@@ -45,7 +45,7 @@ DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 """Environment variable that carries the latter, as JSON."""
 END_WITHIN = 7.0
 """Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
-_ASKED_WITHIN = 3.0
+ASKED_WITHIN = 3.0
 _TAIL = 2000
 _START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
@@ -83,8 +83,10 @@ def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
         launcher = identify(os.path.abspath(candidate))
         if launcher is not None and mpi in (None, launcher.mpi):
             return launcher
-    why = f"there is no {wanted}" if path is None else f"{path} is no {wanted} that can be used"
-    raise EngineUnavailable("mpi", why, REMEDY)
+    if path is not None:
+        why = f"{path} is no {wanted} that can be used"
+        raise EngineUnavailable("mpi", why, "give launcher the path of one, or leave it out")
+    raise EngineUnavailable("mpi", f"there is no {wanted}", REMEDY)
 
 
 def _candidates() -> Iterator[str]:
@@ -101,9 +103,7 @@ def _candidates() -> Iterator[str]:
 def identify(path: str) -> Launcher | None:
     """Which MPI a launcher is of; None if it cannot be run or is of another kind."""
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=20
-        )
+        done = _asked([path, "--version"])
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"(Open MPI|PRRTE|HYDRA|Intel)[^\d]*([\d.]+)", done.stdout, re.S)
@@ -130,9 +130,20 @@ NETMOD = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 def _says(program: str) -> str:
     """What a program prints that is said to tell about its MPI."""
     with suppress(OSError, subprocess.TimeoutExpired):
-        done = subprocess.run([program], capture_output=True, text=True, timeout=20)
-        return done.stdout
+        return _asked([program]).stdout
     return ""
+
+
+def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command out of the reach of Ctrl-C, which would make it say less than it knows."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=20,
+        start_new_session=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -186,12 +197,11 @@ class Plan:
         values = {k: v for k, v in os.environ.items() if k.startswith(_DEFAULTS)}
         return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
 
-    def faults(self, within: float) -> dict[str, str]:
-        """What is wrong with hosts, by name, as far as it can be found out in so many seconds."""
+    def ask(self, within: float) -> Questions:
+        """Ask hosts what is wrong with them, as far as they say it in so many seconds."""
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
-        if shell is None or not self.hosts:
-            return {}
-        return faults(self.hosts, shell, self.launcher.path, _PACKAGE, within)
+        hosts = self.hosts if shell is not None else ()
+        return Questions(hosts, shell or (), self.launcher.path, _PACKAGE, within)
 
     def command(self, folder: Path) -> list[str]:
         """The command line; files that it needs are written into ``folder``."""
@@ -284,7 +294,7 @@ class Job:
         how = "was ended" if code is None else f"ended with exit status {code}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
-    def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
+    def end(self, within: float, asked: float = ASKED_WITHIN) -> None:
         """Wait until it has ended by itself, or else end it; nothing of it is left then.
 
         It has ``asked`` seconds to go when it is told to, and what outlives it has as many.
@@ -315,7 +325,7 @@ class Job:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=_ASKED_WITHIN)
+        psutil.wait_procs(left, timeout=ASKED_WITHIN)
 
 
 def _nothing() -> None: ...

@@ -20,7 +20,8 @@ from encamp.engines.pvm_endpoint import PVMEndpoint
 from encamp.engines.pvm_engine import PVMEngine
 from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_machine
 from encamp.engines.pvm_membership import ENDED, Membership, enrol
-from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.engines.pvm_naming import host_names
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 
 _memberships: list[Membership] = []
 """This process's, if it has one."""
@@ -41,19 +42,35 @@ def open_end(
 
     ``machine`` is ``"running"`` or ``"own"``, by default the one that runs if there is one;
     ``address`` is where the hosts of an own one reach this host, by default what its name stands
-    for. Raises `EngineUnavailable` and `EngineFailed`.
+    for. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
-    if isinstance(hosts, str):
-        hosts = [hosts]
-    member = _member(machine, address or ("" if hosts else "localhost"))
+    named = [] if hosts is None else host_names(hosts)
+    _check_numbers(slots=(slots, 1), per_agent=(per_agent, 1), restarts=(restarts, 0))
+    _check_texts(address=address, python=python, module=module)
+    member = _member(machine, address or ("" if named else "localhost"))
     try:
         return PVMEngine(
-            member, slots, list(hosts or ()), per_agent, python or sys.executable, restarts, module
+            member, slots, named, per_agent, python or sys.executable, restarts, module
         )
     except BaseException:
         if not member.ends:
             member.leave()
         raise
+
+
+def _check_numbers(**numbers: tuple[object, int]) -> None:
+    """Each is given with the least that it may be; the default of some is None."""
+    for name, (value, least) in numbers.items():
+        if value is None and name != "restarts":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+
+
+def _check_texts(**texts: object) -> None:
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BadJob(name, f"must be a text, not {value!r}")
 
 
 def join(arguments: Sequence[str]) -> PVMEndpoint:
@@ -111,7 +128,7 @@ def _member(which: str | None, address: str) -> Membership:
     machine = find_machine(which, address)
     try:
         _memberships.append(enrol(machine))
-    except EngineFailed:
+    except BaseException:
         machine.close()
         raise
     return _memberships[0]

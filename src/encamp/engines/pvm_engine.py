@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-import select
 import signal
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,8 @@ from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER, Arrival, Engine, Joined, Left
 from encamp.engines.libpvm import HostInfo, PVMError
 from encamp.engines.pvm_endpoint import PVMEndpoint
-from encamp.engines.pvm_machine import exported
+from encamp.engines.pvm_hosts import strike_log
+from encamp.engines.pvm_machine import exported, runs
 from encamp.engines.pvm_membership import (
     ADDED,
     ENDED,
@@ -31,6 +31,7 @@ from encamp.engines.pvm_membership import (
     Membership,
     encode,
 )
+from encamp.engines.pvm_naming import first_words, host_names
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 
@@ -40,10 +41,6 @@ _START = (
 )
 _PACKAGE = str(Path(__file__).parents[2])
 """Where agents find encamp if it is not installed there."""
-_STRIKE_LOG = (
-    "for fd in /proc/$PPID/fd/*; do log=$(readlink $fd); "
-    'case $log in */pvml.*) rm -f "$log";; esac; done'
-)
 _ENDS_WITHIN = 7.0
 """Seconds in which agents end by themselves: their slots have some to end."""
 _ENDED_WITHIN = 2.0
@@ -57,7 +54,10 @@ _ALL_ADDED = 1 << 20
 
 @dataclass
 class _Agent:
-    """An agent; ``sentinel`` is a descriptor of its process, pidfd_open(2), if that is ``here``."""
+    """An agent; ``sentinel`` is a descriptor of its process, pidfd_open(2), if that is ``here``.
+
+    It is ``addressed`` if the controller has sent it anything, as it has to all that it knows.
+    """
 
     number: int
     tid: int
@@ -65,6 +65,7 @@ class _Agent:
     slots: int
     here: bool
     joined: bool = False
+    addressed: bool = False
     given_up: bool = False
     replaced: bool = False
     sentinel: int = -1
@@ -111,7 +112,7 @@ class PVMEngine(PVMEndpoint, Engine):
         self._ended: list[_Agent] = []
         self._refused: list[str] = []
         self._look = self._stopped = False
-        self._only = _names(hosts)
+        self._only = first_words(hosts)
         self._before: set[int] = set()
         """Hosts of an own machine that others have added since are to be used, too."""
         self._shares: dict[str, list[int]] = {}
@@ -275,19 +276,20 @@ class PVMEngine(PVMEndpoint, Engine):
                     yield agent.host, agent.slots
 
     def _strike_log(self, host: HostInfo) -> None:
-        """Remove the log file, however it is called, that a daemon of this machine has open."""
+        """Leave no log of a host that others have added to a machine of this process's own."""
         if self._member.machine.own and host.tid != libpvm.tidtohost(self._member.tid):
-            libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)
+            strike_log(host)
 
     def add_hosts(self, hosts: Sequence[str]) -> None:
         """See `Engine.add_hosts`; those that were given up are taken out of the machine first.
 
         Of one that is not its own, only those that are to come again.
         """
+        hosts = host_names(hosts)
         with self._member.lock:
             agents = list(self._agents.values())
             alive = {agent.host.tid for agent in agents if not agent.given_up}
-            own, names = self._member.machine.own, _names(hosts)
+            own, names = self._member.machine.own, first_words(hosts)
             lost = [agent for agent in agents if agent.host.tid not in alive]
             lost = [agent for agent in lost if own or agent.host.name in names]
             for agent in lost:
@@ -299,6 +301,12 @@ class PVMEngine(PVMEndpoint, Engine):
                 self._only |= names | self._called(there)
             self._look = True
             self.wake()
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """See `Endpoint.send`."""
+        if agent := self._agents.get(to):
+            agent.addressed = True
+        super().send(to, parts)
 
     def give_up(self, agent: int) -> None:
         """See `Engine.give_up`."""
@@ -320,12 +328,19 @@ class PVMEngine(PVMEndpoint, Engine):
         if self._member.process != os.getpid() or self._closed:
             return
         self._drop_lost()
+        self._end_unknown()
         self._wait(_ENDS_WITHIN, silent=_SILENT)
         self._wait(_ENDED_WITHIN)
         for agent in self._agents.values():
             self._end(agent)
         self._wait(_ENDED_WITHIN)
         self.close()
+
+    def _end_unknown(self) -> None:
+        """End agents that the controller has not told to: they have come, or would, too late."""
+        for agent in list(self._agents.values()):
+            if not agent.addressed:
+                self._end(agent)
 
     def _drop_lost(self) -> None:
         """Wait for none that was given up; an own machine would not end while it waits for them."""
@@ -359,7 +374,7 @@ class PVMEngine(PVMEndpoint, Engine):
     def _gone(self) -> list[_Agent]:
         """The agents that have ended; without a daemon, those on other hosts are not waited for."""
         if self._member.failure:
-            return [agent for agent in self._agents.values() if not _runs(agent.sentinel)]
+            return [agent for agent in self._agents.values() if not runs(agent.sentinel)]
         self._member.drain()
         self._member.sync()
         ended, self._ended = self._ended, []
@@ -375,11 +390,6 @@ class PVMEngine(PVMEndpoint, Engine):
                 libpvm.kill(agent.tid)
 
 
-def _names(hosts: Iterable[str]) -> set[str]:
-    """Their names, without what else is said of them."""
-    return {host.split()[0] for host in hosts}
-
-
 def _agents(slots: int | None, per_agent: int | None) -> list[int]:
     """The slots of each agent of a host, which has ``slots``, or as many as cores (None)."""
     if slots is None:
@@ -387,7 +397,3 @@ def _agents(slots: int | None, per_agent: int | None) -> list[int]:
     each = per_agent or max(1, slots)
     whole, rest = divmod(slots, each)
     return [each] * whole + [rest] * (rest > 0)
-
-
-def _runs(sentinel: int) -> bool:
-    return sentinel >= 0 and not select.select([sentinel], [], [], _LOOK)[0]

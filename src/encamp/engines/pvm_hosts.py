@@ -19,6 +19,13 @@ _GONE_WITHIN = 1.0
 _ENDS_WITHIN = 10.0
 """Seconds that a daemon which is to end may be in the way of the next."""
 _LOOK = 0.05
+_STRUCK_WITHIN = 2.0
+_ENDED = 1
+"""The tag by which the end of a task is told of."""
+_STRIKE_LOG = (
+    "for fd in /proc/$PPID/fd/*; do log=$(readlink $fd); "
+    'case $log in */pvml.*) rm -f "$log";; esac; done'
+)
 _THERE_ALREADY = -28
 """PVM's error for a host that the machine has, maybe by another name."""
 
@@ -28,7 +35,7 @@ def main(given: str) -> None:
 
     One that is there by another name has its tid, too. ``given`` is JSON: ``hosts`` as they are to
     be added, ``dead`` the names of those in the machine that are not heard of; they are taken out
-    first, for the machine waits for them.
+    first, for the machine waits for them. If the machine is its user's ``own``, no logs are left.
     """
     wanted = json.loads(given)
     libpvm.mytid()
@@ -42,8 +49,28 @@ def main(given: str) -> None:
     for number, code in enumerate(codes):
         if code == _THERE_ALREADY:
             codes[number] = _found(new[number]) or code
+    if wanted["own"]:
+        _strike_logs({code for code in codes if code > 0})
     libpvm.leave()
     sys.stdout.write(json.dumps(dict(zip(new, codes, strict=True))))
+
+
+def strike_log(host: libpvm.HostInfo) -> int:
+    """Remove the log file, however it is called, that a host's daemon has open; the task's id."""
+    return libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)[0]
+
+
+def _strike_logs(tids: Collection[int]) -> None:
+    """Do so on hosts that have come, but this one, and wait for it: they may have to go soon."""
+    here = libpvm.tidtohost(libpvm.mytid())
+    hosts = [host for host in libpvm.config() if host.tid in tids and host.tid != here]
+    tasks = [task for task in map(strike_log, hosts) if task > 0]
+    if tasks:
+        libpvm.notify(libpvm.TASK_EXIT, _ENDED, tasks)
+    deadline, ended = time.monotonic() + _STRUCK_WITHIN, 0
+    while ended < len(tasks) and time.monotonic() < deadline:
+        ended += libpvm.nrecv(libpvm.ANY, _ENDED) > 0
+        time.sleep(_LOOK / 5)
 
 
 def _in_machine() -> set[str]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
-from encamp.engines import libpvm, pvm_keeper
+from encamp.engines import pvm_keeper
+from encamp.engines.pvm_naming import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
@@ -33,14 +34,16 @@ _ADD = (
 )
 _ADD_WITHIN = 240.0
 """Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
+_ADD_ENDS_WITHIN = 4.0
+"""Seconds that it has if nobody waits for its hosts any more; most are there by then."""
 _TRAVELS = ("PARALLEL_", "PYTHONPATH", "LD_LIBRARY_PATH")
 """How variables begin that agents on other hosts have as the controller has them."""
 VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
 _START_WITHIN = 20.0
-_TAIL = 1000
 _END_WITHIN = 25.0
 """Seconds that the keeper has; it gives the machine less."""
 _DAEMON_ENDS_WITHIN = 3.0
+_LOOK = 0.05
 _LONGEST_FOLDER = 80
 """Bytes of a folder's path in which the kernel lets sockets have names (108) of PVM's length."""
 
@@ -79,36 +82,37 @@ class Machine:
         that they have here. Raises `EngineFailed` if it cannot.
         """
         named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
-        codes = self._added(json.dumps({"hosts": named, "dead": list(dead)}))
-        bad = [f"{host}: {libpvm.code_text(code)}" for host, code in codes.items() if code < 0]
-        if bad:
-            remedy = "; say address=…" if libpvm.LOOPBACK in codes.values() else ""
-            raise EngineFailed(
-                "pvm", f"hosts could not be added: {'; '.join(bad)}{remedy}{self._log()}"
-            )
+        before = len(self._log())
+        codes = self._added(json.dumps({"hosts": named, "dead": list(dead), "own": self.own}))
+        if bad := {host: code for host, code in codes.items() if code < 0}:
+            shell = {**os.environ, **self.variables}.get("PVM_RSH", "ssh")
+            raise EngineFailed("pvm", why_not(bad, self._log()[before:], shell))
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
         """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
         command = [sys.executable, "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
-        environment = {**os.environ, **self.variables}
+        with subprocess.Popen(
+            command,
+            env={**os.environ, **self.variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends it in its own way
+        ) as adding:
+            said, errors = _said(adding)
         try:
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, timeout=_ADD_WITHIN
-            )
-            return dict(json.loads(done.stdout))
-        except subprocess.TimeoutExpired:
-            why = f"hosts were not added within {_ADD_WITHIN:g} s"
+            return dict(json.loads(said))
         except ValueError:
-            why = f"hosts could not be added: {' '.join(done.stderr.split())[-_TAIL:]}"
-        raise EngineFailed("pvm", why + self._log())
+            last = "".join(errors.strip().splitlines()[-1:])
+            raise EngineFailed("pvm", f"hosts could not be added: {last}") from None
 
     def _log(self) -> str:
-        """The last that the daemon has written into its log."""
+        """What the daemon has written into its log."""
         name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
-        file = Path(self.variables["PVM_TMP"], _file("pvml", name))
         with suppress(OSError):
-            return "; its log: " + " ".join(file.read_text(errors="replace")[-_TAIL:].split())
+            file = Path(self.variables["PVM_TMP"], _file("pvml", name))
+            return file.read_text(errors="replace")
         return ""
 
     def close(self) -> None:
@@ -143,7 +147,11 @@ class OwnMachine(Machine):
             cwd="/",
             start_new_session=True,
         )
-        self.process = self._started()
+        try:
+            self.process = self._started()
+        except BaseException:
+            self.close()
+            raise
 
     def _started(self) -> int:
         """The daemon's process id. Raises `EngineUnavailable` if it does not start."""
@@ -154,7 +162,6 @@ class OwnMachine(Machine):
         if word == "ready":
             return int(pid)
         said = line + _rest(self._keeper.stdout) if ready else "it does not say that it is ready"
-        self.close()
         why = f"its daemon does not start: {' '.join(said.split())}"
         raise EngineUnavailable("pvm", why, "see what the command pvmd says")
 
@@ -182,6 +189,20 @@ class OwnMachine(Machine):
                     pvm_keeper.halt()
                     _end(self.process)
             pvm_keeper.remove(self.process, self._folder)
+
+
+def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process has to say that adds hosts. It ends, also where this one is interrupted."""
+    try:
+        return adding.communicate(timeout=_ADD_WITHIN)
+    except subprocess.TimeoutExpired:
+        raise EngineFailed("pvm", f"hosts were not added within {_ADD_WITHIN:g} s") from None
+    finally:
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                adding.wait(_ADD_ENDS_WITHIN)  # so that it can clear up on hosts that have come
+        finally:
+            adding.kill()
 
 
 def find_machine(which: str | None, address: str) -> Machine:
@@ -307,6 +328,11 @@ def _end(pid: int) -> None:
             signal.pidfd_send_signal(process, signal.SIGKILL)
     finally:
         os.close(process)
+
+
+def runs(sentinel: int) -> bool:
+    """Whether the process of a descriptor, -1 for none, runs, and does for a moment more."""
+    return sentinel >= 0 and not select.select([sentinel], [], [], _LOOK)[0]
 
 
 def _pvmd() -> str:

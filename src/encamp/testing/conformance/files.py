@@ -105,4 +105,4 @@ class Files(Bound):
 def _published(folder: Path) -> list[str]:
     """What is in a destination, also by a temporary name, but what shows it to hosts."""
     names = (path.name for path in folder.iterdir())
-    return [name for name in names if not name.startswith(".encamp-beacon-")]
+    return [name for name in names if not name.endswith("-beacon")]
