@@ -399,20 +399,30 @@ class Pump:
                 self.soon(call)
 
     def quick(self, call: Callable[[], None]) -> None:
-        """Do something that is over at once, and calls nobody; else as `now`."""
+        """Do something that is over at once, and calls nobody; else as `now`.
+
+        It comes behind all that was asked for before, by this way or by `soon`.
+        """
+        behind = False
         with self._uninterrupted:
-            if self._lock.acquire(blocking=False):
+            if self._driver != threading.get_ident() and self._lock.acquire(blocking=False):
                 try:
-                    call()
+                    behind = bool(self._orders)
+                    if behind:
+                        self._orders.append(call)
+                    else:
+                        call()
                 finally:
                     self._lock.release()
                 if self._waiters:
                     with self._changed:
                         self._changed.notify_all()
-            elif self._driver == threading.get_ident():
+            elif self._driver == threading.get_ident() and not self._orders:
                 call()
             else:
                 self.soon(call)
+        if behind:
+            self.nudge()
 
     def nudge(self) -> None:
         """Have what was just asked for begun: by a turn here, or by waking whoever drives."""
