@@ -45,8 +45,6 @@ _ASKED_WITHIN = 5.0
 """Seconds that a host has to answer then."""
 _ASKED_AGAIN_WITHIN = 3.0
 _CLEARED_WITHIN = 2.0
-_GIVEN_UP_WITHIN = 1.0
-"""Seconds that a launcher has to end that waits for such a host."""
 
 
 def call_home() -> socket.socket | None:
@@ -207,7 +205,7 @@ class LaunchedMPI(Engine):
         faults = questions.faults() if questions.answered else {}
         with self._lock:
             if faults and run is not None and run is self._run and not run.ready:
-                run.end(asked=_GIVEN_UP_WITHIN)
+                run.end()
                 self._run = None
                 self._failure = EngineFailed(self.name, _sentence(faults))
                 good = tuple(host for host in run.plan.hosts if host.name not in faults)

@@ -45,7 +45,7 @@ DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 """Environment variable that carries the latter, as JSON."""
 END_WITHIN = 7.0
 """Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
-ASKED_WITHIN = 3.0
+_ASKED_WITHIN = 3.0
 _TAIL = 2000
 _START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
@@ -294,7 +294,7 @@ class Job:
         how = "was ended" if code is None else f"ended with exit status {code}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
-    def end(self, within: float, asked: float = ASKED_WITHIN) -> None:
+    def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
         """Wait until it has ended by itself, or else end it; nothing of it is left then.
 
         It has ``asked`` seconds to go when it is told to, and what outlives it has as many.
@@ -325,7 +325,7 @@ class Job:
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
-        psutil.wait_procs(left, timeout=ASKED_WITHIN)
+        psutil.wait_procs(left, timeout=_ASKED_WITHIN)
 
 
 def _nothing() -> None: ...

@@ -20,7 +20,7 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi_launch import ASKED_WITHIN, END_WITHIN, Job, Plan
+from encamp.engines.mpi_launch import END_WITHIN, Job, Plan
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.wire import KEY_BYTES, Buffer, Parts, Reader, Writer
 
@@ -154,14 +154,14 @@ class Run:
             self.agents = {self._base + rank for rank in range(1, number + 1)}
             arrivals += [Joined(agent) for agent in sorted(self.agents)]
 
-    def end(self, within: float = END_WITHIN, asked: float = ASKED_WITHIN) -> str:
+    def end(self, within: float = END_WITHIN) -> str:
         """Have the job end, and tell how it did; nothing is left of it afterwards."""
         self.send([HEAD.pack(END, 0)])
         self._drain()
         if self.silent:
             self.job.end(*_SILENT_WITHIN)
         else:
-            self.job.end(within if self.ready else 0, asked)
+            self.job.end(within if self.ready else 0)
         why = self.job.why()
         for watched in (self._link, self.job.sentinel, self._door.socket):
             if watched is not None:
