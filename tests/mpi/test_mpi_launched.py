@@ -53,12 +53,16 @@ def start(mpi: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     assert ranks_here() == []
 
 
+WORKER = "PYTEST_XDIST_WORKER"
+
+
 def ranks_here() -> list[psutil.Process]:
     """The ranks that a controller in this process has started."""
     found = []
     for process in psutil.process_iter():
         try:
-            if "mpi_agent" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+            runs = "mpi_agent" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+            if runs and process.environ().get(WORKER) == os.environ.get(WORKER):
                 found.append(process)
         except psutil.Error:
             continue
