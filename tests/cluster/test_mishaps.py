@@ -17,16 +17,20 @@ from typing import Any
 
 import pytest
 
+from encamp.agent import protocol as say
 from encamp.agent.calls import CurrentTask, ask_here, current_task
+from encamp.agent.child import Stopped
+from encamp.agent.pickling import dump
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.task import Task
+from encamp.engines.base import Frame
 from encamp.errors import ClusterClosed, TaskKilled, TaskLost
 from encamp.executor import Executor
 from encamp.testing import work
-from encamp.testing.fake import FakeEngine
+from encamp.testing.fake import FakeEngine, SimulatedEngine
 
 SOON = 30.0
 
@@ -49,6 +53,62 @@ def ready(cluster: Cluster, task: Task) -> None:
     """Wait until a task has said something."""
     got = cluster.receive(SOON, source=task)
     assert got is not None
+
+
+# Kills
+
+
+class LateAnswers(SimulatedEngine):
+    """A host of one slot, deep in compiled code: what it answers, and when, is the test's."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1)
+        self.came: list[Any] = []
+
+    def send(self, to: int, parts: Any) -> None:
+        """Note what came, and answer nothing."""
+        self.came += [envelope for envelope, _ in say.unbundled(list(parts))]
+
+    def put(self, *answers: list[Any]) -> None:
+        """Let the host say something."""
+        self._inbox.put([Frame(1, parts) for parts in answers])
+
+    def of(self, kind: type) -> list[Any]:
+        """What came of one kind."""
+        return [envelope for envelope in self.came if isinstance(envelope, kind)]
+
+
+def test_a_slot_that_is_asked_to_end_gets_no_other_task_however_late_it_answers() -> None:
+    engine = LateAnswers()
+    with Cluster(engine) as cluster:
+        victim = cluster.spawn(work.blocked_in_c)
+        until(lambda: engine.of(say.Run))
+        victim.kill()
+        until(lambda: engine.of(say.Stop))  # it did not say in time what it runs
+        stopped = dump((Stopped(), ""))
+        end = say.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
+        late = say.GivenBack(0, engine.of(say.Recall)[0].ticket, [], -1)
+        engine.put([say.encode(end)], [say.encode(late)])
+        assert isinstance(victim.exception(SOON), TaskKilled)
+        after = cluster.spawn(abs, -1)
+        assert cluster.receive(0.2, source=after) is None
+        assert len(engine.of(say.Run)) == 1
+        engine.put([say.encode(say.SlotEnded(0, 0, b"", began=False))])
+        until(lambda: len(engine.of(say.Run)) == 2)
+        assert engine.of(say.Run)[1].life == 1
+        result = say.Results(0, [(after.id, True, 0.0, bytes(dump(1)[0]), 0)])
+        engine.put([say.encode(result)])
+        assert after.result(SOON) == 1
+
+
+def test_tasks_behind_killed_ones_that_let_nobody_in_run_all_the_same(one: Cluster) -> None:
+    for _ in range(3):
+        victim = one.spawn(work.blocked_in_c, notify=False)
+        ready(one, victim)
+        behind = one.spawn_many(abs, [(-1,)] * 3)
+        victim.kill()
+        assert isinstance(victim.exception(SOON), TaskKilled)
+        assert [task.result(SOON) for task in behind] == [1, 1, 1]
 
 
 # Fresh interpreters

@@ -65,15 +65,19 @@ def load(parts: Sequence[Buffer]) -> Any:
 
 def portable_error(exc: BaseException) -> BaseException:
     """``exc`` if it survives pickling, else a RuntimeError that says the same."""
-    if _travels(exc):
-        return exc.with_traceback(None)
-    return RuntimeError(f"{type(exc).__name__}: {exc}")
+    return exc.with_traceback(None) if _travels(exc) else _in_words(exc)
 
 
 def sendable(exc: BaseException) -> object:
     """What ``exc`` is pickled as: itself, or without calling its class, or at least its text."""
+    if _travels(exc):
+        return exc.with_traceback(None)
     rebuilt = _Rebuilt(exc)
-    return rebuilt if not _travels(exc) and _travels(rebuilt) else portable_error(exc)
+    return rebuilt if _travels(rebuilt) else _in_words(exc)
+
+
+def _in_words(exc: BaseException) -> RuntimeError:
+    return RuntimeError(f"{type(exc).__name__}: {exc}")
 
 
 class _Rebuilt:

@@ -22,7 +22,7 @@ from encamp.agent.calls import Received
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as
 from encamp.agent.protocol import End, Orders, encode
-from encamp.cluster.controller import BEAT, Controller
+from encamp.cluster.controller import BEAT, NOT_INLINE, Controller
 from encamp.cluster.events import Host
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.table import table
@@ -281,8 +281,7 @@ class Cluster:
         checked = options.checked()
         if controller.inline and (checked.fresh or checked.time_limit is not None):
             what = "a fresh interpreter" if checked.fresh else "a time limit"
-            remedy = "make the cluster without inline=True"
-            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", remedy)
+            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", NOT_INLINE)
         if checked.need is not PLAIN:
             self._check_need(checked)
         if checked.staged and self.spread:

@@ -84,7 +84,8 @@ MISSED = 5
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
-_NOT_INLINE = "make the cluster without inline=True"
+NOT_INLINE = "make the cluster without inline=True"
+"""What to do where inline tasks cannot have something."""
 
 
 class Agent:
@@ -432,6 +433,12 @@ class Controller:
     def _stop_unasked(self, task: Task, place: Place) -> None:
         """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
         if task._place is place and place.ahead and place.ahead[0] is task:
+            self._stop(place)
+
+    def _stop(self, place: Place) -> None:
+        """End a slot's process; it gets nothing more to do until there is a new one."""
+        if not place.stopping:
+            place.stopping = True
             self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
@@ -443,8 +450,10 @@ class Controller:
             task._waits_again()
         self.scheduler.put_back(task for task in returned if not self._ends(task, place))
         targets = [task for task in place.ahead if task._end]
+        if place.stopping:
+            return  # what it says late is no reason to give it more
         if any(task.id == envelope.running for task in targets):
-            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
+            self._stop(place)
         elif targets and place.ahead[0]._end:  # between two calls when it was asked
             self.pump.later(_AGAIN, lambda: self._recall(place))
         else:
@@ -470,7 +479,7 @@ class Controller:
     def kill(self, task: Task) -> None:
         """End a running task; from any thread."""
         if self.inline:
-            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", NOT_INLINE)
         self.pump.call(lambda: self.stop(task, "killed"))
 
     def kill_all(self) -> None:
@@ -492,7 +501,7 @@ class Controller:
                 head = place.ahead[0]
                 self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
         if self.inline and places:
-            raise UnsupportedByEngine(self.engine.name, "end inline tasks", _NOT_INLINE)
+            raise UnsupportedByEngine(self.engine.name, "end inline tasks", NOT_INLINE)
 
     def take_back(self, task: Task) -> bool:
         """Cancel a task if it has not begun; from any thread, blocks while its slot is asked."""
@@ -633,6 +642,7 @@ class Controller:
         place = agent.places[envelope.slot]
         place.known.clear()
         place.life += 1
+        place.stopping = False
         ahead = list(place.ahead)
         if ahead and envelope.text:
             self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])

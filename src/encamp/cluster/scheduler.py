@@ -32,6 +32,7 @@ class Place:
         "life",
         "number",
         "station",
+        "stopping",
         "ticket",
     )
 
@@ -41,6 +42,8 @@ class Place:
         self.backlog = 0.0
         self.known: set[int] = set()
         self.closed = False
+        self.stopping = False
+        """Whether its process was asked to end, and has not ended yet."""
         self.life = 0
         self.ticket = 0
 
