@@ -6,7 +6,9 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 from mpi_agent import echoed, take
 from mpis import FOLDER, MPIS, launcher_of, until
 
-from encamp.engines import mpi_launch
+from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
 from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
 from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
@@ -253,6 +255,27 @@ def test_ctrl_c_waits_until_a_launcher_that_is_being_started_is_known() -> None:
         done.append(1)
     assert done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_folders_of_daemons_are_removed_unless_those_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(mpi_remains, "_GONE_WITHIN", 0.2)
+    shell = tmp_path / "prted"
+    shell.symlink_to("/bin/sh")
+    daemon = subprocess.Popen([shell, "-c", "read x"], stdin=subprocess.PIPE)
+    lives, dead, ending = (tmp_path / f"prted.{n}" for n in (daemon.pid, 1 << 23, os.getpid()))
+    other = tmp_path / "prted.notes"
+    for folder in (lives, dead, ending, other):
+        folder.mkdir()
+    try:
+        mpi_remains.clear()
+        assert [p.exists() for p in (lives, dead, ending, other)] == [True, False, False, True]
+    finally:
+        daemon.communicate(b"\n")
+    mpi_remains.clear()
+    assert not lives.exists()
 
 
 def test_hosts_that_are_no_longer_asked_leave_nothing_behind() -> None:

@@ -339,7 +339,7 @@ class Cluster:
             self._controller.send(number, parts)
 
         self._pump.call(send_large)
-        self._pump.until(lambda: not self._engine.sending)
+        self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)
 
     def receive(
         self, timeout: float | None = None, source: Task | int | None = None

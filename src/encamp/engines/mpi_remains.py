@@ -6,6 +6,7 @@ import os
 import re
 import select
 import shutil
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -16,9 +17,14 @@ import psutil
 _SEGMENT = re.compile(r" /dev/shm/(mpich_shm_|sm_segment\.|vader_segment\.)\S+$", re.MULTILINE)
 _TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"  # noqa: S108
 _PROXY = "hydra_pmi_proxy"
+_DAEMON = "prted"
+"""Open MPI's process on each host; its folder is named by it and its number."""
 _ANSWER_WITHIN = 2.0
 _NEW = 120.0
 """Seconds that a job has to start, and to be found out about."""
+_GONE_WITHIN = 1.0
+"""Seconds that a daemon may take to end when its launcher has gone."""
+_LOOK = 0.05
 _MAPPED_WITHIN = 0.2
 """Seconds in which those who make a segment map it."""
 
@@ -78,7 +84,7 @@ def _asked(fd: int, line: str) -> dict[str, str]:
 
 
 def clear() -> None:
-    """Remove this user's files of MPICH jobs that were ended while MPI started, here.
+    """Remove this user's files of MPI jobs that were ended while MPI started, here.
 
     Those are new files that no process has, and that no process is about to have. (Older ones may
     belong to jobs in containers, whose processes are not seen from here.)
@@ -89,6 +95,23 @@ def clear() -> None:
         remove(segments.intersection(_unused_segments()))
     if not any(process.info["name"] == _PROXY for process in psutil.process_iter(["name"])):
         remove(_own(Path(_TOPOLOGY)))
+    deadline = time.monotonic() + _GONE_WITHIN
+    while daemons := dict(_daemons()):
+        remove(folder for folder, runs in daemons.items() if not runs)
+        if not any(daemons.values()) or time.monotonic() > deadline:
+            return
+        time.sleep(_LOOK)
+
+
+def _daemons() -> Iterator[tuple[str, bool]]:
+    """The folders of Open MPI's daemons, and whether each runs."""
+    for folder in _own(Path(tempfile.gettempdir(), f"{_DAEMON}.")):
+        number = folder.rpartition(".")[2]
+        if number.isdecimal():
+            runs = False
+            with suppress(psutil.Error):
+                runs = psutil.Process(int(number)).name() == _DAEMON
+            yield folder, runs
 
 
 def _unused_segments() -> Iterator[str]:
