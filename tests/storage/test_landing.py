@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
@@ -21,6 +22,7 @@ from encamp.errors import (
 from encamp.storage.beacon import Beacons, reaches
 from encamp.storage.landing import Depot, Far, Landed, Piece, send_file
 from encamp.storage.outputs import Output, Staged, as_outputs, bound, check_for_hosts, stage
+from encamp.storage.owner import reclaim
 from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
 from encamp.storage.ship import CHUNK, digest_of_piece
@@ -198,9 +200,10 @@ def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written_to_is_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Beacons("token").light([tmp_path])
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert not reaches(str(tmp_path), "token")
+    with closing(Beacons("token")) as beacons:
+        beacons.light([tmp_path])
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert not reaches(str(tmp_path), "token")
 
 
 def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
@@ -209,28 +212,50 @@ def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
     (folder / "a").write_text("a")
     (folder / "b").write_text("b")
     near = tmp_path / "near"
-    Beacons("token").light([near])
     wanted, sea = planned(there, Output("a", str(near)), "b")
-    staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon="token")
+    with closing(Beacons("token")) as beacons:
+        beacons.light([near])
+        staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon="token")
     assert [piece.inner for piece in sea.pieces] == ["b"]
     published(staged, there)
     assert (near / "a").read_text() == "a"
     assert (there / "out/b").read_text() == "b"
 
 
-def test_what_a_killed_owner_left_goes_when_the_next_one_comes(tmp_path: Path) -> None:
+@pytest.fixture
+def left_by_the_dead(tmp_path: Path) -> Path:
+    """A destination with what a killed owner, one that lives and the user have put there."""
+    there = tmp_path / "there"
     code = (
         "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
-        f"Beacons('dead').light([Path({str(tmp_path)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
+        f"Beacons('dead').light([Path({str(there)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
-    (tmp_path / "deep").mkdir()
+    (there / "deep").mkdir()
     for name in (".encamp-dead-1.x-0", "deep/.encamp-dead-2.x-0", ".encamp-alive-1.x-0", "result"):
-        (tmp_path / name).write_text(name)
-    assert (tmp_path / ".encamp-dead-beacon").exists()
-    Beacons("new").light([tmp_path])
-    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
-    assert left == {".encamp-alive-1.x-0", "result", ".encamp-new-beacon"}
+        (there / name).write_text(name)
+    assert (there / ".encamp-dead-beacon").exists()
+    return there
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead: Path) -> None:
+    with closing(Beacons("new")) as beacons:
+        beacons.light([left_by_the_dead])
+        assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result", ".encamp-new-beacon"}
+    assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result"}
+    reclaim()  # the note of it
+
+
+def test_what_a_killed_owner_left_goes_when_its_local_storage_is_cleaned(
+    left_by_the_dead: Path,
+) -> None:
+    assert len(reclaim()) == 1
+    assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result"}
+    assert reclaim() == []
 
 
 def test_a_part_that_cannot_be_removed_is_warned_of(

@@ -1,7 +1,8 @@
 """Whether another host sees a destination: a file is put there for it to look for.
 
 It is hidden, says whose it is, and goes when its owner closes. One of an owner that has died goes,
-with the temporary files of that owner, when another comes to the same folder.
+with the temporary files of that owner, when another comes to the same folder, or when the local
+storage is cleaned in which it is noted.
 """
 
 from __future__ import annotations
@@ -12,13 +13,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.errors import UnusableInput
-from encamp.storage.parts import PART, discard_leftovers
+from encamp.errors import BadLocalStorage, DiskFull, UnusableInput
+from encamp.storage.owner import OwnedFolder
+from encamp.storage.parts import BEACON, PART, discard_leftovers
 from encamp.storage.process import facts_from, this_process
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.storage.visible import sees
-
-_END = "-beacon"
 
 
 class Beacons:
@@ -27,6 +27,7 @@ class Beacons:
     def __init__(self, token: str) -> None:
         self._token = token
         self._lit: dict[Path, bool] = {}
+        self._notes: OwnedFolder | None = None
 
     def light(self, folders: Iterable[Path]) -> None:
         """Put beacons into folders, which are made where they are missing.
@@ -39,8 +40,15 @@ class Beacons:
                     self._lit[folder] = not folder.is_dir()
                     folder.mkdir(parents=True, exist_ok=True)
                     _remove_dead(folder)
-                    facts = json.dumps(this_process().as_dict())
-                    (folder / _name(self._token)).write_text(facts)
+                    beacon = folder / _name(self._token)
+                    self._note(beacon)
+                    beacon.write_text(json.dumps(this_process().as_dict()))
+
+    def _note(self, beacon: Path) -> None:
+        with suppress(BadLocalStorage, DiskFull):
+            if self._notes is None:
+                self._notes = OwnedFolder("beacons")
+            self._notes.note_part(beacon)
 
     def close(self) -> None:
         """Remove them, and folders that they alone are in; may be called twice."""
@@ -49,6 +57,8 @@ class Beacons:
                 (folder / _name(self._token)).unlink(missing_ok=True)
                 if made:
                     folder.rmdir()
+        if self._notes is not None:
+            self._notes.strike()
 
 
 def reaches(folder: Portable, token: str) -> bool:
@@ -64,13 +74,13 @@ def reaches(folder: Portable, token: str) -> bool:
 
 
 def _name(token: str) -> str:
-    return f"{PART}{token}{_END}"
+    return f"{PART}{token}{BEACON}"
 
 
 def _remove_dead(folder: Path) -> None:
     """Remove what dead owners have left in a folder and those below."""
-    for file in folder.glob(f"{PART}*{_END}"):
+    for file in folder.glob(f"{PART}*{BEACON}"):
         with suppress(OSError, ValueError):
             owner = facts_from(json.loads(file.read_text()))
             if owner is not None and owner.known_dead:
-                discard_leftovers([folder], file.name.removeprefix(PART).removesuffix(_END))
+                discard_leftovers([folder], file.name.removeprefix(PART).removesuffix(BEACON))

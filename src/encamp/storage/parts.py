@@ -12,6 +12,9 @@ from encamp.errors import printable
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""
 
+BEACON = "-beacon"
+"""How the name of a beacon ends; between the two is the token of its owner (see `beacon`)."""
+
 
 def discard(part: Path) -> None:
     """Remove a temporary file; what cannot be removed is warned of, and no reason to stop."""
@@ -30,3 +33,12 @@ def discard_leftovers(folders: Iterable[Path], token: str) -> None:
             for name in names:
                 if name.startswith(PART + token):
                     discard(Path(folder, name))
+
+
+def discard_noted(part: Path) -> None:
+    """Remove a temporary file of a dead owner; for a beacon all that have its owner's token."""
+    if part.name.startswith(PART) and part.name.endswith(BEACON):
+        token = part.name.removeprefix(PART).removesuffix(BEACON)
+        discard_leftovers([part.parent], token)
+    elif part.name.startswith(PART):
+        discard(part)
