@@ -18,7 +18,7 @@ def clean_command(
 ) -> None:
     """Remove leftovers, or only list them; on ``hosts``, through ssh, if they are given."""
     if hosts is not None:
-        _clean_elsewhere(names_in(hosts), everything, dry_run, python)
+        _clean_elsewhere(list(dict.fromkeys(names_in(hosts))), everything, dry_run, python)
         return
     if python is not None:
         raise BadJob("--python", "this is for --hosts; name some")

@@ -26,7 +26,7 @@ power cut. Results, logs and a report are in the job's destination.
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
-failed, 2 the input cannot be used, 130 stopped by Ctrl-C.
+failed or hosts did, 2 the input cannot be used, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
@@ -86,9 +86,7 @@ def cli() -> None:
 @click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
               "[default: one for each core].")  # fmt: skip
 @click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
-@click.option(
-    "--hostfile", metavar="FILE", help="Hosts for the engine, as its own tools read them."
-)
+@click.option("--hostfile", metavar="FILE", help="Hosts for MPI, in a file that mpirun could read.")
 @click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
               help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
