@@ -103,7 +103,11 @@ class Slot:
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
         self._inbox: deque[tuple[int, Parts]] = deque()
         self._early: dict[int, list[tuple[int, Parts]]] = {}
-        self._routes: dict[int, tuple[int, int]] = {}
+        """Messages for calls that wait, or that have not come yet: other ways may be quicker."""
+        self._expected: dict[int, int] = {}
+        """Of those that have not come, the number of the `Run` that brings them."""
+        self._latest = 0
+        self._routes: dict[int, tuple[int, int, int]] = {}
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
@@ -117,7 +121,7 @@ class Slot:
         elif isinstance(envelope, Run):
             self._take_calls(envelope, parts)
         elif isinstance(envelope, Where):
-            self._routes[envelope.task] = envelope.agent, envelope.its_slot
+            self._routes[envelope.task] = envelope.agent, envelope.its_slot, envelope.run
         elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
 
@@ -131,25 +135,48 @@ class Slot:
             at = end
         with self.lock:
             self.calls.extend(calls)
+            self._latest = run.number
+            if self._expected:
+                self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Drop messages for calls that should be here by now, but have gone elsewhere."""
+        here = {call.task for call in self.calls}
+        for task, number in list(self._expected.items()):
+            if number <= self._latest:
+                del self._expected[task]
+                if task not in here:
+                    self._early.pop(task, None)
 
     def _take_message(self, envelope: Message, payload: Parts) -> None:
         with self.lock:
             if envelope.to == self.running:
                 self._inbox.append((envelope.sender, payload))
-            elif any(call.task == envelope.to for call in self.calls):
-                self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
+                return
+            if envelope.run > self._latest:
+                self._expected[envelope.to] = envelope.run
+            elif not any(call.task == envelope.to for call in self.calls):
+                return
+            self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
 
     def give_back(self) -> tuple[list[int], int]:
         """Let go of the calls that have not begun; their tasks, and the task that is running.
 
-        A call that has messages already stays: they were sent to this slot.
+        A call that has messages already stays: they were sent to this slot. So does the first one
+        where none is running: others take it to run by now, and may write to it.
         """
         with self.lock:
-            tasks = [call.task for call in self.calls if call.task not in self._early]
-            kept = [call for call in self.calls if call.task in self._early]
+            kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
+            kept += [call for call in self.calls if call.task in self._early]
+            given = [call.task for call in self.calls if call.task not in self._early]
             self.calls.clear()
             self.calls.extend(kept)
-            return tasks, self.running
+            return given, self.running
+
+    def drop(self) -> None:
+        """Begin no more calls."""
+        with self.lock:
+            self.calls.clear()
 
     def run_next(self) -> bool:
         """Run one call if there is one."""
@@ -270,13 +297,13 @@ class Slot:
 
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""
-        agent, slot = (NOWHERE, NOWHERE) if to == SPAWNER else self._route(to)
-        envelope = Message(to, self.running, agent, slot)
+        agent, slot, run = (NOWHERE, NOWHERE, 0) if to == SPAWNER else self._route(to)
+        envelope = Message(to, self.running, agent, slot, run)
         parts = [encode(envelope), *dump_as("the message", message)]
         if agent != self.agent or not self.port.send_to(slot, parts):
             self.port.send(parts, envelope)
 
-    def _route(self, to: int) -> tuple[int, int]:
+    def _route(self, to: int) -> tuple[int, int, int]:
         route = self._routes.get(to)
         if route is None:
             self.port.send([encode(WhereIs(self.number, to))])

@@ -360,7 +360,7 @@ class ThreadSlot(Hosted):
     def begin_end(self) -> None:
         """See `Hosted.begin_end`."""
         self._over = True
-        self._slot.give_back()
+        self._slot.drop()
         self._come.set()
 
     def end(self) -> None:
@@ -427,4 +427,4 @@ class InlineSlot(Hosted):
 
     def end(self) -> None:
         """Nothing to wait for: it runs in the thread that asks."""
-        self._slot.give_back()
+        self._slot.drop()

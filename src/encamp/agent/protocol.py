@@ -71,6 +71,8 @@ class Run(Envelope, tag=2):
     """In a process of its own."""
     life: int = 0
     """How many processes of the slot had ended; the calls are for no later one."""
+    number: int = 0
+    """Grows with every one for the slot."""
 
 
 Call = tuple[int, int, bytes, int, bytes]
@@ -154,6 +156,8 @@ class Message(Envelope, tag=10):
     agent: int = NOWHERE
     slot: int = NOWHERE
     """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
+    run: int = 0
+    """`Run.number` of what ``to`` came with, if the sender knows: this may be there before it."""
 
 
 class WhereIs(Envelope, tag=11):
@@ -170,6 +174,7 @@ class Where(Envelope, tag=12):
     task: int
     agent: int
     its_slot: int
+    run: int
 
 
 class Link(Envelope, tag=13):

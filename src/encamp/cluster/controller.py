@@ -229,7 +229,8 @@ class Controller:
         if calls:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
-            run = Run(place.number, len(calls), numbers, fresh, place.life)
+            place.runs += 1
+            run = Run(place.number, len(calls), numbers, fresh, place.life, place.runs)
             payloads = [function.payload for function in functions]
             self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
             if not fresh:
@@ -253,8 +254,11 @@ class Controller:
         self.end(task, False, error)
 
     def _begins(self, place: Place) -> None:
-        """The first of the calls at a slot is, or will be at once, the running one."""
-        if place.ahead:
+        """The first of the calls at a slot is, or will be at once, the running one.
+
+        That is not known while the slot is asked to give back what it has not begun.
+        """
+        if place.ahead and not place.ticket:
             task = place.ahead[0]
             if task._state == "PENDING":
                 task._begins()
@@ -443,12 +447,15 @@ class Controller:
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
         place = agent.places[envelope.slot]
+        if envelope.ticket == place.ticket:
+            place.ticket = 0
         back = set(envelope.tasks)
         returned = [task for task in place.ahead if task.id in back]
         for task in reversed(returned):
             self.scheduler.ended(place, task)
             task._waits_again()
         self.scheduler.put_back(task for task in returned if not self._ends(task, place))
+        self._begins(place)
         targets = [task for task in place.ahead if task._end]
         if place.stopping:
             return  # what it says late is no reason to give it more
@@ -643,6 +650,7 @@ class Controller:
         place.known.clear()
         place.life += 1
         place.stopping = False
+        place.ticket = 0
         ahead = list(place.ahead)
         if ahead and envelope.text:
             self._said(agent, Said(envelope.slot, ahead[0].id, 0, envelope.text, True), [])

@@ -96,9 +96,12 @@ class Mail:
         if self._early:
             self._early.pop(task.id, None)
 
-    def place_of(self, number: int) -> tuple[int, int]:
-        """Agent and slot of a task that runs; otherwise messages to it come by here."""
+    def place_of(self, number: int) -> tuple[int, int, int]:
+        """Agent and slot of a task that runs, and the number of the last calls sent there.
+
+        Messages to one that does not run come by here.
+        """
         task = self._tasks.get(number)
         if task is None or not task.running() or task._place is None:
-            return NOWHERE, NOWHERE
-        return task._place.agent, task._place.number
+            return NOWHERE, NOWHERE, 0
+        return task._place.agent, task._place.number, task._place.runs

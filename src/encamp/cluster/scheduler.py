@@ -31,6 +31,7 @@ class Place:
         "known",
         "life",
         "number",
+        "runs",
         "station",
         "stopping",
         "ticket",
@@ -45,7 +46,10 @@ class Place:
         self.stopping = False
         """Whether its process was asked to end, and has not ended yet."""
         self.life = 0
+        self.runs = 0
+        """Messages with calls that were sent to it."""
         self.ticket = 0
+        """Of the last request to give calls back, until it is answered."""
 
 
 class Station:

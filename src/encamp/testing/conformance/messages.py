@@ -115,6 +115,14 @@ class Messages(Bound):
         assert asking.result(PATIENCE) == 20
         assert answering.result(PATIENCE) == 20
 
+    def test_no_message_is_lost_however_soon_it_is_sent(self, cluster: Cluster) -> None:
+        for _ in range(40):
+            answering, *others = cluster.spawn_many(work.echo, [(1,)] * (cluster.slots // 2))
+            asking = cluster.spawn_many(work.ping, [(1, 4)] * (cluster.slots // 2))
+            for task, other in zip(asking, [answering, *others], strict=True):
+                cluster.send(task, other.id)
+            assert results(asking) == [1] * len(asking)
+
     @pytest.mark.parametrize("same_host", [True, False])
     def test_two_tasks_that_both_send_much_first_do_not_block_each_other(
         self, cluster: Cluster, same_host: bool

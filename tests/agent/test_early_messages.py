@@ -1,0 +1,117 @@
+"""Messages that are quicker than the calls they are for, and calls that are taken back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from encamp.agent.calls import Slot, current_task
+from encamp.agent.pickling import dump
+from encamp.agent.protocol import Message, Results, Run, decode, encode_calls
+from encamp.wire import Parts
+
+
+class Port:
+    """Keeps what a slot sends."""
+
+    def __init__(self) -> None:
+        self.sent: list[Parts] = []
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """See `calls.Port.send`."""
+        self.sent.append(parts)
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """See `calls.Port.send_to`."""
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        """See `calls.Port.wait`."""
+        time.sleep(timeout or 0.0)
+        return False
+
+    @property
+    def results(self) -> list[int]:
+        """Tasks that have ended."""
+        envelopes = [decode(parts[0]) for parts in self.sent]
+        return [one.results[0][0] for one in envelopes if isinstance(one, Results)]
+
+
+HEARD: list[Any] = []
+
+
+def hear() -> None:
+    """Note all messages that are there."""
+    while (got := current_task().receive(0)) is not None:
+        HEARD.append((got.source, got.message))
+
+
+def slot() -> tuple[Slot, Port]:
+    HEARD.clear()
+    port = Port()
+    return Slot(0, "here", port), port
+
+
+def give(slot: Slot, number: int, *tasks: int) -> None:
+    calls = encode_calls([(task, 1, bytes(dump(((), {}))[0]), 0, b"") for task in tasks])
+    run = Run(0, len(tasks), [1], number=number)
+    slot.take(run, [b"", calls, dump(hear)[0]])
+
+
+def write(slot: Slot, to: int, what: str, run: int) -> None:
+    slot.take(Message(to, 9, 0, 0, run), [b"", *dump(what)])
+
+
+def test_a_message_waits_for_the_call_that_it_overtook() -> None:
+    one, _ = slot()
+    write(one, 5, "first", run=1)
+    write(one, 5, "second", run=1)
+    give(one, 1, 5)
+    write(one, 5, "third", run=1)
+    assert one.run_next()
+    assert HEARD == [(9, "first"), (9, "second"), (9, "third")]
+
+
+def test_a_message_for_a_call_that_has_ended_is_dropped() -> None:
+    one, port = slot()
+    give(one, 1, 5)
+    assert one.run_next()
+    write(one, 5, "late", run=1)
+    assert port.results == [5]
+    assert one._early == {}
+
+
+def test_a_message_for_a_call_that_never_comes_is_dropped_when_another_does() -> None:
+    one, _ = slot()
+    write(one, 5, "lost", run=2)
+    give(one, 1, 6)
+    assert 5 in one._early
+    give(one, 2, 7)
+    assert one._early == {}
+    assert one._expected == {}
+
+
+def test_a_call_that_has_been_run_leaves_nothing_of_its_early_messages() -> None:
+    one, _ = slot()
+    write(one, 5, "early", run=3)  # others came behind it meanwhile
+    give(one, 1, 5)
+    assert one.run_next()
+    assert HEARD == [(9, "early")]
+    give(one, 2, 6)
+    give(one, 3, 7)
+    assert one._early == one._expected == {}
+
+
+def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -> None:
+    one, port = slot()
+    give(one, 1, 5, 6, 7)
+    write(one, 7, "for the last", run=1)
+    assert one.give_back() == ([6], -1)
+    write(one, 5, "for the first", run=0)
+    while one.run_next():
+        pass
+    assert port.results == [5, 7]
+    assert HEARD == [(9, "for the first"), (9, "for the last")]
+    give(one, 2, 8)
+    one.drop()
+    assert not one.run_next()
