@@ -38,7 +38,7 @@ def launcher(mpi: str) -> Launcher | None:
 
 def run(way: str, script: str, *args: str, ranks: int = 4) -> subprocess.CompletedProcess[str]:
     """Run a script on ``ranks`` ranks, or on as many slots less one of this machine."""
-    environment = dict(os.environ)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # then nothing comes between two words
     command = [sys.executable, "on_local.py", str(ranks - 1), script, *args]
     if way != "local":
         start = launcher(way)

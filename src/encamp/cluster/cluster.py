@@ -23,6 +23,7 @@ from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as
 from encamp.agent.protocol import End, Orders, encode
 from encamp.cluster.controller import BEAT, NOT_INLINE, Controller
+from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.table import table
@@ -558,14 +559,13 @@ def _follower(
     follow: bool | Callable[[int, str], None],
 ) -> Callable[[int, str], None] | None:
     if follow is True:
+        show_lines_at_once()
         return _print
     return follow or None
 
 
 def _print(task: int, text: str) -> None:
-    for line in text.splitlines():
-        sys.stdout.write(f"[task {task}] {line}\n")
-    sys.stdout.flush()
+    show("".join(f"[task {task}] {line}\n" for line in text.splitlines()))
 
 
 def _close_all() -> None:

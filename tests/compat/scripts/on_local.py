@@ -7,11 +7,6 @@ import sys
 import encamp
 from encamp.compat.pyopus import use_cluster
 
-
-def show(_task, text):
-    os.write(1, text.encode())
-
-
 if __name__ == "__main__":
     slots, script = int(sys.argv[1]), sys.argv[2]
     sys.argv[1:] = sys.argv[3:]

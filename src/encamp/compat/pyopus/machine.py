@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from encamp.cluster.echo import show, show_lines_at_once
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost
 
 if TYPE_CHECKING:
@@ -294,13 +294,13 @@ def open_under_mpirun() -> None:
         return
     from encamp.cluster.cluster import Cluster
 
+    show_lines_at_once()
     use(Machine(Cluster("mpi", follow=_print), own=True))
 
 
 def _print(_task: int, text: str) -> None:
     """What tasks print goes where the spawner prints, as under mpirun."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    show(text)
 
 
 def _ranks() -> int:

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 import socket
-import sys
 import time
 from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from encamp.cluster.echo import show, show_lines_at_once
 from encamp.compat.pyopus.base import PyOpusError
 from encamp.compat.pyopus.clustered import (
     ClusteredMachine,
@@ -107,8 +107,7 @@ class _Output:
         if not self.wanted or ours is None or not lines:
             return
         prefix = f"[t{ours.ids.get(number, number)}] "
-        sys.stdout.write("".join(f"{prefix}{line}\n" for line in lines))
-        sys.stdout.flush()
+        show("".join(f"{prefix}{line}\n" for line in lines))
 
 
 _output = _Output()
@@ -174,6 +173,8 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         super().__init__(debug, startupDir, translateStartupDir, mirrorMap, persistentStorage)
         if task_here() is None:
             _output.wanted = debug > 1
+            if _output.wanted:
+                show_lines_at_once()
 
     def setSpawn(
         self,

@@ -1,0 +1,44 @@
+"""What tasks print, shown where the program prints: in whole lines between those of the program."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+
+
+def show_lines_at_once() -> None:
+    """From now on what the program prints goes out line by line, so that the order is right."""
+    if (stream := _own_stream()) is not None:
+        stream.reconfigure(line_buffering=True)
+
+
+def show(text: str) -> None:
+    """Write whole lines to the standard output; from any thread, also while another one prints.
+
+    They go past what the program has printed of a line so far. Where somebody has put something
+    else in the place of the standard output, it gets the text.
+    """
+    stream = _own_stream()
+    if stream is not None:
+        _write(stream.fileno(), text.encode(stream.encoding, "replace"))
+    elif sys.stdout is not None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def _own_stream() -> io.TextIOWrapper | None:
+    """The process's own standard output, if that is where the program prints."""
+    stream = sys.stdout
+    if stream is sys.__stdout__ and isinstance(stream, io.TextIOWrapper) and not stream.closed:
+        return stream
+    return None
+
+
+def _write(fd: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:
+            select.select([], [fd], [])
