@@ -20,7 +20,7 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp lint
 	tools/debian-packages
 	tools/mpi-wheels $(VENV)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

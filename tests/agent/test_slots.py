@@ -209,6 +209,17 @@ def test_mpi_variables_of_the_supervisor_do_not_reach_the_slot(
     assert MARK in found
 
 
+def test_settings_of_pvm_reach_the_slot_and_what_marks_its_tasks_does_not(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = {"PVMSOCK", "PVMEPID", "PVMTMASK", "PVMCTX", "PVMTRCBUF", "PVMTRCOPT", "PVMSPAWNWD"}
+    settings = {"PVM_ROOT", "PVM_RSH", "PVM_TMP", "PVM_VMID", "PVM_ARCH", "PVM_ALLOW_ROOT"}
+    for name in marks | settings:
+        monkeypatch.setenv(name, "set")
+    found = run(slots, work.environment)
+    assert {name for name in found if name.startswith("PVM")} == settings
+
+
 def test_close_may_be_called_twice_and_leaves_no_process_or_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     slots = Slots()

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from encamp.agent import protocol as say
-from encamp.agent.calls import CurrentTask, current_task
+from encamp.agent.calls import CurrentTask, ask_here, current_task
 from encamp.agent.child import Stopped
 from encamp.agent.pickling import dump
-from encamp.cluster import publisher
+from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
@@ -324,14 +324,14 @@ def test_what_is_being_published_when_all_is_ended_is_published(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    begun, go_on, publish = threading.Event(), threading.Event(), publisher.publish
+    begun, go_on, publish = threading.Event(), threading.Event(), errands.publish
 
     def slowly(staged: Any) -> None:
         begun.set()
         go_on.wait(SOON)
         publish(staged)
 
-    monkeypatch.setattr(publisher, "publish", slowly)
+    monkeypatch.setattr(errands, "publish", slowly)
     cluster = Cluster("local", slots=1)
     task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
     assert begun.wait(SOON)
@@ -533,3 +533,35 @@ def test_closing_a_map_before_its_first_item_cancels_what_has_not_begun(
 def test_tasks_that_die_are_told_apart_from_those_that_do_not(one: Cluster) -> None:
     assert isinstance(one.spawn(work.die, "kill").exception(SOON), TaskLost)
     assert one.spawn(abs, -1).result(SOON) == 1
+
+
+def _ask_for(question: str) -> Any:
+    me = current_task()
+    me.send(0, "asks")
+    ask = ask_here()
+    assert ask is not None
+    return ask(question)
+
+
+def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
+    one: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, answers = one._controller, threading.Event()
+
+    def answer(task: Task, question: str) -> str:
+        if question == "B":
+            threading.Event().wait(0.3)  # so that the other answer comes first, and alone
+        return f"to {question}"
+
+    monkeypatch.setattr(controller.setups, "answer", answer)
+    controller.pump.soon(lambda: controller.errands.run(answers.wait, lambda *_: None))
+    try:
+        first = one.spawn(_ask_for, "A", notify=False)
+        ready(one, first)
+        first.kill()
+        assert isinstance(first.exception(SOON), TaskKilled)
+        second = one.spawn(_ask_for, "B", notify=False)
+        ready(one, second)
+    finally:
+        answers.set()
+    assert second.result(SOON) == "to B"

@@ -49,7 +49,7 @@ def mpirun(
     launcher: Launcher, ranks: int, *program: str, library: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program with a launcher, as its user would."""
-    flags = Plan(launcher, ranks, None, "", ())._open_mpi_flags()
+    flags = Plan(launcher, ranks, (), "", ())._open_mpi_flags()
     libraries = {} if launcher.library is None else {"MPI4PY_LIBMPI": library or launcher.library}
     return subprocess.run(
         [

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from mpis import FOLDER, MPIS, gone, launcher_of, mpirun
 
-from encamp.engines.mpi_launch import Launcher, remove
+from encamp.engines.mpi_launch import Launcher
+from encamp.engines.mpi_remains import remove
 
 
 @pytest.fixture(params=MPIS)

@@ -16,7 +16,6 @@ from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflic
 from encamp.model import Published
 from encamp.storage import outputs as module
 from encamp.storage.outputs import (
-    PART,
     Output,
     OutputMap,
     as_outputs,
@@ -24,7 +23,8 @@ from encamp.storage.outputs import (
     stage,
     unstage,
 )
-from encamp.storage.publish import digest_of, discard_leftovers, intact, publish
+from encamp.storage.parts import PART, discard_leftovers
+from encamp.storage.publish import digest_of, intact, publish
 from encamp.storage.roots import MIRRORED, local, local_storage
 
 

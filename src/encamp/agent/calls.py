@@ -7,6 +7,7 @@ is the `Port` through which messages come and go.
 from __future__ import annotations
 
 import os
+import secrets
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.errors import InitializerFailed
+from encamp.storage.landing import Piece
 from encamp.wire import Buffer, Parts
 
 
@@ -106,8 +108,10 @@ class Slot:
         """Of those that have not come, the number of the `Run` that brings them."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
-        self._answers: dict[int, tuple[bool, Parts]] = {}
-        self._tickets = 0
+        self._answers: dict[int, tuple[bool, Parts] | None] = {}
+        """Of the questions that were asked; None until the answer comes."""
+        # Not from 1: an answer to what the process before this one asked may still come.
+        self._tickets = secrets.randbits(62)
         self._initialized: set[int] = set()
 
     def take(self, envelope: Any, parts: Parts) -> None:
@@ -118,7 +122,7 @@ class Slot:
             self._take_calls(envelope, parts)
         elif isinstance(envelope, Where):
             self._routes[envelope.task] = envelope.agent, envelope.its_slot, envelope.run
-        elif isinstance(envelope, Answer):
+        elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
 
     def _take_calls(self, run: Run, parts: Parts) -> None:
@@ -234,7 +238,7 @@ class Slot:
         args, kwargs = load(call.arguments)
         if setup.staging is None:
             return function(*args, **kwargs)
-        return in_folder(setup.staging, task, SpawnersFiles(self), function, args, kwargs)
+        return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property
     def task(self) -> CurrentTask:
@@ -274,16 +278,22 @@ class Slot:
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""
         self._tickets += 1
-        ticket = self._tickets
-        envelope = Ask(self.number, self.running, ticket)
-        self.port.send([encode(envelope), *dump(question)])
-        while ticket not in self._answers:
-            self.port.wait(None)
-        ok, parts = self._answers.pop(ticket)
+        ok, parts = self._answer(self._tickets, dump(question))
         answer = load(parts)
         if not ok:
             raise answer
         return answer
+
+    def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
+        """Ask, and wait; an answer that comes when nobody waits any more is dropped."""
+        self._answers[ticket] = None
+        try:
+            self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
+            while (answer := self._answers[ticket]) is None:
+                self.port.wait(None)
+            return answer
+        finally:
+            del self._answers[ticket]
 
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""
@@ -393,15 +403,28 @@ def current_task() -> CurrentTask:
 
 
 class SpawnersFiles:
-    """Files of the spawner's host, for hosts that do not share its disk (`ship.Channel`)."""
+    """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
 
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+    ``ask`` asks the controller.
+    """
+
+    def __init__(self, ask: Callable[[object], Any]) -> None:
+        self._ask = ask
 
     def chunk(self, path: Any, offset: int) -> Any:
         """`Channel.chunk`."""
-        return self._slot.ask(("chunk", path, offset))
+        return self._ask(("chunk", path, offset))
 
     def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
         """`Channel.entries`."""
-        return self._slot.ask(("entries", path, exclude))
+        return self._ask(("entries", path, exclude))
+
+    def land(self, piece: Piece) -> Any:
+        """`OutputChannel.land`."""
+        return self._ask(("land", piece, None))
+
+
+def ask_here() -> Callable[[object], Any] | None:
+    """What asks the controller of the cluster that this thread runs a task of, if it does."""
+    slot = _current.get()
+    return None if slot is None else slot.ask

@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -76,6 +77,13 @@ def tell(message: object) -> None:
     """Send something to the supervisor from the function that runs; nothing outside a slot."""
     if _State.slot is not None:
         _State.slot.tell(message)
+
+
+def ask(question: object) -> Any:
+    """Ask the supervisor from the function that runs; blocks, and raises what it raised."""
+    if _State.slot is None:
+        raise RuntimeError("this process is no slot")
+    return _State.slot.ask(question)
 
 
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:

@@ -341,9 +341,9 @@ class ThreadSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
-        came = self._pause(timeout)
+        came = self._over or self._pause(timeout)
         if self._over:
-            raise SystemExit  # the cluster is closed while a call waits
+            raise SystemExit  # the cluster is closed while a call waits, or waits once more
         return came
 
     def _pause(self, timeout: float | None) -> bool:
@@ -413,7 +413,7 @@ class InlineSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
-        if not self.agent.pump.spun():
+        if not self.agent.over and not self.agent.pump.spun():
             self.agent.pump.turn(timeout)
         if self.agent.over:
             raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
@@ -427,4 +427,4 @@ class InlineSlot(Hosted):
 
     def end(self) -> None:
         """Nothing to wait for: it runs in the thread that asks."""
-        self._slot.give_back()
+        self._slot.drop()

@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -59,6 +60,9 @@ from encamp.storage.roots import Portable, SharedPath, local
 from encamp.version import __version__
 from encamp.wire import Parts, Seal
 
+_LOOK_AGAIN = 1.0
+"""Seconds in which what has come from the controller is taken in."""
+
 
 class Agent:
     """Serves one end of an engine's network, on a pump that somebody drives.
@@ -74,6 +78,7 @@ class Agent:
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
+        self._heard = 0.0
         self.orders: Orders | None = None
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
@@ -97,6 +102,8 @@ class Agent:
             return
         if self.outbox.seal is not None:
             parts = self.outbox.seal.open(sender, parts)
+        if sender == CONTROLLER:
+            self._heard = time.monotonic()
         for envelope, inner in unbundled(parts):
             self._handle(sender, envelope, inner)
 
@@ -108,7 +115,7 @@ class Agent:
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
         sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
-        count = orders.slots or len(os.sched_getaffinity(0))
+        count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
         folder = _folder(orders.folder)
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
@@ -119,6 +126,19 @@ class Agent:
         if not self._beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         self.slots = [kinds[orders.kind](number) for number in range(count)]
+        if orders.lonely:
+            self._heard = time.monotonic()
+            pump = self.pump
+            pump.later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
+
+    def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
+        """End where nothing was heard for long, also not while it was looked for once more."""
+        silent = time.monotonic() - self._heard
+        if silent >= limit and again:
+            self.end()
+            return
+        left = max(limit - silent, _LOOK_AGAIN)
+        self.pump.later(left, lambda: self._look_for_controller(limit, again=silent >= limit))
 
     def _hello(self, count: int) -> None:
         hello = Hello(

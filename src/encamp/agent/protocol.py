@@ -40,6 +40,8 @@ class Orders(Envelope, tag=0):
     """Seals what travels, where the engine's network is not private."""
     follow: bool = False
     """Whether to send what tasks print while they run."""
+    lonely: float = 0.0
+    """Seconds of silence after which the controller is taken to be gone; 0: never."""
 
 
 class Hello(Envelope, tag=1):

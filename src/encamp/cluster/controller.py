@@ -26,6 +26,7 @@ from encamp.agent.protocol import (
     Answer,
     Ask,
     Call,
+    End,
     GivenBack,
     Hello,
     ManyResults,
@@ -49,10 +50,10 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.cluster.errands import Errands
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.functions import Functions
 from encamp.cluster.mail import Mail
-from encamp.cluster.publisher import Publisher
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.setups import Setups
 from encamp.cluster.task import Task
@@ -77,9 +78,9 @@ _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
 _NOBODY = 20.0
 """Seconds that others may take to come after the last host has gone."""
-BEAT = 2.0
+BEAT = 1.5
 """Seconds between two pings."""
-MISSED = 4
+MISSED = 5
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
@@ -108,8 +109,8 @@ class Controller:
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
         self.functions = Functions()
-        self.publisher = Publisher(self.pump)
-        self.setups = Setups()
+        self.errands = Errands(self.pump)
+        self.setups = Setups(everybody_here=engine.agent_here is not None)
         self.agents: dict[int, Agent] = {}
         self.hosts: dict[str, Host] = {}
         self.tasks: dict[int, Task] = {}
@@ -312,7 +313,7 @@ class Controller:
             good, value = False, (RuntimeError(cause), "")
         if good:
             if task._options.staged:
-                self.publisher.publish(task, value, self.end)
+                self.errands.publish(task, value, self.end)
             else:
                 self.end(task, True, value)
             return
@@ -355,6 +356,8 @@ class Controller:
             return
         task._arguments = None
         self.mail.forget(task)
+        if task._options.staged and (depot := self.setups.forget(task)) is not None:
+            self.errands.run(depot.close, _nothing)
         if task.done():  # cancelled meanwhile
             return
         if task._options.notify:
@@ -407,12 +410,13 @@ class Controller:
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
-        try:
-            answer, good = self.setups.answer(task, load(parts[1:])), True
-        except (EncampError, OSError) as exc:
-            answer, good = portable_error(exc), False
-        head = encode(Answer(envelope.slot, envelope.ticket, good))
-        self.outbox.post(agent.number, [head, *dump(answer)])
+
+        def done(answer: Any, error: BaseException | None) -> None:
+            head = encode(Answer(envelope.slot, envelope.ticket, error is None))
+            said = answer if error is None else portable_error(error)
+            self.outbox.post(agent.number, [head, *dump(said)])
+
+        self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
     # Ending and taking back
 
@@ -662,7 +666,10 @@ class Controller:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
 
     def beat(self) -> None:
-        """Ask silent agents for a sign of life; those that give none for long are lost."""
+        """Ask all agents for a sign of life; those that give none for long are lost.
+
+        So each knows, too, that there is somebody.
+        """
         for agent in list(self.agents.values()):
             if agent.heard:
                 agent.missed = 0
@@ -670,6 +677,8 @@ class Controller:
                 agent.missed += 1
             if agent.missed >= MISSED:
                 self.left(agent.number, f"nothing was heard of it for {BEAT * MISSED:g} s")
+                self.engine.give_up(agent.number)
+                self.outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
                 continue
             agent.heard = False
             self.outbox.post(agent.number, [encode(Ping(0))])
@@ -684,6 +693,10 @@ class Controller:
         self.failure = failure
         for task in self.known():
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
+
+
+def _nothing(*_: object) -> None:
+    """What is done about an errand that nobody waits for."""
 
 
 def _last_line(text: bytes) -> str:

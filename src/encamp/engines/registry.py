@@ -19,6 +19,7 @@ from encamp.errors import EngineUnavailable
 _MODULES = {
     "local": ("encamp.engines.local", ""),
     "mpi": ("encamp.engines.mpi", "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich"),
+    "pvm": ("encamp.engines.pvm", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "fake": ("encamp.testing.fake", ""),
 }
 """Name → module, and what to do where something that it needs is missing."""

@@ -145,6 +145,14 @@ def portable(path: Path | str) -> Portable:
     return to_abstract(path) or str(path)
 
 
+def portable_name(path: Path) -> Portable:
+    """As `portable`, but of a symlink that has the name itself: what will be replaced."""
+    folder = portable(path.parent)
+    if isinstance(folder, SharedPath):
+        return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
+    return str(path)
+
+
 def local(path: Portable) -> Path:
     """The path on this host that was sent as ``path``."""
     return to_actual(path) if isinstance(path, SharedPath) else Path(path)

@@ -8,7 +8,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +55,28 @@ class Bound:
     facts: ClassVar[Facts]
     SLOTS: ClassVar[int] = 4
 
+    def here(self, host: str | None, pid: int) -> int:
+        """The process id that a process of a host has here, 0 if it has ended.
+
+        Another one where hosts have processes of their own; to be given by the file that binds the
+        suite then, as `path` and `storages` are.
+        """
+        return pid
+
+    def path(self, host: str | None, path: str) -> Path:
+        """Where a host's file is to be seen from here."""
+        return Path(path)
+
+    @classmethod
+    def storages(cls) -> list[Path]:
+        """The local storage of each host as it is to be seen from here."""
+        return [Path(os.environ[LOCAL])]
+
+    def told(self, cluster: Cluster, task: Task) -> int:
+        """The process that a task says that it is, as it is called here."""
+        pid = say(cluster, task)
+        return self.here(task.host, pid)
+
     @pytest.fixture(scope="class")
     @classmethod
     def cluster_of(cls) -> ClusterOf:
@@ -71,8 +93,8 @@ class Bound:
             base = tmp_path_factory.mktemp("local")
             patch.setenv(LOCAL, str(base))
             yield shared
-        left = list(base.glob("encamp-*/sandboxes/*"))
-        assert left == [], f"left in the local storage: {left}"
+            left = sandboxes(cls.storages())
+        assert left == set(), f"left in the local storage: {left}"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -89,16 +111,23 @@ class Bound:
         kept.tidy()
 
     @pytest.fixture
+    def marks(self, share: Path, request: pytest.FixtureRequest) -> Path:
+        """An empty folder that all hosts share, for `work.count_run`."""
+        folder = share / f"marks of {request.node.name}"
+        folder.mkdir()
+        return folder
+
+    @pytest.fixture
     def tidy(self, share: Path) -> Iterator[None]:
         """After the test there are no more processes, threads, descriptors and sandboxes."""
         gc.collect()
-        before, sandboxes = _what_there_is(), _sandboxes()
+        before, folders = _what_there_is(), sandboxes(self.storages())
         yield
         gc.collect()
         with suppress(AssertionError):
             until(lambda: _what_there_is() == before, 10)
         assert _what_there_is() == before
-        assert _sandboxes() <= sandboxes  # the cluster of other tests may keep some
+        assert sandboxes(self.storages()) <= folders  # the cluster of other tests may keep some
 
 
 class Kept:
@@ -201,8 +230,9 @@ def _what_there_is() -> dict[str, Any]:
     }
 
 
-def _sandboxes() -> set[Path]:
-    return set(Path(os.environ["PARALLEL_LOCAL_STORAGE"]).glob("encamp-*/sandboxes/*"))
+def sandboxes(storages: Iterable[Path]) -> set[Path]:
+    """The folders of tasks in local storages."""
+    return {path for base in storages for path in base.glob("encamp-*/sandboxes/*")}
 
 
 def _descriptors() -> list[str]:

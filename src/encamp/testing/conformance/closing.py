@@ -21,7 +21,6 @@ from encamp.testing.conformance.bound import (
     ClusterOf,
     gone,
     results,
-    say,
     until,
 )
 
@@ -50,7 +49,7 @@ class Closing(Bound):
     ) -> None:
         cluster = cluster_of(2)
         running = cluster.spawn_many(work.wait_for_ever, [()] * 2)
-        pids = [say(cluster, task) for task in running]
+        pids = [self.told(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 100)
         began = time.monotonic()
         cluster.close(cancel=True)

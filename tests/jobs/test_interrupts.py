@@ -1,0 +1,45 @@
+"""When Ctrl-C and SIGTERM interrupt, and when they are taken note of."""
+
+# ruff: noqa: PT012 - what is around the signals is the thing tested
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from encamp.jobs.interrupts import Interrupts
+
+
+def test_nothing_is_held_back_while_hosts_are_started() -> None:
+    told = False
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        os.kill(os.getpid(), signal.SIGINT)
+        told = True  # not reached
+    assert not told
+
+
+def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> None:
+    woken = []
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        interrupts.wake = lambda: woken.append(True)
+        interrupts.hold()
+        interrupts.check()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert woken == [True]
+        os.kill(os.getpid(), signal.SIGINT)
+        woken.append(False)  # not reached
+    assert woken == [True]
+
+
+def test_what_was_noted_is_raised_by_the_check_or_at_the_end() -> None:
+    with pytest.raises(SystemExit) as raised, Interrupts() as interrupts:
+        interrupts.hold()
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert raised.value.code == 128 + signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt), Interrupts() as interrupts:
+        interrupts.hold()
+        os.kill(os.getpid(), signal.SIGINT)
+        interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
