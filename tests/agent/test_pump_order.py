@@ -1,7 +1,8 @@
-"""What a program asks of its pump is done in the order in which it was asked."""
+"""What a pump is asked for is done in order, and what it found is told to whom it concerns."""
 
 from __future__ import annotations
 
+import os
 import threading
 
 from encamp.agent.pump import Pump
@@ -27,3 +28,35 @@ def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> 
     pump.quick(lambda: done.append(3))
     assert done == [1, 2, 3]
     pump.close()
+
+
+def test_what_a_turn_found_is_not_told_to_who_has_its_descriptor_since() -> None:
+    pump = Pump()
+    read, write = os.pipe()
+    other_read, other_write = os.pipe()
+    told: list[str] = []
+
+    def replaced(_: int) -> None:
+        told.append("first")
+        pump.forget(read)
+        pump.forget(other_read)
+        for fd in (read, write, other_read, other_write):
+            os.close(fd)
+        ends[:] = [*os.pipe(), *os.pipe()]  # the same numbers
+        assert {read, other_read} <= {*ends}
+        for fd in (ends[0], ends[2]):
+            pump.watch(fd, lambda _: told.append("new"))
+
+    ends: list[int] = []
+    pump.watch(read, replaced)
+    pump.watch(other_read, replaced)
+    os.write(write, b"x")
+    os.write(other_write, b"x")
+    pump.turn(0)
+    assert told == ["first"]
+    os.write(ends[1], b"x")
+    pump.turn(0)
+    assert told == ["first", "new"]
+    pump.close()
+    for fd in ends:
+        os.close(fd)

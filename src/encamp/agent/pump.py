@@ -95,6 +95,8 @@ class Pump:
         self.turned: list[Callable[[], None]] = []
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
+        self._new: set[int] = set()
+        """Descriptors that were taken in hand in this turn: what it has found is not of them."""
         self.rest = 0.0
         """Seconds to let things come before they are looked at, where many come one by one."""
         self.broken: Callable[[Exception], None] | None = None
@@ -132,6 +134,7 @@ class Pump:
             self._poll.modify(fd, events)
         else:
             self._poll.register(fd, events)
+            self._new.add(fd)
         self._handlers[fd] = ready
 
     def forget(self, fd: int) -> None:
@@ -189,10 +192,11 @@ class Pump:
                 self._changed.notify_all()
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
-        handlers = self._handlers
+        handlers, new = self._handlers, self._new
+        new.clear()
         for fd, event in events:
             handler = handlers.get(fd)
-            if handler is not None:
+            if handler is not None and fd not in new:
                 handler(event)
         self._arrivals()
         self._chores()
