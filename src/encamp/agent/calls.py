@@ -109,6 +109,8 @@ class Slot:
         self._answers: dict[int, tuple[bool, Parts]] = {}
         self._tickets = 0
         self._initialized: set[int] = set()
+        self._not_run = False
+        """Whether the last call could not begin here, and will elsewhere."""
 
     def take(self, envelope: Any, parts: Parts) -> None:
         """Note what has come for this slot."""
@@ -193,8 +195,13 @@ class Slot:
         result = (call.task, good, seconds, bytes(parts[0]), len(parts) - 1)
         with self.lock:
             self.running = -1
+            unread = list(self._inbox) if self._not_run else []
+            self._not_run = False
             self._forget_messages()
         self.port.send([encode(Results(self.number, [result])), *parts[1:]])
+        for sender, payload in unread:  # the controller has them wait for it
+            message = Message(call.task, sender)
+            self.port.send([encode(message), *payload], message)
         return True
 
     def _forget_messages(self) -> None:
@@ -209,6 +216,7 @@ class Slot:
                 value = self._value(call)
                 return [_NONE] if value is None else dump_as("its result", value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
+            self._not_run = isinstance(exc, NotImportable)
             text = "".join(traceback.format_exception(exc))
             return dump((sendable(exc), text)), False
 
