@@ -113,6 +113,8 @@ class Slot:
         # Not from 1: an answer to what the process before this one asked may still come.
         self._tickets = secrets.randbits(62)
         self._initialized: set[int] = set()
+        self._not_run = False
+        """Whether the last call could not begin here, and will elsewhere."""
 
     def take(self, envelope: Any, parts: Parts) -> None:
         """Note what has come for this slot."""
@@ -197,8 +199,13 @@ class Slot:
         result = (call.task, good, seconds, bytes(parts[0]), len(parts) - 1)
         with self.lock:
             self.running = -1
+            unread = list(self._inbox) if self._not_run else []
+            self._not_run = False
             self._forget_messages()
         self.port.send([encode(Results(self.number, [result])), *parts[1:]])
+        for sender, payload in unread:  # the controller has them wait for it
+            message = Message(call.task, sender)
+            self.port.send([encode(message), *payload], message)
         return True
 
     def _forget_messages(self) -> None:
@@ -213,6 +220,7 @@ class Slot:
                 value = self._value(call)
                 return [_NONE] if value is None else dump_as("its result", value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
+            self._not_run = isinstance(exc, NotImportable)
             text = "".join(traceback.format_exception(exc))
             return dump((sendable(exc), text)), False
 

@@ -322,6 +322,8 @@ class _Printed:
         self._port = port
         self._lock = threading.Lock()
         self._told = 0
+        self._fd = os.dup(1)
+        """The file, whatever a call makes of its descriptors."""
         self._flush = ctypes.CDLL(None).fflush
         if follow:
             port.follow = self._follow
@@ -334,14 +336,16 @@ class _Printed:
         except Exception:  # noqa: S110, BLE001 - a call may have put anything in their place
             pass
         self._flush(None)
+        for fd in (1, 2):  # a call may have put other files there
+            os.dup2(self._fd, fd)
         size = 0
         with suppress(OSError):  # a call may have closed it
-            size = os.lseek(1, 0, os.SEEK_END)
+            size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
             with self._lock:
                 start = max(0, size - KEPT_OUTPUT)
-                text = os.pread(1, size - start, start)
-                os.ftruncate(1, 0)
+                text = os.pread(self._fd, size - start, start)
+                os.ftruncate(self._fd, 0)
                 self._told = 0
             self._port.send([encode(Said(self._port.slot.number, task, start, text, True))])
 
@@ -349,10 +353,10 @@ class _Printed:
         """Send on what the running task has printed since the last time."""
         slot = self._port.slot
         with self._lock:
-            size, task = os.fstat(1).st_size, slot.running
+            size, task = os.fstat(self._fd).st_size, slot.running
             if task < 0 or size <= self._told:
                 return
             start = max(self._told, size - KEPT_OUTPUT)
-            text = os.pread(1, size - start, start)
+            text = os.pread(self._fd, size - start, start)
             self._told = size
         self._port.said.send([encode(Said(slot.number, task, start, text, False))])

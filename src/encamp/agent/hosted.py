@@ -67,7 +67,7 @@ class Hosted(ABC):
         """Ask the slot to end."""
 
     @abstractmethod
-    def end(self) -> None:
+    def end(self, within: float) -> None:
         """Return when the slot has ended."""
 
 
@@ -91,6 +91,9 @@ class ProcessSlot(Hosted):
             follow=orders is not None and orders.follow,
         )
         self._life = 0
+        self._number = 0
+        """Of the last `Run`; a message for a later one waits, since that may be a fresh one."""
+        self._early: list[tuple[Message, Parts]] = []
         self._asked = False
         """Whether its process was asked to give back calls, which it may not live to answer."""
         self._spare: SlotProcess | None = None
@@ -114,7 +117,11 @@ class ProcessSlot(Hosted):
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `Hosted.give`."""
+        if isinstance(envelope, Message) and envelope.run > self._number:
+            self._early.append((envelope, parts))
+            return
         if isinstance(envelope, Run):
+            self._number = envelope.number
             if envelope.life != self._life:
                 return  # for a process that has ended; who sent it is being told of that
             if envelope.fresh:
@@ -124,6 +131,10 @@ class ProcessSlot(Hosted):
             self._process.runs += 1
             self.busy += envelope.count
         self._send(parts)
+        if self._early and isinstance(envelope, Run):
+            early, self._early = self._early, []
+            for message, its_parts in early:
+                self.give(message, its_parts)
 
     def _send(self, parts: Parts, descriptors: tuple[int, ...] = ()) -> None:
         process = self._process
@@ -225,6 +236,7 @@ class ProcessSlot(Hosted):
             self._forget(process)
             process.ended()
             self._spare = self._start()
+            self._asked = True  # it knows no functions, and answers nothing: told by `_restore`
         if process is not self._process:  # it was let go after those words
             return
         self._forget(process)
@@ -289,11 +301,11 @@ class ProcessSlot(Hosted):
             self._forget(process)
             process.ask_to_stop()
 
-    def end(self) -> None:
+    def end(self, within: float) -> None:
         """See `Hosted.end`."""
         leaving, self._leaving = self._leaving, []
         for process in (*self._processes(), *leaving):
-            self.killed = not process.stop() or self.killed
+            self.killed = not process.stop(within) or self.killed
 
     def _processes(self) -> list[SlotProcess]:
         return [process for process in (self._process, self._spare) if process is not None]
@@ -363,10 +375,10 @@ class ThreadSlot(Hosted):
         self._slot.drop()
         self._come.set()
 
-    def end(self) -> None:
+    def end(self, within: float) -> None:
         """Wait some seconds for the running call's end, for a thread cannot be ended."""
         if self._thread is not threading.current_thread():
-            self._thread.join(STOP_WITHIN)
+            self._thread.join(within)
 
 
 class InlineSlot(Hosted):
@@ -425,6 +437,6 @@ class InlineSlot(Hosted):
         given = GivenBack(self.number, order.ticket, tasks, running)
         self.agent.pass_on(given, [encode(given)])
 
-    def end(self) -> None:
+    def end(self, within: float) -> None:
         """Nothing to wait for: it runs in the thread that asks."""
         self._slot.drop()

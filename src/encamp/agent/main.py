@@ -31,6 +31,7 @@ from encamp.agent.hosted import (
     reclaim_quietly,
 )
 from encamp.agent.outbox import Outbox
+from encamp.agent.process import STOP_WITHIN
 from encamp.agent.protocol import (
     Answer,
     End,
@@ -221,7 +222,7 @@ class Agent:
         def work() -> None:
             try:
                 value, good = str(_WHAT[order.what](self)), True
-            except (EncampError, OSError) as exc:
+            except Exception as exc:  # noqa: BLE001 - who waits for it must hear of it
                 value, good = str(exc), False
             done = OrderDone(order.ticket, good, value)
             self.pump.soon(lambda: self.post(CONTROLLER, [encode(done)]))
@@ -234,8 +235,9 @@ class Agent:
             self.over = True
             for slot in self.slots:
                 slot.begin_end()
+            deadline = time.monotonic() + STOP_WITHIN  # of all, not one after the other
             for slot in self.slots:
-                slot.end()
+                slot.end(max(0.0, deadline - time.monotonic()))
             if any(slot.killed for slot in self.slots):
                 reclaim_quietly()
             with suppress(EncampError, OSError):

@@ -130,7 +130,7 @@ class SlotProcess:
             self._process.kill()
         self._process.wait()
 
-    def stop(self) -> bool:
+    def stop(self, within: float = STOP_WITHIN) -> bool:
         """End the process and everything that it started; returns when they are gone.
 
         True if it has ended by itself, and cleared up. The running call is interrupted by
@@ -139,7 +139,7 @@ class SlotProcess:
         """
         self.ask_to_stop()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(STOP_WITHIN)
+            self._process.wait(within)
         self.kill()
         well = self._process.returncode == 0
         if not well:

@@ -282,6 +282,8 @@ class Pump:
         """
         if done():
             return True
+        if self._driver == threading.get_ident():  # what a handler asked for has not gone yet
+            self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._uninterrupted:
             while not done():
@@ -365,6 +367,11 @@ class Pump:
                 self._changed.notify_all()
         if long:
             self._resume.set()
+
+    @property
+    def driving(self) -> bool:
+        """Whether this thread drives."""
+        return self._driver == threading.get_ident()
 
     def call(self, function: Callable[[], T]) -> T:
         """What ``function()`` returns, called in the driving thread; from any thread."""

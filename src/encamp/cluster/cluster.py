@@ -467,10 +467,14 @@ class Cluster:
 
     def _end(self) -> None:
         """Let all agents end, and the engine; what still runs is killed. Once is enough."""
-        with self._ending:
+        if not self._ending.acquire(blocking=not self._pump.driving):
+            return  # another thread ends it, and waits for what this one is in the middle of
+        try:
             if not self._ended:
                 self._let_go()
                 self._ended = True
+        finally:
+            self._ending.release()
 
     def _let_go(self) -> None:
         controller = self._controller

@@ -97,6 +97,8 @@ class Agent:
         self.facts: Hello | None = None
         self.tickets: list[int] = []
         self.missed = 0
+        self.refreshing = 0
+        """Ticket of an order by which its idle slots change their processes; 0: none."""
         self.heard = True
 
 
@@ -147,6 +149,8 @@ class Controller:
         scheduler = self.scheduler
         if self.incoming:
             self.take_in()
+            if self.failure is not None:  # maybe after its spawner had looked
+                self.fail(self.failure)
             if self._has_lost_hosts:  # maybe after the host of one was looked for
                 self._end_unmet()
         if scheduler.slots:
@@ -454,24 +458,33 @@ class Controller:
         for task in reversed(returned):
             self.scheduler.ended(place, task)
             task._waits_again()
-        self.scheduler.put_back(task for task in returned if not self._ends(task, place))
+        self._put_back(returned, place)
         self._begins(place)
-        targets = [task for task in place.ahead if task._end]
-        if place.stopping:
-            return  # what it says late is no reason to give it more
+        targets = [] if self.inline else [task for task in place.ahead if task._end]
+        if place.stopping or place.ticket:
+            return  # what it says late is no reason to give it more, nor what is not its last word
         if any(task.id == envelope.running for task in targets):
             self._stop(place)
         elif targets and place.ahead[0]._end:  # between two calls when it was asked
             self.pump.later(_AGAIN, lambda: self._recall(place))
-        else:
+        elif not agent.refreshing:
             self.scheduler.open(place)
 
-    def _ends(self, task: Task, place: Place) -> bool:
-        """Whether a task that was given back is not to run any more."""
-        if not task._end:
-            return False
-        self.end(task, False, self._reason(task, place, None, ""))
-        return True
+    def _put_back(self, tasks: list[Task], place: Place) -> None:
+        """Let tasks that were given back wait; those that are not to run any more end.
+
+        These come next: what their callbacks wait for must be in order before.
+        """
+        over = [task for task in tasks if task._end or task._unwanted]
+        self.scheduler.put_back([task for task in tasks if task not in over])
+        self.pump.before_others(self._ends, [(task, place) for task in over])
+
+    def _ends(self, come: tuple[Task, Place]) -> None:
+        task, place = come
+        if task._end:
+            self.end(task, False, self._reason(task, place, None, ""))
+        else:
+            self.cancelled(task)
 
     def _unstick(self) -> None:
         """Let what waits behind long calls go to slots that have nothing to do."""
@@ -480,7 +493,7 @@ class Controller:
             return
         for agent in self.agents.values():
             for place in agent.places:
-                if len(place.ahead) > 1 and not place.closed:
+                if len(place.ahead) > 1 and not place.closed and not place.ticket:
                     self._recall(place)
 
     def kill(self, task: Task) -> None:
@@ -492,11 +505,12 @@ class Controller:
     def kill_all(self) -> None:
         """Cancel what waits and end what runs, all at once, so that nothing begins meanwhile."""
         places: dict[Place, None] = {}
+        waiting: list[Task] = []
         for task in self.known():
             place: Place | None = task._place
             if place is None:
                 if task._state == "PENDING":  # otherwise its outputs are being published
-                    self.cancelled(task)
+                    waiting.append(task)
                 continue
             places[place] = None
             if not (self.inline and task is place.ahead[0]):
@@ -507,6 +521,9 @@ class Controller:
             if not self.inline:
                 head = place.ahead[0]
                 self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
+        self.scheduler.drop(waiting)
+        for task in waiting:  # last, for their callbacks may wait for others
+            self.cancelled(task)
         if self.inline and places:
             raise UnsupportedByEngine(self.engine.name, "end inline tasks", NOT_INLINE)
 
@@ -527,7 +544,7 @@ class Controller:
         if left:
             asked = list(left)
             self.pump.until(answered, _ANSWER_WITHIN)
-            self.pump.call(lambda: self._cancel_waiting(asked))
+            self.pump.call(lambda: self._cancel_no_more(asked))
 
     def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
         """Cancel what waits here, and ask for the rest; that is what is returned."""
@@ -539,11 +556,17 @@ class Controller:
             if task._place is None:
                 self.cancelled(task)
             else:
+                task._unwanted = True
                 elsewhere.append(task)
         for place in dict.fromkeys(task._place for task in elsewhere):
-            if not place.closed:
+            if not (place.closed and place.ticket):
                 self._recall(place)
         return elsewhere
+
+    def _cancel_no_more(self, tasks: Iterable[Task]) -> None:
+        """What has begun meanwhile, or whose slot says nothing, runs."""
+        for task in tasks:
+            task._unwanted = False
 
     def cancelled(self, task: Task) -> None:
         """A task that waits is not to run."""
@@ -566,6 +589,10 @@ class Controller:
                 tickets[ticket] = agent.facts.host
                 self.orders[ticket] = None
                 agent.tickets.append(ticket)
+                if what == "refresh":  # what is sent to a process that goes would be lost
+                    agent.refreshing = ticket
+                    for place in agent.places:
+                        self.scheduler.close(place)
                 self.outbox.post(agent.number, [encode(Order(ticket, what))])
         return tickets
 
@@ -641,7 +668,7 @@ class Controller:
         """A slot's process is gone with the call that had begun; the others go elsewhere."""
         for task in others:
             task._waits_again()
-        self.scheduler.put_back(task for task in others if not self._ends(task, place))
+        self._put_back(others, place)
         for task in begun:
             self.end(task, False, self._reason(task, place, exit_code, why))
 
@@ -658,12 +685,18 @@ class Controller:
             self.scheduler.ended(place, task)
         why = _last_line(envelope.text) if envelope.exit_code else ""
         begun = ahead[:1] if envelope.began else []
+        if not agent.refreshing:
+            self.scheduler.open(place)
         self._lose(place, begun, ahead[len(begun) :], envelope.exit_code, why)
-        self.scheduler.open(place)
 
     def _order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
         if envelope.ticket in self.orders:
             self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
+        if envelope.ticket == agent.refreshing:
+            agent.refreshing = 0
+            for place in agent.places:
+                if self.inline or not (place.stopping or any(task._end for task in place.ahead)):
+                    self.scheduler.open(place)
 
     def beat(self) -> None:
         """Ask all agents for a sign of life; those that give none for long are lost.

@@ -24,6 +24,8 @@ class Mail:
         self._come: deque[tuple[int, Any]] = deque()
         self._early: dict[int, list[tuple[int, Parts]]] = {}
         self._waiters: list[Callable[[], object]] = []
+        self._news = False
+        """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
 
     # For the program
@@ -31,6 +33,7 @@ class Mail:
     def put(self, sender: int, what: Any) -> None:
         """Queue a message (its pickle's parts) or an event."""
         self._come.append((sender, what))
+        self._news = True
 
     def take(self, source: int | None) -> Received | None:
         """The next of the queue, of one sender if that is asked for; from any thread."""
@@ -62,7 +65,8 @@ class Mail:
 
     def call_waiters(self, *, failed: bool) -> None:
         """Tell those who wait that there is something to take, or that nothing will come."""
-        if self._waiters and (self._come or failed):
+        if self._waiters and (self._news or failed):
+            self._news = False
             waiters, self._waiters = self._waiters, []
             for wake in waiters:
                 with suppress(RuntimeError):  # its event loop is closed

@@ -184,6 +184,15 @@ class Scheduler:
             queue = self._plain if need == PLAIN else self._needy.setdefault(need, deque())
             queue.appendleft(task)
 
+    def drop(self, tasks: Iterable[Task]) -> None:
+        """Forget tasks that wait."""
+        gone = set(tasks)
+        for queue in (self._plain, *self._needy.values()):
+            left = [task for task in queue if task not in gone]
+            queue.clear()
+            queue.extend(left)
+        self._needy = {need: queue for need, queue in self._needy.items() if queue}
+
     def waiting(self) -> Iterator[Task]:
         """The tasks that wait."""
         for queue in (self._plain, *self._needy.values()):
@@ -355,5 +364,5 @@ class Scheduler:
             place.closed = False
             if not place.ahead:
                 self._free(place)
-            elif place.backlog < HORIZON / 2:
+            elif place.backlog < HORIZON / 2 and not place.ahead[0]._options.need.alone:
                 self._hungry[place] = None

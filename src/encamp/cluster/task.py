@@ -40,6 +40,8 @@ class Task(Future[Any]):
     _result: Any = None
     _exception: BaseException | None = None
     _end: str = ""
+    _unwanted: bool = False
+    """Whether it is to be cancelled if its slot gives it back."""
     _place: Any = None
     _devices: tuple[str, ...] = ()
 
