@@ -8,20 +8,21 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from encamp.errors import EncampError
 from encamp.storage.sigterm import exit_on
 
 
 class Interrupts:
     """A context manager that takes note of SIGINT and SIGTERM instead of being interrupted by them.
 
-    Only in the main thread, and only where nobody else has taken the signal. They interrupt at
-    once before `hold`, and so does the second signal, wherever the program is.
+    Only in the main thread, and only where nobody else has taken the signal. The second signal
+    interrupts at once, wherever the program is. One that was noted is raised at the end, also in
+    place of an error of encamp's, which may have come of it.
     """
 
     def __init__(self) -> None:
         self.wake: Callable[[], None] = lambda: None
         """Called from the signal handler, to end a wait."""
-        self._held = False
         self._noted: BaseException | None = None
         self._raised = False
         self._before: dict[int, Any] = {}
@@ -44,12 +45,8 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if exc is None:
+        if exc is None or isinstance(exc, EncampError):
             self.check()
-
-    def hold(self) -> None:
-        """From now on the first signal waits for `check`."""
-        self._held = True
 
     def check(self) -> None:
         """Raise KeyboardInterrupt or SystemExit if a signal has come, once."""
@@ -58,9 +55,9 @@ class Interrupts:
             raise self._noted
 
     def _note(self, number: int, _frame: object) -> None:
-        at_once = not self._held or self._noted is not None
+        again = self._noted is not None
         self._noted = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
-        if at_once:
+        if again:
             self._raised = True
             raise self._noted
         self.wake()

@@ -98,7 +98,6 @@ def run_job(
         Interrupts() as interrupts,
         _pool(executor, options) as (pool, workers),
     ):
-        interrupts.hold()  # not while hosts are waited for, which may take long
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
         report = run.run()
     if check and not report.ok:
