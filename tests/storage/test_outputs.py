@@ -277,6 +277,15 @@ def test_a_destination_in_the_local_storage_is_refused(inner: str, tmp_path: Pat
         check_outputs([Output("a", inner)], tmp_path / "link")
 
 
+@pytest.mark.parametrize("to", ["..", "../beside", "a/../../beside"])
+def test_a_folder_beside_the_destination_is_refused_unless_it_is_written_whole(
+    to: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadDestination, match="outside of the destination"):
+        check_outputs([Output("a", to)], tmp_path / "out")
+    check_outputs([Output("a", str(tmp_path / "beside")), Output("b", "a/..")], tmp_path / "out")
+
+
 def test_a_destination_that_is_not_writable_is_refused_before_anything_runs() -> None:
     with open_folder() as base:
         base.chmod(0o755)

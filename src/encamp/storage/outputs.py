@@ -133,8 +133,8 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
     """The final names that are known before anything runs, with the pattern that makes each.
 
     Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
-    destination in the local storage or one that cannot be written to, `OutputConflict` for two
-    outputs with one final name.
+    destination in the local storage, one that cannot be written to, or a folder beside it,
+    `OutputConflict` for two outputs with one final name.
     """
     known: dict[Final, str] = {}
     for output in outputs:
@@ -142,6 +142,9 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
         if is_url(output.to):
             remote.check(output.to)
         else:
+            if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
+                why = "it is outside of the destination; write the whole path if that is meant"
+                raise BadDestination(output.to, why)
             check_destination(Path(os.path.realpath(_folder(output, destination))))
         if not any(c in output.pattern for c in "*?["):
             name = renamed(output.rename, PurePosixPath(output.pattern).name)
