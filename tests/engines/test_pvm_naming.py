@@ -17,7 +17,7 @@ from lab_suite import remains
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.errors import BadJob, EngineFailed
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.conformance.bound import PATIENCE, until
 from lab import Lab, missing
 
@@ -67,6 +67,8 @@ def nothing_left(lab: Lab) -> bool:
     [
         ("** need to *run* PVM as a *regular* user!", "set PVM_ALLOW_ROOT=1 on lab1, for non-int"),
         ("ssh: connect to host 10.0.0.1 port 22: No route to host", "No route to host"),
+        ("root@10.0.0.1: Permission denied (publickey).", "Permission denied; my_ssh must get"),
+        ("Host key verification failed.", "Host key verification failed; log in once by hand"),
         ("phase1() execvp failed", "the remote shell my_ssh, which PVM_RSH names, cannot be run"),
         ("pvmd: no luck", "the PVM daemon cannot be started there: pvmd: no luck"),
     ],
@@ -83,7 +85,8 @@ def test_reasons_say_what_to_do() -> None:
     assert why.endswith('"lab1 ip=10.0.0.2"; lab2: the PVM daemon cannot be started there')
     loopback = dict.fromkeys(("lab1", "lab2"), libpvm.LOOPBACK)
     assert why_not(loopback, "", "ssh").count("loopback") == 1
-    assert why_not(loopback, "", "ssh").endswith("address=… (encamp run: --option address=…)")
+    assert "--option address=10.0.0.5" in why_not(loopback, "", "ssh")
+    assert why_not(loopback, "", "ssh").endswith("pvm -n10.0.0.5 for one that you start")
 
 
 def test_hosts_that_are_named_twice_are_taken_once() -> None:
@@ -94,7 +97,10 @@ def test_hosts_that_are_named_twice_are_taken_once() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        *({"hosts": hosts} for hosts in (3, [3], "lab1:3", "", "&lab1", "lab1 lab2", [["lab1"]])),
+        *(
+            {"hosts": hosts}
+            for hosts in (3, [3], "lab1:3", "", "&lab1", "-x", "lab1 lab2", "a zz=3", [["a"]])
+        ),
         *({"restarts": value} for value in ("x", -1, "3.0", None, True)),
         *({"per_agent": value} for value in ("x", 0, 1.5)),
         {"python": 3.11},
@@ -104,6 +110,12 @@ def test_hosts_that_are_named_twice_are_taken_once() -> None:
 def test_what_cannot_be_is_a_bad_input(wrong: dict[str, Any]) -> None:
     with pytest.raises(BadJob, match=r"not|PVM"):
         Cluster("pvm", machine="own", **wrong)
+
+
+@pytest.mark.parametrize("address", ["nonsense.invalid", "203.0.113.7"])
+def test_an_address_of_another_host_is_refused_by_its_name(address: str) -> None:
+    with pytest.raises(EngineUnavailable, match=f"address='{address}' is none of this host's"):
+        Cluster("pvm", machine="own", address=address)
 
 
 def test_mpis_numbers_of_slots_are_told_from_names() -> None:

@@ -323,14 +323,18 @@ def reclaim_in_background() -> None:
 
 
 class ThreadSlot(Hosted):
-    """A slot that is a thread of its agent: nothing protects the agent from what it does."""
+    """A slot that is a thread of its agent: nothing protects the agent from what it does.
 
-    def __init__(self, agent: Agent, number: int) -> None:
+    ``label`` is what reports call it by, if not by its number.
+    """
+
+    def __init__(self, agent: Agent, number: int, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
         self._come = threading.Event()
         self._over = False
-        self._thread = threading.Thread(target=self._run, name=f"slot-{number}", daemon=True)
+        name = f"slot-{number if label is None else label}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

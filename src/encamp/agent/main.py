@@ -118,9 +118,10 @@ class Agent:
         sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
         count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
         folder = _folder(orders.folder)
+        label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
-            "thread": lambda number: ThreadSlot(self, number),
+            "thread": lambda number: ThreadSlot(self, number, label if count == 1 else number),
             "inline": lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count)

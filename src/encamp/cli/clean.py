@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from encamp.cli.elsewhere import encamp_on
@@ -18,7 +19,7 @@ def clean_command(
 ) -> None:
     """Remove leftovers, or only list them; on ``hosts``, through ssh, if they are given."""
     if hosts is not None:
-        _clean_elsewhere(list(dict.fromkeys(names_in(hosts))), everything, dry_run, python)
+        _clean_elsewhere(_plain(names_in(hosts)), everything, dry_run, python)
         return
     if python is not None:
         raise BadJob("--python", "this is for --hosts; name some")
@@ -33,6 +34,11 @@ def clean_command(
     elif not removed:
         _say(f"nothing to remove in {printable(local_storage_path())}")
     _tell_of_kept(everything)
+
+
+def _plain(hosts: list[str]) -> list[str]:
+    """Each host once, without what engines are told besides: ``node1:4``, ``node1 ip=10.0.0.1``."""
+    return list(dict.fromkeys(re.sub(r":\d+$", "", host.split()[0]) for host in hosts))
 
 
 def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: str | None) -> None:

@@ -18,6 +18,8 @@ SSH = "ENCAMP_SSH"
 _QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _WITHIN = 600.0
 _AT_ONCE = 64
+_NO_COMMAND = (126, 127)
+"""Exit statuses of a shell that cannot run what it is told."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ def _on(ssh: list[str], command: str, host: str) -> Said:
     except (OSError, subprocess.TimeoutExpired) as exc:
         return Said(host, [], str(exc))
     why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
+    if done.returncode in _NO_COMMAND:
+        why += "; say which Python has encamp there: --python"
     return Said(host, done.stdout.splitlines(), why)
 
 

@@ -18,6 +18,9 @@ _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inlin
          "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
          "time_limit", "fresh", "startup_dir"}  # fmt: skip
 """What clusters and executors take themselves."""
+_SAID_OTHERWISE = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
+                   "to": "--to"}  # fmt: skip
+"""Options that the command has, under these names."""
 
 
 def run_command(
@@ -65,8 +68,10 @@ def _engine_options(
         name, equals, value = given.partition("=")
         if not (name.isidentifier() and equals):
             raise BadJob(f"--option {given}", "write it as NAME=VALUE")
+        if name in _SAID_OTHERWISE:
+            raise BadJob(f"--option {given}", f"say it by {_SAID_OTHERWISE[name]}")
         if name in _OURS:
-            raise BadJob(f"--option {given}", f"the engine takes no {name}; see encamp run --help")
+            raise BadJob(f"--option {given}", f"it is for programs; jobs take no {name}")
         options[name] = int(value) if value.isdecimal() else value
     if hosts is not None:
         options["hosts"] = names_in(hosts)

@@ -76,7 +76,9 @@ class _Agent:
         """What to say of its end."""
         last = self.said.decode(errors="replace").strip().splitlines()[-1:]
         after = ": " if last else ""
-        return f"its PVM task on {self.host.name} ended{after}{''.join(last)[:300]}"
+        lacks = "ModuleNotFoundError" in "".join(last)
+        what = "; install encamp for that Python there, or say python=…" if lacks else ""
+        return f"its PVM task on {self.host.name} ended{after}{''.join(last)[:300]}{what}"
 
 
 class PVMEngine(PVMEndpoint, Engine):

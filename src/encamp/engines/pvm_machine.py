@@ -213,12 +213,27 @@ def find_machine(which: str | None, address: str) -> Machine:
     if which not in (None, "own", "running"):
         raise EngineUnavailable("pvm", f"machine={which!r} is not known", "say 'own' or 'running'")
     _check_programs()
+    _check_address(address)
     machine = None if which == "own" else running()
-    if machine is not None:
-        return machine
-    if which == "running":
+    if machine is None and which == "running":
         raise EngineUnavailable("pvm", "no virtual machine runs here", "start one: pvm")
-    return OwnMachine(address)
+    if machine is not None and address:
+        why = f"address={address!r} comes too late for the virtual machine that runs here"
+        remedy = f"say machine='own', or end that one and start it by: pvm -n{address}"
+        raise EngineUnavailable("pvm", why, remedy)
+    return machine or OwnMachine(address)
+
+
+def _check_address(address: str) -> None:
+    if not address:
+        return
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        why = f"address={address!r} is none of this host's"
+        remedy = "give the one by which the other hosts reach it, such as 10.0.0.5; see: ip address"
+        raise EngineUnavailable("pvm", why, remedy) from None
 
 
 def running() -> Machine | None:

@@ -8,20 +8,31 @@ from collections.abc import Iterable, Mapping
 from encamp.engines import libpvm
 from encamp.errors import BadJob
 
-_HOST = re.compile(r"[\w.-]+( +[a-z]{2}=\S+)*", re.ASCII)
-_NOTATION = "write it as in PVM's host files, like 'node1' or 'node1 ip=10.0.0.1'"
+_HOST = re.compile(r"\w[\w.-]*( +(bx|dx|ep|id|ip|lo|so|sp|wd)=\S+)*", re.ASCII)
+"""A name with options as pvmd(1) has them in host files."""
+_NOTATION = "write it as in PVM's host files, like 'node1' or 'node1 ip=10.0.0.1 lo=other_user'"
+_ADDRESS = (
+    "say by which address they reach it: address=10.0.0.5 (encamp run: --option address=10.0.0.5) "
+    "for a machine of the program's own, pvm -n10.0.0.5 for one that you start"
+)
 _NOISE = ("", "EOF")
 _SAID = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
 """A line of a daemon's log that has what a host answered; it has the host's address."""
 _COMMON = (
     ("*run* PVM as a *regular* user", "set PVM_ALLOW_ROOT=1 on {name}, for non-interactive logins"),
     ("execvp failed", "the remote shell {shell}, which PVM_RSH names, cannot be run"),
-    ("Host key verification failed", "Host key verification failed"),
-    ("Permission denied", "Permission denied"),
-    ("No route to host", "No route to host"),
-    ("Network is unreachable", "Network is unreachable"),
-    ("Connection refused", "Connection refused"),
-    ("timed out", "the connection timed out"),
+    (
+        "Host key verification failed",
+        "Host key verification failed; log in once by hand: {shell} {name}",
+    ),
+    (
+        "Permission denied",
+        "Permission denied; {shell} must get there without a password, as with a key in ssh-agent",
+    ),
+    ("No route to host", "No route to host; see whether it is up, and its address right"),
+    ("Network is unreachable", "Network is unreachable; see whether its address is right"),
+    ("Connection refused", "Connection refused; see whether its ssh server runs"),
+    ("timed out", "the connection timed out; see whether it is up"),
 )
 """What a host's answer holds, and what to say then."""
 
@@ -58,8 +69,7 @@ def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:
     ``log`` is what the daemon has written meanwhile, ``shell`` how it reaches hosts.
     """
     if libpvm.LOOPBACK in codes.values():
-        remedy = "say address=… (encamp run: --option address=…)"
-        return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {remedy}"
+        return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {_ADDRESS}"
     said = [found.groups() for found in map(_SAID.search, log.splitlines()) if found]
     bad = [_reason(host, code, said, shell) for host, code in codes.items()]
     return f"hosts could not be added: {'; '.join(bad)}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -49,7 +50,9 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
         why = f"it takes no option {name[1]!r}" if name else str(exc)
-        raise EngineUnavailable(engine, why, "leave it out, or use another engine") from exc
+        taken = ", ".join(signature(module.open_end).parameters)
+        remedy = f"it takes these: {taken}" if taken else "leave it out: it takes none"
+        raise EngineUnavailable(engine, why, remedy) from exc
     return end
 
 
