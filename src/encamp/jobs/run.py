@@ -26,6 +26,7 @@ from encamp.errors import (
     CommandNotFound,
     DiskFull,
     EncampError,
+    EngineFailed,
     InputError,
     JobFailed,
     OutputConflict,
@@ -175,6 +176,8 @@ class _Run:
             for task in job.tasks.values():
                 check_for_hosts((*task.outputs, *task.on_failure))
         self.started = time.time()
+        self.over: EngineFailed | None = None
+        """Why nothing can be run any more."""
         self.stopping = False
         self.untidy = False
         self.interrupts = interrupts
@@ -221,12 +224,19 @@ class _Run:
         while graph.going_on:
             ready.extend(graph.ready())
             while ready and len(self.running) < self.window:
-                self.interrupts.check()
+                self._check()
                 self._begin(ready.popleft())
-            self.interrupts.check()
+            self._check()
             if self.running:
                 self._take_in(self._arrivals())
+            self._check()
             self._unpark()
+
+    def _check(self) -> None:
+        """Stop if that is wanted, or if there is nothing left to run tasks on."""
+        self.interrupts.check()
+        if self.over is not None:
+            raise self.over
 
     def _unpark(self) -> None:
         """Try tasks again that found no room, if another has ended or nothing else runs."""
@@ -281,6 +291,10 @@ class _Run:
         self.depots[name] = depot
         try:
             future = answering(self.executor, depot.answer).submit(attempt, work)
+        except EngineFailed as exc:
+            self.over = exc
+            del self.running[name], self.depots[name]
+            return
         except (RuntimeError, ClusterError) as exc:  # broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
