@@ -76,6 +76,30 @@ def test_inputs_and_outputs_of_a_host_without_the_share_are_whole(lab: Lab) -> N
     assert afar.run(["find", "/media/lab1"], check=False).stdout == ""
 
 
+IMPORTS = """
+import encamp
+
+def step():
+    import depths
+    return depths.DEPTHS, depths.__file__
+
+if __name__ == "__main__":
+    with encamp.Cluster("pvm", machine="own", hosts=["lab1", "lab2"]) as cluster:
+        print(*cluster.spawn(step, on="lab2").result(60))
+"""
+
+
+def test_modules_beside_a_script_in_the_share_are_found_where_a_host_has_it(lab: Lab) -> None:
+    controller, other = lab.hosts[:2]
+    assert controller.share is not None
+    folder = lab.share / "imports"
+    folder.mkdir()
+    (folder / "script.py").write_text(IMPORTS)
+    (folder / "depths.py").write_text("DEPTHS = 42\n")
+    done = controller.run([sys.executable, controller.share / "imports/script.py"], timeout=100)
+    assert done.stdout == f"42 {other.share}/imports/depths.py\n"
+
+
 def test_a_host_that_dies_while_it_sends_leaves_nothing_at_the_destination(lab: Lab) -> None:
     controller, afar = lab.hosts[0], lab.hosts[-1]
     assert controller.share is not None

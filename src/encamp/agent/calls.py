@@ -38,6 +38,7 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.errors import InitializerFailed
+from encamp.storage.import_path import extend_import_path
 from encamp.storage.landing import Piece
 from encamp.wire import Buffer, Parts
 
@@ -256,7 +257,7 @@ class Slot:
         return self._task
 
     def _set_up(self, task: int, setup: Setup) -> None:
-        sys.path[:0] = [path for path in setup.sys_path if path not in sys.path]
+        extend_import_path(setup.sys_path)
         os.environ.update(setup.environment)
         if setup.tell_start:
             self.port.send([encode(Started(self.number, task))])

@@ -32,6 +32,7 @@ from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
 from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
+from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
 
@@ -107,7 +108,7 @@ def main(birth: bytes) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
     os.register_at_fork(after_in_child=_forked)
-    sys.path[:0] = [path for path in born.sys_path if path not in sys.path]
+    extend_import_path(born.sys_path)
     with suppress(OSError):
         os.chdir(born.folder)
     adopt_orphans()

@@ -55,6 +55,7 @@ from encamp.agent.pump import MANY, REST, Pump
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.storage.cache import clear_cache
+from encamp.storage.import_path import extend_import_path
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
@@ -115,7 +116,7 @@ class Agent:
         self.orders = orders
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
-        sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
+        extend_import_path(orders.sys_path)
         count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
         folder = _folder(orders.folder)
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is

@@ -39,6 +39,7 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, portable
@@ -146,7 +147,7 @@ class Cluster:
             slots=engine.slots_per_agent,
             kind=self._kind,
             folder=folder,
-            sys_path=[os.path.abspath(path or ".") for path in sys.path],
+            sys_path=import_path(),
             key=key,
             follow=controller.follow is not None,
             lonely=LONELY if self._beats else 0.0,

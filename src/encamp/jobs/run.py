@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -57,6 +56,7 @@ from encamp.jobs.report import write_report
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
+from encamp.storage.import_path import import_path
 from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs import Output, Staged, check_for_hosts, folders_of, unstage
@@ -163,7 +163,7 @@ class _Run:
         self.logs = portable(job.folder / "logs")
         self.logs_at = Output("log", at=self.logs)
         self.shared = tuple(prepared.shared)
-        self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
+        self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
