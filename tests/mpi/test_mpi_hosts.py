@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -237,3 +238,21 @@ def test_a_host_that_hangs_is_told_long_before_the_launcher_would(lab: Lab, mpi:
     with frozen(lab.hosts[1]):
         said = refused(lab, mpi, "lab1", "lab2")
     assert said == f"{FAILED}'lab2' does not answer within 5 s"
+
+
+@pytest.mark.parametrize("delay", [0.6, 1.1])
+def test_an_interrupt_during_the_start_leaves_nothing_on_hosts(
+    lab: Lab, mpi: str, delay: float
+) -> None:
+    """The fixture looks what is left."""
+    options = {"mpi": mpi, "hosts": ["lab1", "lab2"], "rsh_agent": lab.ssh_command}
+    script = f"from encamp import Cluster\nprint('go', flush=True)\nCluster('mpi', **{options!r})"
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "go\n"
+        time.sleep(delay)
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=60)
+    assert program.returncode in (-signal.SIGINT, 0), errors  # it may have been there already

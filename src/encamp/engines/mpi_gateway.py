@@ -44,7 +44,7 @@ _LOOK = 0.1
 _ASKED_WITHIN = 5.0
 """Seconds that a host has to answer then."""
 _ASKED_AGAIN_WITHIN = 3.0
-_CLEARED_WITHIN = 2.0
+_CLEARED_WITHIN = 4.0
 
 
 def call_home() -> socket.socket | None:
@@ -301,6 +301,9 @@ class LaunchedMPI(Engine):
             run, self._run = self._run, None
             if run is not None:
                 run.end()
+                if not run.ready:  # interrupted while it started
+                    run.plan.ask(_CLEARED_WITHIN).faults()
+                    clear()
             self._poll.close()
 
     def close(self) -> None:
