@@ -58,6 +58,9 @@ def ready(cluster: Cluster, task: Task) -> None:
 # Kills
 
 
+NONE = bytes(dump(None)[0])
+
+
 class LateAnswers(SimulatedEngine):
     """A host of one slot, deep in compiled code: what it answers, and when, is the test's."""
 
@@ -68,27 +71,39 @@ class LateAnswers(SimulatedEngine):
     def send(self, to: int, parts: Any) -> None:
         """Note what came, and answer nothing."""
         self.came += [envelope for envelope, _ in say.unbundled(list(parts))]
+        self.calls = sum(run.count for run in self.of(say.Run))
+        self.put(*([say.encode(say.Pong(0))] for _ in self.of(say.Ping)))
 
     def put(self, *answers: list[Any]) -> None:
         """Let the host say something."""
         self._inbox.put([Frame(1, parts) for parts in answers])
+
+    def finish(self, *tasks: Task) -> None:
+        """Have tasks end, whenever they come."""
+
+        def all_done() -> bool:
+            left = [task for task in tasks if not task.done()]
+            self.put(*([say.encode(say.Results(0, [(t.id, True, 0.0, NONE, 0)]))] for t in left))
+            return not left
+
+        until(all_done)
 
     def of(self, kind: type) -> list[Any]:
         """What came of one kind."""
         return [envelope for envelope in self.came if isinstance(envelope, kind)]
 
 
-def test_a_slot_that_is_asked_to_end_gets_no_other_task_however_late_it_answers() -> None:
+def test_a_slot_that_is_asked_to_end_gets_no_other_task_before_it_has_ended() -> None:
     engine = LateAnswers()
     with Cluster(engine) as cluster:
         victim = cluster.spawn(work.blocked_in_c)
         until(lambda: engine.of(say.Run))
         victim.kill()
         until(lambda: engine.of(say.Stop))  # it did not say in time what it runs
+        assert engine.of(say.Stop)[0].ticket == engine.of(say.Recall)[0].ticket
         stopped = dump((Stopped(), ""))
         end = say.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
-        late = say.GivenBack(0, engine.of(say.Recall)[0].ticket, [], -1)
-        engine.put([say.encode(end)], [say.encode(late)])
+        engine.put([say.encode(end)])
         assert isinstance(victim.exception(SOON), TaskKilled)
         after = cluster.spawn(abs, -1)
         assert cluster.receive(0.2, source=after) is None
@@ -99,6 +114,32 @@ def test_a_slot_that_is_asked_to_end_gets_no_other_task_however_late_it_answers(
         result = say.Results(0, [(after.id, True, 0.0, bytes(dump(1)[0]), 0)])
         engine.put([say.encode(result)])
         assert after.result(SOON) == 1
+
+
+@pytest.mark.parametrize("runs", ["the victim", "the next task"])
+def test_a_kill_whose_answer_was_long_on_its_way_hits_no_other_task(runs: str) -> None:
+    engine = LateAnswers()
+    with Cluster(engine) as cluster:
+        quick, victim, following, *rest = cluster.spawn_many(work.pid, [()] * 5)
+        engine.finish(quick)  # two of the others are sent ahead now
+        until(lambda: engine.calls == 3)
+        victim.kill()
+        until(lambda: engine.of(say.Stop))
+        ticket = engine.of(say.Stop)[0].ticket
+        if runs == "the victim":
+            engine.put([say.encode(say.GivenBack(0, ticket, [following.id], victim.id))])
+            until(lambda: [stop.ticket for stop in engine.of(say.Stop)] == [ticket, 0])
+            assert engine.calls == 3
+            engine.put([say.encode(say.SlotEnded(0, 0, b""))])
+            assert isinstance(victim.exception(SOON), TaskKilled)
+        else:
+            end = say.Results(0, [(victim.id, True, 1.0, NONE, 0)])
+            given = say.GivenBack(0, ticket, [], following.id)
+            engine.put([say.encode(end)], [say.encode(given)])
+            assert victim.result(SOON) is None
+            until(following.running)
+            assert len(engine.of(say.Stop)) == 1
+        engine.finish(following, *rest)  # for which its slot must be open
 
 
 def test_tasks_behind_killed_ones_that_let_nobody_in_run_all_the_same(one: Cluster) -> None:

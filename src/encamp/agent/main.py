@@ -173,7 +173,7 @@ class Agent:
         if isinstance(envelope, Recall):
             self.slots[envelope.slot].recall(envelope)
         elif isinstance(envelope, Stop):
-            self.slots[envelope.slot].stop(envelope.life)
+            self.slots[envelope.slot].stop(envelope.life, envelope.ticket)
         elif isinstance(envelope, Ping):
             self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
         elif isinstance(envelope, Order):

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from encamp.agent.child import Stopped
+from encamp.agent.hosted import ANSWER_WITHIN
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import NotImportable, RemoteTraceback, dump, load, portable_error
 from encamp.agent.protocol import (
@@ -71,8 +72,6 @@ from encamp.errors import (
 from encamp.wire import Parts
 
 _log = logging.getLogger("encamp")
-_ANSWER_WITHIN = 1.0
-"""Seconds that a slot has to say what it runs, before it is ended without."""
 _AGAIN = 0.01
 _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
@@ -432,27 +431,31 @@ class Controller:
         task._end = task._end or why
         self.scheduler.close(place)
         self._recall(place)
-        self.pump.later(_ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
+        self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
 
     def _recall(self, place: Place) -> None:
         place.ticket = next(self._tickets)
         self.outbox.post(place.agent, [encode(Recall(place.number, place.ticket))])
 
     def _stop_unasked(self, task: Task, place: Place) -> None:
-        """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
-        if task._place is place and place.ahead and place.ahead[0] is task:
-            self._stop(place)
+        """The slot says nothing: it is deep in compiled code, so it has not gone on either.
 
-    def _stop(self, place: Place) -> None:
+        Its agent knows whether that is so; it may be the way there that is slow.
+        """
+        if task._place is place and place.ahead and place.ahead[0] is task and place.ticket:
+            self._stop(place, place.ticket)
+
+    def _stop(self, place: Place, ticket: int = 0) -> None:
         """End a slot's process; it gets nothing more to do until there is a new one."""
         if not place.stopping:
             place.stopping = True
-            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
+            self.outbox.post(place.agent, [encode(Stop(place.number, place.life, ticket))])
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         if envelope.ticket == place.ticket:
             place.ticket = 0
+            place.stopping = False  # it has answered, so its agent does not end it unasked
         back = set(envelope.tasks)
         returned = [task for task in place.ahead if task.id in back]
         for task in reversed(returned):
@@ -520,7 +523,7 @@ class Controller:
             self._recall(place)
             if not self.inline:
                 head = place.ahead[0]
-                self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
+                self.pump.later(ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
         self.scheduler.drop(waiting)
         for task in waiting:  # last, for their callbacks may wait for others
             self.cancelled(task)
@@ -543,7 +546,7 @@ class Controller:
 
         if left:
             asked = list(left)
-            self.pump.until(answered, _ANSWER_WITHIN)
+            self.pump.until(answered, ANSWER_WITHIN)
             self.pump.call(lambda: self._cancel_no_more(asked))
 
     def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
