@@ -8,9 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from encamp.agent.slots import slots_here
 from encamp.storage.roots import LOCAL, MIRRORED
+
+# How long an example takes says nothing on a machine that others use.
+settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("encamp")
 
 
 @pytest.fixture(autouse=True)
