@@ -9,10 +9,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from encamp.agent.slots import slots_here
 from encamp.storage.roots import LOCAL, MIRRORED
 from lab import Lab, missing
+
+# How long an example takes says nothing on a machine that others use.
+settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("encamp")
 
 
 @pytest.fixture(autouse=True)
