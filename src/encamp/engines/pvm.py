@@ -47,7 +47,7 @@ def open_end(
     named = [] if hosts is None else host_names(hosts)
     _check_numbers(slots=(slots, 1), per_agent=(per_agent, 1), restarts=(restarts, 0))
     _check_texts(address=address, python=python, module=module)
-    member = _member(machine, address or ("" if named else "localhost"))
+    member = _member(machine, address, "" if named else "localhost")
     try:
         return PVMEngine(
             member, slots, named, per_agent, python or sys.executable, restarts, module
@@ -114,7 +114,7 @@ def _strike(files: Iterable[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _member(which: str | None, address: str) -> Membership:
+def _member(which: str | None, address: str | None, usual: str) -> Membership:
     """This process's membership; there can be one at a time, which all of its clusters share."""
     if _memberships:
         member = _memberships[0]
@@ -125,7 +125,7 @@ def _member(which: str | None, address: str) -> Membership:
                 raise EngineUnavailable("pvm", why, "close its other clusters first")
             return member
         _memberships.clear()
-    machine = find_machine(which, address)
+    machine = find_machine(which, address, usual)
     try:
         _memberships.append(enrol(machine))
     except BaseException:

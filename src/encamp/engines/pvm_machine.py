@@ -205,15 +205,17 @@ def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
             adding.kill()
 
 
-def find_machine(which: str | None, address: str) -> Machine:
+def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
     """The machine to join: ``"running"``, ``"own"``, or (None) the one that runs, else an own one.
 
-    An own one has this host by ``address``, or else by its name. Raises `EngineUnavailable`.
+    An own one has this host by ``address``, or else by its ``usual`` name. Raises
+    `EngineUnavailable`.
     """
     if which not in (None, "own", "running"):
         raise EngineUnavailable("pvm", f"machine={which!r} is not known", "say 'own' or 'running'")
     _check_programs()
-    _check_address(address)
+    if address:
+        _check_address(address)
     machine = None if which == "own" else running()
     if machine is None and which == "running":
         raise EngineUnavailable("pvm", "no virtual machine runs here", "start one: pvm")
@@ -221,12 +223,10 @@ def find_machine(which: str | None, address: str) -> Machine:
         why = f"address={address!r} comes too late for the virtual machine that runs here"
         remedy = f"say machine='own', or end that one and start it by: pvm -n{address}"
         raise EngineUnavailable("pvm", why, remedy)
-    return machine or OwnMachine(address)
+    return machine or OwnMachine(address or usual)
 
 
 def _check_address(address: str) -> None:
-    if not address:
-        return
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
             trial.bind((address, 0))

@@ -223,25 +223,24 @@ class _Run:
         ready: deque[str] = deque()
         while graph.going_on:
             ready.extend(graph.ready())
-            while ready and len(self.running) < self.window:
+            while ready and len(self.running) < self.window and self.over is None:
                 self._check()
                 self._begin(ready.popleft())
             self._check()
             if self.running:
                 self._take_in(self._arrivals())
-            self._check()
             self._unpark()
 
     def _check(self) -> None:
-        """Stop if that is wanted, or if there is nothing left to run tasks on."""
+        """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
         self.interrupts.check()
-        if self.over is not None:
+        if self.over is not None and not self.running:
             raise self.over
 
     def _unpark(self) -> None:
         """Try tasks again that found no room, if another has ended or nothing else runs."""
         for name, current in list(self.parked.items()):
-            if len(self.ended) > current.parked_at or not self.running:
+            if self.over is None and (len(self.ended) > current.parked_at or not self.running):
                 del self.parked[name]
                 self.running[name] = current
                 self._submit(name)
@@ -428,7 +427,7 @@ class _Run:
         current.attempts.append(attempt_report(current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
-        if self.stopping:
+        if self.stopping or (self.over is not None and outcome.lost):
             self.running.pop(name)
             return
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
