@@ -439,4 +439,4 @@ class InlineSlot(Hosted):
 
     def end(self, within: float) -> None:
         """Nothing to wait for: it runs in the thread that asks."""
-        self._slot.give_back()
+        self._slot.drop()
