@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from encamp.agent.calls import Slot, current_task
+from encamp.agent.hosted import InlineSlot
 from encamp.agent.pickling import dump
 from encamp.agent.protocol import Message, Results, Run, decode, encode_calls
 from encamp.wire import Parts
@@ -115,3 +118,10 @@ def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -
     give(one, 2, 8)
     one.drop()
     assert not one.run_next()
+
+
+def test_an_agent_that_is_its_own_slot_begins_nothing_more_at_the_end(here: Path) -> None:
+    inline = InlineSlot(SimpleNamespace(host="here", number=1), 0, str(here))  # type: ignore[arg-type]
+    give(inline._slot, 1, 5, 6)
+    inline.end(0)
+    assert not inline._slot.run_next()

@@ -282,7 +282,7 @@ class Pump:
         """
         if done():
             return True
-        if self._driver == threading.get_ident():  # what a handler asked for has not gone yet
+        if self.driving:  # what a handler asked for has not gone yet
             self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._uninterrupted:

@@ -478,9 +478,15 @@ class Controller:
 
         These come next: what their callbacks wait for must be in order before.
         """
-        over = [task for task in tasks if task._end or task._unwanted]
-        self.scheduler.put_back([task for task in tasks if task not in over])
-        self.pump.before_others(self._ends, [(task, place) for task in over])
+        goes_on: list[Task] = []
+        over: list[tuple[Task, Place]] = []
+        for task in tasks:
+            if task._end or task._unwanted:
+                over.append((task, place))
+            else:
+                goes_on.append(task)
+        self.scheduler.put_back(goes_on)
+        self.pump.before_others(self._ends, over)
 
     def _ends(self, come: tuple[Task, Place]) -> None:
         task, place = come
