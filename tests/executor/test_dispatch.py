@@ -121,7 +121,8 @@ def test_no_job_is_asked_for_before_the_results_that_are_there_were_collected(
     def jobs() -> Iterator[Any]:
         for n in range(5):
             yield tasks.add, (n,)
-            assert seen == list(range(n))
+            # All that were there; and, if it was quick, the one that was asked for just now.
+            assert seen in (list(range(n)), list(range(n + 1)))
             until(lambda: not cluster.tasks())
             cluster._pump.call(lambda: None)  # what had begun when that was seen is over
 
