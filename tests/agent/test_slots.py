@@ -21,23 +21,9 @@ import slot_work as work
 from encamp.agent import child
 from encamp.agent.process import MARK
 from encamp.agent.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
+from encamp.testing.waiting import gone, until
 
 HERE = (str(Path(__file__).parent),)
-
-
-def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def run(

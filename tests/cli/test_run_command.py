@@ -18,7 +18,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from console_command import ENCAMP, encamp, results, start, stopped, until
+from console_command import ENCAMP, encamp, results, start, stopped
+
+from encamp.testing.waiting import until
 
 UPPER = """
 to = "results"

@@ -31,6 +31,7 @@ from encamp.errors import ClusterClosed, TaskKilled, TaskLost
 from encamp.executor import Executor
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
+from encamp.testing.waiting import until
 
 SOON = 30.0
 
@@ -40,13 +41,6 @@ def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
     """A cluster of one slot."""
     with Cluster("local", slots=1) as cluster:
         yield cluster
-
-
-def until(condition: Any, seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def ready(cluster: Cluster, task: Task) -> None:

@@ -29,6 +29,7 @@ from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
 from encamp.compat.pyopus.pvm_hosts import host_of, task_number, task_tid
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
 from encamp.storage.roots import MIRRORED
+from encamp.testing.waiting import until
 from lab import Lab, missing
 
 HERE = socket.gethostname()
@@ -304,13 +305,6 @@ def daemons(folder: Path) -> list[int]:
         except psutil.Error:
             continue
     return found
-
-
-def until(condition: Callable[[], object], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def run(script: str, *args: str) -> subprocess.CompletedProcess[str]:

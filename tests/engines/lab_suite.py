@@ -12,8 +12,8 @@ from class_wide import ClassWide
 
 from conftest import need
 from encamp.storage.roots import LOCAL, MIRRORED
-from encamp.testing.conformance.bound import until
 from encamp.testing.conformance.resources import GPUS
+from encamp.testing.waiting import until
 from lab import Host, Lab, missing
 
 

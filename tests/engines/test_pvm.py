@@ -24,7 +24,8 @@ from encamp.cluster.events import HostDeleted
 from encamp.engines.base import Frame
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, gone, results, say, until
+from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.waiting import gone, until
 
 if shutil.which("pvmd"):
     from encamp.engines import libpvm, pvm_machine

@@ -18,8 +18,9 @@ from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.errors import TaskLost
 from encamp.testing import work
 from encamp.testing.conformance import ClusterOf, Hosts
-from encamp.testing.conformance.bound import PATIENCE, gone, until
+from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.conformance.hosts import event
+from encamp.testing.waiting import gone, until
 
 
 class TestHosts(PVMOnLab, Hosts):

@@ -18,7 +18,8 @@ from lab_suite import remains
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
-from encamp.testing.conformance.bound import PATIENCE, until
+from encamp.testing.conformance.bound import PATIENCE
+from encamp.testing.waiting import until
 from lab import Lab, missing
 
 if shutil.which("pvmd"):

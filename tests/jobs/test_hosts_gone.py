@@ -11,8 +11,8 @@ import encamp
 from encamp.cluster import controller
 from encamp.cluster.cluster import Cluster
 from encamp.errors import EngineFailed
-from encamp.testing.conformance.bound import until
 from encamp.testing.fake import FakeEngine
+from encamp.testing.waiting import until
 
 
 def strip(number: int, here: Path) -> None:

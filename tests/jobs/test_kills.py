@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,10 @@ from encamp.jobs.journal import Journal
 from encamp.jobs.progress import Silent
 from encamp.model import TaskReport
 from encamp.storage.roots import LOCAL
+from encamp.testing.waiting import until
 
 SCRIPT = Path(__file__).with_name("killable.py")
 NAMES = ["t0", "t1", "t2", "last"]
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Runs:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from conftest import need
 from encamp.storage.process import boot_id
 from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.testing.waiting import until
 from lab import Host, Lab, LabError, clean, missing
 
 TESTS = Path(__file__).parents[1]
@@ -68,13 +69,6 @@ def pair() -> Iterator[Lab]:
     """For a test that breaks something."""
     with Lab(2) as lab:
         yield lab
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 @dataclass

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -27,22 +25,6 @@ def launcher_of(mpi: str) -> Launcher:
     except EngineUnavailable:
         need(mpi, False)
         raise
-
-
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def mpirun(

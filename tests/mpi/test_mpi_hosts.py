@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mpis import MPIS, launcher_of, until
+from mpis import MPIS, launcher_of
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
@@ -22,6 +22,7 @@ from encamp.engines.mpi_gateway import LaunchedMPI
 from encamp.errors import EngineFailed, TaskLost
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
+from encamp.testing.waiting import until
 from lab import Host, Lab, missing
 
 NOTICED = 12.0

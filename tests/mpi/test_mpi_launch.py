@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mpi_agent import echoed, take
-from mpis import FOLDER, MPIS, launcher_of, until
+from mpis import FOLDER, MPIS, launcher_of
 
 from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
@@ -22,6 +22,7 @@ from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
 from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
 from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
+from encamp.testing.waiting import until
 
 VERSIONS = {
     "openmpi": "mpiexec (Open MPI) 5.0.7",

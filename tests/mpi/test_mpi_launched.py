@@ -17,13 +17,14 @@ from typing import Any
 import psutil
 import pytest
 from mpi_agent import ask, echoed, facts_of, take
-from mpis import FOLDER, MPIS, gone, launcher_of, until
+from mpis import FOLDER, MPIS, launcher_of
 
 from encamp.engines.base import Frame, Joined, Left
 from encamp.engines.mpi_endpoint import IDLE, SPIN
 from encamp.engines.mpi_gateway import LaunchedMPI
 from encamp.engines.mpi_launch import HOME
 from encamp.errors import EngineFailed
+from encamp.testing.waiting import gone, until
 
 Start = Callable[..., LaunchedMPI]
 

@@ -22,6 +22,7 @@ from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import Task
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
+from encamp.testing.waiting import gone, until
 
 PATIENCE = 20.0
 """Seconds after which something that should happen is taken not to happen."""
@@ -165,14 +166,6 @@ class Kept:
             cluster.close(cancel=True)
 
 
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def say(cluster: Cluster, source: Task | int | None = None) -> Any:
     """The next message that is no event; fails if none comes."""
     got = heard(cluster, source)
@@ -210,14 +203,6 @@ def on_every_slot(cluster: Cluster, function: Any, *args: Any) -> list[Any]:
     with gates(cluster, cluster.slots, function, *args) as tasks:
         pass
     return results(tasks)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
 
 
 def _what_there_is() -> dict[str, Any]:

@@ -19,10 +19,9 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
-    gone,
     results,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 
 class Closing(Bound):

@@ -23,12 +23,11 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     gates,
-    gone,
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 CRASHES = [("exit", 3), ("kill", -9), ("segv", -11)]
 

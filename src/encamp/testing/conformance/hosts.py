@@ -20,8 +20,9 @@ from encamp.cluster.task import Task
 from encamp.errors import TaskLost
 from encamp.storage.roots import portable
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, ClusterOf, results, say, until
+from encamp.testing.conformance.bound import PATIENCE, ClusterOf, results, say
 from encamp.testing.conformance.losses import LosesHosts
+from encamp.testing.waiting import until
 
 SHORT = 2.0
 """Seconds without a network that cost nothing."""

@@ -13,12 +13,11 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
-    gone,
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 
 class Isolation(Bound):

@@ -23,10 +23,9 @@ from encamp.testing.conformance.bound import (
     Bound,
     ClusterOf,
     gates,
-    gone,
     results,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 _SCRIPT = """\
 from encamp.cluster.cluster import Cluster

@@ -31,8 +31,8 @@ from encamp.testing.conformance.bound import (
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import until
 
 
 class Running(Bound):
