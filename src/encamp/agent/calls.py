@@ -7,7 +7,6 @@ is the `Port` through which messages come and go.
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 import threading
 import time
@@ -18,9 +17,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from encamp.agent.folder import Staging, in_folder
 from encamp.agent.pickling import NotImportable, dump, dump_as, load, sendable
 from encamp.agent.protocol import (
     NOWHERE,
@@ -39,8 +37,11 @@ from encamp.agent.protocol import (
 )
 from encamp.errors import InitializerFailed
 from encamp.storage.import_path import extend_import_path
-from encamp.storage.landing import Piece
 from encamp.wire import Buffer, Parts
+
+if TYPE_CHECKING:
+    from encamp.agent.folder import Staging
+    from encamp.storage.landing import Piece
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Slot:
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
-        self._tickets = secrets.randbits(62)
+        self._tickets = int.from_bytes(os.urandom(7), "little")
         self._initialized: set[int] = set()
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
@@ -247,6 +248,8 @@ class Slot:
         args, kwargs = load(call.arguments)
         if setup.staging is None:
             return function(*args, **kwargs)
+        from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker
+
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property

@@ -339,7 +339,7 @@ class _Printed:
         self._flush(None)
         for fd in (1, 2):  # a call may have put other files there
             os.dup2(self._fd, fd)
-        size = os.fstat(self._fd).st_size
+        size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
             with self._lock:
                 start = max(0, size - KEPT_OUTPUT)

@@ -54,13 +54,14 @@ from encamp.agent.protocol import (
 from encamp.agent.pump import MANY, REST, Pump
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
+from encamp.seal import Seal
 from encamp.storage.cache import clear_cache
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.version import __version__
-from encamp.wire import Parts, Seal
+from encamp.wire import Parts
 
 _LOOK_AGAIN = 1.0
 """Seconds in which what has come from the controller is taken in."""

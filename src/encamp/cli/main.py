@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 
 from encamp.errors import EncampError, InputError, JobFailed, printable
 from encamp.version import __version__
+
+_STOPPED = "stopped; what is done stays done, run again to go on"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
@@ -164,16 +167,17 @@ def main() -> NoReturn:
         exc.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped; what is done stays done, run again to go on")
-        sys.exit(130)
+        _say(_STOPPED)
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as exc:
+        if exc.code == 128 + signal.SIGTERM:
+            _say(_STOPPED)
+        raise
     except JobFailed:
         sys.exit(1)  # the failures are listed already
-    except InputError as exc:
-        _say(str(exc))
-        sys.exit(2)
     except EncampError as exc:
         _say(str(exc))
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, InputError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: no second complaint
         sys.exit(1)

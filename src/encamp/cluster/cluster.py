@@ -39,11 +39,12 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.seal import KEY_BYTES, Seal
 from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, portable
-from encamp.wire import KEY_BYTES, Parts, Seal
+from encamp.wire import Parts
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""

@@ -22,7 +22,8 @@ import msgspec
 from encamp.engines.base import Arrival, Frame, Joined, Left
 from encamp.engines.mpi_launch import END_WITHIN, Job, Plan
 from encamp.errors import BadFrame, EngineUnavailable
-from encamp.wire import KEY_BYTES, Buffer, Parts, Reader, Writer
+from encamp.seal import KEY_BYTES
+from encamp.wire import Buffer, Parts, Reader, Writer
 
 KEY, READY, FRAME, LEFT, GIVE_UP, END = range(6)
 HEAD = struct.Struct("<Bq")

@@ -95,8 +95,8 @@ def run_job(
     reclaim_leftovers()
     journal = Journal(job.folder)
     with (
-        journal.writing(),
         Interrupts() as interrupts,
+        journal.writing(),
         _pool(executor, options) as (pool, workers),
     ):
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
