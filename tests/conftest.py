@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from encamp.agent.slots import slots_here
 from encamp.storage.roots import LOCAL, MIRRORED
+from lab import Lab, missing
 
 # How long an example takes says nothing on a machine that others use.
 settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,3 +68,24 @@ def need(what: str, there: bool) -> None:
         if os.environ.get("ENCAMP_REQUIRE_ENGINES"):
             pytest.fail(reason)
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def four_hosts() -> Iterator[Lab]:
+    """Three hosts that have the shared folder, each at another path, and a fourth without it."""
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    need("pvm", shutil.which("pvmd") is not None)
+    with Lab(4, without_share=1, variables={"PVM_ALLOW_ROOT": "1"}) as made:
+        yield made
+
+
+@pytest.fixture
+def lab(four_hosts: Lab) -> Iterator[Lab]:
+    """The four hosts; what a test kills or cuts is there again for the next one."""
+    yield four_hosts
+    for host in four_hosts.hosts:
+        if host.up:
+            host.restore()
+        else:
+            host.start()

@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["README.md", "docs/cluster.md", "docs/executors.md", "docs/pyopus.md", "docs/storage.md"]
+PAGES = [
+    "README.md",
+    "docs/cluster.md",
+    "docs/executors.md",
+    "docs/hosts.md",
+    "docs/pyopus.md",
+    "docs/storage.md",
+]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ENCAMP = Path(sys.executable).with_name("encamp")
 

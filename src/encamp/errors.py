@@ -45,9 +45,10 @@ All of them survive a trip between processes by pickle.
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -271,6 +272,17 @@ class BadHostfile(InputError):
 
 
 @dataclass(eq=False)
+class HostsNotReached(EncampError):
+    """Host names → why the command did not end well there."""
+
+    why: dict[str, str]
+
+    def __str__(self) -> str:
+        each = [f"{printable(host)}: {printable(why)}" for host, why in self.why.items()]
+        return f"not done on {len(each)} host{'s' * (len(each) != 1)}: {'; '.join(each)}"
+
+
+@dataclass(eq=False)
 class NoSuchHost(InputError):
     host: str
     known: tuple[str, ...]
@@ -301,15 +313,17 @@ class StorageError(EncampError):
 
 @dataclass(eq=False)
 class DiskFull(StorageError):
-    """``need`` and ``free`` are bytes."""
+    """``need`` and ``free`` are bytes; ``host`` is where the disk is full."""
 
     path: str
     need: int
     free: int
+    host: str = field(default_factory=socket.gethostname)
 
     def __str__(self) -> str:
         return (
-            f"no room on the disk of {printable(self.path)}: {self.need} bytes are needed, "
+            f"no room on the disk of {printable(self.path)} on the host {self.host}: "
+            f"{self.need} bytes are needed, "
             f"{self.free} are free; free some space, or name another disk"
         )
 

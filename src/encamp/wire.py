@@ -1,4 +1,4 @@
-"""Frames: how messages look on a stream, and how they prove that they come from one of us.
+"""Frames: how messages look on a stream.
 
 A message is a few parts, each of bytes: an envelope first, then payloads and large buffers, which
 are neither copied together nor pickled again. On a stream it has a head in front::
@@ -7,15 +7,10 @@ are neither copied together nor pickled again. On a stream it has a head in fron
     2 bytes  number of parts, little endian
     8 bytes  length of a part, for each
     the parts, one after the other
-
-Where others could put frames into the network, a message is *sealed*: its last part is a keyed
-BLAKE2b digest (RFC 7693) of who sends to whom, its place in the sequence, and all other parts.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 import socket
 import struct
@@ -30,7 +25,6 @@ from encamp.errors import BadFrame
 Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 
-KEY_BYTES = 32
 MOST_PARTS = 0xFFFF
 LONGEST = 1 << 40
 """Bytes that one part has at most."""
@@ -49,17 +43,16 @@ _TOGETHER = 1 << 14
 _AT_ONCE = 512
 """Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
 _FD = struct.calcsize("i")
-_DIGEST_BYTES = 16
 
 
 def head(parts: Sequence[Buffer]) -> bytes:
     """What stands in front of a message on a stream. Raises `BadFrame` for too many parts."""
     count = len(parts)
     if count == 1:
-        return _HEAD_OF_ONE.pack(_MAGIC, 1, _size(parts[0]))
+        return _HEAD_OF_ONE.pack(_MAGIC, 1, size_of(parts[0]))
     if not 0 < count <= MOST_PARTS:
         raise BadFrame(f"it has {count} parts; 1 to {MOST_PARTS} can travel")
-    sizes = map(_size, parts)
+    sizes = map(size_of, parts)
     return struct.pack(f"<2sH{count}Q", _MAGIC, count, *sizes)
 
 
@@ -208,7 +201,7 @@ class Writer:
             sent = self._socket.sendmsg(buffers[:_AT_ONCE])
         except BlockingIOError:
             sent = 0
-        if sent != sum(map(_size, buffers)):
+        if sent != sum(map(size_of, buffers)):
             self._keep(buffers, ())
             self._drop(sent)
             self.flush()
@@ -224,7 +217,7 @@ class Writer:
 
     def _keep(self, buffers: Iterable[Buffer], fds: tuple[int, ...]) -> None:
         for buffer in buffers:
-            view = memoryview(buffer).cast("B") if _size(buffer) else memoryview(b"")
+            view = memoryview(buffer).cast("B") if size_of(buffer) else memoryview(b"")
             if len(view):
                 self._waiting.append((view, fds))
                 fds = ()
@@ -270,44 +263,6 @@ def _close(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def _size(buffer: Buffer) -> int:
+def size_of(buffer: Buffer) -> int:
+    """Its bytes."""
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)
-
-
-class Seal:
-    """Seals what one end of a network sends, and checks what it receives; for one thread.
-
-    Every pair of ends counts its messages in both directions, so that a message that was lost,
-    doubled, changed or put in by somebody without the key is found, before anything in it is
-    looked at.
-    """
-
-    def __init__(self, key: bytes, me: int) -> None:
-        if len(key) != KEY_BYTES:
-            raise ValueError(f"a key has {KEY_BYTES} bytes, not {len(key)}")
-        self._key, self._me = key, me
-        self._sent: dict[int, int] = {}
-        self._seen: dict[int, int] = {}
-
-    def seal(self, to: int, parts: Sequence[Buffer]) -> Parts:
-        """The parts with their digest."""
-        number = self._sent[to] = self._sent.get(to, 0) + 1
-        return [*parts, self._digest(self._me, to, number, parts)]
-
-    def open(self, sender: int, parts: Sequence[Buffer]) -> Parts:
-        """The parts again. Raises `BadFrame` if they are not the sender's next message."""
-        number = self._seen.get(sender, 0) + 1
-        if len(parts) < 2 or _size(parts[-1]) != _DIGEST_BYTES:
-            raise BadFrame("it is not sealed")
-        wanted = self._digest(sender, self._me, number, parts[:-1])
-        if not hmac.compare_digest(wanted, bytes(parts[-1])):
-            raise BadFrame(f"it is not message {number} of {sender}, sealed with our key")
-        self._seen[sender] = number
-        return list(parts[:-1])
-
-    def _digest(self, sender: int, to: int, number: int, parts: Sequence[Buffer]) -> bytes:
-        sizes = struct.pack(f"<4Q{len(parts)}Q", sender, to, number, len(parts), *map(_size, parts))
-        digest = hashlib.blake2b(sizes, digest_size=_DIGEST_BYTES, key=self._key)
-        for part in parts:
-            digest.update(part)
-        return digest.digest()

@@ -21,23 +21,9 @@ import slot_work as work
 from encamp.agent import child
 from encamp.agent.process import MARK
 from encamp.agent.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
+from encamp.testing.waiting import gone, until
 
 HERE = (str(Path(__file__).parent),)
-
-
-def until(condition: Callable[[], object], seconds: float = 15.0) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 def run(
@@ -207,6 +193,17 @@ def test_mpi_variables_of_the_supervisor_do_not_reach_the_slot(
     assert "OMPI_COMM_WORLD_RANK" not in found
     assert found["PLAIN"] == "yes"
     assert MARK in found
+
+
+def test_settings_of_pvm_reach_the_slot_and_what_marks_its_tasks_does_not(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = {"PVMSOCK", "PVMEPID", "PVMTMASK", "PVMCTX", "PVMTRCBUF", "PVMTRCOPT", "PVMSPAWNWD"}
+    settings = {"PVM_ROOT", "PVM_RSH", "PVM_TMP", "PVM_VMID", "PVM_ARCH", "PVM_ALLOW_ROOT"}
+    for name in marks | settings:
+        monkeypatch.setenv(name, "set")
+    found = run(slots, work.environment)
+    assert {name for name in found if name.startswith("PVM")} == settings
 
 
 def test_close_may_be_called_twice_and_leaves_no_process_or_descriptor() -> None:

@@ -7,10 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from encamp.testing.waiting import until
 
 ENCAMP = shutil.which("encamp", path=Path(sys.executable).parent) or shutil.which("encamp") or ""
 
@@ -68,14 +69,6 @@ def start(*words: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [ENCAMP, *words], stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
-
-
-def until(come_true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Wait for something that another process brings about."""
-    deadline = time.monotonic() + seconds
-    while not come_true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 def as_ordinary_user() -> list[str]:

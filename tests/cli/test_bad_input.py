@@ -85,8 +85,12 @@ REFUSED = {
         ["task t and task u would both be published as {here}/results/x", "rename one"],
     ),
     "destination that is a file": (
-        'outputs = {x = "../data/a.txt"}',
+        'outputs = {x = "HERE/data/a.txt"}',
         ["cannot publish to", "data/a.txt is not a folder", "name another folder"],
+    ),
+    "destination beside the destination": (
+        'outputs = {x = "../beside"}',
+        ["cannot publish to ../beside: it is outside of the destination", "write the whole path"],
     ),
     "unknown key": ('outptus = "x"', ["job.toml:5:1: unknown key 'outptus'", "'outputs'?"]),
     "wrong type": ('retries = "often"', ["job.toml:5:11: 'retries' must be a whole number"]),
@@ -102,6 +106,7 @@ REFUSED = {
 @pytest.mark.parametrize("what", REFUSED)
 def test_a_job_file_that_cannot_work_is_refused(here: Path, what: str) -> None:
     text, words = REFUSED[what]
+    text = text.replace("HERE", str(here))
     refused_without_harm(run_task(text), *(word.format(here=here) for word in words))
 
 

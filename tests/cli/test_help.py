@@ -37,7 +37,7 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
         "--keep [never|failed|always]",
         "--quiet",
         "--slots",
-        "Exit status: 0 all tasks are done, 1 some failed, 2 the input cannot be used, 130 stopped",
+        "Exit status: 0 all tasks are done, 1 some failed or hosts did, 2 the input cannot be used",
     ):
         assert words in text
 

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from console_command import encamp, start, stopped, until
+from console_command import encamp, start, stopped
+
+from encamp.testing.waiting import until
 
 JOB = """
 to = "results"

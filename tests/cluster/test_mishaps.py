@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from encamp.agent import protocol as say
-from encamp.agent.calls import CurrentTask, current_task
+from encamp.agent.calls import CurrentTask, ask_here, current_task
 from encamp.agent.child import Stopped
 from encamp.agent.pickling import dump
-from encamp.cluster import publisher
+from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
@@ -31,6 +31,7 @@ from encamp.errors import ClusterClosed, TaskKilled, TaskLost
 from encamp.executor import Executor
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
+from encamp.testing.waiting import until
 
 SOON = 30.0
 
@@ -42,13 +43,6 @@ def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
         yield cluster
 
 
-def until(condition: Any, seconds: float = SOON) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
-
-
 def ready(cluster: Cluster, task: Task) -> None:
     """Wait until a task has said something."""
     got = cluster.receive(SOON, source=task)
@@ -56,6 +50,9 @@ def ready(cluster: Cluster, task: Task) -> None:
 
 
 # Kills
+
+
+NONE = bytes(dump(None)[0])
 
 
 class LateAnswers(SimulatedEngine):
@@ -68,27 +65,39 @@ class LateAnswers(SimulatedEngine):
     def send(self, to: int, parts: Any) -> None:
         """Note what came, and answer nothing."""
         self.came += [envelope for envelope, _ in say.unbundled(list(parts))]
+        self.calls = sum(run.count for run in self.of(say.Run))
+        self.put(*([say.encode(say.Pong(0))] for _ in self.of(say.Ping)))
 
     def put(self, *answers: list[Any]) -> None:
         """Let the host say something."""
         self._inbox.put([Frame(1, parts) for parts in answers])
+
+    def finish(self, *tasks: Task) -> None:
+        """Have tasks end, whenever they come."""
+
+        def all_done() -> bool:
+            left = [task for task in tasks if not task.done()]
+            self.put(*([say.encode(say.Results(0, [(t.id, True, 0.0, NONE, 0)]))] for t in left))
+            return not left
+
+        until(all_done)
 
     def of(self, kind: type) -> list[Any]:
         """What came of one kind."""
         return [envelope for envelope in self.came if isinstance(envelope, kind)]
 
 
-def test_a_slot_that_is_asked_to_end_gets_no_other_task_however_late_it_answers() -> None:
+def test_a_slot_that_is_asked_to_end_gets_no_other_task_before_it_has_ended() -> None:
     engine = LateAnswers()
     with Cluster(engine) as cluster:
         victim = cluster.spawn(work.blocked_in_c)
         until(lambda: engine.of(say.Run))
         victim.kill()
         until(lambda: engine.of(say.Stop))  # it did not say in time what it runs
+        assert engine.of(say.Stop)[0].ticket == engine.of(say.Recall)[0].ticket
         stopped = dump((Stopped(), ""))
         end = say.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
-        late = say.GivenBack(0, engine.of(say.Recall)[0].ticket, [], -1)
-        engine.put([say.encode(end)], [say.encode(late)])
+        engine.put([say.encode(end)])
         assert isinstance(victim.exception(SOON), TaskKilled)
         after = cluster.spawn(abs, -1)
         assert cluster.receive(0.2, source=after) is None
@@ -99,6 +108,32 @@ def test_a_slot_that_is_asked_to_end_gets_no_other_task_however_late_it_answers(
         result = say.Results(0, [(after.id, True, 0.0, bytes(dump(1)[0]), 0)])
         engine.put([say.encode(result)])
         assert after.result(SOON) == 1
+
+
+@pytest.mark.parametrize("runs", ["the victim", "the next task"])
+def test_a_kill_whose_answer_was_long_on_its_way_hits_no_other_task(runs: str) -> None:
+    engine = LateAnswers()
+    with Cluster(engine) as cluster:
+        quick, victim, following, *rest = cluster.spawn_many(work.pid, [()] * 5)
+        engine.finish(quick)  # two of the others are sent ahead now
+        until(lambda: engine.calls == 3)
+        victim.kill()
+        until(lambda: engine.of(say.Stop))
+        ticket = engine.of(say.Stop)[0].ticket
+        if runs == "the victim":
+            engine.put([say.encode(say.GivenBack(0, ticket, [following.id], victim.id))])
+            until(lambda: [stop.ticket for stop in engine.of(say.Stop)] == [ticket, 0])
+            assert engine.calls == 3
+            engine.put([say.encode(say.SlotEnded(0, 0, b""))])
+            assert isinstance(victim.exception(SOON), TaskKilled)
+        else:
+            end = say.Results(0, [(victim.id, True, 1.0, NONE, 0)])
+            given = say.GivenBack(0, ticket, [], following.id)
+            engine.put([say.encode(end)], [say.encode(given)])
+            assert victim.result(SOON) is None
+            until(following.running)
+            assert len(engine.of(say.Stop)) == 1
+        engine.finish(following, *rest)  # for which its slot must be open
 
 
 def test_tasks_behind_killed_ones_that_let_nobody_in_run_all_the_same(one: Cluster) -> None:
@@ -324,14 +359,14 @@ def test_what_is_being_published_when_all_is_ended_is_published(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    begun, go_on, publish = threading.Event(), threading.Event(), publisher.publish
+    begun, go_on, publish = threading.Event(), threading.Event(), errands.publish
 
     def slowly(staged: Any) -> None:
         begun.set()
         go_on.wait(SOON)
         publish(staged)
 
-    monkeypatch.setattr(publisher, "publish", slowly)
+    monkeypatch.setattr(errands, "publish", slowly)
     cluster = Cluster("local", slots=1)
     task = cluster.spawn(_write_output, outputs=["out.txt"], to=tmp_path)
     assert begun.wait(SOON)
@@ -533,3 +568,35 @@ def test_closing_a_map_before_its_first_item_cancels_what_has_not_begun(
 def test_tasks_that_die_are_told_apart_from_those_that_do_not(one: Cluster) -> None:
     assert isinstance(one.spawn(work.die, "kill").exception(SOON), TaskLost)
     assert one.spawn(abs, -1).result(SOON) == 1
+
+
+def _ask_for(question: str) -> Any:
+    me = current_task()
+    me.send(0, "asks")
+    ask = ask_here()
+    assert ask is not None
+    return ask(question)
+
+
+def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
+    one: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller, answers = one._controller, threading.Event()
+
+    def answer(task: Task, question: str) -> str:
+        if question == "B":
+            threading.Event().wait(0.3)  # so that the other answer comes first, and alone
+        return f"to {question}"
+
+    monkeypatch.setattr(controller.setups, "answer", answer)
+    controller.pump.soon(lambda: controller.errands.run(answers.wait, lambda *_: None))
+    try:
+        first = one.spawn(_ask_for, "A", notify=False)
+        ready(one, first)
+        first.kill()
+        assert isinstance(first.exception(SOON), TaskKilled)
+        second = one.spawn(_ask_for, "B", notify=False)
+        ready(one, second)
+    finally:
+        answers.set()
+    assert second.result(SOON) == "to B"

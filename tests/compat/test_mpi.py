@@ -363,10 +363,10 @@ def test_a_mirror_map_is_checked_when_the_machine_is_made(here: Path) -> None:
 
 
 def test_only_the_spawner_knows_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    from encamp.compat.pyopus import mpi
+    from encamp.compat.pyopus import clustered
 
     task = SimpleNamespace(id=4, host="far")
-    monkeypatch.setitem(mpi._running, 4, SimpleNamespace(rank=2, task=task, mail=None))
+    monkeypatch.setitem(clustered.running, 4, SimpleNamespace(place=2, task=task, mail=None))
     assert (str(MPI.taskID()), str(MPI.hostID()), str(MPI.parentTaskID())) == ("2:4", "far", "0:0")
     assert MPI.vmStatus is None
     for ask in (MPI.slots, MPI.freeSlots, MPI.hosts, MPI.formatSpawnerConfig, MPI.finalize):

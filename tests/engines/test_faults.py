@@ -15,10 +15,12 @@ from encamp.cluster import controller
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.errors import TaskLost
+from encamp.seal import KEY_BYTES, Seal
 from encamp.testing import work
-from encamp.testing.conformance.bound import PATIENCE, gates, results, say, until
+from encamp.testing.conformance.bound import PATIENCE, gates, results, say
 from encamp.testing.fake import FakeEngine
-from encamp.wire import KEY_BYTES, Parts, Seal
+from encamp.testing.waiting import until
+from encamp.wire import Parts
 
 ALL = ("fake-1", "fake-2", "fake-3")
 

@@ -7,23 +7,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
+from encamp.testing.waiting import until
+
 PATIENCE = 60.0
 
 _words: dict[int, str] = {}
-
-
-def until(come_true: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something that somebody else brings about."""
-    deadline = time.monotonic() + seconds
-    while not come_true():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s")
-        time.sleep(0.005)
 
 
 def new_pool(kind: str, workers: int, **options: Any) -> Executor:

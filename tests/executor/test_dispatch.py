@@ -12,11 +12,12 @@ from typing import Any
 
 import pool_tasks as tasks
 import pytest
-from pool_tasks import hold, started, until
+from pool_tasks import hold, started
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, ClusterClosed, TaskLost
 from encamp.executor import Executor, dispatch
+from encamp.testing.waiting import until
 
 SOON = 60.0
 

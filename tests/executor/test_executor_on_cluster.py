@@ -21,7 +21,7 @@ import numpy as np
 import pool_tasks as tasks
 import psutil
 import pytest
-from pool_tasks import hold, started, until
+from pool_tasks import hold, started
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import (
@@ -35,6 +35,7 @@ from encamp.errors import (
     TimeLimitExceeded,
 )
 from encamp.executor import Executor
+from encamp.testing.waiting import until
 
 SOON = 60.0
 

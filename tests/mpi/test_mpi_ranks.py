@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mpis import FOLDER, MPIS, gone, launcher_of, mpirun
+from mpis import FOLDER, MPIS, launcher_of, mpirun
 
-from encamp.engines.mpi_launch import Launcher, remove
+from encamp.engines.mpi_launch import Launcher
+from encamp.engines.mpi_remains import remove
+from encamp.testing.waiting import gone
 
 
 @pytest.fixture(params=MPIS)

@@ -16,7 +16,6 @@ from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflic
 from encamp.model import Published
 from encamp.storage import outputs as module
 from encamp.storage.outputs import (
-    PART,
     Output,
     OutputMap,
     as_outputs,
@@ -24,7 +23,8 @@ from encamp.storage.outputs import (
     stage,
     unstage,
 )
-from encamp.storage.publish import digest_of, discard_leftovers, intact, publish
+from encamp.storage.parts import PART, discard_leftovers
+from encamp.storage.publish import digest_of, intact, publish
 from encamp.storage.roots import MIRRORED, local, local_storage
 
 
@@ -275,6 +275,15 @@ def test_a_destination_in_the_local_storage_is_refused(inner: str, tmp_path: Pat
     (tmp_path / "link").symlink_to(local_storage())
     with pytest.raises(BadDestination, match="local storage"):
         check_outputs([Output("a", inner)], tmp_path / "link")
+
+
+@pytest.mark.parametrize("to", ["..", "../beside", "a/../../beside"])
+def test_a_folder_beside_the_destination_is_refused_unless_it_is_written_whole(
+    to: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadDestination, match="outside of the destination"):
+        check_outputs([Output("a", to)], tmp_path / "out")
+    check_outputs([Output("a", str(tmp_path / "beside")), Output("b", "a/..")], tmp_path / "out")
 
 
 def test_a_destination_that_is_not_writable_is_refused_before_anything_runs() -> None:

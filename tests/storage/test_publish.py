@@ -15,7 +15,8 @@ import encamp
 from encamp.errors import BadJob, OutputExists
 from encamp.model import Published
 from encamp.storage import publish as publishing
-from encamp.storage.outputs import PART, Existing, Output, Staged, as_outputs, stage
+from encamp.storage.outputs import Existing, Output, Staged, as_outputs, stage
+from encamp.storage.parts import PART
 from encamp.storage.publish import digest_of, manifest, publish
 
 

@@ -177,7 +177,7 @@ class Scripted:
 
 
 def chunk_of(data: bytes, size: int | None = None, mtime_ns: int = 1) -> Chunk:
-    return Chunk(data, ship._digest(data), len(data) if size is None else size, mtime_ns)
+    return Chunk(data, ship.digest_of_piece(data), len(data) if size is None else size, mtime_ns)
 
 
 def entry(path: str, kind: str = "file", goal: str = "") -> ShippedEntry:
@@ -338,7 +338,12 @@ def planned_there(away: Path, roots: str, *mirrors: Mirror) -> list[Item]:
     """A plan as the other host makes it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MIRRORED, roots)
-        return plan(mirrors, away)
+        return [elsewhere(item) for item in plan(mirrors, away)]
+
+
+def elsewhere(item: Item) -> Item:
+    """As planned on a host where the file has another inode, or disk."""
+    return replace(item, identity=item.identity[::-1])
 
 
 MAP = (Mirror("a"), Mirror("tree"), Mirror("a", rename="linked", readonly=True))
@@ -398,6 +403,39 @@ def test_what_the_host_sees_itself_is_not_shipped(
     assert channel.asked == []
 
 
+def test_what_the_host_sees_is_not_shipped_either_where_no_root_holds_it(
+    channel: Pipe, tree: Path, away: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(away / "a", 5000)
+    monkeypatch.setenv(MIRRORED, "/no-such-folder")
+    camp = Camp("test", channel)
+    try:
+        camp.place(plan(MAP, away))
+        assert (camp.folder / "tree/b").stat().st_size == 0
+    finally:
+        camp.strike()
+    assert channel.asked == []
+
+
+def test_another_file_or_tree_by_the_same_name_is_not_taken_for_the_input(
+    channel: Pipe, tree: Path, away: Path, to: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts whose home folders are not shared, though both are named as shared roots."""
+    make(away / "a", 5000)
+    items = planned_there(away, str(away), Mirror("a"), Mirror("tree"))
+    make(to / "a", 4000)
+    (to / "tree").mkdir()
+    make(to / "tree/b", 10)
+    monkeypatch.setenv(MIRRORED, str(to))
+    camp = Camp("test", as_their_root(channel, items, away))
+    try:
+        camp.place(items)
+        assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
+        assert tree_state(camp.folder / "tree").content == tree_state(tree).content
+    finally:
+        camp.strike()
+
+
 def test_what_one_task_alone_wants_is_shipped_too(channel: Pipe, away: Path) -> None:
     make(away / "a", 5000)
     items = [replace(item, cached=False) for item in planned_there(away, "/none", Mirror("a"))]
@@ -449,6 +487,7 @@ def test_a_tree_that_changes_while_it_is_shipped_is_named_and_not_cached(
 
 PLACING = """
     import socket, sys
+    from dataclasses import replace
     from encamp.storage.camp import Camp
     from encamp.storage.mirror import Mirror, plan
     from encamp.storage.ship import Sender
@@ -461,7 +500,7 @@ PLACING = """
             return sender.chunk(path, offset)
         def entries(self, path, exclude):
             return sender.entries(path, exclude)
-    items = plan([Mirror("*")], away)
+    items = [replace(item, identity=item.identity[::-1]) for item in plan([Mirror("*")], away)]
     print("ready", flush=True)
     sys.stdin.readline()
     camp = Camp("test", Counting())

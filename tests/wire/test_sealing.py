@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from encamp.agent.protocol import Message, decode, encode
 from encamp.errors import BadFrame
-from encamp.wire import KEY_BYTES, MOST_PARTS, Parts, Seal, head
+from encamp.seal import KEY_BYTES, Seal
+from encamp.wire import MOST_PARTS, Parts, head
 
 KEY = bytes(range(KEY_BYTES))
 ME, AGENT, OTHER = 0, 1, 2

@@ -17,9 +17,8 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
-from encamp.agent.folder import Staging, in_folder
 from encamp.agent.pickling import NotImportable, dump, dump_as, load, sendable
 from encamp.agent.protocol import (
     NOWHERE,
@@ -37,7 +36,12 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.errors import InitializerFailed
+from encamp.storage.import_path import extend_import_path
 from encamp.wire import Buffer, Parts
+
+if TYPE_CHECKING:
+    from encamp.agent.folder import Staging
+    from encamp.storage.landing import Piece
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ class Slot:
         """Of those that have not come, the number of the `Run` that brings them."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
-        self._answers: dict[int, tuple[bool, Parts]] = {}
-        self._tickets = 0
+        self._answers: dict[int, tuple[bool, Parts] | None] = {}
+        """Of the questions that were asked; None until the answer comes."""
+        # Not from 1: an answer to what the process before this one asked may still come.
+        self._tickets = int.from_bytes(os.urandom(7), "little")
         self._initialized: set[int] = set()
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
@@ -120,7 +126,7 @@ class Slot:
             self._take_calls(envelope, parts)
         elif isinstance(envelope, Where):
             self._routes[envelope.task] = envelope.agent, envelope.its_slot, envelope.run
-        elif isinstance(envelope, Answer):
+        elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
             self._answers[envelope.ticket] = envelope.ok, parts[1:]
 
     def _take_calls(self, run: Run, parts: Parts) -> None:
@@ -242,7 +248,9 @@ class Slot:
         args, kwargs = load(call.arguments)
         if setup.staging is None:
             return function(*args, **kwargs)
-        return in_folder(setup.staging, task, SpawnersFiles(self), function, args, kwargs)
+        from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker
+
+        return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
 
     @property
     def task(self) -> CurrentTask:
@@ -252,7 +260,7 @@ class Slot:
         return self._task
 
     def _set_up(self, task: int, setup: Setup) -> None:
-        sys.path[:0] = [path for path in setup.sys_path if path not in sys.path]
+        extend_import_path(setup.sys_path)
         os.environ.update(setup.environment)
         if setup.tell_start:
             self.port.send([encode(Started(self.number, task))])
@@ -282,16 +290,22 @@ class Slot:
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""
         self._tickets += 1
-        ticket = self._tickets
-        envelope = Ask(self.number, self.running, ticket)
-        self.port.send([encode(envelope), *dump(question)])
-        while ticket not in self._answers:
-            self.port.wait(None)
-        ok, parts = self._answers.pop(ticket)
+        ok, parts = self._answer(self._tickets, dump(question))
         answer = load(parts)
         if not ok:
             raise answer
         return answer
+
+    def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
+        """Ask, and wait; an answer that comes when nobody waits any more is dropped."""
+        self._answers[ticket] = None
+        try:
+            self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
+            while (answer := self._answers[ticket]) is None:
+                self.port.wait(None)
+            return answer
+        finally:
+            del self._answers[ticket]
 
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""
@@ -401,15 +415,28 @@ def current_task() -> CurrentTask:
 
 
 class SpawnersFiles:
-    """Files of the spawner's host, for hosts that do not share its disk (`ship.Channel`)."""
+    """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
 
-    def __init__(self, slot: Slot) -> None:
-        self._slot = slot
+    ``ask`` asks the controller.
+    """
+
+    def __init__(self, ask: Callable[[object], Any]) -> None:
+        self._ask = ask
 
     def chunk(self, path: Any, offset: int) -> Any:
         """`Channel.chunk`."""
-        return self._slot.ask(("chunk", path, offset))
+        return self._ask(("chunk", path, offset))
 
     def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
         """`Channel.entries`."""
-        return self._slot.ask(("entries", path, exclude))
+        return self._ask(("entries", path, exclude))
+
+    def land(self, piece: Piece) -> Any:
+        """`OutputChannel.land`."""
+        return self._ask(("land", piece, None))
+
+
+def ask_here() -> Callable[[object], Any] | None:
+    """What asks the controller of the cluster that this thread runs a task of, if it does."""
+    slot = _current.get()
+    return None if slot is None else slot.ask

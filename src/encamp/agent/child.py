@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.processes import adopt_orphans, end_descendants
 from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
+from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
 
@@ -78,6 +80,13 @@ def tell(message: object) -> None:
         _State.slot.tell(message)
 
 
+def ask(question: object) -> Any:
+    """Ask the supervisor from the function that runs; blocks, and raises what it raised."""
+    if _State.slot is None:
+        raise RuntimeError("this process is no slot")
+    return _State.slot.ask(question)
+
+
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
     """Have a function called if the supervisor dies while something runs here (None: none)."""
     _State.last_words = last_words
@@ -99,7 +108,7 @@ def main(birth: bytes) -> None:
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
     os.register_at_fork(after_in_child=_forked)
-    sys.path[:0] = [path for path in born.sys_path if path not in sys.path]
+    extend_import_path(born.sys_path)
     with suppress(OSError):
         os.chdir(born.folder)
     adopt_orphans()
@@ -330,7 +339,7 @@ class _Printed:
         self._flush(None)
         for fd in (1, 2):  # a call may have put other files there
             os.dup2(self._fd, fd)
-        size = os.fstat(self._fd).st_size
+        size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
             with self._lock:
                 start = max(0, size - KEPT_OUTPUT)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import EncampError
 from encamp.storage.camp import Camp
+from encamp.storage.landing import OutputChannel
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Output, Staged, stage
 from encamp.storage.persistent import give_back, persistent_camp
-from encamp.storage.roots import Portable, local
 from encamp.storage.sandbox import inside
 from encamp.storage.ship import Channel
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 class Staging:
     """What a call's folder has in it, and what is brought back from it.
 
-    ``persistent`` is the name under which the folder stays for the slot's next call; empty if it
-    is struck.
+    Outputs are `bound`. ``beacon`` names the beacons at their destinations, by which hosts see
+    whether they reach these; empty if they do. ``persistent`` is the name under which the folder
+    stays for the slot's next call; empty if it is struck.
     """
 
     name: str
@@ -34,7 +35,7 @@ class Staging:
     items: tuple[Item, ...]
     outputs: tuple[Output, ...]
     on_failure: tuple[Output, ...]
-    destination: Portable
+    beacon: str = ""
     persistent: str = ""
     chdir: bool = True
 
@@ -51,6 +52,10 @@ class Brought:
     error: BaseException | None = None
 
 
+class Files(Channel, OutputChannel, Protocol):
+    """The spawner's disk."""
+
+
 class HasFolder(Protocol):
     folder: Path | None
 
@@ -58,7 +63,7 @@ class HasFolder(Protocol):
 def in_folder(
     staging: Staging,
     task: HasFolder,
-    channel: Channel,
+    channel: Files,
     function: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
@@ -76,12 +81,12 @@ def in_folder(
                 if staging.chdir:
                     os.chdir("/")
         camp.check_inputs(staging.name)
-        return Brought(value, _staged(staging, camp, staging.outputs))
+        return Brought(value, _staged(staging, camp, staging.outputs, channel))
     except Exception as exc:
         if not staging.on_failure:
             raise
         with suppress(EncampError, OSError):  # the call's own error matters more
-            return Brought(None, _staged(staging, camp, staging.on_failure), exc)
+            return Brought(None, _staged(staging, camp, staging.on_failure, channel), exc)
         raise
     finally:
         task.folder = None
@@ -104,14 +109,18 @@ def _camp(staging: Staging, channel: Channel) -> Camp:
     return camp
 
 
-def _staged(staging: Staging, camp: Camp, outputs: tuple[Output, ...]) -> list[Staged]:
+def _staged(
+    staging: Staging, camp: Camp, outputs: tuple[Output, ...], channel: OutputChannel
+) -> list[Staged]:
     if not outputs:
         return []
     return stage(
         camp.folder,
         outputs,
-        local(staging.destination),
         token=staging.token,
         task=staging.name,
         inputs=camp.inputs,
+        announce=camp.note_parts,
+        channel=channel if staging.beacon else None,
+        beacon=staging.beacon,
     )

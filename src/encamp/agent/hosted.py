@@ -32,6 +32,8 @@ from encamp.wire import Parts
 if TYPE_CHECKING:
     from encamp.agent.main import Agent
 
+ANSWER_WITHIN = 1.0
+"""Seconds that a slot has to say what it runs, before it is ended without."""
 _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
 
@@ -54,8 +56,8 @@ class Hosted(ABC):
     def recall(self, order: Recall) -> None:
         """Have the slot give back what it has not begun."""
 
-    def stop(self, life: int) -> None:  # noqa: B027 - most have nothing to do
-        """End what runs, and the slot's process with it; nothing where it has none."""
+    def stop(self, life: int, ticket: int) -> None:  # noqa: B027 - most have nothing to do
+        """End what runs, and the slot's process with it; nothing where it has none. See `Stop`."""
 
     def refresh(self) -> None:  # noqa: B027 - most have nothing to do
         """Have an idle slot let go of all that it holds; from another thread, blocks."""
@@ -96,6 +98,10 @@ class ProcessSlot(Hosted):
         self._early: list[tuple[Message, Parts]] = []
         self._asked = False
         """Whether its process was asked to give back calls, which it may not live to answer."""
+        self._tickets: dict[int, float] = {}
+        """When it was asked what it has not answered."""
+        self._stopping = False
+        """Whether it was asked to end."""
         self._spare: SlotProcess | None = None
         self._leaving: list[SlotProcess] = []
         self._results: Parts = []
@@ -224,6 +230,9 @@ class ProcessSlot(Hosted):
             envelope = decode(parts[0])
             if isinstance(envelope, GivenBack):
                 self.busy -= len(envelope.tasks)
+                self._tickets.pop(envelope.ticket, None)
+                if self._stopping:
+                    continue  # they would be put where nothing is done any more
             self.agent.pass_on(envelope, parts)
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()
@@ -252,21 +261,28 @@ class ProcessSlot(Hosted):
     def _tell_end(self, exit_code: int | None, text: bytes) -> None:
         ended = SlotEnded(self.number, exit_code, text, self.busy > 0)
         self.busy = 0
+        self._stopping = False
+        self._tickets.clear()
         self._life += 1
         self.agent.pass_on(ended, [encode(ended)])
 
     def recall(self, order: Recall) -> None:
         """See `Hosted.recall`."""
         self._asked = True
+        self._tickets[order.ticket] = time.monotonic()
         asked = Recall(order.slot, order.ticket, self._process.runs)
         with suppress(OSError):
             self._process.control_writer.send([encode(asked)])
 
-    def stop(self, life: int) -> None:
+    def stop(self, life: int, ticket: int) -> None:
         """See `Hosted.stop`; the process has some seconds to clear up."""
         process = self._process
-        if life != self._life:
+        if life != self._life or (ticket and ticket not in self._tickets):
             return
+        if ticket and (left := self._tickets[ticket] + ANSWER_WITHIN - time.monotonic()) > 0:
+            self.agent.pump.later(left, lambda: self.stop(life, ticket))
+            return
+        self._stopping = True
         process.ask_to_stop()
 
         def kill() -> None:
@@ -323,14 +339,18 @@ def reclaim_in_background() -> None:
 
 
 class ThreadSlot(Hosted):
-    """A slot that is a thread of its agent: nothing protects the agent from what it does."""
+    """A slot that is a thread of its agent: nothing protects the agent from what it does.
 
-    def __init__(self, agent: Agent, number: int) -> None:
+    ``label`` is what reports call it by, if not by its number.
+    """
+
+    def __init__(self, agent: Agent, number: int, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
         self._come = threading.Event()
         self._over = False
-        self._thread = threading.Thread(target=self._run, name=f"slot-{number}", daemon=True)
+        name = f"slot-{number if label is None else label}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
@@ -353,9 +373,9 @@ class ThreadSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
-        came = self._pause(timeout)
+        came = self._over or self._pause(timeout)
         if self._over:
-            raise SystemExit  # the cluster is closed while a call waits
+            raise SystemExit  # the cluster is closed while a call waits, or waits once more
         return came
 
     def _pause(self, timeout: float | None) -> bool:
@@ -425,7 +445,7 @@ class InlineSlot(Hosted):
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
-        if not self.agent.pump.spun():
+        if not self.agent.over and not self.agent.pump.spun():
             self.agent.pump.turn(timeout)
         if self.agent.over:
             raise SystemExit  # the cluster is closed, or the controller gone, while a call waits

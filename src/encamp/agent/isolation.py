@@ -24,7 +24,7 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
         self._environment = _environment().copy()
         self._path = sys.path[:]
         self._mask = _umask()
-        self._handlers = [_signal.getsignal(number) for number in _SIGNALS]
+        self._handlers = [(number, _signal.getsignal(number)) for number in _SIGNALS]
         self._streams = sys.stdin, sys.stdout, sys.stderr
 
     def __enter__(self) -> None:
@@ -45,7 +45,7 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
             os.environ.clear()
             for name, value in self._environment.items():
                 os.environb[name] = value
-        for number, handler in zip(_SIGNALS, self._handlers, strict=True):
+        for number, handler in self._handlers:
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
 

@@ -54,12 +54,17 @@ from encamp.agent.protocol import (
 from encamp.agent.pump import MANY, REST, Pump
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
+from encamp.seal import Seal
 from encamp.storage.cache import clear_cache
+from encamp.storage.import_path import extend_import_path
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.version import __version__
-from encamp.wire import Parts, Seal
+from encamp.wire import Parts
+
+_LOOK_AGAIN = 1.0
+"""Seconds in which what has come from the controller is taken in."""
 
 
 class Agent:
@@ -76,6 +81,7 @@ class Agent:
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
+        self._heard = 0.0
         self.orders: Orders | None = None
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
@@ -99,6 +105,8 @@ class Agent:
             return
         if self.outbox.seal is not None:
             parts = self.outbox.seal.open(sender, parts)
+        if sender == CONTROLLER:
+            self._heard = time.monotonic()
         for envelope, inner in unbundled(parts):
             self._handle(sender, envelope, inner)
 
@@ -109,18 +117,32 @@ class Agent:
         self.orders = orders
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
-        sys.path[:0] = [path for path in orders.sys_path if path not in sys.path]
-        count = orders.slots or len(os.sched_getaffinity(0))
+        extend_import_path(orders.sys_path)
+        count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
         folder = _folder(orders.folder)
+        label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
-            "thread": lambda number: ThreadSlot(self, number),
+            "thread": lambda number: ThreadSlot(self, number, label if count == 1 else number),
             "inline": lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count)
         if not self._beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         self.slots = [kinds[orders.kind](number) for number in range(count)]
+        if orders.lonely:
+            self._heard = time.monotonic()
+            pump = self.pump
+            pump.later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
+
+    def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
+        """End where nothing was heard for long, also not while it was looked for once more."""
+        silent = time.monotonic() - self._heard
+        if silent >= limit and again:
+            self.end()
+            return
+        left = max(limit - silent, _LOOK_AGAIN)
+        self.pump.later(left, lambda: self._look_for_controller(limit, again=silent >= limit))
 
     def _hello(self, count: int) -> None:
         hello = Hello(
@@ -152,7 +174,7 @@ class Agent:
         if isinstance(envelope, Recall):
             self.slots[envelope.slot].recall(envelope)
         elif isinstance(envelope, Stop):
-            self.slots[envelope.slot].stop(envelope.life)
+            self.slots[envelope.slot].stop(envelope.life, envelope.ticket)
         elif isinstance(envelope, Ping):
             self.post(CONTROLLER, [encode(Pong(envelope.ticket))])
         elif isinstance(envelope, Order):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from encamp.agent.protocol import Bundle, encode
 from encamp.engines.base import Endpoint
-from encamp.wire import MOST_PARTS, Parts, Seal
+from encamp.seal import Seal
+from encamp.wire import MOST_PARTS, Parts
 
 _BUNDLE = 1 << 20
 """Bytes that are collected for one frame at most."""

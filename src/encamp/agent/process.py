@@ -17,6 +17,7 @@ import msgspec
 
 from encamp.agent.child import KEPT_OUTPUT, Birth
 from encamp.agent.processes import end_descendants, end_marked
+from encamp.engines.foreign import foreign
 from encamp.wire import Reader, Writer
 
 GRACE = 2.0
@@ -29,13 +30,12 @@ MARK = "ENCAMP_SLOT"
 _START = """\
 import sys, base64
 sys.path.append(sys.argv[1])
+from encamp.engines.foreign import foreign
 from encamp.agent.child import main
 main(base64.b64decode(sys.argv[2]))
 """
 _PACKAGE = str(Path(__file__).parents[2])
 """Where the slot finds encamp if it is not installed there."""
-_FOREIGN = ("PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL")
-"""How variables begin that would make a process believe it were an MPI rank."""
 
 
 class SlotProcess:
@@ -161,8 +161,8 @@ class SlotProcess:
 
 
 def slot_environment() -> dict[str, str]:
-    """This process's environment, less what would make a slot believe it were an MPI rank."""
-    return {name: text for name, text in os.environ.items() if not name.startswith(_FOREIGN)}
+    """This process's environment, less what would make slots believe they were such."""
+    return {name: text for name, text in os.environ.items() if not foreign(name)}
 
 
 def _append(fd: int) -> None:

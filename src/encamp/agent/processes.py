@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 100
 """How often to look for new processes: a fork bomb makes some while others are ended."""
+_ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 _KILLED_WITHIN = 5.0
 """Seconds to wait for killed processes; one that hangs in the kernel may take for ever."""
 
@@ -62,7 +63,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> None:
 
 def _have_children() -> bool:
     try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.waitid(os.P_ALL, 0, _ENDED)
     except ChildProcessError:
         return False
     return True

@@ -40,6 +40,8 @@ class Orders(Envelope, tag=0):
     """Seals what travels, where the engine's network is not private."""
     follow: bool = False
     """Whether to send what tasks print while they run."""
+    lonely: float = 0.0
+    """Seconds of silence after which the controller is taken to be gone; 0: never."""
 
 
 class Hello(Envelope, tag=1):
@@ -99,10 +101,15 @@ class GivenBack(Envelope, tag=4):
 
 
 class Stop(Envelope, tag=5):
-    """End a slot's process with all that it has started, unless that has ended already."""
+    """End a slot's process with all that it has started, unless that has ended already.
+
+    With ``ticket`` only if it has not answered that `Recall` within a second, by the agent's clock.
+    After it is done the slot gives nothing back: its end is all that is told of it.
+    """
 
     slot: int
     life: int = 0
+    ticket: int = 0
 
 
 Result = tuple[int, bool, float, bytes, int]

@@ -13,6 +13,7 @@ import select
 import signal
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -21,7 +22,6 @@ from itertools import count
 from typing import Any, TypeVar
 
 from encamp.engines.base import Arrival, Endpoint
-from encamp.errors import EngineFailed
 
 T = TypeVar("T")
 
@@ -88,6 +88,16 @@ class _Uninterrupted:
                 self._was(*came)
 
 
+def _by_signal(exc: Exception) -> bool:
+    """Whether a handler of a signal raised it, for a time limit maybe: no fault of who is at work.
+
+    That is for the program, wherever it waits.
+    """
+    handlers = [_signal.getsignal(number) for number in signal.valid_signals()]
+    codes = [getattr(handler, "__code__", None) for handler in handlers if callable(handler)]
+    return any(frame.f_code in codes for frame, _ in traceback.walk_tb(exc.__traceback__))
+
+
 class Pump:
     """One loop. What is in ``turned`` is called at the end of each turn, to send what is to go."""
 
@@ -100,7 +110,7 @@ class Pump:
         self.rest = 0.0
         """Seconds to let things come before they are looked at, where many come one by one."""
         self.broken: Callable[[Exception], None] | None = None
-        """Is told what an engine or a handler raises while nobody waits, or an engine at all."""
+        """Is told what an engine or a handler raises; without it, whoever waits is."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self._come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """What has come and is not handled: a turn inside a handler goes on with it."""
@@ -186,10 +196,19 @@ class Pump:
         events = self._poll.poll(limit, 256)
         self._sleeping = self._nudged = False
         with self._uninterrupted:
-            self._handle(events)
+            try:
+                self._handle(events)
+            except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
+                self._break(exc)
         if self._waiters:
             with self._changed:
                 self._changed.notify_all()
+
+    def _break(self, exc: Exception) -> None:
+        """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
+        if self.broken is None or _by_signal(exc):
+            raise exc
+        self.broken(exc)
 
     def _handle(self, events: list[tuple[int, int]]) -> None:
         handlers, new = self._handlers, self._new
@@ -220,18 +239,23 @@ class Pump:
             self._handle_come()
             again = False
             for end, handle in self._ends:
-                try:
-                    arrivals: Sequence[Arrival] = end.receive()
-                except EngineFailed as exc:
-                    self._ends = [(other, h) for other, h in self._ends if other is not end]
-                    if self.broken is None:
-                        raise
-                    self.broken(exc)
+                arrivals = self._receive(end)
+                if arrivals is None:
                     break
                 for arrival in arrivals:
                     self._come.append((handle, arrival))
                 self._handle_come()
                 again = again or (bool(arrivals) and len(self._ends) > 1)
+
+    def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
+        """What has come at an end; None if its engine is gone."""
+        try:
+            return end.receive()
+        except Exception as exc:  # noqa: BLE001 - an engine may be anybody's
+            if not _by_signal(exc):  # it would raise again and again
+                self._ends = [(other, handle) for other, handle in self._ends if other is not end]
+            self._break(exc)
+            return None
 
     def _handle_come(self) -> None:
         come = self._come
@@ -254,7 +278,7 @@ class Pump:
         """Wait until ``done()`` is true, driving meanwhile if no other thread does.
 
         ``done`` may have an effect when it becomes true: it is not called again then. False if the
-        time is over. Raises what a handler raises.
+        time is over. Raises what a handler raises if there is no ``broken``.
         """
         if done():
             return True
@@ -300,12 +324,18 @@ class Pump:
         for _ in range(_SPINS):
             if end.patience() != 0:
                 return False
-            if arrivals := end.receive():
+            arrivals = self._receive(end)
+            if arrivals is None:
+                return False
+            if arrivals:
                 with self._uninterrupted:
                     for arrival in arrivals:
                         self._come.append((handle, arrival))
                     self._due = True
-                    self._handle_come()
+                    try:
+                        self._handle_come()
+                    except Exception as exc:  # noqa: BLE001 - as in `turn`
+                        self._break(exc)
                 return True
         return False
 

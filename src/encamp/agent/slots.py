@@ -13,15 +13,25 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
-from encamp.agent.pickling import load
+from encamp.agent.pickling import dump, load, portable_error
 from encamp.agent.process import SlotProcess
-from encamp.agent.protocol import Results, Run, Started, Told, decode, encode, encode_calls
+from encamp.agent.protocol import (
+    Answer,
+    Ask,
+    Results,
+    Run,
+    Started,
+    Told,
+    decode,
+    encode,
+    encode_calls,
+)
 from encamp.wire import Parts
 
 IDLE_LIMIT = 60.0
@@ -91,12 +101,14 @@ class Slot:
         tick: float,
         on_message: Callable[[object], None],
         on_tick: Callable[[], None],
+        on_question: Callable[[object], Any] | None = None,
     ) -> Done | Raised:
         """Run ``function(*args)`` in the slot and wait for it.
 
         ``on_message`` gets what the function tells; ``on_tick`` is called at least every ``tick``
-        seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. Raises
-        `SlotLost` if the slot's process dies.
+        seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. ``on_question``
+        answers what it asks, and may raise an error for it. Raises `SlotLost` if the slot's
+        process dies.
         """
         setup = pickle.dumps(Setup(tell_start=True, sys_path=sys_path))
         work = pickle.dumps(((function, args), {}))
@@ -104,7 +116,7 @@ class Slot:
         calls = encode_calls([(self._calls, 0, work, 0, setup)])
         try:
             self._send([encode(Run(0, 1, [0])), calls, _CALL])
-            return self._wait(tick, on_message, on_tick)
+            return self._wait(tick, on_message, on_tick, on_question)
         except BaseException:
             self.stop()
             raise
@@ -122,7 +134,11 @@ class Slot:
             raise _NotTaken from None
 
     def _wait(
-        self, tick: float, on_message: Callable[[object], None], on_tick: Callable[[], None]
+        self,
+        tick: float,
+        on_message: Callable[[object], None],
+        on_tick: Callable[[], None],
+        on_question: Callable[[object], Any] | None,
     ) -> Done | Raised:
         next_tick = time.monotonic() + tick
         taken = False
@@ -134,11 +150,25 @@ class Slot:
                 taken = taken or isinstance(envelope, Started)
                 if isinstance(envelope, Told):
                     on_message(load(parts[1:]))
+                elif isinstance(envelope, Ask):
+                    self._answer(envelope, on_question, load(parts[1:]))
             if time.monotonic() >= next_tick:
                 if not self.alive and not self._come(0, taken=taken):
                     raise self._lost(taken)  # its end of the socket lives on in a child
                 on_tick()
                 next_tick = time.monotonic() + tick
+
+    def _answer(
+        self, asked: Ask, on_question: Callable[[object], Any] | None, question: object
+    ) -> None:
+        try:
+            if on_question is None:
+                raise RuntimeError("nobody here answers questions")
+            answer, good = on_question(question), True
+        except Exception as exc:  # noqa: BLE001 - it is raised where it was asked
+            answer, good = portable_error(exc), False
+        with suppress(_NotTaken):  # that it has ended is seen next
+            self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
 
     def _come(self, timeout: float, *, taken: bool) -> list[Parts]:
         """What has come from the slot, or comes in time; what is here already comes first."""

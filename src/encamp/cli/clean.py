@@ -1,18 +1,28 @@
-"""``encamp clean``: what dead processes left on this host goes."""
+"""``encamp clean``: what dead processes left goes, on this host or on others."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from encamp.errors import printable
+from encamp.cli.elsewhere import encamp_on
+from encamp.cli.run import names_in
+from encamp.errors import BadJob, HostsNotReached, printable
 from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.owner import clean_kept, kept
 from encamp.storage.roots import local_storage_path
 
 
-def clean_command(*, everything: bool, dry_run: bool) -> None:
-    """Remove leftovers, or only list them."""
+def clean_command(
+    *, everything: bool, dry_run: bool, hosts: str | None = None, python: str | None = None
+) -> None:
+    """Remove leftovers, or only list them; on ``hosts``, through ssh, if they are given."""
+    if hosts is not None:
+        _clean_elsewhere(_plain(names_in(hosts)), everything, dry_run, python)
+        return
+    if python is not None:
+        raise BadJob("--python", "this is for --hosts; name some")
     verb = "would remove" if dry_run else "removed"
     removed = reclaim_leftovers(dry_run=dry_run)
     if everything:
@@ -24,6 +34,23 @@ def clean_command(*, everything: bool, dry_run: bool) -> None:
     elif not removed:
         _say(f"nothing to remove in {printable(local_storage_path())}")
     _tell_of_kept(everything)
+
+
+def _plain(hosts: list[str]) -> list[str]:
+    """Each host once, without what engines are told besides: ``node1:4``, ``node1 ip=10.0.0.1``."""
+    return list(dict.fromkeys(re.sub(r":\d+$", "", host.split()[0]) for host in hosts))
+
+
+def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: str | None) -> None:
+    """Have hosts clean themselves; raises `HostsNotReached` with those that did not."""
+    given = {"--all": everything, "--dry-run": dry_run}
+    options = [option for option, wanted in given.items() if wanted]
+    answers = encamp_on(hosts, ["clean", *options], python)
+    for answer in answers:
+        for line in answer.lines:
+            _say(f"{answer.host}: {line}")
+    if failed := {answer.host: answer.why for answer in answers if answer.why}:
+        raise HostsNotReached(failed)
 
 
 def _tell_of_kept(everything: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from io import TextIOWrapper
 from pathlib import Path
@@ -12,6 +13,8 @@ import click
 
 from encamp.errors import EncampError, InputError, JobFailed, printable
 from encamp.version import __version__
+
+_STOPPED = "stopped; what is done stays done, run again to go on"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
@@ -26,13 +29,19 @@ power cut. Results, logs and a report are in the job's destination.
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
-failed, 2 the input cannot be used, 130 stopped by Ctrl-C.
+failed or hosts did, 2 the input cannot be used, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
 
 Folders of living processes are never touched. With --all, folders that were kept for looking
 into and the host's cache of input files go too.
+
+\b
+  encamp clean                           what is left on this host
+  encamp clean --all --hosts node1,node2 everything on others, also on one that was switched off
+
+Other hosts are reached through ssh without a password, by the command that ENCAMP_SSH names.
 """
 
 _CACHE = """Look into this host's cache of inputs, or clear it.
@@ -76,12 +85,13 @@ def cli() -> None:
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
-              help="What runs the slots: local, mpi.")  # fmt: skip
+              help="What runs the slots: local, mpi, pvm.")  # fmt: skip
 @click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
               "[default: one for each core].")  # fmt: skip
-@click.option(
-    "--hostfile", metavar="FILE", help="Hosts for the engine, as its own tools read them."
-)
+@click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
+@click.option("--hostfile", metavar="FILE", help="Hosts for MPI, in a file that mpirun could read.")
+@click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
+              help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
 @click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
 @click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
 @click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
@@ -97,10 +107,14 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 @cli.command(help=_CLEAN)
 @click.option("-a", "--all", "everything", is_flag=True, help="Also kept folders and the cache.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def clean(everything: bool, dry_run: bool) -> None:
+@click.option("--hosts", metavar="A,B,…", help="Clean these hosts, through ssh, not this one.")
+@click.option(
+    "--python", metavar="PATH", help="The interpreter on them [default: this one's path]."
+)
+def clean(**options: object) -> None:
     from encamp.cli.clean import clean_command
 
-    clean_command(everything=everything, dry_run=dry_run)
+    clean_command(**options)  # type: ignore[arg-type]
 
 
 @cli.group(help=_CACHE)
@@ -153,16 +167,17 @@ def main() -> NoReturn:
         exc.show()
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
-        _say("stopped; what is done stays done, run again to go on")
-        sys.exit(130)
+        _say(_STOPPED)
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as exc:
+        if exc.code == 128 + signal.SIGTERM:
+            _say(_STOPPED)
+        raise
     except JobFailed:
         sys.exit(1)  # the failures are listed already
-    except InputError as exc:
-        _say(str(exc))
-        sys.exit(2)
     except EncampError as exc:
         _say(str(exc))
-        sys.exit(1)
+        sys.exit(2 if isinstance(exc, InputError) else 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: no second complaint
         sys.exit(1)

@@ -14,6 +14,14 @@ from encamp.jobs.console import console_progress
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
 
+_OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
+         "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
+         "time_limit", "fresh", "startup_dir"}  # fmt: skip
+"""What clusters and executors take themselves."""
+_SAID_OTHERWISE = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
+                   "to": "--to"}  # fmt: skip
+"""Options that the command has, under these names."""
+
 
 def run_command(
     path: Path,
@@ -21,7 +29,9 @@ def run_command(
     *,
     engine: str,
     slots: int | None,
+    hosts: str | None,
     hostfile: str | None,
+    more: tuple[str, ...],
     force: bool,
     dry_run: bool,
     keep: Keep,
@@ -37,7 +47,7 @@ def run_command(
         keep,
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
-        {} if hostfile is None else {"hostfile": hostfile},
+        _engine_options(hosts, hostfile, more),
     )
     token = current.set(options)
     try:
@@ -47,6 +57,35 @@ def run_command(
             _run_script(path, arguments, to)
     finally:
         current.reset(token)
+
+
+def _engine_options(
+    hosts: str | None, hostfile: str | None, more: tuple[str, ...]
+) -> dict[str, object]:
+    """What the engine is told; raises `BadJob` for what says nothing."""
+    options: dict[str, object] = {}
+    for given in more:
+        name, equals, value = given.partition("=")
+        if not (name.isidentifier() and equals):
+            raise BadJob(f"--option {given}", "write it as NAME=VALUE")
+        if name in _SAID_OTHERWISE:
+            raise BadJob(f"--option {given}", f"say it by {_SAID_OTHERWISE[name]}")
+        if name in _OURS:
+            raise BadJob(f"--option {given}", f"it is for programs; jobs take no {name}")
+        options[name] = int(value) if value.isdecimal() else value
+    if hosts is not None:
+        options["hosts"] = names_in(hosts)
+    if hostfile is not None:
+        options["hostfile"] = hostfile
+    return options
+
+
+def names_in(hosts: str) -> list[str]:
+    """Names with commas between; raises `BadJob` if there is none."""
+    names = [name.strip() for name in hosts.split(",") if name.strip()]
+    if not names:
+        raise BadJob("--hosts", "it names no host; write them like --hosts node1,node2")
+    return names
 
 
 def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None:

@@ -39,14 +39,18 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.seal import KEY_BYTES, Seal
+from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
-from encamp.storage.outputs import OutputMap
+from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, portable
-from encamp.wire import KEY_BYTES, Parts, Seal
+from encamp.wire import Parts
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _OPEN: weakref.WeakSet[Cluster] = weakref.WeakSet()
+LONELY = 600.0
+"""Seconds without a word from the controller after which agents elsewhere end themselves."""
 _EAGER = 64
 """After how many new tasks at the latest the thread that spawns sends them out."""
 
@@ -120,6 +124,7 @@ class Cluster:
             raise SystemExit(0)
         self._engine = end
         self._kind = _kind(inline, end)
+        self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
         self._closed = False
@@ -136,14 +141,17 @@ class Cluster:
 
     def _start(self, folder: str, timeout: float) -> None:
         engine, controller = self._engine, self._controller
+        if self._kind == "inline":
+            engine.one_slot_each()
         key = b"" if engine.private else secrets.token_bytes(KEY_BYTES)
         orders = Orders(
             slots=engine.slots_per_agent,
             kind=self._kind,
             folder=folder,
-            sys_path=[os.path.abspath(path or ".") for path in sys.path],
+            sys_path=import_path(),
             key=key,
             follow=controller.follow is not None,
+            lonely=LONELY if self._beats else 0.0,
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)
@@ -160,7 +168,7 @@ class Cluster:
             self._end()
             raise
         controller.mail.clear()  # the first hosts are no news
-        if engine.agent_here is None and self._kind != "inline":
+        if self._beats:
             self._pump.later(BEAT, controller.beat)
         self._pump.start()
 
@@ -174,6 +182,15 @@ class Cluster:
     def hosts(self) -> list[Host]:
         """The hosts, in the order in which they came."""
         return list(self._controller.hosts.values())
+
+    def add_hosts(self, *hosts: str) -> None:
+        """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
+
+        Blocks until they are under way; `HostAdded` tells of each that has come. Raises
+        `UnsupportedByEngine` where the engine's hosts are fixed, and `EngineFailed`.
+        """
+        self._check()
+        self._engine.add_hosts(hosts)
 
     @property
     def slots(self) -> int:
@@ -192,6 +209,11 @@ class Cluster:
         stations = self._controller.scheduler.stations.values()
         free = {station.name: len(station.free) for station in stations if station.free}
         return dict(sorted(free.items(), key=lambda item: -item[1]))
+
+    @property
+    def spread(self) -> bool:
+        """Whether it may have other hosts than this one."""
+        return self._agent is None
 
     @property
     def about(self) -> str:
@@ -265,6 +287,8 @@ class Cluster:
             raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", NOT_INLINE)
         if checked.need is not PLAIN:
             self._check_need(checked)
+        if checked.staged and self.spread:
+            check_for_hosts((*checked.outputs, *checked.on_failure))
         found, args = controller.functions.find(function, args)
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
@@ -318,7 +342,7 @@ class Cluster:
             self._controller.send(number, parts)
 
         self._pump.call(send_large)
-        self._pump.until(lambda: not self._engine.sending)
+        self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)
 
     def receive(
         self, timeout: float | None = None, source: Task | int | None = None
@@ -468,10 +492,12 @@ class Cluster:
             if self._agent is not None:
                 agent = self._agent
                 self._pump.until(lambda: agent.over, 30)
+            controller.errands.close()
+            self._pump.call(lambda: None)  # which tells what has come of them
             self._pump.close()
         finally:
             self._engine.stop()
-            controller.publisher.close()
+            controller.setups.close()
             controller.abandon()
             controller.mail.call_waiters(failed=True)
             _OPEN.discard(self)

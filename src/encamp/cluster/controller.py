@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from encamp.agent.child import Stopped
+from encamp.agent.hosted import ANSWER_WITHIN
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import NotImportable, RemoteTraceback, dump, load, portable_error
 from encamp.agent.protocol import (
@@ -26,6 +27,7 @@ from encamp.agent.protocol import (
     Answer,
     Ask,
     Call,
+    End,
     GivenBack,
     Hello,
     ManyResults,
@@ -49,10 +51,10 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.cluster.errands import Errands
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.functions import Functions
 from encamp.cluster.mail import Mail
-from encamp.cluster.publisher import Publisher
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.setups import Setups
 from encamp.cluster.task import Task
@@ -70,16 +72,14 @@ from encamp.errors import (
 from encamp.wire import Parts
 
 _log = logging.getLogger("encamp")
-_ANSWER_WITHIN = 1.0
-"""Seconds that a slot has to say what it runs, before it is ended without."""
 _AGAIN = 0.01
 _STUCK = 0.05
 """Seconds after which what waits behind a long call goes elsewhere, if there is room."""
 _NOBODY = 20.0
 """Seconds that others may take to come after the last host has gone."""
-BEAT = 2.0
+BEAT = 1.5
 """Seconds between two pings."""
-MISSED = 4
+MISSED = 5
 """Pings without an answer after which an agent is taken to be lost."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
@@ -110,8 +110,8 @@ class Controller:
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
         self.functions = Functions()
-        self.publisher = Publisher(self.pump)
-        self.setups = Setups()
+        self.errands = Errands(self.pump)
+        self.setups = Setups(everybody_here=engine.agent_here is not None)
         self.agents: dict[int, Agent] = {}
         self.hosts: dict[str, Host] = {}
         self.tasks: dict[int, Task] = {}
@@ -316,7 +316,7 @@ class Controller:
             good, value = False, (RuntimeError(cause), "")
         if good:
             if task._options.staged:
-                self.publisher.publish(task, value, self.end)
+                self.errands.publish(task, value, self.end)
             else:
                 self.end(task, True, value)
             return
@@ -359,6 +359,8 @@ class Controller:
             return
         task._arguments = None
         self.mail.forget(task)
+        if task._options.staged and (depot := self.setups.forget(task)) is not None:
+            self.errands.run(depot.close, _nothing)
         if task.done():  # cancelled meanwhile
             return
         if task._options.notify:
@@ -411,12 +413,13 @@ class Controller:
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
-        try:
-            answer, good = self.setups.answer(task, load(parts[1:])), True
-        except (EncampError, OSError) as exc:
-            answer, good = portable_error(exc), False
-        head = encode(Answer(envelope.slot, envelope.ticket, good))
-        self.outbox.post(agent.number, [head, *dump(answer)])
+
+        def done(answer: Any, error: BaseException | None) -> None:
+            head = encode(Answer(envelope.slot, envelope.ticket, error is None))
+            said = answer if error is None else portable_error(error)
+            self.outbox.post(agent.number, [head, *dump(said)])
+
+        self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
     # Ending and taking back
 
@@ -428,27 +431,31 @@ class Controller:
         task._end = task._end or why
         self.scheduler.close(place)
         self._recall(place)
-        self.pump.later(_ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
+        self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
 
     def _recall(self, place: Place) -> None:
         place.ticket = next(self._tickets)
         self.outbox.post(place.agent, [encode(Recall(place.number, place.ticket))])
 
     def _stop_unasked(self, task: Task, place: Place) -> None:
-        """The slot says nothing: it is deep in compiled code, so it has not gone on either."""
-        if task._place is place and place.ahead and place.ahead[0] is task:
-            self._stop(place)
+        """The slot says nothing: it is deep in compiled code, so it has not gone on either.
 
-    def _stop(self, place: Place) -> None:
+        Its agent knows whether that is so; it may be the way there that is slow.
+        """
+        if task._place is place and place.ahead and place.ahead[0] is task and place.ticket:
+            self._stop(place, place.ticket)
+
+    def _stop(self, place: Place, ticket: int = 0) -> None:
         """End a slot's process; it gets nothing more to do until there is a new one."""
         if not place.stopping:
             place.stopping = True
-            self.outbox.post(place.agent, [encode(Stop(place.number, place.life))])
+            self.outbox.post(place.agent, [encode(Stop(place.number, place.life, ticket))])
 
     def _given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         if envelope.ticket == place.ticket:
             place.ticket = 0
+            place.stopping = False  # it has answered, so its agent does not end it unasked
         back = set(envelope.tasks)
         returned = [task for task in place.ahead if task.id in back]
         for task in reversed(returned):
@@ -522,7 +529,7 @@ class Controller:
             self._recall(place)
             if not self.inline:
                 head = place.ahead[0]
-                self.pump.later(_ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
+                self.pump.later(ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
         self.scheduler.drop(waiting)
         for task in waiting:  # last, for their callbacks may wait for others
             self.cancelled(task)
@@ -545,7 +552,7 @@ class Controller:
 
         if left:
             asked = list(left)
-            self.pump.until(answered, _ANSWER_WITHIN)
+            self.pump.until(answered, ANSWER_WITHIN)
             self.pump.call(lambda: self._cancel_no_more(asked))
 
     def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
@@ -701,7 +708,10 @@ class Controller:
                     self.scheduler.open(place)
 
     def beat(self) -> None:
-        """Ask silent agents for a sign of life; those that give none for long are lost."""
+        """Ask all agents for a sign of life; those that give none for long are lost.
+
+        So each knows, too, that there is somebody.
+        """
         for agent in list(self.agents.values()):
             if agent.heard:
                 agent.missed = 0
@@ -709,6 +719,8 @@ class Controller:
                 agent.missed += 1
             if agent.missed >= MISSED:
                 self.left(agent.number, f"nothing was heard of it for {BEAT * MISSED:g} s")
+                self.engine.give_up(agent.number)
+                self.outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
                 continue
             agent.heard = False
             self.outbox.post(agent.number, [encode(Ping(0))])
@@ -723,6 +735,10 @@ class Controller:
         self.failure = failure
         for task in self.known():
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
+
+
+def _nothing(*_: object) -> None:
+    """What is done about an errand that nobody waits for."""
 
 
 def _last_line(text: bytes) -> str:

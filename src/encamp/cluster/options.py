@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
 from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
-from encamp.storage.outputs import Output, OutputMap, as_outputs, check_outputs
+from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.sizes import parse_size
 
 
@@ -42,6 +42,8 @@ class Options:
     to: Path | None = None
     persistent: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    answer: Callable[[Any], Any] | None = None
+    """What answers the questions of the call, where that is not the cluster itself."""
     owner: object = None
     """Whose call it is, where its spawner has to tell its own from others'."""
 
@@ -75,12 +77,13 @@ class SpawnOptions:
     name: str = ""
     notify: bool = False
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+    answer: Callable[[Any], Any] | None = None
     owner: object = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
         """From what was given by name. Raises `UnknownOption`."""
-        known = set(cls.__dataclass_fields__) - {"initializer", "owner"}
+        known = set(cls.__dataclass_fields__) - {"initializer", "answer", "owner"}
         for name in given:
             if name not in known:
                 raise UnknownOption(name, tuple(sorted(known)))
@@ -106,11 +109,12 @@ class SpawnOptions:
             self.fresh,
             self.notify,
             tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
-            wanted,
-            left,
+            wanted if destination is None else bound(wanted, destination),
+            left if destination is None else bound(left, destination),
             destination,
             self.persistent,
             self.initializer,
+            self.answer,
             self.owner,
         )
         if not options.staged:  # inputs and the current folder may be others next time

@@ -13,17 +13,24 @@ from encamp.agent.calls import Setup
 from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
+from encamp.cluster.options import Options
 from encamp.cluster.task import Task
 from encamp.errors import UnusableInput
-from encamp.storage.roots import local, portable
-from encamp.storage.ship import Sender
+from encamp.storage.beacon import Beacons
+from encamp.storage.landing import Depot
+from encamp.storage.outputs import folders_of
 
 
 class Setups:
-    """The setups of one cluster's calls."""
+    """The setups of one cluster's calls.
 
-    def __init__(self) -> None:
+    ``everybody_here`` says that all of them run on this host, which sees where outputs go.
+    """
+
+    def __init__(self, *, everybody_here: bool) -> None:
         self._token = token_hex(4)
+        self._beacons = None if everybody_here else Beacons(self._token)
+        self._depots: dict[int, Depot] = {}
         self._initializers: dict[int, tuple[int, bytes]] = {}
         self._numbers = itertools.count(1)
         self._kept: list[Any] = []
@@ -58,21 +65,50 @@ class Setups:
 
     def _staging(self, task: Task) -> Staging:
         options = task._options
+        outputs = (*options.outputs, *options.on_failure)
+        self._depots[task.id] = Depot(options.items, outputs)
         return Staging(
             name=task.label,
             token=f"{self._token}-{task.id}",
             items=options.items,
             outputs=options.outputs,
             on_failure=options.on_failure,
-            destination=portable(options.to or "."),
+            beacon=self._beacon(options),
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
     def answer(self, task: Task | None, question: Any) -> Any:
-        """What a task asks for: pieces of its own inputs, nothing else. Raises `UnusableInput`."""
-        what, path, detail = question
-        if task is None:
-            raise UnusableInput(str(path), "the task that asks for it has ended")
-        own = [local(item.source) for item in task._options.items if item.url is None]
-        sender = Sender(own)
-        return sender.chunk(path, detail) if what == "chunk" else sender.entries(path, detail)
+        """What a task asks for: pieces of its own inputs, or to take some of its outputs.
+
+        May wait for the disk. Raises `UnusableInput`, and what `Receiver.land` raises.
+        """
+        if task is None or task.done():
+            raise UnusableInput(str(question[0]), "the task that asks for it has ended")
+        options = task._options
+        if options.answer is not None:
+            return options.answer(question)
+        depot = self._depots.get(task.id)
+        if depot is None:
+            raise UnusableInput(str(question[1]), "the task that asks for it has no files")
+        return depot.answer(question)
+
+    def _beacon(self, options: Options) -> str:
+        """What hosts know destinations by; empty if all of them are this one."""
+        if self._beacons is None:
+            return ""
+        self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
+        return self._token
+
+    def forget(self, task: Task) -> Depot | None:
+        """What a task that has ended has here; to be closed."""
+        depot = self._depots.pop(task.id, None)
+        if depot is not None:
+            depot.stop()
+        return depot
+
+    def close(self) -> None:
+        """Leave nothing at the destinations but results."""
+        if self._beacons is not None:
+            self._beacons.close()
+        for depot in self._depots.values():
+            depot.close()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from encamp.errors import UnsupportedByEngine
 from encamp.wire import Buffer, Parts
 
 CONTROLLER = 0
@@ -44,9 +45,13 @@ Arrival = Frame | Joined | Left
 
 
 class Endpoint(ABC):
-    """One end of an engine's network, ``number``. One thread at a time uses it."""
+    """One end of an engine's network, ``number``. One thread at a time uses it.
+
+    ``slots`` is how many an agent has there, 0 where its orders say it.
+    """
 
     number: int = CONTROLLER
+    slots: int = 0
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
@@ -106,6 +111,23 @@ class Engine(Endpoint):
         """Start an agent on every host and give it ``orders``. Each is told of by `Joined`.
 
         Blocks until they are started or under way. Raises `EngineUnavailable`, `EngineFailed`.
+        """
+
+    def one_slot_each(self) -> None:
+        """Have agents of one slot each, since they run the tasks themselves; before `start`."""
+
+    def add_hosts(self, hosts: Sequence[str]) -> None:
+        """Take in more hosts, as users name them, or again; each agent is told of by `Joined`.
+
+        From any thread. Blocks until they are under way. Raises `EngineFailed`, and
+        `UnsupportedByEngine` where hosts are fixed.
+        """
+        raise UnsupportedByEngine(self.name, "take in hosts while it runs")
+
+    def give_up(self, agent: int) -> None:
+        """The cluster has heard nothing of an agent for long, and takes it to be lost.
+
+        It is told to end, in case that it is there; what it still sends goes unread.
         """
 
     @abstractmethod

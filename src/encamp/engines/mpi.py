@@ -8,13 +8,14 @@ gateway, so that the controller outlives the MPI job (`LaunchedMPI`), and needs 
 from __future__ import annotations
 
 import atexit
+import json
 import os
 import signal
 import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,17 @@ from typing import TYPE_CHECKING, Any
 from encamp.engines.base import Endpoint, Engine, Joined
 from encamp.engines.mpi_endpoint import IDLE, MPIEndpoint
 from encamp.engines.mpi_gateway import LaunchedMPI, call_home, relay
-from encamp.engines.mpi_launch import REMEDY, SHARED_MEMORY, remains_here, remove
+from encamp.engines.mpi_hosts import interface_towards
+from encamp.engines.mpi_launch import (
+    CONTROLLER,
+    DEFAULTS,
+    IFACES,
+    NETMOD,
+    REMEDY,
+    SHARED_MEMORY,
+    prefers_ucx,
+)
+from encamp.engines.mpi_remains import remains_here, remove, segments_here, topology_here
 from encamp.errors import EngineFailed, EngineUnavailable
 
 if TYPE_CHECKING:
@@ -54,7 +65,7 @@ def open_end(**options: Any) -> Endpoint:
         return LaunchedMPI(**options)
     private = _count(_SIZES_HERE) == ranks and "mpi4py.MPI" not in sys.modules
     with _variables(SHARED_MEMORY if private else {}):
-        mpi = _mpi4py()
+        mpi = _mpi4py(alone=private)
     comm = _communicator(mpi)
     if comm.rank == 0:
         return MPIEngine(mpi, comm, private=private)
@@ -72,19 +83,41 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     for the ranks only (``unset=NAME,NAME``).
     """
     base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
+    signal.alarm(int(_COME_WITHIN))  # a rank that others do not come to waits inside of MPI
     link = call_home()
-    mpi = _mpi4py()
+    _take_defaults()
+    with _interface():
+        mpi = _mpi4py()
     comm = _communicator(mpi)
+    signal.alarm(0)
+    # All have these now; nobody would remove them if this is killed
+    remove([*segments_here(of="mpich"), *topology_here()])
+    remains = remains_here(os.getppid())
     _forget((*_OF_RANKS, *filter(None, names)))
     end = MPIEndpoint(mpi, comm, base)
     end.watch(_show_process(comm))
+    end.remains = remains
     atexit.register(_finalize, end, mpi)
     if comm.rank:
+        end.watch({0: os.getppid()})  # whatever started this rank ends with the controller
         return end
     if link is None:
         raise EngineFailed("mpi", "its rank 0 was not started on the controller's host")
-    relay(end, link)
+    relay(end, link, remains)
     return None
+
+
+def _take_defaults() -> None:
+    """Have the controller's variables that this host does not say itself."""
+    for name, value in json.loads(os.environ.pop(DEFAULTS, "{}")).items():
+        os.environ.setdefault(name, value)
+
+
+def _interface() -> AbstractContextManager[None]:
+    """Has OFI use the interface that reaches the controller's host, if nobody has said another."""
+    controller = os.environ.pop(CONTROLLER, None)
+    name = controller and interface_towards(controller)
+    return _variables(dict.fromkeys(IFACES, name) if name else {})
 
 
 class MPIEngine(MPIEndpoint, Engine):
@@ -147,14 +180,35 @@ def _forget(beginnings: tuple[str, ...]) -> None:
         del os.environ[name]
 
 
-def _mpi4py() -> ModuleType:
-    """The MPI library, initialised."""
+def _mpi4py(*, alone: bool = True) -> ModuleType:
+    """The MPI library, initialised; not ``alone`` where ranks may be on several hosts."""
     try:
+        if not alone and "mpi4py.MPI" not in sys.modules:
+            return _over_ofi()
         from mpi4py import MPI
     except (ImportError, RuntimeError) as exc:
         why = str(exc).strip().partition("\n")[0]
         raise EngineUnavailable("mpi", why, REMEDY) from exc
     return MPI
+
+
+def _over_ofi() -> ModuleType:
+    """The same, but with the network that works; it has to be named before MPI is initialised."""
+    import mpi4py
+
+    mpi4py.rc.initialize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        with _variables(NETMOD if prefers_ucx(MPI.Get_library_version()) else {}):
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        atexit.register(_finalize_once, MPI)
+    return MPI
+
+
+def _finalize_once(mpi: ModuleType) -> None:
+    if not mpi.Is_finalized():
+        mpi.Finalize()
 
 
 def _communicator(mpi: ModuleType) -> Intracomm:

@@ -12,8 +12,6 @@ less and less often.
 from __future__ import annotations
 
 import os
-import select
-import signal
 import time
 from array import array
 from collections import deque
@@ -25,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from encamp.engines.base import Arrival, Endpoint, Frame, Left
+from encamp.engines.mpi_processes import Processes
+from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer, Parts
 
@@ -85,22 +85,18 @@ class MPIEndpoint(Endpoint):
         self._closed = False
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
+        self.remains: Sequence[str] = ()
+        """Files to remove where all end by force."""
         self._hasty = False
         self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
         self._total = array("q", [0])
         self._deadline = 0.0
-        self._processes = select.poll()
-        self._rank_of: dict[int, int] = {}
+        self._processes = Processes()
         self._status = mpi.Status()
         self._view = memoryview(bytearray(_INBOX))
         self._inbox = comm.Recv_init([self._view, mpi.BYTE], mpi.ANY_SOURCE, _FRAME)
         self._inbox.Start()
-
-    @property
-    def rank(self) -> int:
-        """Rank in the communicator; 0 is the controller or its gateway."""
-        return self._rank
 
     @property
     def ranks(self) -> int:
@@ -275,26 +271,25 @@ class MPIEndpoint(Endpoint):
 
         Open MPI does not notice the death of one that ends by ``exit``.
         """
-        for rank, pid in processes.items():
-            with suppress(OSError):
-                sentinel = os.pidfd_open(pid)
-                self._rank_of[sentinel] = rank
-                self._processes.register(sentinel, select.POLLIN)
+        self._processes.add(processes)
 
     def _look_for_dead(self) -> None:
-        for sentinel, _ in self._processes.poll(0):
-            self._processes.unregister(sentinel)
-            os.close(sentinel)
-            rank = self._rank_of.pop(sentinel)
+        for rank in self._processes.ended():
             if rank not in self._gone:
                 self._unnoticed.add(rank)
                 self._bury(rank)
 
     def end_watched(self) -> None:
         """End the watched processes that are still there, by force."""
-        for sentinel in self._rank_of:
-            with suppress(OSError):
-                signal.pidfd_send_signal(sentinel, signal.SIGKILL)
+        self._processes.kill()
+
+    def give_up(self, number: int) -> None:
+        """Wait for an agent no more; what is under way to it may still arrive."""
+        self._unnoticed.add(number - self._base)
+
+    def _under_way(self) -> bool:
+        """Whether something goes to somebody who may take it."""
+        return bool(self._sending) and not self._sending.keys() <= self._unnoticed
 
     def _bury(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
@@ -326,11 +321,11 @@ class MPIEndpoint(Endpoint):
                 os.sched_yield()
             return 0
         self._missed = False  # looking once is enough now
-        if self._rank_of:
+        if self._processes:
             self._look_for_dead()
         if self._news:
             return 0
-        if self._sending or self._coming:
+        if self._coming or self._under_way():
             return min(idle / 4, UNDER_WAY)
         return min(idle / 4, IDLE) if idle < LONG else IDLE_LONG
 
@@ -345,6 +340,8 @@ class MPIEndpoint(Endpoint):
             with suppress(self._mpi.Exception):
                 self._note_failures()
         self._hasty = self._hasty or not self._unnoticed <= self._dead
+        if self._hasty:
+            remove(self.remains)
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
             if rank not in self._gone:
                 self._post(rank, _encode([_HASTE if self._hasty else _FAREWELL]), _FRAME)
@@ -358,11 +355,10 @@ class MPIEndpoint(Endpoint):
     def _settle(self) -> bool:
         """Receive, for nobody, what is still under way to this rank; whether all came along.
 
-        All ranks tell each other how many messages they sent to whom, so that each knows how many
-        it has to wait for.
+        All ranks tell each other how many messages they sent to whom, which are waited for.
         """
         if self._hasty or self._dead:
-            return self._wait_while(lambda: bool(self._sending)) and not self._hasty
+            return self._wait_while(self._waits_in_haste) and not self._hasty
         try:
             together = self._comm.Ireduce_scatter_block(self._sent, self._total)
             return self._wait_while(lambda: not (together.Test() or self._dead)) and (
@@ -370,6 +366,11 @@ class MPIEndpoint(Endpoint):
             )
         except self._mpi.Exception:
             return True  # somebody died; an MPI that goes on then minds no messages that are left
+
+    def _waits_in_haste(self) -> bool:
+        """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
+        others = range(1, self._ranks) if self._hasty and not self._rank else ()
+        return self._under_way() or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
         return self._received < self._total[0] or bool(self._sending or self._coming)

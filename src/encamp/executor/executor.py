@@ -117,6 +117,12 @@ class Executor(futures.Executor):
         view._need = view._options._need()
         return view
 
+    def _answering(self, answer: Callable[[Any], Any]) -> Executor:
+        """`options` for tasks whose questions are answered by a function of the caller's."""
+        view = self.options()
+        view._options = replace(view._options, answer=answer)
+        return view
+
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `Task`.
 

@@ -33,6 +33,8 @@ class InHand:
     submitted: float = 0.0
     parked_at: int = 0
     """How many tasks had ended when it was put aside for want of room."""
+    losses: int = 0
+    """How many hosts it has lost."""
     attempts: list[AttemptReport] = field(default_factory=list)
 
 

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.agent.calls import SpawnersFiles, ask_here
 from encamp.agent.child import Stopped
 from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import Done, SlotLost, slots_here
@@ -22,9 +23,14 @@ from encamp.model import Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.storage.visible import sees
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
+
+
+_ASK = 1.0
+"""Seconds between questions whether the run goes on."""
 
 
 class Abandoned(EncampError):
@@ -46,12 +52,14 @@ def attempt(work: Work) -> Outcome:
         answer = slots_here().run(
             run_phases,
             work,
+            watcher.files is not None,
             batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
             on_message=watcher.on_message,
             on_tick=watcher.on_tick,
+            on_question=watcher.ask,
         )
     except SlotLost as exc:
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
@@ -77,6 +85,10 @@ class _Watcher:
     def __init__(self, work: Work) -> None:
         self.work = work
         self.where = Where(socket.gethostname(), worker_name(), 0)
+        self.ask = ask_here() if work.beacon else None
+        self.files = SpawnersFiles(self.ask) if self.ask is not None else None
+        self._asks = self.ask is not None and not sees(work.lease.file)
+        self._asked = time.monotonic()
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
         self._step: StepBegins | None = None
@@ -93,9 +105,10 @@ class _Watcher:
                 self._task_began = self._step_began
 
     def on_tick(self) -> None:
-        if self._lease.over():
+        now = time.monotonic()
+        if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
-        step, now = self._step, time.monotonic()
+        step = self._step
         if step is None or step.label is None:
             return
         if step.time_limit is not None and now - self._step_began > step.time_limit:
@@ -104,21 +117,27 @@ class _Watcher:
         if limit is not None and began is not None and now - began > limit:
             raise TimeLimitExceeded(self.work.task, None, limit)
 
+    def _is_over(self, now: float) -> bool:
+        """Whether the run says that it is over; where its lease is not seen."""
+        self._asked = now
+        return bool(self.ask is not None and self.ask(("over", None, None)))
+
     def outcome(self, error: EncampError) -> Outcome:
         """The outcome of an attempt whose slot is gone; its folder is looked after here."""
         outcome = Outcome(where=self.where, error=error)
         if self._folder is None:
             reclaim()  # it may have been stopped before it could tell of its folder
             return outcome
-        if not isinstance(error, Abandoned):
+        wanted = not isinstance(error, Abandoned)
+        if wanted:
             with suppress(OSError):
                 recover(self._folder)
-            outcome.rescued = rescue(self._folder / TASK, self.work)
+            outcome.rescued = rescue(self._folder / TASK, self.work, self.files)
         log = self._folder / "log"
         with suppress(OSError, EncampError):
-            if log.stat().st_size:
+            if wanted and log.stat().st_size:
                 outcome.log_tail = tail_of(log)
-                outcome.log = stage_log(self._folder, self.work)
+                outcome.log = stage_log(self._folder, self.work, self.files)
         if self.work.keep != "never" and (kept := keep_dead(self._folder)):
             outcome.kept = f"{self.where.host}:{kept}"
         else:

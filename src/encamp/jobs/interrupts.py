@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
+from encamp.errors import EncampError
 from encamp.storage.sigterm import exit_on
 
 
@@ -15,7 +16,8 @@ class Interrupts:
     """A context manager that takes note of SIGINT and SIGTERM instead of being interrupted by them.
 
     Only in the main thread, and only where nobody else has taken the signal. The second signal
-    interrupts at once, wherever the program is.
+    interrupts at once, wherever the program is. One that was noted is raised at the end, also in
+    place of an error of encamp's, which may have come of it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Interrupts:
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        if exc is None:
+        if exc is None or isinstance(exc, EncampError):
             self.check()
 
     def check(self) -> None:

@@ -110,14 +110,15 @@ class Job:
         keep: Keep | None = None,
         check: bool = True,
         progress: Progress | None = None,
+        **engine_options: Any,
     ) -> JobReport:
         """Run what is missing or changed; blocks until all tasks have ended.
 
         executor
             Any `concurrent.futures.Executor`, or a `Cluster`; by default a cluster of its own.
-        slots, engine
-            Of that cluster: how many slots (by default one for each core), and on which engine
-            ("local" by default).
+        slots, engine, engine_options
+            Of that cluster: how many slots (by default one for each core), on which engine
+            ("local" by default), and what else `Cluster` takes (``hosts=["node1", "node2"]``).
         force
             Run everything, also what is up to date.
         dry_run
@@ -146,6 +147,7 @@ class Job:
             "dry_run": dry_run,
             "keep": keep,
             "progress": progress,
+            "engine_options": engine_options or None,
         }
         options = replace(current.get(), **{k: v for k, v in given.items() if v is not None})
         return run_job(self, executor, options, check=check)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encamp.errors import BadDestination
+from encamp.errors import BadDestination, UnusableInput
 from encamp.storage.disk import disk_full
 from encamp.storage.process import ProcessFacts, this_process
 from encamp.storage.roots import Portable, local, portable
@@ -52,7 +52,7 @@ class Watch:
 
     def __init__(self, lease: Lease) -> None:
         self._controller = lease.controller
-        self._file = local(lease.file)
+        self._file = _file_here(lease.file)
         self._near = lease.controller.near
         self._seen = False
 
@@ -60,10 +60,23 @@ class Watch:
         """Whether the run is known to have ended; never true where nothing can be known."""
         if self._near and self._controller.known_dead:
             return True
-        there = self._file.exists()
+        if self._file is None:
+            return False
+        try:
+            there = self._file.exists()
+        except OSError:
+            there = False  # as far as can be known here
         # On the controller's host the file is there from the start; over a network it may be late.
         self._seen = self._seen or there or self._near
         return self._seen and not there
+
+
+def _file_here(file: Portable) -> Path | None:
+    """The lease on this host, which may not have its shared root."""
+    try:
+        return local(file)
+    except UnusableInput:
+        return None
 
 
 def leases(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

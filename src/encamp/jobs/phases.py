@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from encamp.agent.child import Stopped, at_supervisors_end, orphaned, tell
+from encamp.agent.calls import SpawnersFiles
+from encamp.agent.child import Stopped, ask, at_supervisors_end, orphaned, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import NotImportable, portable_error
@@ -34,9 +35,9 @@ from encamp.jobs.work import Outcome, Work, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
 from encamp.storage.disk import free_space
+from encamp.storage.landing import OutputChannel
 from encamp.storage.outputs import Output, Staged, stage
 from encamp.storage.place import Placed
-from encamp.storage.roots import local
 
 _SCARCE = 1 << 16
 """Bytes that must be free for a step's failure not to be put down to a full disk."""
@@ -60,16 +61,20 @@ class StepBegins:
     time_limit: float | None
 
 
-def run_phases(work: Work) -> Outcome:
-    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised."""
-    attempt = _Attempt(work)
+def run_phases(work: Work, ships: bool = False) -> Outcome:
+    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised.
+
+    With ``ships``, what this host does not see can be asked for.
+    """
+    attempt = _Attempt(work, ships)
     attempt.run()
     return attempt.outcome
 
 
 class _Attempt:
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, ships: bool) -> None:
         self.work = work
+        self.files = SpawnersFiles(ask) if ships else None
         self.outcome = Outcome()
         self.placed = Placed()
         self.value: object = None
@@ -94,7 +99,7 @@ class _Attempt:
             raise error from portable_error(exc)
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
-        camp = Camp(f"{self.work.job}.{self.work.task}")
+        camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
         at_supervisors_end(camp.strike)
         tell(Opened(camp.path, os.getpid()))
         failed = True
@@ -110,7 +115,7 @@ class _Attempt:
     def _leave(self, camp: Camp, *, failed: bool) -> None:
         """Bring home what is wanted of a folder, and strike it."""
         if failed and not orphaned():
-            self.outcome.rescued = rescue(camp.folder, self.work)
+            self.outcome.rescued = rescue(camp.folder, self.work, self.files)
         self._bring_log(camp.path)
         keep = self.work.keep
         if keep == "always" or (failed and keep == "failed"):
@@ -138,10 +143,11 @@ class _Attempt:
                 self.outcome.staged = stage(
                     camp.folder,
                     self.work.outputs,
-                    local(self.work.destination),
                     token=self.work.token,
                     task=self.work.task,
                     inputs=camp.inputs,
+                    channel=self.files,
+                    beacon=self.work.beacon,
                 )
         except StepFailed as exc:
             self._failed(_for_want_of_room(exc, camp.folder) or exc)
@@ -185,7 +191,7 @@ class _Attempt:
         if orphaned():
             return
         with suppress(EncampError, OSError):
-            self.outcome.log = stage_log(path, self.work)
+            self.outcome.log = stage_log(path, self.work, self.files)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -250,20 +256,25 @@ def tail_of(log: Path) -> str:
         return file.read().decode("utf-8", "replace")
 
 
-def rescue(folder: Path, work: Work) -> list[Staged]:
+def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:
     """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
     with suppress(EncampError, OSError):
-        to, token = local(work.destination), f"{work.token}-rescued"
-        return stage(folder, work.on_failure, to, token=token, task=work.task)
+        token = f"{work.token}-rescued"
+        wanted = work.on_failure
+        return stage(
+            folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon
+        )
     return []
 
 
-def stage_log(folder: Path, work: Work) -> Any:
+def stage_log(folder: Path, work: Work, channel: OutputChannel | None) -> Staged:
     """Stage an attempt's log for the job's folder."""
-    name = f"{work.task}.{work.attempt}.log"
-    wanted = [Output("log", ".", rename=name.replace("{", "{{").replace("}", "}}"))]
-    logs = local(work.logs)
-    return stage(folder, wanted, logs, token=f"{work.token}-log", task=work.task)[0]
+    name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
+    wanted = [Output("log", rename=name, at=work.logs)]
+    token = f"{work.token}-log"
+    return stage(folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon)[
+        0
+    ]
 
 
 def _cpu_seconds() -> float:

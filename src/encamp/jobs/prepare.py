@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import types
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
 from encamp.errors import BadJob, OutputConflict, TargetConflict
@@ -16,8 +17,8 @@ from encamp.jobs.keys import Keys
 from encamp.jobs.steps import Task
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item, Planner
-from encamp.storage.outputs import Final, check_destination, check_outputs
-from encamp.storage.roots import portable
+from encamp.storage.outputs import Final, Output, bound, check_destination, check_outputs
+from encamp.storage.roots import Portable, portable
 
 _SMALL = 1 << 16
 """Bytes of pickled steps that are kept for every task; larger ones are pickled when they go."""
@@ -40,6 +41,7 @@ class Prepared:
         self._sent: dict[str, set[types.ModuleType]] = {}
         self._inputs: dict[str, list[Item]] = {}
         self._packed: dict[str, bytes] = {}
+        self._places: dict[str, Portable | None] = {}
         for name, task in job.tasks.items():
             self._keep(name, pack(name, task.steps, self._by_value))
             if not self.graph.before[name]:
@@ -69,6 +71,13 @@ class Prepared:
         """What one task alone wants goes past the cache, where that saves a copy."""
         several = item.kind == "tree" or item.mode != "auto" or self._wanted[item.identity] > 1
         return item if several else replace(item, cached=False)
+
+    def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
+        """Outputs in the form that goes to other hosts."""
+        for output in outputs:
+            if output.to not in self._places:
+                self._places[output.to] = bound([output], self.job.to)[0].at
+        return tuple(replace(output, at=self._places[output.to]) for output in outputs)
 
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""

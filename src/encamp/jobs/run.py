@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -22,9 +21,11 @@ from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import slots_here
 from encamp.errors import (
     BadDestination,
+    ClusterError,
     CommandNotFound,
     DiskFull,
     EncampError,
+    EngineFailed,
     InputError,
     JobFailed,
     OutputConflict,
@@ -48,17 +49,20 @@ from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
-from encamp.jobs.pools import one_worker_a_call
+from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, progress_here
 from encamp.jobs.report import write_report
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
+from encamp.storage.beacon import Beacons
+from encamp.storage.import_path import import_path
+from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs import Staged, unstage
+from encamp.storage.outputs import Output, Staged, check_for_hosts, folders_of, unstage
 from encamp.storage.owner import reclaim
+from encamp.storage.parts import discard_leftovers
 from encamp.storage.publish import (
-    discard_leftovers,
     final_name,
     flush_folders,
     names_to_take,
@@ -73,6 +77,8 @@ if TYPE_CHECKING:
 
 WINDOW = 1000
 """How many tasks the executor has in hand at most, or four for each of its workers."""
+MOST_LOSSES = 3
+"""How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -89,8 +95,8 @@ def run_job(
     reclaim_leftovers()
     journal = Journal(job.folder)
     with (
-        journal.writing(),
         Interrupts() as interrupts,
+        journal.writing(),
         _pool(executor, options) as (pool, workers),
     ):
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
@@ -154,17 +160,24 @@ class _Run:
         self.window = max(WINDOW, 4 * (workers or 0))
         self.token = token_hex(6)
         self.lease = new_lease(job.folder, self.token)
-        self.destination = portable(job.to)
         self.logs = portable(job.folder / "logs")
+        self.logs_at = Output("log", at=self.logs)
         self.shared = tuple(prepared.shared)
-        self.sys_path = tuple(os.path.abspath(path or ".") for path in sys.path)
+        self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
+        self.depots: dict[str, Depot] = {}
+        self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
+        if self.beacons is not None:
+            for task in job.tasks.values():
+                check_for_hosts((*task.outputs, *task.on_failure))
         self.started = time.time()
+        self.over: EngineFailed | None = None
+        """Why nothing can be run any more."""
         self.stopping = False
         self.untidy = False
         self.interrupts = interrupts
@@ -183,6 +196,10 @@ class _Run:
             raise
         finally:
             self.lease.end()
+            for depot in self.depots.values():
+                depot.close()
+            if self.beacons is not None:
+                self.beacons.close()
             if self.untidy:
                 self._discard_parts(self.token)
         return self._report(interrupted=False)
@@ -206,18 +223,24 @@ class _Run:
         ready: deque[str] = deque()
         while graph.going_on:
             ready.extend(graph.ready())
-            while ready and len(self.running) < self.window:
-                self.interrupts.check()
+            while ready and len(self.running) < self.window and self.over is None:
+                self._check()
                 self._begin(ready.popleft())
-            self.interrupts.check()
+            self._check()
             if self.running:
                 self._take_in(self._arrivals())
             self._unpark()
 
+    def _check(self) -> None:
+        """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
+        self.interrupts.check()
+        if self.over is not None and not self.running:
+            raise self.over
+
     def _unpark(self) -> None:
         """Try tasks again that found no room, if another has ended or nothing else runs."""
         for name, current in list(self.parked.items()):
-            if len(self.ended) > current.parked_at or not self.running:
+            if self.over is None and (len(self.ended) > current.parked_at or not self.running):
                 del self.parked[name]
                 self.running[name] = current
                 self._submit(name)
@@ -262,9 +285,16 @@ class _Run:
 
     def _hand_over(self, name: str) -> None:
         self.running[name].submitted = time.time()
+        work = self._work(name)
+        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs_at))
+        self.depots[name] = depot
         try:
-            future = self.executor.submit(attempt, self._work(name))
-        except RuntimeError as exc:  # broken, or shut down by its owner
+            future = answering(self.executor, depot.answer).submit(attempt, work)
+        except EngineFailed as exc:
+            self.over = exc
+            del self.running[name], self.depots[name]
+            return
+        except (RuntimeError, ClusterError) as exc:  # broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
         self.futures.add(future)
@@ -272,6 +302,9 @@ class _Run:
 
     def _work(self, name: str) -> Work:
         task, current = self.job.tasks[name], self.running[name]
+        outputs, left = self.prepared.bound(task.outputs), self.prepared.bound(task.on_failure)
+        if self.beacons is not None:
+            self.beacons.light(folders_of((*outputs, *left, self.logs_at)))
         return Work(
             job=self.job.name,
             task=name,
@@ -280,14 +313,14 @@ class _Run:
             steps=self.prepared.steps(name),
             shared=self.shared,
             inputs=tuple(current.inputs),
-            outputs=task.outputs,
-            on_failure=task.on_failure,
-            destination=self.destination,
+            outputs=outputs,
+            on_failure=left,
             logs=self.logs,
             time_limit=task.time_limit,
             keep=self.options.keep,
             lease=self.lease,
             sys_path=self.sys_path,
+            beacon=self.token if self.beacons is not None else "",
         )
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
@@ -304,9 +337,11 @@ class _Run:
         done: list[_Done] = []
         for name, future in arrivals:
             self.futures.discard(future)
+            depot = self.depots.pop(name)
             outcome = self._outcome(name, future)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
+            depot.close()
         done = self._flushed(done)
         for name, outcome, published in done:
             self._done(name, outcome, published)
@@ -330,6 +365,9 @@ class _Run:
         except CancelledError:
             return Outcome(error=Abandoned())
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
+            if isinstance(raised, TaskLost):  # our own cluster has seen its host go
+                lost = raised.exit_code is None  # otherwise its process has ended by itself
+                return Outcome(error=replace(raised, task=name), lost=lost)
             why = f"{type(raised).__name__}: {raised}"
             return Outcome(error=TaskLost(name, "its host", None, why))
         outcome = future.result()
@@ -389,12 +427,15 @@ class _Run:
         current.attempts.append(attempt_report(current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
-        if self.stopping:
+        if self.stopping or (self.over is not None and outcome.lost):
             self.running.pop(name)
             return
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
             self._park(name, outcome)
             return
+        if outcome.lost and current.losses < MOST_LOSSES:
+            current.losses += 1
+            current.tries -= 1
         hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, str(outcome.error))
@@ -438,6 +479,8 @@ class _Run:
     def _stop(self) -> None:
         """End what runs, but publish what was done in time."""
         self.stopping = self.untidy = True
+        for depot in self.depots.values():
+            depot.stop()
         for future in list(self.futures):  # first those that wait, so that none of them begins
             future.cancel()
         self.lease.end()

@@ -34,13 +34,15 @@ class Work:
     """Job inputs."""
     inputs: tuple[Item, ...]
     outputs: tuple[Output, ...]
+    """`bound`, as those after them."""
     on_failure: tuple[Output, ...]
-    destination: Portable
     logs: Portable
     time_limit: float | None
     keep: Keep
     lease: Lease
     sys_path: tuple[str, ...]
+    beacon: str = ""
+    """By which hosts see whether they reach the destinations; empty if all do."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Outcome:
     value: bytes | None = None
     """What the last Python step returned, pickled: the worker need not know its class."""
     error: BaseException | None = None
+    lost: bool = False
+    """Its host was lost, which is none of the task's doing."""
 
 
 def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:

@@ -32,11 +32,11 @@ from encamp.storage.copy import copy_file
 from encamp.storage.disk import free_space, named_error
 from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
-from encamp.storage.mirror import Item
+from encamp.storage.mirror import Item, is_here
 from encamp.storage.owner import named_refusals
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.remote import download
-from encamp.storage.roots import SharedPath, local, local_storage, local_storage_path
+from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
 from encamp.storage.sizes import parse_size
 from encamp.storage.strike import strike
@@ -110,7 +110,7 @@ class HostCache:
 
     def ships(self, item: Item) -> bool:
         """Whether an input comes by the channel: it is on no disk that this host sees."""
-        return self._channel is not None and item.url is None and _is_afar(item)
+        return self._channel is not None and item.url is None and not is_here(item)
 
     def has(self, item: Item) -> bool:
         """Whether the entry is here already."""
@@ -452,14 +452,6 @@ def _is_linked(entry: Path) -> bool:
     except FileNotFoundError:
         return False
     return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
-
-
-def _is_afar(item: Item) -> bool:
-    """Whether an input is on no disk that this host sees; then it is shipped."""
-    try:
-        return not (isinstance(item.source, SharedPath) and os.path.lexists(local(item.source)))
-    except UnusableInput:  # this host has not so many shared roots
-        return True
 
 
 def _state(item: Item) -> str:

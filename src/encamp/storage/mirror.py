@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
 from encamp.storage.remote import find_remote, is_url
-from encamp.storage.roots import Portable, local, local_storage_path, portable
+from encamp.storage.roots import Portable, SharedPath, local, local_storage_path, portable
 from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
 
 Mode = Literal["auto", "overlay", "reflink", "link", "copy"]
@@ -203,7 +203,6 @@ class Planner:
         tree = stat.S_ISDIR(status.st_mode)
         state = self._tree(path, mirror.exclude) if tree else _file_state(path, status)
         source = portable(path)
-        facts = repr((source, tree, state.identity, status.st_mode, status.st_ino, status.st_dev))
         return Item(
             source,
             target,
@@ -213,7 +212,7 @@ class Planner:
             stat.S_IMODE(status.st_mode),
             state.files,
             state.content,
-            hashlib.blake2b(os.fsencode(facts), digest_size=20).hexdigest(),
+            _identity(source, status, state),
             mirror.exclude if tree else (),
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
@@ -224,6 +223,32 @@ class Planner:
             _check_tree(path)
             self._trees[path, exclude] = tree_state(path, exclude)
         return self._trees[path, exclude]
+
+
+def _identity(source: Portable, status: os.stat_result, state: TreeState) -> str:
+    tree = stat.S_ISDIR(status.st_mode)
+    facts = repr((source, tree, state.identity, status.st_mode, status.st_ino, status.st_dev))
+    return hashlib.blake2b(os.fsencode(facts), digest_size=20).hexdigest()
+
+
+def is_here(item: Item) -> bool:
+    """Whether this host sees an input as it was planned, and not something else by its name.
+
+    Of what is in a shared root sizes and times are compared; elsewhere it must be the very same
+    file or tree.
+    """
+    try:
+        path = local(item.source)
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode) != (item.kind == "tree"):
+            return False
+        tree = item.kind == "tree"
+        state = tree_state(path, item.exclude) if tree else _file_state(path, status)
+        if isinstance(item.source, SharedPath):
+            return state.content == item.content
+        return _identity(item.source, status, state) == item.identity
+    except (OSError, UnusableInput):  # or this host has not so many shared roots
+        return False
 
 
 def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Literal, NoReturn, get_args
 
 from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
 from encamp.storage import remote
+from encamp.storage.beacon import reaches
 from encamp.storage.disk import disk_full
+from encamp.storage.landing import Far, OutputChannel, send_file
 from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
+from encamp.storage.parts import PART, discard
 from encamp.storage.remote import is_url
-from encamp.storage.roots import Portable, SharedPath, in_local_storage, local, portable
+from encamp.storage.roots import Portable, in_local_storage, local, portable, portable_name
 
-PART = ".encamp-"
-"""How temporary names begin; hidden, so that ordinary patterns do not match them."""
 _CHUNK = 1 << 20
 
 
@@ -56,6 +57,8 @@ class Output:
     rename: str | None = None
     required: bool = True
     existing: Existing = "replace"
+    at: Portable | None = field(default=None, kw_only=True, repr=False)
+    """Where ``to`` is, as all hosts understand it; see `bound`."""
 
     def __post_init__(self) -> None:
         if self.existing not in get_args(Existing):
@@ -97,16 +100,41 @@ class Staged:
     existing: Existing = "replace"
 
 
-Final = Path | str
-"""Where an output goes: a path on this host, or a URL."""
+Final = Path | str | Far
+"""Where an output goes: a path on this host, a URL, or a path on the spawner's host."""
+
+
+def bound(outputs: Iterable[Output], destination: Path) -> tuple[Output, ...]:
+    """The outputs for another host: where they go depends on nothing of this one."""
+    return tuple(
+        output if is_url(output.to) else replace(output, at=_true_place(output, destination))
+        for output in outputs
+    )
+
+
+def _true_place(output: Output, destination: Path) -> Portable:
+    """By its one true name, so that conflicts are seen by those who cannot look."""
+    return portable(os.path.realpath(_folder(output, destination)))
+
+
+def check_for_hosts(outputs: Iterable[Output]) -> None:
+    """Raise `BadDestination` for what would be another place on every host."""
+    for output in outputs:
+        if output.to.startswith("file:"):
+            raise BadDestination(output.to, "each host has another file there; give a path")
+
+
+def folders_of(outputs: Iterable[Output]) -> list[Path]:
+    """The folders of this host that `bound` outputs go to."""
+    return [local(output.at) for output in outputs if output.at is not None]
 
 
 def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, str]:
     """The final names that are known before anything runs, with the pattern that makes each.
 
     Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
-    destination in the local storage or one that cannot be written to, `OutputConflict` for two
-    outputs with one final name.
+    destination in the local storage, one that cannot be written to, or a folder beside it,
+    `OutputConflict` for two outputs with one final name.
     """
     known: dict[Final, str] = {}
     for output in outputs:
@@ -114,10 +142,13 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
         if is_url(output.to):
             remote.check(output.to)
         else:
+            if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
+                why = "it is outside of the destination; write the whole path if that is meant"
+                raise BadDestination(output.to, why)
             check_destination(Path(os.path.realpath(_folder(output, destination))))
         if not any(c in output.pattern for c in "*?["):
             name = renamed(output.rename, PurePosixPath(output.pattern).name)
-            final = _final(output, destination, PurePosixPath(name))
+            final = _final(destination, output, PurePosixPath(name))
             if final in known:
                 raise OutputConflict(str(final), known[final], output.pattern)
             known[final] = output.pattern
@@ -125,10 +156,21 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
 
 
 def _folder(output: Output, destination: Path) -> Path:
+    if output.at is not None:
+        return local(output.at)
     return destination / os.path.expanduser(output.to)
 
 
-def _final(output: Output, destination: Path, inner: PurePosixPath) -> Final:
+def _place(
+    destination: Path, far: Collection[Portable], output: Output, inner: PurePosixPath
+) -> Final:
+    """Where a file goes, by whichever way."""
+    if output.at is not None and output.at in far:
+        return Far(output.at, inner)
+    return _final(destination, output, inner)
+
+
+def _final(destination: Path, output: Output, inner: PurePosixPath) -> Path | str:
     """Where a file goes, its folder by its one true name, so that conflicts are seen."""
     if is_url(output.to):
         return f"{output.to.rstrip('/')}/{inner}"
@@ -149,51 +191,73 @@ def check_destination(folder: Path) -> None:
 def stage(
     folder: Path,
     outputs: Iterable[Output],
-    destination: Path,
+    destination: Path | None = None,
     *,
     token: str,
     task: str,
     inputs: frozenset[str] = frozenset(),
     announce: Callable[[list[Path]], None] | None = None,
+    channel: OutputChannel | None = None,
+    beacon: str = "",
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
+    `bound` outputs need no ``destination``; with a ``channel`` they go by it where this host does
+    not reach the place, see `beacon.reaches`.
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
     were placed there, named in no message about what the task made; ``announce`` is told the
     temporary names before there are files with them. Blocks until the copies are on
     the disk. Raises `MissingOutput`, `OutputConflict`, `BadDestination` or `DiskFull`; then no
-    temporary file is left.
+    temporary file is left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
-        wanted = _wanted(folder, outputs, destination, task, inputs)
+        base = destination or Path.cwd()
+        outputs = tuple(outputs)
+        ats = {output.at for output in outputs if channel is not None}
+        far = {at for at in ats if at is not None and not reaches(at, beacon)}
+        wanted = _wanted(folder, outputs, partial(_place, base, far), task, inputs)
     except OSError as exc:
-        raise BadDestination(str(destination), _unreadable(exc, folder)) from exc
-    parts = {final: _part(final, f"{token}-{number}") for number, final in enumerate(wanted)}
+        raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
+    tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
     if announce is not None:
-        announce([part for part in parts.values() if isinstance(part, Path)])
+        announce([_part(one, tokens[one]) for one in wanted if isinstance(one, Path)])
     try:
         for final, (made, output) in wanted.items():
-            staged.append(_staged(folder / made, made, parts[final], final, output))
+            token, source = tokens[final], folder / made
+            if isinstance(final, Far) and channel is not None:
+                staged.append(_sent(channel, source, made, final, token, output))
+            else:
+                staged.append(_staged(source, made, final, token, output))
     except BaseException:
-        unstage(staged)
+        unstage(one for one in staged if not far)  # the other side sees to its own
         raise
     return staged
 
 
-def _part(final: Final, token: str) -> Final:
+def _part(final: Path, token: str) -> Path:
+    return final.with_name(f"{PART}{token}")
+
+
+def _staged(source: Path, made: str, final: Final, token: str, output: Output) -> Staged:
     if isinstance(final, Path):
-        return final.with_name(f"{PART}{token}")
-    return f"{final.rsplit('/', 1)[0]}/{PART}{token}"
-
-
-def _staged(source: Path, made: str, part: Final, final: Final, output: Output) -> Staged:
-    if isinstance(part, Path) and isinstance(final, Path):
+        part = _part(final, token)
         size, digest = _copied(source, part, final)
-        return Staged(made, portable(part), _portable_name(final), size, digest, output.existing)
-    size, digest = remote.upload(source, str(part))
-    return Staged(made, str(part), str(final), size, digest, output.existing)
+        return Staged(made, portable(part), portable_name(final), size, digest, output.existing)
+    url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
+    size, digest = remote.upload(source, url)
+    return Staged(made, url, str(final), size, digest, output.existing)
+
+
+def _sent(
+    channel: OutputChannel, source: Path, made: str, final: Far, token: str, output: Output
+) -> Staged:
+    try:
+        landed, size, digest = send_file(channel, source, final, token)
+    except OSError as exc:
+        raise BadDestination(str(final), _unreadable(exc, source)) from exc
+    return Staged(made, landed.part, landed.final, size, digest, output.existing)
 
 
 def unstage(staged: Iterable[Staged]) -> None:
@@ -203,21 +267,13 @@ def unstage(staged: Iterable[Staged]) -> None:
             with suppress(BadDestination):  # a place that cannot be reached keeps it
                 remote.remove(str(one.part))
         else:
-            _discard(local(one.part))
-
-
-def _portable_name(path: Path) -> Portable:
-    """As `portable`, but a symlink that has the name itself is what will be replaced."""
-    folder = portable(path.parent)
-    if isinstance(folder, SharedPath):
-        return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
-    return str(path)
+            discard(local(one.part))
 
 
 def _wanted(
     folder: Path,
     outputs: Iterable[Output],
-    destination: Path,
+    place: Callable[[Output, PurePosixPath], Final],
     task: str,
     inputs: frozenset[str],
 ) -> dict[Final, tuple[str, Output]]:
@@ -229,7 +285,7 @@ def _wanted(
             made = [path for path in _files_below(folder, folder) if path not in inputs]
             raise MissingOutput(task, output.pattern, tuple(made[:10]))
         for made_as, inner in matches:
-            final = _final(output, destination, inner)
+            final = place(output, inner)
             before, _ = wanted.setdefault(final, (made_as, output))
             if before != made_as:
                 raise OutputConflict(str(final), before, made_as)
@@ -284,19 +340,12 @@ def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
-        _discard(part)
+        discard(part)
         raise _named(exc, source, final) from exc
     except BaseException:
-        _discard(part)
+        discard(part)
         raise
     return size, digest
-
-
-def _discard(part: Path) -> None:
-    try:
-        part.unlink(missing_ok=True)
-    except OSError as exc:
-        warnings.warn(f"cannot remove the temporary file {printable(part)}: {exc}", stacklevel=3)
 
 
 def _pump(reader: int, writer: int) -> tuple[int, str]:

@@ -20,7 +20,7 @@ from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
 from encamp.storage.disk import disk_full
 from encamp.storage.locks import alone_if_free, shared
-from encamp.storage.outputs import PART
+from encamp.storage.parts import discard_noted
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.strike import strike
@@ -79,6 +79,11 @@ class OwnedFolder:
         """
         with suppress(OSError):
             (self.path / PARTS).write_bytes(b"\0".join(os.fsencode(part) for part in parts))
+
+    def note_part(self, part: Path) -> None:
+        """Note one more of them."""
+        with suppress(OSError), (self.path / PARTS).open("ab") as notes:
+            notes.write(os.fsencode(part) + b"\0")
 
     def note_linked(self, seals: Iterable[Path]) -> None:
         """Note seals of trees that the task could write to; none once that was looked at.
@@ -318,9 +323,7 @@ def _remove_parts(folder: Path) -> None:
     """Remove the temporary files that a dead owner noted."""
     with suppress(OSError):
         for name in (folder / PARTS).read_bytes().split(b"\0"):
-            part = Path(os.fsdecode(name))
-            if part.name.startswith(PART):
-                part.unlink(missing_ok=True)
+            discard_noted(Path(os.fsdecode(name)))
 
 
 def clean_kept(*, dry_run: bool = False) -> list[Path]:

@@ -57,6 +57,7 @@ class Placer:
         self._cache = cache
         self._safe = {PurePosixPath()}
         self._mounts = 0
+        self._shipped: dict[Item, bool] = {}
 
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch into the cache what goes by it; raises as `place` does."""
@@ -88,13 +89,20 @@ class Placer:
         ways = []
         with trials(self._owned.storage) as folder:
             for item in items:
-                afar = replace(item, cached=True) if self._cache.ships(item) else item
-                way, why = way_of(afar, folder)
+                way, why = way_of(self._by_cache(item), folder)
                 if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
                     way, why = _into_tree(item)
                 log.debug("%s by %s: %s", item.name, way, why)
                 ways.append((item, way))
         return ways
+
+    def _by_cache(self, item: Item) -> Item:
+        """What is shipped goes by the cache, also what one task alone wants."""
+        if item.cached:
+            return item
+        if item not in self._shipped:
+            self._shipped[item] = self._cache.ships(item)
+        return replace(item, cached=self._shipped[item])
 
     def _guarded(self, item: Item, way: Way) -> None:
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.model import Published
 from encamp.storage import remote
-from encamp.storage.outputs import PART, Staged
+from encamp.storage.outputs import Staged
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
 from encamp.storage.visible import until_visible
@@ -160,15 +160,6 @@ def _flush(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def discard_leftovers(folders: Iterable[Path], token: str) -> None:
-    """Remove temporary files whose token begins with ``token`` from folders and those below."""
-    for top in folders:
-        for folder, _, names in os.walk(top):
-            for name in names:
-                if name.startswith(PART + token):
-                    Path(folder, name).unlink(missing_ok=True)
 
 
 def intact(published: Published) -> bool:

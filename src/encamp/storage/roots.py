@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +40,16 @@ def local_storage_path() -> Path:
 
     Raises `BadLocalStorage` where PARALLEL_LOCAL_STORAGE is no absolute path.
     """
-    base = _expanded(os.environ.get(LOCAL) or tempfile.gettempdir())
+    base = _expanded(os.environ.get(LOCAL) or _temporary())
     if not base.is_absolute():
         raise BadLocalStorage(str(base), _not_absolute(base))
     return Path(os.path.realpath(base), f"encamp-{_user()}")
+
+
+def _temporary() -> str:
+    import tempfile  # not needed by every slot, which start quicker without
+
+    return tempfile.gettempdir()
 
 
 def _expanded(name: str) -> Path:
@@ -59,6 +63,8 @@ def _not_absolute(path: Path) -> str:
 
 
 def _user() -> str:
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -143,6 +149,14 @@ def to_actual(shared: SharedPath) -> Path:
 def portable(path: Path | str) -> Portable:
     """``path`` in the form that may be sent to another host."""
     return to_abstract(path) or str(path)
+
+
+def portable_name(path: Path) -> Portable:
+    """As `portable`, but of a symlink that has the name itself: what will be replaced."""
+    folder = portable(path.parent)
+    if isinstance(folder, SharedPath):
+        return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
+    return str(path)
 
 
 def local(path: Portable) -> Path:

@@ -79,7 +79,7 @@ class Sender:
             status = os.fstat(fd)
         finally:
             os.close(fd)
-        return Chunk(data, _digest(data), status.st_size, status.st_mtime_ns)
+        return Chunk(data, digest_of_piece(data), status.st_size, status.st_mtime_ns)
 
     def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """What is in a tree; raises `UnusableInput`."""
@@ -138,7 +138,7 @@ def _checked_chunk(
     chunk = channel.chunk(path, offset)
     if (chunk.size, chunk.mtime_ns) != expected:
         raise SourceChanged(_name(path))
-    if _digest(chunk.data) != chunk.digest:
+    if digest_of_piece(chunk.data) != chunk.digest:
         raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed on the way")
     return chunk
 
@@ -195,5 +195,6 @@ def _safe(entry: ShippedEntry, path: Portable, folders: set[str]) -> str:
     return entry.path
 
 
-def _digest(data: bytes) -> bytes:
+def digest_of_piece(data: bytes) -> bytes:
+    """blake2b-128."""
     return hashlib.blake2b(data, digest_size=16).digest()

@@ -13,6 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.errors import UnusableInput
+from encamp.storage.roots import Portable, local
+
 WAIT = "ENCAMP_VISIBLE_WAIT"
 _SECONDS = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
@@ -31,6 +34,10 @@ _NETWORK = (
 )
 
 
+_BELIEVED = 60.0
+_unseen: dict[Portable, float] = {}
+
+
 def until_visible(path: Path, size: int) -> os.stat_result:
     """The status of a file that another host has written, of ``size`` bytes.
 
@@ -39,6 +46,21 @@ def until_visible(path: Path, size: int) -> os.stat_result:
     """
     _look_again_until(path, lambda status: status is not None and status.st_size >= size)
     return path.stat()
+
+
+def sees(path: Portable) -> bool:
+    """Whether this host sees a file that another host has made; on a network disk it may wait.
+
+    That it does not is believed for a while.
+    """
+    if time.monotonic() < _unseen.get(path, 0.0):
+        return False
+    try:
+        until_visible(local(path), 0)
+    except (OSError, UnusableInput):
+        _unseen[path] = time.monotonic() + _BELIEVED
+        return False
+    return True
 
 
 def until_not_older(path: Path, mtime_ns: int) -> None:

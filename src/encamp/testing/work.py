@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from encamp.agent.calls import CurrentTask, current_task
+from encamp.storage.roots import Portable, local
 
 LONG = 600.0
 """Seconds that nothing takes here."""
@@ -36,6 +37,11 @@ def same(value: Any) -> Any:
 def pid() -> int:
     """The process id of the slot."""
     return os.getpid()
+
+
+def place() -> tuple[str, int]:
+    """The host and process id of the slot, which no other slot has both."""
+    return current_task().host, os.getpid()
 
 
 def whoami() -> tuple[int, str, int, int, str]:
@@ -196,15 +202,15 @@ def die_after(how: str) -> NoReturn:
     die(how)
 
 
-def count_run(folder: str, name: str) -> int:
+def count_run(folder: Portable, name: str) -> int:
     """Write down that this ran, in a way that two processes can."""
-    fd = os.open(Path(folder, name), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    fd = os.open(local(folder) / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     os.write(fd, b"x")
     os.close(fd)
     return os.getpid()
 
 
-def count_run_and_die(folder: str, name: str, how: str) -> int:
+def count_run_and_die(folder: Portable, name: str, how: str) -> int:
     """Write down that this ran, and end the slot's process if ``how`` says in which way."""
     count_run(folder, name)
     if how:
@@ -313,7 +319,7 @@ def changed_after_sending(array: Any) -> None:
     array[:] = 0
 
 
-def harm(what: str) -> int:
+def harm(what: str) -> tuple[str, int]:
     """Leave the process other than it was."""
     match what:
         case "folder":
@@ -335,15 +341,15 @@ def harm(what: str) -> int:
             subprocess.Popen(["sleep", str(int(LONG))], start_new_session=True)
         case "messages":
             current_task().send(current_task().id, "left behind")
-    return os.getpid()
+    return place()
 
 
-def state() -> tuple[int, dict[str, Any]]:
-    """The process id, and what the process is like."""
+def state() -> tuple[tuple[str, int], dict[str, Any]]:
+    """The place, and what the process is like."""
     mask = os.umask(0o077)
     os.umask(mask)
     left = current_task().receive(0)
-    return os.getpid(), {
+    return place(), {
         "folder": str(Path.cwd()),
         "umask": mask,
         "environment": {key: os.environ.get(key) for key in ("LEFT_BEHIND", "HOME")},
@@ -361,15 +367,15 @@ def _children() -> list[str]:
     return [child.name() for child in psutil.Process().children(recursive=True)]
 
 
-def mark_modules() -> int:
+def mark_modules() -> tuple[str, int]:
     """Leave something that a new interpreter does not have."""
     sys.modules["left_by_conformance"] = sys
-    return os.getpid()
+    return place()
 
 
-def modules() -> tuple[int, bool, bool]:
-    """The process id, whether what `mark_modules` leaves is there, and whether pytest is."""
-    return os.getpid(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
+def modules() -> tuple[tuple[str, int], bool, bool]:
+    """The place, whether what `mark_modules` leaves is there, and whether pytest is."""
+    return place(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
 
 
 def shout(text: str) -> None:

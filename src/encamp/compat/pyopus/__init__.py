@@ -2,10 +2,12 @@
 
     pyopus.parallel.base          →  encamp.compat.pyopus.base
     pyopus.parallel.mpi           →  encamp.compat.pyopus.mpi
+    pyopus.parallel.pvm           →  encamp.compat.pyopus.pvm
     pyopus.parallel.cooperative   →  encamp.compat.pyopus.cooperative
 
 Names, arguments, ids, the order of messages and return values are those of PyOPUS. Where it loses
-errors, files or runs, this does not: see `encamp.compat.pyopus.mpi`.
+errors, files or runs, this does not: see `encamp.compat.pyopus.mpi` and
+`encamp.compat.pyopus.pvm`.
 """
 
 from encamp.compat.pyopus.base import PyOpusError

@@ -206,6 +206,16 @@ class VirtualMachine:
         self.debug = debug
         self.vmIndex = VirtualMachine.vm_counter
         VirtualMachine.vm_counter += 1
+        self.setSpawn(startupDir, translateStartupDir, mirrorMap, persistentStorage)
+
+    def setSpawn(
+        self,
+        startupDir: str | None = None,
+        translateStartupDir: bool = True,
+        mirrorMap: Mapping[str, str] | None = None,
+        persistentStorage: bool = False,
+    ) -> None:
+        """Change what the constructor was told, for what is spawned from now on."""
         self.persistentStorage = persistentStorage
         self.mirrorList = None if mirrorMap is None else [*map(_mirrored, mirrorMap.items())]
         self._startup: Portable | None = startupDir

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message on its way, with the slot that its sender is in."""
+    """A message on its way, with the place that its sender is in: a slot, or a PVM host's id."""
 
-    slot: int
+    place: int
     message: Any
 
 
@@ -88,6 +88,8 @@ class Station:
     cores: int
     slots: set[int] = field(default_factory=set)
     free: set[int] = field(default_factory=set)
+    aside: bool = False
+    """Whether it was asked and did not answer in time, so that it gets no tasks."""
 
 
 class Machine:
@@ -97,7 +99,7 @@ class Machine:
     """
 
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
-        self.cluster, self._own = cluster, own
+        self.cluster, self.own = cluster, own
         here = socket.gethostname()
         self.stations = {here: Station(here, os.cpu_count() or 1, {0})}
         self.place: dict[int, str] = {0: here}
@@ -106,12 +108,20 @@ class Machine:
         """Slot → number of the task in it."""
         self.slot: dict[int, int] = {}
         """Number of a task → its slot, until its exit was received."""
+        self.ids: dict[int, Any] = {}
+        """Number of a task → its id in the dialect, until then."""
         self._tasks: dict[int, Task] = {}
         self.silent: set[int] = set()
         """Numbers of tasks whose result nobody wants."""
+        self.titles: dict[int, str] = {}
+        """Number of a task → what its function is called, until then."""
         self.mail: Mailbox | None = None
+        self.roster: Any = None
+        """What else a dialect knows of the hosts."""
         self.raised: set[int] = set()
         """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
+        self.killed: set[int] = set()
+        """Numbers of tasks that the program itself has ended."""
         self._live: set[int] = set()
         self._next = 1
         for host in cluster.hosts() if cluster is not None else ():
@@ -144,20 +154,24 @@ class Machine:
     @property
     def slots(self) -> int:
         """How many slots there are, the spawner's own among them."""
-        return len(self._live) + 1
+        return sum(len(station.slots) for station in self._used())
 
     @property
     def free(self) -> set[int]:
         """The free slots."""
-        return set().union(*(station.free for station in self.stations.values()))
+        return set().union(*(station.free for station in self._used()))
+
+    def _used(self) -> Iterator[Station]:
+        return (station for station in self.stations.values() if not station.aside)
 
     def take(self, names: Sequence[str] | None) -> int | None:
         """A free slot, of these hosts only; None if there is none. Hosts with most free first.
 
         On one host slots are given in PyOPUS's order, which its scripts print.
         """
-        wanted = self.stations.values() if names is None else [*map(self._station, names)]
-        most = max(wanted, key=lambda station: len(station.free), default=None)
+        wanted = self._used() if names is None else map(self._station, names)
+        usable = (station for station in wanted if not station.aside)
+        most = max(usable, key=lambda station: len(station.free), default=None)
         if most is None or not most.free:
             return None
         if names is None:
@@ -182,15 +196,15 @@ class Machine:
                 self._free(slot)
             raise
 
-    def run(self, slot: int, function: Any, *args: Any) -> int | None:
+    def run(self, slot: int, function: Any, *args: Any, **options: Any) -> int | None:
         """Start a function in a slot that was taken; the number of its task.
 
-        None if the host is gone meanwhile.
+        ``options`` are those of `Cluster.spawn`. None if the host is gone meanwhile.
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")
         try:
-            task = self.cluster.spawn(function, *args, on=self.place[slot])
+            task = self.cluster.spawn(function, *args, on=self.place[slot], **options)
         except NoSuchHost:
             self.remove(self.place[slot])
             return None
@@ -204,10 +218,21 @@ class Machine:
         if self.cluster is not None and number in self.slot:
             self.cluster.send(number, message)
 
+    def kill(self, number: int) -> bool:
+        """End a task; False if it is none whose exit is still to come."""
+        task = self._tasks.get(number)
+        if task is None:
+            return False
+        self.killed.add(number)
+        task.kill()
+        return True
+
     def ended(self, number: int) -> None:
         """The message of a task's exit was received: its slot is free."""
         slot = self.slot.pop(number, None)
-        self._tasks.pop(number, None)
+        for known in (self._tasks, self.ids, self.titles):
+            known.pop(number, None)
+        self.killed.discard(number)
         if slot is not None and self.number.pop(slot, None) == number:
             self._free(slot)
 
@@ -224,7 +249,7 @@ class Machine:
             with suppress(EncampError):
                 cluster.send(number, Letter(0, Finish()))
         wait(self._tasks.values())
-        if self._own:
+        if self.own:
             cluster.close()
 
 
@@ -239,6 +264,17 @@ def machine() -> Machine:
     return _ours
 
 
+def opened() -> Machine | None:
+    """The one of this process, if it has one."""
+    return _ours
+
+
+def use(new: Machine | None) -> None:
+    """Let this one be the one of this process; None: let there be none."""
+    global _ours
+    _ours = new
+
+
 def use_cluster(cluster: Cluster | None) -> None:
     """Let the virtual machines of this process work on a cluster that is open already.
 
@@ -246,8 +282,7 @@ def use_cluster(cluster: Cluster | None) -> None:
     that the cluster got from elsewhere stay unseen. ``finalize()`` does not close the cluster.
     None: on no cluster.
     """
-    global _ours
-    _ours = Machine(cluster)
+    use(Machine(cluster))
 
 
 def open_under_mpirun() -> None:
@@ -255,13 +290,12 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
-    global _ours
     if _ours is not None or _ranks() < 2:
         return
     from encamp.cluster.cluster import Cluster
 
     show_lines_at_once()
-    _ours = Machine(Cluster("mpi", follow=_print), own=True)
+    use(Machine(Cluster("mpi", follow=_print), own=True))
 
 
 def _print(_task: int, text: str) -> None:

@@ -12,36 +12,13 @@ uses no processor. ``finalize()`` may come while messages are under way.
 # ruff: noqa: N802, N803
 from __future__ import annotations
 
-import sys
-import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from abc import ABCMeta
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from encamp.agent.calls import CurrentTask, Received, current_task
-from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
-from encamp.compat.pyopus.base import (
-    HostID,
-    MsgHostAdd,
-    MsgHostDelete,
-    MsgTaskExit,
-    MsgTaskResult,
-    PyOpusError,
-    TaskID,
-    VirtualMachine,
-)
-from encamp.compat.pyopus.machine import (
-    Finish,
-    Finished,
-    Letter,
-    Machine,
-    Mailbox,
-    machine,
-    open_under_mpirun,
-)
-from encamp.errors import ClusterClosed, ClusterError
-from encamp.storage.leftovers import reclaim_leftovers
+from encamp.compat.pyopus.base import HostID, TaskID
+from encamp.compat.pyopus.clustered import ClusteredMachine, no_task, task_here
+from encamp.compat.pyopus.machine import Machine, machine, open_under_mpirun
 
 __all__ = ["MPI", "MPIHostID", "MPITaskID"]
 
@@ -105,62 +82,44 @@ class MPITaskID(TaskID):
         return f"MPITaskID({self.rank!r}, {self.number!r})"
 
 
-@dataclass(frozen=True, eq=False)
-class _Here:
-    """The task that runs in a slot."""
-
-    rank: int
-    task: CurrentTask
-    mail: Mailbox
-
-
-_running: dict[int, _Here] = {}
-"""The tasks that run in this process, by their numbers."""
-
-
-def _here() -> _Here | None:
-    """The task that asks, also from a thread that it has started; None in the spawner."""
-    try:
-        return _running.get(current_task().id)
-    except RuntimeError:
-        return next(iter(_running.values())) if len(_running) == 1 else None
-
-
 def _spawner() -> Machine:
-    if _here() is not None:
-        raise PyOpusError("this task is not the spawner; only the spawner knows hosts and slots")
+    no_task()
     return machine()
 
 
-class _Facts(type):
+class _Facts(ABCMeta):
     """What PyOPUS keeps in attributes of the class."""
 
     @property
     def rank(cls) -> int:
         """The slot that this code runs in."""
-        here = _here()
-        return 0 if here is None else here.rank
+        here = task_here()
+        return 0 if here is None else here.place
 
     @property
     def taskNumber(cls) -> int:
         """The number of the task that this code runs in."""
-        here = _here()
+        here = task_here()
         return 0 if here is None else here.task.id
 
     @property
     def host(cls) -> str:
         """The name of the host that this code runs on."""
-        here = _here()
+        here = task_here()
         return machine().place[0] if here is None else here.task.host
 
     @property
     def vmStatus(cls) -> dict[str, Any] | None:
         """Hosts and slots as the spawner knows them, as a copy; None in tasks."""
-        return None if _here() is not None else _status(machine())
+        return None if task_here() is not None else _status(machine())
 
 
-class MPI(VirtualMachine, metaclass=_Facts):
+class MPI(ClusteredMachine, metaclass=_Facts):
     """Hosts and slots of an MPI program; its static methods work without an object, too."""
+
+    subsystem = "MPI"
+    task_type = MPITaskID
+    host_type = MPIHostID
 
     def __init__(
         self,
@@ -213,7 +172,7 @@ class MPI(VirtualMachine, metaclass=_Facts):
     @staticmethod
     def parentTaskID() -> MPITaskID:
         """The spawner's id; for the spawner itself one that is not valid."""
-        return MPITaskID(-1, -1) if _here() is None else MPITaskID(0, 0)
+        return MPITaskID(-1, -1) if task_here() is None else MPITaskID(0, 0)
 
     @staticmethod
     def formatSpawnerConfig() -> str:
@@ -221,185 +180,40 @@ class MPI(VirtualMachine, metaclass=_Facts):
         spawner = _spawner()
         return "".join(_host_lines(spawner, name) for name in spawner.stations)
 
-    def setWorkerDebug(self, debug: int = 0) -> None:
-        """Set the debug level of what is spawned from now on."""
-        self.debug = debug
-
-    def spawnFunction(
-        self,
-        function: Callable[..., Any],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        count: int | None = None,
-        targetList: Sequence[MPIHostID] | None = None,
-        sendBack: bool = True,
-    ) -> list[MPITaskID]:
-        """See `VirtualMachine.spawnFunction`; hosts with most free slots get tasks first."""
-        spawner = _spawner()
-        names = None if targetList is None else [str(host) for host in targetList]
-        spawned: list[MPITaskID] = []
-        while count is None or len(spawned) < count:
-            with spawner.taken(names) as slot:
-                if slot is None:
-                    break
-                call = (self, slot, function, tuple(args), dict(kwargs or {}))
-                number = spawner.run(slot, _run, *call)
-            if number is not None:
-                spawned.append(MPITaskID(slot, number))
-                if not sendBack:
-                    spawner.silent.add(number)
-        return spawned
-
-    def checkForIncoming(self, fromDestination: MPITaskID | None = None) -> bool:
-        """See `VirtualMachine.checkForIncoming`."""
-        return self._mail().holds(fromDestination)
-
-    def receiveMessage(
-        self, timeout: float = -1.0, fromDestination: MPITaskID | None = None
-    ) -> tuple[Any, ...] | None:
-        """See `VirtualMachine.receiveMessage`.
-
-        Raises `ClusterError` if the cluster as a whole is gone: waiting again would not help.
-        """
-        try:
-            received = self._mail().get(None if timeout < 0 else timeout, fromDestination)
-        except ClusterError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - whatever unpickling it raises
-            self._debug("MPI", f"a message cannot be read: {type(exc).__name__}: {exc}")
-            return None
-        if received and isinstance(received[1], MsgTaskExit):
-            machine().ended(received[0].number)
-            self._debug("MPI", f"task {received[0]} has ended")
-        return received
-
-    def _mail(self) -> Mailbox:
-        here = _here()
-        if here is not None:
-            return here.mail
-        spawner = machine()
-        if spawner.mail is None:
-            spawner.mail = Mailbox(lambda wait: _fetch(spawner, wait))
-        return spawner.mail
-
-    def sendMessage(self, destination: MPITaskID, message: Any) -> bool:
-        """See `VirtualMachine.sendMessage`. What is sent to a task that has ended is dropped."""
-        here, to = _here(), destination.number or 0
-        letter = Letter(MPI.rank, message)
-        try:
-            if here is not None:
-                here.task.send(to, letter)
-            else:
-                machine().send(to, letter)
-        except ClusterError:
-            raise
-        except Exception as exc:  # noqa: BLE001 - whatever pickling it raises
-            self._debug("MPI", f"a message cannot be sent: {type(exc).__name__}: {exc}")
-            return False
-        return True
-
-    def errorIsRaised(self, task: MPITaskID) -> None:
-        """See `VirtualMachine.errorIsRaised`."""
-        machine().raised.add(task.number or 0)
-
-    def clearLocalStorage(self, timeout: float = -1.0) -> None:
-        """See `VirtualMachine.clearLocalStorage`."""
-        cluster = _spawner().cluster
-        reclaim_leftovers()
-        if cluster is None:
-            return
-        try:
-            freed = cluster.clear_local_storage(None if timeout < 0 else timeout)
-        except TimeoutError:
-            self._debug("VM", f"local storage is not cleared after {timeout:g} s")
-            return
-        for host, count in freed.items():
-            self._debug("VM", f"local storage on {host} is cleared, {count} bytes were freed")
-
     @staticmethod
     def finalize() -> None:
         """See `VirtualMachine.finalize`. May be called twice."""
         _spawner().finish()
 
+    # What `ClusteredMachine` asks for
 
-def _run(
-    vm: MPI,
-    rank: int,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Any:
-    """What runs in a slot: the function in its environment."""
-    me = current_task()
-    _running[me.id] = _Here(rank, me, Mailbox(lambda wait: _fetch_in_task(me, wait)))
-    vm._debug("MPIWORKER", f"task {MPI.taskID()} begins on {me.host}")
-    try:
-        with vm.environment():
-            return function(*args, **kwargs)
-    except Finished:
-        return None
-    finally:
-        vm._debug("MPIWORKER", f"task {MPI.taskID()} ends on {me.host}")
-        del _running[me.id]
+    @staticmethod
+    def _spawner() -> Machine:
+        return _spawner()
 
+    @classmethod
+    def _id(cls, place: int | None, number: int) -> MPITaskID:
+        return MPITaskID(place, number)
 
-def _fetch_in_task(me: CurrentTask, wait: float | None) -> tuple[Any, ...] | None:
-    received = me.receive(wait)
-    if received is None:
-        return None
-    letter = received.message
-    if not isinstance(letter, Letter):  # sent by a program that does not use the dialect
-        return MPITaskID(0 if received.source == 0 else -1, received.source), letter
-    if isinstance(letter.message, Finish):
-        raise Finished
-    return MPITaskID(letter.slot, received.source), letter.message
+    @classmethod
+    def _number(cls, task: Any) -> int:
+        return task.number or 0
 
+    @classmethod
+    def _host(cls, name: str) -> MPIHostID:
+        return MPIHostID(name)
 
-def _fetch(spawner: Machine, wait: float | None) -> tuple[Any, ...] | None:
-    if spawner.cluster is None:
-        _wait_for_nothing(wait)
-        return None
-    received = spawner.cluster.receive(wait)
-    return None if received is None else _translated(spawner, received)
+    @classmethod
+    def _names(cls, hosts: Sequence[Any]) -> list[str]:
+        return [str(host) for host in hosts]
 
+    @classmethod
+    def _place(cls, slot: int) -> int:
+        return slot
 
-def _wait_for_nothing(wait: float | None) -> None:
-    if wait is None:
-        raise ClusterClosed("the virtual machine")
-    time.sleep(wait)
-
-
-def _translated(spawner: Machine, received: Received) -> tuple[Any, ...]:
-    """What a cluster's message or event is in the dialect."""
-    message = received.message
-    sender = MPITaskID(spawner.slot.get(received.source), received.source)
-    match message:
-        case Letter():
-            return MPITaskID(message.slot, received.source), message.message
-        case TaskResult():
-            return _result(spawner, sender, message) if sender.valid() else ()
-        case TaskExit():
-            return (sender, MsgTaskExit(sender)) if sender.valid() else ()
-        case HostAdded():
-            new = spawner.add(message.host)
-            return (MPITaskID.bad(), MsgHostAdd([MPIHostID(message.host.name)])) if new else ()
-        case HostDeleted():
-            spawner.remove(message.host.name)
-            return MPITaskID.bad(), MsgHostDelete(MPIHostID(message.host.name))
-    return sender, message
-
-
-def _result(spawner: Machine, sender: MPITaskID, result: TaskResult) -> tuple[Any, ...]:
-    number = sender.number or 0
-    silent, raised = number in spawner.silent, number in spawner.raised
-    spawner.silent.discard(number)
-    spawner.raised.discard(number)
-    if result.ok:
-        return () if silent else (sender, MsgTaskResult(True, result.value))
-    if not raised:
-        text = "".join(traceback.format_exception(result.value))
-        sys.stderr.write(f"task {sender} on {spawner.place[sender.rank]} failed:\n{text}")
-    return () if silent else (sender, MsgTaskResult(False, None, result.value))
+    @classmethod
+    def _own_place(cls) -> int:
+        return cls.rank
 
 
 def _host_lines(spawner: Machine, name: str) -> str:

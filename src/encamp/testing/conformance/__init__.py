@@ -19,7 +19,7 @@ Needs pytest and psutil; NumPy where it is there.
 import pytest
 
 _PARTS = (
-    "bound", "closing", "endings", "files", "inline", "isolation", "losses", "messages",
+    "bound", "closing", "endings", "files", "hosts", "inline", "isolation", "losses", "messages",
     "resources", "running",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
@@ -28,6 +28,7 @@ from encamp.testing.conformance.bound import Bound, ClusterOf, Facts  # noqa: E4
 from encamp.testing.conformance.closing import Closing  # noqa: E402
 from encamp.testing.conformance.endings import Endings  # noqa: E402
 from encamp.testing.conformance.files import Files  # noqa: E402
+from encamp.testing.conformance.hosts import Hosts  # noqa: E402
 from encamp.testing.conformance.inline import Inline  # noqa: E402
 from encamp.testing.conformance.isolation import Isolation  # noqa: E402
 from encamp.testing.conformance.losses import LosesController, LosesHosts  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "ClusterOf",
     "Conformance",
     "Facts",
+    "Hosts",
     "Inline",
     "LosesController",
     "LosesHosts",

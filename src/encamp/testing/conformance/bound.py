@@ -8,7 +8,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import Task
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
+from encamp.testing.waiting import gone, until
 
 PATIENCE = 20.0
 """Seconds after which something that should happen is taken not to happen."""
@@ -55,6 +56,28 @@ class Bound:
     facts: ClassVar[Facts]
     SLOTS: ClassVar[int] = 4
 
+    def here(self, host: str | None, pid: int) -> int:
+        """The process id that a process of a host has here, 0 if it has ended.
+
+        Another one where hosts have processes of their own; to be given by the file that binds the
+        suite then, as `path` and `storages` are.
+        """
+        return pid
+
+    def path(self, host: str | None, path: str) -> Path:
+        """Where a host's file is to be seen from here."""
+        return Path(path)
+
+    @classmethod
+    def storages(cls) -> list[Path]:
+        """The local storage of each host as it is to be seen from here."""
+        return [Path(os.environ[LOCAL])]
+
+    def told(self, cluster: Cluster, task: Task) -> int:
+        """The process that a task says that it is, as it is called here."""
+        pid = say(cluster, task)
+        return self.here(task.host, pid)
+
     @pytest.fixture(scope="class")
     @classmethod
     def cluster_of(cls) -> ClusterOf:
@@ -71,8 +94,8 @@ class Bound:
             base = tmp_path_factory.mktemp("local")
             patch.setenv(LOCAL, str(base))
             yield shared
-        left = list(base.glob("encamp-*/sandboxes/*"))
-        assert left == [], f"left in the local storage: {left}"
+            left = sandboxes(cls.storages())
+        assert left == set(), f"left in the local storage: {left}"
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -89,16 +112,23 @@ class Bound:
         kept.tidy()
 
     @pytest.fixture
+    def marks(self, share: Path, request: pytest.FixtureRequest) -> Path:
+        """An empty folder that all hosts share, for `work.count_run`."""
+        folder = share / f"marks of {request.node.name}"
+        folder.mkdir()
+        return folder
+
+    @pytest.fixture
     def tidy(self, share: Path) -> Iterator[None]:
         """After the test there are no more processes, threads, descriptors and sandboxes."""
         gc.collect()
-        before, sandboxes = _what_there_is(), _sandboxes()
+        before, folders = _what_there_is(), sandboxes(self.storages())
         yield
         gc.collect()
         with suppress(AssertionError):
             until(lambda: _what_there_is() == before, 10)
         assert _what_there_is() == before
-        assert _sandboxes() <= sandboxes  # the cluster of other tests may keep some
+        assert sandboxes(self.storages()) <= folders  # the cluster of other tests may keep some
 
 
 class Kept:
@@ -134,14 +164,6 @@ class Kept:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
             cluster.close(cancel=True)
-
-
-def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:
-    """Wait for something, and fail if it does not come."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.005)
 
 
 def say(cluster: Cluster, source: Task | int | None = None) -> Any:
@@ -183,14 +205,6 @@ def on_every_slot(cluster: Cluster, function: Any, *args: Any) -> list[Any]:
     return results(tasks)
 
 
-def gone(pid: int) -> bool:
-    """Whether a process has ended."""
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def _what_there_is() -> dict[str, Any]:
     me = psutil.Process()
     children = [child for child in me.children(recursive=True) if not gone(child.pid)]
@@ -201,8 +215,9 @@ def _what_there_is() -> dict[str, Any]:
     }
 
 
-def _sandboxes() -> set[Path]:
-    return set(Path(os.environ["PARALLEL_LOCAL_STORAGE"]).glob("encamp-*/sandboxes/*"))
+def sandboxes(storages: Iterable[Path]) -> set[Path]:
+    """The folders of tasks in local storages."""
+    return {path for base in storages for path in base.glob("encamp-*/sandboxes/*")}
 
 
 def _descriptors() -> list[str]:

@@ -19,11 +19,9 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
-    gone,
     results,
-    say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 
 class Closing(Bound):
@@ -50,7 +48,7 @@ class Closing(Bound):
     ) -> None:
         cluster = cluster_of(2)
         running = cluster.spawn_many(work.wait_for_ever, [()] * 2)
-        pids = [say(cluster, task) for task in running]
+        pids = [self.told(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 100)
         began = time.monotonic()
         cluster.close(cancel=True)

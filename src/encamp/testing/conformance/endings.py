@@ -17,17 +17,17 @@ import pytest
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.errors import InputError, TaskKilled, TaskLost, TimeLimitExceeded
+from encamp.storage.roots import portable
 from encamp.testing import work
 from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     gates,
-    gone,
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 CRASHES = [("exit", 3), ("kill", -9), ("segv", -11)]
 
@@ -43,7 +43,7 @@ class Endings(Bound):
     ) -> None:
         with gates(cluster, cluster.slots - 1, work.pid) as neighbours:
             task = cluster.spawn(function, name="the victim")
-            pid = say(cluster, task)
+            pid = self.told(cluster, task)
             began = time.monotonic()
             task.kill()
             with pytest.raises(TaskKilled, match="the victim"):
@@ -51,7 +51,7 @@ class Endings(Bound):
             assert time.monotonic() - began < 10
             until(lambda: gone(pid))
         assert len(results(neighbours)) == cluster.slots - 1
-        assert len(set(on_every_slot(cluster, work.pid))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
 
     def test_a_killed_task_reports_its_result_and_its_exit(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.wait_for_ever)
@@ -64,25 +64,25 @@ class Endings(Bound):
         assert isinstance(first.message.value, TaskKilled)
         assert isinstance(second.message, TaskExit)
 
-    def test_killing_a_waiting_task_takes_it_back(self, cluster: Cluster, tmp_path: Path) -> None:
+    def test_killing_a_waiting_task_takes_it_back(self, cluster: Cluster, marks: Path) -> None:
         with gates(cluster, cluster.slots, work.pid):
-            waiting = cluster.spawn_many(work.count_run, [(str(tmp_path), "x")] * 20)
+            waiting = cluster.spawn_many(work.count_run, [(portable(marks), "x")] * 20)
             for task in waiting:
                 task.kill()
             for task in waiting:
                 with pytest.raises((CancelledError, TaskKilled)):
                     task.result(PATIENCE)
         on_every_slot(cluster, work.pid)
-        assert not (tmp_path / "x").exists()
+        assert not (marks / "x").exists()
 
     def test_killing_a_task_that_has_ended_changes_nothing(self, cluster: Cluster) -> None:
-        pids = set(on_every_slot(cluster, work.pid))
+        places = set(on_every_slot(cluster, work.place))
         task = cluster.spawn(work.add, 1)
         assert task.result(PATIENCE) == 2
         task.kill()
         task.kill()
         assert task.result(0) == 2
-        assert set(on_every_slot(cluster, work.pid)) == pids
+        assert set(on_every_slot(cluster, work.place)) == places
 
     def test_a_kill_that_comes_late_hits_no_other_task(self, cluster: Cluster) -> None:
         for _ in range(30):
@@ -93,7 +93,7 @@ class Endings(Bound):
 
     def test_kill_all_ends_everything_and_the_cluster_goes_on(self, cluster: Cluster) -> None:
         running = cluster.spawn_many(work.wait_for_ever, [()] * cluster.slots)
-        pids = [say(cluster, task) for task in running]
+        pids = [self.told(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 50)
         cluster.kill_all()
         for task in (*running, *waiting):
@@ -113,7 +113,7 @@ class Endings(Bound):
             assert caught.value.exit_code == code
             assert caught.value.host == task.host
         assert len(results(neighbours)) == cluster.slots - 1
-        assert len(set(on_every_slot(cluster, work.pid))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
 
     def test_a_crash_is_told_as_result_and_exit(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.die, "exit")
@@ -126,55 +126,56 @@ class Endings(Bound):
 
     @pytest.mark.parametrize(("how", "code"), CRASHES)
     def test_tasks_behind_one_that_crashes_run_exactly_once(
-        self, cluster: Cluster, tmp_path: Path, how: str, code: int
+        self, cluster: Cluster, marks: Path, how: str, code: int
     ) -> None:
         fatal = cluster.spawn_many(work.die_after, [(how,)] * cluster.slots)
         assert [say(cluster, task) for task in fatal] == ["ready"] * cluster.slots
         names = [f"task-{number}" for number in range(200)]
-        behind = cluster.spawn_many(work.count_run, [(str(tmp_path), name) for name in names])
+        behind = cluster.spawn_many(work.count_run, [(portable(marks), name) for name in names])
         for task in fatal:
             cluster.send(task, "now")
         for task in fatal:
             assert isinstance(task.exception(PATIENCE), TaskLost)
         results(behind)
-        assert {name: (tmp_path / name).read_bytes() for name in names} == dict.fromkeys(
-            names, b"x"
-        )
+        assert {name: (marks / name).read_bytes() for name in names} == dict.fromkeys(names, b"x")
 
     def test_crashes_among_many_tasks_lose_only_those_that_crash(
-        self, cluster: Cluster, tmp_path: Path
+        self, cluster: Cluster, marks: Path
     ) -> None:
-        quick = [(str(tmp_path), f"quick-{number}", "") for number in range(200)]
+        folder = portable(marks)
+        quick = [(folder, f"quick-{number}", "") for number in range(200)]
         results(cluster.spawn_many(work.count_run_and_die, quick))  # so that slots get many ahead
         fatal = dict.fromkeys(range(7, 400, 50), "kill")
-        mixed = [(str(tmp_path), f"task-{number}", fatal.get(number, "")) for number in range(400)]
+        mixed = [(folder, f"task-{number}", fatal.get(number, "")) for number in range(400)]
         tasks = cluster.spawn_many(work.count_run_and_die, mixed)
         errors = [task.exception(2 * PATIENCE) for task in tasks]
         assert {number for number, error in enumerate(errors) if error is not None} == set(fatal)
         assert all(isinstance(errors[number], TaskLost) for number in fatal)
-        assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"x"}
-        assert len(list(tmp_path.iterdir())) == 600
+        assert {path.read_bytes() for path in marks.iterdir()} == {b"x"}
+        assert len(list(marks.iterdir())) == 600
 
     def test_an_idle_slot_that_is_killed_is_started_again(self, cluster: Cluster) -> None:
-        before = on_every_slot(cluster, work.pid)
-        os.kill(before[0], signal.SIGKILL)
-        until(lambda: gone(before[0]))
+        before = on_every_slot(cluster, work.place)
+        pid = self.here(*before[0])
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: gone(pid))
         until(lambda: cluster.free_slots == cluster.slots)
         tasks = cluster.spawn_many(work.pid, [()] * 3 * cluster.slots)
         assert all(isinstance(task.exception(PATIENCE), TaskLost | None) for task in tasks)
-        after = on_every_slot(cluster, work.pid)
+        after = on_every_slot(cluster, work.place)
         assert before[0] not in after
         assert len(set(after)) == cluster.slots
 
     def test_a_task_that_is_stopped_with_its_slot_is_no_crash(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.tell_pid_and_wait)
-        pid = say(cluster, task)
+        own = say(cluster, task)
+        pid = self.here(task.host, own)
         os.kill(pid, signal.SIGSTOP)
         cluster.send(task, "go")
         with pytest.raises(TimeoutError):
             task.result(0.3)
         os.kill(pid, signal.SIGCONT)
-        assert task.result(PATIENCE) == pid
+        assert task.result(PATIENCE) == own
 
     @pytest.mark.parametrize("function", [work.wait_for_ever, work.deaf, work.blocked_in_c])
     def test_a_time_limit_ends_a_task_whatever_it_does(
@@ -182,7 +183,7 @@ class Endings(Bound):
     ) -> None:
         began = time.monotonic()
         task = cluster.spawn(function, time_limit=0.4, name="the slow one")
-        pid = say(cluster, task)
+        pid = self.told(cluster, task)
         with pytest.raises(TimeLimitExceeded, match="the slow one"):
             task.result(PATIENCE)
         assert 0.35 < time.monotonic() - began < 15

@@ -27,7 +27,7 @@ class Files(Bound):
         where, names, folder = task.result(PATIENCE)
         assert names == ["in.txt"]
         assert where == folder
-        assert not Path(where).exists()
+        assert not self.path(task.host, where).exists()
 
     def test_a_file_outside_every_shared_root_is_shipped(
         self, cluster: Cluster, tmp_path: Path
@@ -52,7 +52,7 @@ class Files(Bound):
                 to=to,
             )
             assert task.result(PATIENCE) is None
-            assert [path.name for path in to.iterdir()] == ["loud.txt"]
+            assert _published(to) == ["loud.txt"]
             assert (to / "loud.txt").read_text() == "WORD"
 
     def test_a_task_that_fails_publishes_nothing(self, cluster: Cluster, share: Path) -> None:
@@ -61,7 +61,7 @@ class Files(Bound):
             cluster.spawn(work.write, "a.txt", "x", outputs="b.txt", to=to).result(PATIENCE)
         crashed = cluster.spawn(work.shout_and_die, "x", outputs="?", to=to)
         assert crashed.exception(PATIENCE) is not None
-        assert not to.exists() or list(to.iterdir()) == []
+        assert not to.exists() or _published(to) == []
 
     def test_a_pattern_without_a_match_is_told_by_name(self, cluster: Cluster, share: Path) -> None:
         with pytest.raises(NoMatch, match="nowhere"):
@@ -99,4 +99,10 @@ class Files(Bound):
         assert set(freed) == {host.name for host in cluster.hosts()}
         assert sum(freed.values()) >= 4 << 20
         assert sum(cluster.clear_local_storage().values()) == 0
-        assert len(set(on_every_slot(cluster, work.pid))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
+
+
+def _published(folder: Path) -> list[str]:
+    """What is in a destination, also by a temporary name, but what shows it to hosts."""
+    names = (path.name for path in folder.iterdir())
+    return [name for name in names if not name.endswith("-beacon")]

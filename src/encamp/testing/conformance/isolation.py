@@ -13,12 +13,11 @@ from encamp.testing.conformance.bound import (
     PATIENCE,
     Bound,
     ClusterOf,
-    gone,
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 
 class Isolation(Bound):
@@ -41,14 +40,14 @@ class Isolation(Bound):
     def test_a_fresh_task_has_a_new_interpreter(self, cluster: Cluster) -> None:
         slots = set(on_every_slot(cluster, work.mark_modules))
         tasks = cluster.spawn_many(work.modules, [()] * 2 * cluster.slots, fresh=True)
-        pids = set()
+        places = set()
         for task in tasks:
-            pid, left, _ = task.result(PATIENCE)
-            assert pid not in slots
+            place, left, _ = task.result(PATIENCE)
+            assert place not in slots
             assert not left
-            pids.add(pid)
-        assert len(pids) == len(tasks)
-        until(lambda: all(gone(pid) for pid in pids))
+            places.add(place)
+        assert len(places) == len(tasks)
+        until(lambda: all(gone(self.here(*place)) for place in places))
 
     def test_fresh_tasks_talk_fail_and_crash_as_others_do(self, cluster: Cluster) -> None:
         talking = cluster.spawn(work.echo, 3, fresh=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,18 +23,17 @@ from encamp.testing.conformance.bound import (
     Bound,
     ClusterOf,
     gates,
-    gone,
     results,
-    say,
-    until,
 )
+from encamp.testing.waiting import gone, until
 
 _SCRIPT = """\
 from encamp.cluster.cluster import Cluster
 from encamp.testing import work
 cluster = {cluster}
 tasks = cluster.spawn_many(work.family, [()] * 2, notify=False)
-print(*(cluster.receive(source=task).message for task in tasks), flush=True)
+for task in tasks:
+    print(cluster.receive(source=task).message, task.host, flush=True)
 cluster.receive()
 """
 
@@ -53,16 +53,18 @@ class LosesController(Bound):
             [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
         ) as controller:
             assert controller.stdout is not None
-            pids = [int(pid) for pid in controller.stdout.readline().split()]
+            said = [controller.stdout.readline().split() for _ in range(2)]
+            pids = [self.here(host, int(pid)) for pid, host in said]
             family = psutil.Process(controller.pid).children(recursive=True)
-            assert len(pids) == 2
             controller.send_signal(signal.SIGKILL)
-        until(lambda: all(gone(process.pid) for process in family))
-        assert all(gone(pid) for pid in pids)
+        until(lambda: all(gone(pid) for pid in [*pids, *(process.pid for process in family)]))
 
 
 class LosesHosts(Bound):
     """For engines whose hosts can die alone."""
+
+    NOTICED: ClassVar[float] = 10.0
+    """Seconds after which the death of a host is known at the latest."""
 
     def kill_host(self, cluster: Cluster, host: str) -> None:
         """Let a host die. To be given by the file that binds the suite."""
@@ -74,15 +76,17 @@ class LosesHosts(Bound):
         with cluster_of(self.SLOTS) as cluster:
             lost = cluster.hosts()[-1]
             doomed = cluster.spawn_many(work.wait_for_ever, [()] * lost.slots, on=lost)
-            pids = [say(cluster, task) for task in doomed]
+            pids = [self.told(cluster, task) for task in doomed]
             with gates(cluster, 1, work.pid, on=cluster.hosts()[0]) as others:
                 behind = cluster.spawn_many(work.add, [(1,)] * 50)
                 only_there = cluster.spawn(work.add, 1, on=lost)
                 self.kill_host(cluster, lost.name)
+                began = time.monotonic()
                 for task in doomed:
                     with pytest.raises(TaskLost) as caught:
                         task.result(PATIENCE)
                     assert caught.value.host == lost.name
+                assert time.monotonic() - began < self.NOTICED
                 assert isinstance(only_there.exception(PATIENCE), TaskLost)
             assert results(others)
             assert results(behind) == [2] * 50

@@ -19,8 +19,8 @@ from encamp.testing.conformance.bound import (
     heard,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import until
 
 MIB = 1 << 20
 

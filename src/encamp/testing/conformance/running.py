@@ -31,8 +31,8 @@ from encamp.testing.conformance.bound import (
     on_every_slot,
     results,
     say,
-    until,
 )
+from encamp.testing.waiting import until
 
 
 class Running(Bound):
@@ -76,7 +76,7 @@ class Running(Bound):
             work.whoami()
 
     def test_tasks_are_spread_evenly_one_to_a_slot(self, cluster: Cluster) -> None:
-        with gates(cluster, cluster.slots, work.pid) as tasks:
+        with gates(cluster, cluster.slots, work.place) as tasks:
             assert cluster.free_slots == 0
             assert not cluster.hosts_with_free_slots()
         count = Counter(task.host for task in tasks)
@@ -207,10 +207,10 @@ class Running(Bound):
     def test_what_ends_programs_ends_only_the_task(
         self, cluster: Cluster, name: str, kind: type[BaseException]
     ) -> None:
-        before = set(on_every_slot(cluster, work.pid))
+        before = set(on_every_slot(cluster, work.place))
         task = cluster.spawn(work.raise_base, name)
         assert isinstance(task.exception(PATIENCE), kind)
-        assert set(on_every_slot(cluster, work.pid)) == before
+        assert set(on_every_slot(cluster, work.place)) == before
 
     def test_what_cannot_be_pickled_or_unpickled_fails_where_it_is(self, cluster: Cluster) -> None:
         import threading
@@ -331,7 +331,8 @@ class Running(Bound):
     ) -> None:
         folder = share / "begin here"
         folder.mkdir()
+        (folder / "this is it").touch()
         with cluster_of(1, startup_dir=folder) as cluster:
             for _ in range(2):
-                _, state = cluster.spawn(work.state).result(PATIENCE)
-                assert state["folder"] == str(folder)
+                _, names, _ = cluster.spawn(work.listing).result(PATIENCE)
+                assert names == ["this is it"]

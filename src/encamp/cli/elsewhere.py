@@ -1,0 +1,80 @@
+"""Commands on other hosts, through ssh, on all of them at the same time."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+from encamp.errors import BadJob
+
+SSH = "ENCAMP_SSH"
+"""The environment variable that says which command logs in to hosts; ``ssh`` by default."""
+_QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+_WITHIN = 600.0
+_AT_ONCE = 64
+_NO_COMMAND = (126, 127)
+"""Exit statuses of a shell that cannot run what it is told."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command said on a host; ``why`` is empty if it ended well."""
+
+    host: str
+    lines: list[str]
+    why: str
+
+
+def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None) -> list[Said]:
+    """Run the command encamp on hosts; blocks until it has ended on all.
+
+    ``python`` is the interpreter there, by default at the path that this one has here.
+    """
+    words = [python or sys.executable, "-m", "encamp", *arguments]
+    ssh = _shell()
+    with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
+        return list(pool.map(partial(_on, ssh, shlex.join(words)), hosts))
+
+
+def _shell() -> list[str]:
+    """The command that logs in to hosts; raises `BadJob`."""
+    given = os.environ.get(SSH) or "ssh"
+    try:
+        words = shlex.split(given)
+    except ValueError:
+        words = []
+    if not words:
+        raise BadJob(f"{SSH}={given!r}", "is no command; write it as in a shell")
+    return words
+
+
+def _on(ssh: list[str], command: str, host: str) -> Said:
+    options = _QUIET if ssh[0].endswith("ssh") else ()
+    try:
+        done = subprocess.run(
+            [*ssh, *options, "--", host, command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_WITHIN,
+        )
+    except FileNotFoundError:
+        return Said(host, [], f"there is no command {ssh[0]}; install it, or name one in {SSH}")
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return Said(host, [], str(exc))
+    why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
+    if done.returncode in _NO_COMMAND:
+        why += "; say which Python has encamp there: --python"
+    return Said(host, done.stdout.splitlines(), why)
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

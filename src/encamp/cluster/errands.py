@@ -1,0 +1,79 @@
+"""What the controller does with files for its tasks, beside the pump."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any
+
+from encamp.agent.folder import Brought
+from encamp.agent.pump import Pump
+from encamp.cluster.task import Task
+from encamp.storage.outputs import unstage
+from encamp.storage.publish import publish
+
+Done = Callable[[Any, BaseException | None], None]
+Ended = Callable[[Task, bool, Any], None]
+
+
+class Errands:
+    """Runs what may wait for a disk in a thread of its own, started when it is needed."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def run(self, work: Callable[[], Any], done: Done) -> None:
+        """Call ``work``; then ``done`` is called by the pump, with the value or the error."""
+
+        def run() -> None:
+            value: Any = None
+            error: BaseException | None = None
+            try:
+                value = work()
+            except Exception as exc:  # noqa: BLE001 - whoever waits must hear of it
+                error = exc
+            self._pump.soon(lambda: done(value, error))
+
+        if self._closed:
+            run()
+            return
+        if self._thread is None:
+            # No pool: those of the standard library end before what a program does at its exit.
+            self._thread = threading.Thread(target=self._go, name="encamp-errands", daemon=True)
+            self._thread.start()
+        self._work.put(run)
+
+    def _go(self) -> None:
+        while (run := self._work.get()) is not None:
+            run()
+
+    def publish(self, task: Task, brought: Brought, ended: Ended) -> None:
+        """Give a task's outputs their final names; then ``ended`` is called by the pump."""
+        if not brought.staged:
+            ended(task, brought.error is None, brought.error or brought.value)
+            return
+
+        def work() -> None:
+            try:
+                publish(brought.staged)
+            finally:
+                with suppress(OSError):
+                    unstage(brought.staged)  # what could not be published
+
+        def done(_: Any, error: BaseException | None) -> None:
+            error = brought.error or error
+            ended(task, error is None, brought.value if error is None else error)
+
+        self.run(work, done)
+
+    def close(self) -> None:
+        """Wait for what is under way; what comes later is done at once. May be called twice."""
+        if self._thread is not None and not self._closed:
+            self._work.put(None)
+            self._thread.join()
+        self._closed = True

@@ -1,0 +1,353 @@
+"""What the dialect's virtual machines do alike on a cluster: spawn, send, receive, clear, end.
+
+What their ids look like, and what there is to know of hosts, is told by those that are made of it.
+"""
+
+# ruff: noqa: N802, N803
+from __future__ import annotations
+
+import math
+import sys
+import time
+import traceback
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from encamp.agent.calls import CurrentTask, Received, current_task
+from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
+from encamp.compat.pyopus.base import (
+    HostID,
+    MsgHostAdd,
+    MsgHostDelete,
+    MsgTaskExit,
+    MsgTaskResult,
+    PyOpusError,
+    TaskID,
+    VirtualMachine,
+)
+from encamp.compat.pyopus.machine import Finish, Finished, Letter, Machine, Mailbox
+from encamp.errors import ClusterClosed, ClusterError, EngineFailed, TaskKilled
+from encamp.storage.leftovers import reclaim_leftovers
+
+__all__ = ["ClusteredMachine", "Here", "task_here"]
+
+
+@dataclass(frozen=True, eq=False)
+class Here:
+    """The task that runs in a slot, its place, and the machine that it was spawned by."""
+
+    place: int
+    task: CurrentTask
+    mail: Mailbox
+    vm: Any = None
+
+
+running: dict[int, Here] = {}
+"""The tasks that run in this process, by their numbers."""
+
+
+def task_here() -> Here | None:
+    """The task that asks, also from a thread that it has started; None in the spawner."""
+    try:
+        return running.get(current_task().id)
+    except RuntimeError:
+        return next(iter(running.values())) if len(running) == 1 else None
+
+
+def no_task() -> None:
+    """Raise `PyOpusError` in a task."""
+    if task_here() is not None:
+        raise PyOpusError("this task is not the spawner; only the spawner knows hosts and slots")
+
+
+class ClusteredMachine(VirtualMachine):
+    """Tasks in the slots of a cluster; each has a number there, and a *place* that its id tells."""
+
+    subsystem: ClassVar[str]
+    task_type: ClassVar[type[TaskID]]
+    host_type: ClassVar[type[HostID]]
+
+    # What differs
+
+    @staticmethod
+    @abstractmethod
+    def _spawner() -> Machine:
+        """The cluster's hosts and slots. Raises `PyOpusError` in tasks."""
+
+    @classmethod
+    @abstractmethod
+    def _id(cls, place: int | None, number: int) -> TaskID:
+        """A task's id; None for the place is nobody's, 0 for the number the spawner's."""
+
+    @classmethod
+    @abstractmethod
+    def _number(cls, task: Any) -> int:
+        """A task's number."""
+
+    @classmethod
+    @abstractmethod
+    def _host(cls, name: str) -> HostID:
+        """A host's id by the cluster's name for it."""
+
+    @classmethod
+    @abstractmethod
+    def _names(cls, hosts: Sequence[Any]) -> list[str]:
+        """The cluster's names of hosts."""
+
+    @classmethod
+    @abstractmethod
+    def _place(cls, slot: int) -> int:
+        """The place of tasks in a slot."""
+
+    @classmethod
+    @abstractmethod
+    def _own_place(cls) -> int:
+        """The place of the task that asks."""
+
+    @classmethod
+    def _hosts_changed(cls) -> None:
+        """A host has come or gone."""
+
+    def _options(self) -> dict[str, Any]:
+        """How the cluster is to spawn."""
+        return {}
+
+    # What does not
+
+    def setWorkerDebug(self, debug: int = 0) -> None:
+        """Set the debug level of what is spawned from now on."""
+        self.debug = debug
+
+    def spawnFunction(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        count: int | None = None,
+        targetList: Sequence[Any] | None = None,
+        sendBack: bool = True,
+    ) -> list[Any]:
+        """See `VirtualMachine.spawnFunction`; hosts with most free slots get tasks first."""
+        spawner = self._spawner()
+        _check_call(function, count)
+        names = None if targetList is None else self._names(self._checked_hosts(targetList))
+        call = (function, tuple(args), dict(kwargs or {}))
+        spawned: list[Any] = []
+        while count is None or len(spawned) < count:
+            with spawner.taken(names) as slot:
+                if slot is None:
+                    break
+                place = self._place(slot)
+                number = spawner.run(slot, _run, self, place, *call, **self._options())
+            if number is not None:
+                spawner.ids[number] = self._id(place, number)
+                spawner.titles[number] = str(getattr(function, "__qualname__", ""))
+                spawned.append(spawner.ids[number])
+                if not sendBack:
+                    spawner.silent.add(number)
+        return spawned
+
+    def checkForIncoming(self, fromDestination: Any = None) -> bool:
+        """See `VirtualMachine.checkForIncoming`."""
+        return self._mail().holds(fromDestination)
+
+    def receiveMessage(
+        self, timeout: float = -1.0, fromDestination: Any = None
+    ) -> tuple[Any, ...] | None:
+        """See `VirtualMachine.receiveMessage`.
+
+        Raises `ClusterError` if the cluster as a whole is gone: waiting again would not help.
+        """
+        wait = checked_timeout(timeout)
+        try:
+            received = self._mail().get(wait, fromDestination)
+        except (ClusterError, PyOpusError):
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever unpickling it raises
+            what = f"a message cannot be read: {type(exc).__name__}: {exc}"
+            self._debug(self.subsystem, what)
+            return None
+        if received and isinstance(received[1], MsgTaskExit) and task_here() is None:
+            self._exited(received[0])
+        return received
+
+    def _exited(self, task: Any) -> None:
+        """The message of a task's exit was received."""
+        self._spawner().ended(self._number(task))
+        self._debug(self.subsystem, f"task {task} has ended")
+
+    def _mail(self) -> Mailbox:
+        here = task_here()
+        if here is not None:
+            return here.mail
+        spawner = self._spawner()
+        if spawner.mail is None:
+            spawner.mail = Mailbox(lambda wait: self._fetch(spawner, wait))
+        return spawner.mail
+
+    def sendMessage(self, destination: Any, message: Any) -> bool:
+        """See `VirtualMachine.sendMessage`. What is sent to a task that has ended is dropped."""
+        if not self._checked_task(destination).valid():
+            return False
+        here, to = task_here(), self._number(destination)
+        letter = Letter(self._own_place(), message)
+        try:
+            if here is not None:
+                here.task.send(to, letter)
+            else:
+                self._spawner().send(to, letter)
+        except ClusterError:
+            raise
+        except Exception as exc:  # noqa: BLE001 - whatever pickling it raises
+            what = f"a message cannot be sent: {type(exc).__name__}: {exc}"
+            self._debug(self.subsystem, what)
+            return False
+        return True
+
+    def errorIsRaised(self, task: Any) -> None:
+        """See `VirtualMachine.errorIsRaised`."""
+        self._spawner().raised.add(self._number(task))
+
+    def clearLocalStorage(self, timeout: float = -1.0) -> None:
+        """See `VirtualMachine.clearLocalStorage`."""
+        wait, cluster = checked_timeout(timeout), self._spawner().cluster
+        reclaim_leftovers()
+        if cluster is None:
+            return
+        try:
+            freed = cluster.clear_local_storage(wait)
+        except TimeoutError:
+            self._debug("VM", f"local storage is not cleared after {timeout:g} s")
+            return
+        for host, count in freed.items():
+            self._debug("VM", f"local storage on {host} is cleared, {count} bytes were freed")
+
+    def _checked_task(self, task: Any) -> TaskID:
+        if not isinstance(task, self.task_type):
+            raise PyOpusError(f"a task's id is a {self.task_type.__name__}, not {task!r}")
+        return task
+
+    def _checked_hosts(self, hosts: Any) -> list[Any]:
+        kind = self.host_type
+        if isinstance(hosts, kind) or not hasattr(hosts, "__iter__"):
+            raise PyOpusError(f"targetList must be a list of hosts' ids, not {hosts!r}")
+        found = list(hosts)
+        for host in found:
+            if not isinstance(host, kind):
+                raise PyOpusError(f"a host's id is a {kind.__name__}, not {host!r}")
+        return found
+
+    # What comes
+
+    def _fetch(self, spawner: Machine, wait: float | None) -> tuple[Any, ...] | None:
+        if spawner.cluster is None:
+            _wait_for_nothing(wait)
+            return None
+        try:
+            received = spawner.cluster.receive(wait)
+        except EngineFailed:
+            received = spawner.cluster.receive(0)  # what was lost with it is told first
+            if received is None:
+                raise
+        return None if received is None else self._translated(spawner, received)
+
+    def _translated(self, spawner: Machine, received: Received) -> tuple[Any, ...]:
+        """What a cluster's message or event is in the dialect; ``()`` for what is no news here."""
+        number, message = received
+        if isinstance(message, Letter):
+            return self._id(message.place, number), message.message
+        if isinstance(message, HostAdded | HostDeleted):
+            return self._news(spawner, message)
+        sender = spawner.ids.get(number)
+        if isinstance(message, TaskResult):
+            return () if sender is None else _result(spawner, sender, message)
+        if isinstance(message, TaskExit):
+            return () if sender is None else (sender, MsgTaskExit(sender))
+        return sender or self._id(None, number), message
+
+    def _news(self, spawner: Machine, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
+        """What becomes of a host's coming or going."""
+        name, nobody = event.host.name, self.task_type.bad()
+        if isinstance(event, HostAdded):
+            if not spawner.add(event.host):
+                return ()
+            self._hosts_changed()
+            return nobody, MsgHostAdd([self._host(name)])
+        spawner.remove(name)
+        self._hosts_changed()
+        return nobody, MsgHostDelete(self._host(name))
+
+
+def _check_call(function: object, count: object) -> None:
+    if not callable(function):
+        raise PyOpusError(f"only what can be called can be spawned, not {function!r}")
+    whole = isinstance(count, int) and not isinstance(count, bool)
+    if count is not None and not (whole and count >= 0):  # type: ignore[operator]
+        raise PyOpusError(f"count must be None or a whole number, 0 or more, not {count!r}")
+
+
+def checked_timeout(timeout: Any) -> float | None:
+    """Seconds to wait, None for ever, from PyOPUS's way to say it."""
+    if not isinstance(timeout, int | float) or math.isnan(timeout):
+        raise PyOpusError(f"timeout must be a number of seconds, not {timeout!r}")
+    return None if timeout < 0 or timeout == math.inf else timeout
+
+
+def _run(
+    vm: ClusteredMachine,
+    place: int,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Any:
+    """What runs in a slot: the function in its environment."""
+    me, worker = current_task(), f"{vm.subsystem}WORKER"
+    running[me.id] = Here(place, me, Mailbox(lambda wait: _fetch_in_task(vm, me, wait)), vm)
+    vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
+    try:
+        with vm.environment():
+            return function(*args, **kwargs)
+    except Finished:
+        return None
+    finally:
+        vm._debug(worker, f"task {vm.taskID()} ends on {me.host}")
+        del running[me.id]
+
+
+def _fetch_in_task(
+    vm: ClusteredMachine, me: CurrentTask, wait: float | None
+) -> tuple[Any, ...] | None:
+    received = me.receive(wait)
+    if received is None:
+        return None
+    number, letter = received
+    if not isinstance(letter, Letter):  # sent by a program that does not use the dialect
+        return vm._id(0 if number == 0 else None, number), letter
+    if isinstance(letter.message, Finish):
+        raise Finished
+    return vm._id(letter.place, number), letter.message
+
+
+def _wait_for_nothing(wait: float | None) -> None:
+    if wait is None:
+        raise ClusterClosed("the virtual machine")
+    time.sleep(wait)
+
+
+def _result(spawner: Machine, sender: Any, result: TaskResult) -> tuple[Any, ...]:
+    number = result.task
+    silent, raised = number in spawner.silent, number in spawner.raised
+    spawner.silent.discard(number)
+    spawner.raised.discard(number)
+    if result.ok:
+        return () if silent else (sender, MsgTaskResult(True, result.value))
+    if number in spawner.killed and isinstance(result.value, TaskKilled | CancelledError):
+        return ()
+    if not raised:
+        text = "".join(traceback.format_exception(result.value))
+        host = spawner.place[spawner.slot[number]]
+        sys.stderr.write(f"task {sender} on {host} failed:\n{text}")
+    return () if silent else (sender, MsgTaskResult(False, None, result.value))

@@ -1,0 +1,397 @@
+"""The virtual machine on PVM: the program is its spawner, and hosts come and go as PVM has them.
+
+It joins the user's virtual machine if its daemon runs on this host, else it has one of its own,
+when it is first needed; see `use_machine`, and `encamp.compat.pyopus.use_cluster` for more.
+
+Each function is spawned in a new interpreter, as PVM spawns tasks, unless the storage is to persist
+or the virtual machine was made with ``freshInterpreter=False``, which is quicker.
+
+Different from PyOPUS on purpose: a task's exception is printed where the spawner runs and comes as
+``MsgTaskResult`` with ``success`` False. There are never more tasks than slots, and the spawner
+takes none. Only the program's own tasks are listed, and killed. Waiting uses no processor. Asking
+for the state of the machine as often as one likes takes no memory.
+"""
+
+# ruff: noqa: N802, N803
+from __future__ import annotations
+
+import math
+import socket
+import time
+from abc import ABCMeta
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from encamp.cluster.echo import show, show_lines_at_once
+from encamp.compat.pyopus.base import PyOpusError
+from encamp.compat.pyopus.clustered import (
+    ClusteredMachine,
+    checked_timeout,
+    no_task,
+    task_here,
+)
+from encamp.compat.pyopus.machine import Machine, opened, use
+from encamp.compat.pyopus.pvm_hosts import (
+    as_text,
+    host_of,
+    roster_of,
+    status,
+    task_number,
+    task_tid,
+    usable,
+)
+from encamp.compat.pyopus.pvm_ids import PVMHostID, PVMTaskID
+from encamp.errors import ClusterError, NoSuchHost
+
+__all__ = ["PVM", "PVMHostID", "PVMTaskID", "use_machine"]
+
+_BEAT = 60.0
+"""Seconds that are taken for the timeout where there is none, to find how often to look."""
+
+
+_wanted: dict[str, Any] = {"machine": None}
+"""What the engine is to be opened with."""
+
+
+def use_machine(which: str | None = None, **options: Any) -> None:
+    """Say which virtual machine is to be joined when it is first needed.
+
+    ``"running"`` is the one that the user has started, ``"own"`` one that ends with the program;
+    None takes the running one if there is one. ``options`` are those of ``Cluster("pvm", …)``,
+    such as ``hosts=["alpha", "beta"]``.
+    """
+    no_task()
+    if which not in (None, "running", "own"):
+        raise PyOpusError(f"the machine is 'running', 'own' or None, not {which!r}")
+    if opened() is not None:
+        raise PyOpusError("there is a virtual machine already; PVM.finalize() leaves it")
+    _wanted.clear()
+    _wanted.update(options, machine=which)
+
+
+def _spawner() -> Machine:
+    """The program's machine; joined or started the first time."""
+    no_task()
+    ours = opened()
+    if ours is None:
+        from encamp.cluster.cluster import Cluster
+
+        ours = Machine(Cluster("pvm", follow=_output.take, **_wanted), own=True)
+        use(ours)
+    return ours
+
+
+class _Output:
+    """What tasks print, shown line by line with the id of its task, if that is wanted."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self._begun: dict[int, str] = {}
+
+    def take(self, number: int, text: str) -> None:
+        """Show what a task has printed; a line's beginning waits for its end."""
+        *whole, self._begun[number] = (self._begun.get(number, "") + text).split("\n")
+        self._show(number, whole)
+
+    def end(self, number: int) -> None:
+        """Show the last line of a task that has ended."""
+        self._show(number, [line for line in [self._begun.pop(number, "")] if line])
+
+    def end_all(self) -> None:
+        """The same for all tasks."""
+        for number in list(self._begun):
+            self.end(number)
+
+    def _show(self, number: int, lines: list[str]) -> None:
+        ours = opened()
+        if not self.wanted or ours is None or not lines:
+            return
+        prefix = f"[t{ours.ids.get(number, number)}] "
+        show("".join(f"{prefix}{line}\n" for line in lines))
+
+
+_output = _Output()
+
+
+class _Facts(ABCMeta):
+    """What PyOPUS keeps in attributes of the class; None before the machine was joined."""
+
+    @property
+    def tid(cls) -> int | None:
+        """The id of the task that this code runs in."""
+        here, ours = task_here(), opened()
+        if here is not None:
+            return task_tid(here.place, here.task.id)
+        return None if ours is None else roster_of(ours).own_tid
+
+    @property
+    def ptid(cls) -> int | None:
+        """The id of the task that spawned it; None in the spawner."""
+        here = task_here()
+        return None if here is None else here.vm._spawner_tid
+
+    @property
+    def dtid(cls) -> int | None:
+        """The id of the host that this code runs on."""
+        tid = cls.tid
+        return None if tid is None else host_of(tid)
+
+    @property
+    def pvmStatus(cls) -> dict[str, Any] | None:
+        """Hosts and tasks as the spawner knows them, as a copy; None in tasks.
+
+        ``hosts`` by their ids: ``speed``, ``arch``, ``name``, ``task_count``, ``ncpu`` (None if it
+        never answered), ``responsive``. ``tasks`` by theirs: ``parent``, ``dtid``, ``flags``,
+        ``name``, ``pid`` (-1: unknown). ``narch``: how many architectures.
+        """
+        ours = None if task_here() is not None else opened()
+        return None if ours is None else status(ours)
+
+
+class PVM(ClusteredMachine, metaclass=_Facts):
+    """Hosts and slots of a PVM virtual machine.
+
+    With ``debug`` above 1 what tasks print is shown here. ``freshInterpreter`` says whether each
+    function gets an interpreter of its own; None: if the storage need not persist.
+    """
+
+    subsystem = "PVM"
+    task_type = PVMTaskID
+    host_type = PVMHostID
+
+    def __init__(
+        self,
+        debug: int = 0,
+        startupDir: str | None = None,
+        translateStartupDir: bool = True,
+        mirrorMap: Mapping[str, str] | None = None,
+        persistentStorage: bool = False,
+        freshInterpreter: bool | None = None,
+    ) -> None:
+        self.freshInterpreter = freshInterpreter
+        self._spawner_tid = 0
+        super().__init__(debug, startupDir, translateStartupDir, mirrorMap, persistentStorage)
+        if task_here() is None:
+            _output.wanted = debug > 1
+            if _output.wanted:
+                show_lines_at_once()
+
+    def setSpawn(
+        self,
+        startupDir: str | None = None,
+        translateStartupDir: bool = True,
+        mirrorMap: Mapping[str, str] | None = None,
+        persistentStorage: bool = False,
+    ) -> None:
+        """See `VirtualMachine.setSpawn`."""
+        if persistentStorage and self.freshInterpreter:
+            raise PyOpusError("storage persists in an interpreter that does, not in a fresh one")
+        super().setSpawn(startupDir, translateStartupDir, mirrorMap, persistentStorage)
+
+    # The machine
+
+    def alive(self) -> bool:
+        """Whether the virtual machine answers; it is joined or started the first time.
+
+        Raises `EngineUnavailable` or `EngineFailed` if PVM cannot be used here.
+        """
+        if task_here() is not None:
+            return True
+        if opened() is None and _wanted["machine"] == "running" and not _one_runs():
+            return False
+        roster = roster_of(_spawner())
+        try:
+            roster.renew()
+        except ClusterError:
+            return False
+        return not roster.failed
+
+    def waitForVM(self, timeout: float = -1.0, beatsPerTimeout: int = 50) -> bool:
+        """Whether the virtual machine is alive within ``timeout`` seconds; negative: without end.
+
+        Looks ``beatsPerTimeout`` times in that time, or in a minute.
+        """
+        wait = checked_timeout(timeout)
+        if not isinstance(beatsPerTimeout, int) or beatsPerTimeout < 1:
+            raise PyOpusError(f"beatsPerTimeout must be 1 or more, not {beatsPerTimeout!r}")
+        pause = (_BEAT if wait is None else wait) / beatsPerTimeout
+        deadline = math.inf if wait is None else time.monotonic() + wait
+        while not self.alive():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
+        return True
+
+    def spawnerBarrier(self, timeout: float = -1.0) -> None:
+        """Be the spawner: know the hosts, and be told of those that come and go."""
+        self.updateSpawnerInfo(timeout)
+
+    def updateSpawnerInfo(self, timeout: float = -1.0) -> bool:
+        """Find out which hosts there are and which of them answer; False if the machine is gone."""
+        wait, roster = checked_timeout(timeout), roster_of(_spawner())
+        try:
+            roster.renew()
+        except ClusterError as exc:
+            self._debug("PVM", str(exc))
+            return False
+        self._set_aside(wait)
+        return not roster.failed
+
+    def updateCoreCount(self, timeout: float = -1.0) -> None:
+        """Ask all hosts; those that do not answer in time get no tasks until they are asked again.
+
+        Negative: waits until each host has answered or has left.
+        """
+        self._set_aside(checked_timeout(timeout))
+
+    def _set_aside(self, wait: float | None) -> None:
+        ours = _spawner()
+        there = roster_of(ours).answering(wait)
+        for station in list(ours.stations.values()):
+            station.aside = bool(station.slots - {0}) and station.name not in there
+            if station.aside:
+                self._debug("PVM", f"{station.name} does not answer")
+
+    @staticmethod
+    def slots() -> int:
+        """How many slots for tasks there are: cores of hosts that answer. The spawner has none."""
+        return sum(len(station.slots - {0}) for station in usable(_spawner()))
+
+    @staticmethod
+    def freeSlots() -> int:
+        """How many of them have no task, as far as exits were received."""
+        return len(_spawner().free)
+
+    @staticmethod
+    def freeSlotsSet() -> set[int]:
+        """Their numbers."""
+        return _spawner().free
+
+    @staticmethod
+    def hostsWithFreeSlots() -> set[PVMHostID]:
+        """The hosts that they are on."""
+        return {PVM._host(host.name) for host in usable(_spawner()) if host.free}
+
+    @staticmethod
+    def hosts() -> list[PVMHostID]:
+        """The hosts that answer, in the order of their ids."""
+        return sorted(PVM._host(host.name) for host in usable(_spawner()))
+
+    def orderHosts(self, hostList: Sequence[PVMHostID]) -> list[PVMHostID]:
+        """These hosts without those that do not answer or are gone, most free slots first."""
+        free = {PVM._host(host.name): len(host.free) for host in usable(_spawner())}
+        there = [host for host in self._checked_hosts(hostList) if host in free]
+        return sorted(there, key=lambda host: -free[host])
+
+    # Tasks
+
+    @staticmethod
+    def taskID() -> PVMTaskID:
+        """The id of the task that asks."""
+        if task_here() is None:
+            _spawner()
+        return PVMTaskID(PVM.tid)
+
+    @staticmethod
+    def hostID(task: PVMTaskID | None = None) -> PVMHostID:
+        """The id of a task's host; of the asking task's by default."""
+        own = PVM.taskID()
+        if task is None or task == own:
+            return PVMHostID(host_of(own.tid), socket.gethostname())
+        if not isinstance(task, PVMTaskID):
+            raise PyOpusError(f"a task's id is a PVMTaskID, not {task!r}")
+        return PVMHostID(host_of(task.tid)) if task.valid() else PVMHostID.bad()
+
+    @staticmethod
+    def parentTaskID() -> PVMTaskID:
+        """The spawner's id; for the spawner itself one that is not valid."""
+        return PVMTaskID(PVM.ptid)
+
+    @staticmethod
+    def formatSpawnerConfig() -> str:
+        """Hosts with their cores, and the tasks on each."""
+        return as_text(status(_spawner()))
+
+    def kill(self, task: PVMTaskID) -> bool:
+        """End a task; its exit is told as always, without a result. False if it is none of ours."""
+        ours = _spawner()
+        number = self._number(self._checked_task(task))
+        return ours.ids.get(number) == task and ours.kill(number)
+
+    def killAll(self) -> None:
+        """End all tasks that this program has spawned."""
+        for task in list(_spawner().ids.values()):
+            self.kill(task)
+
+    @staticmethod
+    def finalize() -> None:
+        """See `VirtualMachine.finalize`. May be called twice; the machine may be joined again."""
+        no_task()
+        ours = opened()
+        if ours is not None:
+            try:
+                ours.finish()
+            finally:
+                _output.end_all()
+                use(None if ours.own else ours)
+
+    # What `ClusteredMachine` asks for
+
+    @staticmethod
+    def _spawner() -> Machine:
+        return _spawner()
+
+    def _options(self) -> dict[str, Any]:
+        self._spawner_tid = roster_of(_spawner()).own_tid
+        fresh = self.freshInterpreter
+        return {"fresh": True} if fresh or (fresh is None and not self.persistentStorage) else {}
+
+    @classmethod
+    def _id(cls, place: int | None, number: int) -> PVMTaskID:
+        if number == 0:
+            return PVMTaskID(PVM.tid if task_here() is None else PVM.ptid)
+        return PVMTaskID(None if place is None else task_tid(place, number))
+
+    @classmethod
+    def _number(cls, task: Any) -> int:
+        return 0 if task.tid == PVM.ptid else task_number(task.tid)
+
+    @classmethod
+    def _host(cls, name: str) -> PVMHostID:
+        return PVMHostID(roster_of(_spawner()).dtid(name), name)
+
+    @classmethod
+    def _names(cls, hosts: Sequence[Any]) -> list[str]:
+        """Those of hosts that are there; one that never was raises `NoSuchHost`."""
+        ours, roster = _spawner(), roster_of(_spawner())
+        names = {host: roster.station(host.dtid) for host in hosts}
+        for host, name in names.items():
+            if name is None and roster.name(host.dtid) is None:
+                raise NoSuchHost(str(host), tuple(map(str, cls.hosts())))
+        return [name for name in names.values() if name in ours.stations]
+
+    @classmethod
+    def _place(cls, slot: int) -> int:
+        ours = _spawner()
+        return roster_of(ours).dtid(ours.place[slot])
+
+    @classmethod
+    def _own_place(cls) -> int:
+        return PVM.dtid or 0
+
+    @classmethod
+    def _hosts_changed(cls) -> None:
+        roster_of(_spawner()).renew()
+
+    def _exited(self, task: Any) -> None:
+        _output.end(self._number(task))
+        super()._exited(task)
+
+
+def _one_runs() -> bool:
+    """Whether the user's virtual machine runs; joining it says what is missing for PVM at all."""
+    try:
+        from encamp.engines.pvm_machine import running
+    except ImportError:
+        return True
+    return running() is not None

@@ -1,0 +1,244 @@
+"""What PVM says of the hosts of a cluster, and how its integer ids tell hosts and tasks.
+
+A task's id has its host's id in the bits that PVM keeps for it. The rest is a number that PVM
+itself gives to nobody: tasks run in slots, which PVM does not know of.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from encamp.agent.protocol import Ping, encode
+from encamp.compat.pyopus.clustered import task_here
+from encamp.compat.pyopus.machine import Machine, Station, opened
+from encamp.errors import ClusterClosed
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+
+_HOST_BITS = 0x3FFC0000
+_FIRST_HOST = 1 << 18
+_IN_A_SLOT = 1 << 17
+"""The highest bit of PVM's own numbers on a host, which it reaches after 131,072 tasks there."""
+_ODD_HOSTS = 0xF00
+"""Numbers of hosts from which on PVM has none: for those that went before it was asked for them."""
+_ABOVE = 32
+"""Bits of PVM's ids; numbers that are too high for theirs go on above them."""
+
+
+def task_tid(dtid: int, number: int) -> int:
+    """The id of the cluster's task ``number`` on a host."""
+    above, low = divmod(number, _IN_A_SLOT)
+    return above << _ABOVE | dtid | _IN_A_SLOT | low
+
+
+def task_number(tid: int) -> int:
+    """The number of the task with this id; 0 if it is the spawner's."""
+    if not tid & _IN_A_SLOT:
+        return 0
+    return (tid >> _ABOVE) * _IN_A_SLOT | tid & (_IN_A_SLOT - 1)
+
+
+def host_of(tid: int) -> int:
+    """The id of a task's host."""
+    return tid & _HOST_BITS
+
+
+@dataclass(frozen=True)
+class PVMHost:
+    """A host of the virtual machine; ``station`` is the cluster's name for it, if it is there."""
+
+    dtid: int
+    name: str
+    arch: str
+    speed: int
+    station: str | None
+
+
+class Roster:
+    """The hosts of a virtual machine. On another engine than PVM, hosts get ids in their order."""
+
+    def __init__(self, ours: Machine) -> None:
+        self._ours, self._here = ours, ours.place[0]
+        self.hosts: dict[int, PVMHost] = {}
+        """Those in the machine, by their ids."""
+        self._ids: dict[str, int] = {}
+        self._names: dict[int, str] = {}
+        self.renew()
+
+    @property
+    def _cluster(self) -> Cluster | None:
+        return self._ours.cluster
+
+    @property
+    def _engine(self) -> Any:
+        """The engine, if it is PVM's."""
+        engine = getattr(self._cluster, "_engine", None)
+        return engine if engine is not None and engine.name == "pvm" else None
+
+    @property
+    def own_tid(self) -> int:
+        """The spawner's own id."""
+        engine = self._engine
+        tid: int = self.dtid(self._here) | 1 if engine is None else engine._member.tid
+        return tid
+
+    @property
+    def failed(self) -> bool:
+        """Whether the machine is gone."""
+        controller: Any = getattr(self._cluster, "_controller", None)
+        return self._cluster is None or (controller is not None and controller.failure is not None)
+
+    def renew(self) -> None:
+        """Look which hosts there are. Raises a `ClusterError` if the machine is gone."""
+        if getattr(self._cluster, "_closed", False):
+            raise ClusterClosed  # libpvm would join another machine
+        hosts = self._others() if self._engine is None else self._of_pvm(self._engine)
+        self.hosts = {host.dtid: host for host in sorted(hosts, key=lambda host: host.dtid)}
+        for host in hosts:
+            self._names[host.dtid] = host.name
+            if host.station is not None:
+                self._ids[host.station] = host.dtid
+
+    def _of_pvm(self, engine: Any) -> list[PVMHost]:
+        stations = self._call(lambda: _stations(engine, self._controller))
+        return [
+            PVMHost(host.tid, host.name, host.arch, host.speed, stations.get(host.tid))
+            for host in engine.machine_hosts()
+        ]
+
+    def _others(self) -> list[PVMHost]:
+        names = [host.name for host in self._cluster.hosts()] if self._cluster is not None else []
+        return [PVMHost(self.dtid(name), name, "LINUX64", 1000, name) for name in names]
+
+    @property
+    def _controller(self) -> Any:
+        return self._cluster._controller if self._cluster is not None else None
+
+    def _call(self, what: Any) -> Any:
+        return self._cluster._pump.call(what) if self._cluster is not None else None
+
+    def dtid(self, station: str) -> int:
+        """The id of a host by the cluster's name for it, also of one that is gone."""
+        if station not in self._ids:
+            least = 0 if self._engine is None else _ODD_HOSTS
+            number = max([least, *(dtid // _FIRST_HOST for dtid in self._ids.values())]) + 1
+            self._ids[station] = number * _FIRST_HOST
+        return self._ids[station]
+
+    def name(self, dtid: int) -> str | None:
+        """PVM's name for a host, also for one that is gone."""
+        return self._names.get(dtid)
+
+    def station(self, dtid: int) -> str | None:
+        """The cluster's name for a host, also for one that is gone."""
+        return next((name for name, known in self._ids.items() if known == dtid), None)
+
+    def answering(self, timeout: float | None) -> set[str]:
+        """The hosts that answer in time, by the cluster's names. None waits for all.
+
+        One that gives no sign of life for some seconds leaves the cluster, and is waited for no
+        more.
+        """
+        engine, cluster = self._engine, self._cluster
+        if cluster is None:
+            return set()
+        if engine is None:
+            return {host.name for host in cluster.hosts()}
+        asked, silent = time.monotonic(), dict(self._call(self._ask))
+
+        def all_heard() -> bool:
+            for number in list(silent):
+                line = engine._lines.get(number)
+                if line is None or line.heard >= asked or number not in self._controller.agents:
+                    del silent[number]
+            return not silent
+
+        cluster._pump.until(all_heard, timeout)
+        return {host.name for host in cluster.hosts()} - {*silent.values()}
+
+    def _ask(self) -> list[tuple[int, str]]:
+        agents = [agent for agent in self._controller.agents.values() if agent.facts is not None]
+        for agent in agents:
+            self._controller.outbox.post(agent.number, [encode(Ping(0))])
+        return [(agent.number, agent.facts.host) for agent in agents]
+
+
+def _stations(engine: Any, controller: Any) -> dict[int, str]:
+    """Hosts' ids → the cluster's names, of hosts that have an agent."""
+    return {
+        engine._agents[number].host.tid: agent.facts.host
+        for number, agent in controller.agents.items()
+        if agent.facts is not None and number in engine._agents
+    }
+
+
+def roster_of(ours: Machine) -> Roster:
+    """What is known of a machine's hosts."""
+    if ours.roster is None:
+        ours.roster = Roster(ours)
+    found: Roster = ours.roster
+    return found
+
+
+def known_name(dtid: int) -> str | None:
+    """PVM's name for a host, in a spawner that knows it."""
+    ours = None if task_here() is not None else opened()
+    roster: Roster | None = None if ours is None else ours.roster
+    return None if roster is None else roster.name(dtid)
+
+
+def usable(ours: Machine) -> list[Station]:
+    """The hosts that have slots for tasks, and answer."""
+    stations = list(ours.stations.values())
+    return [station for station in stations if not station.aside and station.slots - {0}]
+
+
+def status(ours: Machine) -> dict[str, Any]:
+    """See `encamp.compat.pyopus.pvm.PVM.pvmStatus`."""
+    roster = roster_of(ours)
+    answering = {roster.dtid(station.name) for station in usable(ours)}
+    known = {roster.dtid(station.name): station for station in ours.stations.values()}
+    counts = [host_of(task.tid) for task in ours.ids.values()]
+    hosts = {
+        dtid: {
+            "speed": host.speed,
+            "arch": host.arch,
+            "name": host.name,
+            "task_count": counts.count(dtid),
+            "ncpu": known[dtid].cores if dtid in known else None,
+            "responsive": dtid in answering,
+        }
+        for dtid, host in roster.hosts.items()
+    }
+    own = roster.own_tid
+    tasks = {own: _task(0, own, sys.argv[0], os.getpid())}
+    tasks |= {task.tid: _task(own, task.tid, ours.titles[n], -1) for n, task in ours.ids.items()}
+    return {
+        "hosts": hosts,
+        "tasks": tasks,
+        "narch": len({host["arch"] for host in hosts.values()}),
+    }
+
+
+def _task(parent: int, tid: int, name: str, pid: int) -> dict[str, Any]:
+    return {"parent": parent, "dtid": host_of(tid), "flags": 0, "name": name, "pid": pid}
+
+
+def as_text(status: dict[str, Any]) -> str:
+    """The state of the machine, in PyOPUS's form."""
+    lines = [f"Architectures: {status['narch']}", "", "Hosts and tasks:"]
+    for dtid, host in status["hosts"].items():
+        cores = "??" if host["ncpu"] is None else f"{host['ncpu']:<2}"
+        reach = "" if host["responsive"] else "not responsive"
+        facts = f"speed={host['speed']:<7} arch={host['arch']} ncpu={cores}"
+        lines.append(f"dtid={dtid:<7x} {facts} {reach} {host['name']}")
+        for tid, task in status["tasks"].items():
+            if task["dtid"] == dtid:
+                facts = f"flags={task['flags']:<3} pid={task['pid']:<7} '{task['name']}'"
+                lines.append(f"\ttid={tid:<7x} {facts}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,261 @@
+"""The hosts of an MPI job: how users name them, how ranks are spread, and why one cannot be used.
+
+Launchers tell in many words of their own what is wrong with a host, or wait for minutes. So hosts
+are asked by the same remote shell that the launcher uses, when a job does not come up.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from encamp.errors import BadHostfile, BadJob, EngineUnavailable
+
+AGENTS = {
+    "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
+    "mpich": ("HYDRA_LAUNCHER_EXEC",),
+}
+"""Environment variables by which launchers are told of a remote shell, by MPI."""
+_OTHER_WAYS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "PE_HOSTFILE", "COBALT_JOBID")
+"""Variables of batch systems; there launchers may reach hosts that no remote shell does."""
+_SHELLS = ("ssh", "rsh")
+_NO_SHELL = 255
+"""Exit status of a remote shell that did not get there."""
+_NO_COMMAND = (126, 127)
+_MOST_AT_ONCE = 64
+_HOST = re.compile(
+    r"(?P<name>[^\s:=,-][^\s:=,]*)(\s*:\s*(?P<count>\w+))?(?P<more>(\s+\w+\s*=\s*\S+)*)"
+)
+_SLOTS = re.compile(r"\bslots\s*=\s*(\S+)")
+_AS = "write it like 'node1', 'node1:4' or 'node1 slots=4'"
+_THERE = "encamp-is-asking"
+_CHECK = (
+    "import os, sys; sys.path.append(sys.argv[1]); import mpi4py, encamp.agent; "
+    "from encamp.engines.mpi_remains import clear; clear(); "
+    "sys.exit(not os.access(sys.argv[2], os.X_OK) and f'there is no {sys.argv[2]}')"
+)
+
+
+@dataclass(frozen=True)
+class HostLine:
+    """A host, and how many ranks it takes."""
+
+    name: str
+    places: int
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this host."""
+        return self.name in {socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1"}
+
+
+def hosts_in(lines: Sequence[str]) -> tuple[HostLine, ...]:
+    """Hosts as either MPI's users write them: ``node1``, ``node1:4``, ``node1 slots=4``.
+
+    A host that is named again has more places. Raises `BadJob`.
+    """
+    found: dict[str, int] = {}
+    for line in lines:
+        name, places = _host_in(line)
+        found[name] = found.get(name, 0) + places
+    return tuple(HostLine(name, places) for name, places in found.items())
+
+
+def _host_in(line: str) -> tuple[str, int]:
+    said = _HOST.fullmatch(line.strip())
+    if said is None:
+        raise BadJob(repr(line), f"this is no host; {_AS}")
+    slots = _SLOTS.search(said["more"])
+    count = said["count"] or (slots[1] if slots else "1")
+    if not (count.isascii() and count.isdigit()) or not int(count):
+        why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
+        raise BadJob(repr(line), why)
+    return said["name"], int(count)
+
+
+def hosts_of(
+    hosts: Sequence[str] | str | None, hostfile: str | os.PathLike[str] | None
+) -> tuple[HostLine, ...]:
+    """The hosts that the options name; none if a job is for this host alone.
+
+    Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
+    """
+    if hosts is None:
+        if not isinstance(hostfile, str | os.PathLike | None):
+            raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
+        return () if hostfile is None else _hosts_of_file(os.fspath(hostfile))
+    if hostfile is not None:
+        why = "it takes hosts or a hostfile, not both"
+        raise EngineUnavailable("mpi", why, "leave one of them out")
+    names = hosts.split(",") if isinstance(hosts, str) else hosts
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
+    found = hosts_in([name for name in names if name.strip()])
+    if not found:
+        raise EngineUnavailable("mpi", "hosts names no host", "name some, like 'node1:4'")
+    return found
+
+
+def _hosts_of_file(hostfile: str) -> tuple[HostLine, ...]:
+    try:
+        text = Path(hostfile).read_text()
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
+        raise BadHostfile(hostfile, f"{why}".lower()) from exc
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    try:
+        found = hosts_in([line for line in lines if line])
+    except BadJob as exc:
+        raise BadHostfile(hostfile, str(exc)) from exc
+    if not found:
+        raise BadHostfile(hostfile, "it names no host; write one a line, like 'node1:4'")
+    return found
+
+
+def spread(hosts: Sequence[HostLine], ranks: int) -> list[HostLine]:
+    """How many of the ranks each host gets: as many as it has places, in rounds if need be."""
+    got = dict.fromkeys((host.name for host in hosts), 0)
+    while ranks > 0 and any(host.places for host in hosts):
+        for host in hosts:
+            more = min(host.places, ranks)
+            got[host.name] += more
+            ranks -= more
+    return [HostLine(name, count) for name, count in got.items() if count]
+
+
+def remote_shell(given: str | None, mpi: str) -> list[str] | None:
+    """The command that a launcher reaches hosts with; None where it has other ways."""
+    variables: Mapping[str, str] = os.environ
+    named = given or next((variables[n] for n in AGENTS[mpi] if variables.get(n)), None)
+    if named:
+        return shlex.split(named)
+    other = mpi == "mpich" and variables.get("HYDRA_LAUNCHER", "ssh") not in _SHELLS
+    if other or any(name in variables for name in _OTHER_WAYS) or not shutil.which("ssh"):
+        return None
+    return ["ssh"]
+
+
+def address_towards(name: str, shell: Sequence[str]) -> str | None:
+    """The address of this host in the network by which it reaches another one."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        asked = [*shell, "-G", name]  # ssh may know the host by a name that is only its own
+        done = subprocess.run(
+            asked, capture_output=True, text=True, timeout=5, cwd="/", start_new_session=True
+        )
+        if found := re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE):
+            name = found[1]
+    return _source(name)
+
+
+def interface_towards(address: str) -> str | None:
+    """The name of the network interface by which this host reaches an address, or has it."""
+    source = _source(address)
+    for name, addresses in psutil.net_if_addrs().items():
+        if source in [one.address for one in addresses]:
+            return name
+    return None
+
+
+def _source(name: str) -> str | None:
+    """The address that packets from here to there come from; none is sent."""
+    with suppress(OSError):
+        family, kind, _, _, to = socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(to)
+            return str(probe.getsockname()[0])
+    return None
+
+
+class Questions:
+    """Asks hosts what is wrong with them, all at once and beside what else goes on.
+
+    Those that can be used remove what a job has left there that was ended while MPI started.
+    ``launcher`` is the program that must be there, ``package`` where encamp may be.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[HostLine],
+        shell: Sequence[str],
+        launcher: str,
+        package: str,
+        within: float,
+    ) -> None:
+        there = [host.name for host in hosts if not host.here]
+        program = shlex.join([sys.executable, "-P", "-c", _CHECK, package, launcher])
+        self._command, self._within = f"echo {_THERE}; {program}", within
+        self._asked: set[subprocess.Popen[str]] = set()
+        self._ended = False
+        self._pool = ThreadPoolExecutor(min(len(there), _MOST_AT_ONCE) or 1)
+        self._answers = {name: self._pool.submit(self._fault, [*shell, name]) for name in there}
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing is waited for."""
+        return all(answer.done() for answer in self._answers.values())
+
+    def faults(self) -> dict[str, str]:
+        """What is wrong with hosts, by name; waits for the answers, and ends."""
+        try:
+            wait(self._answers.values())
+            return {name: found.result() for name, found in self._answers.items() if found.result()}
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Wait for no more answers; may be called twice."""
+        self._ended = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for asked in list(self._asked):
+            with suppress(OSError):
+                os.killpg(asked.pid, signal.SIGKILL)
+
+    def _fault(self, shell: list[str]) -> str:
+        """What is wrong with a host; it says a word first, since Python may start slowly."""
+        try:
+            asked = subprocess.Popen(
+                [*shell, self._command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # so that nobody is asked for a password
+                text=True,
+                errors="replace",
+            )
+        except OSError as exc:
+            return f"cannot be reached: {shell[0]}: {exc.strerror}"
+        with asked:
+            self._asked.add(asked)
+            try:
+                said, errors = asked.communicate(timeout=0 if self._ended else self._within)
+            except subprocess.TimeoutExpired:
+                os.killpg(asked.pid, signal.SIGKILL)
+                said, _ = asked.communicate()
+                return "" if _THERE in said else f"does not answer within {self._within:g} s"
+            finally:
+                self._asked.discard(asked)
+        return _meaning(asked.returncode, _THERE in said, errors)
+
+
+def _meaning(code: int, reached: bool, errors: str) -> str:
+    last = (errors.strip().splitlines() or [f"exit status {code}"])[-1].strip()
+    if not reached:
+        return f"cannot be reached: {last}"
+    if code in _NO_COMMAND:
+        return f"has no Python at {sys.executable}"
+    if missing := re.search(r"No module named '?(\w+)", last):
+        return f"has no {missing[1]} for {sys.executable}"
+    return f"cannot be used: {last}" if code and code != _NO_SHELL else ""

@@ -1,0 +1,134 @@
+"""The PVM engine: the controller is a PVM task, and every host of the virtual machine has another.
+
+Works with the virtual machine that runs, or with one of its own. Agents come with their hosts, also
+with those that are added while it runs, and a new one takes the place of one that has died alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from encamp.engines import libpvm
+from encamp.engines.base import CONTROLLER
+from encamp.engines.foreign import foreign
+from encamp.engines.pvm_endpoint import PVMEndpoint
+from encamp.engines.pvm_engine import PVMEngine
+from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_machine
+from encamp.engines.pvm_membership import ENDED, Membership, enrol
+from encamp.engines.pvm_naming import host_names
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+
+_memberships: list[Membership] = []
+"""This process's, if it has one."""
+
+
+def open_end(
+    *,
+    slots: int | None = None,
+    hosts: Sequence[str] | None = None,
+    machine: str | None = None,
+    address: str | None = None,
+    per_agent: int | None = None,
+    python: str | None = None,
+    restarts: int = 3,
+    module: str = "encamp.agent",
+) -> PVMEngine:
+    """The controller's end, see `PVMEngine`.
+
+    ``machine`` is ``"running"`` or ``"own"``, by default the one that runs if there is one;
+    ``address`` is where the hosts of an own one reach this host, by default what its name stands
+    for. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    """
+    named = [] if hosts is None else host_names(hosts)
+    _check_numbers(slots=(slots, 1), per_agent=(per_agent, 1), restarts=(restarts, 0))
+    _check_texts(address=address, python=python, module=module)
+    member = _member(machine, address, "" if named else "localhost")
+    try:
+        return PVMEngine(
+            member, slots, named, per_agent, python or sys.executable, restarts, module
+        )
+    except BaseException:
+        if not member.ends:
+            member.leave()
+        raise
+
+
+def _check_numbers(**numbers: tuple[object, int]) -> None:
+    """Each is given with the least that it may be; the default of some is None."""
+    for name, (value, least) in numbers.items():
+        if value is None and name != "restarts":
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+
+
+def _check_texts(**texts: object) -> None:
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BadJob(name, f"must be a text, not {value!r}")
+
+
+def join(arguments: Sequence[str]) -> PVMEndpoint:
+    """The end of an agent that `PVMEngine` has spawned.
+
+    ``arguments`` are its number, how many slots it is to have, and whether it is on the
+    controller's host (``here``). There it gets the controller's environment; elsewhere, what its
+    host says itself comes first. Where only the controller has brought its host into the machine
+    (``ours``), nothing of the daemon's files is left.
+    """
+    number, slots, here = int(arguments[0]), int(arguments[1]), arguments[2] == "here"
+    variables = json.loads(os.environ.pop(VARIABLES, "{}"))
+    files = daemon_files()
+    member = enrol(Machine({"PVM_TMP": os.environ.get("PVM_TMP", "/tmp")}))  # noqa: S108
+    if arguments[2] == "ours":
+        atexit.register(lambda: _strike(files) if member.failure else None)
+    _be_no_task(arguments[2])
+    os.environ.update({k: v for k, v in variables.items() if here or k not in os.environ})
+    end = PVMEndpoint(member, number)
+    end.slots = slots
+    controller = libpvm.parent()
+    if controller is None:
+        raise EngineFailed("pvm", "it was not spawned by a controller")
+    with member.lock:
+        libpvm.notify(libpvm.TASK_EXIT, ENDED, [controller])
+        member.say_hello(end.line(CONTROLLER, controller))
+    return end
+
+
+def _be_no_task(where: str) -> None:
+    """Have the environment say of PVM what it would without encamp; see `join` for ``where``."""
+    ours = ["PVM_EXPORT"] if where == "there" else ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"]
+    for name in [name for name in os.environ if name.startswith("PVM")]:
+        if where == "here" or name in ours or foreign(name):
+            del os.environ[name]
+
+
+def _strike(files: Iterable[Path]) -> None:
+    """Remove what a daemon has left that has died."""
+    for path in files:
+        path.unlink(missing_ok=True)
+
+
+def _member(which: str | None, address: str | None, usual: str) -> Membership:
+    """This process's membership; there can be one at a time, which all of its clusters share."""
+    if _memberships:
+        member = _memberships[0]
+        if member.ends and not member.failure and member.process == os.getpid():
+            own = member.machine.own
+            if which == ("running" if own else "own"):
+                why = f"this process is in {'its own' if own else 'the running'} virtual machine"
+                raise EngineUnavailable("pvm", why, "close its other clusters first")
+            return member
+        _memberships.clear()
+    machine = find_machine(which, address, usual)
+    try:
+        _memberships.append(enrol(machine))
+    except BaseException:
+        machine.close()
+        raise
+    return _memberships[0]

@@ -1,0 +1,127 @@
+"""The program that adds hosts to a virtual machine, as a task of it that does nothing else.
+
+It is a process of its own because libpvm waits until a daemon has started, or has not, for minutes
+where a host does not answer. Needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import time
+from collections.abc import Collection, Sequence
+
+from encamp.engines import libpvm
+
+_GONE_WITHIN = 1.0
+"""Seconds in which a host is out of the machine if its daemon is alive; else it takes minutes."""
+_ENDS_WITHIN = 10.0
+"""Seconds that a daemon which is to end may be in the way of the next."""
+_LOOK = 0.05
+_STRUCK_WITHIN = 2.0
+_ENDED = 1
+"""The tag by which the end of a task is told of."""
+_STRIKE_LOG = (
+    "for fd in /proc/$PPID/fd/*; do log=$(readlink $fd); "
+    'case $log in */pvml.*) rm -f "$log";; esac; done'
+)
+_THERE_ALREADY = -28
+"""PVM's error for a host that the machine has, maybe by another name."""
+
+
+def main(given: str) -> None:
+    """Add hosts, and print as JSON what became of those that were not there: their tids or codes.
+
+    One that is there by another name has its tid, too. ``given`` is JSON: ``hosts`` as they are to
+    be added, ``dead`` the names of those in the machine that are not heard of; they are taken out
+    first, for the machine waits for them. If the machine is its user's ``own``, no logs are left.
+    """
+    wanted = json.loads(given)
+    libpvm.mytid()
+    libpvm.setopt(libpvm.AUTO_ERR, 0)
+    dead = _in_machine() & set(wanted["dead"])
+    if dead:
+        take_out(dead)
+    have = _in_machine()
+    new = [host for host in wanted["hosts"] if host.split()[0] not in have]
+    codes = _add(new, patient=bool(dead))
+    for number, code in enumerate(codes):
+        if code == _THERE_ALREADY:
+            codes[number] = _found(new[number]) or code
+    if wanted["own"]:
+        _strike_logs({code for code in codes if code > 0})
+    libpvm.leave()
+    sys.stdout.write(json.dumps(dict(zip(new, codes, strict=True))))
+
+
+def strike_log(host: libpvm.HostInfo) -> int:
+    """Remove the log file, however it is called, that a host's daemon has open; the task's id."""
+    return libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)[0]
+
+
+def _strike_logs(tids: Collection[int]) -> None:
+    """Do so on hosts that have come, but this one, and wait for it: they may have to go soon."""
+    here = libpvm.tidtohost(libpvm.mytid())
+    hosts = [host for host in libpvm.config() if host.tid in tids and host.tid != here]
+    tasks = [task for task in map(strike_log, hosts) if task > 0]
+    if tasks:
+        libpvm.notify(libpvm.TASK_EXIT, _ENDED, tasks)
+    deadline, ended = time.monotonic() + _STRUCK_WITHIN, 0
+    while ended < len(tasks) and time.monotonic() < deadline:
+        ended += libpvm.nrecv(libpvm.ANY, _ENDED) > 0
+        time.sleep(_LOOK / 5)
+
+
+def _in_machine() -> set[str]:
+    return {host.name for host in libpvm.config()}
+
+
+def _found(given: str) -> int:
+    """The tid of a host that is in the machine by another name; 0 if it cannot be told which."""
+    name, *options = given.split()
+    said = [option[3:] for option in options if option.startswith("ip=")]
+    address = _address(said[0] if said else name)
+    if address is None:
+        return 0
+    if _is_here(address):
+        return libpvm.tidtohost(libpvm.mytid())
+    return next((host.tid for host in libpvm.config() if _address(host.name) == address), 0)
+
+
+def _address(name: str) -> str | None:
+    try:
+        return socket.gethostbyname(name)
+    except OSError:
+        return None
+
+
+def _is_here(address: str) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            return False
+        return True
+
+
+def take_out(names: Collection[str]) -> None:
+    """Remove hosts: daemons that are alive end, and the machine does without the others."""
+    libpvm.delhosts(list(names))
+    deadline = time.monotonic() + _GONE_WITHIN
+    while _in_machine() & set(names) and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+    for host in libpvm.config():
+        if host.name in names:
+            libpvm.fail_host(host.tid)
+
+
+def _add(hosts: Sequence[str], *, patient: bool) -> list[int]:
+    codes = libpvm.addhosts(hosts) if hosts else []
+    deadline = time.monotonic() + _ENDS_WITHIN
+    while patient and min(codes, default=0) < 0 and time.monotonic() < deadline:
+        time.sleep(_LOOK)
+        failed = [number for number, code in enumerate(codes) if code < 0]
+        for number, code in zip(failed, libpvm.addhosts([hosts[n] for n in failed]), strict=True):
+            codes[number] = code
+    return codes

@@ -1,0 +1,127 @@
+"""The program that keeps a virtual machine for another process: ``pvm_keeper.py NAME FOLDER``.
+
+It starts the PVM daemon, says so, and halts the machine and removes its files when its standard
+input ends, so that nothing is left of it also when the other process was killed. The environment
+says where the machine has its files (``PVM_TMP``) and what it is called (``PVM_VMID``). ``FOLDER``
+is removed at the end, if one is named. A byte on its input says before that all tasks have ended.
+It stands alone, to be a small process.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_LEAVE_WITHIN = 6.0
+"""Seconds in which tasks end that have lost who spawned them."""
+_HALT_WITHIN = 3.0
+"""Seconds that the machine has to halt, which it does not while it waits for a dead host."""
+_ENDED_WITHIN = 1.0
+
+
+def main(name: str, folder: str) -> int:
+    """Keep a machine; 1 if its daemon cannot be started."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    daemon = _start(name)
+    try:
+        if not _told(daemon):
+            return 1
+        select.select([0, os.pidfd_open(daemon.pid)], [], [])
+        if daemon.poll() is None and not os.read(0, 1):
+            _wait_for_tasks(daemon)
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _finish(daemon)
+        remove(daemon.pid, folder)
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(number)
+
+
+def _start(name: str) -> subprocess.Popen[bytes]:
+    command = ["pvmd", f"-n{name}"] if name else ["pvmd"]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _told(daemon: subprocess.Popen[bytes]) -> bool:
+    """Pass on what the daemon says of itself: where it listens, or why it does not."""
+    assert daemon.stdout is not None  # noqa: S101
+    line = daemon.stdout.readline().strip()
+    if line.startswith(b"/") or (line.count(b":") == 1 and b" " not in line):
+        sys.stdout.write(f"ready {daemon.pid}\n")
+        sys.stdout.flush()
+        return True
+    daemon.terminate()
+    sys.stdout.write((line + b" " + daemon.stdout.read()).decode(errors="replace"))
+    return False
+
+
+def _wait_for_tasks(daemon: subprocess.Popen[bytes]) -> None:
+    """The other process has died: its tasks notice that, and end by themselves."""
+    deadline = time.monotonic() + _LEAVE_WITHIN
+    while _children(daemon.pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def _finish(daemon: subprocess.Popen[bytes]) -> None:
+    """End the machine by a command, or else by force."""
+    if daemon.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            halt()
+            daemon.wait(_HALT_WITHIN)
+    left = _children(daemon.pid)
+    for deed in (daemon.terminate, daemon.kill):
+        with suppress(subprocess.TimeoutExpired):
+            daemon.wait(_ENDED_WITHIN)
+            break
+        deed()
+    daemon.wait()
+    for pid in left:
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def halt() -> None:
+    """Have the console halt the machine.
+
+    The call for it, or a signal to the daemon, ends all tasks that it knows, the caller too.
+    """
+    with suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=_HALT_WITHIN)
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that the daemon has started and that run."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [int(child) for child in found]
+
+
+def remove(pid: int, folder: str) -> None:
+    """Remove what is left of the files of the machine that had this daemon."""
+    if folder:
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    base, uid, name = Path(os.environ["PVM_TMP"]), os.getuid(), os.environ["PVM_VMID"]
+    left = [base / f"pvmd.{uid}.{name}", base / f"pvml.{uid}.{name}"]
+    for path in (*left, *base.glob(f"pvmtmp{pid:06}.*")):
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,358 @@
+"""The virtual machine that a process joins: one that runs already, or one of its own.
+
+A machine of one's own is kept by another small process (`encamp.engines.pvm_keeper`), which ends
+it when this process does, however that comes about.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from secrets import token_hex
+from typing import IO
+
+from encamp.engines import pvm_keeper
+from encamp.engines.pvm_naming import why_not
+from encamp.errors import EngineFailed, EngineUnavailable
+
+REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
+ROOT = "/usr/lib/pvm3"
+_ADD = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from encamp.engines.pvm_hosts import main; main(sys.argv[2])"
+)
+_ADD_WITHIN = 240.0
+"""Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
+_ADD_ENDS_WITHIN = 4.0
+"""Seconds that it has if nobody waits for its hosts any more; most are there by then."""
+_TRAVELS = ("PARALLEL_", "PYTHONPATH", "LD_LIBRARY_PATH")
+"""How variables begin that agents on other hosts have as the controller has them."""
+VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
+_START_WITHIN = 20.0
+_END_WITHIN = 25.0
+"""Seconds that the keeper has; it gives the machine less."""
+_DAEMON_ENDS_WITHIN = 3.0
+_LOOK = 0.05
+_LONGEST_FOLDER = 80
+"""Bytes of a folder's path in which the kernel lets sockets have names (108) of PVM's length."""
+
+_used_tmp: str | None = None
+"""libpvm takes PVM_TMP from the environment once, and remembers it for good."""
+
+
+class Machine:
+    """A virtual machine that runs; ``variables`` say by which environment it is found."""
+
+    own = False
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.variables = dict(variables)
+
+    @contextmanager
+    def known(self) -> Iterator[None]:
+        """Have the environment name this machine for a moment."""
+        global _used_tmp
+        before = {name: os.environ.get(name) for name in self.variables}
+        os.environ.update(self.variables)
+        _used_tmp = self.variables["PVM_TMP"]
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> set[int]:
+        """Add the hosts that it does not have, after ``dead`` ones were taken out.
+
+        Blocks until their daemons run; returns the ids of those that it did not know by the names
+        that they have here. Raises `EngineFailed` if it cannot.
+        """
+        named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
+        before = len(self._log())
+        codes = self._added(json.dumps({"hosts": named, "dead": list(dead), "own": self.own}))
+        if bad := {host: code for host, code in codes.items() if code < 0}:
+            shell = {**os.environ, **self.variables}.get("PVM_RSH", "ssh")
+            raise EngineFailed("pvm", why_not(bad, self._log()[before:], shell))
+        return set(codes.values())
+
+    def _added(self, wanted: str) -> dict[str, int]:
+        """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
+        command = [sys.executable, "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
+        with subprocess.Popen(
+            command,
+            env={**os.environ, **self.variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for this process, which ends it in its own way
+        ) as adding:
+            said, errors = _said(adding)
+        try:
+            return dict(json.loads(said))
+        except ValueError:
+            last = "".join(errors.strip().splitlines()[-1:])
+            raise EngineFailed("pvm", f"hosts could not be added: {last}") from None
+
+    def _log(self) -> str:
+        """What the daemon has written into its log."""
+        name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
+        with suppress(OSError):
+            file = Path(self.variables["PVM_TMP"], _file("pvml", name))
+            return file.read_text(errors="replace")
+        return ""
+
+    def close(self) -> None:
+        """Nothing: it was there before."""
+
+
+class OwnMachine(Machine):
+    """A virtual machine that ends with this process; ``name`` is its first host's, if not this's.
+
+    ``process`` is the id of its daemon (0: there is none).
+    """
+
+    own = True
+
+    def __init__(self, name: str) -> None:
+        folder = _folder()
+        variables = {
+            "PVM_ROOT": os.environ.get("PVM_ROOT", ROOT),
+            "PVM_TMP": folder or _used_tmp or "/tmp",  # noqa: S108
+            "PVM_VMID": f"encamp{os.getpid()}{token_hex(4)}",
+        }
+        if "PVM_RSH" not in os.environ and (ssh := shutil.which("ssh")):
+            variables["PVM_RSH"] = ssh
+        super().__init__(variables)
+        self.process, self._folder = 0, folder
+        self._keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", pvm_keeper.__file__, name, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **variables},
+            cwd="/",
+            start_new_session=True,
+        )
+        try:
+            self.process = self._started()
+        except BaseException:
+            self.close()
+            raise
+
+    def _started(self) -> int:
+        """The daemon's process id. Raises `EngineUnavailable` if it does not start."""
+        assert self._keeper.stdout is not None  # noqa: S101
+        ready, _, _ = select.select([self._keeper.stdout], [], [], _START_WITHIN)
+        line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
+        word, _, pid = line.partition(" ")
+        if word == "ready":
+            return int(pid)
+        said = line + _rest(self._keeper.stdout) if ready else "it does not say that it is ready"
+        why = f"its daemon does not start: {' '.join(said.split())}"
+        raise EngineUnavailable("pvm", why, "see what the command pvmd says")
+
+    def close(self) -> None:
+        """Halt it, and leave none of its files. May be called twice."""
+        keeper = self._keeper
+        with suppress(OSError, ValueError):
+            os.write(keeper.stdin.fileno(), b"x")  # type: ignore[union-attr]
+        for pipe in (keeper.stdin, keeper.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            keeper.wait(_END_WITHIN)
+        except subprocess.TimeoutExpired:
+            keeper.kill()
+            keeper.wait()
+        if keeper.returncode < 0:
+            self._do_without_keeper()
+
+    def _do_without_keeper(self) -> None:
+        """Do what a keeper that was killed has not done."""
+        with self.known():
+            with suppress(OSError):
+                if self.variables["PVM_VMID"].encode() in _environment(self.process):
+                    pvm_keeper.halt()
+                    _end(self.process)
+            pvm_keeper.remove(self.process, self._folder)
+
+
+def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
+    """What a process has to say that adds hosts. It ends, also where this one is interrupted."""
+    try:
+        return adding.communicate(timeout=_ADD_WITHIN)
+    except subprocess.TimeoutExpired:
+        raise EngineFailed("pvm", f"hosts were not added within {_ADD_WITHIN:g} s") from None
+    finally:
+        try:
+            with suppress(subprocess.TimeoutExpired):
+                adding.wait(_ADD_ENDS_WITHIN)  # so that it can clear up on hosts that have come
+        finally:
+            adding.kill()
+
+
+def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
+    """The machine to join: ``"running"``, ``"own"``, or (None) the one that runs, else an own one.
+
+    An own one has this host by ``address``, or else by its ``usual`` name. Raises
+    `EngineUnavailable`.
+    """
+    if which not in (None, "own", "running"):
+        raise EngineUnavailable("pvm", f"machine={which!r} is not known", "say 'own' or 'running'")
+    _check_programs()
+    if address:
+        _check_address(address)
+    machine = None if which == "own" else running()
+    if machine is None and which == "running":
+        raise EngineUnavailable("pvm", "no virtual machine runs here", "start one: pvm")
+    if machine is not None and address:
+        why = f"address={address!r} comes too late for the virtual machine that runs here"
+        remedy = f"say machine='own', or end that one and start it by: pvm -n{address}"
+        raise EngineUnavailable("pvm", why, remedy)
+    return machine or OwnMachine(address or usual)
+
+
+def _check_address(address: str) -> None:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+            trial.bind((address, 0))
+    except OSError:
+        why = f"address={address!r} is none of this host's"
+        remedy = "give the one by which the other hosts reach it, such as 10.0.0.5; see: ip address"
+        raise EngineUnavailable("pvm", why, remedy) from None
+
+
+def running() -> Machine | None:
+    """The virtual machine of this user that the environment names, if it runs."""
+    tmp, name = os.environ.get("PVM_TMP", "/tmp"), os.environ.get("PVM_VMID", "")  # noqa: S108
+    here = Path(tmp, _file("pvmd", name))
+    if _used_tmp not in (None, tmp) or not _answers(here):
+        return None
+    variables = {"PVM_ROOT": os.environ.get("PVM_ROOT", ROOT), "PVM_TMP": tmp}
+    return Machine({**variables, "PVM_VMID": name} if name else variables)
+
+
+def daemon_files() -> list[Path]:
+    """Where the daemon of this task's host says how it is reached, and the socket that it names."""
+    file = Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvmd", os.environ.get("PVM_VMID", "")))  # noqa: S108
+    try:
+        address = file.read_text().strip()
+    except OSError:
+        return []
+    return [file, Path(address)] if address.startswith("/") else [file]
+
+
+def _file(kind: str, name: str) -> str:
+    return ".".join(filter(None, (kind, str(os.getuid()), name)))
+
+
+def _answers(file: Path) -> bool:
+    """Whether a daemon listens where its file says; files of killed ones stay."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+        if file.stat().st_uid != os.getuid():
+            return False
+        address = file.read_text().strip()
+        if not address.startswith("/"):
+            return ":" in address
+        probe.connect(address)
+        return True
+    return False
+
+
+@contextmanager
+def exported(here: bool) -> Iterator[None]:
+    """Have tasks that are spawned get the controller's environment, or some of it.
+
+    Not as arguments, which everybody can read.
+    """
+    variables = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELS) or here}
+    before = os.environ.get("PVM_EXPORT")
+    os.environ.update({VARIABLES: json.dumps(variables), "PVM_EXPORT": VARIABLES})
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLES], os.environ["PVM_EXPORT"]
+        if before is not None:
+            os.environ["PVM_EXPORT"] = before
+
+
+def _check_programs() -> None:
+    missing = [name for name in ("pvmd", "pvm") if shutil.which(name) is None]
+    if missing:
+        raise EngineUnavailable("pvm", f"there is no command {missing[0]}", REMEDY)
+    if os.geteuid() == 0 and "PVM_ALLOW_ROOT" not in os.environ:
+        why = "PVM does not work for root, who had better not run what other hosts ask for"
+        raise EngineUnavailable("pvm", why, "be another user, or set PVM_ALLOW_ROOT=1")
+
+
+def _folder() -> str:
+    """A folder of its own for a new machine's files; empty where libpvm holds on to another."""
+    global _own_folder
+    if _used_tmp is None:
+        base = tempfile.gettempdir()
+        base = base if len(os.fsencode(base)) < _LONGEST_FOLDER else "/tmp"  # noqa: S108
+        _own_folder = tempfile.mkdtemp(prefix=f"encamp-pvm-{os.getpid()}-", dir=base)
+        return _own_folder
+    if _own_folder == _used_tmp:
+        _make_again(Path(_own_folder))
+        return _own_folder
+    return ""
+
+
+def _make_again(folder: Path) -> None:
+    """Have a folder of this process's once more.
+
+    What a killed machine has left in it is in no way, since every machine has another name.
+    """
+    try:
+        folder.mkdir(0o700)
+    except FileExistsError:
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            why = f"{folder}, which this process had for its virtual machine, is no folder of ours"
+            raise EngineUnavailable("pvm", why, "remove it") from None
+        folder.chmod(0o700)
+
+
+_own_folder = ""
+
+
+def _environment(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def _end(pid: int) -> None:
+    """Wait for the end of a process, and bring it about after some seconds."""
+    process = os.pidfd_open(pid)
+    try:
+        if not select.select([process], [], [], _DAEMON_ENDS_WITHIN)[0]:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
+
+
+def runs(sentinel: int) -> bool:
+    """Whether the process of a descriptor, -1 for none, runs, and does for a moment more."""
+    return sentinel >= 0 and not select.select([sentinel], [], [], _LOOK)[0]
+
+
+def _pvmd() -> str:
+    return f"{os.environ.get('PVM_ROOT', ROOT)}/lib/pvmd"
+
+
+def _rest(source: IO[bytes]) -> str:
+    return source.read().decode(errors="replace")

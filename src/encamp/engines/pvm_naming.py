@@ -1,0 +1,90 @@
+"""How hosts are named for PVM, and in plain words why some of them could not be taken in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from encamp.engines import libpvm
+from encamp.errors import BadJob
+
+_HOST = re.compile(r"\w[\w.-]*( +(bx|dx|ep|id|ip|lo|so|sp|wd)=\S+)*", re.ASCII)
+"""A name with options as pvmd(1) has them in host files."""
+_NOTATION = "write it as in PVM's host files, like 'node1' or 'node1 ip=10.0.0.1 lo=other_user'"
+_ADDRESS = (
+    "say by which address they reach it: address=10.0.0.5 (encamp run: --option address=10.0.0.5) "
+    "for a machine of the program's own, pvm -n10.0.0.5 for one that you start"
+)
+_NOISE = ("", "EOF")
+_SAID = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
+"""A line of a daemon's log that has what a host answered; it has the host's address."""
+_COMMON = (
+    ("*run* PVM as a *regular* user", "set PVM_ALLOW_ROOT=1 on {name}, for non-interactive logins"),
+    ("execvp failed", "the remote shell {shell}, which PVM_RSH names, cannot be run"),
+    (
+        "Host key verification failed",
+        "Host key verification failed; log in once by hand: {shell} {name}",
+    ),
+    (
+        "Permission denied",
+        "Permission denied; {shell} must get there without a password, as with a key in ssh-agent",
+    ),
+    ("No route to host", "No route to host; see whether it is up, and its address right"),
+    ("Network is unreachable", "Network is unreachable; see whether its address is right"),
+    ("Connection refused", "Connection refused; see whether its ssh server runs"),
+    ("timed out", "the connection timed out; see whether it is up"),
+)
+"""What a host's answer holds, and what to say then."""
+
+
+def host_names(given: object) -> list[str]:
+    """The hosts that a user names, each once, by its first word. Raises `BadJob`."""
+    if isinstance(given, str):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise BadJob("hosts", f"must be names of hosts, not {given!r}")
+    return list({host.split()[0]: host for host in reversed([*map(_host, given)])}.values())[::-1]
+
+
+def first_words(hosts: Iterable[str]) -> set[str]:
+    """The names of hosts, without what else is said of them."""
+    return {host.split()[0] for host in hosts}
+
+
+def _host(given: object) -> str:
+    if not isinstance(given, str):
+        raise BadJob("hosts", f"must be names of hosts, not {given!r}")
+    host = " ".join(given.split())
+    if re.fullmatch(r"[^\s:]+:\d+", host):
+        why = "PVM takes no numbers of slots with hosts; leave it out, and say slots=… for all"
+        raise BadJob(f"host {host!r}", why)
+    if not _HOST.fullmatch(host):
+        raise BadJob(f"host {given!r}", _NOTATION)
+    return host
+
+
+def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:
+    """A sentence about the hosts that were given, and not taken in, for PVM's ``codes``.
+
+    ``log`` is what the daemon has written meanwhile, ``shell`` how it reaches hosts.
+    """
+    if libpvm.LOOPBACK in codes.values():
+        return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {_ADDRESS}"
+    said = [found.groups() for found in map(_SAID.search, log.splitlines()) if found]
+    bad = [_reason(host, code, said, shell) for host, code in codes.items()]
+    return f"hosts could not be added: {'; '.join(bad)}"
+
+
+def _reason(host: str, code: int, said: Iterable[tuple[str, ...]], shell: str) -> str:
+    name, *options = host.split()
+    if code == libpvm.NO_HOST:
+        return (
+            f"{name}: no such host: its name must be known to the resolver here, "
+            f'or write it as "{name} ip=10.0.0.2"'
+        )
+    where = next((option[3:] for option in options if option.startswith("ip=")), name)
+    lines = [line for at, line in said if at == where and line not in _NOISE]
+    for sign, words in _COMMON:
+        if any(sign in line for line in lines):
+            return f"{name}: {words.format(name=name, shell=shell)}"
+    return f"{name}: {': '.join([libpvm.code_text(code), *lines[-1:]])}"

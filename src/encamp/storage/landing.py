@@ -1,0 +1,206 @@
+"""Outputs of hosts that do not see the destination: sent in pieces, and taken in over there.
+
+    the task's host                                  the destination's host
+    send_file ── pieces ──► Channel ──► Receiver.land: temporary names beside the final ones
+
+It is the other direction of `ship`. Publishing is the same for both: by `publish.publish`, on the
+destination's host.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
+from encamp.storage.disk import disk_full
+from encamp.storage.parts import PART, discard
+from encamp.storage.roots import Portable, SharedPath, local, portable, portable_name
+from encamp.storage.ship import CHUNK, Sender, digest_of_piece
+
+if TYPE_CHECKING:
+    from encamp.storage.mirror import Item
+    from encamp.storage.outputs import Output
+
+
+@dataclass(frozen=True)
+class Far:
+    """Where an output goes that this host cannot see: a folder of another's, and a path below."""
+
+    folder: Portable
+    inner: PurePosixPath
+
+    def __str__(self) -> str:
+        folder = self.folder
+        return f"{folder.rest if isinstance(folder, SharedPath) else folder}/{self.inner}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one output from some place on; ``token`` tells its temporary name from others'."""
+
+    folder: Portable
+    inner: str
+    token: str
+    offset: int
+    data: bytes
+    digest: bytes
+    permissions: int
+    last: bool
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Where an output is now, and where it is to be."""
+
+    part: Portable
+    final: Portable
+
+
+class OutputChannel(Protocol):
+    """Reaches the other side; a call blocks until it is done there, and raises what it raises."""
+
+    def land(self, piece: Piece) -> Landed:
+        """Add a piece to a file."""
+
+
+def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tuple[Landed, int, str]:
+    """Send a file; returns where it is, its size, and its blake2b-128 in hexadecimal.
+
+    Raises OSError from this host's disk, and what the other side raises.
+    """
+    import hashlib
+
+    whole, offset = hashlib.blake2b(digest_size=16), 0
+    with source.open("rb", buffering=0) as reader:
+        permissions = os.fstat(reader.fileno()).st_mode & 0o777 | 0o200
+        data, last = reader.read(CHUNK), False
+        while not last:
+            after = reader.read(CHUNK) if data else b""
+            last = not after
+            whole.update(data)
+            digest = digest_of_piece(data)
+            inner = str(to.inner)
+            piece = Piece(to.folder, inner, token, offset, data, digest, permissions, last)
+            landed = channel.land(piece)
+            offset += len(data)
+            data = after
+    return landed, offset, whole.hexdigest()
+
+
+class Receiver:
+    """Takes in outputs, for ``folders`` of this host and those below them only."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self._allowed = {os.path.realpath(folder) for folder in folders}
+        self._parts: set[Path] = set()
+
+    def land(self, piece: Piece) -> Landed:
+        """Add a piece to its file, and see that the whole is on the disk if it is the last.
+
+        Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
+        """
+        final = self._final(piece)
+        part = final.with_name(f"{PART}{piece.token}")
+        if digest_of_piece(piece.data) != piece.digest:
+            why = f"the bytes from {piece.offset} on were changed on the way"
+            raise ShippingFailed(piece.inner, why)
+        self._parts.add(part)
+        try:
+            _write(part, piece)
+        except OSError as exc:
+            discard(part)
+            why = (exc.strerror or str(exc)).lower()
+            full = disk_full(exc, final, len(piece.data))
+            raise full or BadDestination(printable(final), why) from exc
+        return Landed(portable(part), portable_name(final))
+
+    def _final(self, piece: Piece) -> Path:
+        inner = PurePosixPath(piece.inner)
+        if inner.is_absolute() or ".." in inner.parts or "/" in piece.token or not inner.name:
+            raise UnsafeTarget(piece.inner, "would leave its destination")
+        folder = os.path.realpath(local(piece.folder))
+        if folder not in self._allowed:
+            raise BadDestination(printable(folder), "it is no destination of the task's")
+        return Path(folder) / inner
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        for part in self._parts:
+            discard(part)
+
+
+class Depot:
+    """What one task has on this side: its inputs, to be sent, and outputs that come.
+
+    Any thread may use it. When it is closed nothing goes or comes any more.
+    """
+
+    def __init__(self, inputs: Iterable[Item], outputs: Iterable[Output]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._lock = threading.Lock()
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+        self._over = False
+
+    def answer(self, question: Any) -> Any:
+        """Answer a host that does not see this one's disk; may wait for the disk.
+
+        Questions are ``(what, path or piece, detail)``; `Sender` and `Receiver` say what they
+        raise. "over" asks whether nobody wants the task any more.
+        """
+        what, about, detail = question
+        if what == "over":
+            return self._over
+        with self._lock:
+            if self._over:
+                raise UnusableInput(str(about), "the task that asks for it has ended")
+            if what == "land":
+                return self._taker.land(about)
+            giver = self._giver
+            return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
+
+    @property
+    def _taker(self) -> Receiver:
+        if self._receiver is None:
+            folders = [local(output.at) for output in self._outputs if output.at is not None]
+            self._receiver = Receiver(folders)
+        return self._receiver
+
+    @property
+    def _giver(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(local(i.source) for i in self._inputs if i.url is None)
+        return self._sender
+
+    def stop(self) -> None:
+        """The task is not wanted any more."""
+        self._over = True
+
+    def close(self) -> None:
+        """Remove what has come and was not published; may wait for the disk."""
+        self.stop()
+        with self._lock:
+            if self._receiver is not None:
+                self._receiver.discard()
+
+
+def _write(part: Path, piece: Piece) -> None:
+    if piece.offset == 0:
+        part.parent.mkdir(parents=True, exist_ok=True)
+    new = os.O_CREAT | os.O_EXCL if piece.offset == 0 else 0
+    fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | new, 0o600)
+    try:
+        at, view = piece.offset, memoryview(piece.data)
+        while view:
+            written = os.pwrite(fd, view, at)
+            at, view = at + written, view[written:]
+        if piece.last:
+            os.fchmod(fd, piece.permissions & 0o777)
+            os.fsync(fd)
+    finally:
+        os.close(fd)

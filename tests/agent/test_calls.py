@@ -1,0 +1,99 @@
+"""What a slot asks, and what it takes for the answer."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from encamp.agent.calls import Slot
+from encamp.agent.hosted import InlineSlot, ThreadSlot
+from encamp.agent.pickling import dump
+from encamp.agent.protocol import Answer, Ask, Message, decode
+from encamp.wire import Parts
+
+SOON = 10.0
+
+
+class Answering:
+    """A port by which every question is answered, after ``before`` has come."""
+
+    slot: Slot
+
+    def __init__(self) -> None:
+        self.tickets: list[int] = []
+        self.before: list[tuple[int, str]] = []
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        envelope = decode(parts[0])
+        assert isinstance(envelope, Ask)
+        self.tickets.append(envelope.ticket)
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        for ticket, text in [*self.before, (self.tickets[-1], "mine")]:
+            self.slot.take(Answer(0, ticket, True), [b"", *dump(text)])
+        return True
+
+
+@pytest.fixture
+def port() -> Answering:
+    port = Answering()
+    port.slot = Slot(0, "here", port)
+    return port
+
+
+def test_an_answer_for_the_process_before_is_not_taken(port: Answering) -> None:
+    other = Answering()
+    other.slot = Slot(0, "here", other)
+    for _ in range(3):
+        assert other.slot.ask("theirs") == "mine"
+    port.before = [(ticket, "theirs") for ticket in other.tickets]
+    for _ in range(3):
+        assert port.slot.ask("ours") == "mine"
+    assert not set(port.tickets) & set(other.tickets)
+
+
+def test_answers_that_nobody_waits_for_are_not_kept(port: Answering) -> None:
+    port.before = [(ticket, "theirs") for ticket in range(100)]
+    assert port.slot.ask("ours") == "mine"
+    port.slot.take(Answer(0, port.tickets[-1], True), [b"", *dump("once more")])
+    assert port.slot._answers == {}
+
+
+def wait_twice(slot: Any) -> list[bool]:
+    """Whether a call that waits, at the end of its slot, is told so each time."""
+    told = []
+
+    def waits() -> None:
+        for _ in range(2):
+            try:
+                slot.wait(None)
+            except SystemExit:
+                told.append(True)
+
+    thread = threading.Thread(target=waits, daemon=True)
+    thread.start()
+    thread.join(SOON)
+    return told
+
+
+def test_a_thread_that_waits_again_at_the_end_does_not_block() -> None:
+    slot = ThreadSlot(SimpleNamespace(host="here", number=1), 0)  # type: ignore[arg-type]
+    slot.begin_end()
+    slot.end(SOON)
+    assert wait_twice(slot) == [True, True]
+
+
+def test_an_agent_that_waits_again_at_the_end_does_not_block() -> None:
+    def turn(timeout: float | None) -> None:
+        raise AssertionError("it would block")
+
+    slot = InlineSlot.__new__(InlineSlot)
+    pump = SimpleNamespace(spun=lambda: False, turn=turn)
+    slot.agent = SimpleNamespace(over=True, pump=pump)  # type: ignore[assignment]
+    assert wait_twice(slot) == [True, True]

@@ -1,0 +1,124 @@
+"""Who waits, pumps: what becomes of errors in an engine, a handler and a signal's handler."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from encamp.agent.pump import Pump
+from encamp.cluster.cluster import Cluster
+from encamp.engines.base import Arrival, Endpoint
+from encamp.errors import EngineFailed, TaskLost
+from encamp.testing import work
+from encamp.testing.fake import FakeEngine
+
+SOON = 10.0
+
+
+class Odd(Endpoint):
+    """An end that always has something to do, and does it badly."""
+
+    def __init__(self, deed: type[Exception] | signal.Signals) -> None:
+        self.deed = deed
+
+    def send(self, to: int, parts: Sequence[object]) -> None: ...
+
+    def receive(self) -> Sequence[Arrival]:
+        if isinstance(self.deed, signal.Signals):
+            os.kill(os.getpid(), self.deed)
+            return []
+        raise self.deed("of the engine")
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def patience(self) -> float | None:
+        return 0
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def pump() -> Iterator[Pump]:
+    pump = Pump()
+    yield pump
+    pump.close()
+
+
+@pytest.fixture
+def broken(pump: Pump) -> list[Exception]:
+    """What the pump tells its owner."""
+    found: list[Exception] = []
+    pump.broken = found.append
+    return found
+
+
+def odd() -> None:
+    raise TypeError("of a handler")
+
+
+def test_an_engines_error_is_told_once_and_not_to_who_waits(
+    pump: Pump, broken: list[Exception]
+) -> None:
+    pump.attach(Odd(TypeError), lambda _: None)
+    assert not pump.until(lambda: False, 0.05)
+    assert [str(error) for error in broken] == ["of the engine"]
+
+
+def test_a_handlers_error_is_told_and_others_go_on(pump: Pump, broken: list[Exception]) -> None:
+    called: list[int] = []
+    pump.soon(odd)
+    pump.soon(lambda: called.append(1))
+    assert pump.until(lambda: called, SOON)
+    assert [str(error) for error in broken] == ["of a handler"]
+
+
+def test_without_anybody_to_tell_an_error_is_raised_where_somebody_waits(pump: Pump) -> None:
+    pump.soon(odd)
+    with pytest.raises(TypeError, match="of a handler"):
+        pump.until(lambda: False, SOON)
+
+
+def test_what_a_signals_handler_raises_is_for_who_waits_and_breaks_nothing(
+    pump: Pump, broken: list[Exception]
+) -> None:
+    def too_late(*_: object) -> None:
+        raise TimeoutError("of the program")
+
+    before = signal.signal(signal.SIGUSR1, too_late)
+    end = Odd(signal.SIGUSR1)
+    pump.attach(end, lambda _: None)
+    try:
+        for _ in range(2):  # so the end is still asked
+            with pytest.raises(TimeoutError, match="of the program"):
+                pump.until(lambda: False, SOON)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert broken == []
+
+
+def test_an_internal_error_in_the_waiting_thread_ends_the_cluster(
+    local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine(1)
+    with Cluster(engine) as cluster:
+        task = cluster.spawn(work.wait_for_ever, notify=False)
+        assert cluster.receive(SOON, source=task)
+        usual, here = engine.receive, threading.get_ident()
+
+        def receive() -> Sequence[Arrival]:
+            if threading.get_ident() == here:
+                raise TypeError("no number")
+            return usual()
+
+        monkeypatch.setattr(engine, "receive", receive)
+        error = task.exception(SOON)
+        assert isinstance(error, TaskLost)
+        assert "TypeError: no number" in str(error)
+        with pytest.raises(EngineFailed, match="the engine 'fake' failed: TypeError: no number"):
+            cluster.spawn(abs, -1)

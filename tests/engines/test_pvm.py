@@ -1,0 +1,484 @@
+"""The PVM engine itself: its binding, its machines, who dies and what is left."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import HostDeleted
+from encamp.engines.base import Frame
+from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.waiting import gone, until
+
+if shutil.which("pvmd"):
+    from encamp.engines import libpvm, pvm_machine
+    from encamp.engines.pvm import open_end
+    from encamp.engines.pvm_engine import PVMEngine
+    from encamp.engines.pvm_machine import OwnMachine
+    from encamp.engines.pvm_membership import (
+        FRAME,
+        MORE_SIZES,
+        PIECE,
+        SIZES,
+        TABLE,
+        TOOK,
+        Line,
+        Membership,
+        encode,
+    )
+
+NOTICED = 10.0
+
+
+@pytest.fixture(autouse=True)
+def no_machine_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Root may use PVM here; no daemon and no file of a machine may outlive a test."""
+    need("pvm", shutil.which("pvmd") is not None)
+    monkeypatch.setenv("PVM_ALLOW_ROOT", "1")
+    files, daemons = remains()
+    yield
+    until(lambda: remains()[1] <= daemons)
+    assert remains()[0] <= files
+
+
+def remains() -> tuple[set[Path], set[int]]:
+    mine = psutil.Process().children(recursive=True)
+    return files_of(os.getpid()), {child.pid for child in mine if name_of(child) in ("pvmd", "pvm")}
+
+
+def files_of(pid: int) -> set[Path]:
+    """Files of virtual machines that a process has started."""
+    names = (f"encamp-pvm-{pid}-*", f"pvm*encamp{pid}*")
+    return {path for name in names for path in Path(tempfile.gettempdir()).glob(name)}
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return "" if process.status() == psutil.STATUS_ZOMBIE else process.name()
+    except psutil.Error:
+        return ""
+
+
+def engine_of(cluster: Cluster) -> PVMEngine:
+    assert isinstance(cluster._engine, PVMEngine)
+    return cluster._engine
+
+
+def daemon_of(cluster: Cluster) -> int:
+    machine = engine_of(cluster)._member.machine
+    assert isinstance(machine, OwnMachine)
+    return machine.process
+
+
+def agents_of(cluster: Cluster) -> list[int]:
+    facts = [agent.facts for agent in cluster._controller.agents.values()]
+    return [fact.pid for fact in facts if fact is not None]
+
+
+def test_libpvm_carries_bytes_and_says_what_is_wrong() -> None:
+    with Cluster("pvm", slots=1, machine="own") as cluster, engine_of(cluster)._member.lock:
+        tid = libpvm.mytid()
+        libpvm.send(tid, 77, b"abc\0def")
+        assert libpvm.bufinfo(libpvm.recv(tid, 77)) == (7, 77, tid)
+        assert (libpvm.unpack(3), libpvm.unpack(4)) == (b"abc", b"\0def")
+        data = memoryview(b"0123456789")[2:]
+        libpvm.send_from(tid, 77, libpvm.address_of(data), 5)
+        assert libpvm.bufinfo(libpvm.recv(tid, 77))[0] == 5
+        assert libpvm.unpack(5) == b"23456"
+        with pytest.raises(libpvm.PVMError, match="no more data"):
+            libpvm.unpack(1)
+        assert libpvm.nrecv(tid, 78) == 0
+        assert [host.name for host in libpvm.config()] == ["localhost"]
+        with pytest.raises(libpvm.PVMError, match="bad parameter") as caught:
+            libpvm.kill(-5)
+        assert caught.value.code == -2
+
+
+def test_messages_of_any_size_come_back_as_they_were() -> None:
+    some = random.Random(1).randbytes(30_000_000)
+    sizes = [0, 1, 8191, 8193, 32_767, 32_769, 49_151, 49_153, 114_688, 1_000_001, 30_000_000]
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        task = cluster.spawn(work.echo, len(sizes) + 1)
+        for size in sizes:
+            cluster.send(task, bytearray(some[:size]))
+            assert say(cluster, task) == some[:size]
+        many = [some[start : start + 1 + start % 9_000] for start in range(0, 2_000_000, 500)]
+        cluster.send(task, many)
+        assert say(cluster, task) == many
+
+
+def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
+    with Cluster("pvm", slots=2, per_agent=1, machine="own") as cluster:
+        one, other = cluster.spawn_many(work.echo, [(1,)] * 2)
+        until(lambda: None not in (one.slot, other.slot))
+        frozen = cluster._controller.tasks[one.id]._place.agent  # type: ignore[union-attr]
+        facts = cluster._controller.agents[frozen].facts
+        assert facts is not None
+        os.kill(facts.pid, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            for _ in range(20):
+                cluster.send(one, os.urandom(1 << 20))
+            cluster.send(other, "hello")
+            assert say(cluster, other) == "hello"
+            assert time.monotonic() - began < 2
+            with pytest.raises(TaskLost):
+                one.result(PATIENCE)
+        finally:
+            os.kill(facts.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_agent_that_is_killed_is_noticed_and_replaced(how: int) -> None:
+    with Cluster("pvm", slots=2, machine="own") as cluster:
+        task = cluster.spawn(work.wait_for_ever)
+        pid = say(cluster, task)
+        (agent,) = agents_of(cluster)
+        os.kill(agent, how)
+        began = time.monotonic()
+        with pytest.raises(TaskLost, match="PVM task"):
+            task.result(NOTICED)
+        assert time.monotonic() - began < 2
+        until(lambda: gone(pid))
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+        assert agents_of(cluster) != [agent]
+        deleted = [cluster.receive(1) for _ in range(3)]
+        assert any(got is not None and isinstance(got.message, HostDeleted) for got in deleted)
+
+
+def test_agents_that_die_again_and_again_are_given_up() -> None:
+    with Cluster("pvm", slots=1, machine="own", restarts=1) as cluster:
+        for _ in range(2):
+            until(lambda: agents_of(cluster))
+            (agent,) = agents_of(cluster)
+            os.kill(agent, signal.SIGKILL)
+            until(lambda agent=agent: agent not in agents_of(cluster))
+        assert agents_of(cluster) == []
+
+
+def test_a_daemon_that_is_killed_is_noticed_and_nothing_is_left() -> None:
+    cluster = Cluster("pvm", slots=2, machine="own")
+    try:
+        task = cluster.spawn(work.wait_for_ever)
+        pid = say(cluster, task)
+        agents = agents_of(cluster)
+        os.kill(daemon_of(cluster), signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(TaskLost, match="daemon"):
+            task.result(NOTICED)
+        assert time.monotonic() - began < 2
+        with pytest.raises(ClusterError):
+            cluster.spawn(work.add, 1).result(PATIENCE)
+        until(lambda: all(gone(one) for one in (pid, *agents)))
+    finally:
+        cluster.close(cancel=True)
+    with Cluster("pvm", slots=2, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+def test_clusters_of_one_process_share_its_machine() -> None:
+    with Cluster("pvm", slots=1, machine="own") as one:
+        with Cluster("pvm", slots=2) as other:
+            assert daemon_of(one) == daemon_of(other)
+            tasks = [c.spawn_many(work.add, [(n,) for n in range(200)]) for c in (one, other)]
+            assert [results(some) for some in tasks] == [list(range(1, 201))] * 2
+            with pytest.raises(EngineUnavailable, match="its own"):
+                Cluster("pvm", machine="running")
+        assert one.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+_KILLED = """\
+from encamp import Cluster
+cluster = Cluster("pvm", slots=1, machine="own")
+print("there", flush=True)
+cluster.receive()
+"""
+
+
+def test_a_controller_that_is_killed_leaves_no_file_and_no_daemon() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED], stdout=subprocess.PIPE, text=True
+    ) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == "there\n"
+        assert files_of(controller.pid)
+        family = psutil.Process(controller.pid).children(recursive=True)
+        controller.kill()
+    until(lambda: all(gone(process.pid) for process in family))
+    assert files_of(controller.pid) == set()
+
+
+_STEADY = """\
+import psutil
+from encamp import Cluster
+with Cluster("pvm", slots=1, machine="own") as cluster:
+    def ask(times):
+        for _ in range(times):
+            assert len(cluster._engine.machine_hosts()) == 1
+        return psutil.Process().memory_info().rss
+    ask(2000)
+    before = ask(2000)
+    print(ask(20_000) - before)
+"""
+
+
+def test_asking_for_the_hosts_again_and_again_takes_no_memory() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _STEADY], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(done.stdout) < 1 << 19
+
+
+def test_a_machine_that_runs_is_used_and_goes_on(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp = tempfile.mkdtemp(prefix="vm")
+    monkeypatch.setenv("PVM_TMP", tmp)
+    script = (
+        "from encamp import Cluster\nfrom encamp.testing import work\n"
+        "for machine in ('running', None):\n"
+        "    with Cluster('pvm', slots=2, machine=machine) as cluster:\n"
+        "        assert not cluster._engine._member.machine.own\n"
+        "        print(cluster.spawn(work.add, 1).result(20))\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(
+        ["pvmd", "-nlocalhost"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline().startswith(b"/")
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            assert done.stdout.split() == ["2", "2"], done.stderr
+            assert daemon.poll() is None
+        finally:
+            daemon.terminate()
+    shutil.rmtree(tmp)
+
+
+def test_a_running_machine_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PVM_VMID", "none")
+    with pytest.raises(EngineUnavailable, match="no virtual machine runs"):
+        Cluster("pvm", machine="running")
+    with pytest.raises(EngineUnavailable, match="'own' or 'running'"):
+        Cluster("pvm", machine="mine")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has to allow it")
+def test_root_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PVM_ALLOW_ROOT")
+    with pytest.raises(EngineUnavailable, match="set PVM_ALLOW_ROOT=1"):
+        Cluster("pvm", slots=1)
+
+
+def test_an_interpreter_that_is_not_there_is_said() -> None:
+    with pytest.raises(EngineFailed, match="/no/python on localhost: no such file"):
+        Cluster("pvm", slots=1, machine="own", python="/no/python")
+
+
+def test_an_agent_that_cannot_start_says_why() -> None:
+    with pytest.raises(EngineFailed, match="No module named"):
+        Cluster("pvm", slots=1, machine="own", python=sys.executable, module="no_such_module")
+
+
+def test_slots_are_no_pvm_tasks_and_agents_know_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ENCAMP_TEST_VALUE", "seen")
+    monkeypatch.setenv("PVM_RSH", "my_rsh")
+    mine = {name: text for name, text in os.environ.items() if name.startswith("PVM")}
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        names = cluster.spawn(lambda: dict(os.environ)).result(PATIENCE)
+        assert names["ENCAMP_TEST_VALUE"] == "seen"
+        assert {name: names[name] for name in names if name.startswith("PVM")} == mine
+        (agent,) = agents_of(cluster)
+        inside = Path(f"/proc/{agent}/cmdline").read_bytes()
+        assert b"seen" not in inside
+
+
+@pytest.fixture
+def member() -> Iterator[Membership]:
+    """Of a controller that has no cluster."""
+    engine = open_end(slots=1, machine="own")
+    yield engine._member
+    engine.close()
+
+
+def take_in(member: Membership, count: int) -> None:
+    """Have as many messages taken in, however they are."""
+    taken: list[int] = []
+    take = member._take
+
+    def count_and_take(size: int, tag: int, tid: int) -> None:
+        taken.append(tag)
+        take(size, tag, tid)
+
+    def all_taken() -> bool:
+        with member.lock:
+            member.drain()
+        return len(taken) >= count
+
+    member._take = count_and_take  # type: ignore[method-assign]
+    try:
+        until(all_taken)
+    finally:
+        member._take = take  # type: ignore[method-assign]
+
+
+def stranger_sends(member: Membership, messages: list[tuple[int, bytes]]) -> None:
+    """Have another task of the machine send the controller something."""
+    script = (
+        "import sys\nfrom encamp.engines import libpvm\nlibpvm.mytid()\n"
+        "for tag, data in eval(sys.argv[2]): libpvm.send(int(sys.argv[1]), tag, data)\n"
+        "libpvm.leave()"
+    )
+    command = [sys.executable, "-c", script, str(member.tid), repr(messages)]
+    with member.machine.known():
+        subprocess.run(command, check=True, timeout=PATIENCE)
+    take_in(member, len(messages))
+
+
+def test_messages_of_strangers_that_cannot_be_read_are_dropped(member: Membership) -> None:
+    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\xcf" + b"\xff" * 8, b"\xdd" + b"\xff" * 4)
+    stranger_sends(member, [(tag, data) for tag in (*range(1, 9), 11, 12, 13) for data in odd])
+    assert member.failure == ""
+    assert member.lines == {}
+
+
+class Heard:
+    """An end that keeps what it is brought."""
+
+    number = 1
+
+    def __init__(self) -> None:
+        self.frames: list[Frame] = []
+
+    def put(self, frame: Frame) -> None:
+        self.frames.append(frame)
+
+    def learn(self, table: dict[int, int]) -> None:
+        raise AssertionError("nobody has sent a table")
+
+
+def in_line(member: Membership, line: Line, *messages: tuple[int, bytes]) -> None:
+    """Have messages come as if by a line."""
+    member.lines[member.tid] = line
+    with member.lock:
+        for tag, data in messages:
+            libpvm.send(member.tid, tag, data)
+        take_in(member, len(messages))
+    del member.lines[member.tid]
+
+
+def test_messages_of_agents_that_cannot_be_read_are_dropped(member: Membership) -> None:
+    heard = Heard()
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\x01", b"12345678", b"\x81\x01\xff")
+    tags = (TABLE, FRAME, SIZES, PIECE, MORE_SIZES, SIZES, TOOK)
+    in_line(member, line, *[(tag, data) for data in odd for tag in tags if data != b"\x91\x01"])
+    in_line(member, line, (PIECE, b"x"), (SIZES, encode([10_000])), (PIECE, b"x" * 10_001))
+    assert (heard.frames, member.failure) == ([], "")
+    in_line(member, line, (SIZES, encode([2, 10_000])), (PIECE, b"ab"), (PIECE, b"x" * 10_000))
+    assert [list(map(bytes, frame.parts)) for frame in heard.frames] == [[b"ab", b"x" * 10_000]]
+
+
+def test_what_is_said_of_sizes_takes_no_memory(member: Membership) -> None:
+    heard = Heard()
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    tracemalloc.start()
+    try:
+        in_line(member, line, (SIZES, encode([1 << 40] * 100 + [5_000] * 7_000)))
+        in_line(member, line, (PIECE, b"x" * 5_000))
+        assert tracemalloc.get_traced_memory()[1] < 1 << 26
+    finally:
+        tracemalloc.stop()
+    in_line(member, line, *[(MORE_SIZES, b"\0" * 60_000)] * 100)
+    assert len(line.sizes) < 2 << 20
+    assert (heard.frames, member.failure) == ([], "")
+
+
+def test_a_frame_is_whole_that_takes_more_room_than_was_made_at_first(
+    member: Membership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encamp.engines.pvm_pieces._AHEAD", 10_000)
+    heard, some = Heard(), random.Random(1).randbytes(200_001)
+    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    pieces = [(PIECE, some[at : at + 7_000]) for at in range(0, len(some), 7_000)]
+    in_line(member, line, (SIZES, encode([len(some)])), *pieces)
+    (frame,) = heard.frames
+    assert list(map(bytes, frame.parts)) == [some]
+
+
+def test_a_controller_that_finds_no_hosts_keeps_no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PVMEngine, "machine_hosts", lambda self: [])
+    open_before = None
+    for _ in range(2):
+        with pytest.raises(EngineFailed, match="none of the hosts"):
+            open_end(slots=1, machine="own")
+        assert remains() == (set(), set())
+        found = len(os.listdir("/proc/self/fd"))
+        assert open_before in (None, found)
+        open_before = found
+
+
+@pytest.mark.parametrize("daemon_too", [False, True])
+def test_a_keeper_that_is_killed_leaves_nothing_and_another_machine_may_follow(
+    daemon_too: bool,
+) -> None:
+    with Cluster("pvm", slots=1, machine="own") as cluster:
+        machine = engine_of(cluster)._member.machine
+        assert isinstance(machine, OwnMachine)
+        machine._keeper.kill()
+        machine._keeper.wait()
+        if daemon_too:
+            os.kill(machine.process, signal.SIGKILL)
+    assert gone(machine.process)
+    assert remains()[0] == set()
+    with Cluster("pvm", slots=1, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+def test_a_folder_that_is_left_is_used_again_if_it_is_ours() -> None:
+    Cluster("pvm", slots=1, machine="own").close()
+    folder = Path(pvm_machine._own_folder)
+    folder.mkdir()
+    (folder / "pvmd.old").touch()
+    with Cluster("pvm", slots=1, machine="own") as again:
+        assert again.spawn(work.add, 1).result(PATIENCE) == 2
+    assert not folder.exists()
+    folder.touch()
+    try:
+        with pytest.raises(EngineUnavailable, match="is no folder of ours"):
+            Cluster("pvm", slots=1, machine="own")
+    finally:
+        folder.unlink()
+
+
+def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for_it() -> None:
+    mine = [one for some in psutil.net_if_addrs().values() for one in some]
+    addresses = [one.address for one in mine if one.family == socket.AF_INET]
+    address = next((one for one in addresses if not one.startswith("127.")), "")
+    need("a network", address != "")
+    with Cluster(
+        "pvm", slots=1, machine="own", address=address, hosts=[f"my_host ip={address}"]
+    ) as cluster:
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+        cluster.add_hosts(f"my_other_name ip={address}")
+        assert len(cluster.hosts()) == 1

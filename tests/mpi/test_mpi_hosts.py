@@ -1,0 +1,259 @@
+"""MPI jobs on several hosts: where they find what, and what comes of hosts that are lost or bad."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mpis import MPIS, launcher_of
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import HostAdded, HostDeleted
+from encamp.engines.mpi_gateway import LaunchedMPI
+from encamp.errors import EngineFailed, TaskLost
+from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.testing import work
+from encamp.testing.waiting import until
+from lab import Host, Lab, missing
+
+NOTICED = 12.0
+"""Seconds in which a loss is told."""
+FAILED = "the engine 'mpi' failed: the host "
+SCRIPT = """\
+import json, sys
+from encamp.cluster.cluster import Cluster
+from encamp.testing import work
+with Cluster("mpi", mpi=sys.argv[1], hosts=["lab1:2", "lab2", "lab3"]) as cluster:
+    tasks = cluster.spawn_many(work.gated, [(work.whoami,)] * 4)
+    for task in tasks:
+        cluster.receive(20, source=task)
+        cluster.send(task, "go")
+    print(json.dumps(sorted(task.result(20)[1] for task in tasks)))
+"""
+
+
+@pytest.fixture(params=MPIS)
+def mpi(request: pytest.FixtureRequest) -> str:
+    launcher_of(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def three_hosts() -> Iterator[Lab]:
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    with Lab(3) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(three_hosts: Lab, mpi: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """A lab with all hosts up, on which the test may leave nothing."""
+    for name, value in three_hosts.environment.items():
+        monkeypatch.setenv(name, value)
+    yield three_hosts
+    with suppress(AssertionError):
+        until(lambda: not left(three_hosts), 10)
+    found = left(three_hosts)
+    for host in three_hosts.hosts:
+        if not host.up:
+            host.start()
+    assert found == []
+
+
+def left(lab: Lab) -> list[str]:
+    """Processes and files of jobs on the hosts that are up."""
+    found = []
+    for host in (host for host in lab.hosts if host.up):
+        lines = [(Path(f"/proc/{pid}"), "cmdline") for pid in host.pids()]
+        found += [line for line in map(_command, lines) if line]
+        kinds = ("ompi.", "hydra_", "prte", "pmix", "mpich_shm", "sm_segment", "encamp-mpi")
+        files = [*host.path("/tmp").iterdir(), *host.path("/dev/shm").iterdir()]
+        found += [f"{host.name}: {file}" for file in files if file.name.startswith(kinds)]
+    return found
+
+
+def _command(line: tuple[Path, str]) -> str:
+    with suppress(OSError):
+        text = line[0].joinpath(line[1]).read_bytes().replace(b"\0", b" ").decode()
+        return "" if "lab/init.py" in text or "sshd" in text else text
+    return ""
+
+
+def on(lab: Lab, mpi: str, *hosts: str, **options: Any) -> Cluster:
+    return Cluster("mpi", mpi=mpi, hosts=hosts, rsh_agent=lab.ssh_command, **options)
+
+
+def engine_of(cluster: Cluster) -> LaunchedMPI:
+    assert isinstance(cluster._engine, LaunchedMPI)
+    return cluster._engine
+
+
+def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controller(
+    lab: Lab, mpi: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARALLEL_MORE", "of the controller")
+    monkeypatch.setenv("OF_NOBODY_ELSE", "yes")
+    with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
+        assert sorted(host.name for host in cluster.hosts()) == ["lab1", "lab2", "lab3"]
+        for host in lab.hosts:
+            found = {
+                name: cluster.spawn(work.variable, name, on=host.name).result(20)
+                for name in (LOCAL, MIRRORED, "PARALLEL_MORE", "OF_NOBODY_ELSE", "FI_TCP_IFACE")
+            }
+            assert found == {
+                LOCAL: str(host.storage),
+                MIRRORED: str(host.share),
+                "PARALLEL_MORE": "of the controller",
+                "OF_NOBODY_ELSE": None,
+                "FI_TCP_IFACE": None,
+            }
+
+
+def test_outputs_come_whole_from_hosts_that_have_the_share_at_other_paths(
+    lab: Lab, mpi: str
+) -> None:
+    text = "".join(f"line {number}\n" for number in range(300_000))
+    (lab.share / f"{mpi}.in").write_text(text)
+    with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
+        tasks = {
+            host.name: cluster.spawn(
+                work.upper,
+                f"{mpi}.in",
+                f"{host.name}.out",
+                on=host.name,
+                mirror=str(lab.share / f"{mpi}.in"),
+                outputs="*.out",
+                to=lab.share / f"to {mpi}",
+            )
+            for host in lab.hosts
+        }
+        for task in tasks.values():
+            task.result(30)
+    for name in tasks:
+        assert (lab.share / f"to {mpi}" / f"{name}.out").read_text() == text.upper()
+
+
+def test_a_program_on_one_host_uses_all_of_them(lab: Lab, mpi: str) -> None:
+    (lab.share / "script.py").write_text(SCRIPT)
+    first = lab.hosts[0]
+    assert first.share is not None
+    variables = {"UCX_TLS": "tcp,self"}
+    done = first.run([sys.executable, first.share / "script.py", mpi], env=variables, timeout=60)
+    assert done.stdout == '["lab1", "lab1", "lab2", "lab3"]\n'
+
+
+def test_a_host_without_power_loses_its_tasks_and_is_left_out_from_then_on(
+    lab: Lab, mpi: str
+) -> None:
+    with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
+        remains = engine_of(cluster)._run.job.remains  # type: ignore[union-attr]
+        doomed = cluster.spawn(work.wait_for_ever, on="lab3", notify=False)
+        other = cluster.spawn(work.gated, work.add, 1, on="lab1", notify=False)
+        assert all(cluster.receive(20, source=task) for task in (doomed, other))
+        lab.hosts[2].kill()
+        began = time.monotonic()
+        error = doomed.exception(30)
+        assert time.monotonic() - began < NOTICED
+        assert isinstance(error, TaskLost)
+        assert "nothing was heard of it" in str(error)
+        cluster.send(other, "go")
+        assert other.result(20) == 2
+        assert {host.name for host in cluster.hosts()} == {"lab1", "lab2"}
+        os.kill(engine_of(cluster).pid or 0, signal.SIGKILL)  # a whole new job is needed
+        news = [cluster.receive(20) for _ in range(5)]
+        assert [type(got and got.message) for got in news] == [HostDeleted] * 3 + [HostAdded] * 2
+        assert sorted(host.name for host in cluster.hosts()) == ["lab1", "lab2"]
+        assert cluster.spawn(work.whoami, on="lab2").result(20)[1] == "lab2"
+    assert [path for path in remains if Path(path).exists()] == []
+
+
+@pytest.mark.parametrize("mpi", MPIS[:1], indirect=True)  # the same way with all, and slow
+def test_when_the_only_host_is_lost_the_cluster_says_so(lab: Lab, mpi: str) -> None:
+    cluster = on(lab, mpi, "lab2")
+    try:
+        lab.hosts[1].kill()
+        task = cluster.spawn(work.add, 1, notify=False)
+        assert isinstance(task.exception(60), TaskLost)
+        with pytest.raises(EngineFailed, match=r"the host .lab2. (cannot|does not)"):  # noqa: PT012
+            for _ in range(100):
+                cluster.receive(1)
+    finally:
+        cluster.close(cancel=True)
+
+
+def test_agents_end_everywhere_when_the_launcher_is_killed(lab: Lab, mpi: str) -> None:
+    cluster = on(lab, mpi, "lab1", "lab2:2", restarts=0)
+    try:
+        task = cluster.spawn(work.family, on="lab2", notify=False)
+        assert cluster.receive(20, source=task)
+        os.kill(engine_of(cluster).pid or 0, signal.SIGKILL)
+        assert isinstance(task.exception(30), TaskLost)
+        until(lambda: left(lab) == [])
+    finally:
+        cluster.close(cancel=True)
+
+
+@contextmanager
+def without_encamp(host: Host) -> Iterator[None]:
+    folder = Path(work.__file__).parents[2]
+    host.run(["mount", "-t", "tmpfs", "empty", folder])
+    yield
+    host.run(["umount", folder])
+
+
+@contextmanager
+def frozen(host: Host) -> Iterator[None]:
+    host.freeze()
+    yield
+    host.thaw()
+
+
+def refused(lab: Lab, mpi: str, *hosts: str) -> str:
+    began = time.monotonic()
+    with pytest.raises(EngineFailed) as caught:
+        on(lab, mpi, *hosts)
+    assert time.monotonic() - began < 2 * NOTICED  # 60 s otherwise
+    return str(caught.value)
+
+
+def test_a_host_that_cannot_be_used_is_told_in_one_sentence(lab: Lab, mpi: str) -> None:
+    said = refused(lab, mpi, "lab1", "lab9")
+    assert said.startswith(f"{FAILED}'lab9' cannot be reached: ssh: Could not resolve")
+    with without_encamp(lab.hosts[1]):
+        said = refused(lab, mpi, "lab1", "lab2")
+    assert said == f"{FAILED}'lab2' has no encamp for {sys.executable}"
+
+
+@pytest.mark.parametrize("mpi", MPIS[1:], indirect=True)
+def test_a_host_that_hangs_is_told_long_before_the_launcher_would(lab: Lab, mpi: str) -> None:
+    with frozen(lab.hosts[1]):
+        said = refused(lab, mpi, "lab1", "lab2")
+    assert said == f"{FAILED}'lab2' does not answer within 5 s"
+
+
+@pytest.mark.parametrize("delay", [0.6, 1.1])
+def test_an_interrupt_during_the_start_leaves_nothing_on_hosts(
+    lab: Lab, mpi: str, delay: float
+) -> None:
+    """The fixture looks what is left."""
+    options = {"mpi": mpi, "hosts": ["lab1", "lab2"], "rsh_agent": lab.ssh_command}
+    script = f"from encamp import Cluster\nprint('go', flush=True)\nCluster('mpi', **{options!r})"
+    command = [sys.executable, "-c", script]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "go\n"
+        time.sleep(delay)
+        program.send_signal(signal.SIGINT)
+        _, errors = program.communicate(timeout=60)
+    assert program.returncode in (-signal.SIGINT, 0), errors  # it may have been there already

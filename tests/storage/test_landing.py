@@ -1,0 +1,273 @@
+"""Outputs for a destination that only the other host sees: whole, only where allowed, no rests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from encamp.errors import (
+    BadDestination,
+    MissingOutput,
+    OutputConflict,
+    ShippingFailed,
+    UnsafeTarget,
+    UnusableInput,
+)
+from encamp.storage.beacon import Beacons, reaches
+from encamp.storage.landing import Depot, Far, Landed, Piece, send_file
+from encamp.storage.outputs import Output, Staged, as_outputs, bound, check_for_hosts, stage
+from encamp.storage.owner import reclaim
+from encamp.storage.publish import publish
+from encamp.storage.roots import MIRRORED
+from encamp.storage.ship import CHUNK, digest_of_piece
+
+
+@dataclass
+class Sea:
+    """A channel whose other side has the shared root somewhere else."""
+
+    depot: Depot
+    roots: str
+    pieces: list[Piece] = field(default_factory=list)
+
+    def land(self, piece: Piece) -> Landed:
+        self.pieces.append(piece)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(MIRRORED, self.roots)
+            landed = self.depot.answer(("land", piece, None))
+            assert isinstance(landed, Landed)
+            return landed
+
+
+@pytest.fixture
+def there(tmp_path: Path) -> Path:
+    """The shared root of the destination's host; this one has another by that number."""
+    (tmp_path / "there").mkdir()
+    return tmp_path / "there"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "task").mkdir()
+    return tmp_path / "task"
+
+
+def planned(there: Path, *outputs: Output | str) -> tuple[tuple[Output, ...], Sea]:
+    """Outputs as the other host sends them with a task, and the way back."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MIRRORED, str(there))
+        wanted = bound(as_outputs(outputs), there / "out")
+        return wanted, Sea(Depot((), wanted), str(there))
+
+
+def shipped(folder: Path, wanted: tuple[Output, ...], sea: Sea) -> list[Staged]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MIRRORED, "/no-such-folder")
+        return stage(folder, wanted, Path("/none"), token="t", task="task", channel=sea)
+
+
+def published(staged: list[Staged], there: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MIRRORED, str(there))
+        publish(staged)
+
+
+@pytest.mark.parametrize("size", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK])
+def test_an_output_of_any_size_comes_over_whole(size: int, folder: Path, there: Path) -> None:
+    content = os.urandom(size)
+    (folder / "a").write_bytes(content)
+    (folder / "a").chmod(0o755)
+    wanted, sea = planned(there, "a")
+    staged = shipped(folder, wanted, sea)
+    assert len(sea.pieces) == max(1, -(-size // CHUNK))
+    assert not (there / "out/a").exists()
+    published(staged, there)
+    assert (there / "out/a").read_bytes() == content
+    assert (there / "out/a").stat().st_mode & 0o777 == 0o755
+    sea.depot.close()
+    assert [path.name for path in (there / "out").iterdir()] == ["a"]
+
+
+def test_trees_and_names_and_other_folders_keep_their_places(folder: Path, there: Path) -> None:
+    (folder / "tree/deep").mkdir(parents=True)
+    for name in ("tree/deep/x", "tree/y", "log.txt"):
+        (folder / name).write_text(name)
+    (there / "else").mkdir()
+    log = Output("log.txt", str(there / "else"), rename="{stem}-1{suffix}")
+    wanted, sea = planned(there, "tree", log)
+    published(shipped(folder, wanted, sea), there)
+    assert (there / "out/tree/deep/x").read_text() == "tree/deep/x"
+    assert (there / "out/tree/y").read_text() == "tree/y"
+    assert (there / "else/log-1.txt").read_text() == "log.txt"
+
+
+def test_what_is_not_published_goes(folder: Path, there: Path) -> None:
+    (folder / "a").write_text("a")
+    wanted, sea = planned(there, "a")
+    shipped(folder, wanted, sea)
+    sea.depot.close()
+    assert list((there / "out").iterdir()) == []
+    with pytest.raises(UnusableInput, match="has ended"):
+        shipped(folder, wanted, sea)
+    assert list((there / "out").iterdir()) == []
+
+
+def test_a_missing_output_sends_nothing(folder: Path, there: Path) -> None:
+    wanted, sea = planned(there, "a")
+    with pytest.raises(MissingOutput):
+        shipped(folder, wanted, sea)
+    assert sea.pieces == []
+
+
+@pytest.mark.parametrize("inner", ["../a", "/a", "x/../../a", "", "."])
+def test_pieces_cannot_leave_their_folder(inner: str, there: Path) -> None:
+    wanted, sea = planned(there, "a")
+    at = wanted[0].at
+    assert at is not None
+    with pytest.raises(UnsafeTarget):
+        sea.land(Piece(at, inner, "t", 0, b"", digest_of_piece(b""), 0o644, True))
+    assert list(there.iterdir()) == []
+
+
+def test_pieces_for_another_folder_are_refused(there: Path) -> None:
+    _, sea = planned(there, "a")
+    with pytest.raises(BadDestination, match="no destination"):
+        sea.land(Piece(str(there), "a", "t", 0, b"", digest_of_piece(b""), 0o644, True))
+    with pytest.raises(UnsafeTarget):
+        sea.land(Piece(str(there / "out"), "a", "/../t", 0, b"", digest_of_piece(b""), 0o6, True))
+    assert list(there.iterdir()) == []
+
+
+def test_bytes_that_were_changed_on_the_way_are_refused(folder: Path, there: Path) -> None:
+    (folder / "a").write_text("a")
+    wanted, sea = planned(there, "a")
+
+    class Storm:
+        def land(self, piece: Piece) -> Landed:
+            return sea.land(replace(piece, data=b"b"))
+
+    at = wanted[0].at
+    assert at is not None
+    with pytest.raises(ShippingFailed, match="changed on the way"):
+        send_file(Storm(), folder / "a", Far(at, PurePosixPath("a")), "t")
+
+
+def test_a_destination_that_cannot_be_written_is_named(folder: Path, there: Path) -> None:
+    (folder / "a").write_text("a")
+    wanted, sea = planned(there, "a")
+    (there / "out").write_text("a file")
+    with pytest.raises(BadDestination, match="out/a"):
+        shipped(folder, wanted, sea)
+
+
+def test_two_ways_to_one_folder_are_a_conflict_from_afar_too(folder: Path, there: Path) -> None:
+    (there / "real").mkdir()
+    (there / "alias").symlink_to("real")
+    for name in ("a", "b"):
+        (folder / name).write_text(name)
+    pair = [Output("a", "../real", rename="x"), Output("b", "../alias", rename="x")]
+    wanted, sea = planned(there, *pair)
+    with pytest.raises(OutputConflict):
+        shipped(folder, wanted, sea)
+
+
+def test_a_file_url_is_another_place_on_every_host() -> None:
+    with pytest.raises(BadDestination, match="give a path"):
+        check_for_hosts([Output("a", "file:///results")])
+
+
+# Whether it has to be sent
+
+
+def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) -> None:
+    beacons = Beacons("token")
+    near, far = tmp_path / "near", tmp_path / "far"
+    far.mkdir()
+    beacons.light([near])
+    assert reaches(str(near), "token")
+    assert not reaches(str(near), "other")
+    assert not reaches(str(far), "token")
+    beacons.close()
+    assert not near.exists()
+
+
+def test_a_folder_that_cannot_be_written_to_is_not_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Beacons("token")) as beacons:
+        beacons.light([tmp_path])
+        monkeypatch.setattr(os, "access", lambda *_: False)
+        assert not reaches(str(tmp_path), "token")
+
+
+def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
+    folder: Path, there: Path, tmp_path: Path
+) -> None:
+    (folder / "a").write_text("a")
+    (folder / "b").write_text("b")
+    near = tmp_path / "near"
+    wanted, sea = planned(there, Output("a", str(near)), "b")
+    with closing(Beacons("token")) as beacons:
+        beacons.light([near])
+        staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon="token")
+    assert [piece.inner for piece in sea.pieces] == ["b"]
+    published(staged, there)
+    assert (near / "a").read_text() == "a"
+    assert (there / "out/b").read_text() == "b"
+
+
+@pytest.fixture
+def left_by_the_dead(tmp_path: Path) -> Path:
+    """A destination with what a killed owner, one that lives and the user have put there."""
+    there = tmp_path / "there"
+    code = (
+        "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
+        f"Beacons('dead').light([Path({str(there)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    (there / "deep").mkdir()
+    for name in (".encamp-dead-1.x-0", "deep/.encamp-dead-2.x-0", ".encamp-alive-1.x-0", "result"):
+        (there / name).write_text(name)
+    assert (there / ".encamp-dead-beacon").exists()
+    return there
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead: Path) -> None:
+    with closing(Beacons("new")) as beacons:
+        beacons.light([left_by_the_dead])
+        assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result", ".encamp-new-beacon"}
+    assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result"}
+    reclaim()  # the note of it
+
+
+def test_what_a_killed_owner_left_goes_when_its_local_storage_is_cleaned(
+    left_by_the_dead: Path,
+) -> None:
+    assert len(reclaim()) == 1
+    assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result"}
+    assert reclaim() == []
+
+
+def test_a_part_that_cannot_be_removed_is_warned_of(
+    folder: Path, there: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "a").write_text("a")
+    wanted, sea = planned(there, "a")
+    shipped(folder, wanted, sea)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.warns(UserWarning, match="cannot remove"):
+        sea.depot.close()
