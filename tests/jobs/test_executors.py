@@ -24,6 +24,7 @@ import pytest
 from conftest import need
 from encamp import Job, Output, call, command
 from encamp.agent.slots import slots_here
+from encamp.errors import BadJob
 from encamp.jobs.progress import Silent
 from encamp.model import JobReport, TaskReport
 from encamp.storage.roots import LOCAL
@@ -490,3 +491,12 @@ def _listening(process: psutil.Process) -> list[Any]:
     except psutil.Error:
         return []
     return [connection for connection in found if connection.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.parametrize("given", ["local", 4, dict])
+def test_what_is_no_executor_is_refused(here: Path, given: Any) -> None:
+    job = Job("job", to="out")
+    job.add("task", "true")
+    with pytest.raises(BadJob, match="is no executor and no cluster"):
+        job.run(given)
+    assert not job.folder.exists()

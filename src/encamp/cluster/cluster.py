@@ -114,7 +114,7 @@ class Cluster:
         start_timeout: float = 60.0,
         **options: Any,
     ) -> None:
-        if slots is not None and (not isinstance(slots, int) or slots < 1):
+        if slots is not None and (not isinstance(slots, int) or slots is True or slots < 1):
             raise BadJob("slots", f"must be a whole number, 1 or more, not {slots!r}")
         if slots is not None:
             options["slots"] = slots
