@@ -408,7 +408,7 @@ def test_ctrl_c_ends_running_tasks_and_another_run_goes_on(workers: Workers, her
 
 
 def test_a_pool_whose_worker_is_killed_fails_the_job_without_a_hang(
-    pool: Callable[[str], Workers], here: Path
+    pool: Callable[[str], Workers], here: Path, local_storage_base: Path
 ) -> None:
     job = Job("broken", to="results")
     job.add("bad", command("kill -9 $(ps -o ppid= -p $PPID)", shell=True))
@@ -416,6 +416,8 @@ def test_a_pool_whose_worker_is_killed_fails_the_job_without_a_hang(
     assert states(report) == {"bad": "failed"}
     assert report["bad"].attempts[0].error_type == "TaskLost"
     assert "BrokenProcessPool" in report["bad"].why
+    # The killed worker's slot ends by itself, which may come after the pool has noticed.
+    until(lambda: not list(local_storage_base.glob("encamp-*/sandboxes/*")))
 
 
 SCRIPT = """
