@@ -311,6 +311,12 @@ def test_a_signal_ends_running_tasks_and_another_run_goes_on(
     assert "long: 1 done, 1 up to date in" in again.err
 
 
+def test_a_scripts_own_exit_status_is_no_signal(here: Path) -> None:
+    (here / "own.py").write_text("import sys; sys.exit(143)")
+    ended = encamp("run", "own.py")
+    assert (ended.status, ended.err) == (143, "")
+
+
 def test_a_job_that_is_being_run_is_not_run_twice(here: Path) -> None:
     file = job_file("long", LONG)
     first = start("run", file)

@@ -19,7 +19,7 @@ import pytest
 from encamp.agent import main as agent
 from encamp.agent.calls import current_task
 from encamp.agent.hosted import ProcessSlot
-from encamp.cluster import controller
+from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import Task
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
@@ -213,7 +213,7 @@ def test_a_call_behind_a_long_one_is_cancelled_at_once(one: Cluster) -> None:
 
 def test_all_calls_behind_a_long_one_are_taken_back_at_once(one: Cluster) -> None:
     tasks = _sent_ahead(one, 1.5)
-    one._controller.take_back_all(reversed(tasks))
+    one._controller.recalls.take_back_all(reversed(tasks))
     assert not tasks[0].done()
     assert [task.cancelled() for task in tasks[1:]] == [True] * 40
 
@@ -331,12 +331,12 @@ class _SlowToPickle:
 def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "_NOBODY", 0.3)
+    monkeypatch.setattr(hosts, "_NOBODY", 0.3)
     engine = FakeEngine(1, 1)
     with suppress(EncampError), Cluster(engine) as cluster:
         cluster.spawn(int).result(SOON)
         engine.kill_host("fake-1")
-        until(lambda: not cluster._controller.agents)
+        until(lambda: not cluster._controller.hosts.agents)
         slow = _SlowToPickle(1.5)
         task = cluster.spawn(lambda: slow)
         assert cluster._controller.failure is not None

@@ -6,13 +6,14 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 from job_steps import count, counted
 
 import encamp
+from encamp.errors import DiskFull
 from encamp.storage.cache import INDEX
 from encamp.storage.index import opened
 from encamp.storage.roots import LOCAL, local_storage
@@ -41,6 +42,20 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield at
         left = list(at.glob("encamp-*/sandboxes/*"))
     assert left == []
+
+
+def test_a_run_that_cannot_begin_for_want_of_room_leaves_no_lease(tmp_path: Path) -> None:
+    with disk(tmp_path / "disk", MIB) as at:
+        job = encamp.Job("job", to=at / "out")
+        job.add("task", "true")
+        job.folder.mkdir(parents=True)
+        (job.folder / "logs").mkdir()
+        with (at / "rest").open("wb", buffering=0) as rest, suppress(OSError):
+            while True:
+                rest.write(bytes(4096))
+        with pytest.raises(DiskFull):
+            job.run()
+        assert list(job.folder.glob("running-*")) == []
 
 
 def refusals() -> int:

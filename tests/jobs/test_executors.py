@@ -24,6 +24,7 @@ import pytest
 from conftest import need
 from encamp import Job, Output, call, command
 from encamp.agent.slots import slots_here
+from encamp.errors import BadJob
 from encamp.jobs.progress import Silent
 from encamp.model import JobReport, TaskReport
 from encamp.storage.roots import LOCAL
@@ -407,7 +408,7 @@ def test_ctrl_c_ends_running_tasks_and_another_run_goes_on(workers: Workers, her
 
 
 def test_a_pool_whose_worker_is_killed_fails_the_job_without_a_hang(
-    pool: Callable[[str], Workers], here: Path
+    pool: Callable[[str], Workers], here: Path, local_storage_base: Path
 ) -> None:
     job = Job("broken", to="results")
     job.add("bad", command("kill -9 $(ps -o ppid= -p $PPID)", shell=True))
@@ -415,6 +416,8 @@ def test_a_pool_whose_worker_is_killed_fails_the_job_without_a_hang(
     assert states(report) == {"bad": "failed"}
     assert report["bad"].attempts[0].error_type == "TaskLost"
     assert "BrokenProcessPool" in report["bad"].why
+    # The killed worker's slot ends by itself, which may come after the pool has noticed.
+    until(lambda: not list(local_storage_base.glob("encamp-*/sandboxes/*")))
 
 
 SCRIPT = """
@@ -490,3 +493,12 @@ def _listening(process: psutil.Process) -> list[Any]:
     except psutil.Error:
         return []
     return [connection for connection in found if connection.status == psutil.CONN_LISTEN]
+
+
+@pytest.mark.parametrize("given", ["local", 4, dict])
+def test_what_is_no_executor_is_refused(here: Path, given: Any) -> None:
+    job = Job("job", to="out")
+    job.add("task", "true")
+    with pytest.raises(BadJob, match="is no executor and no cluster"):
+        job.run(given)
+    assert not job.folder.exists()

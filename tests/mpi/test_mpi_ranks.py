@@ -12,6 +12,7 @@ from mpis import FOLDER, MPIS, launcher_of, mpirun
 
 from encamp.engines.mpi_launch import Launcher
 from encamp.engines.mpi_remains import remove
+from encamp.jobs.journal import Journal
 from encamp.testing.waiting import gone
 
 
@@ -52,6 +53,63 @@ def test_ranks_whose_work_is_done_wait_for_the_script_without_using_their_core(
 
 def test_a_second_cluster_in_a_script_is_refused_with_the_reason(launcher: Launcher) -> None:
     assert "one cluster for all" in answer(launcher, "again")
+
+
+SUMS = """
+name = "sums"
+
+[[task]]
+name = "{n}"
+foreach = { n = [1, 2, 3, 4, 5, 6] }
+steps = [{ run = "seq {n} | awk '{{ s += $1 }} END {{ print s }}' > sum", shell = true }]
+outputs = { "sum" = "{n}" }
+"""
+
+
+def test_a_job_may_be_run_by_mpirun_itself(
+    launcher: Launcher, tmp_path: Path, local_storage_base: Path
+) -> None:
+    job = tmp_path / "sums.toml"
+    job.write_text(SUMS)
+    words = ("-m", "encamp", "run", "-e", "mpi", "--to", str(tmp_path / "out"), str(job))
+    done = mpirun(launcher, 3, *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("6 tasks in 2 slots") == 1
+    assert "6 up to date" in mpirun(launcher, 3, *words).stderr
+    assert (tmp_path / "out/6/sum").read_text() == "21\n"
+
+
+def test_what_only_rank_0_finds_ends_all_ranks(
+    launcher: Launcher, tmp_path: Path, local_storage_base: Path
+) -> None:
+    job = tmp_path / "sums.toml"
+    job.write_text(SUMS)
+    to = tmp_path / "out"
+    with Journal(to / "sums.job").writing():
+        done = mpirun(launcher, 3, "-m", "encamp", "run", "-e", "mpi", "--to", str(to), str(job))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("is being run by another process") == 1
+    assert "Traceback" not in done.stderr
+
+
+TWICE = """
+import encamp
+for name in ("one", "two"):
+    job = encamp.Job(name, to="{out}")
+    job.add("task", "true")
+    print(job.run(engine="mpi").ok, flush=True)
+"""
+
+
+def test_a_second_job_needs_the_cluster_of_the_first(
+    launcher: Launcher, tmp_path: Path, local_storage_base: Path
+) -> None:
+    script = tmp_path / "twice.py"
+    script.write_text(TWICE.replace("{out}", str(tmp_path / "out")))
+    done = mpirun(launcher, 3, str(script))
+    assert done.returncode != 0
+    assert done.stdout.split() == ["True"]
+    assert "use one for all" in done.stderr
 
 
 def test_what_agents_start_does_not_believe_to_be_a_rank(launcher: Launcher) -> None:

@@ -12,6 +12,7 @@ from typing import NoReturn
 import click
 
 from encamp.errors import EncampError, InputError, JobFailed, printable
+from encamp.storage.sigterm import Terminated
 from encamp.version import __version__
 
 _STOPPED = "stopped; what is done stays done, run again to go on"
@@ -169,9 +170,8 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         _say(_STOPPED)
         sys.exit(128 + signal.SIGINT)
-    except SystemExit as exc:
-        if exc.code == 128 + signal.SIGTERM:
-            _say(_STOPPED)
+    except Terminated:
+        _say(_STOPPED)
         raise
     except JobFailed:
         sys.exit(1)  # the failures are listed already

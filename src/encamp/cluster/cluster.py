@@ -22,10 +22,11 @@ from encamp.agent.calls import Received
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as
 from encamp.agent.protocol import End, Orders, encode
-from encamp.cluster.controller import BEAT, NOT_INLINE, Controller
+from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
+from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.table import table
 from encamp.cluster.task import Task
 from encamp.engines.base import Endpoint, Engine
@@ -113,7 +114,7 @@ class Cluster:
         start_timeout: float = 60.0,
         **options: Any,
     ) -> None:
-        if slots is not None and (not isinstance(slots, int) or slots < 1):
+        if slots is not None and (not isinstance(slots, int) or slots is True or slots < 1):
             raise BadJob("slots", f"must be a whole number, 1 or more, not {slots!r}")
         if slots is not None:
             options["slots"] = slots
@@ -162,26 +163,26 @@ class Cluster:
             self._pump.until(self._complete, timeout)
             if controller.failure is not None:
                 raise controller.failure
-            if not controller.hosts:
+            if not controller.hosts.known:
                 raise EngineFailed(engine.name, f"no host has come within {timeout:g} s")
         except BaseException:
             self._end()
             raise
         controller.mail.clear()  # the first hosts are no news
         if self._beats:
-            self._pump.later(BEAT, controller.beat)
+            controller.hosts.listen()
         self._pump.start()
 
     def _complete(self) -> bool:
         controller = self._controller
-        here = sum(agent.facts is not None for agent in controller.agents.values())
-        return here >= self._engine.agents or controller.failure is not None
+        here = controller.hosts.here()
+        return len(here) >= self._engine.agents or controller.failure is not None
 
     # What there is
 
     def hosts(self) -> list[Host]:
         """The hosts, in the order in which they came."""
-        return list(self._controller.hosts.values())
+        return list(self._controller.hosts.known.values())
 
     def add_hosts(self, *hosts: str) -> None:
         """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
@@ -218,7 +219,7 @@ class Cluster:
     @property
     def about(self) -> str:
         """The cluster in a few words."""
-        hosts = len(self._controller.hosts)
+        hosts = len(self._controller.hosts.known)
         where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
         return f"{self.slots} slots on {where}"
 
@@ -407,7 +408,7 @@ class Cluster:
         themselves; the others are ended nevertheless.
         """
         self._check()
-        self._pump.call(self._controller.kill_all)
+        self._pump.call(self._controller.recalls.kill_all)
 
     def clear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
         """Empty the local storage of every host; host names → bytes that were freed.
@@ -423,13 +424,13 @@ class Cluster:
     def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
         """Have agents do something; the hosts, and what they say of it."""
         controller = self._controller
-        tickets = self._pump.call(lambda: controller.order(what, each=each))
+        tickets = self._pump.call(lambda: controller.hosts.order(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._pump.until(lambda: controller.all_done(tickets), left):
+        if not self._pump.until(lambda: controller.hosts.all_done(tickets), left):
             raise TimeoutError("some host has not cleared its local storage in time")
         answers = []
         for ticket, host in tickets.items():
-            done = controller.orders.pop(ticket)
+            done = controller.hosts.orders.pop(ticket)
             if done is None or not done[1]:
                 why = "the cluster was closed" if done is None else done[2]
                 raise EngineFailed(self._engine.name, f"{host} was not cleared: {why}")
@@ -463,7 +464,7 @@ class Cluster:
             for task in controller.known():
                 task._end = task._end or "killed"
                 if task._place is None and task._state == "PENDING":
-                    controller.cancelled(task)
+                    controller.recalls.cancelled(task)
 
         self._pump.call(cancel)
 
@@ -483,7 +484,7 @@ class Cluster:
 
         def end() -> None:
             controller.closing = True
-            for agent in controller.agents:
+            for agent in controller.hosts.agents:
                 controller.outbox.post(agent, [encode(End())])
             controller.outbox.flush()
 

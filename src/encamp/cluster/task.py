@@ -92,7 +92,7 @@ class Task(Future[Any]):
 
     def cancel(self) -> bool:
         """Take it back if it has not begun; False if it runs or has ended, see `kill`."""
-        return self.cancelled() or (not self.done() and self._controller.take_back(self))
+        return self.cancelled() or (not self.done() and self._controller.recalls.take_back(self))
 
     def _cancelled(self) -> None:
         """For the cluster: it was taken back."""
@@ -106,7 +106,7 @@ class Task(Future[Any]):
         tasks run in agents themselves.
         """
         if not self.done() and not self.cancel():
-            self._controller.kill(self)
+            self._controller.recalls.kill(self)
 
     def result(self, timeout: float | None = None) -> Any:
         """What the call returned; waits, and raises what it raised. See `Future.result`."""

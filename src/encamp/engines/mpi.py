@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,8 +51,15 @@ _OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "P
 _COME_WITHIN = 120.0
 """Seconds within which all ranks must have come to open their end."""
 _FINALIZE_WITHIN = 10
+_LIBRARY = "set MPI4PY_LIBMPI to the libmpi.so that belongs to this mpirun"
+_opened = False
 _EXIT = 3
 """Tag of the message by which rank 0 lets the others exit."""
+
+
+def launched() -> bool:
+    """Whether ``mpirun`` or the like has started this process as one of several ranks."""
+    return _count(_SIZES) > 1
 
 
 def open_end(**options: Any) -> Endpoint:
@@ -60,13 +68,17 @@ def open_end(**options: Any) -> Endpoint:
     Options are those of `LaunchedMPI`; under ``mpirun``, the ranks are those that there are. Raises
     `EngineUnavailable` and `EngineFailed`.
     """
-    ranks = _count(_SIZES)
-    if ranks < 2:
+    global _opened
+    if not launched():
         return LaunchedMPI(**options)
-    private = _count(_SIZES_HERE) == ranks and "mpi4py.MPI" not in sys.modules
-    with _variables(SHARED_MEMORY if private else {}):
+    if _opened:
+        why = "the ranks of this mpirun have ended with their first cluster"
+        raise EngineUnavailable("mpi", why, "use one for all: job.run(cluster), Executor(cluster)")
+    _opened = True
+    private = _count(_SIZES_HERE) == _count(_SIZES) and "mpi4py.MPI" not in sys.modules
+    with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
-    comm = _communicator(mpi)
+        comm = _communicator(mpi)
     if comm.rank == 0:
         return MPIEngine(mpi, comm, private=private)
     _forget(_OF_RANKS)
@@ -158,6 +170,8 @@ class MPIEngine(MPIEndpoint, Engine):
         for rank in range(1, self._ranks):
             with suppress(self._mpi.Exception):
                 self._comm.Isend(b"", rank, _EXIT).Free()
+        if self._dead:  # Open MPI may wait for them for ever
+            _finalize(self, self._mpi)
 
 
 def _count(names: Sequence[str]) -> int:
@@ -174,6 +188,19 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
     _forget(tuple(new))
 
 
+@contextmanager
+def _endable() -> Iterator[None]:
+    """Let SIGTERM end this process at once while it may wait for other ranks inside of MPI."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
 def _forget(beginnings: tuple[str, ...]) -> None:
     """Remove environment variables, so that no process that is started here inherits them."""
     for name in [name for name in os.environ if name.startswith(beginnings)]:
@@ -188,7 +215,8 @@ def _mpi4py(*, alone: bool = True) -> ModuleType:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as exc:
         why = str(exc).strip().partition("\n")[0]
-        raise EngineUnavailable("mpi", why, REMEDY) from exc
+        found = launched() and isinstance(exc, RuntimeError)
+        raise EngineUnavailable("mpi", why, _LIBRARY if found else REMEDY) from exc
     return MPI
 
 

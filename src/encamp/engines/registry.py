@@ -56,6 +56,14 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
     return end
 
 
+def launched(engine: str) -> bool:
+    """Whether others were started with this process, by ``mpirun`` for example, to be its agents.
+
+    They come only if all open their ends.
+    """
+    return bool(getattr(engine_module(engine), "launched", bool)())
+
+
 def engine_module(name: str) -> ModuleType:
     """The module of the engine ``name``. Raises `EngineUnavailable`."""
     path, remedy = _MODULES.get(name, (None, ""))

@@ -122,7 +122,7 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
         else:
             call.cancel()
     if tasks:
-        tasks[0]._controller.take_back_all(tasks)
+        tasks[0]._controller.recalls.take_back_all(tasks)
 
 
 def _result(call: Future[T], deadline: float | None) -> T:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from encamp.errors import EncampError
-from encamp.storage.sigterm import exit_on
+from encamp.storage.sigterm import Terminated, exit_on
 
 
 class Interrupts:
@@ -49,14 +49,14 @@ class Interrupts:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt or SystemExit if a signal has come, once."""
+        """Raise KeyboardInterrupt or `Terminated` if a signal has come, once."""
         if self._noted is not None and not self._raised:
             self._raised = True
             raise self._noted
 
     def _note(self, number: int, _frame: object) -> None:
         again = self._noted is not None
-        self._noted = KeyboardInterrupt() if number == signal.SIGINT else SystemExit(128 + number)
+        self._noted = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
         if again:
             self._raised = True
             raise self._noted

@@ -9,6 +9,7 @@ it runs: nobody would publish it.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ class Lease:
         try:
             file.write_text(json.dumps(self.controller.as_dict()))
         except OSError as exc:
+            with suppress(OSError):  # it may be there, with nothing in it
+                file.unlink(missing_ok=True)
             why = (exc.strerror or str(exc)).lower()
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 

@@ -12,15 +12,17 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from encamp.agent.pickling import NotImportable
 from encamp.agent.slots import slots_here
+from encamp.engines.registry import launched
 from encamp.errors import (
     BadDestination,
+    BadJob,
     ClusterError,
     CommandNotFound,
     DiskFull,
@@ -87,6 +89,7 @@ def run_job(
     job: Job, executor: Executor | Cluster | None, options: Options, *, check: bool
 ) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
+    _check(executor)
     prepared = Prepared(job)
     progress = options.progress or progress_here()
     if options.dry_run:
@@ -94,16 +97,30 @@ def run_job(
     local_storage()
     reclaim_leftovers()
     journal = Journal(job.folder)
-    with (
-        Interrupts() as interrupts,
-        journal.writing(),
-        _pool(executor, options) as (pool, workers),
-    ):
+    with ExitStack() as stack:
+        together = executor is None and launched(options.engine)
+        if together:  # first: the others wait for this process, and become its agents here
+            pool, workers = stack.enter_context(_pool(executor, options))
+        interrupts = stack.enter_context(Interrupts())
+        stack.enter_context(journal.writing())
+        if not together:
+            pool, workers = stack.enter_context(_pool(executor, options))
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
         report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
     return report
+
+
+def _check(executor: object) -> None:
+    """Raises `BadJob` for what no job can run on."""
+    if executor is None or isinstance(executor, Executor):
+        return
+    from encamp.cluster.cluster import Cluster
+
+    if not isinstance(executor, Cluster):
+        why = "is no executor and no cluster; name what else it is, as engine='mpi' or slots=4"
+        raise BadJob(f"job.run({executor!r})", why)
 
 
 @contextmanager

@@ -143,7 +143,7 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
             remote.check(output.to)
         else:
             if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
-                why = "it is outside of the destination; write the whole path if that is meant"
+                why = "it is outside of the destination (if that is meant, write the whole path)"
                 raise BadDestination(output.to, why)
             check_destination(Path(os.path.realpath(_folder(output, destination))))
         if not any(c in output.pattern for c in "*?["):
@@ -182,7 +182,12 @@ def check_destination(folder: Path) -> None:
     if in_local_storage(folder):
         raise BadDestination(str(folder), "it is in the local storage, which is emptied")
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not there.is_dir():
+    try:
+        is_folder = there.is_dir()
+    except OSError as exc:
+        why = f"{printable(there)}: {(exc.strerror or str(exc)).lower()}"
+        raise BadDestination(str(folder), why) from exc
+    if not is_folder:
         raise BadDestination(str(folder), f"{printable(there)} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise BadDestination(str(folder), f"{printable(there)} cannot be written to")

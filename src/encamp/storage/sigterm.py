@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 
+class Terminated(SystemExit):
+    """SIGTERM has come."""
+
+    def __init__(self) -> None:
+        super().__init__(128 + signal.SIGTERM)  # as a shell says it
+
+
 @contextmanager
 def sigterm_exits() -> Iterator[None]:
-    """Let SIGTERM raise SystemExit in this process, so that ``finally`` blocks run.
+    """Let SIGTERM raise `Terminated` in this process, so that ``finally`` blocks run.
 
     Only in the main thread, and only where nobody else has taken the signal.
     """
@@ -26,6 +33,6 @@ def sigterm_exits() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def exit_on(number: int, _frame: object) -> NoReturn:
-    """A signal handler: raise SystemExit with the status that a shell gives such an end."""
-    raise SystemExit(128 + number)
+def exit_on(_number: int, _frame: object) -> NoReturn:
+    """A handler of SIGTERM."""
+    raise Terminated

@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from encamp.agent.protocol import Ping, encode
 from encamp.compat.pyopus.clustered import task_here
 from encamp.compat.pyopus.machine import Machine, Station, opened
 from encamp.errors import ClusterClosed
@@ -150,11 +149,12 @@ class Roster:
         if engine is None:
             return {host.name for host in cluster.hosts()}
         asked, silent = time.monotonic(), dict(self._call(self._ask))
+        known = self._controller.hosts.agents
 
         def all_heard() -> bool:
             for number in list(silent):
                 line = engine._lines.get(number)
-                if line is None or line.heard >= asked or number not in self._controller.agents:
+                if line is None or line.heard >= asked or number not in known:
                     del silent[number]
             return not silent
 
@@ -162,18 +162,19 @@ class Roster:
         return {host.name for host in cluster.hosts()} - {*silent.values()}
 
     def _ask(self) -> list[tuple[int, str]]:
-        agents = [agent for agent in self._controller.agents.values() if agent.facts is not None]
+        hosts = self._controller.hosts
+        agents = hosts.here()
         for agent in agents:
-            self._controller.outbox.post(agent.number, [encode(Ping(0))])
-        return [(agent.number, agent.facts.host) for agent in agents]
+            hosts.ping(agent)
+        return [(agent.number, agent.host) for agent in agents]
 
 
 def _stations(engine: Any, controller: Any) -> dict[int, str]:
     """Hosts' ids → the cluster's names, of hosts that have an agent."""
     return {
-        engine._agents[number].host.tid: agent.facts.host
-        for number, agent in controller.agents.items()
-        if agent.facts is not None and number in engine._agents
+        engine._agents[agent.number].host.tid: agent.host
+        for agent in controller.hosts.here()
+        if agent.number in engine._agents
     }
 
 

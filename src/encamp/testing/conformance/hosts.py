@@ -12,8 +12,7 @@ from typing import TypeVar
 
 import pytest
 
-from encamp.cluster import cluster as cluster_module
-from encamp.cluster import controller
+from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.task import Task
@@ -57,8 +56,7 @@ class Hosts(LosesHosts):
     @pytest.fixture
     def quick_beats(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A host that says nothing is given up soon."""
-        monkeypatch.setattr(controller, "BEAT", _QUICK)
-        monkeypatch.setattr(cluster_module, "BEAT", _QUICK)
+        monkeypatch.setattr(hosts, "_BEAT", _QUICK)
 
     def test_a_host_that_is_added_is_told_of_and_gets_tasks(
         self, cluster_of: ClusterOf, tidy: None

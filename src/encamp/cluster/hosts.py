@@ -1,0 +1,229 @@
+"""The hosts of a cluster and their agents: how they come, are ordered and listened for, and go."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from encamp.agent.protocol import (
+    SPAWNER,
+    End,
+    Hello,
+    Order,
+    OrderDone,
+    Ping,
+    Said,
+    SlotEnded,
+    encode,
+)
+from encamp.cluster.events import Host, HostAdded, HostDeleted
+from encamp.cluster.recalls import why_ended
+from encamp.cluster.scheduler import Place, Station
+from encamp.cluster.task import Task
+from encamp.errors import EngineFailed, TaskLost
+
+if TYPE_CHECKING:
+    from encamp.cluster.controller import Controller
+    from encamp.wire import Parts
+
+_NOBODY = 20.0
+"""Seconds that others may take to come after the last host has gone."""
+_BEAT = 1.5
+"""Seconds between two pings."""
+_MISSED = 5
+"""Pings without an answer after which an agent is taken to be lost."""
+
+
+class Agent:
+    """An agent as the controller sees it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.places: list[Place] = []
+        self.facts: Hello | None = None
+        self.tickets: list[int] = []
+        self.missed = 0
+        self.refreshing = 0
+        """Ticket of an order by which its idle slots change their processes; 0: none."""
+        self.heard = True
+
+    @property
+    def host(self) -> str:
+        """The name of its host, when it has come."""
+        return "" if self.facts is None else self.facts.host
+
+
+class Hosts:
+    """Of one controller; for the thread that drives its pump."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller = controller
+        self._scheduler = controller.scheduler
+        self._pump = controller.pump
+        self._outbox = controller.outbox
+        self._mail = controller.mail
+        self.agents: dict[int, Agent] = {}
+        self.known: dict[str, Host] = {}
+        self.orders: dict[int, tuple[int, bool, str] | None] = {}
+        """By tickets: agent, whether it was done well, and what it said; None until then."""
+        self.has_lost = False
+        """Whether an agent has gone, so that there may be needs that no host can meet."""
+        self._tickets = itertools.count(1)
+
+    def joined(self, number: int) -> None:
+        """An agent is on its way."""
+        self.agents.setdefault(number, Agent(number))
+
+    def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
+        """An agent is there, and its slots may be given work."""
+        if agent.facts is not None:
+            return
+        agent.facts = facts
+        station = self._scheduler.stations.get(facts.host)
+        if station is None:
+            station = Station(facts.host, facts.cores, facts.memory, facts.gpus)
+        for number in range(facts.slots):
+            place = Place(agent.number, number, station)
+            agent.places.append(place)
+            self._scheduler.add(place)
+        self._know(station, facts.python)
+
+    def _know(self, station: Station, python: str) -> None:
+        known = self.known.get(station.name)
+        gpus = tuple(station.gpus) if known is None else known.gpus
+        host = Host(station.name, len(station.places), station.cores, station.memory, gpus, python)
+        self.known[station.name] = host
+        if known is None:
+            self._mail.put(SPAWNER, HostAdded(host))
+
+    def here(self) -> list[Agent]:
+        """The agents that have come, in the order in which they did."""
+        return [agent for agent in self.agents.values() if agent.facts is not None]
+
+    def ping(self, agent: Agent) -> None:
+        """Ask an agent for a sign of life."""
+        self._outbox.post(agent.number, [encode(Ping(0))])
+
+    def listen(self) -> None:
+        """Begin to ask all agents for signs of life."""
+        self._pump.later(_BEAT, self._beat)
+
+    def _beat(self) -> None:
+        """Ask all agents for a sign of life; those that give none for long are lost.
+
+        So each knows, too, that there is somebody.
+        """
+        for agent in list(self.agents.values()):
+            if agent.heard:
+                agent.missed = 0
+            else:
+                agent.missed += 1
+            if agent.missed >= _MISSED:
+                self.left(agent.number, f"nothing was heard of it for {_BEAT * _MISSED:g} s")
+                self._controller.engine.give_up(agent.number)
+                self._outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
+                continue
+            agent.heard = False
+            self.ping(agent)
+        self.listen()
+
+    def left(self, number: int, why: str) -> None:
+        """An agent is gone, and the tasks that it ran with it."""
+        agent = self.agents.pop(number, None)
+        if agent is None or self._controller.closing:
+            return
+        for place in agent.places:
+            ahead = self._scheduler.remove(place)
+            self._lose(place, ahead[:1], ahead[1:], None, why)
+        for ticket in agent.tickets:
+            if self.orders.get(ticket, ()) is None:
+                self.orders[ticket] = number, False, why
+        if agent.facts is not None:
+            station = self._scheduler.stations.get(agent.facts.host)
+            if station is None:
+                self._mail.put(SPAWNER, HostDeleted(self.known.pop(agent.facts.host)))
+            else:  # another agent is still there
+                self._know(station, agent.facts.python)
+        self.has_lost = True
+        self.end_unmet()
+
+    def end_unmet(self) -> None:
+        """End what no host that is left could run; all, if none comes soon."""
+        if not self.agents:
+            self._pump.later(_NOBODY, self._fail_alone)
+        for task in self._scheduler.unmet():
+            lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
+            self._controller.end(task, False, lost)
+
+    def _fail_alone(self) -> None:
+        if not self.agents and self._controller.failure is None:
+            engine = self._controller.engine.name
+            self._controller.fail(EngineFailed(engine, "all of its hosts are gone"))
+
+    def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
+        """A slot has another process: what the last one had is lost or goes elsewhere."""
+        place = agent.places[envelope.slot]
+        place.known.clear()
+        place.life += 1
+        place.stopping = False
+        place.ticket = 0
+        ahead = list(place.ahead)
+        if ahead and envelope.text:
+            last_words = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
+            self._controller.said(agent, last_words, [])
+        for task in reversed(ahead):
+            self._scheduler.ended(place, task)
+        why = _last_line(envelope.text) if envelope.exit_code else ""
+        begun = ahead[:1] if envelope.began else []
+        if not agent.refreshing:
+            self._scheduler.open(place)
+        self._lose(place, begun, ahead[len(begun) :], envelope.exit_code, why)
+
+    def _lose(
+        self, place: Place, begun: list[Task], others: list[Task], exit_code: int | None, why: str
+    ) -> None:
+        """A slot's process is gone with the call that had begun; the others go elsewhere."""
+        for task in others:
+            task._waits_again()
+        self._controller.recalls.put_back(others, place)
+        for task in begun:
+            self._controller.end(task, False, why_ended(task, place, exit_code, why))
+
+    def order(self, what: str, *, each: bool) -> dict[int, str]:
+        """Have ``each`` agent, or one on each host, do something; tickets → host names."""
+        tickets: dict[int, str] = {}
+        for agent in self.here():
+            if each or agent.host not in tickets.values():
+                ticket = next(self._tickets)
+                tickets[ticket] = agent.host
+                self.orders[ticket] = None
+                agent.tickets.append(ticket)
+                if what == "refresh":  # what is sent to a process that goes would be lost
+                    agent.refreshing = ticket
+                    for place in agent.places:
+                        self._scheduler.close(place)
+                self._outbox.post(agent.number, [encode(Order(ticket, what))])
+        return tickets
+
+    def order_done(self, agent: Agent, envelope: OrderDone, parts: Parts) -> None:
+        """An agent has done what it was ordered to."""
+        if envelope.ticket in self.orders:
+            self.orders[envelope.ticket] = agent.number, envelope.ok, envelope.value
+        if envelope.ticket == agent.refreshing:
+            agent.refreshing = 0
+            inline = self._controller.inline
+            for place in agent.places:
+                if inline or not (place.stopping or any(task._end for task in place.ahead)):
+                    self._scheduler.open(place)
+
+    def all_done(self, tickets: Iterable[int]) -> bool:
+        """Whether all that was ordered is done, or its host gone."""
+        return all(self.orders[ticket] is not None for ticket in tickets)
+
+
+def _last_line(text: bytes) -> str:
+    """The line of a dead process's output that says most: what Python says, or the last."""
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return (fatal or lines[-1:] or [""])[0][:200]
