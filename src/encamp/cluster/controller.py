@@ -62,8 +62,6 @@ from encamp.errors import (
 from encamp.wire import Parts
 
 _log = logging.getLogger("encamp")
-_STUCK = 0.05
-"""Seconds after which what waits behind a long call goes elsewhere, if there is room."""
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
 
@@ -119,9 +117,8 @@ class Controller:
             for place, tasks in scheduler.assign():
                 self._run(place, tasks)
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
-            if scheduler.idle and scheduler.ahead and not self.recalls.looking:
-                self.recalls.looking = True
-                self.pump.later(_STUCK, self.recalls.unstick)
+            if scheduler.idle and scheduler.ahead:
+                self.recalls.unstick_soon()
         self.outbox.flush()
         self.mail.call_waiters(failed=self.failure is not None)
 

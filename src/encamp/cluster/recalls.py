@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _AGAIN = 0.01
 """Seconds after which a slot that was between two calls is asked once more."""
+_STUCK = 0.05
+"""Seconds after which what waits behind a long call goes elsewhere, if there is room."""
 NOT_INLINE = "make the cluster without inline=True"
 """What to do where inline tasks cannot have something."""
 
@@ -48,8 +50,8 @@ class Recalls:
         self._outbox = controller.outbox
         self._mail = controller.mail
         self._tickets = itertools.count(1)
-        self.looking = False
-        """Whether `unstick` is to be called soon."""
+        self._looking = False
+        """Whether `_unstick` is to be called soon."""
 
     def stop(self, task: Task, why: str) -> None:
         """End a task that runs; its slot is asked what it runs first, so that no other is hit."""
@@ -124,9 +126,15 @@ class Recalls:
         else:
             self.cancelled(task)
 
-    def unstick(self) -> None:
+    def unstick_soon(self) -> None:
+        """Look in a moment whether something waits behind long calls, unless that is to be done."""
+        if not self._looking:
+            self._looking = True
+            self._pump.later(_STUCK, self._unstick)
+
+    def _unstick(self) -> None:
         """Let what waits behind long calls go to slots that have nothing to do."""
-        self.looking = False
+        self._looking = False
         if not self._scheduler.idle or not self._scheduler.ahead:
             return
         for agent in self._controller.hosts.agents.values():
