@@ -188,9 +188,12 @@ class Writer:
 
         Raises OSError (`BrokenPipeError`) if nobody can read it any more.
         """
-        if len(parts) == 1 and len(parts[0]) < _TOGETHER and not (self._waiting or descriptors):
-            self._send_small(head(parts) + parts[0])
-            return
+        if len(parts) == 1 and not (self._waiting or descriptors):
+            part = parts[0]
+            size = len(part)
+            if size < _TOGETHER and type(part) is bytes:
+                self._send_small(_HEAD_OF_ONE.pack(_MAGIC, 1, size) + part)
+                return
         buffers = [head(parts), *parts]
         fds = tuple(map(os.dup, descriptors))  # they may have to wait; the caller may close its own
         if self._waiting or fds:

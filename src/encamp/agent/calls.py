@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from encamp.agent.protocol import (
     SPAWNER,
     Answer,
     Ask,
+    Call,
     Message,
     Results,
     Run,
@@ -57,15 +58,6 @@ class Setup:
     staging: Staging | None = None
 
 
-class Call(NamedTuple):
-    """One call as it came."""
-
-    task: int
-    function: int
-    arguments: Parts
-    setup: bytes
-
-
 class Received(NamedTuple):
     """A message, and the id of the task that sent it (0: the spawner)."""
 
@@ -95,10 +87,11 @@ class Slot:
         self._process = os.getpid()
         self.lock = threading.Lock()
         """Held to change ``calls`` and ``running`` together."""
-        self.calls: deque[Call] = deque()
+        self.calls: deque[tuple[Call, Parts]] = deque()
+        """With the large buffers of their arguments."""
         self.running = -1
         self._task: CurrentTask | None = None
-        self.alone: Callable[[], AbstractContextManager[None]] = nullcontext
+        self.alone: AbstractContextManager[None] = nullcontext()
         """What is around each call to undo its effects on the process."""
         self.ended: Callable[[int], None] | None = None
         """Is called with the task's number before its result is sent."""
@@ -133,9 +126,9 @@ class Slot:
         at = 2 + len(run.functions)
         self._functions.update(zip(run.functions, parts[2:at], strict=True))
         calls = []
-        for task, function, arguments, buffers, setup in decode_calls(parts[1]):
-            end = at + buffers
-            calls.append(Call(task, function, [arguments, *parts[at:end]], setup))
+        for call in decode_calls(parts[1]):
+            end = at + call[3]
+            calls.append((call, parts[at:end]))
             at = end
         with self.lock:
             self.calls.extend(calls)
@@ -145,7 +138,7 @@ class Slot:
 
     def _forget_gone(self) -> None:
         """Drop messages for calls that should be here by now, but have gone elsewhere."""
-        here = {call.task for call in self.calls}
+        here = {call[0] for call, _ in self.calls}
         for task, number in list(self._expected.items()):
             if number <= self._latest:
                 del self._expected[task]
@@ -159,7 +152,7 @@ class Slot:
                 return
             if envelope.run > self._latest:
                 self._expected[envelope.to] = envelope.run
-            elif not any(call.task == envelope.to for call in self.calls):
+            elif not any(call[0] == envelope.to for call, _ in self.calls):
                 return
             self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
 
@@ -171,8 +164,8 @@ class Slot:
         """
         with self.lock:
             kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
-            kept += [call for call in self.calls if call.task in self._early]
-            given = [call.task for call in self.calls if call.task not in self._early]
+            kept += [waiting for waiting in self.calls if waiting[0][0] in self._early]
+            given = [call[0] for call, _ in self.calls if call[0] not in self._early]
             self.calls.clear()
             self.calls.extend(kept)
             return given, self.running
@@ -187,65 +180,68 @@ class Slot:
         with self.lock:
             if not self.calls:
                 return False
-            call = self.calls.popleft()
-            self.running = call.task
+            call, buffers = self.calls.popleft()
+            task = self.running = call[0]
+            if self._inbox:  # a message for the one before came at its very end
+                self._inbox.clear()
             if self._early:
-                self._inbox.extend(self._early.pop(call.task, ()))
+                self._inbox.extend(self._early.pop(task, ()))
         begun = time.perf_counter()
-        parts, good = self._outcome(call)
+        parts, good = self._outcome(call, buffers)
         if os.getpid() != self._process:
             _end_forked(good)
         seconds = time.perf_counter() - begun
         if self.ended is not None:
-            self.ended(call.task)
-        result = (call.task, good, seconds, bytes(parts[0]), len(parts) - 1)
-        with self.lock:
-            self.running = -1
-            unread = list(self._inbox) if self._not_run else []
-            self._not_run = False
-            self._forget_messages()
+            self.ended(task)
+        self.running = -1
+        unread = self._forget_messages() if self._inbox or self._routes or self._not_run else ()
+        result = (task, good, seconds, bytes(parts[0]), len(parts) - 1)
         self.port.send([encode(Results(self.number, [result])), *parts[1:]])
         for sender, payload in unread:  # the controller has them wait for it
-            message = Message(call.task, sender)
+            message = Message(task, sender)
             self.port.send([encode(message), *payload], message)
         return True
 
-    def _forget_messages(self) -> None:
-        if self._inbox:
+    def _forget_messages(self) -> Sequence[tuple[int, Parts]]:
+        """Forget what was for the call; the messages of one that could not begin here."""
+        with self.lock:
+            unread = list(self._inbox) if self._not_run else []
+            self._not_run = False
             self._inbox.clear()
-        if self._routes:
             self._routes.clear()
+        return unread
 
-    def _outcome(self, call: Call) -> tuple[Parts, bool]:
+    def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
         try:
-            with self.alone():
-                value = self._value(call)
+            with self.alone:
+                value = self._value(call, buffers)
                 return [_NONE] if value is None else dump_as("its result", value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
             self._not_run = isinstance(exc, NotImportable)
             text = "".join(traceback.format_exception(exc))
             return dump((sendable(exc), text)), False
 
-    def _value(self, call: Call) -> Any:
+    def _value(self, call: Call, buffers: Parts) -> Any:
+        _, number, arguments, _, setup = call
         token = _current.set(self)
         try:
-            if call.setup:
-                return self._value_set_up(call, load([call.setup]))
-            function = self._functions[call.function]
+            if setup:
+                return self._value_set_up(call, buffers, load([setup]))
+            function = self._functions[number]
             if not callable(function):
-                function = self._function(call.function)
-            args, kwargs = load(call.arguments)
+                function = self._function(number)
+            args, kwargs = load([arguments, *buffers])
             return function(*args, **kwargs)
         finally:
             _current.reset(token)
             self._task = None
 
-    def _value_set_up(self, call: Call, setup: Setup) -> Any:
+    def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
         """The value of a call that is not just called."""
-        self._task = task = CurrentTask(self, call.task, setup.name)
-        self._set_up(call.task, setup)
-        function = self._function(call.function)
-        args, kwargs = load(call.arguments)
+        self._task = task = CurrentTask(self, call[0], setup.name)
+        self._set_up(call[0], setup)
+        function = self._function(call[1])
+        args, kwargs = load([call[2], *buffers])
         if setup.staging is None:
             return function(*args, **kwargs)
         from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker

@@ -117,8 +117,7 @@ def main(birth: bytes) -> None:
     port = _Sockets(born)
     slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
     folder = str(Path.cwd()) if born.folder != "/" else "/"
-    alone = _Alone(folder)
-    slot.alone = lambda: alone
+    slot.alone = _Alone(folder)
     if born.capture:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
@@ -145,6 +144,18 @@ def _stop(*_: object) -> None:
 
 class _Alone(put_back):
     """The process after a call is as it was before, and nothing that the call started runs on."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._opened = -1
+        with suppress(OSError):
+            self._opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+
+    def _go_back(self) -> None:
+        try:
+            os.fchdir(self._opened)  # quicker than by its name
+        except OSError:
+            super()._go_back()
 
     def __exit__(self, *exc: object) -> None:
         try:

@@ -407,8 +407,7 @@ class InlineSlot(Hosted):
     def __init__(self, agent: Agent, number: int, folder: str) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
-        alone = put_back(folder)
-        self._slot.alone = lambda: alone
+        self._slot.alone = put_back(folder)
         with suppress(OSError):
             os.chdir(folder)
 

@@ -36,7 +36,7 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.chdir(self._folder)
+        self._go_back()
         os.umask(self._mask)
         if sys.path != self._path:
             sys.path[:] = self._path
@@ -48,6 +48,9 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
         for number, handler in self._handlers:
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
+
+    def _go_back(self) -> None:
+        os.chdir(self._folder)
 
 
 def _environment() -> dict[bytes, bytes]:

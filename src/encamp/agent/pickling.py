@@ -7,7 +7,7 @@ value (cloudpickle). Buffers (NumPy arrays and the like) travel out of band, PEP
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from encamp.errors import CannotTravel
@@ -15,14 +15,15 @@ from encamp.wire import Buffer, Parts
 
 _SMALL = 4096
 """Buffers below this size stay in the pickle: a part of their own would cost more."""
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+"""Types whose values are pickled without any code of theirs, and have no buffers."""
 _MOST = 1000
 """Buffers that have parts of their own; a message cannot have any number of parts."""
 
 
 def dump(value: object) -> Parts:
     """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
-    kind = type(value)
-    if kind is int or kind is float or value is None or kind is bool:
+    if type(value) in _PLAIN:
         return [pickle.dumps(value, 5)]
     buffers: Parts = []
 
@@ -43,6 +44,17 @@ def dump(value: object) -> Parts:
 
     buffers.clear()
     return [cloudpickle.dumps(value, 5, buffer_callback=keep), *buffers]
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
+    """`dump` of both; quicker for numbers and the like, which most calls get."""
+    if not kwargs:
+        for value in args:
+            if type(value) not in _PLAIN:
+                break
+        else:
+            return [pickle.dumps((args, {}), 5)]
+    return dump((args, kwargs))
 
 
 def dump_as(what: str, value: object) -> Parts:

@@ -25,7 +25,7 @@ from encamp.engines.base import Arrival, Endpoint
 
 T = TypeVar("T")
 
-REST = 0.0005
+REST = 0.001
 MANY = 32
 """With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
 _SPINS = 32
@@ -186,9 +186,9 @@ class Pump:
 
     def turn(self, timeout: float | None) -> None:
         """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
-        limit = self._patience(timeout)
         if self.rest and timeout != 0:
             time.sleep(self.rest)
+        limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
             if self._orders or self._nudged:  # before the flag could be seen

@@ -11,13 +11,20 @@ from __future__ import annotations
 import logging
 import pickle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from encamp.agent.child import Stopped
 from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import NotImportable, RemoteTraceback, dump, load, portable_error
+from encamp.agent.pickling import (
+    NotImportable,
+    RemoteTraceback,
+    dump,
+    dump_arguments,
+    load,
+    portable_error,
+)
 from encamp.agent.protocol import (
     SPAWNER,
     Answer,
@@ -181,7 +188,7 @@ class Controller:
         buffers: Parts = []
         for task in tasks:
             try:
-                first, *large = dump(task._arguments)
+                first, *large = dump_arguments(*task._arguments)
                 setup = b"" if task._options.plain else self.setups.of(task)
             except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
@@ -235,27 +242,29 @@ class Controller:
         results, at = [], 1
         for result in envelope.results:
             end = at + result[4]
-            results.append((place, result, parts[at:end]))
+            results.append((result, parts[at:end]))
             at = end
-        self._take_results(place, results)
+        self._take_results((place, iter(results)))
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        results = [(place, decode(part).results[0], _NO_BUFFERS) for part in parts[1:]]
-        self._take_results(place, results)
+        results = iter([(decode(part).results[0], _NO_BUFFERS) for part in parts[1:]])
+        self._take_results((place, results))
 
-    def _take_results(self, place: Place, results: list[tuple[Place, Result, Parts]]) -> None:
-        """Take the first in; the others come next, also if a future's callback waits for one."""
-        if len(results) > 1:
-            self.pump.before_others(self.begins, [place])
-            self.pump.before_others(self._take_result, results)
+    def _take_results(self, come: tuple[Place, Iterator[tuple[Result, Parts]]]) -> None:
+        """Take results in; a callback that waits meanwhile goes on with those that are left."""
+        place, results = come
+        for result, buffers in results:
+            self.pump.before_others(self._take_results, [come])
+            self._take_result(place, result, buffers)
+            break
         else:
-            for result in results:
-                self._take_result(result)
-            self.begins(place)
+            return
+        for result, buffers in results:
+            self._take_result(place, result, buffers)
+        self.begins(place)
 
-    def _take_result(self, come: tuple[Place, Result, Parts]) -> None:
-        place, result, buffers = come
+    def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
         if task is not None and task._place is place:
@@ -327,9 +336,8 @@ class Controller:
         task = self.tasks.get(envelope.task)
         if task is None:
             return
-        told: int = task.__dict__.get("_told", 0)
-        new = envelope.text[max(0, told - envelope.start) :]
-        task.__dict__["_told"] = max(told, envelope.start + len(envelope.text))
+        new = envelope.text[max(0, task._told - envelope.start) :]
+        task._told = max(task._told, envelope.start + len(envelope.text))
         if envelope.last:
             task.output = envelope.text.decode("utf-8", "replace")
         elif new:

@@ -286,10 +286,11 @@ class Scheduler:
             if task.done():
                 continue
             tasks.append(task)
-            backlog += max(0.0, seconds) + _OVERHEAD
             count += 1
             if seconds < 0:
+                backlog += _OVERHEAD
                 break
+            backlog += seconds + _OVERHEAD
         if tasks:
             self._take(place, tasks, need, backlog)
         return (place, tasks) if tasks else None
@@ -323,10 +324,12 @@ class Scheduler:
         else:
             ahead.remove(task)
         task._place = None
-        place.backlog = max(0.0, place.backlog - max(0.0, task._function.seconds) - _OVERHEAD)
         if ahead:
+            seconds = task._function.seconds
+            left = place.backlog - (seconds + _OVERHEAD if seconds > 0 else _OVERHEAD)
+            place.backlog = left if left > 0 else 0.0
             self.ahead -= 1
-            if place.backlog < HORIZON / 2 and not place.closed:
+            if left < HORIZON / 2 and not place.closed:
                 self._hungry[place] = None
             return
         self._release(place.station, task)

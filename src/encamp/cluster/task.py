@@ -24,6 +24,26 @@ _ENDED = (*_CANCELLED, _FINISHED)
 _lock = threading.Lock()
 
 
+class _Made:
+    """An attribute that is made when somebody looks for it, for the standard library's code.
+
+    ``flag`` is the attribute that tells that it was: to look into ``__dict__`` would make one.
+    """
+
+    def __init__(self, make: Callable[[], Any], flag: str) -> None:
+        self._make, self._flag = make, flag
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, task: Task | None, owner: type) -> Any:
+        if task is None:
+            return self
+        with _lock:
+            setattr(task, self._flag, True)
+            return task.__dict__.setdefault(self._name, self._make())
+
+
 class Task(Future[Any]):
     """A call on a cluster, and what comes of it.
 
@@ -44,6 +64,15 @@ class Task(Future[Any]):
     """Whether it is to be cancelled if its slot gives it back."""
     _place: Any = None
     _devices: tuple[str, ...] = ()
+    _told = 0
+    """Bytes of its output that were told."""
+    _heavy = False
+    """Whether it has a condition, so that others may wait by it."""
+    _called_back = False
+    """Whether it has callbacks."""
+    _condition = _Made(threading.Condition, "_heavy")
+    _waiters = _Made(list, "_heavy")
+    _done_callbacks = _Made(list, "_called_back")
 
     def __init__(  # not the base's: see the module's head
         self,
@@ -58,15 +87,6 @@ class Task(Future[Any]):
         self._function = function
         self._arguments: Any = arguments
         self._options = options
-
-    def __getattr__(self, name: str) -> Any:
-        """What the standard library's code for futures looks for, made when it does."""
-        if name == "_condition":
-            with _lock:
-                return self.__dict__.setdefault(name, threading.Condition())
-        if name in ("_waiters", "_done_callbacks"):
-            return self.__dict__.setdefault(name, [])
-        raise AttributeError(f"a task has no attribute {name!r}")
 
     @property
     def name(self) -> str:
@@ -135,16 +155,17 @@ class Task(Future[Any]):
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """See `Future.add_done_callback`; it may be called by any thread that waits."""
+        callbacks = self._done_callbacks
         with _lock:
-            if "_condition" not in self.__dict__ and not self.done():
-                self.__dict__.setdefault("_done_callbacks", []).append(fn)
+            if not self._heavy and not self.done():
+                callbacks.append(fn)
                 return
         super().add_done_callback(fn)
 
     def set_result(self, result: Any) -> None:
         """For the cluster."""
         with _lock:
-            if light := "_condition" not in self.__dict__:
+            if light := not self._heavy:
                 self._check_open()
                 self._result = result
                 self._state = _FINISHED
@@ -153,7 +174,7 @@ class Task(Future[Any]):
     def set_exception(self, exception: BaseException | None) -> None:
         """For the cluster."""
         with _lock:
-            if light := "_condition" not in self.__dict__:
+            if light := not self._heavy:
                 self._check_open()
                 self._exception = exception
                 self._state = _FINISHED
@@ -164,8 +185,8 @@ class Task(Future[Any]):
             raise InvalidStateError(f"{self._state}: {self!r}")
 
     def _tell(self) -> None:
-        if "_done_callbacks" in self.__dict__:
-            self._invoke_callbacks()
+        if self._called_back:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def _begins(self) -> None:
         """It is at the head of its slot's queue now."""
