@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 
+from msgspec import Raw
+
+from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import NotImportable, dump, dump_as, load, sendable
 from encamp.agent.protocol import (
     NOWHERE,
@@ -27,7 +30,6 @@ from encamp.agent.protocol import (
     Ask,
     Call,
     Message,
-    Results,
     Run,
     Started,
     Told,
@@ -35,6 +37,7 @@ from encamp.agent.protocol import (
     WhereIs,
     decode_calls,
     encode,
+    encode_results,
 )
 from encamp.errors import InitializerFailed
 from encamp.storage.import_path import extend_import_path
@@ -43,6 +46,10 @@ from encamp.wire import Buffer, Parts
 if TYPE_CHECKING:
     from encamp.agent.folder import Staging
     from encamp.storage.landing import Piece
+
+
+_NOTHING: Parts = []
+_NO_CALL: tuple[Call, Parts] = (-1, 0, b"", 0, b""), _NOTHING
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ class Slot:
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
         self._tickets = int.from_bytes(os.urandom(7), "little")
+        self.ledger = Ledger()
+        """Results that are not sent yet."""
         self._initialized: set[int] = set()
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
@@ -178,29 +187,40 @@ class Slot:
     def run_next(self) -> bool:
         """Run one call if there is one."""
         with self.lock:
-            if not self.calls:
-                return False
-            call, buffers = self.calls.popleft()
+            call, buffers = self.calls.popleft() if self.calls else _NO_CALL
             task = self.running = call[0]
             if self._inbox:  # a message for the one before came at its very end
                 self._inbox.clear()
             if self._early:
                 self._inbox.extend(self._early.pop(task, ()))
+        if task < 0:
+            self.send_results()
+            return False
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
         if os.getpid() != self._process:
             _end_forked(good)
-        seconds = time.perf_counter() - begun
+        now = time.perf_counter()
         if self.ended is not None:
             self.ended(task)
         self.running = -1
         unread = self._forget_messages() if self._inbox or self._routes or self._not_run else ()
-        result = (task, good, seconds, bytes(parts[0]), len(parts) - 1)
-        self.port.send([encode(Results(self.number, [result])), *parts[1:]])
+        result = encode((task, good, now - begun, parts[0], len(parts) - 1))
+        if not self.calls or len(parts) > 1 or unread or not self.ledger.hold(result, now):
+            self.send_results(result, parts[1:], now)
         for sender, payload in unread:  # the controller has them wait for it
             message = Message(task, sender)
             self.port.send([encode(message), *payload], message)
         return True
+
+    def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
+        """Send the results that are held, and another one."""
+        ledger = self.ledger
+        results = [*ledger.held, Raw(result)] if result else ledger.held
+        if results:
+            head = encode_results(self.number, results, ledger.first)
+            self.port.send([head, *buffers])
+            ledger.sent(len(results), now)
 
     def _forget_messages(self) -> Sequence[tuple[int, Parts]]:
         """Forget what was for the call; the messages of one that could not begin here."""

@@ -30,6 +30,7 @@ import msgspec
 
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
+from encamp.agent.ledger import Ledger
 from encamp.agent.processes import adopt_orphans, end_descendants
 from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
 from encamp.storage.import_path import extend_import_path
@@ -49,6 +50,7 @@ class Birth(msgspec.Struct, array_like=True):
     data: int
     control: int
     wake: int
+    ledger: int
     number: int = 0
     host: str = ""
     agent: int = 0
@@ -102,7 +104,7 @@ def main(birth: bytes) -> None:
     born = msgspec.msgpack.decode(birth, type=Birth)
     if born.own_mounts:
         enter_namespace()  # before there is another thread; without it inputs come another way
-    for fd in (born.data, born.control, born.wake):
+    for fd in (born.data, born.control, born.wake, born.ledger):
         os.set_inheritable(fd, False)
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -118,6 +120,7 @@ def main(birth: bytes) -> None:
     slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
     folder = str(Path.cwd()) if born.folder != "/" else "/"
     slot.alone = _Alone(folder)
+    slot.ledger = Ledger(born.ledger)
     if born.capture:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
@@ -125,6 +128,7 @@ def main(birth: bytes) -> None:
         while not _State.stopping:
             if not slot.run_next() and not port.wait(born.idle_limit) and born.idle_limit:
                 break
+        slot.send_results()
     _State.stopping = True  # from here on nothing is interrupted
     end_descendants(grace=0)  # `Stopped` may have come while that was done after a call
 

@@ -9,6 +9,9 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Raw
+
+from encamp.agent import ledger
 from encamp.agent.calls import Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import put_back
@@ -20,10 +23,13 @@ from encamp.agent.protocol import (
     ManyResults,
     Message,
     Recall,
+    Results,
     Run,
     SlotEnded,
+    count_results,
     decode,
     encode,
+    encode_results,
 )
 from encamp.engines.base import CONTROLLER
 from encamp.storage.owner import reclaim
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
+LOOK_AFTER = 4 * ledger.HOLD
+"""Seconds of a slot's silence after which it is seen what it holds back."""
 _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
 
@@ -83,6 +91,7 @@ class ProcessSlot(Hosted):
             0,
             0,
             0,
+            0,
             number=number,
             host=agent.host,
             agent=agent.number,
@@ -105,6 +114,8 @@ class ProcessSlot(Hosted):
         self._spare: SlotProcess | None = None
         self._leaving: list[SlotProcess] = []
         self._results: Parts = []
+        self._looks = False
+        """Whether it will look into the slot's ledger."""
         self._ending = False
         self._process = self._start()
 
@@ -136,6 +147,7 @@ class ProcessSlot(Hosted):
                 self.agent.unlink(self.number)
             self._process.runs += 1
             self.busy += envelope.count
+            self._look_later()
         self._send(parts)
         if self._early and isinstance(envelope, Run):
             early, self._early = self._early, []
@@ -172,8 +184,8 @@ class ProcessSlot(Hosted):
             self.agent.pump.forget(process.data.fileno())
             return
         for parts in messages:
-            if parts[0][:2] == RESULTS:  # most are, and each holds one
-                self.busy -= 1
+            if parts[0][:2] == RESULTS:
+                parts = self._new_results(process, parts)
                 if len(parts) == 1:
                     self._results += parts
                     continue
@@ -182,6 +194,48 @@ class ProcessSlot(Hosted):
         self._pass_results()
         if self._spare is not None and not self.busy:
             self._restore()
+
+    def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
+        """Results without those that were found in the slot's ledger before."""
+        come = count_results(parts[0])
+        old = process.results - come.first
+        process.results += come.count - old
+        self.busy -= come.count - old
+        if self.busy:
+            self._look_later()
+        if not old:
+            return parts
+        new = decode(parts[0]).results[old:]
+        return [encode(Results(come.slot, new, come.first + old, len(new))), *parts[1:]]
+
+    def _look_later(self) -> None:
+        """Where the slot stays silent from now on, see what it holds back."""
+        if self._looks:
+            return
+        self._looks = True
+        process, come = self._process, self._process.results
+
+        def look() -> None:
+            self._looks = False
+            if self.busy and not (
+                process is self._process and come == process.results and self._take_held(process)
+            ):
+                self._look_later()
+
+        self.agent.pump.later(LOOK_AFTER, look)
+
+    def _take_held(self, process: SlotProcess) -> bool:
+        """Pass on results from the ledger that have not come; False if others are on their way."""
+        found = ledger.read(process.ledger)
+        if found is None or found[0] > process.results:
+            return False
+        first, results = found
+        if new := results[process.results - first :]:
+            self._results.append(encode_results(self.number, list(map(Raw, new)), process.results))
+            process.results += len(new)
+            self.busy -= len(new)
+            self._pass_results()
+        return True
 
     def _pass_results(self) -> None:
         """Send the results that came one after the other as one message."""
@@ -241,6 +295,7 @@ class ProcessSlot(Hosted):
         """Its last words first, then its end; and a new one in its place."""
         with suppress(ValueError):
             self._read(process)
+            self._take_held(process)
         if process is self._spare:  # while a call runs in a fresh one
             self._forget(process)
             process.ended()

@@ -15,6 +15,7 @@ from secrets import token_hex
 
 import msgspec
 
+from encamp.agent import ledger
 from encamp.agent.child import KEPT_OUTPUT, Birth
 from encamp.agent.processes import end_descendants, end_marked
 from encamp.engines.foreign import foreign
@@ -49,6 +50,9 @@ class SlotProcess:
         self.birth = birth
         self.runs = 0
         """Messages with calls that were sent to it."""
+        self.results = 0
+        """Results that have come from it."""
+        self.ledger = ledger.create()
         self._mark = token_hex(8)
         self._output = tempfile.TemporaryFile() if birth.capture else None  # noqa: SIM115
         ours = self._start()
@@ -64,8 +68,9 @@ class SlotProcess:
         data, its_data = socket.socketpair()
         control, its_control = socket.socketpair()
         wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        fds = [its_data.fileno(), its_control.fileno(), wake]
-        birth = msgspec.structs.replace(self.birth, data=fds[0], control=fds[1], wake=fds[2])
+        fds = [its_data.fileno(), its_control.fileno(), wake, self.ledger]
+        names = ("data", "control", "wake", "ledger")
+        birth = msgspec.structs.replace(self.birth, **dict(zip(names, fds, strict=True)))
         orders = base64.b64encode(msgspec.msgpack.encode(birth)).decode()
         if self._output is not None:
             os.set_blocking(self._output.fileno(), True)
@@ -154,6 +159,7 @@ class SlotProcess:
         self.writer.close()
         if self.exit_fd >= 0:
             os.close(self.exit_fd)
+            os.close(self.ledger)
             self.exit_fd = -1
         if self._output is not None:
             self._output.close()

@@ -10,6 +10,7 @@ only. What is pickled in payloads is unpickled in slots and by the controller, n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -121,6 +122,18 @@ class Results(Envelope, tag=6):
 
     slot: int
     results: list[Result]
+    first: int = 0
+    """Number of the first of them, of all that the slot's process has had."""
+    count: int = 1
+
+
+class Counted(Envelope, tag=6):
+    """As much of `Results` as agents read."""
+
+    slot: int
+    results: msgspec.Raw
+    first: int = 0
+    count: int = 1
 
 
 class ManyResults(Envelope, tag=23):
@@ -275,6 +288,16 @@ def decode_calls(part: Buffer) -> list[Call]:
 
 RESULTS = encode(Results(0, []))[:2]
 """How an envelope of results begins, so that agents can pass these on without reading them."""
+count_results = msgspec.msgpack.Decoder(Counted).decode
+
+
+def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:
+    """The envelope of results that were encoded one by one (each a `Result`)."""
+    return _encoder.encode(Counted(slot, _list(results), first, len(results)))
+
+
+def _list(items: Sequence[msgspec.Raw]) -> msgspec.Raw:
+    return msgspec.Raw(_encoder.encode(items))
 
 
 def decode(part: Buffer) -> Any:

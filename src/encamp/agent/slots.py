@@ -73,7 +73,7 @@ class Slot:
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
         self.batch = batch
         self.own_mounts = own_mounts
-        birth = Birth(0, 0, 0, own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        birth = Birth(0, 0, 0, 0, own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
         self._process = SlotProcess(birth)
         self._arrived: list[Parts] = []
         self._calls = 0

@@ -13,6 +13,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from itertools import repeat
 from typing import Any
 
 from encamp.agent.child import Stopped
@@ -248,8 +249,8 @@ class Controller:
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        results = iter([(decode(part).results[0], _NO_BUFFERS) for part in parts[1:]])
-        self._take_results((place, results))
+        come = [result for part in parts[1:] for result in decode(part).results]
+        self._take_results((place, zip(come, repeat(_NO_BUFFERS))))
 
     def _take_results(self, come: tuple[Place, Iterator[tuple[Result, Parts]]]) -> None:
         """Take results in; a callback that waits meanwhile goes on with those that are left."""

@@ -195,6 +195,18 @@ def die(how: str) -> NoReturn:
     raise AssertionError("still alive")
 
 
+def die_at(number: int, fatal: int) -> int:
+    """Its number, or the end of the process."""
+    return os._exit(3) if number == fatal else number
+
+
+def wait_at(number: int, last: int) -> int:
+    """Its number; the last one waits for a message."""
+    if number == last:
+        current_task().receive()
+    return number
+
+
 def die_after(how: str) -> NoReturn:
     """Wait for a message; then end the slot's process."""
     current_task().send(0, "ready")

@@ -124,6 +124,23 @@ class Endings(Bound):
         assert (first.message.ok, type(first.message.value)) == (False, TaskLost)
         assert isinstance(second.message, TaskExit)
 
+    def test_what_was_done_before_a_crash_is_not_lost(self, cluster: Cluster) -> None:
+        results(cluster.spawn_many(work.die_at, [(0, -1)] * 100))  # known to be quick from now on
+        tasks = cluster.spawn_many(work.die_at, [(number, 250) for number in range(500)])
+        with pytest.raises(TaskLost):
+            tasks.pop(250).result(PATIENCE)
+        assert results(tasks) == [number for number in range(500) if number != 250]
+
+    def test_results_do_not_wait_for_a_call_behind_them(self, cluster: Cluster) -> None:
+        results(cluster.spawn_many(work.wait_at, [(0, -1)] * 100))
+        tasks = cluster.spawn_many(work.wait_at, [(number, 250) for number in range(500)])
+        waits = tasks.pop(250)
+        assert results(tasks) == [number for number in range(500) if number != 250]
+        assert not waits.done()
+        cluster.send(waits, None)
+        assert waits.result(PATIENCE) == 250
+        assert results(cluster.spawn_many(work.add, [(1,)] * 100)) == [2] * 100
+
     @pytest.mark.parametrize(("how", "code"), CRASHES)
     def test_tasks_behind_one_that_crashes_run_exactly_once(
         self, cluster: Cluster, marks: Path, how: str, code: int

@@ -1,0 +1,90 @@
+"""Results that a slot has and has not sent yet, where its agent finds them.
+
+To send one result takes as long as a short call. So a slot whose calls are short sends the results
+of some of them together. Meanwhile they stand in memory that its agent shares, in case that the
+process ends, or that a call takes long after all. Nothing waits for ever: a result is held only
+within `HOLD` seconds of the message before it, and an agent that hears no more of a slot for a few
+times as long looks here (`read`).
+
+    8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
+    results:  4 bytes of length, and what `encode` made of it
+
+The first 8 bytes are one word, written last. Numbers grow as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+import msgspec
+
+HOLD = 0.0005
+SIZE = 1 << 16
+_USED = 20
+"""Bits of the first word that say how much is in use."""
+_BEGIN = 8
+_LENGTH = 4
+
+
+def create() -> int:
+    """Memory for a slot's ledger: a file descriptor."""
+    fd = os.memfd_create("encamp-ledger")
+    os.ftruncate(fd, SIZE)
+    return fd
+
+
+class Ledger:
+    """The slot's side. Without a file descriptor it holds nothing back."""
+
+    def __init__(self, fd: int = -1) -> None:
+        self.held: list[msgspec.Raw] = []
+        """The results that were not sent, encoded."""
+        self.first = 0
+        """Number of the first of these."""
+        self._begin = self._end = 0
+        self._sent = 0.0
+        if fd >= 0:
+            memory = mmap.mmap(fd, SIZE)
+            os.close(fd)
+            self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
+            self._begin = self._end = _BEGIN
+
+    def hold(self, result: bytes, now: float) -> bool:
+        """Keep a result for later; False if it is time to send it, and all that is held."""
+        begin = self._end
+        end = begin + _LENGTH + len(result)
+        if now - self._sent > HOLD or not begin or end > SIZE:
+            return False
+        self._bytes[begin:end] = len(result).to_bytes(_LENGTH, "little") + result
+        self._words[0] = self.first << _USED | end
+        self._end = end
+        self.held.append(msgspec.Raw(result))
+        return True
+
+    def sent(self, count: int, now: float) -> None:
+        """What was held, and what went with it, was sent."""
+        self.first += count
+        self._sent = now
+        if self.held:
+            self.held = []
+            self._end = self._begin
+            self._words[0] = self.first << _USED | self._begin
+
+
+def read(fd: int) -> tuple[int, list[bytes]] | None:
+    """The results that a slot holds: the number of the first, and all, encoded; for its agent.
+
+    None while the slot changes what is there.
+    """
+    word = os.pread(fd, _BEGIN, 0)
+    first, used = divmod(int.from_bytes(word, "little"), 1 << _USED)
+    data = os.pread(fd, max(0, used - _BEGIN), _BEGIN)
+    if os.pread(fd, _BEGIN, 0) != word:
+        return None
+    results, at = [], 0
+    while at < len(data):
+        end = at + _LENGTH + int.from_bytes(data[at : at + _LENGTH], "little")
+        results.append(data[at + _LENGTH : end])
+        at = end
+    return first, results

@@ -1,0 +1,72 @@
+"""What a slot holds back, and its agent finds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from encamp.agent import ledger
+from encamp.agent.ledger import HOLD, SIZE, Ledger
+
+
+@pytest.fixture
+def fd() -> Iterator[int]:
+    """Memory as an agent has it."""
+    made = ledger.create()
+    yield made
+    os.close(made)
+
+
+@pytest.fixture
+def slot(fd: int) -> Ledger:
+    """The slot's side, which has just sent something."""
+    made = Ledger(os.dup(fd))
+    made.sent(1, now=5.0)
+    return made
+
+
+def test_what_is_held_can_be_read_until_it_is_sent(slot: Ledger, fd: int) -> None:
+    assert slot.hold(b"one", now=5.0)
+    assert slot.hold(b"", now=5.0)
+    assert slot.hold(b"three" * 100, now=5.0)
+    assert list(map(bytes, slot.held)) == [b"one", b"", b"three" * 100]
+    assert ledger.read(fd) == (1, [b"one", b"", b"three" * 100])
+    slot.sent(4, now=5.1)  # with one that was not held
+    assert ledger.read(fd) == (5, [])
+    assert slot.hold(b"again", now=5.1)
+    assert ledger.read(fd) == (5, [b"again"])
+
+
+def test_nothing_is_held_for_long_or_beyond_its_room(slot: Ledger, fd: int) -> None:
+    assert not slot.hold(b"late", now=5.0 + 2 * HOLD)
+    assert not slot.hold(b"x" * SIZE, now=5.0)
+    held = 0
+    while slot.hold(b"x" * 1000, now=5.0):
+        held += 1
+    assert held == (SIZE - 8) // 1004
+    assert ledger.read(fd) == (1, [b"x" * 1000] * held)
+
+
+def test_without_memory_nothing_is_held() -> None:
+    slot = Ledger()
+    slot.sent(1, now=5.0)
+    assert not slot.hold(b"one", now=5.0)
+    slot.sent(2, now=5.0)
+    assert slot.first == 3
+
+
+def test_what_changes_while_it_is_read_is_not_taken(
+    slot: Ledger, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert slot.hold(b"one", now=5.0)
+    pread = os.pread
+
+    def meanwhile(fd: int, count: int, offset: int) -> bytes:
+        data = pread(fd, count, offset)
+        slot.sent(1, now=5.0)
+        return data
+
+    monkeypatch.setattr(os, "pread", meanwhile)
+    assert ledger.read(fd) is None
