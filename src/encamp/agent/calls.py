@@ -137,7 +137,7 @@ class Slot:
         calls = []
         for call in decode_calls(parts[1]):
             end = at + call[3]
-            calls.append((call, parts[at:end]))
+            calls.append((call, parts[at:end] if call[3] else _NOTHING))
             at = end
         with self.lock:
             self.calls.extend(calls)
@@ -250,7 +250,7 @@ class Slot:
             function = self._functions[number]
             if not callable(function):
                 function = self._function(number)
-            args, kwargs = load([arguments, *buffers])
+            args, kwargs = load([arguments, *buffers] if buffers else (arguments,))
             return function(*args, **kwargs)
         finally:
             _current.reset(token)

@@ -59,6 +59,8 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
 
 def dump_as(what: str, value: object) -> Parts:
     """The same. Raises `CannotTravel`, which says ``what`` it was."""
+    if type(value) in _PLAIN:
+        return [pickle.dumps(value, 5)]
     try:
         return dump(value)
     except Exception as exc:

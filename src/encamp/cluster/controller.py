@@ -189,14 +189,15 @@ class Controller:
         buffers: Parts = []
         for task in tasks:
             try:
-                first, *large = dump_arguments(*task._arguments)
+                parts = dump_arguments(*task._arguments)
                 setup = b"" if task._options.plain else self.setups.of(task)
             except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
-            calls.append((task.id, task._function.number, first, len(large), setup))  # type: ignore[arg-type]
+            large = len(parts) - 1
+            calls.append((task.id, task._function.number, parts[0], large, setup))  # type: ignore[arg-type]
             if large:
-                buffers += large
+                buffers += parts[1:]
         if calls:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
@@ -321,11 +322,12 @@ class Controller:
             return
         task._arguments = None
         self.mail.forget(task)
-        if task._options.staged and (depot := self.setups.forget(task)) is not None:
+        options = task._options
+        if options.staged and (depot := self.setups.forget(task)) is not None:
             self.errands.run(depot.close, _nothing)
         if task.done():  # cancelled meanwhile
             return
-        if task._options.notify:
+        if options.notify:
             self.mail.put(task.id, TaskResult(task.id, good, value))
             self.mail.put(task.id, TaskExit(task.id))
         if good:

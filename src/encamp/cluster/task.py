@@ -166,26 +166,26 @@ class Task(Future[Any]):
         """For the cluster."""
         with _lock:
             if light := not self._heavy:
-                self._check_open()
+                if self._state in _ENDED:
+                    raise InvalidStateError(f"{self._state}: {self!r}")
                 self._result = result
                 self._state = _FINISHED
-        self._tell() if light else super().set_result(result)
+        if not light:
+            super().set_result(result)
+        elif self._called_back:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For the cluster."""
         with _lock:
             if light := not self._heavy:
-                self._check_open()
+                if self._state in _ENDED:
+                    raise InvalidStateError(f"{self._state}: {self!r}")
                 self._exception = exception
                 self._state = _FINISHED
-        self._tell() if light else super().set_exception(exception)
-
-    def _check_open(self) -> None:
-        if self._state in _ENDED:
-            raise InvalidStateError(f"{self._state}: {self!r}")
-
-    def _tell(self) -> None:
-        if self._called_back:
+        if not light:
+            super().set_exception(exception)
+        elif self._called_back:
             self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def _begins(self) -> None:
