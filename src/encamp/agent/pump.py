@@ -435,22 +435,33 @@ class Pump:
         if behind:
             self.nudge()
 
-    def nudge(self) -> None:
-        """Have what was just asked for begun: by a turn here, or by waking whoever drives."""
+    def nudge(self, within: float = 0.0) -> None:
+        """Have what was just asked for begun: by a turn here, or by waking whoever drives.
+
+        The thread in the background is given ``within`` seconds to leave that to this one: while
+        this one is at work, the other would wait for the interpreter at each of its steps.
+        """
         with self._uninterrupted:
-            if self._lock.acquire(blocking=False):
+            if self._lock.acquire(blocking=False) or self._relieves(within):
                 self._driver = threading.get_ident()
                 self._since = time.monotonic()
                 try:
                     self.turn(0)
                 finally:
                     self._leave()
-            elif self._driver != threading.get_ident():
-                self._nudged = True
-                if self._background is not None and self._driver == self._background.ident:
-                    self._claims += 1
-                if self._sleeping:
-                    self.wake()
+
+    def _relieves(self, within: float) -> bool:
+        """Tell whoever drives that there is something to do; whether this thread does it."""
+        driver = self._driver
+        if driver == threading.get_ident():
+            return False
+        self._nudged = True
+        background = self._background is not None and driver == self._background.ident
+        if background:
+            self._claims += 1
+        if self._sleeping:
+            self.wake()
+        return background and within > 0 and self._lock.acquire(timeout=within)
 
     # The thread in the background
 

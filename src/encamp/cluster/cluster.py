@@ -54,6 +54,8 @@ LONELY = 600.0
 """Seconds without a word from the controller after which agents elsewhere end themselves."""
 _EAGER = 64
 """After how many new tasks at the latest the thread that spawns sends them out."""
+_PATIENCE = 0.002
+"""Seconds that it waits for another thread to let it do so."""
 
 
 _USUAL = SpawnOptions(notify=True)
@@ -296,7 +298,9 @@ class Cluster:
         controller.incoming.append(task)
         if self._ended:  # just now
             controller.abandon()
-        if controller.scheduler.idle or not number % _EAGER:
+        if not number % _EAGER:
+            self._pump.nudge(_PATIENCE)
+        elif controller.scheduler.idle:
             self._pump.nudge()
         return task
 

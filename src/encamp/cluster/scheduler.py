@@ -12,11 +12,11 @@ from collections.abc import Iterable, Iterator
 from encamp.cluster.options import PLAIN, Need
 from encamp.cluster.task import Task
 
-HORIZON = 0.01
+HORIZON = 0.02
 """Seconds of work that a slot has ahead of it, so that it need not wait for more."""
-_OVERHEAD = 10e-6
+_OVERHEAD = 5e-6
 """Seconds that a call costs a slot besides its own time."""
-_MOST = 1000
+_MOST = 4000
 """Calls that a slot has ahead of it at most."""
 
 
