@@ -346,3 +346,13 @@ def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
         assert cluster._controller.failure is not None
         ended = task.exception(BRIEFLY)
     assert isinstance(ended, EncampError)
+
+
+def test_nobody_looks_for_results_of_a_slot_that_has_ended(one: Cluster) -> None:
+    for task in one.spawn_many(work.wait_at, [(0, -1)] * 50):
+        task.result(SOON)
+    tasks = one.spawn_many(work.wait_at, [(number, 20) for number in range(40)])
+    tasks[10].result(SOON)
+    one.close(cancel=True)
+    assert one._controller.failure is None
+    assert tasks[20].done()

@@ -217,7 +217,9 @@ class ProcessSlot(Hosted):
 
         def look() -> None:
             self._looks = False
-            if self.busy and not (
+            if self._ending or not self.busy:
+                return
+            if not (
                 process is self._process and come == process.results and self._take_held(process)
             ):
                 self._look_later()
