@@ -37,8 +37,7 @@ COMMAND = """
     import subprocess, sys, encamp
     with encamp.sandbox(outputs={"*": sys.argv[1]}) as folder:
         (folder / "half").write_text("half done")
-        print(folder, flush=True)
-        subprocess.run(["sleep", "600"], cwd=folder)
+        subprocess.run(["sh", "-c", f"echo {folder}; exec sleep 600"], cwd=folder)
 """
 
 
