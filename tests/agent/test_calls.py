@@ -34,6 +34,9 @@ class Answering:
     def send_to(self, slot: int, parts: Parts) -> bool:
         return False
 
+    def catch(self, to: int, source: int | None) -> None:
+        pass
+
     def wait(self, timeout: float | None) -> bool:
         for ticket, text in [*self.before, (self.tickets[-1], "mine")]:
             self.slot.take(Answer(0, ticket, True), [b"", *dump(text)])

@@ -28,6 +28,9 @@ class Port:
         """See `calls.Port.send_to`."""
         return False
 
+    def catch(self, to: int, source: int | None) -> None:
+        """See `calls.Port.catch`."""
+
     def wait(self, timeout: float | None) -> bool:
         """See `calls.Port.wait`."""
         time.sleep(timeout or 0.0)

@@ -66,6 +66,52 @@ outputs = { "sum" = "{n}" }
 """
 
 
+INTERRUPTED = """
+import json, random, signal, time
+from encamp import Cluster, current_task
+
+def echo():
+    me = current_task()
+    while (got := me.receive().message) is not None:
+        me.send(0, got)
+
+if __name__ == "__main__":
+    with Cluster("mpi", inline=True) as cluster:
+        task = cluster.spawn(echo, notify=False)
+        signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+        random.seed(7)
+        interrupts, sent, got, stop = 0, 0, [], time.monotonic() + 3
+        while time.monotonic() < stop:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004))
+                while True:
+                    cluster.send(task, sent := sent + 1)
+                    got.append(cluster.receive().message)
+            except KeyboardInterrupt:
+                interrupts += 1
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            cluster.send(task, sent := sent + 1)
+            while not got or got[-1] != sent:
+                got.append(cluster.receive(20).message)
+        cluster.send(task, None)
+    print(json.dumps([interrupts, sent, got]))
+"""
+
+
+def test_ctrl_c_loses_no_more_than_the_message_that_is_just_received(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED)
+    done = mpirun(launcher, 2, str(script))
+    assert done.returncode == 0, done.stderr
+    interrupts, sent, got = json.loads(done.stdout)
+    assert interrupts > 100
+    assert got == sorted(set(got))
+    assert sent - len(got) <= interrupts
+
+
 def test_a_job_may_be_run_by_mpirun_itself(
     launcher: Launcher, tmp_path: Path, local_storage_base: Path
 ) -> None:

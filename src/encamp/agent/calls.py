@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from msgspec import Raw
 
 from encamp.agent.ledger import Ledger
-from encamp.agent.pickling import NotImportable, dump, dump_as, load, sendable
+from encamp.agent.pickling import NotImportable, dump, dump_as, load, load_small, sendable
 from encamp.agent.protocol import (
     NOWHERE,
     SPAWNER,
@@ -35,6 +35,7 @@ from encamp.agent.protocol import (
     Told,
     Where,
     WhereIs,
+    addressed,
     decode_calls,
     encode,
     encode_results,
@@ -49,6 +50,9 @@ if TYPE_CHECKING:
 
 
 _NOTHING: Parts = []
+BRIEF = 0.001
+"""Seconds that the short way of messages may take where none comes."""
+_WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 _NO_CALL: tuple[Call, Parts] = (-1, 0, b"", 0, b""), _NOTHING
 
 
@@ -83,6 +87,9 @@ class Port(Protocol):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something comes (it is given to `Slot.take`); False if the time is over."""
+
+    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """Sender and pickle of what comes next, for task ``to``, where there is a short way."""
 
 
 class Slot:
@@ -325,22 +332,24 @@ class Slot:
 
     def send(self, to: int, message: object) -> None:
         """Send a message from the running task to another."""
-        agent, slot, run = (NOWHERE, NOWHERE, 0) if to == SPAWNER else self._route(to)
-        envelope = Message(to, self.running, agent, slot, run)
-        parts = [encode(envelope), *dump_as("the message", message)]
-        if agent != self.agent or not self.port.send_to(slot, parts):
+        where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
+        envelope, head = addressed(to, self.running, *where)
+        parts = [head, *dump_as("the message", message)]
+        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
 
     def _route(self, to: int) -> tuple[int, int, int]:
-        route = self._routes.get(to)
-        if route is None:
-            self.port.send([encode(WhereIs(self.number, to))])
-            while (route := self._routes.get(to)) is None:
-                self.port.wait(None)
+        self.port.send([encode(WhereIs(self.number, to))])
+        while (route := self._routes.get(to)) is None:
+            self.port.wait(None)
         return route
 
     def receive(self, timeout: float | None, source: int | None) -> Received | None:
         """The next message for the running task; see `CurrentTask.receive`."""
+        if not self._inbox and (timeout is None or timeout > BRIEF):
+            caught = self.port.catch(self.running, source)
+            if caught is not None:
+                return Received(caught[0], load_small(caught[1]))
         found = self._from_inbox(source)
         if found is not None or timeout == 0:
             if found is None:

@@ -231,6 +231,9 @@ class _Sockets:
             with suppress(KeyError, ValueError, OSError):
                 self._poll.modify(fd, select.POLLIN)
 
+    def catch(self, to: int, source: int | None) -> None:
+        """See `Port.catch`: there is none."""
+
     def wait(self, timeout: float | None) -> bool:
         """Wait until something comes or the time is over; whether anything came."""
         events = self._look_on() if self._lively and timeout != 0 else []

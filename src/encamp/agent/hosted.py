@@ -30,10 +30,11 @@ from encamp.agent.protocol import (
     decode,
     encode,
     encode_results,
+    is_for,
 )
 from encamp.engines.base import CONTROLLER
 from encamp.storage.owner import reclaim
-from encamp.wire import Parts
+from encamp.wire import Buffer, Parts
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent
@@ -428,6 +429,9 @@ class ThreadSlot(Hosted):
         """See `Port.send_to`."""
         return False
 
+    def catch(self, to: int, source: int | None) -> None:
+        """See `Port.catch`."""
+
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
         came = self._over or self._pause(timeout)
@@ -498,6 +502,13 @@ class InlineSlot(Hosted):
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
+
+    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """See `Port.catch`."""
+        agent = self.agent
+        if agent.over or not agent.plain:
+            return None
+        return agent.pump.catch(is_for, to, source)
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""

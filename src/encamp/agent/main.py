@@ -82,6 +82,8 @@ class Agent:
         self.host = host or socket.gethostname()
         self.over = False
         self._heard = 0.0
+        self.plain = False
+        """Whether frames are not sealed, and nobody has to know when the controller was heard."""
         self.orders: Orders | None = None
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
@@ -130,6 +132,7 @@ class Agent:
         if not self._beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         self.slots = [kinds[orders.kind](number) for number in range(count)]
+        self.plain = not (orders.lonely or orders.key)
         if orders.lonely:
             self._heard = time.monotonic()
             pump = self.pump

@@ -23,7 +23,8 @@ _MOST = 1000
 
 def dump(value: object) -> Parts:
     """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
-    if type(value) in _PLAIN:
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
         return [pickle.dumps(value, 5)]
     buffers: Parts = []
 
@@ -48,19 +49,13 @@ def dump(value: object) -> Parts:
 
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
     """`dump` of both; quicker for numbers and the like, which most calls get."""
-    if not kwargs:
-        for value in args:
-            if type(value) not in _PLAIN:
-                break
-        else:
-            return [pickle.dumps((args, {}), 5)]
+    if not kwargs and _PLAIN.issuperset(map(type, args)):
+        return [pickle.dumps((args, {}), 5)]
     return dump((args, kwargs))
 
 
 def dump_as(what: str, value: object) -> Parts:
     """The same. Raises `CannotTravel`, which says ``what`` it was."""
-    if type(value) in _PLAIN:
-        return [pickle.dumps(value, 5)]
     try:
         return dump(value)
     except Exception as exc:
@@ -75,6 +70,10 @@ def load(parts: Sequence[Buffer]) -> Any:
     # Whoever gets an array may write to it.
     buffers = [bytearray(part) if isinstance(part, bytes) else part for part in parts[1:]]
     return pickle.loads(parts[0], buffers=buffers)  # noqa: S301 - see above
+
+
+load_small = pickle.loads
+"""`load` for what has no large buffers."""
 
 
 def portable_error(exc: BaseException) -> BaseException:

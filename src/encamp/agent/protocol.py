@@ -11,6 +11,7 @@ only. What is pickled in payloads is unpickled in slots and by the controller, n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -286,6 +287,8 @@ def decode_calls(part: Buffer) -> list[Call]:
         raise BadFrame(f"its calls cannot be read ({exc})") from exc
 
 
+MESSAGE = encode(Message(0, 0))[:2]
+"""How the envelope of a message of a task begins."""
 RESULTS = encode(Results(0, []))[:2]
 """How an envelope of results begins, so that agents can pass these on without reading them."""
 count_results = msgspec.msgpack.Decoder(Counted).decode
@@ -300,12 +303,37 @@ def _list(items: Sequence[msgspec.Raw]) -> msgspec.Raw:
     return msgspec.Raw(_encoder.encode(items))
 
 
+@lru_cache(256)
+def addressed(to: int, sender: int, agent: int, slot: int, run: int = 0) -> tuple[Message, bytes]:
+    """A `Message`, and its bytes: who sends one sends more."""
+    message = Message(to, sender, agent, slot, run)
+    return message, encode(message)
+
+
 def decode(part: Buffer) -> Any:
     """The envelope again. Raises `BadFrame`; runs no code of the sender's."""
     try:
         return _decoder.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BadFrame(f"its envelope cannot be read ({exc})") from exc
+
+
+_envelope = lru_cache(256)(decode)
+
+
+def is_for(parts: Parts, to: int, source: int | None) -> tuple[int, Buffer] | None:
+    """Sender and payload, if these parts are a small message for a task; None if they are not.
+
+    With ``source`` only for a message of that task.
+    """
+    if len(parts) != 2 or parts[0][:2] != MESSAGE:
+        return None
+    try:
+        message = _envelope(parts[0])  # type: ignore[arg-type]  # a view is none that is met again
+    except (BadFrame, TypeError, ValueError):
+        return None
+    good = message.to == to and (source is None or message.sender == source)
+    return (message.sender, parts[1]) if good else None
 
 
 def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:

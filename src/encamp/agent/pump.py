@@ -37,6 +37,7 @@ _LONG = 0.02
 _AT_LEAST = 1.0
 """Seconds after which the thread in the background looks again whether somebody drives."""
 _FOREVER = 3600.0
+_NOT_BLOCKING = (False,)
 
 Ready = Callable[[int], None]
 _main_thread = threading.main_thread().ident
@@ -128,6 +129,7 @@ class Pump:
         """Whether something was handled that may have more to be sent, by ``turned``."""
         self._claims = 0
         self._left = 0.0
+        self._turned = 0.0
         self._since = 0.0
         self._changed = threading.Condition()
         self._waiters = 0
@@ -194,6 +196,7 @@ class Pump:
             if self._orders or self._nudged:  # before the flag could be seen
                 limit = 0
         events = self._poll.poll(limit, 256)
+        self._turned = time.monotonic()
         self._sleeping = self._nudged = False
         with self._uninterrupted:
             try:
@@ -318,9 +321,10 @@ class Pump:
 
         Whether anything came; false also where that is not worth while.
         """
-        if len(self._ends) != 1 or self.rest or self._orders or self._come:
+        end = self._only_end()
+        if end is None:
             return False
-        end, handle = self._ends[0]
+        handle = self._ends[0][1]
         for _ in range(_SPINS):
             if end.patience() != 0:
                 return False
@@ -338,6 +342,49 @@ class Pump:
                         self._break(exc)
                 return True
         return False
+
+    def _only_end(self) -> Endpoint | None:
+        """The end that may be looked at without a turn; None where there is more to be seen to."""
+        if self.rest or self._orders or self._come or len(self._ends) != 1:
+            return None
+        self._left = now = time.monotonic()
+        return self._ends[0][0] if now - self._turned < _LONG else None
+
+    def catch(self, take: Callable[..., T | None], *args: Any) -> T | None:
+        """What ``take(parts, *args)`` makes of the next message by an engine's short way.
+
+        None where there is none, if nothing came soon, and if ``take`` gives None since it is for
+        others: it stays then. For the thread that drives, or `if_alone`.
+        """
+        end = self._only_end()
+        if end is None or not end.short:
+            return None
+        for _ in range(_SPINS):
+            parts = end.look()
+            if parts is not None:
+                found = take(parts, *args)
+                if found is not None:
+                    end.taken()
+                return found
+            if end.patience() != 0:
+                return None
+        return None
+
+    def if_alone(self, call: Callable[..., T], *args: Any) -> T | None:
+        """What ``call(*args)`` gives; None, without calling it, if somebody drives or has asked.
+
+        It calls nobody, and an interrupt may end it anywhere.
+        """
+        alone = False
+        try:
+            (alone,) = map(self._lock.acquire, _NOT_BLOCKING)  # one step: no interrupt within
+            return call(*args) if alone and not self._orders else None
+        finally:
+            if alone:
+                self._lock.release()
+                if self._waiters:
+                    with self._changed:
+                        self._changed.notify_all()
 
     def _take(self, timeout: float | None) -> bool:
         """Become the driver; False if another waiting thread is, and something has happened."""

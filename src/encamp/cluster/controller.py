@@ -47,6 +47,7 @@ from encamp.agent.protocol import (
     decode,
     encode,
     encode_calls,
+    is_for,
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
@@ -67,7 +68,7 @@ from encamp.errors import (
     TaskKilled,
     TaskLost,
 )
-from encamp.wire import Parts
+from encamp.wire import Buffer, Parts
 
 _log = logging.getLogger("encamp")
 _NONE = pickle.dumps(None, 5)
@@ -148,6 +149,12 @@ class Controller:
         """Send a message of the program to a task; for the thread that drives."""
         self.take_in()
         self.mail.send(to, SPAWNER, payload)
+
+    def catch(self, source: int | None) -> tuple[int, Buffer] | None:
+        """The next message for the program by an engine's short way; None where there is none."""
+        if self.outbox.seal is not None or self.mail.waiting:
+            return None
+        return self.pump.catch(is_for, SPAWNER, source)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine brings."""

@@ -11,9 +11,9 @@ from typing import Any
 from encamp.agent.calls import Received
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import load
-from encamp.agent.protocol import NOWHERE, Message, encode
+from encamp.agent.protocol import NOWHERE, SPAWNER, addressed
 from encamp.cluster.task import Task
-from encamp.wire import Parts
+from encamp.wire import Buffer, Parts
 
 
 class Mail:
@@ -50,6 +50,11 @@ class Mail:
                 return None
         return Received(sender, load(what) if isinstance(what, list) else what)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something is there to take."""
+        return bool(self._come)
+
     def clear(self) -> None:
         """Forget what has come."""
         self._come.clear()
@@ -79,6 +84,17 @@ class Mail:
         task = self._tasks.get(number)
         return task is not None and task.running() and number not in self._early
 
+    def send_short(self, to: int, payload: Buffer) -> bool:
+        """Send a message of the program by an engine's short way; false if none is free."""
+        task = self._tasks.get(to)
+        if task is None or task._state != "RUNNING" or self._early:
+            return False
+        place = task._place
+        if place is None:
+            return False
+        head = addressed(to, SPAWNER, place.agent, place.number)[1]
+        return self._outbox.send_short(place.agent, [head, payload])
+
     def send(self, to: int, sender: int, payload: Parts) -> None:
         """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
         task = self._tasks.get(to)
@@ -87,8 +103,8 @@ class Mail:
         if task._state != "RUNNING" or to in self._early:
             self._early.setdefault(to, []).append((sender, payload))
         elif (place := task._place) is not None:
-            message = Message(to, sender, place.agent, place.number)
-            self._outbox.send(place.agent, [encode(message), *payload])
+            head = addressed(to, sender, place.agent, place.number)[1]
+            self._outbox.send(place.agent, [head, *payload])
 
     def begins(self, task: Task) -> None:
         """A task begins: it gets what has waited for it."""

@@ -47,11 +47,14 @@ Arrival = Frame | Joined | Left
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is how many an agent has there, 0 where its orders say it.
+    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` says that there
+    is a short way for small messages: an interrupt (Ctrl-C) anywhere in `send`, `look` and `taken`
+    loses nothing, so that nobody has to hold it off, which takes as long as to send a message.
     """
 
     number: int = CONTROLLER
     slots: int = 0
+    short: bool = False
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
@@ -84,6 +87,16 @@ class Endpoint(ABC):
     def sending(self) -> bool:
         """Whether buffers that were given to `send` are still needed."""
         return False
+
+    def look(self) -> Parts | None:
+        """A message that is there, and stays until it is `taken`; looks for some microseconds.
+
+        None if nothing is there; empty if it is something that only `receive` can bring.
+        """
+        return None
+
+    def taken(self) -> None:  # noqa: B027 - only of those with a short way
+        """The message that `look` has just shown has been taken."""
 
     @abstractmethod
     def close(self) -> None:

@@ -17,7 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -57,6 +57,8 @@ _INBOX = 1 << 20
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
 _TRIES = 40
+_UNSEEN = 16
+"""Small messages whose sending has not been looked at, at most."""
 _AT_ONCE = 256
 """Frames that one call of `MPIEndpoint.receive` gives at most."""
 _FRAME, _PART = 1, 2
@@ -70,18 +72,28 @@ _decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
 class MPIEndpoint(Endpoint):
     """The end of an agent, or of a gateway. Agents have the numbers ``base`` + rank."""
 
+    short = True
+
     def __init__(self, mpi: ModuleType, comm: Intracomm, base: int = 0) -> None:
         self._mpi, self._comm, self._base = mpi, comm, base
         self._rank, self._ranks = comm.rank, comm.size
         self.number = comm.rank and comm.rank + base
         self._gone: set[int] = set()
         self._news: list[Arrival] = []
+        self._posted: deque[tuple[int, Request]] = deque()
+        """What was sent and not looked at since; each look takes as long as a short message."""
+        self._kept: list[Buffer] = []
+        """What must stay where it is, since nobody knows whether it has gone."""
         self._sending: dict[int, deque[Request]] = {}
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
         self._sent = array("q", [0]) * self._ranks  # MPI messages, to make sure that all arrive
         self._received = 0
         self._busy, self._since = True, 0.0
         self._missed = False
+        self._there = False
+        """Whether a message is in the inbox and has not been taken."""
+        self._unsure = False
+        """Whether an interrupt came just when that was looked for."""
         self._closed = False
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
@@ -108,15 +120,11 @@ class MPIEndpoint(Endpoint):
         rank = to - self._base if to else 0
         if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
             return
-        total = 0
-        for part in parts:
-            size = part.nbytes if type(part) is memoryview else len(part)
-            total += size
-            if size > _SMALL or total > _TOGETHER:
-                self._send_big(rank, parts)
-                break
-        else:
+        if sum(map(len, parts)) <= _SMALL or _is_small(parts):
             self._post(rank, _encode(parts), _FRAME)
+        else:
+            self._send_big(rank, parts)
+            self._look_at_posted()
 
     @property
     def sending(self) -> bool:
@@ -132,15 +140,31 @@ class MPIEndpoint(Endpoint):
                 self._post(rank, view[start : start + _PIECE], _PART)
 
     def _post(self, rank: int, data: Buffer, tag: int) -> None:
+        posted = self._posted
+        self._busy = True
+        self._missed = False
+        self._sent[rank] += 1
         try:
-            request = self._comm.Isend(data, rank, tag)
-            self._sent[rank] += 1
-            self._busy = True
-            self._missed = False
-            if rank in self._sending or not request.Test():
-                self._sending.setdefault(rank, deque()).append(request)
+            posted.append((rank, self._comm.Isend(data, rank, tag)))
         except self._mpi.Exception as exc:
+            self._sent[rank] -= 1
             self._fault(exc, rank)
+        except BaseException:  # an interrupt: it is sent, but what tells of its end may be lost
+            self._kept.append(data)
+            raise
+        if len(posted) > _UNSEEN:
+            self._look_at_posted()
+
+    def _look_at_posted(self) -> None:
+        posted = self._posted
+        while posted:
+            rank, request = posted[0]
+            try:
+                if rank not in self._gone and (rank in self._sending or not request.Test()):
+                    self._sending.setdefault(rank, deque()).append(request)
+            except self._mpi.Exception as exc:
+                self._fault(exc, rank)
+            posted.popleft()
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
@@ -159,36 +183,66 @@ class MPIEndpoint(Endpoint):
         return arrivals
 
     def _receive(self, arrivals: list[Arrival]) -> None:
-        inbox, status = self._inbox, self._status
         try:
-            come = inbox.Test(status)
+            come = self._look(1)
             most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
-            come = come or (self._missed and self._look_on())
+            # Not at once when nothing has come, since a sender may just see to its messages.
+            come = come or (self._missed and self._look(_TRIES))
             self._missed = not come
             while come:
-                parts, rank = _decode(self._view[: status.count]), status.source
-                inbox.Start()
-                self._received += 1
+                parts, rank = _decode(self._view[: self._status.count]), self._status.source
+                self.taken()
                 if type(parts[0]) is int or rank in self._coming:
                     self._extend(rank, parts)
                 elif rank not in self._gone:
                     arrivals.append(Frame(rank and rank + self._base, parts))  # type: ignore[arg-type]
-                come = len(arrivals) < most and inbox.Test(status)
+                come = len(arrivals) < most and self._look(1)
         except self._mpi.Exception as exc:
             self._fault(exc)
         except msgspec.DecodeError as exc:
             raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
 
-    def _look_on(self) -> bool:
-        """Look again and again for some microseconds: a caller's way round costs more than that.
+    def _look(self, times: int) -> bool:
+        """Whether a message is there; several looks take less time than a caller's way round."""
+        if self._unsure:
+            self._make_sure()
+        if not self._there:
+            try:
+                self._there = any(map(self._inbox.Test, repeat(self._status, times)))
+            except BaseException:
+                self._unsure = True
+                raise
+        return self._there
 
-        Not at once when nothing has come, since a sender may just want to see to its messages.
-        """
-        test, status = self._inbox.Test, self._status
-        tries = _TRIES
-        while tries and not test(status):
-            tries -= 1
-        return tries > 0
+    def _make_sure(self) -> None:
+        """See what an interrupt has hidden: a request that is through tells of no sender."""
+        status = self._mpi.Status()
+        if self._inbox.Test(status):
+            self._there = True
+            if status.source != self._mpi.ANY_SOURCE:
+                self._status = status
+        self._unsure = False
+
+    def look(self) -> Parts | None:
+        """See `Endpoint.look`."""
+        try:
+            if self._closed or self._coming:
+                return []
+            if not self._look(_TRIES):
+                return None
+            parts = _decode(self._view[: self._status.count])
+        except (self._mpi.Exception, msgspec.DecodeError):
+            return []
+        if type(parts[0]) is int or self._status.source in self._gone:
+            return []
+        return parts  # type: ignore[return-value]
+
+    def taken(self) -> None:
+        """See `Endpoint.taken`."""
+        self._there = False
+        self._busy = True
+        self._received += 1
+        self._inbox.Start()
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
         """Take in what is no whole frame, or comes behind one that is not whole yet."""
@@ -321,6 +375,7 @@ class MPIEndpoint(Endpoint):
                 os.sched_yield()
             return 0
         self._missed = False  # looking once is enough now
+        self._look_at_posted()
         if self._processes:
             self._look_for_dead()
         if self._news:
@@ -370,10 +425,13 @@ class MPIEndpoint(Endpoint):
     def _waits_in_haste(self) -> bool:
         """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
         others = range(1, self._ranks) if self._hasty and not self._rank else ()
+        self._look_at_posted()
         return self._under_way() or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
-        return self._received < self._total[0] or bool(self._sending or self._coming)
+        return self._received < self._total[0] or bool(
+            self._posted or self._sending or self._coming
+        )
 
     def _wait_while(self, condition: Callable[[], bool]) -> bool:
         while condition():
@@ -386,6 +444,7 @@ class MPIEndpoint(Endpoint):
 
         Agents stay as long as the controller, since an MPI may end all if one does.
         """
+        self._look_at_posted()
         self.receive()
         time.sleep(self.patience() or 0)
         if self._rank and 0 not in self._gone:
@@ -393,6 +452,17 @@ class MPIEndpoint(Endpoint):
         now = time.monotonic()
         self._deadline = self._deadline or now + LEAVE_WITHIN
         return now > self._deadline or (self._hasty and self._rank > 0)
+
+
+def _is_small(parts: Sequence[Buffer]) -> bool:
+    """Whether parts go together, as one message."""
+    total = 0
+    for part in parts:
+        size = part.nbytes if type(part) is memoryview else len(part)
+        total += size
+        if size > _SMALL or total > _TOGETHER:
+            return False
+    return True
 
 
 def _flat(part: Buffer) -> memoryview:
