@@ -18,11 +18,11 @@ from encamp.errors import EngineFailed
 
 
 def talk(end: Engine) -> object:
-    sizes = [0, 8_193, 10, 3_000_000, 65_536]
+    sizes = [0, 8_193, 10, 3_000_000, 65_536, 65_537]
     agents = [1, 2]
     for agent in agents:
         ask(end, agent, "flood", to=[0, 1, 2], sizes=sizes * 10)
-    got = [frame for frame in take(end, 100) if isinstance(frame, Frame)]
+    got = [frame for frame in take(end, 120) if isinstance(frame, Frame)]
     lengths = {agent: [len(f.parts[2]) for f in got if f.sender == agent] for agent in agents}
     assert lengths == dict.fromkeys(agents, sizes * 10)
     return [echoed(end, agent, bytes(1_000_000)) for agent in agents]

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 SPIN = 0.001
 """Seconds after the last message for which a rank looks without a pause."""
+_ON_ITS_WAY = 0.02
+"""The same, while a message is not through: MPIs bring long ones on only while they are asked."""
 _ALONE = 0.00003
 """The same, before it lets others have the core in between, who may be those it waits for."""
 IDLE = 0.004
@@ -44,13 +46,13 @@ LONG = 0.25
 IDLE_LONG = 0.01
 """The same, when nothing has come for ``LONG`` seconds."""
 UNDER_WAY = 0.0002
-"""The same, while a message is not through."""
+"""The same, while a message is still not through."""
 LEAVE_WITHIN = 5.0
 """Seconds that leaving may take if others do not come along."""
 
-_SMALL = 1 << 13
+_SMALL = 1 << 16
 """Parts up to this size travel together."""
-_TOGETHER = 1 << 16
+_TOGETHER = 1 << 17
 """As long as they are not more than this."""
 _INBOX = 1 << 20
 """Has room for that, and for the sizes of as many parts as `encamp.wire` allows."""
@@ -85,6 +87,8 @@ class MPIEndpoint(Endpoint):
         self._kept: list[Buffer] = []
         """What must stay where it is, since nobody knows whether it has gone."""
         self._sending: dict[int, deque[Request]] = {}
+        self._long: set[int] = set()
+        """Those of them that get long parts."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
         self._sent = array("q", [0]) * self._ranks  # MPI messages, to make sure that all arrive
         self._received = 0
@@ -125,6 +129,8 @@ class MPIEndpoint(Endpoint):
         else:
             self._send_big(rank, parts)
             self._look_at_posted()
+            if rank in self._sending:
+                self._long.add(rank)
 
     @property
     def sending(self) -> bool:
@@ -303,6 +309,7 @@ class MPIEndpoint(Endpoint):
                 self._fault(exc, rank)
             if not requests:
                 self._sending.pop(rank, None)
+                self._long.discard(rank)
 
     def _fault(self, exc: MPIError, rank: int | None = None) -> None:
         """Go on without those who died, where the MPI can; otherwise raise `EngineFailed`."""
@@ -348,6 +355,7 @@ class MPIEndpoint(Endpoint):
     def _bury(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
         self._sending.pop(rank, None)
+        self._long.discard(rank)
         self._coming.pop(rank, None)
 
     def _lose(self, rank: int, why: str) -> None:
@@ -370,7 +378,7 @@ class MPIEndpoint(Endpoint):
             self._busy, self._since = False, now
             return 0
         idle = now - self._since
-        if idle < SPIN:
+        if idle < SPIN or (idle < _ON_ITS_WAY and (self._coming or self._long)):
             if idle > _ALONE:
                 os.sched_yield()
             return 0
