@@ -190,9 +190,8 @@ class Writer:
         """
         if len(parts) == 1 and not (self._waiting or descriptors):
             part = parts[0]
-            size = len(part)
-            if size < _TOGETHER and type(part) is bytes:
-                self._send_small(_HEAD_OF_ONE.pack(_MAGIC, 1, size) + part)
+            if type(part) is bytes and len(part) < _TOGETHER:
+                self._send_small(head(parts) + part)
                 return
         buffers = [head(parts), *parts]
         fds = tuple(map(os.dup, descriptors))  # they may have to wait; the caller may close its own

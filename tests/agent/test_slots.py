@@ -216,6 +216,18 @@ def test_close_may_be_called_twice_and_leaves_no_process_or_descriptor() -> None
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+def test_a_slot_that_cannot_be_started_leaves_no_descriptor(
+    slots: Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(slots, os.getpid)  # what a first use opens for good
+    slots.close()
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(FileNotFoundError):
+        run(slots, os.getpid)
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_forked_child_has_no_slots_of_its_parents() -> None:
     ours = slots_here()
     pid = os.fork()

@@ -256,9 +256,14 @@ def test_the_first_error_ends_it_all(pool: Executor, tmp_path: Path) -> None:
 def test_jobs_that_have_not_begun_are_cancelled_when_it_ends(
     pool: Executor, tmp_path: Path
 ) -> None:
-    gates = [tmp_path / "gate-0", tmp_path / "gate-1"]
-    jobs: list[Any] = [(tasks.add, (1,)), *((hold, (gate,)) for gate in gates)]
-    jobs += [(tasks.touch, (tmp_path / f"ran-{n}",)) for n in range(3)]
+    first, *gates = (tmp_path / f"gate-{n}" for n in range(3))
+
+    def jobs() -> Iterator[Any]:
+        for gate in (first, *gates):
+            yield hold, (gate,)
+        yield tasks.touch, (tmp_path / "ran-0",)
+        first.touch()  # not before: no more jobs are asked for once a result is there
+        yield tasks.touch, (tmp_path / "ran-1",)
 
     def refuse(*_: Any) -> None:
         until(lambda: all(started(gate).exists() for gate in gates))
@@ -266,9 +271,9 @@ def test_jobs_that_have_not_begun_are_cancelled_when_it_ends(
 
     try:
         with pytest.raises(ValueError, match="enough"):
-            pool.dispatch(jobs, refuse, prefetch=2)
+            pool.dispatch(jobs(), refuse, prefetch=2)
     finally:
-        for gate in gates:
+        for gate in (first, *gates):
             gate.touch()
     pool.shutdown()
     assert not list(tmp_path.glob("ran-*"))

@@ -53,7 +53,6 @@ _NOTHING: Parts = []
 BRIEF = 0.001
 """Seconds that the short way of messages may take where none comes."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
-_NO_CALL: tuple[Call, Parts] = (-1, 0, b"", 0, b""), _NOTHING
 
 
 @dataclass(frozen=True)
@@ -193,16 +192,12 @@ class Slot:
 
     def run_next(self) -> bool:
         """Run one call if there is one."""
-        with self.lock:
-            call, buffers = self.calls.popleft() if self.calls else _NO_CALL
-            task = self.running = call[0]
-            if self._inbox:  # a message for the one before came at its very end
-                self._inbox.clear()
-            if self._early:
-                self._inbox.extend(self._early.pop(task, ()))
-        if task < 0:
+        waiting = self._take_next()
+        if waiting is None:
             self.send_results()
             return False
+        call, buffers = waiting
+        task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
         if os.getpid() != self._process:
@@ -219,6 +214,19 @@ class Slot:
             message = Message(task, sender)
             self.port.send([encode(message), *payload], message)
         return True
+
+    def _take_next(self) -> tuple[Call, Parts] | None:
+        """Make the next call the running one."""
+        with self.lock:
+            if not self.calls:
+                return None
+            waiting = self.calls.popleft()
+            task = self.running = waiting[0][0]
+            if self._inbox:  # a message for the one before came at its very end
+                self._inbox.clear()
+            if self._early:
+                self._inbox.extend(self._early.pop(task, ()))
+            return waiting
 
     def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
         """Send the results that are held, and another one."""

@@ -31,7 +31,7 @@ import msgspec
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
-from encamp.agent.processes import adopt_orphans, end_descendants, have_children
+from encamp.agent.processes import adopt_orphans, end_descendants
 from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
@@ -163,8 +163,7 @@ class _Alone(put_back):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if have_children():
-                end_descendants(grace=0)
+            end_descendants(grace=0)
         finally:
             super().__exit__(None, None, None)
 

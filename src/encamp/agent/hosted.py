@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
-LOOK_AFTER = 4 * ledger.HOLD
+_LOOK_AFTER = 4 * ledger.HOLD
 """Seconds of a slot's silence after which it is seen what it holds back."""
 _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
@@ -225,7 +225,7 @@ class ProcessSlot(Hosted):
             ):
                 self._look_later()
 
-        self.agent.pump.later(LOOK_AFTER, look)
+        self.agent.pump.later(_LOOK_AFTER, look)
 
     def _take_held(self, process: SlotProcess) -> bool:
         """Pass on results from the ledger that have not come; False if others are on their way."""

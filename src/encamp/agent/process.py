@@ -85,6 +85,13 @@ class SlotProcess:
                 start_new_session=True,
                 env={**slot_environment(), MARK: self._mark},
             )
+        except OSError:
+            data.close()
+            control.close()
+            os.close(self.ledger)
+            if self._output is not None:
+                self._output.close()
+            raise
         finally:
             its_data.close()
             its_control.close()

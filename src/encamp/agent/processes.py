@@ -40,7 +40,7 @@ def end_descendants(grace: float, pid: int | None = None) -> None:
     """
     if pid is not None:
         _end_all(lambda: _descendants(pid), grace)
-    elif have_children():
+    elif _have_children():
         _end_all(lambda: _descendants(None), grace)
         _reap()
 
@@ -62,7 +62,7 @@ def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> None:
         grace = 0
 
 
-def have_children() -> bool:
+def _have_children() -> bool:
     """Whether this process has any. By libc: to raise Python's ChildProcessError takes longer."""
     return int(_waitid(os.P_ALL, 0, None, _ENDED)) == 0
 

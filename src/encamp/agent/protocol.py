@@ -296,11 +296,7 @@ count_results = msgspec.msgpack.Decoder(Counted).decode
 
 def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:
     """The envelope of results that were encoded one by one (each a `Result`)."""
-    return _encoder.encode(Counted(slot, _list(results), first, len(results)))
-
-
-def _list(items: Sequence[msgspec.Raw]) -> msgspec.Raw:
-    return msgspec.Raw(_encoder.encode(items))
+    return _encoder.encode(Results(slot, results, first, len(results)))  # type: ignore[arg-type]
 
 
 @lru_cache(256)

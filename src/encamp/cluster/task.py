@@ -164,29 +164,29 @@ class Task(Future[Any]):
 
     def set_result(self, result: Any) -> None:
         """For the cluster."""
-        with _lock:
-            if light := not self._heavy:
-                if self._state in _ENDED:
-                    raise InvalidStateError(f"{self._state}: {self!r}")
-                self._result = result
-                self._state = _FINISHED
-        if not light:
+        if not self._finished(result, None):
             super().set_result(result)
-        elif self._called_back:
-            self._invoke_callbacks()  # type: ignore[attr-defined]
 
     def set_exception(self, exception: BaseException | None) -> None:
         """For the cluster."""
-        with _lock:
-            if light := not self._heavy:
-                if self._state in _ENDED:
-                    raise InvalidStateError(f"{self._state}: {self!r}")
-                self._exception = exception
-                self._state = _FINISHED
-        if not light:
+        if not self._finished(None, exception):
             super().set_exception(exception)
-        elif self._called_back:
+
+    def _finished(self, result: Any, exception: BaseException | None) -> bool:
+        """End it, and call its callbacks; False where its condition has to be told."""
+        with _lock:
+            if self._heavy:
+                return False
+            if self._state in _ENDED:
+                raise InvalidStateError(f"{self._state}: {self!r}")
+            if exception is None:
+                self._result = result
+            else:  # not both: what all of a million tasks have takes memory
+                self._exception = exception
+            self._state = _FINISHED
+        if self._called_back:
             self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
 
     def _begins(self) -> None:
         """It is at the head of its slot's queue now."""
