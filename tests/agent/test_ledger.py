@@ -20,7 +20,15 @@ def fd() -> Iterator[int]:
 
 
 @pytest.fixture
-def slot(fd: int) -> Ledger:
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the slot's clock says when it has written something down."""
+    times = [5.0]
+    monkeypatch.setattr(ledger, "perf_counter", lambda: times[0])
+    return times
+
+
+@pytest.fixture
+def slot(fd: int, clock: list[float]) -> Ledger:
     """The slot's side, which has just sent something."""
     made = Ledger(os.dup(fd))
     made.sent(1, now=5.0)
@@ -47,6 +55,18 @@ def test_nothing_is_held_for_long_or_beyond_its_room(slot: Ledger, fd: int) -> N
         held += 1
     assert held == (SIZE - 8) // 1004
     assert ledger.read(fd) == (1, [b"x" * 1000] * held)
+
+
+def test_what_was_written_late_is_not_held_since_nobody_may_look_any_more(
+    slot: Ledger, fd: int, clock: list[float]
+) -> None:
+    assert slot.hold(b"one", now=5.0)
+    clock[0] += 3 * HOLD  # others had its core
+    assert not slot.hold(b"two", now=5.0)
+    assert ledger.read(fd) == (1, [b"one", b"two"])  # as long as it is not sent
+    slot.sent(2, now=clock[0])
+    assert ledger.read(fd) == (3, [])
+    assert slot.held == []
 
 
 def test_without_memory_nothing_is_held() -> None:

@@ -3,8 +3,8 @@
 To send one result takes as long as a short call. So a slot whose calls are short sends the results
 of some of them together. Meanwhile they stand in memory that its agent shares, in case that the
 process ends, or that a call takes long after all. Nothing waits for ever: a result is held only
-within `HOLD` seconds of the message before it, and an agent that hears no more of a slot for a few
-times as long looks here (`read`).
+within `HOLD` seconds of the message before it, and is here before twice as many are over; an agent
+that hears no more of a slot for four times as long looks here (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
     results:  4 bytes of length, and what `encode` made of it
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from time import perf_counter
 
 import msgspec
 
@@ -59,6 +60,8 @@ class Ledger:
         self._bytes[begin:end] = len(result).to_bytes(_LENGTH, "little") + result
         self._words[0] = self.first << _USED | end
         self._end = end
+        if perf_counter() - self._sent > 2 * HOLD:
+            return False  # this process was kept from its core, and the agent may have looked
         self.held.append(msgspec.Raw(result))
         return True
 
@@ -66,7 +69,7 @@ class Ledger:
         """What was held, and what went with it, was sent."""
         self.first += count
         self._sent = now
-        if self.held:
+        if self._end > self._begin:
             self.held = []
             self._end = self._begin
             self._words[0] = self.first << _USED | self._begin
