@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import repeat
 from typing import Any
@@ -248,27 +248,29 @@ class Controller:
 
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        results: deque[tuple[Result, Parts]] = deque()
-        at = 1
+        results, at = [], 1
         for result in envelope.results:
             end = at + result[4]
             results.append((result, parts[at:end]))
             at = end
-        self._take_results((place, results))
+        self._take_results((place, iter(results)))
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         come = [result for part in parts[1:] for result in decode(part).results]
-        self._take_results((place, deque(zip(come, repeat(_NO_BUFFERS)))))
+        self._take_results((place, zip(come, repeat(_NO_BUFFERS))))
 
-    def _take_results(self, come: tuple[Place, deque[tuple[Result, Parts]]]) -> None:
+    def _take_results(self, come: tuple[Place, Iterator[tuple[Result, Parts]]]) -> None:
         """Take results in; a callback that waits meanwhile goes on with those that are left."""
         place, results = come
-        if not results:
+        for result, buffers in results:
+            self.pump.before_others(self._take_results, [come])
+            self._take_result(place, result, buffers)
+            break
+        else:
             return
-        self.pump.before_others(self._take_results, [come])
-        while results:
-            self._take_result(place, *results.popleft())
+        for result, buffers in results:
+            self._take_result(place, result, buffers)
         self.begins(place)
 
     def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
