@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _NOTHING: Parts = []
 BRIEF = 0.001
-"""Seconds that the short way of messages may take where none comes."""
+"""Seconds for which the short way of messages may be tried in vain."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 
 

@@ -42,8 +42,8 @@ class Outbox:
             self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
 
     def send_short(self, to: int, parts: Parts) -> bool:
-        """Send a message now by an engine's short way (`Endpoint.short`); false if none is free."""
-        if self._waiting or self.seal is not None or not self._end.short:
+        """Send a message now by an engine's short way (`Endpoint.short`); false if it cannot."""
+        if self._waiting or self.seal is not None or sum(map(len, parts)) > self._end.short:
             return False
         self._end.send(to, parts)
         return True

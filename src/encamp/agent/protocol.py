@@ -318,14 +318,14 @@ _envelope = lru_cache(256)(decode)
 
 
 def is_for(parts: Parts, to: int, source: int | None) -> tuple[int, Buffer] | None:
-    """Sender and payload, if these parts are a small message for a task; None if they are not.
+    """Sender and payload, if these parts are a message for a task, without buffers; else None.
 
     With ``source`` only for a message of that task.
     """
     if len(parts) != 2 or parts[0][:2] != MESSAGE:
         return None
     try:
-        message = _envelope(parts[0])  # type: ignore[arg-type]  # a view is none that is met again
+        message = _envelope(parts[0])  # type: ignore[arg-type]  # views cannot be hashed
     except (BadFrame, TypeError, ValueError):
         return None
     good = message.to == to and (source is None or message.sender == source)

@@ -344,8 +344,12 @@ class Pump:
         return False
 
     def _only_end(self) -> Endpoint | None:
-        """The end that may be looked at without a turn; None where there is more to be seen to."""
-        if self.rest or self._orders or self._come or len(self._ends) != 1:
+        """The end that may be looked at without a turn; None where there is more to be seen to.
+
+        The thread in the background leaves that to this one for a while.
+        """
+        busy = self.rest or self._orders or self._come or self._nudged
+        if busy or len(self._ends) != 1:
             return None
         self._left = now = time.monotonic()
         return self._ends[0][0] if now - self._turned < _LONG else None
@@ -373,7 +377,7 @@ class Pump:
     def if_alone(self, call: Callable[..., T], *args: Any) -> T | None:
         """What ``call(*args)`` gives; None, without calling it, if somebody drives or has asked.
 
-        It calls nobody, and an interrupt may end it anywhere.
+        It runs no handlers, and an interrupt may end it anywhere.
         """
         alone = False
         try:
@@ -383,7 +387,7 @@ class Pump:
             if alone:
                 self._lock.release()
                 if self._waiters:
-                    with self._changed:
+                    with self._uninterrupted, self._changed:
                         self._changed.notify_all()
 
     def _take(self, timeout: float | None) -> bool:

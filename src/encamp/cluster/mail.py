@@ -85,7 +85,7 @@ class Mail:
         return task is not None and task.running() and number not in self._early
 
     def send_short(self, to: int, payload: Buffer) -> bool:
-        """Send a message of the program by an engine's short way; false if none is free."""
+        """Send a message of the program by an engine's short way; false if it cannot go there."""
         task = self._tasks.get(to)
         if task is None or task._state != "RUNNING" or self._early:
             return False

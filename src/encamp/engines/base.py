@@ -47,14 +47,15 @@ Arrival = Frame | Joined | Left
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` says that there
-    is a short way for small messages: an interrupt (Ctrl-C) anywhere in `send`, `look` and `taken`
-    loses nothing, so that nobody has to hold it off, which takes as long as to send a message.
+    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` says up to how
+    many bytes a message may go a short way, 0 if there is none: an interrupt (Ctrl-C) anywhere in
+    its `send`, in `look` and in `taken` does no harm, so that nobody has to hold it off, which
+    takes as long as to send a message.
     """
 
     number: int = CONTROLLER
     slots: int = 0
-    short: bool = False
+    short: int = 0
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 SPIN = 0.001
 """Seconds after the last message for which a rank looks without a pause."""
-_ON_ITS_WAY = 0.02
-"""The same, while a message is not through: MPIs bring long ones on only while they are asked."""
+_LONG_WAY = 0.02
+"""The same, while a long message is not through: MPIs bring these on only while they are asked."""
 _ALONE = 0.00003
 """The same, before it lets others have the core in between, who may be those it waits for."""
 IDLE = 0.004
@@ -46,7 +46,7 @@ LONG = 0.25
 IDLE_LONG = 0.01
 """The same, when nothing has come for ``LONG`` seconds."""
 UNDER_WAY = 0.0002
-"""The same, while a message is still not through."""
+"""Seconds between two looks after that, while a message is still not through."""
 LEAVE_WITHIN = 5.0
 """Seconds that leaving may take if others do not come along."""
 
@@ -59,8 +59,10 @@ _INBOX = 1 << 20
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
 _TRIES = 40
+_SHORT = 1 << 12
+"""Messages of that many bytes go at once, whoever is to receive them, and are looked at later."""
 _UNSEEN = 16
-"""Small messages whose sending has not been looked at, at most."""
+"""How many of these at most."""
 _AT_ONCE = 256
 """Frames that one call of `MPIEndpoint.receive` gives at most."""
 _FRAME, _PART = 1, 2
@@ -74,7 +76,7 @@ _decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
 class MPIEndpoint(Endpoint):
     """The end of an agent, or of a gateway. Agents have the numbers ``base`` + rank."""
 
-    short = True
+    short = _SHORT
 
     def __init__(self, mpi: ModuleType, comm: Intracomm, base: int = 0) -> None:
         self._mpi, self._comm, self._base = mpi, comm, base
@@ -83,10 +85,9 @@ class MPIEndpoint(Endpoint):
         self._gone: set[int] = set()
         self._news: list[Arrival] = []
         self._posted: deque[tuple[int, Request]] = deque()
-        """What was sent and not looked at since; each look takes as long as a short message."""
-        self._kept: list[Buffer] = []
-        """What must stay where it is, since nobody knows whether it has gone."""
+        """What was sent and not looked at since: to look takes as long as to send."""
         self._sending: dict[int, deque[Request]] = {}
+        """What was not through when it was looked at last."""
         self._long: set[int] = set()
         """Those of them that get long parts."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
@@ -96,8 +97,6 @@ class MPIEndpoint(Endpoint):
         self._missed = False
         self._there = False
         """Whether a message is in the inbox and has not been taken."""
-        self._unsure = False
-        """Whether an interrupt came just when that was looked for."""
         self._closed = False
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
@@ -124,8 +123,11 @@ class MPIEndpoint(Endpoint):
         rank = to - self._base if to else 0
         if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
             return
-        if sum(map(len, parts)) <= _SMALL or _is_small(parts):
-            self._post(rank, _encode(parts), _FRAME)
+        if _is_small(parts):
+            data = _encode(parts)
+            self._post(rank, data, _FRAME)
+            if len(data) > 2 * _SHORT or len(self._posted) > _UNSEEN:
+                self._look_at_posted()
         else:
             self._send_big(rank, parts)
             self._look_at_posted()
@@ -146,31 +148,27 @@ class MPIEndpoint(Endpoint):
                 self._post(rank, view[start : start + _PIECE], _PART)
 
     def _post(self, rank: int, data: Buffer, tag: int) -> None:
-        posted = self._posted
         self._busy = True
         self._missed = False
-        self._sent[rank] += 1
+        post = map(self._comm.Isend, (data,), (rank,), (tag,))
+        posted = zip((rank,), post, strict=True)
+        self._sent[rank] += 1  # from here on one step: an interrupt comes before all or behind it
         try:
-            posted.append((rank, self._comm.Isend(data, rank, tag)))
+            self._posted.extend(posted)
         except self._mpi.Exception as exc:
             self._sent[rank] -= 1
             self._fault(exc, rank)
-        except BaseException:  # an interrupt: it is sent, but what tells of its end may be lost
-            self._kept.append(data)
-            raise
-        if len(posted) > _UNSEEN:
-            self._look_at_posted()
 
     def _look_at_posted(self) -> None:
-        posted = self._posted
-        while posted:
-            rank, request = posted[0]
-            try:
-                if rank not in self._gone and (rank in self._sending or not request.Test()):
-                    self._sending.setdefault(rank, deque()).append(request)
-            except self._mpi.Exception as exc:
-                self._fault(exc, rank)
-            posted.popleft()
+        self._expect_posted()
+        self._drop_sent()
+
+    def _expect_posted(self) -> None:
+        """Have what was posted looked at by the next `receive`."""
+        while self._posted:
+            rank, request = self._posted[0]
+            self._sending.setdefault(rank, deque()).append(request)
+            self._posted.popleft()
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
@@ -192,7 +190,7 @@ class MPIEndpoint(Endpoint):
         try:
             come = self._look(1)
             most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
-            # Not at once when nothing has come, since a sender may just see to its messages.
+            # Only the second time that nothing is there: senders, too, call this, and soon go on.
             come = come or (self._missed and self._look(_TRIES))
             self._missed = not come
             while come:
@@ -210,24 +208,10 @@ class MPIEndpoint(Endpoint):
 
     def _look(self, times: int) -> bool:
         """Whether a message is there; several looks take less time than a caller's way round."""
-        if self._unsure:
-            self._make_sure()
         if not self._there:
-            try:
-                self._there = any(map(self._inbox.Test, repeat(self._status, times)))
-            except BaseException:
-                self._unsure = True
-                raise
+            looks = map(self._inbox.Test, repeat(self._status, times))
+            (self._there,) = map(any, (looks,))  # one step: no interrupt hides what has come
         return self._there
-
-    def _make_sure(self) -> None:
-        """See what an interrupt has hidden: a request that is through tells of no sender."""
-        status = self._mpi.Status()
-        if self._inbox.Test(status):
-            self._there = True
-            if status.source != self._mpi.ANY_SOURCE:
-                self._status = status
-        self._unsure = False
 
     def look(self) -> Parts | None:
         """See `Endpoint.look`."""
@@ -239,7 +223,8 @@ class MPIEndpoint(Endpoint):
             parts = _decode(self._view[: self._status.count])
         except (self._mpi.Exception, msgspec.DecodeError):
             return []
-        if type(parts[0]) is int or self._status.source in self._gone:
+        source = self._status.source
+        if type(parts[0]) is int or source in self._gone or source in self._unnoticed:
             return []
         return parts  # type: ignore[return-value]
 
@@ -248,7 +233,10 @@ class MPIEndpoint(Endpoint):
         self._there = False
         self._busy = True
         self._received += 1
-        self._inbox.Start()
+        try:
+            self._inbox.Start()
+        except self._mpi.Exception as exc:
+            self._fault(exc)
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
         """Take in what is no whole frame, or comes behind one that is not whole yet."""
@@ -354,6 +342,7 @@ class MPIEndpoint(Endpoint):
 
     def _bury(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
+        self._expect_posted()
         self._sending.pop(rank, None)
         self._long.discard(rank)
         self._coming.pop(rank, None)
@@ -378,12 +367,12 @@ class MPIEndpoint(Endpoint):
             self._busy, self._since = False, now
             return 0
         idle = now - self._since
-        if idle < SPIN or (idle < _ON_ITS_WAY and (self._coming or self._long)):
+        if idle < SPIN or (idle < _LONG_WAY and (self._coming or self._long)):
             if idle > _ALONE:
                 os.sched_yield()
             return 0
         self._missed = False  # looking once is enough now
-        self._look_at_posted()
+        self._expect_posted()
         if self._processes:
             self._look_for_dead()
         if self._news:
@@ -433,7 +422,7 @@ class MPIEndpoint(Endpoint):
     def _waits_in_haste(self) -> bool:
         """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
         others = range(1, self._ranks) if self._hasty and not self._rank else ()
-        self._look_at_posted()
+        self._expect_posted()
         return self._under_way() or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
@@ -452,7 +441,7 @@ class MPIEndpoint(Endpoint):
 
         Agents stay as long as the controller, since an MPI may end all if one does.
         """
-        self._look_at_posted()
+        self._expect_posted()
         self.receive()
         time.sleep(self.patience() or 0)
         if self._rank and 0 not in self._gone:
