@@ -126,7 +126,7 @@ class MPIEndpoint(Endpoint):
         if _is_small(parts):
             data = _encode(parts)
             self._post(rank, data, _FRAME)
-            if len(data) > 2 * _SHORT or len(self._posted) > _UNSEEN:
+            if len(data) > _SHORT or len(self._posted) > _UNSEEN:
                 self._look_at_posted()
         else:
             self._send_big(rank, parts)
