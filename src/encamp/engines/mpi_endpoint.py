@@ -407,17 +407,24 @@ class MPIEndpoint(Endpoint):
     def _settle(self) -> bool:
         """Receive, for nobody, what is still under way to this rank; whether all came along.
 
-        All ranks tell each other how many messages they sent to whom, which are waited for.
+        All ranks tell each other how many messages they sent to whom, which are waited for. Who
+        has got them all still helps those that send: to a rank that only waits for the end of
+        MPI, MPICH does not bring its messages to their ends.
         """
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty
         try:
-            together = self._comm.Ireduce_scatter_block(self._sent, self._total)
-            return self._wait_while(lambda: not (together.Test() or self._dead)) and (
-                self._wait_while(lambda: not self._dead and self._incomplete())
+            return (
+                self._wait_for(self._comm.Ireduce_scatter_block(self._sent, self._total))
+                and self._wait_while(lambda: not self._dead and self._incomplete())
+                and self._wait_for(self._comm.Ibarrier())
             )
         except self._mpi.Exception:
             return True  # somebody died; an MPI that goes on then minds no messages that are left
+
+    def _wait_for(self, together: Request) -> bool:
+        """Wait until all ranks have come to a step that they take together."""
+        return self._wait_while(lambda: not (together.Test() or self._dead))
 
     def _waits_in_haste(self) -> bool:
         """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
