@@ -30,6 +30,7 @@ from encamp.engines.mpi_launch import (
     DEFAULTS,
     IFACES,
     NETMOD,
+    PROVIDER,
     REMEDY,
     SHARED_MEMORY,
     prefers_ucx,
@@ -221,14 +222,16 @@ def _mpi4py(*, alone: bool = True) -> ModuleType:
 
 
 def _over_ofi() -> ModuleType:
-    """The same, but with the network that works; it has to be named before MPI is initialised."""
+    """The same, but with the networks that work; to be named before MPI is initialised."""
     import mpi4py
 
     mpi4py.rc.initialize = False
     from mpi4py import MPI
 
     if not MPI.Is_initialized():
-        with _variables(NETMOD if prefers_ucx(MPI.Get_library_version()) else {}):
+        library = MPI.Get_library_version()
+        provider = {} if library.startswith("Open MPI") else PROVIDER
+        with _variables({**provider, **(NETMOD if prefers_ucx(library) else {})}):
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
         atexit.register(_finalize_once, MPI)
     return MPI

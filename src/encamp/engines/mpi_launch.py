@@ -124,6 +124,9 @@ def prefers_ucx(library: str) -> bool:
 
 NETMOD = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
 """Has it take OFI instead."""
+PROVIDER = {"FI_PROVIDER": "^sockets"}
+"""Has OFI take any network but this one, which is deprecated, and which MPICH likes best on plain
+Ethernet: one start in twenty hangs where two ranks connect to each other at the same time."""
 
 
 @cache
@@ -178,7 +181,7 @@ class Plan:
         if self._open:
             return {}
         about = _says(str(Path(self.launcher.path).with_name("mpichversion")))
-        values = dict(NETMOD) if prefers_ucx(about) else {}
+        values = {**PROVIDER, **(NETMOD if prefers_ucx(about) else {})}
         others = [host.name for host in self.hosts if not host.here]
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
         address = address_towards(others[0], shell) if others and shell else None
