@@ -22,6 +22,8 @@ class Answering:
 
     slot: Slot
 
+    short = None
+
     def __init__(self) -> None:
         self.tickets: list[int] = []
         self.before: list[tuple[int, str]] = []
@@ -33,9 +35,6 @@ class Answering:
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         return False
-
-    def catch(self, to: int, source: int | None) -> None:
-        pass
 
     def wait(self, timeout: float | None) -> bool:
         for ticket, text in [*self.before, (self.tickets[-1], "mine")]:

@@ -17,6 +17,8 @@ from encamp.wire import Parts
 class Port:
     """Keeps what a slot sends."""
 
+    short = None
+
     def __init__(self) -> None:
         self.sent: list[Parts] = []
 
@@ -27,9 +29,6 @@ class Port:
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `calls.Port.send_to`."""
         return False
-
-    def catch(self, to: int, source: int | None) -> None:
-        """See `calls.Port.catch`."""
 
     def wait(self, timeout: float | None) -> bool:
         """See `calls.Port.wait`."""
@@ -124,7 +123,7 @@ def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -
 
 
 def test_an_agent_that_is_its_own_slot_begins_nothing_more_at_the_end(here: Path) -> None:
-    inline = InlineSlot(SimpleNamespace(host="here", number=1), 0, str(here))  # type: ignore[arg-type]
+    inline = InlineSlot(SimpleNamespace(host="here", number=1, short=None), 0, str(here))  # type: ignore[arg-type]
     give(inline._slot, 1, 5, 6)
     inline.end(0)
     assert not inline._slot.run_next()

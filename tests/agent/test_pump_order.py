@@ -14,7 +14,7 @@ def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> 
     driving, go_on = threading.Event(), threading.Event()
 
     def drive() -> None:
-        with pump._lock:
+        with pump.lock:
             driving.set()
             go_on.wait(30)
 

@@ -6,36 +6,55 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from pickle import UnpicklingError
 
 import pytest
 
-from encamp.agent.protocol import Message, Results, encode, is_for
+from encamp.agent.calls import Received
+from encamp.agent.outbox import Outbox
+from encamp.agent.pickling import dump, dump_small
+from encamp.agent.protocol import LABEL, Message, encode, label, unbundled
 from encamp.agent.pump import Pump
-from encamp.engines.base import Arrival, Endpoint, Frame
+from encamp.agent.short import ShortWay
+from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Line, ShortMessages
+from encamp.errors import BadFrame
 from encamp.wire import Parts
 
 SOON = 20.0
 TASK, SENDER = 7, 3
+OWN = b"\xc1engine's"
+"""What an engine has in front."""
 
 
-class Short(Endpoint):
+class Short(Endpoint, ShortMessages):
     """An end with a short way; what has come is put there by the test."""
 
-    short = 4096
+    start = len(OWN)
 
     def __init__(self) -> None:
-        self.come: deque[Parts] = deque()
+        self.inbox = bytearray(1000)
+        self.come: deque[bytes] = deque()
+        """Short messages; what does not begin with the mark is something else."""
+        self.sent: list[tuple[int, bytes]] = []
+        self.short = self
 
     def send(self, to: int, parts: Sequence[object]) -> None: ...
 
-    def look(self) -> Parts | None:
-        return self.come[0] if self.come else None
+    def line(self, to: int, head: bytes) -> Line:
+        return lambda data: self.sent.append((to, head + data))
+
+    def look(self) -> bool | None:
+        if not self.come:
+            return None
+        message = OWN + self.come[0]
+        self.inbox[: len(message)] = message
+        return self.come[0][:1] == bytes([MARK])
 
     def taken(self) -> None:
         self.come.popleft()
 
     def receive(self) -> Sequence[Arrival]:
-        frames = [Frame(1, parts) for parts in self.come]
+        frames = [Frame(1, [parts]) for parts in self.come]
         self.come.clear()
         return frames
 
@@ -48,8 +67,10 @@ class Short(Endpoint):
     def close(self) -> None: ...
 
 
-def message(payload: bytes, to: int = TASK, sender: int = SENDER) -> Parts:
-    return [encode(Message(to, sender)), payload]
+def message(value: object, to: int = TASK, sender: int = SENDER) -> bytes:
+    data = dump_small(value)
+    assert data is not None
+    return label(Message(to, sender)) + data
 
 
 @pytest.fixture
@@ -76,70 +97,128 @@ def pump(end: Short, handled: list[Parts]) -> Iterator[Pump]:
     pump.close()
 
 
-def caught(pump: Pump, source: int | None = None) -> object:
-    return pump.if_alone(pump.catch, is_for, TASK, source)
+@pytest.fixture
+def outbox(end: Short) -> Outbox:
+    return Outbox(end)
 
 
-def test_a_message_is_caught_once(pump: Pump, end: Short, handled: list[Parts]) -> None:
-    end.come += [message(b"one"), message(b"two")]
-    assert caught(pump) == (SENDER, b"one")
-    assert caught(pump) == (SENDER, b"two")
-    assert caught(pump) is None
+@pytest.fixture
+def way(pump: Pump, end: Short, outbox: Outbox) -> ShortWay:
+    return ShortWay(pump, end, end, outbox)
+
+
+def test_a_message_is_received_once(way: ShortWay, end: Short, handled: list[Parts]) -> None:
+    end.come += [message("one"), message(("two", 2), sender=SENDER + 1)]
+    assert way.receive(TASK, None) == Received(SENDER, "one")
+    assert way.receive(TASK, None) == Received(SENDER + 1, ("two", 2))
+    assert way.receive(TASK, None) is None
     assert handled == []
 
 
 @pytest.mark.parametrize(
-    "parts",
+    "data",
     [
-        message(b"x", to=TASK + 1),
-        message(b"x", sender=SENDER + 1),
-        [*message(b"x"), b"a buffer"],
-        [encode(Results(0, [])), b"x"],
-        [encode(Message(TASK, SENDER))[:3], b"x"],
-        [memoryview(bytearray(encode(Message(TASK, SENDER)))), b"x"],
-        [],
+        message("x", to=TASK + 1),
+        message("x", sender=SENDER + 1),
+        encode(Message(TASK, SENDER)) + b"x",
     ],
-    ids=["task", "sender", "buffers", "no message", "cut off", "no bytes", "long"],
+    ids=["task", "sender", "no message"],
 )
 def test_what_is_something_else_stays_for_the_usual_way(
-    pump: Pump, end: Short, handled: list[Parts], parts: Parts
+    way: ShortWay, pump: Pump, end: Short, handled: list[Parts], data: bytes
 ) -> None:
-    end.come.append(parts)
-    assert caught(pump, SENDER) is None
-    assert list(end.come) == [parts]
+    end.come.append(data)
+    assert way.receive(TASK, SENDER) is None
+    assert list(end.come) == [data]
     assert pump.until(lambda: handled, SOON)
-    assert handled == [parts]
+    assert handled == [[data]]
 
 
-def test_it_gives_way_to_what_others_asked_for(pump: Pump, end: Short) -> None:
+def test_what_cannot_be_unpickled_is_raised_once(way: ShortWay, end: Short) -> None:
+    end.come += [label(Message(TASK, SENDER)) + b"no pickle", message("next")]
+    with pytest.raises(UnpicklingError):
+        way.receive(TASK, None)
+    assert way.receive(TASK, None) == Received(SENDER, "next")
+
+
+def test_what_was_not_looked_for_is_a_message_like_any_other() -> None:
+    to = Message(TASK, SENDER, agent=2, slot=0, run=5)
+    ((envelope, parts),) = unbundled([label(to) + dump("x")[0] + b"old bytes"])
+    assert (envelope.to, envelope.sender, envelope.slot, envelope.run) == (TASK, SENDER, 0, 5)
+    assert bytes(parts[1]).startswith(dump("x")[0])
+    with pytest.raises(BadFrame, match="too short"):
+        unbundled([label(to)[: LABEL.size - 1]])
+
+
+def test_a_line_sends_for_whom_it_was_made(way: ShortWay, end: Short) -> None:
+    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+    assert way.send(line, b"payload")
+    assert end.sent == [(2, label(Message(TASK, SENDER, slot=0)) + b"payload")]
+
+
+def test_a_line_lets_what_was_posted_before_go_first(
+    way: ShortWay, end: Short, outbox: Outbox
+) -> None:
+    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+    outbox.post(2, [b"before"])
+    assert not way.send(line, b"behind")
+    outbox.flush()
+    assert way.send(line, b"behind")
+
+
+def test_it_gives_way_to_what_others_asked_for(way: ShortWay, pump: Pump, end: Short) -> None:
     called: list[int] = []
-    end.come.append(message(b"x"))
+    end.come.append(message("x"))
+    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
     pump.soon(lambda: called.append(1))
-    assert caught(pump) is None
+    assert way.receive(TASK, None) is None
+    assert not way.send(line, b"x")
     assert pump.until(lambda: called, SOON)
 
 
-def test_it_gives_way_to_a_turn_now_and_then(pump: Pump, end: Short, handled: list[Parts]) -> None:
+def test_it_gives_way_to_a_turn_now_and_then(
+    way: ShortWay, pump: Pump, end: Short, handled: list[Parts]
+) -> None:
     rung: list[int] = []
     pump.later(0.01, lambda: rung.append(1))
     end_of_time = time.monotonic() + SOON
     while not rung:
         assert time.monotonic() < end_of_time
-        end.come.append(message(b"x"))
-        if caught(pump) is None:
+        end.come.append(message("x"))
+        if way.receive(TASK, None) is None:
             handled.clear()
             assert pump.until(lambda: handled, SOON)
 
 
-def test_who_drives_is_not_disturbed(pump: Pump, end: Short) -> None:
+def test_who_drives_is_not_disturbed(way: ShortWay, pump: Pump, end: Short) -> None:
     found: list[object] = []
+    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+
+    def other() -> None:
+        found.append(way.receive(TASK, None))
+        found.append(way.send(line, b"x"))
 
     def drive() -> None:
-        other = threading.Thread(target=lambda: found.append(caught(pump)))
-        other.start()
-        other.join(SOON)
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(SOON)
 
-    end.come.append(message(b"x"))
+    end.come.append(message("x"))
     pump.now(drive)
-    assert found == [None]
+    assert found == [None, False]
     assert len(end.come) == 1
+
+
+def test_it_is_closed_for_good(way: ShortWay, end: Short) -> None:
+    end.come.append(message("x"))
+    way.open = False
+    assert way.receive(TASK, None) is None
+
+
+def test_small_values_are_pickled_as_they_are_and_others_left_to_the_usual_way() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert dump_small({"a": [1, 2.0]}) == dump({"a": [1, 2.0]})[0]
+    assert dump_small(numpy.zeros(4)) is not None
+    assert dump_small(numpy.zeros(10_000)) is None
+    assert dump_small(lambda: 1) is None
+    assert dump_small("about __main__") is None

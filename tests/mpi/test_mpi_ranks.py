@@ -112,6 +112,54 @@ def test_ctrl_c_loses_no_more_than_the_message_that_is_just_received(
     assert sent - len(got) <= interrupts
 
 
+MIXED = """
+import json, random
+import numpy as np
+from encamp import Cluster, current_task
+
+SIZES = (0, 1, 100, 190, 200, 210, 300, 5_000, 70_000, 300_000)
+
+def mixed(count, seed):
+    draw = random.Random(seed)
+    for number in range(count):
+        size = draw.choice(SIZES)
+        yield number, np.zeros(size, np.uint8) if draw.random() < 0.5 else "x" * size
+
+def same(one, other):
+    return one[0] == other[0] and type(one[1]) is type(other[1]) and len(one[1]) == len(other[1])
+
+def pour(to, count):
+    for message in mixed(count, 1):
+        current_task().send(to, message)
+
+def take(count, to):
+    me = current_task()
+    for wanted in mixed(count, 1):
+        if not same(me.receive().message, wanted):
+            return f"not {wanted[0]}"
+    for message in mixed(count, 2):
+        me.send(to, message)
+    return "all in order"
+
+if __name__ == "__main__":
+    with Cluster("mpi", inline=True) as cluster:
+        taker = cluster.spawn(take, 1500, 0, notify=False)
+        while cluster.free_slots > 1:
+            pass
+        pourer = cluster.spawn(pour, taker.id, 1500, notify=False)
+        good = all(same(cluster.receive().message, wanted) for wanted in mixed(1500, 2))
+        print(json.dumps([taker.result(), pourer.result(), good]))
+"""
+
+
+def test_messages_of_all_sizes_keep_their_order(launcher: Launcher, tmp_path: Path) -> None:
+    script = tmp_path / "mixed.py"
+    script.write_text(MIXED)
+    done = mpirun(launcher, 3, str(script))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["all in order", None, True]
+
+
 def test_a_job_may_be_run_by_mpirun_itself(
     launcher: Launcher, tmp_path: Path, local_storage_base: Path
 ) -> None:

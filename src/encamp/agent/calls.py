@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
 from msgspec import Raw
 
 from encamp.agent.ledger import Ledger
-from encamp.agent.pickling import NotImportable, dump, dump_as, load, load_small, sendable
+from encamp.agent.pickling import NotImportable, dump, dump_as, dump_small, load, sendable
 from encamp.agent.protocol import (
     NOWHERE,
     SPAWNER,
@@ -46,6 +46,8 @@ from encamp.wire import Buffer, Parts
 
 if TYPE_CHECKING:
     from encamp.agent.folder import Staging
+    from encamp.agent.short import ShortWay
+    from encamp.engines.base import Line
     from encamp.storage.landing import Piece
 
 
@@ -78,6 +80,10 @@ class Received(NamedTuple):
 class Port(Protocol):
     """A slot's way to its agent and to other slots."""
 
+    @property
+    def short(self) -> ShortWay | None:
+        """For small messages, where there is one."""
+
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; ``message`` is the envelope if it is not for the agent itself."""
 
@@ -86,9 +92,6 @@ class Port(Protocol):
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something comes (it is given to `Slot.take`); False if the time is over."""
-
-    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """Sender and pickle of what comes next, for task ``to``, where there is a short way."""
 
 
 class Slot:
@@ -109,13 +112,15 @@ class Slot:
         self.ended: Callable[[int], None] | None = None
         """Is called with the task's number before its result is sent."""
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
-        self._inbox: deque[tuple[int, Parts]] = deque()
+        self.inbox: deque[tuple[int, Parts]] = deque()
         self._early: dict[int, list[tuple[int, Parts]]] = {}
         """Messages for calls that wait, or that have not come yet: other ways may be quicker."""
         self._expected: dict[int, int] = {}
         """Of those that have not come, the number of the `Run` that brings them."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
+        self.lines: dict[int, Line | None] = {}
+        """Short ways of the running task to others; None to those that it has written to once."""
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
@@ -163,7 +168,7 @@ class Slot:
     def _take_message(self, envelope: Message, payload: Parts) -> None:
         with self.lock:
             if envelope.to == self.running:
-                self._inbox.append((envelope.sender, payload))
+                self.inbox.append((envelope.sender, payload))
                 return
             if envelope.run > self._latest:
                 self._expected[envelope.to] = envelope.run
@@ -206,7 +211,7 @@ class Slot:
         if self.ended is not None:
             self.ended(task)
         self.running = -1
-        unread = self._forget_messages() if self._inbox or self._routes or self._not_run else ()
+        unread = self._forget_messages() if self._has_messages() else ()
         result = encode((task, good, now - begun, parts[0], len(parts) - 1))
         if not self.calls or len(parts) > 1 or unread or not self.ledger.hold(result, now):
             self.send_results(result, parts[1:], now)
@@ -222,10 +227,10 @@ class Slot:
                 return None
             waiting = self.calls.popleft()
             task = self.running = waiting[0][0]
-            if self._inbox:  # a message for the one before came at its very end
-                self._inbox.clear()
+            if self.inbox:  # a message for the one before came at its very end
+                self.inbox.clear()
             if self._early:
-                self._inbox.extend(self._early.pop(task, ()))
+                self.inbox.extend(self._early.pop(task, ()))
             return waiting
 
     def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
@@ -237,13 +242,17 @@ class Slot:
             self.port.send([head, *buffers])
             ledger.sent(len(results), now)
 
+    def _has_messages(self) -> bool:
+        return bool(self.inbox or self._routes or self.lines or self._not_run)
+
     def _forget_messages(self) -> Sequence[tuple[int, Parts]]:
         """Forget what was for the call; the messages of one that could not begin here."""
         with self.lock:
-            unread = list(self._inbox) if self._not_run else []
+            unread = list(self.inbox) if self._not_run else []
             self._not_run = False
-            self._inbox.clear()
+            self.inbox.clear()
             self._routes.clear()
+            self.lines.clear()
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
@@ -345,6 +354,9 @@ class Slot:
         parts = [head, *dump_as("the message", message)]
         if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
+        short = self.port.short
+        if short is not None and envelope.agent != self.agent:
+            self.lines[to] = short.line(envelope) if to in self.lines else None
 
     def _route(self, to: int) -> tuple[int, int, int]:
         self.port.send([encode(WhereIs(self.number, to))])
@@ -354,10 +366,6 @@ class Slot:
 
     def receive(self, timeout: float | None, source: int | None) -> Received | None:
         """The next message for the running task; see `CurrentTask.receive`."""
-        if not self._inbox and (timeout is None or timeout > BRIEF):
-            caught = self.port.catch(self.running, source)
-            if caught is not None:
-                return Received(caught[0], load_small(caught[1]))
         found = self._from_inbox(source)
         if found is not None or timeout == 0:
             if found is None:
@@ -374,7 +382,7 @@ class Slot:
         return found
 
     def _from_inbox(self, source: int | None) -> Received | None:
-        inbox = self._inbox
+        inbox = self.inbox
         if not inbox:
             return None
         if source is None:
@@ -412,7 +420,7 @@ class CurrentTask:
     parent = SPAWNER
 
     def __init__(self, slot: Slot, task: int, name: str) -> None:
-        self._slot = slot
+        self._slot, self._lines, self._short = slot, slot.lines, slot.port.short
         self.id = task
         self.name = name or f"task {task}"
         self.host, self.slot = slot.host, slot.number
@@ -424,7 +432,14 @@ class CurrentTask:
         Objects to one receiver arrive in the order in which they were sent. May block until the
         receiver's process takes it. What is sent to a task that has ended is dropped.
         """
-        self._slot.send(to if isinstance(to, int) else to.id, message)
+        number = to if type(to) is int else _number(to)
+        line = self._lines.get(number)
+        if line is not None and not self._short.waiting:  # type: ignore[union-attr]
+            data = dump_small(message)
+            if data is not None:
+                line(data)
+                return
+        self._slot.send(number, message)
 
     def receive(
         self, timeout: float | None = None, source: int | Any | None = None
@@ -436,7 +451,16 @@ class CurrentTask:
         """
         if source is not None and not isinstance(source, int):
             source = source.id
-        return self._slot.receive(timeout, source)
+        slot, short = self._slot, self._short
+        if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
+            caught = short.catch(slot.running, source)
+            if caught is not None:
+                return caught
+        return slot.receive(timeout, source)
+
+
+def _number(task: Any) -> int:
+    return task if isinstance(task, int) else task.id
 
 
 def current_task() -> CurrentTask:

@@ -172,6 +172,7 @@ class _Sockets:
     """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`)."""
 
     slot: Slot
+    short = None
 
     def __init__(self, born: Birth) -> None:
         data = socket.socket(fileno=born.data)
@@ -229,9 +230,6 @@ class _Sockets:
         finally:
             with suppress(KeyError, ValueError, OSError):
                 self._poll.modify(fd, select.POLLIN)
-
-    def catch(self, to: int, source: int | None) -> None:
-        """See `Port.catch`: there is none."""
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something comes or the time is over; whether anything came."""

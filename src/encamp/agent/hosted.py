@@ -30,11 +30,10 @@ from encamp.agent.protocol import (
     decode,
     encode,
     encode_results,
-    is_for,
 )
 from encamp.engines.base import CONTROLLER
 from encamp.storage.owner import reclaim
-from encamp.wire import Buffer, Parts
+from encamp.wire import Parts
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent
@@ -402,6 +401,8 @@ class ThreadSlot(Hosted):
     ``label`` is what reports call it by, if not by its number.
     """
 
+    short = None
+
     def __init__(self, agent: Agent, number: int, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
@@ -428,9 +429,6 @@ class ThreadSlot(Hosted):
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
-
-    def catch(self, to: int, source: int | None) -> None:
-        """See `Port.catch`."""
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""
@@ -467,6 +465,7 @@ class InlineSlot(Hosted):
 
     def __init__(self, agent: Agent, number: int, folder: str) -> None:
         super().__init__(agent, number)
+        self.short = agent.short
         self._slot = Slot(number, agent.host, self, agent.number)
         self._slot.alone = put_back(folder)
         with suppress(OSError):
@@ -502,13 +501,6 @@ class InlineSlot(Hosted):
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
-
-    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """See `Port.catch`."""
-        agent = self.agent
-        if agent.over or not agent.plain:
-            return None
-        return agent.pump.catch(is_for, to, source)
 
     def wait(self, timeout: float | None) -> bool:
         """See `Port.wait`."""

@@ -52,6 +52,7 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.agent.short import ShortWay
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.seal import Seal
@@ -82,8 +83,8 @@ class Agent:
         self.host = host or socket.gethostname()
         self.over = False
         self._heard = 0.0
-        self.plain = False
-        """Whether frames are not sealed, and nobody has to know when the controller was heard."""
+        self.short: ShortWay | None = None
+        """Where frames are not sealed, and nobody has to know when the controller was heard."""
         self.orders: Orders | None = None
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
@@ -131,8 +132,9 @@ class Agent:
         self._hello(count)
         if not self._beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
+        if self.endpoint.short is not None and not (orders.lonely or orders.key):
+            self.short = ShortWay(self.pump, self.endpoint, self.endpoint.short, self.outbox)
         self.slots = [kinds[orders.kind](number) for number in range(count)]
-        self.plain = not (orders.lonely or orders.key)
         if orders.lonely:
             self._heard = time.monotonic()
             pump = self.pump
@@ -239,6 +241,8 @@ class Agent:
         """End all slots; blocks until they are gone, what runs in them is interrupted."""
         if not self.over:
             self.over = True
+            if self.short is not None:
+                self.short.open = False
             for slot in self.slots:
                 slot.begin_end()
             deadline = time.monotonic() + STOP_WITHIN  # of all, not one after the other

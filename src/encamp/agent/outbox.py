@@ -17,15 +17,16 @@ class Outbox:
     def __init__(self, end: Endpoint) -> None:
         self._end = end
         self.seal: Seal | None = None
-        self._waiting: dict[int, list[Parts]] = {}
+        self.waiting: dict[int, list[Parts]] = {}
+        """What was posted and has not gone."""
         self._sizes: dict[int, int] = {}
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message with the next `flush`."""
-        waiting = self._waiting.get(to)
+        waiting = self.waiting.get(to)
         size = sum(map(len, parts))
         if waiting is None:
-            self._waiting[to], self._sizes[to] = [parts], size
+            self.waiting[to], self._sizes[to] = [parts], size
             return
         self._sizes[to] += size
         waiting.append(parts)
@@ -34,28 +35,21 @@ class Outbox:
 
     def send(self, to: int, parts: Parts) -> None:
         """Send a message now, behind what was posted before."""
-        if to in self._waiting:
+        if to in self.waiting:
             self.post(to, parts)
-            if to in self._waiting:  # it may have gone, for its size
+            if to in self.waiting:  # it may have gone, for its size
                 self._send(to)
         else:
             self._end.send(to, self.seal.seal(to, parts) if self.seal is not None else parts)
 
-    def send_short(self, to: int, parts: Parts) -> bool:
-        """Send a message now by an engine's short way (`Endpoint.short`); false if it cannot."""
-        if self._waiting or self.seal is not None or sum(map(len, parts)) > self._end.short:
-            return False
-        self._end.send(to, parts)
-        return True
-
     def flush(self) -> None:
         """Send what was posted."""
-        if self._waiting:
-            for to in list(self._waiting):
+        if self.waiting:
+            for to in list(self.waiting):
                 self._send(to)
 
     def _send(self, to: int) -> None:
-        messages = self._waiting.pop(to)
+        messages = self.waiting.pop(to)
         del self._sizes[to]
         parts = messages[0]
         if len(messages) > 1:

@@ -10,18 +10,21 @@ only. What is pickled in payloads is unpickled in slots and by the controller, n
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from encamp.engines.base import MARK
 from encamp.errors import BadFrame
 from encamp.wire import Buffer, Parts
 
 SPAWNER = 0
 """Task number of the controller's own program."""
 NOWHERE = -1
+_MARKED = bytes([MARK])
 
 
 class Envelope(msgspec.Struct, array_like=True, gc=False):
@@ -287,8 +290,6 @@ def decode_calls(part: Buffer) -> list[Call]:
         raise BadFrame(f"its calls cannot be read ({exc})") from exc
 
 
-MESSAGE = encode(Message(0, 0))[:2]
-"""How the envelope of a message of a task begins."""
 RESULTS = encode(Results(0, []))[:2]
 """How an envelope of results begins, so that agents can pass these on without reading them."""
 count_results = msgspec.msgpack.Decoder(Counted).decode
@@ -314,26 +315,29 @@ def decode(part: Buffer) -> Any:
         raise BadFrame(f"its envelope cannot be read ({exc})") from exc
 
 
-_envelope = lru_cache(256)(decode)
+LABEL = struct.Struct("=Bxxxiqqq")
+"""What short messages begin with (`ShortMessages`): the mark, the receiver's slot, and the tasks
+that it is for and from, and `Message.run`. The payload follows, and then maybe what means nothing.
+"""
 
 
-def is_for(parts: Parts, to: int, source: int | None) -> tuple[int, Buffer] | None:
-    """Sender and payload, if these parts are a message for a task, without buffers; else None.
+def label(message: Message) -> bytes:
+    """A `Message` as the head of a short one."""
+    return LABEL.pack(MARK, max(0, message.slot), message.to, message.sender, message.run)
 
-    With ``source`` only for a message of that task.
-    """
-    if len(parts) != 2 or parts[0][:2] != MESSAGE:
-        return None
-    try:
-        message = _envelope(parts[0])  # type: ignore[arg-type]  # views cannot be hashed
-    except (BadFrame, TypeError, ValueError):
-        return None
-    good = message.to == to and (source is None or message.sender == source)
-    return (message.sender, parts[1]) if good else None
+
+def _labelled(part: Buffer) -> tuple[Message, Parts]:
+    """A short message as any other. Raises `BadFrame`."""
+    if len(part) < LABEL.size:
+        raise BadFrame("a short message is too short")
+    _, slot, to, sender, run = LABEL.unpack_from(part)
+    return Message(to, sender, NOWHERE, slot, run), [part, memoryview(part)[LABEL.size :]]
 
 
 def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:
     """The messages of one frame, each with its envelope. Raises `BadFrame`."""
+    if parts[0][:1] == _MARKED and len(parts) == 1:
+        return [_labelled(parts[0])]
     envelope = decode(parts[0])
     if not isinstance(envelope, Bundle):
         return [(envelope, parts)]

@@ -28,6 +28,10 @@ T = TypeVar("T")
 REST = 0.001
 MANY = 32
 """With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
+TURN_WITHIN = 0.02
+PASSED = 200
+"""Seconds after a turn in which what comes may go past the next one, and how many messages, so that
+an exchange without a pause keeps nothing else waiting."""
 _SPINS = 32
 _LINGER = 0.002
 """Seconds after a thread's waiting in which it is expected to wait again."""
@@ -37,7 +41,6 @@ _LONG = 0.02
 _AT_LEAST = 1.0
 """Seconds after which the thread in the background looks again whether somebody drives."""
 _FOREVER = 3600.0
-_NOT_BLOCKING = (False,)
 
 Ready = Callable[[int], None]
 _main_thread = threading.main_thread().ident
@@ -113,26 +116,28 @@ class Pump:
         self.broken: Callable[[Exception], None] | None = None
         """Is told what an engine or a handler raises; without it, whoever waits is."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
-        self._come: deque[tuple[Callable[[Any], None], Any]] = deque()
+        self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """What has come and is not handled: a turn inside a handler goes on with it."""
         self._uninterrupted = _Uninterrupted(self.wake)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, lambda _: self._woken())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
-        self._orders: deque[Callable[[], None]] = deque()
-        self._lock = threading.Lock()
+        self.orders: deque[Callable[[], None]] = deque()
+        self.lock = threading.Lock()
         self._driver = 0
         self._sleeping = False
-        self._nudged = False
+        self.nudged = False
         self._due = False
         """Whether something was handled that may have more to be sent, by ``turned``."""
         self._claims = 0
-        self._left = 0.0
-        self._turned = 0.0
+        self.left_at = 0.0
+        self.turned_at = 0.0
+        self.passed = 0
+        """How many messages went past since the last turn."""
         self._since = 0.0
         self._changed = threading.Condition()
-        self._waiters = 0
+        self.waiters = 0
         self._resume = threading.Event()
         self._background: threading.Thread | None = None
         self._closed = False
@@ -167,7 +172,7 @@ class Pump:
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call something in the next turn; from any thread."""
-        self._orders.append(call)
+        self.orders.append(call)
         if self._sleeping:
             self.wake()
 
@@ -182,7 +187,7 @@ class Pump:
 
     def before_others(self, handle: Callable[[Any], None], arguments: Iterable[Any]) -> None:
         """Have a handler called for each argument, before anything else that has come."""
-        self._come.extendleft(reversed([(handle, argument) for argument in arguments]))
+        self.come.extendleft(reversed([(handle, argument) for argument in arguments]))
 
     # One turn
 
@@ -193,19 +198,19 @@ class Pump:
         limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
-            if self._orders or self._nudged:  # before the flag could be seen
+            if self.orders or self.nudged:  # before the flag could be seen
                 limit = 0
         events = self._poll.poll(limit, 256)
-        self._turned = time.monotonic()
-        self._sleeping = self._nudged = False
+        self.turned_at = time.monotonic()
+        self.passed = 0
+        self._sleeping = self.nudged = False
         with self._uninterrupted:
             try:
                 self._handle(events)
             except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
                 self._break(exc)
-        if self._waiters:
-            with self._changed:
-                self._changed.notify_all()
+        if self.waiters:
+            self.tell_waiters()
 
     def _break(self, exc: Exception) -> None:
         """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
@@ -234,7 +239,7 @@ class Pump:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return limit if limit > 0 and not (self._orders or self._come or self._due) else 0
+        return limit if limit > 0 and not (self.orders or self.come or self._due) else 0
 
     def _arrivals(self) -> None:
         again = True
@@ -246,7 +251,7 @@ class Pump:
                 if arrivals is None:
                     break
                 for arrival in arrivals:
-                    self._come.append((handle, arrival))
+                    self.come.append((handle, arrival))
                 self._handle_come()
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
@@ -261,15 +266,15 @@ class Pump:
             return None
 
     def _handle_come(self) -> None:
-        come = self._come
+        come = self.come
         while come:
             handle, argument = come.popleft()
             handle(argument)
 
     def _chores(self) -> None:
         """What was asked for by other threads, and what it is time for."""
-        for _ in range(len(self._orders)):
-            self._orders.popleft()()
+        for _ in range(len(self.orders)):
+            self.orders.popleft()()
         if self._timers:
             now = time.monotonic()
             while self._timers and self._timers[0][0] <= now:
@@ -334,7 +339,7 @@ class Pump:
             if arrivals:
                 with self._uninterrupted:
                     for arrival in arrivals:
-                        self._come.append((handle, arrival))
+                        self.come.append((handle, arrival))
                     self._due = True
                     try:
                         self._handle_come()
@@ -343,66 +348,34 @@ class Pump:
                 return True
         return False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a turn is due, for which what has come is to wait."""
+        return bool(self.orders or self.come or self.nudged or self.passed > PASSED)
+
     def _only_end(self) -> Endpoint | None:
         """The end that may be looked at without a turn; None where there is more to be seen to.
 
         The thread in the background leaves that to this one for a while.
         """
-        busy = self.rest or self._orders or self._come or self._nudged
-        if busy or len(self._ends) != 1:
+        if self.rest or len(self._ends) != 1 or self.wanted:
             return None
-        self._left = now = time.monotonic()
-        return self._ends[0][0] if now - self._turned < _LONG else None
-
-    def catch(self, take: Callable[..., T | None], *args: Any) -> T | None:
-        """What ``take(parts, *args)`` makes of the next message by an engine's short way.
-
-        None where there is none, if nothing came soon, and if ``take`` gives None since it is for
-        others: it stays then. For the thread that drives, or `if_alone`.
-        """
-        end = self._only_end()
-        if end is None or not end.short:
-            return None
-        for _ in range(_SPINS):
-            parts = end.look()
-            if parts is not None:
-                found = take(parts, *args)
-                if found is not None:
-                    end.taken()
-                return found
-            if end.patience() != 0:
-                return None
-        return None
-
-    def if_alone(self, call: Callable[..., T], *args: Any) -> T | None:
-        """What ``call(*args)`` gives; None, without calling it, if somebody drives or has asked.
-
-        It runs no handlers, and an interrupt may end it anywhere.
-        """
-        alone = False
-        try:
-            (alone,) = map(self._lock.acquire, _NOT_BLOCKING)  # one step: no interrupt within
-            return call(*args) if alone and not self._orders else None
-        finally:
-            if alone:
-                self._lock.release()
-                if self._waiters:
-                    with self._uninterrupted, self._changed:
-                        self._changed.notify_all()
+        self.left_at = now = time.monotonic()
+        return self._ends[0][0] if now - self.turned_at < TURN_WITHIN else None
 
     def _take(self, timeout: float | None) -> bool:
         """Become the driver; False if another waiting thread is, and something has happened."""
-        if not self._lock.acquire(blocking=False):
+        if not self.lock.acquire(blocking=False):
             if self._background is not None and self._driver == self._background.ident:
                 self._claims += 1
                 self.wake()
             with self._changed:
-                self._waiters += 1
-                if not self._lock.acquire(blocking=False):
+                self.waiters += 1
+                if not self.lock.acquire(blocking=False):
                     self._changed.wait(0.05 if timeout is None else min(timeout, 0.05))
-                    self._waiters -= 1
+                    self.waiters -= 1
                     return False
-                self._waiters -= 1
+                self.waiters -= 1
         self._claims = 0
         self._driver = threading.get_ident()
         self._since = time.monotonic()
@@ -410,14 +383,18 @@ class Pump:
 
     def _leave(self) -> None:
         self._driver = 0
-        self._left = time.monotonic()
-        long = self._left - self._since > _LONG / 2
-        self._lock.release()
-        if self._waiters:
-            with self._changed:
-                self._changed.notify_all()
+        self.left_at = time.monotonic()
+        long = self.left_at - self._since > _LONG / 2
+        self.lock.release()
+        if self.waiters:
+            self.tell_waiters()
         if long:
             self._resume.set()
+
+    def tell_waiters(self) -> None:
+        """Wake those who wait for another thread to drive, or to have driven."""
+        with self._uninterrupted, self._changed:
+            self._changed.notify_all()
 
     @property
     def driving(self) -> bool:
@@ -446,7 +423,7 @@ class Pump:
     def now(self, call: Callable[[], None]) -> None:
         """Do something at once if nobody drives; otherwise have it done by whoever does."""
         with self._uninterrupted:
-            if self._lock.acquire(blocking=False):
+            if self.lock.acquire(blocking=False):
                 self._driver = threading.get_ident()
                 self._since = time.monotonic()
                 try:
@@ -467,19 +444,18 @@ class Pump:
         """
         behind = False
         with self._uninterrupted:
-            if self._driver != threading.get_ident() and self._lock.acquire(blocking=False):
+            if self._driver != threading.get_ident() and self.lock.acquire(blocking=False):
                 try:
-                    behind = bool(self._orders)
+                    behind = bool(self.orders)
                     if behind:
-                        self._orders.append(call)
+                        self.orders.append(call)
                     else:
                         call()
                 finally:
-                    self._lock.release()
-                if self._waiters:
-                    with self._changed:
-                        self._changed.notify_all()
-            elif self._driver == threading.get_ident() and not self._orders:
+                    self.lock.release()
+                if self.waiters:
+                    self.tell_waiters()
+            elif self._driver == threading.get_ident() and not self.orders:
                 call()
             else:
                 self.soon(call)
@@ -493,7 +469,7 @@ class Pump:
         this one is at work, the other would wait for the interpreter at each of its steps.
         """
         with self._uninterrupted:
-            if self._lock.acquire(blocking=False) or self._relieves(within):
+            if self.lock.acquire(blocking=False) or self._relieves(within):
                 self._driver = threading.get_ident()
                 self._since = time.monotonic()
                 try:
@@ -506,13 +482,13 @@ class Pump:
         driver = self._driver
         if driver == threading.get_ident():
             return False
-        self._nudged = True
+        self.nudged = True
         background = self._background is not None and driver == self._background.ident
         if background:
             self._claims += 1
         if self._sleeping:
             self.wake()
-        return background and within > 0 and self._lock.acquire(timeout=within)
+        return background and within > 0 and self.lock.acquire(timeout=within)
 
     # The thread in the background
 
@@ -522,16 +498,19 @@ class Pump:
         self._background.start()
 
     def _run(self) -> None:
+        passed = 0
         while not self._closed:
+            if self.passed != passed:  # somebody is at it, though not by turns
+                passed, self.left_at = self.passed, time.monotonic()
             if self._driver:
                 if time.monotonic() - self._since > _LONG:
                     self._resume.wait(_AT_LEAST)
                     self._resume.clear()
                 else:
                     time.sleep(_NAP)
-            elif time.monotonic() - self._left < _LINGER:
+            elif time.monotonic() - self.left_at < _LINGER:
                 time.sleep(_NAP)
-            elif self._lock.acquire(timeout=_LONG):
+            elif self.lock.acquire(timeout=_LONG):
                 self._in_background()
 
     def _in_background(self) -> None:
@@ -546,11 +525,10 @@ class Pump:
         finally:
             self._claims = 0
             self._driver = 0
-            self._left = time.monotonic()
-            self._lock.release()
-        if self._waiters:
-            with self._changed:
-                self._changed.notify_all()
+            self.left_at = time.monotonic()
+            self.lock.release()
+        if self.waiters:
+            self.tell_waiters()
 
     def close(self) -> None:
         """End the background's thread, and let go of everything; may be called twice."""
@@ -562,7 +540,7 @@ class Pump:
         if self._background is not None and self._background is not threading.current_thread():
             self._background.join()
         if self._driver != threading.get_ident():
-            self._lock.acquire()  # whoever drives leaves; it is kept, so that nobody drives again
+            self.lock.acquire()  # whoever drives leaves; it is kept, so that nobody drives again
         with self._changed:
             self._changed.notify_all()
         self._poll.close()

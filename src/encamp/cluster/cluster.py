@@ -20,8 +20,9 @@ from typing import Any, Literal, TypedDict, Unpack
 
 from encamp.agent.calls import BRIEF, Received
 from encamp.agent.main import Agent, serve
-from encamp.agent.pickling import dump_as, load_small
+from encamp.agent.pickling import dump_as, dump_small
 from encamp.agent.protocol import End, Orders, encode
+from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
@@ -130,6 +131,8 @@ class Cluster:
         self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
+        self._come, self._lines = self._controller.mail.come, self._controller.mail.lines
+        self._short: ShortWay | None = None
         self._closed = False
         """Whether it takes nothing new."""
         self._ended = False
@@ -171,6 +174,9 @@ class Cluster:
             self._end()
             raise
         controller.mail.clear()  # the first hosts are no news
+        if engine.short is not None and self._kind == "inline" and not key:
+            short = ShortWay(self._pump, engine, engine.short, controller.outbox)
+            self._short = controller.mail.short = short
         if self._beats:
             controller.hosts.listen()
         self._pump.start()
@@ -333,13 +339,21 @@ class Cluster:
         It is kept for a task that has not begun, and dropped if the task has ended. What was sent
         may be changed afterwards: with large arrays this blocks until they are on their way.
         """
+        number = to.id if type(to) is Task else _number(to)
+        line, short = self._lines.get(number), self._short
+        if line is not None and short is not None:
+            data = dump_small(message)
+            if data is not None and short.send(line, data):
+                return
+        self._send(number, message)
+
+    def _send(self, number: int, message: object) -> None:
+        """Send a message the usual way."""
         self._check()
-        number = _number(to)
         payload = dump_as("the message", message)
         mail = self._controller.mail
         if len(payload) == 1:
-            if not self._pump.if_alone(mail.send_short, number, payload[0]):
-                self._pump.quick(lambda: self._controller.send(number, payload))
+            self._pump.quick(lambda: self._controller.send(number, payload))
             return
 
         def send_large() -> None:
@@ -359,10 +373,19 @@ class Cluster:
         comes from that task counts (0: news of hosts); the rest stays, in its order. Raises
         `EngineFailed` if there is nothing more to come, `ClusterClosed`.
         """
+        wanted = None if source is None else _number(source)
+        short = self._short
+        if short is not None and not self._come and (timeout is None or timeout > BRIEF):
+            caught = short.receive(SPAWNER, wanted)
+            if caught is not None:
+                return caught
+        return self._receive(timeout, wanted)
+
+    def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:
+        """What is there, or comes the usual way."""
         self._check()
         controller = self._controller
-        wanted = None if source is None else _number(source)
-        got = self._receive_at_once(wanted, timeout)
+        got = controller.mail.take(wanted)
         if got is not None:
             return got
         found: list[Received] = []
@@ -386,15 +409,6 @@ class Cluster:
         if self._closed:
             raise ClusterClosed
         return None
-
-    def _receive_at_once(self, source: int | None, timeout: float | None) -> Received | None:
-        """What is there, or comes soon by an engine's short way; see `receive`."""
-        got = self._controller.mail.take(source)
-        if got is None and (timeout is None or timeout > BRIEF):
-            caught = self._pump.if_alone(self._controller.catch, source)
-            if caught is not None:
-                return Received(caught[0], load_small(caught[1]))
-        return got
 
     async def areceive(
         self, timeout: float | None = None, source: Task | int | None = None
@@ -468,6 +482,7 @@ class Cluster:
         if not cancel:
             self._pump.until(lambda: not (self._controller.incoming or self._controller.tasks))
         self._closed = True
+        self._short = None
         try:
             if cancel:
                 self._cancel()

@@ -47,7 +47,6 @@ from encamp.agent.protocol import (
     decode,
     encode,
     encode_calls,
-    is_for,
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
@@ -68,7 +67,7 @@ from encamp.errors import (
     TaskKilled,
     TaskLost,
 )
-from encamp.wire import Buffer, Parts
+from encamp.wire import Parts
 
 _log = logging.getLogger("encamp")
 _NONE = pickle.dumps(None, 5)
@@ -149,12 +148,6 @@ class Controller:
         """Send a message of the program to a task; for the thread that drives."""
         self.take_in()
         self.mail.send(to, SPAWNER, payload)
-
-    def catch(self, source: int | None) -> tuple[int, Buffer] | None:
-        """The next message for the program by an engine's short way; None where there is none."""
-        if self.outbox.seal is not None or self.mail.waiting:
-            return None
-        return self.pump.catch(is_for, SPAWNER, source)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine brings."""

@@ -12,8 +12,10 @@ from encamp.agent.calls import Received
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import load
 from encamp.agent.protocol import NOWHERE, SPAWNER, addressed
+from encamp.agent.short import ShortWay
 from encamp.cluster.task import Task
-from encamp.wire import Buffer, Parts
+from encamp.engines.base import Line
+from encamp.wire import Parts
 
 
 class Mail:
@@ -21,23 +23,26 @@ class Mail:
 
     def __init__(self, tasks: Mapping[int, Task], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
-        self._come: deque[tuple[int, Any]] = deque()
+        self.come: deque[tuple[int, Any]] = deque()
         self._early: dict[int, list[tuple[int, Parts]]] = {}
         self._waiters: list[Callable[[], object]] = []
         self._news = False
         """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
+        self.short: ShortWay | None = None
+        self.lines: dict[int, Line | None] = {}
+        """Short ways of the program to tasks; None to those that it has written to once."""
 
     # For the program
 
     def put(self, sender: int, what: Any) -> None:
         """Queue a message (its pickle's parts) or an event."""
-        self._come.append((sender, what))
+        self.come.append((sender, what))
         self._news = True
 
     def take(self, source: int | None) -> Received | None:
         """The next of the queue, of one sender if that is asked for; from any thread."""
-        come = self._come
+        come = self.come
         if not come:
             return None
         with self._taking:
@@ -50,14 +55,9 @@ class Mail:
                 return None
         return Received(sender, load(what) if isinstance(what, list) else what)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether something is there to take."""
-        return bool(self._come)
-
     def clear(self) -> None:
         """Forget what has come."""
-        self._come.clear()
+        self.come.clear()
 
     def call_when_there(self, wake: Callable[[], object]) -> None:
         """Call something once, when there is something to take; from any thread."""
@@ -84,17 +84,6 @@ class Mail:
         task = self._tasks.get(number)
         return task is not None and task.running() and number not in self._early
 
-    def send_short(self, to: int, payload: Buffer) -> bool:
-        """Send a message of the program by an engine's short way; false if it cannot go there."""
-        task = self._tasks.get(to)
-        if task is None or task._state != "RUNNING" or self._early:
-            return False
-        place = task._place
-        if place is None:
-            return False
-        head = addressed(to, SPAWNER, place.agent, place.number)[1]
-        return self._outbox.send_short(place.agent, [head, payload])
-
     def send(self, to: int, sender: int, payload: Parts) -> None:
         """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
         task = self._tasks.get(to)
@@ -103,8 +92,10 @@ class Mail:
         if task._state != "RUNNING" or to in self._early:
             self._early.setdefault(to, []).append((sender, payload))
         elif (place := task._place) is not None:
-            head = addressed(to, sender, place.agent, place.number)[1]
+            envelope, head = addressed(to, sender, place.agent, place.number)
             self._outbox.send(place.agent, [head, *payload])
+            if self.short is not None and sender == SPAWNER:
+                self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
     def begins(self, task: Task) -> None:
         """A task begins: it gets what has waited for it."""
@@ -113,6 +104,7 @@ class Mail:
 
     def forget(self, task: Task) -> None:
         """A task has ended."""
+        self.lines.pop(task.id, None)
         if self._early:
             self._early.pop(task.id, None)
 

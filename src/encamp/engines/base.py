@@ -8,7 +8,7 @@ policy. The controller is number 0, agents are 1, 2, 3, …
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -17,6 +17,8 @@ from encamp.errors import UnsupportedByEngine
 from encamp.wire import Buffer, Parts
 
 CONTROLLER = 0
+MARK = 0xC1
+"""First byte of what comes by a short way; no frame's first part begins with it."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):
@@ -44,18 +46,54 @@ class Left:
 Arrival = Frame | Joined | Left
 
 
+Line = Callable[[bytes], object]
+"""Sends a short message to one end, at once."""
+
+
+class ShortMessages(ABC):
+    """What an engine may offer beside frames: small messages that go from memory to memory.
+
+    An interrupt (Ctrl-C) anywhere in here does no harm, so that nobody has to hold it off, which
+    takes as long as to send a message. Short messages and frames of a pair keep their order.
+    Where one is not looked for, or a line cannot send one so, it comes as a frame of one part,
+    which begins with `MARK` as no other does.
+
+    What has come last is in ``inbox``, behind ``start`` bytes of the engine's own.
+    """
+
+    inbox: bytearray
+    start: int = 0
+
+    @abstractmethod
+    def line(self, to: int, head: bytes) -> Line:
+        """What sends short messages to an end, which all begin with ``head``, and that with `MARK`.
+
+        It takes what follows, of any length. Costs as much as to send a message.
+        """
+
+    @abstractmethod
+    def look(self) -> bool | None:
+        """Whether a short message is in the inbox, where it stays until it is `taken`.
+
+        Looks for some microseconds. None if nothing is there; False if it is something that only
+        `Endpoint.receive` can bring.
+        """
+
+    @abstractmethod
+    def taken(self) -> None:
+        """The message that `look` has just shown has been taken."""
+
+
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` says up to how
-    many bytes a message may go a short way, 0 if there is none: an interrupt (Ctrl-C) anywhere in
-    its `send`, in `look` and in `taken` does no harm, so that nobody has to hold it off, which
-    takes as long as to send a message.
+    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` is the short way
+    of small messages, None where there is none.
     """
 
     number: int = CONTROLLER
     slots: int = 0
-    short: int = 0
+    short: ShortMessages | None = None
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
@@ -88,16 +126,6 @@ class Endpoint(ABC):
     def sending(self) -> bool:
         """Whether buffers that were given to `send` are still needed."""
         return False
-
-    def look(self) -> Parts | None:
-        """A message that is there, and stays until it is `taken`; looks for some microseconds.
-
-        None if nothing is there; empty if it is something that only `receive` can bring.
-        """
-        return None
-
-    def taken(self) -> None:  # noqa: B027 - only of those with a short way
-        """The message that `look` has just shown has been taken."""
 
     @abstractmethod
     def close(self) -> None:

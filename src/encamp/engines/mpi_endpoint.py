@@ -1,9 +1,9 @@
 """How a rank of an MPI job sends frames, receives them, and leaves.
 
-The first message of each frame goes to one receive that is always posted, which costs less than
-probing: a msgpack array of the frame's parts, if all are small, else of their sizes. Then one
-message with the small parts and one for each big part follow with another tag, without copies.
-An array of -1 or -2 says that its sender leaves, or that all are to leave without more ado.
+The first message of each frame goes to the receiver's inbox (`mpi_inbox`): a msgpack array of the
+frame's parts, if all are small, else of their sizes. Then one message with the small parts and one
+for each big part follow with another tag, without copies. An array of -1 or -2 says that its
+sender leaves, or that all are to leave without more ado.
 
 MPI wakes nobody up, so that a rank looks again and again: at once while something goes on, then
 less and less often.
@@ -17,12 +17,13 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from itertools import accumulate, repeat
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from encamp.engines.base import Arrival, Endpoint, Frame, Left
+from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Left
+from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
 from encamp.engines.mpi_processes import Processes
 from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineFailed
@@ -54,8 +55,6 @@ _SMALL = 1 << 16
 """Parts up to this size travel together."""
 _TOGETHER = 1 << 17
 """As long as they are not more than this."""
-_INBOX = 1 << 20
-"""Has room for that, and for the sizes of as many parts as `encamp.wire` allows."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
 _TRIES = 40
@@ -65,18 +64,16 @@ _UNSEEN = 16
 """How many of these at most."""
 _AT_ONCE = 256
 """Frames that one call of `MPIEndpoint.receive` gives at most."""
-_FRAME, _PART = 1, 2
-"""Tags."""
+_PART = 2
+"""Tag of what follows the first message of a frame."""
 _FAREWELL, _HASTE = -1, -2
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode_into = msgspec.msgpack.Encoder().encode_into
 _decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
 
 
 class MPIEndpoint(Endpoint):
     """The end of an agent, or of a gateway. Agents have the numbers ``base`` + rank."""
-
-    short = _SHORT
 
     def __init__(self, mpi: ModuleType, comm: Intracomm, base: int = 0) -> None:
         self._mpi, self._comm, self._base = mpi, comm, base
@@ -91,12 +88,11 @@ class MPIEndpoint(Endpoint):
         self._long: set[int] = set()
         """Those of them that get long parts."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
-        self._sent = array("q", [0]) * self._ranks  # MPI messages, to make sure that all arrive
-        self._received = 0
-        self._busy, self._since = True, 0.0
+        self._expected = array("q", [0]) * self._ranks
+        """1 for the ranks that may have got something, and wait for a farewell."""
+        self._farewells = 0
+        self.busy, self._since = True, 0.0
         self._missed = False
-        self._there = False
-        """Whether a message is in the inbox and has not been taken."""
         self._closed = False
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
@@ -108,10 +104,8 @@ class MPIEndpoint(Endpoint):
         self._total = array("q", [0])
         self._deadline = 0.0
         self._processes = Processes()
-        self._status = mpi.Status()
-        self._view = memoryview(bytearray(_INBOX))
-        self._inbox = comm.Recv_init([self._view, mpi.BYTE], mpi.ANY_SOURCE, _FRAME)
-        self._inbox.Start()
+        self._inbox = Inbox(mpi, comm)
+        self.short: MPIShortMessages = MPIShortMessages(self, mpi, comm, self._inbox)
 
     @property
     def ranks(self) -> int:
@@ -120,12 +114,12 @@ class MPIEndpoint(Endpoint):
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
-        rank = to - self._base if to else 0
-        if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
+        rank = self.expects(to)
+        if rank is None:
             return
         if _is_small(parts):
-            data = _encode(parts)
-            self._post(rank, data, _FRAME)
+            data = self._head_and(parts)
+            self._post(rank, data, FRAME)
             if len(data) > _SHORT or len(self._posted) > _UNSEEN:
                 self._look_at_posted()
         else:
@@ -139,24 +133,37 @@ class MPIEndpoint(Endpoint):
         """See `Endpoint.sending`."""
         return bool(self._sending)
 
+    def expects(self, to: int) -> int | None:
+        """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
+        rank = to - self._base if to else 0
+        if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
+            return None
+        self._expected[rank] = 1
+        return rank
+
+    def _head_and(self, what: Sequence[Buffer | int]) -> bytearray:
+        """The first message of a frame."""
+        data = bytearray(HEAD.size)
+        _encode_into(what, data, HEAD.size)
+        HEAD.pack_into(data, 0, FRAMED, self._rank, len(data) - HEAD.size)
+        return data
+
     def _send_big(self, rank: int, parts: Sequence[Buffer]) -> None:
         views = [_flat(part) for part in parts]
-        self._post(rank, _encode(list(map(len, views))), _FRAME)
+        self._post(rank, self._head_and(list(map(len, views))), FRAME)
         small = b"".join(view for view in views if len(view) <= _SMALL)
         for view in (memoryview(small), *(view for view in views if len(view) > _SMALL)):
             for start in range(0, len(view), _PIECE):
                 self._post(rank, view[start : start + _PIECE], _PART)
 
     def _post(self, rank: int, data: Buffer, tag: int) -> None:
-        self._busy = True
+        self.busy = True
         self._missed = False
         post = map(self._comm.Isend, (data,), (rank,), (tag,))
         posted = zip((rank,), post, strict=True)
-        self._sent[rank] += 1  # from here on one step: an interrupt comes before all or behind it
         try:
-            self._posted.extend(posted)
+            self._posted.extend(posted)  # one step: an interrupt comes before all or behind it
         except self._mpi.Exception as exc:
-            self._sent[rank] -= 1
             self._fault(exc, rank)
 
     def _look_at_posted(self) -> None:
@@ -183,63 +190,39 @@ class MPIEndpoint(Endpoint):
             arrivals += self._news
             self._news = []
         if arrivals:
-            self._busy = True
+            self.busy = True
         return arrivals
 
     def _receive(self, arrivals: list[Arrival]) -> None:
+        look = self._inbox.look
         try:
-            come = self._look(1)
+            come = look()
             most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
             # Only the second time that nothing is there: senders, too, call this, and soon go on.
-            come = come or (self._missed and self._look(_TRIES))
+            come = come or (self._missed and look(_TRIES))
             self._missed = not come
             while come:
-                parts, rank = _decode(self._view[: self._status.count]), self._status.source
-                self.taken()
-                if type(parts[0]) is int or rank in self._coming:
-                    self._extend(rank, parts)
-                elif rank not in self._gone:
-                    arrivals.append(Frame(rank and rank + self._base, parts))  # type: ignore[arg-type]
-                come = len(arrivals) < most and self._look(1)
+                self._take(arrivals)
+                come = len(arrivals) < most and look()
         except self._mpi.Exception as exc:
             self._fault(exc)
         except msgspec.DecodeError as exc:
             raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
 
-    def _look(self, times: int) -> bool:
-        """Whether a message is there; several looks take less time than a caller's way round."""
-        if not self._there:
-            looks = map(self._inbox.Test, repeat(self._status, times))
-            (self._there,) = map(any, (looks,))  # one step: no interrupt hides what has come
-        return self._there
-
-    def look(self) -> Parts | None:
-        """See `Endpoint.look`."""
-        try:
-            if self._closed or self._coming:
-                return []
-            if not self._look(_TRIES):
-                return None
-            parts = _decode(self._view[: self._status.count])
-        except (self._mpi.Exception, msgspec.DecodeError):
-            return []
-        source = self._status.source
-        if type(parts[0]) is int or source in self._gone or source in self._unnoticed:
-            return []
-        return parts  # type: ignore[return-value]
-
-    def taken(self) -> None:
-        """See `Endpoint.taken`."""
-        self._there = False
-        self._busy = True
-        self._received += 1
-        try:
-            self._inbox.Start()
-        except self._mpi.Exception as exc:
-            self._fault(exc)
+    def _take(self, arrivals: list[Arrival]) -> None:
+        """Take what is in the inbox."""
+        kind, rank, data = self._inbox.message()
+        parts: list[Any] = [bytes(data)] if kind == MARK else _decode(data)
+        self._inbox.taken()
+        self.busy = True
+        if type(parts[0]) is int or rank in self._coming:
+            self._extend(rank, parts)
+        elif rank not in self._gone:
+            arrivals.append(Frame(rank and rank + self._base, parts))
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
         """Take in what is no whole frame, or comes behind one that is not whole yet."""
+        self.short.usable = False
         requests: deque[Request] = deque()
         if type(parts[0]) is int:
             self._hasty = self._hasty or parts[0] == _HASTE
@@ -272,16 +255,17 @@ class MPIEndpoint(Endpoint):
                 if parts:
                     arrivals.append(Frame(rank and rank + self._base, parts))
                 else:
+                    self._farewells += 1
                     self._lose(rank, "it has left the MPI job")
             if not frames:
                 self._coming.pop(rank, None)
+        self.short.usable = not (self._coming or self._gone or self._unnoticed or self._closed)
 
     def _through(self, rank: int, requests: deque[Request]) -> bool:
         try:
             while requests and requests[0].Test():
                 requests.popleft()
-                self._received += 1
-                self._busy = True
+                self.busy = True
         except self._mpi.Exception as exc:
             self._fault(exc, rank)
             return False
@@ -292,7 +276,7 @@ class MPIEndpoint(Endpoint):
             try:
                 while requests and requests[0].Test():
                     requests.popleft()
-                    self._busy = True
+                    self.busy = True
             except self._mpi.Exception as exc:
                 self._fault(exc, rank)
             if not requests:
@@ -335,6 +319,7 @@ class MPIEndpoint(Endpoint):
     def give_up(self, number: int) -> None:
         """Wait for an agent no more; what is under way to it may still arrive."""
         self._unnoticed.add(number - self._base)
+        self.short.usable = False
 
     def _under_way(self) -> bool:
         """Whether something goes to somebody who may take it."""
@@ -351,6 +336,7 @@ class MPIEndpoint(Endpoint):
         if rank in self._gone:
             return
         self._gone.add(rank)
+        self.short.usable = False
         if self._rank == 0 or rank == 0:
             self._news.append(Left(rank and rank + self._base, why))
 
@@ -363,8 +349,8 @@ class MPIEndpoint(Endpoint):
         if self._news:
             return 0
         now = time.monotonic()
-        if self._busy:
-            self._busy, self._since = False, now
+        if self.busy:
+            self.busy, self._since = False, now
             return 0
         idle = now - self._since
         if idle < SPIN or (idle < _LONG_WAY and (self._coming or self._long)):
@@ -395,27 +381,30 @@ class MPIEndpoint(Endpoint):
         if self._hasty:
             remove(self.remains)
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
-            if rank not in self._gone:
-                self._post(rank, _encode([_HASTE if self._hasty else _FAREWELL]), _FRAME)
+            self._expected[rank] = 1
+        for rank, expected in enumerate(self._expected):
+            if expected and rank not in self._dead | self._unnoticed:
+                what = [_HASTE if self._hasty else _FAREWELL]
+                self._post(rank, self._head_and(what), FRAME)
+        self.short.usable = False
         with suppress(EngineFailed):
             self.settled = self._settle()
         self._closed = True
         with suppress(self._mpi.Exception):
-            self._inbox.Cancel()
-            self._inbox.Wait()
+            self._inbox.close()
 
     def _settle(self) -> bool:
         """Receive, for nobody, what is still under way to this rank; whether all came along.
 
-        All ranks tell each other how many messages they sent to whom, which are waited for. Who
-        has got them all still helps those that send: to a rank that only waits for the end of
-        MPI, MPICH does not bring its messages to their ends.
+        All ranks tell each other to whom they may have sent something, and each waits for the
+        farewells of those, behind which nothing comes. Who has them all still helps those that
+        send: to a rank that only waits for the end of MPI, MPICH brings no message to its end.
         """
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty
         try:
             return (
-                self._wait_for(self._comm.Ireduce_scatter_block(self._sent, self._total))
+                self._wait_for(self._comm.Ireduce_scatter_block(self._expected, self._total))
                 and self._wait_while(lambda: not self._dead and self._incomplete())
                 and self._wait_for(self._comm.Ibarrier())
             )
@@ -433,7 +422,7 @@ class MPIEndpoint(Endpoint):
         return self._under_way() or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
-        return self._received < self._total[0] or bool(
+        return self._farewells < self._total[0] or bool(
             self._posted or self._sending or self._coming
         )
 

@@ -1,0 +1,133 @@
+"""What comes to a rank, one message after the other, and the short way of small ones.
+
+Each message says itself whose it is, and how long, so that it does no harm to ask MPI twice for
+the same one: a receive that has ended stays so until it is started again (MPI 4.1, 3.9). An
+interrupt anywhere finds the message in the inbox or behind it.
+"""
+
+from __future__ import annotations
+
+import struct
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice, repeat
+from typing import TYPE_CHECKING
+
+from encamp.engines.base import MARK, Line, ShortMessages
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from mpi4py.MPI import Intracomm, Prequest
+
+    from encamp.engines.mpi_endpoint import MPIEndpoint
+
+FRAME = 1
+"""Tag of what comes to inboxes."""
+HEAD = struct.Struct("=Bxxxiq")
+"""Before each message: `FRAMED` or `MARK`, its sender's rank, and the bytes of a frame."""
+FRAMED = 0
+_SIZE = (1 << 20) + HEAD.size
+"""Has room for a frame of small parts, and for the sizes of as many as `encamp.wire` allows."""
+_SHORT = 256
+"""Bytes of a short message, the heads included."""
+_TRIES = 40
+
+
+class Inbox:
+    """One receive that is always posted, which costs less than probing."""
+
+    def __init__(self, mpi: ModuleType, comm: Intracomm) -> None:
+        self.box = bytearray(_SIZE)
+        self._view = memoryview(self.box)
+        self._request: Prequest = comm.Recv_init([self.box, mpi.BYTE], mpi.ANY_SOURCE, FRAME)
+        self.tests = map(self._request.Test, repeat(None))
+        """Without an end; a loop over these is one of C's."""
+        self.taken: Callable[[], None] = self._request.Start
+        """Let the next message in."""
+        self.taken()
+
+    def look(self, times: int = 1) -> bool:
+        """Whether a message is there; several looks take less time than a caller's way round."""
+        return any(islice(self.tests, times))
+
+    def message(self) -> tuple[int, int, memoryview]:
+        """What it is, whose, and its bytes, which the next one overwrites."""
+        kind, rank, size = HEAD.unpack_from(self.box)
+        end = _SHORT if kind == MARK else HEAD.size + size
+        return kind, rank, self._view[HEAD.size : end]
+
+    def close(self) -> None:
+        """Wait for no more; raises what MPI does."""
+        self._request.Cancel()
+        self._request.Wait()
+        self._request.Free()
+
+
+class MPIShortMessages(ShortMessages):
+    """Each line is a send of MPI that is prepared once, from a buffer with the heads in it."""
+
+    start = HEAD.size
+
+    def __init__(self, end: MPIEndpoint, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
+        self._end, self._mpi, self._comm, self._arrived = end, mpi, comm, inbox
+        self._tests = inbox.tests
+        self.inbox = inbox.box
+        self.taken = inbox.taken  # type: ignore[method-assign]  # a call less
+        self._over: deque[Prequest] = deque()
+        """Sends of lines that nobody has any more, maybe not through yet."""
+        self.usable = True
+        """Whether all ranks are there, nobody leaves, and nothing long comes in."""
+
+    def line(self, to: int, head: bytes) -> Line:
+        """See `ShortMessages.line`."""
+        end = self._end
+        rank = end.expects(to)
+        if rank is None:
+            return bytes  # which does nothing about it
+        heads = HEAD.pack(MARK, self._comm.rank, 0) + head
+        buffer = bytearray(heads.ljust(_SHORT))
+        rest = memoryview(buffer)[len(heads) :]
+        room = len(rest)
+        request = self._comm.Send_init([buffer, self._mpi.BYTE], rank, FRAME)
+        done, start, error = request.Test, request.Start, self._mpi.Exception
+
+        def send(data: bytes) -> None:
+            size = len(data)
+            try:
+                if self.usable and size <= room and done():
+                    rest[:size] = data
+                    start()
+                    end.busy = True
+                    return
+            except error:
+                pass  # it is told, or handled, where the message goes the usual way
+            end.send(to, [head + data])
+
+        weakref.finalize(send, self._forget, request).atexit = False
+        return send
+
+    def _forget(self, request: Prequest) -> None:
+        """Give a line's send back, when it is over."""
+        self._over.append(request)
+        with suppress(self._mpi.Exception):
+            while self._over and not self._mpi.Is_finalized() and self._over[0].Test():
+                self._over.popleft().Free()
+
+    def look(self) -> bool | None:
+        """See `ShortMessages.look`."""
+        if not self.usable:
+            return False
+        try:
+            if any(islice(self._tests, _TRIES)):
+                self._end.busy = True
+                return self.inbox[0] == MARK
+        except self._mpi.Exception:
+            return False
+        return None
+
+    def taken(self) -> None:
+        """See `ShortMessages.taken`."""
+        self._arrived.taken()
