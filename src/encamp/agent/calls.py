@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 _NOTHING: Parts = []
 BRIEF = 0.001
 """Seconds for which the short way of messages may be tried in vain."""
+_LINES = 1000
+"""Short ways that a task has to others, at most."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 
 
@@ -356,7 +358,14 @@ class Slot:
             self.port.send(parts, envelope)
         short = self.port.short
         if short is not None and envelope.agent != self.agent:
-            self.lines[to] = short.line(envelope) if to in self.lines else None
+            self._get_line(short, envelope)
+
+    def _get_line(self, short: ShortWay, envelope: Message) -> None:
+        """Have a line to a task that was written to before, for the next message."""
+        if len(self.lines) > _LINES:
+            self.lines.clear()
+        to = envelope.to
+        self.lines[to] = short.line(envelope) if to in self.lines else None
 
     def _route(self, to: int) -> tuple[int, int, int]:
         self.port.send([encode(WhereIs(self.number, to))])

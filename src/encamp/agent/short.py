@@ -19,8 +19,6 @@ from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
 from encamp.engines.base import Endpoint, Line, ShortMessages
 
 _TRIES = 32
-
-
 _TO, _SENDER = 1, 2
 """Places in `LABEL`, by eight bytes."""
 _new = tuple.__new__

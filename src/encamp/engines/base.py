@@ -58,11 +58,13 @@ class ShortMessages(ABC):
     Where one is not looked for, or a line cannot send one so, it comes as a frame of one part,
     which begins with `MARK` as no other does.
 
-    What has come last is in ``inbox``, behind ``start`` bytes of the engine's own.
+    What has come last is in ``inbox``, behind ``start`` bytes of the engine's own. ``taken`` is to
+    be called when the message that `look` has shown was taken from there.
     """
 
     inbox: bytearray
     start: int = 0
+    taken: Callable[[], object]
 
     @abstractmethod
     def line(self, to: int, head: bytes) -> Line:
@@ -73,15 +75,11 @@ class ShortMessages(ABC):
 
     @abstractmethod
     def look(self) -> bool | None:
-        """Whether a short message is in the inbox, where it stays until it is `taken`.
+        """Whether a short message is in the inbox, where it stays until it is ``taken``.
 
         Looks for some microseconds. None if nothing is there; False if it is something that only
         `Endpoint.receive` can bring.
         """
-
-    @abstractmethod
-    def taken(self) -> None:
-        """The message that `look` has just shown has been taken."""
 
 
 class Endpoint(ABC):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice, repeat
@@ -72,12 +71,11 @@ class MPIShortMessages(ShortMessages):
     start = HEAD.size
 
     def __init__(self, end: MPIEndpoint, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
-        self._end, self._mpi, self._comm, self._arrived = end, mpi, comm, inbox
+        self._end, self._mpi, self._comm = end, mpi, comm
         self._tests = inbox.tests
-        self.inbox = inbox.box
-        self.taken = inbox.taken  # type: ignore[method-assign]  # a call less
-        self._over: deque[Prequest] = deque()
-        """Sends of lines that nobody has any more, maybe not through yet."""
+        self.inbox, self.taken = inbox.box, inbox.taken
+        self._over: list[Prequest] = []
+        """Sends of lines that nobody had any more before they were through."""
         self.usable = True
         """Whether all ranks are there, nobody leaves, and nothing long comes in."""
 
@@ -110,11 +108,12 @@ class MPIShortMessages(ShortMessages):
         return send
 
     def _forget(self, request: Prequest) -> None:
-        """Give a line's send back, when it is over."""
-        self._over.append(request)
+        """Give the send of a line back that nobody has any more, if it is through."""
         with suppress(self._mpi.Exception):
-            while self._over and not self._mpi.Is_finalized() and self._over[0].Test():
-                self._over.popleft().Free()
+            if self._mpi.Is_finalized() or not request.Test():
+                self._over.append(request)
+            else:
+                request.Free()
 
     def look(self) -> bool | None:
         """See `ShortMessages.look`."""
@@ -127,7 +126,3 @@ class MPIShortMessages(ShortMessages):
         except self._mpi.Exception:
             return False
         return None
-
-    def taken(self) -> None:
-        """See `ShortMessages.taken`."""
-        self._arrived.taken()
