@@ -28,7 +28,7 @@ _HOMES = {
     "Host": "encamp.cluster.events",
     "HostAdded": "encamp.cluster.events",
     "HostDeleted": "encamp.cluster.events",
-    "Received": "encamp.agent.calls",
+    "Received": "encamp.agent.protocol",
     "SPAWNER": "encamp.cluster.cluster",
     "TaskExit": "encamp.cluster.events",
     "TaskResult": "encamp.cluster.events",
@@ -83,7 +83,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from encamp.agent.calls import CurrentTask, Received, current_task
+    from encamp.agent.calls import CurrentTask, current_task
+    from encamp.agent.protocol import Received
     from encamp.cluster.cluster import SPAWNER, Cluster
     from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
     from encamp.errors import (

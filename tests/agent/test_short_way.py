@@ -10,10 +10,9 @@ from pickle import UnpicklingError
 
 import pytest
 
-from encamp.agent.calls import Received
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import dump, dump_small
-from encamp.agent.protocol import LABEL, Message, encode, label, unbundled
+from encamp.agent.protocol import LABEL, Message, Received, encode, label, unbundled
 from encamp.agent.pump import Pump
 from encamp.agent.short import ShortWay
 from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Line, ShortMessages

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rehearsal import RehearsedCluster
 
-from encamp.agent.calls import Received
+from encamp.agent.protocol import Received
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import (

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from msgspec import Raw
 
@@ -30,6 +30,7 @@ from encamp.agent.protocol import (
     Ask,
     Call,
     Message,
+    Received,
     Run,
     Started,
     Told,
@@ -70,13 +71,6 @@ class Setup:
     initializer: tuple[int, bytes] | None = None
     """Number and pickle of a function with its arguments; runs once in every slot."""
     staging: Staging | None = None
-
-
-class Received(NamedTuple):
-    """A message, and the id of the task that sent it (0: the spawner)."""
-
-    source: int
-    message: Any
 
 
 class Port(Protocol):

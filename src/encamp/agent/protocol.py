@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -180,6 +180,13 @@ class Message(Envelope, tag=10):
     """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
     run: int = 0
     """`Run.number` of what ``to`` came with, if the sender knows: this may be there before it."""
+
+
+class Received(NamedTuple):
+    """A message, and the id of the task that sent it (0: the spawner)."""
+
+    source: int
+    message: Any
 
 
 class WhereIs(Envelope, tag=11):

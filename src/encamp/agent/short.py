@@ -12,9 +12,8 @@ from itertools import repeat
 from pickle import loads
 from time import monotonic
 
-from encamp.agent.calls import Received
 from encamp.agent.outbox import Outbox
-from encamp.agent.protocol import LABEL, Message, label
+from encamp.agent.protocol import LABEL, Message, Received, label
 from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
 from encamp.engines.base import Endpoint, Line, ShortMessages
 

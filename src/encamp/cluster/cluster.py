@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
-from encamp.agent.calls import BRIEF, Received
+from encamp.agent.calls import BRIEF
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small
-from encamp.agent.protocol import End, Orders, encode
+from encamp.agent.protocol import End, Orders, Received, encode
 from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once

@@ -8,10 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from encamp.agent.calls import Received
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import load
-from encamp.agent.protocol import NOWHERE, SPAWNER, addressed
+from encamp.agent.protocol import NOWHERE, SPAWNER, Received, addressed
 from encamp.agent.short import ShortWay
 from encamp.cluster.task import Task
 from encamp.engines.base import Line

@@ -134,7 +134,7 @@ class MPIEndpoint(Endpoint):
         return bool(self._sending)
 
     def expects(self, to: int) -> int | None:
-        """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
+        """See `Rank.expects`."""
         rank = to - self._base if to else 0
         if rank in self._gone or not 0 <= rank < self._ranks or self._closed:
             return None

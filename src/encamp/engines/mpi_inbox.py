@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.base import MARK, Line, ShortMessages
+from encamp.wire import Buffer
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from mpi4py.MPI import Intracomm, Prequest
 
-    from encamp.engines.mpi_endpoint import MPIEndpoint
 
 FRAME = 1
 """Tag of what comes to inboxes."""
@@ -33,6 +33,19 @@ _SIZE = (1 << 20) + HEAD.size
 _SHORT = 256
 """Bytes of a short message, the heads included."""
 _TRIES = 40
+
+
+class Rank(Protocol):
+    """A rank's end, as far as lines need it."""
+
+    busy: bool
+    """Whether something has happened since it was asked how long one may wait."""
+
+    def expects(self, to: int) -> int | None:
+        """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """`Endpoint.send`."""
 
 
 class Inbox:
@@ -70,7 +83,7 @@ class MPIShortMessages(ShortMessages):
 
     start = HEAD.size
 
-    def __init__(self, end: MPIEndpoint, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
+    def __init__(self, end: Rank, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
         self._end, self._mpi, self._comm = end, mpi, comm
         self._tests = inbox.tests
         self.inbox, self.taken = inbox.box, inbox.taken

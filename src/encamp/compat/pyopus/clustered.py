@@ -16,7 +16,8 @@ from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from encamp.agent.calls import CurrentTask, Received, current_task
+from encamp.agent.calls import CurrentTask, current_task
+from encamp.agent.protocol import Received
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus.base import (
     HostID,
