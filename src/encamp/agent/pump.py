@@ -38,8 +38,8 @@ _LINGER = 0.002
 _NAP = 0.001
 _LONG = 0.02
 """Seconds of waiting after which nobody is expected to come back soon."""
-_AT_LEAST = 1.0
-"""Seconds after which the thread in the background looks again whether somebody drives."""
+_AT_LEAST = 60.0
+"""Seconds after which the thread in the background looks again, if it is told nothing."""
 _FOREVER = 3600.0
 
 Ready = Callable[[int], None]
@@ -377,9 +377,12 @@ class Pump:
                     return False
                 self.waiters -= 1
         self._claims = 0
-        self._driver = threading.get_ident()
-        self._since = time.monotonic()
+        self._drive_from_now()
         return True
+
+    def _drive_from_now(self) -> None:
+        self._since = time.monotonic()  # first: who sees the driver must not take an older time
+        self._driver = threading.get_ident()
 
     def _leave(self) -> None:
         self._driver = 0
@@ -424,8 +427,7 @@ class Pump:
         """Do something at once if nobody drives; otherwise have it done by whoever does."""
         with self._uninterrupted:
             if self.lock.acquire(blocking=False):
-                self._driver = threading.get_ident()
-                self._since = time.monotonic()
+                self._drive_from_now()
                 try:
                     call()
                     for turned in self.turned:
@@ -470,8 +472,7 @@ class Pump:
         """
         with self._uninterrupted:
             if self.lock.acquire(blocking=False) or self._relieves(within):
-                self._driver = threading.get_ident()
-                self._since = time.monotonic()
+                self._drive_from_now()
                 try:
                     self.turn(0)
                 finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,7 +87,7 @@ class MPIShortMessages(ShortMessages):
         self._tests = inbox.tests
         self.inbox, self.taken = inbox.box, inbox.taken
         self._over: list[Prequest] = []
-        """Sends of lines that nobody had any more before they were through."""
+        """Sends of lines that nobody has any more."""
         self.usable = True
         """Whether all ranks are there, nobody leaves, and nothing long comes in."""
 
@@ -98,6 +97,7 @@ class MPIShortMessages(ShortMessages):
         rank = end.expects(to)
         if rank is None:
             return bytes  # which does nothing about it
+        self._free()
         heads = HEAD.pack(MARK, self._comm.rank, 0) + head
         buffer = bytearray(heads.ljust(_SHORT))
         rest = memoryview(buffer)[len(heads) :]
@@ -117,16 +117,21 @@ class MPIShortMessages(ShortMessages):
                 pass  # it is told, or handled, where the message goes the usual way
             end.send(to, [head + data])
 
-        weakref.finalize(send, self._forget, request).atexit = False
+        # Whoever has the last of it may be in any thread, so the request is given back later.
+        weakref.finalize(send, self._over.append, request).atexit = False
         return send
 
-    def _forget(self, request: Prequest) -> None:
-        """Give the send of a line back that nobody has any more, if it is through."""
-        with suppress(self._mpi.Exception):
-            if self._mpi.Is_finalized() or not request.Test():
-                self._over.append(request)
-            else:
-                request.Free()
+    def _free(self) -> None:
+        """Give the requests of lines back that nobody has any more, as far as they are through."""
+        over, self._over[:] = self._over[:], []
+        for request in over:
+            try:
+                if request.Test():
+                    request.Free()
+                else:
+                    self._over.append(request)
+            except self._mpi.Exception:
+                continue
 
     def look(self) -> bool | None:
         """See `ShortMessages.look`."""
