@@ -11,7 +11,7 @@ from pickle import UnpicklingError
 import pytest
 
 from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import dump, dump_small
+from encamp.agent.pickling import dump, dump_small, load_small
 from encamp.agent.protocol import LABEL, Message, Received, encode, label, unbundled
 from encamp.agent.pump import Pump
 from encamp.agent.short import ShortWay
@@ -29,6 +29,7 @@ class Short(Endpoint, ShortMessages):
     """An end with a short way; what has come is put there by the test."""
 
     start = len(OWN)
+    error = ConnectionError
 
     def __init__(self) -> None:
         self.inbox = bytearray(1000)
@@ -36,21 +37,31 @@ class Short(Endpoint, ShortMessages):
         """Short messages; what does not begin with the mark is something else."""
         self.sent: list[tuple[int, bytes]] = []
         self.short = self
+        self.breaks = False
 
     def send(self, to: int, parts: Sequence[object]) -> None: ...
 
     def line(self, to: int, head: bytes) -> Line:
-        return lambda data: self.sent.append((to, head + data))
+        def send(data: bytes) -> bool:
+            self.sent.append((to, head + data))
+            return True
 
-    def look(self) -> bool | None:
+        return send
+
+    def look(self) -> int | None:
         if not self.come:
             return None
         message = OWN + self.come[0]
         self.inbox[: len(message)] = message
-        return self.come[0][:1] == bytes([MARK])
+        return len(self.come[0]) if self.come[0][:1] == bytes([MARK]) else 0
 
     def taken(self) -> None:
         self.come.popleft()
+        if self.breaks:
+            raise self.error
+
+    def failed(self) -> None:
+        self.breaks = False
 
     def receive(self) -> Sequence[Arrival]:
         frames = [Frame(1, [parts]) for parts in self.come]
@@ -102,16 +113,42 @@ def outbox(end: Short) -> Outbox:
 
 
 @pytest.fixture
-def way(pump: Pump, end: Short, outbox: Outbox) -> ShortWay:
-    return ShortWay(pump, end, end, outbox)
+def queue() -> list[object]:
+    """What came before, and was not taken."""
+    return []
+
+
+@pytest.fixture
+def way(pump: Pump, end: Short, outbox: Outbox, queue: list[object]) -> ShortWay:
+    return ShortWay(pump, end, end, outbox, queue)
+
+
+def received(way: ShortWay, source: int | None = None) -> Received | None:
+    caught = way.receive(TASK, source)
+    return None if caught is None else Received(caught[0], load_small(caught[1]))
 
 
 def test_a_message_is_received_once(way: ShortWay, end: Short, handled: list[Parts]) -> None:
     end.come += [message("one"), message(("two", 2), sender=SENDER + 1)]
-    assert way.receive(TASK, None) == Received(SENDER, "one")
-    assert way.receive(TASK, None) == Received(SENDER + 1, ("two", 2))
-    assert way.receive(TASK, None) is None
+    assert received(way) == Received(SENDER, "one")
+    assert received(way) == Received(SENDER + 1, ("two", 2))
+    assert received(way) is None
     assert handled == []
+
+
+def test_nothing_goes_past_what_came_before(way: ShortWay, end: Short, queue: list[object]) -> None:
+    end.come.append(message("second"))
+    queue.append("first")
+    assert received(way) is None
+    queue.clear()
+    assert received(way) == Received(SENDER, "second")
+
+
+def test_a_message_counts_though_no_other_can_come(way: ShortWay, end: Short) -> None:
+    end.come.append(message("last"))
+    end.breaks = True
+    assert received(way) == Received(SENDER, "last")
+    assert not end.breaks  # told
 
 
 @pytest.mark.parametrize(
@@ -136,8 +173,8 @@ def test_what_is_something_else_stays_for_the_usual_way(
 def test_what_cannot_be_unpickled_is_raised_once(way: ShortWay, end: Short) -> None:
     end.come += [label(Message(TASK, SENDER)) + b"no pickle", message("next")]
     with pytest.raises(UnpicklingError):
-        way.receive(TASK, None)
-    assert way.receive(TASK, None) == Received(SENDER, "next")
+        received(way)
+    assert received(way) == Received(SENDER, "next")
 
 
 def test_what_was_not_looked_for_is_a_message_like_any_other() -> None:
@@ -210,7 +247,7 @@ def test_who_drives_is_not_disturbed(way: ShortWay, pump: Pump, end: Short) -> N
 
 def test_it_is_closed_for_good(way: ShortWay, end: Short) -> None:
     end.come.append(message("x"))
-    way.open = False
+    way.close()
     assert way.receive(TASK, None) is None
 
 

@@ -67,7 +67,7 @@ outputs = { "sum" = "{n}" }
 
 
 INTERRUPTED = """
-import json, random, signal, time
+import json, random, signal, sys, time
 from encamp import Cluster, current_task
 
 def echo():
@@ -80,36 +80,93 @@ if __name__ == "__main__":
         task = cluster.spawn(echo, notify=False)
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
         random.seed(7)
-        interrupts, sent, got, stop = 0, 0, [], time.monotonic() + 3
+        pad = int(sys.argv[1])
+        interrupts, sent, got, stop = 0, 0, [], time.monotonic() + 2
         while time.monotonic() < stop:
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004))
                 while True:
-                    cluster.send(task, sent := sent + 1)
-                    got.append(cluster.receive().message)
+                    cluster.send(task, [sent := sent + 1, bytes(pad)])
+                    got.append(cluster.receive().message[0])
             except KeyboardInterrupt:
                 interrupts += 1
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            cluster.send(task, sent := sent + 1)
+            cluster.send(task, [sent := sent + 1, b""])
             while not got or got[-1] != sent:
-                got.append(cluster.receive(20).message)
+                got.append(cluster.receive(20).message[0])
         cluster.send(task, None)
     print(json.dumps([interrupts, sent, got]))
 """
 
 
+@pytest.mark.parametrize("pad", [0, 1_000, 100_000])
 def test_ctrl_c_loses_no_more_than_the_message_that_is_just_received(
-    launcher: Launcher, tmp_path: Path
+    launcher: Launcher, tmp_path: Path, pad: int
 ) -> None:
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED)
-    done = mpirun(launcher, 2, str(script))
+    done = mpirun(launcher, 2, str(script), str(pad))
     assert done.returncode == 0, done.stderr
     interrupts, sent, got = json.loads(done.stdout)
     assert interrupts > 100
     assert got == sorted(set(got))
     assert sent - len(got) <= interrupts
+
+
+NESTED = """
+import json, os, sys
+sys.path.insert(0, os.path.dirname(__file__))
+from encamp import Cluster, current_task
+from nested_work import Asks, Receives, give
+
+if __name__ == "__main__":
+    with Cluster("mpi", inline=True) as cluster:
+        Asks.cluster = cluster
+        task = cluster.spawn(give, notify=False)
+        asked = [cluster.receive(20).message.got for _ in range(4)]
+        for number in range(4):
+            cluster.send(task, Receives())
+            cluster.send(task, number)
+        print(json.dumps([asked, task.result(20)]))
+"""
+NESTED_WORK = """
+from encamp import current_task
+from encamp.testing.work import add
+
+class Asks:
+    cluster = None
+    def __reduce__(self):
+        return asked, ()
+
+def asked():
+    asks = Asks()
+    asks.got = Asks.cluster.spawn(add, 1, notify=False).result(20)
+    return asks
+
+class Receives:
+    def __setstate__(self, state):
+        self.got = current_task().receive(20).message
+    def __getstate__(self):
+        return 1
+
+def give():
+    me = current_task()
+    for _ in range(4):
+        me.send(0, Asks())
+    return [me.receive(20).message.got for _ in range(4)]
+"""
+
+
+def test_a_message_that_waits_while_it_is_unpickled_holds_nobody_up(
+    launcher: Launcher, tmp_path: Path
+) -> None:
+    (tmp_path / "nested_work.py").write_text(NESTED_WORK)
+    script = tmp_path / "nested.py"
+    script.write_text(NESTED)
+    done = mpirun(launcher, 3, str(script))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [[2] * 4, [0, 1, 2, 3]]
 
 
 MIXED = """

@@ -242,7 +242,7 @@ class Agent:
         if not self.over:
             self.over = True
             if self.short is not None:
-                self.short.open = False
+                self.short.close()
             for slot in self.slots:
                 slot.begin_end()
             deadline = time.monotonic() + STOP_WITHIN  # of all, not one after the other

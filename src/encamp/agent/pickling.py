@@ -89,6 +89,10 @@ def load(parts: Sequence[Buffer]) -> Any:
     return pickle.loads(parts[0], buffers=buffers)  # noqa: S301 - see above
 
 
+load_small = pickle.loads
+"""`load` for what `dump_small` has pickled."""
+
+
 def portable_error(exc: BaseException) -> BaseException:
     """``exc`` if it survives pickling, else a RuntimeError that says the same."""
     return exc.with_traceback(None) if _travels(exc) else _in_words(exc)

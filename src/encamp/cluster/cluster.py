@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
-from encamp.agent.calls import BRIEF
+from encamp.agent.calls import BRIEF, new
 from encamp.agent.main import Agent, serve
-from encamp.agent.pickling import dump_as, dump_small
+from encamp.agent.pickling import dump_as, dump_small, load_small
 from encamp.agent.protocol import End, Orders, Received, encode
 from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
@@ -131,7 +131,7 @@ class Cluster:
         self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
         self._pump = self._controller.pump
-        self._come, self._lines = self._controller.mail.come, self._controller.mail.lines
+        self._lines = self._controller.mail.lines
         self._short: ShortWay | None = None
         self._closed = False
         """Whether it takes nothing new."""
@@ -175,7 +175,8 @@ class Cluster:
             raise
         controller.mail.clear()  # the first hosts are no news
         if engine.short is not None and self._kind == "inline" and not key:
-            short = ShortWay(self._pump, engine, engine.short, controller.outbox)
+            queue = controller.mail.come
+            short = ShortWay(self._pump, engine, engine.short, controller.outbox, queue)
             self._short = controller.mail.short = short
         if self._beats:
             controller.hosts.listen()
@@ -375,10 +376,11 @@ class Cluster:
         """
         wanted = None if source is None else _number(source)
         short = self._short
-        if short is not None and not self._come and (timeout is None or timeout > BRIEF):
+        if short is not None and (timeout is None or timeout > BRIEF):
             caught = short.receive(SPAWNER, wanted)
             if caught is not None:
-                return caught
+                sender, data = caught
+                return new(Received, (sender, load_small(data)))
         return self._receive(timeout, wanted)
 
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:

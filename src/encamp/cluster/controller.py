@@ -307,12 +307,17 @@ class Controller:
             error.__cause__ = RemoteTraceback(head + text)
         self.end(task, False, error)
 
+    def waits_again(self, task: Task) -> None:
+        """A task that was given to a slot is there no more, and has not begun."""
+        task._waits_again()
+        self.mail.lines.pop(task.id, None)
+
     def _again_by_value(self, task: Task, module: str) -> bool:
         again = self.functions.again_by_value(task._function, module)
         if again is None:
             return False
         task._function = again
-        task._waits_again()
+        self.waits_again(task)
         self.scheduler.put_back([task])
         return True
 

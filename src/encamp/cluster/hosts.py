@@ -185,7 +185,7 @@ class Hosts:
     ) -> None:
         """A slot's process is gone with the call that had begun; the others go elsewhere."""
         for task in others:
-            task._waits_again()
+            self._controller.waits_again(task)
         self._controller.recalls.put_back(others, place)
         for task in begun:
             self._controller.end(task, False, why_ended(task, place, exit_code, why))

@@ -30,7 +30,7 @@ class Mail:
         self._taking = threading.Lock()
         self.short: ShortWay | None = None
         self.lines: dict[int, Line | None] = {}
-        """Short ways of the program to tasks; None to those that it has written to once."""
+        """Short ways of the program to tasks that run; None to those written to once."""
 
     # For the program
 
@@ -93,7 +93,7 @@ class Mail:
         elif (place := task._place) is not None:
             envelope, head = addressed(to, sender, place.agent, place.number)
             self._outbox.send(place.agent, [head, *payload])
-            if self.short is not None and sender == SPAWNER:
+            if self.short is not None and sender == SPAWNER and not self.lines.get(to):
                 self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
     def begins(self, task: Task) -> None:

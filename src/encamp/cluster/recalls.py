@@ -91,7 +91,7 @@ class Recalls:
         returned = [task for task in place.ahead if task.id in back]
         for task in reversed(returned):
             self._scheduler.ended(place, task)
-            task._waits_again()
+            self._controller.waits_again(task)
         self.put_back(returned, place)
         self._controller.begins(place)
         targets = [] if self._controller.inline else [task for task in place.ahead if task._end]

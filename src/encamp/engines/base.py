@@ -46,8 +46,8 @@ class Left:
 Arrival = Frame | Joined | Left
 
 
-Line = Callable[[bytes], object]
-"""Sends a short message to one end, at once."""
+Line = Callable[[bytes], bool]
+"""Sends a short message to one end, at once; false if it is too long for that."""
 
 
 class ShortMessages(ABC):
@@ -55,31 +55,36 @@ class ShortMessages(ABC):
 
     An interrupt (Ctrl-C) anywhere in here does no harm, so that nobody has to hold it off, which
     takes as long as to send a message. Short messages and frames of a pair keep their order.
-    Where one is not looked for, or a line cannot send one so, it comes as a frame of one part,
-    which begins with `MARK` as no other does.
+    One that is not looked for comes as a frame of one part, which begins with `MARK` as no other.
 
     What has come last is in ``inbox``, behind ``start`` bytes of the engine's own. ``taken`` is to
-    be called when the message that `look` has shown was taken from there.
+    be called when the message that `look` has shown was copied from there. It may raise an
+    ``error``; then `failed` is to be called, and `Endpoint.receive` sees to the rest.
     """
 
     inbox: bytearray
     start: int = 0
     taken: Callable[[], object]
+    error: type[Exception]
 
     @abstractmethod
     def line(self, to: int, head: bytes) -> Line:
         """What sends short messages to an end, which all begin with ``head``, and that with `MARK`.
 
-        It takes what follows, of any length. Costs as much as to send a message.
+        It takes what follows that. Costs as much as to send a message.
         """
 
     @abstractmethod
-    def look(self) -> bool | None:
-        """Whether a short message is in the inbox, where it stays until it is ``taken``.
+    def look(self) -> int | None:
+        """The bytes of the short message in the inbox, where it stays until it is taken.
 
-        Looks for some microseconds. None if nothing is there; False if it is something that only
+        Looks for some microseconds. None if nothing is there; 0 if it is something that only
         `Endpoint.receive` can bring.
         """
+
+    @abstractmethod
+    def failed(self) -> None:
+        """The message has been taken, but no other can come before `Endpoint.receive`."""
 
 
 class Endpoint(ABC):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Left
-from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
+from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, TRIES, Inbox, MPIShortMessages
 from encamp.engines.mpi_processes import Processes
 from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineFailed
@@ -57,7 +57,6 @@ _TOGETHER = 1 << 17
 """As long as they are not more than this."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
-_TRIES = 40
 _SHORT = 1 << 12
 """Messages of that many bytes go at once, whoever is to receive them, and are looked at later."""
 _UNSEEN = 16
@@ -102,6 +101,10 @@ class MPIEndpoint(Endpoint):
         self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
         self._total = array("q", [0])
+        self._said_farewell = False
+        self._told: Request | None = None
+        self._all_told: Request | None = None
+        """Steps of leaving that all take together, with which an interrupted `close` goes on."""
         self._deadline = 0.0
         self._processes = Processes()
         self._inbox = Inbox(mpi, comm)
@@ -118,10 +121,7 @@ class MPIEndpoint(Endpoint):
         if rank is None:
             return
         if _is_small(parts):
-            data = self._head_and(parts)
-            self._post(rank, data, FRAME)
-            if len(data) > _SHORT or len(self._posted) > _UNSEEN:
-                self._look_at_posted()
+            self.post(rank, self._head_and(parts))
         else:
             self._send_big(rank, parts)
             self._look_at_posted()
@@ -132,6 +132,12 @@ class MPIEndpoint(Endpoint):
     def sending(self) -> bool:
         """See `Endpoint.sending`."""
         return bool(self._sending)
+
+    def post(self, rank: int, data: Buffer) -> None:
+        """See `Rank.post`."""
+        self._post(rank, data, FRAME)
+        if len(data) > _SHORT or len(self._posted) > _UNSEEN:
+            self._look_at_posted()
 
     def expects(self, to: int) -> int | None:
         """See `Rank.expects`."""
@@ -199,19 +205,24 @@ class MPIEndpoint(Endpoint):
             come = look()
             most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
             # Only the second time that nothing is there: senders, too, call this, and soon go on.
-            come = come or (self._missed and look(_TRIES))
+            come = come or (self._missed and look(TRIES))
             self._missed = not come
             while come:
                 self._take(arrivals)
                 come = len(arrivals) < most and look()
         except self._mpi.Exception as exc:
+            self._inbox.void()
             self._fault(exc)
         except msgspec.DecodeError as exc:
             raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
 
     def _take(self, arrivals: list[Arrival]) -> None:
         """Take what is in the inbox."""
-        kind, rank, data = self._inbox.message()
+        message = self._inbox.message()
+        if message is None:
+            self._inbox.taken()
+            return
+        kind, rank, data = message
         parts: list[Any] = [bytes(data)] if kind == MARK else _decode(data)
         self._inbox.taken()
         self.busy = True
@@ -380,18 +391,23 @@ class MPIEndpoint(Endpoint):
         self._hasty = self._hasty or not self._unnoticed <= self._dead
         if self._hasty:
             remove(self.remains)
+        self.short.usable = False
+        if not self._said_farewell:
+            self._said_farewell = True
+            self._say_farewell()
+        with suppress(EngineFailed):
+            self.settled = self._settle()
+        self._closed = True
+        with suppress(self._mpi.Exception):
+            self._inbox.close()
+
+    def _say_farewell(self) -> None:
         for rank in range(1, self._ranks) if self._rank == 0 else (0,):
             self._expected[rank] = 1
         for rank, expected in enumerate(self._expected):
             if expected and rank not in self._dead | self._unnoticed:
                 what = [_HASTE if self._hasty else _FAREWELL]
                 self._post(rank, self._head_and(what), FRAME)
-        self.short.usable = False
-        with suppress(EngineFailed):
-            self.settled = self._settle()
-        self._closed = True
-        with suppress(self._mpi.Exception):
-            self._inbox.close()
 
     def _settle(self) -> bool:
         """Receive, for nobody, what is still under way to this rank; whether all came along.
@@ -403,11 +419,15 @@ class MPIEndpoint(Endpoint):
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty
         try:
-            return (
-                self._wait_for(self._comm.Ireduce_scatter_block(self._expected, self._total))
-                and self._wait_while(lambda: not self._dead and self._incomplete())
-                and self._wait_for(self._comm.Ibarrier())
-            )
+            if self._told is None:
+                self._told = self._comm.Ireduce_scatter_block(self._expected, self._total)
+            if not self._wait_for(self._told):
+                return False
+            if not self._wait_while(lambda: not self._dead and self._incomplete()):
+                return False
+            if self._all_told is None:
+                self._all_told = self._comm.Ibarrier()
+            return self._wait_for(self._all_told)
         except self._mpi.Exception:
             return True  # somebody died; an MPI that goes on then minds no messages that are left
 

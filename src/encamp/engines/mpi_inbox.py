@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,13 +25,18 @@ if TYPE_CHECKING:
 FRAME = 1
 """Tag of what comes to inboxes."""
 HEAD = struct.Struct("=Bxxxiq")
-"""Before each message: `FRAMED` or `MARK`, its sender's rank, and the bytes of a frame."""
-FRAMED = 0
+"""Before each message: `FRAMED` or `MARK`, its sender's rank, and how many bytes follow."""
+FRAMED, _VOID = 0, 1
+_SIZE_AT = 1
+"""Place of the latter, by eight bytes."""
 _SIZE = (1 << 20) + HEAD.size
 """Has room for a frame of small parts, and for the sizes of as many as `encamp.wire` allows."""
-_SHORT = 256
-"""Bytes of a short message, the heads included."""
-_TRIES = 40
+_PREPARED = 256
+"""Bytes that a prepared send has, the heads included."""
+_SHORT = 1 << 12
+"""Bytes that a line takes at most, by a send of its own if need be: more take several steps."""
+TRIES = 40
+"""Looks that take less time than a caller's way round."""
 
 
 class Rank(Protocol):
@@ -43,8 +48,8 @@ class Rank(Protocol):
     def expects(self, to: int) -> int | None:
         """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
 
-    def send(self, to: int, parts: Sequence[Buffer]) -> None:
-        """`Endpoint.send`."""
+    def post(self, rank: int, data: Buffer) -> None:
+        """Send a first message, in one step."""
 
 
 class Inbox:
@@ -61,14 +66,17 @@ class Inbox:
         self.taken()
 
     def look(self, times: int = 1) -> bool:
-        """Whether a message is there; several looks take less time than a caller's way round."""
+        """Whether a message is there."""
         return any(islice(self.tests, times))
 
-    def message(self) -> tuple[int, int, memoryview]:
-        """What it is, whose, and its bytes, which the next one overwrites."""
+    def message(self) -> tuple[int, int, memoryview] | None:
+        """What it is, whose, and its bytes, which the next one overwrites; None if it is void."""
         kind, rank, size = HEAD.unpack_from(self.box)
-        end = _SHORT if kind == MARK else HEAD.size + size
-        return kind, rank, self._view[HEAD.size : end]
+        return None if kind == _VOID else (kind, rank, self._view[HEAD.size : HEAD.size + size])
+
+    def void(self) -> None:
+        """After an error: nothing of what is here now counts, should it be looked at again."""
+        self.box[0] = _VOID
 
     def close(self) -> None:
         """Wait for no more; raises what MPI does."""
@@ -83,9 +91,10 @@ class MPIShortMessages(ShortMessages):
     start = HEAD.size
 
     def __init__(self, end: Rank, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
-        self._end, self._mpi, self._comm = end, mpi, comm
+        self._end, self._mpi, self._comm, self._arrived = end, mpi, comm, inbox
         self._tests = inbox.tests
-        self.inbox, self.taken = inbox.box, inbox.taken
+        self.inbox, self.taken, self.error = inbox.box, inbox.taken, mpi.Exception
+        self._head = memoryview(inbox.box)[: HEAD.size].cast("q")
         self._over: list[Prequest] = []
         """Sends of lines that nobody has any more."""
         self.usable = True
@@ -93,29 +102,32 @@ class MPIShortMessages(ShortMessages):
 
     def line(self, to: int, head: bytes) -> Line:
         """See `ShortMessages.line`."""
-        end = self._end
+        end, me = self._end, self._comm.rank
         rank = end.expects(to)
         if rank is None:
-            return bytes  # which does nothing about it
+            return _refuse
         self._free()
-        heads = HEAD.pack(MARK, self._comm.rank, 0) + head
-        buffer = bytearray(heads.ljust(_SHORT))
+        heads = HEAD.pack(MARK, me, _PREPARED - HEAD.size) + head
+        buffer = bytearray(heads.ljust(_PREPARED))
         rest = memoryview(buffer)[len(heads) :]
         room = len(rest)
         request = self._comm.Send_init([buffer, self._mpi.BYTE], rank, FRAME)
-        done, start, error = request.Test, request.Start, self._mpi.Exception
+        done, start, error = request.Test, request.Start, self.error
 
-        def send(data: bytes) -> None:
+        def send(data: bytes) -> bool:
             size = len(data)
+            if size > _SHORT or not self.usable:
+                return False
             try:
-                if self.usable and size <= room and done():
+                if size <= room and done():
                     rest[:size] = data
                     start()
-                    end.busy = True
-                    return
+                else:
+                    end.post(rank, HEAD.pack(MARK, me, len(head) + size) + head + data)
             except error:
-                pass  # it is told, or handled, where the message goes the usual way
-            end.send(to, [head + data])
+                return False  # it is told, or handled, where the message goes the usual way
+            end.busy = True
+            return True
 
         # Whoever has the last of it may be in any thread, so the request is given back later.
         weakref.finalize(send, self._over.append, request).atexit = False
@@ -130,17 +142,27 @@ class MPIShortMessages(ShortMessages):
                     request.Free()
                 else:
                     self._over.append(request)
-            except self._mpi.Exception:
+            except self.error:
                 continue
 
-    def look(self) -> bool | None:
+    def look(self) -> int | None:
         """See `ShortMessages.look`."""
         if not self.usable:
-            return False
+            return 0
         try:
-            if any(islice(self._tests, _TRIES)):
+            if any(islice(self._tests, TRIES)):
                 self._end.busy = True
-                return self.inbox[0] == MARK
-        except self._mpi.Exception:
-            return False
+                return self._head[_SIZE_AT] if self.inbox[0] == MARK else 0
+        except self.error:
+            self.failed()
+            return 0
         return None
+
+    def failed(self) -> None:
+        """See `ShortMessages.failed`."""
+        self._arrived.void()
+
+
+def _refuse(_: bytes) -> bool:
+    """A line to nobody."""
+    return False
