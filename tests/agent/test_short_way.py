@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 from pickle import UnpicklingError
 
 import pytest
@@ -15,29 +16,33 @@ from encamp.agent.pickling import dump, dump_small, load_small
 from encamp.agent.protocol import LABEL, Message, Received, encode, label, unbundled
 from encamp.agent.pump import Pump
 from encamp.agent.short import ShortWay
-from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Line, ShortMessages
+from encamp.engines.base import Arrival, Endpoint, Frame, Line, ShortMessages
 from encamp.errors import BadFrame
 from encamp.wire import Parts
 
 SOON = 20.0
 TASK, SENDER = 7, 3
-OWN = b"\xc1engine's"
+OWN = b"engine's"
 """What an engine has in front."""
 
 
 class Short(Endpoint, ShortMessages):
     """An end with a short way; what has come is put there by the test."""
 
-    start = len(OWN)
+    start = len(OWN) + 8
+    usable = True
     error = ConnectionError
 
     def __init__(self) -> None:
-        self.inbox = bytearray(1000)
+        self.inbox = bytearray(1024)
+        self.size = memoryview(self.inbox)[len(OWN) : self.start].cast("q")
         self.come: deque[bytes] = deque()
         """Short messages; what does not begin with the mark is something else."""
         self.sent: list[tuple[int, bytes]] = []
-        self.short = self
         self.breaks = False
+        self.looks = map(self._look, repeat(None))
+        self.taken = self._taken
+        self.short = self
 
     def send(self, to: int, parts: Sequence[object]) -> None: ...
 
@@ -48,14 +53,13 @@ class Short(Endpoint, ShortMessages):
 
         return send
 
-    def look(self) -> int | None:
-        if not self.come:
-            return None
-        message = OWN + self.come[0]
-        self.inbox[: len(message)] = message
-        return len(self.come[0]) if self.come[0][:1] == bytes([MARK]) else 0
+    def _look(self, _: None) -> bool:
+        if self.come:
+            self.inbox[self.start : self.start + len(self.come[0])] = self.come[0]
+            self.size[0] = len(self.come[0])
+        return bool(self.come)
 
-    def taken(self) -> None:
+    def _taken(self) -> None:
         self.come.popleft()
         if self.breaks:
             raise self.error

@@ -11,9 +11,9 @@ only. What is pickled in payloads is unpickled in slots and by the controller, n
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -182,11 +182,18 @@ class Message(Envelope, tag=10):
     """`Run.number` of what ``to`` came with, if the sender knows: this may be there before it."""
 
 
-class Received(NamedTuple):
-    """A message, and the id of the task that sent it (0: the spawner)."""
+class Received(msgspec.Struct, frozen=True):
+    """A message, and the id of the task that sent it (0: the spawner); may be unpacked as that.
+
+    (A tuple with names takes twice as long to make, a tenth of what MPI takes for a message.)
+    """
 
     source: int
     message: Any
+
+    def __iter__(self) -> Iterator[Any]:
+        yield self.source
+        yield self.message
 
 
 class WhereIs(Envelope, tag=11):

@@ -30,8 +30,8 @@ MANY = 32
 """With more calls than that ahead of each slot, results are awaited and taken in by the dozen."""
 TURN_WITHIN = 0.02
 PASSED = 200
-"""Seconds after a turn in which what comes may go past the next one, and how many messages, so that
-an exchange without a pause keeps nothing else waiting."""
+"""Seconds of waiting since a turn in which what comes may go past the next one, and how many
+messages, so that an exchange without a pause keeps nothing else waiting."""
 _SPINS = 32
 _LINGER = 0.002
 """Seconds after a thread's waiting in which it is expected to wait again."""

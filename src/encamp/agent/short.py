@@ -9,22 +9,20 @@ where it is, for a turn.
 from __future__ import annotations
 
 from collections.abc import Sized
-from itertools import repeat
+from itertools import islice, repeat
 from time import monotonic
 
 from encamp.agent.outbox import Outbox
 from encamp.agent.protocol import LABEL, Message, label
 from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
-from encamp.engines.base import Endpoint, Line, ShortMessages
+from encamp.engines.base import MARK, Endpoint, Line, ShortMessages
 from encamp.wire import Buffer
 
+_LOOKS = 40
+"""Looks that take less time than what is around them."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
 """Places in `LABEL`, by eight bytes."""
-
-
-def _nothing() -> int:
-    return 0
 
 
 class ShortWay:
@@ -41,20 +39,21 @@ class ShortWay:
         outbox: Outbox,
         queue: Sized = (),
     ) -> None:
-        self._pump, self._messages, self._queue = pump, messages, queue
+        self._pump, self._end, self._messages, self._queue = pump, end, messages, queue
         self.waiting = outbox.waiting
         """Nothing may go by a line while there is something in here, which was to go before."""
         self._tries = map(pump.lock.acquire, repeat(False))
         """Each step of this is one of Python's, so that no interrupt comes within."""
         self._release = pump.lock.release
-        self._patience, self._look, self._taken = end.patience, messages.look, messages.taken
-        self._inbox, self._start = messages.inbox, messages.start
+        self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
         self._from = messages.start + LABEL.size
         self._label = memoryview(messages.inbox)[self._start : self._from].cast("q")
+        self._size, self._taken = messages.size, messages.taken
+        self._open = True
 
     def close(self) -> None:
         """Nothing more is received this way."""
-        self._look = _nothing
+        self._open = False
 
     def line(self, message: Message) -> Line:
         """What sends payloads as ``message``. Costs as much as to send one the usual way."""
@@ -62,16 +61,15 @@ class ShortWay:
 
     def send(self, line: Line, payload: bytes) -> bool:
         """Send by a line; false if somebody drives, or something else is to go before."""
-        pump = self._pump
         for alone in self._tries:
             if not alone:
                 break
             try:
-                return not (pump.orders or self.waiting) and line(payload)
+                return not (self._pump.orders or self.waiting) and line(payload)
             finally:
                 self._release()
-                if pump.waiters:
-                    pump.tell_waiters()
+                if self._pump.waiters:
+                    self._pump.tell_waiters()
         return False
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
@@ -92,31 +90,33 @@ class ShortWay:
 
         None if it is not, or if none comes soon. It runs no handlers, and nobody else's code.
         """
-        pump = self._pump
+        pump, messages = self._pump, self._messages
         pump.passed += 1
-        if pump.orders or pump.come or pump.nudged or pump.passed > PASSED:
+        if pump.orders or pump.come or pump.nudged or pump.passed > PASSED or not self._open:
             return None
-        size = self._look()
-        if size is None:
-            size = self._look_on()
-        if not size:
-            return None
-        label = self._label
-        sender = label[_SENDER]
-        if label[_TO] != to or (source is not None and source != sender):
-            return None
-        payload = self._inbox[self._from : self._start + size]
+        caught = None
         try:
+            if not messages.usable or not (any(islice(self._looks, _LOOKS)) or self._look_on()):
+                return None
+            self._end.busy = True
+            label = self._label
+            if self._inbox[self._start] != MARK or label[_TO] != to:
+                return None
+            sender = label[_SENDER]
+            if source is not None and source != sender:
+                return None
+            caught = sender, self._inbox[self._from : self._start + self._size[0]]
             self._taken()
-        except self._messages.error:
-            self._messages.failed()
-        return sender, payload
+        except messages.error:
+            messages.failed()
+        return caught
 
-    def _look_on(self) -> int | None:
+    def _look_on(self) -> bool:
         """Look for a message as long as the engine says that this is worth while."""
-        size, tries = None, _TRIES
         if monotonic() - self._pump.turned_at < TURN_WITHIN:
-            while size is None and tries and self._patience() == 0:
-                size = self._look()
-                tries -= 1
-        return size
+            for _ in range(_TRIES):
+                if self._end.patience() != 0:
+                    return False
+                if any(islice(self._looks, _LOOKS)):
+                    return True
+        return False

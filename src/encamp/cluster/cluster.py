@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
-from encamp.agent.calls import BRIEF, new
+from encamp.agent.calls import BRIEF
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small, load_small
 from encamp.agent.protocol import End, Orders, Received, encode
@@ -380,7 +380,7 @@ class Cluster:
             caught = short.receive(SPAWNER, wanted)
             if caught is not None:
                 sender, data = caught
-                return new(Received, (sender, load_small(data)))
+                return Received(sender, load_small(data))
         return self._receive(timeout, wanted)
 
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:

@@ -8,7 +8,7 @@ policy. The controller is number 0, agents are 1, 2, 3, …
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -57,13 +57,19 @@ class ShortMessages(ABC):
     takes as long as to send a message. Short messages and frames of a pair keep their order.
     One that is not looked for comes as a frame of one part, which begins with `MARK` as no other.
 
-    What has come last is in ``inbox``, behind ``start`` bytes of the engine's own. ``taken`` is to
-    be called when the message that `look` has shown was copied from there. It may raise an
-    ``error``; then `failed` is to be called, and `Endpoint.receive` sees to the rest.
+    ``looks`` has no end: each step looks once, and is true if something is in the ``inbox``, behind
+    ``start`` bytes of the engine's own. If it begins with `MARK` it is a short message of
+    ``size[0]`` bytes; all else is left to `Endpoint.receive`. It stays there until ``taken`` is
+    called, which the endpoint is to be told of (`Endpoint.busy`). Both may raise an ``error``; then
+    `failed` is to be called, and `Endpoint.receive` sees to the rest. Nothing of this may be used
+    while it is not ``usable``. (It is no call that takes a message, as that would take as long.)
     """
 
+    usable: bool
+    looks: Iterator[object]
     inbox: bytearray
     start: int = 0
+    size: memoryview
     taken: Callable[[], object]
     error: type[Exception]
 
@@ -75,28 +81,22 @@ class ShortMessages(ABC):
         """
 
     @abstractmethod
-    def look(self) -> int | None:
-        """The bytes of the short message in the inbox, where it stays until it is taken.
-
-        Looks for some microseconds. None if nothing is there; 0 if it is something that only
-        `Endpoint.receive` can bring.
-        """
-
-    @abstractmethod
     def failed(self) -> None:
-        """The message has been taken, but no other can come before `Endpoint.receive`."""
+        """After an error: what is in the inbox does not count any more."""
 
 
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
     ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` is the short way
-    of small messages, None where there is none.
+    of small messages, None where there is none; who has received one says so by ``busy``, for
+    `patience`.
     """
 
     number: int = CONTROLLER
     slots: int = 0
     short: ShortMessages | None = None
+    busy: bool = False
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:

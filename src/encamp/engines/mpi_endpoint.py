@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Left
-from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, TRIES, Inbox, MPIShortMessages
+from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
 from encamp.engines.mpi_processes import Processes
 from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineFailed
@@ -57,6 +57,8 @@ _TOGETHER = 1 << 17
 """As long as they are not more than this."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
+_LOOKS = 40
+"""Looks that take less time than a caller's way round."""
 _SHORT = 1 << 12
 """Messages of that many bytes go at once, whoever is to receive them, and are looked at later."""
 _UNSEEN = 16
@@ -205,7 +207,7 @@ class MPIEndpoint(Endpoint):
             come = look()
             most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
             # Only the second time that nothing is there: senders, too, call this, and soon go on.
-            come = come or (self._missed and look(TRIES))
+            come = come or (self._missed and look(_LOOKS))
             self._missed = not come
             while come:
                 self._take(arrivals)

@@ -27,23 +27,18 @@ FRAME = 1
 HEAD = struct.Struct("=Bxxxiq")
 """Before each message: `FRAMED` or `MARK`, its sender's rank, and how many bytes follow."""
 FRAMED, _VOID = 0, 1
-_SIZE_AT = 1
-"""Place of the latter, by eight bytes."""
 _SIZE = (1 << 20) + HEAD.size
 """Has room for a frame of small parts, and for the sizes of as many as `encamp.wire` allows."""
 _PREPARED = 256
 """Bytes that a prepared send has, the heads included."""
 _SHORT = 1 << 12
 """Bytes that a line takes at most, by a send of its own if need be: more take several steps."""
-TRIES = 40
-"""Looks that take less time than a caller's way round."""
 
 
 class Rank(Protocol):
     """A rank's end, as far as lines need it."""
 
     busy: bool
-    """Whether something has happened since it was asked how long one may wait."""
 
     def expects(self, to: int) -> int | None:
         """The rank of an end, which waits from now on for what this one sends; None: it is gone."""
@@ -59,7 +54,7 @@ class Inbox:
         self.box = bytearray(_SIZE)
         self._view = memoryview(self.box)
         self._request: Prequest = comm.Recv_init([self.box, mpi.BYTE], mpi.ANY_SOURCE, FRAME)
-        self.tests = map(self._request.Test, repeat(None))
+        self.looks = map(self._request.Test, repeat(None))
         """Without an end; a loop over these is one of C's."""
         self.taken: Callable[[], None] = self._request.Start
         """Let the next message in."""
@@ -67,7 +62,7 @@ class Inbox:
 
     def look(self, times: int = 1) -> bool:
         """Whether a message is there."""
-        return any(islice(self.tests, times))
+        return any(islice(self.looks, times))
 
     def message(self) -> tuple[int, int, memoryview] | None:
         """What it is, whose, and its bytes, which the next one overwrites; None if it is void."""
@@ -76,7 +71,7 @@ class Inbox:
 
     def void(self) -> None:
         """After an error: nothing of what is here now counts, should it be looked at again."""
-        self.box[0] = _VOID
+        self.box[0] = self.box[HEAD.size] = _VOID
 
     def close(self) -> None:
         """Wait for no more; raises what MPI does."""
@@ -92,9 +87,9 @@ class MPIShortMessages(ShortMessages):
 
     def __init__(self, end: Rank, mpi: ModuleType, comm: Intracomm, inbox: Inbox) -> None:
         self._end, self._mpi, self._comm, self._arrived = end, mpi, comm, inbox
-        self._tests = inbox.tests
-        self.inbox, self.taken, self.error = inbox.box, inbox.taken, mpi.Exception
-        self._head = memoryview(inbox.box)[: HEAD.size].cast("q")
+        self.looks, self.inbox, self.taken = inbox.looks, inbox.box, inbox.taken
+        self.size = memoryview(inbox.box)[HEAD.size - 8 : HEAD.size].cast("q")
+        self.error: type[Exception] = mpi.Exception
         self._over: list[Prequest] = []
         """Sends of lines that nobody has any more."""
         self.usable = True
@@ -144,19 +139,6 @@ class MPIShortMessages(ShortMessages):
                     self._over.append(request)
             except self.error:
                 continue
-
-    def look(self) -> int | None:
-        """See `ShortMessages.look`."""
-        if not self.usable:
-            return 0
-        try:
-            if any(islice(self._tests, TRIES)):
-                self._end.busy = True
-                return self._head[_SIZE_AT] if self.inbox[0] == MARK else 0
-        except self.error:
-            self.failed()
-            return 0
-        return None
 
     def failed(self) -> None:
         """See `ShortMessages.failed`."""
