@@ -215,7 +215,8 @@ class Slot:
         if self.ended is not None:
             self.ended(task)
         self.running = -1
-        unread = self._forget_messages() if self._has_messages() else ()
+        talked = self.inbox or self._routes or self.lines or self._not_run
+        unread = self._forget_messages() if talked else ()
         result = encode((task, good, now - begun, parts[0], len(parts) - 1))
         if not self.calls or len(parts) > 1 or unread or not self.ledger.hold(result, now):
             self.send_results(result, parts[1:], now)
@@ -245,9 +246,6 @@ class Slot:
             head = encode_results(self.number, results, ledger.first)
             self.port.send([head, *buffers])
             ledger.sent(len(results), now)
-
-    def _has_messages(self) -> bool:
-        return bool(self.inbox or self._routes or self.lines or self._not_run)
 
     def _forget_messages(self) -> Sequence[tuple[int, Parts]]:
         """Forget what was for the call; the messages of one that could not begin here."""

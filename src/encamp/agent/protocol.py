@@ -345,7 +345,8 @@ def _labelled(part: Buffer) -> tuple[Message, Parts]:
     if len(part) < LABEL.size:
         raise BadFrame("a short message is too short")
     _, slot, to, sender, run = LABEL.unpack_from(part)
-    return Message(to, sender, NOWHERE, slot, run), [part, memoryview(part)[LABEL.size :]]
+    message = Message(to, sender, NOWHERE, slot, run)
+    return message, [encode(message), memoryview(part)[LABEL.size :]]
 
 
 def unbundled(parts: Parts) -> list[tuple[Any, Parts]]:

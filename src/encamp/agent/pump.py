@@ -348,17 +348,13 @@ class Pump:
                 return True
         return False
 
-    @property
-    def wanted(self) -> bool:
-        """Whether a turn is due, for which what has come is to wait."""
-        return bool(self.orders or self.come or self.nudged or self.passed > PASSED)
-
     def _only_end(self) -> Endpoint | None:
         """The end that may be looked at without a turn; None where there is more to be seen to.
 
         The thread in the background leaves that to this one for a while.
         """
-        if self.rest or len(self._ends) != 1 or self.wanted:
+        busy = self.rest or self.orders or self.come or self.nudged or self.passed > PASSED
+        if busy or len(self._ends) != 1:
             return None
         self.left_at = now = time.monotonic()
         return self._ends[0][0] if now - self.turned_at < TURN_WITHIN else None
