@@ -181,6 +181,19 @@ def test_the_launcher_is_told_of_the_remote_shell_and_of_few_variables(
     assert plan.cwd == "/"
 
 
+@pytest.mark.parametrize("chosen", [None, "verbs"])
+def test_mpich_takes_no_network_that_hangs_unless_the_user_says_so(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    monkeypatch.delenv("FI_PROVIDER", raising=False)
+    if chosen:
+        monkeypatch.setenv("FI_PROVIDER", chosen)
+    for mpi, expected in (("mpich", None if chosen else "^sockets"), ("openmpi", None)):
+        launcher = Launcher("/nowhere/bin/mpiexec", mpi, (5,))
+        given = Plan(launcher, 2, hosts_in(["node1"]), "m", (), rsh_agent="/bin/false").variables()
+        assert given.get("FI_PROVIDER") == expected
+
+
 @pytest.mark.parametrize(
     ("content", "why"),
     [(None, "no such file"), (b"# nothing\n\n", "names no host"), (b"\xff\xfe", "no text")],
