@@ -27,7 +27,7 @@ from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.task import Task
 from encamp.engines.base import Frame
-from encamp.errors import ClusterClosed, TaskKilled, TaskLost
+from encamp.errors import BadJob, ClusterClosed, TaskKilled, TaskLost
 from encamp.executor import Executor
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
@@ -549,6 +549,76 @@ def test_threads_get_every_message_that_comes_just_when_they_begin(
             for number, task in enumerate(tasks):
                 cluster.send(task, number)
             assert [task.result(SOON) for task in tasks] == list(range(20))
+
+
+@pytest.mark.parametrize("inline", [True, "threads"])
+def test_threads_have_folders_of_their_own_and_the_program_stays_where_it_is(
+    local_storage_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inline: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in.txt").write_text("input")
+    with Cluster("local", slots=2, inline=inline) as cluster:
+        staged = [cluster.spawn(_there, "in.txt", mirror="in.txt") for _ in range(4)]
+        moved = [cluster.spawn(_there, None, "/usr") for _ in range(4)]
+        plain = [cluster.spawn(_there, None) for _ in range(4)]
+        folders = {task.result(SOON)[0] for task in staged}
+        assert [task.result(SOON)[1] for task in staged] == ["input"] * 4
+        assert not folders & {"/", "/usr", str(tmp_path)}
+        assert {task.result(SOON)[0] for task in moved} == {"/usr"}
+        assert {task.result(SOON)[0] for task in plain} == {str(tmp_path)}
+        assert Path.cwd() == tmp_path
+
+
+def _there(name: str | None, to: str | None = None) -> tuple[str, str]:
+    if to is not None:
+        os.chdir(to)
+    return str(Path.cwd()), Path(name).read_text() if name else ""
+
+
+BAD_TIMEOUT = "a timeout is a number of seconds or None, not"
+BAD_TASK = "a task or its id is wanted, not"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("x",), BAD_TIMEOUT),
+        (([],), BAD_TIMEOUT),
+        ((float("nan"),), BAD_TIMEOUT),
+        ((True,), BAD_TIMEOUT),
+        ((None, "x"), BAD_TASK),
+        ((1, 1.5), BAD_TASK),
+    ],
+)
+def test_what_is_no_timeout_or_no_task_is_refused_on_both_sides_and_takes_no_message(
+    one: Cluster, arguments: tuple[Any, ...], why: str
+) -> None:
+    task = one.spawn(_try_to_receive, arguments, notify=False)
+    assert one.receive(SOON, task) is not None
+    with pytest.raises(TypeError, match=why):
+        one.receive(*arguments)
+    assert one.receive(float("inf"), task.id).message == "second"  # type: ignore[union-attr]
+    assert task.result(SOON).startswith(why)
+
+
+def _try_to_receive(arguments: tuple[Any, ...]) -> str:
+    me = current_task()
+    for message in ("first", "second"):
+        me.send(0, message)
+    try:
+        me.receive(*arguments)
+    except TypeError as exc:
+        return str(exc)
+    return "it was accepted"
+
+
+def test_options_that_are_no_flags_and_arguments_that_are_none_are_refused(one: Cluster) -> None:
+    for name in ("fresh", "persistent", "notify"):
+        with pytest.raises(BadJob, match=f"{name}: must be True or False, not 1"):
+            one.spawn(abs, -1, **{name: 1})  # type: ignore[arg-type]
+    for arguments in ([1], ["ab"]):
+        with pytest.raises(TypeError, match="a tuple of arguments is wanted for each task"):
+            one.spawn_many(abs, arguments)  # type: ignore[arg-type]
 
 
 def _receive_one() -> Any:

@@ -82,10 +82,19 @@ def fill(size: int) -> None:
 
 def hold(counter: str, name: str, size: int) -> None:
     """Write a file; the first to do so holds it until the second has come and gone."""
-    count(counter, name)
-    first = len(counted(counter)) == 1
-    fill(size)
     deadline = time.monotonic() + 30
+    count(counter, name)
+    full = Path(f"{counter}.full")
+    try:
+        Path(f"{counter}.first").touch(exist_ok=False)
+        first = True
+    except FileExistsError:
+        first = False
+        while not full.exists():  # two that write at once would both fail
+            assert time.monotonic() < deadline, "the first has not come"
+            time.sleep(0.01)
+    fill(size)
+    full.touch()
     while first and (len(counted(counter)) < 2 or len(folders()) > 1):
         assert time.monotonic() < deadline, "the second did not go away"
         time.sleep(0.01)

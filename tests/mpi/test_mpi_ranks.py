@@ -114,6 +114,66 @@ def test_ctrl_c_loses_no_more_than_the_message_that_is_just_received(
     assert sent - len(got) <= interrupts
 
 
+CTRL_C = """
+import os, signal, sys, time
+from encamp import Cluster, current_task
+
+def nap():
+    current_task().send(0, os.getpid())
+    time.sleep(60)
+
+if __name__ == "__main__":
+    inline = "inline" in sys.argv
+    try:
+        with Cluster("mpi", inline=inline) as cluster:
+            which = os.getpid if inline else os.getppid
+            ranks = {cluster.spawn(which, on=None, notify=False).result(20) for _ in range(8)}
+            task = cluster.spawn(nap, notify=False)
+            cluster.receive(20)
+            for rank in ranks:
+                os.kill(rank, signal.SIGINT)
+            if inline:
+                print(type(task.exception(20)).__name__)
+            print(cluster.spawn(abs, -3, notify=False).result(20), task.done(), flush=True)
+            signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print("end")
+"""
+
+
+@pytest.mark.parametrize(
+    ("slots", "printed"),
+    [("children", "3 False\n"), ("inline", "KeyboardInterrupt\n3 True\n")],
+)
+def test_ctrl_c_to_all_ranks_is_for_the_program_and_for_what_runs_in_the_ranks(
+    launcher: Launcher, tmp_path: Path, local_storage_base: Path, slots: str, printed: str
+) -> None:
+    script = tmp_path / "ctrl_c.py"
+    script.write_text(CTRL_C)
+    done = mpirun(launcher, 3, str(script), slots)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed + "interrupted\nend\n"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("slotz=2", "it takes no option 'slotz'; it takes these: slots, hosts,"),
+        ("slots=5", "mpirun has started 2 ranks, of which 1 work, not 5; leave slots out"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_under_mpirun_too(
+    launcher: Launcher, tmp_path: Path, options: str, why: str
+) -> None:
+    script = tmp_path / "options.py"
+    script.write_text(f"import encamp\nencamp.Cluster('mpi', {options})\n")
+    done = mpirun(launcher, 2, str(script))
+    assert done.returncode != 0
+    assert why in done.stderr
+
+
 NESTED = """
 import json, os, sys
 sys.path.insert(0, os.path.dirname(__file__))

@@ -6,6 +6,7 @@ is the `Port` through which messages come and go.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -452,8 +453,10 @@ class CurrentTask:
         ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only messages
         of that task count; others stay for later calls, in their order.
         """
-        if source is not None and not isinstance(source, int):
-            source = source.id
+        if source is not None:
+            source = _number(source)
+        if timeout is not None:
+            timeout = seconds(timeout)
         slot, short = self._slot, self._short
         if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
             caught = short.catch(slot.running, source)
@@ -464,7 +467,22 @@ class CurrentTask:
 
 
 def _number(task: Any) -> int:
-    return task if isinstance(task, int) else task.id
+    number = task if isinstance(task, int) else getattr(task, "id", None)
+    if not isinstance(number, int):
+        raise TypeError(f"a task or its id is wanted, not {task!r}")
+    return number
+
+
+def seconds(timeout: object) -> float | None:
+    """A timeout of `receive`, checked; None: for ever."""
+    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout != timeout:
+        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
+    return None if timeout == math.inf else timeout
+
+
+def in_a_call() -> bool:
+    """Whether this thread runs a call."""
+    return _current.get() is not None
 
 
 def current_task() -> CurrentTask:

@@ -71,6 +71,7 @@ def in_folder(
     """Call the function in its folder, which is its current folder and the task's ``folder``."""
     camp = _camp(staging, channel)
     task.folder = camp.folder
+    before = _current_folder()
     try:
         with inside(camp.folder):
             if staging.chdir:
@@ -79,7 +80,7 @@ def in_folder(
                 value = function(*args, **kwargs)
             finally:
                 if staging.chdir:
-                    os.chdir("/")
+                    _go_back(before)
         camp.check_inputs(staging.name)
         return Brought(value, _staged(staging, camp, staging.outputs, channel))
     except Exception as exc:
@@ -94,6 +95,19 @@ def in_folder(
             give_back(staging.persistent, camp)
         else:
             camp.strike()
+
+
+def _current_folder() -> str:
+    with suppress(OSError):  # somebody may have removed it
+        return os.getcwd()  # noqa: PTH109 - as it is
+    return "/"
+
+
+def _go_back(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.chdir("/")
 
 
 def _camp(staging: Staging, channel: Channel) -> Camp:

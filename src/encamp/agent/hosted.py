@@ -14,7 +14,7 @@ from msgspec import Raw
 from encamp.agent import ledger
 from encamp.agent.calls import Slot
 from encamp.agent.child import Birth
-from encamp.agent.isolation import put_back
+from encamp.agent.isolation import own_folder, put_back, put_folder_back
 from encamp.agent.process import STOP_WITHIN, SlotProcess
 from encamp.agent.protocol import (
     RESULTS,
@@ -396,16 +396,18 @@ def reclaim_in_background() -> None:
 
 
 class ThreadSlot(Hosted):
-    """A slot that is a thread of its agent: nothing protects the agent from what it does.
+    """A slot that is a thread of its agent: little protects the agent from what it does.
 
-    ``label`` is what reports call it by, if not by its number.
+    ``label`` is what reports call it by, if not by its number. Each has a current folder of its
+    own, where Linux gives it one.
     """
 
     short = None
 
-    def __init__(self, agent: Agent, number: int, label: int | None = None) -> None:
+    def __init__(self, agent: Agent, number: int, folder: str, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
+        self._folder = folder
         self._come = threading.Event()
         self._over = False
         name = f"slot-{number if label is None else label}"
@@ -413,6 +415,8 @@ class ThreadSlot(Hosted):
         self._thread.start()
 
     def _run(self) -> None:
+        if own_folder():
+            self._slot.alone = put_folder_back(self._folder)
         while not self._over:
             if not self._slot.run_next():
                 self._pause(None)
@@ -467,9 +471,7 @@ class InlineSlot(Hosted):
         super().__init__(agent, number)
         self.short = agent.short
         self._slot = Slot(number, agent.host, self, agent.number)
-        self._slot.alone = put_back(folder)
-        with suppress(OSError):
-            os.chdir(folder)
+        self._folder: str | None = folder
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `Hosted.give`."""
@@ -477,6 +479,11 @@ class InlineSlot(Hosted):
 
     def work(self) -> None:
         """See `Hosted.work`."""
+        if self._folder is not None:  # not earlier, as what the pump has changed is not to stay
+            self._slot.alone = put_back(self._folder)
+            with suppress(OSError):
+                os.chdir(self._folder)
+            self._folder = None
         looked = time.monotonic()
         while self._slot.run_next():
             self.agent.turned()

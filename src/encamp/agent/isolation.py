@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal's own functions wrap this in enums, slowly
+import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 from types import TracebackType
 
+_CLONE_FS = 0x00000200
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -51,6 +54,29 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
 
     def _go_back(self) -> None:
         os.chdir(self._folder)
+
+
+class put_folder_back:  # noqa: N801 - as `put_back`
+    """Go to a folder, and back there after each call."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._go_back()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        self._go_back()
+
+    def _go_back(self) -> None:
+        with suppress(OSError):
+            os.chdir(self._folder)
+
+
+def own_folder() -> bool:
+    """Give this thread a current folder of its own (unshare(2), CLONE_FS); whether it has one."""
+    return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
 
 
 def _environment() -> dict[bytes, bytes]:

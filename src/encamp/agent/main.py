@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any
 
 import psutil
 
+from encamp.agent.calls import in_a_call
 from encamp.agent.gpus import gpus_here
 from encamp.agent.hosted import (
     Hosted,
@@ -126,7 +129,9 @@ class Agent:
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
-            "thread": lambda number: ThreadSlot(self, number, label if count == 1 else number),
+            "thread": lambda number: ThreadSlot(
+                self, number, folder, label if count == 1 else number
+            ),
             "inline": lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count)
@@ -290,12 +295,35 @@ def serve(endpoint: Endpoint, host: str | None = None) -> None:
     """
     pump = Pump()
     agent = Agent(endpoint, pump, host)
+    with _interrupts_are_the_controllers():
+        try:
+            while not agent.over:
+                pump.turn(None)
+                for slot in agent.slots:
+                    slot.work()
+        finally:
+            agent.end()
+            endpoint.close()
+            pump.close()
+
+
+@contextmanager
+def _interrupts_are_the_controllers() -> Iterator[None]:
+    """Have Ctrl-C interrupt the call that runs in this thread, if one does, and nothing else.
+
+    It comes to all of a terminal's processes, and it is for the controller to say what becomes of
+    the cluster.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if in_a_call():
+            signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, interrupt)
     try:
-        while not agent.over:
-            pump.turn(None)
-            for slot in agent.slots:
-                slot.work()
+        yield
     finally:
-        agent.end()
-        endpoint.close()
-        pump.close()
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)

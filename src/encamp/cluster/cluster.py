@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
-from encamp.agent.calls import BRIEF
+from encamp.agent.calls import BRIEF, seconds
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small, load_small
 from encamp.agent.protocol import End, Orders, Received, encode
@@ -277,7 +277,7 @@ class Cluster:
     ) -> list[Task]:
         """A task for each tuple of arguments, spread evenly; options as `spawn` takes them."""
         shared = SpawnOptions.of({"notify": True, **options})
-        return [self._spawn(function, tuple(args), {}, shared) for args in arguments]
+        return [self._spawn(function, _tuple(args), {}, shared) for args in arguments]
 
     def _spawn(
         self,
@@ -375,6 +375,8 @@ class Cluster:
         `EngineFailed` if there is nothing more to come, `ClusterClosed`.
         """
         wanted = None if source is None else _number(source)
+        if timeout is not None:
+            timeout = seconds(timeout)
         short = self._short
         if short is not None and (timeout is None or timeout > BRIEF):
             caught = short.receive(SPAWNER, wanted)
@@ -417,6 +419,8 @@ class Cluster:
     ) -> Received | None:
         """`receive` for coroutines."""
         loop = asyncio.get_running_loop()
+        if timeout is not None:
+            timeout = seconds(timeout)
         deadline = None if timeout is None else loop.time() + timeout
         while True:
             come = asyncio.Event()
@@ -570,6 +574,12 @@ class Cluster:
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
         return f"<Cluster {self._engine.name!r}: {state}>"
+
+
+def _tuple(args: object) -> tuple[Any, ...]:
+    if isinstance(args, str | bytes) or not isinstance(args, Iterable):
+        raise TypeError(f"a tuple of arguments is wanted for each task, not {args!r}")
+    return tuple(args)
 
 
 def _number(task: Task | int) -> int:

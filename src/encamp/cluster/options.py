@@ -96,6 +96,8 @@ class SpawnOptions:
         _check_count("cores", self.cores, 1)
         _check_count("gpus", self.gpus, 0)
         _check_limit(self.time_limit)
+        for name in ("persistent", "fresh", "notify"):
+            _check_flag(name, getattr(self, name))
         base = Path.cwd()
         wanted, left = as_outputs(self.outputs), as_outputs(self.on_failure)
         destination = (base / Path(self.to or ".").expanduser()) if wanted or left else None
@@ -131,6 +133,11 @@ class SpawnOptions:
 def _check_limit(limit: object) -> None:
     if limit is not None and not (isinstance(limit, int | float) and limit > 0):
         raise BadJob("time_limit", f"must be a number of seconds above 0, not {limit!r}")
+
+
+def _check_flag(what: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise BadJob(what, f"must be True or False, not {value!r}")
 
 
 def _check_count(what: str, value: object, least: int) -> None:

@@ -18,6 +18,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import blake2b
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,8 @@ def open_end(**options: Any) -> Endpoint:
     global _opened
     if not launched():
         return LaunchedMPI(**options)
+    signature(LaunchedMPI).bind(**options)  # names that are wrong are so here, too
+    _check_slots(options.get("slots"), _count(_SIZES))
     if _opened:
         why = "the ranks of this mpirun have ended with their first cluster"
         raise EngineUnavailable("mpi", why, "use one for all: job.run(cluster), Executor(cluster)")
@@ -89,6 +92,16 @@ def open_end(**options: Any) -> Endpoint:
     _show_process(comm)
     atexit.register(_exit_after_controller, end, mpi, comm)
     return end
+
+
+takes = LaunchedMPI
+"""Whose options those of `open_end` are."""
+
+
+def _check_slots(slots: int | None, ranks: int) -> None:
+    if slots not in (None, ranks - 1):
+        why = f"mpirun has started {ranks} ranks, of which {ranks - 1} work, not {slots}"
+        raise EngineUnavailable("mpi", why, "leave slots out, or start one rank more than slots")
 
 
 def join(arguments: Sequence[str]) -> MPIEndpoint | None:

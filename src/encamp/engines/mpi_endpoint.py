@@ -44,8 +44,8 @@ _ALONE = 0.00003
 IDLE = 0.004
 """Seconds between two looks of a rank that has just become idle."""
 LONG = 0.25
-IDLE_LONG = 0.01
-"""The same, when nothing has come for ``LONG`` seconds."""
+IDLE_LONG = 0.01, 0.02
+"""The same, when nothing has come for ``LONG`` seconds, and for a second."""
 UNDER_WAY = 0.0002
 """Seconds between two looks after that, while a message is still not through."""
 LEAVE_WITHIN = 5.0
@@ -378,7 +378,9 @@ class MPIEndpoint(Endpoint):
             return 0
         if self._coming or self._under_way():
             return min(idle / 4, UNDER_WAY)
-        return min(idle / 4, IDLE) if idle < LONG else IDLE_LONG
+        if idle < LONG:
+            return min(idle / 4, IDLE)
+        return IDLE_LONG[idle > 1]
 
     def close(self) -> None:
         """See `Endpoint.close`: tell the others, and wait until all that was sent has arrived.

@@ -2,7 +2,8 @@
 
 Others can bring engines of their own: an entry point in the group ``encamp.engines`` names a
 module that has what the modules here have: ``open_end(**options)``, which gives the end of the
-network that this process is, and ``join(arguments)`` for processes that the engine starts.
+network that this process is, and ``join(arguments)`` for processes that the engine starts; if the
+options of the former are those of something else, that is named ``takes``.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
         why = f"it takes no option {name[1]!r}" if name else str(exc)
-        taken = ", ".join(signature(module.open_end).parameters)
+        taken = ", ".join(signature(getattr(module, "takes", module.open_end)).parameters)
         remedy = f"it takes these: {taken}" if taken else "leave it out: it takes none"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
