@@ -636,6 +636,51 @@ def test_a_program_ends_when_all_it_submitted_is_done(kind: str, tmp_path: Path,
 
 # Initializers
 
+GLOBALS = """
+import functools, sys
+import pool_tasks as tasks
+
+number = None
+
+def begin(given):
+    global number, made
+    number, made = given, [given]
+
+def add(*given):
+    return number + sum(given)
+
+def first(_):
+    return helper()[0]
+
+def helper():
+    return made
+
+if __name__ == "__main__":
+    with tasks.new_pool(sys.argv[1], 2, initializer=begin, initargs=(40,)) as pool:
+        print(pool.submit(add, 2).result(), pool.submit(first, 0).result())
+        print(list(pool.map(add, range(4), range(4), chunksize=2)))
+        print(pool.submit(functools.partial(add, 1), 2).result())
+"""
+
+
+@spawn_too
+def test_what_the_initializer_of_a_script_sets_is_there_for_its_functions(
+    kind: str, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(GLOBALS)
+    places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, str(script), kind],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(places)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "42 40\n[40, 42, 44, 46]\n43\n"
+
 
 @spawn_too
 def test_an_initializer_runs_once_in_every_worker_before_its_first_call(

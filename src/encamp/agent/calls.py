@@ -56,6 +56,7 @@ from encamp.wire import Buffer, Parts
 
 if TYPE_CHECKING:
     from encamp.agent.folder import Staging
+    from encamp.agent.initialized import Initialized
     from encamp.agent.short import ShortWay
     from encamp.engines.base import Line
     from encamp.storage.landing import Piece
@@ -133,6 +134,7 @@ class Slot:
         self.ledger = Ledger()
         """Results that are not sent yet."""
         self._initialized: set[int] = set()
+        self._made: Initialized | None = None
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
 
@@ -289,6 +291,9 @@ class Slot:
         self._set_up(call[0], setup)
         function = self._function(call[1])
         args, kwargs = load([call[2], *buffers])
+        if self._made is not None:  # what is no function itself comes as an argument of one
+            for arg in args:
+                self._made.give(arg)
         if setup.staging is None:
             return function(*args, **kwargs)
         from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker
@@ -310,12 +315,21 @@ class Slot:
         if setup.initializer is not None and setup.initializer[0] not in self._initialized:
             function, args = load([setup.initializer[1]])
             try:
-                function(*args)
+                self._initialize(function, args)
             except Exception as exc:
                 name = getattr(function, "__qualname__", repr(function))
                 why = f"{type(exc).__name__}: {exc}"
                 raise InitializerFailed(name, self.host, why) from exc
             self._initialized.add(setup.initializer[0])
+
+    def _initialize(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if self._made is None:
+            from encamp.agent.initialized import Initialized  # few need it: slots start quicker
+
+            self._made = Initialized()
+        self._made.run(function, args)
+        for known in self._functions.values():
+            self._made.give(known)
 
     def _function(self, number: int) -> Callable[..., Any]:
         function = self._functions[number]
@@ -324,6 +338,8 @@ class Slot:
                 function = self._functions[number] = load([function])
             except ModuleNotFoundError as exc:
                 raise NotImportable(exc.name or "") from exc
+            if self._made is not None:
+                self._made.give(function)
         return function
 
     def tell(self, message: object) -> None:
