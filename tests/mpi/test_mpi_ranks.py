@@ -127,7 +127,7 @@ if __name__ == "__main__":
     try:
         with Cluster("mpi", inline=inline) as cluster:
             which = os.getpid if inline else os.getppid
-            ranks = {cluster.spawn(which, on=None, notify=False).result(20) for _ in range(8)}
+            ranks = {cluster.spawn(which, notify=False).result(20) for _ in range(8)}
             task = cluster.spawn(nap, notify=False)
             cluster.receive(20)
             for rank in ranks:
