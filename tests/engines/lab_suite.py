@@ -77,12 +77,4 @@ def remains(host: Host) -> list[str]:
     """What of PVM and of agents is left on a host."""
     found = host.path("/tmp").glob("pvm*")
     files = [path.name + path.read_text() if path.is_file() else path.name for path in found]
-    return files + list(filter(None, map(_name, host.pids())))
-
-
-def _name(pid: int) -> str:
-    """The command line of a process that was not there from the beginning."""
-    with suppress(OSError):
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-        return "" if "lab/init.py" in line or "sshd" in line else line
-    return ""
+    return [*files, *host.commands().values()]

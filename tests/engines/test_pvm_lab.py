@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-import psutil
 import pytest
 from lab_suite import remains
 from test_conformance_pvm_lab import PVMOnLab
@@ -77,8 +76,8 @@ class TestHosts(PVMOnLab, Hosts):
             host = self.host(cluster.hosts()[-1].name)
             doomed = cluster.spawn(work.wait_for_ever, on=host.name)
             pid = self.told(cluster, doomed)
-            names = {one: psutil.Process(one).name() for one in host.pids()}
-            (daemon,) = (one for one, name in names.items() if name.startswith("pvmd"))
+            commands = host.commands().items()
+            (daemon,) = (one for one, line in commands if "pvmd" in line.split()[0])
             os.kill(daemon, signal.SIGKILL)
             began = time.monotonic()
             with pytest.raises(TaskLost):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from lab import Lab
 
@@ -39,14 +38,11 @@ def test_a_stopped_run_ends_its_tasks_on_a_host_without_the_share(lab: Lab) -> N
         while not afar.run(begun, check=False).stdout:
             assert run.poll() is None, run.communicate()
         stopped_at = time.monotonic()
-        python = next(pid for pid in controller.pids() if b"stopped.py" in command_of(pid))
+        commands = controller.commands().items()
+        python = next(pid for pid, line in commands if "stopped.py" in line)
         subprocess.run(["kill", f"-{signal.SIGINT}", str(python)], check=True)
         run.communicate(timeout=60)
     assert time.monotonic() - stopped_at < SOON
     assert afar.run(["find", afar.storage, "-path", "*sandboxes/*"]).stdout == ""
     assert list((lab.share / "stopped").rglob(".encamp-*")) == []
     assert not (lab.share / "stopped/out.txt").exists()
-
-
-def command_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()

@@ -248,6 +248,16 @@ class Host:
         all_of_them = (int(name) for name in os.listdir("/proc") if name.isdigit())
         return [pid for pid in all_of_them if _pid_namespace(pid) == mine]
 
+    def commands(self) -> dict[int, str]:
+        """The command lines of what was started there, by the process ids that it has outside.
+
+        What makes it a host (its first process, and what belongs to sshd) is left out, and so is
+        what has ended: processes come and go while this looks.
+        """
+        lines = {pid: _command_line(pid) for pid in self.pids()}
+        own = (INIT, "sshd")
+        return {pid: line for pid, line in lines.items() if line and not any(map(line.count, own))}
+
     # Faults
 
     def cut(self) -> None:
@@ -318,6 +328,13 @@ def _pid_namespace(pid: int) -> str | None:
         return os.readlink(f"/proc/{pid}/ns/pid")
     except OSError:
         return None
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
 
 
 def _rests(pid: int) -> bool:

@@ -150,23 +150,26 @@ def join_network(facts: Facts) -> None:
 
 
 def open_door(facts: Facts) -> None:
-    """Start sshd, and wait until somebody could come in."""
+    """Start sshd, and wait until somebody could come in, and whoever looked has left again."""
     program = shutil.which("sshd")
     assert program is not None
     door = subprocess.Popen([program, "-D", "-e", "-f", facts["sshd"]], stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + SSHD_WITHIN
-    while not answers(facts["address"]):
-        if door.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("sshd does not answer")
-        time.sleep(0.01)
+    served = Path(f"/proc/{door.pid}/task/{door.pid}/children")
+    for condition in (lambda: greets(facts["address"]), lambda: not served.read_text()):
+        while not condition():
+            if door.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit("sshd does not answer")
+            time.sleep(0.01)
 
 
-def answers(address: str) -> bool:
+def greets(address: str) -> bool:
+    """Whether sshd says its first words, which it does in a process of its own."""
     try:
-        socket.create_connection((address, 22), timeout=1).close()
+        with socket.create_connection((address, 22), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
     except OSError:
         return False
-    return True
 
 
 def mount_share(facts: Facts) -> None:

@@ -266,7 +266,7 @@ def test_a_frozen_host_does_nothing_until_it_thaws(pair: Lab) -> None:
 def test_what_runs_from_outside_goes_on_after_a_thaw(pair: Lab) -> None:
     host = pair.hosts[0]
     cat = host.popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    until(lambda: any(psutil.Process(pid).name() == "cat" for pid in host.pids()))
+    until(lambda: "cat " in host.commands().values())
     for _ in range(3):
         host.freeze()
         host.thaw()
@@ -345,7 +345,8 @@ def test_nothing_is_left_after_an_exception_whatever_state_the_hosts_are_in() ->
         with Lab(2) as lab:
             found.append(Traces.of(lab))
             assert found[0].seen()[:2] == [found[0].link, found[0].folder]
-            assert {str(pid) for host in lab.hosts for pid in host.pids()} < {*found[0].seen()}
+            pids = {str(pid) for host in lab.hosts for pid in host.pids()}
+            assert pids < {*found[0].seen()}
             lab.hosts[0].popen(["sleep", "1000"])
             lab.hosts[0].freeze()
             lab.hosts[1].kill()

@@ -74,19 +74,11 @@ def left(lab: Lab) -> list[str]:
     """Processes and files of jobs on the hosts that are up."""
     found = []
     for host in (host for host in lab.hosts if host.up):
-        lines = [(Path(f"/proc/{pid}"), "cmdline") for pid in host.pids()]
-        found += [line for line in map(_command, lines) if line]
+        found += host.commands().values()
         kinds = ("ompi.", "hydra_", "prte", "pmix", "mpich_shm", "sm_segment", "encamp-mpi")
         files = [*host.path("/tmp").iterdir(), *host.path("/dev/shm").iterdir()]
         found += [f"{host.name}: {file}" for file in files if file.name.startswith(kinds)]
     return found
-
-
-def _command(line: tuple[Path, str]) -> str:
-    with suppress(OSError):
-        text = line[0].joinpath(line[1]).read_bytes().replace(b"\0", b" ").decode()
-        return "" if "lab/init.py" in text or "sshd" in text else text
-    return ""
 
 
 def on(lab: Lab, mpi: str, *hosts: str, **options: Any) -> Cluster:
