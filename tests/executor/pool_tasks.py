@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -150,6 +151,30 @@ def set_word(word: str, path: Path) -> None:
 
 def get_word() -> tuple[tuple[int, int], str]:
     return worker(), _words[threading.get_native_id()]
+
+
+def settle(folder: Path) -> None:
+    """An initializer that changes its process, and starts another."""
+    global _helper
+    os.chdir(folder)
+    os.environ["SETTLED"] = "settled"
+    sys.path.insert(0, str(folder))
+    os.umask(0o027)
+    _helper = subprocess.Popen(["sleep", "100"])
+
+
+def settled() -> tuple[str, str | None, bool, int, int]:
+    """What it has changed, and the process that it has started, if that still runs."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    folder = str(Path.cwd())
+    helper = _helper.pid if _helper.poll() is None else 0
+    return folder, os.environ.get("SETTLED"), folder in sys.path, mask, helper
+
+
+def start_something() -> int:
+    """A process that is left behind."""
+    return subprocess.Popen(["sleep", "100"]).pid
 
 
 def fail_to_start(path: Path) -> NoReturn:

@@ -473,6 +473,41 @@ def test_a_new_process_in_place_of_a_dead_one_is_initialized(
     assert len(begun.read_text().splitlines()) == 3
 
 
+def test_what_an_initializer_has_started_runs_on_and_what_tasks_start_does_not(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path
+) -> None:
+    with Executor("local", slots=1, initializer=tasks.settle, initargs=(tmp_path,)) as pool:
+        helper = psutil.Process(pool.submit(tasks.settled).result(SOON)[-1])
+        pool.submit(os.chdir, "/usr").result(SOON)
+        started = pool.submit(tasks.start_something).result(SOON)
+        again = pool.submit(tasks.settled).result(SOON)
+        assert (again[0], again[-1]) == (str(tmp_path), helper.pid)
+        assert not psutil.pid_exists(started)
+    assert not helper.is_running()
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_executors_on_one_cluster_have_initializers_of_their_own(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path, inline: bool
+) -> None:
+    by_value: dict[str, Any] = {"word": None, "__name__": "__main__"}
+    exec(
+        "def put(given):\n    global word\n    word = given\ndef get():\n    return word", by_value
+    )
+    with Cluster(slots=1, inline=inline) as cluster:
+        made = [Executor(cluster, initializer=by_value["put"], initargs=(n,)) for n in range(2)]
+        calls = [[pool.submit(by_value["get"]) for pool in made] for _ in range(3)]
+        assert [[call.result(SOON) for call in turn] for turn in calls] == [[0, 1]] * 3
+        assert cluster.spawn(by_value["get"]).result(SOON) is None
+
+
+def test_an_initializer_that_cannot_travel_says_so(cluster: Cluster) -> None:
+    with Executor(cluster, initializer=print, initargs=(threading.Lock(),)) as pool:
+        error = pool.submit(tasks.add, 1).exception(SOON)
+    assert isinstance(error, CannotTravel)
+    assert str(error).startswith("the initializer print, or an argument of it, cannot be sent")
+
+
 def test_a_broken_executor_says_why_and_leaves_the_cluster_alone(
     cluster: Cluster, tmp_path: Path
 ) -> None:

@@ -24,10 +24,12 @@ from concurrent.futures import (
     as_completed,
     wait,
 )
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pool_tasks as tasks
+import psutil
 import pytest
 from pool_tasks import hold, new_pool, started
 
@@ -509,6 +511,25 @@ def hold_and_note(number: int, gate: Path, ran: Path) -> int:
     return number
 
 
+@pytest.mark.parametrize("chunksize", [1, 2])
+@processes_only
+def test_map_cancels_the_rest_when_its_iterator_is_let_go_of(
+    make: Make, tmp_path: Path, chunksize: int
+) -> None:
+    pool = make(1)
+    paths = [tmp_path / f"{n:03}" for n in range(200)]
+    assert any(pool.map(tasks.touch_late, paths, chunksize=chunksize))
+    assert pool.submit(tasks.add, 1, 2).result(SOON) == 3
+    assert len(list(tmp_path.iterdir())) < 100
+
+
+def test_map_runs_all_if_nobody_asks_for_results(make: Make, tmp_path: Path) -> None:
+    pool = make()
+    pool.map(tasks.touch, [tmp_path / f"{n}" for n in range(20)])
+    pool.shutdown()
+    assert len(list(tmp_path.iterdir())) == 20
+
+
 def test_an_iterable_that_raises_fails_map_at_once(pool: Executor) -> None:
     def items() -> Iterator[int]:
         yield 1
@@ -641,10 +662,15 @@ import functools, sys
 import pool_tasks as tasks
 
 number = None
+filled = {}
 
 def begin(given):
     global number, made
     number, made = given, [given]
+    fill(given)
+
+def fill(given):
+    filled["given"] = given
 
 def add(*given):
     return number + sum(given)
@@ -655,9 +681,13 @@ def first(_):
 def helper():
     return made
 
+def found(_):
+    return filled
+
 if __name__ == "__main__":
     with tasks.new_pool(sys.argv[1], 2, initializer=begin, initargs=(40,)) as pool:
         print(pool.submit(add, 2).result(), pool.submit(first, 0).result())
+        print(pool.submit(found, 0).result())
         print(list(pool.map(add, range(4), range(4), chunksize=2)))
         print(pool.submit(functools.partial(add, 1), 2).result())
 """
@@ -679,7 +709,7 @@ def test_what_the_initializer_of_a_script_sets_is_there_for_its_functions(
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "42 40\n[40, 42, 44, 46]\n43\n"
+    assert done.stdout == "42 40\n{'given': 40}\n[40, 42, 44, 46]\n43\n"
 
 
 @spawn_too
@@ -715,6 +745,31 @@ def test_an_initializer_that_fails_breaks_the_pool(make: Make, tmp_path: Path) -
     with pytest.raises(BrokenExecutor):
         pool.map(tasks.add, [1])
     pool.shutdown()
+
+
+@pytest.mark.parametrize("code", [0, 4])
+@processes_only
+def test_an_initializer_that_exits_breaks_the_pool(make: Make, code: int) -> None:
+    pool = make(1, initializer=sys.exit, initargs=(code,))
+    call = pool.submit(tasks.add, 1)
+    assert isinstance(call.exception(SOON), BrokenExecutor)
+    with pytest.raises(BrokenExecutor):
+        pool.submit(tasks.add, 1)
+
+
+@processes_only
+def test_what_an_initializer_does_to_its_process_stays(make: Make, tmp_path: Path) -> None:
+    pool = make(1, initializer=tasks.settle, initargs=(tmp_path,))
+    first, *others = (pool.submit(tasks.settled).result(SOON) for _ in range(3))
+    helper = psutil.Process(first[-1])
+    try:
+        assert first[:-1] == (str(tmp_path), "settled", True, 0o027)
+        assert others == [first, first]
+        assert helper.is_running()
+    finally:
+        pool.shutdown()
+        with suppress(psutil.NoSuchProcess):
+            helper.kill()
 
 
 def test_an_initializer_that_cannot_be_called_is_refused(make: Make) -> None:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from msgspec import Raw
 
+from encamp.agent.isolation import leave
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
     NotImportable,
@@ -113,7 +114,7 @@ class Slot:
         """With the large buffers of their arguments."""
         self.running = -1
         self._task: CurrentTask | None = None
-        self.alone: AbstractContextManager[None] = nullcontext()
+        self.alone = leave()
         """What is around each call to undo its effects on the process."""
         self.ended: Callable[[int], None] | None = None
         """Is called with the task's number before its result is sent."""
@@ -133,8 +134,8 @@ class Slot:
         self._tickets = int.from_bytes(os.urandom(7), "little")
         self.ledger = Ledger()
         """Results that are not sent yet."""
-        self._initialized: set[int] = set()
-        self._made: Initialized | None = None
+        self._initialized: dict[int, Initialized] = {}
+        """What initializers have made, by their numbers."""
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
 
@@ -278,7 +279,7 @@ class Slot:
                 return self._value_set_up(call, buffers, load([setup]))
             function = self._functions[number]
             if not callable(function):
-                function = self._function(number)
+                function = self._load(number)
             args, kwargs = load([arguments, *buffers] if buffers else (arguments,))
             return function(*args, **kwargs)
         finally:
@@ -288,12 +289,16 @@ class Slot:
     def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
         """The value of a call that is not just called."""
         self._task = task = CurrentTask(self, call[0], setup.name)
-        self._set_up(call[0], setup)
-        function = self._function(call[1])
+        made = self._set_up(call[0], setup)
+        function = self._functions[call[1]]
+        if not callable(function):
+            function = self._load(call[1])
+            if made is not None:
+                made.give(function)
         args, kwargs = load([call[2], *buffers])
-        if self._made is not None:  # what is no function itself comes as an argument of one
+        if made is not None:  # what is no function itself comes as an argument of one
             for arg in args:
-                self._made.give(arg)
+                made.give(arg)
         if setup.staging is None:
             return function(*args, **kwargs)
         from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker
@@ -307,39 +312,36 @@ class Slot:
             self._task = CurrentTask(self, self.running, "")
         return self._task
 
-    def _set_up(self, task: int, setup: Setup) -> None:
+    def _set_up(self, task: int, setup: Setup) -> Initialized | None:
         extend_import_path(setup.sys_path)
         os.environ.update(setup.environment)
         if setup.tell_start:
             self.port.send([encode(Started(self.number, task))])
-        if setup.initializer is not None and setup.initializer[0] not in self._initialized:
-            function, args = load([setup.initializer[1]])
-            try:
-                self._initialize(function, args)
-            except Exception as exc:
-                name = getattr(function, "__qualname__", repr(function))
-                why = f"{type(exc).__name__}: {exc}"
-                raise InitializerFailed(name, self.host, why) from exc
-            self._initialized.add(setup.initializer[0])
+        if setup.initializer is None:
+            return None
+        number, payload = setup.initializer
+        if number not in self._initialized:
+            self._initialized[number] = self._initialize(payload)
+            self.alone.keep(besides=[name for name, _ in setup.environment])
+        return self._initialized[number]
 
-    def _initialize(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        if self._made is None:
-            from encamp.agent.initialized import Initialized  # few need it: slots start quicker
+    def _initialize(self, payload: bytes) -> Initialized:
+        from encamp.agent.initialized import Initialized  # few need it: slots start quicker
 
-            self._made = Initialized()
-        self._made.run(function, args)
-        for known in self._functions.values():
-            self._made.give(known)
+        function, args = load([payload])
+        try:
+            return Initialized(function, args)
+        except (Exception, SystemExit) as exc:
+            name = getattr(function, "__qualname__", repr(function))
+            why = f"{type(exc).__name__}: {exc}"
+            raise InitializerFailed(name, self.host, why) from exc
 
-    def _function(self, number: int) -> Callable[..., Any]:
-        function = self._functions[number]
-        if not callable(function):
-            try:
-                function = self._functions[number] = load([function])
-            except ModuleNotFoundError as exc:
-                raise NotImportable(exc.name or "") from exc
-            if self._made is not None:
-                self._made.give(function)
+    def _load(self, number: int) -> Callable[..., Any]:
+        try:
+            function: Callable[..., Any] = load([self._functions[number]])  # type: ignore[list-item]
+        except ModuleNotFoundError as exc:
+            raise NotImportable(exc.name or "") from exc
+        self._functions[number] = function
         return function
 
     def tell(self, message: object) -> None:

@@ -21,21 +21,24 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
-from encamp.agent.processes import adopt_orphans, end_descendants
+from encamp.agent.processes import adopt_orphans, descendants, end_descendants
 from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
+
+if TYPE_CHECKING:
+    from psutil import Process
 
 KEPT_OUTPUT = 1 << 20
 """Bytes of what a task prints that are kept, from its end."""
@@ -152,8 +155,22 @@ class _Alone(put_back):
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
         self._opened = -1
+        self._lasting: list[Process] = []
+        """What was started by now and is to run on."""
+        self._open()
+
+    def _open(self) -> None:
+        if self._opened >= 0:
+            os.close(self._opened)
+            self._opened = -1
         with suppress(OSError):
-            self._opened = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+            self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
+
+    def keep(self, besides: Iterable[str] = ()) -> None:
+        """See `leave.keep`."""
+        super().keep(besides)
+        self._open()
+        self._lasting = descendants()
 
     def _go_back(self) -> None:
         try:
@@ -163,9 +180,9 @@ class _Alone(put_back):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            end_descendants(grace=0)
+            end_descendants(grace=0, besides=self._lasting)
         finally:
-            super().__exit__(None, None, None)
+            super().__exit__()
 
 
 class _Sockets:

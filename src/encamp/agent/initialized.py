@@ -1,39 +1,72 @@
-"""What an initializer has set, for functions that travel by value.
+"""What an initializer has made, for functions that travel by value.
 
 Each of these has globals of its own, made when it was unpickled, where functions of one module
-share theirs. So that an initializer of a script can set something for the script's functions, as
-in a pool whose processes were forked, what it has set is given to each of them.
+share theirs. So that an initializer of a script can set something for the script's functions, or
+fill what is there, as in a pool whose processes were forked, that is given to each of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from types import FunctionType, MethodType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
+
+import cloudpickle
+
+_UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)
 
 
 class Initialized:
-    """The globals that initializers have set in this process, by their modules' names."""
+    """The globals that an initializer has set or changed in this process, by modules' names."""
 
-    def __init__(self) -> None:
-        self._set: dict[str, dict[str, Any]] = {}
-
-    def run(self, initializer: Callable[..., object], args: tuple[Any, ...]) -> None:
-        """Call an initializer, and note what it sets; raises what it raises."""
-        before = [(function, dict(function.__globals__)) for function in _by_value(initializer)]
+    def __init__(self, initializer: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Calls it; raises what it raises."""
+        self._made: dict[str, dict[str, Any]] = {}
+        before = [(function, _states(function.__globals__)) for function in _by_value(initializer)]
         initializer(*args)
         for function, had in before:
             now = function.__globals__
-            new = {name: now[name] for name in now if had.get(name, had) is not now[name]}
-            self._set.setdefault(_module(function), {}).update(new)
+            new = {
+                name: now[name] for name, state in _states(now).items() if had.get(name) != state
+            }
+            self._made.setdefault(_module(function), {}).update(new)
 
     def give(self, function: object) -> None:
-        """Give a function what was set for those of its module."""
-        if self._set:
-            for found in _by_value(function):
-                found.__globals__.update(self._set.get(_module(found), {}))
+        """Give a function what was made for those of its module."""
+        for found in _by_value(function):
+            found.__globals__.update(self._made.get(_module(found), {}))
+
+
+def _states(values: dict[str, Any]) -> dict[str, object]:
+    """What tells whether a value is the same, and as it was."""
+    return {name: (id(value), _digest(value)) for name, value in values.items() if name[:2] != "__"}
+
+
+def _digest(value: object) -> object:
+    """Of its contents; of what cannot be pickled something that is equal to nothing else."""
+    if isinstance(value, _UNCHANGING):
+        return None
+    digest = _Digest()
+    try:
+        cloudpickle.Pickler(digest, 5).dump(value)
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        return object()
+    return digest.sum.digest()
+
+
+class _Digest:
+    """A file of which only a digest is kept."""
+
+    def __init__(self) -> None:
+        self.sum = hashlib.blake2b()
+
+    def write(self, data: bytes) -> int:
+        """As files have it."""
+        self.sum.update(data)
+        return len(data)
 
 
 def _module(function: FunctionType) -> str:

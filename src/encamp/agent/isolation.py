@@ -7,14 +7,28 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from types import TracebackType
+from pathlib import Path
 
 _CLONE_FS = 0x00000200
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class put_back:  # noqa: N801 - it reads as what it does: with put_back():
+class leave:  # noqa: N801 - it reads as what it does: with leave():
+    """Undo nothing."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+    def keep(self, besides: Iterable[str] = ()) -> None:
+        """What was done by now is not to be undone, but to these environment variables."""
+
+
+class put_back(leave):  # noqa: N801 - as `leave`
     """Let what runs next find this process as it was when this object was made.
 
     Its current folder (which becomes ``folder``), environment, ``sys.path``, umask, standard
@@ -24,21 +38,16 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
 
     def __init__(self, folder: str = "/") -> None:
         self._folder = folder
+        self._note()
+
+    def _note(self) -> None:
         self._environment = _environment().copy()
         self._path = sys.path[:]
         self._mask = _umask()
         self._handlers = [(number, _signal.getsignal(number)) for number in _SIGNALS]
         self._streams = sys.stdin, sys.stdout, sys.stderr
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._go_back()
         os.umask(self._mask)
         if sys.path != self._path:
@@ -52,26 +61,44 @@ class put_back:  # noqa: N801 - it reads as what it does: with put_back():
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
 
+    def keep(self, besides: Iterable[str] = ()) -> None:
+        """See `leave.keep`."""
+        before = self._environment
+        self._note()
+        for name in map(os.fsencode, besides):
+            self._environment.pop(name, None)
+            if name in before:
+                self._environment[name] = before[name]
+        self._folder = _current_folder(self._folder)
+
     def _go_back(self) -> None:
         os.chdir(self._folder)
 
 
-class put_folder_back:  # noqa: N801 - as `put_back`
+class put_folder_back(leave):  # noqa: N801 - as `leave`
     """Go to a folder, and back there after each call."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
         self._go_back()
 
-    def __enter__(self) -> None:
-        pass
-
     def __exit__(self, *exc: object) -> None:
         self._go_back()
+
+    def keep(self, besides: Iterable[str] = ()) -> None:
+        """See `leave.keep`."""
+        self._folder = _current_folder(self._folder)
 
     def _go_back(self) -> None:
         with suppress(OSError):
             os.chdir(self._folder)
+
+
+def _current_folder(otherwise: str) -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was removed
+        return otherwise
 
 
 def own_folder() -> bool:

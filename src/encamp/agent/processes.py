@@ -32,17 +32,24 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_descendants(grace: float, pid: int | None = None) -> None:
+def end_descendants(
+    grace: float, pid: int | None = None, besides: Iterable[psutil.Process] = ()
+) -> None:
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
-    at once. Blocks until they are gone.
+    at once. Blocks until they are gone. Those ``besides``, and what these have started, go on.
     """
     if pid is not None:
         _end_all(lambda: _descendants(pid), grace)
     elif _have_children():
-        _end_all(lambda: _descendants(None), grace)
+        _end_all(lambda: _descendants(None, besides), grace)
         _reap()
+
+
+def descendants() -> list[psutil.Process]:
+    """The processes that descend from this one."""
+    return _descendants(None) if _have_children() else []
 
 
 def end_marked(name: str, value: str) -> None:
@@ -74,12 +81,17 @@ def _reap() -> None:
             pass
 
 
-def _descendants(pid: int | None) -> list[psutil.Process]:
+def _descendants(pid: int | None, besides: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
     import psutil
 
+    found: list[psutil.Process] = []
     with suppress(psutil.Error):
-        return _living(psutil.Process(pid).children(recursive=True))
-    return []
+        found = psutil.Process(pid).children(recursive=True)
+    for process in besides:
+        with suppress(psutil.Error):
+            left_alone = {process, *process.children(recursive=True)}
+            found = [one for one in found if one not in left_alone]
+    return _living(found)
 
 
 def _marked(name: str, value: str) -> list[psutil.Process]:

@@ -299,7 +299,10 @@ class Cluster:
             self._check_need(checked)
         if checked.staged and self.spread:
             check_for_hosts((*checked.outputs, *checked.on_failure))
-        found, args = controller.functions.find(function, args)
+        functions = controller.functions
+        if checked.initializer is not None:
+            functions = functions.of(checked.initializer)
+        found, args = functions.find(function, args)
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
         controller.incoming.append(task)

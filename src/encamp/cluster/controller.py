@@ -221,8 +221,11 @@ class Controller:
 
     def _fail_unsent(self, place: Place, task: Task, exc: Exception) -> None:
         self.scheduler.ended(place, task)
-        error = CannotTravel(f"an argument of {task._function.name}", str(exc) or repr(exc))
-        error.__cause__ = exc
+        if isinstance(exc, CannotTravel):
+            error = exc
+        else:
+            error = CannotTravel(f"an argument of {task._function.name}", str(exc) or repr(exc))
+            error.__cause__ = exc
         self.end(task, False, error)
 
     def begins(self, place: Place) -> None:
@@ -313,7 +316,8 @@ class Controller:
         self.mail.lines.pop(task.id, None)
 
     def _again_by_value(self, task: Task, module: str) -> bool:
-        again = self.functions.again_by_value(task._function, module)
+        functions = self.functions.of(task._options.initializer)
+        again = functions.again_by_value(task._function, module)
         if again is None:
             return False
         task._function = again

@@ -57,15 +57,28 @@ def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 class Functions:
-    """The functions of one cluster."""
+    """The functions of one cluster, or those of one ``family`` of it, which has slots load its own.
 
-    def __init__(self) -> None:
-        self._numbers = count(1)
+    A function by value has globals of its own wherever it is loaded. What an initializer makes
+    there is for the functions of its family only.
+    """
+
+    def __init__(self, family: Functions | None = None) -> None:
+        self._numbers: count[int] = count(1) if family is None else family._numbers
+        self._modules: set[types.ModuleType] = set() if family is None else family._modules
+        self._families: dict[int, tuple[object, Functions]] = {}
         self._known: WeakKeyDictionary[Any, tuple[Hashable, Function]] = WeakKeyDictionary()
-        self._modules: set[types.ModuleType] = set()
         self._apply = self._by_reference(apply)
         self._last: tuple[Any, Function] = apply, self._apply
         """The function by reference that was asked for last: that is often the next one too."""
+
+    def of(self, initializer: object) -> Functions:
+        """Those of an initializer's family; these if it is None."""
+        if initializer is None:
+            return self
+        if (found := self._families.get(id(initializer))) is None:  # kept, so that its id is
+            found = self._families[id(initializer)] = initializer, Functions(self)
+        return found[1]
 
     def find(
         self, function: Callable[..., Any], args: tuple[Any, ...]

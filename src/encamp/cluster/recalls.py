@@ -192,6 +192,15 @@ class Recalls:
             self._pump.until(answered, ANSWER_WITHIN)
             self._pump.call(lambda: self._cancel_no_more(asked))
 
+    def take_back_soon(self, tasks: Iterable[Task]) -> None:
+        """The same without waiting for it, and without saying what was cancelled."""
+
+        def take_back() -> None:
+            asked = self._cancel_waiting(tasks)
+            self._pump.later(ANSWER_WITHIN, lambda: self._cancel_no_more(asked))
+
+        self._pump.soon(take_back)
+
     def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Task]:
         """Cancel what waits here, and ask for the rest; that is what is returned."""
         elsewhere: list[Task] = []

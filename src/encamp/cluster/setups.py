@@ -15,10 +15,19 @@ from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
 from encamp.cluster.options import Options
 from encamp.cluster.task import Task
-from encamp.errors import UnusableInput
+from encamp.errors import CannotTravel, UnusableInput
 from encamp.storage.beacon import Beacons
 from encamp.storage.landing import Depot
 from encamp.storage.outputs import folders_of
+
+
+def _pickled(initializer: tuple[Callable[..., Any], tuple[Any, ...]]) -> bytes:
+    try:
+        return bytes(cloudpickle.dumps(initializer, 5))
+    except Exception as exc:
+        why = str(exc) or type(exc).__name__
+        what = f"the initializer {getattr(initializer[0], '__qualname__', initializer[0])}"
+        raise CannotTravel(f"{what}, or an argument of it,", why) from exc
 
 
 class Setups:
@@ -58,7 +67,7 @@ class Setups:
             return None
         known = self._initializers.get(id(initializer))
         if known is None:
-            known = next(self._numbers), cloudpickle.dumps(initializer, 5)
+            known = next(self._numbers), _pickled(initializer)
             self._initializers[id(initializer)] = known
             self._kept.append(initializer)  # so that its id is nobody else's
         return known

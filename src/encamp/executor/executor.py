@@ -42,8 +42,11 @@ class Executor(futures.Executor):
 
     ``cluster`` is a `Cluster`, which stays open, or what `Cluster` makes one of (with ``slots``
     and ``engine_options``), which is closed with the executor. ``initializer(*initargs)`` is
-    called in every slot's process before its first task. If it raises, the executor is broken:
-    what waits fails with `InitializerFailed`, and so does every later `submit`.
+    called in every slot's process before its first task. What it does to the process stays, where
+    what tasks do is undone: environment, current folder, processes that it starts. What it sets in
+    a script's globals, or puts into them, is there for the functions of this executor. If it
+    raises, the executor is broken: what waits fails with `InitializerFailed`, and so does every
+    later `submit`.
 
     The other options say how all its tasks are run, see `Cluster.spawn`.
 

@@ -85,8 +85,9 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 class Results(Iterator[T]):
     """Results in order. ``calls`` are made now (or ``ahead`` of them), and one with each result.
 
-    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled after an error, and by
-    `close`; not when it is just let go of, so that nobody has to ask for results.
+    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled after an error, by
+    `close`, and, as the standard pools do it, when it is let go of after its first result; not
+    before that, so that nobody has to ask for results.
     """
 
     def __init__(
@@ -94,8 +95,10 @@ class Results(Iterator[T]):
     ) -> None:
         self._calls, self._deadline = calls, deadline
         self._waiting = deque(islice(calls, ahead))
+        self._begun = False
 
     def __next__(self) -> T:
+        self._begun = True
         if not self._waiting:
             raise StopIteration
         self._waiting.extend(islice(self._calls, 1))
@@ -112,6 +115,10 @@ class Results(Iterator[T]):
         self._calls = iter(())
         cancel_all(left)
 
+    def __del__(self) -> None:
+        if getattr(self, "_begun", False) and self._waiting:
+            let_go(reversed(self._waiting))
+
 
 def cancel_all(calls: Iterable[Future[Any]]) -> None:
     """Cancel what has not begun; blocks while slots are asked."""
@@ -123,6 +130,13 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
             call.cancel()
     if tasks:
         tasks[0]._controller.recalls.take_back_all(tasks)
+
+
+def let_go(calls: Iterable[Future[Any]]) -> None:
+    """The same without waiting, from anywhere, also while Python clears up."""
+    tasks = [call for call in calls if isinstance(call, Task) and not call.done()]
+    if tasks:
+        tasks[0]._controller.recalls.take_back_soon(tasks)
 
 
 def _result(call: Future[T], deadline: float | None) -> T:
