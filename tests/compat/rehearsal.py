@@ -11,6 +11,7 @@ from typing import Any
 
 from encamp.agent.calls import Received
 from encamp.cluster.events import Host
+from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.machine import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
@@ -96,9 +97,9 @@ class RehearsedMachine(VirtualMachine):
 class RehearsedTask(Future[None]):
     """Ends when it is told that the program does."""
 
-    def __init__(self, number: int, host: str) -> None:
+    def __init__(self, number: int, host: str, *, fresh: bool) -> None:
         super().__init__()
-        self.id, self.host = number, host
+        self.id, self.host, self.fresh = number, host, fresh
 
 
 @dataclass
@@ -115,6 +116,14 @@ class RehearsedCluster:
     waits: list[float | None] = field(default_factory=list)
     refusal: Exception | None = None
     closed: int = 0
+    places: dict[str, list[object]] = field(default_factory=dict)
+
+    def _places(self, name: str) -> list[object]:
+        """See `Cluster._places`."""
+        have = self.places.setdefault(name, [])
+        slots = dict(self.sizes).get(name, 0)
+        have[slots:] = [object() for _ in range(slots - len(have))]
+        return [*have]
 
     def hosts(self) -> list[Host]:
         """See `Cluster.hosts`."""
@@ -123,11 +132,12 @@ class RehearsedCluster:
             for name, slots in self.sizes
         ]
 
-    def spawn(self, function: Any, *args: Any, on: str) -> RehearsedTask:
-        """See `Cluster.spawn`."""
+    def _spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
+        """See `Cluster._spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        task = RehearsedTask(len(self.spawned) + 1, on)
+        assert options.place in self._places(options.on)
+        task = RehearsedTask(len(self.spawned) + 1, options.on, fresh=options.fresh)
         self.spawned.append(task)
         return task
 

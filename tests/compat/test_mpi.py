@@ -279,6 +279,7 @@ def test_a_function_that_cannot_travel_leaves_its_slot_free(cluster: RehearsedCl
 def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> None:
     vm = MPI()
     new = Host("new", slots=2, cores=1, memory=0)
+    spread.sizes = [*spread.sizes, ("new", 2)]
     spread.coming.append(Received(0, HostAdded(new)))
     spread.coming.extend([*spread.coming, Received(1, Letter(1, "told once"))])
     sender, message = vm.receiveMessage()
@@ -296,6 +297,19 @@ def test_hosts_that_come_and_go_are_told_and_used(spread: RehearsedCluster) -> N
     assert vm.receiveMessage()[1].taskID == task
     assert (vm.slots(), vm.freeSlots()) == (6, 5)
     assert str(vm.hostID(task)) == "new"
+
+
+def test_slots_that_a_host_loses_or_gets_are_noticed(spread: RehearsedCluster) -> None:
+    vm = MPI()
+    [first] = vm.spawnFunction(work, count=1)
+    spread.sizes = [("one", 1), ("two", 4)]
+    assert (vm.slots(), vm.freeSlotsSet()) == (6, {4, 5, 6, 7})
+    assert len(vm.spawnFunction(work)) == 4
+    assert vm.spawnFunction(work) == []
+    end(spread, first.number)
+    while vm.receiveMessage(0):
+        pass
+    assert vm.freeSlotsSet() == {1}
 
 
 def test_events_of_tasks_that_others_have_spawned_are_not_shown(cluster: RehearsedCluster) -> None:

@@ -22,6 +22,7 @@ from rehearsal import RehearsedCluster, RehearsedTask
 from conftest import need
 from encamp.agent.calls import Received
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
+from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import MsgHostAdd, MsgHostDelete, MsgTaskExit, MsgTaskResult
 from encamp.compat.pyopus.machine import Letter, opened, use
@@ -52,9 +53,8 @@ class Rehearsed(RehearsedCluster):
         super().__init__(sizes)
         self.killed: list[int] = []
 
-    def spawn(self, function: Any, *args: Any, on: str, fresh: bool = False) -> RehearsedTask:
-        task = super().spawn(function, *args, on=on)
-        task.fresh = fresh  # type: ignore[attr-defined]
+    def _spawn(self, function: Any, args: Any, kwargs: Any, options: SpawnOptions) -> RehearsedTask:
+        task = super()._spawn(function, args, kwargs, options)
         task.kill = lambda: self.killed.append(task.id)  # type: ignore[attr-defined]
         return task
 
@@ -160,7 +160,7 @@ def test_tasks_get_a_fresh_interpreter_unless_something_is_to_stay(
     spread: Rehearsed, options: dict[str, Any], fresh: bool
 ) -> None:
     PVM(**options).spawnFunction(work, count=1)
-    assert spread.spawned[0].fresh is fresh  # type: ignore[attr-defined]
+    assert spread.spawned[0].fresh is fresh
 
 
 def test_hosts_that_come_and_go_are_told_with_their_ids(spread: Rehearsed) -> None:

@@ -143,6 +143,18 @@ def test_a_task_that_fails_or_dies_is_told_and_the_program_goes_on(way: str) -> 
         assert text in done.stderr
 
 
+@pytest.mark.parametrize("words", [[], ["finalize"], ["finalize", "cooperative"]])
+@pytest.mark.parametrize("way", WAYS)
+def test_a_slot_keeps_its_process_and_an_error_is_told_at_the_end(
+    way: str, words: list[str]
+) -> None:
+    done = run(way, "ending.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "3 [True, True, True, True]\n"
+    assert done.stderr.count(f" on {HOST} failed:\n") == 1
+    assert done.stderr.rstrip().endswith("LookupError: no bread")
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_the_cooperative_system_outsources_tasks(way: str) -> None:
     said = lines(way, "outsource.py")

@@ -28,6 +28,7 @@ from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
+from encamp.cluster.scheduler import Place
 from encamp.cluster.table import table
 from encamp.cluster.task import Task
 from encamp.engines.base import Endpoint, Engine
@@ -193,6 +194,11 @@ class Cluster:
         """The hosts, in the order in which they came."""
         return list(self._controller.hosts.known.values())
 
+    def _places(self, host: str) -> list[Place]:
+        """What the scheduler has for the slots of a host; none if it is gone."""
+        station = self._controller.scheduler.stations.get(host)
+        return [] if station is None else list(station.places)
+
     def add_hosts(self, *hosts: str) -> None:
         """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
 
@@ -317,7 +323,8 @@ class Cluster:
     def _check_need(self, options: Options) -> None:
         scheduler, need = self._controller.scheduler, options.need
         for name in need.on or ():
-            if name not in scheduler.stations:
+            places = self._places(name)
+            if not places or need.place not in (None, *places):
                 raise NoSuchHost(name, tuple(scheduler.stations))
         if any(scheduler.most(need)):
             return

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
 from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.sizes import parse_size
+
+if TYPE_CHECKING:
+    from encamp.cluster.scheduler import Place
 
 
 class Need(NamedTuple):
@@ -22,6 +25,8 @@ class Need(NamedTuple):
     gpus: int = 0
     alone: bool = False
     """It shares its slot with nothing that waits: no calls are sent ahead."""
+    place: Place | None = None
+    """The only slot that it may have."""
 
 
 PLAIN = Need()
@@ -79,11 +84,12 @@ class SpawnOptions:
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     answer: Callable[[Any], Any] | None = None
     owner: object = None
+    place: Place | None = None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
         """From what was given by name. Raises `UnknownOption`."""
-        known = set(cls.__dataclass_fields__) - {"initializer", "answer", "owner"}
+        known = set(cls.__dataclass_fields__) - {"initializer", "answer", "owner", "place"}
         for name in given:
             if name not in known:
                 raise UnknownOption(name, tuple(sorted(known)))
@@ -126,7 +132,7 @@ class SpawnOptions:
     def _need(self) -> Need:
         memory = _bytes(self.memory)
         alone = self.fresh or self.cores > 1 or memory > 0 or self.gpus > 0
-        need = Need(names(self.on), self.cores, memory, self.gpus, alone)
+        need = Need(names(self.on), self.cores, memory, self.gpus, alone, self.place)
         return PLAIN if need == PLAIN else need
 
 

@@ -78,6 +78,8 @@ class Station:
     def can(self, need: Need) -> bool:
         """Whether it could meet a need if nothing else ran."""
         wide = need.cores if need.cores > 1 else 0
+        if need.place is not None and need.place not in self.places:
+            return False
         return wide <= self.cores and need.memory <= self.memory and need.gpus <= self.all_gpus
 
     def fits(self, need: Need) -> bool:
@@ -89,7 +91,7 @@ class Station:
         return self.used_memory + need.memory <= self.memory and need.gpus <= len(self.gpus)
 
     def _has_slots(self, need: Need) -> bool:
-        if not self.free:
+        if not self.free or (need.place is not None and need.place not in self.free):
             return False
         most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
         return self.used_cores + need.cores <= most
@@ -248,7 +250,7 @@ class Scheduler:
         for need in sorted(self._needy, key=lambda need: self._needy[need][0].id):
             queue = self._needy[need]
             while queue and (best := self._best(need, reserved)) is not None:
-                if given := self._give(next(iter(best.free)), queue, need):
+                if given := self._give(need.place or next(iter(best.free)), queue, need):
                     yield given
             if not queue:
                 del self._needy[need]

@@ -7,12 +7,9 @@ What their ids look like, and what there is to know of hosts, is told by those t
 from __future__ import annotations
 
 import math
-import sys
 import time
-import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,7 +27,7 @@ from encamp.compat.pyopus.base import (
     VirtualMachine,
 )
 from encamp.compat.pyopus.machine import Finish, Finished, Letter, Machine, Mailbox
-from encamp.errors import ClusterClosed, ClusterError, EngineFailed, TaskKilled
+from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.storage.leftovers import reclaim_leftovers
 
 __all__ = ["ClusteredMachine", "Here", "task_here"]
@@ -339,16 +336,10 @@ def _wait_for_nothing(wait: float | None) -> None:
 
 
 def _result(spawner: Machine, sender: Any, result: TaskResult) -> tuple[Any, ...]:
-    number = result.task
-    silent, raised = number in spawner.silent, number in spawner.raised
-    spawner.silent.discard(number)
-    spawner.raised.discard(number)
-    if result.ok:
-        return () if silent else (sender, MsgTaskResult(True, result.value))
-    if number in spawner.killed and isinstance(result.value, TaskKilled | CancelledError):
+    silent = result.task in spawner.silent
+    spawner.silent.discard(result.task)
+    error = spawner.error_of(result.task, None if result.ok else result.value)
+    if silent or (error is None and not result.ok):
         return ()
-    if not raised:
-        text = "".join(traceback.format_exception(result.value))
-        host = spawner.place[spawner.slot[number]]
-        sys.stderr.write(f"task {sender} on {host} failed:\n{text}")
-    return () if silent else (sender, MsgTaskResult(False, None, result.value))
+    value = result.value if result.ok else None
+    return sender, MsgTaskResult(result.ok, value, error)

@@ -7,22 +7,27 @@ for what is spawned here, and no task waits.
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
+import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import wait
+from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from encamp.cluster.echo import show, show_lines_at_once
-from encamp.errors import ClusterClosed, EncampError, NoSuchHost
+from encamp.cluster.options import SpawnOptions
+from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.cluster.events import Host
+    from encamp.cluster.scheduler import Place
     from encamp.cluster.task import Task
 
 
@@ -122,32 +127,58 @@ class Machine:
         """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
         self.killed: set[int] = set()
         """Numbers of tasks that the program itself has ended."""
-        self._live: set[int] = set()
+        self._known: set[int] = set()
+        """Numbers of tasks whose results have come, until their exits have."""
+        self._live: dict[int, Place] = {}
+        """Slot → what the cluster has for it."""
         self._next = 1
         for host in cluster.hosts() if cluster is not None else ():
             self.add(host)
+        if cluster is not None:
+            atexit.register(self._tell_errors)  # before the cluster is closed, which ends tasks
 
     def add(self, host: Host) -> bool:
         """Note a host's slots; False if they are known."""
         if any(self.place[slot] == host.name for slot in self._live):
             return False
         station = self.stations.setdefault(host.name, Station(host.name, host.cores))
-        new = range(self._next, self._next + host.slots)
-        self._next += host.slots
-        self.place |= dict.fromkeys(new, host.name)
-        self._live |= {*new}
-        station.slots |= {*new}
-        station.free |= {*new}
+        self._match(station)
         return True
+
+    def look(self) -> None:
+        """Take note of slots that hosts have got, or lost with one of their agents."""
+        for station in self.stations.values():
+            self._match(station)
+
+    def _match(self, station: Station) -> None:
+        places = [] if self.cluster is None else self.cluster._places(station.name)
+        if not places:  # the message of its end is still to come
+            return
+        self._forget(
+            station, [slot for slot in self._of(station) if self._live[slot] not in places]
+        )
+        known = {*self._live.values()}
+        for place in (place for place in places if place not in known):
+            slot, self._next = self._next, self._next + 1
+            self.place[slot] = station.name
+            self._live[slot] = place
+            station.slots.add(slot)
+            station.free.add(slot)
+
+    def _of(self, station: Station) -> list[int]:
+        return [slot for slot in station.slots if slot in self._live]
+
+    def _forget(self, station: Station, slots: Sequence[int]) -> None:
+        for slot in slots:
+            del self._live[slot]
+        station.slots.difference_update(slots)
+        station.free.difference_update(slots)
 
     def remove(self, name: str) -> None:
         """Forget a host's slots, also those with tasks in them."""
-        gone = {slot for slot in self._live if self.place[slot] == name}
-        self._live -= gone
         station = self.stations.get(name)
         if station is not None:
-            station.slots -= gone
-            station.free -= gone
+            self._forget(station, self._of(station))
             if not station.slots:
                 del self.stations[name]
 
@@ -203,8 +234,11 @@ class Machine:
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")
+        where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot]}
         try:
-            task = self.cluster.spawn(function, *args, on=self.place[slot], **options)
+            task = self.cluster._spawn(
+                function, args, {}, SpawnOptions(notify=True, **where, **options)
+            )
         except NoSuchHost:
             self.remove(self.place[slot])
             return None
@@ -233,12 +267,39 @@ class Machine:
         for known in (self._tasks, self.ids, self.titles):
             known.pop(number, None)
         self.killed.discard(number)
+        self._known.discard(number)
         if slot is not None and self.number.pop(slot, None) == number:
             self._free(slot)
 
     def _free(self, slot: int) -> None:
         if slot in self._live:
             self.stations[self.place[slot]].free.add(slot)
+
+    def error_of(self, number: int, error: BaseException | None) -> BaseException | None:
+        """What a task's result has come with, None if it was ended on purpose; prints it.
+
+        Unless somebody raises it, who has said so before.
+        """
+        raised = number in self.raised
+        self.raised.discard(number)
+        self._known.add(number)
+        if number in self.killed and isinstance(error, TaskKilled | CancelledError):
+            return None
+        if error is not None and not raised:
+            self._tell_error(number, error)
+        return error
+
+    def _tell_error(self, number: int, error: BaseException) -> None:
+        text = "".join(traceback.format_exception(error))
+        host = self.place[self.slot[number]]
+        sys.stderr.write(f"task {self.ids[number]} on {host} failed:\n{text}")
+
+    def _tell_errors(self) -> None:
+        """Print what tasks have raised whose results were not received: nobody raises that now."""
+        for number, task in self._tasks.items():
+            if task.done() and not task.cancelled() and number not in self._known:
+                self.raised.discard(number)
+                self.error_of(number, task.exception())
 
     def finish(self) -> None:
         """Tell tasks that the program ends, wait for them, and close the cluster if it is ours."""
@@ -249,6 +310,8 @@ class Machine:
             with suppress(EncampError):
                 cluster.send(number, Letter(0, Finish()))
         wait(self._tasks.values())
+        self._tell_errors()
+        atexit.unregister(self._tell_errors)
         if self.own:
             cluster.close()
 
@@ -261,6 +324,7 @@ def machine() -> Machine:
     global _ours
     if _ours is None:
         _ours = Machine()
+    _ours.look()
     return _ours
 
 
