@@ -456,6 +456,40 @@ def test_ctrl_c_ends_what_runs_and_the_program(where: str, tmp_path: Path) -> No
     until(lambda: not any(child.is_running() for child in children))
 
 
+FORKS = """
+import os, sys, time
+from encamp.errors import ClusterClosed
+from encamp.executor import Executor
+from encamp.testing.work import add
+
+def said(call):
+    try:
+        return call()
+    except ClusterClosed as exc:
+        return exc
+
+with Executor("local", slots=2, inline=sys.argv[1] == "inline") as pool:
+    pool.submit(add, 1, 2).result()
+    slow = pool.submit(time.sleep, 0.5)
+    child = os.fork()
+    if child == 0:
+        calls = lambda: pool.submit(add, 1, 2), slow.result, lambda: pool.cluster.receive(1)
+        print(*{str(said(call)) for call in calls}, flush=True)
+        sys.exit()
+    print(sum(pool.map(add, range(500), range(500))), os.waitpid(child, 0)[1], slow.result())
+"""
+
+
+@pytest.mark.parametrize("kind", ["local", "inline"])
+def test_a_forked_process_takes_nothing_from_its_parent(kind: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, kind], capture_output=True, text=True, timeout=SOON
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    closed = "in a forked process, its parent's cluster is closed; make a new one"
+    assert sorted(done.stdout.splitlines()) == ["249500 0 None", closed]
+
+
 # Initializers
 
 

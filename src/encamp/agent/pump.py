@@ -141,6 +141,8 @@ class Pump:
         self._resume = threading.Event()
         self._background: threading.Thread | None = None
         self._closed = False
+        self.elsewhere = False
+        """Whether it is that of a process from which this one was forked."""
 
     # What is waited for
 
@@ -526,6 +528,13 @@ class Pump:
             self.lock.release()
         if self.waiters:
             self.tell_waiters()
+
+    def forked(self) -> None:
+        """In a forked process: leave all that is shared to the other one, and never wait."""
+        self._closed, self._wake = True, -1
+        self.lock, self._changed = threading.Lock(), threading.Condition()
+        self._driver = self._since = 0
+        self.elsewhere = True
 
     def close(self) -> None:
         """End the background's thread, and let go of everything; may be called twice."""

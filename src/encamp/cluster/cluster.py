@@ -30,7 +30,7 @@ from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.scheduler import Place
 from encamp.cluster.table import table
-from encamp.cluster.task import Task
+from encamp.cluster.task import FORKED, Task
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.registry import open_end
 from encamp.errors import (
@@ -293,7 +293,7 @@ class Cluster:
         options: SpawnOptions,
     ) -> Task:
         if self._closed:
-            raise ClusterClosed
+            self._check()
         controller = self._controller
         if controller.failure is not None:
             raise controller.failure
@@ -557,7 +557,7 @@ class Cluster:
 
     def _check(self) -> None:
         if self._closed:
-            raise ClusterClosed
+            raise ClusterClosed(FORKED) if self._pump.elsewhere else ClusterClosed
 
     def __enter__(self) -> Cluster:
         return self
@@ -627,6 +627,16 @@ def _follower(
 
 def _print(task: int, text: str) -> None:
     show("".join(f"[task {task}] {line}\n" for line in text.splitlines()))
+
+
+def _forked() -> None:
+    """Leave clusters to the process that this one was forked from."""
+    for cluster in list(_OPEN):
+        cluster._closed, cluster._short = True, None
+        cluster._pump.forked()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def _close_all() -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
+from encamp.errors import ClusterClosed
+
 if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
     from encamp.cluster.functions import Function
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 _PENDING, _RUNNING, _FINISHED = "PENDING", "RUNNING", "FINISHED"
 _CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 _ENDED = (*_CANCELLED, _FINISHED)
+FORKED = "in a forked process, its parent's cluster"
+"""What is closed there: whatever else it did would take something from its parent."""
 _lock = threading.Lock()
 
 
@@ -147,7 +151,10 @@ class Task(Future[Any]):
         if self.done():
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._controller.pump.until(self.done, timeout)
+        pump = self._controller.pump
+        pump.until(self.done, timeout)
+        if pump.elsewhere and not self.done():
+            raise ClusterClosed(FORKED)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def __await__(self) -> Generator[Any, None, Any]:

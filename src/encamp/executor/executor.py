@@ -223,6 +223,8 @@ class Executor(futures.Executor):
         called again, also to wait after all.
         """
         shared = self._shared
+        if shared.cluster._process != os.getpid():  # a forked one has nothing of it
+            return
         with shared.lock:
             self._closed = True
             shared.closed = shared.closed or self._root is None
