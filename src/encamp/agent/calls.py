@@ -68,6 +68,7 @@ BRIEF = 0.001
 """Seconds for which the short way of messages may be tried in vain."""
 _LINES = 1000
 """Short ways that a task has to others, at most."""
+_MOST_TASKS = 1 << 63
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 
 
@@ -258,7 +259,7 @@ class Slot:
             self._not_run = False
             self.inbox.clear()
             self._routes.clear()
-            self.lines.clear()
+            self.lines = {}  # a thread that the task has left may have the old ones
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
@@ -455,13 +456,14 @@ class CurrentTask:
         Objects to one receiver arrive in the order in which they were sent. May block until the
         receiver's process takes it. What is sent to a task that has ended is dropped.
         """
-        number = to if type(to) is int else _number(to)
+        number = to if type(to) is int else task_number(to)
         line = self._lines.get(number)
         if line is not None and not self._short.waiting:  # type: ignore[union-attr]
             data = dump_small(message)
             if data is not None and line(data):
                 return
-        self._slot.send(number, message)
+        self._still_runs()
+        self._slot.send(task_number(number), message)
 
     def receive(
         self, timeout: float | None = None, source: int | Any | None = None
@@ -472,23 +474,30 @@ class CurrentTask:
         of that task count; others stay for later calls, in their order.
         """
         if source is not None:
-            source = _number(source)
+            source = task_number(source)
         if timeout is not None:
             timeout = seconds(timeout)
         slot, short = self._slot, self._short
         if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
-            caught = short.catch(slot.running, source)
+            caught = short.catch(self.id, source)
             if caught is not None:
                 sender, data = caught
                 return Received(sender, load_small(data))
+        self._still_runs()
         return slot.receive(timeout, source)
 
+    def _still_runs(self) -> None:
+        """Raise where a thread that the task has left would speak for the next one."""
+        if self._slot.running != self.id:
+            raise RuntimeError(f"{self.name} has ended; its threads can send and receive no more")
 
-def _number(task: Any) -> int:
-    number = task if isinstance(task, int) else getattr(task, "id", None)
-    if not isinstance(number, int):
+
+def task_number(task: Any) -> int:
+    """The id of a task, or of what has an ``id``; raises TypeError."""
+    number = getattr(task, "id", None) if not isinstance(task, int) else task
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_TASKS:
         raise TypeError(f"a task or its id is wanted, not {task!r}")
-    return number
+    return int(number)
 
 
 def seconds(timeout: object) -> float | None:

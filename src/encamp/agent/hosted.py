@@ -32,6 +32,7 @@ from encamp.agent.protocol import (
     encode_results,
 )
 from encamp.engines.base import CONTROLLER
+from encamp.errors import BadFrame
 from encamp.storage.owner import reclaim
 from encamp.wire import Parts
 
@@ -179,10 +180,14 @@ class ProcessSlot(Hosted):
 
     def _read(self, process: SlotProcess) -> None:
         try:
-            messages = process.reader.read()
+            self._take(process, process.reader.read())
         except (EOFError, OSError):
             self.agent.pump.forget(process.data.fileno())
-            return
+        except BadFrame:  # what its task does to its sockets is to harm no other
+            self.agent.pump.forget(process.data.fileno())
+            process.kill()
+
+    def _take(self, process: SlotProcess, messages: list[Parts]) -> None:
         for parts in messages:
             if parts[0][:2] == RESULTS:
                 parts = self._new_results(process, parts)

@@ -14,7 +14,7 @@ from functools import partial
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-import cloudpickle
+from encamp.agent.by_value import Pickler
 
 _UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)
 
@@ -51,7 +51,7 @@ def _digest(value: object) -> object:
         return None
     digest = _Digest()
     try:
-        cloudpickle.Pickler(digest, 5).dump(value)
+        Pickler(digest, 5).dump(value)
     except Exception:  # noqa: BLE001 - whatever its own code raises
         return object()
     return digest.sum.digest()

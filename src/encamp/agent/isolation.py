@@ -12,7 +12,13 @@ from contextlib import suppress
 from pathlib import Path
 
 _CLONE_FS = 0x00000200
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = tuple(
+    getattr(signal, f"SIG{name}")
+    for name in ("INT", "TERM", "ALRM", "CHLD", "HUP", "PIPE", "USR1", "USR2")
+)
+_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NOFILE", "RLIMIT_FSIZE")
+"""What tasks limit for what they start, or for themselves."""
+_MODULE = "resource"
 
 
 class leave:  # noqa: N801 - it reads as what it does: with leave():
@@ -32,8 +38,8 @@ class put_back(leave):  # noqa: N801 - as `leave`
     """Let what runs next find this process as it was when this object was made.
 
     Its current folder (which becomes ``folder``), environment, ``sys.path``, umask, standard
-    streams and what it does on SIGINT and SIGTERM. May be entered again and again. Only for the
-    main thread.
+    streams, recursion limit, what it does on signals, and soft limits of its resources; its alarm
+    is off. May be entered again and again. Only for the main thread.
     """
 
     def __init__(self, folder: str = "/") -> None:
@@ -44,12 +50,18 @@ class put_back(leave):  # noqa: N801 - as `leave`
         self._environment = _environment().copy()
         self._path = sys.path[:]
         self._mask = _umask()
-        self._handlers = [(number, _signal.getsignal(number)) for number in _SIGNALS]
+        self._depth = sys.getrecursionlimit()
+        handlers = [(number, _signal.getsignal(number)) for number in _SIGNALS]
+        self._handlers = [known for known in handlers if known[1] is not None]
+        self._limits = _limits()
         self._streams = sys.stdin, sys.stdout, sys.stderr
 
     def __exit__(self, *exc: object) -> None:
         self._go_back()
         os.umask(self._mask)
+        _signal.alarm(0)
+        if sys.getrecursionlimit() != self._depth:
+            sys.setrecursionlimit(self._depth)
         if sys.path != self._path:
             sys.path[:] = self._path
         sys.stdin, sys.stdout, sys.stderr = self._streams
@@ -60,6 +72,8 @@ class put_back(leave):  # noqa: N801 - as `leave`
         for number, handler in self._handlers:
             if _signal.getsignal(number) is not handler:
                 _signal.signal(number, handler)
+        if _MODULE in sys.modules:  # nobody can have set any without
+            _put_limits_back(self._limits)
 
     def keep(self, besides: Iterable[str] = ()) -> None:
         """See `leave.keep`."""
@@ -110,6 +124,26 @@ def _environment() -> dict[bytes, bytes]:
     """The environment as it is kept: ``os.environ`` itself decodes each entry anew."""
     kept: dict[bytes, bytes] = os.environ._data  # type: ignore[attr-defined]
     return kept
+
+
+def _limits() -> list[tuple[int, int]]:
+    imported = _MODULE in sys.modules
+    import resource
+
+    if not imported:  # so that it tells whether somebody else has
+        del sys.modules[_MODULE]
+    numbers = [getattr(resource, name) for name in _LIMITS]
+    return [(number, resource.getrlimit(number)[0]) for number in numbers]
+
+
+def _put_limits_back(limits: list[tuple[int, int]]) -> None:
+    import resource
+
+    for number, soft in limits:
+        now, hard = resource.getrlimit(number)
+        if now != soft:
+            with suppress(ValueError, OSError):  # the hard one was lowered, too
+                resource.setrlimit(number, (soft, hard))
 
 
 def _umask() -> int:

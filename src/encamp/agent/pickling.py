@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import GetSetDescriptorType, MemberDescriptorType
 from typing import Any
 
 from encamp.errors import CannotTravel
@@ -43,10 +45,10 @@ def dump(value: object) -> Parts:
             return [data, *buffers]
     except Exception:  # noqa: S110, BLE001 - what has no name to be found by goes by value
         pass
-    import cloudpickle
+    from encamp.agent.by_value import dump_by_value  # most need it not: slots start quicker
 
     buffers.clear()
-    return [cloudpickle.dumps(value, 5, buffer_callback=keep), *buffers]
+    return [dump_by_value(value, keep), *buffers]
 
 
 def _keep_small(buffer: pickle.PickleBuffer) -> bool:
@@ -114,18 +116,40 @@ class _Rebuilt:
     """Pickled, an exception that is made again without its ``__init__``, which may want others."""
 
     def __init__(self, exc: BaseException) -> None:
-        self._parts = type(exc), exc.args, {k: v for k, v in vars(exc).items() if _travels(v)}
+        state = {name: value for name, value in _state(exc).items() if _travels(value)}
+        args = exc.args
+        if isinstance(exc, BaseExceptionGroup):
+            args = exc.message, [sendable(one) for one in exc.exceptions]
+        args = tuple(arg if _travels(arg) else repr(arg) for arg in args)
+        self._parts = type(exc), args, state
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, self._parts
 
 
+def _state(exc: BaseException) -> dict[str, Any]:
+    """What it has besides its arguments, also what compiled classes keep (``errno``, ``name``)."""
+    state: dict[str, Any] = {}
+    for kind in type(exc).__mro__:
+        if kind is BaseException:
+            break
+        for name, found in vars(kind).items():
+            kept = isinstance(found, MemberDescriptorType | GetSetDescriptorType)
+            if kept and not name.startswith("__"):
+                state[name] = getattr(exc, name, None)
+    return {name: value for name, value in state.items() if value is not None} | vars(exc)
+
+
 def _rebuild(
     kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
-    exc = kind.__new__(kind, *args)
-    exc.args = args
-    vars(exc).update(state)
+    try:
+        exc = kind.__new__(kind, *args)
+    except TypeError:  # its own wants others
+        exc = BaseException.__new__(kind, *args)
+    for name, value in {"args": args, **state}.items():
+        with suppress(AttributeError, TypeError):  # read-only
+            BaseException.__setattr__(exc, name, value)
     return exc
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
 
-from encamp.agent.calls import BRIEF, seconds
+from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small, load_small
 from encamp.agent.protocol import End, Orders, Received, encode
@@ -120,9 +120,11 @@ class Cluster:
     ) -> None:
         if slots is not None and (not isinstance(slots, int) or slots is True or slots < 1):
             raise BadJob("slots", f"must be a whole number, 1 or more, not {slots!r}")
+        if not (isinstance(inline, bool) or inline == "threads"):
+            raise BadJob("inline", f"must be True, False or 'threads', not {inline!r}")
         if slots is not None:
             options["slots"] = slots
-        folder = _folder(startup_dir)
+        folder, told = _folder(startup_dir), _follower(follow)
         end = open_end(engine, **options)
         if not isinstance(end, Engine):
             serve(end)
@@ -130,7 +132,7 @@ class Cluster:
         self._engine = end
         self._kind = _kind(inline, end)
         self._beats = end.agent_here is None and self._kind != "inline"
-        self._controller = Controller(end, inline=bool(inline), follow=_follower(follow))
+        self._controller = Controller(end, inline=bool(inline), follow=told)
         self._pump = self._controller.pump
         self._lines = self._controller.mail.lines
         self._short: ShortWay | None = None
@@ -298,9 +300,8 @@ class Cluster:
         if controller.failure is not None:
             raise controller.failure
         checked = options.checked()
-        if controller.inline and (checked.fresh or checked.time_limit is not None):
-            what = "a fresh interpreter" if checked.fresh else "a time limit"
-            raise UnsupportedByEngine(self._engine.name, f"give inline tasks {what}", NOT_INLINE)
+        if controller.inline:
+            self._check_inline(checked)
         if checked.need is not PLAIN:
             self._check_need(checked)
         if checked.staged and self.spread:
@@ -319,6 +320,17 @@ class Cluster:
         elif controller.scheduler.idle:
             self._pump.nudge()
         return task
+
+    def _check_inline(self, options: Options) -> None:
+        """Raise if tasks in agents themselves cannot have what is wanted."""
+        for what, wanted in (
+            ("a fresh interpreter", options.fresh),
+            ("a time limit", options.time_limit is not None),
+            ("GPUs of their own", options.need.gpus and self._kind == "thread"),
+        ):
+            if wanted:
+                what = f"give inline tasks {what}"
+                raise UnsupportedByEngine(self._engine.name, what, NOT_INLINE)
 
     def _check_need(self, options: Options) -> None:
         scheduler, need = self._controller.scheduler, options.need
@@ -350,13 +362,21 @@ class Cluster:
         It is kept for a task that has not begun, and dropped if the task has ended. What was sent
         may be changed afterwards: with large arrays this blocks until they are on their way.
         """
-        number = to.id if type(to) is Task else _number(to)
+        ours = type(to) is Task and to._controller is self._controller
+        number = to.id if ours else self._number(to)  # type: ignore[union-attr]
         line, short = self._lines.get(number), self._short
         if line is not None and short is not None:
             data = dump_small(message)
             if data is not None and short.send(line, data):
                 return
         self._send(number, message)
+
+    def _number(self, task: Task | int) -> int:
+        if type(task) is not Task:
+            return task_number(task)
+        if task._controller is not self._controller:
+            raise TypeError(f"{task.name} is not a task of this cluster")
+        return task.id
 
     def _send(self, number: int, message: object) -> None:
         """Send a message the usual way."""
@@ -384,7 +404,7 @@ class Cluster:
         comes from that task counts (0: news of hosts); the rest stays, in its order. Raises
         `EngineFailed` if there is nothing more to come, `ClusterClosed`.
         """
-        wanted = None if source is None else _number(source)
+        wanted = None if source is None else self._number(source)
         if timeout is not None:
             timeout = seconds(timeout)
         short = self._short
@@ -581,6 +601,9 @@ class Cluster:
     ) -> None:
         await self.aclose(cancel=kind is not None)
 
+    def __reduce__(self) -> str:
+        raise TypeError("a Cluster belongs to the program that has made it")
+
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
         return f"<Cluster {self._engine.name!r}: {state}>"
@@ -590,14 +613,6 @@ def _tuple(args: object) -> tuple[Any, ...]:
     if isinstance(args, str | bytes) or not isinstance(args, Iterable):
         raise TypeError(f"a tuple of arguments is wanted for each task, not {args!r}")
     return tuple(args)
-
-
-def _number(task: Task | int) -> int:
-    if isinstance(task, int):
-        return task
-    if not isinstance(task, Task):
-        raise TypeError(f"a task or its id is wanted, not {task!r}")
-    return task.id
 
 
 def _kind(inline: bool | str, engine: Engine) -> str:
@@ -622,6 +637,8 @@ def _follower(
     if follow is True:
         show_lines_at_once()
         return _print
+    if follow and not callable(follow):
+        raise BadJob("follow", f"must be True, False or a function, not {follow!r}")
     return follow or None
 
 

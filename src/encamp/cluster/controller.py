@@ -93,6 +93,8 @@ class Controller:
         self.hosts = Hosts(self)
         self.failure: EngineFailed | None = None
         self.closing = False
+        self._shares_memory = inline and engine.agent_here is not None
+        """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
             Hello: self.hosts.hello,
             Results: self._results,
@@ -197,7 +199,7 @@ class Controller:
             large = len(parts) - 1
             calls.append((task.id, task._function.number, parts[0], large, setup))  # type: ignore[arg-type]
             if large:
-                buffers += parts[1:]
+                buffers += self._own(parts[1:])
         if calls:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
@@ -208,6 +210,10 @@ class Controller:
             if not fresh:
                 place.known.update(numbers)
             self.begins(place)
+
+    def _own(self, buffers: Parts) -> Parts:
+        """Buffers that one side may write to without the other's seeing it."""
+        return [bytearray(buffer) for buffer in buffers] if self._shares_memory else buffers
 
     def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
         if tasks[0]._options.fresh:
@@ -280,7 +286,7 @@ class Controller:
             if good and payload == _NONE and not task._options.staged:
                 self.end(task, True, None)
             else:
-                self._result(task, place, good, [payload, *buffers])
+                self._result(task, place, good, [payload, *self._own(buffers)])
 
     def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
         try:
@@ -307,7 +313,9 @@ class Controller:
             )
         else:
             head = f"{task.name} on {place.station.name}, slot {place.number}:\n"
-            error.__cause__ = RemoteTraceback(head + text)
+            if not isinstance(error, BaseException):
+                error = RuntimeError(f"what it raised cannot be read here: {error!r}")
+            BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
         self.end(task, False, error)
 
     def waits_again(self, task: Task) -> None:

@@ -7,6 +7,7 @@ anew unless everything it uses is of a kind that cannot change.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import types
@@ -28,6 +29,8 @@ _FIXED = (
     types.ModuleType,
     types.BuiltinFunctionType,
 )
+
+_CACHING = type(functools.lru_cache(len))
 
 
 class Function:
@@ -126,11 +129,13 @@ class Functions:
     def _by_value(self, function: Any) -> Function:
         import cloudpickle
 
+        from encamp.agent.by_value import dump_by_value
+
         modules = [module for module in self._modules if module.__name__ in sys.modules]
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
-            payload = cloudpickle.dumps(function, 5)
+            payload = dump_by_value(function)
         except Exception as exc:
             name = getattr(function, "__qualname__", repr(function))
             raise CannotTravel(name, str(exc) or type(exc).__name__) from exc
@@ -154,7 +159,7 @@ class Functions:
 
 def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     """What a function uses, to be compared; empty if that may change without being seen."""
-    if not isinstance(function, types.FunctionType):
+    if not isinstance(function, types.FunctionType) or function.__dict__:
         return ()
     cells = [_content(cell) for cell in function.__closure__ or ()]
     code = function.__code__
@@ -163,6 +168,8 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     state: list[Any] = [code]
     for value in (*cells, *used, *defaults):
+        if isinstance(value, _CACHING):
+            value = value.__wrapped__
         if isinstance(value, types.FunctionType):
             if value.__module__ != "__main__" and "<" not in value.__qualname__:
                 state.append(value)

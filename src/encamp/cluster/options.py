@@ -99,6 +99,8 @@ class SpawnOptions:
         """The same, checked; the mirror map is planned now. Raises an `InputError`."""
         if (known := self.__dict__.get("_checked")) is not None:
             return known  # type: ignore[no-any-return]
+        if not (isinstance(self.name, str) and self.name.isprintable()):
+            raise BadJob("name", f"must be text of one line, not {self.name!r}")
         _check_count("cores", self.cores, 1)
         _check_count("gpus", self.gpus, 0)
         _check_limit(self.time_limit)
@@ -137,7 +139,8 @@ class SpawnOptions:
 
 
 def _check_limit(limit: object) -> None:
-    if limit is not None and not (isinstance(limit, int | float) and limit > 0):
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if limit is not None and not (number and limit > 0):  # type: ignore[operator]
         raise BadJob("time_limit", f"must be a number of seconds above 0, not {limit!r}")
 
 

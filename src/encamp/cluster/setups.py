@@ -7,8 +7,7 @@ from collections.abc import Callable
 from secrets import token_hex
 from typing import Any
 
-import cloudpickle
-
+from encamp.agent.by_value import dump_by_value
 from encamp.agent.calls import Setup
 from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
@@ -23,7 +22,7 @@ from encamp.storage.outputs import folders_of
 
 def _pickled(initializer: tuple[Callable[..., Any], tuple[Any, ...]]) -> bytes:
     try:
-        return bytes(cloudpickle.dumps(initializer, 5))
+        return dump_by_value(initializer)
     except Exception as exc:
         why = str(exc) or type(exc).__name__
         what = f"the initializer {getattr(initializer[0], '__qualname__', initializer[0])}"

@@ -205,6 +205,9 @@ class Task(Future[Any]):
         if self._state == _RUNNING:
             self._state = _PENDING
 
+    def __reduce__(self) -> str:
+        raise TypeError("a Task belongs to the program that has spawned it: send its id")
+
     def __repr__(self) -> str:
         where = f" on {self.host}" if self.host else ""
         return f"<{self.name}: {self._state.lower()}{where}>"

@@ -75,10 +75,12 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
     """
     import cloudpickle
 
+    from encamp.agent.by_value import dump_by_value
+
     for module in by_value:
         cloudpickle.register_pickle_by_value(module)
     try:
-        return bytes(cloudpickle.dumps(steps, protocol=pickle.HIGHEST_PROTOCOL))
+        return dump_by_value(steps)
     except Exception as exc:
         labels = ", ".join(step.label for step in steps if isinstance(step, Call))
         raise CannotTravel(f"task {task}: {labels}", str(exc) or type(exc).__name__) from exc
