@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -181,11 +182,8 @@ class ProcessSlot(Hosted):
     def _read(self, process: SlotProcess) -> None:
         try:
             self._take(process, process.reader.read())
-        except (EOFError, OSError):
-            self.agent.pump.forget(process.data.fileno())
-        except BadFrame:  # what its task does to its sockets is to harm no other
-            self.agent.pump.forget(process.data.fileno())
-            process.kill()
+        except (EOFError, OSError, BadFrame) as exc:
+            self._unheard(process, process.data, exc)
 
     def _take(self, process: SlotProcess, messages: list[Parts]) -> None:
         for parts in messages:
@@ -283,10 +281,17 @@ class ProcessSlot(Hosted):
 
     def _control(self, process: SlotProcess) -> None:
         try:
-            messages = process.control_reader.read()
-        except (EOFError, OSError):
-            self.agent.pump.forget(process.control.fileno())
-            return
+            self._take_control(process, process.control_reader.read())
+        except (EOFError, OSError, BadFrame) as exc:
+            self._unheard(process, process.control, exc)
+
+    def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
+        """Listen to a socket no more; what a task does to it is to harm no other."""
+        self.agent.pump.forget(link.fileno())
+        if isinstance(exc, BadFrame):
+            process.kill()
+
+    def _take_control(self, process: SlotProcess, messages: list[Parts]) -> None:
         for parts in messages:
             envelope = decode(parts[0])
             if isinstance(envelope, GivenBack):

@@ -260,7 +260,8 @@ class Cluster:
     ) -> Task:
         """Have ``function(*args, **kwargs)`` called in a slot; does not wait for it.
 
-        It begins when a slot is free: on the host with most free ones, or on one of ``on``.
+        It begins when a slot is free: on the host with most free ones, or on one of ``on``. Not
+        before that are its arguments taken: they may not be changed until the task has ended.
         ``mirror``, ``outputs``, ``on_failure`` and ``to`` give it a private folder, see
         `encamp.sandbox`; a ``persistent`` one stays for the next such task of the slot. ``cores``,
         ``memory`` (bytes, or text like "2 GiB") and ``gpus`` are what it needs: a host never gets

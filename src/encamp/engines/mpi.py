@@ -53,7 +53,10 @@ _OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "P
 _COME_WITHIN = 120.0
 """Seconds within which all ranks must have come to open their end."""
 _FINALIZE_WITHIN = 10
-_LIBRARY = "set MPI4PY_LIBMPI to the libmpi.so that belongs to this mpirun"
+_LIBRARY = (
+    "set MPI4PY_LIBMPI to the library that belongs to this mpirun: in packages from PyPI "
+    "lib/libmpi.so.12 (MPICH) or lib/libmpi.so.40 (Open MPI)"
+)
 _opened = False
 _THREADS = "MPI4PY_RC_THREAD_LEVEL"
 """Environment variable by which users say how MPI is to be used by threads."""
@@ -232,7 +235,7 @@ def _mpi4py(*, alone: bool = True) -> ModuleType:
                 return _over_ofi()
         from mpi4py import MPI
     except (ImportError, RuntimeError) as exc:
-        why = str(exc).strip().partition("\n")[0]
+        why = ": ".join(line.strip() for line in str(exc).strip().splitlines()[:2])
         found = launched() and isinstance(exc, RuntimeError)
         raise EngineUnavailable("mpi", why, _LIBRARY if found else REMEDY) from exc
     return MPI

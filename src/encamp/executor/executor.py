@@ -129,7 +129,8 @@ class Executor(futures.Executor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `Task`.
 
-        Does not wait for a free slot. What cannot be pickled fails its own future, with
+        Does not wait for a free slot. Arguments are taken when there is one, and may not be
+        changed before the call has ended. What cannot be pickled fails its own future, with
         `CannotTravel`. Raises `ClusterClosed`, a RuntimeError, after `shutdown`, and
         `InitializerFailed` if the executor is broken.
         """

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -331,7 +332,7 @@ def changed_after_sending(array: Any) -> None:
     array[:] = 0
 
 
-def harm(what: str) -> tuple[str, int]:
+def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
     """Leave the process other than it was."""
     match what:
         case "folder":
@@ -347,6 +348,12 @@ def harm(what: str) -> tuple[str, int]:
         case "signals":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        case "alarm":
+            signal.setitimer(signal.ITIMER_REAL, LONG)
+        case "limits":
+            _lower_limits()
         case "thread":
             threading.Thread(target=time.sleep, args=(LONG,), daemon=True, name="left").start()
         case "process":
@@ -367,10 +374,22 @@ def state() -> tuple[tuple[str, int], dict[str, Any]]:
         "environment": {key: os.environ.get(key) for key in ("LEFT_BEHIND", "HOME")},
         "import path": "/left/behind" in sys.path,
         "streams": sys.stdout is sys.__stdout__,
-        "signals": [str(signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)],
+        "signals": [
+            str(signal.getsignal(s))
+            for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGALRM)
+        ],
+        "alarm": signal.getitimer(signal.ITIMER_REAL),
+        "limits": [resource.getrlimit(r) for r in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS)],
+        "recursion": sys.getrecursionlimit(),
         "processes": _children(),
         "messages": left and left.message,
     }
+
+
+def _lower_limits() -> None:
+    for limit, soft in ((resource.RLIMIT_NOFILE, 50), (resource.RLIMIT_AS, 1 << 40)):
+        resource.setrlimit(limit, (soft, resource.getrlimit(limit)[1]))
+    sys.setrecursionlimit(200)
 
 
 def _children() -> list[str]:

@@ -27,7 +27,7 @@ class Isolation(Bound):
         "what",
         [
             "folder", "environment", "import path", "streams", "signals", "thread", "process",
-            "messages",
+            "messages", "alarm", "limits",
         ],
     )  # fmt: skip
     def test_what_a_task_does_to_its_process_does_not_reach_the_next(

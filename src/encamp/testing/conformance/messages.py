@@ -180,19 +180,19 @@ class Messages(Bound):
                 kinds.append(type(got and got.message).__name__)
             assert kinds == ["tuple", "TaskResult", "TaskExit"]
 
-    @pytest.mark.parametrize("timeout", [0.0, 0.4])
+    @pytest.mark.parametrize("timeout", [0.0, 1.0])
     def test_receiving_with_a_timeout_ends_in_time_and_waits_idly(
         self, cluster: Cluster, timeout: float
     ) -> None:
         began, cpu = time.monotonic(), time.thread_time()
         assert cluster.receive(timeout) is None
         seconds, cpu = time.monotonic() - began, time.thread_time() - cpu
-        assert timeout <= seconds < timeout + 0.5
-        assert cpu < 0.05 + self.facts.idle_cpu * timeout
+        assert timeout <= seconds < timeout + 5
+        assert cpu < 0.25  # a loop that is busy takes a second
         nothing, seconds, cpu = cluster.spawn(work.timed_out, timeout).result(PATIENCE)
         assert nothing
-        assert timeout <= seconds < timeout + 0.5
-        assert cpu < 0.05
+        assert timeout <= seconds < timeout + 5
+        assert cpu < 0.25
 
     def test_a_task_that_waits_for_a_message_uses_no_cpu(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.cpu_of_waiting)
