@@ -18,6 +18,7 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
+from encamp.engines.mpi import launched
 from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
 from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
 from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
@@ -326,3 +327,24 @@ def test_a_launcher_that_neither_starts_the_ranks_nor_ends_is_killed(tmp_path: P
         engine.start(b"")
     assert engine.pid is None
     engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("variables", "are_ranks"),
+    [
+        ({"PMI_SIZE": "3"}, True),  # mpiexec of MPICH, srun --mpi=pmi2
+        ({"OMPI_COMM_WORLD_SIZE": "3", "PMIX_RANK": "0"}, True),  # mpirun of Open MPI
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "3"}, True),  # srun --mpi=pmix
+        ({"PMIX_RANK": "0", "SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_STEP_NUM_TASKS": "3", "SLURM_PROCID": "0"}, False),  # srun without MPI
+        ({}, False),
+    ],
+)
+def test_ranks_know_that_a_launcher_has_started_them(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], are_ranks: bool
+) -> None:
+    for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launched() is are_ranks

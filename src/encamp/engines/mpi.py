@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
 """Environment variables by which a launcher says how many ranks there are."""
+_PMIX, _STEP = "PMIX_RANK", ("SLURM_STEP_NUM_TASKS",)
+"""Slurm's ``srun --mpi=pmix`` does not: that this is a rank, and how many its step has."""
 _SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
-"""And how many of them are on this host."""
+"""By which some say how many of them are on this host."""
 _OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
 """How variables begin that would make other programs believe they were ranks."""
 _COME_WITHIN = 120.0
@@ -66,7 +68,7 @@ _EXIT = 3
 
 def launched() -> bool:
     """Whether ``mpirun`` or the like has started this process as one of several ranks."""
-    return _count(_SIZES) > 1
+    return _ranks() > 1
 
 
 def open_end(**options: Any) -> Endpoint:
@@ -79,12 +81,12 @@ def open_end(**options: Any) -> Endpoint:
     if not launched():
         return LaunchedMPI(**options)
     signature(LaunchedMPI).bind(**options)  # names that are wrong are so here, too
-    _check_slots(options.get("slots"), _count(_SIZES))
+    _check_slots(options.get("slots"), _ranks())
     if _opened:
         why = "the ranks of this mpirun have ended with their first cluster"
         raise EngineUnavailable("mpi", why, "use one for all: job.run(cluster), Executor(cluster)")
     _opened = True
-    private = _count(_SIZES_HERE) == _count(_SIZES) and "mpi4py.MPI" not in sys.modules
+    private = _count(_SIZES_HERE) == _ranks() and "mpi4py.MPI" not in sys.modules
     with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
         comm = _communicator(mpi)
@@ -193,6 +195,11 @@ class MPIEngine(MPIEndpoint, Engine):
             _finalize(self, self._mpi)
 
 
+def _ranks() -> int:
+    """How many ranks a launcher has started; 0 if this is none of them."""
+    return _count(_SIZES) or (_count(_STEP) if _PMIX in os.environ else 0)
+
+
 def _count(names: Sequence[str]) -> int:
     values = [os.environ[name] for name in names if os.environ.get(name, "").isdecimal()]
     return int(values[0]) if values else 0
@@ -274,7 +281,7 @@ def _communicator(mpi: ModuleType) -> Intracomm:
     """A communicator of our own, when all ranks have come here."""
     comm: Intracomm
     comm, request = mpi.COMM_WORLD.Idup()
-    if comm.size != _count(_SIZES):
+    if comm.size != _ranks():
         remove(remains_here())  # a rank for itself leaves its memory behind, even if it ends well
         library = mpi.Get_library_version().strip()[:40]
         why = f"mpi4py uses {library}, and the launcher is of another"

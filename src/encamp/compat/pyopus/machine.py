@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.options import SpawnOptions
+from encamp.engines.mpi import launched
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 
 if TYPE_CHECKING:
@@ -354,7 +355,7 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
-    if _ours is not None or _ranks() < 2:
+    if _ours is not None or not launched():
         return
     from encamp.cluster.cluster import Cluster
 
@@ -365,9 +366,3 @@ def open_under_mpirun() -> None:
 def _print(_task: int, text: str) -> None:
     """What tasks print goes where the spawner prints, as under mpirun."""
     show(text)
-
-
-def _ranks() -> int:
-    """How many ranks mpirun has started; 0 if this is none of them (slots are none)."""
-    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
