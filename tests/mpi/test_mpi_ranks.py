@@ -81,8 +81,8 @@ if __name__ == "__main__":
         signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
         random.seed(7)
         pad = int(sys.argv[1])
-        interrupts, sent, got, stop = 0, 0, [], time.monotonic() + 2
-        while time.monotonic() < stop:
+        interrupts, sent, got, stop = 0, 0, [], time.monotonic() + 30
+        while interrupts < 400 and time.monotonic() < stop:
             try:
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.004))
                 while True:
@@ -109,7 +109,7 @@ def test_ctrl_c_loses_no_more_than_the_message_that_is_just_received(
     done = mpirun(launcher, 2, str(script), str(pad))
     assert done.returncode == 0, done.stderr
     interrupts, sent, got = json.loads(done.stdout)
-    assert interrupts > 100
+    assert interrupts == 400
     assert got == sorted(set(got))
     assert sent - len(got) <= interrupts
 
