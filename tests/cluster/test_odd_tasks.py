@@ -289,6 +289,21 @@ def test_a_function_is_sent_with_the_attributes_that_it_has_now(
         assert cluster.spawn(gain).result(SOON) == value
 
 
+def test_wrapped_functions_and_those_that_keep_results_are_sent_once(one: Cluster) -> None:
+    names: dict[str, Any] = {"__name__": "__main__", "functools": functools}
+    exec(
+        "def inner(n):\n    return n\n"
+        "@functools.wraps(inner)\ndef wrapped(n):\n    return inner(n)\n"
+        "kept = functools.cache(inner)\n",
+        names,
+    )
+    functions = one._controller.functions
+    for name in ("wrapped", "kept"):
+        numbers = {functions.find(names[name], ())[0].number for _ in range(3)}
+        assert len(numbers) == 1
+        assert one.spawn(names[name], 5).result(SOON) == 5
+
+
 # Options
 
 

@@ -520,6 +520,30 @@ def test_what_an_initializer_has_started_runs_on_and_what_tasks_start_does_not(
     assert not helper.is_running()
 
 
+_begun: list[subprocess.Popen[bytes]] = []
+
+
+def begin_stubbornly() -> None:
+    """An initializer that ignores SIGTERM, and starts something that ends by itself."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _begun.append(subprocess.Popen(["sh", "-c", "exit 3"]))
+
+
+def its_end() -> int:
+    return _begun[0].wait()
+
+
+def test_a_slot_can_be_ended_and_a_helper_be_waited_for_whatever_an_initializer_did(
+    local_storage_base: Path, no_slots_left: None, tmp_path: Path
+) -> None:
+    with Executor("local", slots=1, initializer=begin_stubbornly) as pool:
+        for _ in range(3):
+            pool.submit(tasks.start_something).result(SOON)
+        assert pool.submit(its_end).result(SOON) == 3
+        handler = pool.submit(signal.getsignal, signal.SIGTERM).result(SOON)
+        assert handler is not signal.SIG_IGN
+
+
 @pytest.mark.parametrize("inline", [False, True])
 def test_executors_on_one_cluster_have_initializers_of_their_own(
     local_storage_base: Path, no_slots_left: None, tmp_path: Path, inline: bool

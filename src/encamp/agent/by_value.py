@@ -36,8 +36,8 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
 
 
 def _is_importable(function: Any) -> bool:
-    module, name = function.__module__, function.__qualname__
-    if module == "__main__" or module in cloudpickle.list_registry_pickle_by_value():
+    module, name = function.__module__, getattr(function, "__qualname__", "")
+    if not name or module == "__main__" or module in cloudpickle.list_registry_pickle_by_value():
         return False
     found: Any = sys.modules.get(module)
     for part in name.split("."):

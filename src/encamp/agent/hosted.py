@@ -181,19 +181,24 @@ class ProcessSlot(Hosted):
 
     def _read(self, process: SlotProcess) -> None:
         try:
-            self._take(process, process.reader.read())
+            messages = process.reader.read()
         except (EOFError, OSError, BadFrame) as exc:
             self._unheard(process, process.data, exc)
-
-    def _take(self, process: SlotProcess, messages: list[Parts]) -> None:
+            return
         for parts in messages:
-            if parts[0][:2] == RESULTS:
-                parts = self._new_results(process, parts)
-                if len(parts) == 1:
-                    self._results += parts
-                    continue
-            self._pass_results()
-            self.agent.pass_on(decode(parts[0]), parts)
+            try:
+                are_results = parts[0][:2] == RESULTS
+                if are_results:
+                    parts = self._new_results(process, parts)
+                envelope = None if are_results and len(parts) == 1 else decode(parts[0])
+            except BadFrame as exc:
+                self._unheard(process, process.data, exc)
+                break
+            if envelope is None:
+                self._results += parts
+            else:
+                self._pass_results()
+                self.agent.pass_on(envelope, parts)
         self._pass_results()
         if self._spare is not None and not self.busy:
             self._restore()
@@ -281,19 +286,12 @@ class ProcessSlot(Hosted):
 
     def _control(self, process: SlotProcess) -> None:
         try:
-            self._take_control(process, process.control_reader.read())
+            messages = process.control_reader.read()
+            envelopes = [decode(parts[0]) for parts in messages]
         except (EOFError, OSError, BadFrame) as exc:
             self._unheard(process, process.control, exc)
-
-    def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
-        """Listen to a socket no more; what a task does to it is to harm no other."""
-        self.agent.pump.forget(link.fileno())
-        if isinstance(exc, BadFrame):
-            process.kill()
-
-    def _take_control(self, process: SlotProcess, messages: list[Parts]) -> None:
-        for parts in messages:
-            envelope = decode(parts[0])
+            return
+        for envelope, parts in zip(envelopes, messages, strict=True):
             if isinstance(envelope, GivenBack):
                 self.busy -= len(envelope.tasks)
                 self._tickets.pop(envelope.ticket, None)
@@ -302,6 +300,12 @@ class ProcessSlot(Hosted):
             self.agent.pass_on(envelope, parts)
         if self._spare is not None and not self.busy and process is self._process:
             self._restore()
+
+    def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
+        """Listen to a socket no more; what a task does to it is to harm no other."""
+        self.agent.pump.forget(link.fileno())
+        if isinstance(exc, BadFrame):
+            process.kill()
 
     def _exited(self, process: SlotProcess) -> None:
         """Its last words first, then its end; and a new one in its place."""

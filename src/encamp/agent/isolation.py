@@ -16,8 +16,8 @@ _SIGNALS = tuple(
     getattr(signal, f"SIG{name}")
     for name in ("INT", "TERM", "ALRM", "CHLD", "HUP", "PIPE", "USR1", "USR2")
 )
-_LIMITS = ("RLIMIT_AS", "RLIMIT_DATA", "RLIMIT_NOFILE", "RLIMIT_FSIZE")
-"""What tasks limit for what they start, or for themselves."""
+_SLOTS_OWN = signal.SIGINT, signal.SIGTERM
+"""By which slots are ended."""
 _MODULE = "resource"
 
 
@@ -77,8 +77,10 @@ class put_back(leave):  # noqa: N801 - as `leave`
 
     def keep(self, besides: Iterable[str] = ()) -> None:
         """See `leave.keep`."""
-        before = self._environment
+        before, handlers = self._environment, dict(self._handlers)
         self._note()
+        theirs = [known for known in self._handlers if known[0] not in _SLOTS_OWN]
+        self._handlers = theirs + [known for known in handlers.items() if known[0] in _SLOTS_OWN]
         for name in map(os.fsencode, besides):
             self._environment.pop(name, None)
             if name in before:
@@ -132,7 +134,7 @@ def _limits() -> list[tuple[int, int]]:
 
     if not imported:  # so that it tells whether somebody else has
         del sys.modules[_MODULE]
-    numbers = [getattr(resource, name) for name in _LIMITS]
+    numbers = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
     return [(number, resource.getrlimit(number)[0]) for number in numbers]
 
 
@@ -141,8 +143,11 @@ def _put_limits_back(limits: list[tuple[int, int]]) -> None:
 
     for number, soft in limits:
         now, hard = resource.getrlimit(number)
+        infinite = resource.RLIM_INFINITY
+        if hard != infinite and (soft == infinite or soft > hard):  # that was lowered, too
+            soft = hard
         if now != soft:
-            with suppress(ValueError, OSError):  # the hard one was lowered, too
+            with suppress(ValueError, OSError):
                 resource.setrlimit(number, (soft, hard))
 
 

@@ -146,7 +146,8 @@ def _rebuild(
     try:
         exc = kind.__new__(kind, *args)
     except TypeError:  # its own wants others
-        exc = BaseException.__new__(kind, *args)
+        base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+        exc = base.__new__(kind, *args)
     for name, value in {"args": args, **state}.items():
         with suppress(AttributeError, TypeError):  # read-only
             BaseException.__setattr__(exc, name, value)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -42,14 +43,21 @@ def end_descendants(
     """
     if pid is not None:
         _end_all(lambda: _descendants(pid), grace)
-    elif _have_children():
-        _end_all(lambda: _descendants(None, besides), grace)
+    elif not _have_children():
+        return
+    elif not (lasting := {process.pid for process in besides}):
+        _end_all(lambda: _descendants(None), grace)
         _reap()
+    elif others := _children() - lasting:
+        _end_all(lambda: _descendants(None, besides), grace)
+        for child in others | (_children() - lasting):
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
 
 
 def descendants() -> list[psutil.Process]:
-    """The processes that descend from this one."""
-    return _descendants(None) if _have_children() else []
+    """The processes that descend from this one, also ended ones that nobody has waited for."""
+    return _find(None) if _have_children() else []
 
 
 def end_marked(name: str, value: str) -> None:
@@ -74,6 +82,15 @@ def _have_children() -> bool:
     return int(_waitid(os.P_ALL, 0, None, _ENDED)) == 0
 
 
+def _children() -> set[int]:
+    """The children of this process, also those that have ended and were not waited for."""
+    found: set[int] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # it has ended
+            found.update(map(int, (thread / "children").read_text().split()))
+    return found
+
+
 def _reap() -> None:
     """Collect children that have ended, also those that were adopted."""
     with suppress(ChildProcessError):
@@ -82,16 +99,19 @@ def _reap() -> None:
 
 
 def _descendants(pid: int | None, besides: Iterable[psutil.Process] = ()) -> list[psutil.Process]:
+    found = _find(pid)
+    for process in besides:
+        left_alone = {process, *_find(process.pid)}
+        found = [one for one in found if one not in left_alone]
+    return _living(found)
+
+
+def _find(pid: int | None) -> list[psutil.Process]:
     import psutil
 
-    found: list[psutil.Process] = []
     with suppress(psutil.Error):
-        found = psutil.Process(pid).children(recursive=True)
-    for process in besides:
-        with suppress(psutil.Error):
-            left_alone = {process, *process.children(recursive=True)}
-            found = [one for one in found if one not in left_alone]
-    return _living(found)
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def _marked(name: str, value: str) -> list[psutil.Process]:

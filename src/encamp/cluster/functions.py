@@ -31,6 +31,8 @@ _FIXED = (
 )
 
 _CACHING = type(functools.lru_cache(len))
+_WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
+"""What travels as a function; all else that can be called goes as an argument."""
 
 
 class Function:
@@ -89,7 +91,7 @@ class Functions:
         """The function as it travels, and the arguments for it. Raises `CannotTravel`."""
         if function is self._last[0]:
             return self._last[1], args
-        if not isinstance(function, types.FunctionType | types.BuiltinFunctionType | type):
+        if not isinstance(function, _WITHOUT_STATE):
             if not callable(function):
                 raise CannotTravel(repr(function), "it cannot be called", "give a function")
             return self._apply, (function, *args)
@@ -159,15 +161,18 @@ class Functions:
 
 def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     """What a function uses, to be compared; empty if that may change without being seen."""
-    if not isinstance(function, types.FunctionType) or function.__dict__:
+    if isinstance(function, _CACHING):
+        function = function.__wrapped__
+    if not isinstance(function, types.FunctionType):
         return ()
     cells = [_content(cell) for cell in function.__closure__ or ()]
     code = function.__code__
     names = _names(code)
     used = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    state: list[Any] = [code]
-    for value in (*cells, *used, *defaults):
+    own = function.__dict__
+    state: list[Any] = [code, *own]
+    for value in (*cells, *used, *defaults, *own.values()):
         if isinstance(value, _CACHING):
             value = value.__wrapped__
         if isinstance(value, types.FunctionType):

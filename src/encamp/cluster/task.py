@@ -7,6 +7,7 @@ are made when somebody waits for the task; until then a lock of all tasks guards
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -26,6 +27,15 @@ _ENDED = (*_CANCELLED, _FINISHED)
 FORKED = "in a forked process, its parent's cluster"
 """What is closed there: whatever else it did would take something from its parent."""
 _lock = threading.Lock()
+
+
+def _forked() -> None:
+    """Another thread of the process that this one was forked from may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class _Made:

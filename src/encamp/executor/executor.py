@@ -44,7 +44,8 @@ class Executor(futures.Executor):
     and ``engine_options``), which is closed with the executor. ``initializer(*initargs)`` is
     called in every slot's process before its first task. What it does to the process stays, where
     what tasks do is undone: environment, current folder, processes that it starts. What it sets in
-    a script's globals, or puts into them, is there for the functions of this executor. If it
+    a script's globals, or puts into them, is there for the functions of this executor (but not
+    attributes of a script's classes). If it
     raises, the executor is broken: what waits fails with `InitializerFailed`, and so does every
     later `submit`.
 
@@ -275,6 +276,13 @@ def _wait_for_all() -> None:
             executor._kill()
 
 
+def _forked() -> None:
+    """Another thread of the process that this one was forked from may have held a lock."""
+    for executor in list(_OPEN):
+        executor._shared.lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forked)
 # As the standard pools do it: before the handlers of `atexit`, by which clusters are closed.
 threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
 

@@ -147,19 +147,22 @@ class Machine:
         return True
 
     def look(self) -> None:
-        """Take note of slots that hosts have got, or lost with one of their agents."""
+        """Take note of slots that hosts have got, or lost with one of their agents.
+
+        Hosts that have none come by their message only.
+        """
         for station in self.stations.values():
-            self._match(station)
+            if self._of(station):
+                self._match(station)
 
     def _match(self, station: Station) -> None:
-        places = [] if self.cluster is None else self.cluster._places(station.name)
-        if not places:  # the message of its end is still to come
+        there = [] if self.cluster is None else self.cluster._places(station.name)
+        known = {self._live[slot] for slot in self._of(station)}
+        if not there or known == {*there}:  # the message of a host's end is still to come
             return
-        self._forget(
-            station, [slot for slot in self._of(station) if self._live[slot] not in places]
-        )
-        known = {*self._live.values()}
-        for place in (place for place in places if place not in known):
+        gone = known.difference(there)
+        self._forget(station, [slot for slot in self._of(station) if self._live[slot] in gone])
+        for place in (place for place in there if place not in known):
             slot, self._next = self._next, self._next + 1
             self.place[slot] = station.name
             self._live[slot] = place
