@@ -9,6 +9,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.testing.fake import SimulatedEngine
+from encamp.testing.waiting import until
 from encamp.testing.work import add
 
 
@@ -30,7 +31,7 @@ def test_tasks_are_spread_over_hosts_before_slots() -> None:
     with Cluster(engine) as cluster:
         engine.hold()
         tasks = cluster.spawn_many(add, [(number,) for number in range(50)])
-        cluster.receive(0, source=tasks[0])
+        until(lambda: all(task.host for task in tasks))
         assert len({task.host for task in tasks}) == 50
         assert set(cluster.hosts_with_free_slots().values()) == {3}
         engine.release()
