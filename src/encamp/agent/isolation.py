@@ -10,14 +10,14 @@ import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 _CLONE_FS = 0x00000200
 _SIGNALS = tuple(
-    getattr(signal, f"SIG{name}")
-    for name in ("INT", "TERM", "ALRM", "CHLD", "HUP", "PIPE", "USR1", "USR2")
+    getattr(signal, f"SIG{name}") for name in ("ALRM", "CHLD", "HUP", "PIPE", "USR1", "USR2")
 )
 _SLOTS_OWN = signal.SIGINT, signal.SIGTERM
-"""By which slots are ended."""
+"""By which slots are ended, so that nothing may change what is done on these."""
 _MODULE = "resource"
 
 
@@ -44,6 +44,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
 
     def __init__(self, folder: str = "/") -> None:
         self._folder = folder
+        self._own_handlers = _handlers(_SLOTS_OWN)
         self._note()
 
     def _note(self) -> None:
@@ -51,8 +52,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         self._path = sys.path[:]
         self._mask = _umask()
         self._depth = sys.getrecursionlimit()
-        handlers = [(number, _signal.getsignal(number)) for number in _SIGNALS]
-        self._handlers = [known for known in handlers if known[1] is not None]
+        self._handlers = [*self._own_handlers, *_handlers(_SIGNALS)]
         self._limits = _limits()
         self._streams = sys.stdin, sys.stdout, sys.stderr
 
@@ -77,10 +77,8 @@ class put_back(leave):  # noqa: N801 - as `leave`
 
     def keep(self, besides: Iterable[str] = ()) -> None:
         """See `leave.keep`."""
-        before, handlers = self._environment, dict(self._handlers)
+        before = self._environment
         self._note()
-        theirs = [known for known in self._handlers if known[0] not in _SLOTS_OWN]
-        self._handlers = theirs + [known for known in handlers.items() if known[0] in _SLOTS_OWN]
         for name in map(os.fsencode, besides):
             self._environment.pop(name, None)
             if name in before:
@@ -120,6 +118,12 @@ def _current_folder(otherwise: str) -> str:
 def own_folder() -> bool:
     """Give this thread a current folder of its own (unshare(2), CLONE_FS); whether it has one."""
     return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
+
+
+def _handlers(numbers: Iterable[signal.Signals]) -> list[tuple[int, Any]]:
+    """What is done on signals, as far as Python knows it."""
+    found = [(number, _signal.getsignal(number)) for number in numbers]
+    return [known for known in found if known[1] is not None]
 
 
 def _environment() -> dict[bytes, bytes]:

@@ -201,6 +201,9 @@ class Cluster:
         station = self._controller.scheduler.stations.get(host)
         return [] if station is None else list(station.places)
 
+    def _has(self, host: str, place: Place | None) -> bool:
+        return place is None or place in self._places(host)
+
     def add_hosts(self, *hosts: str) -> None:
         """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
 
@@ -336,8 +339,7 @@ class Cluster:
     def _check_need(self, options: Options) -> None:
         scheduler, need = self._controller.scheduler, options.need
         for name in need.on or ():
-            places = self._places(name)
-            if not places or need.place not in (None, *places):
+            if name not in scheduler.stations or not self._has(name, need.place):
                 raise NoSuchHost(name, tuple(scheduler.stations))
         if any(scheduler.most(need)):
             return

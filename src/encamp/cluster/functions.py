@@ -62,15 +62,15 @@ def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
 
 class Functions:
-    """The functions of one cluster, or those of one ``family`` of it, which has slots load its own.
+    """The functions of one cluster, or a family among ``all_of_them``, which slots load apart.
 
     A function by value has globals of its own wherever it is loaded. What an initializer makes
     there is for the functions of its family only.
     """
 
-    def __init__(self, family: Functions | None = None) -> None:
-        self._numbers: count[int] = count(1) if family is None else family._numbers
-        self._modules: set[types.ModuleType] = set() if family is None else family._modules
+    def __init__(self, all_of_them: Functions | None = None) -> None:
+        self._numbers: count[int] = all_of_them._numbers if all_of_them else count(1)
+        self._modules: set[types.ModuleType] = all_of_them._modules if all_of_them else set()
         self._families: dict[int, tuple[object, Functions]] = {}
         self._known: WeakKeyDictionary[Any, tuple[Hashable, Function]] = WeakKeyDictionary()
         self._apply = self._by_reference(apply)
@@ -81,7 +81,8 @@ class Functions:
         """Those of an initializer's family; these if it is None."""
         if initializer is None:
             return self
-        if (found := self._families.get(id(initializer))) is None:  # kept, so that its id is
+        if (found := self._families.get(id(initializer))) is None:
+            # The initializer is kept, so that its id is nobody else's.
             found = self._families[id(initializer)] = initializer, Functions(self)
         return found[1]
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.options import SpawnOptions
-from encamp.engines.mpi import launched
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
 
 if TYPE_CHECKING:
@@ -358,6 +357,8 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
+    from encamp.engines.mpi import launched
+
     if _ours is not None or not launched():
         return
     from encamp.cluster.cluster import Cluster
