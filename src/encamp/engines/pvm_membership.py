@@ -181,7 +181,7 @@ class Membership:
                 self.flush(line)
             return
         if tag == FRAME:
-            line.end.put(Frame(line.number, _decode(unpack(size))))
+            line.end.put(Frame(line.number, [*_decode(unpack(size))]))
         elif tag == PIECE:
             if line.pieces is not None and line.pieces.fill(size):
                 line.end.put(Frame(line.number, line.pieces.parts()))
