@@ -154,6 +154,9 @@ class Slot:
     def _take_calls(self, run: Run, parts: Parts) -> None:
         at = 2 + len(run.functions)
         self._functions.update(zip(run.functions, parts[2:at], strict=True))
+        for number in run.dropped:
+            self._functions.pop(number, None)
+            self._initialized.pop(number, None)
         calls = []
         for call in decode_calls(parts[1]):
             end = at + call[3]

@@ -78,6 +78,8 @@ class Run(Envelope, tag=2):
     """How many processes of the slot had ended; the calls are for no later one."""
     number: int = 0
     """Grows with every one for the slot."""
+    dropped: list[int] = []
+    """Functions that are not called again under these numbers."""
 
 
 Call = tuple[int, int, bytes, int, bytes]

@@ -84,7 +84,8 @@ class Controller:
         self.scheduler = Scheduler()
         self.functions = Functions()
         self.errands = Errands(self.pump)
-        self.setups = Setups(everybody_here=engine.agent_here is not None)
+        numbers = self.functions.numbers
+        self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
         self.tasks: dict[int, Task] = {}
         """All that have not ended."""
         self.incoming: deque[Task] = deque()
@@ -204,11 +205,14 @@ class Controller:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
             place.runs += 1
-            run = Run(place.number, len(calls), numbers, fresh, place.life, place.runs)
+            dropped = [] if fresh else self._dropped(place)
+            run = Run(place.number, len(calls), numbers, fresh, place.life, place.runs, dropped)
             payloads = [function.payload for function in functions]
             self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
             if not fresh:
                 place.known.update(numbers)
+                if (initializer := tasks[0]._options.initializer) is not None:
+                    place.known.add(self.setups.number_of(initializer))
             self.begins(place)
 
     def _own(self, buffers: Parts) -> Parts:
@@ -224,6 +228,19 @@ class Controller:
             if number not in place.known:
                 new[number] = task._function
         return list(new.values())
+
+    def _dropped(self, place: Place) -> list[int]:
+        """Functions that a slot is to forget: nothing that it was sent calls them."""
+        kept = self.functions.kept
+        if place.changes == kept.changes:
+            return []
+        alive = kept.numbers.keys() | self.setups.kept.keys()
+        gone = place.known - alive
+        wanted = {task._function.number for task in place.ahead} if gone else set()
+        place.known -= gone - wanted
+        if not gone & wanted:
+            place.changes = kept.changes
+        return list(gone - wanted)
 
     def _fail_unsent(self, place: Place, task: Task, exc: Exception) -> None:
         self.scheduler.ended(place, task)
@@ -337,7 +354,7 @@ class Controller:
         """A task has ended: tell its future, and the queue if that was wanted."""
         if self.tasks.pop(task.id, None) is None:
             return
-        task._arguments = None
+        task._arguments, task._function = None, task._function.emptied()
         self.mail.forget(task)
         options = task._options
         if options.staged and (depot := self.setups.forget(task)) is not None:
@@ -402,6 +419,11 @@ class Controller:
         self.errands.run(lambda: self.setups.answer(task, load(parts[1:])), done)
 
     # The end of everything
+
+    def forget(self, initializer: object) -> None:
+        """An executor has ended: nothing needs its initializer any more."""
+        self.functions.forget(initializer)
+        self.setups.drop(initializer)
 
     def abandon(self) -> None:
         """The cluster is closed: what has not ended never will."""

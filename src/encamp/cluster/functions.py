@@ -3,6 +3,10 @@
 A function of an importable module goes by reference; one of a script, a notebook or another
 function by value (cloudpickle). By value means with all that it uses, as it is now: it is pickled
 anew unless everything it uses is of a kind that cannot change.
+
+Slots forget functions that nobody is likely to call again: those that were replaced because what
+they use has changed, and the oldest where there are many, or large ones (`Kept`). What was
+forgotten and is called again is sent again.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import types
 from collections.abc import Callable, Hashable
 from itertools import count
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from encamp.errors import CannotTravel
 
@@ -35,10 +39,26 @@ _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
 """What travels as a function; all else that can be called goes as an argument."""
 
 
+MOST_KEPT = 1000
+"""Functions that a slot has at most, besides those that it was asked to call."""
+MOST_BYTES = 64 << 20
+"""Bytes that their pickles have at most; the last one may be larger."""
+
+
 class Function:
     """A function that was pickled. ``seconds`` is how long its calls take, as far as known."""
 
-    __slots__ = ("by_value", "function", "name", "number", "payload", "seconds")
+    __slots__ = (
+        "__weakref__",
+        "by_value",
+        "done",
+        "function",
+        "name",
+        "number",
+        "payload",
+        "seconds",
+        "state",
+    )
 
     def __init__(
         self, number: int, function: Callable[..., Any], payload: bytes, *, by_value: bool
@@ -49,11 +69,49 @@ class Function:
         self.payload = payload
         self.by_value = by_value
         self.seconds = -1.0
+        self.state: Hashable = None
+        """What it used when it was pickled; None if it is found by its name."""
+        self.done: Function | None = None
 
     def took(self, seconds: float) -> None:
         """Note how long a call took."""
         known = self.seconds
         self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
+
+    def emptied(self) -> Function:
+        """The same for tasks that have ended, without what takes memory."""
+        if self.done is None:
+            self.done = Function(self.number, _nothing, b"", by_value=self.by_value)
+            self.done.name = self.name
+        self.done.seconds = self.seconds
+        return self.done
+
+
+def _nothing() -> None:
+    """Stands for what is no longer known."""
+
+
+class Kept:
+    """The functions that slots may keep: the latest. ``changes`` grows when some have gone."""
+
+    def __init__(self) -> None:
+        self.numbers: dict[int, Function] = {}
+        self.changes = 0
+        self._bytes = 0
+
+    def add(self, function: Function) -> None:
+        """Keep a function, as the latest; the oldest go where there is no room."""
+        if self.numbers.pop(function.number, None) is None:
+            self._bytes += len(function.payload)
+        self.numbers[function.number] = function
+        while len(self.numbers) > 1 and (self._bytes > MOST_BYTES or len(self.numbers) > MOST_KEPT):
+            self.drop(next(iter(self.numbers.values())))
+
+    def drop(self, function: Function) -> None:
+        """Keep a function no longer; nothing happens if it is not kept."""
+        if self.numbers.pop(function.number, None) is not None:
+            self._bytes -= len(function.payload)
+            self.changes += 1
 
 
 def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -69,10 +127,15 @@ class Functions:
     """
 
     def __init__(self, all_of_them: Functions | None = None) -> None:
-        self._numbers: count[int] = all_of_them._numbers if all_of_them else count(1)
-        self._modules: set[types.ModuleType] = all_of_them._modules if all_of_them else set()
+        root = all_of_them
+        self.numbers: count[int] = root.numbers if root else count(1)
+        self.kept: Kept = root.kept if root else Kept()
+        self._modules: set[types.ModuleType] = root._modules if root else set()
         self._families: dict[int, tuple[object, Functions]] = {}
-        self._known: WeakKeyDictionary[Any, tuple[Hashable, Function]] = WeakKeyDictionary()
+        # Weak both ways, so that what is kept alone says how long they live.
+        self._known: WeakKeyDictionary[Any, ref[Function]] = WeakKeyDictionary()
+        self._named: dict[tuple[str, str], ref[Function]] = {}
+        """By module and name, those by value that can be called so."""
         self._apply = self._by_reference(apply)
         self._last: tuple[Any, Function] = apply, self._apply
         """The function by reference that was asked for last: that is often the next one too."""
@@ -86,6 +149,15 @@ class Functions:
             found = self._families[id(initializer)] = initializer, Functions(self)
         return found[1]
 
+    def forget(self, initializer: object) -> None:
+        """Nothing more will be called that an initializer was for."""
+        self.kept.changes += 1
+        found = self._families.pop(id(initializer), None)
+        if found is not None:
+            for known in list(found[1]._known.values()):
+                if (function := known()) is not None:
+                    self.kept.drop(function)
+
     def find(
         self, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[Function, tuple[Any, ...]]:
@@ -96,22 +168,26 @@ class Functions:
             if not callable(function):
                 raise CannotTravel(repr(function), "it cannot be called", "give a function")
             return self._apply, (function, *args)
-        known = self._known.get(function)
-        if known is not None:
-            state, found = known
-            if state is None:
+        found = self._found(function)
+        if found is not None:
+            if found.state is None:
                 self._last = function, found
-            if state is None or (state == _state(function) and state != ()):
+            if found.state is None or (found.state == _state(function) and found.state != ()):
+                self.kept.add(found)
                 return found, args
         return self._pickled(function), args
+
+    def _found(self, function: Any) -> Function | None:
+        known = self._known.get(function)
+        return None if known is None else known()
 
     def _pickled(self, function: Any) -> Function:
         if self._is_importable(function):
             found = self._by_reference(function)
-            self._known[function] = None, found
-            return found
-        found = self._by_value(function)
-        self._known[function] = _state(function), found
+        else:
+            found = self._by_value(function)
+        self._known[function] = ref(found)
+        self.kept.add(found)
         return found
 
     def _is_importable(self, function: Any) -> bool:
@@ -120,16 +196,35 @@ class Functions:
             return False
         if sys.modules.get(module) in self._modules:
             return False
-        found: Any = sys.modules.get(module)
-        for part in name.split("."):
-            found = getattr(found, part, None)
-        return found is function
+        return _named(module, name) is function
 
     def _by_reference(self, function: Any) -> Function:
         payload = pickle.dumps(function, 5)
-        return Function(next(self._numbers), function, payload, by_value=False)
+        return Function(next(self.numbers), function, payload, by_value=False)
 
     def _by_value(self, function: Any) -> Function:
+        payload, state = self._dump(function), _state(function)
+        old = self._found(function)
+        if old is not None and old.by_value and old.payload == payload:
+            old.state = state
+            return old
+        found = Function(next(self.numbers), function, payload, by_value=True)
+        found.state = state
+        for replaced in (old, self._redefined(function, found)):
+            if replaced is not None:
+                self.kept.drop(replaced)
+        return found
+
+    def _redefined(self, function: Any, found: Function) -> Function | None:
+        """What had a function's name before it, in a cell that was run again maybe."""
+        name = function.__module__, getattr(function, "__qualname__", "")
+        if "<" in name[1] or _named(*name) is not function:
+            return None
+        before = self._named.get(name)
+        self._named[name] = ref(found)
+        return None if before is None else before()
+
+    def _dump(self, function: Any) -> bytes:
         import cloudpickle
 
         from encamp.agent.by_value import dump_by_value
@@ -138,14 +233,13 @@ class Functions:
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
         try:
-            payload = dump_by_value(function)
+            return dump_by_value(function)
         except Exception as exc:
             name = getattr(function, "__qualname__", repr(function))
             raise CannotTravel(name, str(exc) or type(exc).__name__) from exc
         finally:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
-        return Function(next(self._numbers), function, payload, by_value=True)
 
     def again_by_value(self, function: Function, module: str) -> Function | None:
         """The function with the code of a module that a host could not import; None: no help."""
@@ -158,6 +252,14 @@ class Functions:
         self._last = apply, self._apply
         self._known.pop(function.function, None)
         return self._pickled(function.function)
+
+
+def _named(module: str, name: str) -> Any:
+    """What a module has by a name now."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
 
 
 def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:

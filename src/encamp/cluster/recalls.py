@@ -226,7 +226,7 @@ class Recalls:
     def cancelled(self, task: Task) -> None:
         """A task that waits is not to run."""
         if self._controller.tasks.pop(task.id, None) is not None:
-            task._arguments = None
+            task._arguments, task._function = None, task._function.emptied()
             self._mail.forget(task)
             task._cancelled()
             if task._options.notify:

@@ -27,6 +27,7 @@ class Place:
         "agent",
         "ahead",
         "backlog",
+        "changes",
         "closed",
         "known",
         "life",
@@ -42,6 +43,9 @@ class Place:
         self.ahead: deque[Task] = deque()
         self.backlog = 0.0
         self.known: set[int] = set()
+        """Numbers of the functions that it has."""
+        self.changes = 0
+        """`Kept.changes` when these were looked through."""
         self.closed = False
         self.stopping = False
         """Whether its process was asked to end, and has not ended yet."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from secrets import token_hex
 from typing import Any
 
@@ -35,13 +34,14 @@ class Setups:
     ``everybody_here`` says that all of them run on this host, which sees where outputs go.
     """
 
-    def __init__(self, *, everybody_here: bool) -> None:
+    def __init__(self, numbers: Iterator[int], *, everybody_here: bool) -> None:
         self._token = token_hex(4)
         self._beacons = None if everybody_here else Beacons(self._token)
         self._depots: dict[int, Depot] = {}
         self._initializers: dict[int, tuple[int, bytes]] = {}
-        self._numbers = itertools.count(1)
-        self._kept: list[Any] = []
+        self._numbers = numbers
+        self.kept: dict[int, Any] = {}
+        """Initializers by their numbers, which are nobody else's, as long as they may be needed."""
 
     def of(self, task: Task) -> bytes:
         """A call's setup, pickled."""
@@ -68,8 +68,18 @@ class Setups:
         if known is None:
             known = next(self._numbers), _pickled(initializer)
             self._initializers[id(initializer)] = known
-            self._kept.append(initializer)  # so that its id is nobody else's
+            self.kept[known[0]] = initializer  # so that its id is nobody else's
         return known
+
+    def number_of(self, initializer: object) -> int:
+        """The number of an initializer that is known."""
+        return self._initializers[id(initializer)][0]
+
+    def drop(self, initializer: object) -> None:
+        """An initializer is not needed any more."""
+        known = self._initializers.pop(id(initializer), None)
+        if known is not None:
+            del self.kept[known[0]]
 
     def _staging(self, task: Task) -> Staging:
         options = task._options

@@ -238,6 +238,8 @@ class Executor(futures.Executor):
                 with suppress(CancelledError):
                     task.exception()
         if self._root is None:
+            if wait:
+                shared.forget(self._options.initializer)
             shared.close(wait)
             _OPEN.discard(self)
 
@@ -352,6 +354,12 @@ class _Shared:
         for task in self._find():
             if task._place is None and not task.done():  # others see for themselves
                 self.cluster._controller.end(task, False, error)
+
+    def forget(self, initializer: object) -> None:
+        """Have a cluster that goes on forget an initializer that nothing waits for any more."""
+        if initializer is not None and not self.is_ours:
+            controller = self.cluster._controller
+            controller.pump.call(lambda: controller.forget(initializer))
 
     def close(self, wait: bool) -> None:
         """Close a cluster that is ours, here or in the background."""
