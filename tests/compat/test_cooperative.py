@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -411,6 +412,26 @@ def test_debug_messages_tell_host_process_and_microthread(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("_1 COS: task 1 calls Spawn")
     assert lines[1].endswith("_2 COS: task 2 calls Yield")
+
+
+def test_modules_of_pyopus_are_told_whose_turn_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    identify = ModuleType("pyopus.misc.identify")
+    identify.tid = 0  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, identify.__name__, identify)
+    system, seen = OpusOS(), []
+
+    def task() -> None:
+        for _ in range(2):
+            seen.append(identify.tid)
+            system.Yield()
+
+    seen.append(identify.tid)
+    system.Spawn(task)
+    system.Spawn(task)
+    seen.append(identify.tid)
+    while system.Join():
+        seen.append(identify.tid)
+    assert seen == [1, 2, 2, 3, 1, 3, 1, 1]
 
 
 def test_paths_are_translated(

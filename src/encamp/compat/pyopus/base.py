@@ -164,6 +164,16 @@ class Place:
     microthread = 0
 
     @classmethod
+    def turn_of(cls, number: int) -> None:
+        """Note which task of this process runs, also for PyOPUS's own modules.
+
+        Its simulators and evaluators name temporary files by `pyopus.misc.identify`.
+        """
+        cls.microthread = number
+        if (identify := sys.modules.get("pyopus.misc.identify")) is not None:
+            identify.tid = number  # type: ignore[attr-defined]
+
+    @classmethod
     def label(cls) -> str:
         """Host, process and microthread, the latter two in hexadecimal."""
         return f"{socket.gethostname()}_{os.getpid():x}_{cls.microthread:x}"

@@ -151,6 +151,7 @@ class Scheduler:
         self._queue: list[_Waiting] = []
         self.vm: VirtualMachine | None = None
         self.setVM(vm)
+        Place.turn_of(MAIN)
 
     def setVM(self, vm: VirtualMachine | None) -> None:
         """Run remote tasks on ``vm``; on none if this is a task of it, or if it has no slots."""
@@ -214,7 +215,7 @@ class Scheduler:
 
     def _activate(self, task: Task) -> None:
         self.active = task
-        Place.microthread = task.tid
+        Place.turn_of(task.tid)
 
     def _next(self) -> Task:
         """Whose turn it is; waits for remote tasks if it is nobody's in this process."""
