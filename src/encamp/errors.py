@@ -28,6 +28,7 @@
     │   ├── CommandNotFound        a step's command is not on the host's PATH
     │   ├── MissingOutput          a declared output was not made
     │   ├── InputDamaged           the task wrote to an input that it shares with others
+    │   ├── InputLost              an input vanished from the host's disk while the task ran
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
     │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
@@ -411,6 +412,19 @@ class InputDamaged(TaskError):
         return (
             f"task {printable(self.task)} wrote to {printable(self.path)}, an input that it shares "
             "with other tasks; copy the file before changing it, or mirror it with mode='copy'"
+        )
+
+
+@dataclass(eq=False)
+class InputLost(TaskError):
+    path: str
+    storage: str
+
+    def __str__(self) -> str:
+        return (
+            f"task {printable(self.task)}: its input {printable(self.path)} was no longer whole "
+            "when it ended, so its result cannot be trusted; has a cleaner of temporary files "
+            f"been in {printable(self.storage)}?"
         )
 
 

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from camps import pitched
@@ -16,12 +15,11 @@ from other_processes import open_folder, start, unprivileged
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
-from encamp.storage import modes, overlay
+from encamp.storage import modes, overlay, sound
 from encamp.storage.mirror import Item, Mirror, Mode, plan
 from encamp.storage.modes import needs_own_mounts, way_of
 from encamp.storage.owner import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
-from encamp.storage.tree import TreeState, tree_state
 
 REFUSED = "the disk refuses: not here"
 
@@ -316,27 +314,32 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: P
         assert seen(camp.folder) == sources
 
 
-def test_a_linked_tree_is_looked_through_again_only_where_there_is_doubt(
+def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sound, "_ALWAYS", 10)
+    monkeypatch.setattr(sound, "_PAUSE", 1e9)
     items = [item_of(tree(here, 40), mode="link")]
     looked: list[object] = []
+    real = sound._looked_through
 
-    def look(*args: Any) -> TreeState:
-        looked.append(args)
-        return tree_state(*args)
+    def look(entry: Path, item: Item) -> bool:
+        looked.append(entry)
+        return real(entry, item)
 
-    monkeypatch.setattr("encamp.storage.cache.tree_state", look)
-    for _ in range(3):
-        with pitched(items) as camp:
-            camp.check_inputs("task")
-    assert looked == []
     with pitched(items) as camp:
-        (camp.folder / "tree/more").write_text("no damage, but nobody looked")
+        camp.check_inputs("task")
+    monkeypatch.setattr(sound, "_looked_through", look)
     for _ in range(2):
-        with pitched(items) as camp:
-            camp.check_inputs("task")
-    assert len(looked) == 1
+        with pitched(items):
+            pass
+    assert len(looked) == 1, "the task before had not been asked whether it wrote to it"
+    with pitched(items) as camp:
+        assert len(looked) == 2
+        camp.check_inputs("task")
+        assert len(looked) == 3, "it was asked now"
+    with pitched(items):
+        assert len(looked) == 3
 
 
 @pytest.mark.usefixtures("no_mounts")

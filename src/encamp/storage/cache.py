@@ -28,17 +28,19 @@ from secrets import token_hex
 from types import TracebackType
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
+from encamp.storage.cleaners import keep_off
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import free_space, named_error
 from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
 from encamp.storage.mirror import Item, is_here
 from encamp.storage.owner import named_refusals
-from encamp.storage.process import boot_id, facts_from, this_process
+from encamp.storage.process import facts_from, this_process
 from encamp.storage.remote import download
 from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
 from encamp.storage.sizes import parse_size
+from encamp.storage.sound import sound
 from encamp.storage.strike import strike
 from encamp.storage.tree import copy_tree, tree_state
 from encamp.storage.visible import until_not_older
@@ -68,6 +70,7 @@ class HostCache:
         self._channel = channel
         self.root = self._storage / "cache"
         self._locks = self.root / "locks"
+        keep_off(self._storage)
         with named_refusals(self._storage):
             for name in ("files", "trees", "partial"):
                 (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,9 +170,9 @@ class HostCache:
         key = _key(item)
         entry = self._entry(key, item.kind)
         if item.kind == "file":
-            if not _sound(entry, item):
+            if not sound(entry, item):
                 with alone(self._locks, _fetching(item.identity)):
-                    if not _sound(entry, item):
+                    if not sound(entry, item):
                         self._fetch(item, key, entry, has_room=has_room)
         else:
             self._hold_tree(item, key, entry, has_room=has_room)
@@ -185,9 +188,9 @@ class HostCache:
         lock = self._held.setdefault(key, KeyLock(self._locks, key))
         try:
             lock.share()
-            if not _sound(entry, item):
+            if not sound(entry, item):
                 with alone(self._locks, _fetching(item.identity)):
-                    if not _sound(entry, item):
+                    if not sound(entry, item):
                         self._fetch(item, key, entry, has_room=has_room)
         except BaseException:
             self._held.pop(key).close()
@@ -195,7 +198,12 @@ class HostCache:
 
     def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Make the entry; the lock of its identity is held."""
+        if os.path.lexists(entry):
+            self._tell(
+                item.name, "dropped", "it was no longer whole: a cleaner may have been there"
+            )
         partial = self.root / "partial" / key
+        partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left
         try:
             with nullcontext() if has_room else self.room_if_scarce(item.size, item.name):
@@ -205,7 +213,7 @@ class HostCache:
             if isinstance(exc, OSError):
                 raise named_error(exc, item.name, self.root, item.size) from exc
             raise
-        entry.parent.mkdir(mode=0o700, exist_ok=True)
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if item.kind == "tree":
             self._set_aside(entry)
         else:
@@ -226,7 +234,7 @@ class HostCache:
         other = _key(replace(item, readonly=not readonly))
         with shared(self._locks, other):
             entry = self._entry(other, "tree")
-            if near := _sound(entry, item):
+            if near := sound(entry, item):
                 state = copy_tree(entry / "tree", target, (), readonly=readonly)
         if not near and self._channel is not None and self.ships(item):
             source = item.source
@@ -235,7 +243,6 @@ class HostCache:
             state = copy_tree(local(item.source), target, item.exclude, readonly=readonly)
         if state.content != item.content:
             raise SourceChanged(item.name)
-        (partial / "boot").write_text(boot_id())
         return not near
 
     def _file_in(self, item: Item, target: Path) -> bool:
@@ -244,7 +251,7 @@ class HostCache:
         mode = item.permissions & 0o555 | 0o400 if item.readonly else item.permissions | 0o600
         other = replace(item, readonly=not item.readonly)
         near = self._entry(_key(other), "file")
-        if _sound(near, other):
+        if sound(near, other):
             copy_file(near, target, expected, mode=mode)
             return False
         if item.url is not None:
@@ -255,6 +262,10 @@ class HostCache:
             until_not_older(local(item.source), item.mtime_ns)
             copy_file(local(item.source), target, expected, mode=mode)
         return True
+
+    def is_whole(self, item: Item, *, written: bool = False) -> bool:
+        """Whether the entry is here as it was fetched, see `sound.sound`."""
+        return sound(self.place_of(item), item, written=written)
 
     def _why_fetch(self, item: Item, index: Index) -> str:
         source = item.name
@@ -418,19 +429,19 @@ class HostCache:
                     row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
                     index.add(row)
 
-    def seal(self, item: Item) -> Path:
-        """The file that vouches for a tree: emptied, the tree is looked through at its next use."""
-        return self._entry(_key(item), "tree") / "boot"
+    def place_of(self, item: Item) -> Path:
+        """Where the entry for an input is, whether or not it is there."""
+        return self._entry(_key(item), item.kind)
 
-    def forget_damaged(self, item: Item) -> None:
-        """Have the entry of an input that a task wrote to fetched anew."""
+    def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
+        """Have the entry of an input fetched anew."""
         entry = self._entry(_key(item), item.kind)
         with alone(self._locks, _fetching(item.identity)):
             if item.kind == "tree":
                 self._set_aside(entry)
             else:
                 self._remove(entry)
-        self._tell(item.name, "dropped", "a task wrote to it")
+        self._tell(item.name, "dropped", why)
 
 
 _READONLY = ".ro"
@@ -472,26 +483,6 @@ def _what_changed(before: str, now: str) -> str:
 def _row(item: Item) -> Row:
     now = time.time()
     return Row(_key(item), item.kind, item.name, _state(item), item.size, item.files, now, now)
-
-
-def _sound(entry: Path, item: Item) -> bool:
-    """Whether an entry is there, and as it was fetched.
-
-    A tree is looked through once after a reboot, which may have lost what was not on the disk yet.
-    """
-    try:
-        if item.kind == "file":
-            found = entry.lstat()
-            closed = not (item.readonly and found.st_mode & 0o222)
-            return closed and (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
-        if (entry / "boot").read_text() == boot_id():
-            return True
-        if tree_state(entry / "tree", ()).content != item.content:
-            return False
-        (entry / "boot").write_text(boot_id())
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _measured(entry: Path) -> tuple[int, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from encamp.errors import InputDamaged, printable
+from encamp.errors import InputDamaged, InputLost, printable
 from encamp.storage.cache import HostCache
 from encamp.storage.mirror import Item
 from encamp.storage.owner import OwnedFolder
@@ -31,7 +32,7 @@ class Camp:
             raise
         self._placer = Placer(self._owned, self._cache)
         self._inputs: set[str] = set()
-        self._damaged: str | None = None
+        self._wrong: InputDamaged | InputLost | None = None
 
     @property
     def placed(self) -> Placed:
@@ -59,11 +60,17 @@ class Camp:
         self._inputs.update(item.target for item in items)
 
     def check_inputs(self, task: str) -> None:
-        """Raise `InputDamaged` if the task wrote to what it shares with others, now or before."""
-        if self._damaged is None:
-            self._damaged = self._placer.damaged()
-        if self._damaged is not None:
-            raise InputDamaged(task, self._damaged)
+        """Raise `InputDamaged` if the task wrote to what it shares with others, now or before.
+
+        Raises `InputLost` if some of that has vanished from this host's disk.
+        """
+        if self._wrong is None:
+            try:
+                self._placer.check(task)
+            except (InputDamaged, InputLost) as exc:
+                self._wrong = exc
+        if self._wrong is not None:
+            raise replace(self._wrong, task=task)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
         """`OwnedFolder.note_parts`."""

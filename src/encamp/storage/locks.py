@@ -10,33 +10,54 @@ import fcntl
 import hashlib
 import os
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_FRESH = 3600.0
+"""Seconds after which a file of locks that is in use is marked as used."""
 
 
 class KeyLock:
     """A lock on one key, free to begin with; not for sharing between threads."""
 
     def __init__(self, file: Path, key: str) -> None:
+        self._file = file
         self._byte = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._fd = self._opened()
+
+    def _opened(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self._file, flags, 0o600)
 
     def share(self) -> None:
         """Hold it together with others who share it; waits for one who holds it alone."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._request(fcntl.F_RDLCK))
+        self._hold(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK)
 
     def take(self) -> None:
         """Hold it alone; waits for all others."""
-        fcntl.fcntl(self._fd, fcntl.F_OFD_SETLKW, self._request(fcntl.F_WRLCK))
+        self._hold(fcntl.F_OFD_SETLKW, fcntl.F_WRLCK)
 
     def take_if_free(self) -> bool:
         """Hold it alone if nobody else has it; never waits."""
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_WRLCK))
+            self._hold(fcntl.F_OFD_SETLK, fcntl.F_WRLCK)
         except BlockingIOError:
             return False
         return True
+
+    def _hold(self, how: int, kind: int) -> None:
+        """Take the lock; again in a new file if a cleaner of temporary files took this one."""
+        while True:
+            fcntl.fcntl(self._fd, how, self._request(kind))
+            status = os.fstat(self._fd)
+            if status.st_nlink:
+                break
+            os.close(self._fd)
+            self._fd = self._opened()
+        if time.time() - status.st_mtime > _FRESH:
+            os.utime(self._fd)  # cleaners leave alone what was used a short while ago
 
     def release(self) -> None:
         """Let it be free again."""

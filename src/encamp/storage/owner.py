@@ -2,7 +2,8 @@
 
 Beside a folder stands a file of the same name with ``.lock`` at its end. Its owner holds a
 `flock` on it, which the kernel drops when the owner's process dies, however it dies. The lock
-file is made before the folder and removed after it, so a folder without one has no owner.
+file is made before the folder and removed after it, so a folder without one has no owner, unless a
+cleaner of temporary files took the lock file: so the owner holds a `flock` on the folder as well.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from secrets import token_hex
 
 from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
+from encamp.storage.cleaners import keep_off, locked
 from encamp.storage.disk import disk_full
 from encamp.storage.locks import alone_if_free, shared
 from encamp.storage.parts import discard_noted
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
+from encamp.storage.sound import doubt
 from encamp.storage.strike import strike
 
 LOCK = ".lock"
@@ -57,6 +60,7 @@ class OwnedFolder:
         self.storage = self._root = local_storage()
         self._pid = os.getpid()
         self._lock = -1
+        self._folder: int | None = None
         self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
         self.task = self.path / TASK
         try:
@@ -66,10 +70,12 @@ class OwnedFolder:
             raise disk_full(exc, self._root, _SMALLEST) or _refused(self._root, exc) from exc
 
     def _make(self) -> None:
+        keep_off(self._root)
         self.path.parent.mkdir(mode=0o700, exist_ok=True)
         self._lock = _take_new(_lock_of(self.path))
         os.write(self._lock, _about_this_process())
         self.path.mkdir(mode=0o700)
+        self._folder = locked(self.path, fcntl.LOCK_EX)
         self.task.mkdir(mode=0o700)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
@@ -85,14 +91,14 @@ class OwnedFolder:
         with suppress(OSError), (self.path / PARTS).open("ab") as notes:
             notes.write(os.fsencode(part) + b"\0")
 
-    def note_linked(self, seals: Iterable[Path]) -> None:
-        """Note seals of trees that the task could write to; none once that was looked at.
+    def note_linked(self, entries: Iterable[Path]) -> None:
+        """Note trees of the cache that the task could write to; none once that was looked at.
 
-        A tree whose seal is broken is looked through before it is used again: so it is if this
-        folder goes while they are noted, for the task may have failed or died in the act.
+        If this folder goes while they are noted, they are looked through before they are used
+        again, for the task may have failed or died in the act.
         """
         with suppress(OSError):
-            (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(seal) for seal in seals))
+            (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(entry) for entry in entries))
 
     def strike(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
@@ -121,9 +127,11 @@ class OwnedFolder:
     def _release(self) -> None:
         with suppress(OSError):
             _lock_of(self.path).unlink(missing_ok=True)
-        with suppress(OSError):  # it is closed whatever close(2) says
-            os.close(self._lock)
-        self._lock = -1
+        for fd in (self._lock, self._folder):
+            if fd is not None:
+                with suppress(OSError):  # it is closed whatever close(2) says
+                    os.close(fd)
+        self._lock, self._folder = -1, None
 
 
 @contextmanager
@@ -140,24 +148,23 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
 
 
 def _strike(folder: Path, root: Path) -> None:
-    _break_seals(folder)
+    _doubt_linked(folder)
     overlay.unmount_below(folder)
     strike(folder, root)
 
 
 def _keep(folder: Path, root: Path) -> Path:
-    _break_seals(folder)
+    _doubt_linked(folder)
     overlay.settle(folder)
     parent = kept(root)
     parent.mkdir(mode=0o700, exist_ok=True)
     return folder.rename(parent / folder.name)
 
 
-def _break_seals(folder: Path) -> None:
+def _doubt_linked(folder: Path) -> None:
     with suppress(OSError):
         for name in filter(None, (folder / LINKED).read_bytes().split(b"\0")):
-            with suppress(OSError):
-                os.truncate(name, 0)
+            doubt(Path(os.fsdecode(name)))
 
 
 def keep_dead(folder: Path) -> Path | None:
@@ -307,16 +314,32 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
     if not lock.exists():
         # Made before the folder and removed after it: without a lock nobody can own it,
         # unless it went away just now.
-        dead = folder.exists()
-        if dead and not dry_run and not lock.exists():
-            _strike(folder, folder.parent.parent)
-        return dead
+        # A cleaner may have taken the lock file alone; the owner holds the folder itself, too.
+        with _nobodys(folder) as dead:
+            if dead and not dry_run and not lock.exists():
+                _strike(folder, folder.parent.parent)
+            return dead
     with _taken_over(lock) as dead:
         if dead and not dry_run:
             _remove_parts(folder)
             _strike(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
+
+
+@contextmanager
+def _nobodys(folder: Path) -> Iterator[bool]:
+    """Hold a folder that has no lock file, if it is there and nobody else holds it."""
+    try:
+        fd = locked(folder, fcntl.LOCK_EX)
+    except (FileNotFoundError, NotADirectoryError):
+        yield os.path.lexists(folder)  # a file or symlink is nobody's folder
+        return
+    try:
+        yield fd is not None
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def _remove_parts(folder: Path) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import (
+    InputDamaged,
+    InputLost,
     ModeRefused,
     SourceChanged,
     TargetConflict,
@@ -26,7 +28,8 @@ from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
 from encamp.storage.owner import OwnedFolder, named_refusals, trials
 from encamp.storage.roots import local
-from encamp.storage.tree import TreeDigest, link_tree, tree_state, walk
+from encamp.storage.sound import files_there, sound
+from encamp.storage.tree import TreeDigest, link_tree, walk
 from encamp.storage.visible import until_not_older
 
 _NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
@@ -45,6 +48,10 @@ class Placed:
     linked: dict[str, tuple[Item, os.stat_result]] = field(default_factory=dict)
     """Path of a linked file → its input, and its status before."""
     linked_trees: list[Item] = field(default_factory=list)
+    mounted: list[Item] = field(default_factory=list)
+    """Trees that overlays show as they are in the cache."""
+    views: dict[Path, Item] = field(default_factory=dict)
+    """Files that an overlay shows, by their paths in its lower layer."""
 
 
 class Placer:
@@ -117,11 +124,13 @@ class Placer:
         if way == "overlay":
             self._folder(PurePosixPath(item.target))
             self._mount(self._cache.get(item), self.folder / item.target)
+            self.placed.mounted.append(item)
         elif way == "direct":
             until_not_older(local(item.source), item.mtime_ns)
             self._direct(local(item.source), item)
         elif item.kind == "tree":
-            self._tree(self._cache.get(item), item, way)
+            if self._tree(self._cache.get(item), item, way) != item.content:
+                raise SourceChanged(item.name)
         else:
             self._entry_of_file(item, way)
 
@@ -178,7 +187,7 @@ class Placer:
             return False
         self._safe.add(path)
         self.placed.linked_trees.append(item)
-        self._owned.note_linked(map(self._cache.seal, self.placed.linked_trees))
+        self._owned.note_linked(map(self._cache.place_of, self.placed.linked_trees))
         return True
 
     def _file(self, origin: Path, status: os.stat_result, item: Item, way: Way) -> None:
@@ -209,6 +218,7 @@ class Placer:
             place = view / item.target
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._link_in_view(item, place)
+            self.placed.views[place] = item
         self._mount(view, self.folder)
 
     def _link_in_view(self, item: Item, place: Path) -> None:
@@ -247,23 +257,39 @@ class Placer:
         except FileExistsError:
             self._folder(PurePosixPath(target))
 
-    def damaged(self) -> str | None:
-        """A linked input that was written to since it was placed, its entry dropped; else None."""
-        with named_refusals(self._owned.storage):
-            return self._damaged()
+    def check(self, task: str) -> None:
+        """Look whether the inputs that are shared with others are as they were placed.
 
-    def _damaged(self) -> str | None:
+        Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one.
+        What is wrong with an entry of the cache, it is fetched anew for the next task.
+        """
+        with named_refusals(self._owned.storage):
+            self._check(task)
+
+    def _check(self, task: str) -> None:
         for place, (item, before) in self.placed.linked.items():
             if _changed(place, before):
                 self._cache.forget_damaged(item)
-                return os.path.relpath(place, self.folder)
+                raise InputDamaged(task, os.path.relpath(place, self.folder))
         for item in self.placed.linked_trees:
-            if tree_state(self._cache.get(item)).content != item.content:
-                self._cache.forget_damaged(item)
-                return item.target
+            if not self._cache.is_whole(item, written=True):
+                self._raise_for(item, task)
+        for item in self.placed.mounted:
+            if not self._cache.is_whole(item):
+                self._raise_for(item, task)
+        for view, item in self.placed.views.items():
+            if not sound(view, replace(item, readonly=False)):
+                raise InputLost(task, item.target, str(self._owned.storage))
         if self.placed.linked_trees:
             self._owned.note_linked(())
-        return None
+
+    def _raise_for(self, item: Item, task: str) -> None:
+        """What is missing in a tree of the cache has not gone through the task's folder."""
+        lost = files_there(self._cache.place_of(item)) < item.files
+        self._cache.forget_damaged(item, "it was no longer whole" if lost else "a task wrote to it")
+        if lost:
+            raise InputLost(task, item.target, str(self._owned.storage))
+        raise InputDamaged(task, item.target)
 
 
 def _into_tree(item: Item) -> tuple[Way, str]:

@@ -150,7 +150,7 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
     The local storage is left out where the tree holds it. Raises `UnusableInput`, or
     `SourceChanged` where it is seen that the tree changes.
     """
-    own = os.path.realpath(local_storage_path())
+    own = _status_of(local_storage_path())
     pending = [""]
     while pending:
         inner = pending.pop()
@@ -163,11 +163,18 @@ def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
             if entry is None:
                 continue  # it went away since the folder was listed
             if entry.kind == "folder":
-                if os.path.realpath(found.path) == own:
+                if own is not None and os.path.samestat(entry.status, own):
                     continue
                 folders.append(path)
             yield entry
         pending.extend(reversed(folders))
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _listed(tree: Path, inner: str) -> list[os.DirEntry[str]]:
