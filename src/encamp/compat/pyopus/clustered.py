@@ -11,6 +11,8 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from types import FunctionType
 from typing import Any, ClassVar
 
 from encamp.agent.calls import CurrentTask, current_task
@@ -132,14 +134,15 @@ class ClusteredMachine(VirtualMachine):
         spawner = self._spawner()
         _check_call(function, count)
         names = None if targetList is None else self._names(self._checked_hosts(targetList))
-        call = (function, tuple(args), dict(kwargs or {}))
+        task, first = _as_task(function)
+        call = (*first, tuple(args), dict(kwargs or {}))
         spawned: list[Any] = []
         while count is None or len(spawned) < count:
             with spawner.taken(names) as slot:
                 if slot is None:
                     break
                 place = self._place(slot)
-                number = spawner.run(slot, _run, self, place, *call, **self._options())
+                number = spawner.run(slot, task, self, place, *call, **self._options())
             if number is not None:
                 spawner.ids[number] = self._id(place, number)
                 spawner.titles[number] = str(getattr(function, "__qualname__", ""))
@@ -292,6 +295,28 @@ def checked_timeout(timeout: Any) -> float | None:
     if not isinstance(timeout, int | float) or math.isnan(timeout):
         raise PyOpusError(f"timeout must be a number of seconds, not {timeout!r}")
     return None if timeout < 0 or timeout == math.inf else timeout
+
+
+def _as_task(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What a slot is to run, and its first arguments after the machine and the place.
+
+    A function becomes part of the task's own function, which a cluster pickles once. All else that
+    can be called has state of its own and travels as an argument each time.
+    """
+    if isinstance(function, FunctionType):
+        return _task_of(function), ()
+    return _run, (function,)
+
+
+@lru_cache(maxsize=16)
+def _task_of(function: FunctionType) -> Callable[..., Any]:
+    def task(
+        vm: ClusteredMachine, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        return _run(vm, place, function, args, kwargs)
+
+    task.__qualname__ = f"<{function.__qualname__}>"
+    return task
 
 
 def _run(
