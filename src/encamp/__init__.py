@@ -19,6 +19,7 @@ _HOMES = {
     "call": "encamp.jobs.steps",
     "command": "encamp.jobs.steps",
     "map_files": "encamp.jobs.mapping",
+    "outputs_of": "encamp.jobs.outputs_of",
     "Mirror": "encamp.storage.mirror",
     "Output": "encamp.storage.outputs",
     "Cluster": "encamp.cluster.cluster",
@@ -78,6 +79,7 @@ __all__ = [
     "current_sandbox",
     "current_task",
     "map_files",
+    "outputs_of",
     "sandbox",
     "sandboxed",
 ]
@@ -98,6 +100,7 @@ if TYPE_CHECKING:
     from encamp.executor import Executor
     from encamp.jobs.job import Job
     from encamp.jobs.mapping import map_files
+    from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobReport, TaskReport
     from encamp.storage.mirror import Mirror

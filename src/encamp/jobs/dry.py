@@ -16,9 +16,10 @@ from encamp.jobs.progress import Progress
 from encamp.model import JobReport, TaskReport
 
 
-def dry_run(job: Job, prepared: Prepared, options: Options, progress: Progress) -> JobReport:
+def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     """Say what would run and why; nothing is run or written."""
     journal = Journal(job.folder)
+    prepared = Prepared(job, journal)
     journal.read()
     graph = Graph(job.tasks)
     reports: dict[str, TaskReport] = {}
@@ -39,7 +40,7 @@ def dry_run(job: Job, prepared: Prepared, options: Options, progress: Progress) 
 
 
 def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
-    key = prepared.key(name, prepared.inputs(name))
+    key = prepared.key(name, prepared.inputs.of(name))
     record = journal.done.get(name)
     why = "it was forced" if options.force else why_run(record, key)
     if why is None and record is not None and record.report is not None:

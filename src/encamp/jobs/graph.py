@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
 from encamp.errors import BadJob
+from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.steps import Task
+from encamp.storage.globs import is_glob
 
 
 class Graph:
@@ -39,18 +41,35 @@ class Graph:
         return self._sorter.is_active()
 
 
-def _predecessors(task: Task, tasks: Mapping[str, Task]) -> list[str]:
+def tasks_named(
+    patterns: Iterable[str], tasks: Mapping[str, Task], task: str, where: str
+) -> list[str]:
+    """The other tasks that names and patterns stand for, each once.
+
+    Raises `BadJob` for what names none.
+    """
     found: dict[str, None] = {}
-    for pattern in task.after:
+    for pattern in patterns:
         matches = [pattern] if pattern in tasks else _matching(pattern, tasks)
-        matches = [name for name in matches if name != task.name]
-        if not matches:
-            raise BadJob(f"task {task.name}", f"after: no task is called {pattern!r}")
-        found.update(dict.fromkeys(matches))
+        others = [name for name in matches if name != task]
+        if not others:
+            only = "only the task itself" if matches else "no task"
+            raise BadJob(f"task {task}", f"{where}: {only} is called {pattern!r}")
+        found.update(dict.fromkeys(others))
     return list(found)
 
 
+def _predecessors(task: Task, tasks: Mapping[str, Task]) -> list[str]:
+    found = dict.fromkeys(tasks_named(task.after, tasks, task.name, "after"))
+    for taken in task.takes:
+        found.update(dict.fromkeys(makers(taken, task.name, tasks)))
+    return list(found)
+
+
+def makers(taken: OutputsOf, task: str, tasks: Mapping[str, Task]) -> list[str]:
+    """The tasks whose outputs a task takes; raises `BadJob` as `tasks_named` does."""
+    return tasks_named(taken.tasks, tasks, task, "outputs_of")
+
+
 def _matching(pattern: str, tasks: Mapping[str, Task]) -> list[str]:
-    if not any(c in pattern for c in "*?["):
-        return []
-    return [name for name in tasks if fnmatchcase(name, pattern)]
+    return [name for name in tasks if fnmatchcase(name, pattern)] if is_glob(pattern) else []

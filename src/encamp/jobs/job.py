@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
+from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.steps import Step, Task, as_steps
-from encamp.storage.mirror import MirrorMap, as_mirrors
+from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ class Job:
         self.name = _checked_name(name, "job")
         self.base = Path(base or Path.cwd()).absolute()
         self.to = self.base / os.path.expanduser(to)
-        self.mirror = as_mirrors(mirror)
+        self.mirror, taken = as_inputs(mirror)
+        if taken:
+            why = "is for the mirror of a task: job inputs are there before any task has run"
+            raise BadJob(str(taken[0]), why)
         self.retries = _checked_retries(name, retries)
         self.time_limit = _checked_limit(name, time_limit)
         self.tasks: dict[str, Task] = {}
@@ -65,7 +69,7 @@ class Job:
         name: str,
         steps: Step | Iterable[Step],
         *,
-        mirror: MirrorMap = (),
+        mirror: InputMap = (),
         outputs: OutputMap = (),
         on_failure: OutputMap = (),
         after: str | Iterable[str] = (),
@@ -75,24 +79,27 @@ class Job:
         """Add a task.
 
         ``steps`` run one after the other in the task's folder: functions (see `call` for
-        arguments) and command lines. ``after`` names tasks of this job that must be done first,
-        also as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only
-        when those are done. ``on_failure`` says what to bring home of a task that failed or was
+        arguments) and command lines. ``mirror`` may hold what other tasks of this job make, see
+        `outputs_of`. ``after`` names tasks that must be done first where no file tells it, also
+        as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only when
+        those are done. ``on_failure`` says what to bring home of a task that failed or was
         killed, as far as it is there. Raises `BadJob` for a name used twice, no step, or bad
         numbers.
         """
         _checked_name(name, "task")
         if name in self.tasks:
             raise BadJob(f"task {name}", "is there twice; give every task a name of its own")
+        mirrors, taken = as_inputs(mirror)
         task = Task(
             name,
             as_steps(steps),
-            as_mirrors(mirror),
+            mirrors,
             as_outputs(outputs),
             tuple(replace(output, required=False) for output in as_outputs(on_failure)),
             (after,) if isinstance(after, str) else tuple(after),
             self.retries if retries is None else _checked_retries(name, retries),
             self.time_limit if time_limit is None else _checked_limit(name, time_limit),
+            taken,
         )
         if not task.steps:
             raise BadJob(f"task {name}", "has no steps")

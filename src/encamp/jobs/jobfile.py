@@ -28,10 +28,13 @@ from encamp.jobs.jobschema import (
     checked,
     described,
     job_schema,
+    missing,
 )
+from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
 from encamp.jobs.steps import Command, command
+from encamp.storage.globs import escape
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
 
@@ -104,7 +107,7 @@ class _Loader:
         if to is not None:
             self.job.to = Path.cwd() / os.path.expanduser(to)
         self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
-        self.job.mirror = tuple(_mirrors(table.mirror, self.values, "mirror"))
+        self.job.mirror = tuple(self._job_inputs())
         self.origins: dict[str, str] = {}
         self.awaited: dict[str, KeyPath] = {}
         if not table.task:
@@ -112,6 +115,13 @@ class _Loader:
         for number, task in enumerate(table.task):
             self._add_tasks(task, "task", number)
         self._check_awaited()
+
+    def _job_inputs(self) -> Iterator[Mirror]:
+        for where, given in _inputs(self.table.mirror, self.values, "mirror"):
+            if isinstance(given, OutputsOf):
+                why = "is for the mirror of a [[task]]: job inputs are there before any task runs"
+                raise Problem(where, f"outputs_of {why}")
+            yield given
 
     def _empty_job(self, path: Path) -> Job:
         table = self.table
@@ -128,9 +138,9 @@ class _Loader:
         for case in cases(task, self.job.base, *path):
             values = self._named(task, case, *path)
             env = self._env(task, values, *path)
-            own = [] if case.file is None else [Mirror(str(case.file))]
+            own = [] if case.file is None else [Mirror(escape(str(case.file)))]
             commands = [_filled_step(step, values, env, *where) for where, step in steps]
-            mirror = list(_mirrors(task.mirror, values, *path, "mirror"))
+            mirror = self._task_inputs(task, values, *path, "mirror")
             outputs = list(_outputs(task.outputs, values, *path, "outputs"))
             on_failure = list(_outputs(task.on_failure, values, *path, "on_failure"))
             after = self._after(task, values, *path)
@@ -160,6 +170,15 @@ class _Loader:
     def _env(self, task: TaskTable, values: Values, *path: str | int) -> dict[str, str]:
         own = _filled_env(task.env, values, *path, "env")
         return {**_filled_env(self.table.env, values, "env"), **own}
+
+    def _task_inputs(
+        self, task: TaskTable, values: Values, *path: str | int
+    ) -> list[Mirror | OutputsOf]:
+        inputs = list(_inputs(task.mirror, values, *path))
+        for where, given in inputs:
+            for pattern in given.tasks if isinstance(given, OutputsOf) else ():
+                self.awaited.setdefault(pattern, (*where, "outputs_of"))
+        return [given for _, given in inputs]
 
     def _after(self, task: TaskTable, values: Values, *path: str | int) -> list[str]:
         filled = []
@@ -270,27 +289,54 @@ def _check_env_names(names: Iterable[str]) -> None:
             raise BadJob(f"the variable {name!r}", "has no name that an environment can hold")
 
 
-def _mirrors(given: Mirrors, values: Values, *path: str | int) -> Iterator[Mirror]:
+def _inputs(
+    given: Mirrors, values: Values, *path: str | int
+) -> Iterator[tuple[KeyPath, Mirror | OutputsOf]]:
     for where, pattern, entry in _entries(given, *path):
         with at(*where):
+            if not isinstance(entry, str) and entry.outputs_of is not None:
+                yield where, _outputs_of(entry.outputs_of, pattern, entry, values)
+                continue
+            if pattern is None:
+                raise missing("pattern", where)
             mirror = _mirror(pattern, entry, values)
             safe_target(mirror.to)
-        yield mirror
+        yield where, mirror
 
 
 def _mirror(pattern: str, entry: str | MirrorTo, values: Values) -> Mirror:
     if isinstance(entry, str):
         return Mirror(fill_pattern(pattern, values), fill(entry, values))
-    exclude = [entry.exclude] if isinstance(entry.exclude, str) else entry.exclude
     return Mirror(
         fill_pattern(pattern, values),
         fill(entry.to, values),
         None if entry.rename is None else fill_rename(entry.rename, values),
-        tuple(fill_pattern(one, values) for one in exclude),
+        _excluded(entry, values),
         entry.required,
         entry.readonly,
         entry.mode,
     )
+
+
+def _outputs_of(
+    tasks: str | list[str], pattern: str | None, entry: MirrorTo, values: Values
+) -> OutputsOf:
+    names = [tasks] if isinstance(tasks, str) else tasks
+    return OutputsOf(
+        tuple(fill_pattern(name, values) for name in names),
+        None if pattern is None else fill_pattern(pattern, values),
+        fill(entry.to, values),
+        None if entry.rename is None else fill_rename(entry.rename, values),
+        _excluded(entry, values),
+        entry.required,
+        entry.readonly,
+        entry.mode,
+    )
+
+
+def _excluded(entry: MirrorTo, values: Values) -> tuple[str, ...]:
+    exclude = [entry.exclude] if isinstance(entry.exclude, str) else entry.exclude
+    return tuple(fill_pattern(one, values) for one in exclude)
 
 
 def _outputs(given: Outputs, values: Values, *path: str | int) -> Iterator[Output]:
@@ -313,7 +359,7 @@ def _output(pattern: str, entry: str | OutputTo, values: Values) -> Output:
     )
 
 
-def _entries(given: Mirrors | Outputs, *path: str | int) -> Iterator[tuple[KeyPath, str, Any]]:
+def _entries(given: Mirrors | Outputs, *path: str | int) -> Iterator[tuple[KeyPath, Any, Any]]:
     """Path, pattern and the rest (a folder or a table) of each entry, whatever the form."""
     if isinstance(given, dict):
         for pattern, entry in given.items():

@@ -36,12 +36,19 @@ class MirrorTo(_Table, kw_only=True):
     required: bool = True
     readonly: Annotated[bool, Meta(description="The task does not write to these.")] = False
     mode: Annotated[Mode, Meta(description="How they come into the task's folder.")] = "auto"
+    outputs_of: Annotated[
+        str | list[str] | None,
+        Meta(description="Tasks whose outputs these are; globs work. The task comes after them."),
+    ] = None
 
 
 class MirrorItem(MirrorTo, kw_only=True):
     """One pattern of a mirror list."""
 
-    pattern: Annotated[str, Meta(description="Path or glob, from the job file's folder.")]
+    pattern: Annotated[
+        str | None,
+        Meta(description="Path or glob, from the job file's folder; with outputs_of, which ones."),
+    ] = None
 
 
 class OutputTo(_Table, kw_only=True):
@@ -142,12 +149,17 @@ def _explained(message: str, document: dict[str, Any]) -> Problem:
     if match := re.fullmatch("Object contains unknown field `(.*)`", what, re.DOTALL):
         return Problem((*path, match[1]), _unknown_key(match[1], path), key=True)
     if match := re.fullmatch("Object missing required field `(.*)`", what):
-        return Problem(path, f"the key {match[1]!r} is missing here; add {_MISSING[match[1]]}")
+        return missing(match[1], path)
     if path and path[-1] in _CHOICES:
         return Problem(path, _no_choice(str(path[-1]), _at(document, path)))
     if match := re.fullmatch("Expected `([^`]+)`( >= 0)?.*", what):
         return Problem(path, _wrong_type(match[1], match[2], path, _at(document, path)))
     return Problem(path, what)
+
+
+def missing(key: str, path: KeyPath) -> Problem:
+    """What is wrong with a table that lacks a key."""
+    return Problem(path, f"the key {key!r} is missing here; add {_MISSING[key]}")
 
 
 def _split(message: str, document: dict[str, Any]) -> tuple[str, KeyPath]:
@@ -215,6 +227,7 @@ _EXAMPLES = {
     "after": 'after = ["mc-*"]',
     "time_limit": 'time_limit = "30 s"',
     "exclude": 'exclude = ["*.bak"]',
+    "outputs_of": 'outputs_of = "mc-*"',
 }
 _MISSING = {
     "steps": _EXAMPLES["steps"],

@@ -10,7 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import msgspec
 
 from encamp.errors import BadDestination, JobBusy
 from encamp.jobs.lease import leases
-from encamp.model import TaskReport
+from encamp.model import Published, TaskReport
 from encamp.storage.disk import disk_full
 
 Key = dict[str, str]
@@ -27,7 +28,12 @@ Key = dict[str, str]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One line: a task was submitted, is publishing ``paths``, or is done."""
+    """One line of the journal.
+
+    A task was ``submitted``, is ``publishing`` or has ``rescued`` (from a failure) ``paths``, or
+    is ``done``; it has ``left`` the job, or ``joined`` it again; it published ``files`` ``earlier``
+    that its last result does not have; of these, ``paths`` were ``pruned``.
+    """
 
     event: str
     task: str
@@ -36,6 +42,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     key: Key = msgspec.field(default_factory=dict)
     report: TaskReport | None = None
     paths: list[str] = msgspec.field(default_factory=list)
+    files: list[Published] = msgspec.field(default_factory=list)
 
 
 class Journal:
@@ -46,26 +53,83 @@ class Journal:
         self.done: dict[str, Record] = {}
         self.attempts: dict[str, int] = {}
         """Tries that tasks have had since they were last done, also in runs that were killed."""
-        self.published: dict[str, set[str]] = {}
-        """Final names that were ever a task's, also where a kill came between them and the rest."""
+        self.earlier: dict[str, dict[str, Published | None]] = {}
+        """Final names that were once a task's, but are not in its last result; None where a kill
+        came between a name and the rest."""
+        self.rescued: dict[str, set[str]] = {}
+        """Of these, what was rescued from a failure."""
+        self.left: set[str] = set()
+        """Tasks that the last run's job did not have."""
         self._fd = -1
 
     def read(self) -> None:
         """Take in what is written; a journal that is not there is empty."""
-        self.done.clear()
-        self.attempts.clear()
-        self.published.clear()
+        for part in (self.done, self.attempts, self.earlier, self.rescued, self.left):
+            part.clear()
         for record in _records(self.folder / "journal.jsonl"):
             self._take_in(record)
 
+    def own(self, task: str) -> set[str]:
+        """All final names that were ever this task's."""
+        return {*_outputs(self.done.get(task)), *self.earlier.get(task, ())}
+
+    def current(self) -> Iterator[Record]:
+        """What is done of the tasks that the job still has."""
+        return (record for task, record in self.done.items() if task not in self.left)
+
+    def note_tasks(self, tasks: Collection[str]) -> None:
+        """Write down which tasks have left the job since its last run, and which are back."""
+        known = {*self.done, *self.attempts, *self.earlier}
+        left = sorted(known.difference(tasks) - self.left)
+        joined = sorted(self.left.intersection(tasks))
+        now = time.time()
+        self.write(
+            *(Record("left", task, now) for task in left),
+            *(Record("joined", task, now) for task in joined),
+        )
+
     def _take_in(self, record: Record) -> None:
-        if record.event == "done":
-            self.done[record.task] = record
-            self.attempts.pop(record.task, None)
-        elif record.event == "submitted":
-            self.attempts[record.task] = record.attempt
-            self.done.pop(record.task, None)
-        self.published.setdefault(record.task, set()).update(record.paths, _paths(record))
+        task = record.task
+        match record.event:
+            case "done":
+                self._supersede(task)
+                self.done[task] = record
+                self.attempts.pop(task, None)
+                self._forget(task, _outputs(record))
+            case "submitted":
+                self._supersede(task)
+                self.attempts[task] = record.attempt
+            case "publishing" | "rescued":
+                self.earlier.setdefault(task, {}).update(dict.fromkeys(record.paths))
+                if record.event == "rescued":
+                    self.rescued.setdefault(task, set()).update(record.paths)
+            case "earlier":
+                files = {file.path: file for file in record.files}
+                self.earlier.setdefault(task, {}).update(files)
+            case "left":
+                self.left.add(task)
+            case "joined":
+                self.left.discard(task)
+            case "pruned":
+                self._supersede(task)
+                self._forget(task, record.paths)
+                if task in self.left and task not in self.earlier:
+                    self.left.discard(task)
+                    self.attempts.pop(task, None)
+
+    def _supersede(self, task: str) -> None:
+        """What the task made so far counts no longer, but it was once its own."""
+        if outputs := _outputs(self.done.pop(task, None)):
+            self.earlier.setdefault(task, {}).update(outputs)
+
+    def _forget(self, task: str, paths: Iterable[str]) -> None:
+        for part in (self.earlier, self.rescued):
+            if (own := part.get(task)) is None:
+                continue
+            for path in paths:
+                own.pop(path, None) if isinstance(own, dict) else own.discard(path)
+            if not own:
+                del part[task]
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -113,9 +177,9 @@ class Journal:
         records = [*self.done.values()]
         for task, number in self.attempts.items():
             records.append(Record("submitted", task, 0.0, number))
-        for task, paths in self.published.items():
-            if task not in self.done and paths:
-                records.append(Record("publishing", task, 0.0, paths=sorted(paths)))
+        for task, files in self.earlier.items():
+            records += _as_records(task, files, self.rescued.get(task, set()))
+        records += [Record("left", task, 0.0) for task in sorted(self.left)]
         partial = self.folder / ".journal.part"
         with partial.open("wb") as file:
             file.writelines(_encoded(record) + b"\n" for record in records)
@@ -124,9 +188,23 @@ class Journal:
         partial.replace(self.folder / "journal.jsonl")
 
 
-def _paths(record: Record) -> set[str]:
-    outputs = record.report.outputs if record.report else []
-    return {output.path for output in outputs if not output.kept}
+def _outputs(record: Record | None) -> dict[str, Published]:
+    """What a result has of its own, by final name."""
+    outputs = record.report.outputs if record and record.report else []
+    return {output.path: output for output in outputs if not output.kept}
+
+
+def _as_records(
+    task: str, files: Mapping[str, Published | None], rescued: Collection[str]
+) -> Iterator[Record]:
+    known = [file for path, file in sorted(files.items()) if file is not None]
+    unknown = sorted(path for path, file in files.items() if file is None and path not in rescued)
+    if rescued:
+        yield Record("rescued", task, 0.0, paths=sorted(rescued))
+    if unknown:
+        yield Record("publishing", task, 0.0, paths=unknown)
+    if known:
+        yield Record("earlier", task, 0.0, files=known)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ _WORDS = {
     "arguments": "an argument of its steps",
     "commands": "a command line",
     "inputs": "an input",
+    "taken": "what it takes from other tasks",
     "job inputs": "a job input",
     "outputs": "its list of outputs",
 }
@@ -30,8 +32,18 @@ class Keys:
         self._destination = destination
         self._code = lru_cache(maxsize=None)(fingerprint)
 
-    def key(self, task: Task, inputs: list[Item]) -> Key:
-        """The key of one task; a time limit is no part of it."""
+    def key(self, task: Task, inputs: list[Item], digests: Mapping[str, str]) -> Key:
+        """The key of one task; a time limit is no part of it.
+
+        ``digests`` are of the inputs that other tasks made, by target: these count by their
+        bytes, whenever they were made.
+        """
+        given = [item for item in inputs if item.target not in digests]
+        taken = [
+            (str(item.source), item.target, digests[item.target])
+            for item in inputs
+            if item.target in digests
+        ]
         calls = [step for step in task.steps if isinstance(step, Call)]
         lines = [replace(step, time_limit=None) for step in task.steps if isinstance(step, Command)]
         kinds = [isinstance(step, Call) for step in task.steps]
@@ -39,7 +51,8 @@ class Keys:
             "code": fingerprint([self._code_of(step) for step in calls]) if calls else "",
             "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
             "commands": fingerprint((kinds, [vars(line) for line in lines])),
-            "inputs": fingerprint(identity(inputs)) if inputs else "",
+            "inputs": fingerprint(identity(given)) if given else "",
+            "taken": fingerprint(sorted(taken)) if taken else "",
             "job inputs": self._shared,
             "outputs": fingerprint((self._destination, [vars(o) for o in task.outputs])),
         }

@@ -20,6 +20,7 @@ from encamp.jobs.placeholders import (
 )
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
+from encamp.storage.globs import escape
 from encamp.storage.mirror import Mirror, MirrorMap, find
 from encamp.storage.outputs import Output, OutputMap, as_outputs
 
@@ -61,7 +62,7 @@ def map_files(
         job.add(
             task,
             [_for_file(step, values) for step in given],
-            mirror=Mirror(str(path)),
+            mirror=Mirror(escape(str(path))),
             outputs=[_filled(output, values) for output in as_outputs(outputs)],
         )
     return job.run(executor, **run_options)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from encamp.errors import BadJob
 from encamp.jobs.steps import Command
+from encamp.storage.globs import escape
 
 Values = Mapping[str, str]
 """What each placeholder stands for, by its name."""
@@ -28,7 +29,6 @@ OF_THE_MATCH = ("name", "stem", "suffix")
 TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
 """A placeholder or a brace, as it is written."""
 _HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(0[1-9][0-9]?)d?)?\}")
-_PATTERN = {ord(c): f"[{c}]" for c in "*?[~"} | {ord("\\"): "[\\\\]"}
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,6 @@ def fill(text: str, values: Values) -> str:
     Raises `BadJob` for one that is not in ``values``, or a lone brace.
     """
     return _filled(text, values, str)
-
-
-def escape(value: str) -> str:
-    """A value as a glob pattern that matches nothing but the value.
-
-    Every special character goes into brackets, which `fnmatch` and wcmatch read alike.
-    """
-    return value.translate(_PATTERN)
 
 
 def fill_pattern(text: str, values: Values) -> str:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 import types
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from encamp.errors import BadJob, OutputConflict, TargetConflict
+from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
+from encamp.jobs.inputs import Inputs
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Key
+from encamp.jobs.journal import Journal, Key
 from encamp.jobs.keys import Keys
-from encamp.jobs.steps import Task
 from encamp.jobs.work import pack
-from encamp.storage.mirror import Item, Planner
+from encamp.storage.mirror import Item
 from encamp.storage.outputs import Final, Output, bound, check_destination, check_outputs
 from encamp.storage.roots import Portable, portable
 
@@ -27,50 +26,21 @@ _SMALL = 1 << 16
 class Prepared:
     """A checked job. Making one raises `InputError` of some kind for whatever cannot work."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, journal: Journal | None = None) -> None:
         if not job.tasks:
             raise BadJob(f"job {job.name}", "has no tasks")
         self.job = job
         self.graph = Graph(job.tasks)
         self.finals = _final_names(job)
-        planner = Planner(job.base)
-        self.shared = [replace(item, readonly=True) for item in planner.plan(job.mirror)]
-        self._at = {item.target: item for item in self.shared}
+        self.inputs = Inputs(job, self.graph, journal or Journal(job.folder))
+        self.shared = self.inputs.shared
         self.keys = Keys(self.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
-        self._inputs: dict[str, list[Item]] = {}
         self._packed: dict[str, bytes] = {}
         self._places: dict[str, Portable | None] = {}
         for name, task in job.tasks.items():
             self._keep(name, pack(name, task.steps, self._by_value))
-            if not self.graph.before[name]:
-                self._inputs[name] = self._plan(task, planner)
-        planned = (item.identity for items in self._inputs.values() for item in items)
-        self._wanted = Counter(planned)
-
-    def _plan(self, task: Task, planner: Planner) -> list[Item]:
-        """The task's own inputs, without those that are job inputs as well."""
-        own = []
-        for item in planner.plan(task.mirror):
-            other = self._at.get(item.target, item)
-            if other.identity != item.identity:
-                raise TargetConflict(item.target, other.name, item.name)
-            if item.target not in self._at:
-                own.append(item)
-        return own
-
-    def inputs(self, name: str) -> list[Item]:
-        """What a task's patterns match; of one that waits for others, what they match now."""
-        if name not in self._inputs:
-            task = self.job.tasks[name]
-            return [self._by_cache(item) for item in self._plan(task, Planner(self.job.base))]
-        return [self._by_cache(item) for item in self._inputs[name]]
-
-    def _by_cache(self, item: Item) -> Item:
-        """What one task alone wants goes past the cache, where that saves a copy."""
-        several = item.kind == "tree" or item.mode != "auto" or self._wanted[item.identity] > 1
-        return item if several else replace(item, cached=False)
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""
@@ -81,7 +51,7 @@ class Prepared:
 
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""
-        return self.keys.key(self.job.tasks[name], inputs)
+        return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""
@@ -104,7 +74,7 @@ class Prepared:
 
     def forget(self, name: str) -> None:
         """Free what is kept for a task that has ended."""
-        self._inputs.pop(name, None)
+        self.inputs.forget(name)
         self._packed.pop(name, None)
         self._sent.pop(name, None)
 

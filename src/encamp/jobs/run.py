@@ -90,19 +90,20 @@ def run_job(
 ) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     _check(executor)
-    prepared = Prepared(job)
     progress = options.progress or progress_here()
     if options.dry_run:
-        return dry_run(job, prepared, options, progress)
+        return dry_run(job, options, progress)
+    journal = Journal(job.folder)
+    prepared = Prepared(job, journal)
     local_storage()
     reclaim_leftovers()
-    journal = Journal(job.folder)
     with ExitStack() as stack:
         together = executor is None and launched(options.engine)
         if together:  # first: the others wait for this process, and become its agents here
             pool, workers = stack.enter_context(_pool(executor, options))
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(journal.writing())
+        journal.note_tasks(job.tasks)
         if not together:
             pool, workers = stack.enter_context(_pool(executor, options))
         run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
@@ -269,7 +270,7 @@ class _Run:
             self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
             return
         try:
-            inputs = self.prepared.inputs(name)
+            inputs = self.prepared.inputs.of(name)
             key = self.prepared.key(name, inputs)
         except (InputError, OSError) as exc:
             self._end(TaskReport(name, "failed", why=str(exc)))
@@ -411,11 +412,13 @@ class _Run:
         self._failed(name, outcome)
         return None
 
-    def _published(self, name: str, staged: list[Staged]) -> list[Published]:
+    def _published(
+        self, name: str, staged: list[Staged], event: str = "publishing"
+    ) -> list[Published]:
         """Publish files as this task's own, which a later run may replace."""
-        own = frozenset(self.journal.published.get(name, ()))
+        own = self.journal.own(name)
         if names := names_to_take(staged, own):
-            self.journal.write(Record("publishing", name, time.time(), paths=names))
+            self.journal.write(Record(event, name, time.time(), paths=names))
         return publish(staged, flush=False, own=own)
 
     def _claim(self, name: str, staged: list[Staged]) -> None:
@@ -480,7 +483,7 @@ class _Run:
         """
         try:
             self._unclaimed(name, outcome.rescued)
-            rescued = self._published(name, outcome.rescued)
+            rescued = self._published(name, outcome.rescued, "rescued")
             flush_folders(parents(rescued))
         except (EncampError, OSError):
             unstage(outcome.rescued)

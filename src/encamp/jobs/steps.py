@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from encamp.errors import BadJob
+from encamp.jobs.outputs_of import OutputsOf
 from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
 
@@ -127,3 +128,4 @@ class Task:
     after: tuple[str, ...]
     retries: int
     time_limit: float | None
+    takes: tuple[OutputsOf, ...] = ()

@@ -11,6 +11,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
+from encamp.storage.globs import escape, is_glob
+from encamp.storage.hidden import Hidden
 from encamp.storage.remote import find_remote, is_url
 from encamp.storage.roots import Portable, SharedPath, local, local_storage_path, portable
 from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
@@ -27,8 +29,9 @@ class Mirror:
         knows (``s3://bucket/data/*.las``), which is downloaded to each host once.
         ``*``, ``?`` and ``[...]`` do not match a leading dot; ``**`` matches folders to any
         depth without following symlinks. A path that exists is taken as it is, so names with
-        brackets need no escape. A folder is mirrored as a tree, its symlinks kept as
-        symlinks; a symlink to a file is mirrored as the file.
+        brackets need no escape, unless other files match as well (`BadJob`). A folder is
+        mirrored as a tree, its symlinks kept as symlinks; a symlink to a file is mirrored as
+        the file.
     to
         Folder inside the task's folder. Matches keep their name there; with ``**`` they also
         keep the folders that ``**`` stood for.
@@ -124,12 +127,21 @@ class Item:
 
 
 def find(pattern: str, base: Path) -> list[Path]:
-    """The files and folders that match, sorted; a path that exists is its own only match."""
+    """The files and folders that match, sorted; a path that exists is its own only match.
+
+    Raises `BadJob` for a pattern that is the name of a file but matches others as well.
+    """
     if not pattern or "\0" in pattern:
         raise BadJob(f"the pattern {pattern!r}", "is no path" if pattern else "is empty")
-    literal = _literal(pattern, base)
-    if os.path.lexists(literal):
-        return [Path(os.path.abspath(literal))]
+    literal = Path(os.path.abspath(_literal(pattern, base)))
+    if not os.path.lexists(literal):
+        return _globbed(pattern, base)
+    if is_glob(pattern):
+        _check_only_match(pattern, literal, base)
+    return [literal]
+
+
+def _globbed(pattern: str, base: Path) -> list[Path]:
     from wcmatch import glob
 
     flags = glob.GLOBSTAR | glob.GLOBTILDE
@@ -138,6 +150,17 @@ def find(pattern: str, base: Path) -> list[Path]:
     except (ValueError, OSError) as exc:
         raise BadJob(f"the pattern {pattern!r}", str(exc)) from exc
     return sorted(Path(os.path.abspath(base / match)) for match in found)
+
+
+def _check_only_match(pattern: str, literal: Path, base: Path) -> None:
+    others = [path for path in _globbed(pattern, base) if path != literal]
+    if others:
+        also = printable(os.path.relpath(others[0], base))
+        raise BadJob(
+            f"the pattern {pattern!r}",
+            f"is the name of a file, but matches {also} as well; write {escape(pattern)!r} "
+            "for that file alone, or rename it",
+        )
 
 
 def _literal(pattern: str, base: Path) -> Path:
@@ -157,10 +180,15 @@ def globstar_depth(pattern: str, base: Path) -> int | None:
 
 
 class Planner:
-    """Looks up patterns; what a tree is like is found out once in its life."""
+    """Looks up patterns; what a tree is like is found out once in its life.
 
-    def __init__(self, base: Path) -> None:
+    Folders that are ``left_out`` (by their real paths) are no part of what patterns match, but
+    for patterns that begin with them.
+    """
+
+    def __init__(self, base: Path, left_out: Iterable[Path] = ()) -> None:
         self._base = base
+        self._left_out = tuple(left_out)
         self._trees: dict[tuple[Path, tuple[str, ...]], TreeState] = {}
 
     def plan(self, mirrors: Iterable[Mirror]) -> list[Item]:
@@ -168,13 +196,7 @@ class Planner:
 
         Raises `NoMatch`, `UnusableInput`, `UnsafeTarget` or `TargetConflict`.
         """
-        items: dict[str, Item] = {}
-        for mirror in mirrors:
-            for item in self._items(mirror):
-                other = items.setdefault(item.target, item)
-                if other is not item and other != item:
-                    raise TargetConflict(item.target, other.name, item.name)
-        return sorted(items.values(), key=lambda item: (item.kind == "file", item.target))
+        return merged(item for mirror in mirrors for item in self._items(mirror))
 
     def _items(self, mirror: Mirror) -> Iterator[Item]:
         folder = safe_target(mirror.to)
@@ -182,26 +204,31 @@ class Planner:
             yield from _remote_items(mirror, folder)
             return
         depth = globstar_depth(mirror.pattern, self._base)
+        hidden = Hidden.of(mirror.pattern, self._base, self._left_out)
         found = False
         for path in find(mirror.pattern, self._base):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if _left_out(inner, mirror.exclude):
+            if _left_out(inner, mirror.exclude) or hidden.holds(path):
                 continue
             if depth and path.is_dir():
                 continue  # ``**`` names the files below it; their folders come with them
             found = True
             name = renamed(mirror.rename, path.name)
-            yield self._item(path, str(folder / inner.parent / name), mirror)
+            yield self.item(path, str(folder / inner.parent / name), mirror, hidden)
         if mirror.required and not found:
             raise NoMatch(mirror.pattern, str(self._base))
 
-    def _item(self, path: Path, target: str, mirror: Mirror) -> Item:
+    def item(self, path: Path, target: str, mirror: Mirror, hidden: Hidden | None = None) -> Item:
+        """One file or folder as an input. Raises `UnusableInput`."""
         try:
             status = path.stat()
         except OSError as exc:
             raise UnusableInput(str(path), why_unusable(exc)) from exc
         tree = stat.S_ISDIR(status.st_mode)
-        state = self._tree(path, mirror.exclude) if tree else _file_state(path, status)
+        exclude = mirror.exclude
+        if tree and hidden is not None:
+            exclude = (*exclude, *hidden.below(path))
+        state = self._tree(path, exclude) if tree else _file_state(path, status)
         source = portable(path)
         return Item(
             source,
@@ -213,7 +240,7 @@ class Planner:
             state.files,
             state.content,
             _identity(source, status, state),
-            mirror.exclude if tree else (),
+            exclude if tree else (),
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
         )
@@ -223,6 +250,16 @@ class Planner:
             _check_tree(path)
             self._trees[path, exclude] = tree_state(path, exclude)
         return self._trees[path, exclude]
+
+
+def merged(items: Iterable[Item]) -> list[Item]:
+    """Items for one folder, each once, trees first; raises `TargetConflict`."""
+    found: dict[str, Item] = {}
+    for item in items:
+        other = found.setdefault(item.target, item)
+        if other is not item and other != item:
+            raise TargetConflict(item.target, other.name, item.name)
+    return sorted(found.values(), key=lambda item: (item.kind == "file", item.target))
 
 
 def _identity(source: Portable, status: os.stat_result, state: TreeState) -> str:

@@ -230,6 +230,14 @@ def special(status: os.stat_result) -> str:
 
 
 def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name, or a path below a tree, is matched by one of the exclude patterns."""
-    wanted = (pattern.rstrip("/") for pattern in patterns)
-    return any(fnmatch(path if "/" in p else name, p) for p in wanted)
+    """Whether a name, or a path below a tree, is matched by one of the exclude patterns.
+
+    A pattern that begins with a slash is for a path from the top of the tree on.
+    """
+    return any(_excludes(pattern.rstrip("/"), name, path) for pattern in patterns)
+
+
+def _excludes(pattern: str, name: str, path: str) -> bool:
+    if "/" not in pattern:
+        return fnmatch(name, pattern)
+    return fnmatch(f"/{path}" if pattern.startswith("/") else path, pattern)
