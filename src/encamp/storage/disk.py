@@ -1,9 +1,10 @@
-"""What a disk refuses, by name: how much room there is, and which error says that it ran out."""
+"""What is known of a disk: its kind, its room, what it refuses, and how it numbers its files."""
 
 from __future__ import annotations
 
 import errno
 import os
+from functools import lru_cache
 from pathlib import Path
 
 from encamp.errors import DiskFull, SourceChanged, UnusableInput
@@ -30,3 +31,48 @@ def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception
     if isinstance(exc, FileNotFoundError):
         return SourceChanged(source)
     return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
+
+
+def kind_and_source(device: int) -> tuple[str, str]:
+    """The type of a mounted disk and what is mounted, see proc(5), mountinfo; empty if unknown."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return "", ""
+    for line in lines:
+        if line.split()[2] == wanted:
+            kind, source, *_ = line.split(" - ")[1].split()
+            return kind, source
+    return "", ""
+
+
+_NUMBERED_ANEW = ("fuse", "vfat", "msdos", "exfat", "cifs", "smb", "9p", "afs")
+"""Kinds of disks whose files may have other inode numbers whenever they are mounted."""
+
+
+class Disks:
+    """What disks are called, found out once in the life of this object: another may be mounted."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str | None] = {}
+
+    def lasting_number(self, path: Path | str, status: os.stat_result) -> str:
+        """What tells a file from all others, on this disk and others, also after a restart.
+
+        Its inode number and what names the disk; empty where the disk numbers its files anew.
+        """
+        device = status.st_dev
+        if device not in self._names:
+            self._names[device] = _name_of_disk(device, os.statvfs(path).f_fsid)
+        disk = self._names[device]
+        return "" if disk is None else f"{status.st_ino}@{disk}"
+
+
+@lru_cache(maxsize=1000)
+def _name_of_disk(device: int, number: int) -> str | None:
+    """``number`` is what the disk's own statfs(2) calls it."""
+    kind, source = kind_and_source(device)
+    if kind.startswith(_NUMBERED_ANEW):
+        return None
+    return source if kind == "xfs" else str(number)  # XFS tells the device's, which may change

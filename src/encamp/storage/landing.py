@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk import disk_full
 from encamp.storage.parts import PART, discard
-from encamp.storage.roots import Portable, SharedPath, local, portable, portable_name
+from encamp.storage.roots import Portable, SharedPath, local, portable_name
 from encamp.storage.ship import CHUNK, Sender, digest_of_piece
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Receiver:
             why = (exc.strerror or str(exc)).lower()
             full = disk_full(exc, final, len(piece.data))
             raise full or BadDestination(printable(final), why) from exc
-        return Landed(portable(part), portable_name(final))
+        return Landed(portable_name(part), portable_name(final))
 
     def _final(self, piece: Piece) -> Path:
         inner = PurePosixPath(piece.inner)

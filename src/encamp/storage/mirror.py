@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
+from encamp.storage.disk import Disks
 from encamp.storage.globs import escape, is_glob
 from encamp.storage.hidden import Hidden
 from encamp.storage.remote import find_remote, is_url
@@ -94,8 +95,8 @@ class Item:
 
     ``size`` and ``mtime_ns`` are the file's when the plan was made; of a tree, the sum over its
     ``files`` and the time of the newest. ``content`` tells one state of the input from another on
-    any host, ``identity`` also one file from another that took its place. ``cached`` says that
-    more than one task may want it.
+    any host, ``identity`` also one file from another that took its place; so does ``version``, but
+    only by what is the same after a restart. ``cached`` says that more than one task may want it.
     """
 
     source: Portable
@@ -107,6 +108,7 @@ class Item:
     files: int
     content: str
     identity: str
+    version: str
     exclude: tuple[str, ...] = ()
     mode: Mode = "auto"
     readonly: bool = False
@@ -240,6 +242,7 @@ class Planner:
             state.files,
             state.content,
             _identity(source, status, state),
+            state.version,
             exclude if tree else (),
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
@@ -302,7 +305,7 @@ def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
         # There is no time of change that all of them have; any number serves that goes with it.
         mtime_ns = int(content[:15], 16) % 10**18
         yield Item(
-            file.url, target, "file", file.size, mtime_ns, 0o644, 1, content, content,
+            file.url, target, "file", file.size, mtime_ns, 0o644, 1, content, content, content,
             mode=mirror.mode, readonly=readonly,
         )  # fmt: skip
     if mirror.required and not found:
@@ -361,9 +364,10 @@ def _file_state(path: Path, status: os.stat_result) -> TreeState:
     if not os.access(path, os.R_OK):
         raise UnusableInput(str(path), "permission denied")
     content = f"{status.st_size} {status.st_mtime_ns}"
-    return TreeState(1, status.st_size, status.st_mtime_ns, content, content)
+    version = f"{content} {Disks().lasting_number(path, status)}"
+    return TreeState(1, status.st_size, status.st_mtime_ns, content, content, version)
 
 
 def identity(items: Iterable[Item]) -> list[tuple[str, str, str]]:
-    """What tells one state of the inputs from another, on any host."""
-    return sorted((str(item.source), item.target, item.content) for item in items)
+    """What tells one state of the inputs from another, whenever they are planned."""
+    return sorted((str(item.source), item.target, item.version) for item in items)

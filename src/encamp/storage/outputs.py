@@ -249,7 +249,9 @@ def _staged(source: Path, made: str, final: Final, token: str, output: Output) -
     if isinstance(final, Path):
         part = _part(final, token)
         size, digest = _copied(source, part, final)
-        return Staged(made, portable(part), portable_name(final), size, digest, output.existing)
+        return Staged(
+            made, portable_name(part), portable_name(final), size, digest, output.existing
+        )
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
     size, digest = remote.upload(source, url)
     return Staged(made, url, str(final), size, digest, output.existing)

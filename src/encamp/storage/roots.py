@@ -147,8 +147,8 @@ def to_actual(shared: SharedPath) -> Path:
 
 
 def portable(path: Path | str) -> Portable:
-    """``path`` in the form that may be sent to another host."""
-    return to_abstract(path) or str(path)
+    """``path`` in the form that may be sent to another host, symlinks resolved."""
+    return to_abstract(path) or os.path.realpath(path)
 
 
 def portable_name(path: Path) -> Portable:
@@ -156,7 +156,7 @@ def portable_name(path: Path) -> Portable:
     folder = portable(path.parent)
     if isinstance(folder, SharedPath):
         return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
-    return str(path)
+    return os.path.join(folder, path.name)  # noqa: PTH118
 
 
 def local(path: Portable) -> Path:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.copy import copy_file
+from encamp.storage.disk import Disks
 from encamp.storage.roots import local_storage_path
 
 
@@ -32,7 +33,8 @@ class TreeState:
     """What tells one state of a tree from another.
 
     ``content`` covers names, kinds, sizes, times of change and goals of symlinks, which are the
-    same on every host and in a copy; ``identity`` also permissions, inodes and devices.
+    same on every host and in a copy; ``identity`` also permissions, inodes and devices;
+    ``version`` instead what lasts of these, and what absolute symlinks lead to.
     ``mtime_ns`` is the newest file's.
     """
 
@@ -41,6 +43,7 @@ class TreeState:
     mtime_ns: int
     content: str
     identity: str
+    version: str
 
 
 class TreeDigest:
@@ -50,6 +53,16 @@ class TreeDigest:
         self.files = self.size = self.newest = 0
         self._content = hashlib.blake2b(digest_size=16)
         self._rest = hashlib.blake2b(digest_size=16)
+        self._version = hashlib.blake2b(digest_size=16)
+        self._disks = Disks()
+
+    def take_version(self, place: str, entry: Entry) -> None:
+        """Take in what lasts of an entry at ``place`` that its copies have not."""
+        if entry.kind == "file":
+            self._version.update(self._disks.lasting_number(place, entry.status).encode())
+        elif entry.kind == "link" and entry.goal.startswith("/"):
+            self._version.update(_goal_state(entry.goal).encode())
+        self._version.update(b"\0")
 
     def take(self, entry: Entry) -> None:
         status = entry.status
@@ -70,7 +83,8 @@ class TreeDigest:
     def state(self) -> TreeState:
         content = self._content.hexdigest()
         identity = content + self._rest.hexdigest()
-        return TreeState(self.files, self.size, self.newest, content, identity)
+        version = content + self._version.hexdigest()
+        return TreeState(self.files, self.size, self.newest, content, identity, version)
 
 
 def state_of_entries(
@@ -88,7 +102,19 @@ def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
     digest = TreeDigest()
     for entry in walk(tree, exclude):
         digest.take(entry)
+        digest.take_version(f"{tree}/{entry.path}", entry)
     return digest.state()
+
+
+def _goal_state(goal: str) -> str:
+    """What stands where an absolute symlink leads: tasks read it there, it is not copied."""
+    real = os.path.realpath(goal)
+    try:
+        status = Path(real).stat()
+    except OSError:
+        return f"{real} is not there"
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return f"{real} {size} {status.st_mtime_ns} {Disks().lasting_number(real, status)}"
 
 
 def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly: bool) -> TreeState:

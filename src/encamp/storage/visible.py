@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import UnusableInput
+from encamp.storage.disk import kind_and_source
 from encamp.storage.roots import Portable, local
 
 WAIT = "ENCAMP_VISIBLE_WAIT"
@@ -97,11 +98,4 @@ def wait_seconds() -> float:
 def is_network_disk(path: Path) -> bool:
     """Whether a path, or the nearest folder above it that is there, is on a network disk."""
     there = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-    device = there.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return False
-    kinds = [line.split(" - ")[1].split()[0] for line in lines if line.split()[2] == wanted]
-    return any(kind.startswith(_NETWORK) for kind in kinds)
+    return kind_and_source(there.stat().st_dev)[0].startswith(_NETWORK)
