@@ -25,6 +25,7 @@ from msgspec import Raw
 from encamp.agent.isolation import leave
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
+    NotBegun,
     NotImportable,
     dump,
     dump_as,
@@ -139,6 +140,8 @@ class Slot:
         """What initializers have made, by their numbers."""
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
+        self.interruptible = False
+        """Whether it may be interrupted: while a call runs, but not while its result is sent."""
 
     def take(self, envelope: Any, parts: Parts) -> None:
         """Note what has come for this slot."""
@@ -222,16 +225,27 @@ class Slot:
         now = time.perf_counter()
         if self.ended is not None:
             self.ended(task)
+        self._ended(task, good, now - begun, parts)
+        return True
+
+    def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
+        """Send a call's result, or hold it back; and what it has not read, if it did not begin."""
+        now = time.perf_counter()
         self.running = -1
         talked = self.inbox or self._routes or self.lines or self._not_run
         unread = self._forget_messages() if talked else ()
-        result = encode((task, good, now - begun, parts[0], len(parts) - 1))
+        result = encode((task, good, took, parts[0], len(parts) - 1))
         if not self.calls or len(parts) > 1 or unread or not self.ledger.hold(result, now):
             self.send_results(result, parts[1:], now)
         for sender, payload in unread:  # the controller has them wait for it
             message = Message(task, sender)
             self.port.send([encode(message), *payload], message)
-        return True
+
+    def hand_back(self) -> None:
+        """Return the calls that wait, as this process ends."""
+        while (waiting := self._take_next()) is not None:
+            self._not_run = True
+            self._ended(waiting[0][0], False, -1.0, _NOT_BEGUN)
 
     def _take_next(self) -> tuple[Call, Parts] | None:
         """Make the next call the running one."""
@@ -239,6 +253,7 @@ class Slot:
             if not self.calls:
                 return None
             waiting = self.calls.popleft()
+            self.ledger.begin_call()
             task = self.running = waiting[0][0]
             if self.inbox:  # a message for the one before came at its very end
                 self.inbox.clear()
@@ -268,7 +283,11 @@ class Slot:
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
         try:
             with self.alone:
-                value = self._value(call, buffers)
+                self.interruptible = True
+                try:
+                    value = self._value(call, buffers)
+                finally:
+                    self.interruptible = False
                 return [_NONE] if value is None else dump_as("its result", value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
             self._not_run = isinstance(exc, NotImportable)
@@ -433,6 +452,7 @@ def _end_forked(good: bool) -> NoReturn:
 
 
 _NONE = dump(None)[0]
+_NOT_BEGUN = dump((NotBegun(), ""))
 _current: ContextVar[Slot | None] = ContextVar("encamp_slot", default=None)
 
 

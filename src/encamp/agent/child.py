@@ -12,6 +12,7 @@ from it. A slot's standard output and error is a file that its supervisor can re
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import faulthandler
 import os
@@ -31,8 +32,18 @@ import msgspec
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
-from encamp.agent.processes import adopt_orphans, descendants, end_descendants
-from encamp.agent.protocol import GivenBack, Link, Message, Recall, Run, Said, decode, encode
+from encamp.agent.processes import adopt_orphans, descendants, end_descendants, helpers
+from encamp.agent.protocol import (
+    GivenBack,
+    Leaves,
+    Link,
+    Message,
+    Recall,
+    Run,
+    Said,
+    decode,
+    encode,
+)
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
@@ -43,6 +54,8 @@ if TYPE_CHECKING:
 KEPT_OUTPUT = 1 << 20
 """Bytes of what a task prints that are kept, from its end."""
 _LOOK_ON = 0.0001
+_LEAVE_WITHIN = 2.0
+"""Seconds that what Python does at a program's end may take."""
 _FOLLOW = 0.1
 """Seconds between looks at what a task has printed, where that is wanted."""
 
@@ -76,6 +89,7 @@ class _State:
     slot: Slot | None = None
     stopping = False
     orphaned = False
+    spoilt = False
     last_words: Callable[[], None] | None = None
 
 
@@ -95,6 +109,11 @@ def ask(question: object) -> Any:
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
     """Have a function called if the supervisor dies while something runs here (None: none)."""
     _State.last_words = last_words
+
+
+def spoil() -> None:
+    """Have this slot's process replaced after the call: something in it cannot be undone."""
+    _State.spoilt = True
 
 
 def orphaned() -> bool:
@@ -127,13 +146,40 @@ def main(birth: bytes) -> None:
     if born.capture:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
+    atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
     with suppress(EOFError, OSError, Stopped):
-        while not _State.stopping:
-            if not slot.run_next() and not port.wait(born.idle_limit) and born.idle_limit:
+        while not (_State.stopping or _State.spoilt):
+            if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
                 break
-        slot.send_results()
     _State.stopping = True  # from here on nothing is interrupted
-    end_descendants(grace=0)  # `Stopped` may have come while that was done after a call
+    with suppress(EOFError, OSError):
+        port.wait(0)  # what has come by now is handed back, too
+        slot.hand_back()
+        slot.send_results()
+        port.send([encode(Leaves(born.number))])
+    _end_all(os.getpid())
+    threading.Thread(target=_end_late, daemon=True).start()
+
+
+def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
+    """Wait until something comes; false if nothing has come in time."""
+    slot.interruptible = True
+    try:
+        return _State.stopping or port.wait(limit)
+    finally:
+        slot.interruptible = False
+
+
+def _end_all(pid: int) -> None:
+    """End what was started here, but for what ends itself when this process has."""
+    if os.getpid() == pid:
+        end_descendants(grace=0, spare=helpers())
+
+
+def _end_late() -> None:
+    """End this process where a thread or a library does not let it end."""
+    time.sleep(_LEAVE_WITHIN)
+    os._exit(1)
 
 
 def _forked() -> None:
@@ -146,11 +192,16 @@ def _forked() -> None:
 def _stop(*_: object) -> None:
     if not _State.stopping:  # being asked once more must not keep it from clearing up
         _State.stopping = True
-        raise Stopped
+        if _State.slot is None or _State.slot.interruptible:
+            raise Stopped
 
 
 class _Alone(put_back):
-    """The process after a call is as it was before, and nothing that the call started runs on."""
+    """The process after a call is as it was before, and nothing that the call started runs on.
+
+    Modules may believe that what the call started is still there, such as the workers of a pool.
+    So a process that had to end something is replaced.
+    """
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -180,7 +231,8 @@ class _Alone(put_back):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            end_descendants(grace=0, besides=self._lasting)
+            if end_descendants(grace=0, besides=self._lasting, spare=helpers()):
+                spoil()
         finally:
             super().__exit__()
 
@@ -342,7 +394,7 @@ class _Sockets:
 def _end() -> None:
     """The supervisor is gone."""
     _State.orphaned = True
-    end_descendants(grace=1.0)
+    end_descendants(grace=1.0, spare=helpers())
     if _State.last_words is not None:
         with suppress(Exception):
             _State.last_words()

@@ -20,6 +20,7 @@ from encamp.agent.process import STOP_WITHIN, SlotProcess
 from encamp.agent.protocol import (
     RESULTS,
     GivenBack,
+    Leaves,
     Link,
     ManyResults,
     Message,
@@ -196,6 +197,9 @@ class ProcessSlot(Hosted):
                 break
             if envelope is None:
                 self._results += parts
+            elif isinstance(envelope, Leaves):
+                self._replace(process)
+                return
             else:
                 self._pass_results()
                 self.agent.pass_on(envelope, parts)
@@ -264,6 +268,15 @@ class ProcessSlot(Hosted):
             self._asked = False
             self._tell_end(0, b"")
 
+    def _replace(self, process: SlotProcess) -> None:
+        """Have another process in the place of one that ends; what it has not begun is told of."""
+        self._pass_results()
+        if process is self._process and self._spare is None and not self._ending:
+            self._process = self._start()
+            self.agent.unlink(self.number)
+            self._let_go(process)
+            self._tell_end(0, b"")
+
     def _let_go(self, process: SlotProcess) -> None:
         """End a process that has nothing to do, without waiting for it."""
         self._forget(process)
@@ -280,7 +293,7 @@ class ProcessSlot(Hosted):
                 self.agent.pump.later(_LOOK, look)
             else:
                 self._leaving.remove(process)
-                process.reap()
+                process.ended()
 
         self.agent.pump.later(_LOOK, look)
 
@@ -320,17 +333,18 @@ class ProcessSlot(Hosted):
         if process is not self._process:  # it was let go after those words
             return
         self._forget(process)
-        text = process.printed()
+        text, began = process.printed(), process.in_a_call
         exit_code = process.ended()
         self.agent.unlink(self.number)
-        reclaim_in_background()
+        if exit_code or began:
+            reclaim_in_background()
         if self._ending:
             return
         self._process, self._spare = self._spare or self._start(), None
-        self._tell_end(exit_code, text)
+        self._tell_end(exit_code, text, began=began)
 
-    def _tell_end(self, exit_code: int | None, text: bytes) -> None:
-        ended = SlotEnded(self.number, exit_code, text, self.busy > 0)
+    def _tell_end(self, exit_code: int | None, text: bytes, *, began: bool = False) -> None:
+        ended = SlotEnded(self.number, exit_code, text, began)
         self.busy = 0
         self._stopping = False
         self._tickets.clear()

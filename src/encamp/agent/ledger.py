@@ -8,8 +8,11 @@ that hears no more of a slot for four times as long looks here (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
     results:  4 bytes of length, and what `encode` made of it
+    8 bytes   at the end, behind `SIZE`: how many calls the slot has begun
 
-The first 8 bytes are one word, written last. Numbers grow as long as the process lives.
+The first 8 bytes are one word, written last. Numbers grow as long as the process lives. A call
+that the slot has begun, and of which there is no result when its process has ended, is lost; those
+that it has not begun can run elsewhere.
 """
 
 from __future__ import annotations
@@ -26,12 +29,13 @@ _USED = 20
 """Bits of the first word that say how much is in use."""
 _BEGIN = 8
 _LENGTH = 4
+_WORD = 8
 
 
 def create() -> int:
     """Memory for a slot's ledger: a file descriptor."""
     fd = os.memfd_create("encamp-ledger")
-    os.ftruncate(fd, SIZE)
+    os.ftruncate(fd, SIZE + _WORD)
     return fd
 
 
@@ -45,11 +49,18 @@ class Ledger:
         """Number of the first of these."""
         self._begin = self._end = 0
         self._sent = 0.0
+        self._begun = 0
         if fd >= 0:
-            memory = mmap.mmap(fd, SIZE)
+            memory = mmap.mmap(fd, SIZE + _WORD)
             os.close(fd)
             self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
             self._begin = self._end = _BEGIN
+
+    def begin_call(self) -> None:
+        """Note that one more call begins."""
+        self._begun += 1
+        if self._begin:
+            self._words[SIZE // _WORD] = self._begun
 
     def hold(self, result: bytes, now: float) -> bool:
         """Keep a result for later; False if it is time to send it, and all that is held."""
@@ -73,6 +84,11 @@ class Ledger:
             self.held = []
             self._end = self._begin
             self._words[0] = self.first << _USED | self._begin
+
+
+def begun(fd: int) -> int:
+    """How many calls a slot has begun; for its agent."""
+    return int.from_bytes(os.pread(fd, _WORD, SIZE), "little")
 
 
 def read(fd: int) -> tuple[int, list[bytes]] | None:

@@ -170,6 +170,10 @@ class NotImportable(Exception):
         self.module = module
 
 
+class NotBegun(Exception):
+    """Comes instead of a result: the slot ends, and the call is to run elsewhere."""
+
+
 class RemoteTraceback(Exception):
     """How an error looked where it was raised; the cause of what a task's future raises."""
 

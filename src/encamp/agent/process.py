@@ -108,17 +108,18 @@ class SlotProcess:
         """Whether the process runs."""
         return self._process.poll() is None
 
+    @property
+    def in_a_call(self) -> bool:
+        """Whether it has begun a call of which no result has come."""
+        return ledger.begun(self.ledger) > self.results
+
     def ended(self) -> int | None:
         """Wait for a process that has ended, and end what it has left behind; its exit code."""
         exit_code = self._process.wait()
-        end_marked(MARK, self._mark)
+        if exit_code or self.in_a_call:
+            end_marked(MARK, self._mark)
         self.close()
         return exit_code
-
-    def reap(self) -> None:
-        """Wait for a process that ends of its own will, with nothing left behind."""
-        self._process.wait()
-        self.close()
 
     def printed(self) -> bytes:
         """The end of what the running task has printed."""

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,26 +33,55 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
+_HELPERS = (
+    ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+    ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ("loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+    ("joblib.externals.loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+)
+"""Where libraries keep the numbers of processes that do nothing by themselves."""
+
+
+def helpers() -> set[int]:
+    """The processes here that clear up for libraries, or start others; they end with this one."""
+    found = set()
+    for module, name, attribute in _HELPERS:
+        if module in sys.modules:
+            pid = getattr(getattr(sys.modules[module], name, None), attribute, None)
+            if isinstance(pid, int):
+                found.add(pid)
+    return found
+
+
 def end_descendants(
-    grace: float, pid: int | None = None, besides: Iterable[psutil.Process] = ()
-) -> None:
+    grace: float,
+    pid: int | None = None,
+    besides: Iterable[psutil.Process] = (),
+    spare: Container[int] = (),
+) -> bool:
     """End all processes that descend from ``pid`` (default: this one), but not ``pid`` itself.
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
-    at once. Blocks until they are gone. Those ``besides``, and what these have started, go on.
+    at once. Blocks until they are gone. Those ``besides``, and what these have started, go on, as
+    do those to ``spare``. Returns whether there were any.
     """
     if pid is not None:
-        _end_all(lambda: _descendants(pid), grace)
-    elif not _have_children():
-        return
-    elif not (lasting := {process.pid for process in besides}):
-        _end_all(lambda: _descendants(None), grace)
-        _reap()
-    elif others := _children() - lasting:
-        _end_all(lambda: _descendants(None, besides), grace)
-        for child in others | (_children() - lasting):
-            with suppress(ChildProcessError):
-                os.waitpid(child, os.WNOHANG)
+        return _end_all(lambda: _descendants(pid), grace)
+    if not _have_children():
+        return False
+    lasting = {process.pid for process in besides}
+
+    def others() -> list[int]:
+        return [child for child in _children() if child not in lasting and child not in spare]
+
+    def find() -> list[psutil.Process]:
+        return [process for process in _descendants(None, besides) if process.pid not in spare]
+
+    ended = _end_all(find, grace) if spare or others() else False
+    for child in others():
+        with suppress(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
+    return ended
 
 
 def descendants() -> list[psutil.Process]:
@@ -68,13 +97,14 @@ def end_marked(name: str, value: str) -> None:
     _end_all(lambda: _marked(name, value), 0)
 
 
-def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> None:
-    for _ in range(_ROUNDS):
+def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> bool:
+    for round_ in range(_ROUNDS):
         found = find()
         if not found:
-            return
+            return round_ > 0
         _end(found, grace)
         grace = 0
+    return True
 
 
 def _have_children() -> bool:
@@ -89,13 +119,6 @@ def _children() -> set[int]:
         with suppress(OSError):  # it has ended
             found.update(map(int, (thread / "children").read_text().split()))
     return found
-
-
-def _reap() -> None:
-    """Collect children that have ended, also those that were adopted."""
-    with suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def _descendants(pid: int | None, besides: Iterable[psutil.Process] = ()) -> list[psutil.Process]:

@@ -263,6 +263,12 @@ class SlotEnded(Envelope, tag=18):
     """Whether it had calls."""
 
 
+class Leaves(Envelope, tag=24):
+    """A slot's process will run nothing more, and ends: the last thing that it says."""
+
+    slot: int
+
+
 class Ping(Envelope, tag=19):
     ticket: int
 
@@ -285,7 +291,7 @@ _encoder = msgspec.msgpack.Encoder()
 _Any = (
     Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | Said | Told | Message
     | WhereIs | Where | Link | Ask | Answer | Order | OrderDone | SlotEnded | Ping | Pong | End
-    | Bundle | ManyResults
+    | Bundle | ManyResults | Leaves
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 

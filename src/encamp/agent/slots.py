@@ -19,7 +19,7 @@ from typing import Any
 
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
-from encamp.agent.pickling import dump, load, portable_error
+from encamp.agent.pickling import NotBegun, dump, load, portable_error
 from encamp.agent.process import SlotProcess
 from encamp.agent.protocol import (
     Answer,
@@ -198,7 +198,11 @@ _CALL = pickle.dumps(_call)
 def _answer(envelope: Results, parts: Parts) -> Done | Raised:
     _, good, _, payload, _ = envelope.results[0]
     value = load([payload, *parts[1:]])
-    return Done(value) if good else Raised(*value)
+    if good:
+        return Done(value)
+    if isinstance(value[0], NotBegun):
+        raise _NotTaken
+    return Raised(*value)
 
 
 class Slots:

@@ -19,6 +19,7 @@ from typing import Any
 from encamp.agent.child import Stopped
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import (
+    NotBegun,
     NotImportable,
     RemoteTraceback,
     dump,
@@ -298,7 +299,8 @@ class Controller:
         if task is not None and task._place is place:
             if task.host is None:  # its result came with that of the call before it
                 task.host, task.slot = place.station.name, place.number
-            task._function.took(seconds)
+            if seconds >= 0:
+                task._function.took(seconds)
             self.scheduler.ended(place, task)
             if good and payload == _NONE and not task._options.staged:
                 self.end(task, True, None)
@@ -321,6 +323,10 @@ class Controller:
 
     def _failed(self, task: Task, place: Place, error: BaseException, text: str) -> None:
         if isinstance(error, NotImportable) and self._again_by_value(task, error.module):
+            return
+        if isinstance(error, NotBegun):
+            self.waits_again(task)
+            self.recalls.put_back([task], place)
             return
         if isinstance(error, Stopped):
             error = why_ended(task, place, None, "its slot was asked to end")

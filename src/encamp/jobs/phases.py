@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from encamp.agent.calls import SpawnersFiles
-from encamp.agent.child import Stopped, ask, at_supervisors_end, orphaned, tell
+from encamp.agent.child import Stopped, ask, at_supervisors_end, orphaned, spoil, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import NotImportable, portable_error
-from encamp.agent.processes import end_descendants
+from encamp.agent.processes import end_descendants, helpers
 from encamp.errors import DiskFull, EncampError, StepFailed
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
@@ -135,7 +135,7 @@ class _Attempt:
                 for step in steps:
                     self._step(step, camp.folder)
             tell(StepBegins(None, None))
-            end_descendants(grace=0)  # what still writes in the background would disturb the rest
+            self._end_rest(steps)
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
             self._check_wanted()
@@ -153,6 +153,15 @@ class _Attempt:
             self._failed(_for_want_of_room(exc, camp.folder) or exc)
         except (EncampError, Stopped) as exc:
             self._failed(exc)
+
+    def _end_rest(self, steps: tuple[Call | Command, ...]) -> None:
+        """End what still runs in the background, and would disturb the rest.
+
+        A module that a step has used may go on to believe in it.
+        """
+        ended = end_descendants(grace=0, spare=helpers())
+        if ended and any(isinstance(step, Call) for step in steps):
+            spoil()
 
     def _step(self, step: Call | Command, folder: Path) -> None:
         tell(StepBegins(step.label, step.time_limit))

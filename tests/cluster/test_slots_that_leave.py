@@ -1,0 +1,169 @@
+"""A slot whose process ends, or has to be replaced, takes nothing along that had not begun."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing.managers import SyncManager
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import TaskLost
+from encamp.jobs.job import Job
+from encamp.jobs.steps import call, command
+from encamp.testing.waiting import until
+
+SOON = 60.0
+
+
+@pytest.fixture
+def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
+    with Cluster("local", slots=1) as cluster:
+        yield cluster
+
+
+# Processes that a call leaves
+
+_pool: ProcessPoolExecutor | None = None
+_manager: SyncManager | None = None
+
+
+def in_pool(context: str) -> int:
+    global _pool
+    if _pool is None:
+        _pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(context))
+    return _pool.submit(abs, -7).result(SOON)
+
+
+def in_loky(_: str) -> int:
+    from loky import get_reusable_executor
+
+    value: int = get_reusable_executor(max_workers=1).submit(abs, -7).result(SOON)
+    return value
+
+
+def in_manager(_: str) -> int:
+    global _manager
+    if _manager is None:
+        _manager = multiprocessing.Manager()
+    return len(_manager.list(range(7)))
+
+
+@pytest.mark.parametrize(
+    ("use", "how"),
+    [(in_pool, "fork"), (in_pool, "forkserver"), (in_loky, ""), (in_manager, "")],
+)
+def test_a_library_that_keeps_processes_works_in_each_call(
+    one: Cluster, use: Callable[[str], int], how: str
+) -> None:
+    assert [one.spawn(use, how).result(SOON) for _ in range(2)] == [7, 7]
+    left = [process.pid for process in psutil.Process().children(recursive=True)]
+    one.close()
+    until(lambda: not any(map(psutil.pid_exists, left)))
+
+
+def share() -> int:
+    memory = SharedMemory(create=True, size=1)
+    memory.close()
+    memory.unlink()
+    return os.getpid()
+
+
+def test_a_helper_that_does_nothing_by_itself_is_left_alone(one: Cluster) -> None:
+    first = one.spawn(share)
+    assert first.result(SOON) == one.spawn(share).result(SOON)
+    assert one.spawn(os.getpid).result(SOON) == first.result()
+    assert first.output == ""
+
+
+def leave_something() -> int:
+    return os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+
+
+def test_what_a_call_leaves_is_ended_and_its_slot_replaced(one: Cluster) -> None:
+    before = one.spawn(os.getpid)
+    tasks = [one.spawn(leave_something), *(one.spawn(os.getpid) for _ in range(5))]
+    sleeper, *pids = [task.result(SOON) for task in tasks]
+    assert len(set(pids)) == 1
+    assert before.result(SOON) not in pids
+    until(lambda: not psutil.pid_exists(sleeper))
+
+
+def pool_step() -> None:
+    Path("pid").write_text(f"{os.getpid()} {in_pool('fork')}")
+
+
+def test_steps_of_a_job_may_use_such_a_library_too(here: Path) -> None:
+    job = Job("pools", to="out")
+    for number in range(2):
+        job.add(f"t{number}", [call(pool_step)], outputs={"pid": f"{number}"})
+    job.add("c", [command("sleep 1000 & echo $$ > pid", shell=True)], outputs={"pid": "c"})
+    job.run(slots=1)
+    said = [(here / f"out/{n}/pid").read_text().split() for n in range(2)]
+    pids, values = zip(*said, strict=True)
+    assert values == ("7", "7")
+    assert len(set(pids)) == 2
+
+
+# Signals to slots
+
+
+def add_a_line(file: Path, number: int) -> int:
+    with file.open("a") as counter:
+        counter.write(f"{number}\n")
+    return number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
+def test_an_idle_slot_that_gets_a_signal_loses_nothing(
+    one: Cluster, number: signal.Signals, tmp_path: Path
+) -> None:
+    os.kill(one.spawn(os.getpid).result(SOON), number)
+    tasks = [one.spawn(add_a_line, tmp_path / "lines", n) for n in range(10)]
+    assert [task.result(SOON) for task in tasks] == list(range(10))
+    lines = (tmp_path / "lines").read_text().split()
+    assert sorted(map(int, lines)) == list(range(10))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_running_call_alone_is_lost_with_its_slot(
+    one: Cluster, number: signal.Signals, tmp_path: Path
+) -> None:
+    def end_here(at: int) -> int:
+        add_a_line(tmp_path / "lines", at)
+        if at == 3:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        return at
+
+    tasks = [one.spawn(end_here, at) for at in range(8)]
+    lost = [at for at, task in enumerate(tasks) if task.exception(SOON) is not None]
+    assert lost == [3]
+    assert all(isinstance(tasks[at].exception(), TaskLost) for at in lost)
+    lines = (tmp_path / "lines").read_text().split()
+    assert sorted(map(int, lines)) == list(range(8))
+
+
+def test_signals_at_any_moment_make_nothing_run_twice_or_not_at_all(
+    one: Cluster, tmp_path: Path
+) -> None:
+    tasks: list[Any] = []
+    for n in range(4):
+        pid = one.spawn(os.getpid)
+        tasks += [one.spawn(add_a_line, tmp_path / "lines", 200 * n + k) for k in range(200)]
+        with suppress(TaskLost, ProcessLookupError):  # it may be the one that is hit
+            os.kill(pid.result(SOON), signal.SIGKILL if n % 2 else signal.SIGTERM)
+    lost = {at for at, task in enumerate(tasks) if task.exception(SOON) is not None}
+    assert len(lost) <= 4
+    lines = list(map(int, (tmp_path / "lines").read_text().split()))
+    assert len(lines) == len(set(lines))
+    assert set(range(len(tasks))) - set(lines) <= lost
