@@ -45,6 +45,8 @@ ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
 _LOOK_AFTER = 4 * ledger.HOLD
 """Seconds of a slot's silence after which it is seen what it holds back."""
+_STARTS = 3
+"""Processes that may end before they have begun a call; after that the call fails."""
 _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
 
@@ -108,6 +110,8 @@ class ProcessSlot(Hosted):
         self._number = 0
         """Of the last `Run`; a message for a later one waits, since that may be a fresh one."""
         self._early: list[tuple[Message, Parts]] = []
+        self._failed_starts = 0
+        """Processes, one after the other, that have ended before they had begun a call."""
         self._asked = False
         """Whether its process was asked to give back calls, which it may not live to answer."""
         self._tickets: dict[int, float] = {}
@@ -334,6 +338,9 @@ class ProcessSlot(Hosted):
             return
         self._forget(process)
         text, began = process.printed(), process.in_a_call
+        self._failed_starts = 0 if process.has_begun else self._failed_starts + 1
+        if self._failed_starts > _STARTS:
+            began = self.busy > 0  # no process of it comes so far: its first call fails
         exit_code = process.ended()
         self.agent.unlink(self.number)
         if exit_code or began:

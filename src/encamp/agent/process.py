@@ -109,6 +109,11 @@ class SlotProcess:
         return self._process.poll() is None
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it has begun any call."""
+        return ledger.begun(self.ledger) > 0
+
+    @property
     def in_a_call(self) -> bool:
         """Whether it has begun a call of which no result has come."""
         return ledger.begun(self.ledger) > self.results
