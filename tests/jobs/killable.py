@@ -2,9 +2,9 @@
 
     python killable.py DESTINATION COUNTER [STOP [pool]]
 
-``STOP`` is the number of the rename, journal line or half journal line of the controller at which
-it gets SIGKILL (0: it writes to its output how many there were); a path makes every task wait for
-a file there. With ``pool`` the tasks run on a process pool.
+``STOP`` is the number of the rename, link, journal line or half journal line of the controller at
+which it gets SIGKILL (0: it writes to its output how many there were); a path makes every task wait
+for a file there. With ``pool`` the tasks run on a process pool.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,10 @@ from job_steps import count
 
 import encamp
 from encamp.jobs.journal import Journal
+from encamp.storage.outputs import Existing
 
-TASKS = 3
+EXISTING: tuple[Existing, ...] = ("replace", "error", "keep")
+"""What the outputs of each of three tasks say of files that are there."""
 
 
 def make(counter: str, name: str, wait_for: str) -> None:
@@ -49,30 +51,37 @@ def gather(counter: str, name: str) -> None:
 def small_job(destination: str, counter: str, wait_for: str = "") -> encamp.Job:
     """Tasks with two outputs each, and one after them."""
     job = encamp.Job("job", to=destination)
-    for number in range(TASKS):
+    for number, existing in enumerate(EXISTING):
         name = f"t{number}"
-        outputs = [encamp.Output(f"{n}.txt", n, rename=f"{name}.txt") for n in ("first", "second")]
+        outputs = [
+            encamp.Output(f"{n}.txt", n, rename=f"{name}.txt", existing=existing)
+            for n in ("first", "second")
+        ]
         step = encamp.call(make, counter, name, wait_for)
         job.add(name, [step, "sleep 0.02"], outputs=outputs)
     step = encamp.call(gather, counter, "last")
     mirror = f"{destination}/first/*.txt"
-    job.add("last", step, mirror=mirror, outputs="all.txt", after="t*")
+    output = encamp.Output("all.txt", existing="error")
+    job.add("last", step, mirror=mirror, outputs=output, after="t*")
     return job
 
 
 def kill_at(number: int) -> Iterator[int]:
     """Let this process be killed at its ``number``-th chance; gives the number of the next one."""
     chances = itertools.count(1)
-    replace, write = os.replace, Journal.write
+    write = Journal.write
 
     def chance() -> None:
         if next(chances) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def killing_replace(*args: Any, **kwargs: Any) -> None:
-        chance()
-        replace(*args, **kwargs)
-        chance()
+    def killing(name: Callable[..., None]) -> Callable[..., None]:
+        def killing_name(*args: Any, **kwargs: Any) -> None:
+            chance()
+            name(*args, **kwargs)
+            chance()
+
+        return killing_name
 
     def killing_write(journal: Journal, *records: Any) -> None:
         if next(chances) == number:
@@ -81,7 +90,7 @@ def kill_at(number: int) -> Iterator[int]:
         write(journal, *records)
         chance()
 
-    os.replace = killing_replace
+    os.replace, os.rename, os.link = map(killing, (os.replace, os.rename, os.link))
     Journal.write = killing_write  # type: ignore[method-assign]
     return chances
 

@@ -51,7 +51,7 @@ class Runs:
         assert process.returncode == 0, self.errors.read_text()
 
     def chances(self) -> int:
-        """How many renames and journal lines the controller makes in a run, half ones included."""
+        """How many names and journal lines the controller makes in a run, half ones included."""
         with self.errors.open("w") as errors:
             words = [sys.executable, str(SCRIPT), str(self.to), str(self.counter), "0"]
             output = subprocess.run(words, stdout=subprocess.PIPE, stderr=errors, check=True)
@@ -103,7 +103,16 @@ class Runs:
             name: int(name not in done) for name in NAMES
         }
         assert self.outputs() == EXPECTED
+        assert self.kept() == []
         self.check_clean()
+
+    def kept(self) -> list[str]:
+        """Outputs that a run took for somebody else's."""
+        journal = Journal(self.to / "job.job")
+        journal.read()
+        reports = [record.report for record in journal.done.values()]
+        outputs = [output for report in reports if report for output in report.outputs]
+        return [output.path for output in outputs if output.kept]
 
 
 def _expected() -> dict[str, bytes]:
@@ -143,6 +152,8 @@ def test_killed_at_any_step_of_publishing_it_resumes(runs: Runs, tmp_path: Path,
         process = runs.start(number)
         process.wait(60)
         killed += process.returncode == -signal.SIGKILL
+        with Journal(runs.to / "job.job").writing():
+            pass  # written anew, it must tell the next run all the same
         runs.check_resumed()
     assert killed > 8
     assert len(numbers) - killed <= 1, "a run may have a journal line more than another"
@@ -241,6 +252,50 @@ def test_ctrl_c_while_results_are_taken_in_loses_none_of_them(here: Path) -> Non
     }
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert job.run()["last"].state == "done"
+
+
+class Waiting(Executor):
+    """Runs everything in ``submit``; but for the first, results come when `release` is called."""
+
+    def __init__(self) -> None:
+        self.futures: list[Future[Any]] = []
+        self.results: list[Any] = []
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        self.futures.append(Future())
+        self.results.append(fn(*args, **kwargs))
+        if len(self.futures) == 3:
+            self.futures[0].set_result(self.results[0])
+        return self.futures[-1]
+
+    def release(self) -> None:
+        for future, result in list(zip(self.futures, self.results, strict=True))[1:]:
+            future.set_result(result)
+
+
+class CtrlCThenResults(Silent):
+    """Presses Ctrl-C when the first task ends; then the others' results come, and wait."""
+
+    def __init__(self, executor: Waiting) -> None:
+        self.executor = executor
+        self.pressed = False
+
+    def ended(self, task: TaskReport) -> None:
+        if not self.pressed:
+            self.pressed = True
+            os.kill(os.getpid(), signal.SIGINT)
+            self.executor.release()
+
+
+def test_results_that_wait_when_ctrl_c_comes_are_taken_in(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    for number in range(3):
+        job.add(str(number), f"touch {number}.txt", outputs=f"{number}.txt")
+    executor = Waiting()
+    with pytest.raises(KeyboardInterrupt):
+        job.run(executor, progress=CtrlCThenResults(executor))
+    assert [Path(f"out/{number}.txt").exists() for number in range(3)] == [True] * 3
+    assert {task.state for task in job.run().tasks} == {"up to date"}
 
 
 @pytest.mark.parametrize("seed", range(6))
