@@ -142,6 +142,20 @@ def test_a_time_limit_that_is_kept_is_not_felt(here: Path) -> None:
     assert job.run().ok
 
 
+def test_a_tasks_limit_is_for_all_its_steps_together(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("task", ["sleep 0.4"] * 12, time_limit=1.0)
+    report = job.run(check=False)["task"]
+    assert report.state == "failed"
+    assert report.why == "task task ran longer than its limit of 1 s"
+
+
+def test_a_steps_limit_is_for_that_step_alone(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("task", [encamp.command("sleep 0.6", time_limit=2.0)] * 4)
+    assert job.run()["task"].state == "done"
+
+
 def test_a_step_that_runs_short_commands_for_ever_is_ended(here: Path) -> None:
     began = time.monotonic()
     _with_neighbours(run_for_ever, time_limit=0.5)

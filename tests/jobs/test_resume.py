@@ -14,6 +14,7 @@ from job_steps import count, counted, fail, join
 
 import encamp
 from encamp.errors import JobBusy
+from encamp.jobs.progress import Silent
 from encamp.model import JobReport
 
 SOURCE = """\
@@ -270,6 +271,24 @@ def test_an_input_that_vanished_fails_its_task_only(strips: Strips) -> None:
     assert report["join"].state == "up to date"
 
 
+def test_a_task_does_not_take_the_output_of_one_that_is_up_to_date(here: Path) -> None:
+    """What a pattern matches is known only afterwards."""
+
+    def job(line: str) -> encamp.Job:
+        job = encamp.Job("job", to="out")
+        job.add("a", "touch x.txt", outputs="*.txt")
+        job.add("b", encamp.command(line, shell=True), outputs="*.txt")
+        return job
+
+    job("echo b > y.txt").run()
+    report = job("echo b > x.txt").run(check=False)
+    assert report["a"].state == "up to date"
+    assert report["b"].state == "failed"
+    assert "x.txt" in report["b"].why
+    assert "task a" in report["b"].why
+    assert Path("out/x.txt").read_text() == ""
+
+
 def test_a_removed_task_is_forgotten_and_an_added_one_runs(here: Path) -> None:
     def run(*names: str) -> set[str]:
         job = encamp.Job("job", to="out")
@@ -285,7 +304,7 @@ def test_a_removed_task_is_forgotten_and_an_added_one_runs(here: Path) -> None:
 def test_a_job_that_is_being_run_is_left_alone(here: Path) -> None:
     job = encamp.Job("job", to="out")
 
-    class Within(encamp.jobs.progress.Silent):
+    class Within(Silent):
         caught: list[str] = []  # noqa: RUF012 - one test, one list
 
         def submitted(self, task: str, attempt: int) -> None:
