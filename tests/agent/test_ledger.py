@@ -57,6 +57,22 @@ def test_nothing_is_held_for_long_or_beyond_its_room(slot: Ledger, fd: int) -> N
     assert ledger.read(fd) == (1, [b"x" * 1000] * held)
 
 
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_its_room_is_used_to_the_last_byte_and_no_further(
+    slot: Ledger, fd: int, before: int
+) -> None:
+    """Each result takes four bytes more than its length, and all together eight."""
+    held = [b"x" * 100] * before
+    for result in held:
+        assert slot.hold(result, now=5.0)
+    left = SIZE - 8 - 104 * before
+    assert not slot.hold(b"y" * (left - 4 + 1), now=5.0)
+    assert ledger.read(fd) == (min(1, before), held)
+    assert slot.hold(b"y" * (left - 4), now=5.0)
+    assert ledger.read(fd) == (1, [*held, b"y" * (left - 4)])
+    assert not slot.hold(b"", now=5.0)
+
+
 def test_what_was_written_late_is_not_held_since_nobody_may_look_any_more(
     slot: Ledger, fd: int, clock: list[float]
 ) -> None:

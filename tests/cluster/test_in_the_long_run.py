@@ -1,0 +1,88 @@
+"""What shows only over time: many pings, output that comes in pieces, …"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.agent import protocol as say
+from encamp.agent.calls import current_task
+from encamp.cluster import hosts
+from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import HostDeleted
+from encamp.testing.fake import SimulatedEngine
+from encamp.testing.waiting import until
+
+SOON = 30.0
+
+
+class Sluggish(SimulatedEngine):
+    """A host that answers a ping only now and then."""
+
+    def __init__(self, every: int) -> None:
+        super().__init__(1, 1)
+        self.every, self.pings = every, 0
+
+    def send(self, to: int, parts: Sequence[Any]) -> None:
+        """Lose most pings on the way."""
+        for envelope, inner in say.unbundled(list(parts)):
+            if isinstance(envelope, say.Ping):
+                self.pings += 1
+                if self.pings % self.every:
+                    continue
+            super().send(to, inner)
+
+
+def test_a_host_that_answers_late_again_and_again_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hosts, "_BEAT", 0.02)
+    engine = Sluggish(every=3)
+    with Cluster(engine) as cluster:
+        until(lambda: cluster.receive(0.02, source=10**9) or engine.pings >= 30)
+        assert len(cluster.hosts()) == 1
+        assert cluster.spawn(abs, -1).exception(SOON) is None
+
+
+def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hosts, "_BEAT", 0.02)
+    engine = Sluggish(every=10**9)
+    with Cluster(engine) as cluster:
+        assert isinstance(cluster.receive(SOON).message, HostDeleted)  # type: ignore[union-attr]
+        assert engine.pings == 5
+
+
+def _say_slowly(texts: list[str], last: str) -> None:
+    me = current_task()
+    for text in texts:
+        print(text)
+        me.receive()
+    print(last)
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_output_that_is_followed_comes_once_and_in_order(
+    local_storage_base: Path, no_slots_left: None, tasks: int
+) -> None:
+    told: dict[int, str] = {}
+
+    def follow(task: int, text: str) -> None:
+        told[task] = told.get(task, "") + text
+
+    texts = ["one", "two\nand three", "four"]
+    with Cluster("local", slots=1, follow=follow) as cluster:
+        for _ in range(tasks):
+            task, expected = cluster.spawn(_say_slowly, texts, "five", notify=False), ""
+            for text in texts:
+                expected += f"{text}\n"
+                until(lambda: told.get(task.id, "") == expected)  # noqa: B023
+                cluster.send(task, "go on")
+            task.result(SOON)
+            expected += "five\n"
+            assert told[task.id] == expected
+            assert task.output == expected
