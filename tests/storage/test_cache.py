@@ -15,6 +15,7 @@ from other_processes import finish, run, start, wait_until
 
 from encamp.errors import BadJob, DiskFull, InputDamaged
 from encamp.storage.cache import INDEX, LIMIT, HostCache, clear_cache
+from encamp.storage.disk import free_space
 from encamp.storage.index import opened
 from encamp.storage.locks import KeyLock, alone
 from encamp.storage.mirror import Item, Mirror, plan
@@ -481,6 +482,36 @@ def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.Monkey
             assert camp.brought == brought
             assert (camp.folder / "a").read_text() == "content"
             assert (camp.folder / "tree/a").read_text() == "content"
+
+
+ASKING = """
+    import sys
+    from encamp.storage.cache import HostCache
+    with HostCache() as cache, cache.room(int(sys.argv[1]), "most of the disk"):
+        print("asked", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("ends", ["well", "killed"])
+def test_room_that_another_process_asked_for_is_kept_while_that_lives(ends: str) -> None:
+    """Two that want more than half of the disk each do not both get it."""
+    most = int(free_space(local_storage()) * 0.6)
+    other = start(ASKING, most, stdin=-1)
+    assert other.stdout is not None
+    assert other.stdout.readline() == "asked\n"
+    with HostCache() as cache:
+        with pytest.raises(DiskFull), cache.room(most, "as much"):
+            pass
+        if ends == "killed":
+            other.kill()
+            other.communicate()
+        else:
+            finish(other)
+        with cache.room(most, "as much"):
+            pass
+        with opened(cache.root / INDEX) as index:
+            assert index.rooms() == []
 
 
 @pytest.mark.parametrize("harm", [b"this is no database" * 100, b""])
