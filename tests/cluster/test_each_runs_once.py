@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import ledger
+from encamp.agent import hosted, ledger
 from encamp.agent import protocol as say
 from encamp.cluster.cluster import Cluster
 from encamp.engines.base import Arrival, Frame
@@ -83,7 +83,12 @@ def note(log: str, number: int, deed: str = "") -> int:
     return number
 
 
-def test_calls_behind_crashes_run_once_each(local_storage_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("looks", [True, False], ids=["", "nobody looks while it lives"])
+def test_calls_behind_crashes_run_once_each(
+    local_storage_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: bool
+) -> None:
+    if not looks:
+        monkeypatch.setattr(hosted, "_LOOK_AFTER", 600.0)
     log, engine, count = tmp_path / "log", Overheard(slots=2), 500
     deadly = set(range(40, count, 80))
     with Cluster(engine) as cluster:

@@ -1,0 +1,350 @@
+"""What a run makes of what comes back from its executor: the outcomes are the test's."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import encamp
+from encamp.errors import (
+    BadDestination,
+    CommandNotFound,
+    DiskFull,
+    EngineFailed,
+    MissingOutput,
+    StepFailed,
+    TaskLost,
+    TimeLimitExceeded,
+    UnusableInput,
+)
+from encamp.jobs.journal import Journal
+from encamp.jobs.progress import Silent
+from encamp.jobs.run import MOST_LOSSES, WINDOW
+from encamp.jobs.work import Outcome, Work
+from encamp.model import AttemptReport, Span, TaskReport, Where
+from encamp.storage.outputs import Staged
+
+GOOD = Outcome()
+
+
+class Scripted(Executor):
+    """Runs nothing: each task's outcomes are given, and the last of them again and again.
+
+    Futures end in `submit`; with ``held``, when as many tasks wait, the first of them.
+    """
+
+    def __init__(self, outcomes: dict[str, list[Any]] | None = None, held: int = 1) -> None:
+        self.outcomes = outcomes or {}
+        self.held = held
+        self.works: list[Work] = []
+        self.waiting: list[tuple[Future[Any], Any]] = []
+        self.most = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        (work,) = args
+        self.works.append(work)
+        future: Future[Any] = Future()
+        given = self.outcomes.get(work.task, [GOOD])
+        outcome = given.pop(0) if len(given) > 1 else given[0]
+        if callable(outcome):
+            outcome = outcome(work)
+        self.waiting.append((future, outcome))
+        self.most = max(self.most, len(self.waiting))
+        if len(self.waiting) >= self.held:
+            self.release()
+        return future
+
+    def release(self, count: int = 1) -> None:
+        """Let the oldest tasks end."""
+        for future, outcome in self.waiting[:count]:
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(replace(outcome))
+        del self.waiting[:count]
+
+    def numbers(self, task: str) -> list[int]:
+        """The numbers of a task's attempts."""
+        return [work.attempt for work in self.works if work.task == task]
+
+
+def run(job: encamp.Job, pool: Executor) -> encamp.JobReport:
+    return job.run(pool, check=False)
+
+
+def job_of(*tasks: str, **options: Any) -> encamp.Job:
+    job = encamp.Job("job", to="out", **options)
+    for name in tasks:
+        job.add(name, "true")
+    return job
+
+
+def failed(error: BaseException, **facts: Any) -> Outcome:
+    return Outcome(error=error, **facts)
+
+
+STEP = failed(StepFailed("a", "true", 1, "ended with exit status 1"))
+LIMIT = failed(TimeLimitExceeded("a", None, 1.0))
+CRASH = failed(TaskLost("a", "here", -9))
+LOST = TaskLost("a", "node1", None, "its host is gone")
+MISSING = failed(MissingOutput("a", "x", ()))
+NO_COMMAND = failed(CommandNotFound("a", "x", "here"))
+NO_INPUT = failed(UnusableInput("x", "it is gone"))
+
+ENDS: dict[str, tuple[list[Any], int, int]] = {
+    # what comes back, retries, attempts until the end
+    "well": ([GOOD], 2, 1),
+    "step": ([STEP], 2, 3),
+    "step, no retries": ([STEP], 0, 1),
+    "limit": ([LIMIT], 1, 2),
+    "crash": ([CRASH], 1, 2),
+    "missing output": ([MISSING], 2, 3),
+    "command not found": ([NO_COMMAND], 2, 1),
+    "input": ([NO_INPUT], 2, 1),
+    "host lost": ([LOST], 0, 1 + MOST_LOSSES),
+    "host lost, retries": ([LOST], 2, 1 + MOST_LOSSES + 2),
+    "loses and fails": ([LOST, STEP, LOST, STEP, GOOD], 1, 4),
+    "well in the end": ([STEP, LIMIT, GOOD], 2, 3),
+    "some error of the executor's": ([RuntimeError("broken")], 1, 2),
+}
+
+
+@pytest.mark.parametrize("what", ENDS)
+def test_a_task_has_as_many_attempts_as_it_may_and_no_more(here: Path, what: str) -> None:
+    outcomes, retries, count = ENDS[what]
+    pool = Scripted({"a": list(outcomes)})
+    report = run(job_of("a", retries=retries), pool)["a"]
+    assert pool.numbers("a") == list(range(1, count + 1))
+    assert [attempt.number for attempt in report.attempts] == pool.numbers("a")
+    good = what in ("well", "well in the end")
+    assert report.state == ("done" if good else "failed")
+    journal = Journal(Path("out/job.job"))
+    journal.read()
+    assert set(journal.done) == ({"a"} if good else set())
+    assert journal.attempts == ({} if good else {"a": count})
+
+
+def test_attempts_are_counted_on_in_the_next_run_and_anew_after_it_was_done(here: Path) -> None:
+    job = job_of("a", retries=1)
+    numbers = []
+    for outcomes in ([STEP], [STEP, GOOD], [GOOD]):
+        pool = Scripted({"a": list(outcomes)})
+        job.run(pool, check=False, force=True)
+        numbers.append(pool.numbers("a"))
+    assert numbers == [[1, 2], [3, 4], [1]]
+
+
+def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:
+    good = Outcome(
+        where=Where("node", "worker", 7),
+        phases=[Span("job prephase", 1.0, 2.0), Span("true", 3.0, 4.0)],
+        bytes_mirrored=11,
+        files_mirrored=12,
+        bytes_shared=13,
+        cpu_seconds=14.5,
+        peak_memory=15,
+    )
+    bad = replace(good, where=Where("other", "w", 8), bytes_mirrored=21, error=STEP.error)
+    pool = Scripted({"a": [bad, replace(good, log_tail="tail", kept="node:/kept")]})
+    report = run(job_of("a", retries=1), pool)["a"]
+    rest = {name: getattr(good, name) for name in ("phases", "files_mirrored", "bytes_shared")}
+    rest |= {name: getattr(good, name) for name in ("cpu_seconds", "peak_memory")}
+    submitted = [attempt.submitted for attempt in report.attempts]
+    assert 0 < submitted[0] <= submitted[1]
+    assert report.attempts == [
+        AttemptReport(
+            1,
+            bad.where,
+            submitted[0],
+            bytes_mirrored=21,
+            error=str(bad.error),
+            error_type="StepFailed",
+            **rest,
+        ),
+        AttemptReport(2, good.where, submitted[1], bytes_mirrored=11, **rest),
+    ]
+    assert (report.log_tail, report.kept) == ("tail", "node:/kept")
+    assert report.why == "it was not done before"
+
+
+FULL = failed(DiskFull("/local", 100, 10))
+
+
+def test_a_task_that_finds_no_room_waits_for_the_end_of_another_and_that_is_no_try(
+    here: Path,
+) -> None:
+    order: list[str] = []
+    pool = Scripted({"a": [FULL, GOOD]}, held=3)
+
+    class Noting(Silent):
+        def submitted(self, task: str, attempt: int) -> None:
+            order.append(f"{task} {attempt}")
+            if len(order) == 2:
+                pool.release()  # "a" finds no room while "b" runs, which ends a moment later
+                threading.Timer(0.2, pool.release).start()
+            elif len(order) > 2:
+                pool.held = 1
+
+        def ended(self, task: TaskReport) -> None:
+            order.append(task.name)
+
+    report = job_of("a", "b").run(pool, check=False, progress=Noting())
+    assert order == ["a 1", "b 1", "b", "a 1", "a"]
+    assert report["a"].state == "done"
+    assert len(report["a"].attempts) == 1
+
+
+def test_a_task_that_finds_no_room_though_it_is_alone_has_failed(here: Path) -> None:
+    pool = Scripted({"a": [FULL]})
+    report = run(job_of("a", retries=1), pool)["a"]
+    assert report.state == "failed"
+    assert pool.numbers("a") == [1, 2]
+    assert "no room on the disk" in report.why
+
+
+@pytest.mark.parametrize(("workers", "most"), [(None, WINDOW), (300, 1200)])
+def test_an_executor_has_a_window_of_tasks_in_hand(
+    here: Path, workers: int | None, most: int
+) -> None:
+    pool = Scripted(held=most)
+    pool._max_workers = workers  # type: ignore[attr-defined]
+    count = most + 20
+    pool.release = lambda count=1: Scripted.release(pool, most)  # type: ignore[method-assign]
+    job = job_of(*map(str, range(count)))
+
+    class Noting(Silent):
+        def ended(self, task: TaskReport) -> None:
+            pool.held = 1
+
+    report = job.run(pool, check=False, progress=Noting())
+    assert report.count("done") == count
+    assert pool.most == most
+
+
+def test_what_others_wait_for_blocks_them_by_name_and_no_others(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("a", "true")
+    job.add("b", "true", after="a")
+    job.add("c", "true", after=["d", "b"])
+    job.add("d", "true")
+    job.add("e", "true", after="d")
+    pool = Scripted({"a": [STEP]})
+    report = run(job, pool)
+    assert {t.name: t.state for t in report.tasks} == {
+        "a": "failed",
+        "b": "blocked",
+        "c": "blocked",
+        "d": "done",
+        "e": "done",
+    }
+    assert report["b"].why == "it waits for a, which failed"
+    assert "b" in report["c"].why
+    assert {work.task for work in pool.works} == {"a", "d", "e"}
+
+
+def _staged(work: Work, name: str, *, size: int = 1) -> Staged:
+    """A file that a task has brought to its destination."""
+    part = Path("out").absolute() / f".encamp-{work.token}-{work.task}-{work.attempt}-{name}"
+    part.write_bytes(b"x")
+    return Staged(name, str(part), str(part.with_name(name)), size, "00")
+
+
+def _hidden() -> list[str]:
+    return [path.name for path in Path("out").rglob(".encamp-*")]
+
+
+@pytest.mark.parametrize("error", [STEP.error, LIMIT.error, NO_COMMAND.error])
+def test_what_a_failed_try_has_staged_goes(here: Path, error: Any) -> None:
+    def bad(work: Work) -> Outcome:
+        assert _hidden() == []
+        return Outcome(error=error, staged=[_staged(work, "x"), _staged(work, "y")])
+
+    report = run(job_of("a", retries=1), Scripted({"a": [bad]}))
+    assert report["a"].state == "failed"
+    assert _hidden() == []
+    assert not Path("out/x").exists()
+
+
+def test_of_what_failed_tries_leave_only_the_last_tries_is_published(here: Path) -> None:
+    def bad(work: Work) -> Outcome:
+        assert _hidden() == []
+        return Outcome(error=STEP.error, rescued=[_staged(work, f"left-{work.attempt}")])
+
+    report = run(job_of("a", retries=2), Scripted({"a": [bad]}))["a"]
+    assert [Path(one.path).name for one in report.rescued] == ["left-3"]
+    assert sorted(p.name for p in Path("out").iterdir()) == ["job.job", "left-3"]
+
+
+def test_a_log_is_published_of_each_try(here: Path) -> None:
+    def tried(error: Any) -> Callable[[Work], Outcome]:
+        def outcome(work: Work) -> Outcome:
+            name = f"a.{work.attempt}.log"
+            log = replace(_staged(work, name), final=str(Path("out/job.job/logs", name).absolute()))
+            return Outcome(error=error, log=log)
+
+        return outcome
+
+    pool = Scripted({"a": [tried(STEP.error), tried(None)]})
+    report = run(job_of("a", retries=1), pool)["a"]
+    assert report.log == "logs/a.2.log"
+    assert sorted(p.name for p in Path("out/job.job/logs").iterdir()) == ["a.1.log", "a.2.log"]
+
+
+def test_outputs_that_cannot_be_published_fail_their_task_and_go(here: Path) -> None:
+    def cut(work: Work) -> Outcome:
+        return Outcome(staged=[_staged(work, "good"), _staged(work, "short", size=2)])
+
+    report = run(job_of("a", retries=1), Scripted({"a": [cut]}))["a"]
+    assert report.state == "failed"
+    assert "was changed" in report.why
+    assert {attempt.error_type for attempt in report.attempts} == {BadDestination.__name__}
+    assert sorted(p.name for p in Path("out").iterdir()) == ["job.job"]
+
+
+def test_while_it_runs_and_no_longer_its_folder_says_so(here: Path) -> None:
+    def seen(work: Work) -> Outcome:
+        (file,) = Path("out/job.job").glob("running-*")
+        facts.append(json.loads(file.read_text()))
+        assert file.name == f"running-{work.token}"
+        return GOOD
+
+    facts: list[dict[str, Any]] = []
+    run(job_of("a", "b"), Scripted({"a": [seen], "b": [seen]}))
+    assert len(facts) == 2
+    assert list(Path("out/job.job").glob("running-*")) == []
+    with pytest.raises(EngineFailed):
+        run(job_of("c"), Broken())
+    assert list(Path("out/job.job").glob("running-*")) == []
+
+
+class Broken(Executor):
+    """Takes nothing any more."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        raise EngineFailed("pvm", "all of its hosts are gone")
+
+
+def test_what_an_executor_had_in_hand_when_it_broke_is_taken_in(here: Path) -> None:
+    class Breaking(Scripted):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            if len(self.works) == 3:
+                for _ in range(3):
+                    self.release()
+                raise EngineFailed("pvm", "all of its hosts are gone")
+            return super().submit(fn, *args, **kwargs)
+
+    job = job_of(*"abcdef")
+    with pytest.raises(EngineFailed):
+        run(job, Breaking(held=10))
+    assert Counter(task.state for task in run(job, Scripted()).tasks) == {
+        "up to date": 3,
+        "done": 3,
+    }
