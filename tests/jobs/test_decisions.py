@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scripted import GOOD, Scripted
 
 import encamp
 from encamp.errors import (
@@ -31,49 +32,6 @@ from encamp.jobs.run import MOST_LOSSES, WINDOW
 from encamp.jobs.work import Outcome, Work
 from encamp.model import AttemptReport, Span, TaskReport, Where
 from encamp.storage.outputs import Staged
-
-GOOD = Outcome()
-
-
-class Scripted(Executor):
-    """Runs nothing: each task's outcomes are given, and the last of them again and again.
-
-    Futures end in `submit`; with ``held``, when as many tasks wait, the first of them.
-    """
-
-    def __init__(self, outcomes: dict[str, list[Any]] | None = None, held: int = 1) -> None:
-        self.outcomes = outcomes or {}
-        self.held = held
-        self.works: list[Work] = []
-        self.waiting: list[tuple[Future[Any], Any]] = []
-        self.most = 0
-
-    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        (work,) = args
-        self.works.append(work)
-        future: Future[Any] = Future()
-        given = self.outcomes.get(work.task, [GOOD])
-        outcome = given.pop(0) if len(given) > 1 else given[0]
-        if callable(outcome):
-            outcome = outcome(work)
-        self.waiting.append((future, outcome))
-        self.most = max(self.most, len(self.waiting))
-        if len(self.waiting) >= self.held:
-            self.release()
-        return future
-
-    def release(self, count: int = 1) -> None:
-        """Let the oldest tasks end."""
-        for future, outcome in self.waiting[:count]:
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(replace(outcome))
-        del self.waiting[:count]
-
-    def numbers(self, task: str) -> list[int]:
-        """The numbers of a task's attempts."""
-        return [work.attempt for work in self.works if work.task == task]
 
 
 def run(job: encamp.Job, pool: Executor) -> encamp.JobReport:

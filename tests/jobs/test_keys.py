@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from job_steps import give, write
+from scripted import Scripted
 
 import encamp
 from encamp.jobs.steps import Call, Command
@@ -163,20 +164,18 @@ def _in_the_past(path: Path) -> None:
 
 
 def test_every_change_of_an_input_counts(here: Path) -> None:
-    for name in ("own", "shared"):
-        Path("before", name).mkdir(parents=True)
-        Path("before", name, "a.txt").write_text("a")
-    shutil.copytree("before", "in")
     job = encamp.Job("job", to="out", mirror="in/shared")
     job.add("task", "true", mirror="in/own")
-    job.run(slots=1)
     for name, whose in {"own": "an input", "shared": "a job input"}.items():
         for what, change in INPUTS.items():
+            shutil.rmtree("in", ignore_errors=True)
+            for each in ("own", "shared"):
+                Path("in", each).mkdir(parents=True)
+                Path("in", each, "a.txt").write_text("a")
+            job.run(Scripted())
             assert _foreseen(job) == NOT, what
             change(Path("in", name, "a.txt"))
             assert _foreseen(job) == f"{whose} changed", what
-            shutil.rmtree("in")
-            shutil.copytree("before", "in")
 
 
 def _change_size_only(path: Path) -> None:

@@ -1,0 +1,52 @@
+"""An executor that runs nothing: what comes back is the test's."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+from dataclasses import replace
+from typing import Any
+
+from encamp.jobs.work import Outcome, Work
+
+GOOD = Outcome()
+
+
+class Scripted(Executor):
+    """Runs nothing: each task's outcomes are given, and the last of them again and again.
+
+    Futures end in `submit`; with ``held``, when as many tasks wait, the first of them.
+    """
+
+    def __init__(self, outcomes: dict[str, list[Any]] | None = None, held: int = 1) -> None:
+        self.outcomes = outcomes or {}
+        self.held = held
+        self.works: list[Work] = []
+        self.waiting: list[tuple[Future[Any], Any]] = []
+        self.most = 0
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        (work,) = args
+        self.works.append(work)
+        future: Future[Any] = Future()
+        given = self.outcomes.get(work.task, [GOOD])
+        outcome = given.pop(0) if len(given) > 1 else given[0]
+        if callable(outcome):
+            outcome = outcome(work)
+        self.waiting.append((future, outcome))
+        self.most = max(self.most, len(self.waiting))
+        if len(self.waiting) >= self.held:
+            self.release()
+        return future
+
+    def release(self, count: int = 1) -> None:
+        """Let the oldest tasks end."""
+        for future, outcome in self.waiting[:count]:
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(replace(outcome))
+        del self.waiting[:count]
+
+    def numbers(self, task: str) -> list[int]:
+        """The numbers of a task's attempts."""
+        return [work.attempt for work in self.works if work.task == task]
