@@ -294,16 +294,25 @@ def running(folder: Path) -> bool:
     return file.exists() and file.read_text().endswith("\n")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (signal.SIGINT, "stopped"),
+        (signal.SIGTERM, "stopped by SIGTERM"),
+        (signal.SIGHUP, "stopped by SIGHUP"),
+        (signal.SIGUSR1, "stopped by SIGUSR1"),
+    ],
+)
 def test_a_signal_ends_running_tasks_and_another_run_goes_on(
-    here: Path, local_storage_base: Path, number: signal.Signals, status: int
+    here: Path, local_storage_base: Path, number: signal.Signals, said: str
 ) -> None:
     file = job_file("long", LONG)
     ended = stopped(number, lambda: running(here), "run", file)
-    assert ended.status == status, ended
+    assert ended.status == 128 + number, ended
     assert "Traceback" not in ended.err
+    assert list((here / "results/long.job").glob("running-*")) == []
     assert "long: 1 done, 1 waiting in" in ended.err
-    assert ended.err.endswith("encamp: stopped; what is done stays done, run again to go on\n")
+    assert ended.err.endswith(f"encamp: {said}; what is done stays done, run again to go on\n")
     assert not psutil.pid_exists(int((here / "pid").read_text()))
     assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
     again = encamp("run", job_file("long", LONG.replace("sleep 600", "true")))

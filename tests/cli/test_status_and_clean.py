@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from console_command import encamp, start, stopped
+from console_command import ENCAMP, encamp, start, stopped
 
 from encamp.testing.waiting import until
 
@@ -238,3 +238,21 @@ def test_a_report_of_a_killed_run_is_not_needed_for_status(here: Path) -> None:
     record = {"event": "submitted", "task": "t", "time": 0.0, "attempt": 1}
     (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
     assert encamp("status", "results").out == "job: 0 tasks done; no run of it has ended yet\n"
+
+
+@pytest.mark.parametrize(
+    "words", [["status", "."], ["cache", "list"], ["run", "--dry-run", "j.toml"]]
+)
+def test_nobody_need_read_what_a_command_says(here: Path, words: list[str]) -> None:
+    Path("j.toml").write_text('to = "."\n[[task]]\nname = "a"\nsteps = "true"\n')
+    if words[0] == "status":
+        encamp("run", "j.toml")
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [ENCAMP, *words]
+    gone = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    os.close(writer)
+    assert (gone.returncode, gone.stderr) == (1, b"")
+    with Path("/dev/full").open("w") as full:
+        told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert (told.returncode, told.stderr) == (1, b"encamp: standard output: no space left on device\n")

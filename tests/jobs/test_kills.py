@@ -182,7 +182,7 @@ def test_killed_again_and_again_it_counts_its_attempts(runs: Runs, tmp_path: Pat
     assert Counter(counted(runs.counter))["t0"] == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [False, True])
 def test_a_signal_ends_it_in_seconds_and_leaves_it_resumable(
     runs: Runs, tmp_path: Path, number: signal.Signals, whole_group: bool
@@ -200,7 +200,7 @@ def test_a_signal_ends_it_in_seconds_and_leaves_it_resumable(
     runs.check_resumed()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_a_process_pool_and_its_controller_does_the_same(
     runs: Runs, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -12,10 +12,11 @@ from typing import NoReturn
 import click
 
 from encamp.errors import EncampError, InputError, JobFailed, printable
-from encamp.storage.sigterm import Terminated
+from encamp.jobs.screen import Screen
+from encamp.storage.signals import Terminated
 from encamp.version import __version__
 
-_STOPPED = "stopped; what is done stays done, run again to go on"
+_GO_ON = "what is done stays done, run again to go on"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
@@ -30,7 +31,8 @@ power cut. Results, logs and a report are in the job's destination.
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
-failed or hosts did, 2 the input cannot be used, 130 stopped by Ctrl-C, 143 by SIGTERM.
+failed or hosts did, 2 the input cannot be used, 128 + n stopped by signal n: 130 by Ctrl-C, 143
+by SIGTERM, 129 by SIGHUP, which a terminal sends when it is closed.
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
@@ -161,31 +163,63 @@ def main() -> NoReturn:
     """Entry point: every ending has its exit status, bad input never a traceback."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
+    sys.exit(_written(_status()))
+
+
+def _status() -> int:
+    """Do what the command line says; returns the exit status."""
     try:
         code = cli.main(standalone_mode=False, prog_name="encamp")
-        sys.exit(code if isinstance(code, int) else 0)
+    except SystemExit as exc:
+        return _ended(exc)
     except click.ClickException as exc:
         exc.show()
-        sys.exit(2)
+        return 2
     except (click.Abort, KeyboardInterrupt):
-        _say(_STOPPED)
-        sys.exit(128 + signal.SIGINT)
-    except Terminated:
-        _say(_STOPPED)
-        raise
+        _say(f"stopped; {_GO_ON}")
+        return 128 + signal.SIGINT
     except JobFailed:
-        sys.exit(1)  # the failures are listed already
+        return 1  # the failures are listed already
     except EncampError as exc:
         _say(str(exc))
-        sys.exit(2 if isinstance(exc, InputError) else 1)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads on: no second complaint
-        sys.exit(1)
+        return 2 if isinstance(exc, InputError) else 1
     except OSError as exc:  # of encamp's own files; a script's errors are shown as Python does
-        where = f"{printable(exc.filename)}: " if exc.filename else ""
+        _refused(exc)
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _ended(exc: SystemExit) -> int:
+    """What a signal, or the script, has to say of its end."""
+    if isinstance(exc, Terminated):
+        _say(f"stopped by {signal.Signals(exc.number).name}; {_GO_ON}")
+    if exc.code is None or isinstance(exc.code, int):
+        return exc.code or 0
+    Screen(sys.stderr).write(f"{exc.code}\n")
+    return 1
+
+
+def _written(code: int) -> int:
+    """The exit status, also if nobody takes what is still to be written to standard output."""
+    try:
+        sys.stdout.flush()
+    except OSError as exc:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # no second complaint at the very end
+        _refused(exc, "standard output")
+        return code or 1
+    return code
+
+
+def _refused(exc: OSError, what: str = "") -> None:
+    """Say what the system refused; that nobody reads on is no news."""
+    if not isinstance(exc, BrokenPipeError):
+        what = printable(exc.filename) if exc.filename else what
+        where = f"{what}: " if what else ""
         _say(f"{where}{(exc.strerror or str(exc)).lower()}")
-        sys.exit(1)
 
 
 def _say(text: str) -> None:
-    print(f"encamp: {text}", file=sys.stderr)  # noqa: T201 - this is the command's own voice
+    """The command's own voice; nobody need be there to hear it."""
+    screen = Screen(sys.stderr)
+    screen.write(f"encamp: {text}\n")
+    screen.drain()

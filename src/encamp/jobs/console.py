@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
+from typing import IO, cast
+
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,6 +21,7 @@ from rich.text import Text
 
 from encamp.errors import printable
 from encamp.jobs.progress import Progress
+from encamp.jobs.screen import Screen
 from encamp.model import AttemptReport, JobReport, TaskReport
 from encamp.storage.sizes import size_text
 
@@ -34,7 +39,8 @@ _LISTED = 10
 
 def console_progress(*, quiet: bool, dry_run: bool) -> Progress:
     """The right kind of progress for where standard error goes."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    screen = cast(IO[str], Screen(sys.stderr))
+    console = Console(file=screen, highlight=False, soft_wrap=True)
     if dry_run:
         return _Listing(console)
     if quiet:
@@ -64,6 +70,11 @@ class _Failures:
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
+        self._drain()
+
+    def _drain(self) -> None:
+        if isinstance(self.console.file, Screen):
+            self.console.file.drain()
 
     def _print(self, text: str | Text, style: str = "") -> None:
         self.console.print(Text(text) if isinstance(text, str) else text, style=style)
@@ -98,6 +109,7 @@ class _Summary(_Failures):
             f"{size_text(mirrored)} mirrored"
         )
         self._print(f"report: {printable(report.folder)}/report.html")
+        self._drain()
 
 
 def _attempts_of_this_run(report: JobReport) -> list[AttemptReport]:
@@ -205,4 +217,5 @@ class _Listing(_Failures):
 
     @staticmethod
     def _line(text: str) -> None:
-        print(text)  # noqa: T201 - what the user asked for
+        with suppress(OSError):  # the command's end sees whether all was written
+            print(text)  # noqa: T201 - what the user asked for

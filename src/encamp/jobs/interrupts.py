@@ -1,40 +1,46 @@
-"""Ctrl-C and SIGTERM, held back until a run can stop in good order."""
+"""Ctrl-C and other signals that ask a program to end, held back until a run can stop in order."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from encamp.errors import EncampError
-from encamp.storage.sigterm import Terminated, exit_on
+from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
+
+_IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
+"""Keys that a person presses: the second time is meant."""
+_SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
+"""Sent again by themselves: by the shell and the kernel, or every second."""
+_ONE_REQUEST = 1.0
+"""Seconds within which signals are one request: `timeout` sends two, service managers several."""
 
 
 class Interrupts:
-    """A context manager that takes note of SIGINT and SIGTERM instead of being interrupted by them.
+    """A context manager that takes note of signals instead of being interrupted by them.
 
-    Only in the main thread, and only where nobody else has taken the signal. The second signal
-    interrupts at once, wherever the program is. One that was noted is raised at the end, also in
-    place of an error of encamp's, which may have come of it.
+    SIGINT and those of `ENDING`, only in the main thread, and only where nobody else has taken or
+    ignored the signal. A second Ctrl-C interrupts at once, wherever the program is; so does another
+    signal that comes a second later and is not of a kind that repeats itself. One that was noted is
+    raised at the end, also in place of an error of encamp's, which may have come of it.
     """
 
     def __init__(self) -> None:
         self.wake: Callable[[], None] = lambda: None
         """Called from the signal handler, to end a wait."""
         self._noted: BaseException | None = None
+        self._noted_at = 0.0
         self._raised = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number, usual in (
-                (signal.SIGINT, (signal.default_int_handler,)),
-                (signal.SIGTERM, (signal.SIG_DFL, exit_on)),
-            ):
-                if signal.getsignal(number) in usual:
-                    self._before[number] = signal.signal(number, self._note)
+            for number in _free():
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -55,9 +61,23 @@ class Interrupts:
             raise self._noted
 
     def _note(self, number: int, _frame: object) -> None:
-        again = self._noted is not None
-        self._noted = KeyboardInterrupt() if number == signal.SIGINT else Terminated()
-        if again:
-            self._raised = True
-            raise self._noted
-        self.wake()
+        error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
+        if self._noted is None:
+            self._noted, self._noted_at = error, time.monotonic()
+            self.wake()
+        elif self._is_urgent(number):
+            self._noted, self._raised = error, True
+            raise error
+
+    def _is_urgent(self, number: int) -> bool:
+        if number in _IN_A_HURRY:
+            return True
+        later = time.monotonic() - self._noted_at > _ONE_REQUEST
+        return later and number not in _SENT_AGAIN
+
+
+def _free() -> list[int]:
+    """Signals that would end this process, or a sandbox in order."""
+    sandboxes = [number for number in ENDING if signal.getsignal(number) is exit_on]
+    keyboard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    return [*untaken(), *sandboxes, *([signal.SIGINT] if keyboard else [])]

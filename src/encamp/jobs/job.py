@@ -141,8 +141,9 @@ class Job:
         What is None is taken from the ``encamp run`` command line, where the script runs under it.
         Tasks that failed do not stop others that do not wait for them. Raises `InputError` of some
         kind for a job that cannot work, before anything runs, and `JobBusy` if another process
-        runs this job. Ctrl-C and SIGTERM end the running tasks; what is done stays done, and
-        running again goes on from there.
+        runs this job. Ctrl-C ends the running tasks, and so does any signal that asks a program to
+        end (SIGTERM, SIGHUP, a batch system's warning); what is done stays done, and running again
+        goes on from there.
         """
         from encamp.jobs.options import current
         from encamp.jobs.run import run_job

@@ -53,7 +53,7 @@ from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
-from encamp.jobs.progress import Progress, progress_here
+from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.report import write_report
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
@@ -90,7 +90,7 @@ def run_job(
 ) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     _check(executor)
-    progress = options.progress or progress_here()
+    progress = Shielded(options.progress or progress_here())
     if options.dry_run:
         return dry_run(job, options, progress)
     journal = Journal(job.folder)

@@ -28,7 +28,7 @@ from encamp.storage.outputs import (
 )
 from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.publish import publish
-from encamp.storage.sigterm import sigterm_exits
+from encamp.storage.signals import signals_exit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,8 +73,9 @@ def sandbox(
     from there by the cheapest way that is safe. When the block ends well, what ``outputs`` matches
     is published to its destination folders (relative ones below ``to``, by default the current
     folder); then the folder is removed. It is also removed when the block raises, on Ctrl-C and on
-    SIGTERM (in the main thread); what a killed process leaves goes with the next sandbox on this
-    host. ``keep`` moves the folder to the local storage's ``kept`` instead.
+    signals that ask a program to end, such as SIGTERM and SIGHUP (in the main thread); what a
+    killed process leaves goes with the next sandbox on this host. ``keep`` moves the folder to the
+    local storage's ``kept`` instead.
 
     ``on_failure`` says what to publish, as far as it is there, when the block raises.
 
@@ -93,7 +94,7 @@ def sandbox(
         check_outputs(outputs_then, destination)
     items = plan(as_mirrors(mirror), base)
     _reclaim_once()
-    with sigterm_exits():
+    with signals_exit():
         camp = persistent_camp(name, items, renew=renew) if persistent else Camp(name)
         try:
             if not persistent:

@@ -1,0 +1,122 @@
+"""Standard error as a display uses it: writing to it neither waits nor fails.
+
+A terminal that was stopped (Ctrl-S), a pager that nobody reads, a pipe whose reader is gone, a full
+disk and a closed terminal must not keep a run from going on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import threading
+import time
+from contextlib import suppress
+from typing import TextIO
+
+_MOST_WAITING = 1 << 20
+"""Bytes that wait for a slow reader at most; what comes on top is left out."""
+_PIECE = 4096
+"""Bytes that can be written without waiting where the descriptor is ready: see pipe(7)."""
+_PATIENCE = 5.0
+"""Seconds without any progress after which `Screen.drain` gives up."""
+_LEFT_OUT = "\n… some lines were left out, as nobody was reading\n"
+
+
+class Screen(io.TextIOBase):
+    """A text stream in front of ``stream``. May be used by several threads."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._waiting = bytearray()
+        self._left_out = False
+        self._fd = _unblocked(stream)
+        """-1 where the stream is no file of the system's."""
+        self._dead = stream is None
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """That of the stream."""
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        with suppress(Exception):
+            return self._stream is not None and self._stream.isatty()
+        return False
+
+    def writable(self) -> bool:
+        """Always true."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Write what can be written now; the rest waits for the next time."""
+        with self._lock:
+            if self._dead:
+                return len(text)
+            try:
+                self._write(text)
+            except (OSError, ValueError):  # full, gone, or closed
+                self._dead = True
+                self._waiting.clear()
+        return len(text)
+
+    def _write(self, text: str) -> None:
+        if self._fd < 0:
+            if self._stream is not None:
+                self._stream.write(text)
+                self._stream.flush()
+            return
+        self._push()
+        if len(self._waiting) > _MOST_WAITING:
+            self._left_out = True
+            return
+        if self._left_out:
+            self._left_out, text = False, _LEFT_OUT + text
+        self._waiting += text.encode(self.encoding, "backslashreplace")
+        self._push()
+
+    def _push(self) -> None:
+        with suppress(BlockingIOError):
+            while self._waiting and _ready(self._fd, 0):
+                del self._waiting[: os.write(self._fd, self._waiting[:_PIECE])]
+
+    def drain(self) -> None:
+        """Wait until all is written, or until nobody has read anything for some seconds."""
+        deadline = time.monotonic() + _PATIENCE
+        while self._fd >= 0 and (before := len(self._waiting)):
+            _ready(self._fd, max(0.0, deadline - time.monotonic()))
+            self.write("")
+            if len(self._waiting) < before:
+                deadline = time.monotonic() + _PATIENCE
+            elif time.monotonic() > deadline:
+                return
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            with suppress(OSError):
+                os.close(self._fd)
+
+
+def _unblocked(stream: TextIO | None) -> int:
+    """A descriptor for the stream's file, with flags of its own where it might block."""
+    try:
+        fd = stream.fileno() if stream is not None else -1
+        mode = os.fstat(fd).st_mode
+    except (OSError, ValueError, AttributeError):
+        return -1
+    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and os.isatty(fd)):
+        flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        with suppress(OSError):  # it is another user's, or gone
+            return os.open(f"/proc/self/fd/{fd}", flags)
+    with suppress(OSError):
+        return os.dup(fd)
+    return -1
+
+
+def _ready(fd: int, timeout: float) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(timeout * 1000))

@@ -1,0 +1,67 @@
+"""Making the signals that ask a program to end an orderly end, so that what is open is closed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+_NAMES = "HUP", "QUIT", "TERM", "XCPU", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR"
+ENDING = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}"))
+"""Signals that end a program by default and are no crash of its own, besides SIGINT.
+
+A terminal sends SIGHUP when it is closed and SIGQUIT for Ctrl-\\; batch systems warn by SIGTERM,
+SIGXCPU, SIGUSR1 or SIGUSR2, as their settings say; `timeout` sends whichever it was told to.
+"""
+
+
+class Terminated(SystemExit):
+    """A signal has asked this process to end; the exit status is as a shell says it."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
+@contextmanager
+def signals_exit() -> Iterator[None]:
+    """Let every signal of `ENDING` raise `Terminated` here, so that ``finally`` blocks run.
+
+    Only in the main thread, and only where nobody else has taken or ignored the signal.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    taken = untaken()
+    for number in taken:
+        signal.signal(number, exit_on)
+    try:
+        yield
+    finally:
+        for number in taken:
+            if signal.getsignal(number) is exit_on:  # else the block has its own by now
+                signal.signal(number, signal.SIG_DFL)
+
+
+def exit_on(number: int, _frame: object) -> NoReturn:
+    """A handler of signals."""
+    raise Terminated(number)
+
+
+def untaken() -> list[signal.Signals]:
+    """Those of `ENDING` that would end this process at once."""
+    default = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+    caught = _caught_by_libraries()
+    return [number for number in default if not caught >> (number - 1) & 1]
+
+
+def _caught_by_libraries() -> int:
+    """Signals with any handler, as bits; Python knows only of its own (faulthandler has others)."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("SigCgt:")[2].split(maxsplit=1)[0], 16)
+    except (OSError, IndexError, ValueError):
+        return 0
