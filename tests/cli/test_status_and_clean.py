@@ -255,7 +255,5 @@ def test_nobody_need_read_what_a_command_says(here: Path, words: list[str]) -> N
     assert (gone.returncode, gone.stderr) == (1, b"")
     with Path("/dev/full").open("w") as full:
         told = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, timeout=60)
-    assert (told.returncode, told.stderr) == (
-        1,
-        b"encamp: standard output: no space left on device\n",
-    )
+    assert told.returncode == 1
+    assert re.fullmatch(rb"encamp: (standard output: )?no space left on device\n", told.stderr)

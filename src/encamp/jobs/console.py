@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from typing import IO, cast
 
 from rich.console import Console
@@ -217,5 +216,4 @@ class _Listing(_Failures):
 
     @staticmethod
     def _line(text: str) -> None:
-        with suppress(OSError):  # the command's end sees whether all was written
-            print(text)  # noqa: T201 - what the user asked for
+        print(text)  # noqa: T201 - what the user asked for

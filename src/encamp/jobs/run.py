@@ -90,9 +90,10 @@ def run_job(
 ) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     _check(executor)
-    progress = Shielded(options.progress or progress_here())
+    progress = options.progress or progress_here()
     if options.dry_run:
-        return dry_run(job, options, progress)
+        return dry_run(job, options, progress)  # which is for its listing's sake
+    shielded = Shielded(progress)
     journal = Journal(job.folder)
     prepared = Prepared(job, journal)
     local_storage()
@@ -106,7 +107,7 @@ def run_job(
         journal.note_tasks(job.tasks)
         if not together:
             pool, workers = stack.enter_context(_pool(executor, options))
-        run = _Run(job, prepared, journal, pool, workers, options, progress, interrupts)
+        run = _Run(job, prepared, journal, pool, workers, options, shielded, interrupts)
         report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
