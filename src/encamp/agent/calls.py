@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -29,10 +28,12 @@ from encamp.agent.pickling import (
     NotImportable,
     dump,
     dump_as,
+    dump_failure,
+    dump_result,
     dump_small,
     load,
     load_small,
-    sendable,
+    words_of,
 )
 from encamp.agent.protocol import (
     NOWHERE,
@@ -288,11 +289,10 @@ class Slot:
                     value = self._value(call, buffers)
                 finally:
                     self.interruptible = False
-                return [_NONE] if value is None else dump_as("its result", value), True
+                return [_NONE] if value is None else dump_result(value), True
         except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
-            self._not_run = isinstance(exc, NotImportable)
-            text = "".join(traceback.format_exception(exc))
-            return dump((sendable(exc), text)), False
+            self._not_run = issubclass(type(exc), NotImportable)
+            return dump_failure(exc), False
 
     def _value(self, call: Call, buffers: Parts) -> Any:
         _, number, arguments, _, setup = call
@@ -356,8 +356,7 @@ class Slot:
             return Initialized(function, args)
         except (Exception, SystemExit) as exc:
             name = getattr(function, "__qualname__", repr(function))
-            why = f"{type(exc).__name__}: {exc}"
-            raise InitializerFailed(name, self.host, why) from exc
+            raise InitializerFailed(name, self.host, words_of(exc)) from exc
 
     def _load(self, number: int) -> Callable[..., Any]:
         try:
@@ -452,7 +451,7 @@ def _end_forked(good: bool) -> NoReturn:
 
 
 _NONE = dump(None)[0]
-_NOT_BEGUN = dump((NotBegun(), ""))
+_NOT_BEGUN = dump_failure(NotBegun())
 _current: ContextVar[Slot | None] = ContextVar("encamp_slot", default=None)
 
 

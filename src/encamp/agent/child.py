@@ -32,6 +32,7 @@ import msgspec
 from encamp.agent.calls import Slot
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
+from encamp.agent.pickling import Stopped
 from encamp.agent.processes import adopt_orphans, descendants, end_descendants, helpers
 from encamp.agent.protocol import (
     GivenBack,
@@ -77,10 +78,6 @@ class Birth(msgspec.Struct, array_like=True):
     """Seconds after which a slot that nobody uses ends itself."""
     capture: bool = False
     follow: bool = False
-
-
-class Stopped(BaseException):
-    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM)."""
 
 
 class _State:

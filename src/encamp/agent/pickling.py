@@ -7,6 +7,7 @@ value (cloudpickle). Buffers (NumPy arrays and the like) travel out of band, PEP
 from __future__ import annotations
 
 import pickle
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType
@@ -78,8 +79,43 @@ def dump_as(what: str, value: object) -> Parts:
     try:
         return dump(value)
     except Exception as exc:
-        why = str(exc) or type(exc).__name__
-        raise CannotTravel(what, why, "send what it stands for, such as a list or a path") from exc
+        raise cannot_travel(what, exc) from exc
+
+
+def dump_result(value: object) -> Parts:
+    """`dump` for what a call has returned, where no interrupt can come: nothing else is raised."""
+    try:
+        return dump(value)
+    except BaseException as exc:
+        raise cannot_travel("its result", exc) from exc
+
+
+def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
+    """What is told of a value whose pickling raised something."""
+    why = text_of(exc) or name_of(exc)
+    return CannotTravel(what, why, "send what it stands for, such as a list or a path")
+
+
+def dump_failure(exc: BaseException) -> Parts:
+    """What a call has raised, with its traceback. Raises nothing, whatever ``exc`` is like."""
+    text = traceback_of(exc)
+    try:
+        error = pickle.dumps(dump(sendable(exc)), 5)
+    except BaseException:  # noqa: BLE001 - there has to be a result
+        error = pickle.dumps(dump(_in_words(exc)), 5)
+    return [pickle.dumps((error, text), 5)]
+
+
+def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
+    """What `dump_failure` has pickled. What cannot be read here comes in words."""
+    data, text = pickle.loads(parts[0])  # noqa: S301 - see `load`
+    try:
+        error = load(pickle.loads(data))  # noqa: S301 - see `load`
+    except BaseException as exc:  # noqa: BLE001 - unpickling runs the error's own code
+        return RuntimeError(f"what it raised cannot be read here: {words_of(exc)}"), text
+    if not issubclass(type(error), BaseException):
+        error = RuntimeError(f"what it raised cannot be read here: it became {repr_of(error)}")
+    return error, text
 
 
 def load(parts: Sequence[Buffer]) -> Any:
@@ -97,19 +133,65 @@ load_small = pickle.loads
 
 def portable_error(exc: BaseException) -> BaseException:
     """``exc`` if it survives pickling, else a RuntimeError that says the same."""
-    return exc.with_traceback(None) if _travels(exc) else _in_words(exc)
+    return BaseException.with_traceback(exc, None) if _travels(exc) else _in_words(exc)
 
 
 def sendable(exc: BaseException) -> object:
     """What ``exc`` is pickled as: itself, or without calling its class, or at least its text."""
     if _travels(exc):
-        return exc.with_traceback(None)
-    rebuilt = _Rebuilt(exc)
+        return BaseException.with_traceback(exc, None)
+    try:
+        rebuilt = _Rebuilt(exc)
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
+        return _in_words(exc)
     return rebuilt if _travels(rebuilt) else _in_words(exc)
 
 
 def _in_words(exc: BaseException) -> RuntimeError:
-    return RuntimeError(f"{type(exc).__name__}: {exc}")
+    return RuntimeError(words_of(exc))
+
+
+def words_of(exc: BaseException) -> str:
+    """Kind and text of an error, as far as its own code lets them be known."""
+    return f"{name_of(exc)}: {text_of(exc)}"
+
+
+def name_of(exc: BaseException) -> str:
+    """The name of an error's class."""
+    return str(vars(type)["__name__"].__get__(type(exc)))
+
+
+def text_of(exc: BaseException) -> str:
+    """An error's text, or what its making raised."""
+    try:
+        return "".join(str(exc))
+    except Stopped:
+        raise
+    except BaseException as other:  # noqa: BLE001 - whatever its own code raises
+        return f"(its text cannot be made: {name_of(other)})"
+
+
+def repr_of(value: object) -> str:
+    """What `repr` says, or what that raised."""
+    try:
+        return repr(value)
+    except Stopped:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - whatever its own code raises
+        return f"something whose repr raises {name_of(exc)}"
+
+
+def traceback_of(exc: BaseException) -> str:
+    """An error as Python prints it, as far as its own code lets it be known."""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
+        frames = traceback.format_tb(BaseException.__dict__["__traceback__"].__get__(exc))
+        return "".join(["Traceback (most recent call last):\n", *frames, words_of(exc), "\n"])
 
 
 class _Rebuilt:
@@ -120,7 +202,7 @@ class _Rebuilt:
         args = exc.args
         if isinstance(exc, BaseExceptionGroup):
             args = exc.message, [sendable(one) for one in exc.exceptions]
-        args = tuple(arg if _travels(arg) else repr(arg) for arg in args)
+        args = tuple(arg if _travels(arg) else repr_of(arg) for arg in args)
         self._parts = type(exc), args, state
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -157,9 +239,15 @@ def _rebuild(
 def _travels(value: object) -> bool:
     try:
         load(dump(value))
-    except Exception:  # noqa: BLE001 - whatever its own code raises
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
         return False
     return True
+
+
+class Stopped(BaseException):
+    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM)."""
 
 
 class NotImportable(Exception):

@@ -19,7 +19,7 @@ from typing import Any
 
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
-from encamp.agent.pickling import NotBegun, dump, load, portable_error
+from encamp.agent.pickling import NotBegun, dump, load, load_failure, portable_error
 from encamp.agent.process import SlotProcess
 from encamp.agent.protocol import (
     Answer,
@@ -197,12 +197,12 @@ _CALL = pickle.dumps(_call)
 
 def _answer(envelope: Results, parts: Parts) -> Done | Raised:
     _, good, _, payload, _ = envelope.results[0]
-    value = load([payload, *parts[1:]])
     if good:
-        return Done(value)
-    if isinstance(value[0], NotBegun):
+        return Done(load([payload, *parts[1:]]))
+    error, text = load_failure([payload])
+    if type(error) is NotBegun:
         raise _NotTaken
-    return Raised(*value)
+    return Raised(error, text)
 
 
 class Slots:

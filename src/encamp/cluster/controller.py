@@ -16,16 +16,21 @@ from contextlib import suppress
 from itertools import repeat
 from typing import Any
 
-from encamp.agent.child import Stopped
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import (
     NotBegun,
     NotImportable,
     RemoteTraceback,
+    Stopped,
     dump,
     dump_arguments,
     load,
+    load_failure,
+    name_of,
     portable_error,
+    text_of,
+    traceback_of,
+    words_of,
 )
 from encamp.agent.protocol import (
     SPAWNER,
@@ -195,7 +200,7 @@ class Controller:
             try:
                 parts = dump_arguments(*task._arguments)
                 setup = b"" if task._options.plain else self.setups.of(task)
-            except Exception as exc:  # noqa: BLE001 - pickling runs the arguments' own code
+            except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
             large = len(parts) - 1
@@ -243,12 +248,13 @@ class Controller:
             place.changes = kept.changes
         return list(gone - wanted)
 
-    def _fail_unsent(self, place: Place, task: Task, exc: Exception) -> None:
+    def _fail_unsent(self, place: Place, task: Task, exc: BaseException) -> None:
         self.scheduler.ended(place, task)
         if isinstance(exc, CannotTravel):
             error = exc
         else:
-            error = CannotTravel(f"an argument of {task._function.name}", str(exc) or repr(exc))
+            why = text_of(exc) or name_of(exc)
+            error = CannotTravel(f"an argument of {task._function.name}", why)
             error.__cause__ = exc
         self.end(task, False, error)
 
@@ -308,36 +314,37 @@ class Controller:
                 self._result(task, place, good, [payload, *self._own(buffers)])
 
     def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
+        if not good:
+            self._failed(task, place, *load_failure(body))
+            return
         try:
             value = load(body)
         except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
-            cause = f"its result cannot be read here: {type(exc).__name__}: {exc}"
-            good, value = False, (RuntimeError(cause), "")
-        if good:
-            if task._options.staged:
-                self.errands.publish(task, value, self.end)
-            else:
-                self.end(task, True, value)
+            cause = f"its result cannot be read here: {words_of(exc)}"
+            self._failed(task, place, RuntimeError(cause), traceback_of(exc))
             return
-        self._failed(task, place, *value)
+        if task._options.staged:
+            self.errands.publish(task, value, self.end)
+        else:
+            self.end(task, True, value)
 
     def _failed(self, task: Task, place: Place, error: BaseException, text: str) -> None:
-        if isinstance(error, NotImportable) and self._again_by_value(task, error.module):
+        kind = type(error)  # `isinstance` would run the error's own code
+        if kind is NotImportable and self._again_by_value(task, error.module):  # type: ignore[attr-defined]
             return
-        if isinstance(error, NotBegun):
+        if kind is NotBegun:
             self.waits_again(task)
             self.recalls.put_back([task], place)
             return
-        if isinstance(error, Stopped):
+        if kind is Stopped:
             error = why_ended(task, place, None, "its slot was asked to end")
-        elif isinstance(error, NotImportable):
+        elif kind is NotImportable:
+            module = error.module  # type: ignore[attr-defined]
             error = ModuleNotFoundError(
-                f"the host {place.station.name} has no module {error.module!r}; install it there"
+                f"the host {place.station.name} has no module {module!r}; install it there"
             )
         else:
             head = f"{task.name} on {place.station.name}, slot {place.number}:\n"
-            if not isinstance(error, BaseException):
-                error = RuntimeError(f"what it raised cannot be read here: {error!r}")
             BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
         self.end(task, False, error)
 

@@ -11,8 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from encamp.agent.calls import SpawnersFiles, ask_here
-from encamp.agent.child import Stopped
-from encamp.agent.pickling import NotImportable
+from encamp.agent.pickling import NotImportable, Stopped
 from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded

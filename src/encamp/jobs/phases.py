@@ -14,7 +14,6 @@ import resource
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,10 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from encamp.agent.calls import SpawnersFiles
-from encamp.agent.child import Stopped, ask, at_supervisors_end, orphaned, spoil, tell
+from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell
 from encamp.agent.isolation import put_back
 from encamp.agent.output import flush, output_to
-from encamp.agent.pickling import NotImportable, portable_error
+from encamp.agent.pickling import (
+    NotImportable,
+    Stopped,
+    portable_error,
+    traceback_of,
+    words_of,
+)
 from encamp.agent.processes import end_descendants, helpers
 from encamp.errors import DiskFull, EncampError, StepFailed
 from encamp.jobs.commands import run_command
@@ -92,8 +97,8 @@ class _Attempt:
         except (NotImportable, Stopped):
             raise
         except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
-            cause = f"raised {type(exc).__name__}: {exc}"
-            tail = traceback.format_exc()[-TAIL:]
+            cause = f"raised {words_of(exc)}"
+            tail = traceback_of(exc)[-TAIL:]
             error = StepFailed(self.work.task, "import of the steps", None, cause)
             self.outcome.log_tail = tail
             raise error from portable_error(exc)
@@ -181,7 +186,7 @@ class _Attempt:
         except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
             with suppress(Exception):  # the step may have closed standard error
                 _print_from_step(exc)
-            cause = f"raised {type(exc).__name__}: {exc}"
+            cause = f"raised {words_of(exc)}"
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
         finally:
@@ -246,8 +251,11 @@ def _pickled(value: object) -> bytes | None:
             import cloudpickle
 
             return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
-    except Exception as exc:  # noqa: BLE001 - pickling runs the value's own code
-        why = f"the returned {type(value).__name__} cannot be sent back ({exc}); the value is None"
+    except Stopped:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - pickling runs the value's own code
+        kind = type(value).__name__
+        why = f"the returned {kind} cannot be sent back ({words_of(exc)}); the value is None"
         sys.stderr.write(f"encamp: {why}\n")
         return None
 
@@ -255,7 +263,7 @@ def _pickled(value: object) -> bytes | None:
 def _print_from_step(exc: BaseException) -> None:
     """The traceback into the log, from the step's own first frame on."""
     inner = exc.__traceback__.tb_next if exc.__traceback__ else None
-    traceback.print_exception(exc.with_traceback(inner) if inner else exc)
+    sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
 
 
 def tail_of(log: Path) -> str:
