@@ -10,7 +10,7 @@ import pickle
 import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any
 
 from encamp.errors import CannotTravel
@@ -183,6 +183,12 @@ def repr_of(value: object) -> str:
         return f"something whose repr raises {name_of(exc)}"
 
 
+def frames_of(exc: BaseException) -> TracebackType | None:
+    """An error's ``__traceback__``, without its own code."""
+    found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(exc)
+    return found
+
+
 def traceback_of(exc: BaseException) -> str:
     """An error as Python prints it, as far as its own code lets it be known."""
     try:
@@ -190,7 +196,7 @@ def traceback_of(exc: BaseException) -> str:
     except Stopped:
         raise
     except BaseException:  # noqa: BLE001 - whatever its own code raises
-        frames = traceback.format_tb(BaseException.__dict__["__traceback__"].__get__(exc))
+        frames = traceback.format_tb(frames_of(exc))
         return "".join(["Traceback (most recent call last):\n", *frames, words_of(exc), "\n"])
 
 

@@ -27,6 +27,7 @@ from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import (
     NotImportable,
     Stopped,
+    frames_of,
     portable_error,
     traceback_of,
     words_of,
@@ -262,7 +263,8 @@ def _pickled(value: object) -> bytes | None:
 
 def _print_from_step(exc: BaseException) -> None:
     """The traceback into the log, from the step's own first frame on."""
-    inner = exc.__traceback__.tb_next if exc.__traceback__ else None
+    outer = frames_of(exc)
+    inner = outer.tb_next if outer else None
     sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
 
 
