@@ -244,6 +244,10 @@ class Writer:
             views.append(view)
         return self._socket.sendmsg(views)
 
+    def own(self) -> None:
+        """Copy what is kept, since whose it is may change it from now on."""
+        self._waiting = deque((memoryview(bytes(view)), fds) for view, fds in self._waiting)
+
     def close(self) -> None:
         """Let go of what was kept."""
         for _, fds in self._waiting:
@@ -263,6 +267,11 @@ class Writer:
 def _close(fds: Iterable[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def own(parts: Sequence[Buffer]) -> Parts:
+    """The parts, with copies of those that somebody else may change."""
+    return [part if type(part) is bytes else bytearray(part) for part in parts]
 
 
 def size_of(buffer: Buffer) -> int:

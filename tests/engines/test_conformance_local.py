@@ -8,7 +8,14 @@ import pytest
 from class_wide import ClassWide
 
 from encamp.cluster.cluster import Cluster
-from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
+from encamp.testing.conformance import (
+    ClusterOf,
+    Conformance,
+    Facts,
+    Inline,
+    LosesController,
+    SharingThreads,
+)
 
 
 class Local(ClassWide):
@@ -28,5 +35,5 @@ class TestLocal(Local, Conformance, LosesController):
     pass
 
 
-class TestLocalInline(Local, Inline):
+class TestLocalThreads(Local, Inline, SharingThreads):
     pass

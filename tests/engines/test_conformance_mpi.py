@@ -11,7 +11,15 @@ from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.engines.mpi_launch import find_launcher
 from encamp.errors import EngineUnavailable
-from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
+from encamp.testing.conformance import (
+    ClusterOf,
+    Conformance,
+    Facts,
+    Inline,
+    LosesController,
+    SharingInline,
+    SharingThreads,
+)
 
 
 class MPI(ClassWide):
@@ -42,9 +50,13 @@ class TestOpenMPI(MPI, Conformance, LosesController):
     code = 'Cluster("mpi", slots=2, mpi="openmpi")'
 
 
-class TestMPICHInline(MPI, Inline):
+class TestMPICHInline(MPI, Inline, SharingInline):
     mpi = "mpich"
 
 
-class TestOpenMPIInline(MPI, Inline):
+class TestOpenMPIInline(MPI, Inline, SharingInline):
     mpi = "openmpi"
+
+
+class TestMPICHThreads(MPI, SharingThreads):
+    mpi = "mpich"

@@ -11,7 +11,15 @@ from class_wide import ClassWide
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
+from encamp.testing.conformance import (
+    ClusterOf,
+    Conformance,
+    Facts,
+    Inline,
+    LosesController,
+    SharingInline,
+    SharingThreads,
+)
 
 
 class PVM(ClassWide):
@@ -35,5 +43,9 @@ class TestPVM(PVM, Conformance, LosesController):
     pass
 
 
-class TestPVMInline(PVM, Inline):
+class TestPVMInline(PVM, Inline, SharingInline):
+    pass
+
+
+class TestPVMThreads(PVM, SharingThreads):
     pass

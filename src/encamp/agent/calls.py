@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from msgspec import Raw
 
@@ -72,6 +73,11 @@ _LINES = 1000
 """Short ways that a task has to others, at most."""
 _MOST_TASKS = 1 << 63
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
+INLINE_THREADS = (
+    "an inline task can send and receive in the thread that runs it only; "
+    "use inline='threads', or slots that are processes"
+)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,11 @@ class Port(Protocol):
     def send_to(self, slot: int, parts: Parts) -> bool:
         """Send to another slot of this host by a link; False if there is none."""
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait until something comes (it is given to `Slot.take`); False if the time is over."""
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """Wait until ``found`` gives something, which it is asked for when something has come.
+
+        None if the time is over. What comes is given to `Slot.take`.
+        """
 
 
 class Slot:
@@ -111,6 +120,8 @@ class Slot:
         self.number, self.host, self.agent = number, host, agent
         self.port = port
         self._process = os.getpid()
+        self.thread = threading.get_ident()
+        """Where there is a short way, only this one may use it."""
         self.lock = threading.Lock()
         """Held to change ``calls`` and ``running`` together."""
         self.calls: deque[tuple[Call, Parts]] = deque()
@@ -134,7 +145,7 @@ class Slot:
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
-        self._tickets = int.from_bytes(os.urandom(7), "little")
+        self._tickets = count(int.from_bytes(os.urandom(7), "little"))
         self.ledger = Ledger()
         """Results that are not sent yet."""
         self._initialized: dict[int, Initialized] = {}
@@ -296,7 +307,7 @@ class Slot:
 
     def _value(self, call: Call, buffers: Parts) -> Any:
         _, number, arguments, _, setup = call
-        token = _current.set(self)
+        token = _current.set((self, call[0]))
         try:
             if setup:
                 return self._value_set_up(call, buffers, load([setup]))
@@ -372,8 +383,7 @@ class Slot:
 
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""
-        self._tickets += 1
-        ok, parts = self._answer(self._tickets, dump(question))
+        ok, parts = self._answer(next(self._tickets), dump(question))
         answer = load(parts)
         if not ok:
             raise answer
@@ -384,16 +394,16 @@ class Slot:
         self._answers[ticket] = None
         try:
             self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
-            while (answer := self._answers[ticket]) is None:
-                self.port.wait(None)
+            answer = self.port.until(lambda: self._answers[ticket], None)
+            assert answer is not None  # noqa: S101 - there is no time limit
             return answer
         finally:
             del self._answers[ticket]
 
-    def send(self, to: int, message: object) -> None:
+    def send(self, sender: int, to: int, message: object) -> None:
         """Send a message from the running task to another."""
         where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
-        envelope, head = addressed(to, self.running, *where)
+        envelope, head = addressed(to, sender, *where)
         parts = [head, *dump_as("the message", message)]
         if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
@@ -405,41 +415,34 @@ class Slot:
 
     def _route(self, to: int) -> tuple[int, int, int]:
         self.port.send([encode(WhereIs(self.number, to))])
-        while (route := self._routes.get(to)) is None:
-            self.port.wait(None)
+        route = self.port.until(lambda: self._routes.get(to), None)
+        assert route is not None  # noqa: S101 - there is no time limit
         return route
 
-    def receive(self, timeout: float | None, source: int | None) -> Received | None:
+    def receive(self, task: int, timeout: float | None, source: int | None) -> Received | None:
         """The next message for the running task; see `CurrentTask.receive`."""
-        found = self._from_inbox(source)
-        if found is not None or timeout == 0:
-            if found is None:
-                self.port.wait(0)
-                found = self._from_inbox(source)
-            return found
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while found is None:
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return None
-            self.port.wait(left)
-            found = self._from_inbox(source)
-        return found
+        found = self._from_inbox(task, source)
+        if found is None:
+            found = self.port.until(lambda: self._from_inbox(task, source), timeout)
+        return None if found is None else Received(found[0], load(found[1]))
 
-    def _from_inbox(self, source: int | None) -> Received | None:
+    def _from_inbox(self, task: int, source: int | None) -> tuple[int, Parts] | None:
         inbox = self.inbox
-        if not inbox:
+        if not inbox and self.running == task:
             return None
-        if source is None:
-            sender, parts = inbox.popleft()
-            return Received(sender, load(parts))
-        with self.lock:
-            found = next((at for at, (sender, _) in enumerate(inbox) if sender == source), None)
-            if found is None:
-                return None
-            parts = inbox[found][1]
-            del inbox[found]
-        return Received(source, load(parts))
+        with self.lock:  # other threads of the task may receive, too
+            self.check_runs(task)
+            for at, (sender, _) in enumerate(inbox):
+                if source in (None, sender):
+                    found = inbox[at]
+                    del inbox[at]
+                    return found
+        return None
+
+    def check_runs(self, task: int) -> None:
+        """Raise where a thread that a task has left would speak for the next one."""
+        if self.running != task:
+            raise RuntimeError(f"task {task} has ended; its threads can send and receive no more")
 
 
 def _end_forked(good: bool) -> NoReturn:
@@ -450,9 +453,11 @@ def _end_forked(good: bool) -> NoReturn:
     os._exit(not good)
 
 
+_thread = threading.get_ident
 _NONE = dump(None)[0]
 _NOT_BEGUN = dump_failure(NotBegun())
-_current: ContextVar[Slot | None] = ContextVar("encamp_slot", default=None)
+_current: ContextVar[tuple[Slot, int] | None] = ContextVar("encamp_slot", default=None)
+"""The slot, and the task that it runs."""
 
 
 class CurrentTask:
@@ -480,12 +485,12 @@ class CurrentTask:
         """
         number = to if type(to) is int else task_number(to)
         line = self._lines.get(number)
-        if line is not None and not self._short.waiting:  # type: ignore[union-attr]
+        if line is not None and not self._short.waiting and _thread() == self._slot.thread:  # type: ignore[union-attr]
             data = dump_small(message)
             if data is not None and line(data):
                 return
-        self._still_runs()
-        self._slot.send(task_number(number), message)
+        self._slot.check_runs(self.id)
+        self._slot.send(self.id, task_number(number), message)
 
     def receive(
         self, timeout: float | None = None, source: int | Any | None = None
@@ -501,17 +506,12 @@ class CurrentTask:
             timeout = seconds(timeout)
         slot, short = self._slot, self._short
         if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
-            caught = short.catch(self.id, source)
+            caught = short.catch(self.id, source) if _thread() == slot.thread else None
             if caught is not None:
                 sender, data = caught
                 return Received(sender, load_small(data))
-        self._still_runs()
-        return slot.receive(timeout, source)
-
-    def _still_runs(self) -> None:
-        """Raise where a thread that the task has left would speak for the next one."""
-        if self._slot.running != self.id:
-            raise RuntimeError(f"{self.name} has ended; its threads can send and receive no more")
+        slot.check_runs(self.id)
+        return slot.receive(self.id, timeout, source)
 
 
 def task_number(task: Any) -> int:
@@ -535,10 +535,15 @@ def in_a_call() -> bool:
 
 
 def current_task() -> CurrentTask:
-    """The task that this code runs in; RuntimeError outside one."""
-    slot = _current.get()
-    if slot is None:
-        raise RuntimeError("this code does not run in a task of a cluster")
+    """The task that this code runs in; RuntimeError outside one.
+
+    A thread that a task starts is outside: the task gives it what this function returns.
+    """
+    here = _current.get()
+    if here is None:
+        raise RuntimeError("this code does not run in a task of a cluster, nor in its first thread")
+    slot, task = here
+    slot.check_runs(task)  # a thread with a copy of the task's context may outlive it
     return slot.task
 
 
@@ -566,5 +571,5 @@ class SpawnersFiles:
 
 def ask_here() -> Callable[[object], Any] | None:
     """What asks the controller of the cluster that this thread runs a task of, if it does."""
-    slot = _current.get()
-    return None if slot is None else slot.ask
+    here = _current.get()
+    return None if here is None else here[0].ask

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -45,6 +45,7 @@ from encamp.agent.protocol import (
     decode,
     encode,
 )
+from encamp.agent.turns import Turns
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
@@ -52,11 +53,14 @@ from encamp.wire import Parts, Reader, Writer
 if TYPE_CHECKING:
     from psutil import Process
 
+T = TypeVar("T")
 KEPT_OUTPUT = 1 << 20
 """Bytes of what a task prints that are kept, from its end."""
 _LOOK_ON = 0.0001
 _LEAVE_WITHIN = 2.0
 """Seconds that what Python does at a program's end may take."""
+_LOOK_AGAIN = 0.05
+"""Seconds after which a thread that waits for another one sees for itself."""
 _FOLLOW = 0.1
 """Seconds between looks at what a task has printed, where that is wanted."""
 
@@ -234,8 +238,20 @@ class _Alone(put_back):
             super().__exit__()
 
 
+class _Link(NamedTuple):
+    """A socket to another slot of the host."""
+
+    socket: socket.socket
+    reader: Reader
+    writer: Writer
+    writing: Turns
+
+
 class _Sockets:
-    """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`)."""
+    """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`).
+
+    Any thread of a task may send and wait. One at a time polls and reads, for all that wait.
+    """
 
     slot: Slot
     short = None
@@ -249,7 +265,13 @@ class _Sockets:
         self._reading = threading.Lock()
         self._reader = Reader(data, descriptors=True)
         self._writer = Writer(data)
-        self._links: dict[int, tuple[socket.socket, Reader, Writer]] = {}
+        self._writing, self._polling = Turns(), Turns()
+        self._changed = threading.Condition()
+        self._others = 0
+        """Threads that wait for the one that polls."""
+        self._come = 0
+        """How often something has come."""
+        self._links: dict[int, _Link] = {}
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
         self._runs = 0
@@ -269,9 +291,10 @@ class _Sockets:
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until its socket has taken everything."""
-        self._writer.send(parts)
-        if self._writer.waiting:
-            self._push(self._data, self._writer)
+        with self._writing:
+            self._writer.send(parts)
+            if self._writer.waiting:
+                self._push(self._data, self._writer)
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """Send to another slot of this host by a link; False if there is none."""
@@ -279,31 +302,87 @@ class _Sockets:
         if link is None:
             return False
         try:
-            link[2].send(parts)
-            if link[2].waiting:
-                self._push(link[0].fileno(), link[2])
+            with link.writing:
+                link.writer.send(parts)
+                if link.writer.waiting:
+                    self._push(link.socket.fileno(), link.writer)
         except OSError:
             self._drop(slot)  # its process has ended, and the task with it
         return True
 
     def _push(self, fd: int, writer: Writer) -> None:
         """Write what is left; reads meanwhile, as the other side may be doing the same."""
-        self._poll.register(fd, select.POLLIN | select.POLLOUT)
         try:
             while writer.waiting:
-                self._read(self._poll.poll())
+                if self._polling.take(wait=False):
+                    try:
+                        self._poll_to_write(fd)
+                    finally:
+                        self._leave()
+                else:  # whoever polls reads
+                    _wait_for_room(fd)
                 writer.flush()
+        except BaseException:
+            writer.own()  # a signal's handler raised, and the task may change what it has sent
+            raise
+
+    def _poll_to_write(self, fd: int) -> None:
+        self._poll.register(fd, select.POLLIN | select.POLLOUT)
+        try:
+            self._read(self._poll.poll())
         finally:
             with suppress(KeyError, ValueError, OSError):
                 self._poll.modify(fd, select.POLLIN)
 
-    def wait(self, timeout: float | None) -> bool:
-        """Wait until something comes or the time is over; whether anything came."""
-        events = self._look_on() if self._lively and timeout != 0 else []
-        if not events:
-            events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
-        self._read(events)
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """See `calls.Port.until`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        over = False
+        while True:
+            come = self._come
+            if (got := found()) is not None or over:
+                return got
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self.wait(left, come)
+            over = left == 0
+
+    def wait(self, timeout: float | None, come: int = -1) -> bool:
+        """Wait until something comes or the time is over; False if nothing came.
+
+        Not at all if something has come since ``come``.
+        """
+        if not self._polling.take(wait=False):
+            return self._wait_for_another(timeout)
+        try:
+            if come not in (-1, self._come):
+                return True
+            events = self._look_on() if self._lively and timeout != 0 else []
+            if not events:
+                events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+            self._read(events)
+        finally:
+            self._leave()
         return bool(events)
+
+    def _wait_for_another(self, timeout: float | None) -> bool:
+        """Wait for a moment until the thread that polls has read something, or polls no more."""
+        with self._changed:
+            self._others += 1
+            told = self._changed.wait(_LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN))
+            self._others -= 1
+        if not told and threading.current_thread() is threading.main_thread():
+            os.eventfd_write(self._wake, 1)  # its task may have ended long ago
+        return True
+
+    def _leave(self) -> None:
+        """Poll no more."""
+        self._polling.leave()
+        if self._others:
+            self._tell_others()
+
+    def _tell_others(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _look_on(self) -> list[tuple[int, int]]:
         """Look again and again for a moment: to fall asleep and be woken takes as long."""
@@ -327,6 +406,9 @@ class _Sockets:
                 self._signals.recv(4096)
             elif fd in self._numbers:  # it may have been replaced just now
                 self._read_link(self._numbers[fd])
+        self._come += 1
+        if self._others:
+            self._tell_others()
 
     def _read_data(self) -> None:
         with self._reading:
@@ -339,18 +421,18 @@ class _Sockets:
                     self._runs += isinstance(envelope, Run)
 
     def _take_link(self, slot: int) -> None:
-        while slot in self._links and select.select([self._links[slot][0]], [], [], 0)[0]:
+        while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:
             self._read_link(slot)  # what its old process has said comes first
         self._drop(slot)
         link = socket.socket(fileno=self._reader.received.popleft())
         link.setblocking(False)
-        self._links[slot] = link, Reader(link), Writer(link)
+        self._links[slot] = _Link(link, Reader(link), Writer(link), Turns())
         self._numbers[link.fileno()] = slot
         self._poll.register(link.fileno(), select.POLLIN)
 
     def _read_link(self, slot: int) -> None:
         try:
-            for parts in self._links[slot][1].read():
+            for parts in self._links[slot].reader.read():
                 self.slot.take(decode(parts[0]), parts)
                 self._lively = True
         except (EOFError, OSError):
@@ -359,9 +441,9 @@ class _Sockets:
     def _drop(self, slot: int) -> None:
         link = self._links.pop(slot, None)
         if link is not None:
-            self._poll.unregister(link[0].fileno())
-            del self._numbers[link[0].fileno()]
-            link[0].close()
+            self._poll.unregister(link.socket.fileno())
+            del self._numbers[link.socket.fileno()]
+            link.socket.close()
 
     def watch(self) -> None:
         """Serve the control socket; at its end, end all that was started here, and the process."""
@@ -386,6 +468,12 @@ class _Sockets:
         os.eventfd_write(self._wake, 1)
         tasks, running = self.slot.give_back()
         self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
+
+
+def _wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll(_LOOK_AGAIN * 1000)
 
 
 def _end() -> None:

@@ -7,13 +7,14 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Raw
 
 from encamp.agent import ledger
-from encamp.agent.calls import Slot
+from encamp.agent.calls import INLINE_THREADS, Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import own_folder, put_back, put_folder_back
 from encamp.agent.process import STOP_WITHIN, SlotProcess
@@ -36,10 +37,12 @@ from encamp.agent.protocol import (
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame
 from encamp.storage.owner import reclaim
-from encamp.wire import Parts
+from encamp.wire import Parts, own
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent
+
+T = TypeVar("T")
 
 ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
@@ -443,7 +446,7 @@ class ThreadSlot(Hosted):
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
         self._folder = folder
-        self._come = threading.Event()
+        self._news = threading.Condition()
         self._over = False
         name = f"slot-{number if label is None else label}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -454,32 +457,39 @@ class ThreadSlot(Hosted):
             self._slot.alone = put_folder_back(self._folder)
         while not self._over:
             if not self._slot.run_next():
-                self._pause(None)
+                with self._news:
+                    self._news.wait_for(lambda: self._over or self._slot.calls)
 
     def give(self, envelope: Any, parts: Parts) -> None:
         """See `Hosted.give`."""
         self._slot.take(envelope, parts)
-        self._come.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._news:
+            self._news.notify_all()
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
-        """See `Port.send`."""
+        """See `Port.send`; it goes later, when the call may have changed its arrays."""
+        parts = own(parts)
         self.agent.pump.soon(lambda: self.agent.pass_on(decode(parts[0]), parts))
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
 
-    def wait(self, timeout: float | None) -> bool:
-        """See `Port.wait`."""
-        came = self._over or self._pause(timeout)
-        if self._over:
-            raise SystemExit  # the cluster is closed while a call waits, or waits once more
-        return came
-
-    def _pause(self, timeout: float | None) -> bool:
-        came = self._come.wait(timeout)
-        self._come.clear()
-        return came
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """See `Port.until`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._news:
+            while (got := found()) is None:
+                if self._over:
+                    raise SystemExit  # the cluster is closed while a call waits, or waits once more
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return None
+                self._news.wait(left)
+        return got
 
     def recall(self, order: Recall) -> None:
         """See `Hosted.recall`."""
@@ -491,7 +501,7 @@ class ThreadSlot(Hosted):
         """See `Hosted.begin_end`."""
         self._over = True
         self._slot.drop()
-        self._come.set()
+        self._tell()
 
     def end(self, within: float) -> None:
         """Wait some seconds for the running call's end, for a thread cannot be ended."""
@@ -505,6 +515,7 @@ class InlineSlot(Hosted):
     def __init__(self, agent: Agent, number: int, folder: str) -> None:
         super().__init__(agent, number)
         self.short = agent.short
+        self._thread = threading.get_ident()
         self._slot = Slot(number, agent.host, self, agent.number)
         self._folder: str | None = folder
 
@@ -530,10 +541,11 @@ class InlineSlot(Hosted):
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """See `Port.send`; what a call says goes at once."""
+        self._check_thread()
         agent = self.agent
         to = CONTROLLER if message is None else max(CONTROLLER, message.agent)
         if to == agent.number:
-            agent.pass_on(message, parts)
+            agent.pass_on(message, own(parts))  # it stays here, in the same memory
         else:
             agent.outbox.send(to, parts)
         agent.outbox.flush()
@@ -544,13 +556,28 @@ class InlineSlot(Hosted):
         """See `Port.send_to`."""
         return False
 
-    def wait(self, timeout: float | None) -> bool:
-        """See `Port.wait`."""
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """See `Port.until`."""
+        self._check_thread()
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while (got := found()) is None:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                self._wait(0)
+                return found()
+            self._wait(left)
+        return got
+
+    def _wait(self, timeout: float | None) -> None:
         if not self.agent.over and not self.agent.pump.spun():
             self.agent.pump.turn(timeout)
         if self.agent.over:
             raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
-        return True
+
+    def _check_thread(self) -> None:
+        """Raise RuntimeError in another thread: what there is of locks would cost more than MPI."""
+        if threading.get_ident() != self._thread:
+            raise RuntimeError(INLINE_THREADS)
 
     def recall(self, order: Recall) -> None:
         """See `Hosted.recall`."""

@@ -47,7 +47,7 @@ from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, portable
-from encamp.wire import Parts
+from encamp.wire import own
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
@@ -392,8 +392,7 @@ class Cluster:
 
         def send_large() -> None:
             at_once = self._agent is None and mail.goes_out(number)
-            parts: Parts = payload if at_once else [bytes(part) for part in payload]
-            self._controller.send(number, parts)
+            self._controller.send(number, payload if at_once else own(payload))
 
         self._pump.call(send_large)
         self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)

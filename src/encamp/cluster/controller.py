@@ -73,7 +73,7 @@ from encamp.errors import (
     TaskKilled,
     TaskLost,
 )
-from encamp.wire import Parts
+from encamp.wire import Parts, own
 
 _log = logging.getLogger("encamp")
 _NONE = pickle.dumps(None, 5)
@@ -206,7 +206,7 @@ class Controller:
             large = len(parts) - 1
             calls.append((task.id, task._function.number, parts[0], large, setup))  # type: ignore[arg-type]
             if large:
-                buffers += self._own(parts[1:])
+                buffers += own(parts[1:]) if self._shares_memory else parts[1:]
         if calls:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
@@ -220,10 +220,6 @@ class Controller:
                 if (initializer := tasks[0]._options.initializer) is not None:
                     place.known.add(self.setups.number_of(initializer))
             self.begins(place)
-
-    def _own(self, buffers: Parts) -> Parts:
-        """Buffers that one side may write to without the other's seeing it."""
-        return [bytearray(buffer) for buffer in buffers] if self._shares_memory else buffers
 
     def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
         if tasks[0]._options.fresh:
@@ -311,7 +307,7 @@ class Controller:
             if good and payload == _NONE and not task._options.staged:
                 self.end(task, True, None)
             else:
-                self._result(task, place, good, [payload, *self._own(buffers)])
+                self._result(task, place, good, [payload, *buffers])
 
     def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
         if not good:

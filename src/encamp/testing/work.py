@@ -15,10 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn
 
 from encamp.agent.calls import CurrentTask, current_task
+from encamp.agent.protocol import SPAWNER
 from encamp.storage.roots import Portable, local
 
 LONG = 600.0
@@ -483,3 +485,88 @@ def interval(seconds: float) -> tuple[float, float]:
     began = time.monotonic()
     time.sleep(seconds)
     return began, time.monotonic()
+
+
+def refill(to: int, times: int, size: int) -> None:
+    """Send an array as often, filled with 0, 1, 2, … each time anew; to itself if ``to`` is -1."""
+    import numpy
+
+    me, array = current_task(), numpy.empty(size)
+    for number in range(times):
+        array[:] = number
+        me.send(me.id if to < 0 else to, array)
+    array[:] = -1
+    if to < 0:
+        me.send(SPAWNER, [whole(me.receive().message) for _ in range(times)])
+
+
+def whole(array: Any) -> float:
+    """What an array is filled with; -2 if it is torn."""
+    return float(array[0]) if (array == array[0]).all() else -2.0
+
+
+def fillings(count: int) -> list[float]:
+    """What the next arrays that come are filled with."""
+    me = current_task()
+    return [whole(me.receive().message) for _ in range(count)]
+
+
+def lasting(number: int, size: int) -> Any:
+    """The same array each time in a slot, filled anew."""
+    import numpy
+
+    name = f"_encamp_lasting_{size}_{threading.get_ident()}"
+    kept = vars(sys).setdefault(name, numpy.empty(size))
+    kept[:] = number
+    return kept
+
+
+def chorus(threads: int, count: int, size: int) -> list[str]:
+    """Send from several threads at once, and hear the echoes there; what each has raised."""
+    me, raised = current_task(), list[str]()
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(count):
+                me.send(SPAWNER, (number, turn, bytes(size)))
+                me.receive(LONG, SPAWNER)
+        except Exception as exc:  # noqa: BLE001 - it is told
+            raised.append(f"{type(exc).__name__}: {exc}")
+
+    started = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+    return raised
+
+
+def leave_speaker(gate: Portable) -> None:
+    """Leave a thread that listens, and one that speaks when the next task runs (a file is there).
+
+    What they raise is in files beside that one.
+    """
+    me, found = current_task(), local(gate)
+
+    def listen() -> None:
+        _noted(found.with_name("listened"), me.receive)
+
+    def speak() -> None:
+        while not found.exists():
+            time.sleep(0.01)
+        _noted(found.with_name("named"), current_task)
+        _noted(found.with_name("spoken"), lambda: me.send(SPAWNER, "from the grave"))
+
+    threading.Thread(target=listen, daemon=True).start()
+    context = copy_context()
+    threading.Thread(target=context.run, args=(speak,), daemon=True).start()
+
+
+def _noted(file: Path, deed: Callable[[], object]) -> None:
+    try:
+        said = repr(deed())
+    except RuntimeError as exc:
+        said = str(exc)
+    made = file.with_suffix(".new")
+    made.write_text(said)
+    made.rename(file)

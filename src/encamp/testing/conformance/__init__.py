@@ -20,7 +20,7 @@ import pytest
 
 _PARTS = (
     "bound", "closing", "endings", "files", "hosts", "inline", "isolation", "losses", "messages",
-    "resources", "running",
+    "resources", "running", "sharing",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -35,9 +35,10 @@ from encamp.testing.conformance.losses import LosesController, LosesHosts  # noq
 from encamp.testing.conformance.messages import Messages  # noqa: E402
 from encamp.testing.conformance.resources import Resources  # noqa: E402
 from encamp.testing.conformance.running import Running  # noqa: E402
+from encamp.testing.conformance.sharing import Sharing, SharingInline, SharingThreads  # noqa: E402
 
 
-class Conformance(Running, Messages, Endings, Isolation, Files, Resources, Closing):
+class Conformance(Running, Messages, Sharing, Endings, Isolation, Files, Resources, Closing):
     """What every engine must do with slots that are processes; `Inline` is for the others."""
 
 
@@ -50,4 +51,7 @@ __all__ = [
     "Inline",
     "LosesController",
     "LosesHosts",
+    "Sharing",
+    "SharingInline",
+    "SharingThreads",
 ]

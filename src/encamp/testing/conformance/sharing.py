@@ -1,0 +1,174 @@
+"""Nothing is shared by accident: what was sent is the receiver's own, also between threads."""
+
+# ruff: noqa: S101
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.storage.roots import portable
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept, gates, heard, say
+from encamp.testing.waiting import until
+
+TIMES = 30
+SIZES = [1000, 50_000, 400_000]
+"""Numbers in an array: in small parts, in big ones, and more than a socket takes at once."""
+
+
+class Sharing(Bound):
+    """Between a program and its tasks, and between tasks, in slots of any kind."""
+
+    @pytest.fixture(autouse=True)
+    def numpy(self) -> None:
+        """Arrays are what is sent without a copy."""
+        pytest.importorskip("numpy")
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_a_task_may_fill_an_array_anew_that_it_has_sent(
+        self, cluster: Cluster, size: int
+    ) -> None:
+        task = cluster.spawn(work.refill, 0, TIMES, size)
+        task.result(PATIENCE)
+        assert [work.whole(say(cluster, task)) for _ in range(TIMES)] == list(range(TIMES))
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_a_task_may_do_so_whatever_task_it_sends_to(self, cluster: Cluster, size: int) -> None:
+        target = cluster.spawn(work.fillings, TIMES)
+        sender = cluster.spawn(work.refill, target.id, TIMES, size)
+        assert target.result(PATIENCE) == list(range(TIMES))
+        sender.result(PATIENCE)
+        itself = cluster.spawn(work.refill, -1, TIMES, size)
+        assert say(cluster, itself) == list(range(TIMES))
+        itself.result(PATIENCE)
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_a_program_may_do_so_whether_the_task_has_begun(
+        self, cluster: Cluster, size: int
+    ) -> None:
+        import numpy
+
+        array = numpy.empty(size)
+        with gates(cluster, cluster.slots, work.pid):
+            late = cluster.spawn(work.fillings, TIMES)
+            for number in range(TIMES):
+                array[:] = number
+                cluster.send(late, array)
+        assert late.result(PATIENCE) == list(range(TIMES))
+        task = cluster.spawn(work.gated, work.fillings, TIMES)
+        assert say(cluster, task) == "ready"
+        for number in ["go", *range(TIMES)]:
+            array[:] = number if number != "go" else 0
+            cluster.send(task, array if number != "go" else number)
+        assert task.result(PATIENCE) == list(range(TIMES))
+
+    @pytest.mark.parametrize("size", SIZES)
+    def test_results_that_are_the_same_array_are_not_the_same(
+        self, cluster: Cluster, size: int
+    ) -> None:
+        tasks = cluster.spawn_many(work.lasting, [(number, size) for number in range(TIMES)])
+        assert [work.whole(task.result(PATIENCE)) for task in tasks] == list(range(TIMES))
+
+    @pytest.mark.parametrize("size", [0, 500_000])
+    def test_threads_of_a_task_send_and_receive(self, cluster: Cluster, size: int) -> None:
+        count = 20 if size else 100
+        task = cluster.spawn(work.chorus, 4, count, size)
+        turns: dict[int, list[int]] = {}
+        for _ in range(4 * count):
+            number, turn, data = say(cluster, task)
+            assert data == bytes(size)
+            turns.setdefault(number, []).append(turn)
+            cluster.send(task, (number, turn))
+        assert task.result(PATIENCE) == []
+        assert all(turns[number] == list(range(count)) for number in range(4))
+
+    def test_threads_that_a_task_leaves_cannot_speak_for_the_next(
+        self, cluster: Cluster, marks: Path
+    ) -> None:
+        gate = marks / "gate"
+        cluster.spawn(work.leave_speaker, portable(gate), notify=False).result(PATIENCE)
+        tasks = [
+            cluster.spawn(work.gated, work.fillings, 0, notify=False) for _ in range(cluster.slots)
+        ]
+        assert [say(cluster, task) for task in tasks] == ["ready"] * len(tasks)
+        gate.touch()
+        told = [marks / name for name in ("listened", "named", "spoken")]
+        until(lambda: told[1].exists() and told[2].exists())
+        for task in tasks:
+            cluster.send(task, "go")
+            assert task.result(PATIENCE) == []
+        assert [self._said(file) for file in told[1:]] == ["has ended"] * 2
+        assert cluster.receive(0) is None
+
+    @staticmethod
+    def _said(file: Path) -> str:
+        return "has ended" if "has ended" in file.read_text() else file.read_text()
+
+    def test_threads_of_a_program_spawn_send_and_receive(self, cluster: Cluster) -> None:
+        task = cluster.spawn(work.echo, 200, notify=False)
+        found, wrong = list[tuple[int, Any]](), list[int]()
+
+        def speak(number: int) -> None:
+            for turn in range(50):
+                cluster.send(task, (number, turn))
+                if cluster.spawn(work.add, turn, notify=False).result(PATIENCE) != turn + 1:
+                    wrong.append(turn)
+
+        def listen() -> None:
+            for _ in range(100):
+                found.append(heard(cluster))
+
+        threads = [threading.Thread(target=speak, args=(number,)) for number in range(4)]
+        threads += [threading.Thread(target=listen) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * PATIENCE)
+        assert wrong == []
+        assert task.result(PATIENCE) == 200
+        for number in range(4):
+            turns = [turn for _, (whose, turn) in found if whose == number]
+            assert sorted(turns) == list(range(50))
+
+
+class SharingThreads(Sharing):
+    """The same where slots are threads of their agents."""
+
+    SLOTS = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[Kept]:  # noqa: ARG003
+        """A cluster whose slots are threads."""
+        kept = Kept(lambda: cluster_of(cls.SLOTS, inline="threads"))
+        yield kept
+        kept.close()
+
+
+class SharingInline(Sharing):
+    """The same where tasks run in the agents themselves, whose threads may not speak."""
+
+    SLOTS = 2
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def kept(cls, cluster_of: ClusterOf, share: object) -> Iterator[Kept]:  # noqa: ARG003
+        """A cluster whose agents run tasks themselves."""
+        kept = Kept(lambda: cluster_of(cls.SLOTS, inline=True))
+        yield kept
+        kept.close()
+
+    @pytest.mark.parametrize("size", [0, 500_000])
+    def test_threads_of_a_task_send_and_receive(self, cluster: Cluster, size: int) -> None:
+        """They are told at once that they cannot."""
+        task = cluster.spawn(work.chorus, 4, 1, size)
+        said = task.result(PATIENCE)
+        assert len(said) == 4
+        assert all(one.startswith("RuntimeError: an inline task can send") for one in said)
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
