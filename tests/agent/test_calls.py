@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,10 +37,10 @@ class Answering:
     def send_to(self, slot: int, parts: Parts) -> bool:
         return False
 
-    def wait(self, timeout: float | None) -> bool:
+    def until(self, found: Callable[[], Any], timeout: float | None) -> Any:
         for ticket, text in [*self.before, (self.tickets[-1], "mine")]:
             self.slot.take(Answer(0, ticket, True), [b"", *dump(text)])
-        return True
+        return found()
 
 
 @pytest.fixture
@@ -72,9 +73,10 @@ def wait_twice(slot: Any) -> list[bool]:
     told = []
 
     def waits() -> None:
+        slot._thread = threading.get_ident()  # of an inline slot: nobody else may wait
         for _ in range(2):
             try:
-                slot.wait(None)
+                slot.until(lambda: None, None)
             except SystemExit:
                 told.append(True)
 

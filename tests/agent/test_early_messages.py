@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,10 +31,10 @@ class Port:
         """See `calls.Port.send_to`."""
         return False
 
-    def wait(self, timeout: float | None) -> bool:
-        """See `calls.Port.wait`."""
+    def until(self, found: Callable[[], Any], timeout: float | None) -> Any:
+        """See `calls.Port.until`."""
         time.sleep(timeout or 0.0)
-        return False
+        return found()
 
     @property
     def results(self) -> list[int]:

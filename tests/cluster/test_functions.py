@@ -45,8 +45,9 @@ def define(module: types.ModuleType, code: str) -> Any:
 
 def held() -> int:
     """How many functions this slot has."""
-    slot = calls._current.get()
-    assert slot is not None
+    here = calls._current.get()
+    assert here is not None
+    slot, _ = here
     return len(slot._functions)
 
 
@@ -140,6 +141,7 @@ def test_what_an_initializer_made_goes_with_its_executor(
 
 
 def initializers() -> int:
-    slot = calls._current.get()
-    assert slot is not None
+    here = calls._current.get()
+    assert here is not None
+    slot, _ = here
     return len(slot._initialized)

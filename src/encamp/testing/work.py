@@ -497,7 +497,7 @@ def refill(to: int, times: int, size: int) -> None:
         me.send(me.id if to < 0 else to, array)
     array[:] = -1
     if to < 0:
-        me.send(SPAWNER, [whole(me.receive().message) for _ in range(times)])
+        me.send(SPAWNER, fillings(times))
 
 
 def whole(array: Any) -> float:
@@ -507,8 +507,7 @@ def whole(array: Any) -> float:
 
 def fillings(count: int) -> list[float]:
     """What the next arrays that come are filled with."""
-    me = current_task()
-    return [whole(me.receive().message) for _ in range(count)]
+    return [whole(message) for _, message in collect(count)]
 
 
 def lasting(number: int, size: int) -> Any:
