@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from conftest import need
+from encamp import quota
 from encamp.engines.mpi_launch import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
-HOST, CORES = socket.gethostname(), os.cpu_count()
+HOST, CORES = socket.gethostname(), quota.cores()
 SCRIPTS = Path(__file__).parent / "scripts"
 OVERSUBSCRIBED = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -40,7 +41,9 @@ def run(way: str, script: str, *args: str, ranks: int = 4) -> subprocess.Complet
     """Run a script on ``ranks`` ranks, or on as many slots less one of this machine."""
     environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # then nothing comes between two words
     command = [sys.executable, "on_local.py", str(ranks - 1), script, *args]
-    if way != "local":
+    if way == "inline":
+        environment["ENCAMP_INLINE"] = "1"
+    elif way != "local":
         start = launcher(way)
         need(way, start is not None)
         assert start is not None
@@ -92,7 +95,7 @@ def test_spawned_tasks_print_and_return_the_same_ids(way: str) -> None:
     assert said[-1] == "finished"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*WAYS, "inline"])
 def test_messages_go_between_spawner_and_tasks(way: str) -> None:
     assert lines(way, "talk.py") == [
         *(f"{size} True True" for size in [0, 1, 1000, 100000, 10000000]),

@@ -120,6 +120,8 @@ class Slot:
         self.number, self.host, self.agent = number, host, agent
         self.port = port
         self._process = os.getpid()
+        self.beside = False
+        """Whether it is a thread of the program whose tasks it runs."""
         self.thread = threading.get_ident()
         """Where there is a short way, only this one may use it."""
         self.lock = threading.Lock()
@@ -465,7 +467,7 @@ class CurrentTask:
 
     ``id`` is its number, ``parent`` that of the task that spawned it (0: the spawner), ``host``
     the name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has
-    one.
+    one. ``beside`` says that it runs in the spawner's own process.
     """
 
     parent = SPAWNER
@@ -474,7 +476,7 @@ class CurrentTask:
         self._slot, self._lines, self._short = slot, slot.lines, slot.port.short
         self.id = task
         self.name = name or f"task {task}"
-        self.host, self.slot = slot.host, slot.number
+        self.host, self.slot, self.beside = slot.host, slot.number, slot.beside
         self.folder: Path | None = None
 
     def send(self, to: int | Any, message: object) -> None:

@@ -445,6 +445,7 @@ class ThreadSlot(Hosted):
     def __init__(self, agent: Agent, number: int, folder: str, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
+        self._slot.beside = agent.beside
         self._folder = folder
         self._news = threading.Condition()
         self._over = False

@@ -21,8 +21,7 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-import psutil
-
+from encamp import quota
 from encamp.agent.calls import in_a_call
 from encamp.agent.gpus import gpus_here
 from encamp.agent.hosted import (
@@ -81,7 +80,7 @@ class Agent:
     def __init__(
         self, endpoint: Endpoint, pump: Pump, host: str | None = None, *, beside: bool = False
     ) -> None:
-        self._beside = beside
+        self.beside = beside
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -124,7 +123,7 @@ class Agent:
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
         extend_import_path(orders.sys_path)
-        count = self.endpoint.slots or orders.slots or len(os.sched_getaffinity(0))
+        count = self.endpoint.slots or orders.slots or quota.cores()
         folder = _folder(orders.folder)
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
         kinds: dict[str, Callable[[int], Hosted]] = {
@@ -135,7 +134,7 @@ class Agent:
             "inline": lambda number: InlineSlot(self, number, folder),
         }
         self._hello(count)
-        if not self._beside or orders.kind == "child":
+        if not self.beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         if self.endpoint.short is not None and not (orders.lonely or orders.key):
             self.short = ShortWay(self.pump, self.endpoint, self.endpoint.short, self.outbox)
@@ -159,8 +158,8 @@ class Agent:
             host=self.host,
             pid=os.getpid(),
             slots=count,
-            cores=len(os.sched_getaffinity(0)),
-            memory=psutil.virtual_memory().total,
+            cores=quota.cores(),
+            memory=quota.memory(),
             gpus=gpus_here(),
             python=".".join(map(str, sys.version_info[:3])),
             version=__version__,
@@ -225,7 +224,7 @@ class Agent:
     def turned(self) -> None:
         """Send what was posted in this turn."""
         self.outbox.flush()
-        if not self._beside:  # the controller's pump rests by what the controller knows
+        if not self.beside:  # the controller's pump rests by what the controller knows
             ahead = sum(slot.busy for slot in self.slots)
             self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
 

@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 
+from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.mpi_endpoint import MPIEndpoint
 from encamp.engines.mpi_hosts import Questions, hosts_of, spread
@@ -153,7 +154,7 @@ class LaunchedMPI(Engine):
         path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
         _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
         named = hosts_of(hosts, hostfile)
-        places = sum(host.places for host in named) or len(os.sched_getaffinity(0))
+        places = sum(host.places for host in named) or quota.cores()
         self._slots = self.agents = slots or places
         self._hosts = spread(named, self._slots)
         self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from encamp import quota
 from encamp.errors import EncampError, NoMatch, UnsafeTarget, UnusableInput
 from encamp.storage.mirror import Mirror, find
 from encamp.storage.roots import Portable, SharedPath, local, portable, to_abstract, to_actual
@@ -129,8 +130,8 @@ class MsgTaskResult(Msg):
 
 
 def getNumberOfCores() -> int:
-    """The CPU cores of this host."""
-    return os.cpu_count() or 1
+    """The CPU cores of this host that this program may use."""
+    return quota.cores()
 
 
 def translateToAbstractPath(path: str) -> tuple[int, str]:

@@ -50,11 +50,15 @@ running: dict[int, Here] = {}
 
 
 def task_here() -> Here | None:
-    """The task that asks, also from a thread that it has started; None in the spawner."""
+    """The task that asks, also from a thread that it has started; None in the spawner.
+
+    Where tasks run in the spawner's process, threads that they start count as the spawner's.
+    """
     try:
         return running.get(current_task().id)
     except RuntimeError:
-        return next(iter(running.values())) if len(running) == 1 else None
+        others = [here for here in running.values() if not here.task.beside]
+        return others[0] if len(others) == 1 else None
 
 
 def no_task() -> None:

@@ -8,7 +8,6 @@ for what is spawned here, and no task waits.
 from __future__ import annotations
 
 import atexit
-import os
 import socket
 import sys
 import time
@@ -20,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from encamp import quota
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.options import SpawnOptions
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
@@ -106,7 +106,7 @@ class Machine:
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
         self.cluster, self.own = cluster, own
         here = socket.gethostname()
-        self.stations = {here: Station(here, os.cpu_count() or 1, {0})}
+        self.stations = {here: Station(here, quota.cores(), {0})}
         self.place: dict[int, str] = {0: here}
         """Slot → host's name; hosts that are gone stay in it."""
         self.number = {0: 0}

@@ -1,0 +1,115 @@
+"""How many CPU cores and how much memory this process may use: what it was given of its machine.
+
+Containers and batch systems give a share of a machine by control groups, cgroups(7): of CPU time
+and of memory, both of the group and of all that are around it. Other limits on cores come by
+affinity, which heeds cpusets.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+_ROOT = Path("/")
+
+
+def cores(root: Path = _ROOT) -> int:
+    """The cores that this process may use, 1 or more; a part of a core counts as one.
+
+    ``root`` is the folder that has ``proc`` and what it tells of.
+    """
+    given = [len(os.sched_getaffinity(0)), *(max(1, math.ceil(part)) for part in _cpu_time(root))]
+    return min(given)
+
+
+def memory(root: Path = _ROOT) -> int:
+    """Bytes of memory that this process may use, together with all that are in its groups."""
+    return min([psutil.virtual_memory().total, *_memory_limits(root)])
+
+
+def _cpu_time(root: Path) -> Iterator[float]:
+    """How many cores' time each group that this process is in may use."""
+    for group in _groups(root, "cpu"):
+        with suppress(OSError, ValueError, ZeroDivisionError):
+            if (both := group / "cpu.max").exists():
+                quota, period = both.read_text().split()
+            else:
+                quota, period = (
+                    _read(group / "cpu.cfs_quota_us"),
+                    _read(group / "cpu.cfs_period_us"),
+                )
+            if quota != "max" and int(quota) > 0:  # -1: no limit
+                yield int(quota) / int(period)
+
+
+def _memory_limits(root: Path) -> Iterator[int]:
+    for group in _groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):
+                yield int(_read(group / name))  # "max" is no number
+
+
+def _read(file: Path) -> str:
+    return file.read_text().strip()
+
+
+def _groups(root: Path, controller: str) -> Iterator[Path]:
+    """The folders of the groups that this process is in, as far as they are to be seen here."""
+    paths = _paths(root, controller)
+    for version, inside, mount in _mounts(root, controller):
+        path = paths.get(version)
+        if path is None:
+            continue
+        below = os.path.relpath(path, inside)
+        if below.startswith(".."):  # what is mounted here is not around it, or all that it can see
+            below = "."
+        group = root / mount.lstrip("/") / below
+        top = root / mount.lstrip("/")
+        yield group
+        while group != top and top in group.parents:
+            group = group.parent
+            yield group
+
+
+def _paths(root: Path, controller: str) -> dict[int, str]:
+    """By version of cgroups, the group of this process, as ``/proc/self/cgroup`` has it."""
+    paths: dict[int, str] = {}
+    for line in _lines(root / "proc/self/cgroup"):
+        number, names, path = line.split(":", 2)
+        if number == "0" and not names:
+            paths[2] = path
+        elif controller in names.split(","):
+            paths[1] = path
+    return paths
+
+
+def _mounts(root: Path, controller: str) -> Iterator[tuple[int, str, str]]:
+    """Version, group and mount point of what is mounted of cgroups; see proc(5)."""
+    for line in _lines(root / "proc/self/mountinfo"):
+        words, _, kind = line.partition(" - ")
+        about, given = words.split(), kind.split()
+        if len(about) < 5 or len(given) < 3:
+            continue
+        inside, mount = map(_plain, about[3:5])
+        if given[0] == "cgroup2":
+            yield 2, inside, mount
+        elif given[0] == "cgroup" and controller in given[2].split(","):
+            yield 1, inside, mount
+
+
+def _plain(word: str) -> str:
+    """A word of ``mountinfo``, in which blanks stand as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), word)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []
