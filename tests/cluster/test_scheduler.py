@@ -199,6 +199,20 @@ def test_a_closed_slot_gets_nothing_until_it_is_opened() -> None:
     assert len(bench.assign()) == 1
 
 
+def test_a_closed_slot_that_still_has_calls_gets_no_more_of_them() -> None:
+    bench = Bench(slots=1)
+    bench.function.took(HORIZON / 8)
+    bench.put(40)
+    ((place, given),) = bench.assign()
+    assert len(given) > 3
+    bench.scheduler.close(place)
+    for _ in range(len(given) - 1):
+        bench.end(place)
+        assert bench.assign() == []
+    bench.scheduler.open(place)
+    assert [where for where, _ in bench.assign()] == [place]
+
+
 @pytest.mark.parametrize("remove", [False, True])
 def test_counts_stay_right_whatever_happens(remove: bool) -> None:
     rng = random.Random(7)
