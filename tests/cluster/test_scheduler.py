@@ -213,6 +213,42 @@ def test_a_closed_slot_that_still_has_calls_gets_no_more_of_them() -> None:
     assert [where for where, _ in bench.assign()] == [place]
 
 
+def _check_counts(bench: Bench) -> None:
+    places = [place for s in bench.scheduler.stations.values() for place in s.places]
+    assert bench.scheduler.slots == len(places)
+    assert bench.scheduler.idle == sum(not (p.ahead or p.closed) for p in places)
+    assert bench.scheduler.ahead == sum(max(0, len(place.ahead) - 1) for place in places)
+
+
+def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
+    bench = Bench(hosts=3, slots=2)
+    bench.function.took(HORIZON / 50)
+    bench.put(3)
+    assert len(bench.assign()) == 3
+    bench.put(60)
+    first = next(iter(bench.running))
+    bench.end(first)
+    assert bench.assign()
+    places = [place for s in list(bench.scheduler.stations.values()) for place in s.places]
+    bench.scheduler.close(places[-1])
+    closed_idle = next(place for place in places if place is not places[-1])
+    bench.scheduler.close(closed_idle)
+    for place in places:
+        had = list(place.ahead)
+        assert bench.scheduler.remove(place) == had
+        assert {task._place for task in had} <= {None}
+        _check_counts(bench)
+    assert bench.scheduler.stations == {}
+    assert bench.assign() == []
+
+
+def test_an_idle_slot_that_goes_is_counted_no_more() -> None:
+    bench = Bench(hosts=2, slots=2)
+    for place in [p for s in list(bench.scheduler.stations.values()) for p in s.places]:
+        bench.scheduler.remove(place)
+        _check_counts(bench)
+
+
 @pytest.mark.parametrize("remove", [False, True])
 def test_counts_stay_right_whatever_happens(remove: bool) -> None:
     rng = random.Random(7)
@@ -229,7 +265,4 @@ def test_counts_stay_right_whatever_happens(remove: bool) -> None:
             for place in list(bench.scheduler.stations["host-2"].places):
                 bench.scheduler.put_back(bench.scheduler.remove(place))
                 bench.running.pop(place, None)
-        places = [place for s in bench.scheduler.stations.values() for place in s.places]
-        assert bench.scheduler.slots == len(places)
-        assert bench.scheduler.idle == sum(not place.ahead for place in places)
-        assert bench.scheduler.ahead == sum(max(0, len(place.ahead) - 1) for place in places)
+        _check_counts(bench)

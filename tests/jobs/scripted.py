@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,18 @@ GOOD = Outcome()
 class Scripted(Executor):
     """Runs nothing: each task's outcomes are given, and the last of them again and again.
 
-    Futures end in `submit`; with ``held``, when as many tasks wait, the first of them.
+    Futures end in `submit`; with ``held``, when as many tasks wait, the first of them, but those
+    of the tasks ``quick`` at once.
     """
 
-    def __init__(self, outcomes: dict[str, list[Any]] | None = None, held: int = 1) -> None:
+    def __init__(
+        self,
+        outcomes: dict[str, list[Any]] | None = None,
+        held: int = 1,
+        quick: Collection[str] = (),
+    ) -> None:
         self.outcomes = outcomes or {}
-        self.held = held
+        self.held, self.quick = held, quick
         self.works: list[Work] = []
         self.waiting: list[tuple[Future[Any], Any]] = []
         self.most = 0
@@ -32,6 +39,9 @@ class Scripted(Executor):
         outcome = given.pop(0) if len(given) > 1 else given[0]
         if callable(outcome):
             outcome = outcome(work)
+        if work.task in self.quick:
+            _end(future, outcome)
+            return future
         self.waiting.append((future, outcome))
         self.most = max(self.most, len(self.waiting))
         if len(self.waiting) >= self.held:
@@ -41,12 +51,16 @@ class Scripted(Executor):
     def release(self, count: int = 1) -> None:
         """Let the oldest tasks end."""
         for future, outcome in self.waiting[:count]:
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(replace(outcome))
+            _end(future, outcome)
         del self.waiting[:count]
 
     def numbers(self, task: str) -> list[int]:
         """The numbers of a task's attempts."""
         return [work.attempt for work in self.works if work.task == task]
+
+
+def _end(future: Future[Any], outcome: Any) -> None:
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(replace(outcome))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
@@ -32,6 +33,7 @@ from encamp.jobs.run import MOST_LOSSES, WINDOW
 from encamp.jobs.work import Outcome, Work
 from encamp.model import AttemptReport, Span, TaskReport, Where
 from encamp.storage.outputs import Staged
+from encamp.testing.waiting import until
 
 
 def run(job: encamp.Job, pool: Executor) -> encamp.JobReport:
@@ -140,24 +142,23 @@ def test_a_task_that_finds_no_room_waits_for_the_end_of_another_and_that_is_no_t
     here: Path,
 ) -> None:
     order: list[str] = []
-    pool = Scripted({"a": [FULL, GOOD]}, held=3)
+    pool = Scripted({"a": [FULL, STEP, GOOD]}, held=9, quick="a")
 
     class Noting(Silent):
         def submitted(self, task: str, attempt: int) -> None:
             order.append(f"{task} {attempt}")
-            if len(order) == 2:
-                pool.release()  # "a" finds no room while "b" runs, which ends a moment later
+            if len(order) == 3:  # "a" finds no room; a moment later "b" ends, and "c" runs on
                 threading.Timer(0.2, pool.release).start()
-            elif len(order) > 2:
-                pool.held = 1
 
         def ended(self, task: TaskReport) -> None:
             order.append(task.name)
+            if task.name == "a":
+                pool.release()
 
-    report = job_of("a", "b").run(pool, check=False, progress=Noting())
-    assert order == ["a 1", "b 1", "b", "a 1", "a"]
+    report = job_of("a", "b", "c", retries=1).run(pool, check=False, progress=Noting())
+    assert order == ["a 1", "b 1", "c 1", "b", "a 1", "a 2", "a", "c"]
     assert report["a"].state == "done"
-    assert len(report["a"].attempts) == 1
+    assert [attempt.number for attempt in report["a"].attempts] == [1, 2]
 
 
 def test_a_task_that_finds_no_room_though_it_is_alone_has_failed(here: Path) -> None:
@@ -172,17 +173,20 @@ def test_a_task_that_finds_no_room_though_it_is_alone_has_failed(here: Path) -> 
 def test_an_executor_has_a_window_of_tasks_in_hand(
     here: Path, workers: int | None, most: int
 ) -> None:
-    pool = Scripted(held=most)
+    pool = Scripted(held=10**9)
     pool._max_workers = workers  # type: ignore[attr-defined]
     count = most + 20
-    pool.release = lambda count=1: Scripted.release(pool, most)  # type: ignore[method-assign]
-    job = job_of(*map(str, range(count)))
 
-    class Noting(Silent):
-        def ended(self, task: TaskReport) -> None:
-            pool.held = 1
+    def release() -> None:
+        until(lambda: len(pool.works) >= most)
+        time.sleep(0.1)  # in which no more should come
+        pool.held = 1
+        pool.release(count)
 
-    report = job.run(pool, check=False, progress=Noting())
+    thread = threading.Thread(target=release)
+    thread.start()
+    report = run(job_of(*map(str, range(count))), pool)
+    thread.join()
     assert report.count("done") == count
     assert pool.most == most
 
