@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 
+from encamp.agent import main as agents
 from encamp.agent import protocol as say
 from encamp.agent.calls import current_task
+from encamp.cluster import cluster as clusters
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
-from encamp.testing.fake import SimulatedEngine
-from encamp.testing.waiting import until
+from encamp.testing import work
+from encamp.testing.fake import FakeEngine, SimulatedEngine
+from encamp.testing.waiting import gone, until
 
 SOON = 30.0
 
@@ -86,3 +89,51 @@ def test_output_that_is_followed_comes_once_and_in_order(
             expected += "five\n"
             assert told[task.id] == expected
             assert task.output == expected
+
+
+def test_a_host_that_comes_soon_after_the_last_has_gone_saves_the_cluster(
+    local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_NOBODY", 0.5)
+    engine = FakeEngine(1, 1)
+    with Cluster(engine) as cluster:
+        cluster.spawn(int, notify=False).result(SOON)
+        engine.kill_host("fake-1")
+        waits = cluster.spawn(abs, -1, notify=False)
+        until(lambda: cluster.receive(0.01) and not cluster.hosts())
+        engine.add_host(1)
+        assert waits.result(SOON) == 1
+        cluster.receive(0.8, source=10**9)  # nothing comes of it when its time is over
+        assert cluster.spawn(abs, -2, notify=False).result(SOON) == 2
+
+
+def test_an_agent_ends_when_it_hears_nothing_for_long_and_not_while_it_does(
+    local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "LONELY", 1.0)
+    monkeypatch.setattr(agents, "_LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(hosts, "_BEAT", 0.1)
+    monkeypatch.setattr(hosts, "_MISSED", 10**9)
+    engine = FakeEngine(1, 1)
+    with Cluster(engine) as cluster:
+        pid = cluster.spawn(work.pid, notify=False).result(SOON)
+        cluster.receive(2.0, source=10**9)  # but for pings, nothing is said
+        assert cluster.spawn(work.pid, notify=False).result(SOON) == pid
+        engine.cut("fake-1")
+        until(lambda: gone(pid))
+
+
+def _print_lines(count: int) -> None:
+    for number in range(count):
+        print(f"{number:09}")
+
+
+def test_of_much_output_the_last_mebibyte_is_kept(
+    local_storage_base: Path, no_slots_left: None
+) -> None:
+    with Cluster("local", slots=1) as cluster:
+        for count in (150_000, 3, 110_000):
+            task = cluster.spawn(_print_lines, count, notify=False)
+            task.result(SOON)
+            whole = "".join(f"{number:09}\n" for number in range(count))
+            assert task.output == whole[-(1 << 20) :]

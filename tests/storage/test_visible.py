@@ -17,7 +17,9 @@ from encamp.storage.camp import Camp
 from encamp.storage.mirror import Mirror, plan
 from encamp.storage.outputs import as_outputs, stage
 from encamp.storage.publish import publish
+from encamp.storage.roots import portable
 from encamp.storage.visible import WAIT, is_network_disk, until_not_older, until_visible
+from encamp.testing.waiting import until
 
 
 @pytest.fixture
@@ -204,3 +206,21 @@ def test_an_input_that_this_host_sees_as_it_was_is_waited_for(readonly: bool, he
         assert (camp.folder / "a").read_text() == "new"
     finally:
         camp.strike()
+
+
+def test_that_a_file_is_not_seen_is_believed_for_a_while_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, other = portable(tmp_path / "late"), portable(tmp_path / "other")
+    monkeypatch.setattr(visible, "_unseen", {})
+    assert not visible.sees(name)
+    (tmp_path / "late").touch()
+    (tmp_path / "other").touch()
+    assert not visible.sees(name)
+    assert visible.sees(other)
+    monkeypatch.setattr(visible, "_BELIEVED", 0.05)
+    monkeypatch.setattr(visible, "_unseen", {})
+    (tmp_path / "late").unlink()
+    assert not visible.sees(name)
+    (tmp_path / "late").touch()
+    until(lambda: visible.sees(name))

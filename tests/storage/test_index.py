@@ -1,0 +1,106 @@
+"""The index of the cache counts right, forgets the oldest events, and pages through all entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from encamp.storage import index as module
+from encamp.storage.index import Index, Row, opened
+
+
+def row(key: str, used: float = 1.0, *, size: int = 10, source: str = "/a") -> Row:
+    return Row(key, "file", source, "state", size, 1, used, used)
+
+
+def keys(rows: list[Row]) -> list[str]:
+    return [row.key for row in rows]
+
+
+def test_an_entry_that_is_noted_again_counts_once_and_is_only_used_anew(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add(row("a", 1.0))
+        index.add(row("b", 2.0, size=5))
+        index.add(row("a", 3.0, size=99))
+        assert index.total() == 15
+        assert keys(list(index.oldest_first())) == ["b", "a"]
+        assert next(index.oldest_first()).fetched == 2.0
+        assert index.of_source("/a")[1].fetched == 1.0
+        index.remove(["a", "nothing"])
+        assert index.total() == 5
+        index.remove(["b"])
+        assert index.total() == 0
+
+
+def _paged(index: Index, count: int) -> list[str]:
+    found: list[str] = []
+    last = None
+    while page := index.next_oldest(last, count):
+        assert len(page) <= count
+        found += keys(page)
+        last = page[-1]
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 100])
+def test_pages_have_every_entry_once_also_of_those_used_at_the_same_time(
+    tmp_path: Path, count: int
+) -> None:
+    with opened(tmp_path / "index") as index:
+        for key, used in {"e": 2.0, "c": 1.0, "a": 2.0, "d": 0.0, "b": 1.0, "f": 2.0}.items():
+            index.add(row(key, used))
+        assert _paged(index, count) == ["d", "b", "c", "a", "e", "f"]
+        assert keys(list(index.oldest_first()))[0] == "d"
+
+
+def test_what_was_used_is_the_last_to_go(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        for number, key in enumerate("abc"):
+            index.add(row(key, float(number)))
+        index.used(["a"], 9.0)
+        assert _paged(index, 2) == ["b", "c", "a"]
+
+
+def test_the_oldest_events_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EVENTS_KEPT", 5)
+    with opened(tmp_path / "index") as index:
+        for number in range(12):
+            index.tell(f"/{number % 2}", "fetched", str(number))
+        whys = {source: [event.why for event in index.events(source)] for source in ("/0", "/1")}
+    assert whys == {"/0": ["8", "10"], "/1": ["7", "9", "11"]}
+
+
+def test_sources_are_told_apart_and_the_newest_comes_first(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add(row("a", 1.0, source="/x"))
+        index.add(row("b", 3.0, source="/x"))
+        index.add(row("c", 2.0, source="/y"))
+        assert keys(index.of_source("/x")) == ["b", "a"]
+        assert keys(index.of_source("/none")) == []
+
+
+def test_room_is_each_owners(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.ask_room("one", 5)
+        index.ask_room("two", 7)
+        index.ask_room("one", 1)
+        index.give_room_back("one")
+        assert index.rooms() == [("two", 7)]
+
+
+def test_what_was_done_before_an_error_is_undone(tmp_path: Path) -> None:
+    with opened(tmp_path / "index") as index:
+        index.add(row("a"))
+    with pytest.raises(ZeroDivisionError):
+        _change_and_break(tmp_path / "index")
+    with opened(tmp_path / "index") as index:
+        assert not index.fresh
+        assert keys(list(index.oldest_first())) == ["a"]
+
+
+def _change_and_break(path: Path) -> None:
+    with opened(path) as index:
+        index.add(row("b"))
+        index.remove(["a"])
+        raise ZeroDivisionError
