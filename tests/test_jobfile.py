@@ -402,7 +402,12 @@ BAD = {
     ),
     "text for true": (
         '[[task]]\nsteps = [{ run = "x", shell = "true" }]',
-        (2, 31, "'shell' must be true or false, not the text 'true'; leave the quotes away: true"),
+        (2, 31, ("'shell' must be true, false or 'bash', not the text 'true'; "
+                 "leave the quotes away: true")),
+    ),
+    "a shell that is not known": (
+        '[[task]]\nsteps = [{ run = "x", shell = "zsh" }]',
+        (2, 31, "'shell' must be true, false or 'bash', not the text 'zsh'"),
     ),
     "one pair of brackets": (
         '[task]\nname = "x"',

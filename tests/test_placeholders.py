@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import need
 from encamp.errors import BadJob
 from encamp.jobs.placeholders import (
     expand_files,
@@ -152,6 +154,27 @@ def test_the_shell_gets_every_value_whole_and_runs_none_of_it(line, value, tmp_p
     assert shell(fill_shell(line, {"v": value}), tmp_path) == os.fsencode(value)
 
 
+BASH_PLACES = [
+    *SHELL_PLACES,
+    "printf %s $'it\\'s' > /dev/null; printf %s {v}",
+    "x=$'\\'' y={v}; printf %s \"$y\"",
+    "cat <(printf %s {v})",
+    "[[ {v} == '{v}' ]] && printf %s {v}",
+    'a=({v} x); printf %s "${{a[0]}}"',
+]
+
+
+@pytest.mark.parametrize("line", BASH_PLACES)
+def test_bash_gets_every_value_whole_and_runs_none_of_it(line, tmp_path):
+    need("bash", shutil.which("bash") is not None)
+    for value in AWKWARD:
+        filled = fill_command(command(line, shell="bash"), {"v": value}).line
+        words = ["bash", "-o", "pipefail", "-c", filled]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, check=True)
+        assert done.stdout == os.fsencode(value)
+        assert not (tmp_path / "hacked").exists()
+
+
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_any_text_passes_through_the_shells_quoting(value):
     line = fill_shell("printf %s,%s,%s {v} '{v}' \"{v}\"", {"v": value})
@@ -168,6 +191,7 @@ def test_any_text_passes_through_the_shells_quoting(value):
         ("echo ${{X:-{v}}}", "${...}"),
         ('echo "${{X:-"{v}"}}"', "${...}"),
         ("cat <<END\n{v}\nEND", "a here-document"),
+        ("echo $'{v}'", "$'...'"),
     ],
 )
 def test_where_no_quoting_is_safe_the_shell_step_is_refused(line, place):

@@ -82,6 +82,37 @@ def _escaped(char: str) -> str:
     return f"\\x{ord(char) - 0xDC00:02x}" if undecodable else ascii(char)[1:-1]
 
 
+_LONGEST = 1000
+"""Characters of a value that a message shows; what is longer hides what the message says."""
+LONGEST_STEP = 250
+
+
+def shortened(text: str, most: int = _LONGEST) -> str:
+    """A value for a message: the middle of a long one is left out."""
+    if len(text) <= most:
+        return text
+    head, tail = most * 2 // 3, most // 3
+    return f"{text[:head]} … {len(text) - head - tail} characters … {text[-tail:]}"
+
+
+def reason(exc: BaseException) -> str:
+    """What an exception says, after its type; never empty, never long, whatever its code does."""
+    kind, text = type(exc).__name__, _str(exc)
+    return shortened(f"{kind}: {text}" if text else kind)
+
+
+def text_of(exc: BaseException) -> str:
+    """What an exception says; its type where it says nothing."""
+    return shortened(_str(exc), 4 * _LONGEST) or type(exc).__name__
+
+
+def _str(exc: BaseException) -> str:
+    try:
+        return str(exc).strip()
+    except (Exception, SystemExit):  # noqa: BLE001 - its own code may raise what it likes
+        return ""
+
+
 class InputError(EncampError):
     """What the user gave cannot be used; nothing was run and nothing was published."""
 
@@ -191,7 +222,7 @@ class BadJob(InputError):
     why: str
 
     def __str__(self) -> str:
-        return f"{printable(self.what)}: {self.why}"
+        return f"{shortened(printable(self.what))}: {shortened(self.why)}"
 
 
 @dataclass(eq=False)
@@ -228,7 +259,8 @@ class CannotTravel(InputError):
     remedy: str = "open files, locks and connections inside the function instead of outside it"
 
     def __str__(self) -> str:
-        return f"{self.what} cannot be sent to another process: {self.why}; {self.remedy}"
+        what, why = shortened(self.what), shortened(self.why)
+        return f"{what} cannot be sent to another process: {why}; {self.remedy}"
 
 
 @dataclass(eq=False)
@@ -376,7 +408,8 @@ class StepFailed(TaskError):
     log_tail: str = ""
 
     def __str__(self) -> str:
-        return f"task {printable(self.task)}: step {printable(self.step)!r} {self.cause}"
+        step = shortened(printable(self.step), 2 * LONGEST_STEP)
+        return f"task {printable(self.task)}: step {step!r} {self.cause}"
 
 
 @dataclass(eq=False)
@@ -386,7 +419,8 @@ class CommandNotFound(TaskError):
 
     def __str__(self) -> str:
         return (
-            f"task {printable(self.task)}: no command {printable(self.command)!r} on {self.host}; "
+            f"task {printable(self.task)}: no command {shortened(printable(self.command))!r} "
+            f"on {self.host}; "
             "install it there, give its full path, or mirror it into the task's folder"
         )
 
@@ -436,7 +470,8 @@ class TimeLimitExceeded(TaskError):
     limit: float
 
     def __str__(self) -> str:
-        what = "" if self.step is None else f": step {printable(self.step)!r}"
+        step = shortened(printable(self.step), 2 * LONGEST_STEP)
+        what = "" if self.step is None else f": step {step!r}"
         return f"task {printable(self.task)}{what} ran longer than its limit of {self.limit:g} s"
 
 

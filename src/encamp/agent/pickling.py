@@ -155,7 +155,8 @@ def _in_words(exc: BaseException) -> RuntimeError:
 
 def words_of(exc: BaseException) -> str:
     """Kind and text of an error, as far as its own code lets them be known."""
-    return f"{name_of(exc)}: {text_of(exc)}"
+    text = text_of(exc)
+    return f"{name_of(exc)}: {text}" if text else name_of(exc)
 
 
 def name_of(exc: BaseException) -> str:

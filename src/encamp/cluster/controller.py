@@ -72,6 +72,7 @@ from encamp.errors import (
     EngineFailed,
     TaskKilled,
     TaskLost,
+    reason,
 )
 from encamp.wire import Parts, own
 
@@ -446,7 +447,7 @@ class Controller:
         """The engine as a whole is gone: everything fails."""
         failure = exc if isinstance(exc, EngineFailed) else None
         if failure is None:
-            failure = EngineFailed(self.engine.name, f"{type(exc).__name__}: {exc}")
+            failure = EngineFailed(self.engine.name, reason(exc))
             failure.__cause__ = exc
         self.failure = failure
         for task in self.known():

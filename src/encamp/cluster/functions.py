@@ -20,7 +20,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from encamp.errors import CannotTravel
+from encamp.errors import CannotTravel, text_of
 
 _FIXED = (
     int,
@@ -236,7 +236,7 @@ class Functions:
             return dump_by_value(function)
         except Exception as exc:
             name = getattr(function, "__qualname__", repr(function))
-            raise CannotTravel(name, str(exc) or type(exc).__name__) from exc
+            raise CannotTravel(name, text_of(exc)) from exc
         finally:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)

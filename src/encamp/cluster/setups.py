@@ -13,7 +13,7 @@ from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
 from encamp.cluster.options import Options
 from encamp.cluster.task import Task
-from encamp.errors import CannotTravel, UnusableInput
+from encamp.errors import CannotTravel, UnusableInput, text_of
 from encamp.storage.beacon import Beacons
 from encamp.storage.landing import Depot
 from encamp.storage.outputs import folders_of
@@ -23,7 +23,7 @@ def _pickled(initializer: tuple[Callable[..., Any], tuple[Any, ...]]) -> bytes:
     try:
         return dump_by_value(initializer)
     except Exception as exc:
-        why = str(exc) or type(exc).__name__
+        why = text_of(exc)
         what = f"the initializer {getattr(initializer[0], '__qualname__', initializer[0])}"
         raise CannotTravel(f"{what}, or an argument of it,", why) from exc
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from encamp.errors import BadDestination
+from encamp.errors import BadDestination, text_of
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
 from encamp.jobs.work import Outcome
@@ -69,7 +69,7 @@ def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
         bytes_shared=outcome.bytes_shared,
         cpu_seconds=outcome.cpu_seconds,
         peak_memory=outcome.peak_memory,
-        error=None if error is None else str(error),
+        error=None if error is None else text_of(error),
         error_type=None if error is None else type(error).__name__,
     )
 
@@ -81,7 +81,7 @@ def task_report(name: str, state: State, current: InHand, outcome: Outcome) -> T
         name,
         state,
         attempts=current.attempts,
-        why=current.why if outcome.error is None else str(outcome.error),
+        why=current.why if outcome.error is None else text_of(outcome.error),
         log=log,
         log_tail=outcome.log_tail,
         kept=outcome.kept,

@@ -30,6 +30,7 @@ TICK = 0.2
 
 _ASK = 1.0
 """Seconds between questions whether the run goes on."""
+_TERMINATED = "it was sent SIGTERM by somebody else, or by its own code"
 
 
 class Abandoned(EncampError):
@@ -69,11 +70,13 @@ def attempt(work: Work) -> Outcome:
         raise
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):
-            return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, "stopped"))
+            return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
         if isinstance(answer.error, NotImportable):
             return Outcome(where=watcher.where, error=answer.error)
         raise answer.error
     outcome: Outcome = answer.value
+    if isinstance(outcome.error, Stopped):
+        return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
     outcome.where = watcher.where
     return outcome
 

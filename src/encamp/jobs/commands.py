@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
 import socket
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
 from encamp.agent.process import GRACE
 from encamp.agent.processes import end_descendants
-from encamp.errors import CommandNotFound, StepFailed, printable
+from encamp.errors import CommandNotFound, StepFailed, printable, text_of
 from encamp.jobs.steps import Command
 from encamp.storage.mirror import safe_target
+
+_LONGEST_WORD = 32 * os.sysconf("SC_PAGESIZE")
+"""Bytes of one word of a command line, its end among them, see execve(2)."""
+_FILE = "write it to a file that the command reads"
 
 
 def run_command(command: Command, folder: Path, task: str) -> int:
@@ -42,7 +48,7 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusa
 
 
 def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
-    words = ["/bin/sh", "-c", command.line] if isinstance(command.line, str) else command.line
+    words = _words(command)
     environment = {**os.environ, **command.env}
     program = shutil.which(words[0], path=environment.get("PATH"))
     if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
@@ -54,10 +60,18 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
             env=environment,
             stdin=_opened(folder, command.stdin, "rb", files),
             stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
+            process_group=0,  # so that its `kill 0` is for what it has started itself
         )
     except (OSError, ValueError) as exc:
-        cause = f"could not start: {_reason(exc, folder)}"
+        cause = f"could not start: {_reason(exc, folder, words, environment)}"
         raise StepFailed(task, command.label, None, cause) from exc
+
+
+def _words(command: Command) -> Sequence[str]:
+    if not isinstance(command.line, str):
+        return command.line
+    shell = ["bash", "-o", "pipefail"] if command.shell == "bash" else ["/bin/sh"]
+    return [*shell, "-c", command.line]
 
 
 def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[bytes] | int:
@@ -67,12 +81,28 @@ def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[b
     return files.enter_context(file)
 
 
-def _reason(exc: OSError | ValueError, folder: Path) -> str:
+def _reason(
+    exc: OSError | ValueError, folder: Path, words: Sequence[str], environment: Mapping[str, str]
+) -> str:
     if not isinstance(exc, OSError):
-        return str(exc)
+        return text_of(exc)
+    if exc.errno == errno.E2BIG:
+        return _too_long(words, environment)
     name = os.fsdecode(exc.filename or "").removeprefix(f"{folder}/")
     file = f": {printable(name)}" if name else ""
     return f"{(exc.strerror or str(exc)).lower()}{file}"
+
+
+def _too_long(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What of a command line is too long, see execve(2)."""
+    variables = [f"{name}={text}" for name, text in environment.items()]
+    long = [what for what in (*words, *variables) if len(os.fsencode(what)) >= _LONGEST_WORD]
+    if long:
+        kind = "a word" if long[0] in words else f"the variable {long[0].partition('=')[0]}"
+        size, most = len(os.fsencode(long[0])), _LONGEST_WORD - 1
+        return f"its command line is too long: {kind} has {size} bytes, {most} are allowed; {_FILE}"
+    size, beside = (sum(len(os.fsencode(what)) + 1 for what in all_) for all_ in (words, variables))
+    return f"its command line is too long: {size} bytes, with {beside} of environment; {_FILE}"
 
 
 def _ending(code: int) -> str:

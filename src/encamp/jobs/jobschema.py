@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from copy import deepcopy
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -80,7 +80,10 @@ class StepTable(_Table, kw_only=True):
     """A command line with settings of its own."""
 
     run: Annotated[str | list[str], Meta(description="Command line, or list of its words.")]
-    shell: Annotated[bool, Meta(description="Run by /bin/sh, for pipes and the like.")] = False
+    shell: Annotated[
+        bool | Literal["bash"],
+        Meta(description="Run by /bin/sh, or by bash with pipefail, for pipes and the like."),
+    ] = False
     time_limit: TimeLimit | None = None
     env: Env = {}
     stdin: str | None = None
@@ -241,10 +244,14 @@ _MISSING = {
 _CHOICES: dict[str | int, tuple[str, ...]] = {
     "mode": get_args(Mode),
     "existing": get_args(Existing),
+    "shell": ("bash",),
 }
 
 
 def _no_choice(key: str, value: Any) -> str:
+    if key == "shell":
+        hint = _hint("bool", (key,), value)
+        return f"'shell' must be true, false or 'bash', not {described(value)}{hint}"
     close = get_close_matches(str(value), _CHOICES[key], 1)
     guess = f"; did you mean {close[0]!r}?" if close else ""
     choices = ", ".join(map(repr, _CHOICES[key]))

@@ -147,13 +147,13 @@ def fill_word(word: str, values: Values) -> str:
     return filled
 
 
-def fill_shell(line: str, values: Values) -> str:
-    """A line for ``/bin/sh`` with its placeholders filled and quoted.
+def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
+    """A line for ``/bin/sh``, or for bash, with its placeholders filled and quoted.
 
     A value is quoted as its place demands: bare, in single or in double quotes. Raises `BadJob`
-    where no quoting is safe: in a comment, a here-document, backquotes or ``${...}``.
+    where no quoting is safe: in a comment, a here-document, backquotes, ``$'...'`` or ``${...}``.
     """
-    place = _ShellPlace()
+    place = _ShellPlace(bash=bash)
     filled = "".join(
         place.read(piece) if isinstance(piece, str) else place.quoted(piece, _value(piece, values))
         for piece in parse(line)
@@ -166,7 +166,7 @@ def fill_command(command: Command, values: Values) -> Command:
     """A command with the placeholders of its words, ``env``, ``stdin`` and ``stdout`` filled."""
     line: str | tuple[str, ...]
     if isinstance(command.line, str):
-        line = fill_shell(command.line, values)
+        line = fill_shell(command.line, values, bash=command.shell == "bash")
     else:
         line = tuple(fill_word(word, values) for word in command.line)
     return replace(
@@ -190,20 +190,24 @@ def _file_values(path: Path) -> dict[str, str]:
     return dict(zip(FILE_NAMES, facts, strict=True))
 
 
-_BARE = re.compile(r"\\.|\$[({]|<<<?|[^\\$<'\"`(){}#\s]+|.", re.DOTALL)
+_BARE = re.compile(r"\\.|\$[({']|<<<?|[^\\$<'\"`(){}#\s]+|.", re.DOTALL)
 _SHELL_TOKENS = {
     "'": re.compile(r"[^']+|'"),
     '"': re.compile(r"\\.|\$[({]|[^\\$\"`]+|.", re.DOTALL),
     "#": re.compile(r"[^\n]+|\n"),
+    "$'": re.compile(r"[^']+|'"),
 }
-_PLACES = {"#": "a comment", "`": "backquotes", "{": "${...}"}
+_IN_BASH = {**_SHELL_TOKENS, "$'": re.compile(r"\\.|[^\\']+|.", re.DOTALL)}
+_PLACES = {"#": "a comment", "`": "backquotes", "{": "${...}", "$'": "$'...'"}
+_ENDS = {"'": "'", "$'": "'", '"': '"', "#": "\n", "(": ")", "{": "}", "`": "`"}
 _WORD_ENDS = frozenset(" \t\n;|&()<>")
 
 
 class _ShellPlace:
     """Where in a shell line the reader is: inside which quotes, brackets or comment."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bash: bool) -> None:
+        self._tokens = _IN_BASH if bash else _SHELL_TOKENS
         self.inside: list[str] = []
         self.last = "\n"
         self.here_document = False
@@ -214,7 +218,7 @@ class _ShellPlace:
         at = 0
         while at < len(text):
             top = self.inside[-1] if self.inside else ""
-            match = _SHELL_TOKENS.get(top, _BARE).match(text, at)
+            match = self._tokens.get(top, _BARE).match(text, at)
             assert match, "the last alternative of every pattern takes any character"  # noqa: S101
             self._take(match[0], top)
             at = match.end()
@@ -222,10 +226,12 @@ class _ShellPlace:
         return text
 
     def _take(self, mark: str, top: str) -> None:
-        if mark == {"'": "'", '"': '"', "#": "\n", "(": ")", "{": "}", "`": "`"}.get(top):
+        if mark == _ENDS.get(top):
             self.inside.pop()
-        elif top in ("'", "#"):
+        elif top in ("'", "$'", "#"):
             return
+        elif mark == "$'":
+            self.inside.append(mark)
         elif mark in ("$(", "${", "`") or (top != '"' and self._opens(mark)):
             self.inside.append(mark[-1])
         elif mark == "<<" and top != '"':
@@ -250,7 +256,7 @@ class _ShellPlace:
         return self.last[-1] in _WORD_ENDS or self.last[-1] in "'\"="
 
     def _check_safe(self, hole: Hole) -> None:
-        if self.last in ("\\", "$") and self.inside[-1:] != ["'"]:
+        if self.last in ("\\", "$") and self.inside[-1:] not in (["'"], ["$'"]):
             variable = f" for a variable of the shell write ${{{{{hole.name}}}}}, or"
             instead = f"{variable if self.last == '$' else ''} leave the {self.last} away"
             why = f"cannot follow a {self.last} in a shell step;{instead}"

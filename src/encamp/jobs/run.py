@@ -34,6 +34,8 @@ from encamp.errors import (
     StepFailed,
     TaskLost,
     TimeLimitExceeded,
+    reason,
+    text_of,
 )
 from encamp.jobs.account import (
     InHand,
@@ -274,7 +276,7 @@ class _Run:
             inputs = self.prepared.inputs.of(name)
             key = self.prepared.key(name, inputs)
         except (InputError, OSError) as exc:
-            self._end(TaskReport(name, "failed", why=str(exc)))
+            self._end(TaskReport(name, "failed", why=text_of(exc)))
             return
         record = self.journal.done.get(name)
         why = "it was forced" if self.options.force else why_run(record, key)
@@ -387,7 +389,7 @@ class _Run:
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 lost = raised.exit_code is None  # otherwise its process has ended by itself
                 return Outcome(error=replace(raised, task=name), lost=lost)
-            why = f"{type(raised).__name__}: {raised}"
+            why = reason(raised)
             return Outcome(error=TaskLost(name, "its host", None, why))
         outcome = future.result()
         if not isinstance(outcome.error, NotImportable):
@@ -459,7 +461,7 @@ class _Run:
             current.tries -= 1
         hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
-            self.progress.retried(name, current.number, str(outcome.error))
+            self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)
             return

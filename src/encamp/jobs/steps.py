@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
-from encamp.errors import BadJob
+from encamp.errors import LONGEST_STEP, BadJob, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
@@ -30,17 +30,21 @@ class Call:
         return str(getattr(function, "__qualname__", type(function).__name__))
 
 
+Shell = bool | Literal["bash"]
+
+
 @dataclass(frozen=True)
 class Command:
     """A step that runs a command line in a process of its own in the task's folder.
 
-    ``line`` is the argument list, or, with ``shell=True``, one string for ``/bin/sh -c``.
+    ``line`` is the argument list, or one string for a shell: with ``shell=True`` for
+    ``/bin/sh -c``, with ``shell="bash"`` for ``bash -o pipefail -c``.
     ``stdin`` and ``stdout`` name files in the task's folder; otherwise standard input is
     empty and all output goes to the task's log. ``env`` adds to the worker's environment.
     """
 
     line: tuple[str, ...] | str
-    shell: bool = False
+    shell: Shell = False
     time_limit: float | None = None
     env: dict[str, str] = field(default_factory=dict)
     stdin: str | None = None
@@ -48,10 +52,12 @@ class Command:
 
     @property
     def label(self) -> str:
-        """The step's name in reports."""
-        return self.line if isinstance(self.line, str) else shlex.join(self.line)
+        """The step's name in reports; the middle of a long one is left out."""
+        line = self.line if isinstance(self.line, str) else shlex.join(self.line)
+        return shortened(line, LONGEST_STEP)
 
 
+_SHELLS: tuple[Shell, ...] = (False, True, "bash")
 Step = Callable[..., Any] | Call | Command | str
 
 
@@ -66,7 +72,7 @@ _FOR_A_SHELL = frozenset({"|", "<", ">", ">>", "2>", "2>&1", "&>", "&&", "||", "
 def command(
     line: str | Sequence[str],
     *,
-    shell: bool = False,
+    shell: Shell = False,
     time_limit: float | None = None,
     env: Mapping[str, str] | None = None,
     stdin: str | None = None,
@@ -75,9 +81,12 @@ def command(
     """A step that runs a command line.
 
     A string is split into words as a shell would, but no shell runs: pipes, ``>`` and ``$VAR``
-    need ``shell=True``. ``time_limit`` is in seconds. Raises `BadJob` for an empty line or
-    unbalanced quotes.
+    need ``shell=True``. A pipeline of ``/bin/sh`` fails only if its last command does; with
+    ``shell="bash"`` bash runs the line, and a pipeline fails if any of its commands does.
+    ``time_limit`` is in seconds. Raises `BadJob` for an empty line or unbalanced quotes.
     """
+    if not any(shell is known or shell == known == "bash" for known in _SHELLS):
+        raise BadJob(f"shell={shell!r}", "is not known; say True for /bin/sh, or 'bash'")
     if shell:
         if not isinstance(line, str):
             raise BadJob("a shell step", "is one string, not a list of words")
@@ -93,7 +102,7 @@ def command(
         sign = sorted(found)[0]
         raise BadJob(
             f"the command line {line!r}",
-            f"holds {sign!r}, but no shell runs; say shell=True, or give a list of words",
+            f"holds {sign!r}, but no shell runs; say shell=True or 'bash', or give a list of words",
         )
     return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from encamp.agent.pickling import NotImportable
-from encamp.errors import CannotTravel
+from encamp.errors import CannotTravel, text_of
 from encamp.jobs.lease import Lease
 from encamp.jobs.steps import Call, Command
 from encamp.model import Span, Where
@@ -83,7 +83,7 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
         return dump_by_value(steps)
     except Exception as exc:
         labels = ", ".join(step.label for step in steps if isinstance(step, Call))
-        raise CannotTravel(f"task {task}: {labels}", str(exc) or type(exc).__name__) from exc
+        raise CannotTravel(f"task {task}: {labels}", text_of(exc)) from exc
     finally:
         for module in by_value:
             cloudpickle.unregister_pickle_by_value(module)

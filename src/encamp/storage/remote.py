@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from encamp.errors import BadDestination, SourceChanged, UnusableInput
+from encamp.errors import BadDestination, SourceChanged, UnusableInput, reason
 
 _CHUNK = 1 << 20
 _STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated")
@@ -164,7 +164,7 @@ def _reading(url: str) -> Iterator[None]:
     except (UnusableInput, SourceChanged):
         raise
     except Exception as exc:
-        raise UnusableInput(url, f"{type(exc).__name__}: {exc}") from exc
+        raise UnusableInput(url, reason(exc)) from exc
 
 
 @contextmanager
@@ -176,4 +176,4 @@ def _writing(url: str) -> Iterator[None]:
     except BadDestination:
         raise
     except Exception as exc:
-        raise BadDestination(url, f"{type(exc).__name__}: {exc}") from exc
+        raise BadDestination(url, reason(exc)) from exc
