@@ -88,7 +88,7 @@ def _end_own_group() -> None:
         (_leave, "task step: step '_leave' raised SystemExit"),
         (
             _unprintable,
-            "task step: step '_unprintable' raised _Unprintable: (its text cannot be made: KeyError)",
+            "step '_unprintable' raised _Unprintable: (its text cannot be made: KeyError)",
         ),
         (_end_own_group, "it was sent SIGTERM by somebody else, or by its own code"),
         (_loud, "raised ValueError: xxx"),
