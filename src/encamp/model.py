@@ -99,6 +99,8 @@ class JobReport:
     version: str
     interrupted: bool
     tasks: list[TaskReport]
+    warnings: list[str] = field(default_factory=list)
+    """What may be wrong though nothing failed, in words: orphans that tasks read."""
 
     def count(self, state: State) -> int:
         """How many tasks are in ``state``."""

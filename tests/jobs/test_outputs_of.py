@@ -232,7 +232,7 @@ def test_what_cannot_be_is_said_before_anything_runs(here: Path) -> None:
     assert re.search("→.*wait for each other", _refused(job))
     job = encamp.Job("job", to="out")
     job.add("a", "true", mirror=encamp.outputs_of("a"))
-    assert "only the task itself is called 'a'" in _refused(job)
+    assert "no task is called 'a' but this one" in _refused(job)
     with pytest.raises(BadJob, match="job inputs are there before any task has run"):
         encamp.Job("job", to="out", mirror=[encamp.outputs_of("a")])
     with pytest.raises(BadJob, match="names no task"):

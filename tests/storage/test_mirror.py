@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import stat
@@ -233,9 +234,23 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_exists_is_taken_as_it_is(name: str, here: Path, folder: Path) -> None:
-    write(here, name, "a1.txt", "whatever")
+    write(here, name)
     assert mirrored(name, here, folder) == [name]
     assert (folder / name).read_bytes() == (here / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("*.las", "1.las"), ("*", "a"), ("a[1].txt", "a1.txt"), ("**", "x/a")]
+)
+def test_a_name_that_matches_more_is_refused_with_the_way_out(
+    name: str, other: str, here: Path, folder: Path
+) -> None:
+    write(here, name, other)
+    with pytest.raises(BadJob, match="is the name of a file, but matches") as caught:
+        plan(as_mirrors(name), here)
+    escaped = re.search("write '(.*)' for that file alone", str(caught.value))
+    assert escaped is not None
+    assert mirrored(escaped[1], here, folder) == [name]
 
 
 def test_all_these_names_are_found_by_globs_and_in_trees(here: Path, folder: Path) -> None:

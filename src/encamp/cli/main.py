@@ -53,6 +53,13 @@ Files that several tasks want are brought to a host once and kept for later runs
 limit that ENCAMP_CACHE_LIMIT sets ("50 GiB"; a fifth of the disk by default).
 """
 
+_PRUNE = """Remove what the jobs in a destination published and make no more.
+
+That are the outputs of tasks that have been taken out of a job, and outputs that have other names
+now, as of the job's last run. Files that were changed since, and whatever else is there, stay.
+DESTINATION is the folder that a job has its results in, or the job's own folder in it.
+"""
+
 _STATUS = """Say how the jobs in a destination stand.
 
 Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
@@ -79,6 +86,7 @@ def cli() -> None:
     \b
       encamp run JOB.toml        run a job; run it again to go on where it stopped
       encamp status results      how the jobs in a destination stand
+      encamp prune results       remove what tasks published that a job no longer has
       encamp clean               remove what killed processes left on this host
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
     """
@@ -157,6 +165,15 @@ def status(destination: str) -> None:
     from encamp.cli.status import status_command
 
     status_command(Path(destination))
+
+
+@cli.command(help=_PRUNE)
+@click.argument("destination")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def prune(destination: str, *, dry_run: bool) -> None:
+    from encamp.cli.prune import prune_command
+
+    prune_command(Path(destination), dry_run=dry_run)
 
 
 def main() -> NoReturn:

@@ -17,20 +17,31 @@ from encamp.model import JobReport
 
 def status_command(destination: Path) -> None:
     """Print the state of every job that has its folder in ``destination``."""
+    for folder in job_folders(destination):
+        _status(folder)
+
+
+def job_folders(destination: Path) -> list[Path]:
+    """The folders of jobs that have run to a destination, or the one that it is itself.
+
+    Raises `BadJob` if there is none.
+    """
     if not destination.is_dir():
         raise BadJob(str(destination), "there is no such folder; name a job's destination")
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
     folders = [folder for folder in folders if (folder / "journal.jsonl").exists()]
     if not folders:
         raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
-    for folder in folders:
-        _status(folder)
+    return folders
 
 
 def _status(folder: Path) -> None:
     journal = Journal(folder)
     journal.read()
-    name, done = printable(folder.name.removesuffix(".job")), _tasks(len(journal.done))
+    name, done = (
+        printable(folder.name.removesuffix(".job")),
+        _tasks(sum(1 for _ in journal.current())),
+    )
     report = folder / "report.json"
     for _, facts in leases(folder):
         who = f"process {facts.get('pid')} on {facts.get('host')}"

@@ -6,6 +6,7 @@ import os
 import pickle
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -39,7 +40,12 @@ class InHand:
 
 
 def job_report(
-    job: Job, tasks: list[TaskReport], started: float, executor: str, interrupted: bool
+    job: Job,
+    tasks: list[TaskReport],
+    started: float,
+    executor: str,
+    interrupted: bool,
+    warnings: Sequence[str] = (),
 ) -> JobReport:
     """The report of a run that ends now."""
     return JobReport(
@@ -53,6 +59,7 @@ def job_report(
         version=__version__,
         interrupted=interrupted,
         tasks=tasks,
+        warnings=list(warnings),
     )
 
 

@@ -79,6 +79,8 @@ class _Failures:
         self.console.print(Text(text) if isinstance(text, str) else text, style=style)
 
     def _failures(self, report: JobReport) -> None:
+        for warning in report.warnings:
+            self._print(f"warning: {warning}", "yellow")
         failed = [task for task in report.tasks if task.state == "failed"]
         for task in failed[:_LISTED]:
             self._print(f"failed: {printable(task.name)}", "bold red")
@@ -211,6 +213,7 @@ class _Listing(_Failures):
         )
 
     def finished(self, report: JobReport) -> None:
+        self._failures(report)
         todo, kept = report.count("to do"), report.count("up to date")
         self._line(f"{printable(report.name)}: {todo} to do, {kept} up to date; nothing was run")
 

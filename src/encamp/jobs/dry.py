@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 
+from encamp.errors import InputError
 from encamp.jobs.account import job_report
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal
 from encamp.jobs.keys import why_run
 from encamp.jobs.options import Options
+from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress
 from encamp.model import JobReport, TaskReport
@@ -21,7 +24,10 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     journal = Journal(job.folder)
     prepared = Prepared(job, journal)
     journal.read()
+    journal.left = journal.tasks.difference(job.tasks)
     graph = Graph(job.tasks)
+    orphans = OrphanWatch(journal, job.to)
+    orphans.look("the job", prepared.shared)
     reports: dict[str, TaskReport] = {}
     started = time.time()
     progress.began(job.name, len(job.tasks), None)
@@ -32,11 +38,22 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
                 reports[name] = TaskReport(name, "to do", why=f"it waits for {first}")
             else:
                 reports[name] = _foreseen(name, prepared, journal, options)
+            if reports[name].state == "to do":
+                orphans.foresee(job.tasks[name])
+            _look(orphans, name, prepared)
             graph.ended(name)
             progress.ended(reports[name])
-    report = job_report(job, [reports[name] for name in job.tasks], started, "dry run", False)
+    report = job_report(
+        job, [reports[name] for name in job.tasks], started, "dry run", False, orphans.warnings
+    )
     progress.finished(report)
     return report
+
+
+def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
+    """What a task waits for may not be there yet, which is no mistake."""
+    with suppress(InputError, OSError):
+        orphans.look(f"task {name}", prepared.inputs.of(name))
 
 
 def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:

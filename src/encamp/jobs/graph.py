@@ -35,6 +35,16 @@ class Graph:
         """The task has ended, well or not."""
         self._sorter.done(name)
 
+    def all_before(self, name: str) -> set[str]:
+        """All tasks that a task waits for, if only by way of others."""
+        found: set[str] = set()
+        pending = list(self.before[name])
+        while pending:
+            if (one := pending.pop()) not in found:
+                found.add(one)
+                pending += self.before[one]
+        return found
+
     @property
     def going_on(self) -> bool:
         """Whether any task has not ended."""
@@ -53,8 +63,8 @@ def tasks_named(
         matches = [pattern] if pattern in tasks else _matching(pattern, tasks)
         others = [name for name in matches if name != task]
         if not others:
-            only = "only the task itself" if matches else "no task"
-            raise BadJob(f"task {task}", f"{where}: {only} is called {pattern!r}")
+            but = " but this one" if matches else ""
+            raise BadJob(f"task {task}", f"{where}: no task is called {pattern!r}{but}")
         found.update(dict.fromkeys(others))
     return list(found)
 

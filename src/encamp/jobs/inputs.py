@@ -11,7 +11,7 @@ from pathlib import Path
 from encamp.errors import TargetConflict
 from encamp.jobs.graph import Graph, makers
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal import Journal, outputs_in
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.steps import Task
 from encamp.model import Published
@@ -86,8 +86,7 @@ class Inputs:
             yield item
 
     def _made(self, maker: str) -> Made:
-        record = self.journal.done.get(maker)
-        published = record.report.outputs if record and record.report else ()
+        published = outputs_in(self.journal.done.get(maker))
         return Made(self.job.tasks[maker].outputs, published)
 
     def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:

@@ -34,7 +34,6 @@ from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
 from encamp.jobs.steps import Command, command
-from encamp.storage.globs import escape
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
 
@@ -138,7 +137,7 @@ class _Loader:
         for case in cases(task, self.job.base, *path):
             values = self._named(task, case, *path)
             env = self._env(task, values, *path)
-            own = [] if case.file is None else [Mirror(escape(str(case.file)))]
+            own = [] if case.file is None else [Mirror(str(case.file), literal=True)]
             commands = [_filled_step(step, values, env, *where) for where, step in steps]
             mirror = self._task_inputs(task, values, *path, "mirror")
             outputs = list(_outputs(task.outputs, values, *path, "outputs"))

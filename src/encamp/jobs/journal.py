@@ -77,10 +77,14 @@ class Journal:
         """What is done of the tasks that the job still has."""
         return (record for task, record in self.done.items() if task not in self.left)
 
+    @property
+    def tasks(self) -> set[str]:
+        """All tasks that it knows of."""
+        return {*self.done, *self.attempts, *self.earlier}
+
     def note_tasks(self, tasks: Collection[str]) -> None:
         """Write down which tasks have left the job since its last run, and which are back."""
-        known = {*self.done, *self.attempts, *self.earlier}
-        left = sorted(known.difference(tasks) - self.left)
+        left = sorted(self.tasks.difference(tasks) - self.left)
         joined = sorted(self.left.intersection(tasks))
         now = time.time()
         self.write(
@@ -99,23 +103,28 @@ class Journal:
             case "submitted":
                 self._supersede(task)
                 self.attempts[task] = record.attempt
-            case "publishing" | "rescued":
+            case "publishing":
                 self.earlier.setdefault(task, {}).update(dict.fromkeys(record.paths))
-                if record.event == "rescued":
-                    self.rescued.setdefault(task, set()).update(record.paths)
+            case "rescued":
+                self.earlier.setdefault(task, {}).update(dict.fromkeys(record.paths))
+                self.rescued.setdefault(task, set()).update(record.paths)
             case "earlier":
                 files = {file.path: file for file in record.files}
                 self.earlier.setdefault(task, {}).update(files)
+            case "pruned":
+                self._pruned(task, record.paths)
             case "left":
                 self.left.add(task)
-            case "joined":
+            case _:  # joined
                 self.left.discard(task)
-            case "pruned":
-                self._supersede(task)
-                self._forget(task, record.paths)
-                if task in self.left and task not in self.earlier:
-                    self.left.discard(task)
-                    self.attempts.pop(task, None)
+
+    def _pruned(self, task: str, paths: Iterable[str]) -> None:
+        if task in self.left:
+            self._supersede(task)
+        self._forget(task, paths)
+        if task in self.left and task not in self.earlier:
+            self.left.discard(task)
+            self.attempts.pop(task, None)
 
     def _supersede(self, task: str) -> None:
         """What the task made so far counts no longer, but it was once its own."""
@@ -188,10 +197,14 @@ class Journal:
         partial.replace(self.folder / "journal.jsonl")
 
 
+def outputs_in(record: Record | None) -> list[Published]:
+    """What a task had published when it was done."""
+    return record.report.outputs if record and record.report else []
+
+
 def _outputs(record: Record | None) -> dict[str, Published]:
     """What a result has of its own, by final name."""
-    outputs = record.report.outputs if record and record.report else []
-    return {output.path: output for output in outputs if not output.kept}
+    return {output.path: output for output in outputs_in(record) if not output.kept}
 
 
 def _as_records(

@@ -20,7 +20,6 @@ from encamp.jobs.placeholders import (
 )
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
-from encamp.storage.globs import escape
 from encamp.storage.mirror import Mirror, MirrorMap, find
 from encamp.storage.outputs import Output, OutputMap, as_outputs
 
@@ -62,7 +61,7 @@ def map_files(
         job.add(
             task,
             [_for_file(step, values) for step in given],
-            mirror=Mirror(escape(str(path))),
+            mirror=Mirror(str(path), literal=True),
             outputs=[_filled(output, values) for output in as_outputs(outputs)],
         )
     return job.run(executor, **run_options)
@@ -77,7 +76,7 @@ def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
     patterns = [files] if isinstance(files, str | Path) else list(files)
     found: dict[Path, None] = {}
     for pattern in patterns:
-        matches = find(str(pattern), base)
+        matches = find(str(pattern), base, literal=isinstance(pattern, Path))
         if not matches:
             raise NoMatch(str(pattern), str(base), required_anyway=True)
         found.update(dict.fromkeys(matches))

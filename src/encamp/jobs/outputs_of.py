@@ -15,10 +15,17 @@ from typing import Any, Protocol, get_args
 from encamp.errors import BadJob, NoMatch, TargetConflict
 from encamp.model import Published
 from encamp.storage.globs import escape, matches
-from encamp.storage.mirror import Mirror, MirrorMap, Mode, as_mirrors, renamed, safe_target
+from encamp.storage.mirror import (
+    Mirror,
+    MirrorMap,
+    Mode,
+    as_mirrors,
+    left_out,
+    renamed,
+    safe_target,
+)
 from encamp.storage.outputs import Output
 from encamp.storage.remote import is_url
-from encamp.storage.tree import excluded
 
 
 class _Named(Protocol):
@@ -158,7 +165,7 @@ def chosen(wanted: OutputsOf, made: Iterable[Made], to: Path) -> dict[str, Publi
         folders = _folders(one.outputs, to)
         for published in one.published:
             inner = _inner(wanted.pattern, published.path, top, folders)
-            if inner is None or _left_out(inner, wanted.exclude):
+            if inner is None or left_out(inner, wanted.exclude):
                 continue
             name = renamed(wanted.rename, inner.name)
             target = str(safe_target(wanted.to) / inner.parent / name)
@@ -222,8 +229,3 @@ def _placed(pattern: str, path: str) -> PurePosixPath | None:
         return None
     above = "/".join(pieces[: len(parts)])
     return PurePosixPath(*pieces[len(parts) - 1 :]) if matches(pattern, above) else None
-
-
-def _left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
-    ways = (path, *path.parents[:-1])
-    return any(excluded(way.name, str(way), patterns) for way in ways)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import BadJob
@@ -38,7 +40,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Says nothing."""
+    """Says nothing; what the report warns of becomes Python's warnings."""
 
     def began(self, job: str, tasks: int, workers: int | None) -> None: ...
 
@@ -48,7 +50,18 @@ class Silent:
 
     def ended(self, task: TaskReport) -> None: ...
 
-    def finished(self, report: JobReport) -> None: ...
+    def finished(self, report: JobReport) -> None:
+        for warning in report.warnings:
+            warnings.warn(warning, stacklevel=_depth() + 1)
+
+
+def _depth() -> int:
+    """How many calls of encamp's own there are above this one, up to the script."""
+    depth = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 class Shielded:

@@ -53,6 +53,7 @@ from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
+from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
@@ -186,6 +187,8 @@ class _Run:
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
+        self.orphans = OrphanWatch(journal, job.to)
+        self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
@@ -274,6 +277,7 @@ class _Run:
             return
         try:
             inputs = self.prepared.inputs.of(name)
+            self.orphans.look(f"task {name}", inputs)
             key = self.prepared.key(name, inputs)
         except (InputError, OSError) as exc:
             self._end(TaskReport(name, "failed", why=text_of(exc)))
@@ -443,6 +447,7 @@ class _Run:
         kept = replace(report, value=as_json(report.value))
         number = current.number
         self.journal.write(Record("done", name, time.time(), number, current.key, kept))
+        self.orphans.note(name, self.finals)
         self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
@@ -514,7 +519,14 @@ class _Run:
     def _report(self, *, interrupted: bool) -> JobReport:
         waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
         tasks = [self.ended.get(name, replace(waiting, name=name)) for name in self.job.tasks]
-        report = job_report(self.job, tasks, self.started, self._executor_name(), interrupted)
+        report = job_report(
+            self.job,
+            tasks,
+            self.started,
+            self._executor_name(),
+            interrupted,
+            self.orphans.warnings,
+        )
         write_manifest(self.job, tasks)
         for_disk = [replace(task, value=as_json(task.value)) for task in tasks]
         write_report(replace(report, tasks=for_disk), self.job.folder)

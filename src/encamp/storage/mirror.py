@@ -6,8 +6,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
@@ -58,11 +58,14 @@ class Mirror:
     required: bool = True
     readonly: bool = False
     mode: Mode = "auto"
+    literal: bool = field(default=False, kw_only=True, compare=False, repr=False)
+    """Whether a file called ``pattern``, if there is one, is meant alone; so it is of a `Path`."""
 
     def __post_init__(self) -> None:
         for given in (self.pattern, self.to):
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"mirror: {given!r}", "is no path; give text, such as '.'")
+        object.__setattr__(self, "literal", self.literal or isinstance(self.pattern, PurePath))
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", os.fspath(self.to))
         if self.mode not in get_args(Mode):
@@ -79,14 +82,17 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     """Any form of a mirror map as `Mirror` objects."""
     if isinstance(spec, Mirror):
         return (spec,)
-    if isinstance(spec, str | Path):
-        return (Mirror(str(spec)),)
+    if isinstance(spec, str | PurePath):
+        return (Mirror(spec),)
     if isinstance(spec, Mapping):
-        return tuple(Mirror(pattern, to) for pattern, to in spec.items())
+        return tuple(
+            replace(given, to=to) if isinstance(given, Mirror) else Mirror(given, to)
+            for given, to in spec.items()
+        )
     if not isinstance(spec, Iterable):
         why = f"must be patterns, a mapping of patterns to folders, or Mirrors, not {spec!r}"
         raise BadJob("mirror", why)
-    return tuple(item if isinstance(item, Mirror) else Mirror(str(item)) for item in spec)
+    return tuple(item if isinstance(item, Mirror) else Mirror(item) for item in spec)
 
 
 @dataclass(frozen=True)
@@ -128,19 +134,20 @@ class Item:
         return str(self.source) if is_url(self.source) else None
 
 
-def find(pattern: str, base: Path) -> list[Path]:
+def find(pattern: str, base: Path, *, literal: bool = False) -> list[Path]:
     """The files and folders that match, sorted; a path that exists is its own only match.
 
-    Raises `BadJob` for a pattern that is the name of a file but matches others as well.
+    Raises `BadJob` for a pattern that is the name of a file but matches others as well, unless
+    it is known to be ``literal``.
     """
     if not pattern or "\0" in pattern:
         raise BadJob(f"the pattern {pattern!r}", "is no path" if pattern else "is empty")
-    literal = Path(os.path.abspath(_literal(pattern, base)))
-    if not os.path.lexists(literal):
+    path = Path(os.path.abspath(_literal(pattern, base)))
+    if not os.path.lexists(path):
         return _globbed(pattern, base)
-    if is_glob(pattern):
-        _check_only_match(pattern, literal, base)
-    return [literal]
+    if is_glob(pattern) and not literal:
+        _check_only_match(pattern, path, base)
+    return [path]
 
 
 def _globbed(pattern: str, base: Path) -> list[Path]:
@@ -208,9 +215,9 @@ class Planner:
         depth = globstar_depth(mirror.pattern, self._base)
         hidden = Hidden.of(mirror.pattern, self._base, self._left_out)
         found = False
-        for path in find(mirror.pattern, self._base):
+        for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if _left_out(inner, mirror.exclude) or hidden.holds(path):
+            if left_out(inner, mirror.exclude) or hidden.holds(path):
                 continue
             if depth and path.is_dir():
                 continue  # ``**`` names the files below it; their folders come with them
@@ -294,7 +301,7 @@ def is_here(item: Item) -> bool:
 def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
     found = False
     for file in find_remote(mirror.pattern):
-        if _left_out(file.inner, mirror.exclude):
+        if left_out(file.inner, mirror.exclude):
             continue
         found = True
         name = renamed(mirror.rename, file.inner.name)
@@ -317,8 +324,8 @@ def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
     return Planner(base).plan(mirrors)
 
 
-def _left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
-    """Whether a path, or a folder that it is in, is excluded."""
+def left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
+    """Whether a path of a folder, or a folder that it is in, is excluded."""
     ways = (path, *path.parents[:-1])
     return any(excluded(way.name, str(way), patterns) for way in ways)
 

@@ -1,0 +1,47 @@
+"""``encamp prune``: what jobs published and make no more is removed from a destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from encamp.cli.status import job_folders
+from encamp.errors import printable
+from encamp.jobs.journal import Journal, outputs_in
+from encamp.jobs.orphans import Pruned, prune
+
+
+def prune_command(destination: Path, *, dry_run: bool) -> None:
+    """Remove the orphans of every job that has its folder in ``destination``, or list them."""
+    folders = job_folders(destination)
+    pruned = [_pruned(folder, dry_run=dry_run) for folder in folders]
+    verb = "would remove" if dry_run else "removed"
+    for one in pruned:
+        for path in (*one.removed, *one.folders):
+            _say(f"{verb} {printable(path)}")
+        for path in one.kept:
+            _say(f"kept {printable(path)}: it is not what the job published; remove it by hand")
+    if not any(one.removed or one.kept for one in pruned):
+        _say(f"nothing to remove in {printable(destination)}")
+
+
+def _pruned(folder: Path, *, dry_run: bool) -> Pruned:
+    journal = Journal(folder)
+    with nullcontext() if dry_run else journal.writing():
+        journal.read()
+        return prune(journal, folder.parent, _made_by_others(folder), dry_run=dry_run)
+
+
+def _made_by_others(folder: Path) -> Iterator[str]:
+    """The files of the other jobs in the same destination."""
+    for other in folder.parent.glob("*.job"):
+        if other != folder:
+            journal = Journal(other)
+            journal.read()
+            for record in journal.current():
+                yield from (output.path for output in outputs_in(record))
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - the command's answer

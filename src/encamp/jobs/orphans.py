@@ -1,0 +1,209 @@
+"""Orphans: files that a job published, and that no task of it makes any more.
+
+A task was taken out of the job, or its outputs have other names now: what it published stays where
+it is, for nobody knows who wants it. Whoever reads it by a pattern is warned, and `prune` removes
+it on request.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from encamp.errors import printable
+from encamp.jobs.journal import Journal, Record, outputs_in
+from encamp.jobs.steps import Task
+from encamp.model import Published
+from encamp.storage import remote
+from encamp.storage.mirror import Item, left_out
+from encamp.storage.publish import flush_folders, intact
+from encamp.storage.reach import may_make
+from encamp.storage.remote import is_url
+from encamp.storage.roots import local
+
+_NAMED = 5
+"""How many orphans a warning names."""
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A file, the task that has made it, and what it was like; None where that is not known."""
+
+    path: str
+    task: str
+    published: Published | None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was removed by somebody."""
+        if is_url(self.path):
+            return remote.size_of(self.path) is None
+        return not os.path.lexists(self.path)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether it is as the task left it."""
+        return self.published is not None and intact(self.published)
+
+
+def orphans(journal: Journal) -> dict[str, Orphan]:
+    """The orphans by their paths, whether or not they are still there.
+
+    Of a task that is in the job and not done it is not known what it makes, so it has none.
+    """
+    found = {orphan.path: orphan for orphan in _candidates(journal)}
+    for record in journal.current() if found else ():
+        for output in outputs_in(record):
+            found.pop(output.path, None)
+    for task, files in journal.earlier.items() if found else ():
+        if task not in journal.left and task not in journal.done:
+            for path in files:
+                found.pop(path, None)
+    return found
+
+
+def _candidates(journal: Journal) -> Iterator[Orphan]:
+    for task, files in journal.earlier.items():
+        left = task in journal.left
+        if left or task in journal.done:
+            kept = set() if left else journal.rescued.get(task, set())
+            yield from (Orphan(path, task, was) for path, was in files.items() if path not in kept)
+    for task in journal.left:
+        record = journal.done.get(task)
+        for output in outputs_in(record):
+            if not output.kept:
+                yield Orphan(output.path, task, output)
+
+
+class OrphanWatch:
+    """Looks for orphans among the inputs of tasks, while a run makes some and others go."""
+
+    def __init__(self, journal: Journal, to: Path) -> None:
+        self.warnings: list[str] = []
+        """What there is to say, one sentence for each that reads some."""
+        self._journal, self._to = journal, to
+        self._orphans = orphans(journal)
+
+    def note(self, task: str, makers: Mapping[str, str]) -> None:
+        """The task is done: what it has made before and not now is an orphan.
+
+        ``makers`` tells whose else a path is.
+        """
+        earlier = self._journal.earlier.get(task)
+        if self._orphans:
+            for output in outputs_in(self._journal.done.get(task)):
+                self._orphans.pop(output.path, None)
+        if earlier is None:
+            return
+        rescued = self._journal.rescued.get(task, set())
+        for path, published in earlier.items():
+            if path not in rescued and makers.get(path, task) == task:
+                self._orphans[path] = Orphan(path, task, published)
+
+    def foresee(self, task: Task) -> None:
+        """The task will be run: what its outputs cannot make again will be an orphan."""
+        for output in outputs_in(self._journal.done.get(task.name)):
+            if not output.kept and not any(
+                may_make(one, output.path, self._to) for one in task.outputs
+            ):
+                self._orphans[output.path] = Orphan(output.path, task.name, output)
+
+    def look(self, who: str, items: Iterable[Item]) -> None:
+        """Take down a warning if there are orphans among the inputs of ``who``."""
+        if not self._orphans:
+            return
+        read = sorted({path for item in items for path in self._in(item)})
+        if not read:
+            return
+        files = "a file" if len(read) == 1 else f"{len(read)} files"
+        names = ", ".join(printable(os.path.relpath(path, self._to)) for path in read[:_NAMED])
+        more = f" and {len(read) - _NAMED} more" if len(read) > _NAMED else ""
+        self.warnings.append(
+            f"{printable(who)} reads {files} that no task of the job makes any more: "
+            f"{names}{more}; take only what tasks make with outputs_of, "
+            f"or remove such files: encamp prune {printable(self._to)}"
+        )
+
+    def _in(self, item: Item) -> Iterator[str]:
+        if item.url is not None:
+            yield from (path for path in (item.url,) if path in self._orphans)
+            return
+        top = os.path.realpath(local(item.source))
+        if item.kind == "file":
+            yield from (path for path in (top,) if path in self._orphans)
+            return
+        for path in self._orphans:
+            inner = path.removeprefix(f"{top}/")
+            if (
+                inner != path
+                and not left_out(PurePosixPath(inner), item.exclude)
+                and os.path.lexists(path)
+            ):
+                yield path
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a job's orphans: removed, kept because they are not what was published."""
+
+    removed: list[str]
+    kept: list[str]
+    folders: list[str]
+
+
+def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
+    """Remove the orphans that are unchanged, and folders below ``to`` that held nothing else.
+
+    ``others`` are files of other jobs there, which stay. The journal must be open for writing,
+    unless this is a dry run. Raises OSError for what cannot be removed.
+    """
+    found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
+    for path in others:
+        found.pop(path, None)
+    unchanged = {path: orphan for path, orphan in found.items() if orphan.unchanged}
+    kept = sorted(found.keys() - unchanged.keys())
+    folders = _emptied(unchanged, to)
+    if not dry_run:
+        for path in unchanged:
+            remote.remove(path) if is_url(path) else Path(path).unlink(missing_ok=True)
+        for folder in folders:
+            with suppress(OSError):  # somebody may have put something there
+                Path(folder).rmdir()
+        flush_folders(_still_there(unchanged))
+        _forget(journal, kept)
+    return Pruned(sorted(unchanged), kept, folders)
+
+
+def _forget(journal: Journal, kept: Iterable[str]) -> None:
+    """Write down what is an orphan no more: what was removed, now or by others."""
+    rest = set(kept)
+    gone: dict[str, list[str]] = {}
+    for path, orphan in orphans(journal).items():
+        if path not in rest:
+            gone.setdefault(orphan.task, []).append(path)
+    now = time.time()
+    journal.write(*(Record("pruned", task, now, paths=paths) for task, paths in gone.items()))
+
+
+def _emptied(removed: Iterable[str], to: Path) -> list[str]:
+    """The folders below ``to`` in which nothing else is, the deepest first."""
+    top = os.path.realpath(to)
+    gone = {path for path in removed if not is_url(path)}
+    above = {str(folder) for path in gone for folder in Path(path).parents}
+    folders = sorted((f for f in above if f.startswith(f"{top}/")), key=len, reverse=True)
+    emptied = []
+    for folder in folders:
+        if all(f"{folder}/{name}" in gone for name in os.listdir(folder)):
+            gone.add(folder)
+            emptied.append(folder)
+    return emptied
+
+
+def _still_there(paths: Iterable[str]) -> set[Path]:
+    """The folders of files, or what is left above them, to be flushed to the disk."""
+    parents = {Path(path).parent for path in paths if not is_url(path)}
+    return {next(f for f in (folder, *folder.parents) if f.is_dir()) for folder in parents}

@@ -1,0 +1,197 @@
+"""What a job published and makes no more is told of where it is read, and removed on request."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_steps import write
+
+import encamp
+from encamp.cli.prune import prune_command
+from encamp.errors import BadJob, JobBusy
+from encamp.jobs.journal import Journal, Record, outputs_in
+from encamp.jobs.orphans import orphans
+from encamp.model import JobReport, Published, TaskReport
+from encamp.storage.mirror import Mirror
+
+
+def _job(
+    numbers: Iterable[int], name: str = "m{}.txt", mirror: Any = "out/m/*/*.txt"
+) -> encamp.Job:
+    job = encamp.Job("job", to="out")
+    for n in numbers:
+        file = name.format(n)
+        job.add(f"m{n}", encamp.call(write, file, f"{n}\n"), outputs={file: f"m/{n}"})
+    steps = encamp.command("cat $(find in -name '*.txt' | sort) > sum.txt", shell=True)
+    given = mirror if isinstance(mirror, Mirror) else {mirror: "in"}
+    job.add("sum", steps, mirror=given, after="m*", outputs="sum.txt")
+    return job
+
+
+def _run(job: encamp.Job, **options: Any) -> JobReport:
+    with ThreadPoolExecutor(1) as pool:
+        return job.run(pool, **options)
+
+
+def _files() -> list[str]:
+    files = (path for path in Path("out").rglob("*") if "job.job" not in path.parts)
+    return sorted(str(path.relative_to("out")) for path in files)
+
+
+FIRST = r"task sum reads a file .* makes any more: m/2/m2.txt; .* encamp prune "
+
+
+def test_orphans_are_told_of_in_the_report_and_a_dry_run_and_go_by_prune(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _run(_job([1, 2])).warnings == []
+    with pytest.warns(UserWarning, match=FIRST):
+        foreseen = _run(_job([1]), dry_run=True)
+    with pytest.warns(UserWarning, match=FIRST):
+        report = _run(_job([1]))
+    assert report["sum"].state == "up to date"
+    assert report.warnings == foreseen.warnings != []
+    said = json.loads(Path("out/job.job/report.json").read_text())
+    assert said["warnings"] == report.warnings
+    prune_command(Path("out"), dry_run=True)
+    top = Path("out").resolve()
+    wanted = [f"{top}/m/2/m2.txt", f"{top}/m/2"]
+    assert capsys.readouterr().out.splitlines() == [f"would remove {path}" for path in wanted]
+    prune_command(Path("out"), dry_run=False)
+    assert capsys.readouterr().out.splitlines() == [f"removed {path}" for path in wanted]
+    assert _files() == ["m", "m/1", "m/1/m1.txt", "sum.txt"]
+    report = _run(_job([1]))
+    assert (report["m1"].state, report["sum"].state) == ("up to date", "done")
+    assert report.warnings == []
+    assert Path("out/sum.txt").read_text() == "1\n"
+
+
+def test_an_output_with_a_new_name_leaves_an_orphan(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run(_job([1, 2]))
+    with pytest.warns(UserWarning, match="2 files .*: m/1/m1.txt, m/2/m2.txt;"):
+        _run(_job([1, 2], "n{}.txt"), dry_run=True)
+    with pytest.warns(UserWarning, match="2 files .*: m/1/m1.txt, m/2/m2.txt;"):
+        _run(_job([1, 2], "n{}.txt"))
+    Path("out/m/2/m2.txt").write_text("changed by hand")
+    os.utime("out/m/1/m1.txt", (1, 1))  # touched, but the same
+    prune_command(Path("out/job.job"), dry_run=False)
+    assert "kept" in capsys.readouterr().out
+    assert _files() == ["m", "m/1", "m/1/n1.txt", "m/2", "m/2/m2.txt", "m/2/n2.txt", "sum.txt"]
+    with pytest.warns(UserWarning, match="m/2/m2.txt"):
+        report = _run(_job([1, 2], "n{}.txt"))
+    assert report["m1"].state == "up to date"
+
+
+@pytest.mark.parametrize(
+    ("mirror", "told"),
+    [
+        (Mirror("out/m", "in"), True),
+        (Mirror("out/m/2/m2.txt", "in"), True),
+        (Mirror("out/m", "in", exclude=("2",)), False),
+        (Mirror("out/m/1", "in"), False),
+    ],
+)
+def test_whoever_reads_one_is_told_and_nobody_else(here: Path, mirror: Mirror, told: bool) -> None:
+    _run(_job([1, 2]))
+    job = _job([1], mirror=mirror)
+    if told:
+        with pytest.warns(UserWarning, match=FIRST):
+            _run(job, dry_run=True)
+    else:
+        assert _run(job, dry_run=True).warnings == []
+
+
+def _done(task: str, *paths: str) -> Record:
+    outputs = [Published(path, 1, 1, "d") for path in paths]
+    return Record("done", task, 1.0, 1, {}, TaskReport(task, "done", outputs=outputs))
+
+
+def _noted(folder: Path, *runs: tuple[list[str], list[Record]]) -> set[str]:
+    """The orphans after runs with these tasks, each of which wrote these records."""
+    for tasks, records in runs:
+        journal = Journal(folder)
+        with journal.writing():
+            journal.note_tasks(tasks)
+            journal.write(*records)
+    with Journal(folder).writing():  # once more through a compaction
+        pass
+    journal = Journal(folder)
+    journal.read()
+    return set(orphans(journal))
+
+
+def test_what_is_an_orphan_is_remembered_as_long_as_it_is_one(tmp_path: Path) -> None:
+    both, first = ["a", "b"], (["a", "b"], [_done("a", "/a"), _done("b", "/b")])
+    assert _noted(tmp_path / "1", first) == set()
+    gone: tuple[list[str], list[Record]] = (["a"], [])
+    assert _noted(tmp_path / "2", first, gone) == {"/b"}
+    assert _noted(tmp_path / "3", first, gone, gone, gone) == {"/b"}
+    assert _noted(tmp_path / "4", first, gone, (both, [])) == set()
+    renamed = (both, [_done("a", "/new")])
+    assert _noted(tmp_path / "5", first, renamed) == {"/a"}
+    assert _noted(tmp_path / "6", first, renamed, (both, [_done("a", "/a")])) == {"/new"}
+    taken_over = (["a"], [_done("a", "/a", "/b")])
+    assert _noted(tmp_path / "7", first, gone, taken_over) == set()
+
+
+def test_what_is_not_known_to_be_one_is_none(tmp_path: Path) -> None:
+    first = (["a"], [_done("a", "/a")])
+    again = (["a"], [Record("submitted", "a", 2.0, 2)])
+    assert _noted(tmp_path / "1", first, again) == set()  # it failed, or was killed
+    rescued = (["a"], [Record("rescued", "a", 2.0, paths=["/log"]), _done("a", "/a")])
+    assert _noted(tmp_path / "2", rescued) == set()
+    assert _noted(tmp_path / "3", rescued, (["b"], [])) == {"/a", "/log"}
+    killed = (["a"], [Record("publishing", "a", 2.0, paths=["/x"]), _done("a", "/a")])
+    assert _noted(tmp_path / "4", killed) == {"/x"}
+
+
+def test_a_task_that_was_up_to_date_is_so_again_when_it_is_back(tmp_path: Path) -> None:
+    _noted(tmp_path, (["a", "b"], [_done("b", "/b")]), (["a"], []), (["a", "b"], []))
+    journal = Journal(tmp_path)
+    journal.read()
+    assert [output.path for output in outputs_in(journal.done.get("b"))] == ["/b"]
+
+
+def test_prune_leaves_what_is_not_the_jobs_own(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("out/job.job")
+    files = {name: Path("out", name).absolute() for name in ("mine", "kept", "other", "unknown")}
+    Path("out").mkdir()
+    published = []
+    for name, path in files.items():
+        path.write_text(name)
+        published.append(Published(str(path), path.stat().st_size, path.stat().st_mtime_ns, "-"))
+    mine, kept, other, _ = published
+    kept = Published(kept.path, kept.size, kept.mtime_ns, "-", kept=True)
+    report = TaskReport("gone", "done", outputs=[mine, kept, other])
+    unknown = Record("publishing", "gone", 1.0, paths=[str(files["unknown"])])
+    _noted(folder, (["gone", "a"], [unknown, Record("done", "gone", 1.0, 1, {}, report)]))
+    _noted(folder, (["a"], []))
+    report = TaskReport("x", "done", outputs=[other])
+    _noted(Path("out/other.job"), (["x"], [Record("done", "x", 1.0, 1, {}, report)]))
+    prune_command(Path("out"), dry_run=False)
+    assert sorted(path.name for path in files.values() if path.exists()) == [
+        "kept",
+        "other",
+        "unknown",
+    ]
+    said = capsys.readouterr().out
+    assert f"kept {files['unknown']}: it is not what the job published" in said
+
+
+def test_prune_waits_for_no_running_job(here: Path) -> None:
+    with Journal(Path("out/job.job")).writing():
+        prune_command(Path("out"), dry_run=True)
+        with pytest.raises(JobBusy):
+            prune_command(Path("out"), dry_run=False)
+    with pytest.raises(BadJob, match="there is no such folder"):
+        prune_command(Path("nowhere"), dry_run=True)
