@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -132,6 +132,8 @@ class Slot:
         self._task: CurrentTask | None = None
         self.alone = leave()
         """What is around each call to undo its effects on the process."""
+        self._context = copy_context()
+        """What calls begin with: what they do to context variables is for them alone."""
         self.ended: Callable[[int], None] | None = None
         """Is called with the task's number before its result is sent."""
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
@@ -299,7 +301,7 @@ class Slot:
             with self.alone:
                 self.interruptible = True
                 try:
-                    value = self._value(call, buffers)
+                    value = self._context.copy().run(self._value, call, buffers)
                 finally:
                     self.interruptible = False
                 return [_NONE] if value is None else dump_result(value), True
@@ -309,7 +311,7 @@ class Slot:
 
     def _value(self, call: Call, buffers: Parts) -> Any:
         _, number, arguments, _, setup = call
-        token = _current.set((self, call[0]))
+        _current.set((self, call[0]))
         try:
             if setup:
                 return self._value_set_up(call, buffers, load([setup]))
@@ -319,7 +321,6 @@ class Slot:
             args, kwargs = load([arguments, *buffers] if buffers else (arguments,))
             return function(*args, **kwargs)
         finally:
-            _current.reset(token)
             self._task = None
 
     def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
@@ -358,6 +359,7 @@ class Slot:
         number, payload = setup.initializer
         if number not in self._initialized:
             self._initialized[number] = self._initialize(payload)
+            self._context = copy_context()
             self.alone.keep(besides=[name for name, _ in setup.environment])
         return self._initialized[number]
 

@@ -22,8 +22,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -115,6 +115,17 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
 def spoil() -> None:
     """Have this slot's process replaced after the call: something in it cannot be undone."""
     _State.spoilt = True
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """What is done in the block to this process is undone at its end."""
+    try:
+        yield
+    finally:
+        slot = _State.slot
+        if slot is not None and isinstance(slot.alone, put_back) and not slot.alone.undo():
+            spoil()
 
 
 def orphaned() -> bool:
@@ -235,7 +246,8 @@ class _Alone(put_back):
             if end_descendants(grace=0, besides=self._lasting, spare=helpers()):
                 spoil()
         finally:
-            super().__exit__()
+            if not self.undo():
+                spoil()
 
 
 class _Link(NamedTuple):

@@ -1,24 +1,39 @@
-"""Undoing what code did to the process that it ran in."""
+"""Undoing what code did to the process that it ran in.
+
+What can be changed is in one table, `_ASPECTS`: how each is looked at, and put back. All looks take
+some microseconds together; only what differs is put back.
+"""
 
 from __future__ import annotations
 
+import _locale
 import _signal  # type: ignore[import-not-found]  # signal's own functions wrap this in enums, slowly
 import ctypes
+import faulthandler
+import gc
 import os
 import signal
+import socket
 import sys
-from collections.abc import Iterable
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _CLONE_FS = 0x00000200
 _SIGNALS = tuple(
-    getattr(signal, f"SIG{name}") for name in ("ALRM", "CHLD", "HUP", "PIPE", "USR1", "USR2")
+    number for number in range(1, 32) if number not in (signal.SIGKILL, signal.SIGSTOP)
 )
 _SLOTS_OWN = signal.SIGINT, signal.SIGTERM
-"""By which slots are ended, so that nothing may change what is done on these."""
+_TIMERS = tuple(map(int, (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)))
+_BLOCK = int(signal.SIG_BLOCK)
+_ALL = 6
+"""LC_ALL; numbers are quicker than the names that stand for them."""
 _MODULE = "resource"
+_LOGGING = "logging"
 
 
 class leave:  # noqa: N801 - it reads as what it does: with leave():
@@ -37,43 +52,47 @@ class leave:  # noqa: N801 - it reads as what it does: with leave():
 class put_back(leave):  # noqa: N801 - as `leave`
     """Let what runs next find this process as it was when this object was made.
 
-    Its current folder (which becomes ``folder``), environment, ``sys.path``, umask, standard
-    streams, recursion limit, what it does on signals, and soft limits of its resources; its alarm
-    is off. May be entered again and again. Only for the main thread.
+    Its current folder (which becomes ``folder``), environment, ``sys.path``, timers, and all that
+    is in `_ASPECTS`. May be entered again and again. Only for the main thread.
     """
 
     def __init__(self, folder: str = "/") -> None:
         self._folder = folder
-        self._own_handlers = _handlers(_SLOTS_OWN)
+        # By these slots are ended, so that no initializer may change what is done on them.
+        self._own_handlers = [(number, _signal.getsignal(number)) for number in _SLOTS_OWN]
         self._note()
 
     def _note(self) -> None:
         self._environment = _environment().copy()
         self._path = sys.path[:]
-        self._mask = _umask()
-        self._depth = sys.getrecursionlimit()
-        self._handlers = [*self._own_handlers, *_handlers(_SIGNALS)]
+        self._aspects = [look() for look, _ in _ASPECTS]
         self._limits = _limits()
-        self._streams = sys.stdin, sys.stdout, sys.stderr
+        handlers = self._aspects[_AT_HANDLERS]
+        for number, handler in self._own_handlers:
+            handlers[_SIGNALS.index(number)] = handler
 
     def __exit__(self, *exc: object) -> None:
+        self.undo()
+
+    def undo(self) -> bool:
+        """Put back what has changed; False if something cannot be."""
+        good = True
+        for timer in _TIMERS:  # first, so that none goes off meanwhile
+            _signal.setitimer(timer, 0)
+        faulthandler.cancel_dump_traceback_later()
         self._go_back()
-        os.umask(self._mask)
-        _signal.alarm(0)
-        if sys.getrecursionlimit() != self._depth:
-            sys.setrecursionlimit(self._depth)
-        if sys.path != self._path:
-            sys.path[:] = self._path
-        sys.stdin, sys.stdout, sys.stderr = self._streams
         if self._environment != _environment():
             os.environ.clear()
             for name, value in self._environment.items():
                 os.environb[name] = value
-        for number, handler in self._handlers:
-            if _signal.getsignal(number) is not handler:
-                _signal.signal(number, handler)
+        if sys.path != self._path:
+            sys.path[:] = self._path
+        now = [look() for look, _ in _ASPECTS]
+        if now != self._aspects:
+            good = _put_back(now, self._aspects)
         if _MODULE in sys.modules:  # nobody can have set any without
-            _put_limits_back(self._limits)
+            good = _put_limits_back(self._limits) and good
+        return good
 
     def keep(self, besides: Iterable[str] = ()) -> None:
         """See `leave.keep`."""
@@ -120,10 +139,161 @@ def own_folder() -> bool:
     return bool(ctypes.CDLL(None).unshare(_CLONE_FS) == 0)
 
 
-def _handlers(numbers: Iterable[signal.Signals]) -> list[tuple[int, Any]]:
-    """What is done on signals, as far as Python knows it."""
-    found = [(number, _signal.getsignal(number)) for number in numbers]
-    return [known for known in found if known[1] is not None]
+# What else is put back
+
+
+def _users() -> Any:
+    return os.getresuid(), os.getresgid()
+
+
+def _put_users(users: Any) -> None:
+    """Be who one was; the user first, who may do the rest."""
+    os.setresuid(*users[0])
+    os.setresgid(*users[1])
+
+
+def _mask() -> Any:
+    return _signal.pthread_sigmask(_BLOCK, ())
+
+
+def _put_mask(mask: Any) -> None:
+    """Block what was blocked; what waits to be told is forgotten, for whom it was has ended."""
+    for number in _signal.sigpending():
+        with suppress(OSError, ValueError):
+            _signal.signal(number, _signal.signal(number, _signal.SIG_IGN) or _signal.SIG_DFL)
+    _signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _handlers() -> list[Any]:
+    return list(map(_signal.getsignal, _SIGNALS))
+
+
+def _put_handlers(handlers: list[Any]) -> None:
+    for number, handler in zip(_SIGNALS, handlers, strict=True):
+        if handler is not None and _signal.getsignal(number) is not handler:
+            _signal.signal(number, handler)
+
+
+def _zone() -> Any:
+    return time.tzname, time.timezone, time.altzone
+
+
+def _put_zone(_: Any) -> None:
+    time.tzset()  # the environment is as it was by now
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _locale_name() -> str | None:
+    """The whole locale, where somebody may have set another."""
+    return _locale.setlocale(_ALL, None) if "locale" in sys.modules else _LOCALE
+
+
+_LOCALE = _locale.setlocale(_ALL, None)
+
+
+def _filters() -> Any:
+    return warnings.filters[:]
+
+
+def _put_filters(filters: list[Any]) -> None:
+    warnings.resetwarnings()  # so that what was shown once is forgotten
+    warnings.filters.extend(filters)  # type: ignore[attr-defined]
+
+
+def _streams() -> Any:
+    return sys.stdin, sys.stdout, sys.stderr
+
+
+def _put_streams(streams: Any) -> None:
+    sys.stdin, sys.stdout, sys.stderr = streams
+
+
+def _hooks() -> Any:
+    return sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook
+
+
+def _put_hooks(hooks: Any) -> None:
+    sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook = hooks
+
+
+def _tracing() -> Any:
+    return sys.gettrace(), sys.getprofile()
+
+
+def _put_tracing(functions: Any) -> None:
+    sys.settrace(functions[0])
+    sys.setprofile(functions[1])
+
+
+def _collecting() -> Any:
+    return gc.isenabled(), gc.get_threshold()
+
+
+def _put_collecting(state: Any) -> None:
+    (gc.enable if state[0] else gc.disable)()
+    gc.set_threshold(*state[1])
+
+
+def _logging() -> Any:
+    """The root logger's state; that of a process without any if there is none yet."""
+    logging = sys.modules.get(_LOGGING)
+    if logging is None:
+        return [], 30, 0
+    root = logging.root
+    return root.handlers[:], root.level, root.manager.disable
+
+
+def _put_logging(state: Any) -> None:
+    root = sys.modules[_LOGGING].root
+    root.handlers[:] = state[0]
+    root.setLevel(state[1])
+    root.manager.disable = state[2]
+
+
+def _put_dumps(enabled: bool) -> None:
+    (faulthandler.enable if enabled else faulthandler.disable)()
+
+
+_ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
+    (_users, _put_users),
+    (_mask, _put_mask),
+    (_handlers, _put_handlers),
+    (_zone, _put_zone),
+    (_umask, os.umask),
+    (lambda: os.nice(0), lambda nice: os.nice(nice - os.nice(0))),
+    (lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)),
+    (_locale_name, lambda name: _locale.setlocale(_ALL, name)),
+    (sys.getrecursionlimit, sys.setrecursionlimit),
+    (sys.getswitchinterval, sys.setswitchinterval),
+    (socket.getdefaulttimeout, socket.setdefaulttimeout),
+    (_streams, _put_streams),
+    (_filters, _put_filters),
+    (_hooks, _put_hooks),
+    (_tracing, _put_tracing),
+    (_collecting, _put_collecting),
+    (_logging, _put_logging),
+    (faulthandler.is_enabled, _put_dumps),
+]
+"""How to look at something that code may change, and how to put it back; in this order."""
+
+
+_AT_HANDLERS = [look for look, _ in _ASPECTS].index(_handlers)
+
+
+def _put_back(now: list[Any], before: list[Any]) -> bool:
+    good = True
+    for (_, put), is_, was in zip(_ASPECTS, now, before, strict=True):
+        if is_ != was:
+            try:
+                put(was)
+            except Exception:  # noqa: BLE001 - whatever the system says
+                good = False
+    return good
 
 
 def _environment() -> dict[bytes, bytes]:
@@ -132,30 +302,27 @@ def _environment() -> dict[bytes, bytes]:
     return kept
 
 
-def _limits() -> list[tuple[int, int]]:
+def _limits() -> dict[int, tuple[int, int]]:
     imported = _MODULE in sys.modules
     import resource
 
     if not imported:  # so that it tells whether somebody else has
         del sys.modules[_MODULE]
     numbers = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
-    return [(number, resource.getrlimit(number)[0]) for number in numbers]
+    return {number: resource.getrlimit(number) for number in numbers}
 
 
-def _put_limits_back(limits: list[tuple[int, int]]) -> None:
+def _put_limits_back(limits: dict[int, tuple[int, int]]) -> bool:
     import resource
 
-    for number, soft in limits:
-        now, hard = resource.getrlimit(number)
-        infinite = resource.RLIM_INFINITY
-        if hard != infinite and (soft == infinite or soft > hard):  # that was lowered, too
-            soft = hard
-        if now != soft:
-            with suppress(ValueError, OSError):
-                resource.setrlimit(number, (soft, hard))
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+    now = list(map(resource.getrlimit, limits))
+    if now == list(limits.values()):
+        return True
+    good = True
+    for (number, limit), is_ in zip(limits.items(), now, strict=True):
+        if is_ != limit:
+            try:
+                resource.setrlimit(number, limit)
+            except (ValueError, OSError):  # one that was lowered for good
+                good = False
+    return good

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from encamp.agent.calls import SpawnersFiles
-from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell
-from encamp.agent.isolation import put_back
+from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell, undone
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import (
     NotImportable,
@@ -137,7 +136,7 @@ class _Attempt:
             with self._phase("task prephase"):
                 camp.place((*self.work.shared, *self.work.inputs))
                 self.outcome.bytes_shared = camp.brought
-            with put_back():
+            with undone():
                 for step in steps:
                     self._step(step, camp.folder)
             tell(StepBegins(None, None))

@@ -1,0 +1,254 @@
+"""What a call does to its process is undone, or its process is replaced."""
+
+from __future__ import annotations
+
+import contextvars
+import decimal
+import faulthandler
+import gc
+import locale
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.executor import Executor
+from encamp.jobs.job import Job
+from encamp.jobs.steps import call
+
+SOON = 30.0
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster("local", slots=1) as cluster:
+        yield cluster
+
+
+@pytest.fixture(autouse=True)
+def local_storage_base() -> None:
+    """Nothing here has a folder, so that all tests may share one cluster."""
+
+
+@pytest.fixture(autouse=True)
+def no_slots_left(cluster: Cluster) -> None:
+    """The cluster outlives each test."""
+
+
+def state() -> dict[str, Any]:
+    """What may be changed, as far as it can be compared."""
+    zone = time.tzname, time.timezone, time.localtime(0).tm_hour
+    return {
+        "process": os.getpid(),
+        "zone": zone,
+        "environment": {name: os.environ[name] for name in os.environ if name != "ENCAMP_SLOT"},
+        "path": sys.path[:],
+        "folder": str(Path.cwd()),
+        "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
+        "handlers": [
+            str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32) if n not in (9, 19)
+        ],
+        "timers": [signal.getitimer(timer) for timer in range(3)],
+        "users": (os.getresuid(), os.getresgid()),
+        "cores": os.sched_getaffinity(0),
+        "nice": os.nice(0),
+        "umask": (mask := os.umask(0o77), os.umask(mask))[0],
+        "limits": [resource.getrlimit(n) for n in range(16)],
+        "locale": locale.setlocale(locale.LC_ALL),
+        "number": f"{1.5:n}",
+        "filters": [entry for entry in warnings.filters if entry[0] == "error"],
+        "time-out": socket.getdefaulttimeout(),
+        "decimals": (decimal.getcontext().prec, decimal.getcontext().rounding),
+        "numpy": (np.geterr(), np.get_printoptions()["precision"]),
+        "variable": variable.get(0),
+        "recursion": sys.getrecursionlimit(),
+        "switches": sys.getswitchinterval(),
+        "streams": [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)],
+        "hooks": (sys.excepthook.__module__, threading.excepthook.__module__),
+        "tracing": (sys.gettrace(), sys.getprofile()),
+        "collecting": (gc.isenabled(), gc.get_threshold()),
+        "logging": (len(logging.root.handlers), logging.root.level, logging.root.manager.disable),
+        "dumps": faulthandler.is_enabled(),
+    }
+
+
+variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+
+
+def hook(*_: Any) -> None:
+    pass
+
+
+def change_zone() -> None:
+    os.environ["TZ"] = "Asia/Tokyo"
+    time.tzset()
+
+
+def change_zone_and_hide_it() -> None:
+    change_zone()
+    del os.environ["TZ"]
+
+
+def block_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGALRM, signal.SIGUSR1})
+    signal.raise_signal(signal.SIGALRM)  # waits, and would end the process by default
+
+
+def start_timers() -> None:
+    for number in (signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+        signal.signal(number, hook)
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0.01, 0.01)
+
+
+def change_handlers() -> None:
+    for number in (signal.SIGUSR1, signal.SIGWINCH, signal.SIGQUIT, signal.SIGCHLD, signal.SIGINT):
+        signal.signal(number, hook)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def be_another_user() -> None:
+    if ROOT:
+        os.setegid(12345)
+        os.seteuid(12345)
+
+
+def use_one_core() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def change_files() -> None:
+    os.chdir("/")
+    os.umask(0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.environ["MORE"] = "1"
+    sys.path.append("/more")
+
+
+def change_locale() -> None:
+    locale.setlocale(locale.LC_ALL, "C.UTF-8")
+
+
+def change_warnings() -> None:
+    warnings.simplefilter("error")
+
+
+def change_numbers() -> None:
+    decimal.getcontext().prec = 3
+    np.seterr(all="raise")
+    np.set_printoptions(precision=2)
+    variable.set(3)
+
+
+def change_python() -> None:
+    sys.setrecursionlimit(5000)
+    sys.setswitchinterval(0.1)
+    sys.stdin, sys.stdout, sys.stderr = sys.stderr, sys.stdin, sys.stdout
+    sys.excepthook = sys.displayhook = hook
+    threading.excepthook = hook
+    gc.disable()
+    gc.set_threshold(5)
+    socket.setdefaulttimeout(0.5)
+    faulthandler.disable()
+    faulthandler.dump_traceback_later(0.01, exit=True)
+    sys.setprofile(hook)
+
+
+def change_logging() -> None:
+    logging.basicConfig(filename="/dev/null", level=logging.DEBUG)
+    logging.disable(logging.ERROR)
+
+
+DEEDS: list[Callable[[], None]] = [
+    change_zone,
+    change_zone_and_hide_it,
+    block_signals,
+    start_timers,
+    change_handlers,
+    be_another_user,
+    use_one_core,
+    change_files,
+    change_locale,
+    change_warnings,
+    change_numbers,
+    change_python,
+    change_logging,
+]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+def test_a_call_finds_its_process_as_the_first_one_did(
+    cluster: Cluster, deed: Callable[[], None]
+) -> None:
+    cluster.spawn(state).result(SOON)  # loads what it uses
+    before = cluster.spawn(state).result(SOON)
+    cluster.spawn(deed).result(SOON)
+    cluster.spawn(time.sleep, 0.03).result(SOON)
+    assert cluster.spawn(state).result(SOON) == before
+
+
+def change_all() -> None:
+    for deed in DEEDS:
+        if deed not in (start_timers, be_another_user):  # after which nothing else is possible
+            deed()
+
+
+def test_what_an_initializer_does_stays(cluster: Cluster) -> None:
+    with Executor(cluster, initializer=change_numbers) as executor:
+        after = executor.submit(state).result(SOON)
+        assert after["decimals"][0] == 3
+        assert after["numpy"][1] == 2
+        assert after["variable"] == 3
+        assert executor.submit(state).result(SOON) == after
+    cluster._order("refresh", None, each=True)
+
+
+def be_somebody_else_for_good() -> int:
+    if ROOT:
+        os.setuid(12345)
+    else:
+        os.nice(1)
+    return os.getpid()
+
+
+def test_what_cannot_be_undone_ends_the_process_after_the_call(cluster: Cluster) -> None:
+    before = cluster.spawn(state).result(SOON)
+    pid = cluster.spawn(be_somebody_else_for_good).result(SOON)
+    after = cluster.spawn(state).result(SOON)
+    assert pid == before["process"]
+    assert after["process"] != pid
+    assert after["users"] == before["users"]
+    assert after["nice"] == before["nice"]
+
+
+def test_steps_of_a_job_are_undone_before_outputs_are_collected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARALLEL_LOCAL_STORAGE", str(tmp_path / "local"))
+    monkeypatch.chdir(tmp_path)
+    job = Job("undone", to="out")
+    job.add("before", [call(state)])
+    job.add("deeds", [call(change_all), call(_write)], outputs={"made": "."}, after="before")
+    job.add("after", [call(state)], after="deeds")
+    report = job.run(slots=1)
+    assert (tmp_path / "out/made").read_text() == "made"
+    before, _, after = (task.value for task in report.tasks)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed <= {"folder", "process"}
+
+
+def _write() -> None:
+    Path("made").write_text("made")
