@@ -152,6 +152,8 @@ class Slot:
         self._tickets = count(int.from_bytes(os.urandom(7), "little"))
         self.ledger = Ledger()
         """Results that are not sent yet."""
+        self._around = b""
+        """What is to be taken on before the next call."""
         self._initialized: dict[int, Initialized] = {}
         """What initializers have made, by their numbers."""
         self._not_run = False
@@ -173,6 +175,8 @@ class Slot:
     def _take_calls(self, run: Run, parts: Parts) -> None:
         at = 2 + len(run.functions)
         self._functions.update(zip(run.functions, parts[2:at], strict=True))
+        if run.around:
+            self._around = run.around
         for number in run.dropped:
             self._functions.pop(number, None)
             self._initialized.pop(number, None)
@@ -233,6 +237,8 @@ class Slot:
             self.send_results()
             return False
         call, buffers = waiting
+        if self._around:
+            self._take_on()
         task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
@@ -243,6 +249,13 @@ class Slot:
             self.ended(task)
         self._ended(task, good, now - begun, parts)
         return True
+
+    def _take_on(self) -> None:
+        from encamp.agent.surroundings import take_on  # most have nothing to take on
+
+        told, self._around = self._around, b""
+        take_on(told)
+        self.alone.keep()
 
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
         """Send a call's result, or hold it back; and what it has not read, if it did not begin."""

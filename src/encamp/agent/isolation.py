@@ -80,6 +80,7 @@ class put_back(leave):  # noqa: N801 - as `leave`
         for timer in _TIMERS:  # first, so that none goes off meanwhile
             _signal.setitimer(timer, 0)
         faulthandler.cancel_dump_traceback_later()
+        _forget_warnings()
         self._go_back()
         if self._environment != _environment():
             os.environ.clear()
@@ -198,6 +199,10 @@ _LOCALE = _locale.setlocale(_ALL, None)
 
 def _filters() -> Any:
     return warnings.filters[:]
+
+
+_forget_warnings: Callable[[], object] = getattr(warnings, "_filters_mutated", int)
+"""Has warnings that were shown shown again, to the next call: they are in its output."""
 
 
 def _put_filters(filters: list[Any]) -> None:

@@ -80,6 +80,8 @@ class Run(Envelope, tag=2):
     """Grows with every one for the slot."""
     dropped: list[int] = []
     """Functions that are not called again under these numbers."""
+    around: bytes = b""
+    """What `take_on` is to take on first; empty if that is as before."""
 
 
 Call = tuple[int, int, bytes, int, bytes]

@@ -32,6 +32,7 @@ from encamp.agent.protocol import (
     encode,
     encode_calls,
 )
+from encamp.agent.surroundings import Surroundings
 from encamp.wire import Parts
 
 IDLE_LIMIT = 60.0
@@ -77,6 +78,8 @@ class Slot:
         self._process = SlotProcess(birth)
         self._arrived: list[Parts] = []
         self._calls = 0
+        self._surroundings = Surroundings(key=True)
+        self._around = b""
 
     @property
     def pid(self) -> int:
@@ -115,7 +118,10 @@ class Slot:
         self._calls += 1
         calls = encode_calls([(self._calls, 0, work, 0, setup)])
         try:
-            self._send([encode(Run(0, 1, [0])), calls, _CALL])
+            around = self._surroundings.now()
+            new = b"" if around is self._around else around
+            self._around = around
+            self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL])
             return self._wait(tick, on_message, on_tick, on_question)
         except BaseException:
             self.stop()

@@ -56,6 +56,7 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Functions
@@ -91,6 +92,7 @@ class Controller:
         self.scheduler = Scheduler()
         self.functions = Functions()
         self.errands = Errands(self.pump)
+        self.surroundings = Surroundings(key=engine.agent_here is not None)
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
         self.tasks: dict[int, Task] = {}
@@ -213,7 +215,10 @@ class Controller:
             numbers = [function.number for function in functions]
             place.runs += 1
             dropped = [] if fresh else self._dropped(place)
-            run = Run(place.number, len(calls), numbers, fresh, place.life, place.runs, dropped)
+            around = self._around(place, fresh=fresh)
+            run = Run(
+                place.number, len(calls), numbers, fresh, place.life, place.runs, dropped, around
+            )
             payloads = [function.payload for function in functions]
             self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
             if not fresh:
@@ -231,6 +236,17 @@ class Controller:
             if number not in place.known:
                 new[number] = task._function
         return list(new.values())
+
+    def _around(self, place: Place, *, fresh: bool) -> bytes:
+        """What is new to a slot of what surrounds this program."""
+        if self._shares_memory:
+            return b""
+        around = self.surroundings.now()
+        if fresh:
+            return around
+        new = b"" if around is place.around else around
+        place.around = around
+        return new
 
     def _dropped(self, place: Place) -> list[int]:
         """Functions that a slot is to forget: nothing that it was sent calls them."""

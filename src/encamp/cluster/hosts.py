@@ -165,6 +165,7 @@ class Hosts:
         """A slot has another process: what the last one had is lost or goes elsewhere."""
         place = agent.places[envelope.slot]
         place.known.clear()
+        place.around = b""
         place.life += 1
         place.stopping = False
         place.ticket = 0

@@ -26,6 +26,7 @@ class Place:
     __slots__ = (
         "agent",
         "ahead",
+        "around",
         "backlog",
         "changes",
         "closed",
@@ -44,6 +45,8 @@ class Place:
         self.backlog = 0.0
         self.known: set[int] = set()
         """Numbers of the functions that it has."""
+        self.around = b""
+        """What it was told of the program's surroundings."""
         self.changes = 0
         """`Kept.changes` when these were looked through."""
         self.closed = False

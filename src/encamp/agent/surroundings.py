@@ -1,0 +1,162 @@
+"""What calls find around them as in the program: its logging, and its key for `multiprocessing`.
+
+A slot's process does not run the program's script, so what `logging.basicConfig` and the like have
+set up there is told to it: levels and formats. It writes to its standard error, which is the
+task's output.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+_LOOK_AGAIN = 0.02
+"""Seconds after which all loggers are looked at again, though the root logger is the same."""
+_PLAIN = "%(levelname)s:%(name)s:%(message)s"
+
+
+class Handler(msgspec.Struct, array_like=True, frozen=True):
+    """Something that writes what is logged."""
+
+    level: int
+    format: str
+    dates: str | None
+    style: str
+
+
+class Logger(msgspec.Struct, array_like=True, frozen=True):
+    """One that is not as loggers are by default. The root's name is empty."""
+
+    name: str
+    level: int
+    propagate: bool
+    handlers: list[Handler]
+
+
+class Around(msgspec.Struct, array_like=True, frozen=True):
+    """All that is told."""
+
+    loggers: list[Logger] = []
+    disabled: int = 0
+    warnings: bool = False
+    """Whether warnings are logged."""
+    key: bytes = b""
+    """What processes of `multiprocessing` know each other by."""
+
+
+_NOTHING = Around()
+
+
+class Surroundings:
+    """Those of this process. With ``key`` its key is told, which may not leave this host."""
+
+    def __init__(self, *, key: bool) -> None:
+        self._key = key
+        self._told = b""
+        self._quick: object = None
+        self._looked = 0.0
+
+    def now(self) -> bytes:
+        """What is to be told to a slot; the same object as long as it is the same."""
+        quick, now = _quick_look(), time.monotonic()
+        if quick != self._quick or now - self._looked > _LOOK_AGAIN:
+            self._quick, self._looked = quick, now
+            around = _look(key=self._key)
+            told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
+            if told != self._told:
+                self._told = told
+        return self._told
+
+
+def take_on(told: bytes) -> None:
+    """Be surrounded so."""
+    around = msgspec.msgpack.decode(told, type=Around)
+    if around.loggers or around.disabled or "logging" in sys.modules:
+        _log_as(around)
+    if around.key:
+        from multiprocessing import current_process
+
+        current_process().authkey = around.key
+
+
+def _quick_look() -> object:
+    logging = sys.modules.get("logging")
+    modules = "multiprocessing.connection" in sys.modules
+    if logging is None:
+        return modules
+    root = logging.root
+    return modules, root.level, root.handlers[:], root.manager.disable, len(root.manager.loggerDict)
+
+
+def _look(*, key: bool) -> Around:
+    found: bytes = b""
+    if key and "multiprocessing.connection" in sys.modules:  # else there is nobody to know
+        from multiprocessing import current_process
+
+        found = bytes(current_process().authkey)
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return Around(key=found)
+    there = [logging.root, *list(logging.root.manager.loggerDict.values())]
+    loggers = [_described(logging, one) for one in there if isinstance(one, logging.Logger)]
+    changed = [one for one in loggers if one not in (_usual(one.name), _usual(""))]
+    captured = getattr(logging, "_warnings_showwarning", None) is not None
+    return Around(changed, logging.root.manager.disable, captured, found)
+
+
+def _usual(name: str) -> Logger:
+    return Logger(name, 0 if name else 30, True, [])
+
+
+def _described(logging: ModuleType, logger: Any) -> Logger:
+    name = "" if logger is logging.root else logger.name
+    real = [one for one in logger.handlers if not isinstance(one, logging.NullHandler)]
+    # Wherever they write, there is one output: one of them is enough.
+    return Logger(name, logger.level, logger.propagate, [_format(one) for one in real[:1]])
+
+
+def _format(handler: Any) -> Handler:
+    formatter = getattr(handler, "formatter", None)
+    text = getattr(formatter, "_fmt", None)
+    style = {"PercentStyle": "%", "StrFormatStyle": "{", "StringTemplateStyle": "$"}.get(
+        type(getattr(formatter, "_style", None)).__name__
+    )
+    if not isinstance(text, str) or style is None:
+        text, style = _PLAIN, "%"
+    dates = getattr(formatter, "datefmt", None)
+    return Handler(getattr(handler, "level", 0), text, dates, style)
+
+
+def _log_as(around: Around) -> None:
+    import logging
+
+    class ToOutput(logging.StreamHandler[Any]):
+        """Writes to what is standard error when something is logged."""
+
+        encamp = True
+
+        @property
+        def stream(self) -> Any:
+            return sys.stderr
+
+        @stream.setter
+        def stream(self, stream: object) -> None:
+            pass
+
+    for told in around.loggers:
+        logger = logging.getLogger(told.name or None)
+        logger.setLevel(told.level)
+        logger.propagate = told.propagate
+        for old in [one for one in logger.handlers if hasattr(one, "encamp")]:
+            logger.removeHandler(old)
+        for handler in told.handlers:
+            made = ToOutput()
+            made.setLevel(handler.level)
+            made.setFormatter(logging.Formatter(handler.format, handler.dates, handler.style))  # type: ignore[arg-type]
+            logger.addHandler(made)
+    logging.disable(around.disabled)
+    logging.captureWarnings(around.warnings)

@@ -1,0 +1,100 @@
+"""Tasks log as the program does, warn each for itself, and know its `multiprocessing` objects."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.jobs.job import Job
+from encamp.jobs.steps import call
+
+SOON = 30.0
+
+
+@pytest.fixture
+def logs() -> Iterator[logging.Logger]:
+    """The root logger, as in a program that has set up nothing."""
+    root, level, handlers = logging.root, logging.root.level, logging.root.handlers[:]
+    root.handlers[:] = []
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.disable(logging.NOTSET)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture
+def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
+    with Cluster("local", slots=1) as cluster:
+        yield cluster
+
+
+def say(what: str) -> None:
+    logging.getLogger("survey.strips").info("read %s", what)
+    logging.getLogger("noise").info("noise")
+    logging.debug("too much")
+
+
+def test_what_tasks_log_is_in_their_output_by_the_programs_levels(
+    logs: logging.Logger, one: Cluster
+) -> None:
+    silent = one.spawn(say, "a")
+    silent.result(SOON)
+    assert silent.output == ""
+    logging.basicConfig(level=logging.INFO, format="{levelname}! {message}", style="{", force=True)
+    logging.getLogger("noise").setLevel(logging.ERROR)
+    for what in ("b", "c"):  # the second finds it as the first did
+        task = one.spawn(say, what)
+        task.result(SOON)
+        assert task.output == f"INFO! read {what}\n"
+    fresh = one.spawn(say, "d", fresh=True)
+    fresh.result(SOON)
+    assert fresh.output == "INFO! read d\n"
+    logging.getLogger("noise").setLevel(logging.NOTSET)
+    logging.disable(logging.INFO)
+    task = one.spawn(say, "e")
+    task.result(SOON)
+    assert task.output == ""
+
+
+def test_steps_of_a_job_log_into_their_log(logs: logging.Logger, here: Path) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s", force=True)
+    job = Job("logs", to="out")
+    job.add("one", [call(say, "f")])
+    report = job.run(slots=1)
+    assert report.tasks[0].log_tail == "survey.strips read f\nnoise noise\n"
+
+
+def warn() -> None:
+    warnings.warn("old", UserWarning, stacklevel=2)
+
+
+def test_each_task_has_its_warnings(logs: logging.Logger, one: Cluster) -> None:
+    for _ in range(2):
+        task = one.spawn(warn)
+        task.result(SOON)
+        assert task.output.count("UserWarning: old") == 1
+    logging.basicConfig(format="%(name)s %(message)s", force=True)
+    logging.captureWarnings(True)
+    task = one.spawn(warn)
+    task.result(SOON)
+    assert task.output.startswith("py.warnings ")
+
+
+def fill(shared: Any, number: int) -> None:
+    shared.append(number)
+
+
+def test_managers_of_the_program_are_known_to_tasks(one: Cluster) -> None:
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        shared = manager.list()
+        for number in range(3):
+            one.spawn(fill, shared, number).result(SOON)
+        assert list(shared) == [0, 1, 2]
