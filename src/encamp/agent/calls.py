@@ -55,6 +55,7 @@ from encamp.agent.protocol import (
     encode_results,
 )
 from encamp.errors import InitializerFailed
+from encamp.quantities import as_number, as_whole
 from encamp.storage.import_path import extend_import_path
 from encamp.wire import Buffer, Parts
 
@@ -533,17 +534,20 @@ class CurrentTask:
 
 def task_number(task: Any) -> int:
     """The id of a task, or of what has an ``id``; raises TypeError."""
-    number = getattr(task, "id", None) if not isinstance(task, int) else task
-    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_TASKS:
+    number = as_whole(task)
+    if number is None:
+        number = as_whole(getattr(task, "id", None))
+    if number is None or not 0 <= number < _MOST_TASKS:
         raise TypeError(f"a task or its id is wanted, not {task!r}")
-    return int(number)
+    return number
 
 
 def seconds(timeout: object) -> float | None:
     """A timeout of `receive`, checked; None: for ever."""
-    if not isinstance(timeout, int | float) or isinstance(timeout, bool) or timeout != timeout:
+    number = as_number(timeout)
+    if number is None or number != number:
         raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
-    return None if timeout == math.inf else timeout
+    return None if number == math.inf else number
 
 
 def in_a_call() -> bool:

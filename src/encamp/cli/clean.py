@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from encamp.cli.elsewhere import encamp_on
 from encamp.cli.run import names_in
+from encamp.engines.hosts import host_in
 from encamp.errors import BadJob, HostsNotReached, printable
 from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
@@ -38,7 +38,7 @@ def clean_command(
 
 def _plain(hosts: list[str]) -> list[str]:
     """Each host once, without what engines are told besides: ``node1:4``, ``node1 ip=10.0.0.1``."""
-    return list(dict.fromkeys(re.sub(r":\d+$", "", host.split()[0]) for host in hosts))
+    return list(dict.fromkeys(host_in(host).name for host in hosts))
 
 
 def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: str | None) -> None:

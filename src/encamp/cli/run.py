@@ -82,7 +82,9 @@ def _engine_options(
 
 def names_in(hosts: str) -> list[str]:
     """Names with commas between; raises `BadJob` if there is none."""
-    names = [name.strip() for name in hosts.split(",") if name.strip()]
+    from encamp.engines import hosts as of_engines
+
+    names = of_engines.names_in(hosts)
     if not names:
         raise BadJob("--hosts", "it names no host; write them like --hosts node1,node2")
     return names

@@ -42,6 +42,7 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.quantities import whole
 from encamp.seal import KEY_BYTES, Seal
 from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
@@ -118,12 +119,10 @@ class Cluster:
         start_timeout: float = 60.0,
         **options: Any,
     ) -> None:
-        if slots is not None and (not isinstance(slots, int) or slots is True or slots < 1):
-            raise BadJob("slots", f"must be a whole number, 1 or more, not {slots!r}")
         if not (isinstance(inline, bool) or inline == "threads"):
             raise BadJob("inline", f"must be True, False or 'threads', not {inline!r}")
         if slots is not None:
-            options["slots"] = slots
+            options["slots"] = whole("slots", slots, 1)
         folder, told = _folder(startup_dir), _follower(follow)
         end = open_end(engine, **options)
         if not isinstance(end, Engine):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
+from encamp.quantities import as_number, whole
 from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.sizes import parse_size
@@ -101,9 +102,6 @@ class SpawnOptions:
             return known  # type: ignore[no-any-return]
         if not (isinstance(self.name, str) and self.name.isprintable()):
             raise BadJob("name", f"must be text of one line, not {self.name!r}")
-        _check_count("cores", self.cores, 1)
-        _check_count("gpus", self.gpus, 0)
-        _check_limit(self.time_limit)
         for name in ("persistent", "fresh", "notify"):
             _check_flag(name, getattr(self, name))
         base = Path.cwd()
@@ -115,7 +113,7 @@ class SpawnOptions:
         options = Options(
             self._need(),
             self.name,
-            self.time_limit,
+            _limit(self.time_limit),
             self.fresh,
             self.notify,
             tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
@@ -133,15 +131,17 @@ class SpawnOptions:
 
     def _need(self) -> Need:
         memory = _bytes(self.memory)
-        alone = self.fresh or self.cores > 1 or memory > 0 or self.gpus > 0
-        need = Need(names(self.on), self.cores, memory, self.gpus, alone, self.place)
+        cores, gpus = whole("cores", self.cores, 1), whole("gpus", self.gpus, 0)
+        alone = self.fresh or cores > 1 or memory > 0 or gpus > 0
+        need = Need(names(self.on), cores, memory, gpus, alone, self.place)
         return PLAIN if need == PLAIN else need
 
 
-def _check_limit(limit: object) -> None:
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
-    if limit is not None and not (number and limit > 0):  # type: ignore[operator]
+def _limit(limit: object) -> float | None:
+    number = as_number(limit)
+    if limit is not None and not (number is not None and number > 0):
         raise BadJob("time_limit", f"must be a number of seconds above 0, not {limit!r}")
+    return number
 
 
 def _check_flag(what: str, value: object) -> None:
@@ -149,18 +149,12 @@ def _check_flag(what: str, value: object) -> None:
         raise BadJob(what, f"must be True or False, not {value!r}")
 
 
-def _check_count(what: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadJob(what, f"must be a whole number, {least} or more, not {value!r}")
-
-
 def _bytes(memory: int | str) -> int:
     if isinstance(memory, str):
         if (size := parse_size(memory)) is None:
             raise BadJob("memory", f"{memory!r} is no size; write it like '2 GiB'")
         return size
-    _check_count("memory", memory, 0)
-    return memory
+    return whole("memory", memory, 0)
 
 
 def names(on: Any) -> frozenset[str] | None:

@@ -28,12 +28,14 @@ import msgspec
 
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
+from encamp.engines.hosts import HostLine
 from encamp.engines.mpi_endpoint import MPIEndpoint
 from encamp.engines.mpi_hosts import Questions, hosts_of, spread
 from encamp.engines.mpi_launch import HOME, REMEDY, Plan, find_launcher
 from encamp.engines.mpi_remains import clear
 from encamp.engines.mpi_run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
+from encamp.quantities import whole
 from encamp.wire import Buffer, Parts, Reader, Writer
 
 _GONE_WITHIN = 2.0
@@ -149,8 +151,7 @@ class LaunchedMPI(Engine):
         if find_spec("mpi4py") is None:
             raise EngineUnavailable(self.name, "mpi4py is not installed", REMEDY)
         if slots is not None:
-            _check_number("slots", 1, slots)
-        _check_number("restarts", 0, restarts)
+            slots = whole("slots", slots, 1)
         path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
         _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
         named = hosts_of(hosts, hostfile)
@@ -158,7 +159,8 @@ class LaunchedMPI(Engine):
         self._slots = self.agents = slots or places
         self._hosts = spread(named, self._slots)
         self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent
-        self._restarts, self._module = restarts, module
+        _check_addresses(named, self._launcher.mpi)
+        self._restarts, self._module = whole("restarts", restarts, 0), module
         self._start_within = _seconds("start_within", start_within)
         self.private = not named
         self._poll = select.epoll()
@@ -312,10 +314,12 @@ class LaunchedMPI(Engine):
         self.stop()
 
 
-def _check_number(name: str, least: int, value: object) -> None:
-    """Raise `BadJob` for an option that is no such number."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+def _check_addresses(hosts: Sequence[HostLine], mpi: str) -> None:
+    """Raise `EngineUnavailable` for what an MPI's launcher would misunderstand."""
+    if mpi == "mpich" and (six := [host.name for host in hosts if host.six]):
+        why = f"MPICH's launcher takes no IPv6 addresses, such as {six[0]}"
+        remedy = "give the host a name in /etc/hosts or ~/.ssh/config, or use Open MPI"
+        raise EngineUnavailable("mpi", why, remedy)
 
 
 def _seconds(name: str, value: float | str) -> float:

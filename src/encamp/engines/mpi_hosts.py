@@ -1,4 +1,4 @@
-"""The hosts of an MPI job: how users name them, how ranks are spread, and why one cannot be used.
+"""The hosts of an MPI job: how ranks are spread over them, and why one cannot be used.
 
 Launchers tell in many words of their own what is wrong with a host, or wait for minutes. So hosts
 are asked by the same remote shell that the launcher uses, when a job does not come up.
@@ -17,12 +17,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
-from encamp.errors import BadHostfile, BadJob, EngineUnavailable
+from encamp.engines.hosts import HostLine, hosts_in, hosts_of_file, names_in
+from encamp.errors import BadJob, EngineUnavailable
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
@@ -36,54 +35,12 @@ _NO_SHELL = 255
 """Exit status of a remote shell that did not get there."""
 _NO_COMMAND = (126, 127)
 _MOST_AT_ONCE = 64
-_HOST = re.compile(
-    r"(?P<name>[^\s:=,-][^\s:=,]*)(\s*:\s*(?P<count>\w+))?(?P<more>(\s+\w+\s*=\s*\S+)*)"
-)
-_SLOTS = re.compile(r"\bslots\s*=\s*(\S+)")
-_AS = "write it like 'node1', 'node1:4' or 'node1 slots=4'"
 _THERE = "encamp-is-asking"
 _CHECK = (
     "import os, sys; sys.path.append(sys.argv[1]); import mpi4py, encamp.agent; "
     "from encamp.engines.mpi_remains import clear; clear(); "
     "sys.exit(not os.access(sys.argv[2], os.X_OK) and f'there is no {sys.argv[2]}')"
 )
-
-
-@dataclass(frozen=True)
-class HostLine:
-    """A host, and how many ranks it takes."""
-
-    name: str
-    places: int
-
-    @property
-    def here(self) -> bool:
-        """Whether it is this host."""
-        return self.name in {socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1"}
-
-
-def hosts_in(lines: Sequence[str]) -> tuple[HostLine, ...]:
-    """Hosts as either MPI's users write them: ``node1``, ``node1:4``, ``node1 slots=4``.
-
-    A host that is named again has more places. Raises `BadJob`.
-    """
-    found: dict[str, int] = {}
-    for line in lines:
-        name, places = _host_in(line)
-        found[name] = found.get(name, 0) + places
-    return tuple(HostLine(name, places) for name, places in found.items())
-
-
-def _host_in(line: str) -> tuple[str, int]:
-    said = _HOST.fullmatch(line.strip())
-    if said is None:
-        raise BadJob(repr(line), f"this is no host; {_AS}")
-    slots = _SLOTS.search(said["more"])
-    count = said["count"] or (slots[1] if slots else "1")
-    if not (count.isascii() and count.isdigit()) or not int(count):
-        why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
-        raise BadJob(repr(line), why)
-    return said["name"], int(count)
 
 
 def hosts_of(
@@ -96,32 +53,13 @@ def hosts_of(
     if hosts is None:
         if not isinstance(hostfile, str | os.PathLike | None):
             raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
-        return () if hostfile is None else _hosts_of_file(os.fspath(hostfile))
+        return () if hostfile is None else hosts_of_file(hostfile)
     if hostfile is not None:
         why = "it takes hosts or a hostfile, not both"
         raise EngineUnavailable("mpi", why, "leave one of them out")
-    names = hosts.split(",") if isinstance(hosts, str) else hosts
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
-        raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
-    found = hosts_in([name for name in names if name.strip()])
+    found = hosts_in(names_in(hosts))
     if not found:
         raise EngineUnavailable("mpi", "hosts names no host", "name some, like 'node1:4'")
-    return found
-
-
-def _hosts_of_file(hostfile: str) -> tuple[HostLine, ...]:
-    try:
-        text = Path(hostfile).read_text()
-    except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is no text"
-        raise BadHostfile(hostfile, f"{why}".lower()) from exc
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    try:
-        found = hosts_in([line for line in lines if line])
-    except BadJob as exc:
-        raise BadHostfile(hostfile, str(exc)) from exc
-    if not found:
-        raise BadHostfile(hostfile, "it names no host; write one a line, like 'node1:4'")
     return found
 
 

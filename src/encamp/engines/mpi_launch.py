@@ -18,7 +18,8 @@ from pathlib import Path
 
 import psutil
 
-from encamp.engines.mpi_hosts import AGENTS, HostLine, Questions, address_towards, remote_shell
+from encamp.engines.hosts import HostLine
+from encamp.engines.mpi_hosts import AGENTS, Questions, address_towards, remote_shell
 from encamp.engines.mpi_remains import remove
 from encamp.errors import EngineUnavailable
 

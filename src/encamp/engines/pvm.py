@@ -22,6 +22,7 @@ from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_ma
 from encamp.engines.pvm_membership import ENDED, Membership, enrol
 from encamp.engines.pvm_naming import host_names
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+from encamp.quantities import whole
 
 _memberships: list[Membership] = []
 """This process's, if it has one."""
@@ -45,7 +46,9 @@ def open_end(
     for. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
     named = [] if hosts is None else host_names(hosts)
-    _check_numbers(slots=(slots, 1), per_agent=(per_agent, 1), restarts=(restarts, 0))
+    slots = None if slots is None else whole("slots", slots, 1)
+    per_agent = None if per_agent is None else whole("per_agent", per_agent, 1)
+    restarts = whole("restarts", restarts, 0)
     _check_texts(address=address, python=python, module=module)
     member = _member(machine, address, "" if named else "localhost")
     try:
@@ -56,15 +59,6 @@ def open_end(
         if not member.ends:
             member.leave()
         raise
-
-
-def _check_numbers(**numbers: tuple[object, int]) -> None:
-    """Each is given with the least that it may be; the default of some is None."""
-    for name, (value, least) in numbers.items():
-        if value is None and name != "restarts":
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
 
 
 def _check_texts(**texts: object) -> None:

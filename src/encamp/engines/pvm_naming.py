@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from encamp.engines import libpvm
+from encamp.engines.hosts import HostLine, host_in
 from encamp.errors import BadJob
 
 _HOST = re.compile(r"\w[\w.-]*( +(bx|dx|ep|id|ip|lo|so|sp|wd)=\S+)*", re.ASCII)
@@ -54,13 +55,24 @@ def first_words(hosts: Iterable[str]) -> set[str]:
 def _host(given: object) -> str:
     if not isinstance(given, str):
         raise BadJob("hosts", f"must be names of hosts, not {given!r}")
-    host = " ".join(given.split())
-    if re.fullmatch(r"[^\s:]+:\d+", host):
+    host = " ".join(given.lstrip("\ufeff").split())
+    line = parsed(host)
+    if line is not None and line.six:
+        raise BadJob(f"host {host!r}", "PVM knows no IPv6; name the host by an address of IPv4")
+    if line is not None and line.counted:
         why = "PVM takes no numbers of slots with hosts; leave it out, and say slots=… for all"
         raise BadJob(f"host {host!r}", why)
     if not _HOST.fullmatch(host):
         raise BadJob(f"host {given!r}", _NOTATION)
     return host
+
+
+def parsed(host: str) -> HostLine | None:
+    """The host as other engines name hosts; None if they would not."""
+    try:
+        return host_in(host)
+    except BadJob:
+        return None
 
 
 def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.steps import Step, Task, as_steps
+from encamp.quantities import as_number, as_whole
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
 
@@ -178,16 +179,18 @@ def _checked_name(name: str, kind: str) -> str:
 
 
 def _checked_retries(name: str, retries: int) -> int:
-    if not isinstance(retries, int) or isinstance(retries, bool):
+    number = as_whole(retries)
+    if number is None:
         raise BadJob(name, f"retries must be a whole number, not {retries!r}")
-    if retries < 0:
+    if number < 0:
         raise BadJob(name, f"retries must be 0 or more, not {retries}")
-    return retries
+    return number
 
 
 def _checked_limit(name: str, limit: float | None) -> float | None:
-    if limit is not None and not isinstance(limit, int | float):
+    seconds = as_number(limit)
+    if limit is not None and seconds is None:
         raise BadJob(name, f"the time limit must be a number of seconds, not {limit!r}")
-    if limit is not None and not limit > 0:
+    if seconds is not None and not seconds > 0:
         raise BadJob(name, f"the time limit must be more than 0 seconds, not {limit}")
-    return limit
+    return seconds

@@ -30,6 +30,7 @@ from encamp.compat.pyopus.base import (
 )
 from encamp.compat.pyopus.machine import Finish, Finished, Letter, Machine, Mailbox
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
+from encamp.quantities import as_number, as_whole
 from encamp.storage.leftovers import reclaim_leftovers
 
 __all__ = ["ClusteredMachine", "Here", "task_here"]
@@ -289,16 +290,17 @@ class ClusteredMachine(VirtualMachine):
 def _check_call(function: object, count: object) -> None:
     if not callable(function):
         raise PyOpusError(f"only what can be called can be spawned, not {function!r}")
-    whole = isinstance(count, int) and not isinstance(count, bool)
-    if count is not None and not (whole and count >= 0):  # type: ignore[operator]
+    number = as_whole(count)
+    if count is not None and (number is None or number < 0):
         raise PyOpusError(f"count must be None or a whole number, 0 or more, not {count!r}")
 
 
 def checked_timeout(timeout: Any) -> float | None:
     """Seconds to wait, None for ever, from PyOPUS's way to say it."""
-    if not isinstance(timeout, int | float) or math.isnan(timeout):
+    seconds = as_number(timeout)
+    if seconds is None or math.isnan(seconds):
         raise PyOpusError(f"timeout must be a number of seconds, not {timeout!r}")
-    return None if timeout < 0 or timeout == math.inf else timeout
+    return None if seconds < 0 or seconds == math.inf else seconds
 
 
 def _as_task(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:

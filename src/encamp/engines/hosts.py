@@ -1,0 +1,107 @@
+"""Hosts as users write them, for every engine and command: in options, in hostfiles of any kind.
+
+node1        node1:4        node1 slots=4        user@node1        node1 ip=10.0.0.2
+fe80::1      [fe80::1]:4    fe80::1 slots=4      user@[fe80::1]    # a comment
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.errors import BadHostfile, BadJob
+
+_HOST = re.compile(
+    r"(?P<user>[^\s@\[\]:=,-][^\s@\[\]:=,]*@)?"
+    r"(\[(?P<six>[^\s\[\]]+)\]|(?P<name>[^\s:=,\[\]@-][^\s:=,\[\]@]*)|(?P<bare>[0-9A-Fa-f:][^\s,=\[\]]*))"
+    r"(\s*:\s*(?P<count>\w+))?"
+    r"(?P<more>(\s+\w+\s*=\s*\S+)*)"
+)
+_SLOTS = re.compile(r"\bslots\s*=\s*(\S+)")
+_AS = "write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'"
+
+
+@dataclass(frozen=True)
+class HostLine:
+    """A host by its ``name``, without brackets, and how many ranks it takes."""
+
+    name: str
+    places: int
+    counted: bool = True
+    """Whether its line says how many."""
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this host."""
+        ours = {socket.gethostname(), socket.getfqdn(), "localhost", "127.0.0.1", "::1"}
+        return self.name in ours
+
+    @property
+    def six(self) -> bool:
+        """Whether its name is an address of IPv6."""
+        return ":" in self.name
+
+
+def host_in(line: str) -> HostLine:
+    """The host that a line names. Raises `BadJob`."""
+    said = _HOST.fullmatch(line.strip())
+    address = said and (said["six"] or said["bare"])
+    if said is None or (address and not _is_six(address)):
+        raise BadJob(repr(line), f"this is no host; {_AS}")
+    slots = _SLOTS.search(said["more"])
+    count = said["count"] or (slots[1] if slots else "")
+    if count and not (count.isascii() and count.isdigit() and int(count)):
+        why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
+        raise BadJob(repr(line), why)
+    name = (said["user"] or "") + (address or said["name"])
+    return HostLine(name, int(count or 1), bool(count))
+
+
+def _is_six(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def hosts_in(lines: Iterable[str]) -> tuple[HostLine, ...]:
+    """The hosts that lines name. One that is named again has more places. Raises `BadJob`."""
+    found: dict[str, int] = {}
+    for host in map(host_in, lines):
+        found[host.name] = found.get(host.name, 0) + host.places
+    return tuple(HostLine(name, places) for name, places in found.items())
+
+
+def names_in(hosts: Sequence[str] | str) -> list[str]:
+    """What an option names: a list, or a text with commas between. Raises `BadJob`."""
+    names = hosts.split(",") if isinstance(hosts, str) else hosts
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
+    return [name.strip() for name in names if name.strip()]
+
+
+def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
+    """The hosts of a file as MPIs read, one a line, as editors of any system write it.
+
+    Raises `BadHostfile`.
+    """
+    file = os.fspath(hostfile)
+    try:
+        text = Path(file).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else "it is no text in UTF-8"
+        raise BadHostfile(file, f"{why}"[:1].lower() + f"{why}"[1:]) from exc
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    try:
+        found = hosts_in(line for line in lines if line)
+    except BadJob as exc:
+        raise BadHostfile(file, str(exc)) from exc
+    if not found:
+        raise BadHostfile(file, "it names no host; write one a line, like 'node1:4'")
+    return found

@@ -1,0 +1,32 @@
+"""Numbers as users give them: Python's, NumPy's and others, but no truth values."""
+
+from __future__ import annotations
+
+import operator
+from contextlib import suppress
+from numbers import Real
+
+from encamp.errors import BadJob
+
+
+def as_whole(value: object) -> int | None:
+    """The whole number that ``value`` is; None if it is none."""
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return operator.index(value)  # type: ignore[arg-type]
+    return None
+
+
+def as_number(value: object) -> float | None:
+    """The number that ``value`` is, as it is if it is one of Python's; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return None
+    return value if isinstance(value, int | float) else float(value)
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """The option ``name`` as a whole number. Raises `BadJob`."""
+    number = as_whole(value)
+    if number is None or number < least:
+        raise BadJob(name, f"must be a whole number, {least} or more, not {value!r}")
+    return number
