@@ -215,7 +215,10 @@ def test_a_bad_host_file_is_refused_at_once(
         ("node1:0", "not '0'"),
         ("node1 slots=x", "not 'x'"),
         ("node1 slots=-1", "not '-1'"),
-        ("node1:", "this is no host; write it like 'node1', 'node1:4' or 'node1 slots=4'"),
+        (
+            "node1:",
+            "this is no host; write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'",
+        ),
         ("one two three", "this is no host"),
         ("-oProxyCommand=true", "this is no host"),
     ],
