@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -56,6 +57,7 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.agent.running import NOTICED
 from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
@@ -414,8 +416,20 @@ class Controller:
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
         if task is not None and (limit := task._options.time_limit) is not None:
-            number = task.id  # not the task itself, which may end long before
-            self.pump.later(limit, lambda: self._time_is_over(number))
+            self._watch(task.id, limit)  # not the task itself, which may end long before
+
+    def _watch(self, number: int, left: float) -> None:
+        """End a task when it has run for so long; time in which nothing here ran does not count."""
+        piece, began = min(left, NOTICED), time.monotonic()
+
+        def look() -> None:
+            passed = min(time.monotonic() - began, piece + NOTICED)
+            if left > passed and number in self.tasks:
+                self._watch(number, left - passed)
+            else:
+                self._time_is_over(number)
+
+        self.pump.later(piece, look)
 
     def _time_is_over(self, number: int) -> None:
         task = self.tasks.get(number)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from encamp.errors import BadDestination, text_of
+from encamp.errors import BadDestination, TaskLost, text_of
+from encamp.jobs.clock import Clock
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
 from encamp.jobs.work import Outcome
-from encamp.model import AttemptReport, JobReport, State, TaskReport
+from encamp.model import AttemptReport, JobReport, Span, State, TaskReport, Where
 from encamp.storage.mirror import Item
 from encamp.storage.publish import manifest
 from encamp.storage.roots import local
@@ -39,10 +41,36 @@ class InHand:
     attempts: list[AttemptReport] = field(default_factory=list)
 
 
+class Workplaces:
+    """Where attempts were, to tell of those that were lost together with their worker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._free: dict[tuple[str, str], float] = {}
+        """When the last attempt of each worker has ended."""
+
+    def note(self, where: Where | None) -> None:
+        """An attempt has ended there now."""
+        if where is not None:
+            self._free[where.host, where.worker] = self._clock.now()
+
+    def lost(self, future: Future[Any], error: TaskLost, submitted: float) -> Outcome:
+        """An attempt that nothing came back of, as far as the cluster's future tells of it.
+
+        It began when its worker was free for it, at the earliest.
+        """
+        host, slot = getattr(future, "host", None), getattr(future, "slot", None)
+        where = None if host is None else Where(host, f"slot-{slot}", 0)
+        worker = (host or "", f"slot-{slot}")
+        began = max(submitted, self._free.get(worker, 0.0))
+        lost = Span("lost", began, max(0.0, self._clock.now() - began))
+        return Outcome(where=where, phases=[lost], error=error)
+
+
 def job_report(
     job: Job,
     tasks: list[TaskReport],
-    started: float,
+    clock: Clock,
     executor: str,
     interrupted: bool,
     warnings: Sequence[str] = (),
@@ -52,8 +80,8 @@ def job_report(
         name=job.name,
         destination=str(job.to),
         folder=str(job.folder),
-        started=started,
-        ended=time.time(),
+        started=clock.began,
+        ended=clock.now(),
         controller=f"process {os.getpid()} on {socket.gethostname()}",
         executor=executor,
         version=__version__,

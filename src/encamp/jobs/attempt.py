@@ -12,13 +12,15 @@ from pathlib import Path
 
 from encamp.agent.calls import SpawnersFiles, ask_here
 from encamp.agent.pickling import NotImportable, Stopped
+from encamp.agent.running import RunningTime
 from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.use import Use
 from encamp.jobs.work import Outcome, Work
-from encamp.model import Where
+from encamp.model import Span, Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
@@ -93,23 +95,32 @@ class _Watcher:
         self._asked = time.monotonic()
         self._lease = Watch(work.lease)
         self._folder: Path | None = None
+        self._time = RunningTime()
+        self._use = Use()
         self._step: StepBegins | None = None
         self._step_began = 0.0
         self._task_began: float | None = None
+        self._phase_began = work.clock.now(), time.monotonic()
 
     def on_message(self, message: object) -> None:
         if isinstance(message, Opened):
             self._folder = message.folder
             self.where = Where(self.where.host, self.where.worker, message.slot)
+            self._use.begin(message.slot, message.cpu_seconds)
         elif isinstance(message, StepBegins):
-            self._step, self._step_began = message, time.monotonic()
+            self._step, self._step_began = message, self._time()
+            self._phase_began = self.work.clock.now(), time.monotonic()
             if self._task_began is None:
                 self._task_began = self._step_began
 
     def on_tick(self) -> None:
         now = time.monotonic()
+        self._use.look()
         if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
+        self._check_limits(self._time())
+
+    def _check_limits(self, now: float) -> None:
         step = self._step
         if step is None or step.label is None:
             return
@@ -124,9 +135,23 @@ class _Watcher:
         self._asked = now
         return bool(self.ask is not None and self.ask(("over", None, None)))
 
+    def _phases(self) -> list[Span]:
+        """The phases of an attempt that cannot tell itself; the last one ends now."""
+        began, clock = self._phase_began
+        if self._step is None:
+            name, before = "task prephase", []
+        else:
+            name = self._step.label or "task postphase"
+            before = [Span(*one) for one in self._step.before]
+        return [*before, Span(name, began, time.monotonic() - clock)]
+
     def outcome(self, error: EncampError) -> Outcome:
         """The outcome of an attempt whose slot is gone; its folder is looked after here."""
-        outcome = Outcome(where=self.where, error=error)
+        outcome = Outcome(where=self.where, error=error, phases=self._phases())
+        outcome.cpu_seconds, outcome.peak_memory = self._use.cpu_seconds, self._use.peak_memory
+        if self._step is not None:
+            counts = self._step.mirrored
+            outcome.bytes_mirrored, outcome.files_mirrored, outcome.bytes_shared = counts
         if self._folder is None:
             reclaim()  # it may have been stopped before it could tell of its folder
             return outcome

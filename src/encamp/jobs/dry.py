@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import replace
 
 from encamp.errors import InputError
 from encamp.jobs.account import job_report
+from encamp.jobs.clock import Clock
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal
@@ -29,7 +29,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     orphans = OrphanWatch(journal, job.to)
     orphans.look("the job", prepared.shared)
     reports: dict[str, TaskReport] = {}
-    started = time.time()
+    clock = Clock()
     progress.began(job.name, len(job.tasks), None)
     while graph.going_on:
         for name in graph.ready():
@@ -44,7 +44,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
             graph.ended(name)
             progress.ended(reports[name])
     report = job_report(
-        job, [reports[name] for name in job.tasks], started, "dry run", False, orphans.warnings
+        job, [reports[name] for name in job.tasks], clock, "dry run", False, orphans.warnings
     )
     progress.finished(report)
     return report

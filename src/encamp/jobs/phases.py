@@ -56,6 +56,8 @@ class Opened:
 
     folder: Path
     slot: int
+    cpu_seconds: float
+    """What its process had used before."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,10 @@ class StepBegins:
 
     label: str | None
     time_limit: float | None
+    before: tuple[tuple[str, float, float], ...]
+    """The phases that are over, as `Span` has them."""
+    mirrored: tuple[int, int, int]
+    """Bytes and files that were mirrored, and bytes of job inputs that were brought."""
 
 
 def run_phases(work: Work, ships: bool = False) -> Outcome:
@@ -82,6 +88,7 @@ class _Attempt:
         self.files = SpawnersFiles(ask) if ships else None
         self.outcome = Outcome()
         self.placed = Placed()
+        self._cpu_before = 0.0
         self.value: object = None
 
     def run(self) -> None:
@@ -106,7 +113,7 @@ class _Attempt:
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
         at_supervisors_end(camp.strike)
-        tell(Opened(camp.path, os.getpid()))
+        tell(Opened(camp.path, os.getpid(), self._cpu_before))
         failed = True
         try:
             with output_to(camp.path / "log"):
@@ -139,7 +146,7 @@ class _Attempt:
             with undone():
                 for step in steps:
                     self._step(step, camp.folder)
-            tell(StepBegins(None, None))
+            self._tell_step(None, None)
             self._end_rest(steps)
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
@@ -169,7 +176,7 @@ class _Attempt:
             spoil()
 
     def _step(self, step: Call | Command, folder: Path) -> None:
-        tell(StepBegins(step.label, step.time_limit))
+        self._tell_step(step.label, step.time_limit)
         with self._phase(step.label):
             os.chdir(folder)
             if isinstance(step, Command):
@@ -207,9 +214,15 @@ class _Attempt:
         with suppress(EncampError, OSError):
             self.outcome.log = stage_log(path, self.work, self.files)
 
+    def _tell_step(self, label: str | None, time_limit: float | None) -> None:
+        """Tell of a step, and all that would be lost with this process."""
+        before = tuple((span.name, span.start, span.seconds) for span in self.outcome.phases)
+        mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
+        tell(StepBegins(label, time_limit, before, mirrored))
+
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
-        start, clock = time.time(), time.perf_counter()
+        start, clock = self.work.clock.now(), time.perf_counter()
         try:
             yield
         finally:
@@ -218,11 +231,11 @@ class _Attempt:
     @contextmanager
     def _accounting(self) -> Iterator[None]:
         _forget_peak_memory()
-        before = _cpu_seconds()
+        self._cpu_before = _cpu_seconds()
         try:
             yield
         finally:
-            self.outcome.cpu_seconds = _cpu_seconds() - before
+            self.outcome.cpu_seconds = _cpu_seconds() - self._cpu_before
             self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
             self.outcome.files_mirrored = self.placed.files
             self.outcome.bytes_mirrored = self.placed.bytes

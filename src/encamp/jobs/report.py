@@ -15,7 +15,7 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from encamp.model import AttemptReport, JobReport, Published, TaskReport
 from encamp.storage.disk import disk_full
 
 _MOST_LANES = 96
-"""Where there are more slots than this, slots that ran one after the other share a lane."""
+"""Where there are more workers than this, those that ran one after the other share a lane."""
 _CLOCK_NOISE = 1e-6
 """Seconds by which an attempt may seem to start before the one before it has ended."""
 _DEEPEST = 64
@@ -115,11 +115,15 @@ def _escaped(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Lane:
-    """A line of bars that do not overlap; ``worker`` and ``slot`` are None where it joins many."""
+    """A line of bars that do not overlap: one thing at a time that a worker did.
+
+    ``slot`` counts the lanes of a worker that did several at once, else it is None. ``worker`` is
+    None where a lane joins workers of its host.
+    """
 
     host: str | None
     worker: str | None
-    slot: int | None
+    slot: int | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,10 @@ class _Placing:
 
 
 def _placed(report: JobReport) -> _Placing:
-    """This run's attempts in lanes of their slots; where they overlap, in several."""
+    """This run's attempts in lanes of their workers; where they overlap, in several.
+
+    A slot's process says less: it is replaced after a kill, and may serve several workers.
+    """
     groups = _groups(report)
     lanes: list[_Lane] = []
     attempts: list[_Placed] = []
@@ -150,26 +157,27 @@ def _placed(report: JobReport) -> _Placing:
             _Placed(task, attempt, len(lanes) + row, *_times(attempt))
             for row, task, attempt in rows
         ]
-        lanes += [lane] * (1 + max(row for row, _, _ in rows))
+        count = 1 + max(row for row, _, _ in rows)
+        lanes += [replace(lane, slot=row) for row in range(1, count + 1)] if count > 1 else [lane]
     return _Placing(lanes, attempts)
 
 
 def _groups(report: JobReport) -> dict[_Lane, list[tuple[TaskReport, AttemptReport]]]:
-    """This run's attempts by slot; by worker or host where that would be too many lanes."""
-    for depth in (3, 2, 1):
+    """This run's attempts by worker; by host where that would be too many lanes."""
+    for workers in (True, False):
         groups = defaultdict(list)
         for task in report.tasks:
             for attempt in task.attempts if task.state != "up to date" else ():
-                groups[_lane(attempt, depth)].append((task, attempt))
+                groups[_lane(attempt, workers=workers)].append((task, attempt))
         if len(groups) <= _MOST_LANES:
             break
     return groups
 
 
-def _lane(attempt: AttemptReport, depth: int) -> _Lane:
+def _lane(attempt: AttemptReport, *, workers: bool) -> _Lane:
     if (where := attempt.where) is None:
-        return _Lane(None, None, None)
-    return _Lane(where.host, where.worker if depth > 1 else None, where.slot if depth > 2 else None)
+        return _Lane(None, None)
+    return _Lane(where.host, where.worker if workers else None)
 
 
 def _packed(
@@ -196,7 +204,7 @@ def _times(attempt: AttemptReport) -> tuple[float, float]:
 
 def _natural(lane: _Lane) -> tuple[Any, ...]:
     """Sort key: ``node-2`` before ``node-10``; attempts without a host last."""
-    return (lane.host is None, *(_in_parts(text) for text in (lane.host, lane.worker)), lane.slot)
+    return (lane.host is None, *(_in_parts(text) for text in (lane.host, lane.worker)))
 
 
 def _in_parts(text: str | None) -> list[tuple[int, str]]:

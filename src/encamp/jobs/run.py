@@ -39,6 +39,7 @@ from encamp.errors import (
 )
 from encamp.jobs.account import (
     InHand,
+    Workplaces,
     as_json,
     attempt_report,
     job_report,
@@ -46,6 +47,7 @@ from encamp.jobs.account import (
     write_manifest,
 )
 from encamp.jobs.attempt import Abandoned, attempt
+from encamp.jobs.clock import Clock
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
@@ -199,7 +201,8 @@ class _Run:
         if self.beacons is not None:
             for task in job.tasks.values():
                 check_for_hosts((*task.outputs, *task.on_failure))
-        self.started = time.time()
+        self.clock = Clock()
+        self.workplaces = Workplaces(self.clock)
         self.over: EngineFailed | None = None
         """Why nothing can be run any more."""
         self.stopping = False
@@ -309,7 +312,7 @@ class _Run:
         self._hand_over(name)
 
     def _hand_over(self, name: str) -> None:
-        self.running[name].submitted = time.time()
+        self.running[name].submitted = self.clock.now()
         work = self._work(name)
         depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs_at))
         self.depots[name] = depot
@@ -345,6 +348,7 @@ class _Run:
             keep=self.options.keep,
             lease=self.lease,
             sys_path=self.sys_path,
+            clock=self.clock,
             beacon=self.token if self.beacons is not None else "",
         )
 
@@ -364,6 +368,8 @@ class _Run:
             self.futures.discard(future)
             depot = self.depots.pop(name)
             outcome = self._outcome(name, future)
+            if outcome is not None:
+                self.workplaces.note(outcome.where)
             if outcome is not None and (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
             depot.close()
@@ -391,10 +397,12 @@ class _Run:
             return Outcome(error=Abandoned())
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
-                lost = raised.exit_code is None  # otherwise its process has ended by itself
-                return Outcome(error=replace(raised, task=name), lost=lost)
-            why = reason(raised)
-            return Outcome(error=TaskLost(name, "its host", None, why))
+                outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
+                outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
+                outcome.error = replace(raised, task=name)
+                return outcome
+            gone = TaskLost(name, "its host", None, reason(raised))
+            return self.workplaces.lost(future, gone, self.running[name].submitted)
         outcome = future.result()
         if not isinstance(outcome.error, NotImportable):
             return outcome
@@ -522,7 +530,7 @@ class _Run:
         report = job_report(
             self.job,
             tasks,
-            self.started,
+            self.clock,
             self._executor_name(),
             interrupted,
             self.orphans.warnings,

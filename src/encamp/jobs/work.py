@@ -9,6 +9,7 @@ from typing import Literal
 
 from encamp.agent.pickling import NotImportable
 from encamp.errors import CannotTravel, text_of
+from encamp.jobs.clock import Clock
 from encamp.jobs.lease import Lease
 from encamp.jobs.steps import Call, Command
 from encamp.model import Span, Where
@@ -41,6 +42,7 @@ class Work:
     keep: Keep
     lease: Lease
     sys_path: tuple[str, ...]
+    clock: Clock
     beacon: str = ""
     """By which hosts see whether they reach the destinations; empty if all do."""
 

@@ -1,0 +1,27 @@
+"""Time that counts for time limits: that in which this process could run."""
+
+from __future__ import annotations
+
+import time
+
+NOTICED = 1.0
+"""Seconds between two looks that are not taken for a time in which this process was stopped."""
+
+
+class RunningTime:
+    """Seconds that pass, but not those in which this process was stopped (SIGSTOP, a suspend).
+
+    What it watches over was stopped with it then, as a rule. It must be asked more often than every
+    `NOTICED` seconds: where it was not, this process was not there to ask.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._stopped = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since some moment in the past."""
+        now = time.monotonic()
+        self._stopped += max(0.0, now - self._last - NOTICED)
+        self._last = now
+        return now - self._stopped

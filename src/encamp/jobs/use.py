@@ -1,0 +1,58 @@
+"""What an attempt has used so far, as its supervisor sees it: a dead one cannot tell."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+class Use:
+    """CPU time and memory of a slot and all that descends from it, since `begin`; see proc(5)."""
+
+    def __init__(self) -> None:
+        self._slot = 0
+        self._before = 0.0
+        self.cpu_seconds = 0.0
+        self.peak_memory = 0
+        """Bytes."""
+
+    def begin(self, slot: int, before: float) -> None:
+        """Count what the process ``slot`` uses on top of the CPU seconds that it had ``before``."""
+        self._slot, self._before = slot, before
+
+    def look(self) -> None:
+        """Note what was used by now; what happens between the last look and a death is lost."""
+        if not self._slot:
+            return
+        family = list(_family(self._slot))
+        used = sum(map(_cpu_seconds, family)) - self._before
+        self.cpu_seconds = max(self.cpu_seconds, used)
+        self.peak_memory = max(self.peak_memory, *map(_peak_memory, family), 0)
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process and its descendants."""
+    yield pid
+    with suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from _family(int(child))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Of a process, and of its children that it has waited for."""
+    with suppress(OSError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:15])) / _TICKS
+    return 0.0
+
+
+def _peak_memory(pid: int) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
+    return 0
