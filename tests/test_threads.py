@@ -1,0 +1,224 @@
+"""What any number of threads may do at once: nothing is lost, doubled or given to two of them."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from encamp.agent.calls import Slot
+from encamp.agent.outbox import Outbox
+from encamp.agent.pickling import dump
+from encamp.agent.protocol import Message, Results, Run, decode, encode, encode_calls
+from encamp.cluster.functions import Function
+from encamp.cluster.mail import Mail
+from encamp.cluster.options import SpawnOptions
+from encamp.cluster.task import Task
+from encamp.errors import JobBusy
+from encamp.jobs.journal import Journal
+from encamp.storage.locks import alone
+from encamp.storage.persistent import give_back, persistent_camp, strike_idle
+from encamp.wire import Parts
+
+THREADS = 4
+
+
+@pytest.fixture(autouse=True)
+def many_switches() -> Iterator[None]:
+    """Another thread has its turn as often as Python can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def at_once(*functions: Callable[[], object]) -> None:
+    """Call functions in threads that begin together; raises what one of them raised."""
+    together, errors = threading.Barrier(len(functions)), []
+
+    def run(function: Callable[[], object]) -> None:
+        try:
+            together.wait(60)
+            function()
+        except BaseException as exc:  # noqa: BLE001 - it is raised below
+            errors.append(exc)
+
+    threads = [threading.Thread(target=run, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+class Alone:
+    """Notes whether more than one thread is in at the same time."""
+
+    def __init__(self) -> None:
+        self.inside = self.most = self.times = 0
+
+    def __enter__(self) -> None:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+
+    def __exit__(self, *exc: object) -> None:
+        self.times += 1
+        self.inside -= 1
+
+
+def test_each_message_is_taken_by_one_thread() -> None:
+    end: Any = SimpleNamespace()
+    mail, count = Mail({}, Outbox(end)), 1500
+    for number in range(count):
+        mail.put(number % 3, (number,))
+    taken: list[int] = []
+
+    def take(source: int | None) -> None:
+        while (got := mail.take(source)) is not None:
+            taken.append(got.message[0])
+
+    at_once(*[lambda s=source: take(s) for source in (None, 0, 1, 2, None)])
+    assert Counter(taken) == dict.fromkeys(range(count), 1)
+
+
+def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
+    controller: Any = SimpleNamespace()
+    function, options = Function(1, len, b"", by_value=False), SpawnOptions().checked()
+    tasks = [Task(number, controller, function, (), options) for number in range(700)]
+    called: list[tuple[int, int]] = []
+
+    def add(which: int) -> None:
+        for task in tasks:
+            task.add_done_callback(lambda ended: called.append((which, ended.result(0))))
+
+    def end() -> None:
+        for task in tasks:
+            task._begins()
+            task.set_result(task.id)
+
+    at_once(end, *[lambda w=which: add(w) for which in range(3)])
+    assert Counter(called) == {(which, task.id): 1 for which in range(3) for task in tasks}
+
+
+class Sending:
+    """A port that notes whose results are sent."""
+
+    short = None
+
+    def __init__(self) -> None:
+        self.ended: list[int] = []
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """Note whose they are."""
+        results = decode(parts[0])
+        assert isinstance(results, Results)
+        self.ended += [result[0] for result in results.results]
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """There are no links."""
+        return False
+
+    def wait(self, timeout: float | None) -> bool:
+        """Nothing will come."""
+        return False
+
+
+def test_a_call_runs_once_or_is_given_back_while_its_slot_goes_on() -> None:
+    port = Sending()
+    slot, count, given = Slot(0, "here", port), 3000, 0
+    arguments, function = dump(((), {}))[0], pickle.dumps(dict)
+    over = threading.Event()
+
+    def give(tasks: list[int], functions: tuple[int, ...] = ()) -> None:
+        calls: Any = [(task, 1, bytes(arguments), 0, b"") for task in tasks]
+        run = Run(0, len(calls), list(functions))
+        slot.take(run, [encode(run), encode_calls(calls), *[function for _ in functions]])
+
+    def work() -> None:
+        while len(port.ended) < count and not over.is_set():
+            slot.run_next()
+
+    def recall() -> None:
+        nonlocal given
+        for _ in range(200):
+            tasks, _ = slot.give_back()
+            given += len(tasks)
+            give(tasks)
+
+    def recall_until_over() -> None:
+        try:
+            recall()
+        except BaseException:
+            over.set()
+            raise
+
+    give(list(range(count)), (1,))
+    at_once(work, recall_until_over)
+    assert given
+    assert Counter(port.ended) == dict.fromkeys(range(count), 1)
+
+
+def test_a_persistent_folder_has_one_user_at_a_time(local_storage_base: Path) -> None:
+    users: Counter[Path] = Counter()
+    used: list[Path] = []
+    most = 0
+    guard = threading.Lock()
+
+    def use() -> None:
+        nonlocal most
+        for _ in range(10):
+            camp = persistent_camp("shared", [], renew=False)
+            with guard:
+                users[camp.folder] += 1
+                most = max(most, *users.values())
+                used.append(camp.folder)
+            assert camp.folder.is_dir()
+            with guard:
+                users[camp.folder] -= 1
+            give_back("shared", camp)
+
+    at_once(*[use] * THREADS)
+    assert most == 1
+    assert len(set(used)) < len(used), "none was used again"
+    strike_idle()
+    assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
+
+
+def test_a_job_is_run_by_one_thread_at_a_time(tmp_path: Path) -> None:
+    inside = Alone()
+    busy: list[JobBusy] = []
+
+    def run() -> None:
+        for _ in range(20):
+            try:
+                with Journal(tmp_path).writing(), inside:
+                    pass
+            except JobBusy as exc:
+                busy.append(exc)
+
+    at_once(*[run] * THREADS)
+    assert inside.most == 1
+    assert inside.times + len(busy) == 20 * THREADS
+    with Journal(tmp_path).writing():
+        pass  # nobody has left it locked
+
+
+def test_a_key_is_held_by_one_thread_at_a_time(tmp_path: Path) -> None:
+    both = {key: Alone() for key in "ab"}
+
+    def hold() -> None:
+        for number in range(60):
+            key = "ab"[number % 2]
+            with alone(tmp_path / "locks", key), both[key]:
+                pass
+
+    at_once(*[hold] * THREADS)
+    assert [(each.most, each.times) for each in both.values()] == [(1, 30 * THREADS)] * 2
