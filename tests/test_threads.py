@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.task import Task
 from encamp.errors import JobBusy
+from encamp.jobs import journal
 from encamp.jobs.journal import Journal
 from encamp.storage.locks import alone
 from encamp.storage.persistent import give_back, persistent_camp, strike_idle
@@ -108,6 +110,34 @@ def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
     assert Counter(called) == {(which, task.id): 1 for which in range(3) for task in tasks}
 
 
+def test_a_callback_that_is_added_just_as_its_task_ends_is_called_once() -> None:
+    adding, ended = threading.Event(), threading.Event()
+    adder = threading.get_ident()
+
+    class Slow(Task):
+        def done(self) -> bool:
+            was = super().done()
+            if threading.get_ident() == adder:
+                adding.set()
+                ended.wait(0.2)  # in which it does not end, or what was seen would be wrong
+            return was
+
+    controller: Any = SimpleNamespace()
+    function, options = Function(1, len, b"", by_value=False), SpawnOptions().checked()
+    task, called = Slow(1, controller, function, (), options), []
+
+    def end() -> None:
+        adding.wait(60)
+        task.set_result(1)
+        ended.set()
+
+    thread = threading.Thread(target=end)
+    thread.start()
+    task.add_done_callback(called.append)
+    thread.join()
+    assert called == [task]
+
+
 class Sending:
     """A port that notes whose results are sent."""
 
@@ -133,7 +163,7 @@ class Sending:
 
 def test_a_call_runs_once_or_is_given_back_while_its_slot_goes_on() -> None:
     port = Sending()
-    slot, count, given = Slot(0, "here", port), 3000, 0
+    slot, count, given = Slot(0, "here", port), 2000, 0
     arguments, function = dump(((), {}))[0], pickle.dumps(dict)
     over = threading.Event()
 
@@ -160,8 +190,12 @@ def test_a_call_runs_once_or_is_given_back_while_its_slot_goes_on() -> None:
             over.set()
             raise
 
-    give(list(range(count)), (1,))
-    at_once(work, recall_until_over)
+    def add() -> None:
+        for task in range(count // 2, count):
+            give([task])
+
+    give(list(range(count // 2)), (1,))
+    at_once(work, recall_until_over, add)
     assert given
     assert Counter(port.ended) == dict.fromkeys(range(count), 1)
 
@@ -192,7 +226,19 @@ def test_a_persistent_folder_has_one_user_at_a_time(local_storage_base: Path) ->
     assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
 
 
-def test_a_job_is_run_by_one_thread_at_a_time(tmp_path: Path) -> None:
+class SlowSet(set[Path]):
+    """Lets others have their turn when it was looked into."""
+
+    def __contains__(self, item: object) -> bool:
+        there = super().__contains__(item)
+        time.sleep(0.002)
+        return there
+
+
+def test_a_job_is_run_by_one_thread_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "_open_here", SlowSet())
     inside = Alone()
     busy: list[JobBusy] = []
 

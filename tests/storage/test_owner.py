@@ -7,6 +7,7 @@ import os
 import signal
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from other_processes import finish, open_folder, run, start, unprivileged
@@ -22,6 +23,7 @@ from encamp.storage.owner import (
     reclaim,
     reclaim_folder,
     sandboxes,
+    trials,
 )
 from encamp.storage.roots import LOCAL, local_storage
 from encamp.storage.strike import strike
@@ -366,6 +368,83 @@ def test_a_lock_that_a_cleaner_takes_before_its_maker_is_made_again(
     run("from encamp.storage.owner import reclaim; reclaim()")
     assert owned.task.is_dir()
     owned.strike()
+
+
+def test_a_lock_that_is_made_again_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
+    OwnedFolder("first").strike()  # what a first use opens for good
+    owned = OwnedFolder("name")
+    usual = len(os.listdir("/proc/self/fd"))
+    owned.strike()
+    tries: list[int] = []
+
+    def is_at(fd: int, path: Path, is_at: Any = owner._is_at) -> bool:
+        tries.append(fd)
+        return len(tries) > 5 and is_at(fd, path)
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "_is_at", is_at)
+        owned = OwnedFolder("name")
+    assert len(tries) > 5
+    found = len(os.listdir("/proc/self/fd"))
+    owned.strike()
+    assert found == usual
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+NOTING = """
+    import sys, time
+    from pathlib import Path
+    from encamp.storage.owner import OwnedFolder
+    owned = OwnedFolder("job.task")
+    (owned.task / "result").write_text("half done")
+    parts = [Path(name) for name in sys.argv[1:]]
+    owned.note_parts(parts[:2])
+    owned.note_part(parts[2])
+    for part in parts:
+        part.write_text("half there")
+    print(owned.path, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("becomes", ["reclaimed", "kept"])
+def test_temporary_files_that_a_dead_owner_noted_go_with_its_folder(
+    tmp_path: Path, becomes: str
+) -> None:
+    parts = [tmp_path / f".encamp-{name}" for name in ("one", "two")]
+    kept_by_name = tmp_path / "three"  # not called like a temporary file: never removed
+    process = start(NOTING, *parts, kept_by_name)
+    assert process.stdout is not None
+    folder = Path(process.stdout.readline().strip())
+    assert reclaim() == []
+    assert keep_dead(folder) is None
+    assert [path.exists() for path in (*parts, kept_by_name)] == [True] * 3
+    process.kill()
+    process.communicate()
+    if becomes == "kept":
+        kept_at = keep_dead(folder)
+        assert kept_at is not None
+        assert (kept_at / "task/result").read_text() == "half done"
+        clean_kept()
+    else:
+        assert reclaim() == [folder]
+    assert [path.exists() for path in (*parts, kept_by_name)] == [False, False, True]
+    assert left() == []
+
+
+def test_what_is_being_tried_out_stays_and_what_a_dead_process_tried_goes() -> None:
+    root = local_storage()
+    OwnedFolder("name").strike()
+    with trials(root) as folder:
+        (folder / "trial").mkdir()
+        (folder / "trial/file").touch()
+        reclaim()
+        assert (folder / "trial/file").exists()
+    reclaim(dry_run=True)
+    assert (folder / "trial/file").exists()
+    reclaim()
+    assert not (folder / "trial").exists()
 
 
 def test_the_environment_of_the_task_does_not_move_its_folder(

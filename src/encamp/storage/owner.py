@@ -84,7 +84,7 @@ class OwnedFolder:
         Where the disk is full that is not done: the results matter more.
         """
         with suppress(OSError):
-            (self.path / PARTS).write_bytes(b"\0".join(os.fsencode(part) for part in parts))
+            (self.path / PARTS).write_bytes(b"".join(os.fsencode(part) + b"\0" for part in parts))
 
     def note_part(self, part: Path) -> None:
         """Note one more of them."""
