@@ -69,6 +69,19 @@ def test_what_is_for_a_task_waits_for_its_beginning_and_keeps_its_order(post: Po
     assert [sender for _, _, _, sender, _ in post.came()] == [7, 7, 7, SPAWNER]
 
 
+def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post) -> None:
+    task = post.task(1)
+    post.mail.send(1, 7, dump("first"))
+    task._place = Place(3, 5, Station("host", 1, 1, ()))
+    task._begins()
+    assert not post.mail.goes_out(1)
+    post.mail.send(1, 7, dump("second"))
+    assert post.came() == []
+    post.mail.begins(task)
+    assert post.mail.goes_out(1)
+    assert [value for *_, value in post.came()] == ["first", "second"]
+
+
 def test_what_is_for_a_task_that_has_ended_is_dropped(post: Post) -> None:
     post.mail.send(9, 7, dump("nobody"))
     task = post.task(1)

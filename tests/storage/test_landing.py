@@ -20,7 +20,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.storage.beacon import Beacons, reaches
-from encamp.storage.landing import Depot, Far, Landed, Piece, send_file
+from encamp.storage.landing import Depot, Far, Landed, Piece, Receiver, send_file
 from encamp.storage.outputs import Output, Staged, as_outputs, bound, check_for_hosts, stage
 from encamp.storage.owner import reclaim
 from encamp.storage.publish import publish
@@ -271,3 +271,14 @@ def test_a_part_that_cannot_be_removed_is_warned_of(
     monkeypatch.setattr(Path, "unlink", refuse)
     with pytest.warns(UserWarning, match="cannot remove"):
         sea.depot.close()
+
+
+def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
+    (there / "a").write_text("somebody's")
+    (there / ".encamp-t").symlink_to("a")
+    piece = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, last=True)
+    for _ in range(2):
+        with pytest.raises(BadDestination, match="file exists"):
+            Receiver([there]).land(piece)
+        assert (there / "a").read_text() == "somebody's"
+        (there / ".encamp-t").write_text("another's")

@@ -1,0 +1,75 @@
+"""How a command ends is its exit status, and what it says of that fits in a line."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import click
+import pytest
+from encamp.storage.sigterm import Terminated
+
+from encamp.cli import main as module
+from encamp.errors import (
+    BadDestination,
+    BadJob,
+    DiskFull,
+    EngineFailed,
+    JobBusy,
+    JobFailed,
+    NoMatch,
+    TaskLost,
+    UnusableInput,
+)
+from encamp.model import JobReport
+
+REPORT = JobReport("job", "out", "out/job.job", 0.0, 0.0, "", "", "", False, [])
+
+ENDS: dict[str, tuple[Any, int]] = {
+    "well": (None, 0),
+    "a number": (3, 3),
+    "zero": (0, 0),
+    "exit 0": (SystemExit(0), 0),
+    "exit without a number": (SystemExit(None), 0),
+    "exit 7": (SystemExit(7), 7),
+    "exit with words": (SystemExit("words"), 1),
+    "wrong command line": (click.UsageError("wrong"), 2),
+    "wrong value": (click.BadParameter("wrong"), 2),
+    "Ctrl-C": (KeyboardInterrupt(), 130),
+    "abort": (click.Abort(), 130),
+    "failed tasks": (JobFailed(REPORT), 1),
+    "bad job": (BadJob("job", "is none"), 2),
+    "no match": (NoMatch("x", "/"), 2),
+    "input": (UnusableInput("x", "is gone"), 2),
+    "destination": (BadDestination("x", "is none"), 2),
+    "busy": (JobBusy("x", "process 1"), 2),
+    "disk full": (DiskFull("/x", 2, 1), 1),
+    "engine": (EngineFailed("mpi", "it broke"), 1),
+    "task": (TaskLost("a", "here", 1), 1),
+    "SIGTERM": (Terminated(signal.SIGTERM), 143),
+    "SIGHUP": (Terminated(signal.SIGHUP), 129),
+    "nobody reads": (BrokenPipeError(32, "Broken pipe"), 1),
+    "disk error": (OSError(5, "Input/output error", "/x"), 1),
+}
+
+
+@pytest.mark.parametrize("how", ENDS)
+def test_every_ending_has_its_exit_status_and_no_traceback(
+    how: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    end, status = ENDS[how]
+
+    def main(**_: Any) -> Any:
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    monkeypatch.setattr(module.cli, "main", main)
+    assert module._status() == status
+    said = capfd.readouterr()
+    assert "Traceback" not in said.err
+    assert said.out == ""
+    silent = how in ("well", "a number", "zero", "failed tasks", "nobody reads") or how.startswith(
+        "exit "
+    )
+    assert (said.err.strip() == "") == (silent and how != "exit with words")
