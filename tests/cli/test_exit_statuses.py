@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 import pytest
-from encamp.storage.sigterm import Terminated
 
 from encamp.cli import main as module
 from encamp.errors import (
@@ -22,6 +21,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.model import JobReport
+from encamp.storage.signals import Terminated
 
 REPORT = JobReport("job", "out", "out/job.job", 0.0, 0.0, "", "", "", False, [])
 
@@ -50,6 +50,12 @@ ENDS: dict[str, tuple[Any, int]] = {
     "SIGHUP": (Terminated(signal.SIGHUP), 129),
     "nobody reads": (BrokenPipeError(32, "Broken pipe"), 1),
     "disk error": (OSError(5, "Input/output error", "/x"), 1),
+}
+
+
+SILENT = {
+    *("well", "a number", "zero", "exit 0", "exit without a number", "exit 7"),
+    *("failed tasks", "nobody reads"),
 }
 
 

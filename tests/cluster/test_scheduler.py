@@ -244,7 +244,11 @@ def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
 
 def test_an_idle_slot_that_goes_is_counted_no_more() -> None:
     bench = Bench(hosts=2, slots=2)
-    for place in [p for s in list(bench.scheduler.stations.values()) for p in s.places]:
+    places = [p for s in list(bench.scheduler.stations.values()) for p in s.places]
+    bench.scheduler.close(places[1])
+    bench.scheduler.close(places[1])
+    _check_counts(bench)
+    for place in places:
         bench.scheduler.remove(place)
         _check_counts(bench)
 

@@ -282,3 +282,18 @@ def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
             Receiver([there]).land(piece)
         assert (there / "a").read_text() == "somebody's"
         (there / ".encamp-t").write_text("another's")
+
+
+def test_a_later_piece_follows_no_symlink_and_what_was_begun_goes(there: Path) -> None:
+    (there / "a").write_text("somebody's")
+    receiver = Receiver([there])
+    first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, last=False)
+    receiver.land(first)
+    part = there / ".encamp-t"
+    assert part.read_bytes() == b"x"
+    part.unlink()
+    part.symlink_to("a")
+    with pytest.raises(BadDestination):
+        receiver.land(replace(first, offset=1, last=True))
+    assert (there / "a").read_text() == "somebody's"
+    assert os.listdir(there) == ["a"]
