@@ -46,16 +46,14 @@ for name in strips:
             encamp.call(elevation.import_files, f"{name}.npz", f"{name}.grid.npz"),
             encamp.call(elevation.grid_files, f"{name}.grid.npz", name),
         ],
-        after="cut",
-        mirror=[f"{to}/strips/{name}.npz"],
+        mirror=encamp.outputs_of("cut", f"{name}.npz"),
         outputs={f"{name}.grid.npz": "import", f"{name}.*.npy": "grid"},
     )
 
 job.add(
     "mosaic",
     [elevation.mosaic_files, encamp.call(draw, "terrain.png")],
-    after="strip-*",
-    mirror=[f"{to}/{made}/{name}.*" for name in strips for made in ("import", "grid")],
+    mirror=encamp.outputs_of("strip-*"),
     outputs={"terrain.png": ".", **{f"{made}.npy": "mosaic" for made in elevation.MOSAIC}},
 )
 

@@ -14,6 +14,7 @@ from encamp.jobs.inputs import Inputs
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Key
 from encamp.jobs.keys import Keys
+from encamp.jobs.own_folder import check_own_folder
 from encamp.jobs.readers import check_readers
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item
@@ -33,6 +34,7 @@ class Prepared:
         self.job = job
         self.graph = Graph(job.tasks)
         self.finals = _final_names(job)
+        check_own_folder(job)
         check_readers(job, self.graph)
         self.inputs = Inputs(job, self.graph, journal or Journal(job.folder))
         self.shared = self.inputs.shared

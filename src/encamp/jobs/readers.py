@@ -79,10 +79,10 @@ class _Published:
     def __init__(self, job: Job) -> None:
         self._top = _Folder()
         self._destination = Path(os.path.realpath(job.to)).parts
-        reached = lru_cache(maxsize=None)(published_by)
+        real = lru_cache(maxsize=1024)(os.path.realpath)
         for task in job.tasks.values():
             for output in task.outputs:
-                reach = reached(output, job.to)
+                reach = published_by(output, job.to, real)
                 self._folder(reach.start).add(reach, output, task.name)
 
     def _folder(self, names: tuple[str, ...]) -> _Folder:

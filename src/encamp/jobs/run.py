@@ -56,6 +56,7 @@ from encamp.jobs.keys import why_run
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
+from encamp.jobs.own_folder import OwnFolder
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
@@ -189,6 +190,7 @@ class _Run:
         self.shared = tuple(prepared.shared)
         self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
+        self.own_folder = OwnFolder(job.folder)
         self.orphans = OrphanWatch(journal, job.to)
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
@@ -443,6 +445,7 @@ class _Run:
         """The final names, none of which is another task's."""
         finals = [final_name(one.final) for one in staged]
         for final in finals:
+            self.own_folder.check(final)
             owner = self.finals.get(final, name)
             if owner != name:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")

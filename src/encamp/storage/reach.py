@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -33,21 +34,25 @@ class Reach:
         return (*map(escape, self.start), *self.rest)
 
 
-def published_by(output: Output, to: Path) -> Reach:
-    """What an output may be published as; ``to`` is the destination of its job."""
+def published_by(output: Output, to: Path, real: Callable[[str], str] = os.path.realpath) -> Reach:
+    """What an output may be published as; ``to`` is the destination of its job.
+
+    ``real`` is `os.path.realpath`, which may remember what it has found.
+    """
     parts = PurePosixPath(output.pattern).parts or (".",)
     name = _new_name(output.rename, parts[-1])
     if BELOW in parts:
         rest = (*parts[parts.index(BELOW) : -1], BELOW if parts[-1] == BELOW else name)
     else:
         rest = (name, BELOW)  # it may be a folder
-    return Reach(_names(output.to, to), rest)
+    return Reach(_names(output.to, to, real), rest)
 
 
-def _names(folder: str, base: Path) -> tuple[str, ...]:
-    if is_url(folder):
+def _names(folder: str, base: Path, real: Callable[[str], str]) -> tuple[str, ...]:
+    if is_url(folder) and not folder.startswith("file:///"):
         return tuple(folder.rstrip("/").split("/"))
-    return Path(os.path.realpath(base / os.path.expanduser(folder))).parts
+    local = folder.removeprefix("file://")
+    return Path(real(str(base / os.path.expanduser(local)))).parts
 
 
 def _new_name(template: str | None, name: str) -> str:
@@ -85,6 +90,7 @@ def read_at(path: Path) -> Reach:
 
 def may_make(output: Output, path: str, to: Path) -> bool:
     """Whether an output may be published as ``path``, a real path or a URL."""
+    path = path.removeprefix("file://")
     names = tuple(path.split("/")) if is_url(path) else Path(path).parts
     reach = published_by(output, to)
     depth = len(reach.start)

@@ -1,0 +1,66 @@
+"""A job's own folder (journal, lock, report, logs) is no place for outputs, and no input.
+
+Where an output goes is known beforehand, or, if a pattern could lead into the folder by a name that
+a task has yet to make, when the output is there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from encamp.errors import BadDestination, UnusableInput
+from encamp.jobs.job import Job
+from encamp.storage.globs import escape
+from encamp.storage.outputs import Output
+from encamp.storage.reach import Reach, published_by, read_by
+
+_FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
+_FOR_INPUTS = (
+    "it is the job's own folder, or in it, which every run of the job writes to; "
+    "of that only its logs can be mirrored"
+)
+
+
+def check_own_folder(job: Job) -> None:
+    """Raise `BadDestination` or `UnusableInput` for what names the job's own folder."""
+    own = Path(os.path.realpath(job.folder)).parts
+    real = lru_cache(maxsize=1024)(os.path.realpath)
+    for output in _outputs(job):
+        if _leads_into(published_by(output, job.to, real), own):
+            raise BadDestination(str(job.to / output.to), _FOR_OUTPUTS)
+    for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
+        for mirror in mirrors:
+            if job.name in mirror.pattern:
+                start = read_by(mirror, job.base).start
+                if start == own or (start[:-1] == own and start[-1] != "logs"):
+                    raise UnusableInput(mirror.pattern, _FOR_INPUTS)
+
+
+def _outputs(job: Job) -> Iterator[Output]:
+    for task in job.tasks.values():
+        yield from task.outputs
+        yield from task.on_failure
+
+
+def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:
+    """Whether all that is published so is in the folder, or in its place."""
+    if reach.start[: len(own)] == own:
+        return True
+    first = reach.rest[0]
+    return reach.start == own[:-1] and first in (own[-1], escape(own[-1]))
+
+
+class OwnFolder:
+    """Watches that no output takes a name in the job's own folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._real = os.path.realpath(folder)
+
+    def check(self, final: str) -> None:
+        """Raise `BadDestination` for such a final name."""
+        path = final.removeprefix("file://")
+        if path == self._real or path.startswith(f"{self._real}/"):
+            raise BadDestination(final, _FOR_OUTPUTS)

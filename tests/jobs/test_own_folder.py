@@ -1,0 +1,125 @@
+"""A job's own folder takes no outputs, and is no input, not even of who mirrors all there is."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from job_steps import write
+
+import encamp
+from encamp.errors import BadDestination, UnusableInput
+from encamp.jobs.prepare import Prepared
+from encamp.model import JobReport
+from encamp.storage.outputs import OutputMap
+
+
+def _run(job: encamp.Job, **options: Any) -> JobReport:
+    with ThreadPoolExecutor(1) as pool:
+        return job.run(pool, **options)
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"journal.jsonl": "job.job"},
+        {"*.jsonl": "job.job"},
+        {"x": "job.job/logs"},
+        {"**/*": "sub/../job.job/deeper"},
+        {"x": "link"},
+        {"x": "link/logs"},
+        {"job.job": "."},
+        {"sub/job.job": "."},
+        encamp.Output("x", rename="job.job"),
+        {"lock": "{here}/out/job.job"},
+        {"lock": "file://{here}/out/job.job"},
+    ],
+)
+@pytest.mark.parametrize("failed", [False, True])
+def test_outputs_that_lead_into_it_are_refused(here: Path, outputs: Any, failed: bool) -> None:
+    Path("out/job.job").mkdir(parents=True)
+    Path("out/link").symlink_to("job.job")
+    if isinstance(outputs, dict):
+        outputs = {name: to.format(here=here) for name, to in outputs.items()}
+    given: dict[str, OutputMap] = {"on_failure" if failed else "outputs": outputs}
+    job = encamp.Job("job", to="out")
+    job.add("task", "true", **given)
+    with pytest.raises(BadDestination, match="job's own folder"):
+        job.run()
+    assert list(Path("out/job.job").iterdir()) == []
+
+
+def test_outputs_beside_it_are_taken(here: Path) -> None:
+    Path("out/job.job").mkdir(parents=True)
+    job = encamp.Job("job", to="out")
+    job.add("task", "true", outputs={"x": "job.jobs", "*": ".", "job.job": "in", "journal*": "."})
+    Prepared(job)
+
+
+def test_a_name_that_is_known_only_at_the_end_is_refused_then(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    steps = [encamp.command("mkdir job.job"), encamp.call(write, "job.job/journal.jsonl", "mine")]
+    job.add("task", steps, outputs="**/*")
+    job.add("other", encamp.call(write, "x"), outputs="x")
+    report = _run(job, check=False)
+    assert (report["task"].state, report["other"].state) == ("failed", "done")
+    assert "job's own folder" in report["task"].why
+    assert "mine" not in Path("out/job.job/journal.jsonl").read_text()
+    assert _run(job, check=False)["other"].state == "up to date"
+
+
+def _list(name: str) -> None:
+    found = sorted(str(path) for path in Path().rglob("*") if path.is_file())
+    Path(name).write_text("\n".join(found))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "wanted"),
+    [
+        (".", ["work/a.csv", "work/sub/b.csv"]),
+        ("*", ["a.csv", "sub/b.csv"]),
+        ("**", ["a.csv", "sub/b.csv"]),
+        ("**/*.csv", ["a.csv", "sub/b.csv"]),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_mirrors_all_gets_no_results(
+    here: Path, pattern: str, wanted: list[str], shared: bool
+) -> None:
+    Path("sub").mkdir()
+    Path("a.csv").touch()
+    Path("sub/b.csv").touch()
+
+    def job(tasks: int) -> encamp.Job:
+        job = encamp.Job("job", to="results", mirror=pattern if shared else ())
+        for number in range(tasks):
+            name = f"list{number}.csv"
+            mirror = () if shared else pattern
+            job.add(f"t{number}", encamp.call(_list, name), mirror=mirror, outputs=name)
+        return job
+
+    assert _run(job(1)).count("done") == 1
+    report = _run(job(2))
+    assert [task.state for task in report.tasks] == ["up to date", "done"]
+    assert Path("results/list1.csv").read_text().split("\n") == wanted
+
+
+def test_a_destination_that_is_mirrored_comes_without_it(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("make", encamp.call(write, "x.txt"), outputs={"x.txt": "m"})
+    job.add("all", encamp.call(_list, "l"), mirror="out", after="make", outputs={"l": str(here)})
+    assert _run(job).count("done") == 2
+    assert Path("l").read_text() == "out/m/x.txt"
+    assert _run(job).count("up to date") == 2
+
+
+@pytest.mark.parametrize("pattern", ["out/job.job", "out/job.job/report.json", "out/job.job/*"])
+def test_it_cannot_be_named_as_an_input(here: Path, pattern: str) -> None:
+    Path("out/job.job").mkdir(parents=True)
+    Path("out/job.job/report.json").touch()
+    job = encamp.Job("job", to="out")
+    job.add("task", "true", mirror=pattern)
+    with pytest.raises(UnusableInput, match="every run of the job writes to"):
+        Prepared(job)
