@@ -50,6 +50,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
+from pickle import PicklingError
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -217,7 +218,9 @@ class BadLocalStorage(InputError):
 
 
 @dataclass(eq=False)
-class BadJob(InputError):
+class BadJob(InputError, ValueError):
+    """Also a ValueError, as standard pools raise for such values."""
+
     what: str
     why: str
 
@@ -251,8 +254,8 @@ class BadJobFile(InputError):
 
 
 @dataclass(eq=False)
-class CannotTravel(InputError):
-    """``what`` is an argument, a function, a message or a result."""
+class CannotTravel(InputError, PicklingError):
+    """``what`` is an argument, a function, a message or a result. Also what `pickle` raises."""
 
     what: str
     why: str
@@ -484,8 +487,11 @@ class TaskKilled(TaskError):
 
 
 @dataclass(eq=False)
-class TaskLost(TaskError):
-    """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown."""
+class TaskLost(TaskError, BrokenExecutor):
+    """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown.
+
+    Also a `BrokenExecutor`, as standard pools raise, though here all other tasks go on.
+    """
 
     host: str
     exit_code: int | None

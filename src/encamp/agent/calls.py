@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from msgspec import Raw
 
+from encamp.agent.calling import called
 from encamp.agent.isolation import leave
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
@@ -73,6 +73,8 @@ BRIEF = 0.001
 _LINES = 1000
 """Short ways that a task has to others, at most."""
 _MOST_TASKS = 1 << 63
+FORKED = -2
+"""What runs in a process that a call has forked."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 INLINE_THREADS = (
     "an inline task can send and receive in the thread that runs it only; "
@@ -120,7 +122,7 @@ class Slot:
     def __init__(self, number: int, host: str, port: Port, agent: int = 0) -> None:
         self.number, self.host, self.agent = number, host, agent
         self.port = port
-        self._process = os.getpid()
+        _slots.add(self)
         self.beside = False
         """Whether it is a thread of the program whose tasks it runs."""
         self.thread = threading.get_ident()
@@ -243,8 +245,6 @@ class Slot:
         task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
-        if os.getpid() != self._process:
-            _end_forked(good)
         now = time.perf_counter()
         if self.ended is not None:
             self.ended(task)
@@ -333,7 +333,7 @@ class Slot:
             if not callable(function):
                 function = self._load(number)
             args, kwargs = load([arguments, *buffers] if buffers else (arguments,))
-            return function(*args, **kwargs)
+            return called(function, args, kwargs)
         finally:
             self._task = None
 
@@ -351,7 +351,7 @@ class Slot:
             for arg in args:
                 made.give(arg)
         if setup.staging is None:
-            return function(*args, **kwargs)
+            return called(function, args, kwargs)
         from encamp.agent.folder import in_folder  # most calls have no folder: slots start quicker
 
         return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
@@ -459,18 +459,23 @@ class Slot:
 
     def check_runs(self, task: int) -> None:
         """Raise where a thread that a task has left would speak for the next one."""
+        if self.running == FORKED:
+            raise RuntimeError("a process that a task has forked can neither send nor receive")
         if self.running != task:
             raise RuntimeError(f"task {task} has ended; its threads can send and receive no more")
 
 
-def _end_forked(good: bool) -> NoReturn:
-    """End a process that a call has forked, and that came back: the result is its parent's."""
-    with suppress(Exception):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(not good)
+_slots: WeakSet[Slot] = WeakSet()
 
 
+def _forked() -> None:
+    """What a call forks has nothing of the slot that it ran in: messages are its parent's."""
+    for slot in list(_slots):
+        slot.running = slot.thread = FORKED
+        slot.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
 _thread = threading.get_ident
 _NONE = dump(None)[0]
 _NOT_BEGUN = dump_failure(NotBegun())

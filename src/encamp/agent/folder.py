@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from encamp.agent.calling import called
 from encamp.errors import EncampError
 from encamp.storage.camp import Camp
 from encamp.storage.landing import OutputChannel
@@ -77,7 +78,7 @@ def in_folder(
             if staging.chdir:
                 os.chdir(camp.folder)
             try:
-                value = function(*args, **kwargs)
+                value = called(function, args, kwargs)
             finally:
                 if staging.chdir:
                     _go_back(before)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encamp.agent.calling import called
 from encamp.agent.calls import SpawnersFiles
 from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell, undone
 from encamp.agent.output import flush, output_to
@@ -187,7 +188,7 @@ class _Attempt:
 
     def _call(self, step: Call) -> Any:
         try:
-            return step.function(*step.args, **step.kwargs)
+            return called(step.function, step.args, step.kwargs)
         except Stopped:
             raise
         except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes

@@ -139,6 +139,13 @@ def _reclaim_once() -> None:
         reclaim_leftovers()
 
 
+_LATE = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+
+
 def sandboxed(
     mirror: MirrorMap | Callable[P, MirrorMap] = (),
     outputs: OutputMap | Callable[P, OutputMap] = (),
@@ -159,8 +166,11 @@ def sandboxed(
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if not callable(function):
             raise TypeError("write @encamp.sandboxed(...) with its brackets")
-        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-            raise TypeError("the folder would be gone before a coroutine or generator runs")
+        if any(is_late(function) for is_late in _LATE):
+            raise TypeError(
+                "the folder would be gone before a coroutine or generator runs; "
+                "use `with encamp.sandbox(...)` inside it, or asyncio.run in a plain function"
+            )
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
