@@ -31,6 +31,8 @@ class InHand:
     key: Key
     why: str
     inputs: list[Item]
+    shared: tuple[Item, ...]
+    """The job's inputs as they were when this was planned."""
     number: int
     tries: int = 0
     submitted: float = 0.0
@@ -38,6 +40,8 @@ class InHand:
     """How many tasks had ended when it was put aside for want of room."""
     losses: int = 0
     """How many hosts it has lost."""
+    changes: int = 0
+    """How often its inputs were found changed since they were looked up."""
     attempts: list[AttemptReport] = field(default_factory=list)
 
 

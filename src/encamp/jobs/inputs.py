@@ -27,8 +27,9 @@ class Inputs:
         self.job, self.graph, self.journal = job, graph, journal
         self._left_out = [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
         planner = self._planner()
-        self.shared = [replace(item, readonly=True) for item in planner.plan(job.mirror)]
-        self._at = {item.target: item for item in self.shared}
+        self.shared: list[Item] = []
+        self._at: dict[str, Item] = {}
+        self._plan_shared(planner)
         self._planned: dict[str, list[Item]] = {}
         self._digests: dict[str, dict[str, str]] = {}
         for name, task in job.tasks.items():
@@ -49,9 +50,15 @@ class Inputs:
         return self._digests.get(name, {})
 
     def look_again(self, name: str) -> list[Item]:
-        """What a task's patterns match now, whatever they matched before."""
+        """What a task's patterns match now, and those of the job, whatever they matched before."""
         self._planned.pop(name, None)
+        self._digests.pop(name, None)
+        self._plan_shared(self._planner())
         return self.of(name)
+
+    def _plan_shared(self, planner: Planner) -> None:
+        self.shared = [replace(item, readonly=True) for item in planner.plan(self.job.mirror)]
+        self._at = {item.target: item for item in self.shared}
 
     def forget(self, name: str) -> None:
         """Free what is kept for a task that has ended."""

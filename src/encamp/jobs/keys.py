@@ -28,9 +28,13 @@ class Keys:
     """Makes the keys of one job's tasks; what tasks have in common is worked out once."""
 
     def __init__(self, shared: list[Item], destination: Portable) -> None:
-        self._shared = fingerprint(identity(shared))
         self._destination = destination
         self._code = lru_cache(maxsize=None)(fingerprint)
+        self.job_inputs(shared)
+
+    def job_inputs(self, shared: list[Item]) -> None:
+        """Take in what the job's inputs are now."""
+        self._shared = fingerprint(identity(shared))
 
     def key(self, task: Task, inputs: list[Item], digests: Mapping[str, str]) -> Key:
         """The key of one task; a time limit is no part of it.

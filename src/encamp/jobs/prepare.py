@@ -37,8 +37,8 @@ class Prepared:
         check_own_folder(job)
         check_readers(job, self.graph)
         self.inputs = Inputs(job, self.graph, journal or Journal(job.folder))
-        self.shared = self.inputs.shared
-        self.keys = Keys(self.shared, portable(job.to))
+        self.shared = tuple(self.inputs.shared)
+        self.keys = Keys(self.inputs.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
         self._packed: dict[str, bytes] = {}
@@ -52,6 +52,14 @@ class Prepared:
             if output.to not in self._places:
                 self._places[output.to] = bound([output], self.job.to)[0].at
         return tuple(replace(output, at=self._places[output.to]) for output in outputs)
+
+    def look_again(self, name: str) -> tuple[list[Item], Key]:
+        """Inputs of a task and of the job, and its key, as they are now. Raises as `inputs.of`."""
+        inputs = self.inputs.look_again(name)
+        if self.inputs.shared != list(self.shared):
+            self.shared = tuple(self.inputs.shared)
+            self.keys.job_inputs(self.inputs.shared)
+        return inputs, self.key(name, inputs)
 
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""

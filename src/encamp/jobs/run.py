@@ -31,6 +31,7 @@ from encamp.errors import (
     InputError,
     JobFailed,
     OutputConflict,
+    SourceChanged,
     StepFailed,
     TaskLost,
     TimeLimitExceeded,
@@ -87,6 +88,8 @@ WINDOW = 1000
 """How many tasks the executor has in hand at most, or four for each of its workers."""
 MOST_LOSSES = 3
 """How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
+MOST_CHANGES = 3
+"""How often a task is run again for inputs that changed meanwhile, whatever its retries."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -187,7 +190,6 @@ class _Run:
         self.lease = new_lease(job.folder, self.token)
         self.logs = portable(job.folder / "logs")
         self.logs_at = Output("log", at=self.logs)
-        self.shared = tuple(prepared.shared)
         self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
         self.own_folder = OwnFolder(job.folder)
@@ -293,7 +295,7 @@ class _Run:
             self._up_to_date(name, record.report)
             return
         number = self.journal.attempts.get(name, 0)
-        self.running[name] = InHand(key, why or "", inputs, number)
+        self.running[name] = InHand(key, why or "", inputs, self.prepared.shared, number)
         self._submit(name)
 
     def _is_done(self, name: str) -> bool:
@@ -341,7 +343,7 @@ class _Run:
             attempt=current.number,
             token=self.token,
             steps=self.prepared.steps(name),
-            shared=self.shared,
+            shared=current.shared,
             inputs=tuple(current.inputs),
             outputs=outputs,
             on_failure=left,
@@ -475,6 +477,8 @@ class _Run:
         if outcome.lost and current.losses < MOST_LOSSES:
             current.losses += 1
             current.tries -= 1
+        if isinstance(outcome.error, SourceChanged):
+            self._plan_anew(name, outcome)
         hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
@@ -484,6 +488,20 @@ class _Run:
         self.running.pop(name)
         report = task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(name, outcome)))
+
+    def _plan_anew(self, name: str, outcome: Outcome) -> None:
+        """Take a task's inputs as they are now; a change that is over uses up no retry."""
+        current = self.running[name]
+        before = current.key
+        try:
+            current.inputs, current.key = self.prepared.look_again(name)
+        except (InputError, OSError) as exc:
+            outcome.error = exc
+            return
+        current.shared = self.prepared.shared
+        if current.key != before and current.changes < MOST_CHANGES:
+            current.changes += 1
+            current.tries -= 1
 
     def _park(self, name: str, outcome: Outcome) -> None:
         """Put a task aside that found no room until another has ended: that is no failure."""
