@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_libc = ctypes.CDLL(None)
+
 
 @contextmanager
 def output_to(log: Path) -> Iterator[None]:
@@ -38,4 +40,4 @@ def flush() -> None:
         with suppress(Exception):
             stream.flush()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).fflush(None)
+        _libc.fflush(None)

@@ -91,6 +91,8 @@ class _Attempt:
         self.placed = Placed()
         self._cpu_before = 0.0
         self.value: object = None
+        self._flushes = not work.lease.controller.near
+        """What is on the controller's own host it flushes for many tasks at once."""
 
     def run(self) -> None:
         with self._accounting():
@@ -161,6 +163,7 @@ class _Attempt:
                     inputs=camp.inputs,
                     channel=self.files,
                     beacon=self.work.beacon,
+                    flush=self._flushes,
                 )
         except StepFailed as exc:
             self._failed(_for_want_of_room(exc, camp.folder) or exc)
@@ -213,7 +216,7 @@ class _Attempt:
         if orphaned():
             return
         with suppress(EncampError, OSError):
-            self.outcome.log = stage_log(path, self.work, self.files)
+            self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
 
     def _tell_step(self, label: str | None, time_limit: float | None) -> None:
         """Tell of a step, and all that would be lost with this process."""
@@ -299,14 +302,23 @@ def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Stag
     return []
 
 
-def stage_log(folder: Path, work: Work, channel: OutputChannel | None) -> Staged:
+def stage_log(
+    folder: Path, work: Work, channel: OutputChannel | None, *, flush: bool = True
+) -> Staged:
     """Stage an attempt's log for the job's folder."""
     name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
     wanted = [Output("log", rename=name, at=work.logs)]
     token = f"{work.token}-log"
-    return stage(folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon)[
-        0
-    ]
+    staged = stage(
+        folder,
+        wanted,
+        token=token,
+        task=work.task,
+        channel=channel,
+        beacon=work.beacon,
+        flush=flush,
+    )
+    return staged[0]
 
 
 def _cpu_seconds() -> float:

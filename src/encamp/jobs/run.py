@@ -73,6 +73,8 @@ from encamp.storage.owner import reclaim
 from encamp.storage.parts import discard_leftovers
 from encamp.storage.publish import (
     final_name,
+    flush_copies,
+    flush_error,
     flush_folders,
     names_to_take,
     parents,
@@ -367,19 +369,31 @@ class _Run:
 
     def _take_in(self, arrivals: list[_Arrival]) -> None:
         """Publish what is done, then journal it: a record follows what it speaks of."""
-        done: list[_Done] = []
+        came: list[tuple[str, Outcome]] = []
+        depots: list[Depot] = []
         for name, future in arrivals:
             self.futures.discard(future)
-            depot = self.depots.pop(name)
-            outcome = self._outcome(name, future)
-            if outcome is not None:
+            depots.append(self.depots.pop(name))
+            if (outcome := self._outcome(name, future)) is not None:
                 self.workplaces.note(outcome.where)
-            if outcome is not None and (published := self._publish(name, outcome)) is not None:
+                came.append((name, outcome))
+        self._flush([outcome for _, outcome in came])
+        done: list[_Done] = []
+        for name, outcome in came:
+            if (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
+        self._done(self._flushed(done))
+        for depot in depots:
             depot.close()
-        done = self._flushed(done)
-        for name, outcome, published in done:
-            self._done(name, outcome, published)
+
+    def _flush(self, outcomes: list[Outcome]) -> None:
+        """See that copies are on the disk before they get their names."""
+        logs = [outcome.log for outcome in outcomes if outcome.log is not None]
+        failed = flush_copies([*logs, *(one for outcome in outcomes for one in outcome.staged)])
+        for outcome in outcomes if failed else ():
+            for one in outcome.staged:
+                if one.part in failed:
+                    outcome.error = outcome.error or flush_error(one, failed[one.part])
 
     def _flushed(self, done: list[_Done]) -> list[_Done]:
         """Those whose new names are on the disk; the others have failed."""
@@ -421,7 +435,7 @@ class _Run:
         """Make a good outcome's outputs visible; None if the task is not done."""
         if outcome.log is not None:
             with suppress(EncampError, OSError):
-                publish([outcome.log])
+                publish([outcome.log], flush=False)
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
@@ -453,15 +467,20 @@ class _Run:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")
         return finals
 
-    def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
-        current = self.running.pop(name)
-        current.attempts.append(attempt_report(current, outcome))
-        report = replace(task_report(name, "done", current, outcome), outputs=published)
-        kept = replace(report, value=as_json(report.value))
-        number = current.number
-        self.journal.write(Record("done", name, time.time(), number, current.key, kept))
-        self.orphans.note(name, self.finals)
-        self._end(report)
+    def _done(self, done: list[_Done]) -> None:
+        """Write down what is done, and go on with what waited for it."""
+        records, reports = [], []
+        for name, outcome, published in done:
+            current = self.running.pop(name)
+            current.attempts.append(attempt_report(current, outcome))
+            report = replace(task_report(name, "done", current, outcome), outputs=published)
+            kept = replace(report, value=as_json(report.value))
+            records.append(Record("done", name, time.time(), current.number, current.key, kept))
+            reports.append(report)
+        self.journal.write(*records)
+        for report in reports:
+            self.orphans.note(report.name, self.finals)
+            self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from io import FileIO
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Literal, NoReturn, get_args
@@ -25,7 +26,14 @@ from encamp.storage.landing import Far, OutputChannel, send_file
 from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
 from encamp.storage.parts import PART, discard
 from encamp.storage.remote import is_url
-from encamp.storage.roots import Portable, in_local_storage, local, portable, portable_name
+from encamp.storage.roots import (
+    Portable,
+    below,
+    in_local_storage,
+    local,
+    portable,
+    portable_name,
+)
 
 _CHUNK = 1 << 20
 
@@ -98,6 +106,8 @@ class Staged:
     size: int
     digest: str
     existing: Existing = "replace"
+    flushed: bool = True
+    """Whether the copy is on the disk; if not, `publish.flush_copies` comes before `publish`."""
 
 
 Final = Path | str | Far
@@ -148,7 +158,7 @@ def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, s
             check_destination(Path(os.path.realpath(_folder(output, destination))))
         if not any(c in output.pattern for c in "*?["):
             name = renamed(output.rename, PurePosixPath(output.pattern).name)
-            final = _final(destination, output, PurePosixPath(name))
+            final = _finals(destination, output)(PurePosixPath(name))
             if final in known:
                 raise OutputConflict(str(final), known[final], output.pattern)
             known[final] = output.pattern
@@ -162,19 +172,19 @@ def _folder(output: Output, destination: Path) -> Path:
 
 
 def _place(
-    destination: Path, far: Collection[Portable], output: Output, inner: PurePosixPath
-) -> Final:
-    """Where a file goes, by whichever way."""
+    destination: Path, far: Collection[Portable], output: Output
+) -> Callable[[PurePosixPath], Final]:
+    """What says where each file of an output goes, by whichever way."""
     if output.at is not None and output.at in far:
-        return Far(output.at, inner)
-    return _final(destination, output, inner)
+        return partial(Far, output.at)
+    return _finals(destination, output)
 
 
-def _final(destination: Path, output: Output, inner: PurePosixPath) -> Path | str:
-    """Where a file goes, its folder by its one true name, so that conflicts are seen."""
+def _finals(destination: Path, output: Output) -> Callable[[PurePosixPath], Path | str]:
+    """What gives final names, in the folder's one true name, so that conflicts are seen."""
     if is_url(output.to):
-        return f"{output.to.rstrip('/')}/{inner}"
-    return Path(os.path.realpath(_folder(output, destination))) / inner
+        return lambda inner: f"{output.to.rstrip('/')}/{inner}"
+    return Path(os.path.realpath(_folder(output, destination))).joinpath
 
 
 def check_destination(folder: Path) -> None:
@@ -204,6 +214,7 @@ def stage(
     announce: Callable[[list[Path]], None] | None = None,
     channel: OutputChannel | None = None,
     beacon: str = "",
+    flush: bool = True,
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
@@ -212,8 +223,9 @@ def stage(
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
     were placed there, named in no message about what the task made; ``announce`` is told the
     temporary names before there are files with them. Blocks until the copies are on
-    the disk. Raises `MissingOutput`, `OutputConflict`, `BadDestination` or `DiskFull`; then no
-    temporary file is left here.
+    the disk; without ``flush`` that is left to another process of this host, which can see to
+    many at once (`publish.flush_copies`). Raises `MissingOutput`, `OutputConflict`,
+    `BadDestination` or `DiskFull`; then no temporary file is left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
@@ -234,7 +246,7 @@ def stage(
             if isinstance(final, Far) and channel is not None:
                 staged.append(_sent(channel, source, made, final, token, output))
             else:
-                staged.append(_staged(source, made, final, token, output))
+                staged.append(_staged(source, made, final, token, output, flush))
     except BaseException:
         unstage(one for one in staged if not far)  # the other side sees to its own
         raise
@@ -245,16 +257,23 @@ def _part(final: Path, token: str) -> Path:
     return final.with_name(f"{PART}{token}")
 
 
-def _staged(source: Path, made: str, final: Final, token: str, output: Output) -> Staged:
+def _staged(
+    source: Path, made: str, final: Final, token: str, output: Output, flush: bool
+) -> Staged:
     if isinstance(final, Path):
         part = _part(final, token)
-        size, digest = _copied(source, part, final)
-        return Staged(
-            made, portable_name(part), portable_name(final), size, digest, output.existing
-        )
+        size, digest = _copied(source, part, final, flush)
+        names = _portable_names(part, final, output)
+        return Staged(made, *names, size, digest, output.existing, flush)
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
     size, digest = remote.upload(source, url)
     return Staged(made, url, str(final), size, digest, output.existing)
+
+
+def _portable_names(part: Path, final: Path, output: Output) -> tuple[Portable, Portable]:
+    if output.at is not None and final.parent == local(output.at):
+        return below(output.at, part.name), below(output.at, final.name)
+    return portable_name(part), portable_name(final)
 
 
 def _sent(
@@ -280,7 +299,7 @@ def unstage(staged: Iterable[Staged]) -> None:
 def _wanted(
     folder: Path,
     outputs: Iterable[Output],
-    place: Callable[[Output, PurePosixPath], Final],
+    place: Callable[[Output], Callable[[PurePosixPath], Final]],
     task: str,
     inputs: frozenset[str],
 ) -> dict[Final, tuple[str, Output]]:
@@ -291,8 +310,9 @@ def _wanted(
         if output.required and not matches:
             made = [path for path in _files_below(folder, folder) if path not in inputs]
             raise MissingOutput(task, output.pattern, tuple(made[:10]))
+        final_of = place(output)
         for made_as, inner in matches:
-            final = place(output, inner)
+            final = final_of(inner)
             before, _ = wanted.setdefault(final, (made_as, output))
             if before != made_as:
                 raise OutputConflict(str(final), before, made_as)
@@ -328,7 +348,8 @@ def _not_listed(exc: OSError) -> NoReturn:
 
 
 def _is_own_file(path: Path, folder: Path) -> bool:
-    return path.is_file() and _inside(path, folder)
+    near = path.parent == folder and not path.is_symlink()
+    return path.is_file() and (near or _inside(path, folder))
 
 
 def _inside(path: Path, folder: Path) -> bool:
@@ -336,14 +357,14 @@ def _inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
+def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str]:
     """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as reader, part.open("xb", buffering=0) as writer:
+        with source.open("rb", buffering=0) as reader, _new_file(part) as writer:
             size, digest = _pump(reader.fileno(), writer.fileno())
             os.fchmod(writer.fileno(), _permissions(reader.fileno()))
-            os.fsync(writer.fileno())
+            if flush:
+                os.fsync(writer.fileno())
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
@@ -353,6 +374,14 @@ def _copied(source: Path, part: Path, final: Path) -> tuple[int, str]:
         discard(part)
         raise
     return size, digest
+
+
+def _new_file(part: Path) -> FileIO:
+    try:
+        return part.open("xb", buffering=0)
+    except FileNotFoundError:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        return part.open("xb", buffering=0)
 
 
 def _pump(reader: int, writer: int) -> tuple[int, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,12 @@ class ProcessFacts:
 
 def this_process() -> ProcessFacts:
     """The facts of this process."""
-    pid = os.getpid()
-    return ProcessFacts(socket.gethostname(), boot_id(), pid_namespace(), pid, start_of(pid) or "")
+    return _facts_of(os.getpid(), socket.gethostname())
+
+
+@lru_cache(maxsize=1)
+def _facts_of(pid: int, host: str) -> ProcessFacts:
+    return ProcessFacts(host, boot_id(), pid_namespace(), pid, start_of(pid) or "")
 
 
 def facts_from(read: object) -> ProcessFacts | None:
@@ -83,7 +87,8 @@ def pid_namespace() -> str:
 def start_of(pid: int) -> str | None:
     """When a process started; None if there is none that runs."""
     try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - often called
+            stat = file.read()
     except OSError:
         return None
     fields = stat[stat.rindex(b")") + 2 :].split()

@@ -11,6 +11,8 @@ from pathlib import Path
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.model import Published
 from encamp.storage import remote
+from encamp.storage.disk import disk_full
+from encamp.storage.flush import flush_files, flush_folder
 from encamp.storage.outputs import Staged
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
@@ -144,22 +146,30 @@ def parents(published: Iterable[Published]) -> set[Path]:
     return {Path(one.path).parent for one in published if not is_url(one.path)}
 
 
+def flush_copies(staged: Iterable[Staged]) -> dict[Portable, OSError]:
+    """Wait until copies that `stage` left to this process are on the disk.
+
+    Returns the temporary names of those that could not be brought there, and why.
+    """
+    parts = {local(one.part): one.part for one in staged if not one.flushed}
+    return {parts[file]: exc for file, exc in flush_files(parts).items()}
+
+
+def flush_error(one: Staged, exc: OSError) -> EncampError:
+    """Why a copy that `flush_copies` names cannot be published."""
+    name = final_name(one.final)
+    full = disk_full(exc, Path(name), one.size)
+    return full or BadDestination(name, (exc.strerror or str(exc)).lower())
+
+
 def flush_folders(folders: Iterable[Path]) -> None:
     """Wait until the names in these folders are on the disk. Raises `BadDestination`."""
     for folder in folders:
         try:
-            _flush(folder)
+            flush_folder(folder)
         except OSError as exc:
             why = f"its new files may not outlive a power cut: {(exc.strerror or str(exc)).lower()}"
             raise BadDestination(str(folder), why) from exc
-
-
-def _flush(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def intact(published: Published) -> bool:

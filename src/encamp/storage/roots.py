@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from encamp.errors import BadJob, BadLocalStorage, UnusableInput
@@ -63,6 +64,13 @@ def _not_absolute(path: Path) -> str:
 
 
 def _user() -> str:
+    asked = ("LOGNAME", "USER", "LNAME", "USERNAME")
+    return _user_named(tuple(map(os.environ.get, asked)), os.getuid())
+
+
+@lru_cache(maxsize=8)
+def _user_named(_names: tuple[str | None, ...], _uid: int) -> str:
+    """All that `getpass.getuser` goes by, for it reads the list of users each time."""
     import getpass
 
     try:
@@ -157,6 +165,13 @@ def portable_name(path: Path) -> Portable:
     if isinstance(folder, SharedPath):
         return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
     return os.path.join(folder, path.name)  # noqa: PTH118
+
+
+def below(folder: Portable, name: str) -> Portable:
+    """The path of what is called ``name`` in a folder."""
+    if isinstance(folder, SharedPath):
+        return SharedPath(folder.root, os.path.join(folder.rest, name))  # noqa: PTH118
+    return os.path.join(folder, name)  # noqa: PTH118
 
 
 def local(path: Portable) -> Path:

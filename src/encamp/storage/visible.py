@@ -98,4 +98,9 @@ def wait_seconds() -> float:
 def is_network_disk(path: Path) -> bool:
     """Whether a path, or the nearest folder above it that is there, is on a network disk."""
     there = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
-    return kind_and_source(there.stat().st_dev)[0].startswith(_NETWORK)
+    return is_network_device(there.stat().st_dev)
+
+
+def is_network_device(device: int) -> bool:
+    """Whether what `os.stat` calls by this number is a network disk."""
+    return kind_and_source(device)[0].startswith(_NETWORK)
