@@ -49,13 +49,14 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusa
 
 def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
     words = _words(command)
-    environment = {**os.environ, **command.env}
-    program = shutil.which(words[0], path=environment.get("PATH"))
+    environment = {**os.environ, **command.env} if command.env else None
+    program = _found(words[0], (environment or os.environ).get("PATH"))
     if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
         raise CommandNotFound(task, words[0], socket.gethostname())
     try:
         return subprocess.Popen(
             list(words),
+            executable=program,
             cwd=folder,
             env=environment,
             stdin=_opened(folder, command.stdin, "rb", files),
@@ -63,7 +64,7 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
             process_group=0,  # so that its `kill 0` is for what it has started itself
         )
     except (OSError, ValueError) as exc:
-        cause = f"could not start: {_reason(exc, folder, words, environment)}"
+        cause = f"could not start: {_reason(exc, folder, words, environment or os.environ)}"
         raise StepFailed(task, command.label, None, cause) from exc
 
 
@@ -72,6 +73,20 @@ def _words(command: Command) -> Sequence[str]:
         return command.line
     shell = ["bash", "-o", "pipefail"] if command.shell == "bash" else ["/bin/sh"]
     return [*shell, "-c", command.line]
+
+
+def _found(word: str, path: str | None) -> str | None:
+    """The program that a command's first word names, looked up once where that cannot depend."""
+    if "/" in word or path is None or not all(map(os.path.isabs, path.split(os.pathsep))):
+        return shutil.which(word, path=path)
+    if (word, path) not in _programs or not os.access(_programs[word, path], os.X_OK):
+        if (program := shutil.which(word, path=path)) is None:
+            return None
+        _programs[word, path] = program
+    return _programs[word, path]
+
+
+_programs: dict[tuple[str, str], str] = {}
 
 
 def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[bytes] | int:

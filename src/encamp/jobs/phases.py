@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import resource
 import socket
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 from encamp.agent.calling import called
 from encamp.agent.calls import SpawnersFiles
 from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell, undone
+from encamp.agent.isolation import put_folder_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import (
     NotImportable,
@@ -93,6 +95,8 @@ class _Attempt:
         self.value: object = None
         self._flushes = not work.lease.controller.near
         """What is on the controller's own host it flushes for many tasks at once."""
+        self._calls = True
+        """Whether steps run in this process."""
 
     def run(self) -> None:
         with self._accounting():
@@ -103,7 +107,7 @@ class _Attempt:
 
     def _steps(self) -> tuple[Call | Command, ...]:
         try:
-            return unpack(self.work.steps)
+            steps = unpack(self.work.steps)
         except (NotImportable, Stopped):
             raise
         except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
@@ -112,6 +116,10 @@ class _Attempt:
             error = StepFailed(self.work.task, "import of the steps", None, cause)
             self.outcome.log_tail = tail
             raise error from portable_error(exc)
+        self._calls = any(isinstance(step, Call) for step in steps)
+        if self._calls:
+            _forget_peak_memory()
+        return steps
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
@@ -146,11 +154,11 @@ class _Attempt:
             with self._phase("task prephase"):
                 camp.place((*self.work.shared, *self.work.inputs))
                 self.outcome.bytes_shared = camp.brought
-            with undone():
+            with undone() if self._calls else put_folder_back("/"):
                 for step in steps:
                     self._step(step, camp.folder)
             self._tell_step(None, None)
-            self._end_rest(steps)
+            self._end_rest()
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
             self._check_wanted()
@@ -170,13 +178,13 @@ class _Attempt:
         except (EncampError, Stopped) as exc:
             self._failed(exc)
 
-    def _end_rest(self, steps: tuple[Call | Command, ...]) -> None:
+    def _end_rest(self) -> None:
         """End what still runs in the background, and would disturb the rest.
 
         A module that a step has used may go on to believe in it.
         """
         ended = end_descendants(grace=0, spare=helpers())
-        if ended and any(isinstance(step, Call) for step in steps):
+        if ended and self._calls:
             spoil()
 
     def _step(self, step: Call | Command, folder: Path) -> None:
@@ -234,13 +242,13 @@ class _Attempt:
 
     @contextmanager
     def _accounting(self) -> Iterator[None]:
-        _forget_peak_memory()
         self._cpu_before = _cpu_seconds()
         try:
             yield
         finally:
             self.outcome.cpu_seconds = _cpu_seconds() - self._cpu_before
-            self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
+            if self._calls:
+                self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
             self.outcome.files_mirrored = self.placed.files
             self.outcome.bytes_mirrored = self.placed.bytes
 
@@ -334,7 +342,7 @@ def _forget_peak_memory() -> None:
 
 def _peak_memory() -> int:
     with suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        told = Path("/proc/self/status").read_bytes()
+        if found := re.search(rb"^VmHWM:\s*(\d+) kB", told, re.MULTILINE):
+            return int(found[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -72,7 +72,7 @@ class HostCache:
         self._locks = self.root / "locks"
         keep_off(self._storage)
         with named_refusals(self._storage):
-            for name in ("files", "trees", "partial"):
+            for name in () if (self.root / "partial").is_dir() else ("files", "trees", "partial"):
                 (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._used: dict[str, Row] = {}
         self._held: dict[str, KeyLock] = {}

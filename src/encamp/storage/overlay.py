@@ -120,18 +120,30 @@ def _is_opaque(folder: Path) -> bool:
 def mounts_below(folder: Path) -> list[str]:
     """Where something is mounted at or below ``folder``, in the order of mounting."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        told = Path("/proc/self/mountinfo").read_bytes()
     except OSError:
         return []
-    points = [_unescaped(line.split()[4]) for line in lines]
     inside = os.path.realpath(folder)
+    if _escaped(inside) not in told:
+        return []
+    points = [_unescaped(line.split()[4]) for line in told.splitlines()]
     return [p for p in points if p == inside or p.startswith(f"{inside}/")]
 
 
+_OCTAL = b"134", b"040", b"011", b"012"
+"""What is written in octal in mountinfo, see proc(5): the backslash, blanks and the like."""
+
+
+def _escaped(path: str) -> bytes:
+    written = os.fsencode(path)
+    for code in _OCTAL:
+        written = written.replace(bytes([int(code, 8)]), b"\\" + code)
+    return written
+
+
 def _unescaped(field: bytes) -> str:
-    """A path of mountinfo: blanks and the like are written in octal, see proc(5)."""
     plain = field
-    for code in (b"040", b"011", b"012", b"134"):
+    for code in reversed(_OCTAL):
         plain = plain.replace(b"\\" + code, bytes([int(code, 8)]))
     return os.fsdecode(plain)
 

@@ -21,7 +21,6 @@ from encamp.errors import BadLocalStorage, printable
 from encamp.storage import overlay
 from encamp.storage.cleaners import keep_off, locked
 from encamp.storage.disk import disk_full
-from encamp.storage.locks import alone_if_free, shared
 from encamp.storage.parts import discard_noted
 from encamp.storage.process import boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
@@ -32,8 +31,6 @@ LOCK = ".lock"
 TASK = "task"
 PARTS = "parts"
 LINKED = "linked"
-TRIALS = "trials"
-_TRYING = "locks"
 _SMALLEST = 4096
 """Bytes that even an empty folder takes."""
 
@@ -186,7 +183,7 @@ def _short(name: str) -> str:
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(folder.name + LOCK)
+    return Path(f"{folder}{LOCK}")
 
 
 def _take_new(path: Path) -> int:
@@ -257,8 +254,6 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
     if not os.path.lexists(parent):
         return []
     root = local_storage()  # nothing is removed from a folder that is not this user's own
-    if not dry_run:
-        _clear_trials(root)
     with named_refusals(root):
         names = set(os.listdir(parent))
     folders = {name.removesuffix(LOCK) for name in names}
@@ -267,33 +262,6 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
         for name in sorted(folders)
         if _reclaimed(parent / name, dry_run=dry_run) and name in names
     ]
-
-
-@contextmanager
-def trials(root: Path) -> Iterator[Path]:
-    """A folder for trying out what the disk and the kernel can do, shared with other processes.
-
-    What a process leaves in it that is killed goes when nobody tries anything.
-    """
-    folder = root / TRIALS
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with shared(folder / _TRYING, TRIALS):
-        yield folder
-
-
-def _clear_trials(root: Path) -> None:
-    folder = root / TRIALS
-    if not os.path.lexists(folder):
-        return
-    try:
-        with alone_if_free(folder / _TRYING, TRIALS) as free:
-            if free:
-                overlay.unmount_below(folder)
-                for left in folder.iterdir():
-                    if left.name != _TRYING:
-                        strike(left, root)
-    except OSError as exc:
-        _warn_of(folder, exc)
 
 
 def _reclaimed(folder: Path, *, dry_run: bool) -> bool:

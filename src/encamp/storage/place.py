@@ -26,7 +26,7 @@ from encamp.storage.copy import copy_file
 from encamp.storage.disk import named_error
 from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of
-from encamp.storage.owner import OwnedFolder, named_refusals, trials
+from encamp.storage.owner import OwnedFolder, named_refusals
 from encamp.storage.roots import local
 from encamp.storage.sound import files_there, sound
 from encamp.storage.tree import TreeDigest, link_tree, walk
@@ -94,13 +94,13 @@ class Placer:
         items = list(items)
         trees = {PurePosixPath(item.target) for item in items if item.kind == "tree"}
         ways = []
-        with trials(self._owned.storage) as folder:
-            for item in items:
-                way, why = way_of(self._by_cache(item), folder)
-                if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
-                    way, why = _into_tree(item)
+        for item in items:
+            way, why = way_of(self._by_cache(item), self._owned.storage)
+            if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
+                way, why = _into_tree(item)
+            if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s by %s: %s", item.name, way, why)
-                ways.append((item, way))
+            ways.append((item, way))
         return ways
 
     def _by_cache(self, item: Item) -> Item:
