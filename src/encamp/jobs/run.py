@@ -382,7 +382,8 @@ class _Run:
         for name, outcome in came:
             if (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
-        self._done(self._flushed(done))
+        for name, outcome, published in self._flushed(done):
+            self._done(name, outcome, published)
         for depot in depots:
             depot.close()
 
@@ -467,20 +468,15 @@ class _Run:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")
         return finals
 
-    def _done(self, done: list[_Done]) -> None:
-        """Write down what is done, and go on with what waited for it."""
-        records, reports = [], []
-        for name, outcome, published in done:
-            current = self.running.pop(name)
-            current.attempts.append(attempt_report(current, outcome))
-            report = replace(task_report(name, "done", current, outcome), outputs=published)
-            kept = replace(report, value=as_json(report.value))
-            records.append(Record("done", name, time.time(), current.number, current.key, kept))
-            reports.append(report)
-        self.journal.write(*records)
-        for report in reports:
-            self.orphans.note(report.name, self.finals)
-            self._end(report)
+    def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
+        current = self.running.pop(name)
+        current.attempts.append(attempt_report(current, outcome))
+        report = replace(task_report(name, "done", current, outcome), outputs=published)
+        kept = replace(report, value=as_json(report.value))
+        number = current.number
+        self.journal.write(Record("done", name, time.time(), number, current.key, kept))
+        self.orphans.note(name, self.finals)
+        self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]

@@ -1,0 +1,71 @@
+"""Files are flushed one by one or with their whole disk, and what cannot be is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from encamp.storage import flush
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was flushed: "disk", or the names of files; all of it really is."""
+    told: list[str] = []
+    one_by_one, whole = flush._one_by_one, flush._flushed_whole
+
+    def files(paths: list[Path]) -> dict[Path, OSError]:
+        told.extend(path.name for path in paths)
+        return one_by_one(paths)
+
+    def disk(device: int, file: Path) -> bool:
+        told.append("disk")
+        return whole(device, file)
+
+    monkeypatch.setattr(flush, "_one_by_one", files)
+    monkeypatch.setattr(flush, "_flushed_whole", disk)
+    return told
+
+
+def made(folder: Path, count: int) -> list[Path]:
+    paths = [folder / str(number) for number in range(count)]
+    for path in paths:
+        path.write_text("text")
+    return paths
+
+
+def test_few_files_are_flushed_one_by_one(tmp_path: Path, calls: list[str]) -> None:
+    assert flush.flush_files(made(tmp_path, 3)) == {}
+    assert calls == ["0", "1", "2"]
+
+
+def test_many_files_are_flushed_with_their_disk(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "_kilobytes_waiting", lambda: 0)
+    assert flush.flush_files(made(tmp_path, 20)) == {}
+    assert calls == ["disk"]
+
+
+def test_a_disk_with_much_else_to_write_is_left_alone(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flush, "_kilobytes_waiting", lambda: 1 << 30)
+    assert flush.flush_files(made(tmp_path, 20)) == {}
+    assert calls == ["disk", *map(str, range(20))]
+
+
+def test_files_that_are_gone_are_named_and_the_others_flushed(
+    tmp_path: Path, calls: list[str]
+) -> None:
+    paths = made(tmp_path, 2)
+    gone = tmp_path / "gone"
+    failed = flush.flush_files([gone, *paths])
+    assert list(failed) == [gone]
+    assert isinstance(failed[gone], FileNotFoundError)
+    assert calls == ["0", "1"]
+
+
+def test_what_the_kernel_says_is_waiting_to_be_written_is_read() -> None:
+    assert 0 <= flush._kilobytes_waiting() < 1 << 40
