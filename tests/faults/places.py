@@ -122,8 +122,7 @@ class Place:
             assert overlay.mounts_below(root) == []
             assert [p.name for p in root.glob("sandboxes/*")] == []
             assert [p.name for p in root.glob("cache/partial/*")] == []
-            assert [p.name for p in root.glob("trials/*") if p.name != "locks"] == []
-            assert {p.name for p in root.iterdir()} <= {"cache", "sandboxes", "trials"}
+            assert {p.name for p in root.iterdir()} <= {"cache", "sandboxes"}
         assert [p for p in self.to.rglob("*") if p.name.startswith(PART)] == []
 
 

@@ -23,7 +23,6 @@ from encamp.storage.owner import (
     reclaim,
     reclaim_folder,
     sandboxes,
-    trials,
 )
 from encamp.storage.roots import LOCAL, local_storage
 from encamp.storage.strike import strike
@@ -431,20 +430,6 @@ def test_temporary_files_that_a_dead_owner_noted_go_with_its_folder(
         assert reclaim() == [folder]
     assert [path.exists() for path in (*parts, kept_by_name)] == [False, False, True]
     assert left() == []
-
-
-def test_what_is_being_tried_out_stays_and_what_a_dead_process_tried_goes() -> None:
-    root = local_storage()
-    OwnedFolder("name").strike()
-    with trials(root) as folder:
-        (folder / "trial").mkdir()
-        (folder / "trial/file").touch()
-        reclaim()
-        assert (folder / "trial/file").exists()
-    reclaim(dry_run=True)
-    assert (folder / "trial/file").exists()
-    reclaim()
-    assert not (folder / "trial").exists()
 
 
 def test_the_environment_of_the_task_does_not_move_its_folder(
