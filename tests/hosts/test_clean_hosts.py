@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
 
+from encamp.testing.waiting import until
 from lab import Host, Lab
 
 COMMAND = Path(sysconfig.get_path("scripts"), "encamp")
@@ -106,3 +108,40 @@ def test_bad_input_gets_one_sentence(lab: Lab) -> None:
     done = lab.hosts[0].run([COMMAND, "clean", "--hosts", "lab1"], check=False, env=env)
     assert done.returncode == 1
     assert "there is no command no-such-command" in done.stderr
+
+
+QUESTIONS = """
+import json, sys
+from encamp.engines.hosts import HostLine
+from encamp.engines.mpi_hosts import Questions
+hosts = [HostLine(name, 1) for name in sys.argv[2].split(",")]
+questions = Questions(hosts, sys.argv[1].split(), "/bin/sh", "/", 40)
+print(json.dumps(questions.faults()))
+"""
+
+
+def test_a_server_that_lets_in_few_at_a_time_is_asked_again(lab: Lab) -> None:
+    """All names are of one sshd, as if many hosts were behind a jump host."""
+    host = lab.hosts[0]
+    usual = (lab.folder / "etc" / f"{host.name}.sshd").read_text().splitlines()
+    own = ("ListenAddress", "MaxStartups", "SetEnv")
+    lines = [line for line in usual if not line.startswith(own)]
+    config = lab.share / "sshd"
+    config.write_text("\n".join([*lines, "ListenAddress 0.0.0.0:2222", "MaxStartups 2:100:2", ""]))
+    names = ",".join(f"127.0.0.{number}" for number in range(2, 14))
+    key = lab.folder / "etc/key"
+    ssh = f"ssh -p 2222 -i {key} -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
+    assert host.share is not None
+    door = host.popen(
+        ["/usr/sbin/sshd", "-D", "-e", "-f", host.share / "sshd"], stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: host.run([*ssh.split(), "127.0.0.1", "true"], check=False).returncode == 0)
+        clean = [COMMAND, "clean", "--python", "/bin/true", "--hosts", names]
+        done = host.run(["env", f"ENCAMP_SSH={ssh}", *clean], check=False)
+        assert done.returncode == 0, done.stderr
+        asked = host.run([sys.executable, "-c", QUESTIONS, ssh, ",".join(names.split(",")[:6])])
+        assert set(json.loads(asked.stdout).values()) <= {"", "has no mpi4py for " + sys.executable}
+    finally:
+        door.terminate()
+        door.wait()

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
+from encamp.engines.logins import LogIns, refused
 from encamp.errors import BadJob
 
 SSH = "ENCAMP_SSH"
@@ -29,6 +29,8 @@ class Said:
     host: str
     lines: list[str]
     why: str
+    refused: bool = False
+    """Whether it was not let in, since too many others were on their way."""
 
 
 def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None) -> list[Said]:
@@ -37,9 +39,13 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
     ``python`` is the interpreter there, by default at the path that this one has here.
     """
     words = [python or sys.executable, "-m", "encamp", *arguments]
-    ssh = _shell()
+    ssh, command, log_ins = _shell(), shlex.join(words), LogIns()
+
+    def on(host: str) -> Said:
+        return log_ins.call(lambda: _on(ssh, command, host), lambda said: said.refused)
+
     with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
-        return list(pool.map(partial(_on, ssh, shlex.join(words)), hosts))
+        return list(pool.map(on, hosts))
 
 
 def _shell() -> list[str]:
@@ -72,7 +78,7 @@ def _on(ssh: list[str], command: str, host: str) -> Said:
     why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
     if done.returncode in _NO_COMMAND:
         why += "; say which Python has encamp there: --python"
-    return Said(host, done.stdout.splitlines(), why)
+    return Said(host, done.stdout.splitlines(), why, refused(done.returncode, done.stderr))
 
 
 def _last(text: str) -> str:

@@ -29,6 +29,7 @@ import msgspec
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.hosts import HostLine
+from encamp.engines.logins import shut_out
 from encamp.engines.mpi_endpoint import MPIEndpoint
 from encamp.engines.mpi_hosts import Questions, hosts_of, spread
 from encamp.engines.mpi_launch import HOME, REMEDY, Plan, find_launcher
@@ -48,6 +49,8 @@ _ASKED_WITHIN = 5.0
 """Seconds that a host has to answer then."""
 _ASKED_AGAIN_WITHIN = 3.0
 _CLEARED_WITHIN = 4.0
+_REFUSALS = 5
+"""How often a job is started again that did not come up since sshd had too many log-ins."""
 
 
 def call_home() -> socket.socket | None:
@@ -167,6 +170,7 @@ class LaunchedMPI(Engine):
         self._run: Run | None = None
         self._deadline = 0.0
         self._base = 0
+        self._refusals = _REFUSALS
         self._orders = b""
         self._news: list[Arrival] = []
         self._failure: EngineFailed | None = None
@@ -273,6 +277,10 @@ class LaunchedMPI(Engine):
         faults = run.plan.ask(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN).faults()
         if run.ready and self._restarts > 0 and self._go_without(faults):
             self._restarts -= 1
+            self._launch()
+            return
+        if not (run.ready or late or faults) and shut_out(why) and self._refusals > 0:
+            self._refusals -= 1
             self._launch()
             return
         limit = f"its ranks were not there within {self._start_within:g} s; " if late else ""

@@ -17,10 +17,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from typing import NamedTuple
 
 import psutil
 
 from encamp.engines.hosts import HostLine, hosts_in, hosts_of_file, names_in
+from encamp.engines.logins import LogIns, refused
 from encamp.errors import BadJob, EngineUnavailable
 
 AGENTS = {
@@ -136,9 +138,10 @@ class Questions:
         program = shlex.join([sys.executable, "-P", "-c", _CHECK, package, launcher])
         self._command, self._within = f"echo {_THERE}; {program}", within
         self._asked: set[subprocess.Popen[str]] = set()
+        self._log_ins = LogIns(within)
         self._ended = False
         self._pool = ThreadPoolExecutor(min(len(there), _MOST_AT_ONCE) or 1)
-        self._answers = {name: self._pool.submit(self._fault, [*shell, name]) for name in there}
+        self._answers = {name: self._pool.submit(self._ask, [*shell, name]) for name in there}
 
     @property
     def answered(self) -> bool:
@@ -156,13 +159,18 @@ class Questions:
     def end(self) -> None:
         """Wait for no more answers; may be called twice."""
         self._ended = True
+        self._log_ins.end()
         self._pool.shutdown(wait=False, cancel_futures=True)
         for asked in list(self._asked):
             with suppress(OSError):
                 os.killpg(asked.pid, signal.SIGKILL)
 
-    def _fault(self, shell: list[str]) -> str:
-        """What is wrong with a host; it says a word first, since Python may start slowly."""
+    def _ask(self, shell: list[str]) -> str:
+        """What is wrong with a host."""
+        return self._log_ins.call(lambda: self._answer(shell), lambda answer: answer.refused).fault
+
+    def _answer(self, shell: list[str]) -> _Answer:
+        """What a host answers; it says a word first, since Python may start slowly."""
         try:
             asked = subprocess.Popen(
                 [*shell, self._command],
@@ -174,7 +182,7 @@ class Questions:
                 errors="replace",
             )
         except OSError as exc:
-            return f"cannot be reached: {shell[0]}: {exc.strerror}"
+            return _Answer(f"cannot be reached: {shell[0]}: {exc.strerror}")
         with asked:
             self._asked.add(asked)
             try:
@@ -182,10 +190,18 @@ class Questions:
             except subprocess.TimeoutExpired:
                 os.killpg(asked.pid, signal.SIGKILL)
                 said, _ = asked.communicate()
-                return "" if _THERE in said else f"does not answer within {self._within:g} s"
+                silent = f"does not answer within {self._within:g} s"
+                return _Answer("" if _THERE in said else silent)
             finally:
                 self._asked.discard(asked)
-        return _meaning(asked.returncode, _THERE in said, errors)
+        fault = _meaning(asked.returncode, _THERE in said, errors)
+        return _Answer(fault, refused(asked.returncode, errors))
+
+
+class _Answer(NamedTuple):
+    fault: str
+    refused: bool = False
+    """Whether nobody was let in, since too many others were on their way."""
 
 
 def _meaning(code: int, reached: bool, errors: str) -> str:

@@ -1,0 +1,75 @@
+"""Logging in to many hosts at once through ssh, no faster than a server or a jump host lets in.
+
+By default sshd refuses some of those that come while ten others have not proved who they are
+(``MaxStartups 10:30:100``, sshd_config(5)), and all hosts may be behind one. So log-ins begin one
+after the other, and those that are refused are tried again.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+AT_ONCE = 8
+"""Log-ins that begin together."""
+_APART = 0.05
+"""Seconds between two after that: most have proved by then who they are."""
+_WITHIN = 30.0
+"""Seconds in which one that is refused is tried again."""
+_PAUSE, _LONGEST = 0.3, 5.0
+"""Seconds before the second try, and before any later one at most."""
+_FAILED = 255
+"""Exit status of ssh itself."""
+_REFUSED = re.compile(
+    r"(kex|ssh)_exchange_identification|Connection (closed|reset) by|Exceeded MaxStartups"
+)
+"""What ssh says where the server has hung up before anything else."""
+
+
+def refused(code: int | None, errors: str) -> bool:
+    """Whether a log-in came while too many others were under way, as far as ssh tells."""
+    return code == _FAILED and shut_out(errors)
+
+
+def shut_out(said: str) -> bool:
+    """Whether ssh says so somewhere in there."""
+    return bool(_REFUSED.search(said))
+
+
+class LogIns:
+    """Log-ins of one command to many hosts; from any thread."""
+
+    def __init__(self, within: float = _WITHIN) -> None:
+        self._lock = threading.Lock()
+        self._next = time.monotonic() - AT_ONCE * _APART
+        self._until = time.monotonic() + within
+        self._ended = threading.Event()
+
+    def end(self) -> None:
+        """Wait for nothing more."""
+        self._ended.set()
+
+    def call(self, log_in: Callable[[], T], was_refused: Callable[[T], bool]) -> T:
+        """What ``log_in()`` gives, called in turn, and again while it was refused; blocks."""
+        pause = _PAUSE
+        while True:
+            self._wait_for_turn()
+            found = log_in()
+            left = self._until - time.monotonic()
+            if left <= 0 or self._ended.is_set() or not was_refused(found):
+                return found
+            self._ended.wait(min(left, pause * random.uniform(0.5, 1.5)))  # noqa: S311
+            pause = min(2 * pause, _LONGEST)
+
+    def _wait_for_turn(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            turn = max(self._next, now - AT_ONCE * _APART)
+            self._next = turn + _APART
+        self._ended.wait(max(0.0, turn - now))
