@@ -21,6 +21,7 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
+from encamp.agent.held_off import HeldOff
 from encamp.engines.base import Arrival, Endpoint
 
 T = TypeVar("T")
@@ -43,53 +44,6 @@ _AT_LEAST = 60.0
 _FOREVER = 3600.0
 
 Ready = Callable[[int], None]
-_main_thread = threading.main_thread().ident
-
-
-class _Uninterrupted:
-    """Holds Ctrl-C off in the main thread, so that nothing that has come is half handled.
-
-    It is raised by `check` or at the end, and at once if it comes a second time.
-    """
-
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._depth = 0
-        self._was: Any = None
-        self._came: tuple[Any, ...] | None = None
-
-    def __enter__(self) -> None:
-        if threading.get_ident() != _main_thread:
-            return
-        if self._depth == 0:
-            self._came = None
-            self._was = _signal.getsignal(signal.SIGINT)
-            if callable(self._was):
-                _signal.signal(signal.SIGINT, self._note)
-        self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
-
-    def _note(self, *args: Any) -> None:
-        if self._came is not None:
-            self._was(*args)
-        self._came = args
-        self._wake()
-
-    def check(self) -> None:
-        """Raise what was held off, unless a handler is at work."""
-        if self._came is not None and self._depth == 1 and threading.get_ident() == _main_thread:
-            came, self._came = self._came, None
-            self._was(*came)
-
-    def __exit__(self, *exc: object) -> None:
-        if threading.get_ident() != _main_thread:
-            return
-        self._depth -= 1
-        if self._depth == 0:
-            if callable(self._was):
-                _signal.signal(signal.SIGINT, self._was)
-            came, self._came = self._came, None
-            if came is not None:
-                self._was(*came)
 
 
 def _by_signal(exc: Exception) -> bool:
@@ -118,7 +72,7 @@ class Pump:
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
         self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """What has come and is not handled: a turn inside a handler goes on with it."""
-        self._uninterrupted = _Uninterrupted(self.wake)
+        self.held_off = HeldOff(self.wake)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.watch(self._wake, lambda _: self._woken())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -206,7 +160,7 @@ class Pump:
         self.turned_at = time.monotonic()
         self.passed = 0
         self._sleeping = self.nudged = False
-        with self._uninterrupted:
+        with self.held_off:
             try:
                 self._handle(events)
             except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
@@ -295,9 +249,9 @@ class Pump:
         if self.driving:  # what a handler asked for has not gone yet
             self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._uninterrupted:
+        with self.held_off:
             while not done():
-                self._uninterrupted.check()
+                self.held_off.check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or self._closed:
                     return bool(done())
@@ -312,7 +266,7 @@ class Pump:
 
     def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
         while not done():
-            self._uninterrupted.check()
+            self.held_off.check()
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
@@ -339,7 +293,7 @@ class Pump:
             if arrivals is None:
                 return False
             if arrivals:
-                with self._uninterrupted:
+                with self.held_off:
                     for arrival in arrivals:
                         self.come.append((handle, arrival))
                     self._due = True
@@ -394,7 +348,7 @@ class Pump:
 
     def tell_waiters(self) -> None:
         """Wake those who wait for another thread to drive, or to have driven."""
-        with self._uninterrupted, self._changed:
+        with self.held_off, self._changed:
             self._changed.notify_all()
 
     @property
@@ -423,7 +377,7 @@ class Pump:
 
     def now(self, call: Callable[[], None]) -> None:
         """Do something at once if nobody drives; otherwise have it done by whoever does."""
-        with self._uninterrupted:
+        with self.held_off:
             if self.lock.acquire(blocking=False):
                 self._drive_from_now()
                 try:
@@ -443,7 +397,7 @@ class Pump:
         It comes behind all that was asked for before, by this way or by `soon`.
         """
         behind = False
-        with self._uninterrupted:
+        with self.held_off:
             if self._driver != threading.get_ident() and self.lock.acquire(blocking=False):
                 try:
                     behind = bool(self.orders)
@@ -468,7 +422,7 @@ class Pump:
         The thread in the background is given ``within`` seconds to leave that to this one: while
         this one is at work, the other would wait for the interpreter at each of its steps.
         """
-        with self._uninterrupted:
+        with self.held_off:
             if self.lock.acquire(blocking=False) or self._relieves(within):
                 self._drive_from_now()
                 try:

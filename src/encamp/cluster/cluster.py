@@ -383,7 +383,8 @@ class Cluster:
     def _send(self, number: int, message: object) -> None:
         """Send a message the usual way."""
         self._check()
-        payload = dump_as("the message", message)
+        with self._pump.held_off:  # what a signal's handler raises is no error of the message
+            payload = dump_as("the message", message)
         mail = self._controller.mail
         if len(payload) == 1:
             self._pump.quick(lambda: self._controller.send(number, payload))

@@ -92,7 +92,7 @@ class Controller:
         self.pump = Pump()
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
-        self.functions = Functions()
+        self.functions = Functions(held_off=self.pump.held_off)
         self.errands = Errands(self.pump)
         self.surroundings = Surroundings(key=engine.agent_here is not None)
         numbers = self.functions.numbers

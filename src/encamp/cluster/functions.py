@@ -16,6 +16,7 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
@@ -34,6 +35,7 @@ _FIXED = (
     types.BuiltinFunctionType,
 )
 
+_HELD_OFF = nullcontext()
 _CACHING = type(functools.lru_cache(len))
 _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
 """What travels as a function; all else that can be called goes as an argument."""
@@ -126,8 +128,14 @@ class Functions:
     there is for the functions of its family only.
     """
 
-    def __init__(self, all_of_them: Functions | None = None) -> None:
+    def __init__(
+        self,
+        all_of_them: Functions | None = None,
+        held_off: AbstractContextManager[None] = _HELD_OFF,
+    ) -> None:
         root = all_of_them
+        self._held_off: AbstractContextManager[None] = root._held_off if root else held_off
+        """Around pickling, so that what a signal's handler raises is not taken for its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
         self.kept: Kept = root.kept if root else Kept()
         self._modules: set[types.ModuleType] = root._modules if root else set()
@@ -203,7 +211,8 @@ class Functions:
         return Function(next(self.numbers), function, payload, by_value=False)
 
     def _by_value(self, function: Any) -> Function:
-        payload, state = self._dump(function), _state(function)
+        with self._held_off:
+            payload, state = self._dump(function), _state(function)
         old = self._found(function)
         if old is not None and old.by_value and old.payload == payload:
             old.state = state

@@ -1,0 +1,94 @@
+"""Signals that are held off while something is done that must not be left half done."""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal's own functions are slow
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_HELD = tuple(
+    int(getattr(signal, f"SIG{name}"))
+    for name in ["INT", "HUP", "QUIT", "TERM", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU"]
+)
+_INT = int(signal.SIGINT)
+_main_thread = threading.main_thread().ident
+
+
+def _nothing() -> None:
+    pass
+
+
+class HeldOff:
+    """A context manager within which no handler of the program's runs in the main thread.
+
+    So none can raise in the middle of something, as those of time limits do. What has come goes
+    to its handler by `check`, or at the end; a second Ctrl-C at once. ``wake`` is called when
+    something comes. May be entered again within itself; does nothing in other threads.
+    """
+
+    def __init__(self, wake: Callable[[], None] = _nothing) -> None:
+        self._wake = wake
+        self._depth = 0
+        self._handlers: dict[int, Any] = {}
+        self._came: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.get_ident() != _main_thread:
+            return
+        if self._depth == 0:
+            try:
+                self._take()
+            except BaseException:  # of a handler that was not taken yet
+                self._give_back()
+                raise
+        self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
+
+    def _take(self) -> None:
+        self._handlers = handlers = {}
+        for number in _HELD:
+            handler = _signal.getsignal(number)
+            if callable(handler):
+                handlers[number] = handler
+                _signal.signal(number, self._note)
+
+    def _give_back(self) -> None:
+        for number, handler in self._handlers.items():
+            if _signal.getsignal(number) == self._note:  # it may have been changed meanwhile
+                _signal.signal(number, handler)
+
+    def _note(self, number: int, frame: object) -> None:
+        if number == _INT and number in self._came:
+            self._hand_over(number)
+        self._came[number] = frame
+        self._wake()
+
+    def check(self) -> None:
+        """Let what has come be handled now, unless something is in the middle; it may raise."""
+        if self._came and self._depth == 1 and threading.get_ident() == _main_thread:
+            self._hand_over(next(iter(self._came)))
+
+    def _hand_over(self, number: int) -> None:
+        self._handlers[number](number, self._came.pop(number))
+
+    def __exit__(self, *exc: object) -> None:
+        if threading.get_ident() != _main_thread:
+            return
+        self._depth -= 1
+        if self._depth == 0:
+            try:
+                self._give_back()
+            except BaseException:  # of a handler that was given back
+                self._give_back()
+                raise
+            finally:
+                self._hand_over_all()
+
+    def _hand_over_all(self) -> None:
+        """Call all handlers that wait, also if one of them raises."""
+        while self._came:
+            try:
+                self._hand_over(next(iter(self._came)))
+            finally:
+                self._hand_over_all()

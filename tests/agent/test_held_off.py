@@ -1,0 +1,156 @@
+"""Handlers of signals that raise, as those of time limits do, come through and break nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp.agent.held_off import HeldOff
+from encamp.cluster.cluster import Cluster
+from encamp.executor import Executor
+from encamp.testing.waiting import until
+
+SOON = 30.0
+
+
+class Late(Exception):
+    pass
+
+
+class Raises:
+    """A handler without code of its own to be known by."""
+
+    def __call__(self, number: int, frame: object) -> None:
+        raise Late(number)
+
+
+@pytest.fixture(autouse=True)
+def alarms() -> Iterator[None]:
+    numbers = signal.SIGALRM, signal.SIGUSR1
+    before = [signal.signal(number, Raises()) for number in numbers]
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_what_comes_is_raised_at_the_end_and_handlers_are_as_before() -> None:
+    done = []
+    before = signal.getsignal(signal.SIGALRM)
+    held = HeldOff()
+    with pytest.raises(Late), held, held:  # noqa: PT012
+        signal.raise_signal(signal.SIGALRM)
+        signal.raise_signal(signal.SIGALRM)
+        done.append(1)
+    assert done == [1]
+    assert signal.getsignal(signal.SIGALRM) is before
+    with held:
+        pass
+
+
+def test_check_raises_unless_something_is_in_the_middle() -> None:
+    held = HeldOff()
+    with held:
+        signal.raise_signal(signal.SIGALRM)
+        with held:
+            held.check()
+        with pytest.raises(Late):
+            held.check()
+        held.check()
+
+
+def test_each_signal_reaches_its_handler_though_another_raises() -> None:
+    came = []
+    signal.signal(signal.SIGUSR1, lambda *_: came.append("usr1"))
+    with pytest.raises(Late), HeldOff():  # noqa: PT012
+        signal.raise_signal(signal.SIGALRM)
+        signal.raise_signal(signal.SIGUSR1)
+    assert came == ["usr1"]
+
+
+def test_a_second_ctrl_c_is_raised_at_once() -> None:
+    held, done = HeldOff(), []
+    with pytest.raises(KeyboardInterrupt), held:  # noqa: PT012
+        signal.raise_signal(signal.SIGINT)
+        done.append(1)
+        signal.raise_signal(signal.SIGINT)
+        done.append(2)
+    assert done == [1]
+    with held:
+        pass
+
+
+def test_a_handler_that_is_changed_meanwhile_stays() -> None:
+    mine = Raises()
+    with HeldOff():
+        signal.signal(signal.SIGALRM, mine)
+    assert signal.getsignal(signal.SIGALRM) is mine
+
+
+class Slow:
+    """Rings the alarm while it is pickled."""
+
+    def __reduce__(self) -> Any:
+        signal.raise_signal(signal.SIGALRM)
+        return str, ("slow",)
+
+
+def sleep_until(path: Path) -> int:
+    until(path.exists)
+    return 1
+
+
+def test_a_handler_is_no_error_of_what_is_pickled(local_storage_base: Path) -> None:
+    slow = Slow()
+    with Cluster("local", slots=1) as cluster:
+        with pytest.raises(Late):
+            cluster.spawn(lambda: slow)
+        task = cluster.spawn(str, "a")
+        with pytest.raises(Late):
+            cluster.send(task, Slow())
+        argument = cluster.spawn(str, Slow())
+        with pytest.raises(Late):  # noqa: PT012
+            argument.result(SOON)
+            signal.pause()  # the background's thread may have pickled it
+        assert argument.result(SOON) == "slow"
+        assert task.result(SOON) == "a"
+
+
+def test_shutdown_and_close_can_be_interrupted_and_called_again(
+    local_storage_base: Path, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    executor = Executor(slots=1)
+    calls = [executor.submit(sleep_until, gate) for _ in range(2)]
+    for _ in range(2):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Late):
+            executor.shutdown()
+    for wait in (calls[0].result, executor.cluster.close):
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(Late):
+            wait()
+    gate.touch()
+    executor.shutdown()
+    assert [call.result(0) for call in calls] == [1, 1]
+
+
+def test_alarms_at_any_moment_lose_nothing(local_storage_base: Path) -> None:
+    with Cluster("local", slots=1) as cluster:
+        for number in range(30):
+            tasks = []
+            signal.setitimer(signal.ITIMER_REAL, 0.0004 * (number + 1))
+            with pytest.raises(Late):  # noqa: PT012
+                tasks = [cluster.spawn(abs, -n) for n in range(20)]
+                for task in tasks:
+                    task.result(SOON)
+                while True:
+                    time.sleep(0)
+            assert [task.result(SOON) for task in tasks] == list(range(len(tasks)))
+        assert cluster.spawn(os.getpid).result(SOON)
