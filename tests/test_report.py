@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from encamp.errors import BadJob, DiskFull
+from encamp.jobs import page
 from encamp.jobs.report import read_report, write_report
 from encamp.model import AttemptReport, JobReport, Published, Span, State, TaskReport, Where
 
@@ -603,3 +605,62 @@ def test_the_page_sorts_filters_zooms_and_follows_the_keyboard(
     assert seen["tasks"] == len(report.tasks)
     assert seen["focused"] == "corner-0017"
     assert seen["blocked"] == 6
+
+
+def _facts_of(page: Path) -> dict[str, Any]:
+    text = page.read_text()
+    found: dict[str, Any] = json.loads(text.split('id="report">')[1].split("</script>")[0])
+    return found
+
+
+def _sized(count: int, failed: int) -> JobReport:
+    """A run of many tasks, of which the last ``failed`` have failed, with much in their logs."""
+    tasks = []
+    for n in range(count):
+        where = Where(f"node{n % 3}", f"slot-{n % 2}", n)
+        bad = n >= count - failed
+        error = "it failed" if bad else None
+        phases = spans(START + n, 0.1, 0.1, [("sort", 0.3)])
+        attempt = AttemptReport(1, where, START + n, phases, 10, 1, 0, 0.2, n, error)
+        state: State = "failed" if bad else "done"
+        tasks.append(TaskReport(f"task-{n}", state, [attempt], log_tail="<>&" * bad * 400))
+    return job_report("many", tasks, count)
+
+
+@pytest.mark.parametrize("failed", [0, 10, 1000])
+def test_a_page_has_a_bounded_size_and_tells_the_whole_in_numbers(
+    failed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_LARGEST", 300_000)
+    report = _sized(1000, failed)
+    written = write_report(report, tmp_path)
+    assert written.stat().st_size < 300_000 + 100_000
+    facts = _facts_of(written)
+    left, shown = facts["left_out"], facts["tasks"]
+    assert len(shown) + left["tasks"] == 1000
+    assert 10 <= len(shown) < 1000
+    bad = sum(task["state"] == "failed" for task in shown)
+    assert bad + left["states"].get("failed", 0) == failed
+    assert bad == failed or failed == 1000  # those that failed come first
+    if failed < 1000:  # the others are spread over the whole run
+        numbers = [int(task["name"][5:]) for task in shown]
+        assert min(numbers) < 50
+        assert max(numbers) > 900
+        assert max(b - a for a, b in itertools.pairwise(numbers)) < 50
+    attempts = [attempt for task in shown for attempt in task["attempts"]]
+    assert sum(a["cpu_seconds"] for a in attempts) + left["cpu_seconds"] == pytest.approx(200)
+    busy = sum(p["seconds"] for a in attempts for p in a["phases"]) + sum(left["busy"].values())
+    assert busy == pytest.approx(520)
+    assert set(left["busy"]) <= {"node0", "node1", "node2"}
+    assert read_report(tmp_path / "report.json") == report
+
+
+def test_a_task_with_very_many_outputs_and_attempts_has_room_on_the_page(tmp_path: Path) -> None:
+    outputs = [Published(f"f{n}", 1, 1, "0" * 32) for n in range(50_000)]
+    attempts = [AttemptReport(n, None, START, error="e" * 5000) for n in range(2000)]
+    task = TaskReport("task", "failed", attempts, outputs, "x" * 100_000)
+    written = write_report(job_report("job", [task], 1.0), tmp_path)
+    assert written.stat().st_size < 300_000
+    [shown] = _facts_of(written)["tasks"]
+    assert (shown["made"], len(shown["outputs"])) == (50_000, 100)
+    assert shown["attempts"][-1]["number"] == 1999

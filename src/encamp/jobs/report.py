@@ -1,13 +1,11 @@
 """The report of one run: report.json for programs, report.html for people, trace.json for Perfetto.
 
-The page is `report.html` beside this file with the report's facts put in; everything that can be
-seen is built from those facts by the page's own script. The trace follows the Trace Event Format
+The trace follows the Trace Event Format
 (https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU).
 """
 
 from __future__ import annotations
 
-import html
 import itertools
 import math
 import os
@@ -16,15 +14,14 @@ import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.model import AttemptReport, JobReport, Published, TaskReport
+from encamp.jobs.page import page_of
+from encamp.model import AttemptReport, JobReport, TaskReport
 from encamp.storage.disk import disk_full
 
 _MOST_LANES = 96
@@ -32,8 +29,6 @@ _MOST_LANES = 96
 _CLOCK_NOISE = 1e-6
 """Seconds by which an attempt may seem to start before the one before it has ended."""
 _DEEPEST = 64
-_LONGEST_VALUE = 2000
-_LONGEST_LOG = 16_000
 
 
 def write_report(report: JobReport, folder: Path) -> Path:
@@ -49,7 +44,8 @@ def write_report(report: JobReport, folder: Path) -> Path:
     _replace(folder / "report.json", msgspec.json.format(msgspec.json.encode(facts), indent=2))
     _replace(folder / "trace.json", msgspec.json.encode(_carried(_trace(report, placed))))
     page = folder / "report.html"
-    _replace(page, _page(report, facts, placed, folder))
+    lanes = {id(one.attempt): one.lane for one in placed.attempts}
+    _replace(page, page_of(report, facts, _carried(placed.lanes), lanes, folder))
     return page
 
 
@@ -269,44 +265,3 @@ def _stretch(start: float, end: float) -> dict[str, Any]:
 
 def _micros(seconds: float) -> int:
     return round(seconds * 1e6) if math.isfinite(seconds) else 0
-
-
-def _page(report: JobReport, facts: dict[str, Any], placing: _Placing, folder: Path) -> bytes:
-    facts["href"] = _link(os.path.relpath(report.destination, folder))
-    facts["lanes"] = _carried(placing.lanes)
-    lanes = {id(placed.attempt): placed.lane for placed in placing.attempts}
-    for task, shown in zip(report.tasks, facts["tasks"], strict=True):
-        _for_page(task, shown, lanes)
-        for output, link in zip(task.outputs, shown["outputs"], strict=True):
-            link["href"] = _output_link(output, report.destination, folder)
-    data = msgspec.json.encode(facts).decode()
-    parts = {"TITLE": html.escape(facts["name"]), "FACTS": _harmless(data)}
-    template = files("encamp.jobs").joinpath("report.html").read_text("utf-8")
-    return re.sub(r"@(TITLE|FACTS)@", lambda match: parts[match[1]], template).encode()
-
-
-def _for_page(task: TaskReport, shown: dict[str, Any], lanes: dict[int, int]) -> None:
-    """Make one task's facts ready for the page: lanes and links in, long texts cut."""
-    shown["href"] = None if task.log is None else _link(task.log)
-    shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
-    if task.value is not None:
-        shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
-    for attempt, facts in zip(task.attempts, shown["attempts"], strict=True):
-        facts["lane"] = lanes.get(id(attempt))
-
-
-def _output_link(output: Published, destination: str, folder: Path) -> str | None:
-    return _link(os.path.relpath(Path(destination, output.path), folder))
-
-
-def _link(path: str) -> str | None:
-    """A relative path as a link; the leading ``./`` and quoting keep it from naming a scheme."""
-    try:
-        return "./" + quote(path, errors="surrogateescape")
-    except UnicodeEncodeError:
-        return None
-
-
-def _harmless(data: str) -> str:
-    """JSON that cannot end the script element that it stands in; ``<`` only occurs in strings."""
-    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
