@@ -10,6 +10,7 @@ from pathlib import Path
 
 from encamp.errors import BadJob, printable
 from encamp.jobs.journal import Journal
+from encamp.jobs.last_report import last_check
 from encamp.jobs.lease import leases
 from encamp.jobs.report import read_report
 from encamp.model import JobReport
@@ -38,10 +39,8 @@ def job_folders(destination: Path) -> list[Path]:
 def _status(folder: Path) -> None:
     journal = Journal(folder)
     journal.read()
-    name, done = (
-        printable(folder.name.removesuffix(".job")),
-        _tasks(sum(1 for _ in journal.current())),
-    )
+    name = printable(folder.name.removesuffix(".job"))
+    done = _tasks(sum(1 for _ in journal.current()))
     report = folder / "report.json"
     for _, facts in leases(folder):
         who = f"process {facts.get('pid')} on {facts.get('host')}"
@@ -74,14 +73,24 @@ def _locked(folder: Path) -> bool:
 def _tell(report: JobReport, name: str, folder: Path) -> None:
     states = ("done", "up to date", "failed", "blocked", "waiting")
     counts = ", ".join(f"{n} {state}" for state in states if (n := report.count(state)))  # type: ignore[arg-type]
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(report.ended))
     how = "stopped" if report.interrupted else "ended"
-    _say(f"{name}: {counts}; the last run {how} {when}")
+    if (check := last_check(folder)) is not None:
+        _say(
+            f"{name}: {check.tasks} up to date; the last run ended {_when(check.ended)}, "
+            f"nothing had to run; the report is of the run that {how} {_when(report.ended)}"
+        )
+        _say(f"  report: {printable(folder / 'report.html')}")
+        return
+    _say(f"{name}: {counts}; the last run {how} {_when(report.ended)}")
     for task in report.tasks:
         if task.state == "failed":
             log = f" (log: {printable(folder / task.log)})" if task.log else ""
             _say(f"  failed: {printable(task.name)}: {task.why}{log}")
     _say(f"  report: {printable(folder / 'report.html')}")
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def _say(text: str) -> None:

@@ -54,6 +54,7 @@ from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
+from encamp.jobs.last_report import keep_report
 from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
@@ -61,7 +62,6 @@ from encamp.jobs.own_folder import OwnFolder
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
-from encamp.jobs.report import write_report
 from encamp.jobs.work import Outcome, Work
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
@@ -573,7 +573,7 @@ class _Run:
         )
         write_manifest(self.job, tasks)
         for_disk = [replace(task, value=as_json(task.value)) for task in tasks]
-        write_report(replace(report, tasks=for_disk), self.job.folder)
+        keep_report(replace(report, tasks=for_disk), self.job.folder)
         self.progress.finished(report)
         return report
 

@@ -1,0 +1,69 @@
+"""A run in which nothing had to run leaves the last report; the status is right all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scripted import GOOD, Scripted
+
+import encamp
+from encamp.cli.status import status_command
+from encamp.errors import StepFailed
+from encamp.jobs.report import read_report
+from encamp.jobs.work import Outcome
+
+FOLDER = Path("out/job.job")
+FILES = ("report.html", "report.json", "trace.json")
+BAD = Outcome(error=StepFailed("b", "step", 1, "ended"))
+
+
+def _run(*tasks: str, b: Outcome = GOOD) -> encamp.JobReport:
+    job = encamp.Job("job", to="out")
+    for name in tasks:
+        job.add(name, "true")
+    return job.run(Scripted({"b": [b]}), check=False)
+
+
+def _report() -> list[bytes]:
+    return [(FOLDER / name).read_bytes() for name in FILES]
+
+
+def test_the_report_stays_until_something_runs(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run("a", "b")
+    before = _report()
+    again = _run("a", "b")
+    assert again.count("up to date") == 2
+    assert _report() == before
+    status_command(Path("out"))
+    said = capsys.readouterr().out
+    assert said.startswith("job: 2 up to date; the last run ended ")
+    assert "nothing had to run" in said
+    _run("a", "b", "c")
+    assert read_report(FOLDER / "report.json").count("done") == 1
+    status_command(Path("out"))
+    assert "nothing had to run" not in capsys.readouterr().out
+
+
+def test_a_failure_that_is_no_part_of_the_job_any_more_is_not_told(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _run("a", "b", b=BAD)
+    _run("a")
+    status_command(Path("out"))
+    assert "failed" not in capsys.readouterr().out
+    assert read_report(FOLDER / "report.json").count("failed") == 1
+    _run("a", "b", b=BAD)
+    status_command(Path("out"))
+    assert "failed: b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lost", FILES[:2])
+def test_a_report_that_is_not_there_is_written(here: Path, lost: str) -> None:
+    _run("a")
+    (FOLDER / lost).unlink()
+    _run("a")
+    assert read_report(FOLDER / "report.json").count("up to date") == 1
+    assert (FOLDER / "report.html").exists()
