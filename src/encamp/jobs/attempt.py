@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from encamp.agent.bounded import free_middle_of
 from encamp.agent.calls import SpawnersFiles, ask_here
 from encamp.agent.pickling import NotImportable, Stopped
 from encamp.agent.running import RunningTime
@@ -116,6 +117,8 @@ class _Watcher:
     def on_tick(self) -> None:
         now = time.monotonic()
         self._use.look()
+        if self._folder is not None:
+            free_middle_of(self._folder / "log", self.work.log_limit)
         if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
         self._check_limits(self._time())

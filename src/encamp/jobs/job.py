@@ -15,12 +15,18 @@ from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
+from encamp.storage.sizes import parse_size
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.jobs.progress import Progress
     from encamp.jobs.work import Keep
     from encamp.model import JobReport
+
+LOG_LIMIT = "ENCAMP_LOG_LIMIT"
+"""Environment variable with the limit of logs, where a job does not say."""
+_USUAL_LOG_LIMIT = 8 << 20
+_LEAST_LOG_LIMIT = 1 << 10
 
 
 class Job:
@@ -35,6 +41,10 @@ class Job:
         once, however many tasks run there.
     retries, time_limit
         Defaults for the job's tasks: further tries after a failure, seconds for one try.
+    log_limit
+        Bytes of a try's log that are kept, or a size such as "20 MiB": half of them from its
+        beginning, half from its end, with a line between them that says what is left out (by
+        default what ENCAMP_LOG_LIMIT says, or 8 MiB).
     base
         Folder that relative patterns and destinations start from (default: the current one).
     """
@@ -47,6 +57,7 @@ class Job:
         mirror: MirrorMap = (),
         retries: int = 0,
         time_limit: float | None = None,
+        log_limit: int | str | None = None,
         base: str | Path | None = None,
     ) -> None:
         self.name = _checked_name(name, "job")
@@ -58,6 +69,7 @@ class Job:
             raise BadJob(str(taken[0]), why)
         self.retries = _checked_retries(name, retries)
         self.time_limit = _checked_limit(name, time_limit)
+        self.log_limit = checked_log_limit(name, log_limit)
         self.tasks: dict[str, Task] = {}
 
     @property
@@ -176,6 +188,18 @@ def _checked_name(name: str, kind: str) -> str:
             f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
         )
     return name
+
+
+def checked_log_limit(name: str, limit: int | str | None) -> int:
+    """Bytes that a log may have. Raises `BadJob`."""
+    if limit is None:
+        given = os.environ.get(LOG_LIMIT)
+        return checked_log_limit(LOG_LIMIT, given) if given else _USUAL_LOG_LIMIT
+    size = parse_size(limit) if isinstance(limit, str) else limit
+    if not isinstance(size, int) or isinstance(size, bool) or size < _LEAST_LOG_LIMIT:
+        why = f"must be a size of {_LEAST_LOG_LIMIT} bytes or more, as '20 MiB', not {limit!r}"
+        raise BadJob(name, f"the limit of logs {why}")
+    return size
 
 
 def _checked_retries(name: str, retries: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from encamp.errors import BadJob, BadJobFile, printable
 from encamp.jobs.foreach import Case, cases, checked_path
-from encamp.jobs.job import Job
+from encamp.jobs.job import Job, checked_log_limit
 from encamp.jobs.jobschema import (
     JobTable,
     MirrorItem,
@@ -128,8 +128,17 @@ class _Loader:
         limit = _seconds(table.time_limit, "time_limit")
         with at("to"):
             to = checked_path(fill(table.to, {"jobdir": str(path.parent)}))
+        with at("log_limit"):
+            log_limit = checked_log_limit("log_limit", table.log_limit)
         with at("name"):
-            return Job(name, to=to, retries=table.retries, time_limit=limit, base=path.parent)
+            return Job(
+                name,
+                to=to,
+                retries=table.retries,
+                time_limit=limit,
+                log_limit=log_limit,
+                base=path.parent,
+            )
 
     def _add_tasks(self, task: TaskTable, *path: str | int) -> None:
         limit = _seconds(task.time_limit, *path, "time_limit")

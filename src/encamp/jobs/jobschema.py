@@ -125,6 +125,9 @@ class JobTable(_Table, kw_only=True):
     mirror: Annotated[Mirrors, Meta(description="Files for every task's folder.")] = {}
     retries: Retries = 0
     time_limit: TimeLimit | None = None
+    log_limit: Annotated[
+        int | str | None, Meta(description="What is kept of a log: '20 MiB', or bytes.")
+    ] = None
     env: Env = {}
     task: list[TaskTable] = []
 
@@ -229,6 +232,7 @@ _EXAMPLES = {
     "env": 'env = { OMP_NUM_THREADS = "1" }',
     "after": 'after = ["mc-*"]',
     "time_limit": 'time_limit = "30 s"',
+    "log_limit": 'log_limit = "20 MiB"',
     "exclude": 'exclude = ["*.bak"]',
     "outputs_of": 'outputs_of = "mc-*"',
 }

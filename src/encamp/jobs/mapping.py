@@ -34,6 +34,7 @@ def map_files(
     name: str | None = None,
     retries: int = 0,
     time_limit: float | None = None,
+    log_limit: int | str | None = None,
     executor: Executor | None = None,
     **run_options: Any,
 ) -> JobReport:
@@ -49,7 +50,14 @@ def map_files(
     """
     given = as_steps(steps)
     called = name or f"map-{_first_word(given[0])}"
-    job = Job(called, to=to, mirror=mirror, retries=retries, time_limit=time_limit)
+    job = Job(
+        called,
+        to=to,
+        mirror=mirror,
+        retries=retries,
+        time_limit=time_limit,
+        log_limit=log_limit,
+    )
     found = _found(files, job.base)
     for path, values in zip(found, expand_files(found), strict=True):
         task = values["stem"]

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from encamp.agent.bounded import cut
 from encamp.agent.calling import called
 from encamp.agent.calls import SpawnersFiles
 from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell, undone
@@ -315,6 +316,7 @@ def stage_log(
 ) -> Staged:
     """Stage an attempt's log for the job's folder."""
     name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
+    cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
     wanted = [Output("log", rename=name, at=work.logs)]
     token = f"{work.token}-log"
     staged = stage(

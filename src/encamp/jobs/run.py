@@ -351,6 +351,7 @@ class _Run:
             on_failure=left,
             logs=self.logs,
             time_limit=task.time_limit,
+            log_limit=self.job.log_limit,
             keep=self.options.keep,
             lease=self.lease,
             sys_path=self.sys_path,

@@ -39,6 +39,7 @@ class Work:
     on_failure: tuple[Output, ...]
     logs: Portable
     time_limit: float | None
+    log_limit: int
     keep: Keep
     lease: Lease
     sys_path: tuple[str, ...]

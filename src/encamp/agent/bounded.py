@@ -1,0 +1,64 @@
+"""Files that grow as long as a program writes to them: their beginning and end are kept.
+
+While it writes, the disk blocks of the middle are given back (fallocate(2)), so that neither a pipe
+nor a thread stands between the program and its file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1
+_BLOCK = 512
+"""Bytes of what stat(2) calls a block."""
+_PAGE = 1 << 16
+"""Bytes to which holes are rounded; file systems give back whole blocks."""
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def free_middle(fd: int, head: int, tail: int) -> None:
+    """Give back the disk space of all but ``head`` and ``tail`` bytes, where there is much of it.
+
+    The size stays, and so does the place where what is appended goes. Nothing happens on a file
+    system that cannot do it.
+    """
+    facts = os.fstat(fd)
+    if facts.st_blocks * _BLOCK <= 2 * (head + tail) + 2 * _PAGE:
+        return
+    start = -(-head // _PAGE) * _PAGE
+    length = (facts.st_size - tail) // _PAGE * _PAGE - start
+    if length > 0:
+        with suppress(AttributeError):
+            mode = ctypes.c_int(_PUNCH_HOLE | _KEEP_SIZE)
+            _libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(length))
+
+
+def free_middle_of(file: Path, most: int) -> None:
+    """`free_middle` of a file that is to have ``most`` bytes in the end."""
+    with suppress(OSError):  # it is not there yet, or no more
+        if file.stat().st_size > most:
+            fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                free_middle(fd, most // 2, most // 2)
+            finally:
+                os.close(fd)
+
+
+def cut(file: Path, most: int, hint: str) -> None:
+    """Leave out the middle of a file of more than ``most`` bytes; a line in its place says so."""
+    size, half = file.stat().st_size, most // 2
+    if size <= most:
+        return
+    left_out = size - 2 * half
+    mark = f"\n[encamp: {left_out} of {size} bytes are left out here; {hint}]\n"
+    new = file.with_name(f"{file.name}.cut")
+    with file.open("rb") as old, new.open("wb") as kept:
+        kept.write(old.read(half))
+        kept.write(mark.encode())
+        old.seek(size - half)
+        shutil.copyfileobj(old, kept)
+    new.replace(file)
