@@ -11,6 +11,7 @@
     │   ├── BadDestination         a destination that cannot be written
     │   ├── BadLocalStorage        a local storage root that cannot be used
     │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
+    │   │   └── NotCallable        something else than a function where one is wanted
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
     │   ├── JobBusy                another process is running this job
@@ -226,6 +227,21 @@ class BadJob(InputError, ValueError):
 
     def __str__(self) -> str:
         return f"{shortened(printable(self.what))}: {shortened(self.why)}"
+
+
+@dataclass(eq=False)
+class NotCallable(BadJob, TypeError):
+    """Also a TypeError, as Python raises for a call of what is no function.
+
+    ``use`` shows how it should have been written.
+    """
+
+    use: str = "call(f, x), not call(f(x))"
+
+    def __str__(self) -> str:
+        return (
+            f"{printable(self.what)}: {self.why}; give the function and its arguments: {self.use}"
+        )
 
 
 @dataclass(eq=False)

@@ -41,6 +41,7 @@ _WITHOUT_STATE = types.FunctionType, types.BuiltinFunctionType, type, _CACHING
 """What travels as a function; all else that can be called goes as an argument."""
 
 
+_NOT_CALLED = "give the function and its arguments, as in spawn(f, x), not spawn(f(x))"
 MOST_KEPT = 1000
 """Functions that a slot has at most, besides those that it was asked to call."""
 MOST_BYTES = 64 << 20
@@ -174,7 +175,7 @@ class Functions:
             return self._last[1], args
         if not isinstance(function, _WITHOUT_STATE):
             if not callable(function):
-                raise CannotTravel(repr(function), "it cannot be called", "give a function")
+                raise CannotTravel(repr(function), "it cannot be called", _NOT_CALLED)
             return self._apply, (function, *args)
         found = self._found(function)
         if found is not None:

@@ -136,7 +136,8 @@ class Executor(futures.Executor):
         `InitializerFailed` if the executor is broken.
         """
         if not callable(fn):
-            return _failed(TypeError(f"{type(fn).__name__!r} object is not callable"))
+            hint = "give the function and its arguments: submit(f, x), not submit(f(x))"
+            return _failed(TypeError(f"{type(fn).__name__!r} object is not callable; {hint}"))
         shared = self._shared
         with shared.lock:
             shared.check(self._closed)

@@ -49,6 +49,8 @@ def map_files(
         encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
     """
     given = as_steps(steps)
+    if not given:
+        raise BadJob("map_files", "has no steps; give a function or a command line")
     called = name or f"map-{_first_word(given[0])}"
     job = Job(
         called,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from encamp.errors import LONGEST_STEP, BadJob, shortened
+from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
@@ -22,6 +23,10 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     time_limit: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise not_callable(self.function, "call(f, x), not call(f(x))")
 
     @property
     def label(self) -> str:
@@ -61,8 +66,24 @@ _SHELLS: tuple[Shell, ...] = (False, True, "bash")
 Step = Callable[..., Any] | Call | Command | str
 
 
+def not_callable(given: object, use: str, why: str = "is no function") -> NotCallable:
+    """What to raise where ``given`` should be a function; a coroutine is never begun then."""
+    if inspect.iscoroutine(given):
+        given.close()
+    return NotCallable(
+        shortened(repr(given), _SHOWN), f"{why}, but of the type {type(given).__name__}", use
+    )
+
+
+_SHOWN = 60
+"""Characters of a value in a message."""
+
+
 def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
-    """A step that calls ``function(*args, **kwargs)`` in the task's folder."""
+    """A step that calls ``function(*args, **kwargs)`` in the task's folder.
+
+    Raises `NotCallable`, a `BadJob`, for what is no function.
+    """
     return Call(function, args, kwargs)
 
 
@@ -115,12 +136,16 @@ def as_step(step: Step) -> Call | Command:
         return command(step)
     if callable(step):
         return Call(step)
-    raise BadJob(f"the step {step!r}", "is neither a function nor a command line")
+    if isinstance(step, list | tuple) and step and all(isinstance(word, str) for word in step):
+        raise BadJob(f"the step {step!r}", "is a list of words; write command([...])")
+    raise not_callable(step, "call(f, x), not f(x)", "is neither a function nor a command line")
 
 
 def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
     """One step or several, in any form."""
     if isinstance(steps, str | Call | Command) or callable(steps):
+        return (as_step(steps),)
+    if not isinstance(steps, Iterable):
         return (as_step(steps),)
     return tuple(as_step(step) for step in steps)
 
