@@ -359,6 +359,22 @@ class NotEnough(InputError):
         )
 
 
+class RandomNumbersRepeat(UserWarning):
+    """Several tasks got copies of one random number generator, in the same state."""
+
+    def __init__(self, function: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(function, names)
+        self.function, self.names = function, names
+
+    def __str__(self) -> str:
+        named = "".join(f" {name!r}" for name in self.names[:1])
+        return (
+            f"each task of {printable(self.function)} gets a copy of the random number generator"
+            f"{named}, and all draw the same numbers; make one in the function, from a seed that "
+            "is an argument: one of numpy.random.SeedSequence(1).spawn(n) for each task"
+        )
+
+
 class StorageError(EncampError):
     """A disk did not do what was asked of it; other tasks are not touched."""
 

@@ -57,6 +57,7 @@ from encamp.agent.protocol import (
     unbundled,
 )
 from encamp.agent.pump import MANY, REST, Pump
+from encamp.agent.repeats import has_generator
 from encamp.agent.running import NOTICED
 from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
@@ -204,6 +205,11 @@ class Controller:
         for task in tasks:
             try:
                 parts = dump_arguments(*task._arguments)
+                if has_generator(parts[0]):
+                    args, kwargs = task._arguments
+                    named = task._function.name
+                    values = *args, *kwargs.values()
+                    self.functions.repeats.of_arguments(named, values, task.id)
                 setup = b"" if task._options.plain else self.setups.of(task)
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)

@@ -21,6 +21,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from encamp.agent.repeats import Repeats, has_generator, uses_generator
 from encamp.errors import CannotTravel, text_of
 
 _FIXED = (
@@ -59,6 +60,7 @@ class Function:
         "name",
         "number",
         "payload",
+        "random",
         "seconds",
         "state",
     )
@@ -75,6 +77,8 @@ class Function:
         self.state: Hashable = None
         """What it used when it was pickled; None if it is found by its name."""
         self.done: Function | None = None
+        self.random = False
+        """Whether it brings a random number generator along, or its module does."""
 
     def took(self, seconds: float) -> None:
         """Note how long a call took."""
@@ -139,6 +143,7 @@ class Functions:
         """Around pickling, so that what a signal's handler raises is not taken for its error."""
         self.numbers: count[int] = root.numbers if root else count(1)
         self.kept: Kept = root.kept if root else Kept()
+        self.repeats: Repeats = root.repeats if root else Repeats()
         self._modules: set[types.ModuleType] = root._modules if root else set()
         self._families: dict[int, tuple[object, Functions]] = {}
         # Weak both ways, so that what is kept alone says how long they live.
@@ -179,6 +184,8 @@ class Functions:
             return self._apply, (function, *args)
         found = self._found(function)
         if found is not None:
+            if found.random and not found.by_value:
+                self.repeats.of_function(function)
             if found.state is None:
                 self._last = function, found
             if found.state is None or (found.state == _state(function) and found.state != ()):
@@ -209,7 +216,9 @@ class Functions:
 
     def _by_reference(self, function: Any) -> Function:
         payload = pickle.dumps(function, 5)
-        return Function(next(self.numbers), function, payload, by_value=False)
+        found = Function(next(self.numbers), function, payload, by_value=False)
+        found.random = uses_generator(function)
+        return found
 
     def _by_value(self, function: Any) -> Function:
         with self._held_off:
@@ -217,9 +226,11 @@ class Functions:
         old = self._found(function)
         if old is not None and old.by_value and old.payload == payload:
             old.state = state
+            if old.random:
+                self.repeats.of_function(function)
             return old
         found = Function(next(self.numbers), function, payload, by_value=True)
-        found.state = state
+        found.state, found.random = state, has_generator(payload)
         for replaced in (old, self._redefined(function, found)):
             if replaced is not None:
                 self.kept.drop(replaced)

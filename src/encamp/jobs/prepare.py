@@ -7,6 +7,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import replace
 
+from encamp.agent.repeats import Repeats
 from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
@@ -16,6 +17,7 @@ from encamp.jobs.journal import Journal, Key
 from encamp.jobs.keys import Keys
 from encamp.jobs.own_folder import check_own_folder
 from encamp.jobs.readers import check_readers
+from encamp.jobs.steps import Call
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Final, Output, bound, check_destination, check_outputs
@@ -43,8 +45,12 @@ class Prepared:
         self._sent: dict[str, set[types.ModuleType]] = {}
         self._packed: dict[str, bytes] = {}
         self._places: dict[str, Portable | None] = {}
+        repeats = Repeats()
         for name, task in job.tasks.items():
             self._keep(name, pack(name, task.steps, self._by_value))
+            for step in task.steps:
+                if isinstance(step, Call):
+                    repeats.of_step(step.function, (*step.args, *step.kwargs.values()))
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""

@@ -1,0 +1,120 @@
+"""Tasks that would draw the same random numbers are warned of; those that do not are not."""
+
+from __future__ import annotations
+
+import random
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import RandomNumbersRepeat
+from encamp.jobs.job import Job
+from encamp.jobs.steps import call
+
+SOON = 30.0
+GENERATORS: list[Callable[[], Any]] = [
+    lambda: np.random.default_rng(1),
+    lambda: np.random.RandomState(1),
+    lambda: random.Random(1),
+]
+
+
+@pytest.fixture
+def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
+    with Cluster("local", slots=1) as cluster:
+        yield cluster
+
+
+class Sampler:
+    def __init__(self, rng: Any) -> None:
+        self.rng = rng
+
+    def sample(self, _: int) -> float:
+        return float(self.rng.random())
+
+
+def repeated(act: Callable[[], Any]) -> list[tuple[str, tuple[str, ...], str]]:
+    """What is warned of, and from which file."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        act()
+    found = [warning for warning in caught if warning.category is RandomNumbersRepeat]
+    return [(w.message.function, w.message.names, w.filename) for w in found]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("make", GENERATORS[:1])
+def test_a_function_that_uses_a_generator_is_named_with_it(
+    one: Cluster, make: Callable[[], Any]
+) -> None:
+    rng = make()
+
+    def draw(_: int) -> float:
+        return float(rng.random())
+
+    assert repeated(lambda: one.spawn(draw, 0).result(SOON)) == []
+    ((name, names, file),) = repeated(lambda: [one.spawn(draw, n).result(SOON) for n in range(9)])
+    assert name.endswith("draw")
+    assert names == ("rng",)
+    assert file == __file__
+    text = str(RandomNumbersRepeat(name, names))
+    assert "'rng', and all draw the same numbers" in text
+    assert "SeedSequence" in text
+
+
+@pytest.mark.parametrize("make", GENERATORS)
+def test_a_generator_as_an_argument_or_in_one(one: Cluster, make: Callable[[], Any]) -> None:
+    rng = make()
+    assert len(repeated(lambda: [one.spawn(repr, rng).result(SOON) for _ in range(3)])) == 1
+    sampler = Sampler(make())
+    sampler.rng.random()
+    ((_, names, _),) = repeated(
+        lambda: [one.spawn(sampler.sample, n).result(SOON) for n in range(3)]
+    )
+    assert names == ("rng",)
+
+
+def test_a_generator_of_its_own_for_each_task_is_right(one: Cluster) -> None:
+    rngs = [np.random.default_rng(seed) for seed in np.random.SeedSequence(1).spawn(5)]
+    assert repeated(lambda: [one.spawn(repr, rng).result(SOON) for rng in rngs]) == []
+    rng = np.random.default_rng(2)
+    assert repeated(lambda: [one.spawn(repr, rng.spawn(1)[0]).result(SOON) for _ in "abc"]) == []
+    assert repeated(lambda: [one.spawn(random.random).result(SOON) for _ in "abc"]) == []
+
+
+def test_a_module_with_a_generator_has_one_in_each_slot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, local_storage_base: Path
+) -> None:
+    (tmp_path / "drawing.py").write_text(
+        "import random\nrng = random.Random(1)\ndef one(): return rng.random()\n"
+        "def draw(): return one()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import drawing  # type: ignore[import-not-found]
+
+    assert isinstance(sys.modules["drawing"], types.ModuleType)
+    with Cluster("local", slots=1) as cluster:
+        (found,) = repeated(lambda: [cluster.spawn(drawing.draw).result(SOON) for _ in range(3)])
+    assert found[:2] == ("draw", ("rng",))
+
+
+def test_steps_of_a_job_are_looked_at_too(here: Path) -> None:
+    rng = np.random.default_rng(1)
+
+    def draw(_: int) -> None:
+        rng.random()
+
+    def make(tasks: int) -> None:
+        job = Job("random", to="out")
+        for n in range(tasks):
+            job.add(f"t{n}", [call(draw, n)])
+        job.run(slots=1, dry_run=True)
+
+    assert repeated(lambda: make(1)) == []
+    assert len(repeated(lambda: make(4))) == 1
