@@ -85,7 +85,12 @@ def test_a_generator_of_its_own_for_each_task_is_right(one: Cluster) -> None:
     assert repeated(lambda: [one.spawn(repr, rng).result(SOON) for rng in rngs]) == []
     rng = np.random.default_rng(2)
     assert repeated(lambda: [one.spawn(repr, rng.spawn(1)[0]).result(SOON) for _ in "abc"]) == []
-    assert repeated(lambda: [one.spawn(random.random).result(SOON) for _ in "abc"]) == []
+
+
+def test_a_generators_own_method_brings_the_generator_along(one: Cluster) -> None:
+    drawn: list[float] = []
+    warned = repeated(lambda: drawn.extend(one.spawn(random.random).result(SOON) for _ in "abc"))
+    assert [name for name, _, _ in warned] == ["Random.random"]
 
 
 def test_a_module_with_a_generator_has_one_in_each_slot(
