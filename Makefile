@@ -2,9 +2,10 @@
 VENV := .venv
 BIN := $(VENV)/bin
 # Every slot is a Python of its own: they start quicker from compiled modules.
-unexport PYTHONDONTWRITEBYTECODE
+unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
+TESTS := -n 3 --dist worksteal
 
-.PHONY: help demo test lint bench chaos format clean
+.PHONY: help demo test test-newest test-lowest lint bench chaos lock format clean
 
 help:
 	@echo "make demo    real elevation data, strip by strip: results, a picture and a report"
@@ -14,6 +15,10 @@ help:
 	@echo "make chaos   the fault tests with large counts"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
+	@echo
+	@echo "make lock         renew the versions of tools and libraries that all these use"
+	@echo "make test-newest  the same as 'make test' with the newest of everything"
+	@echo "make test-lowest  all tests with the lowest versions that pyproject.toml allows"
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/encamp run examples/terrain/terrain.py demo/terrain
@@ -22,7 +27,23 @@ demo: $(VENV)/demo.stamp
 test: $(VENV)/dev.stamp lint
 	tools/debian-packages
 	tools/mpi-wheels $(VENV)
-	$(BIN)/pytest -n 3 --dist worksteal
+	$(BIN)/pytest $(TESTS)
+
+test-newest:
+	tools/make-venv $(VENV)-newest newest
+	tools/debian-packages
+	tools/mpi-wheels $(VENV)-newest newest
+	$(VENV)-newest/bin/ruff check .
+	$(VENV)-newest/bin/ruff format --check .
+	$(VENV)-newest/bin/mypy
+	$(VENV)-newest/bin/lint-imports
+	$(VENV)-newest/bin/pytest $(TESTS)
+
+test-lowest:
+	tools/make-venv $(VENV)-lowest lowest
+	tools/debian-packages
+	tools/mpi-wheels $(VENV)-lowest
+	$(VENV)-lowest/bin/pytest $(TESTS)
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -39,16 +60,18 @@ format: $(VENV)/dev.stamp
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest $(VENV)-lock demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
-$(VENV)/demo.stamp: pyproject.toml tools/make-venv
-	tools/make-venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[examples]'
+lock:
+	tools/make-venv $(VENV)-lock lock
+	tools/lock $(VENV)-lock
+
+$(VENV)/demo.stamp: pyproject.toml requirements/demo.txt tools/make-venv
+	tools/make-venv $(VENV) demo
 	touch $@
 
-$(VENV)/dev.stamp: pyproject.toml tools/make-venv
-	tools/make-venv $(VENV)
-	$(BIN)/python -m pip install -q -e . --group dev
+$(VENV)/dev.stamp: pyproject.toml requirements/dev.txt tools/make-venv
+	tools/make-venv $(VENV) dev
 	touch $@
 
 chaos: $(VENV)/dev.stamp
