@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,29 @@ from hypothesis import HealthCheck, settings
 from encamp.agent.slots import slots_here
 from encamp.storage.roots import LOCAL, MIRRORED
 from lab import Lab, missing
+
+_STARTERS_OWN = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD,
+                 signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP, signal.SIGTTIN,
+                 signal.SIGTTOU)  # fmt: skip
+_TERMINALS_OWN = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE",
+                  "TTY_COMPATIBLE", "TTY_INTERACTIVE", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
+                  "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "ENCAMP_CACHE_LIMIT",
+                  "ENCAMP_SSH")  # fmt: skip
+
+
+def _as_if_nobody_had_started_us() -> None:
+    """Undo what shells' background jobs, nohup and CI hand down to all that tests start."""
+    for number in _STARTERS_OWN:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(0o022)
+    for name in _TERMINALS_OWN:
+        os.environ.pop(name, None)
+
+
+_as_if_nobody_had_started_us()
 
 # How long an example takes says nothing on a machine that others use.
 settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
