@@ -23,6 +23,7 @@ _HOMES = {
     "Mirror": "encamp.storage.mirror",
     "Output": "encamp.storage.outputs",
     "Cluster": "encamp.cluster.cluster",
+    "freeze_support": "encamp.agent.program",
     "ClusterError": "encamp.errors",
     "CurrentTask": "encamp.agent.calls",
     "Executor": "encamp.executor",
@@ -78,6 +79,7 @@ __all__ = [
     "command",
     "current_sandbox",
     "current_task",
+    "freeze_support",
     "map_files",
     "outputs_of",
     "sandbox",
@@ -86,6 +88,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from encamp.agent.calls import CurrentTask, current_task
+    from encamp.agent.program import freeze_support
     from encamp.agent.protocol import Received
     from encamp.cluster.cluster import SPAWNER, Cluster
     from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult

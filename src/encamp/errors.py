@@ -36,6 +36,9 @@
     ├── ClusterError               a cluster as a whole does not do what was asked of it
     │   ├── ClusterClosed          it is closed, or closing
     │   ├── EngineFailed           the engine could not start or broke down
+    │   ├── NoPython               this process cannot start a Python for slots
+    │   ├── SlotsCannotStart       the processes of a host's slots end before they have begun
+    │   ├── TooFewFiles            this process may not open as many files as it needs
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are no message of ours
     └── JobFailed                  some tasks of a job failed; carries the report
@@ -570,6 +573,46 @@ class EngineFailed(ClusterError):
 
     def __str__(self) -> str:
         return f"the engine {self.engine!r} failed: {self.why}"
+
+
+@dataclass(eq=False)
+class NoPython(ClusterError):
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"cannot start Python for slots: {self.why}; say where one with encamp is by "
+            "multiprocessing.set_executable(), or in a frozen program call "
+            "encamp.freeze_support() before anything else"
+        )
+
+
+@dataclass(eq=False)
+class SlotsCannotStart(ClusterError):
+    """``words`` are the last that one of them said, or the system."""
+
+    host: str
+    tries: int
+    words: str
+
+    def __str__(self) -> str:
+        words = self.words or "they say nothing"
+        times = "once" if self.tries == 1 else f"{self.tries} times in a row"
+        return f"a slot cannot start on {self.host}, tried {times}: {printable(words)}"
+
+
+@dataclass(eq=False)
+class TooFewFiles(ClusterError):
+    slots: int
+    need: int
+    limit: int
+
+    def __str__(self) -> str:
+        slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
+        return (
+            f"{slots} need {self.need} open files, and this process may have {self.limit}; "
+            f"raise the limit (ulimit -n {max(256, 2 * self.need)}), or use fewer slots"
+        )
 
 
 @dataclass(eq=False)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 
 from encamp.agent.main import serve
+from encamp.engines.interpreter import default_signals
 from encamp.engines.registry import engine_module
 
 
 def main(arguments: list[str]) -> None:
     """Join the engine's network, and serve; some engines have other work for some processes."""
+    default_signals()  # a launcher or a daemon may ignore some
     end = engine_module(arguments[0]).join(arguments[1:])
     if end is not None:
         serve(end)

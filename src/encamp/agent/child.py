@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import msgspec
 
 from encamp.agent.calls import Slot
+from encamp.agent.files import limit_files
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import Stopped
@@ -46,6 +47,8 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.agent.turns import Turns
+from encamp.engines.interpreter import default_signals
+from encamp.engines.waker import Waker
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer
@@ -68,10 +71,13 @@ _FOLLOW = 0.1
 class Birth(msgspec.Struct, array_like=True):
     """What a slot's process is told when it starts."""
 
-    data: int
-    control: int
-    wake: int
-    ledger: int
+    data: int = -1
+    control: int = -1
+    ledger: int = -1
+    streams: list[int] = []
+    """What to print to, where that is not what it is started with."""
+    files: int = 0
+    """How many files it may have open: its supervisor may have asked for more for itself."""
     number: int = 0
     host: str = ""
     agent: int = 0
@@ -136,10 +142,12 @@ def orphaned() -> bool:
 def main(birth: bytes) -> None:
     """Serve the supervisor at the other end of the sockets until it is gone."""
     born = msgspec.msgpack.decode(birth, type=Birth)
+    default_signals()  # before there is another thread
     if born.own_mounts:
         enter_namespace()  # before there is another thread; without it inputs come another way
-    for fd in (born.data, born.control, born.wake, born.ledger):
+    for fd in (born.data, born.control, born.ledger):
         os.set_inheritable(fd, False)
+    limit_files(born.files)
     # A handler, not SIG_IGN, which every command that is started here would inherit.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, _stop)
@@ -159,6 +167,8 @@ def main(birth: bytes) -> None:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
+    _print_to(born.streams)
+    slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (_State.stopping or _State.spoilt):
             if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
@@ -192,6 +202,12 @@ def _end_late() -> None:
     """End this process where a thread or a library does not let it end."""
     time.sleep(_LEAVE_WITHIN)
     os._exit(1)
+
+
+def _print_to(streams: list[int]) -> None:
+    for fd, own in zip(streams, (1, 2), strict=False):
+        os.dup2(fd, own)
+        os.close(fd)
 
 
 def _forked() -> None:
@@ -273,7 +289,7 @@ class _Sockets:
         data.setblocking(False)
         self._control = socket.socket(fileno=born.control)
         self._control.setblocking(False)
-        self._wake = born.wake
+        self._wake = Waker()
         self._reading = threading.Lock()
         self._reader = Reader(data, descriptors=True)
         self._writer = Writer(data)
@@ -291,7 +307,7 @@ class _Sockets:
         """Whether a message came a moment ago, so that another may be on its way."""
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._wake.fileno(), select.POLLIN)
         # A signal that comes just before a poll would not end it: Python sees it afterwards.
         self._signals, told = socket.socketpair()
         for end in (self._signals, told):
@@ -383,7 +399,7 @@ class _Sockets:
             told = self._changed.wait(_LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN))
             self._others -= 1
         if not told and threading.current_thread() is threading.main_thread():
-            os.eventfd_write(self._wake, 1)  # its task may have ended long ago
+            self._wake.wake()  # its task may have ended long ago
         return True
 
     def _leave(self) -> None:
@@ -412,8 +428,8 @@ class _Sockets:
                 continue
             if fd == self._data:
                 self._read_data()
-            elif fd == self._wake:
-                os.eventfd_read(self._wake)
+            elif fd == self._wake.fileno():
+                self._wake.rest()
             elif fd == self._signals.fileno():
                 self._signals.recv(4096)
             elif fd in self._numbers:  # it may have been replaced just now
@@ -477,7 +493,7 @@ class _Sockets:
         while self._runs < order.runs:  # calls that were sent before are given back too
             select.select([self._data], [], [], _FOLLOW)
             self._read_data()
-        os.eventfd_write(self._wake, 1)
+        self._wake.wake()
         tasks, running = self.slot.give_back()
         self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
 

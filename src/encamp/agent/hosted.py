@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Raw
@@ -17,7 +18,7 @@ from encamp.agent import ledger
 from encamp.agent.calls import INLINE_THREADS, Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import own_folder, put_back, put_folder_back
-from encamp.agent.process import STOP_WITHIN, SlotProcess
+from encamp.agent.process import REFUSED, STOP_WITHIN, TRIES, SlotProcess, last_words
 from encamp.agent.protocol import (
     RESULTS,
     GivenBack,
@@ -35,7 +36,7 @@ from encamp.agent.protocol import (
     encode_results,
 )
 from encamp.engines.base import CONTROLLER
-from encamp.errors import BadFrame
+from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.storage.owner import reclaim
 from encamp.wire import Parts, own
 
@@ -96,10 +97,6 @@ class ProcessSlot(Hosted):
         super().__init__(agent, number)
         orders = agent.orders
         self._birth = Birth(
-            0,
-            0,
-            0,
-            0,
             number=number,
             host=agent.host,
             agent=agent.number,
@@ -127,6 +124,13 @@ class ProcessSlot(Hosted):
         self._looks = False
         """Whether it will look into the slot's ledger."""
         self._ending = False
+        self._stillborn = 0
+        """How many processes have ended before they had begun, since one has."""
+        self._refused = 0
+        """How often the system has refused another process, since it has given one."""
+        self._fresh_refused = 0
+        self._down = False
+        """Whether there is no process at present; what comes for it is lost with the last one."""
         self._process = self._start()
 
     def _start(self) -> SlotProcess:
@@ -149,12 +153,13 @@ class ProcessSlot(Hosted):
             return
         if isinstance(envelope, Run):
             self._number = envelope.number
+            if self._down:
+                self.busy += envelope.count
+                return
             if envelope.life != self._life:
                 return  # for a process that has ended; who sent it is being told of that
-            if envelope.fresh:
-                self._spare, self._process = self._process, self._start()
-                self._asked = False
-                self.agent.unlink(self.number)
+            if envelope.fresh and not self._take_fresh(envelope):
+                return
             self._process.runs += 1
             self.busy += envelope.count
             self._look_later()
@@ -163,6 +168,26 @@ class ProcessSlot(Hosted):
             early, self._early = self._early, []
             for message, its_parts in early:
                 self.give(message, its_parts)
+
+    def _take_fresh(self, envelope: Run) -> bool:
+        """Have a process of its own for a call; without one, the slot's end is told."""
+        try:
+            fresh = self._start()
+        except (OSError, EncampError) as exc:
+            self.busy += envelope.count
+            self._let_go(self._process)
+            self.agent.unlink(self.number)
+            self._fresh_refused += 1
+            if self._fresh_refused > len(REFUSED):
+                self._give_up(exc)
+            else:
+                self._start_again(None, b"", began=False)
+            return False
+        self._fresh_refused = 0
+        self._spare, self._process = self._process, fresh
+        self._asked = False
+        self.agent.unlink(self.number)
+        return True
 
     def _send(self, parts: Parts, descriptors: tuple[int, ...] = ()) -> None:
         process = self._process
@@ -268,9 +293,13 @@ class ProcessSlot(Hosted):
 
     def _restore(self) -> None:
         """Go back to the lasting process after a call in a fresh one."""
-        fresh, self._process, self._spare = self._process, self._spare, None  # type: ignore[assignment]
+        fresh, lasting, self._spare = self._process, self._spare, None
         self.agent.unlink(self.number)
         self._let_go(fresh)
+        if lasting is None or not lasting.alive:
+            self._start_again(0, b"", began=False)
+            return
+        self._process = lasting
         if self._asked:  # its answer is not read any more, nor its end seen
             self._asked = False
             self._tell_end(0, b"")
@@ -279,10 +308,9 @@ class ProcessSlot(Hosted):
         """Have another process in the place of one that ends; what it has not begun is told of."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
-            self._process = self._start()
             self.agent.unlink(self.number)
             self._let_go(process)
-            self._tell_end(0, b"")
+            self._start_again(0, b"", began=False)
 
     def _let_go(self, process: SlotProcess) -> None:
         """End a process that has nothing to do, without waiting for it."""
@@ -335,7 +363,8 @@ class ProcessSlot(Hosted):
         if process is self._spare:  # while a call runs in a fresh one
             self._forget(process)
             process.ended()
-            self._spare = self._start()
+            with suppress(OSError, EncampError):  # otherwise `_restore` sees to it
+                self._spare = self._start()
             self._asked = True  # it knows no functions, and answers nothing: told by `_restore`
         if process is not self._process:  # it was let go after those words
             return
@@ -345,16 +374,45 @@ class ProcessSlot(Hosted):
         if self._failed_starts > _STARTS:
             began = self.busy > 0  # no process of it comes so far: its first call fails
         exit_code = process.ended()
+        self._stillborn = 0 if process.stillborn is None else self._stillborn + 1
         self.agent.unlink(self.number)
         if exit_code or began:
             reclaim_in_background()
+        if not self._ending:
+            self._start_again(exit_code, text, began=began)
+
+    def _start_again(self, exit_code: int | None, text: bytes, *, began: bool) -> None:
+        """Put another process in the place of one that has ended, and tell of that.
+
+        Tell of the slot's own end if there is none to be had.
+        """
         if self._ending:
             return
-        self._process, self._spare = self._spare or self._start(), None
-        self._tell_end(exit_code, text, began=began)
+        if self._stillborn >= TRIES:
+            self._give_up(SlotsCannotStart(self.agent.host, TRIES, last_words(text)))
+            return
+        try:
+            self._process, self._spare = self._spare or self._start(), None
+        except (OSError, EncampError) as exc:
+            if self._refused == len(REFUSED):
+                self._give_up(exc)
+                return
+            self._down = True
+            pause, self._refused = REFUSED[self._refused], self._refused + 1
+            again = partial(self._start_again, exit_code, text, began=began)
+            self.agent.pump.later(pause, again)
+        else:
+            self._refused, self._down = 0, False
+            self._tell_end(exit_code, text, began=began)
 
-    def _tell_end(self, exit_code: int | None, text: bytes, *, began: bool = False) -> None:
-        ended = SlotEnded(self.number, exit_code, text, began)
+    def _give_up(self, exc: Exception) -> None:
+        self._ending = self._down = True
+        self._tell_end(None, str(exc).encode(), gone=True)
+
+    def _tell_end(
+        self, exit_code: int | None, text: bytes, *, began: bool = False, gone: bool = False
+    ) -> None:
+        ended = SlotEnded(self.number, exit_code, text, began, gone)
         self.busy = 0
         self._stopping = False
         self._tickets.clear()
@@ -393,11 +451,13 @@ class ProcessSlot(Hosted):
 
         def swap() -> None:
             if not self.busy and not self._ending:
-                idle.append(self._process)
-                self._forget(self._process)
-                self.agent.unlink(self.number)
-                self._process = self._start()
-                self._tell_end(0, b"")
+                with suppress(OSError, EncampError):  # it goes on with the process it has
+                    fresh = self._start()
+                    idle.append(self._process)
+                    self._forget(self._process)
+                    self.agent.unlink(self.number)
+                    self._process = fresh
+                    self._tell_end(0, b"")
             done.set()
 
         self.agent.pump.soon(swap)

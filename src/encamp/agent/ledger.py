@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import tempfile
 from time import perf_counter
 
 import msgspec
@@ -34,7 +35,11 @@ _WORD = 8
 
 def create() -> int:
     """Memory for a slot's ledger: a file descriptor."""
-    fd = os.memfd_create("encamp-ledger")
+    try:
+        fd = os.memfd_create("encamp-ledger")
+    except (OSError, AttributeError):  # refused in this container, or unknown to this Python
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
     os.ftruncate(fd, SIZE + _WORD)
     return fd
 
@@ -55,6 +60,11 @@ class Ledger:
             os.close(fd)
             self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
             self._begin = self._end = _BEGIN
+
+    def open(self) -> None:
+        """Show that this process is ready for calls."""
+        if self._begin:
+            self._words[0] = self.first << _USED | self._begin
 
     def begin_call(self) -> None:
         """Note that one more call begins."""
@@ -89,6 +99,11 @@ class Ledger:
 def begun(fd: int) -> int:
     """How many calls a slot has begun; for its agent."""
     return int.from_bytes(os.pread(fd, _WORD, SIZE), "little")
+
+
+def is_open(fd: int) -> bool:
+    """Whether the slot has ever been ready for calls."""
+    return any(os.pread(fd, _BEGIN, 0))
 
 
 def read(fd: int) -> tuple[int, list[bytes]] | None:

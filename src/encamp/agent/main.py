@@ -23,6 +23,7 @@ from typing import Any
 
 from encamp import quota
 from encamp.agent.calls import in_a_call
+from encamp.agent.files import need_files
 from encamp.agent.gpus import gpus_here
 from encamp.agent.hosted import (
     Hosted,
@@ -138,7 +139,10 @@ class Agent:
             reclaim_in_background()  # what a killed run has left on this host
         if self.endpoint.short is not None and not (orders.lonely or orders.key):
             self.short = ShortWay(self.pump, self.endpoint, self.endpoint.short, self.outbox)
-        self.slots = [kinds[orders.kind](number) for number in range(count)]
+        if orders.kind != "inline":
+            need_files(count)
+        for number in range(count):  # those that are there are ended if another one cannot be
+            self.slots.append(kinds[orders.kind](number))
         if orders.lonely:
             self._heard = time.monotonic()
             pump = self.pump

@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import base64
+import fcntl
 import os
+import select
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-from contextlib import suppress
-from pathlib import Path
+from contextlib import ExitStack
 from secrets import token_hex
 
 import msgspec
 
 from encamp.agent import ledger
 from encamp.agent.child import KEPT_OUTPUT, Birth
+from encamp.agent.files import files_of_others, need_files
 from encamp.agent.processes import end_descendants, end_marked
+from encamp.agent.program import slot_command
 from encamp.engines.foreign import foreign
+from encamp.engines.sentinel import Sentinel
+from encamp.engines.streams import open_standard_streams
 from encamp.wire import Reader, Writer
 
 GRACE = 2.0
 """Seconds that a command has to end when it is asked to."""
 STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
+TRIES = 3
+"""How many processes of a slot, one after the other, may end before they are ready for calls."""
+REFUSED = (0.05, 0.2, 0.8, 2.0)
+"""Seconds to wait, again and again, for what the system refuses to a new process."""
 MARK = "ENCAMP_SLOT"
 """Environment variable that all processes of a slot have, to be found by if the slot crashes."""
-
-_START = """\
-import sys, base64
-sys.path.append(sys.argv[1])
-from encamp.engines.foreign import foreign
-from encamp.agent.child import main
-main(base64.b64decode(sys.argv[2]))
-"""
-_PACKAGE = str(Path(__file__).parents[2])
-"""Where the slot finds encamp if it is not installed there."""
 
 
 class SlotProcess:
@@ -52,51 +49,75 @@ class SlotProcess:
         """Messages with calls that were sent to it."""
         self.results = 0
         """Results that have come from it."""
-        self.ledger = ledger.create()
         self._mark = token_hex(8)
-        self._output = tempfile.TemporaryFile() if birth.capture else None  # noqa: SIM115
-        ours = self._start()
-        self.data, self.control = ours
-        self.exit_fd = os.pidfd_open(self._process.pid)
-        """Readable when the process has ended, pidfd_open(2)."""
-        for end in ours:
+        self._unknown = False
+        """Whether nobody can say how it has ended."""
+        self.stillborn: str | None = None
+        """What it said last, if it has ended before it was ready for calls."""
+        open_standard_streams()
+        need_files(1)
+        with ExitStack() as undo:
+            self._begin(undo)
+            undo.pop_all()
+        for end in (self.data, self.control):
             end.setblocking(False)
         self.reader, self.writer = Reader(self.data), Writer(self.data)
         self.control_reader, self.control_writer = Reader(self.control), Writer(self.control)
 
-    def _start(self) -> tuple[socket.socket, socket.socket]:
-        data, its_data = socket.socketpair()
-        control, its_control = socket.socketpair()
-        wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        fds = [its_data.fileno(), its_control.fileno(), wake, self.ledger]
-        names = ("data", "control", "wake", "ledger")
-        birth = msgspec.structs.replace(self.birth, **dict(zip(names, fds, strict=True)))
-        orders = base64.b64encode(msgspec.msgpack.encode(birth)).decode()
-        if self._output is not None:
-            os.set_blocking(self._output.fileno(), True)
-            _append(self._output.fileno())
+    def _begin(self, undo: ExitStack) -> None:
+        """Start the process; what was opened is closed again if that goes wrong half way."""
+        self.ledger = ledger.create()
+        undo.callback(os.close, self.ledger)
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        undo.callback(self._output.close)
+        # Whatever is written goes to the file's end, also after it was emptied.
+        fcntl.fcntl(self._output, fcntl.F_SETFL, os.O_APPEND | os.O_RDWR)
+        self.data, its_data = socket.socketpair()
+        self.control, its_control = socket.socketpair()
+        its = [its_data.detach(), its_control.detach()]
+        undo.callback(self.data.close)
+        undo.callback(self.control.close)
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, _PACKAGE, orders],
-                pass_fds=fds,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                start_new_session=True,
-                env={**slot_environment(), MARK: self._mark},
-            )
-        except OSError:
-            data.close()
-            control.close()
-            os.close(self.ledger)
-            if self._output is not None:
-                self._output.close()
-            raise
+            if not self.birth.capture:
+                its += [os.dup(1), os.dup(2)]
+            self._start([*its, self.ledger])
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self._sentinel = Sentinel(self.pid)
         finally:
-            its_data.close()
-            its_control.close()
-            os.close(wake)
-        return data, control
+            for fd in its:
+                os.close(fd)
+
+    def _start(self, fds: list[int]) -> None:
+        data, control, *streams, own_ledger = fds
+        birth = msgspec.structs.replace(
+            self.birth,
+            data=data,
+            control=control,
+            ledger=own_ledger,
+            streams=streams,
+            files=files_of_others(),
+        )
+        # What it says while it starts is kept in any case, to be told if it does not manage to.
+        self._process = subprocess.Popen(
+            slot_command(msgspec.msgpack.encode(birth)),
+            pass_fds=fds,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._output,
+            start_new_session=True,
+            env={**slot_environment(), MARK: self._mark},
+        )
+
+    @property
+    def exit_fd(self) -> int:
+        """Readable when the process has ended."""
+        return self._sentinel.fileno()
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether it has ever been ready for calls, also if it has ended since then."""
+        return ledger.is_open(self.ledger)
 
     @property
     def pid(self) -> int:
@@ -106,7 +127,33 @@ class SlotProcess:
     @property
     def alive(self) -> bool:
         """Whether the process runs."""
-        return self._process.poll() is None
+        return not self._is_over()
+
+    @property
+    def exit_code(self) -> int | None:
+        """As `subprocess` has it; None while it runs, and where nobody can know it.
+
+        That is where this process ignores SIGCHLD, or waits for whichever child has ended.
+        """
+        return None if self._unknown else self._process.returncode
+
+    def _is_over(self) -> bool:
+        if self._process.returncode is None:
+            try:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                    return False
+            except ChildProcessError:
+                self._unknown = True  # Popen would say 0
+            self._process.wait()
+        return True
+
+    def _wait(self, within: float | None = None) -> bool:
+        """Wait for the end; False if the time is over before."""
+        if self._process.returncode is None:
+            poll = select.poll()
+            poll.register(self._sentinel, select.POLLIN)
+            poll.poll(None if within is None else within * 1000)
+        return self._is_over()
 
     @property
     def has_begun(self) -> bool:
@@ -120,16 +167,14 @@ class SlotProcess:
 
     def ended(self) -> int | None:
         """Wait for a process that has ended, and end what it has left behind; its exit code."""
-        exit_code = self._process.wait()
-        if exit_code or self.in_a_call:
+        self._wait()
+        if self.exit_code != 0 or self.in_a_call:
             end_marked(MARK, self._mark)
         self.close()
-        return exit_code
+        return self.exit_code
 
     def printed(self) -> bytes:
         """The end of what the running task has printed."""
-        if self._output is None:
-            return b""
         fd = self._output.fileno()
         size = os.fstat(fd).st_size
         start = max(0, size - KEPT_OUTPUT)
@@ -146,7 +191,7 @@ class SlotProcess:
             self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
             end_descendants(0, self.pid)
             self._process.kill()
-        self._process.wait()
+        self._wait()
 
     def stop(self, within: float = STOP_WITHIN) -> bool:
         """End the process and everything that it started; returns when they are gone.
@@ -156,10 +201,9 @@ class SlotProcess:
         May be called twice.
         """
         self.ask_to_stop()
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(within)
+        self._wait(within)
         self.kill()
-        well = self._process.returncode == 0
+        well = self.exit_code == 0
         if not well:
             end_marked(MARK, self._mark)
         self.close()
@@ -171,12 +215,11 @@ class SlotProcess:
         self.control.close()
         self.writer.close()
         if self.exit_fd >= 0:
-            os.close(self.exit_fd)
+            if not self.was_ready:
+                self.stillborn = last_words(self.printed())
+            self._sentinel.close()
             os.close(self.ledger)
-            self.exit_fd = -1
-        if self._output is not None:
             self._output.close()
-            self._output = None
 
 
 def slot_environment() -> dict[str, str]:
@@ -184,8 +227,8 @@ def slot_environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not foreign(name)}
 
 
-def _append(fd: int) -> None:
-    """Let whatever is written to ``fd`` go to the file's end, also after it was emptied."""
-    import fcntl
-
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_APPEND)
+def last_words(text: bytes) -> str:
+    """The line of a dead process's output that says most: what Python says, or the last."""
+    lines = text.decode("utf-8", "replace").strip().splitlines()
+    fatal = [line for line in lines if line.startswith("Fatal Python error")]
+    return (fatal or lines[-1:] or [""])[0][:200]

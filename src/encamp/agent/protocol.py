@@ -263,6 +263,8 @@ class SlotEnded(Envelope, tag=18):
     """The end of what it printed."""
     began: bool = True
     """Whether it had calls."""
+    gone: bool = False
+    """Whether there is no other process in its place, since none could be started."""
 
 
 class Leaves(Envelope, tag=24):

@@ -8,7 +8,6 @@ the driving thread, one at a time.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal's own functions are slow
-import os
 import select
 import signal
 import threading
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 
 from encamp.agent.held_off import HeldOff
 from encamp.engines.base import Arrival, Endpoint
+from encamp.engines.waker import Waker
 
 T = TypeVar("T")
 
@@ -73,8 +73,8 @@ class Pump:
         self.come: deque[tuple[Callable[[Any], None], Any]] = deque()
         """What has come and is not handled: a turn inside a handler goes on with it."""
         self.held_off = HeldOff(self.wake)
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.watch(self._wake, lambda _: self._woken())
+        self._wake = Waker()
+        self.watch(self._wake.fileno(), lambda _: self._wake.rest())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
         self.orders: deque[Callable[[], None]] = deque()
@@ -135,11 +135,7 @@ class Pump:
     def wake(self) -> None:
         """End the sleep of whoever drives; from any thread."""
         with suppress(OSError):
-            os.eventfd_write(self._wake, 1)
-
-    def _woken(self) -> None:
-        with suppress(BlockingIOError):
-            os.eventfd_read(self._wake)
+            self._wake.wake()
 
     def before_others(self, handle: Callable[[Any], None], arguments: Iterable[Any]) -> None:
         """Have a handler called for each argument, before anything else that has come."""
@@ -485,7 +481,8 @@ class Pump:
 
     def forked(self) -> None:
         """In a forked process: leave all that is shared to the other one, and never wait."""
-        self._closed, self._wake = True, -1
+        self._closed = True
+        self._wake.close()
         self.lock, self._changed = threading.Lock(), threading.Condition()
         self._driver = self._since = 0
         self.elsewhere = True
@@ -504,5 +501,4 @@ class Pump:
         with self._changed:
             self._changed.notify_all()
         self._poll.close()
-        wake, self._wake = self._wake, -1
-        os.close(wake)
+        self._wake.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 import select
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from typing import Any
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
 from encamp.agent.pickling import NotBegun, dump, load, load_failure, portable_error
-from encamp.agent.process import SlotProcess
+from encamp.agent.process import REFUSED, TRIES, SlotProcess
 from encamp.agent.protocol import (
     Answer,
     Ask,
@@ -33,6 +34,7 @@ from encamp.agent.protocol import (
     encode_calls,
 )
 from encamp.agent.surroundings import Surroundings
+from encamp.errors import SlotsCannotStart
 from encamp.wire import Parts
 
 IDLE_LIMIT = 60.0
@@ -74,7 +76,7 @@ class Slot:
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
         self.batch = batch
         self.own_mounts = own_mounts
-        birth = Birth(0, 0, 0, 0, own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        birth = Birth(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
         self._process = SlotProcess(birth)
         self._arrived: list[Parts] = []
         self._calls = 0
@@ -90,6 +92,11 @@ class Slot:
     def alive(self) -> bool:
         """Whether the slot can take a call."""
         return self._process.alive
+
+    @property
+    def stillborn(self) -> str | None:
+        """See `SlotProcess.stillborn`."""
+        return self._process.stillborn
 
     def stop(self) -> None:
         """`SlotProcess.stop`."""
@@ -217,6 +224,8 @@ class Slots:
     def __init__(self) -> None:
         self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
         self._lock = threading.Lock()
+        self._stillborn = 0
+        """How many processes have ended before they were ready, since one was."""
 
     @contextmanager
     def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
@@ -252,7 +261,14 @@ class Slots:
                     if slot.alive:
                         return slot
                     slot.stop()
-        return Slot(batch=batch, own_mounts=own_mounts)
+        for pause in (*REFUSED, None):
+            try:
+                return Slot(batch=batch, own_mounts=own_mounts)
+            except OSError as exc:  # there may be too many processes or files just now
+                if pause is None:
+                    raise SlotsCannotStart(socket.gethostname(), len(REFUSED), str(exc)) from exc
+                time.sleep(pause)
+        raise AssertionError
 
     def run(
         self,
@@ -266,9 +282,22 @@ class Slots:
         while True:
             with self.borrow(batch=batch, own_mounts=own_mounts) as slot:
                 try:
-                    return slot.run(function, args, **options)
+                    answer = slot.run(function, args, **options)
                 except _NotTaken:
-                    continue
+                    self._count(slot)
+                else:
+                    self._stillborn = 0
+                    return answer
+
+    def _count(self, slot: Slot) -> None:
+        """Raise `SlotsCannotStart` if there is no hope that another process fares better."""
+        if slot.stillborn is None:
+            return
+        with self._lock:
+            self._stillborn += 1
+            tries = self._stillborn
+        if tries >= TRIES:
+            raise SlotsCannotStart(socket.gethostname(), tries, slot.stillborn)
 
     def close(self) -> None:
         """Stop the idle slots; may be called twice."""

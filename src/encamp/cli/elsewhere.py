@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from encamp.engines.interpreter import python_here
 from encamp.engines.logins import LogIns, refused
 from encamp.errors import BadJob
 
@@ -38,7 +38,7 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
 
     ``python`` is the interpreter there, by default at the path that this one has here.
     """
-    words = [python or sys.executable, "-m", "encamp", *arguments]
+    words = [python or python_here(), "-m", "encamp", *arguments]
     ssh, command, log_ins = _shell(), shlex.join(words), LogIns()
 
     def on(host: str) -> Said:

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import click
 
+from encamp.engines.interpreter import command_signals
+from encamp.engines.streams import name_standard_streams
 from encamp.errors import EncampError, InputError, JobFailed, printable
 from encamp.jobs.screen import Screen
 from encamp.storage.signals import Terminated
@@ -178,6 +180,8 @@ def prune(destination: str, *, dry_run: bool) -> None:
 
 def main() -> NoReturn:
     """Entry point: every ending has its exit status, bad input never a traceback."""
+    name_standard_streams()
+    command_signals()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names may hold any character
     sys.exit(_written(_status()))

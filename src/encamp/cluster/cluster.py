@@ -33,6 +33,7 @@ from encamp.cluster.table import table
 from encamp.cluster.task import FORKED, Task
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.registry import open_end
+from encamp.engines.streams import open_standard_streams
 from encamp.errors import (
     BadJob,
     ClusterClosed,
@@ -124,6 +125,7 @@ class Cluster:
         if slots is not None:
             options["slots"] = whole("slots", slots, 1)
         folder, told = _folder(startup_dir), _follower(follow)
+        open_standard_streams()
         end = open_end(engine, **options)
         if not isinstance(end, Engine):
             serve(end)

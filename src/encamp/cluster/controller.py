@@ -73,6 +73,7 @@ from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
     BadFrame,
     CannotTravel,
+    EncampError,
     EngineFailed,
     TaskKilled,
     TaskLost,
@@ -483,7 +484,8 @@ class Controller:
         """The engine as a whole is gone: everything fails."""
         failure = exc if isinstance(exc, EngineFailed) else None
         if failure is None:
-            failure = EngineFailed(self.engine.name, reason(exc))
+            why = str(exc) if isinstance(exc, EncampError) else reason(exc)
+            failure = EngineFailed(self.engine.name, why)
             failure.__cause__ = exc
         self.failure = failure
         for task in self.known():

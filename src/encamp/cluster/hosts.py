@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from encamp.agent.process import last_words
 from encamp.agent.protocol import (
     SPAWNER,
     End,
@@ -44,6 +45,8 @@ class Agent:
         self.facts: Hello | None = None
         self.tickets: list[int] = []
         self.missed = 0
+        self.gone: set[Place] = set()
+        """Of its places, those that have no process any more."""
         self.refreshing = 0
         """Ticket of an order by which its idle slots change their processes; 0: none."""
         self.heard = True
@@ -134,6 +137,8 @@ class Hosts:
         if agent is None or self._controller.closing:
             return
         for place in agent.places:
+            if place in agent.gone:
+                continue
             ahead = self._scheduler.remove(place)
             self._lose(place, ahead[:1], ahead[1:], None, why)
         for ticket in agent.tickets:
@@ -170,16 +175,31 @@ class Hosts:
         place.stopping = False
         place.ticket = 0
         ahead = list(place.ahead)
-        if ahead and envelope.text:
-            last_words = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
-            self._controller.said(agent, last_words, [])
+        if ahead and envelope.text and envelope.began:
+            said = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
+            self._controller.said(agent, said, [])
         for task in reversed(ahead):
             self._scheduler.ended(place, task)
-        why = _last_line(envelope.text) if envelope.exit_code else ""
+        why = last_words(envelope.text) if envelope.exit_code else ""
         begun = ahead[:1] if envelope.began else []
         if not agent.refreshing:
             self._scheduler.open(place)
         self._lose(place, begun, ahead[len(begun) :], envelope.exit_code, why)
+        if envelope.gone:
+            self._go_without(agent, place, envelope.text.decode("utf-8", "replace"))
+
+    def _go_without(self, agent: Agent, place: Place, why: str) -> None:
+        """A slot cannot be started any more; its host is lost with the last of them."""
+        self._scheduler.remove(place)
+        agent.gone.add(place)
+        if len(agent.gone) < len(agent.places):
+            self.end_unmet()
+            return
+        if len(self.agents) == 1:  # whatever comes in its place would fare no better
+            self._controller.fail(EngineFailed(self._controller.engine.name, why))
+        self.left(agent.number, why)
+        self._controller.engine.give_up(agent.number)
+        self._outbox.post(agent.number, [encode(End())])
 
     def _lose(
         self, place: Place, begun: list[Task], others: list[Task], exit_code: int | None, why: str
@@ -221,10 +241,3 @@ class Hosts:
     def all_done(self, tickets: Iterable[int]) -> bool:
         """Whether all that was ordered is done, or its host gone."""
         return all(self.orders[ticket] is not None for ticket in tickets)
-
-
-def _last_line(text: bytes) -> str:
-    """The line of a dead process's output that says most: what Python says, or the last."""
-    lines = text.decode("utf-8", "replace").strip().splitlines()
-    fatal = [line for line in lines if line.startswith("Fatal Python error")]
-    return (fatal or lines[-1:] or [""])[0][:200]

@@ -13,7 +13,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import psutil
 
 from encamp.engines.hosts import HostLine, hosts_in, hosts_of_file, names_in
+from encamp.engines.interpreter import python_command, python_here
 from encamp.engines.logins import LogIns, refused
 from encamp.errors import BadJob, EngineUnavailable
 
@@ -135,7 +135,7 @@ class Questions:
         within: float,
     ) -> None:
         there = [host.name for host in hosts if not host.here]
-        program = shlex.join([sys.executable, "-P", "-c", _CHECK, package, launcher])
+        program = shlex.join([*python_command(), "-c", _CHECK, package, launcher])
         self._command, self._within = f"echo {_THERE}; {program}", within
         self._asked: set[subprocess.Popen[str]] = set()
         self._log_ins = LogIns(within)
@@ -209,7 +209,7 @@ def _meaning(code: int, reached: bool, errors: str) -> str:
     if not reached:
         return f"cannot be reached: {last}"
     if code in _NO_COMMAND:
-        return f"has no Python at {sys.executable}"
+        return f"has no Python at {python_here()}"
     if missing := re.search(r"No module named '?(\w+)", last):
-        return f"has no {missing[1]} for {sys.executable}"
+        return f"has no {missing[1]} for {python_here()}"
     return f"cannot be used: {last}" if code and code != _NO_SHELL else ""

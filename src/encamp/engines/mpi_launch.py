@@ -19,8 +19,10 @@ from pathlib import Path
 import psutil
 
 from encamp.engines.hosts import HostLine
+from encamp.engines.interpreter import python_command, signals_to_restore
 from encamp.engines.mpi_hosts import AGENTS, Questions, address_towards, remote_shell
 from encamp.engines.mpi_remains import remove
+from encamp.engines.sentinel import Sentinel
 from encamp.errors import EngineUnavailable
 
 REMEDY = (
@@ -91,7 +93,7 @@ def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
 
 
 def _candidates() -> Iterator[str]:
-    here = [Path(sys.executable).parent, Path(sys.prefix, "bin")]
+    here = [Path(sys.executable or sys.prefix).parent, Path(sys.prefix, "bin")]
     below = [Path(sys.prefix, "mpi", mpi, "bin") for mpi in _LIBRARIES]
     on_path = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep) if folder]
     for folder in dict.fromkeys((*here, *below, *on_path)):
@@ -215,7 +217,7 @@ class Plan:
             hosts.write_text(self._hosts())
             options += ["--hostfile" if self._open else "-f", str(hosts)]
         names = ",".join((*self.variables(), *self._set_by_launcher()))
-        program = [sys.executable, "-P", "-c", _START, _PACKAGE, self.module, "mpi"]
+        program = [*python_command(), "-c", _START, _PACKAGE, self.module, "mpi"]
         flags = self._open_mpi_flags() if self._open else self._hydra_flags()
         return [self.launcher.path, *flags, *options, *program, *self.arguments, f"unset={names}"]
 
@@ -274,10 +276,11 @@ class Job:
             start_new_session=True,
             cwd=plan.cwd,
             env={**os.environ, **plan.variables(), HOME: home},
+            preexec_fn=signals_to_restore(),
         )
         self.remains = [f"{tempfile.gettempdir()}/ompi.{self._process.pid}"]
         """Files and folders that the job must not leave behind; its rank 0 knows better."""
-        self.sentinel = os.pidfd_open(self._process.pid)
+        self.sentinel = Sentinel(self._process.pid)
         """Readable when the launcher has ended."""
 
     @property
@@ -316,7 +319,7 @@ class Job:
 
     def close(self) -> None:
         """Let go of what belongs to this process; after `end` and `why`."""
-        os.close(self.sentinel)
+        self.sentinel.close()
         self._log.close()
 
     def _end_ranks(self, asked: float) -> None:

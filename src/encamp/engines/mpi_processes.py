@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import select
-import signal
 from collections.abc import Mapping
 from contextlib import suppress
+
+from encamp.engines.sentinel import Sentinel
 
 
 class Processes:
@@ -14,30 +14,30 @@ class Processes:
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._rank_of: dict[int, int] = {}
+        self._watched: dict[int, tuple[Sentinel, int]] = {}
 
     def __bool__(self) -> bool:
-        return bool(self._rank_of)
+        return bool(self._watched)
 
     def add(self, processes: Mapping[int, int]) -> None:
         """Watch processes, from rank to process id; those that are not there are left out."""
         for rank, pid in processes.items():
             with suppress(OSError):
-                sentinel = os.pidfd_open(pid)
-                self._rank_of[sentinel] = rank
+                sentinel = Sentinel(pid)
+                self._watched[sentinel.fileno()] = sentinel, rank
                 self._poll.register(sentinel, select.POLLIN)
 
     def ended(self) -> list[int]:
         """The ranks of those that have ended since the last call."""
         ranks = []
-        for sentinel, _ in self._poll.poll(0):
-            self._poll.unregister(sentinel)
-            os.close(sentinel)
-            ranks.append(self._rank_of.pop(sentinel))
+        for fd, _ in self._poll.poll(0):
+            self._poll.unregister(fd)
+            sentinel, rank = self._watched.pop(fd)
+            sentinel.close()
+            ranks.append(rank)
         return ranks
 
     def kill(self) -> None:
         """End those that are still there, by force."""
-        for sentinel in self._rank_of:
-            with suppress(OSError):
-                signal.pidfd_send_signal(sentinel, signal.SIGKILL)
+        for sentinel, _ in self._watched.values():
+            sentinel.kill()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER
 from encamp.engines.foreign import foreign
+from encamp.engines.interpreter import python_here
 from encamp.engines.pvm_endpoint import PVMEndpoint
 from encamp.engines.pvm_engine import PVMEngine
 from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_machine
@@ -52,9 +52,7 @@ def open_end(
     _check_texts(address=address, python=python, module=module)
     member = _member(machine, address, "" if named else "localhost")
     try:
-        return PVMEngine(
-            member, slots, named, per_agent, python or sys.executable, restarts, module
-        )
+        return PVMEngine(member, slots, named, per_agent, python or python_here(), restarts, module)
     except BaseException:
         if not member.ends:
             member.leave()

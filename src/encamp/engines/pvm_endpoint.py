@@ -6,7 +6,6 @@ the process's membership's (`encamp.engines.pvm_membership`).
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from encamp.engines.pvm_membership import (
     encode,
 )
 from encamp.engines.pvm_pieces import SMALL
+from encamp.engines.waker import Waker
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 
@@ -47,7 +47,7 @@ class PVMEndpoint(Endpoint):
         self._tids: dict[int, int] = {}
         self._arrivals: list[Arrival] = []
         self._poll = select.epoll()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wake = Waker()
         self._awake = self._receiving = False
         self._poll.register(self._wake, select.EPOLLIN)
         self._last = 0.0
@@ -70,13 +70,13 @@ class PVMEndpoint(Endpoint):
         """Make the descriptor readable."""
         if not self._awake and not self._closed:
             self._awake = True
-            os.eventfd_write(self._wake, 1)
+            self._wake.wake()
 
     def quiet(self) -> None:
         """Make the descriptor readable no more by `wake`."""
         if self._awake:
             self._awake = False
-            os.eventfd_read(self._wake)
+            self._wake.rest()
 
     def watch(self, fds: Sequence[int]) -> None:
         """Have the descriptor tell of these."""
@@ -218,7 +218,7 @@ class PVMEndpoint(Endpoint):
             for line in self._lines.values():
                 member.lines.pop(line.tid, None)
             self._poll.close()
-            os.close(self._wake)
+            self._wake.close()
             if not member.ends:
                 member.leave()
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER, Arrival, Engine, Joined, Left
+from encamp.engines.interpreter import interpreter_flags
 from encamp.engines.libpvm import HostInfo, PVMError
 from encamp.engines.pvm_endpoint import PVMEndpoint
 from encamp.engines.pvm_hosts import strike_log
@@ -32,6 +32,7 @@ from encamp.engines.pvm_membership import (
     encode,
 )
 from encamp.engines.pvm_naming import first_words, host_names
+from encamp.engines.sentinel import Sentinel
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 
@@ -54,7 +55,7 @@ _ALL_ADDED = 1 << 20
 
 @dataclass
 class _Agent:
-    """An agent; ``sentinel`` is a descriptor of its process, pidfd_open(2), if that is ``here``.
+    """An agent; ``sentinel`` tells of its process's end, if that is ``here``.
 
     It is ``addressed`` if the controller has sent it anything, as it has to all that it knows.
     """
@@ -68,7 +69,7 @@ class _Agent:
     addressed: bool = False
     given_up: bool = False
     replaced: bool = False
-    sentinel: int = -1
+    sentinel: Sentinel | None = None
     said: bytes = b""
 
     @property
@@ -184,7 +185,7 @@ class PVMEngine(PVMEndpoint, Engine):
         """Start an agent. Its orders wait for it."""
         self._numbers += 1
         number, here = self._numbers, libpvm.tidtohost(self._member.tid) == host.tid
-        program = ["-P", "-c", _START, _PACKAGE, self._module, "pvm"]
+        program = [*interpreter_flags(), "-P", "-c", _START, _PACKAGE, self._module, "pvm"]
         arguments = [*program, str(number), str(slots), self._where(here)]
         with exported(here):
             (tid,) = libpvm.spawn(self._python, arguments, libpvm.TASK_HOST, f"{host.name}:/")
@@ -218,7 +219,7 @@ class PVMEngine(PVMEndpoint, Engine):
             agent.joined = True
             if agent.here:
                 with suppress(OSError):
-                    agent.sentinel = os.pidfd_open(process[0])
+                    agent.sentinel = Sentinel(process[0])
             self.put(Joined(agent.number))
 
     def told(self, tag: int, values: Sequence[int], text: Buffer) -> None:
@@ -319,8 +320,8 @@ class PVMEngine(PVMEndpoint, Engine):
         del self._agents[agent.number]
         if line := self._lines.get(agent.number):
             self.lost(line)
-        if agent.sentinel >= 0:
-            os.close(agent.sentinel)
+        if agent.sentinel is not None:
+            agent.sentinel.close()
 
     # The end
 
@@ -384,9 +385,8 @@ class PVMEngine(PVMEndpoint, Engine):
 
     def _end(self, agent: _Agent) -> None:
         """End an agent by force, as far as it is in reach."""
-        if agent.sentinel >= 0:
-            with suppress(OSError):
-                signal.pidfd_send_signal(agent.sentinel, signal.SIGKILL)
+        if agent.sentinel is not None:
+            agent.sentinel.kill()
         else:
             with self._member.lock, suppress(PVMError):
                 libpvm.kill(agent.tid)

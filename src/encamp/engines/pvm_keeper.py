@@ -24,6 +24,8 @@ _LEAVE_WITHIN = 6.0
 _HALT_WITHIN = 3.0
 """Seconds that the machine has to halt, which it does not while it waits for a dead host."""
 _ENDED_WITHIN = 1.0
+_LOOK = 0.2
+"""Seconds between looks at whether the daemon has ended."""
 
 
 def main(name: str, folder: str) -> int:
@@ -31,11 +33,13 @@ def main(name: str, folder: str) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     daemon = _start(name)
     try:
         if not _told(daemon):
             return 1
-        select.select([0, os.pidfd_open(daemon.pid)], [], [])
+        while daemon.poll() is None and not select.select([0], [], [], _LOOK)[0]:
+            pass
         if daemon.poll() is None and not os.read(0, 1):
             _wait_for_tasks(daemon)
         return 0

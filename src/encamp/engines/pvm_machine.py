@@ -10,11 +10,9 @@ import json
 import os
 import select
 import shutil
-import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,7 +21,9 @@ from secrets import token_hex
 from typing import IO
 
 from encamp.engines import pvm_keeper
+from encamp.engines.interpreter import python_here
 from encamp.engines.pvm_naming import why_not
+from encamp.engines.sentinel import Sentinel
 from encamp.errors import EngineFailed, EngineUnavailable
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
@@ -91,7 +91,7 @@ class Machine:
 
     def _added(self, wanted: str) -> dict[str, int]:
         """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
-        command = [sys.executable, "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
+        command = [python_here(), "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
         with subprocess.Popen(
             command,
             env={**os.environ, **self.variables},
@@ -139,7 +139,7 @@ class OwnMachine(Machine):
         super().__init__(variables)
         self.process, self._folder = 0, folder
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", pvm_keeper.__file__, name, folder],
+            [python_here(), "-I", "-S", pvm_keeper.__file__, name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -337,17 +337,17 @@ def _environment(pid: int) -> bytes:
 
 def _end(pid: int) -> None:
     """Wait for the end of a process, and bring it about after some seconds."""
-    process = os.pidfd_open(pid)
+    process = Sentinel(pid)
     try:
         if not select.select([process], [], [], _DAEMON_ENDS_WITHIN)[0]:
-            signal.pidfd_send_signal(process, signal.SIGKILL)
+            process.kill()
     finally:
-        os.close(process)
+        process.close()
 
 
-def runs(sentinel: int) -> bool:
-    """Whether the process of a descriptor, -1 for none, runs, and does for a moment more."""
-    return sentinel >= 0 and not select.select([sentinel], [], [], _LOOK)[0]
+def runs(sentinel: Sentinel | None) -> bool:
+    """Whether a process, if there is one, runs, and does for a moment more."""
+    return sentinel is not None and not select.select([sentinel], [], [], _LOOK)[0]
 
 
 def _pvmd() -> str:

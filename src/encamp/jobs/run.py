@@ -15,9 +15,11 @@ from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from secrets import token_hex
+from socket import gethostname
 from typing import TYPE_CHECKING
 
 from encamp.agent.pickling import NotImportable
+from encamp.agent.program import check_slots
 from encamp.agent.slots import slots_here
 from encamp.engines.registry import launched
 from encamp.errors import (
@@ -31,6 +33,7 @@ from encamp.errors import (
     InputError,
     JobFailed,
     OutputConflict,
+    SlotsCannotStart,
     SourceChanged,
     StepFailed,
     TaskLost,
@@ -127,7 +130,10 @@ def run_job(
 
 def _check(executor: object) -> None:
     """Raises `BadJob` for what no job can run on."""
-    if executor is None or isinstance(executor, Executor):
+    if isinstance(executor, Executor):
+        return
+    if executor is None:
+        check_slots()
         return
     from encamp.cluster.cluster import Cluster
 
@@ -211,7 +217,7 @@ class _Run:
         self.workplaces = Workplaces(self.clock)
         self.over: EngineFailed | None = None
         """Why nothing can be run any more."""
-        self.stopping = False
+        self.hopeless = self.stopping = False
         self.untidy = False
         self.interrupts = interrupts
         interrupts.wake = lambda: self.arrived.put(None)
@@ -267,7 +273,7 @@ class _Run:
     def _check(self) -> None:
         """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
         self.interrupts.check()
-        if self.over is not None and not self.running:
+        if self.over is not None and (self.hopeless or not self.running):
             raise self.over
 
     def _unpark(self) -> None:
@@ -495,13 +501,19 @@ class _Run:
             current.tries -= 1
         if isinstance(outcome.error, SourceChanged):
             self._plan_anew(name, outcome)
-        hopeless = isinstance(outcome.error, InputError | CommandNotFound | Abandoned)
+        hopeless = isinstance(
+            outcome.error, InputError | CommandNotFound | Abandoned | SlotsCannotStart
+        )
         if current.tries <= self.job.tasks[name].retries and not hopeless:
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)
             return
         self.running.pop(name)
+        error = outcome.error
+        if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not self.beacons:
+            self.over = EngineFailed(self.options.engine, str(error))
+            self.hopeless = True  # what is handed over would fare no better
         report = task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(name, outcome)))
 

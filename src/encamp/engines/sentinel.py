@@ -1,0 +1,82 @@
+"""Waiting for the end of a process beside other descriptors, and ending that process for sure."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+_LOOK = 0.02
+"""Seconds between looks at a process that is no child, where the kernel does not tell of it."""
+
+
+class Sentinel:
+    """A descriptor that becomes readable when a process has ended, pidfd_open(2).
+
+    Where that is refused, as in some containers, or is unknown to this Python or kernel, a thread
+    waits for the process. Raises ProcessLookupError if there is no such process.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._process: psutil.Process | None = None
+        try:
+            self._fd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            raise
+        except (OSError, AttributeError):
+            self._fd = self._watched(pid)
+
+    def _watched(self, pid: int) -> int:
+        import psutil
+
+        try:
+            self._process = psutil.Process(pid)
+        except psutil.NoSuchProcess:
+            raise ProcessLookupError(pid) from None
+        fd, told = os.pipe2(os.O_CLOEXEC)
+        watch = threading.Thread(target=_watch, args=(self._process, told), daemon=True)
+        watch.start()
+        return fd
+
+    def fileno(self) -> int:
+        """The descriptor to wait for; -1 if it is closed."""
+        return self._fd
+
+    def kill(self) -> None:
+        """Send SIGKILL, never to another process; nothing if it has ended."""
+        if self._process is not None:
+            import psutil
+
+            with suppress(psutil.Error):
+                self._process.kill()
+        else:
+            with suppress(OSError):
+                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close the descriptor; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _watch(process: psutil.Process, told: int) -> None:
+    """Wait for a process without taking its exit status, and write a byte then."""
+    import psutil
+
+    try:
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(psutil.Error):
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(_LOOK)
+        with suppress(OSError):
+            os.write(told, b"\0")
+    finally:
+        os.close(told)

@@ -1,0 +1,37 @@
+"""Ending another thread's wait for descriptors."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+class Waker:
+    """A descriptor that other threads make readable.
+
+    A pipe, as not every container and every build of Python has eventfd(2).
+    """
+
+    def __init__(self) -> None:
+        self._fd, self._told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._fd
+
+    def wake(self) -> None:
+        """Make the descriptor readable; from any thread and any handler of a signal."""
+        with suppress(BlockingIOError):  # it has been for long
+            os.write(self._told, b"\0")
+
+    def rest(self) -> None:
+        """Make the descriptor readable no more."""
+        with suppress(BlockingIOError):
+            os.read(self._fd, 4096)
+
+    def close(self) -> None:
+        """Close the descriptor; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            os.close(self._told)
+            self._fd = self._told = -1
