@@ -21,6 +21,7 @@ import slot_work as work
 from encamp.agent import child
 from encamp.agent.process import MARK
 from encamp.agent.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
+from encamp.errors import SlotsCannotStart
 from encamp.testing.waiting import gone, until
 
 HERE = (str(Path(__file__).parent),)
@@ -223,7 +224,7 @@ def test_a_slot_that_cannot_be_started_leaves_no_descriptor(
     slots.close()
     before = set(os.listdir("/proc/self/fd"))
     monkeypatch.setattr(sys, "executable", "/no/such/python")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(SlotsCannotStart, match="No such file"):
         run(slots, os.getpid)
     assert set(os.listdir("/proc/self/fd")) == before
 

@@ -18,7 +18,7 @@ from encamp.agent import ledger
 from encamp.agent.calls import INLINE_THREADS, Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import own_folder, put_back, put_folder_back
-from encamp.agent.process import REFUSED, STOP_WITHIN, TRIES, SlotProcess, last_words
+from encamp.agent.process import REFUSED, STOP_WITHIN, TRIES, SlotProcess, last_words, may_pass
 from encamp.agent.protocol import (
     RESULTS,
     GivenBack,
@@ -178,8 +178,8 @@ class ProcessSlot(Hosted):
             self._let_go(self._process)
             self.agent.unlink(self.number)
             self._fresh_refused += 1
-            if self._fresh_refused > len(REFUSED):
-                self._give_up(exc)
+            if self._fresh_refused > len(REFUSED) or not may_pass(exc):
+                self._give_up(SlotsCannotStart(self.agent.host, self._fresh_refused, str(exc)))
             else:
                 self._start_again(None, b"", began=False)
             return False
@@ -394,8 +394,8 @@ class ProcessSlot(Hosted):
         try:
             self._process, self._spare = self._spare or self._start(), None
         except (OSError, EncampError) as exc:
-            if self._refused == len(REFUSED):
-                self._give_up(exc)
+            if self._refused == len(REFUSED) or not may_pass(exc):
+                self._give_up(SlotsCannotStart(self.agent.host, self._refused + 1, str(exc)))
                 return
             self._down = True
             pause, self._refused = REFUSED[self._refused], self._refused + 1

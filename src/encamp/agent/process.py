@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import select
@@ -30,6 +31,7 @@ STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
 TRIES = 3
 """How many processes of a slot, one after the other, may end before they are ready for calls."""
+_MAY_PASS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 REFUSED = (0.05, 0.2, 0.8, 2.0)
 """Seconds to wait, again and again, for what the system refuses to a new process."""
 MARK = "ENCAMP_SLOT"
@@ -168,9 +170,10 @@ class SlotProcess:
     def ended(self) -> int | None:
         """Wait for a process that has ended, and end what it has left behind; its exit code."""
         self._wait()
-        if self.exit_code != 0 or self.in_a_call:
+        left_something = self.exit_code != 0 or self.in_a_call
+        self.close()  # first, for to look for processes takes descriptors, and there may be no more
+        if left_something:
             end_marked(MARK, self._mark)
-        self.close()
         return self.exit_code
 
     def printed(self) -> bytes:
@@ -204,9 +207,9 @@ class SlotProcess:
         self._wait(within)
         self.kill()
         well = self.exit_code == 0
+        self.close()
         if not well:
             end_marked(MARK, self._mark)
-        self.close()
         return well
 
     def close(self) -> None:
@@ -225,6 +228,11 @@ class SlotProcess:
 def slot_environment() -> dict[str, str]:
     """This process's environment, less what would make slots believe they were such."""
     return {name: text for name, text in os.environ.items() if not foreign(name)}
+
+
+def may_pass(exc: BaseException) -> bool:
+    """Whether the system has refused a process for want of what it may have a moment later."""
+    return isinstance(exc, OSError) and exc.errno in _MAY_PASS
 
 
 def last_words(text: bytes) -> str:

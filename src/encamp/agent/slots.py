@@ -7,6 +7,7 @@ supervisor, also inside a Dask worker's thread or an ipyparallel engine.
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import select
@@ -21,7 +22,7 @@ from typing import Any
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
 from encamp.agent.pickling import NotBegun, dump, load, load_failure, portable_error
-from encamp.agent.process import REFUSED, TRIES, SlotProcess
+from encamp.agent.process import REFUSED, TRIES, SlotProcess, may_pass
 from encamp.agent.protocol import (
     Answer,
     Ask,
@@ -261,13 +262,17 @@ class Slots:
                     if slot.alive:
                         return slot
                     slot.stop()
-        for pause in (*REFUSED, None):
+        return self._started(batch, own_mounts)
+
+    def _started(self, batch: str, own_mounts: bool) -> Slot:
+        """A new slot, also if the system refuses one for a moment."""
+        for tries in itertools.count(1):
             try:
                 return Slot(batch=batch, own_mounts=own_mounts)
-            except OSError as exc:  # there may be too many processes or files just now
-                if pause is None:
-                    raise SlotsCannotStart(socket.gethostname(), len(REFUSED), str(exc)) from exc
-                time.sleep(pause)
+            except OSError as exc:
+                if tries > len(REFUSED) or not may_pass(exc):
+                    raise SlotsCannotStart(socket.gethostname(), tries, str(exc)) from exc
+                time.sleep(REFUSED[tries - 1])
         raise AssertionError
 
     def run(

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small, load_small
+from encamp.agent.program import check_slots
 from encamp.agent.protocol import End, Orders, Received, encode
 from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
@@ -166,6 +167,8 @@ class Cluster:
         if key:
             controller.outbox.seal = Seal(key, engine.number)
         if engine.agent_here is not None:
+            if self._kind == "child":
+                check_slots()
             self._agent = Agent(engine.agent_here, self._pump, beside=True)
         try:
             engine.start(encode(orders))
