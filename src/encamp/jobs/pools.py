@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
+
+_ANSWER_WITHIN = 5.0
+"""Seconds that a server has to take a connection."""
 
 
 def one_worker_a_call(executor: Executor) -> Executor:
@@ -34,3 +38,42 @@ def hosts_elsewhere(executor: Executor) -> bool:
     """Whether it is of a cluster of our own, not all of whose slots are of this very process."""
     ours = sys.modules.get("encamp.executor.executor")
     return ours is not None and isinstance(executor, ours.Executor) and executor.cluster.spread
+
+
+def why_gone(executor: Executor) -> str | None:
+    """Why nothing will ever come back from an executor of another library; None if it may.
+
+    Pools of processes say so themselves; a client of a dead server mostly waits for another one.
+    """
+    client = getattr(executor, "_client", None)
+    distributed = sys.modules.get("distributed")
+    if distributed is not None and isinstance(client, distributed.Client):
+        return None if client.status == "running" else "the connection to its scheduler is lost"
+    ipyparallel = sys.modules.get("ipyparallel")
+    view = getattr(executor, "view", None)
+    if ipyparallel is not None and isinstance(view, ipyparallel.client.view.View):
+        return _why_controller_gone(view.client)
+    return None
+
+
+def _why_controller_gone(client: Any) -> str | None:
+    if getattr(client, "_closed", False):
+        return "its client is closed"
+    if not _answers(client._config.get("task", "")):
+        return "its controller does not answer"
+    return None if client.ids else "none of its engines is left"
+
+
+def _answers(url: str) -> bool:
+    """Whether somebody listens at a ZeroMQ address; true where that cannot be known."""
+    kind, _, place = url.partition("://")
+    host, _, port = place.rpartition(":")
+    try:
+        if kind == "tcp" and port.isdecimal():
+            socket.create_connection((host, int(port)), _ANSWER_WITHIN).close()
+        elif kind == "ipc":
+            with socket.socket(socket.AF_UNIX) as local:
+                local.connect(place)
+    except OSError:
+        return False
+    return True

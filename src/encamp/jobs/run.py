@@ -25,7 +25,6 @@ from encamp.engines.registry import launched
 from encamp.errors import (
     BadDestination,
     BadJob,
-    ClusterError,
     CommandNotFound,
     DiskFull,
     EncampError,
@@ -62,7 +61,7 @@ from encamp.jobs.lease import PREFIX, leases, new_lease
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.own_folder import OwnFolder
-from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call
+from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call, why_gone
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.work import Outcome, Work
@@ -95,6 +94,8 @@ MOST_LOSSES = 3
 """How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
 MOST_CHANGES = 3
 """How often a task is run again for inputs that changed meanwhile, whatever its retries."""
+SILENCE = 5.0
+"""Seconds without any result after which it is seen whether the executor is still there."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -215,6 +216,7 @@ class _Run:
                 check_for_hosts((*task.outputs, *task.on_failure))
         self.clock = Clock()
         self.workplaces = Workplaces(self.clock)
+        self._seen_gone = False
         self.over: EngineFailed | None = None
         """Why nothing can be run any more."""
         self.hopeless = self.stopping = False
@@ -267,8 +269,26 @@ class _Run:
                 self._begin(ready.popleft())
             self._check()
             if self.running:
-                self._take_in(self._arrivals())
+                arrivals = self._arrivals(SILENCE)
+                self._take_in(arrivals)
+                self._see_executor(silent=not arrivals)
             self._unpark()
+
+    def _see_executor(self, *, silent: bool) -> None:
+        """Give up what runs if nothing can come of it any more, seen twice."""
+        why = why_gone(self.executor) if silent else None
+        if why is None:
+            self._seen_gone = False
+        elif not self._seen_gone:
+            self._seen_gone = True
+        elif self.over is None:
+            self.over = self._gone(why)
+            self.running.clear()
+            self.futures.clear()  # nobody is there to cancel them
+
+    def _gone(self, why: str) -> EngineFailed:
+        library = type(self.executor).__module__.partition(".")[0]
+        return EngineFailed(library, f"{why}; what is done stays done, run again to go on")
 
     def _check(self) -> None:
         """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
@@ -334,7 +354,7 @@ class _Run:
             self.over = exc
             del self.running[name], self.depots[name]
             return
-        except (RuntimeError, ClusterError) as exc:  # broken, or shut down by its owner
+        except Exception as exc:  # noqa: BLE001 - broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
         self.futures.add(future)
@@ -420,7 +440,9 @@ class _Run:
         try:
             raised = future.exception()
         except CancelledError:
-            return Outcome(error=Abandoned())
+            if not self.stopping and self.over is None and (why := why_gone(self.executor)):
+                self.over = self._gone(why)
+            return Outcome(error=Abandoned(), lost=self.over is not None)
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
