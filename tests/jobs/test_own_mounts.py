@@ -5,6 +5,7 @@ Where the tests run as root, an interpreter that anybody may run is started as s
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -33,7 +34,24 @@ def python(somebody: str = NOBODY) -> list[str]:
     if os.geteuid() != 0:
         return [sys.executable]
     ids = [f"--reuid={somebody}", f"--regid={somebody}", "--clear-groups"]
-    return ["setpriv", *ids, "/usr/bin/python3"]
+    return ["setpriv", *ids, anybodys_python()]
+
+
+@functools.cache
+def anybodys_python() -> str:
+    """A Python that any user may run with what is installed here; root's own may be in /root."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    usual = [f"{folder}/{version}" for folder in ("/usr/local/bin", "/usr/bin")]
+    ids = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    for path in (*usual, sys.executable):
+        line = ["setpriv", *ids, path, "-c", MODULES]
+        with tempfile.TemporaryDirectory() as folder:
+            there = subprocess.run(
+                line, cwd="/", env=environment(Path(folder)), capture_output=True, check=False
+            )
+        if there.returncode == 0:
+            return path
+    return sys.executable
 
 
 def environment(base: Path) -> dict[str, str]:
