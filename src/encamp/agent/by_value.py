@@ -1,20 +1,55 @@
 """Pickles of code that has no name to be found by: cloudpickle's, and what that lacks.
 
 Functions that keep their results (`functools.cache`) are such: cloudpickle takes them by name,
-also those of scripts.
+also those of scripts. And tracebacks should say where code is from: cloudpickle calls its file
+``<dynamic-code>``, and has no lines of a notebook's cells, which are in no file.
 """
 
 from __future__ import annotations
 
 import io
+import linecache
 import sys
+from collections import ChainMap
 from collections.abc import Callable
 from functools import lru_cache, update_wrapper
-from typing import Any
+from pathlib import Path
+from types import CodeType
+from typing import Any, ClassVar
 
 import cloudpickle
 
 _CACHING = type(lru_cache(len))
+
+_NOWHERE = "<dynamic-code>"
+_reduced_code = cloudpickle.Pickler.dispatch_table[CodeType]
+
+
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    """cloudpickle's, with the name of its file, and its lines where they are in none."""
+    make, args = _reduced_code(code)
+    file = code.co_filename
+    is_file = not file.startswith("<") and Path(file).is_file()
+    if is_file and not file.startswith("/"):
+        file = str(Path(file).absolute())
+    args = tuple(file if arg == _NOWHERE else arg for arg in args)
+    lines = [] if is_file else _lines_of(code)
+    return (_with_lines, (args, file, code.co_firstlineno, lines)) if lines else (make, args)
+
+
+def _lines_of(code: CodeType) -> list[str]:
+    last = max((line for _, _, line in code.co_lines() if line), default=0)
+    return linecache.getlines(code.co_filename)[code.co_firstlineno - 1 : last]
+
+
+def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) -> CodeType:
+    """A code object, after its lines were put where tracebacks look for them."""
+    known = linecache.cache.get(file)
+    before = list(known[2]) if known is not None and len(known) == 4 else []
+    before += ["\n"] * (first - 1 + len(lines) - len(before))
+    before[first - 1 : first - 1 + len(lines)] = lines
+    linecache.cache[file] = len("".join(before)), None, before, file  # None: of no file, stays
+    return CodeType(*args)
 
 
 def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
@@ -26,6 +61,10 @@ def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None
 
 class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle's, which takes functions that keep results by value where it takes any so."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(
+        {CodeType: _reduce_code}, cloudpickle.Pickler.dispatch_table
+    )
 
     def reducer_override(self, obj: Any) -> Any:
         """See `pickle.Pickler.reducer_override`."""

@@ -50,6 +50,8 @@ from encamp.storage.place import Placed
 
 _SCARCE = 1 << 16
 """Bytes that must be free for a step's failure not to be put down to a full disk."""
+_OUR_OWN = str(Path(__file__).parents[1]) + os.sep
+"""Where code is that only led to a step."""
 TAIL = 4096
 """How many bytes of a log's end travel with the outcome."""
 
@@ -288,8 +290,9 @@ def _pickled(value: object) -> bytes | None:
 
 def _print_from_step(exc: BaseException) -> None:
     """The traceback into the log, from the step's own first frame on."""
-    outer = frames_of(exc)
-    inner = outer.tb_next if outer else None
+    inner = frames_of(exc)
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
+        inner = inner.tb_next
     sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
 
 
