@@ -27,11 +27,13 @@ from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
     NotBegun,
     NotImportable,
+    disclosed,
     dump,
     dump_as,
     dump_failure,
     dump_result,
     dump_small,
+    enclosed,
     load,
     load_small,
     words_of,
@@ -264,12 +266,13 @@ class Slot:
         self.running = -1
         talked = self.inbox or self._routes or self.lines or self._not_run
         unread = self._forget_messages() if talked else ()
-        result = encode((task, good, took, parts[0], len(parts) - 1))
-        if not self.calls or len(parts) > 1 or unread or not self.ledger.hold(result, now):
-            self.send_results(result, parts[1:], now)
-        for sender, payload in unread:  # the controller has them wait for it
+        payload, buffers = enclosed(parts)
+        result = encode((task, good, took, payload, len(buffers)))
+        if not self.calls or buffers or unread or not self.ledger.hold(result, now):
+            self.send_results(result, buffers, now)
+        for sender, letter in unread:  # the controller has them wait for it
             message = Message(task, sender)
-            self.port.send([encode(message), *payload], message)
+            self.port.send([encode(message), *letter], message)
 
     def hand_back(self) -> None:
         """Return the calls that wait, as this process ends."""
@@ -332,7 +335,7 @@ class Slot:
             function = self._functions[number]
             if not callable(function):
                 function = self._load(number)
-            args, kwargs = load([arguments, *buffers] if buffers else (arguments,))
+            args, kwargs = load(disclosed(arguments, buffers) if buffers else (arguments,))
             return called(function, args, kwargs)
         finally:
             self._task = None
@@ -346,7 +349,7 @@ class Slot:
             function = self._load(call[1])
             if made is not None:
                 made.give(function)
-        args, kwargs = load([call[2], *buffers])
+        args, kwargs = load(disclosed(call[2], buffers))
         if made is not None:  # what is no function itself comes as an argument of one
             for arg in args:
                 made.give(arg)

@@ -22,6 +22,10 @@ _PLAIN = frozenset({int, float, bool, str, type(None)})
 """Types whose values are pickled without any code of theirs, and have no buffers."""
 _UNDERSCORE = ord("_")
 """To look for one byte takes a tenth of the time."""
+_LARGE = 1 << 20
+"""Texts and bytes from this length on are kept beside the pickle, too, where they are at hand."""
+_ENCLOSED = 1 << 16
+"""Bytes of pickles that stand in an envelope; longer ones follow it, without another copy."""
 _MOST = 1000
 """Buffers that have parts of their own; a message cannot have any number of parts."""
 
@@ -30,7 +34,11 @@ def dump(value: object) -> Parts:
     """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
     kind = type(value)
     if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
-        return [pickle.dumps(value, 5)]
+        data = pickle.dumps(value, 5)
+        if len(data) < _LARGE:
+            return [data]
+    if kind in _MAY_BE_LARGE:
+        value = _relieved(value)
     buffers: Parts = []
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
@@ -52,6 +60,56 @@ def dump(value: object) -> Parts:
     return [dump_by_value(value, keep), *buffers]
 
 
+_MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
+
+
+def _relieved(value: Any) -> Any:
+    """The same with `_Beside` in the place of large texts and bytes."""
+    if type(value) is not tuple:
+        return _Beside(value) if len(value) >= _LARGE else value
+    # No bytearray, which may be in there again, and has to be the same then
+    large = {
+        id(item): _Beside(item)
+        for item in value
+        if type(item) in (str, bytes) and len(item) >= _LARGE
+    }
+    return tuple(large.get(id(item), item) for item in value) if large else value
+
+
+class _Beside:
+    """Pickled, a text or bytes without a copy: a pickle of its own would be one."""
+
+    def __init__(self, value: str | bytes | bytearray) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._value, str):
+            return _text, (pickle.PickleBuffer(self._value.encode("utf-8", "surrogatepass")),)
+        kind = bytes if isinstance(self._value, bytes) else _changeable
+        return kind, (pickle.PickleBuffer(self._value),)
+
+
+def _text(data: Buffer) -> str:
+    return str(data, "utf-8", "surrogatepass")
+
+
+def _changeable(data: Buffer) -> bytearray:
+    return data if isinstance(data, bytearray) else bytearray(data)
+
+
+def enclosed(parts: Parts) -> tuple[bytes, Parts]:
+    """What stands in an envelope of a value's parts, and what follows that; see `disclosed`.
+
+    A long pickle leaves nothing there: an envelope is copied more than once, and has a limit.
+    """
+    return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= _ENCLOSED else (b"", parts)
+
+
+def disclosed(payload: bytes, buffers: Parts) -> Parts:
+    """The parts of a value again."""
+    return [payload, *buffers] if payload else buffers
+
+
 def _keep_small(buffer: pickle.PickleBuffer) -> bool:
     if buffer.raw().nbytes < _SMALL:
         return True
@@ -60,6 +118,8 @@ def _keep_small(buffer: pickle.PickleBuffer) -> bool:
 
 def dump_small(value: object) -> bytes | None:
     """The pickle of ``value`` if that is all of it; None if `dump` has to see to it."""
+    if type(value) in _MAY_BE_LARGE and len(value) > _SMALL:  # type: ignore[arg-type]
+        return None
     try:
         data = pickle.dumps(value, 5, buffer_callback=_keep_small)
     except Exception:  # noqa: BLE001 - whatever its own code raises
@@ -70,8 +130,10 @@ def dump_small(value: object) -> bytes | None:
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
     """`dump` of both; quicker for numbers and the like, which most calls get."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
-        return [pickle.dumps((args, {}), 5)]
-    return dump((args, kwargs))
+        data = pickle.dumps((args, {}), 5)
+        if len(data) < _LARGE:
+            return [data]
+    return dump((_relieved(args), kwargs))
 
 
 def dump_as(what: str, value: object) -> Parts:

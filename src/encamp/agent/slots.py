@@ -21,7 +21,15 @@ from typing import Any
 
 from encamp.agent.calls import Setup
 from encamp.agent.child import Birth
-from encamp.agent.pickling import NotBegun, dump, load, load_failure, portable_error
+from encamp.agent.pickling import (
+    NotBegun,
+    disclosed,
+    dump,
+    enclosed,
+    load,
+    load_failure,
+    portable_error,
+)
 from encamp.agent.process import REFUSED, TRIES, SlotProcess, may_pass
 from encamp.agent.protocol import (
     Answer,
@@ -122,14 +130,14 @@ class Slot:
         process dies.
         """
         setup = pickle.dumps(Setup(tell_start=True, sys_path=sys_path))
-        work = pickle.dumps(((function, args), {}))
+        work, large = enclosed([pickle.dumps(((function, args), {}))])
         self._calls += 1
-        calls = encode_calls([(self._calls, 0, work, 0, setup)])
+        calls = encode_calls([(self._calls, 0, work, len(large), setup)])
         try:
             around = self._surroundings.now()
             new = b"" if around is self._around else around
             self._around = around
-            self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL])
+            self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL, *large])
             return self._wait(tick, on_message, on_tick, on_question)
         except BaseException:
             self.stop()
@@ -212,8 +220,8 @@ _CALL = pickle.dumps(_call)
 def _answer(envelope: Results, parts: Parts) -> Done | Raised:
     _, good, _, payload, _ = envelope.results[0]
     if good:
-        return Done(load([payload, *parts[1:]]))
-    error, text = load_failure([payload])
+        return Done(load(disclosed(payload, parts[1:])))
+    error, text = load_failure(disclosed(payload, parts[1:]))
     if type(error) is NotBegun:
         raise _NotTaken
     return Raised(error, text)

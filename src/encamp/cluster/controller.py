@@ -8,7 +8,6 @@ All of it runs in the thread that drives the pump.
 
 from __future__ import annotations
 
-import codecs
 import logging
 import pickle
 import time
@@ -24,8 +23,10 @@ from encamp.agent.pickling import (
     NotImportable,
     RemoteTraceback,
     Stopped,
+    disclosed,
     dump,
     dump_arguments,
+    enclosed,
     load,
     load_failure,
     name_of,
@@ -83,7 +84,6 @@ from encamp.errors import (
 from encamp.wire import Parts, own
 
 _log = logging.getLogger("encamp")
-_decoder = codecs.getincrementaldecoder("utf-8")
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
 
@@ -217,10 +217,10 @@ class Controller:
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
-            large = len(parts) - 1
-            calls.append((task.id, task._function.number, parts[0], large, setup))  # type: ignore[arg-type]
+            payload, large = enclosed(parts)
+            calls.append((task.id, task._function.number, payload, len(large), setup))
             if large:
-                buffers += own(parts[1:]) if self._shares_memory else parts[1:]
+                buffers += own(large) if self._shares_memory else large
         if calls:
             functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
@@ -335,7 +335,7 @@ class Controller:
             if good and payload == _NONE and not task._options.staged:
                 self.end(task, True, None)
             else:
-                self._result(task, place, good, [payload, *buffers])
+                self._result(task, place, good, disclosed(payload, buffers))
 
     def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
         if not good:
@@ -410,19 +410,15 @@ class Controller:
         task = self.tasks.get(envelope.task)
         if task is None:
             return
-        raw = envelope.text[max(0, task._told - envelope.start) :]
+        new = envelope.text[max(0, task._told - envelope.start) :]
         task._told = max(task._told, envelope.start + len(envelope.text))
-        new = ""
-        if self.follow is not None:
-            task._decoder = task._decoder or _decoder("replace")
-            new = task._decoder.decode(raw, envelope.last)
         if envelope.last:
-            task.output = (envelope.head + envelope.text).decode("utf-8", "replace")
-        else:
-            task.output += new
+            task.output = envelope.text.decode("utf-8", "replace")
+        elif new:
+            task.output += new.decode("utf-8", "replace")
         if new and self.follow is not None:
             try:
-                self.follow(task.id, new)
+                self.follow(task.id, new.decode("utf-8", "replace"))
             except Exception:  # noqa: BLE001 - it is a user's
                 _log.exception("the function that follows the output of tasks raised")
 
