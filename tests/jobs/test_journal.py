@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -143,3 +146,60 @@ def test_the_lock_and_the_files_are_given_back(tmp_path: Path) -> None:
     for _ in range(20):
         _written(tmp_path, _done("a"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def _state(journal: Journal) -> tuple[Any, ...]:
+    """All that a journal knows."""
+    known = (journal.done, journal.attempts, journal.earlier, journal.rescued, journal.left)
+    return copy.deepcopy(known)
+
+
+def _history(rng: random.Random) -> list[Record]:
+    """What runs may write, one after the other; some of them are killed."""
+    records: list[Record] = []
+    left: set[str] = set()
+    for number in range(1, 16):
+        task = rng.choice("abc")
+        paths = [f"/out/{name}" for name in rng.sample("uvwxyz", rng.randint(1, 3))]
+        if task in left:
+            records.append(
+                rng.choice([Record("joined", task, 1.0), Record("pruned", task, 1.0, paths=paths)])
+            )
+            left.discard(task)
+            continue
+        if rng.random() < 0.15:
+            records.append(Record("left", task, 1.0))
+            left.add(task)
+            continue
+        if rng.random() < 0.15:
+            records.append(Record("pruned", task, 1.0, paths=paths))
+            continue
+        records.append(Record("submitted", task, 1.0, number))
+        if rng.random() < 0.3:
+            records.append(Record("rescued", task, 1.0, paths=paths))
+        elif rng.random() < 0.8:
+            records.append(Record("publishing", task, 1.0, paths=paths))
+            if rng.random() < 0.7:
+                outputs = [
+                    Published(path, 3, number, "00", kept=rng.random() < 0.2) for path in paths
+                ]
+                report = replace(_done(task).report, outputs=outputs)  # type: ignore[type-var]
+                records.append(Record("done", task, 1.0, number, {"code": "11"}, report))
+    return records
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_it_knows_outlives_any_number_of_runs(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(3):
+        records = _history(rng)
+        journal = Journal(tmp_path)
+        with journal.writing():
+            for record in records:
+                journal.write(record)
+                assert _state(_read(tmp_path)) == _state(journal)
+        known = _state(journal)
+        for _ in range(2):
+            with Journal(tmp_path).writing():
+                pass
+            assert _state(_read(tmp_path)) == known
