@@ -203,3 +203,65 @@ def test_what_it_knows_outlives_any_number_of_runs(tmp_path: Path, seed: int) ->
             with Journal(tmp_path).writing():
                 pass
             assert _state(_read(tmp_path)) == known
+
+
+def _published(*names: str, kept: bool = False) -> list[Published]:
+    return [Published(f"/out/{name}", 3, 4, "00", kept=kept) for name in names]
+
+
+def _done_with(outputs: list[Published]) -> Record:
+    report = replace(_done("a").report, outputs=outputs)  # type: ignore[type-var]
+    return Record("done", "a", 1.0, 1, {"code": "11"}, report)
+
+
+def test_what_was_once_a_tasks_own_stays_so_until_it_is_pruned(tmp_path: Path) -> None:
+    again, x, y = Record("submitted", "a", 1.0, 1), "/out/x", "/out/y"
+    expected: list[tuple[Record, set[str], set[str]]] = [
+        # what is written, all that is its own, and what of that its last result has not
+        (Record("publishing", "a", 1.0, paths=[x]), {x}, {x}),
+        (_done_with(_published("x", "y")), {x, y}, set()),
+        (again, {x, y}, {x, y}),
+        (_done_with(_published("x") + _published("other", kept=True)), {x, y}, {y}),
+        (again, {x, y}, {x, y}),
+        (
+            Record("rescued", "a", 1.0, paths=["/out/left"]),
+            {x, y, "/out/left"},
+            {x, y, "/out/left"},
+        ),
+        (_done_with(_published("x", "y")), {x, y, "/out/left"}, {"/out/left"}),
+        (Record("pruned", "a", 1.0, paths=["/out/left"]), {x, y}, set()),
+    ]
+    for record, own, earlier in expected:
+        _written(tmp_path, record)
+        journal = _read(tmp_path)
+        assert (journal.own("a"), set(journal.earlier.get("a", ()))) == (own, earlier), record
+        assert ("a" in journal.rescued) == ("/out/left" in earlier)
+
+
+def test_a_task_that_has_left_is_forgotten_when_all_that_it_made_is_pruned(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.writing():
+        journal.write(_done_with(_published("x", "y")), Record("submitted", "b", 1.0, 1))
+        journal.note_tasks(["c"])
+        assert journal.left == {"a", "b"}
+        assert list(journal.current()) == []
+        journal.note_tasks(["c", "b"])
+        assert journal.left == {"a"}
+        journal.write(Record("pruned", "a", 1.0, paths=["/out/x"]))
+        assert (journal.left, journal.own("a")) == ({"a"}, {"/out/y"})
+        journal.write(Record("pruned", "a", 1.0, paths=["/out/y"]))
+        assert journal.tasks == {"b"}
+        assert journal.left == set()
+
+
+def test_reading_again_forgets_what_is_written_no_more(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    with journal.writing():
+        for record in _history(random.Random(3)):
+            journal.write(record)
+        journal.note_tasks(["none"])
+    journal.read()
+    assert all(_state(journal)[:1] + _state(journal)[2:]), "there is something of every kind"
+    (tmp_path / "journal.jsonl").write_bytes(b"")
+    journal.read()
+    assert not any(_state(journal))
