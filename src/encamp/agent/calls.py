@@ -6,8 +6,10 @@ is the `Port` through which messages come and go.
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -157,6 +159,11 @@ class Slot:
         self._tickets = count(int.from_bytes(os.urandom(7), "little"))
         self.ledger = Ledger()
         """Results that are not sent yet."""
+        self.leaves = False
+        """Whether its process is to end, and another to take its place."""
+        self.can_leave = False
+        self._reloads = 0
+        """Modules of the program that are known to have been loaded again."""
         self._around = b""
         """What is to be taken on before the next call."""
         self._initialized: dict[int, Initialized] = {}
@@ -242,8 +249,10 @@ class Slot:
             self.send_results()
             return False
         call, buffers = waiting
-        if self._around:
-            self._take_on()
+        if self._around and self._take_on():
+            self.leaves = self._not_run = True
+            self._ended(call[0], False, -1.0, _NOT_BEGUN)
+            return True
         task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
@@ -253,12 +262,20 @@ class Slot:
         self._ended(task, good, now - begun, parts)
         return True
 
-    def _take_on(self) -> None:
+    def _take_on(self) -> bool:
+        """Be surrounded as the program is; whether only another process can be."""
         from encamp.agent.surroundings import take_on  # most have nothing to take on
 
         told, self._around = self._around, b""
-        take_on(told)
+        around = take_on(told)
+        new, self._reloads = around.reloads[self._reloads :], len(around.reloads)
+        if new and self.ledger.count > 1 and self.can_leave:
+            return True  # it may have the old ones, and what others have taken from these
+        for name in new:
+            if name in sys.modules:
+                importlib.reload(sys.modules[name])
         self.alone.keep()
+        return False
 
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
         """Send a call's result, or hold it back; and what it has not read, if it did not begin."""

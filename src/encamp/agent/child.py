@@ -162,7 +162,7 @@ def main(birth: bytes) -> None:
     slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
     folder = str(Path.cwd()) if born.folder != "/" else "/"
     slot.alone = _Alone(folder)
-    slot.ledger = Ledger(born.ledger)
+    slot.ledger, slot.can_leave = Ledger(born.ledger), True
     if born.capture:
         slot.ended = _Printed(port, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
@@ -170,7 +170,7 @@ def main(birth: bytes) -> None:
     _print_to(born.streams)
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
-        while not (_State.stopping or _State.spoilt):
+        while not (_State.stopping or _State.spoilt or slot.leaves):
             if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
                 break
     _State.stopping = True  # from here on nothing is interrupted

@@ -54,7 +54,8 @@ class Ledger:
         """Number of the first of these."""
         self._begin = self._end = 0
         self._sent = 0.0
-        self._begun = 0
+        self.count = 0
+        """Calls that have begun."""
         if fd >= 0:
             memory = mmap.mmap(fd, SIZE + _WORD)
             os.close(fd)
@@ -68,9 +69,9 @@ class Ledger:
 
     def begin_call(self) -> None:
         """Note that one more call begins."""
-        self._begun += 1
+        self.count += 1
         if self._begin:
-            self._words[SIZE // _WORD] = self._begun
+            self._words[SIZE // _WORD] = self.count
 
     def hold(self, result: bytes, now: float) -> bool:
         """Keep a result for later; False if it is time to send it, and all that is held."""

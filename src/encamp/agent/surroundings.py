@@ -7,8 +7,10 @@ task's output.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,6 +18,7 @@ import msgspec
 
 _LOOK_AGAIN = 0.02
 """Seconds after which all loggers are looked at again, though the root logger is the same."""
+_LIBRARY = str(Path(os.__file__).parent)
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
 
 
@@ -46,6 +49,8 @@ class Around(msgspec.Struct, array_like=True, frozen=True):
     """Whether warnings are logged."""
     key: bytes = b""
     """What processes of `multiprocessing` know each other by."""
+    reloads: list[str] = []
+    """Modules that the program has loaded again, each as often as it has."""
 
 
 _NOTHING = Around()
@@ -57,23 +62,56 @@ class Surroundings:
     def __init__(self, *, key: bool) -> None:
         self._key = key
         self._told = b""
+        self._reloads = Reloads()
         self._quick: object = None
         self._looked = 0.0
 
     def now(self) -> bytes:
         """What is to be told to a slot; the same object as long as it is the same."""
-        quick, now = _quick_look(), time.monotonic()
+        quick, now = (*_quick_look(), len(self._reloads.look())), time.monotonic()
         if quick != self._quick or now - self._looked > _LOOK_AGAIN:
             self._quick, self._looked = quick, now
-            around = _look(key=self._key)
+            around = msgspec.structs.replace(_look(key=self._key), reloads=self._reloads.look())
             told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
             if told != self._told:
                 self._told = told
         return self._told
 
 
-def take_on(told: bytes) -> None:
-    """Be surrounded so."""
+class Reloads:
+    """The program's own modules that were loaded again, by `importlib.reload` or %autoreload."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, Any] = {}
+        """Those of modules that were met. (They are kept, so that none has the id of another.)"""
+        self._count = 0
+        self._reloads: list[str] = []
+        self.look()
+
+    def look(self) -> list[str]:
+        """The names, in the order in which they were seen to be loaded again."""
+        if len(sys.modules) != self._count:
+            self._count = len(sys.modules)
+            for name, module in list(sys.modules.items()):
+                if name not in self._specs and _is_own(module):
+                    self._specs[name] = module.__spec__
+        for name, known in self._specs.items():
+            spec = getattr(sys.modules.get(name), "__spec__", known)
+            if spec is not known:
+                self._specs[name] = spec
+                self._reloads = [*self._reloads, name]
+        return self._reloads
+
+
+def _is_own(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or getattr(module, "__spec__", None) is None:
+        return False
+    return "site-packages" not in file and not file.startswith(_LIBRARY)
+
+
+def take_on(told: bytes) -> Around:
+    """Be surrounded so. What was loaded again is for the caller to see to."""
     around = msgspec.msgpack.decode(told, type=Around)
     if around.loggers or around.disabled or "logging" in sys.modules:
         _log_as(around)
@@ -81,13 +119,14 @@ def take_on(told: bytes) -> None:
         from multiprocessing import current_process
 
         current_process().authkey = around.key
+    return around
 
 
-def _quick_look() -> object:
+def _quick_look() -> tuple[object, ...]:
     logging = sys.modules.get("logging")
     modules = "multiprocessing.connection" in sys.modules
     if logging is None:
-        return modules
+        return (modules,)
     root = logging.root
     return modules, root.level, root.handlers[:], root.manager.disable, len(root.manager.loggerDict)
 
