@@ -48,17 +48,53 @@ def free_middle_of(file: Path, most: int) -> None:
                 os.close(fd)
 
 
+def ends_of(fd: int, most: int, hint: str) -> tuple[bytes, bytes]:
+    """A file's text in two parts, of ``most`` bytes together; the first ends with a mark.
+
+    The first is empty where the file has no more than that. No character is cut apart.
+    """
+    size, half = os.fstat(fd).st_size, most // 2
+    if size <= most:
+        return b"", os.pread(fd, size, 0)
+    head, tail = _whole_at_end(os.pread(fd, half, 0)), os.pread(fd, half, size - half)
+    tail = whole_at_start(tail)
+    return head + _mark(size - len(head) - len(tail), size, hint), tail
+
+
+def whole_at_start(text: bytes) -> bytes:
+    """Text without the rest of a character at its beginning (UTF-8)."""
+    cut = 0
+    while cut < min(3, len(text)) and text[cut] & 0xC0 == 0x80:
+        cut += 1
+    return text[cut:]
+
+
+def _whole_at_end(text: bytes) -> bytes:
+    """Text without the beginning of a character at its end."""
+    for back in range(1, min(3, len(text)) + 1):
+        byte = text[-back]
+        if byte >= 0xC0:
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            return text[:-back] if length > back else text
+        if byte < 0x80:
+            break
+    return text
+
+
+def _mark(left_out: int, size: int, hint: str) -> bytes:
+    return f"\n[encamp: {left_out} of {size} bytes are left out here; {hint}]\n".encode()
+
+
 def cut(file: Path, most: int, hint: str) -> None:
     """Leave out the middle of a file of more than ``most`` bytes; a line in its place says so."""
     size, half = file.stat().st_size, most // 2
     if size <= most:
         return
     left_out = size - 2 * half
-    mark = f"\n[encamp: {left_out} of {size} bytes are left out here; {hint}]\n"
     new = file.with_name(f"{file.name}.cut")
     with file.open("rb") as old, new.open("wb") as kept:
         kept.write(old.read(half))
-        kept.write(mark.encode())
+        kept.write(_mark(left_out, size, hint))
         old.seek(size - half)
         shutil.copyfileobj(old, kept)
     new.replace(file)

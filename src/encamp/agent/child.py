@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from encamp.agent.bounded import ends_of, free_middle
 from encamp.agent.calls import Slot
 from encamp.agent.files import limit_files
 from encamp.agent.isolation import put_back
@@ -57,15 +58,16 @@ if TYPE_CHECKING:
     from psutil import Process
 
 T = TypeVar("T")
-KEPT_OUTPUT = 1 << 20
-"""Bytes of what a task prints that are kept, from its end."""
+OUTPUT_HINT = "Cluster(output_limit=...) keeps more"
 _LOOK_ON = 0.0001
 _LEAVE_WITHIN = 2.0
 """Seconds that what Python does at a program's end may take."""
 _LOOK_AGAIN = 0.05
 """Seconds after which a thread that waits for another one sees for itself."""
 _FOLLOW = 0.1
-"""Seconds between looks at what a task has printed, where that is wanted."""
+"""Seconds between looks at what a task has printed."""
+_LOOK = 1.0
+"""Seconds between looks whether a task runs, which might print."""
 
 
 class Birth(msgspec.Struct, array_like=True):
@@ -88,6 +90,8 @@ class Birth(msgspec.Struct, array_like=True):
     """Seconds after which a slot that nobody uses ends itself."""
     capture: bool = False
     follow: bool = False
+    output: int = 1 << 20
+    """Bytes of what a task prints that are kept, half of them from its beginning."""
 
 
 class _State:
@@ -164,7 +168,7 @@ def main(birth: bytes) -> None:
     slot.alone = _Alone(folder)
     slot.ledger, slot.can_leave = Ledger(born.ledger), True
     if born.capture:
-        slot.ended = _Printed(port, follow=born.follow).ended
+        slot.ended = _Printed(port, born.output, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
     _print_to(born.streams)
@@ -316,6 +320,7 @@ class _Sockets:
         signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
         self.said = Writer(self._control)
         self.follow: Callable[[], None] | None = None
+        self.look: Callable[[], None] | None = None
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until its socket has taken everything."""
@@ -480,12 +485,19 @@ class _Sockets:
         with suppress(EOFError, OSError):
             while True:
                 poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
-                if not poll.poll(_FOLLOW * 1000 if self.follow else None) and self.follow:
-                    self.follow()
+                pause = _LOOK if self.follow is None and self.slot.running < 0 else _FOLLOW
+                if not poll.poll(pause * 1000 if self.look is not None else None):
+                    self._see()
                 self.said.flush()
                 for parts in reader.read():
                     self._recall(decode(parts[0]))
         _end()
+
+    def _see(self) -> None:
+        if self.follow is not None:
+            self.follow()
+        if self.look is not None and self.slot.running >= 0:
+            self.look()
 
     def _recall(self, order: Recall) -> None:
         # The main thread may be deep in a call: what it has not read yet is read here.
@@ -517,15 +529,14 @@ def _end() -> None:
 class _Printed:
     """What tasks print to descriptors 1 and 2, which are one file, empty before each task."""
 
-    def __init__(self, port: _Sockets, *, follow: bool) -> None:
-        self._port = port
+    def __init__(self, port: _Sockets, most: int, *, follow: bool) -> None:
+        self._port, self._most = port, most
         self._lock = threading.Lock()
         self._told = 0
         self._fd = os.dup(1)
         """The file, whatever a call makes of its descriptors."""
         self._flush = ctypes.CDLL(None).fflush
-        if follow:
-            port.follow = self._follow
+        port.look, port.follow = self._look, self._follow if follow else None
 
     def ended(self, task: int) -> None:
         """Send what a task printed, and empty the file."""
@@ -540,11 +551,16 @@ class _Printed:
         size = os.lseek(self._fd, 0, os.SEEK_END)
         if size:
             with self._lock:
-                start = max(0, size - KEPT_OUTPUT)
-                text = os.pread(self._fd, size - start, start)
+                head, text = ends_of(self._fd, self._most, OUTPUT_HINT)
                 os.ftruncate(self._fd, 0)
                 self._told = 0
-            self._port.send([encode(Said(self._port.slot.number, task, start, text, True))])
+            number, start = self._port.slot.number, size - len(text)
+            self._port.send([encode(Said(number, task, start, text, True, head))])
+
+    def _look(self) -> None:
+        """Give back to the disk what is not kept of much output."""
+        with self._lock:
+            free_middle(self._fd, self._most // 2, self._most // 2)
 
     def _follow(self) -> None:
         """Send on what the running task has printed since the last time."""
@@ -553,7 +569,7 @@ class _Printed:
             size, task = os.fstat(self._fd).st_size, slot.running
             if task < 0 or size <= self._told:
                 return
-            start = max(self._told, size - KEPT_OUTPUT)
+            start = max(self._told, size - self._most)
             text = os.pread(self._fd, size - start, start)
             self._told = size
         self._port.said.send([encode(Said(slot.number, task, start, text, False))])

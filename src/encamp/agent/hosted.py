@@ -26,6 +26,7 @@ from encamp.agent.protocol import (
     Link,
     ManyResults,
     Message,
+    Orders,
     Recall,
     Results,
     Run,
@@ -105,6 +106,7 @@ class ProcessSlot(Hosted):
             own_mounts=os.geteuid() != 0,
             capture=True,
             follow=orders is not None and orders.follow,
+            output=(orders or Orders()).output,
         )
         self._life = 0
         self._number = 0

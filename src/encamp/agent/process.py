@@ -16,7 +16,8 @@ from secrets import token_hex
 import msgspec
 
 from encamp.agent import ledger
-from encamp.agent.child import KEPT_OUTPUT, Birth
+from encamp.agent.bounded import ends_of
+from encamp.agent.child import OUTPUT_HINT, Birth
 from encamp.agent.files import files_of_others, need_files
 from encamp.agent.processes import end_descendants, end_marked
 from encamp.agent.program import slot_command
@@ -177,11 +178,8 @@ class SlotProcess:
         return self.exit_code
 
     def printed(self) -> bytes:
-        """The end of what the running task has printed."""
-        fd = self._output.fileno()
-        size = os.fstat(fd).st_size
-        start = max(0, size - KEPT_OUTPUT)
-        return os.pread(fd, size - start, start)
+        """What the running task has printed, as far as it is kept."""
+        return b"".join(ends_of(self._output.fileno(), self.birth.output, OUTPUT_HINT))
 
     def ask_to_stop(self) -> None:
         """Interrupt what runs by `Stopped`; the process ends when it has cleared up."""

@@ -47,6 +47,8 @@ class Orders(Envelope, tag=0):
     """Whether to send what tasks print while they run."""
     lonely: float = 0.0
     """Seconds of silence after which the controller is taken to be gone; 0: never."""
+    output: int = 1 << 20
+    """Bytes of a task's output that are kept."""
 
 
 class Hello(Envelope, tag=1):
@@ -165,6 +167,8 @@ class Said(Envelope, tag=8):
     start: int
     text: bytes
     last: bool
+    head: bytes = b""
+    """What is kept of all before ``start``, with a mark; for the last one."""
 
 
 class Told(Envelope, tag=9):

@@ -27,7 +27,7 @@ from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
-from encamp.cluster.options import PLAIN, Options, SpawnOptions
+from encamp.cluster.options import PLAIN, Options, SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.scheduler import Place
 from encamp.cluster.table import table
@@ -100,6 +100,9 @@ class Cluster:
     follow
         True to print what tasks print while they run, or a function that gets the task's id and
         the text.
+    output_limit
+        Bytes of what a task prints that are kept, or text like "20 MiB": half of them from its
+        beginning, half from its end; a line says what is left out.
     start_timeout
         Seconds to wait for the engine's hosts.
     options
@@ -118,6 +121,7 @@ class Cluster:
         inline: bool | Literal["threads"] = False,
         startup_dir: str | Path | None = None,
         follow: bool | Callable[[int, str], None] = False,
+        output_limit: int | str = "1 MiB",
         start_timeout: float = 60.0,
         **options: Any,
     ) -> None:
@@ -126,6 +130,7 @@ class Cluster:
         if slots is not None:
             options["slots"] = whole("slots", slots, 1)
         folder, told = _folder(startup_dir), _follower(follow)
+        output = bytes_of("output_limit", output_limit, 1 << 10)
         open_standard_streams()
         end = open_end(engine, **options)
         if not isinstance(end, Engine):
@@ -145,12 +150,12 @@ class Cluster:
         self._process = os.getpid()
         self._numbers = itertools.count(1)
         self._agent: Agent | None = None
-        self._start(folder, start_timeout)
+        self._start(folder, start_timeout, output)
         _OPEN.add(self)
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # again, so that it comes before what the engine has registered
 
-    def _start(self, folder: str, timeout: float) -> None:
+    def _start(self, folder: str, timeout: float, output: int) -> None:
         engine, controller = self._engine, self._controller
         if self._kind == "inline":
             engine.one_slot_each()
@@ -163,6 +168,7 @@ class Cluster:
             key=key,
             follow=controller.follow is not None,
             lonely=LONELY if self._beats else 0.0,
+            output=output,
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)

@@ -8,6 +8,7 @@ All of it runs in the thread that drives the pump.
 
 from __future__ import annotations
 
+import codecs
 import logging
 import pickle
 import time
@@ -84,6 +85,7 @@ from encamp.errors import (
 from encamp.wire import Parts, own
 
 _log = logging.getLogger("encamp")
+_decoder = codecs.getincrementaldecoder("utf-8")
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
 
@@ -410,15 +412,19 @@ class Controller:
         task = self.tasks.get(envelope.task)
         if task is None:
             return
-        new = envelope.text[max(0, task._told - envelope.start) :]
+        raw = envelope.text[max(0, task._told - envelope.start) :]
         task._told = max(task._told, envelope.start + len(envelope.text))
+        new = ""
+        if self.follow is not None:
+            task._decoder = task._decoder or _decoder("replace")
+            new = task._decoder.decode(raw, envelope.last)
         if envelope.last:
-            task.output = envelope.text.decode("utf-8", "replace")
-        elif new:
-            task.output += new.decode("utf-8", "replace")
+            task.output = (envelope.head + envelope.text).decode("utf-8", "replace")
+        else:
+            task.output += new
         if new and self.follow is not None:
             try:
-                self.follow(task.id, new.decode("utf-8", "replace"))
+                self.follow(task.id, new)
             except Exception:  # noqa: BLE001 - it is a user's
                 _log.exception("the function that follows the output of tasks raised")
 

@@ -149,11 +149,18 @@ def _check_flag(what: str, value: object) -> None:
         raise BadJob(what, f"must be True or False, not {value!r}")
 
 
+def bytes_of(what: str, given: int | str, least: int) -> int:
+    """A number of bytes that was given so, or as text. Raises `BadJob`."""
+    if isinstance(given, str):
+        if (size := parse_size(given)) is None:
+            raise BadJob(what, f"{given!r} is no size; write it like '2 GiB'")
+        given = size
+    return whole(what, given, least)
+
+
 def _bytes(memory: int | str) -> int:
     if isinstance(memory, str):
-        if (size := parse_size(memory)) is None:
-            raise BadJob("memory", f"{memory!r} is no size; write it like '2 GiB'")
-        return size
+        return bytes_of("memory", memory, 0)
     return whole("memory", memory, 0)
 
 

@@ -62,9 +62,9 @@ class Task(Future[Any]):
     """A call on a cluster, and what comes of it.
 
     All that a `concurrent.futures.Future` has, and: ``id``, a number that messages are sent to;
-    ``host`` and ``slot`` where it runs or ran (None before); ``output``, what it has printed (its
-    last mebibyte); `kill`. It can be awaited. An error that the call raised comes as itself, with
-    a `RemoteTraceback` as its cause.
+    ``host`` and ``slot`` where it runs or ran (None before); ``output``, what it has printed (a
+    mebibyte of it, see `Cluster`); `kill`. It can be awaited. An error that the call raised comes
+    as itself, with a `RemoteTraceback` as its cause.
     """
 
     host: str | None = None
@@ -78,6 +78,8 @@ class Task(Future[Any]):
     """Whether it is to be cancelled if its slot gives it back."""
     _place: Any = None
     _devices: tuple[str, ...] = ()
+    _decoder: Any = None
+    """Of what it prints while it runs: characters may come in parts."""
     _told = 0
     """Bytes of its output that were told."""
     _heavy = False
