@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from mpi_agent import echoed, take
 from mpis import FOLDER, MPIS, launcher_of
 
+from conftest import need
 from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
 from encamp.engines.mpi import launched
@@ -351,3 +353,21 @@ def test_ranks_know_that_a_launcher_has_started_them(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert launched() is are_ranks
+
+
+@pytest.mark.parametrize("mpi", MPIS)
+def test_shared_memory_that_is_too_small_is_named_in_one_sentence(mpi: str, here: Path) -> None:
+    """As in containers, which have 64 MiB of it, or less; this one has a page."""
+    launcher_of(mpi)
+    need("root, for a name space with another /dev/shm", os.geteuid() == 0)
+    script = f"import encamp\nencamp.Cluster('mpi', slots=2, mpi={mpi!r}, restarts=0)\n"
+    small = (
+        f"mount -t tmpfs -o size=4k none /dev/shm && exec {sys.executable} -c {shlex.quote(script)}"
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", small], capture_output=True, text=True, timeout=110
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert "EngineFailed" in last
+    assert "/dev/shm, by which ranks of one host talk, has 0.0 MiB free" in last
+    assert len(last) < 300

@@ -49,6 +49,14 @@ DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 END_WITHIN = 7.0
 """Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
 _ASKED_WITHIN = 3.0
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - this is where it is
+_EACH = 32 << 20
+"""Bytes of it that a rank may need."""
+_SHORT_OF_MEMORY = re.compile(
+    r"Bus error|signal 7\b|EXIT CODE: 7\b|No space left|shared memory|BTLs attempted: self",
+    re.IGNORECASE,
+)
+"""What MPIs say where they got none."""
 _TAIL = 2000
 _START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
@@ -266,7 +274,7 @@ class Job:
     """A running job. Ended by force by `end`, wherever its launcher left something behind."""
 
     def __init__(self, plan: Plan, folder: Path, home: str) -> None:
-        self._mark = home
+        self._mark, self._ranks = home, plan.ranks
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             plan.command(folder),
@@ -299,6 +307,8 @@ class Job:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
         text = re.sub(r"[-=*\s]*\n[-=*\s]*", "; ", self._log.read().decode(errors="replace"))
         how = "was ended" if code is None else f"ended with exit status {code}"
+        if _SHORT_OF_MEMORY.search(text) and (why := short_of_shared_memory(self._ranks)):
+            return f"the MPI job {how}: {why}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
     def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
@@ -333,6 +343,21 @@ class Job:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=_ASKED_WITHIN)
+
+
+def short_of_shared_memory(ranks: int) -> str:
+    """What to do about a /dev/shm that is too small for so many ranks; empty if it is not."""
+    what = f"{_SHARED_MEMORY}, by which ranks of one host talk,"
+    if not os.access(_SHARED_MEMORY, os.W_OK):
+        return f"{what} is not there or cannot be written to; mount one"
+    there = os.statvfs(_SHARED_MEMORY)
+    free, need = there.f_bavail * there.f_frsize, ranks * _EACH
+    if free >= need:
+        return ""
+    return (
+        f"{what} has {free / 2**20:.1f} MiB free, and {ranks} ranks may need {need >> 20} MiB; "
+        "make it larger (in a container: --shm-size=1g)"
+    )
 
 
 def _nothing() -> None: ...
