@@ -28,7 +28,8 @@ power cut. Results, logs and a report are in the job's destination.
 \b
   encamp run opamp.toml                 run a job file
   encamp run survey.py strips/2026      run a script, with arguments of its own
-  encamp run --dry-run opamp.toml       only say what would run, and why
+  encamp run --dry-run opamp.toml       only say what would run, and why; a script
+                                        runs up to its first job with something to do
   encamp run -e mpi -n 4 opamp.toml     run on four ranks of MPI
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
 

@@ -9,8 +9,9 @@ import traceback
 from pathlib import Path
 
 from encamp.engines.registry import engine_module
-from encamp.errors import BadJob, EncampError
+from encamp.errors import BadJob, EncampError, printable
 from encamp.jobs.console import console_progress
+from encamp.jobs.dry import DryRunEnds
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
 
@@ -21,6 +22,11 @@ _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inlin
 _SAID_OTHERWISE = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile": "--hostfile",
                    "to": "--to"}  # fmt: skip
 """Options that the command has, under these names."""
+
+
+_DRY_RUN_ENDS = (
+    "the dry run of the script ends here: what follows needs the results of the job {job}"
+)
 
 
 def run_command(
@@ -48,6 +54,7 @@ def run_command(
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
         _engine_options(hosts, hostfile, more),
+        for_script=path.suffix != ".toml",
     )
     token = current.set(options)
     try:
@@ -107,6 +114,8 @@ def _run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     sys.path.insert(0, str(path.resolve().parent))
     try:
         runpy.run_path(str(path), run_name="__main__")
+    except DryRunEnds as end:
+        print(_DRY_RUN_ENDS.format(job=printable(end.job)))  # noqa: T201 - the command's answer
     except EncampError:
         raise
     except Exception as exc:  # noqa: BLE001 - a script may raise what it likes

@@ -14,6 +14,7 @@ from encamp.jobs.last_report import last_check
 from encamp.jobs.lease import leases
 from encamp.jobs.report import read_report
 from encamp.model import JobReport
+from encamp.storage.process import facts_from
 
 
 def status_command(destination: Path) -> None:
@@ -44,7 +45,7 @@ def _status(folder: Path) -> None:
     report = folder / "report.json"
     for _, facts in leases(folder):
         who = f"process {facts.get('pid')} on {facts.get('host')}"
-        if _locked(folder):
+        if _locked(folder) and not _known_dead(facts):
             _say(f"{name}: being run by {who}; {done} done so far")
         else:
             _say(f"{name}: {done} done; the last run, by {who}, was killed; run again to go on")
@@ -57,6 +58,11 @@ def _status(folder: Path) -> None:
 
 def _tasks(count: int) -> str:
     return "1 task" if count == 1 else f"{count} tasks"
+
+
+def _known_dead(facts: object) -> bool:
+    owner = facts_from(facts)
+    return owner is not None and owner.known_dead
 
 
 def _locked(folder: Path) -> bool:

@@ -47,7 +47,17 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
         job, [reports[name] for name in job.tasks], clock, "dry run", False, orphans.warnings
     )
     progress.finished(report)
+    if options.for_script and report.count("to do"):
+        raise DryRunEnds(job.name)
     return report
+
+
+class DryRunEnds(SystemExit):
+    """Ends a script: what follows would work on results that are not there."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(0)
+        self.job = job
 
 
 def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:

@@ -142,7 +142,8 @@ class Job:
         force
             Run everything, also what is up to date.
         dry_run
-            Only say in the report what would run, and why.
+            Only say in the report what would run, and why. ``encamp run --dry-run`` ends a script
+            with SystemExit at its first job that has something to do.
         keep
             Which task folders to keep for looking into: "never", "failed" or "always".
         check
@@ -165,7 +166,7 @@ class Job:
             "workers": slots,
             "engine": engine,
             "force": force,
-            "dry_run": dry_run,
+            "dry_run": dry_run or None,  # a script does not overrule the command
             "keep": keep,
             "progress": progress,
             "engine_options": engine_options or None,

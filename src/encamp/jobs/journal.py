@@ -7,9 +7,7 @@ the disk before it is believed, and nothing in it is ever executed.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from encamp.errors import BadDestination, JobBusy
-from encamp.jobs.lease import leases
+from encamp.errors import printable
+from encamp.jobs.alone import alone, refusals
 from encamp.model import Published, TaskReport
 from encamp.storage.disk import disk_full
 
@@ -60,6 +58,8 @@ class Journal:
         """Of these, what was rescued from a failure."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""
+        self.has_locks = True
+        """Whether a lock keeps other runs out; known while it is open for writing."""
         self._fd = -1
 
     def read(self) -> None:
@@ -68,6 +68,15 @@ class Journal:
             part.clear()
         for record in _records(self.folder / "journal.jsonl"):
             self._take_in(record)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What its disk cannot do that runs rely on."""
+        if self.has_locks:
+            return []
+        disk = f"the disk of {printable(self.folder)} has no locks"
+        why = "another run of the job is noticed by its signs of life only"
+        return [f"{disk}: {why}; do not start two at the same time"]
 
     def own(self, task: str) -> set[str]:
         """All final names that were ever this task's."""
@@ -146,12 +155,13 @@ class Journal:
 
         Raises `JobBusy`, or `BadDestination` or `DiskFull` if the job's folder cannot be written.
         """
-        with _refusals(self.folder):
+        with refusals(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "logs").mkdir(exist_ok=True)
-        with _alone(self.folder):
+        with alone(self.folder) as locked:
+            self.has_locks = locked
             self.read()
-            with _refusals(self.folder):
+            with refusals(self.folder):
                 self._compact()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
@@ -220,16 +230,6 @@ def _as_records(
         yield Record("earlier", task, 0.0, files=known)
 
 
-@contextmanager
-def _refusals(folder: Path) -> Iterator[None]:
-    """What the disk refuses, by name."""
-    try:
-        yield
-    except OSError as exc:
-        why = (exc.strerror or str(exc)).lower()
-        raise (disk_full(exc, folder, 1) or BadDestination(str(folder), why)) from exc
-
-
 def _encoded(record: Record) -> bytes:
     return msgspec.json.encode(escaped(msgspec.to_builtins(record)))
 
@@ -276,47 +276,3 @@ def _records(path: Path) -> Iterator[Record]:
             if b"\\u0000hex:" in line:
                 value = _unescaped(value)
             yield msgspec.convert(value, Record)
-
-
-_open_here: set[Path] = set()
-_entrance = threading.Lock()
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Be the only run of the job in ``folder``.
-
-    A record lock (fcntl(2)): it goes with the process, also over a network disk, and a forked
-    worker does not inherit it. Within a process the set of open folders stands in for it.
-    """
-    real = folder.resolve()
-    with _entrance:
-        if real in _open_here:
-            raise JobBusy(str(folder), "this process")
-        _open_here.add(real)
-    try:
-        with _refusals(folder):
-            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            _lock(fd, folder)
-            yield
-        finally:
-            os.close(fd)
-    finally:
-        _open_here.discard(real)
-
-
-def _lock(fd: int, folder: Path) -> None:
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        raise JobBusy(str(folder), _owner(folder)) from None
-    except OSError:
-        pass  # a disk without locks: its users must see to it themselves
-
-
-def _owner(folder: Path) -> str:
-    for _, facts in leases(folder):
-        if facts:
-            return f"process {facts.get('pid')} on {facts.get('host')}"
-    return "another process"

@@ -9,6 +9,8 @@ it runs: nobody would publish it.
 from __future__ import annotations
 
 import json
+import os
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,31 @@ from encamp.storage.process import ProcessFacts, this_process
 from encamp.storage.roots import Portable, local, portable
 
 PREFIX = "running-"
+
+
+class Beats:
+    """Touches a file as long as this process lives, for those who cannot see the process."""
+
+    EVERY = 2.0
+    """Seconds between two touches."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="encamp-beats", daemon=True)
+
+    def __enter__(self) -> Beats:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.EVERY):
+            with suppress(OSError):
+                os.utime(self._file)
 
 
 @dataclass(frozen=True)

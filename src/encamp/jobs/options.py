@@ -24,6 +24,8 @@ class Options:
     """None: a live display where standard error is a terminal, nothing elsewhere."""
     engine: str = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
+    for_script: bool = False
+    """Whether `encamp run` runs a script, which a dry run ends where there is something to do."""
 
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039

@@ -57,7 +57,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.keys import why_run
 from encamp.jobs.last_report import keep_report
-from encamp.jobs.lease import PREFIX, leases, new_lease
+from encamp.jobs.lease import PREFIX, Beats, leases, new_lease
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.own_folder import OwnFolder
@@ -83,7 +83,7 @@ from encamp.storage.publish import (
     publish,
 )
 from encamp.storage.remote import is_url
-from encamp.storage.roots import local_storage, portable
+from encamp.storage.roots import local, local_storage, portable
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -123,7 +123,8 @@ def run_job(
         if not together:
             pool, workers = stack.enter_context(_pool(executor, options))
         run = _Run(job, prepared, journal, pool, workers, options, shielded, interrupts)
-        report = run.run()
+        with Beats(local(run.lease.file)):
+            report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
     return report
@@ -604,7 +605,7 @@ class _Run:
             self.clock,
             self._executor_name(),
             interrupted,
-            self.orphans.warnings,
+            [*self.journal.warnings, *self.orphans.warnings],
         )
         write_manifest(self.job, tasks)
         for_disk = [replace(task, value=as_json(task.value)) for task in tasks]

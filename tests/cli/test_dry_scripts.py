@@ -1,0 +1,51 @@
+"""A dry run of a script ends where results would be needed that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from console_command import encamp
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import encamp
+
+def job(name, line="true"):
+    job = encamp.Job(name, to="out")
+    job.add("task", "touch x", outputs={{"x": name}})
+    return job.run(slots=1{options})
+
+try:
+    job("one")
+    Path("after-one").touch()
+    assert Path("out/one/x").exists()
+    job("two")
+finally:
+    Path("finally").touch()
+print("end of the script")
+"""
+
+
+@pytest.mark.parametrize("options", ["", ", dry_run=False"])
+def test_it_goes_as_far_as_the_results_do(here: Path, options: str) -> None:
+    (here / "jobs.py").write_text(SCRIPT.format(options=options))
+    dry = encamp("run", "--dry-run", "jobs.py")
+    assert (dry.status, dry.err) == (0, "")
+    assert dry.out.splitlines() == [
+        "to do       task  (it was not done before)",
+        "one: 1 to do, 0 up to date; nothing was run",
+        "the dry run of the script ends here: what follows needs the results of the job one",
+    ]
+    assert sorted(path.name for path in here.iterdir()) == ["finally", "jobs.py"]
+    assert encamp("run", "jobs.py").status == 0
+    (here / "out/two/x").unlink()
+    (here / "after-one").unlink()
+    dry = encamp("run", "--dry-run", "jobs.py")
+    assert "one: 0 to do, 1 up to date" in dry.out
+    assert dry.out.endswith("needs the results of the job two\n")
+    assert (here / "after-one").exists()
+    assert not (here / "out/two/x").exists()
+    assert encamp("run", "jobs.py").status == 0
+    assert encamp("run", "--dry-run", "jobs.py").out.endswith("end of the script\n")

@@ -1,0 +1,127 @@
+"""A job is run once at a time, on a disk without locks too; what the dead left is no obstacle."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from scripted import Scripted
+
+import encamp
+from encamp.errors import JobBusy
+from encamp.jobs import alone as module
+from encamp.jobs.alone import OWNER, alone
+from encamp.jobs.lease import PREFIX, Beats
+from encamp.storage.process import ProcessFacts, this_process
+
+FAR = replace(this_process(), host="far-away", boot="another")
+
+
+@pytest.fixture(autouse=True)
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's answer on a disk without locks; and runs elsewhere that are waited for less."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+
+
+def _write(file: Path, facts: ProcessFacts) -> None:
+    file.write_text(json.dumps(facts.as_dict()))
+
+
+def _other() -> subprocess.Popen[str]:
+    """A process, which lives until its input ends, and has said its facts."""
+    code = (
+        "import json; from encamp.storage.process import this_process;"
+        "print(json.dumps(this_process().as_dict()), flush=True); input()"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}abc"])
+def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> None:
+    with _other() as other:
+        assert other.stdout is not None
+        facts = other.stdout.readline()
+        (tmp_path / name).write_text(facts)
+        with pytest.raises(JobBusy, match=f"process {other.pid} on "), alone(tmp_path):
+            pass
+        assert (tmp_path / name).read_text() == facts
+        other.communicate("")
+    with alone(tmp_path) as locked:
+        assert not locked
+
+
+@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}abc"])
+def test_a_run_on_another_host_is_known_by_its_beats(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Beats, "EVERY", 0.05)
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    file = tmp_path / name
+    _write(file, FAR)
+    with Beats(file), pytest.raises(JobBusy, match="on far-away"), alone(tmp_path):
+        pass
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    with alone(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"pid": 1}'])
+def test_a_file_that_says_nothing_and_is_not_touched_is_no_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / OWNER).write_text(text)
+    with alone(tmp_path):
+        assert this_process().pid == json.loads((tmp_path / OWNER).read_text())["pid"]
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
+
+
+def test_of_many_at_the_same_time_one_runs(tmp_path: Path) -> None:
+    _write(tmp_path / OWNER, replace(this_process(), start="0"))  # of a dead process
+    inside, refused = [], []
+    first, go_on = threading.Barrier(4), threading.Event()
+
+    def run() -> None:
+        first.wait()
+        try:
+            with module._owned(tmp_path):
+                inside.append(1)
+                go_on.wait()
+        except JobBusy:
+            refused.append(1)
+            if len(refused) == 3:
+                go_on.set()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(inside), len(refused)) == (1, 3)
+
+
+def test_a_job_says_that_its_disk_has_no_locks(here: Path) -> None:
+    job = encamp.Job("job", to="out")
+    job.add("task", "true")
+    with pytest.warns(UserWarning, match=r"the disk of .*out/job.job has no locks"):
+        report = job.run(Scripted())
+    assert report.count("done") == 1
+    with _other() as other:
+        assert other.stdout is not None
+        Path(f"out/job.job/{PREFIX}abc").write_text(other.stdout.readline())
+        with pytest.raises(JobBusy):
+            job.run(Scripted())
+        assert Path(f"out/job.job/{PREFIX}abc").exists()
+        other.communicate("")
