@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import multiprocessing
 import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +21,7 @@ import psutil
 import pytest
 
 from conftest import need
-from encamp import Job
+from encamp import Job, command
 from encamp.errors import EngineFailed, JobFailed
 from encamp.jobs import pools, run
 from encamp.jobs.progress import Silent
@@ -126,6 +127,22 @@ def test_a_dead_dask_scheduler_is_told(here: Path, tmp_path: Path) -> None:
     finally:
         scheduler.kill()
         scheduler.wait()
+
+
+def test_a_broken_pool_does_not_wait_for_what_its_other_workers_run(
+    here: Path, local_storage_base: Path
+) -> None:
+    job = Job("job", to="out")
+    die = f"until test -e {here}/begun; do sleep 0.05; done; kill -9 $(ps -o ppid= -p $PPID)"
+    job.add("bad", command(die, shell=True))
+    job.add("waits", command(f"touch {here}/begun; sleep 600", shell=True))
+    context = multiprocessing.get_context("fork")  # whose workers take signals as this process does
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        report = job.run(pool, check=False)
+    assert [task.state for task in report.tasks] == ["failed", "failed"]
+    assert "BrokenProcessPool" in report["waits"].why
+    # The killed worker's slot ends by itself, which may come after the pool has noticed.
+    until(lambda: not list(local_storage_base.glob("encamp-*/sandboxes/*")))
 
 
 def test_an_executor_that_another_thread_shuts_down_is_told(here: Path) -> None:

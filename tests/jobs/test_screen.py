@@ -149,3 +149,32 @@ def test_what_is_no_progress_object_is_refused_before_anything_runs(here: Path) 
     with pytest.raises(BadJob, match="it has no method 'began'"):
         job.run(progress=3)  # type: ignore[arg-type]
     assert not Path("out").exists()
+
+
+_BEHIND = """
+import os, pty, sys, termios, time
+from encamp.jobs import screen
+screen._PATIENCE = 0.1
+pid, terminal = pty.fork()
+if pid == 0:  # a session of its own, as of a shell
+    settings = termios.tcgetattr(2)
+    settings[3] |= termios.TOSTOP
+    termios.tcsetattr(2, termios.TCSANOW, settings)
+    job = os.fork()
+    if job == 0:  # in the background
+        os.setpgid(0, 0)
+        shown = screen.Screen(sys.stderr)
+        shown.write("line")
+        shown.drain()
+        os._exit(7)
+    _, status = os.waitpid(job, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        os.kill(job, 9)
+        os._exit(1)
+    os._exit(os.waitstatus_to_exitcode(status))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_display_in_the_background_of_a_terminal_does_not_stop_its_process() -> None:
+    assert subprocess.run([sys.executable, "-c", _BEHIND], check=False, timeout=60).returncode == 7

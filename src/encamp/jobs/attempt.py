@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from contextlib import suppress
@@ -25,6 +26,7 @@ from encamp.model import Span, Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.storage.signals import Terminated
 from encamp.storage.visible import sees
 
 TICK = 0.2
@@ -68,8 +70,10 @@ def attempt(work: Work) -> Outcome:
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
     except EncampError as exc:
         return watcher.outcome(exc)
-    except BaseException:
+    except BaseException as exc:
         watcher.outcome(Abandoned())
+        if isinstance(exc, Terminated) and exc.worker:
+            os.kill(os.getpid(), exc.number)
         raise
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):

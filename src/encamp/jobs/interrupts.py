@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from encamp.errors import EncampError
 from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
@@ -36,6 +37,7 @@ class Interrupts:
         self._noted_at = 0.0
         self._raised = False
         self._before: dict[int, Any] = {}
+        self._process = os.getpid()
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
@@ -61,6 +63,10 @@ class Interrupts:
             raise self._noted
 
     def _note(self, number: int, _frame: object) -> None:
+        if os.getpid() != self._process:
+            if number != signal.SIGINT:  # which a terminal sends to all, and the run sees to it
+                _end_worker(number)
+            return
         error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)
         if self._noted is None:
             self._noted, self._noted_at = error, time.monotonic()
@@ -74,6 +80,15 @@ class Interrupts:
             return True
         later = time.monotonic() - self._noted_at > _ONE_REQUEST
         return later and number not in _SENT_AGAIN
+
+
+def _end_worker(number: int) -> NoReturn:
+    """End a worker that was forked meanwhile, and takes signals as its parent does.
+
+    A pool that is broken sends SIGTERM to its workers, and waits until they have ended.
+    """
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated(number, worker=True)
 
 
 def _free() -> list[int]:

@@ -10,6 +10,7 @@ import io
 import os
 import select
 import stat
+import termios
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ _PIECE = 4096
 """Bytes that can be written without waiting where the descriptor is ready: see pipe(7)."""
 _PATIENCE = 5.0
 """Seconds without any progress after which `Screen.drain` gives up."""
+_PAUSE = 0.05
 _LEFT_OUT = "\n… some lines were left out, as nobody was reading\n"
 
 
@@ -80,7 +82,7 @@ class Screen(io.TextIOBase):
 
     def _push(self) -> None:
         with suppress(BlockingIOError):
-            while self._waiting and _ready(self._fd, 0):
+            while self._waiting and not _stops(self._fd) and _ready(self._fd, 0):
                 del self._waiting[: os.write(self._fd, self._waiting[:_PIECE])]
 
     def drain(self) -> None:
@@ -93,6 +95,8 @@ class Screen(io.TextIOBase):
                 deadline = time.monotonic() + _PATIENCE
             elif time.monotonic() > deadline:
                 return
+            else:
+                time.sleep(_PAUSE)
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -114,6 +118,15 @@ def _unblocked(stream: TextIO | None) -> int:
     with suppress(OSError):
         return os.dup(fd)
     return -1
+
+
+def _stops(fd: int) -> bool:
+    """Whether writing to a terminal would stop this process, as it is in the background."""
+    try:
+        behind = os.tcgetpgrp(fd) != os.getpgrp()
+        return behind and bool(termios.tcgetattr(fd)[3] & termios.TOSTOP)
+    except (OSError, termios.error):  # it is no terminal, or not this session's
+        return False
 
 
 def _ready(fd: int, timeout: float) -> bool:

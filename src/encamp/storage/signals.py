@@ -21,9 +21,11 @@ SIGXCPU, SIGUSR1 or SIGUSR2, as their settings say; `timeout` sends whichever it
 class Terminated(SystemExit):
     """A signal has asked this process to end; the exit status is as a shell says it."""
 
-    def __init__(self, number: int = signal.SIGTERM) -> None:
+    def __init__(self, number: int = signal.SIGTERM, *, worker: bool = False) -> None:
         super().__init__(128 + number)
         self.number = number
+        self.worker = worker
+        """Whether this is a pool's worker, which goes on after what a task raises."""
 
 
 @contextmanager
