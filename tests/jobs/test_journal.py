@@ -252,6 +252,10 @@ def test_a_task_that_has_left_is_forgotten_when_all_that_it_made_is_pruned(tmp_p
         journal.write(Record("pruned", "a", 1.0, paths=["/out/y"]))
         assert journal.tasks == {"b"}
         assert journal.left == set()
+        journal.write(Record("publishing", "b", 1.0, paths=["/out/z"]))  # and then killed
+        journal.note_tasks(["c"])
+        journal.write(Record("pruned", "b", 1.0, paths=["/out/z"]))
+        assert journal.tasks == journal.left == set()
 
 
 def test_reading_again_forgets_what_is_written_no_more(tmp_path: Path) -> None:

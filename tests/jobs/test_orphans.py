@@ -16,7 +16,7 @@ import encamp
 from encamp.cli.prune import prune_command
 from encamp.errors import BadJob, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
-from encamp.jobs.orphans import orphans
+from encamp.jobs.orphans import _NAMED, orphans
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.mirror import Mirror
 
@@ -195,3 +195,15 @@ def test_prune_waits_for_no_running_job(here: Path) -> None:
             prune_command(Path("out"), dry_run=False)
     with pytest.raises(BadJob, match="there is no such folder"):
         prune_command(Path("nowhere"), dry_run=True)
+
+
+def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> None:
+    _run(_job(range(_NAMED + 3)))
+    for count in (1, _NAMED, _NAMED + 1, _NAMED + 2):
+        with pytest.warns(UserWarning, match="makes any more"):
+            (told,) = _run(_job(range(count, _NAMED + 3)), dry_run=True).warnings
+        named = ", ".join(f"m/{n}/m{n}.txt" for n in range(min(count, _NAMED)))
+        more = f" and {count - _NAMED} more" if count > _NAMED else ""
+        files = "a file" if count == 1 else f"{count} files"
+        assert f"reads {files} that" in told
+        assert f"any more: {named}{more}; take" in told

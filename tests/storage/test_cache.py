@@ -52,8 +52,10 @@ def fetched(source: Path, link: Path) -> int:
         return cache.files
 
 
-def test_a_second_use_fetches_nothing(here: Path, folder: Path) -> None:
+@pytest.mark.parametrize("permissions", [0o644, 0o755, 0o400, 0o711, 0o666])
+def test_a_second_use_fetches_nothing(here: Path, folder: Path, permissions: int) -> None:
     (here / "a").write_text("content")
+    (here / "a").chmod(permissions)
     assert fetched(here / "a", folder / "first") == 1
     assert fetched(here / "a", folder / "second") == 0
     assert (folder / "first").read_text() == "content"
