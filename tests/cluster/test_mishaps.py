@@ -20,7 +20,7 @@ import pytest
 from encamp.agent import protocol as say
 from encamp.agent.calls import CurrentTask, ask_here, current_task
 from encamp.agent.child import Stopped
-from encamp.agent.pickling import dump
+from encamp.agent.pickling import dump, dump_failure
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
@@ -95,7 +95,7 @@ def test_a_slot_that_is_asked_to_end_gets_no_other_task_before_it_has_ended() ->
         victim.kill()
         until(lambda: engine.of(say.Stop))  # it did not say in time what it runs
         assert engine.of(say.Stop)[0].ticket == engine.of(say.Recall)[0].ticket
-        stopped = dump((Stopped(), ""))
+        stopped = dump_failure(Stopped())
         end = say.Results(0, [(victim.id, False, 1.0, bytes(stopped[0]), 0)])
         engine.put([say.encode(end)])
         assert isinstance(victim.exception(SOON), TaskKilled)
