@@ -29,6 +29,7 @@ from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
     NotBegun,
     NotImportable,
+    Stopped,
     disclosed,
     dump,
     dump_as,
@@ -403,7 +404,9 @@ class Slot:
         function, args = load([payload])
         try:
             return Initialized(function, args)
-        except (Exception, SystemExit) as exc:
+        except Stopped:
+            raise
+        except BaseException as exc:
             name = getattr(function, "__qualname__", repr(function))
             raise InitializerFailed(name, self.host, words_of(exc)) from exc
 

@@ -88,6 +88,8 @@ _log = logging.getLogger("encamp")
 _decoder = codecs.getincrementaldecoder("utf-8")
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
+_FOLLOWED = 1 << 20
+"""Characters of a running task's output that are kept; in the end it tells itself what is."""
 
 
 class Controller:
@@ -421,7 +423,7 @@ class Controller:
         if envelope.last:
             task.output = (envelope.head + envelope.text).decode("utf-8", "replace")
         else:
-            task.output += new
+            task.output = (task.output + new)[-_FOLLOWED:]
         if new and self.follow is not None:
             try:
                 self.follow(task.id, new)
