@@ -22,12 +22,14 @@
     ├── StorageError               a disk did not do what was asked of it
     │   ├── DiskFull               no room, with what was needed and what is free
     │   ├── ShippingFailed         a file did not come whole to a host without the shared disk
+    │   ├── CannotRemove           folders that are to go, and do not
     │   ├── ModeRefused            a way of mirroring that was insisted on cannot be had
     │   └── SourceChanged          an input changed while it was copied
     ├── TaskError                  a task did not end well; other tasks go on
     │   ├── StepFailed             a step raised, or its command ended with a failure
     │   ├── CommandNotFound        a step's command is not on the host's PATH
     │   ├── MissingOutput          a declared output was not made
+    │   ├── UnusableOutput         an output that can go home in no way (a FIFO, a broken symlink)
     │   ├── InputDamaged           the task wrote to an input that it shares with others
     │   ├── InputLost              an input vanished from the host's disk while the task ran
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
@@ -400,6 +402,18 @@ class DiskFull(StorageError):
 
 
 @dataclass(eq=False)
+class CannotRemove(StorageError):
+    """``left`` says of each folder why it stays."""
+
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"cannot remove {printable(path)}: {why}" for path, why in self.left.items()
+        )
+
+
+@dataclass(eq=False)
 class ModeRefused(StorageError):
     mode: str
     path: str
@@ -473,6 +487,18 @@ class MissingOutput(TaskError):
         return (
             f"task {printable(self.task)}: nothing in its folder matches the output "
             f"{printable(self.pattern)!r}; the task made {made}"
+        )
+
+
+@dataclass(eq=False)
+class UnusableOutput(TaskError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"task {printable(self.task)}: its output {printable(self.path)} cannot be brought "
+            f"home: {self.why}"
         )
 
 

@@ -38,13 +38,16 @@ class Span:
 class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
-    ``kept`` if it was there already and stayed, so that it is nothing of the task's own."""
+    ``kept`` if it was there already and stayed, so that it is nothing of the task's own. ``kind``
+    may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
 
     path: str
     size: int
     mtime_ns: int
     digest: str
     kept: bool = False
+    kind: Literal["file", "link", "folder"] = "file"
+    goal: str = ""
 
 
 @dataclass(frozen=True)

@@ -283,3 +283,19 @@ def test_an_unreadable_input_is_refused(here: Path) -> None:
     (here / "secret").touch(mode=0)
     ended = encamp("cache", "why", "secret", by=as_ordinary_user())
     ended.check_refused("secret", "permission denied")
+
+
+def test_why_sees_job_inputs_that_are_there(data: Path) -> None:
+    """They have an entry of their own, which is read-only."""
+    use(Mirror("model.lib", readonly=True))
+    assert "  is in the cache, read-only, as job inputs are\n" in said("why", "model.lib")
+    use(Mirror("model.lib", mode="copy"))
+    assert "  is in the cache, once read-only (for job inputs) and once as it is\n" in said(
+        "why", "model.lib"
+    )
+
+
+def test_why_does_not_take_what_is_half_gone_for_an_entry(data: Path) -> None:
+    use("tree")
+    next((local_storage() / "cache/trees").glob("*/*/tree/1")).unlink()
+    assert "  is not in the cache as it is now\n" in said("why", "tree")

@@ -92,7 +92,7 @@ START = """
     from pathlib import Path
     import encamp
     from encamp.storage import overlay
-    job = encamp.Job("job", to="../out", mirror="tree")
+    job = encamp.Job("job", to="../out", mirror=encamp.Mirror("tree", mode="overlay"))
 """
 END = """
     report = job.run(slots=1, check=False, keep=KEEP)
@@ -162,6 +162,34 @@ def test_a_task_that_writes_changes_its_own_copy_only(base: Path) -> None:
     assert (base / "data/big").read_bytes() == big
     assert (base / "out/changed/1").read_text() == "mine"
     assert (base / "out/changed/4").read_text() == "content 4"
+
+
+@pytest.mark.parametrize("files", [31, 40])
+def test_what_a_task_may_do_does_not_depend_on_the_size_of_its_tree(base: Path, files: int) -> None:
+    for number in range(files, 40):
+        (base / f"data/tree/{number}").unlink()
+    (base / "data/tree/deep").mkdir()
+    (base / "data/tree/deep/a").write_text("a")
+    (base / "data/tree").rename(base / "data/own")
+    (base / "data/tree").mkdir()
+    told = run(
+        base,
+        """
+        import shutil
+        def change():
+            os.rename("own/deep", "own/other")
+            os.rename("own/other/a", "b")
+            Path("x").write_text("x")
+            os.replace("x", "own/1")
+            os.link("own/2", "linked")
+            os.rename("own", "mine")
+            shutil.rmtree("mine")
+            return sorted(os.listdir())
+        job.add("one", change, mirror=["own", encamp.Mirror("big", to="sub")])
+        job.add("two", change, mirror=["own", encamp.Mirror("big", to="sub")])
+        """,
+    )
+    assert [task[:3:2] for task in told] == [["done", ["b", "linked", "sub", "tree"]]] * 2
 
 
 CHANGED = """

@@ -331,7 +331,7 @@ STUCK = """
     from encamp.storage import copy
     from encamp.storage.cache import HostCache
     from encamp.storage.mirror import Mirror, plan
-    def stuck(reader, writer, size):
+    def stuck(reader, writer, size, start):
         os.write(writer, b"half")
         print("writing", flush=True)
         time.sleep(600)

@@ -131,14 +131,14 @@ def test_pieces_cannot_leave_their_folder(inner: str, there: Path) -> None:
     at = wanted[0].at
     assert at is not None
     with pytest.raises(UnsafeTarget):
-        sea.land(Piece(at, inner, "t", 0, b"", digest_of_piece(b""), 0o644, True))
+        sea.land(Piece(at, inner, "t", 0, b"", digest_of_piece(b""), 0o644, 0))
     assert list(there.iterdir()) == []
 
 
 def test_pieces_for_another_folder_are_refused(there: Path) -> None:
     _, sea = planned(there, "a")
     with pytest.raises(BadDestination, match="no destination"):
-        sea.land(Piece(str(there), "a", "t", 0, b"", digest_of_piece(b""), 0o644, True))
+        sea.land(Piece(str(there), "a", "t", 0, b"", digest_of_piece(b""), 0o644, 0))
     with pytest.raises(UnsafeTarget):
         sea.land(Piece(str(there / "out"), "a", "/../t", 0, b"", digest_of_piece(b""), 0o6, True))
     assert list(there.iterdir()) == []
@@ -276,7 +276,7 @@ def test_a_part_that_cannot_be_removed_is_warned_of(
 def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
     (there / "a").write_text("somebody's")
     (there / ".encamp-t").symlink_to("a")
-    piece = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, last=True)
+    piece = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
     for _ in range(2):
         with pytest.raises(BadDestination, match="file exists"):
             Receiver([there]).land(piece)
@@ -287,13 +287,13 @@ def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
 def test_a_later_piece_follows_no_symlink_and_what_was_begun_goes(there: Path) -> None:
     (there / "a").write_text("somebody's")
     receiver = Receiver([there])
-    first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, last=False)
+    first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=None)
     receiver.land(first)
     part = there / ".encamp-t"
     assert part.read_bytes() == b"x"
     part.unlink()
     part.symlink_to("a")
     with pytest.raises(BadDestination):
-        receiver.land(replace(first, offset=1, last=True))
+        receiver.land(replace(first, offset=1, size=2))
     assert (there / "a").read_text() == "somebody's"
     assert os.listdir(there) == ["a"]

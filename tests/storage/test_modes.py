@@ -28,6 +28,7 @@ REFUSED = "the disk refuses: not here"
 def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that lets this process mount, a disk without reflinks."""
     monkeypatch.setattr(overlay, "why_not", lambda storage: None)
+    monkeypatch.setattr(overlay, "why_not_whole", lambda storage: None)
     monkeypatch.setattr(modes, "why_no_reflink", lambda storage: REFUSED)
 
 
@@ -35,6 +36,7 @@ def mounts(monkeypatch: pytest.MonkeyPatch) -> None:
 def no_mounts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that does not, and such a disk."""
     monkeypatch.setattr(overlay, "why_not", lambda storage: "the kernel does not")
+    monkeypatch.setattr(overlay, "why_not_whole", lambda storage: "the kernel does not")
     monkeypatch.setattr(modes, "why_no_reflink", lambda storage: REFUSED)
 
 
@@ -89,6 +91,18 @@ def test_without_mounts_there_are_links_for_what_is_read_only_and_copies(here: P
     for path in (tree(here, 40), big(here)):
         assert way(item_of(path)) == "copy"
         assert way(item_of(path, readonly=True)) == "link"
+
+
+@pytest.mark.usefixtures("mounts")
+def test_where_folders_of_an_overlay_cannot_be_renamed_it_shows_files_at_the_top_only(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlay, "why_not_whole", lambda storage: "only root may")
+    assert way(item_of(tree(here, 40))) == "copy"
+    assert way(item_of(tree(here / "more", 40), readonly=True)) == "link"
+    assert way(item_of(big(here))) == "overlay"
+    assert way(item_of(big(here), to="sub")) == "copy"
+    assert way(item_of(here / "tree", mode="overlay")) == "overlay"
 
 
 @pytest.mark.parametrize("readonly", [True, False])
@@ -175,12 +189,13 @@ def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCapture
 def test_only_ordinary_users_with_something_big_need_mounts_of_their_own(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    item = item_of(tree(here, 40))
-    small = item_of(here / "tree/deep/000")
+    item = item_of(big(here))
+    small = item_of(tree(here, 40))
     insisting = item_of(here / "tree/deep/000", mode="overlay")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert needs_own_mounts([small, item])
     assert needs_own_mounts([insisting])
+    assert not needs_own_mounts([small, item_of(here / "big", to="sub")])
     assert not needs_own_mounts([small, replace(item, cached=False), replace(item, mode="copy")])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     assert not needs_own_mounts([item])

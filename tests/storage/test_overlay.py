@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def mounts() -> list[str]:
     return overlay.mounts_below(local_storage())
 
 
+def whole_mounts(camp: Camp) -> list[str]:
+    """One overlay over all, of which the task sees the part that is its folder."""
+    if modes.why_no_whole_overlay(local_storage()) is not None:
+        pytest.skip("this user may not have overlays with folders that can be renamed")
+    return [str(camp.path / "over-0/merged"), str(camp.folder)]
+
+
 def left() -> list[Path]:
     return sorted(sandboxes(local_storage()).glob("*"))
 
@@ -51,7 +59,7 @@ def left() -> list[Path]:
 def camp_with_overlays(sources: Path) -> Camp:
     camp = Camp("test")
     camp.place(plan([Mirror("tree"), Mirror("big")], sources))
-    assert mounts() == [str(camp.folder), str(camp.folder / "tree")]
+    assert mounts() == whole_mounts(camp)
     return camp
 
 
@@ -76,7 +84,7 @@ def test_two_big_files_and_a_small_one_share_one_mount(sources: Path) -> None:
     (sources / "small").write_text("small")
     mirrors = [Mirror("big", "deep/in"), Mirror("other"), Mirror("small")]
     with pitched(plan(mirrors, sources)) as camp:
-        assert mounts() == [str(camp.folder)]
+        assert mounts() == whole_mounts(camp)
         names = [str(p.relative_to(camp.folder)) for p in camp.folder.rglob("*") if p.is_file()]
         assert sorted(names) == ["deep/in/big", "other", "small"]
         (camp.folder / "deep/in/more").write_text("mine")
@@ -242,7 +250,7 @@ def test_local_storage_with_any_name_works(
 def test_targets_with_any_name_are_mounted_and_undone(name: str, sources: Path) -> None:
     with pitched(plan([Mirror("tree", name)], sources)) as camp:
         assert (camp.folder / name / "tree/deep/3").read_text() == "content 3"
-        assert mounts() == [str(camp.folder / name / "tree")]
+        assert mounts() == whole_mounts(camp)
     assert mounts() == []
     assert left() == []
 
@@ -254,7 +262,7 @@ def test_a_tree_in_a_tree_joins_it(sources: Path) -> None:
         (sources / f"other/deep/more-{number}").write_text("more")
     mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
     with pitched(plan(mirrors, sources)) as camp:
-        assert mounts() == [str(camp.folder / "both")]
+        assert mounts() == whole_mounts(camp)
         assert (camp.folder / "both/link").is_symlink()
         assert len(list((camp.folder / "both/deep").iterdir())) == 80
 
@@ -306,3 +314,99 @@ def test_a_big_file_through_a_trees_symlink_is_refused(sources: Path) -> None:
     (sources / "tree/out").symlink_to("/tmp")
     with pytest.raises(UnsafeTarget), encamp.sandbox([Mirror("tree"), Mirror("big", "tree/out")]):
         pytest.fail("the file would leave the folder")
+
+
+def rename_in_tree(folder: Path) -> None:
+    (folder / "tree/deep").rename(folder / "tree/other")
+    (folder / "tree/other/1").rename(folder / "tree/2")
+    assert (folder / "tree/2").read_text() == "content 1"
+
+
+def rename_out_of_tree(folder: Path) -> None:
+    (folder / "tree/deep").rename(folder / "out")
+    assert (folder / "out/1").read_text() == "content 1"
+
+
+def rename_tree(folder: Path) -> None:
+    (folder / "tree").rename(folder / "mine")
+    assert (folder / "mine/deep/1").read_text() == "content 1"
+
+
+def move_tree_down(folder: Path) -> None:
+    (folder / "below").mkdir()
+    (folder / "tree").rename(folder / "below/tree")
+    assert (folder / "below/tree/deep/1").read_text() == "content 1"
+
+
+def remove_tree(folder: Path) -> None:
+    shutil.rmtree(folder / "tree")
+    (folder / "tree").mkdir()
+    assert list((folder / "tree").iterdir()) == []
+
+
+def replace_in_tree(folder: Path) -> None:
+    (folder / "x").write_text("x")
+    (folder / "x").replace(folder / "tree/deep/1")
+    assert (folder / "tree/deep/1").read_text() == "x"
+
+
+def link_out_of_tree(folder: Path) -> None:
+    os.link(folder / "tree/deep/1", folder / "linked")
+    (folder / "linked").write_text("both")
+    assert (folder / "tree/deep/1").read_text() == "both"
+
+
+def move_all(folder: Path) -> None:
+    """As ``mv`` does it, without a copy."""
+    for path in list(folder.iterdir()):
+        path.rename(folder / f"{path.name}.old")
+    assert (folder / "tree.old/deep/1").read_text() == "content 1"
+
+
+DEEDS = [
+    rename_in_tree,
+    rename_out_of_tree,
+    rename_tree,
+    move_tree_down,
+    remove_tree,
+    replace_in_tree,
+    link_out_of_tree,
+    move_all,
+]
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("files", [31, 40])
+def test_what_a_task_may_do_does_not_depend_on_the_size_of_its_tree(
+    files: int, deed: Callable[[Path], None], sources: Path
+) -> None:
+    for number in range(files, 40):
+        (sources / f"tree/deep/{number}").unlink()
+    with encamp.sandbox([Mirror("tree"), Mirror("big", to="sub")]) as folder:
+        assert bool(mounts())
+        deed(folder)
+    with encamp.sandbox("tree") as folder:
+        assert (folder / "tree/deep/1").read_text() == "content 1"
+    assert mounts() == []
+    assert left() == []
+
+
+def test_a_kept_folder_is_as_the_task_left_it_and_no_more(sources: Path) -> None:
+    with encamp.sandbox(MAP, keep=True) as folder:
+        (folder / "tree/deep").rename(folder / "moved")
+        shutil.rmtree(folder / "tree")
+    (kept,) = (local_storage() / "kept").iterdir()
+    assert sorted(path.name for path in (kept / "task").iterdir()) == ["big", "moved"]
+    assert (kept / "task/moved/39").read_text() == "content 39"
+
+
+def test_links_come_as_read_only_beside_an_overlay_too(sources: Path) -> None:
+    """The overlay is a disk of its own, on which no link to the cache can be: it shows them."""
+    (sources / "small").write_text("small")
+    mirrors = [Mirror("big"), Mirror("small", mode="link"), Mirror("tree", mode="link")]
+    with pitched(plan(mirrors, sources)) as camp:
+        for name, text in {"small": "small", "tree/deep/3": "content 3"}.items():
+            assert (camp.folder / name).read_text() == text
+            assert (camp.folder / name).stat().st_mode & 0o222 == 0
+        assert camp.placed.bytes == 0
+        camp.check_inputs("task")

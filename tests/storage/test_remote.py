@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -488,3 +491,56 @@ def test_a_job_publishes_to_a_url_and_knows_when_it_is_up_to_date(here: Path) ->
     again = job().run(slots=1)["task"]
     assert (again.state, "vanished" in again.why) == ("done", True)
     assert [path.name for path in (here / "there").iterdir()] == ["a.txt"]
+
+
+def test_a_file_has_the_date_that_its_server_tells(server: tuple[str, Any], here: Path) -> None:
+    url, _ = server
+    os.utime(here / "web/b.dat", (0, 1_600_000_000))
+    for mirror in (Mirror(f"{url}/b.dat"), Mirror(f"{url}/b.dat", readonly=True)):
+        with encamp.sandbox(mirror) as folder:
+            assert (folder / "b.dat").stat().st_mtime == 1_600_000_000
+
+
+@pytest.mark.parametrize(
+    ("info", "seconds"),
+    [
+        ({"mtime": 1_600_000_000.25}, 1_600_000_000.25),
+        ({"LastModified": datetime(2020, 9, 13, 12, 26, 40, tzinfo=UTC)}, 1_600_000_000),
+        ({"LastModified": datetime(2020, 9, 13, 12, 26, 40)}, 1_600_000_000),
+        ({"Last-Modified": "Sun, 13 Sep 2020 12:26:40 GMT"}, 1_600_000_000),
+        ({"updated": "2020-09-13T12:26:40.5Z"}, 1_600_000_000.5),
+        ({"updated": "some day"}, 0),
+        ({}, 0),
+    ],
+)
+def test_all_forms_of_a_date_are_understood(info: dict[str, Any], seconds: float) -> None:
+    assert remote._mtime_ns(info) == round(seconds * 1e9)
+
+
+@pytest.mark.parametrize("options", [{}, {"readonly": True}, {"mode": "copy"}])
+def test_a_file_from_a_url_may_be_made_executable(
+    options: dict[str, Any], memory: Any, here: Path
+) -> None:
+    memory.pipe("/bucket/tool", b"#!/bin/sh\necho it runs\n")
+    url = "memory://bucket/tool"
+    for executable in (False, True, False):
+        with encamp.sandbox(Mirror(url, executable=executable, **options)) as folder:
+            assert os.access(folder / "tool", os.X_OK) == executable
+            if executable:
+                done = subprocess.run([folder / "tool"], text=True, capture_output=True, check=True)
+                assert done.stdout == "it runs\n"
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_so_may_a_file_of_a_disk_without_permissions(cached: bool, here: Path) -> None:
+    (here / "tool").write_text("#!/bin/sh\n")
+    (here / "tool").chmod(0o640)
+    for executable in (True, False):
+        items = plan([Mirror("tool", executable=executable)], here)
+        camp = Camp("test")
+        try:
+            camp.place(replace(item, cached=cached) for item in items)
+            mode = (camp.folder / "tool").stat().st_mode & 0o777
+        finally:
+            camp.strike()
+        assert mode == (0o750 if executable else 0o640)

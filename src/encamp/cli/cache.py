@@ -10,7 +10,7 @@ from encamp.errors import UnusableInput, printable
 from encamp.storage.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.mirror import Item, Mirror, plan
 from encamp.storage.modes import way_of
-from encamp.storage.roots import local_storage
+from encamp.storage.roots import current_folder, local_storage
 from encamp.storage.sizes import size_text
 
 
@@ -27,7 +27,7 @@ def list_command() -> None:
 
 def why_command(path: str) -> None:
     """Print what the cache did with one input and why, and what it would do now."""
-    items = plan([Mirror(path, required=False)], Path.cwd())
+    items = plan([Mirror(path, required=False)], current_folder())
     with HostCache() as cache:
         for item in items:
             _tell_of(item, cache)
@@ -42,9 +42,19 @@ def why_command(path: str) -> None:
 
 def _tell_of(item: Item, cache: HostCache) -> None:
     _say(f"{item.name}: {_now(item)}")
-    _say(f"  {'is in the cache' if cache.has(item) else 'is not in the cache as it is now'}")
+    _say(f"  {_where(item, cache)}")
     _say(f"  {_way(item, readonly=False)}")
     _say(f"  {_way(item, readonly=True)}")
+
+
+def _where(item: Item, cache: HostCache) -> str:
+    """Job inputs have an entry of their own, which is read-only."""
+    own, shared = (cache.is_whole(replace(item, readonly=readonly)) for readonly in (False, True))
+    if own and shared:
+        return "is in the cache, once read-only (for job inputs) and once as it is"
+    if own or shared:
+        return f"is in the cache{', read-only, as job inputs are' if shared else ''}"
+    return "is not in the cache as it is now"
 
 
 def _tell_past(name: str, cache: HostCache) -> None:

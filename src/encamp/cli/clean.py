@@ -7,7 +7,7 @@ from pathlib import Path
 from encamp.cli.elsewhere import encamp_on
 from encamp.cli.run import names_in
 from encamp.engines.hosts import host_in
-from encamp.errors import BadJob, HostsNotReached, printable
+from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable
 from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.owner import clean_kept, kept
@@ -24,16 +24,19 @@ def clean_command(
     if python is not None:
         raise BadJob("--python", "this is for --hosts; name some")
     verb = "would remove" if dry_run else "removed"
-    removed = reclaim_leftovers(dry_run=dry_run)
+    stayed: dict[Path, OSError] = {}
+    removed = reclaim_leftovers(dry_run=dry_run, stayed=stayed)
     if everything:
-        removed += clean_kept(dry_run=dry_run)
+        removed += clean_kept(dry_run=dry_run, stayed=stayed)
     for folder in removed:
         _say(f"{verb} {printable(folder)}")
     if everything and (size := clear_cache(dry_run=dry_run)):
         _say(f"{verb} {size} bytes of cached inputs")
-    elif not removed:
+    elif not removed and not stayed:
         _say(f"nothing to remove in {printable(local_storage_path())}")
     _tell_of_kept(everything)
+    if stayed:
+        raise CannotRemove({str(path): str(exc) for path, exc in stayed.items()})
 
 
 def _plain(hosts: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from encamp.errors import BadJob, UnknownOption
 from encamp.quantities import as_number, whole
 from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, check_outputs
+from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class SpawnOptions:
             raise BadJob("name", f"must be text of one line, not {self.name!r}")
         for name in ("persistent", "fresh", "notify"):
             _check_flag(name, getattr(self, name))
-        base = Path.cwd()
+        base = current_folder()
         wanted, left = as_outputs(self.outputs), as_outputs(self.on_failure)
         destination = (base / Path(self.to or ".").expanduser()) if wanted or left else None
         if destination is not None:

@@ -15,6 +15,7 @@ from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
+from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Job:
         base: str | Path | None = None,
     ) -> None:
         self.name = _checked_name(name, "job")
-        self.base = Path(base or Path.cwd()).absolute()
+        self.base = Path(base or current_folder()).absolute()
         self.to = self.base / os.path.expanduser(to)
         self.mirror, taken = as_inputs(mirror)
         if taken:

@@ -36,6 +36,7 @@ from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, lin
 from encamp.jobs.steps import Command, command
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
+from encamp.storage.roots import current_folder
 
 __all__ = ["job_schema", "load_job"]
 
@@ -104,7 +105,7 @@ class _Loader:
         self.table = table
         self.job = self._empty_job(path)
         if to is not None:
-            self.job.to = Path.cwd() / os.path.expanduser(to)
+            self.job.to = current_folder() / os.path.expanduser(to)
         self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
         self.job.mirror = tuple(self._job_inputs())
         self.origins: dict[str, str] = {}
@@ -323,6 +324,7 @@ def _mirror(pattern: str, entry: str | MirrorTo, values: Values) -> Mirror:
         entry.required,
         entry.readonly,
         entry.mode,
+        entry.executable,
     )
 
 

@@ -36,6 +36,9 @@ class MirrorTo(_Table, kw_only=True):
     required: bool = True
     readonly: Annotated[bool, Meta(description="The task does not write to these.")] = False
     mode: Annotated[Mode, Meta(description="How they come into the task's folder.")] = "auto"
+    executable: Annotated[
+        bool, Meta(description="Who may read these files may execute them, such as from a URL.")
+    ] = False
     outputs_of: Annotated[
         str | list[str] | None,
         Meta(description="Tasks whose outputs these are; globs work. The task comes after them."),

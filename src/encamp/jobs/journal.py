@@ -19,7 +19,7 @@ import msgspec
 from encamp.errors import printable
 from encamp.jobs.alone import alone, refusals
 from encamp.model import Published, TaskReport
-from encamp.storage.disk import disk_full
+from encamp.storage.disk import disk_full, flushed
 
 Key = dict[str, str]
 """What a task's result depends on: part (code, inputs, …) → digest."""
@@ -189,7 +189,7 @@ class Journal:
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk."""
-        os.fsync(self._fd)
+        flushed(self._fd, self.folder)
 
     def _compact(self) -> None:
         """Write anew what still counts, so that a journal does not grow with every run."""
@@ -203,7 +203,7 @@ class Journal:
         with partial.open("wb") as file:
             file.writelines(_encoded(record) + b"\n" for record in records)
             file.flush()
-            os.fsync(file.fileno())
+            flushed(file.fileno(), self.folder)
         partial.replace(self.folder / "journal.jsonl")
 
 

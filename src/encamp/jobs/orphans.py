@@ -45,6 +45,11 @@ class Orphan:
         return not os.path.lexists(self.path)
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it was published as an empty folder."""
+        return self.published is not None and self.published.kind == "folder"
+
+    @property
     def unchanged(self) -> bool:
         """Whether it is as the task left it."""
         return self.published is not None and intact(self.published)
@@ -67,6 +72,11 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
 
 
 def _candidates(journal: Journal) -> Iterator[Orphan]:
+    """What may be an orphan. An empty folder is none: `prune` removes what it empties."""
+    yield from (one for one in _published_before(journal) if not one.is_folder)
+
+
+def _published_before(journal: Journal) -> Iterator[Orphan]:
     for task, files in journal.earlier.items():
         left = task in journal.left
         if left or task in journal.done:
@@ -101,16 +111,17 @@ class OrphanWatch:
             return
         rescued = self._journal.rescued.get(task, set())
         for path, published in earlier.items():
-            if path not in rescued and makers.get(path, task) == task:
-                self._orphans[path] = Orphan(path, task, published)
+            orphan = Orphan(path, task, published)
+            if path not in rescued and makers.get(path, task) == task and not orphan.is_folder:
+                self._orphans[path] = orphan
 
     def foresee(self, task: Task) -> None:
         """The task will be run: what its outputs cannot make again will be an orphan."""
         for output in outputs_in(self._journal.done.get(task.name)):
-            if not output.kept and not any(
-                may_make(one, output.path, self._to) for one in task.outputs
-            ):
-                self._orphans[output.path] = Orphan(output.path, task.name, output)
+            orphan = Orphan(output.path, task.name, output)
+            made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
+            if not output.kept and not made_again and not orphan.is_folder:
+                self._orphans[output.path] = orphan
 
     def look(self, who: str, items: Iterable[Item]) -> None:
         """Take down a warning if there are orphans among the inputs of ``who``."""

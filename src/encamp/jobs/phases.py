@@ -309,7 +309,13 @@ def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Stag
         token = f"{work.token}-rescued"
         wanted = work.on_failure
         return stage(
-            folder, wanted, token=token, task=work.task, channel=channel, beacon=work.beacon
+            folder,
+            wanted,
+            token=token,
+            task=work.task,
+            channel=channel,
+            beacon=work.beacon,
+            lenient=True,
         )
     return []
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 import re
 import uuid
 from collections import defaultdict
@@ -22,7 +21,7 @@ import msgspec
 from encamp.errors import BadJob
 from encamp.jobs.page import page_of
 from encamp.model import AttemptReport, JobReport, TaskReport
-from encamp.storage.disk import disk_full
+from encamp.storage.disk import disk_full, flushed
 
 _MOST_LANES = 96
 """Where there are more workers than this, those that ran one after the other share a lane."""
@@ -65,7 +64,7 @@ def _replace(path: Path, data: bytes) -> None:
         with temporary.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            flushed(file.fileno(), path)
         temporary.replace(path)
     except OSError as exc:
         raise (disk_full(exc, path, len(data)) or exc) from exc

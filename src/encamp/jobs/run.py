@@ -331,7 +331,7 @@ class _Run:
         return self.ended[name].state in ("done", "up to date")
 
     def _up_to_date(self, name: str, earlier: TaskReport) -> None:
-        for output in earlier.outputs:
+        for output in (one for one in earlier.outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
         self._end(replace(earlier, state="up to date", why="nothing changed"))
 
@@ -490,7 +490,7 @@ class _Run:
 
     def _unclaimed(self, name: str, staged: list[Staged]) -> list[str]:
         """The final names, none of which is another task's."""
-        finals = [final_name(one.final) for one in staged]
+        finals = [final_name(one.final) for one in staged if one.kind != "folder"]
         for final in finals:
             self.own_folder.check(final)
             owner = self.finals.get(final, name)

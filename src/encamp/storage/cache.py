@@ -19,6 +19,7 @@ import os
 import shutil
 import stat
 import time
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -31,6 +32,7 @@ from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
 from encamp.storage.cleaners import keep_off
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import free_space, named_error
+from encamp.storage.holes import allocated
 from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
 from encamp.storage.mirror import Item, is_here
@@ -127,13 +129,13 @@ class HostCache:
         try:
             self._note_fetches(missing)
         except OSError as exc:
-            need = sum(item.size for item in missing)
+            need = sum(item.allocated for item in missing)
             raise named_error(exc, missing[0].name, self.root, need) from exc
         small: list[Item] = []
         large: list[Item] = []
         for item in missing:
-            (large if self._needs_room(item.size) else small).append(item)
-        with self.room_if_scarce(sum(item.size for item in small), "inputs"):
+            (large if self._needs_room(item.allocated) else small).append(item)
+        with self.room_if_scarce(sum(item.allocated for item in small), "inputs"):
             for item in small:
                 self._get(item, has_room=True)
         for item in large:
@@ -206,12 +208,12 @@ class HostCache:
         partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left
         try:
-            with nullcontext() if has_room else self.room_if_scarce(item.size, item.name):
+            with nullcontext() if has_room else self.room_if_scarce(item.allocated, item.name):
                 self._copy_in(item, partial)
         except BaseException as exc:
             self._remove(partial)
             if isinstance(exc, OSError):
-                raise named_error(exc, item.name, self.root, item.size) from exc
+                raise named_error(exc, item.name, self.root, item.allocated) from exc
             raise
         entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if item.kind == "tree":
@@ -381,7 +383,10 @@ class HostCache:
             doomed = self.root / "partial" / f"{path.name}-{token_hex(4)}"
             with suppress(FileNotFoundError):
                 path.rename(doomed)
-                strike(doomed, self._storage)
+                try:
+                    strike(doomed, self._storage)
+                except OSError as exc:
+                    warnings.warn(f"cannot remove {doomed} from the cache: {exc}", stacklevel=2)
 
     def rows(self) -> list[Row]:
         """All entries that are noted, those first that were not used for longest."""
@@ -398,8 +403,12 @@ class HostCache:
         with self._index() as index:
             return index.events(source)
 
-    def tidy(self) -> None:
-        """Remove what killed processes left half fetched or half evicted, or was set aside."""
+    def tidy(self) -> dict[Path, OSError]:
+        """Remove what killed processes left half fetched or half evicted, or was set aside.
+
+        Returns what cannot be removed.
+        """
+        stayed: dict[Path, OSError] = {}
         for path in (self.root / "partial").iterdir():
             key = path.name.split("-")[0]
             using = KeyLock(self._locks, key)
@@ -407,9 +416,12 @@ class HostCache:
             try:
                 if using.take_if_free() and fetching.take_if_free():
                     strike(path, self._storage)
+            except OSError as exc:
+                stayed[path] = exc
             finally:
                 using.close()
                 fetching.close()
+        return stayed
 
     def adopt(self) -> None:
         """Note entries that nobody has noted, as who fetched them was killed."""
@@ -428,6 +440,11 @@ class HostCache:
                     now = time.time()
                     row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
                     index.add(row)
+
+    @property
+    def trees(self) -> Path:
+        """The folder that the entries of trees are in."""
+        return self.root / "trees"
 
     def place_of(self, item: Item) -> Path:
         """Where the entry for an input is, whether or not it is there."""
@@ -482,14 +499,15 @@ def _what_changed(before: str, now: str) -> str:
 
 def _row(item: Item) -> Row:
     now = time.time()
-    return Row(_key(item), item.kind, item.name, _state(item), item.size, item.files, now, now)
+    room = item.allocated
+    return Row(_key(item), item.kind, item.name, _state(item), room, item.files, now, now)
 
 
 def _measured(entry: Path) -> tuple[int, int]:
     if entry.is_file():
-        return entry.stat().st_size, 1
+        return allocated(entry.stat()), 1
     state = tree_state(entry / "tree", ())
-    return state.size, state.files
+    return state.allocated, state.files
 
 
 def _forget_dead(index: Index) -> None:

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from encamp.errors import SourceChanged, UnusableInput
+from encamp.storage.holes import data_parts, is_sparse
 
 _CHUNK = 1 << 26
 _NO_FAST_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
@@ -20,8 +21,9 @@ def copy_file(
 
     ``expected`` is the size and mtime_ns that the source must have before and after the copy,
     otherwise `SourceChanged`; ``mode`` replaces the permissions. The disk's own copy is used
-    where it has one (a reflink costs no data), see copy_file_range(2). Raises `UnusableInput` for
-    what is no regular file, FileExistsError if the target is there, OSError from the disk.
+    where it has one (a reflink costs no data), see copy_file_range(2); holes stay holes. Raises
+    `UnusableInput` for what is no regular file or holds not as many bytes as it says,
+    FileExistsError if the target is there, OSError from the disk.
     On any error no target is left.
     """
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -55,38 +57,80 @@ def _write_new(
 def _fill(
     reader: int, writer: int, status: os.stat_result, source: Path | str, target: Path | str
 ) -> None:
-    copied = _copy_bytes(reader, writer, status.st_size)
+    copied = _copy_parts(reader, writer, status)
+    more = copied and os.pread(reader, 1, status.st_size)
     now = os.fstat(reader)
-    before = (status.st_size, status.st_mtime_ns)
-    if copied != status.st_size or (now.st_size, now.st_mtime_ns) != before:
+    if (now.st_size, now.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
         raise SourceChanged(str(source))
-    if os.fstat(writer).st_size != copied:
+    if not copied or more:
+        raise UnusableInput(str(source), false_size(status.st_size))
+    if os.fstat(writer).st_size != status.st_size:
         raise OSError(errno.EIO, "the disk kept fewer bytes than were written", str(target))
 
 
-def _copy_bytes(reader: int, writer: int, size: int) -> int:
-    copied = 0
+def false_size(size: int) -> str:
+    """What is wrong with a file that does not hold as many bytes as the system says."""
+    return (
+        f"it is said to hold {size} bytes and does not, as with files that the kernel makes up; "
+        "let a step read it, or copy it to a plain file first"
+    )
+
+
+def check_size(path: Path | str, status: os.stat_result) -> None:
+    """Raise `UnusableInput` for a file that takes no room on its disk, and whose size is false."""
+    if status.st_blocks:
+        return
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        while copied < size:
-            count = os.copy_file_range(reader, writer, min(_CHUNK, size - copied))
+        size = status.st_size
+        whole = not size or os.pread(fd, 1, size - 1)
+        if (not whole or os.pread(fd, 1, size)) and os.fstat(fd).st_size == size:
+            raise UnusableInput(str(path), false_size(size))
+    finally:
+        os.close(fd)
+
+
+def _copy_parts(reader: int, writer: int, status: os.stat_result) -> bool:
+    """Copy what is not a hole; returns whether as many bytes were there as should be."""
+    size = status.st_size
+    if not is_sparse(status):
+        return _copy_bytes(reader, writer, size, 0) == size
+    for begin, end in data_parts(reader, size):
+        if _copy_bytes(reader, writer, end - begin, begin) != end - begin:
+            return False
+    os.ftruncate(writer, size)
+    return True
+
+
+def _copy_bytes(reader: int, writer: int, size: int, start: int) -> int:
+    """Copy ``size`` bytes from ``start`` on to the same place; returns how many there were."""
+    at, end = start, start + size
+    try:
+        while at < end:
+            count = os.copy_file_range(reader, writer, min(_CHUNK, end - at), at, at)
             if count == 0:
-                return copied
-            copied += count
+                break  # the end, or a disk that cannot do it
+            at += count
     except OSError as exc:
         if exc.errno not in _NO_FAST_COPY:
             raise
-        return copied + _copy_plain(reader, writer, size - copied)
-    return copied
+    return at - start + _copy_plain(reader, writer, end - at, at)
 
 
-def _copy_plain(reader: int, writer: int, size: int) -> int:
+def _copy_plain(reader: int, writer: int, size: int, start: int) -> int:
     copied = 0
     while copied < size:
-        block = os.read(reader, min(1 << 20, size - copied))
+        block = os.pread(reader, min(1 << 20, size - copied), start + copied)
         if not block:
             break
-        view = memoryview(block)
-        while view:
-            view = view[os.write(writer, view) :]
+        write_at(writer, block, start + copied)
         copied += len(block)
     return copied
+
+
+def write_at(fd: int, data: bytes, at: int) -> None:
+    """Write all of ``data`` to a place of a file."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, at)
+        at, view = at + written, view[written:]

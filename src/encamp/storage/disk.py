@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 
-from encamp.errors import DiskFull, SourceChanged, UnusableInput
+from encamp.errors import DiskFull, SourceChanged, UnusableInput, printable
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
@@ -31,6 +32,41 @@ def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception
     if isinstance(exc, FileNotFoundError):
         return SourceChanged(source)
     return UnusableInput(str(exc.filename or source), (exc.strerror or str(exc)).lower())
+
+
+_UNKNOWN = {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTTY}
+"""How a disk says that it does not know a request."""
+_told: set[tuple[int, str]] = set()
+
+
+def flushed(fd: int, path: Path | str) -> None:
+    """Wait until what is written is on the disk; one that knows no such request is warned of once.
+
+    Raises OSError.
+    """
+    try:
+        os.fsync(fd)
+    except OSError as exc:
+        if exc.errno not in _UNKNOWN:
+            raise
+        _warn_once(fd, path, "cannot be told to flush: new files may not outlive a power cut")
+
+
+def set_permissions(fd: int, mode: int, path: Path | str) -> None:
+    """Set a file's permissions; a disk that keeps none (FAT) is warned of once. Raises OSError."""
+    try:
+        os.fchmod(fd, mode)
+    except OSError as exc:
+        if exc.errno not in {*_UNKNOWN, errno.EPERM}:
+            raise
+        _warn_once(fd, path, "keeps no permissions of files")
+
+
+def _warn_once(fd: int, path: Path | str, what: str) -> None:
+    key = os.fstat(fd).st_dev, what
+    if key not in _told:
+        _told.add(key)
+        warnings.warn(f"the disk of {printable(path)} {what}", stacklevel=4)
 
 
 def kind_and_source(device: int) -> tuple[str, str]:

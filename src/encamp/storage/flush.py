@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from encamp.storage.disk import flushed
 from encamp.storage.visible import is_network_device
 
 _SEVERAL = 4
@@ -41,7 +42,7 @@ def flush_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk; raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        flushed(fd, folder)
     finally:
         os.close(fd)
 
@@ -52,7 +53,7 @@ def _one_by_one(files: list[Path]) -> dict[Path, OSError]:
         try:
             fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
-                os.fsync(fd)
+                flushed(fd, file)
             finally:
                 os.close(fd)
         except OSError as exc:

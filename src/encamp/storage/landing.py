@@ -10,16 +10,19 @@ destination's host.
 from __future__ import annotations
 
 import os
+import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
-from encamp.storage.disk import disk_full
+from encamp.storage.copy import write_at
+from encamp.storage.disk import disk_full, flushed, set_permissions
+from encamp.storage.holes import Hashed, data_parts, is_sparse
 from encamp.storage.parts import PART, discard
-from encamp.storage.roots import Portable, SharedPath, local, portable_name
+from encamp.storage.roots import Portable, SharedPath, below, local, portable_name
 from encamp.storage.ship import CHUNK, Sender, digest_of_piece
 
 if TYPE_CHECKING:
@@ -34,6 +37,11 @@ class Far:
     folder: Portable
     inner: PurePosixPath
 
+    @property
+    def place(self) -> Portable:
+        """The path as all hosts understand it."""
+        return below(self.folder, str(self.inner))
+
     def __str__(self) -> str:
         folder = self.folder
         return f"{folder.rest if isinstance(folder, SharedPath) else folder}/{self.inner}"
@@ -41,7 +49,11 @@ class Far:
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of one output from some place on; ``token`` tells its temporary name from others'."""
+    """Bytes of one output from some place on; ``token`` tells its temporary name from others'.
+
+    The first piece begins at 0, also where a hole is there. ``size`` is the whole file's, told by
+    the last piece only.
+    """
 
     folder: Portable
     inner: str
@@ -50,7 +62,7 @@ class Piece:
     data: bytes
     digest: bytes
     permissions: int
-    last: bool
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -71,25 +83,46 @@ class OutputChannel(Protocol):
 def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tuple[Landed, int, str]:
     """Send a file; returns where it is, its size, and its blake2b-128 in hexadecimal.
 
-    Raises OSError from this host's disk, and what the other side raises.
+    Holes are not sent. Raises OSError from this host's disk, and what the other side raises.
     """
-    import hashlib
-
-    whole, offset = hashlib.blake2b(digest_size=16), 0
+    hashed = Hashed()
     with source.open("rb", buffering=0) as reader:
         permissions = os.fstat(reader.fileno()).st_mode & 0o777 | 0o200
-        data, last = reader.read(CHUNK), False
-        while not last:
-            after = reader.read(CHUNK) if data else b""
-            last = not after
-            whole.update(data)
+        for offset, data, last in _blocks(reader.fileno()):
+            hashed.zeros(offset - hashed.size)
+            hashed.update(data)
+            size = hashed.size if last else None
             digest = digest_of_piece(data)
             inner = str(to.inner)
-            piece = Piece(to.folder, inner, token, offset, data, digest, permissions, last)
+            piece = Piece(to.folder, inner, token, offset, data, digest, permissions, size)
             landed = channel.land(piece)
-            offset += len(data)
-            data = after
-    return landed, offset, whole.hexdigest()
+    return landed, hashed.size, hashed.digest
+
+
+def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Where bytes are, the bytes, and whether they are the last; at least one, the first at 0."""
+    at, data = 0, b""
+    size = os.fstat(fd).st_size
+    for begin, end in _parts(fd):
+        while block := os.pread(fd, min(CHUNK, end - begin), begin):
+            if data or begin:
+                yield at, data, False
+            at, data = begin, block
+            begin += len(block)
+    if at + len(data) < size:  # a hole at the end
+        yield at, data, False
+        at, data = size, b""
+    yield at, data, True
+
+
+def _parts(fd: int) -> Iterator[tuple[int, int]]:
+    """Where to read, up to wherever the file ends."""
+    status = os.fstat(fd)
+    if is_sparse(status):
+        yield from data_parts(fd, status.st_size)
+        yield status.st_size, sys.maxsize
+    else:
+        yield 0, sys.maxsize
 
 
 class Receiver:
@@ -195,12 +228,10 @@ def _write(part: Path, piece: Piece) -> None:
     new = os.O_CREAT | os.O_EXCL if piece.offset == 0 else 0
     fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | new, 0o600)
     try:
-        at, view = piece.offset, memoryview(piece.data)
-        while view:
-            written = os.pwrite(fd, view, at)
-            at, view = at + written, view[written:]
-        if piece.last:
-            os.fchmod(fd, piece.permissions & 0o777)
-            os.fsync(fd)
+        write_at(fd, piece.data, piece.offset)
+        if piece.size is not None:
+            os.ftruncate(fd, piece.size)
+            set_permissions(fd, piece.permissions & 0o777, part)
+            flushed(fd, part)
     finally:
         os.close(fd)

@@ -10,19 +10,30 @@ from encamp.storage.owner import reclaim
 from encamp.storage.roots import local_storage_path
 
 
-def reclaim_leftovers(*, dry_run: bool = False) -> list[Path]:
+def reclaim_leftovers(
+    *, dry_run: bool = False, stayed: dict[Path, OSError] | None = None
+) -> list[Path]:
     """Remove folders of dead owners, which are returned, and what is half in the cache.
 
-    What the disk does not let go of is warned of and stays. Several processes may do this at once.
-    Raises `BadLocalStorage`.
+    What the disk does not let go of is noted in ``stayed``, or warned of. Several processes may do
+    this at once. Raises `BadLocalStorage`.
     """
-    folders = reclaim(dry_run=dry_run)
+    folders = reclaim(dry_run=dry_run, stayed=stayed)
     if not dry_run and (local_storage_path() / "cache").is_dir():
-        with HostCache() as cache:
-            try:
-                cache.tidy()
-                if folders:
-                    cache.adopt()
-            except OSError as exc:
-                warnings.warn(f"cannot tidy the cache: {exc}", stacklevel=2)
+        for path, exc in _tidied(adopt=bool(folders)).items():
+            if stayed is None:
+                warnings.warn(f"cannot remove {path} from the cache: {exc}", stacklevel=2)
+            else:
+                stayed[path] = exc
     return folders
+
+
+def _tidied(*, adopt: bool) -> dict[Path, OSError]:
+    with HostCache() as cache:
+        try:
+            left = cache.tidy()
+            if adopt:
+                cache.adopt()
+        except OSError as exc:
+            return {cache.root: exc}
+    return left

@@ -11,9 +11,11 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
+from encamp.storage.copy import check_size
 from encamp.storage.disk import Disks
 from encamp.storage.globs import escape, is_glob
 from encamp.storage.hidden import Hidden
+from encamp.storage.holes import allocated
 from encamp.storage.remote import find_remote, is_url
 from encamp.storage.roots import Portable, SharedPath, local, local_storage_path, portable
 from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
@@ -45,6 +47,9 @@ class Mirror:
     readonly
         The task does not write to these: they may be links to this host's cache, without the
         right to write.
+    executable
+        Everybody who may read these files may execute them: for files from URLs, which have no
+        permissions of their own.
     mode
         How they come from the cache into the folder (see `encamp.storage.modes`): "auto" takes
         the cheapest way that is safe; "overlay", "reflink", "link" and "copy" insist
@@ -58,6 +63,7 @@ class Mirror:
     required: bool = True
     readonly: bool = False
     mode: Mode = "auto"
+    executable: bool = False
     literal: bool = field(default=False, kw_only=True, compare=False, repr=False)
     """Whether a file called ``pattern``, if there is one, is meant alone; so it is of a `Path`."""
 
@@ -102,7 +108,8 @@ class Item:
     ``size`` and ``mtime_ns`` are the file's when the plan was made; of a tree, the sum over its
     ``files`` and the time of the newest. ``content`` tells one state of the input from another on
     any host, ``identity`` also one file from another that took its place; so does ``version``, but
-    only by what is the same after a restart. ``cached`` says that more than one task may want it.
+    only by what is the same after a restart. ``allocated`` are the bytes that it takes on a disk,
+    fewer than ``size`` where there are holes. ``cached`` says that more than one task may want it.
     """
 
     source: Portable
@@ -115,6 +122,7 @@ class Item:
     content: str
     identity: str
     version: str
+    allocated: int
     exclude: tuple[str, ...] = ()
     mode: Mode = "auto"
     readonly: bool = False
@@ -239,17 +247,20 @@ class Planner:
             exclude = (*exclude, *hidden.below(path))
         state = self._tree(path, exclude) if tree else _file_state(path, status)
         source = portable(path)
+        plain = stat.S_IMODE(status.st_mode)
+        permissions = _executable(plain) if mirror.executable and not tree else plain
         return Item(
             source,
             target,
             "tree" if tree else "file",
             state.size,
             state.mtime_ns,
-            stat.S_IMODE(status.st_mode),
+            permissions,
             state.files,
             state.content,
-            _identity(source, status, state),
-            state.version,
+            _identity(source, status, state, permissions),
+            state.version + (_EXECUTABLE if permissions != plain else ""),
+            state.allocated,
             exclude if tree else (),
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
@@ -272,9 +283,17 @@ def merged(items: Iterable[Item]) -> list[Item]:
     return sorted(found.values(), key=lambda item: (item.kind == "file", item.target))
 
 
-def _identity(source: Portable, status: os.stat_result, state: TreeState) -> str:
+_EXECUTABLE = " executable"
+
+
+def _executable(permissions: int) -> int:
+    """Permissions with which those may execute a file who may read it."""
+    return permissions | (permissions & 0o444) >> 2
+
+
+def _identity(source: Portable, status: os.stat_result, state: TreeState, permissions: int) -> str:
     tree = stat.S_ISDIR(status.st_mode)
-    facts = repr((source, tree, state.identity, status.st_mode, status.st_ino, status.st_dev))
+    facts = repr((source, tree, state.identity, permissions, status.st_ino, status.st_dev))
     return hashlib.blake2b(os.fsencode(facts), digest_size=20).hexdigest()
 
 
@@ -293,7 +312,9 @@ def is_here(item: Item) -> bool:
         state = tree_state(path, item.exclude) if tree else _file_state(path, status)
         if isinstance(item.source, SharedPath):
             return state.content == item.content
-        return _identity(item.source, status, state) == item.identity
+        permissions = stat.S_IMODE(status.st_mode)
+        same = _identity(item.source, status, state, item.permissions) == item.identity
+        return same and item.permissions in (permissions, _executable(permissions))
     except (OSError, UnusableInput):  # or this host has not so many shared roots
         return False
 
@@ -309,11 +330,11 @@ def _remote_items(mirror: Mirror, folder: PurePosixPath) -> Iterator[Item]:
         facts = repr((file.url, file.size, file.state))
         content = hashlib.blake2b(facts.encode(), digest_size=20).hexdigest()
         readonly = mirror.readonly or mirror.mode == "link"
-        # There is no time of change that all of them have; any number serves that goes with it.
-        mtime_ns = int(content[:15], 16) % 10**18
+        permissions = 0o755 if mirror.executable else 0o644
+        identity = content + (".x" if mirror.executable else "")
         yield Item(
-            file.url, target, "file", file.size, mtime_ns, 0o644, 1, content, content, content,
-            mode=mirror.mode, readonly=readonly,
+            file.url, target, "file", file.size, file.mtime_ns, permissions, 1, content, identity,
+            identity, file.size, mode=mirror.mode, readonly=readonly,
         )  # fmt: skip
     if mirror.required and not found:
         raise NoMatch(mirror.pattern, "its place")
@@ -370,9 +391,11 @@ def _file_state(path: Path, status: os.stat_result) -> TreeState:
         raise UnusableInput(str(path), f"it is {special(status)}, not a file or folder")
     if not os.access(path, os.R_OK):
         raise UnusableInput(str(path), "permission denied")
+    check_size(path, status)
     content = f"{status.st_size} {status.st_mtime_ns}"
     version = f"{content} {Disks().lasting_number(path, status)}"
-    return TreeState(1, status.st_size, status.st_mtime_ns, content, content, version)
+    room = allocated(status)
+    return TreeState(1, status.st_size, status.st_mtime_ns, content, content, version, room)
 
 
 def identity(items: Iterable[Item]) -> list[tuple[str, str, str]]:

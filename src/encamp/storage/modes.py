@@ -2,7 +2,8 @@
 
 overlay
     A tree is shown under the task's own changes: milliseconds at any size, and the task may
-    write. Also for big files. Where the kernel lets this process mount, see `overlay`.
+    write. Also for big files. Where the kernel lets this process mount, see `overlay`; unless it is
+    asked for, only where the task cannot tell it from a copy.
 reflink
     A copy that shares its blocks with the entry until one is written to (btrfs, xfs).
 link
@@ -45,24 +46,42 @@ def way_of(item: Item, storage: Path) -> tuple[Way, str]:
         return _asked_for(item, storage), "asked for"
     if not item.cached and item.url is None:
         return "direct", "only one task wants it"
-    worth = _worth_a_mount(item)
-    if item.kind == "tree" and worth and why_no_overlay(storage) is None:
+    worth = _worth_a_mount(item) and why_not_as_a_copy(item, storage) is None
+    if item.kind == "tree" and worth:
         return "overlay", "the kernel lets us mount, and it is big enough"
     if why_no_reflink(storage) is None:
         return "reflink", "the disk shares blocks between copies"
     if item.readonly:
         return "link", "it is declared read-only"
-    if worth and why_no_overlay(storage) is None:
+    if worth:
         return "overlay", "the kernel lets us mount, and it is big enough"
     return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
 
 
 def needs_own_mounts(items: Iterable[Item]) -> bool:
     """Whether a process that may not mount would gain from mounts of its own, see `overlay`."""
-    wanted = (
-        i.mode == "overlay" or (i.mode == "auto" and i.cached and _worth_a_mount(i)) for i in items
-    )
-    return os.geteuid() != 0 and any(wanted)
+    return os.geteuid() != 0 and any(map(_gains, items))
+
+
+def _gains(item: Item) -> bool:
+    if item.mode == "overlay":
+        return True
+    return item.mode == "auto" and item.cached and _worth_a_mount(item) and not _has_folders(item)
+
+
+def _has_folders(item: Item) -> bool:
+    """Whether an overlay that shows it has folders in its lower layer."""
+    return item.kind == "tree" or "/" in item.target
+
+
+def why_not_as_a_copy(item: Item, storage: Path) -> str | None:
+    """Why a task could tell an overlay from a copy, or have none; None if it could not.
+
+    Without redirect_dir, folders of the lower layer cannot be renamed.
+    """
+    if _has_folders(item):
+        return why_no_whole_overlay(storage)
+    return why_no_overlay(storage)
 
 
 def _worth_a_mount(item: Item) -> bool:
@@ -87,6 +106,12 @@ def _asked_for(item: Item, storage: Path) -> Way:
 def why_no_overlay(_storage: Path) -> str | None:
     """Why this process cannot mount overlays in the local storage; None if it can."""
     return _tried(overlay.why_not)
+
+
+@cache
+def why_no_whole_overlay(_storage: Path) -> str | None:
+    """Why an overlay here has folders that cannot be renamed, or there is none; None if neither."""
+    return _tried(overlay.why_not_whole)
 
 
 @cache

@@ -7,32 +7,38 @@ names. What is not published leaves nothing under a final name, whenever the pro
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from io import FileIO
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import Literal, NoReturn, get_args
+from typing import Literal, get_args
 
 from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
 from encamp.storage import remote
 from encamp.storage.beacon import reaches
-from encamp.storage.disk import disk_full
+from encamp.storage.copy import write_at
+from encamp.storage.disk import disk_full, flushed, set_permissions
+from encamp.storage.holes import Hashed, allocated, data_parts, is_sparse
 from encamp.storage.landing import Far, OutputChannel, send_file
-from encamp.storage.mirror import find, globstar_depth, renamed, safe_target
+from encamp.storage.made import Homebound, Kind, Made, entries_below
+from encamp.storage.mirror import renamed, safe_target
 from encamp.storage.parts import PART, discard
 from encamp.storage.remote import is_url
 from encamp.storage.roots import (
     Portable,
     below,
+    current_folder,
     in_local_storage,
     local,
     portable,
     portable_name,
+    with_name,
 )
 
 _CHUNK = 1 << 20
@@ -47,8 +53,10 @@ class Output:
 
     pattern
         Path or glob inside the task's folder; ``**`` matches folders to any depth. A folder
-        brings back the files of its whole tree. A symlink brings back the file it leads to, if
-        that is in the task's folder too; otherwise it is no output.
+        brings back its whole tree, empty folders as well. A symlink stays one if what it leads to
+        is brought back with it; otherwise it brings back the file, or, if it is matched itself,
+        the tree that it leads to. What leads out of the task's folder or nowhere is an error
+        (`UnusableOutput`), and so are FIFOs, sockets and devices.
     to
         Destination folder, made where it is missing, or a URL that fsspec knows.
     rename
@@ -98,7 +106,10 @@ def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
 
 @dataclass(frozen=True)
 class Staged:
-    """One output under its temporary name; ``digest`` is blake2b-128 in hexadecimal."""
+    """One output under its temporary name; ``digest`` is blake2b-128 in hexadecimal.
+
+    Symlinks and empty folders have no temporary file: they are made when they are published.
+    """
 
     made: str
     part: Portable
@@ -108,6 +119,9 @@ class Staged:
     existing: Existing = "replace"
     flushed: bool = True
     """Whether the copy is on the disk; if not, `publish.flush_copies` comes before `publish`."""
+    kind: Kind = "file"
+    goal: str = ""
+    """Where a symlink is to lead."""
 
 
 Final = Path | str | Far
@@ -215,6 +229,7 @@ def stage(
     channel: OutputChannel | None = None,
     beacon: str = "",
     flush: bool = True,
+    lenient: bool = False,
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
@@ -224,29 +239,27 @@ def stage(
     were placed there, named in no message about what the task made; ``announce`` is told the
     temporary names before there are files with them. Blocks until the copies are on
     the disk; without ``flush`` that is left to another process of this host, which can see to
-    many at once (`publish.flush_copies`). Raises `MissingOutput`, `OutputConflict`,
-    `BadDestination` or `DiskFull`; then no temporary file is left here.
+    many at once (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (not if
+    ``lenient``: then that is left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no
+    temporary file is left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
-        base = destination or Path.cwd()
+        base = destination or current_folder()
         outputs = tuple(outputs)
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
-        wanted = _wanted(folder, outputs, partial(_place, base, far), task, inputs)
+        where = partial(_place, base, far)
+        wanted = _wanted(folder, outputs, where, task, inputs, lenient=lenient)
     except OSError as exc:
         raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
     if announce is not None:
         announce([_part(one, tokens[one]) for one in wanted if isinstance(one, Path)])
     try:
-        for final, (made, output) in wanted.items():
-            token, source = tokens[final], folder / made
-            if isinstance(final, Far) and channel is not None:
-                staged.append(_sent(channel, source, made, final, token, output))
-            else:
-                staged.append(_staged(source, made, final, token, output, flush))
+        for final, made in wanted.items():
+            staged.append(_staged(folder, made, final, tokens[final], channel, flush))
     except BaseException:
         unstage(one for one in staged if not far)  # the other side sees to its own
         raise
@@ -258,16 +271,26 @@ def _part(final: Path, token: str) -> Path:
 
 
 def _staged(
-    source: Path, made: str, final: Final, token: str, output: Output, flush: bool
+    folder: Path,
+    made: Made,
+    final: Final,
+    token: str,
+    channel: OutputChannel | None,
+    flush: bool,
 ) -> Staged:
+    if made.kind != "file":
+        return _light(made, final, token)
+    if isinstance(final, Far) and channel is not None:
+        return _sent(channel, folder / made.path, made, final, token)
+    source, existing = folder / made.path, made.output.existing
     if isinstance(final, Path):
         part = _part(final, token)
         size, digest = _copied(source, part, final, flush)
-        names = _portable_names(part, final, output)
-        return Staged(made, *names, size, digest, output.existing, flush)
+        names = _portable_names(part, final, made.output)
+        return Staged(made.path, *names, size, digest, existing, flush)
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
     size, digest = remote.upload(source, url)
-    return Staged(made, url, str(final), size, digest, output.existing)
+    return Staged(made.path, url, str(final), size, digest, existing)
 
 
 def _portable_names(part: Path, final: Path, output: Output) -> tuple[Portable, Portable]:
@@ -276,19 +299,30 @@ def _portable_names(part: Path, final: Path, output: Output) -> tuple[Portable, 
     return portable_name(part), portable_name(final)
 
 
-def _sent(
-    channel: OutputChannel, source: Path, made: str, final: Far, token: str, output: Output
-) -> Staged:
+def _light(made: Made, final: Final, token: str) -> Staged:
+    """A symlink or an empty folder, which is made when it is published."""
+    if isinstance(final, Far):
+        to: Portable = final.place
+    else:
+        to = portable_name(final) if isinstance(final, Path) else final
+    part = with_name(to, f"{PART}{token}")
+    existing, size = made.output.existing, len(os.fsencode(made.goal))
+    return Staged(made.path, part, to, size, "", existing, kind=made.kind, goal=made.goal)
+
+
+def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: str) -> Staged:
     try:
         landed, size, digest = send_file(channel, source, final, token)
     except OSError as exc:
         raise BadDestination(str(final), _unreadable(exc, source)) from exc
-    return Staged(made, landed.part, landed.final, size, digest, output.existing)
+    return Staged(made.path, landed.part, landed.final, size, digest, made.output.existing)
 
 
 def unstage(staged: Iterable[Staged]) -> None:
     """Remove staged files that will not be published."""
     for one in staged:
+        if one.kind != "file":
+            continue
         if is_url(one.part):
             with suppress(BadDestination):  # a place that cannot be reached keeps it
                 remote.remove(str(one.part))
@@ -302,59 +336,32 @@ def _wanted(
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     task: str,
     inputs: frozenset[str],
-) -> dict[Final, tuple[str, Output]]:
-    """Where it goes → path in the folder, of every file that the patterns match."""
-    wanted: dict[Final, tuple[str, Output]] = {}
+    *,
+    lenient: bool,
+) -> dict[Final, Made]:
+    """Where it goes → what goes there, of all that the patterns match."""
+    found = Homebound(folder, task, lenient=lenient)
     for output in outputs:
-        matches = list(_matches(folder, output))
-        if output.required and not matches:
-            made = [path for path in _files_below(folder, folder) if path not in inputs]
-            raise MissingOutput(task, output.pattern, tuple(made[:10]))
-        final_of = place(output)
-        for made_as, inner in matches:
-            final = final_of(inner)
-            before, _ = wanted.setdefault(final, (made_as, output))
-            if before != made_as:
-                raise OutputConflict(str(final), before, made_as)
+        if not found.add(output) and output.required:
+            raise MissingOutput(task, output.pattern, _new_files(folder, inputs))
+    wanted: dict[Final, Made] = {}
+    finals_of = lru_cache(maxsize=None)(place)
+    for made in found.all():
+        final = finals_of(made.output)(made.inner)
+        before = wanted.setdefault(final, made)
+        if before.path != made.path and not before.kind == made.kind == "folder":
+            raise OutputConflict(str(final), before.path, made.path)
     return wanted
 
 
-def _matches(folder: Path, output: Output) -> Iterator[tuple[str, PurePosixPath]]:
-    """Path in the folder, and path below the destination folder, of every matching file."""
-    depth = globstar_depth(output.pattern, folder)
-    for match in find(output.pattern, folder):
-        inner = PurePosixPath(*match.parts[depth:]) if depth else PurePosixPath(match.name)
-        to = inner.parent / renamed(output.rename, match.name)
-        made = match.relative_to(folder)
-        if _is_own_file(match, folder):
-            yield str(made), to
-        elif not depth and match.is_dir() and not match.is_symlink() and _inside(match, folder):
-            for path in _files_below(match, folder):
-                yield str(made / path), to / path
-
-
-def _files_below(top: Path, folder: Path) -> Iterator[str]:
-    """The task's own files below ``top``, in a fixed order, by their paths from there."""
-    for at, folders, names in os.walk(top, onerror=_not_listed):
-        folders.sort(key=os.fsencode)
-        for path in sorted((Path(at, name) for name in names), key=os.fsencode):
-            if _is_own_file(path, folder):
-                yield str(path.relative_to(top))
-
-
-def _not_listed(exc: OSError) -> NoReturn:
-    """What is in a folder that cannot be listed would be missing without a word."""
-    raise exc
-
-
-def _is_own_file(path: Path, folder: Path) -> bool:
-    near = path.parent == folder and not path.is_symlink()
-    return path.is_file() and (near or _inside(path, folder))
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    """Whether a match is the task's own: what a symlink leads to elsewhere is no output."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
+    """Some files that the task made, for a message."""
+    new = (
+        path
+        for path, status in entries_below(folder)
+        if status is not None and stat.S_ISREG(status.st_mode) and path not in inputs
+    )
+    return tuple(islice(new, 10))
 
 
 def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str]:
@@ -362,9 +369,9 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
     try:
         with source.open("rb", buffering=0) as reader, _new_file(part) as writer:
             size, digest = _pump(reader.fileno(), writer.fileno())
-            os.fchmod(writer.fileno(), _permissions(reader.fileno()))
+            set_permissions(writer.fileno(), _permissions(reader.fileno()), final)
             if flush:
-                os.fsync(writer.fileno())
+                flushed(writer.fileno(), final)
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
@@ -385,15 +392,25 @@ def _new_file(part: Path) -> FileIO:
 
 
 def _pump(reader: int, writer: int) -> tuple[int, str]:
-    hashed = hashlib.blake2b(digest_size=16)
-    size = 0
-    while block := os.read(reader, _CHUNK):
+    """Copy all bytes; a hole stays one, and counts as the zeros that it is read as."""
+    hashed, status = Hashed(), os.fstat(reader)
+    if is_sparse(status):
+        for begin, end in data_parts(reader, status.st_size):
+            hashed.zeros(begin - hashed.size)
+            _pump_part(reader, writer, hashed, end)
+        hashed.zeros(status.st_size - hashed.size)
+        os.ftruncate(writer, hashed.size)
+    _pump_part(reader, writer, hashed, None)
+    return hashed.size, hashed.digest
+
+
+def _pump_part(reader: int, writer: int, hashed: Hashed, end: int | None) -> None:
+    """Copy from where the bytes hashed so far end on; without ``end`` whatever comes."""
+    while block := os.pread(
+        reader, _CHUNK if end is None else min(_CHUNK, end - hashed.size), hashed.size
+    ):
+        write_at(writer, block, hashed.size)
         hashed.update(block)
-        size += len(block)
-        view = memoryview(block)
-        while view:
-            view = view[os.write(writer, view) :]
-    return size, hashed.hexdigest()
 
 
 def _permissions(fd: int) -> int:
@@ -402,7 +419,7 @@ def _permissions(fd: int) -> int:
 
 
 def _named(exc: OSError, source: Path, final: Path) -> Exception:
-    if full := disk_full(exc, final, source.stat().st_size):
+    if full := disk_full(exc, final, allocated(source.stat())):
         return full
     if exc.filename == str(source):
         return BadDestination(str(final), _unreadable(exc, source))

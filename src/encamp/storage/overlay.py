@@ -18,12 +18,17 @@ from pathlib import Path
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
+_MS_BIND = 4096
 _MS_REC_PRIVATE = 0x4000 | 0x40000
 _MNT_DETACH = 2
 SCRATCH = "over-"
 """How the names of folders begin that hold a mount's changes, one beside a task's folder each."""
 VIEW = "view"
 """The folder there that is shown under the task's."""
+VIEW_TASK = "task"
+"""The folder in a view that is shown at the task's, where the view is of the whole."""
+MERGED = "merged"
+"""Where in a folder for changes the whole is mounted, of which the task sees a part."""
 _WHAT = "what"
 """The file in such a folder that says what is mounted where, for when the mount is gone."""
 _SPECIAL = set(",:\\")
@@ -53,11 +58,40 @@ def mount(lower: Path, target: Path, scratch: Path) -> None:
     _call("mount", b"encamp", os.fsencode(target), b"overlay", 0, os.fsencode(options))
 
 
-def unmount_below(folder: Path) -> None:
-    """Undo every mount at or below ``folder``, the innermost first; see umount2(2)."""
-    for point in reversed(mounts_below(folder)):
+def mount_whole(view: Path, trees: Path, target: Path, scratch: Path) -> None:
+    """Show the folder `VIEW_TASK` of ``view`` at ``target``, and in it trees that are in ``trees``.
+
+    Where they are in the view says `show_tree`. All is one disk to who works there: what is in the
+    trees can be renamed, linked and removed as anything else, which needs redirect_dir, see the
+    kernel's overlayfs.rst; only root may have that. Raises OSError as `mount` does.
+    """
+    upper, work, merged = (scratch / name for name in ("upper", "work", MERGED))
+    for folder in (scratch, upper, work, merged):
+        folder.mkdir(mode=0o700)
+    if _SPECIAL & set(f"{view}{trees}{scratch}"):
+        raise OSError(0, "the local storage's path holds ',', ':' or '\\'")
+    layers = f"lowerdir={view}:{trees},upperdir={upper},workdir={work},redirect_dir=on"
+    _call("mount", b"encamp", os.fsencode(merged), b"overlay", 0, os.fsencode(layers))
+    shown = os.fsencode(merged / VIEW_TASK)
+    _call("mount", shown, os.fsencode(target), None, _MS_BIND, None)
+
+
+def show_tree(place: Path, tree: str) -> None:
+    """Have ``place``, a new folder in a view, show what is at ``tree`` below the trees' folder."""
+    place.mkdir(mode=0o700)
+    os.setxattr(place, "trusted.overlay.redirect", os.fsencode(f"/{tree}"))
+
+
+def unmount_below(folder: Path) -> list[str]:
+    """Undo every mount at or below ``folder``, the innermost first; see umount2(2).
+
+    Returns those that this process may not undo.
+    """
+    points = mounts_below(folder)
+    for point in reversed(points):
         with suppress(OSError):
             _call("umount2", os.fsencode(point), _MNT_DETACH)
+    return mounts_below(folder) if points else []
 
 
 def settle(folder: Path) -> None:
@@ -68,6 +102,9 @@ def settle(folder: Path) -> None:
     recover(folder)
     for point in reversed(mounts_below(folder)):
         seen, plain = Path(point), Path(f"{point}.plain")
+        if seen.name == MERGED and seen.parent.name.startswith(SCRATCH):
+            _call("umount2", os.fsencode(point), _MNT_DETACH)
+            continue
         shutil.copytree(seen, plain, symlinks=True)
         _call("umount2", os.fsencode(point), _MNT_DETACH)
         shutil.rmtree(seen)
@@ -161,6 +198,27 @@ def why_not(folder: Path) -> str | None:
     except OSError as exc:
         return f"the kernel refuses an overlay mount: {exc.strerror or exc}"
     unmount_below(folder)
+    return None
+
+
+def why_not_whole(folder: Path) -> str | None:
+    """As `why_not`, for `mount_whole`."""
+    if why := why_not(folder):
+        return why
+    if _State.in_namespace:
+        return "the kernel lets only root rename folders of an overlay"
+    try:
+        for name in ("trees/tree/a", "view", "whole"):
+            (folder / name).mkdir(parents=True)
+        (folder / "view" / VIEW_TASK).mkdir()
+        show_tree(folder / "view" / VIEW_TASK / "shown", "tree")
+        mount_whole(folder / "view", folder / "trees", folder / "whole", folder / "changes")
+        (folder / "whole/shown/a").rename(folder / "whole/b")
+        (folder / "whole/shown").rename(folder / "whole/other")
+    except OSError as exc:
+        return f"the kernel refuses an overlay that can be renamed: {exc.strerror or exc}"
+    finally:
+        unmount_below(folder)
     return None
 
 

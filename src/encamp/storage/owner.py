@@ -146,8 +146,7 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
 
 def _strike(folder: Path, root: Path) -> None:
     _doubt_linked(folder)
-    overlay.unmount_below(folder)
-    strike(folder, root)
+    strike(folder, root, overlay.unmount_below(folder))
 
 
 def _keep(folder: Path, root: Path) -> Path:
@@ -244,11 +243,11 @@ def _locked_now(fd: int) -> bool:
     return True
 
 
-def reclaim(*, dry_run: bool = False) -> list[Path]:
+def reclaim(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None) -> list[Path]:
     """Remove the folders of dead owners and return them; those of living owners stay.
 
-    Several processes may do this at once. A folder that cannot be removed is warned of and stays,
-    so that it keeps nobody from working. Raises `BadLocalStorage`.
+    Several processes may do this at once. A folder that cannot be removed is noted in ``stayed``,
+    or warned of, so that it keeps nobody from working. Raises `BadLocalStorage`.
     """
     parent = sandboxes(local_storage_path())
     if not os.path.lexists(parent):
@@ -260,16 +259,23 @@ def reclaim(*, dry_run: bool = False) -> list[Path]:
     return [
         parent / name
         for name in sorted(folders)
-        if _reclaimed(parent / name, dry_run=dry_run) and name in names
+        if _reclaimed(parent / name, stayed, dry_run=dry_run) and name in names
     ]
 
 
-def _reclaimed(folder: Path, *, dry_run: bool) -> bool:
+def _reclaimed(folder: Path, stayed: dict[Path, OSError] | None, *, dry_run: bool) -> bool:
     try:
         return reclaim_folder(folder, dry_run=dry_run)
     except OSError as exc:
-        _warn_of(folder, exc)
+        _tell_of(folder, exc, stayed)
         return False
+
+
+def _tell_of(leftover: Path, exc: OSError, stayed: dict[Path, OSError] | None) -> None:
+    if stayed is None:
+        _warn_of(leftover, exc)
+    else:
+        stayed[leftover] = exc
 
 
 def _warn_of(leftover: Path, exc: OSError) -> None:
@@ -317,14 +323,22 @@ def _remove_parts(folder: Path) -> None:
             discard_noted(Path(os.fsdecode(name)))
 
 
-def clean_kept(*, dry_run: bool = False) -> list[Path]:
-    """Remove the folders that were kept for looking into, and return them."""
+def clean_kept(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None) -> list[Path]:
+    """Remove the folders that were kept for looking into, and return them.
+
+    What cannot be removed is noted in ``stayed``, or warned of.
+    """
     parent = kept(local_storage_path())
     folders = sorted(parent.iterdir()) if parent.is_dir() else []
-    if folders and not dry_run:
-        root = local_storage()
-        for folder in folders:
-            strike(folder, root)
-        with suppress(OSError):
-            parent.rmdir()
-    return folders
+    if dry_run or not folders:
+        return folders
+    root, gone = local_storage(), []
+    for folder in folders:
+        try:
+            strike(folder, root, overlay.unmount_below(folder))
+            gone.append(folder)
+        except OSError as exc:
+            _tell_of(folder, exc, stayed)
+    with suppress(OSError):
+        parent.rmdir()
+    return gone

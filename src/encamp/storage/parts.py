@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import printable
@@ -28,11 +29,14 @@ def discard(part: Path) -> None:
 
 def discard_leftovers(folders: Iterable[Path], token: str) -> None:
     """Remove temporary files whose token begins with ``token`` from folders and those below."""
-    for top in folders:
-        for folder, _, names in os.walk(top):
-            for name in names:
-                if name.startswith(PART + token):
-                    discard(Path(folder, name))
+    pending = [os.fspath(folder) for folder in folders]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith(PART + token):
+                    discard(Path(entry.path))
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
 
 
 def discard_noted(part: Path) -> None:

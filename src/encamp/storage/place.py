@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
@@ -24,15 +23,19 @@ from encamp.storage import overlay
 from encamp.storage.cache import HostCache
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import named_error
+from encamp.storage.holes import allocated
 from encamp.storage.mirror import Item
-from encamp.storage.modes import Way, reflink, way_of
+from encamp.storage.modes import Way, reflink, way_of, why_no_whole_overlay
 from encamp.storage.owner import OwnedFolder, named_refusals
 from encamp.storage.roots import local
 from encamp.storage.sound import files_there, sound
+from encamp.storage.strike import strike
 from encamp.storage.tree import TreeDigest, link_tree, walk
 from encamp.storage.visible import until_not_older
 
-_NO_LINK = {errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP}
+_NO_SHARING = {
+    errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY
+}  # fmt: skip
 _TRIES = 10
 
 log = logging.getLogger("encamp.place")
@@ -64,6 +67,7 @@ class Placer:
         self._cache = cache
         self._safe = {PurePosixPath()}
         self._mounts = 0
+        self._whole = False
         self._shipped: dict[Item, bool] = {}
 
     def bring(self, items: Iterable[Item]) -> None:
@@ -83,11 +87,11 @@ class Placer:
     def _place(self, items: Iterable[Item]) -> None:
         ways = self._ways(items)
         self._cache.bring(item for item, way in ways if way != "direct")
-        need = sum(item.size for item, way in ways if way in ("copy", "direct"))
+        need = sum(item.allocated for item, way in ways if way in ("copy", "direct"))
         with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
-            self._mount_files([item for item, way in ways if _is_view(item, way)])
+            shown = self._mount_view([item for item, way in ways if way == "overlay"])
             for item, way in ways:
-                if not _is_view(item, way):
+                if item not in shown:
                     self._guarded(item, way)
 
     def _ways(self, items: Iterable[Item]) -> list[tuple[Item, Way]]:
@@ -96,11 +100,24 @@ class Placer:
         ways = []
         for item in items:
             way, why = way_of(self._by_cache(item), self._owned.storage)
-            if way == "overlay" and not trees.isdisjoint(PurePosixPath(item.target).parents):
+            if way == "overlay" and _is_in(trees, item):
                 way, why = _into_tree(item)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("%s by %s: %s", item.name, way, why)
             ways.append((item, way))
+        return self._agreed(ways, trees)
+
+    def _agreed(
+        self, ways: list[tuple[Item, Way]], trees: set[PurePosixPath]
+    ) -> list[tuple[Item, Way]]:
+        """Let links and overlays agree: no link leads from an overlay's disk to the cache's."""
+        if all(way != "overlay" for _, way in ways):
+            return ways
+        self._whole = why_no_whole_overlay(self._owned.storage) is None
+        if self._whole:  # it shows entries of read-only inputs as well
+            return [(i, "overlay" if w == "link" and not _is_in(trees, i) else w) for i, w in ways]
+        if any(item.mode == "link" for item, _ in ways):
+            return [(i, "copy" if w == "overlay" and i.mode == "auto" else w) for i, w in ways]
         return ways
 
     def _by_cache(self, item: Item) -> Item:
@@ -118,7 +135,7 @@ class Placer:
             source = item.name
             raise TargetConflict(item.target, source, "another input") from None
         except OSError as exc:
-            raise named_error(exc, item.name, self.folder, item.size) from exc
+            raise named_error(exc, item.name, self.folder, item.allocated) from exc
 
     def _put(self, item: Item, way: Way) -> None:
         if way == "overlay":
@@ -180,10 +197,11 @@ class Placer:
         try:
             self.placed.files += link_tree(origin, self.folder / path)
         except OSError as exc:
-            if exc.errno not in (*_NO_LINK, errno.EEXIST):
+            if exc.errno not in (*_NO_SHARING, errno.EEXIST):
                 raise
             if exc.errno != errno.EEXIST:
-                shutil.rmtree(self.folder / path)
+                strike(self.folder / path, self.folder)
+                _check_not_insisted(item, exc)
             return False
         self._safe.add(path)
         self.placed.linked_trees.append(item)
@@ -196,44 +214,56 @@ class Placer:
         self._one(str(origin), f"{self.folder}/{path}", status, item, way)
 
     def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
-        if way == "reflink":
-            reflink(Path(origin), Path(place))
-        elif way == "link" and _linked(origin, place):
+        if not _shared(origin, place, item, way):
+            mode = item.permissions | 0o200 if way == "direct" and item.kind == "file" else 0
+            copy_file(origin, place, (status.st_size, status.st_mtime_ns), mode)
+            self.placed.bytes += allocated(status)
+        elif way == "link":
             self.placed.linked[place] = (item, status)
-        else:
-            copy_file(origin, place, (status.st_size, status.st_mtime_ns))
-            self.placed.bytes += status.st_size
         self.placed.files += 1
 
-    def _mount_files(self, items: list[Item]) -> None:
-        """Show big files by one overlay over the whole folder: links to them are its lower layer.
+    def _mount_view(self, items: list[Item]) -> set[Item]:
+        """Show inputs by one overlay over the whole folder, and return which.
 
+        Big files are links in its lower layer, and so are trees where the kernel allows that.
         Nothing may be in the folder yet, it would be hidden.
         """
+        whole = self._whole
+        items = [item for item in items if whole or item.kind == "file"]
         if not items:
-            return
+            return set()
         view = self._owned.path / overlay.VIEW
-        view.mkdir(mode=0o700)
-        for item in items:
-            place = view / item.target
+        top = view / overlay.VIEW_TASK if whole else view
+        top.mkdir(mode=0o700, parents=True)
+        for item in sorted(items, key=lambda item: item.kind == "file"):
+            place = top / item.target
             place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._link_in_view(item, place)
-            self.placed.views[place] = item
-        self._mount(view, self.folder)
+            if item.kind == "file":
+                self._link_in_view(item, place)
+                self.placed.views[place] = item
+            else:
+                tree = self._cache.get(item)
+                overlay.show_tree(place, str(tree.relative_to(self._cache.trees)))
+                self.placed.mounted.append(item)
+        self._mount(view, self.folder, whole=whole)
+        return set(items)
 
     def _link_in_view(self, item: Item, place: Path) -> None:
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
                 entry = self._cache.get(item)
-                if not _linked(str(entry), str(place)):
+                if not _shared(str(entry), str(place), replace(item, mode="auto"), "link"):
                     copy_file(entry, place, (item.size, item.mtime_ns))
                 return
         raise SourceChanged(item.name)
 
-    def _mount(self, lower: Path, target: Path) -> None:
+    def _mount(self, lower: Path, target: Path, *, whole: bool = False) -> None:
         scratch = self._owned.path / f"{overlay.SCRATCH}{self._mounts}"
         self._mounts += 1
-        overlay.mount(lower, target, scratch)
+        if whole:
+            overlay.mount_whole(lower, self._cache.trees, target, scratch)
+        else:
+            overlay.mount(lower, target, scratch)
 
     def _folder(self, path: PurePosixPath) -> None:
         """Make a folder and those above it; refuse to go through a symlink."""
@@ -292,6 +322,10 @@ class Placer:
         raise InputDamaged(task, item.target)
 
 
+def _is_in(trees: set[PurePosixPath], item: Item) -> bool:
+    return not trees.isdisjoint(PurePosixPath(item.target).parents)
+
+
 def _into_tree(item: Item) -> tuple[Way, str]:
     """The way for what goes into another input's tree: a mount would hide, or be hidden."""
     why = "it goes into the tree of another input"
@@ -300,19 +334,32 @@ def _into_tree(item: Item) -> tuple[Way, str]:
     return "copy", why
 
 
-def _is_view(item: Item, way: Way) -> bool:
-    return way == "overlay" and item.kind == "file"
+def _shared(origin: str, place: str, item: Item, way: Way) -> bool:
+    """Put a file in its place without a copy of its bytes; False where the disk does not do that.
 
-
-def _linked(entry: str, place: str) -> bool:
-    """Link ``entry`` to ``place``; False where the disk has no (more) links."""
+    Raises `ModeRefused` if just this way was asked for.
+    """
+    if way not in ("link", "reflink"):
+        return False
     try:
-        os.link(entry, place)
+        if way == "link":
+            os.link(origin, place)
+        else:
+            reflink(Path(origin), Path(place))
     except OSError as exc:
-        if exc.errno in _NO_LINK:
-            return False
-        raise
+        if exc.errno not in _NO_SHARING:
+            raise
+        _check_not_insisted(item, exc)
+        return False
     return True
+
+
+def _check_not_insisted(item: Item, exc: OSError) -> None:
+    if item.mode in ("link", "reflink"):
+        why = f"the disk refuses: {(exc.strerror or str(exc)).lower()}"
+        if exc.errno == errno.EXDEV:
+            why = "the cache and that place in the task's folder are on different disks"
+        raise ModeRefused(item.mode, item.name, why) from exc
 
 
 def _changed(path: str, before: os.stat_result) -> bool:

@@ -53,24 +53,43 @@ def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]
     return [
         name
         for one, name in given
-        if one.existing == "replace" or name in own or not _is_there(one.final)
+        if one.kind != "folder"
+        and (one.existing == "replace" or name in own or not _is_there(one.final))
     ]
 
 
 def _check(one: Staged, own: Collection[str]) -> None:
     name = final_name(one.final)
+    if one.kind == "folder":
+        return _check_folder(one, name)
     if one.existing == "error" and name not in own and _is_there(one.final):
         raise OutputExists(name)
     if is_url(one.final):
-        return
+        return None
     try:
-        if Path(name).is_dir():
+        if Path(name).is_dir() and not (one.kind == "link" and Path(name).is_symlink()):
             raise BadDestination(name, "there is a folder of that name")
+        if one.kind == "link":
+            return None
         whole = until_visible(local(one.part), one.size).st_size == one.size
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
     if not whole:
         raise BadDestination(name, f"its temporary file {printable(local(one.part))} was changed")
+    return None
+
+
+def _check_folder(one: Staged, name: str) -> None:
+    """An empty folder shows nothing that could be half there: it is made before all else."""
+    if is_url(one.final):
+        return remote.make_folder(name)
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except FileExistsError as exc:
+        raise BadDestination(name, "there is a file of that name") from exc
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+    return None
 
 
 def final_name(final: Portable) -> str:
@@ -87,11 +106,17 @@ def _is_there(final: Portable) -> bool:
 def _published(one: Staged, own: Collection[str]) -> Published:
     name = final_name(one.final)
     replace = one.existing == "replace" or name in own
+    if one.kind == "folder":
+        return Published(name, 0, 0, "", kind="folder")
     if is_url(one.final):
         return _published_url(one, name, replace=replace)
     part, final = local(one.part), Path(name)
     try:
-        found = part.stat()
+        if one.kind == "link":
+            final.parent.mkdir(parents=True, exist_ok=True)
+            part.unlink(missing_ok=True)
+            part.symlink_to(one.goal)
+        found = part.lstat()
         if replace:
             part.replace(final)
         elif not _moved_if_new(part, final):
@@ -100,7 +125,7 @@ def _published(one: Staged, own: Collection[str]) -> Published:
             return _as_it_is(final)
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
-    return Published(name, one.size, found.st_mtime_ns, one.digest)
+    return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
 
 
 def _moved_if_new(part: Path, final: Path) -> bool:
@@ -109,7 +134,7 @@ def _moved_if_new(part: Path, final: Path) -> bool:
     On a disk without links it is looked for first, which cannot see what comes right then.
     """
     try:
-        os.link(part, final)
+        os.link(part, final, follow_symlinks=False)
     except FileExistsError:
         part.unlink()
         return False
@@ -126,6 +151,11 @@ def _moved_if_new(part: Path, final: Path) -> bool:
 
 
 def _as_it_is(final: Path) -> Published:
+    if final.is_symlink():
+        found, goal = final.lstat(), str(final.readlink())
+        return Published(
+            str(final), found.st_size, found.st_mtime_ns, "", kept=True, kind="link", goal=goal
+        )
     found = final.stat()
     return Published(str(final), found.st_size, found.st_mtime_ns, digest_of(final), kept=True)
 
@@ -175,9 +205,15 @@ def flush_folders(folders: Iterable[Path]) -> None:
 def intact(published: Published) -> bool:
     """Whether a published file is still there as it was: same size and time, or same bytes."""
     try:
+        if is_url(published.path) and published.kind == "folder":
+            return True
         if is_url(published.path):
             return remote.size_of(published.path) == published.size
         path = Path(published.path)
+        if published.kind == "folder":
+            return path.is_dir()
+        if published.kind == "link":
+            return str(path.readlink()) == published.goal
         found = path.stat()
         if found.st_size != published.size:
             return False

@@ -10,8 +10,10 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +38,8 @@ class RemoteFile:
     size: int
     state: str
     """What changes when the file does: its ETag, time of change, or what else there is."""
+    mtime_ns: int
+    """When it changed, where its service tells; else 0."""
 
 
 def find_remote(pattern: str) -> list[RemoteFile]:
@@ -59,7 +63,36 @@ def _files(system: Any, path: str) -> Iterator[RemoteFile]:
         if info.get("size") is None:
             raise UnusableInput(url, "its server does not tell its size; fetch it in a step")
         state = next((str(info[key]) for key in _STATES if info.get(key)), system.ukey(found))
-        yield RemoteFile(url, PurePosixPath(found).relative_to(top), int(info["size"]), state)
+        yield RemoteFile(
+            url, PurePosixPath(found).relative_to(top), int(info["size"]), state, _mtime_ns(info)
+        )
+
+
+_TIMES = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified")
+"""What file systems call the time of change."""
+
+
+def _mtime_ns(info: dict[str, Any]) -> int:
+    """The time of change in nanoseconds since the epoch; 0 if it is not told."""
+    for name in _TIMES:
+        with suppress(ValueError, TypeError, OverflowError):
+            if (told := info.get(name)) is not None:
+                return max(0, round(_seconds(told) * 1e6) * 1000)
+    return 0
+
+
+def _seconds(told: object) -> float:
+    """Seconds since the epoch, of a number, a time, or the text of one as HTTP or ISO has it."""
+    if isinstance(told, int | float):
+        return float(told)
+    if isinstance(told, str):
+        try:
+            told = parsedate_to_datetime(told)
+        except ValueError:
+            told = datetime.fromisoformat(str(told))
+    if not isinstance(told, datetime):
+        raise TypeError(told)
+    return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
 
 
 def _info(system: Any, path: str) -> dict[str, Any] | None:
@@ -104,6 +137,15 @@ def upload(source: Path, url: str) -> tuple[int, str]:
         if system.size(path) not in (None, size):
             raise BadDestination(url, "fewer bytes arrived there than were sent")
     return size, hashed.hexdigest()
+
+
+def make_folder(url: str) -> None:
+    """Make an empty folder; raises `BadDestination` where there can be none."""
+    with _writing(url):
+        system, path = _opened(url)
+        system.makedirs(path, exist_ok=True)
+        if not system.isdir(path):
+            raise BadDestination(url, "an empty folder is to go there, and that service has none")
 
 
 def move(part: str, final: str) -> None:

@@ -6,7 +6,7 @@ import os
 import stat
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from encamp.errors import BadJob, BadLocalStorage, UnusableInput
 
@@ -93,6 +93,15 @@ def _check_private(path: Path, found: os.stat_result) -> None:
         raise BadLocalStorage(str(path), "it cannot be written to")
 
 
+def current_folder() -> Path:
+    """This process's current folder; raises `BadJob` if it has been removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError as exc:
+        why = "it has been removed; change to another one (cd) and try again"
+        raise BadJob("the current folder", why) from exc
+
+
 def in_local_storage(path: Path) -> bool:
     """Whether ``path`` lies in this user's local storage."""
     root = os.path.realpath(local_storage_path())
@@ -165,6 +174,13 @@ def portable_name(path: Path) -> Portable:
     if isinstance(folder, SharedPath):
         return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
     return os.path.join(folder, path.name)  # noqa: PTH118
+
+
+def with_name(path: Portable, name: str) -> Portable:
+    """The place of another name in the folder that ``path`` is in."""
+    if isinstance(path, SharedPath):
+        return SharedPath(path.root, str(PurePosixPath(path.rest).with_name(name)))
+    return f"{path.rpartition('/')[0]}/{name}"
 
 
 def below(folder: Portable, name: str) -> Portable:

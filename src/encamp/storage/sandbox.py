@@ -28,6 +28,7 @@ from encamp.storage.outputs import (
 )
 from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.publish import publish
+from encamp.storage.roots import current_folder
 from encamp.storage.signals import signals_exit
 
 P = ParamSpec("P")
@@ -86,7 +87,7 @@ def sandbox(
     The current folder of the process stays as it is: paths that the block uses start with the
     folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
     """
-    base = Path.cwd()
+    base = current_folder()
     destination = base / os.path.expanduser(to or ".")
     wanted = as_outputs(outputs)
     rescued = tuple(replace(output, required=False) for output in as_outputs(on_failure))
@@ -178,7 +179,7 @@ def sandboxed(
                 _check_main_thread()
             wanted = mirror(*args, **kwargs) if callable(mirror) else mirror
             made = outputs(*args, **kwargs) if callable(outputs) else outputs
-            destination = Path.cwd() / os.path.expanduser(to or ".")
+            destination = current_folder() / os.path.expanduser(to or ".")
             label = function.__name__
             with (
                 sandbox(

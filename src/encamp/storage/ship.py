@@ -20,6 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
+from encamp.storage.copy import false_size, write_at
+from encamp.storage.holes import data_parts, is_sparse
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.storage.tree import TreeState, state_of_entries, walk, why_unusable
 
@@ -29,12 +31,16 @@ CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """Bytes of a file from some place on, with their digest and the file's state."""
+    """Bytes of a file from some place on, with their digest and the file's state.
+
+    Before them is a hole of so many bytes, which are not sent.
+    """
 
     data: bytes
     digest: bytes
     size: int
     mtime_ns: int
+    hole: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,11 +81,15 @@ class Sender:
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise UnusableInput(real, "it is not a file")
-            data = os.pread(fd, CHUNK, offset)
+            hole, length = _next_data(fd, offset)
+            data = os.pread(fd, length, offset + hole)
             status = os.fstat(fd)
         finally:
             os.close(fd)
-        return Chunk(data, digest_of_piece(data), status.st_size, status.st_mtime_ns)
+        too_few = not data and not hole and offset < status.st_size
+        if too_few or offset + hole + len(data) > status.st_size:
+            raise UnusableInput(real, false_size(status.st_size))
+        return Chunk(data, digest_of_piece(data), status.st_size, status.st_mtime_ns, hole)
 
     def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """What is in a tree; raises `UnusableInput`."""
@@ -104,6 +114,16 @@ class Sender:
         return real
 
 
+def _next_data(fd: int, offset: int) -> tuple[int, int]:
+    """How large a hole begins at ``offset``, and how many bytes to send after it."""
+    status = os.fstat(fd)
+    if not is_sparse(status):
+        return 0, CHUNK
+    size = status.st_size
+    begin, end = next(data_parts(fd, size, offset), (max(offset, size), size))
+    return begin - offset, min(CHUNK, end - begin)
+
+
 def receive_file(
     channel: Channel, path: Portable, target: Path, expected: tuple[int, int], mode: int
 ) -> None:
@@ -117,12 +137,13 @@ def receive_file(
         offset = 0
         while offset < expected[0] or offset == 0:
             chunk = _checked_chunk(channel, path, offset, expected)
-            _write_all(fd, chunk.data)
-            offset += len(chunk.data)
-            if not chunk.data:
+            write_at(fd, chunk.data, offset + chunk.hole)
+            offset += chunk.hole + len(chunk.data)
+            if not chunk.hole and not chunk.data:
                 break
         if offset != expected[0]:
             raise SourceChanged(_name(path))
+        os.ftruncate(fd, offset)
         os.fchmod(fd, mode & 0o777)
         os.utime(fd, ns=(expected[1], expected[1]))
     except BaseException:
@@ -141,12 +162,6 @@ def _checked_chunk(
     if digest_of_piece(chunk.data) != chunk.digest:
         raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed on the way")
     return chunk
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def receive_tree(

@@ -1,90 +1,195 @@
-"""Removing folders: never through a symlink, never outside the local storage."""
+"""Removing folders: never through a symlink, never outside the local storage, however deep.
+
+Folders are opened one in the other, so no path is too long, and one at a time: the way back up is
+"..", so there may be any number of levels.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from encamp.errors import UnsafeTarget
+from encamp.errors import UnsafeTarget, printable
 
 _TRIES = 20
 """A process that outlived its task may still make files while the folder goes."""
-_CHANGES = {errno.ENOTEMPTY, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+_CHANGES = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}
 """What is told of a folder that changes meanwhile."""
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_LONGEST = 300
+_NAMED = 3
+"""How many things that stay are named in a message."""
 
 
-def strike(folder: Path, root: Path) -> None:
+class NotRemoved(OSError):
+    """Some things in a folder cannot be removed; all else is gone."""
+
+    def __init__(self, stayed: dict[str, OSError]) -> None:
+        self.paths = list(stayed)
+        some = list(stayed.items())[:_NAMED]
+        text = ", ".join(f"{_shortened(path)}: {exc.strerror or exc}" for path, exc in some)
+        more = len(stayed) - len(some)
+        super().__init__(text + (f", and {more} more" if more else ""))
+
+
+def _shortened(path: str) -> str:
+    text = printable(path)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def strike(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:
     """Remove ``folder`` and all that is in it; nothing happens if it is not there.
 
-    Folders whose owner may not write to them are opened first. Raises `UnsafeTarget` for a
-    folder that is not below ``root``, also by a symlink, OSError for what cannot be removed.
+    Folders whose owner may not write to them are opened first. What is ``mounted`` in it, or on
+    another disk, is left alone. Raises `UnsafeTarget` for a folder that is not below ``root``, also
+    by a symlink, `NotRemoved` when all is gone that can be removed.
     """
     if folder == root or not folder.is_relative_to(root) or ".." in folder.parts:
         raise UnsafeTarget(str(folder), f"is not in the local storage {root}")
     inner = folder.parent.relative_to(root)
     if os.path.realpath(folder.parent) != str(Path(os.path.realpath(root), inner)):
         raise UnsafeTarget(str(folder), f"leaves the local storage {root} by a symlink")
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink(missing_ok=True)
-    else:
-        _remove_tree(folder)
-
-
-def _remove_tree(folder: Path) -> None:
     for left in reversed(range(_TRIES)):
-        try:
-            _remove_now(folder)
-        except FileNotFoundError:
-            if not os.path.lexists(folder):
-                return
-            if not left:
-                raise
-        except PermissionError:
-            if not left:
-                raise
-            _open_folders(folder)
-        except OSError as exc:
-            if exc.errno not in _CHANGES or not left:
-                raise
-        else:
+        removal = _Removal(folder, mounted)
+        removal.run()
+        if not removal.stayed:
             return
+        if not left or not removal.changed:
+            raise NotRemoved(removal.stayed)
 
 
-def _remove_now(folder: Path) -> None:
-    above = os.open(folder.parent, _FOLDER)
-    try:
-        _remove_in(above, folder.name)
-    finally:
-        os.close(above)
+@dataclass
+class _Level:
+    """A folder on the way down: its name in the one above, which one it is, what is in it."""
+
+    name: str
+    status: os.stat_result
+    folders: list[str] = field(default_factory=list)
+    stays: bool = False
+    """Whether something in it cannot be removed."""
 
 
-def _remove_in(above: int, name: str) -> None:
-    """Remove a folder of the open folder ``above``.
+class _Removal:
+    """One pass over a folder."""
 
-    As `shutil.rmtree`, but no path is put together for a file, which is a fifth of the time.
-    """
-    fd = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=above)
-    try:
-        with os.scandir(fd) as found:
+    def __init__(self, top: Path, mounted: Collection[str]) -> None:
+        self._top = top
+        self._mounted = mounted
+        self._levels: list[_Level] = []
+        self.stayed: dict[str, OSError] = {}
+        """What is there still, by its path from the folder above the top."""
+        self.changed = False
+        """Whether another pass may remove more."""
+
+    def run(self) -> None:
+        """Remove what can be removed."""
+        try:
+            self._fd = os.open(self._top.parent, _FOLDER & ~os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        try:
+            self._levels.append(_Level("", os.fstat(self._fd)))
+            self._remove(self._top.name)
+            while len(self._levels) > 1 and not self._lost_the_way():
+                if folders := self._levels[-1].folders:
+                    self._enter(folders.pop())
+                else:
+                    self._leave()
+        finally:
+            os.close(self._fd)
+
+    def _remove(self, name: str) -> None:
+        with self._noting(name):
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                self._enter(name)
+            else:
+                os.unlink(name, dir_fd=self._fd)
+
+    def _enter(self, name: str) -> None:
+        """Open a folder of the open one in its place, and remove the files in it."""
+        with self._noting(name):
+            fd = _opened(name, self._fd)
+            status = os.fstat(fd)
+            foreign = status.st_dev != self._levels[-1].status.st_dev
+            if foreign or (self._mounted and self._path(name) in self._mounted):
+                os.close(fd)
+                raise OSError(errno.EBUSY, "something is mounted there")
+            os.close(self._fd)
+            self._fd = fd
+            self._levels.append(_Level(name, status))
+            self._empty()
+
+    def _empty(self) -> None:
+        with os.scandir(self._fd) as found:
             entries = list(found)
         for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                _remove_in(fd, entry.name)
-            else:
-                os.unlink(entry.name, dir_fd=fd)
+            with self._noting(entry.name):
+                if entry.is_dir(follow_symlinks=False):
+                    self._levels[-1].folders.append(entry.name)
+                else:
+                    os.unlink(entry.name, dir_fd=self._fd)
+
+    def _leave(self) -> None:
+        """Go back up, and remove the folder that is empty now."""
+        above = os.open("..", _FOLDER, dir_fd=self._fd)
+        os.close(self._fd)
+        self._fd = above
+        level = self._levels.pop()
+        if level.stays or self._lost_the_way():
+            self._levels[-1].stays = True
+            return
+        with self._noting(level.name):
+            os.rmdir(level.name, dir_fd=above)
+
+    def _lost_the_way(self) -> bool:
+        """Whether the open folder is not the one that it should be: somebody moved another."""
+        if os.path.samestat(os.fstat(self._fd), self._levels[-1].status):
+            return False
+        self.changed = True
+        self.stayed[self._path("")] = OSError(errno.ESTALE, "it was moved")
+        return True
+
+    @contextmanager
+    def _noting(self, name: str) -> Iterator[None]:
+        """Go on after what cannot be removed; what is gone already is no error."""
+        try:
+            yield
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            self.changed |= exc.errno in _CHANGES
+            self.stayed[self._path(name)] = exc
+            self._levels[-1].stays = True
+
+    def _path(self, name: str) -> str:
+        names = [level.name for level in self._levels[1:]]
+        return os.path.join(self._top.parent, *names, name)  # noqa: PTH118
+
+
+def _opened(name: str, above: int) -> int:
+    """A descriptor of a folder, to which its owner has all rights then."""
+    try:
+        fd = os.open(name, _FOLDER, dir_fd=above)
+    except PermissionError:
+        _give_rights(name, above)
+        return os.open(name, _FOLDER, dir_fd=above)
+    mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    if mode & 0o700 != 0o700:
+        with suppress(OSError):
+            os.fchmod(fd, mode | 0o700)
+    return fd
+
+
+def _give_rights(name: str, above: int) -> None:
+    """Let the owner open a folder; by a descriptor, so that no symlink takes its place."""
+    fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", 0o700)  # noqa: PTH101
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=above)
-
-
-def _open_folders(top: Path) -> None:
-    """Give the owner all rights on ``top`` and the folders below it; symlinks are left alone."""
-    pending = [top]
-    while pending:
-        folder = pending.pop()
-        folder.chmod(stat.S_IMODE(folder.lstat().st_mode) | 0o700)
-        with os.scandir(folder) as entries:
-            pending.extend(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))

@@ -15,6 +15,7 @@ from typing import Literal
 from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.copy import copy_file
 from encamp.storage.disk import Disks
+from encamp.storage.holes import allocated
 from encamp.storage.roots import local_storage_path
 
 
@@ -44,13 +45,15 @@ class TreeState:
     content: str
     identity: str
     version: str
+    allocated: int
+    """Bytes of a disk that it needs: fewer than ``size`` where files have holes."""
 
 
 class TreeDigest:
     """Takes in the entries of a tree one by one, in the order of `walk`."""
 
     def __init__(self) -> None:
-        self.files = self.size = self.newest = 0
+        self.files = self.size = self.newest = self.allocated = 0
         self._content = hashlib.blake2b(digest_size=16)
         self._rest = hashlib.blake2b(digest_size=16)
         self._version = hashlib.blake2b(digest_size=16)
@@ -68,6 +71,7 @@ class TreeDigest:
         status = entry.status
         self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, entry.goal)
         if entry.kind == "file":
+            self.allocated += allocated(status)
             rest = f"{status.st_mode} {status.st_ino} {status.st_dev}\0"
             self._rest.update(rest.encode())
 
@@ -84,7 +88,9 @@ class TreeDigest:
         content = self._content.hexdigest()
         identity = content + self._rest.hexdigest()
         version = content + self._version.hexdigest()
-        return TreeState(self.files, self.size, self.newest, content, identity, version)
+        return TreeState(
+            self.files, self.size, self.newest, content, identity, version, self.allocated
+        )
 
 
 def state_of_entries(
@@ -147,27 +153,36 @@ def link_tree(source: Path, target: Path) -> int:
     Raises OSError, also where the disk has no (more) links.
     """
     target.mkdir(mode=0o700)
-    reader = os.open(source, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    writer = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    files = 0
-    try:
-        with os.scandir(reader) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    files += link_tree(source / entry.name, target / entry.name)
-                else:  # a symlink is linked as itself
-                    files += entry.is_file(follow_symlinks=False)
-                    os.link(
-                        entry.name,
-                        entry.name,
-                        src_dir_fd=reader,
-                        dst_dir_fd=writer,
-                        follow_symlinks=False,
-                    )
-    finally:
-        os.close(reader)
-        os.close(writer)
+    files, pending = 0, ["."]
+    while pending:
+        inner = pending.pop()
+        reader = os.open(source / inner, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            writer = os.open(target / inner, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                folders, linked = _link_all(reader, writer)
+            finally:
+                os.close(writer)
+        finally:
+            os.close(reader)
+        files += linked
+        pending.extend(f"{inner}/{name}" for name in folders)
     return files
+
+
+def _link_all(reader: int, writer: int) -> tuple[list[str], int]:
+    """Link what is in one open folder to another; returns the folders made there, and a count."""
+    folders, files = [], 0
+    with os.scandir(reader) as entries:
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                os.mkdir(name, 0o700, dir_fd=writer)
+                folders.append(name)
+            else:  # a symlink is linked as itself
+                files += entry.is_file(follow_symlinks=False)
+                os.link(name, name, src_dir_fd=reader, dst_dir_fd=writer, follow_symlinks=False)
+    return folders, files
 
 
 def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:

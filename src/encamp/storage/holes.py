@@ -1,0 +1,67 @@
+"""Sparse files: where their bytes are, and how much of a disk they take."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+
+_SMALL = 1 << 16
+"""Below this size a file is not looked into: disks keep small files in other places than blocks."""
+
+
+def allocated(status: os.stat_result) -> int:
+    """How many bytes of a disk a file needs: fewer than its size if it has holes."""
+    return min(status.st_size, status.st_blocks * 512) if is_sparse(status) else status.st_size
+
+
+def is_sparse(status: os.stat_result) -> bool:
+    """Whether a file may have holes."""
+    return status.st_size > max(_SMALL, status.st_blocks * 512)
+
+
+class Hashed:
+    """The blake2b-128 of bytes that come one after the other, and how many there were."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._hash = hashlib.blake2b(digest_size=16)
+
+    def update(self, data: bytes) -> None:
+        """Take in the next bytes."""
+        self._hash.update(data)
+        self.size += len(data)
+
+    def zeros(self, count: int) -> None:
+        """Take in what a hole is read as."""
+        for _ in range(count // len(_ZEROS)):
+            self.update(_ZEROS)
+        self.update(_ZEROS[: count % len(_ZEROS)])
+
+    @property
+    def digest(self) -> str:
+        """In hexadecimal."""
+        return self._hash.hexdigest()
+
+
+_ZEROS = bytes(1 << 20)
+
+
+def data_parts(fd: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Where there is something in a file from ``start`` on: begin and end, see lseek(2), SEEK_DATA.
+
+    All is where the disk does not tell.
+    """
+    at = start
+    while at < size:
+        try:
+            begin = os.lseek(fd, at, os.SEEK_DATA)
+            end = min(os.lseek(fd, begin, os.SEEK_HOLE), size)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return  # nothing but a hole is left
+            begin, end = at, size
+        if begin < end:
+            yield begin, end
+        at = max(end, begin)

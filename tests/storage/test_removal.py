@@ -1,0 +1,292 @@
+"""Whatever a task leaves is removed, however deep and shut; what cannot be is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from camps import mirrored
+from other_processes import open_folder
+
+import encamp
+from encamp.errors import BadDestination, UnusableInput
+from encamp.storage import overlay
+from encamp.storage.made import entries_below
+from encamp.storage.mirror import Mirror, plan
+from encamp.storage.outputs import as_outputs, stage
+from encamp.storage.owner import OwnedFolder, kept, reclaim, sandboxes
+from encamp.storage.parts import PART, discard_leftovers
+from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.strike import NotRemoved, strike
+from encamp.storage.tree import copy_tree, link_tree, tree_state
+
+MEMORY = "/dev/shm"
+
+
+def nest(folder: Path, depth: int, name: str = "d") -> None:
+    """Make folders one in the other, some with a file; deeper than any path may be long."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    for level in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        if level % 100 == 0:
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, where there is such a disk: thousands of folders take long elsewhere."""
+    with tempfile.TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def doomed(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(LOCAL, str(memory))
+    folder = local_storage() / "doomed"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("depth", [1_500, 20_000])
+def test_folders_go_however_deep_they_are(depth: int, doomed: Path) -> None:
+    nest(doomed, depth)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    strike(doomed, local_storage())
+    assert not doomed.exists()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def test_a_few_descriptors_do_for_any_depth(doomed: Path) -> None:
+    nest(doomed, 300)
+    code = f"""
+import resource
+from pathlib import Path
+from encamp.storage.strike import strike
+resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
+strike(Path({str(doomed)!r}), Path({str(doomed.parent)!r}))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert not doomed.exists()
+
+
+DEEP = """
+    import os
+    for _ in range(1_500):
+        os.mkdir("d")
+        os.chdir("d")
+"""
+
+
+@pytest.mark.parametrize("mode", ["copy", "overlay"])
+def test_a_task_that_leaves_deep_folders_disturbs_nobody(
+    mode: str, here: Path, doomed: Path
+) -> None:
+    (here / "a").write_bytes(os.urandom(1 << 20))
+    job = encamp.Job("job", to="out", mirror=Mirror("a", mode=mode))  # type: ignore[arg-type]
+    job.add("deep", encamp.call(make_deep))
+    job.add("after", encamp.command("touch list"), after="deep", outputs={"*": "."})
+    report = job.run(slots=1, check=False)
+    assert report["deep"].state == "done"
+    assert list(sandboxes(local_storage()).iterdir()) == []
+
+
+def make_deep() -> None:
+    nest(Path(), 1_500)
+
+
+def test_a_dead_owners_deep_folder_goes_and_so_does_a_kept_one(doomed: Path) -> None:
+    with encamp.sandbox(keep=True) as folder:
+        nest(folder, 1_500)
+    (left,) = kept(local_storage()).iterdir()
+    strike(left, local_storage())
+    owned = OwnedFolder("name")
+    nest(owned.task, 1_500)
+    os.close(owned._lock)
+    assert owned._folder is not None
+    os.close(owned._folder)
+    owned.path.with_name(f"{owned.path.name}.lock").unlink()
+    assert reclaim() == [owned.path]
+    assert not owned.path.exists()
+
+
+def test_deep_trees_are_copied_linked_and_listed(memory: Path) -> None:
+    """Deeper than Python's functions may call themselves."""
+    (memory / "tree").mkdir()
+    nest(memory / "tree", 1_010)
+    copied = copy_tree(memory / "tree", memory / "copy", (), readonly=False)
+    link_tree(memory / "copy", memory / "links")
+    assert tree_state(memory / "links").content == copied.content
+    assert copied.files == 11
+    assert sum(status is None for _, status in entries_below(memory / "tree")) == 1
+    for name in ("tree", "copy", "links"):
+        strike(memory / name, memory)
+
+
+def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
+    here: Path, doomed: Path
+) -> None:
+    (doomed / "tree").mkdir()
+    nest(doomed / "tree", 30, "d" * 200)
+    with pytest.raises(UnusableInput, match="file name too long"):
+        plan([Mirror("tree")], doomed)
+    with pytest.raises(BadDestination, match="file name too long"):
+        stage(doomed, as_outputs("tree"), here / "to", token="t", task="name")
+    strike(doomed, local_storage())
+
+
+def test_leftovers_at_a_deep_destination_are_found(memory: Path) -> None:
+    here = memory
+    (here / "out").mkdir()
+    nest(here / "out", 1_010)
+    deepest = here / "out" / "/".join(["d"] * 1_005)
+    (deepest / f"{PART}token-0").write_text("half")
+    discard_leftovers([here / "out"], "token")
+    assert not (deepest / f"{PART}token-0").exists()
+    strike(here / "out", here)
+
+
+def test_folders_without_permissions_go(tmp_path: Path) -> None:
+    with open_folder() as base:
+        code = """
+import os, sys
+from pathlib import Path
+from encamp.storage.strike import strike
+base = Path(sys.argv[1])
+for mode in (0, 0o100, 0o400, 0o500, 0o200):
+    (base / "doomed" / oct(mode) / "deep").mkdir(parents=True)
+    (base / "doomed" / oct(mode) / "deep/a").write_text("x")
+    (base / "doomed" / oct(mode) / "deep").chmod(mode)
+    (base / "doomed" / oct(mode)).chmod(mode)
+(base / "doomed").chmod(0)
+strike(base / "doomed", base)
+assert not os.path.lexists(base / "doomed")
+"""
+        as_somebody(code, base)
+
+
+def as_somebody(code: str, base: Path) -> subprocess.CompletedProcess[str]:
+    """Run code as an ordinary user, here by taking away root's power over files."""
+    words = [sys.executable, "-c", code, str(base)]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv is not installed")
+        words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *words]
+    done = subprocess.run(words, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def immutable(path: Path) -> None:
+    done = subprocess.run(["chattr", "+i", path], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("this disk or user knows no immutable files")
+
+
+def mutable(path: Path) -> None:
+    subprocess.run(["chattr", "-i", path], check=True)
+
+
+def test_what_cannot_be_removed_is_named_and_all_else_goes(doomed: Path) -> None:
+    for name in ("a/x", "b/fixed", "c/x", "b/deep/x"):
+        (doomed / name).parent.mkdir(parents=True, exist_ok=True)
+        (doomed / name).write_text("x")
+    immutable(doomed / "b/fixed")
+    try:
+        with pytest.raises(NotRemoved, match=r"b/fixed: Operation not permitted$"):
+            strike(doomed, local_storage())
+        assert [str(p.relative_to(doomed)) for p in doomed.rglob("*")] == ["b", "b/fixed"]
+    finally:
+        mutable(doomed / "b/fixed")
+
+
+def test_what_is_mounted_in_it_is_not_emptied(doomed: Path, here: Path) -> None:
+    (here / "precious").write_text("precious")
+    (doomed / "deep/mounted").mkdir(parents=True)
+    (doomed / "deep/a").write_text("x")
+    done = subprocess.run(
+        ["mount", "--bind", here, doomed / "deep/mounted"], check=False, capture_output=True
+    )
+    if done.returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        mounted = overlay.mounts_below(doomed)
+        with pytest.raises(NotRemoved, match="deep/mounted: something is mounted there"):
+            strike(doomed, local_storage(), mounted)
+        assert (here / "precious").exists()
+        assert not (doomed / "deep/a").exists()
+    finally:
+        subprocess.run(["umount", doomed / "deep/mounted"], check=True)
+
+
+def test_a_symlink_is_never_followed(doomed: Path, here: Path) -> None:
+    (here / "precious").write_text("precious")
+    (doomed / "way").symlink_to(here)
+    mode = stat.S_IMODE(here.stat().st_mode)
+    strike(doomed, local_storage())
+    assert (here / "precious").exists()
+    assert stat.S_IMODE(here.stat().st_mode) == mode
+
+
+def clean(*options: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "encamp", "clean", *options]
+    return subprocess.run(words, text=True, capture_output=True, check=False)
+
+
+@pytest.mark.parametrize("place", ["sandboxes", "kept"])
+def test_clean_removes_what_it_can_names_the_rest_and_fails(place: str, here: Path) -> None:
+    storage = local_storage()
+    for name in ("first", "second", "third"):
+        (storage / place / name / "task").mkdir(parents=True)
+        (storage / place / name / "task/a").write_text("x")
+    immutable(storage / place / "second/task/a")
+    try:
+        done = clean("--all")
+        assert done.returncode == 1
+        assert done.stdout.splitlines() == [
+            f"removed {storage}/{place}/first",
+            f"removed {storage}/{place}/third",
+        ]
+        why = f"{storage}/{place}/second/task/a: Operation not permitted"
+        assert done.stderr == f"encamp: cannot remove {storage}/{place}/second: {why}\n"
+        assert clean("--all").returncode == 1
+    finally:
+        mutable(storage / place / "second/task/a")
+    assert clean("--all").returncode == 0
+    assert list((storage / place).glob("*")) == []
+
+
+def test_a_mode_link_over_two_disks_is_refused(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Path("/dev/shm")
+    if not os.access(other, os.W_OK) or other.stat().st_dev == here.stat().st_dev:
+        pytest.skip("there is no second disk")
+    monkeypatch.setenv(LOCAL, str(tmp_path))
+    mine = other / f"encamp-test-{os.getpid()}"
+    mine.mkdir()
+    try:
+        (local_storage() / "cache").symlink_to(mine)
+        (here / "tree").mkdir()
+        for name in ("a", "tree/b"):
+            (here / name).write_text("content")
+        for name in ("a", "tree"):
+            with (
+                pytest.raises(encamp.StorageError, match="on different disks"),
+                mirrored(Mirror(name, mode="link"), here),
+            ):
+                pytest.fail("a copy would be writable")
+            with mirrored(Mirror(name, readonly=True), here) as folder:
+                assert (folder / name).exists()
+    finally:
+        shutil.rmtree(mine)

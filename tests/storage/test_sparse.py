@@ -1,0 +1,171 @@
+"""Files with holes stay so on every way in and out, and need no more room than they take."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from camps import mirrored
+from other_processes import small_disk
+
+import encamp
+from encamp.errors import DiskFull
+from encamp.storage.cache import HostCache
+from encamp.storage.copy import copy_file
+from encamp.storage.holes import allocated
+from encamp.storage.landing import Depot, Landed, Piece
+from encamp.storage.mirror import Mirror, plan
+from encamp.storage.outputs import as_outputs, bound, stage
+from encamp.storage.publish import publish
+from encamp.storage.roots import LOCAL, MIRRORED
+from encamp.storage.ship import Chunk, Sender, ShippedEntry, receive_file
+
+MIB = 1 << 20
+SIZE = 200 * MIB
+
+
+def hole_first(path: Path) -> None:
+    with path.open("wb") as file:
+        file.seek(SIZE - 5)
+        file.write(b"bytes")
+
+
+def hole_last(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write(b"bytes")
+        file.truncate(SIZE)
+
+
+def holes_between(path: Path) -> None:
+    with path.open("wb") as file:
+        for at in range(0, SIZE, 50 * MIB):
+            file.seek(at + 7)
+            file.write(os.urandom(5 * MIB))
+        file.truncate(SIZE + 3)
+
+
+def nothing_but_a_hole(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(SIZE)
+
+
+KINDS = [hole_first, hole_last, holes_between, nothing_but_a_hole]
+
+
+@pytest.fixture(params=KINDS)
+def sparse(request: pytest.FixtureRequest, here: Path) -> Path:
+    make: Callable[[Path], None] = request.param
+    make(here / "sparse")
+    if allocated((here / "sparse").stat()) > SIZE // 2:
+        pytest.skip("this disk keeps no holes")
+    return here / "sparse"
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def same(copy: Path, sparse: Path) -> None:
+    assert digest(copy) == digest(sparse)
+    assert copy.stat().st_blocks <= sparse.stat().st_blocks + 64
+
+
+def test_a_copy_has_the_same_holes(sparse: Path, here: Path) -> None:
+    copy_file(sparse, here / "copy", None)
+    same(here / "copy", sparse)
+
+
+@pytest.mark.parametrize("options", [{"mode": "copy"}, {"readonly": True}])
+def test_in_and_out_of_a_sandbox_holes_stay(
+    options: dict[str, object], sparse: Path, here: Path
+) -> None:
+    mirror = Mirror("sparse", **options)  # type: ignore[arg-type]
+    with encamp.sandbox(mirror, {"out": "to"}) as folder:
+        same(folder / "sparse", sparse)
+        (folder / "sparse").rename(folder / "out")
+    same(here / "to/out", sparse)
+
+
+class Here:
+    """A channel to this process itself."""
+
+    def __init__(self, *paths: Path) -> None:
+        self.sender = Sender(paths)
+        self.sent = 0
+
+    def chunk(self, path: str, offset: int) -> Chunk:
+        chunk = self.sender.chunk(path, offset)
+        self.sent += len(chunk.data)
+        return chunk
+
+    def entries(self, path: str, exclude: tuple[str, ...]) -> list[ShippedEntry]:
+        return self.sender.entries(path, exclude)
+
+
+def test_holes_are_not_sent_to_another_host(sparse: Path, here: Path) -> None:
+    channel, status = Here(sparse), sparse.stat()
+    expected = status.st_size, status.st_mtime_ns
+    receive_file(channel, str(sparse), here / "copy", expected, 0o644)  # type: ignore[arg-type]
+    same(here / "copy", sparse)
+    assert channel.sent <= status.st_blocks * 512
+
+
+class Sea:
+    """A channel whose other side has the shared root somewhere else."""
+
+    def __init__(self, depot: Depot, roots: Path) -> None:
+        self.depot, self.roots = depot, roots
+        self.sent = 0
+
+    def land(self, piece: Piece) -> Landed:
+        self.sent += len(piece.data)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(MIRRORED, str(self.roots))
+            landed = self.depot.answer(("land", piece, None))
+            assert isinstance(landed, Landed)
+            return landed
+
+
+def test_nor_to_the_destinations_host(
+    sparse: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MIRRORED, str(here / "there"))
+    wanted = bound(as_outputs({"sparse": "out"}), here / "there")
+    sea = Sea(Depot((), wanted), here / "there")
+    monkeypatch.setenv(MIRRORED, "/no-such-folder")
+    staged = stage(sparse.parent, wanted, Path("/none"), token="t", task="task", channel=sea)
+    monkeypatch.setenv(MIRRORED, str(here / "there"))
+    (published,) = publish(staged)
+    same(here / "there/out/sparse", sparse)
+    assert published.digest == digest(sparse)
+    assert sea.sent <= sparse.stat().st_blocks * 512
+
+
+def test_only_what_is_no_hole_needs_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred times the disk's size, and a few bytes of data."""
+    hole_last(here / "sparse")
+    (here / "tree").mkdir()
+    hole_first(here / "tree/sparse")
+    (here / "full").write_bytes(bytes(10 * MIB))
+    with small_disk(here / "disk", "8m") as disk:
+        monkeypatch.setenv(LOCAL, str(disk))
+        for mode in ("copy", "link"):
+            with mirrored([Mirror("sparse", mode=mode), Mirror("tree", mode=mode)], here) as folder:  # type: ignore[arg-type]
+                assert (folder / "sparse").stat().st_size == SIZE
+        with HostCache() as cache:
+            assert all(row.size < MIB for row in cache.rows())
+        with pytest.raises(DiskFull), mirrored("full", here):
+            pytest.fail("there is no room for that")
+
+
+def test_a_plan_knows_how_much_room_is_needed(here: Path) -> None:
+    hole_last(here / "sparse")
+    (here / "plain").write_bytes(bytes(100_000))
+    sizes = {item.target: (item.size, item.allocated) for item in plan([Mirror("*")], here)}
+    assert sizes["plain"] == (100_000, 100_000)
+    assert sizes["sparse"][0] == SIZE
+    assert sizes["sparse"][1] < MIB
