@@ -25,6 +25,18 @@ def test_after_takes_names_and_globs_and_leaves_the_task_itself_out(here: Path) 
     assert graph.before == {"a": [], "b": [], "c": ["a"], "z": ["a", "b", "c"]}
 
 
+def test_all_that_a_task_waits_for_is_also_what_the_others_wait_for(here: Path) -> None:
+    graph = Graph(_job(a=[], b="a", c="b", d=["c", "b"], e=[], f=["d", "e"]).tasks)
+    assert {name: graph.all_before(name) for name in "abcdef"} == {
+        "a": set(),
+        "b": {"a"},
+        "c": {"a", "b"},
+        "d": {"a", "b", "c"},
+        "e": set(),
+        "f": {"a", "b", "c", "d", "e"},
+    }
+
+
 def test_a_name_with_brackets_is_a_name_before_it_is_a_pattern(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("x[1]", nothing)

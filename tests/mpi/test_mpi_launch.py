@@ -306,6 +306,45 @@ def test_hosts_that_are_no_longer_asked_leave_nothing_behind() -> None:
     assert questions._asked == set()
 
 
+SHELL = """\
+case $1 in
+    well) echo encamp-is-asking;;
+    far) echo "ssh: no route to far" >&2; exit 255;;
+    bare) echo encamp-is-asking; echo "sh: python: not found" >&2; exit 127;;
+    forbidden) echo encamp-is-asking; exit 126;;
+    poor) echo encamp-is-asking; echo "ModuleNotFoundError: No module named 'mpi4py'" >&2; exit 1;;
+    broken) echo encamp-is-asking; printf 'much\n\nthere is no /x\n\n' >&2; exit 1;;
+    wordless) echo encamp-is-asking; exit 3;;
+    cut) echo encamp-is-asking; exit 255;;
+    slow) echo encamp-is-asking; exec sleep 600;;
+    silent) exec sleep 600;;
+esac
+"""
+
+
+def test_what_is_wrong_with_a_host_is_told_by_what_it_says_and_how_it_ends() -> None:
+    names = re.findall(r"(\w+)\)", SHELL)
+    hosts = [HostLine(name, 1) for name in ("localhost", *names)]
+    found = Questions(hosts, ["sh", "-c", SHELL, "sh"], "", "", within=3.0).faults()
+    assert found == {
+        "far": "cannot be reached: ssh: no route to far",
+        "bare": f"has no Python at {sys.executable}",
+        "forbidden": f"has no Python at {sys.executable}",
+        "poor": f"has no mpi4py for {sys.executable}",
+        "broken": "cannot be used: there is no /x",
+        "wordless": "cannot be used: exit status 3",
+        "silent": "does not answer within 3 s",
+    }
+
+
+@pytest.mark.parametrize(("version", "can"), [((4, 1, 9), False), ((5,), True), ((5, 0, 7), True)])
+def test_an_open_mpi_that_can_lose_ranks_is_asked_to(
+    version: tuple[int, ...], can: bool, tmp_path: Path
+) -> None:
+    plan = Plan(Launcher("/none/bin/mpiexec", "openmpi", version), 2, (), "module", ())
+    assert ("--with-ft" in plan.command(tmp_path)) == can
+
+
 @pytest.mark.parametrize("mpi", MPIS)
 def test_a_host_file_is_used(mpi: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launcher_of(mpi)
