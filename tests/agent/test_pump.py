@@ -122,3 +122,50 @@ def test_an_internal_error_in_the_waiting_thread_ends_the_cluster(
         assert "TypeError: no number" in str(error)
         with pytest.raises(EngineFailed, match="the engine 'fake' failed: TypeError: no number"):
             cluster.spawn(abs, -1)
+
+
+class Sending(Endpoint):
+    """An end that goes on sending each time that it is asked what has come, which is nothing."""
+
+    number = 1
+    left = 5
+
+    def send(self, to: int, parts: Sequence[object]) -> None: ...
+
+    def receive(self) -> Sequence[Arrival]:
+        self.left -= 1
+        return ()
+
+    def descriptors(self) -> Sequence[int]:
+        return ()
+
+    def patience(self) -> float | None:
+        return 0 if self.sending else None
+
+    @property
+    def sending(self) -> bool:
+        return self.left > 0
+
+    def close(self) -> None: ...
+
+
+class Sleepless:
+    """In the place of a pump's poll: notes each sleep, and does not."""
+
+    def __init__(self) -> None:
+        self.sleeps = 0
+
+    def poll(self, limit: float, most: int) -> list[tuple[int, int]]:
+        self.sleeps += limit > 0
+        return []
+
+    def close(self) -> None: ...
+
+
+def test_who_waits_until_all_is_sent_does_not_sleep_when_it_is(pump: Pump) -> None:
+    end = Sending()
+    pump.attach(end, lambda _: None)
+    real, pump._poll = pump._poll, Sleepless()  # type: ignore[assignment]
+    real.close()
+    assert pump.until(lambda: not end.sending)
+    assert pump._poll.sleeps == 0  # type: ignore[attr-defined]

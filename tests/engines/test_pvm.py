@@ -22,6 +22,8 @@ from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.engines.base import Frame
+from encamp.engines.pvm_endpoint import PVMEndpoint
+from encamp.engines.pvm_membership import PIECE, Line, Membership
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
@@ -482,3 +484,19 @@ def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for
         assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
         cluster.add_hosts(f"my_other_name ip={address}")
         assert len(cluster.hosts()) == 1
+
+
+def test_what_is_just_being_sent_counts_as_not_sent() -> None:
+    """Who has sent an array may fill it anew as soon as it is not needed any more."""
+    end = PVMEndpoint.__new__(PVMEndpoint)
+    line = Line(1, 1, end)
+    end._lines = {1: line}
+    line.open = True
+    line.waiting.extend((PIECE, memoryview(bytes(100))) for _ in range(3))
+    member = Membership.__new__(Membership)
+    member.held, member.stirred = 1 << 20, False
+    seen: list[bool] = []
+    member.post = lambda tid, tag, data: seen.append(end.sending)  # type: ignore[method-assign]
+    member.flush(line)
+    assert seen == [True] * 3
+    assert not end.sending

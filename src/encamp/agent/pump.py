@@ -266,9 +266,10 @@ class Pump:
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
-            if self.spun():
-                if done():
-                    return True
+            came = self.spun()
+            if done():  # also where nothing came: what was sent may have gone meanwhile
+                return True
+            if came:
                 left = 0.0  # what has come may have more to follow
             self.turn(left)
         return True

@@ -140,9 +140,10 @@ class Membership:
             line.called = True
             self.post(line.tid, CALL, encode([line.end.number]))
         while line.waiting and line.open and line.sent - line.taken < self.held:
-            tag, data = line.waiting.popleft()
+            tag, data = line.waiting[0]
             line.sent += len(data) + _COST
             self.post(line.tid, tag, data)
+            line.waiting.popleft()  # not before: another thread may look whether it is needed
 
     # Receiving
 
