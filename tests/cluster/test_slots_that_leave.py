@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -85,16 +86,26 @@ def test_a_helper_that_does_nothing_by_itself_is_left_alone(one: Cluster) -> Non
     assert first.output == ""
 
 
-def leave_something() -> int:
-    return os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "1000")
+def forget_something() -> int:
+    return subprocess.Popen(["sleep", "1000"]).pid
 
 
-def test_what_a_call_leaves_is_ended_and_its_slot_replaced(one: Cluster) -> None:
+_servers: list[subprocess.Popen[bytes]] = []
+
+
+def keep_something() -> int:
+    _servers.append(subprocess.Popen(["sleep", "1000"]))
+    return _servers[-1].pid
+
+
+@pytest.mark.parametrize(("leave", "replaced"), [(forget_something, 0), (keep_something, 1)])
+def test_what_a_call_leaves_is_ended_and_its_slot_replaced_if_a_module_may_use_it(
+    one: Cluster, leave: Callable[[], int], replaced: int
+) -> None:
     before = one.spawn(os.getpid)
-    tasks = [one.spawn(leave_something), *(one.spawn(os.getpid) for _ in range(5))]
+    tasks = [one.spawn(leave), *(one.spawn(os.getpid) for _ in range(5))]
     sleeper, *pids = [task.result(SOON) for task in tasks]
-    assert len(set(pids)) == 1
-    assert before.result(SOON) not in pids
+    assert len({before.result(SOON), *pids}) == 1 + replaced
     until(lambda: not psutil.pid_exists(sleeper))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import sys
 import time
@@ -63,10 +64,10 @@ def end_descendants(
 
     They get SIGTERM, and SIGKILL after ``grace`` seconds; what they start meanwhile gets SIGKILL
     at once. Blocks until they are gone. Those ``besides``, and what these have started, go on, as
-    do those to ``spare``. Returns whether there were any.
+    do those to ``spare``. Returns whether there were any that a module may believe to be there.
     """
     if pid is not None:
-        return _end_all(lambda: _descendants(pid), grace)
+        return bool(_end_all(lambda: _descendants(pid), grace))
     if not _have_children():
         return False
     lasting = {process.pid for process in besides}
@@ -77,11 +78,35 @@ def end_descendants(
     def find() -> list[psutil.Process]:
         return [process for process in _descendants(None, besides) if process.pid not in spare]
 
-    ended = _end_all(find, grace) if spare or others() else False
+    ended = _end_all(find, grace) if spare or others() else {}
     for child in others():
         with suppress(ChildProcessError):
             os.waitpid(child, os.WNOHANG)
-    return ended
+    return bool(ended) and _are_believed_in(ended)
+
+
+def _are_believed_in(programs: dict[int, str]) -> bool:
+    """Whether a module may go on to use one of these processes, which are numbers of programs.
+
+    Those of Python are workers of pools and the like. Others have an object that waits for them.
+    """
+    if _program(os.getpid()) in programs.values():
+        return True
+    import subprocess  # slots start quicker
+
+    left = {id(process) for process in subprocess._active or ()}  # type: ignore[attr-defined]
+    return any(
+        issubclass(type(found), subprocess.Popen)
+        and found.pid in programs
+        and id(found) not in left
+        for found in gc.get_objects()
+    )
+
+
+def _program(pid: int) -> str:
+    with suppress(OSError):
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    return ""
 
 
 def descendants() -> list[psutil.Process]:
@@ -97,14 +122,17 @@ def end_marked(name: str, value: str) -> None:
     _end_all(lambda: _marked(name, value), 0)
 
 
-def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> bool:
-    for round_ in range(_ROUNDS):
+def _end_all(find: Callable[[], list[psutil.Process]], grace: float) -> dict[int, str]:
+    """End what there is to find; which programs they were, by number."""
+    programs: dict[int, str] = {}
+    for _ in range(_ROUNDS):
         found = find()
         if not found:
-            return round_ > 0
+            break
+        programs.update((process.pid, _program(process.pid)) for process in found)
         _end(found, grace)
         grace = 0
-    return True
+    return programs
 
 
 def _have_children() -> bool:
