@@ -120,12 +120,19 @@ class _Watcher:
 
     def on_tick(self) -> None:
         now = time.monotonic()
-        self._use.look()
+        self._use.look_again()
         if self._folder is not None:
             free_middle_of(self._folder / "log", self.work.log_limit)
+        try:
+            self._check_lease(now)
+            self._check_limits(self._time())
+        except EncampError:
+            self._use.look()
+            raise
+
+    def _check_lease(self, now: float) -> None:
         if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
             raise Abandoned
-        self._check_limits(self._time())
 
     def _check_limits(self, now: float) -> None:
         step = self._step

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+_PAUSE = 1.0
+"""Seconds between looks at most."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -16,6 +19,7 @@ class Use:
     def __init__(self) -> None:
         self._slot = 0
         self._before = 0.0
+        self._begun = self._next = time.monotonic()
         self.cpu_seconds = 0.0
         self.peak_memory = 0
         """Bytes."""
@@ -23,6 +27,13 @@ class Use:
     def begin(self, slot: int, before: float) -> None:
         """Count what the process ``slot`` uses on top of the CPU seconds that it had ``before``."""
         self._slot, self._before = slot, before
+
+    def look_again(self) -> None:
+        """`look`, unless the last time was a moment ago, compared with how long it runs."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + min(_PAUSE, (now - self._begun) / 10)
+            self.look()
 
     def look(self) -> None:
         """Note what was used by now; what happens between the last look and a death is lost."""
