@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from encamp.agent.bounded import free_middle_of
@@ -38,11 +39,14 @@ _ASK = 1.0
 _TERMINATED = "it was sent SIGTERM by somebody else, or by its own code"
 
 
+@dataclass(eq=False)
 class Abandoned(EncampError):
-    """The run that wanted this attempt has ended."""
+    """The run that wanted this attempt has ended, or somebody has cancelled it."""
+
+    why: str = "it was cancelled, or its job's folder was removed"
 
     def __str__(self) -> str:
-        return "it was cancelled, or its job's folder was removed"
+        return self.why
 
 
 def attempt(work: Work) -> Outcome:

@@ -443,7 +443,8 @@ class _Run:
         except CancelledError:
             if not self.stopping and self.over is None and (why := why_gone(self.executor)):
                 self.over = self._gone(why)
-            return Outcome(error=Abandoned(), lost=self.over is not None)
+            cancelled = Abandoned("it was cancelled before it began, or its executor shut down")
+            return Outcome(error=cancelled, lost=self.over is not None)
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
