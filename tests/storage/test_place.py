@@ -118,7 +118,7 @@ def test_a_file_that_changed_since_the_plan_is_named(
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("way", ["copy_file_range", "read"])
+@pytest.mark.parametrize("way", ["copy_file_range", "pread"])
 def test_a_file_that_changes_during_the_copy_is_named_and_leaves_nothing(
     change: Callable[[Path], None],
     way: str,
@@ -152,7 +152,7 @@ def _change_after_first_piece(
     way: str, change: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copy, "_CHUNK", 1 << 20)
-    if way == "read":
+    if way == "pread":
         monkeypatch.setattr(os, "copy_file_range", _not_supported)
     real = getattr(os, way)
     changed = []
