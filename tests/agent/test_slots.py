@@ -223,7 +223,7 @@ def test_a_slot_that_cannot_be_started_leaves_no_descriptor(
     run(slots, os.getpid)  # what a first use opens for good
     slots.close()
     before = set(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", b"/no/such/python")
     with pytest.raises(SlotsCannotStart, match="No such file"):
         run(slots, os.getpid)
     assert set(os.listdir("/proc/self/fd")) == before

@@ -215,6 +215,7 @@ def test_a_program_that_embeds_python_uses_the_one_of_its_installation(
     from encamp.errors import NoPython
 
     monkeypatch.setattr(sys, "executable", nothing)
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", None)
     with Cluster("local", slots=1) as cluster:
         assert cluster.spawn(abs, -1).result() == 1
     monkeypatch.setattr(sys, "exec_prefix", "/nowhere")
