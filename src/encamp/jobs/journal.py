@@ -96,7 +96,7 @@ class Records(Mapping[str, Record]):
 
     def __getitem__(self, task: str) -> Record:
         record = _decoded(self._line(task))
-        if record is None:
+        if record is None or record.task != task:  # another run has written the file anew
             raise KeyError(task)
         return record
 
