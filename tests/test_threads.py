@@ -23,7 +23,7 @@ from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.task import Task
 from encamp.errors import JobBusy
-from encamp.jobs import journal
+from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
 from encamp.storage.locks import alone
 from encamp.storage.persistent import give_back, persistent_camp, strike_idle
@@ -238,7 +238,7 @@ class SlowSet(set[Path]):
 def test_a_job_is_run_by_one_thread_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal, "_open_here", SlowSet())
+    monkeypatch.setattr(alone_in, "_open_here", SlowSet())
     inside = Alone()
     busy: list[JobBusy] = []
 

@@ -51,6 +51,7 @@ MIRRORS: dict[str, tuple[Any, str]] = {
     "required": (False, NOT),
     "readonly": (True, NOT),
     "mode": ("copy", NOT),
+    "executable": (True, NOT),
     "literal": (True, NOT),
 }
 CALLS: dict[str, tuple[Any, str]] = {
