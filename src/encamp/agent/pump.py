@@ -95,6 +95,8 @@ class Pump:
         self._resume = threading.Event()
         self._background: threading.Thread | None = None
         self._closed = False
+        self.last: Callable[[], None] | None = None
+        """Is called by the thread in the background, which ends with it."""
         self.elsewhere = False
         """Whether it is that of a process from which this one was forked."""
 
@@ -449,7 +451,7 @@ class Pump:
 
     def _run(self) -> None:
         passed = 0
-        while not self._closed:
+        while not (self._closed or self.last):
             if self.passed != passed:  # somebody is at it, though not by turns
                 passed, self.left_at = self.passed, time.monotonic()
             if self._driver:
@@ -462,11 +464,13 @@ class Pump:
                 time.sleep(_NAP)
             elif self.lock.acquire(timeout=_LONG):
                 self._in_background()
+        if self.last is not None and not self._closed:
+            self.last()
 
     def _in_background(self) -> None:
         self._driver = threading.get_ident()
         try:
-            while not self._claims and not self._closed:
+            while not (self._claims or self._closed or self.last):
                 self.turn(None)
         except Exception as exc:
             if self.broken is None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import itertools
 import json
 import os
 import secrets
-import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -17,16 +14,18 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypedDict, Unpack
+from warnings import warn
 
 from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small, load_small
 from encamp.agent.program import check_slots
-from encamp.agent.protocol import End, Orders, Received, encode
+from encamp.agent.protocol import Orders, Received, encode
 from encamp.agent.short import ShortWay
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
+from encamp.cluster.life import Life
 from encamp.cluster.options import PLAIN, Options, SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.scheduler import Place
@@ -38,7 +37,6 @@ from encamp.engines.streams import open_standard_streams
 from encamp.errors import (
     BadJob,
     ClusterClosed,
-    ClusterError,
     EngineFailed,
     NoSuchHost,
     NotEnough,
@@ -54,7 +52,7 @@ from encamp.wire import own
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
-_OPEN: weakref.WeakSet[Cluster] = weakref.WeakSet()
+_ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
 LONELY = 600.0
 """Seconds without a word from the controller after which agents elsewhere end themselves."""
 _EAGER = 64
@@ -108,7 +106,8 @@ class Cluster:
     options
         What else the engine takes.
 
-    A context manager: leaving it waits for all tasks, or ends them if the block raised. Blocks
+    A context manager: leaving it waits for all tasks, or ends them if the block raised. One that is
+    dropped without `close` ends by itself when its tasks have, with a ResourceWarning. Blocks
     until the hosts are there. Raises `EngineUnavailable` or `EngineFailed`. In a process that
     the engine has started as a worker (a rank other than 0 under ``mpirun``) it does not return.
     """
@@ -143,17 +142,12 @@ class Cluster:
         self._pump = self._controller.pump
         self._lines = self._controller.mail.lines
         self._short: ShortWay | None = None
-        self._closed = False
-        """Whether it takes nothing new."""
-        self._ended = False
-        self._ending = threading.RLock()
-        self._process = os.getpid()
+        self._life = Life(self._controller)
         self._numbers = itertools.count(1)
         self._agent: Agent | None = None
         self._start(folder, start_timeout, output)
-        _OPEN.add(self)
-        atexit.unregister(_close_all)
-        atexit.register(_close_all)  # again, so that it comes before what the engine has registered
+        _ALL.add(self)
+        self._life.begin()
 
     def _start(self, folder: str, timeout: float, output: int) -> None:
         engine, controller = self._engine, self._controller
@@ -176,6 +170,7 @@ class Cluster:
             if self._kind == "child":
                 check_slots()
             self._agent = Agent(engine.agent_here, self._pump, beside=True)
+            self._life.agent = self._agent
         try:
             engine.start(encode(orders))
             self._pump.until(self._complete, timeout)
@@ -184,7 +179,8 @@ class Cluster:
             if not controller.hosts.known:
                 raise EngineFailed(engine.name, f"no host has come within {timeout:g} s")
         except BaseException:
-            self._end()
+            self._life.closed = True
+            self._life.end()
             raise
         controller.mail.clear()  # the first hosts are no news
         if engine.short is not None and self._kind == "inline" and not key:
@@ -308,7 +304,7 @@ class Cluster:
         kwargs: Mapping[str, Any],
         options: SpawnOptions,
     ) -> Task:
-        if self._closed:
+        if self._life.closed:
             self._check()
         controller = self._controller
         if controller.failure is not None:
@@ -327,7 +323,7 @@ class Cluster:
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
         controller.incoming.append(task)
-        if self._ended:  # just now
+        if self._life.ended:  # just now
             controller.abandon()
         if not number % _EAGER:
             self._pump.nudge(_PATIENCE)
@@ -453,7 +449,7 @@ class Cluster:
             return found[0]
         if controller.failure is not None:
             raise controller.failure
-        if self._closed:
+        if self._life.closed:
             raise ClusterClosed
         return None
 
@@ -526,71 +522,21 @@ class Cluster:
 
         Blocks. What is in the queue of messages is lost.
         """
-        if self._ended or os.getpid() != self._process:  # a forked one has nothing of it
-            return
-        if not cancel:
-            self._pump.until(lambda: not (self._controller.incoming or self._controller.tasks))
-        self._closed = True
+        self._life.close(cancel=cancel)
         self._short = None
-        try:
-            if cancel:
-                self._cancel()
-        finally:
-            self._end()
-
-    def _cancel(self) -> None:
-        controller = self._controller
-
-        def cancel() -> None:
-            for task in controller.known():
-                task._end = task._end or "killed"
-                if task._place is None and task._state == "PENDING":
-                    controller.recalls.cancelled(task)
-
-        self._pump.call(cancel)
-
-    def _end(self) -> None:
-        """Let all agents end, and the engine; what still runs is killed. Once is enough."""
-        if not self._ending.acquire(blocking=not self._pump.driving):
-            return  # another thread ends it, and waits for what this one is in the middle of
-        try:
-            if not self._ended:
-                self._let_go()
-                self._ended = True
-        finally:
-            self._ending.release()
-
-    def _let_go(self) -> None:
-        controller = self._controller
-
-        def end() -> None:
-            controller.closing = True
-            for agent in controller.hosts.agents:
-                controller.outbox.post(agent, [encode(End())])
-            controller.outbox.flush()
-
-        try:
-            self._pump.call(end)
-            if self._agent is not None:
-                agent = self._agent
-                self._pump.until(lambda: agent.over, 30)
-            controller.errands.close()
-            self._pump.call(lambda: None)  # which tells what has come of them
-            self._pump.close()
-        finally:
-            self._engine.stop()
-            controller.setups.close()
-            controller.abandon()
-            controller.mail.call_waiters(failed=True)
-            _OPEN.discard(self)
 
     async def aclose(self, cancel: bool = False) -> None:
         """`close` for coroutines."""
         await asyncio.to_thread(self.close, cancel)
 
     def _check(self) -> None:
-        if self._closed:
+        if self._life.closed:
             raise ClusterClosed(FORKED) if self._pump.elsewhere else ClusterClosed
+
+    def __del__(self) -> None:
+        life = self.__dict__.get("_life")  # none if there was an error in its options
+        if life is not None and life.drop():
+            warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     def __enter__(self) -> Cluster:
         return self
@@ -618,7 +564,9 @@ class Cluster:
         raise TypeError("a Cluster belongs to the program that has made it")
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self.slots} slots on {len(self.hosts())} hosts"
+        state = (
+            "closed" if self._life.closed else f"{self.slots} slots on {len(self.hosts())} hosts"
+        )
         return f"<Cluster {self._engine.name!r}: {state}>"
 
 
@@ -660,19 +608,9 @@ def _print(task: int, text: str) -> None:
 
 
 def _forked() -> None:
-    """Leave clusters to the process that this one was forked from."""
-    for cluster in list(_OPEN):
-        cluster._closed, cluster._short = True, None
-        cluster._pump.forked()
+    """The short way belongs to the process that this one was forked from."""
+    for cluster in list(_ALL):
+        cluster._short = None
 
 
 os.register_at_fork(after_in_child=_forked)
-
-
-def _close_all() -> None:
-    """End what a program has left open, so that nothing outlives it."""
-    for cluster in list(_OPEN):
-        try:
-            cluster.close(cancel=True)
-        except (ClusterError, OSError) as exc:
-            sys.stderr.write(f"encamp: {exc}\n")

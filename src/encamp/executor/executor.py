@@ -226,7 +226,7 @@ class Executor(futures.Executor):
         called again, also to wait after all.
         """
         shared = self._shared
-        if shared.cluster._process != os.getpid():  # a forked one has nothing of it
+        if shared.cluster._life.process != os.getpid():  # a forked one has nothing of it
             return
         with shared.lock:
             self._closed = True
@@ -271,7 +271,7 @@ _OPEN: WeakSet[Executor] = WeakSet()
 def _wait_for_all() -> None:
     """What a program has submitted is done before it ends, as with the standard pools."""
     for executor in list(_OPEN):
-        if executor.cluster._process != os.getpid():
+        if executor.cluster._life.process != os.getpid():
             continue
         try:
             executor.shutdown()

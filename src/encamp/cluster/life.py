@@ -1,0 +1,145 @@
+"""How a cluster ends: closed by its program, dropped, or left open when the program ends.
+
+It knows nothing of `Cluster`, so that one that nobody has any more can be told from one in use.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from encamp.agent.protocol import End, encode
+from encamp.errors import ClusterError
+
+if TYPE_CHECKING:
+    from encamp.agent.main import Agent
+    from encamp.cluster.controller import Controller
+
+_OPEN: set[Life] = set()
+_AGENT_WITHIN = 30.0
+"""Seconds that the agent in this process has to end its slots."""
+
+
+class Life:
+    """That of one cluster: its controller, its engine, and the agent in this process, if any."""
+
+    def __init__(self, controller: Controller) -> None:
+        self._controller, self._pump = controller, controller.pump
+        self.agent: Agent | None = None
+        self.closed = False
+        """Whether it takes nothing new."""
+        self.ended = False
+        self._dropped = False
+        self._ending = threading.RLock()
+        self.process = os.getpid()
+        """The one that has made it, as others may be forked from it."""
+
+    def begin(self) -> None:
+        """It is there, and is to be ended before the program is."""
+        _OPEN.add(self)
+        atexit.unregister(_close_all)
+        atexit.register(_close_all)  # again, so that it comes before what the engine has registered
+
+    def drop(self) -> bool:
+        """Nobody has the cluster any more: it ends when its tasks have; False if it has by now.
+
+        Takes no lock, since it may be called anywhere, in the middle of anything.
+        """
+        if self.ended or self.closed or self._dropped or os.getpid() != self.process:
+            return False
+        self._dropped = True
+        self._pump.last = self._close_dropped
+        self._pump.wake()
+        return True
+
+    def _close_dropped(self) -> None:
+        self._wait()
+        if not self.closed:  # at the program's end, which waits for this thread
+            self.closed = True
+            self.end(wait=False)
+
+    def close(self, *, cancel: bool) -> None:
+        """See `Cluster.close`."""
+        if self.ended or os.getpid() != self.process:  # a forked one has nothing of it
+            return
+        if not cancel:
+            self._wait()
+        self.closed = True
+        try:
+            if cancel:
+                self._pump.call(self._cancel)
+        finally:
+            self.end()
+
+    def _wait(self) -> None:
+        """Wait for all tasks."""
+        controller = self._controller
+        self._pump.until(lambda: not (controller.incoming or controller.tasks))
+
+    def _cancel(self) -> None:
+        controller = self._controller
+        for task in controller.known():
+            task._end = task._end or "killed"
+            if task._place is None and task._state == "PENDING":
+                controller.recalls.cancelled(task)
+
+    def end(self, *, wait: bool = True) -> None:
+        """Let all agents end, and the engine; what still runs is killed. Once is enough."""
+        if not self._ending.acquire(blocking=wait and not self._pump.driving):
+            return  # another thread ends it, and waits for what this one is in the middle of
+        try:
+            if not self.ended:
+                self._let_go()
+                self.ended = True
+        finally:
+            self._ending.release()
+
+    def _let_go(self) -> None:
+        controller = self._controller
+
+        def end() -> None:
+            controller.closing = True
+            for agent in controller.hosts.agents:
+                controller.outbox.post(agent, [encode(End())])
+            controller.outbox.flush()
+
+        try:
+            self._pump.call(end)
+            if self.agent is not None:
+                agent = self.agent
+                self._pump.until(lambda: agent.over, _AGENT_WITHIN)
+            controller.errands.close()
+            self._pump.call(lambda: None)  # which tells what has come of them
+            self._pump.close()
+        finally:
+            controller.engine.stop()
+            controller.setups.close()
+            controller.abandon()
+            controller.mail.call_waiters(failed=True)
+            _OPEN.discard(self)
+
+    def forked(self) -> None:
+        """In a forked process: leave it to the one that this was forked from."""
+        self.closed = True
+        self._pump.forked()
+
+
+def _forked() -> None:
+    for life in _OPEN:
+        life.forked()
+    _OPEN.clear()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+def _close_all() -> None:
+    """End what a program has left open, so that nothing outlives it."""
+    for life in list(_OPEN):
+        try:
+            life.close(cancel=True)
+        except (ClusterError, OSError) as exc:
+            sys.stderr.write(f"encamp: {exc}\n")
