@@ -479,14 +479,21 @@ class CommandNotFound(TaskError):
 
 @dataclass(eq=False)
 class MissingOutput(TaskError):
+    """``unchanged`` are inputs that match, but are as they were put there."""
+
     pattern: str
     made: tuple[str, ...]
+    unchanged: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         made = ", ".join(printable(name) for name in self.made) or "no new file"
+        start = f"task {printable(self.task)}: nothing in its folder matches the output "
+        if not self.unchanged:
+            return f"{start}{printable(self.pattern)!r}; the task made {made}"
+        left = ", ".join(printable(name) for name in self.unchanged)
         return (
-            f"task {printable(self.task)}: nothing in its folder matches the output "
-            f"{printable(self.pattern)!r}; the task made {made}"
+            f"{start}{printable(self.pattern)!r} but inputs that it left as they were: {left}; "
+            f"to publish one, name it without a wildcard; the task made {made}"
         )
 
 

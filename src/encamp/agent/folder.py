@@ -135,6 +135,7 @@ def _staged(
         token=staging.token,
         task=staging.name,
         inputs=camp.inputs,
+        unchanged=camp.unchanged,
         announce=camp.note_parts,
         channel=channel if staging.beacon else None,
         beacon=staging.beacon,

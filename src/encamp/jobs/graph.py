@@ -12,13 +12,6 @@ from encamp.jobs.steps import Task
 from encamp.storage.globs import is_glob
 
 
-class Before(dict[str, list[str]]):
-    """Task → those that it waits for; only what waits for some has an entry."""
-
-    def __missing__(self, _task: str) -> list[str]:
-        return []
-
-
 class Graph:
     """The order of a job's tasks: hands out what is ready, takes back what has ended.
 
@@ -26,15 +19,7 @@ class Graph:
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.before = Before()
-        """Which tasks each one waits for."""
-        for name, task in tasks.items():
-            if task.after or task.takes:
-                self.before[name] = _predecessors(task, tasks)
-        self._tasks, self._left = tasks, len(tasks)
-        self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
-        """The sorter has no others: of a million tasks most wait for none, and none for them."""
-        self._free_given = False
+        self.before = {name: _predecessors(task, tasks) for name, task in tasks.items()}
         self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)
         try:
             self._sorter.prepare()
@@ -44,18 +29,11 @@ class Graph:
 
     def ready(self) -> Iterator[str]:
         """Names of tasks that wait for nothing any more, each handed out once."""
-        ready = self._sorter.get_ready()
-        if self._free_given:
-            return iter(ready)
-        self._free_given = True
-        first = set(ready)
-        return (name for name in self._tasks if name in first or name not in self._related)
+        return iter(self._sorter.get_ready())
 
     def ended(self, name: str) -> None:
         """The task has ended, well or not."""
-        self._left -= 1
-        if name in self._related:
-            self._sorter.done(name)
+        self._sorter.done(name)
 
     def all_before(self, name: str) -> set[str]:
         """All tasks that a task waits for, if only by way of others."""
@@ -70,7 +48,7 @@ class Graph:
     @property
     def going_on(self) -> bool:
         """Whether any task has not ended."""
-        return self._left > 0
+        return self._sorter.is_active()
 
 
 def tasks_named(

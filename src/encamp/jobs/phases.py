@@ -172,6 +172,7 @@ class _Attempt:
                     token=self.work.token,
                     task=self.work.task,
                     inputs=camp.inputs,
+                    unchanged=camp.unchanged,
                     channel=self.files,
                     beacon=self.work.beacon,
                     flush=self._flushes,

@@ -13,6 +13,7 @@ from encamp.storage.mirror import Item
 from encamp.storage.owner import OwnedFolder
 from encamp.storage.place import Placed, Placer
 from encamp.storage.ship import Channel
+from encamp.storage.unchanged import Unchanged
 
 
 class Camp:
@@ -32,6 +33,7 @@ class Camp:
             raise
         self._placer = Placer(self._owned, self._cache)
         self._inputs: set[str] = set()
+        self._unchanged = Unchanged(self.folder, (), self._cache)
         self._wrong: InputDamaged | InputLost | None = None
 
     @property
@@ -49,6 +51,10 @@ class Camp:
         """Where inputs were put, relative to ``folder``."""
         return frozenset(self._inputs)
 
+    def unchanged(self, path: str) -> bool:
+        """Whether a path in ``folder`` is an input, or in one, that is as it was put there."""
+        return self._unchanged(path)
+
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch inputs into the cache that are not there yet; blocks. Raises as `place`."""
         self._placer.bring(items)
@@ -57,6 +63,7 @@ class Camp:
         """Put inputs into the folder; blocks. Raises as `Placer.place`. To be called once."""
         items = list(items)
         self._placer.place(items)
+        self._unchanged = Unchanged(self.folder, items, self._cache)
         self._inputs.update(item.target for item in items)
 
     def check_inputs(self, task: str) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
 from encamp.errors import UnusableOutput, printable
+from encamp.storage.globs import is_glob
 from encamp.storage.mirror import find, globstar_depth, renamed
 from encamp.storage.tree import special
 
@@ -54,8 +55,18 @@ class _Link:
 class Homebound:
     """Collects what the output patterns of one task match in its folder."""
 
-    def __init__(self, folder: Path, task: str, *, lenient: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        *,
+        lenient: bool = False,
+        unchanged: Callable[[str], bool] | None = None,
+    ) -> None:
         self._folder = folder
+        self._unchanged = unchanged
+        self.passed: list[str] = []
+        """Inputs that patterns match, but that are as they were put there, and so no outputs."""
         self._real = os.path.realpath(folder)
         self._task = task
         self._lenient = lenient
@@ -119,6 +130,8 @@ class Homebound:
         *,
         top: bool = False,
     ) -> None:
+        if self._passes(path, output):
+            return
         self._homes.setdefault(path, []).append((_base(output), inner))
         if stat.S_ISLNK(status.st_mode):
             self._links.append(_Link(path, inner, output, top))
@@ -133,14 +146,24 @@ class Homebound:
             empty = False
             made, to = os.path.join(path, below), inner / below  # noqa: PTH118
             if status is None:
-                self._made.append(Made(made, to, output, "folder"))
+                if not self._passes(made, output):
+                    self._made.append(Made(made, to, output, "folder"))
             elif stat.S_ISDIR(status.st_mode):
                 self._homes.setdefault(made, []).append((_base(output), to))
             else:
                 with self._leniency():
                     self._take_leaf(made, to, output, status)
-        if empty:
+        if empty and not self._passes(path, output):
             self._made.append(Made(path, inner, output, "folder"))
+
+    def _passes(self, path: str, output: Output) -> bool:
+        """Whether it is an input that was left as it was, and is not meant by its name."""
+        if self._unchanged is None or not is_glob(output.pattern):
+            return False
+        if not self._unchanged(path):
+            return False
+        self.passed.append(path)
+        return True
 
     def _check_inside(self, path: str) -> None:
         """What a pattern matches beyond a symlink may be anybody's."""

@@ -221,11 +221,11 @@ class Planner:
             yield from _remote_items(mirror, folder)
             return
         depth = globstar_depth(mirror.pattern, self._base)
-        hidden = Hidden.of(mirror.pattern, self._base, self._left_out)
+        hidden = self._hidden(mirror) if is_glob(mirror.pattern) else None
         found = False
         for path in find(mirror.pattern, self._base, literal=mirror.literal):
             inner = PurePosixPath(*path.parts[depth:]) if depth else PurePosixPath(path.name)
-            if left_out(inner, mirror.exclude) or hidden.holds(path):
+            if left_out(inner, mirror.exclude) or (hidden and hidden.holds(path)):
                 continue
             if depth and path.is_dir():
                 continue  # ``**`` names the files below it; their folders come with them
@@ -235,6 +235,9 @@ class Planner:
         if mirror.required and not found:
             raise NoMatch(mirror.pattern, str(self._base))
 
+    def _hidden(self, mirror: Mirror) -> Hidden:
+        return Hidden.of(mirror.pattern, self._base, self._left_out)
+
     def item(self, path: Path, target: str, mirror: Mirror, hidden: Hidden | None = None) -> Item:
         """One file or folder as an input. Raises `UnusableInput`."""
         try:
@@ -243,8 +246,8 @@ class Planner:
             raise UnusableInput(str(path), why_unusable(exc)) from exc
         tree = stat.S_ISDIR(status.st_mode)
         exclude = mirror.exclude
-        if tree and hidden is not None:
-            exclude = (*exclude, *hidden.below(path))
+        if tree:
+            exclude = (*exclude, *(hidden or self._hidden(mirror)).below(path))
         state = self._tree(path, exclude) if tree else _file_state(path, status)
         source = portable(path)
         plain = stat.S_IMODE(status.st_mode)

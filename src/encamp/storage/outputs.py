@@ -52,7 +52,8 @@ class Output:
     """Files to bring back from a task's folder after it has ended well.
 
     pattern
-        Path or glob inside the task's folder; ``**`` matches folders to any depth. A folder
+        Path or glob inside the task's folder; ``**`` matches folders to any depth. What is as it
+        was mirrored is an output only if it is named without a wildcard. A folder
         brings back its whole tree, empty folders as well. A symlink stays one if what it leads to
         is brought back with it; otherwise it brings back the file, or, if it is matched itself,
         the tree that it leads to. What leads out of the task's folder or nowhere is an error
@@ -230,6 +231,7 @@ def stage(
     beacon: str = "",
     flush: bool = True,
     lenient: bool = False,
+    unchanged: Callable[[str], bool] | None = None,
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
@@ -237,9 +239,11 @@ def stage(
     not reach the place, see `beacon.reaches`.
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
     were placed there, named in no message about what the task made; ``announce`` is told the
-    temporary names before there are files with them. Blocks until the copies are on
-    the disk; without ``flush`` that is left to another process of this host, which can see to
-    many at once (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (not if
+    temporary names before there are files with them; ``unchanged`` says of a path in the folder
+    whether it is an input as it was put there, which no pattern takes for an output. Blocks
+    until the copies are on the disk; without ``flush`` that is left to another process of this
+    host, which can see to many at once (`publish.flush_copies`). Raises `MissingOutput`,
+    `UnusableOutput` (not if
     ``lenient``: then that is left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no
     temporary file is left here.
     """
@@ -251,7 +255,8 @@ def stage(
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
         where = partial(_place, base, far)
-        wanted = _wanted(folder, outputs, where, task, inputs, lenient=lenient)
+        found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
+        wanted = _wanted(found, folder, outputs, where, task, inputs)
     except OSError as exc:
         raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
@@ -331,19 +336,19 @@ def unstage(staged: Iterable[Staged]) -> None:
 
 
 def _wanted(
+    found: Homebound,
     folder: Path,
     outputs: Iterable[Output],
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     task: str,
     inputs: frozenset[str],
-    *,
-    lenient: bool,
 ) -> dict[Final, Made]:
     """Where it goes → what goes there, of all that the patterns match."""
-    found = Homebound(folder, task, lenient=lenient)
     for output in outputs:
+        start = len(found.passed)
         if not found.add(output) and output.required:
-            raise MissingOutput(task, output.pattern, _new_files(folder, inputs))
+            passed = tuple(found.passed[start:][:10])
+            raise MissingOutput(task, output.pattern, _new_files(folder, inputs), passed)
     wanted: dict[Final, Made] = {}
     finals_of = lru_cache(maxsize=None)(place)
     for made in found.all():

@@ -103,7 +103,7 @@ def sandbox(
             with inside(camp.folder):
                 yield camp.folder
             camp.check_inputs(name)
-            _publish(camp, wanted, destination, name)
+            _publish(camp, wanted, destination, name, unchanged=camp.unchanged)
         except BaseException:
             with suppress(EncampError, OSError):  # the block's own error matters more
                 _publish(camp, rescued, destination, name)
@@ -117,7 +117,14 @@ def sandbox(
                 camp.strike()
 
 
-def _publish(camp: Camp, wanted: tuple[Output, ...], destination: Path, name: str) -> None:
+def _publish(
+    camp: Camp,
+    wanted: tuple[Output, ...],
+    destination: Path,
+    name: str,
+    *,
+    unchanged: Callable[[str], bool] | None = None,
+) -> None:
     staged = stage(
         camp.folder,
         wanted,
@@ -125,6 +132,7 @@ def _publish(camp: Camp, wanted: tuple[Output, ...], destination: Path, name: st
         token=token_hex(8),
         task=name,
         inputs=camp.inputs,
+        unchanged=unchanged,
         announce=camp.note_parts,
     )
     try:

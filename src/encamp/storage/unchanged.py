@@ -59,10 +59,12 @@ class Unchanged:
 
 
 def _same(place: str, original: str) -> bool:
-    """Whether two are alike: links to the same, or files with the same bytes."""
+    """Whether two are alike: links to the same, files with the same bytes, or folders."""
     now, before = Path(place).lstat(), Path(original).lstat()
     if stat.S_ISLNK(now.st_mode) and stat.S_ISLNK(before.st_mode):
         return Path(place).readlink() == Path(original).readlink()
+    if stat.S_ISDIR(now.st_mode) and stat.S_ISDIR(before.st_mode):
+        return True
     if stat.S_ISLNK(now.st_mode):
         return False
     if stat.S_ISLNK(before.st_mode):

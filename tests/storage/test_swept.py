@@ -1,0 +1,107 @@
+"""An input that the task leaves as it was is no output of a pattern, by whichever way it came."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import encamp
+from encamp.errors import MissingOutput
+from encamp.storage.mirror import Mirror, Mode
+
+MODES = ["auto", "link", "copy"]
+
+
+@pytest.fixture
+def data(here: Path) -> Path:
+    """Two files, one of them by a symlink, and a tree with a symlink in it."""
+    for file in ("real/b.csv", "data/a.csv", "tree/deep/c.csv"):
+        path = here / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{path.name} of some length")
+    (here / "data/b.csv").symlink_to("../real/b.csv")
+    (here / "tree/d.csv").symlink_to("deep/c.csv")
+    return here
+
+
+def _below(folder: str) -> list[str]:
+    found = (path for path in Path(folder).rglob("*") if not path.is_dir())
+    return sorted(str(path.relative_to(folder)) for path in found)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_inputs_are_not_published_over_themselves(data: Path, mode: Mode) -> None:
+    mirror = Mirror("data/*.csv", mode=mode)
+    with encamp.sandbox(mirror=mirror, outputs={"*.csv": "data"}) as folder:
+        (folder / "new.csv").write_text("new")
+    assert (data / "data/b.csv").is_symlink()
+    assert _below("data") == ["a.csv", "b.csv", "new.csv"]
+
+
+def test_what_was_changed_is_published_also_if_times_and_size_say_nothing(data: Path) -> None:
+    with encamp.sandbox(mirror="data/*.csv", outputs={"*.csv": "out"}) as folder:
+        before = (folder / "a.csv").stat()
+        text = (folder / "a.csv").read_text().replace("some", "same")
+        (folder / "a.csv").unlink()
+        (folder / "a.csv").write_text(text)
+        os.utime(folder / "a.csv", ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.utime(folder / "b.csv")  # touched, but equal
+    assert _below("out") == ["a.csv"]
+    assert Path("out/a.csv").read_text() == "a.csv of same length"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("pattern", ["tree/**/*.csv", "t*", "**/*.csv", "tree/*"])
+def test_in_a_tree_only_what_is_new_is_published(data: Path, mode: str, pattern: str) -> None:
+    mirror = Mirror("tree", mode=mode)  # type: ignore[arg-type]
+    with encamp.sandbox(mirror=mirror, outputs={pattern: "out"}) as folder:
+        (folder / "tree/new.csv").write_text("new")
+    assert [Path(path).name for path in _below("out")] == ["new.csv"]
+
+
+def test_what_is_named_is_published_whatever_it_is(data: Path) -> None:
+    outputs = {"a.csv": "named", "tree": "named"}
+    with encamp.sandbox(mirror=["data/*.csv", "tree"], outputs=outputs):
+        pass
+    assert _below("named") == ["a.csv", "tree/d.csv", "tree/deep/c.csv"]
+
+
+def test_a_pattern_that_matches_only_these_has_nothing_to_publish(data: Path) -> None:
+    with (
+        pytest.raises(MissingOutput, match=r"but inputs that it left as they were: a\.csv, b\.csv"),
+        encamp.sandbox(mirror="data/*.csv", outputs={"*.csv": "out"}),
+    ):
+        pass
+    with encamp.sandbox(mirror="data/*.csv", outputs=encamp.Output("*.csv", "out", required=False)):
+        pass
+    assert not Path("out").exists()
+
+
+def test_what_failed_may_leave_them_to_be_looked_at(data: Path) -> None:
+    def fail() -> None:
+        with encamp.sandbox(mirror="data/*.csv", on_failure={"*": "failed"}) as folder:
+            (folder / "trace.log").write_text("here")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert _below("failed") == ["a.csv", "b.csv", "trace.log"]
+
+
+def test_a_job_and_its_second_run(data: Path) -> None:
+    def job() -> encamp.Job:
+        job = encamp.Job("job", to=".")
+        step = encamp.command("touch b.csv; echo 1 > sum.txt; echo 2 > more.csv", shell=True)
+        outputs = {"*.csv": "made", "*.txt": "data"}
+        job.add("task", step, mirror={"data/*.csv": "."}, outputs=outputs)
+        return job
+
+    with ThreadPoolExecutor(1) as pool:
+        assert job().run(pool).count("done") == 1
+        assert job().run(pool).count("up to date") == 1
+    assert _below("data") == ["a.csv", "b.csv", "sum.txt"]
+    assert _below("made") == ["more.csv"]
+    assert (data / "data/b.csv").is_symlink()
