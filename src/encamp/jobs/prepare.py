@@ -20,7 +20,14 @@ from encamp.jobs.readers import check_readers
 from encamp.jobs.steps import Call
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item
-from encamp.storage.outputs import Final, Output, bound, check_destination, check_outputs
+from encamp.storage.outputs import (
+    Final,
+    Folders,
+    Output,
+    bound,
+    check_destination,
+    check_outputs,
+)
 from encamp.storage.roots import Portable, portable
 
 _SMALL = 1 << 16
@@ -101,9 +108,10 @@ def _final_names(job: Job) -> dict[Final, str]:
     """Final paths that are known now → the task that makes each."""
     check_destination(job.to)
     finals: dict[Final, str] = {}
+    folders: Folders = {}
     for task in job.tasks.values():
-        left = check_outputs(task.on_failure, job.to)
-        for final in {**check_outputs(task.outputs, job.to), **left}:
+        left = check_outputs(task.on_failure, job.to, folders)
+        for final in {**check_outputs(task.outputs, job.to, folders), **left}:
             if final in finals:
                 raise OutputConflict(str(final), f"task {finals[final]}", f"task {task.name}")
             finals[final] = task.name

@@ -154,30 +154,44 @@ def folders_of(outputs: Iterable[Output]) -> list[Path]:
     return [local(output.at) for output in outputs if output.at is not None]
 
 
-def check_outputs(outputs: Iterable[Output], destination: Path) -> dict[Final, str]:
+Folders = dict[tuple[str, Portable | None], Callable[[PurePosixPath], Path | str]]
+"""Destination folders that were checked, with what gives the final names in each."""
+
+
+def check_outputs(
+    outputs: Iterable[Output], destination: Path, folders: Folders | None = None
+) -> dict[Final, str]:
     """The final names that are known before anything runs, with the pattern that makes each.
 
+    ``folders`` are those that earlier calls have checked, and are added to.
     Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
     destination in the local storage, one that cannot be written to, or a folder beside it,
     `OutputConflict` for two outputs with one final name.
     """
     known: dict[Final, str] = {}
+    folders = {} if folders is None else folders
     for output in outputs:
         safe_target(output.pattern)
-        if is_url(output.to):
-            remote.check(output.to)
-        else:
-            if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
-                why = "it is outside of the destination (if that is meant, write the whole path)"
-                raise BadDestination(output.to, why)
-            check_destination(Path(os.path.realpath(_folder(output, destination))))
+        if (output.to, output.at) not in folders:
+            _check_folder(output, destination)
+            folders[output.to, output.at] = _finals(destination, output)
         if not any(c in output.pattern for c in "*?["):
             name = renamed(output.rename, PurePosixPath(output.pattern).name)
-            final = _finals(destination, output)(PurePosixPath(name))
+            final = folders[output.to, output.at](PurePosixPath(name))
             if final in known:
                 raise OutputConflict(str(final), known[final], output.pattern)
             known[final] = output.pattern
     return known
+
+
+def _check_folder(output: Output, destination: Path) -> None:
+    if is_url(output.to):
+        remote.check(output.to)
+        return
+    if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
+        why = "it is outside of the destination (if that is meant, write the whole path)"
+        raise BadDestination(output.to, why)
+    check_destination(Path(os.path.realpath(_folder(output, destination))))
 
 
 def _folder(output: Output, destination: Path) -> Path:
