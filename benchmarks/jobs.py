@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import encamp
+from benchmarks import commands
 from benchmarks.timing import Figure, amount
 
 TASKS = 1000
 SHARED_TASKS = 100
 SHARED_BYTES = 100 << 20
+MANY = int(os.environ.get("ENCAMP_BENCH_TASKS", "20000"))
+"""Tasks of a large job; its figures are for a million, as many times as large."""
+MILLION = 1_000_000
 TERRAIN = Path(__file__).parents[1] / "examples/terrain/terrain.py"
 
 
@@ -25,6 +33,8 @@ def figures(folder: Path) -> Iterator[Figure]:
     """The figures of the job plane, measured in ``folder``."""
     yield from _controller_cost(folder / "trivial")
     yield _shared_input(folder / "shared")
+    yield from commands.figures(folder / "commands")
+    yield from _many(folder / "many")
 
 
 def _controller_cost(folder: Path) -> Iterator[Figure]:
@@ -53,3 +63,16 @@ def _shared_input(folder: Path) -> Figure:
     brought = sum(attempt.bytes_shared for task in report.tasks for attempt in task.attempts)
     what = f"copies of a {SHARED_BYTES >> 20} MiB job input for {SHARED_TASKS} tasks"
     return amount(what, brought / SHARED_BYTES, "copies", at_most=1)
+
+
+def _many(folder: Path) -> Iterator[Figure]:
+    """Memory and time of a job of very many tasks that are all up to date, in a process each."""
+    words = [sys.executable, "-m", "benchmarks.many", str(folder), str(MANY)]
+    root = Path(__file__).parents[1]
+    subprocess.run([*words, "write"], check=True, cwd=root)
+    done = subprocess.run([*words, "resume"], check=True, cwd=root, stdout=subprocess.PIPE)
+    seconds, size = json.loads(done.stdout)
+    share = MILLION / MANY
+    how = f"{share:g} times what {MANY} took"
+    yield amount("resuming a million tasks", seconds * share, "s", at_most=60, how=how)
+    yield amount("memory for that", size * share / 1e9, "GB", at_most=2, how=how)

@@ -55,9 +55,14 @@ def test_the_figures_of_jobs_are_measured(here: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(jobs, "TASKS", 4)
     monkeypatch.setattr(jobs, "SHARED_TASKS", 4)
     monkeypatch.setattr(jobs, "SHARED_BYTES", 1 << 20)
+    monkeypatch.setattr(jobs, "MANY", 100)
+    monkeypatch.setattr(_module("commands"), "FILES", 4)
+    monkeypatch.setattr(_module("commands"), "RUNS", 1)
     figures = list(jobs.figures(here))
-    assert len(figures) == 3
     assert figures[2].value == 1.0
+    lines = [figure.line() for figure in figures]
+    for what in ("xargs", "make", "resuming a million tasks", "memory"):
+        assert any(what in line for line in lines), (what, lines)
 
 
 def test_the_figures_of_compute_are_measured_on_this_host(here: Path) -> None:

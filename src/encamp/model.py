@@ -13,7 +13,7 @@ State = Literal["waiting", "running", "done", "failed", "blocked", "up to date",
 ``to do``: what a dry run would run."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Where:
     """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
     worker, a pool's process); ``slot`` is the process id of the slot that ran the steps."""
@@ -23,7 +23,7 @@ class Where:
     slot: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """One phase of one attempt: ``job prephase``, ``task prephase``, each step, ``task postphase``.
 
@@ -34,7 +34,7 @@ class Span:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
@@ -50,7 +50,7 @@ class Published:
     goal: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AttemptReport:
     """One try at one task."""
 
@@ -68,7 +68,7 @@ class AttemptReport:
     error_type: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TaskReport:
     name: str
     state: State

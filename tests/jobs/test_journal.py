@@ -150,7 +150,7 @@ def test_the_lock_and_the_files_are_given_back(tmp_path: Path) -> None:
 
 def _state(journal: Journal) -> tuple[Any, ...]:
     """All that a journal knows."""
-    known = (journal.done, journal.attempts, journal.earlier, journal.rescued, journal.left)
+    known = (dict(journal.done), journal.attempts, journal.earlier, journal.rescued, journal.left)
     return copy.deepcopy(known)
 
 

@@ -12,6 +12,13 @@ from encamp.jobs.steps import Task
 from encamp.storage.globs import is_glob
 
 
+class Before(dict[str, list[str]]):
+    """Task → those that it waits for; only what waits for some has an entry."""
+
+    def __missing__(self, _task: str) -> list[str]:
+        return []
+
+
 class Graph:
     """The order of a job's tasks: hands out what is ready, takes back what has ended.
 
@@ -19,7 +26,15 @@ class Graph:
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self.before = {name: _predecessors(task, tasks) for name, task in tasks.items()}
+        self.before = Before()
+        """Which tasks each one waits for."""
+        for name, task in tasks.items():
+            if task.after or task.takes:
+                self.before[name] = _predecessors(task, tasks)
+        self._tasks, self._left = tasks, len(tasks)
+        self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
+        """The sorter has no others: of a million tasks most wait for none, and none for them."""
+        self._free_given = False
         self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)
         try:
             self._sorter.prepare()
@@ -29,11 +44,18 @@ class Graph:
 
     def ready(self) -> Iterator[str]:
         """Names of tasks that wait for nothing any more, each handed out once."""
-        return iter(self._sorter.get_ready())
+        ready = self._sorter.get_ready()
+        if self._free_given:
+            return iter(ready)
+        self._free_given = True
+        first = set(ready)
+        return (name for name in self._tasks if name in first or name not in self._related)
 
     def ended(self, name: str) -> None:
         """The task has ended, well or not."""
-        self._sorter.done(name)
+        self._left -= 1
+        if name in self._related:
+            self._sorter.done(name)
 
     def all_before(self, name: str) -> set[str]:
         """All tasks that a task waits for, if only by way of others."""
@@ -48,7 +70,7 @@ class Graph:
     @property
     def going_on(self) -> bool:
         """Whether any task has not ended."""
-        return self._sorter.is_active()
+        return self._left > 0
 
 
 def tasks_named(

@@ -20,6 +20,10 @@ from encamp.storage.mirror import Item, Mirror, Planner, merged
 from encamp.storage.remote import is_url
 
 
+def _has_any(task: Task) -> bool:
+    return bool(task.mirror or task.takes)
+
+
 class Inputs:
     """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
 
@@ -33,16 +37,16 @@ class Inputs:
         self._planned: dict[str, list[Item]] = {}
         self._digests: dict[str, dict[str, str]] = {}
         for name, task in job.tasks.items():
-            if not graph.before[name]:
+            if _has_any(task) and not graph.before[name]:
                 self._planned[name] = self._plan(task, planner)
         planned = (item.identity for items in self._planned.values() for item in items)
         self._wanted = Counter(planned)
 
     def of(self, name: str) -> list[Item]:
         """What a task's patterns match; of one that waits for others, what they match now."""
-        items = self._planned.get(name)
+        task, items = self.job.tasks[name], self._planned.get(name)
         if items is None:
-            items = self._plan(self.job.tasks[name], self._planner())
+            items = self._plan(task, self._planner()) if _has_any(task) else []
         return [self._by_cache(item) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:

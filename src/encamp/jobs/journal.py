@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -43,12 +43,85 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     files: list[Published] = msgspec.field(default_factory=list)
 
 
+Place = tuple[int, int]
+"""Where a line stands in the journal, and its length."""
+_LENGTH = 32
+"""Bits for the length: of a million lines a number each takes less than two."""
+
+
+class Records(Mapping[str, Record]):
+    """What is done, left in the journal's file: each record is read when it is asked for."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._path = Path()
+        self._fd = -1
+
+    def stand_in(self, path: Path, places: dict[str, int] | None = None) -> None:
+        """Let records be in this file, where ``places`` says; without, there is none yet."""
+        self.close()
+        self._places, self._path = places or {}, path
+
+    def note(self, task: str, at: Place) -> None:
+        """A task is done: its record is at a place."""
+        self._places[task] = at[0] << _LENGTH | at[1]
+
+    def pop(self, task: str) -> Record | None:
+        """Forget a record; returns it."""
+        record = self.get(task)
+        self._places.pop(task, None)
+        return record
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._places.clear()
+
+    def copy_to(self, file: IO[bytes]) -> dict[str, int]:
+        """Write all to another file; returns their places there."""
+        places = {}
+        for task in self._places:
+            line = self._line(task)
+            places[task] = file.tell() << _LENGTH | len(line)
+            file.write(line)
+        return places
+
+    def close(self) -> None:
+        """Let go of the file until a record is asked for; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()
+
+    def __getitem__(self, task: str) -> Record:
+        record = _decoded(self._line(task))
+        if record is None or record.task != task:  # another run has written the file anew
+            raise KeyError(task)
+        return record
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _line(self, task: str) -> bytes:
+        start, length = divmod(self._places[task], 1 << _LENGTH)
+        if self._fd < 0:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        return os.pread(self._fd, length, start)
+
+
 class Journal:
     """The journal of one job; one at a time may be open for writing, on all hosts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.done: dict[str, Record] = {}
+        self.done = Records()
         self.attempts: dict[str, int] = {}
         """Tries that tasks have had since they were last done, also in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
@@ -61,13 +134,17 @@ class Journal:
         self.has_locks = True
         """Whether a lock keeps other runs out; known while it is open for writing."""
         self._fd = -1
+        self._end = 0
+        """Where the next line will stand."""
 
     def read(self) -> None:
         """Take in what is written; a journal that is not there is empty."""
         for part in (self.done, self.attempts, self.earlier, self.rescued, self.left):
             part.clear()
-        for record in _records(self.folder / "journal.jsonl"):
-            self._take_in(record)
+        path = self.folder / "journal.jsonl"
+        self.done.stand_in(path)
+        for record, at in _records(path):
+            self._take_in(record, at)
 
     @property
     def warnings(self) -> list[str]:
@@ -101,12 +178,12 @@ class Journal:
             *(Record("joined", task, now) for task in joined),
         )
 
-    def _take_in(self, record: Record) -> None:
+    def _take_in(self, record: Record, at: Place) -> None:
         task = record.task
         match record.event:
             case "done":
                 self._supersede(task)
-                self.done[task] = record
+                self.done.note(task, at)
                 self.attempts.pop(task, None)
                 self._forget(task, _outputs(record))
             case "submitted":
@@ -137,7 +214,7 @@ class Journal:
 
     def _supersede(self, task: str) -> None:
         """What the task made so far counts no longer, but it was once its own."""
-        if outputs := _outputs(self.done.pop(task, None)):
+        if outputs := _outputs(self.done.pop(task)):
             self.earlier.setdefault(task, {}).update(outputs)
 
     def _forget(self, task: str, paths: Iterable[str]) -> None:
@@ -165,27 +242,32 @@ class Journal:
                 self._compact()
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
+                self._end = os.fstat(self._fd).st_size
             try:
                 yield
             finally:
                 self.flush()
                 os.close(self._fd)
                 self._fd = -1
+                self.done.close()
 
     def write(self, *records: Record) -> None:
         """Append records; they outlive this process at once, the host after `flush`.
 
         Raises `DiskFull`, or OSError from the disk.
         """
-        lines = b"".join(_encoded(record) + b"\n" for record in records)
-        view = memoryview(lines)
+        lines = [_encoded(record) + b"\n" for record in records]
+        view = memoryview(b"".join(lines))
         try:
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as exc:
+            with suppress(OSError):
+                os.ftruncate(self._fd, self._end)  # half a line would spoil the next one
             raise (disk_full(exc, self.folder, len(view)) or exc) from exc
-        for record in records:
-            self._take_in(record)
+        for record, line in zip(records, lines, strict=True):
+            self._take_in(record, (self._end, len(line)))
+            self._end += len(line)
 
     def flush(self) -> None:
         """Wait until all that was written is on the disk."""
@@ -193,7 +275,7 @@ class Journal:
 
     def _compact(self) -> None:
         """Write anew what still counts, so that a journal does not grow with every run."""
-        records = [*self.done.values()]
+        records: list[Record] = []
         for task, number in self.attempts.items():
             records.append(Record("submitted", task, 0.0, number))
         for task, files in self.earlier.items():
@@ -201,10 +283,12 @@ class Journal:
         records += [Record("left", task, 0.0) for task in sorted(self.left)]
         partial = self.folder / ".journal.part"
         with partial.open("wb") as file:
+            places = self.done.copy_to(file)
             file.writelines(_encoded(record) + b"\n" for record in records)
             file.flush()
             flushed(file.fileno(), self.folder)
         partial.replace(self.folder / "journal.jsonl")
+        self.done.stand_in(self.folder / "journal.jsonl", places)
 
 
 def outputs_in(record: Record | None) -> list[Published]:
@@ -265,14 +349,26 @@ def _odd(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _records(path: Path) -> Iterator[tuple[Record, Place]]:
     try:
-        lines = path.read_bytes().split(b"\n")
+        file = path.open("rb")
     except FileNotFoundError:
         return
-    for line in lines[:-1]:  # what follows the last newline was cut off
-        with suppress(msgspec.MsgspecError, ValueError, RecursionError):
-            value = msgspec.json.decode(line)
-            if b"\\u0000hex:" in line:
-                value = _unescaped(value)
-            yield msgspec.convert(value, Record)
+    with file:
+        start = 0
+        for line in file:
+            if line.endswith(b"\n") and (record := _decoded(line)) is not None:
+                yield record, (start, len(line))
+            start += len(line)
+
+
+_DECODER = msgspec.json.Decoder(Record)
+
+
+def _decoded(line: bytes) -> Record | None:
+    """A line as a record; None if it is none, as one is that was cut off."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        if b"\\u0000hex:" not in line:
+            return _DECODER.decode(line)
+        return msgspec.convert(_unescaped(msgspec.json.decode(line)), Record)
+    return None

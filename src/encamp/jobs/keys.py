@@ -30,6 +30,9 @@ class Keys:
     def __init__(self, shared: list[Item], destination: Portable) -> None:
         self._destination = destination
         self._code = lru_cache(maxsize=None)(fingerprint)
+        self._codes = lru_cache(maxsize=1000)(lambda codes: fingerprint(list(codes)))
+        self._no_lines = lru_cache(maxsize=1000)(lambda kinds: fingerprint((list(kinds), [])))
+        self._no_outputs = fingerprint((destination, []))
         self.job_inputs(shared)
 
     def job_inputs(self, shared: list[Item]) -> None:
@@ -52,13 +55,17 @@ class Keys:
         lines = [replace(step, time_limit=None) for step in task.steps if isinstance(step, Command)]
         kinds = [isinstance(step, Call) for step in task.steps]
         parts = {
-            "code": fingerprint([self._code_of(step) for step in calls]) if calls else "",
+            "code": self._codes(tuple(map(self._code_of, calls))) if calls else "",
             "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
-            "commands": fingerprint((kinds, [vars(line) for line in lines])),
+            "commands": fingerprint((kinds, [vars(line) for line in lines]))
+            if lines
+            else self._no_lines(tuple(kinds)),
             "inputs": fingerprint(identity(given)) if given else "",
             "taken": fingerprint(sorted(taken)) if taken else "",
             "job inputs": self._shared,
-            "outputs": fingerprint((self._destination, [vars(o) for o in task.outputs])),
+            "outputs": fingerprint((self._destination, [vars(o) for o in task.outputs]))
+            if task.outputs
+            else self._no_outputs,
         }
         return {name: digest for name, digest in parts.items() if digest}
 

@@ -6,13 +6,13 @@ it, with how many tasks were up to date, for `encamp status`.
 
 from __future__ import annotations
 
+import mmap
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from encamp.errors import BadJob
 from encamp.jobs.report import read_report, write_report
 from encamp.model import JobReport
 
@@ -37,19 +37,31 @@ def keep_report(report: JobReport, folder: Path) -> None:
         (folder / _NOTE).unlink(missing_ok=True)
         write_report(report, folder)
         return
-    if earlier.warnings != report.warnings:
-        write_report(replace(earlier, warnings=report.warnings), folder)
+    if earlier != report.warnings:
+        whole = read_report(folder / "report.json")
+        write_report(replace(whole, warnings=report.warnings), folder)
     note = msgspec.json.encode(Checked(report.ended, len(report.tasks)))
     partial = folder / f".{_NOTE}"
     partial.write_bytes(note)
     partial.replace(folder / _NOTE)
 
 
-def _earlier(folder: Path) -> JobReport | None:
+class _Earlier(msgspec.Struct):
+    """What has to be known of a report that may be of a million tasks."""
+
+    warnings: list[str] = []
+
+
+def _earlier(folder: Path) -> list[str] | None:
+    """The warnings of the last report; None if there is none that can be read."""
     if not (folder / "report.html").exists():
         return None
-    with suppress(BadJob):
-        return read_report(folder / "report.json")
+    with (
+        suppress(OSError, ValueError, RecursionError),
+        (folder / "report.json").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        return msgspec.json.decode(text, type=_Earlier).warnings
     return None
 
 

@@ -10,7 +10,7 @@ import html
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ _LARGEST = 5_000_000
 """Bytes that the facts of all tasks may have on the page."""
 _FOR_FAILURES = 0.6
 """What part of that tasks may take that failed or were tried again."""
+_LOOKED_AT = 10_000
+"""Tasks of each kind, failed and others, that are chosen from: more than there is room for."""
 _LONGEST_VALUE = 2000
 _LONGEST_LOG = 16_000
 _MOST_OUTPUTS = 100
@@ -38,29 +40,41 @@ Facts = dict[str, Any]
 
 def page_of(
     report: JobReport,
+    candidates: Sequence[int],
     facts: Facts,
     lanes: list[Facts],
     lane_of: dict[int, int],
     folder: Path,
 ) -> bytes:
-    """The page; ``facts`` are those of the report, and changed here.
+    """The page; ``facts`` are those of the report with these tasks, and changed here.
 
     ``lane_of`` tells the lane of an attempt by its `id`, ``folder`` is where the page will be.
     """
     facts["href"] = _link(os.path.relpath(report.destination, folder))
     facts["lanes"] = lanes
-    for task, shown in zip(report.tasks, facts["tasks"], strict=True):
+    tasks = [report.tasks[at] for at in candidates]
+    for task, shown in zip(tasks, facts["tasks"], strict=True):
         _for_page(task, shown, lane_of)
         for output, link in zip(task.outputs, shown["outputs"], strict=False):
             path = Path(report.destination, output.path)
             link["href"] = _link(os.path.relpath(path, folder))
-    chosen = _chosen(report.tasks, facts["tasks"])
-    left_out = [task for at, task in enumerate(report.tasks) if at not in chosen]
+    chosen = _chosen(tasks, facts["tasks"])
+    there = {candidates[at] for at in chosen}
+    left_out = [task for at, task in enumerate(report.tasks) if at not in there]
     facts["tasks"] = [facts["tasks"][at] for at in sorted(chosen)]
     facts["left_out"] = _summed(left_out)
     parts = {"TITLE": html.escape(facts["name"]), "FACTS": _harmless(facts)}
     template = files("encamp.jobs").joinpath("report.html").read_text("utf-8")
     return re.sub(r"@(TITLE|FACTS)@", lambda match: parts[match[1]], template).encode()
+
+
+def candidates(tasks: Sequence[TaskReport]) -> list[int]:
+    """Which tasks may be on the page: of very many more than it has room for, but not all."""
+    if len(tasks) <= 2 * _LOOKED_AT:
+        return list(range(len(tasks)))
+    wrong = [at for at, task in enumerate(tasks) if _went_wrong(task)]
+    spread = range(0, len(tasks), len(tasks) // _LOOKED_AT)
+    return sorted({*wrong[:_LOOKED_AT], *spread})
 
 
 def _chosen(tasks: list[TaskReport], shown: list[Facts]) -> set[int]:

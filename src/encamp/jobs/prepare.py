@@ -17,7 +17,7 @@ from encamp.jobs.journal import Journal, Key
 from encamp.jobs.keys import Keys
 from encamp.jobs.own_folder import check_own_folder
 from encamp.jobs.readers import check_readers
-from encamp.jobs.steps import Call
+from encamp.jobs.steps import Call, Command
 from encamp.jobs.work import pack
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import (
@@ -30,8 +30,14 @@ from encamp.storage.outputs import (
 )
 from encamp.storage.roots import Portable, portable
 
-_SMALL = 1 << 16
-"""Bytes of pickled steps that are kept for every task; larger ones are pickled when they go."""
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+
+
+def _is_plain(step: Call | Command) -> bool:
+    """Whether all but the step's function can be pickled for sure."""
+    if isinstance(step, Command):
+        return True
+    return _PLAIN.issuperset(map(type, (*step.args, *step.kwargs.values())))
 
 
 class Prepared:
@@ -50,14 +56,21 @@ class Prepared:
         self.keys = Keys(self.inputs.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
-        self._packed: dict[str, bytes] = {}
         self._places: dict[str, Portable | None] = {}
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        """Raise `CannotTravel` for steps that cannot be pickled; like ones are tried once."""
         repeats = Repeats()
-        for name, task in job.tasks.items():
-            self._keep(name, pack(name, task.steps, self._by_value))
-            for step in task.steps:
-                if isinstance(step, Call):
-                    repeats.of_step(step.function, (*step.args, *step.kwargs.values()))
+        travel: set[int] = set()
+        for name, task in self.job.tasks.items():
+            calls = [step for step in task.steps if isinstance(step, Call)]
+            functions = {id(step.function) for step in calls}
+            if not (functions <= travel and all(map(_is_plain, task.steps))):
+                pack(name, task.steps, self._by_value)
+                travel |= functions
+            for step in calls:
+                repeats.of_step(step.function, (*step.args, *step.kwargs.values()))
 
     def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
         """Outputs in the form that goes to other hosts."""
@@ -80,11 +93,7 @@ class Prepared:
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""
-        return self._packed.get(name) or pack(name, self.job.tasks[name].steps, self._by_value)
-
-    def _keep(self, name: str, packed: bytes) -> None:
-        if len(packed) <= _SMALL:
-            self._packed[name] = packed
+        return pack(name, self.job.tasks[name].steps, self._by_value)
 
     def send_by_value(self, name: str, module: str) -> bool:
         """Pickle a task's steps anew, with the code of ``module``; False if that cannot help."""
@@ -94,13 +103,11 @@ class Prepared:
         before = self._sent.get(name)
         self._by_value.add(found)
         self._sent[name] = set(self._by_value)
-        self._packed.pop(name, None)
         return self._sent[name] != before
 
     def forget(self, name: str) -> None:
         """Free what is kept for a task that has ended."""
         self.inputs.forget(name)
-        self._packed.pop(name, None)
         self._sent.pop(name, None)
 
 

@@ -12,6 +12,7 @@ import re
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import msgspec
 
 from encamp.errors import BadJob
-from encamp.jobs.page import page_of
+from encamp.jobs.page import candidates, page_of
 from encamp.model import AttemptReport, JobReport, TaskReport
 from encamp.storage.disk import disk_full, flushed
 
@@ -38,14 +39,34 @@ def write_report(report: JobReport, folder: Path) -> Path:
     the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    facts = _carried(report)
+    _replace(folder / "report.json", _in_pieces(report))
     placed = _placed(report)
-    _replace(folder / "report.json", msgspec.json.format(msgspec.json.encode(facts), indent=2))
-    _replace(folder / "trace.json", msgspec.json.encode(_carried(_trace(report, placed))))
+    _replace(folder / "trace.json", _trace(report, placed))
     page = folder / "report.html"
     lanes = {id(one.attempt): one.lane for one in placed.attempts}
-    _replace(page, page_of(report, facts, _carried(placed.lanes), lanes, folder))
+    shown = candidates(report.tasks)
+    facts = _carried(replace(report, tasks=[report.tasks[at] for at in shown]))
+    _replace(page, [page_of(report, shown, facts, _carried(placed.lanes), lanes, folder)])
     return page
+
+
+def _in_pieces(report: JobReport) -> Iterator[bytes]:
+    """The report as JSON for people as well, a task at a time: there may be a million."""
+    whole = msgspec.json.encode(_carried(replace(report, tasks=[])))
+    head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
+    yield head + (tasks if not report.tasks else b'"tasks": [')
+    for number, task in enumerate(report.tasks):
+        text = msgspec.json.format(_encoded(task), indent=2).replace(b"\n", b"\n    ")
+        yield (b",\n    " if number else b"\n    ") + text
+    yield (b"\n  ]" if report.tasks else b"") + tail
+
+
+def _encoded(task: TaskReport) -> bytes:
+    """A task as JSON; what msgspec does not take, or takes in another way, goes the long way."""
+    with suppress(TypeError, ValueError, OverflowError):
+        if task.value is None or type(task.value) in (str, float, bool):
+            return msgspec.json.encode(task)
+    return msgspec.json.encode(_carried(task))
 
 
 def read_report(path: Path) -> JobReport:
@@ -58,16 +79,19 @@ def read_report(path: Path) -> JobReport:
         raise BadJob(str(path), f"is no report of a run: {exc}") from exc
 
 
-def _replace(path: Path, data: bytes) -> None:
+def _replace(path: Path, pieces: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    size = 0
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            for data in pieces:
+                size += len(data)
+                file.write(data)
             file.flush()
             flushed(file.fileno(), path)
         temporary.replace(path)
     except OSError as exc:
-        raise (disk_full(exc, path, len(data)) or exc) from exc
+        raise (disk_full(exc, path, size) or exc) from exc
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -207,21 +231,29 @@ def _in_parts(text: str | None) -> list[tuple[int, str]]:
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in words]
 
 
-def _trace(report: JobReport, placing: _Placing) -> dict[str, Any]:
+def _trace(report: JobReport, placing: _Placing) -> Iterator[bytes]:
+    """The trace as JSON, an event at a time."""
+    about = ("name", "destination", "controller", "executor", "version", "started", "ended")
+    facts = {name: str(getattr(report, name)) for name in about}
+    yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(_carried(facts))
+    between = b',"traceEvents":['
+    for event in _events(report, placing):
+        yield between + msgspec.json.encode(_carried(event))
+        between = b","
+    yield b"]}" if between == b"," else b',"traceEvents":[]}'
+
+
+def _events(report: JobReport, placing: _Placing) -> Iterator[dict[str, Any]]:
     start = min([report.started, *(placed.start for placed in placing.attempts)])
     numbers = itertools.count(1)
     hosts = {host: next(numbers) for host in dict.fromkeys(lane.host for lane in placing.lanes)}
     lanes = [(hosts[lane.host], next(numbers)) for lane in placing.lanes]
-    events = [*_host_names(hosts), *_lane_names(placing.lanes, lanes)]
+    yield from _host_names(hosts)
+    yield from _lane_names(placing.lanes, lanes)
     for placed in placing.attempts:
         pid, tid = lanes[placed.lane]
-        events += [event | {"pid": pid, "tid": tid} for event in _attempt_events(placed, start)]
-    about = ("name", "destination", "controller", "executor", "version", "started", "ended")
-    return {
-        "traceEvents": events,
-        "displayTimeUnit": "ms",
-        "otherData": {name: str(getattr(report, name)) for name in about},
-    }
+        for event in _attempt_events(placed, start):
+            yield event | {"pid": pid, "tid": tid}
 
 
 def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:

@@ -41,6 +41,7 @@ from encamp.errors import (
     text_of,
 )
 from encamp.jobs.account import (
+    EqualParts,
     InHand,
     Workplaces,
     as_json,
@@ -208,6 +209,7 @@ class _Run:
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
+        self.parts = EqualParts()
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
         self.depots: dict[str, Depot] = {}
@@ -333,7 +335,8 @@ class _Run:
     def _up_to_date(self, name: str, earlier: TaskReport) -> None:
         for output in (one for one in earlier.outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
-        self._end(replace(earlier, state="up to date", why="nothing changed"))
+        report = replace(earlier, state="up to date", why="nothing changed")
+        self._end(replace(report, attempts=[self.parts.of(one) for one in report.attempts]))
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not in hand before it is written down
@@ -599,7 +602,7 @@ class _Run:
 
     def _report(self, *, interrupted: bool) -> JobReport:
         waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
-        tasks = [self.ended.get(name, replace(waiting, name=name)) for name in self.job.tasks]
+        tasks = [self.ended.get(name) or replace(waiting, name=name) for name in self.job.tasks]
         report = job_report(
             self.job,
             tasks,
@@ -609,7 +612,10 @@ class _Run:
             [*self.journal.warnings, *self.orphans.warnings],
         )
         write_manifest(self.job, tasks)
-        for_disk = [replace(task, value=as_json(task.value)) for task in tasks]
+        for_disk = [
+            task if task.value is None else replace(task, value=as_json(task.value))
+            for task in tasks
+        ]
         keep_report(replace(report, tasks=for_disk), self.job.folder)
         self.progress.finished(report)
         return report

@@ -76,6 +76,8 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
 
     Raises `CannotTravel`.
     """
+    if all(isinstance(step, Command) for step in steps):
+        return pickle.dumps(steps, pickle.HIGHEST_PROTOCOL)
     import cloudpickle
 
     from encamp.agent.by_value import dump_by_value
