@@ -83,6 +83,8 @@ def in_no_folder(code: str) -> subprocess.CompletedProcess[str]:
     [
         "import encamp\nwith encamp.sandbox('a'): pass",
         "import encamp\nencamp.Job('job', to='out')",
+        "import encamp\nencamp.Cluster('local', slots=1)",
+        "import encamp\nencamp.Executor('local', slots=1, startup_dir='folder')",
     ],
 )
 def test_a_current_folder_that_is_gone_is_named(code: str) -> None:

@@ -47,7 +47,7 @@ from encamp.seal import KEY_BYTES, Seal
 from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
-from encamp.storage.roots import SharedPath, portable
+from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire import own
 
 SPAWNER = 0
@@ -585,7 +585,9 @@ def _kind(inline: bool | str, engine: Engine) -> str:
 
 def _folder(startup_dir: str | Path | None) -> str:
     """Where tasks start, as JSON of a portable path."""
-    given = Path(startup_dir or ".").expanduser().absolute()
+    given = Path(startup_dir or ".").expanduser()
+    if not given.is_absolute():
+        given = current_folder() / given
     if startup_dir is not None and not given.is_dir():
         raise BadJob(f"startup_dir {str(startup_dir)!r}", "there is no such folder")
     path = portable(given)
