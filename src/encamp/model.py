@@ -38,8 +38,9 @@ class Span:
 class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
-    ``kept`` if it was there already and stayed, so that it is nothing of the task's own. ``kind``
-    may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
+    ``kept`` if it was there already and is nothing of the task's own: a file that stayed as it was,
+    or an input that the task has changed in place. ``kind`` may be a symlink, whose text is
+    ``goal``, or an empty folder; these have no digest."""
 
     path: str
     size: int

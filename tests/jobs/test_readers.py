@@ -70,6 +70,12 @@ def test_a_reader_that_does_not_wait_is_refused(strips: Path, pattern: str, abso
     assert not Path("out/job.job").exists()
 
 
+@pytest.mark.parametrize("pattern", ["out/import/1/h.txt", "out/import/*/h.txt", "link/1/h.txt"])
+def test_so_is_one_that_reads_by_url(strips: Path, pattern: str) -> None:
+    with pytest.raises(BadJob, match="reads what task m"):
+        Prepared(_job(f"file://{strips / pattern}"))
+
+
 DISJOINT: dict[str, MirrorMap] = {
     "another file": "out/other.txt",
     "a folder with the same beginning": "out2",

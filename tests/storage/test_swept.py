@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import encamp
+from encamp.cli.prune import prune_command
 from encamp.errors import MissingOutput
 from encamp.storage.mirror import Mirror, Mode
 
@@ -89,6 +90,58 @@ def test_what_failed_may_leave_them_to_be_looked_at(data: Path) -> None:
     with pytest.raises(ValueError, match="no"):
         fail()
     assert _below("failed") == ["a.csv", "b.csv", "trace.log"]
+
+
+def _in_place(step: str) -> encamp.Job:
+    job = encamp.Job("job", to="data")
+    line = encamp.command(step, shell=True)
+    job.add("task", line, mirror="data/*.csv", outputs={"*.csv": "."})
+    return job
+
+
+def test_results_beside_the_inputs_are_no_inputs_of_the_next_run(data: Path) -> None:
+    def job() -> encamp.Job:
+        return _in_place("cat *.csv > all; mv all sum.csv")
+
+    with ThreadPoolExecutor(1) as pool:
+        job().run(pool)
+        first = Path("data/sum.csv").read_text()
+        assert job().run(pool).count("up to date") == 1
+        assert job().run(pool, force=True).count("done") == 1
+        assert Path("data/sum.csv").read_text() == first
+        Path("data/c.csv").write_text("third")
+        assert job().run(pool).count("done") == 1
+    assert Path("data/sum.csv").read_text() == f"{first}third"
+
+
+def test_nor_are_those_of_another_such_task(data: Path) -> None:
+    def job() -> encamp.Job:
+        job = encamp.Job("job", to="data")
+        for name in ("x", "y"):
+            line = encamp.command(f"ls > list; mv list {name}.csv", shell=True)
+            job.add(name, line, mirror="data/*.csv", outputs={"*.csv": "."})
+        return job
+
+    with ThreadPoolExecutor(1) as pool:
+        job().run(pool)
+        assert job().run(pool).count("up to date") == 2
+    assert Path("data/x.csv").read_text().split() == ["a.csv", "b.csv", "list"]
+    assert Path("data/y.csv").read_text().split() == ["a.csv", "b.csv", "list"]
+
+
+def test_an_input_that_was_changed_in_place_stays_one_and_is_never_pruned(data: Path) -> None:
+    def job() -> encamp.Job:
+        return _in_place("rm a.csv; cat b.csv > a.csv; cat *.csv > all; mv all sum.csv")
+
+    with ThreadPoolExecutor(1) as pool:
+        job().run(pool)
+        assert job().run(pool).count("done") == 1  # its input has changed
+        report = job().run(pool)
+    assert report.count("up to date") == 1
+    assert report.warnings == []
+    assert Path("data/sum.csv").read_text() == "b.csv of some length" * 2
+    prune_command(Path("data"), dry_run=False)
+    assert _below("data")[:3] == ["a.csv", "b.csv", "job.job/MANIFEST"]
 
 
 def test_a_job_and_its_second_run(data: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, outputs_in
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.steps import Task
+from encamp.jobs.swept import Swept
 from encamp.model import Published
 from encamp.storage.globs import escape
 from encamp.storage.mirror import Item, Mirror, Planner, merged
@@ -27,8 +28,11 @@ def _has_any(task: Task) -> bool:
 class Inputs:
     """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
 
-    def __init__(self, job: Job, graph: Graph, journal: Journal) -> None:
+    def __init__(
+        self, job: Job, graph: Graph, journal: Journal, sweepers: Collection[str] = ()
+    ) -> None:
         self.job, self.graph, self.journal = job, graph, journal
+        self.swept = Swept(sweepers, graph, journal)
         self._left_out = [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
         planner = self._planner()
         self.shared: list[Item] = []
@@ -47,7 +51,7 @@ class Inputs:
         task, items = self.job.tasks[name], self._planned.get(name)
         if items is None:
             items = self._plan(task, self._planner()) if _has_any(task) else []
-        return [self._by_cache(item) for item in items]
+        return [self._by_cache(item) for item in self.swept.without(task, items)]
 
     def digests(self, name: str) -> dict[str, str]:
         """What `of` found of other tasks' outputs: target → digest, as those published them."""
@@ -68,6 +72,7 @@ class Inputs:
         """Free what is kept for a task that has ended."""
         self._planned.pop(name, None)
         self._digests.pop(name, None)
+        self.swept.note(name)
 
     def _planner(self) -> Planner:
         return Planner(self.job.base, self._left_out)

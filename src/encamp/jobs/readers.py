@@ -165,7 +165,7 @@ class _Check:
         self._task = ""
         self._before: set[str] = set()
 
-    def run(self) -> None:
+    def run(self) -> set[str]:
         for mirror in self._job.mirror:
             for _, writes in self._read(mirror):
                 raise BadJob(f"the job's {_said(mirror)}", _for_all(writes))
@@ -180,6 +180,7 @@ class _Check:
                 hit.writes.sweepers.add(hit.task.name)
         for hit in hits:
             self._check(hit)
+        return {hit.task.name for hit in hits if hit.sweeps}
 
     def _read(self, mirror: Mirror) -> Iterator[tuple[Reach, _Writes]]:
         """What a pattern may read of what tasks publish; also through symlinks that are there."""
@@ -228,10 +229,15 @@ class _Check:
         return other in self._before
 
 
-def check_readers(job: Job, graph: Graph) -> None:
-    """Raise `BadJob` for a task that reads what a task publishes that does not come before it."""
+def check_readers(job: Job, graph: Graph) -> set[str]:
+    """Raise `BadJob` for a task that reads what a task publishes that does not come before it.
+
+    Returns the tasks whose output patterns may match their own inputs, as those in ``data/*.csv``
+    that go back to ``data``.
+    """
     if any(task.outputs for task in job.tasks.values()):
-        _Check(job, graph).run()
+        return _Check(job, graph).run()
+    return set()
 
 
 def _said(mirror: Mirror) -> str:

@@ -10,7 +10,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -474,20 +474,29 @@ class _Run:
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
-                return self._published(name, outcome.staged)
+                over = self.prepared.inputs.swept.sources(name, self.running[name].inputs)
+                return self._published(name, outcome.staged, over=over)
             except (EncampError, OSError) as exc:
                 outcome.error = exc
         self._failed(name, outcome)
         return None
 
     def _published(
-        self, name: str, staged: list[Staged], event: str = "publishing"
+        self,
+        name: str,
+        staged: list[Staged],
+        event: str = "publishing",
+        over: Collection[str] = (),
     ) -> list[Published]:
-        """Publish files as this task's own, which a later run may replace."""
+        """Publish files as this task's own, which a later run may replace.
+
+        What goes over inputs of its own that it has changed does not become its own.
+        """
         own = self.journal.own(name)
-        if names := names_to_take(staged, own):
+        if names := [final for final in names_to_take(staged, own) if final not in over]:
             self.journal.write(Record(event, name, time.time(), paths=names))
-        return publish(staged, flush=False, own=own)
+        published = publish(staged, flush=False, own=own)
+        return [replace(one, kept=True) if one.path in over else one for one in published]
 
     def _claim(self, name: str, staged: list[Staged]) -> None:
         self.finals.update(dict.fromkeys(self._unclaimed(name, staged), name))

@@ -49,10 +49,15 @@ def published_by(output: Output, to: Path, real: Callable[[str], str] = os.path.
 
 
 def _names(folder: str, base: Path, real: Callable[[str], str]) -> tuple[str, ...]:
-    if is_url(folder) and not folder.startswith("file:///"):
+    folder = _without_scheme(folder)
+    if is_url(folder):
         return tuple(folder.rstrip("/").split("/"))
-    local = folder.removeprefix("file://")
-    return Path(real(str(base / os.path.expanduser(local)))).parts
+    return Path(real(str(base / os.path.expanduser(folder)))).parts
+
+
+def _without_scheme(place: str) -> str:
+    """A URL of this host's disk as the path that it stands for."""
+    return place.removeprefix("file://") if place.startswith("file:///") else place
 
 
 def _new_name(template: str | None, name: str) -> str:
@@ -71,11 +76,12 @@ def _new_name(template: str | None, name: str) -> str:
 
 def read_by(mirror: Mirror, base: Path) -> Reach:
     """What a mirror pattern may read."""
-    if is_url(mirror.pattern):
-        parts = tuple(mirror.pattern.rstrip("/").split("/"))
+    pattern = _without_scheme(mirror.pattern)
+    if is_url(pattern):
+        parts = tuple(pattern.rstrip("/").split("/"))
         fixed = next((n for n, part in enumerate(parts) if is_glob(part)), len(parts))
         return Reach(parts[:fixed], (*parts[fixed:], BELOW))
-    start, rest = split(mirror.pattern, base)
+    start, rest = split(pattern, base)
     if not rest:
         return read_at(start)
     below = () if BELOW in rest else (BELOW,)
