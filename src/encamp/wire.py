@@ -184,7 +184,9 @@ class Writer:
         return bool(self._waiting)
 
     def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
-        """Write a message, or keep it; file ``descriptors`` go along with its first byte.
+        """Write a message, or keep it.
+
+        File ``descriptors`` go along with its first byte, and are closed here then.
 
         Raises OSError (`BrokenPipeError`) if nobody can read it any more.
         """
@@ -194,9 +196,8 @@ class Writer:
                 self._send_small(head(parts) + part)
                 return
         buffers = [head(parts), *parts]
-        fds = tuple(map(os.dup, descriptors))  # they may have to wait; the caller may close its own
-        if self._waiting or fds:
-            self._keep(buffers, fds)
+        if self._waiting or descriptors:
+            self._keep(buffers, tuple(descriptors))
             self.flush()
             return
         try:

@@ -170,6 +170,18 @@ def test_a_fresh_call_that_is_killed_before_it_begins_does_no_harm(
     assert one.spawn(abs, -1, fresh=True).result(SOON) == 1
 
 
+def test_both_processes_of_a_slot_may_die_during_a_fresh_call(one: Cluster) -> None:
+    lasting = one.spawn(os.getpid).result(SOON)
+    fresh = one.spawn(work.tell_pid_and_wait, fresh=True, notify=False)
+    got = one.receive(SOON, source=fresh)
+    assert got is not None
+    os.kill(lasting, signal.SIGKILL)
+    until(lambda: not Path(f"/proc/{lasting}").exists())
+    os.kill(got.message, signal.SIGKILL)
+    assert isinstance(fresh.exception(SOON), TaskLost)
+    assert one.spawn(abs, -1).result(SOON) == 1
+
+
 def test_the_lasting_process_may_die_during_a_fresh_call(one: Cluster) -> None:
     lasting = one.spawn(os.getpid).result(SOON)
     fresh = one.spawn(work.tell_pid_and_wait, fresh=True, notify=False)

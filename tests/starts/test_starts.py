@@ -8,7 +8,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from started import FLAGS
 
 from conftest import need
+from encamp.agent.calls import current_task
 from encamp.testing.waiting import until
 
 STARTED = Path(__file__).with_name("started.py")
 BROKEN = Path(__file__).with_name("broken")
 ENCAMP = str(Path(sys.executable).with_name("encamp"))
+SOON = 30.0
 WAYS = ("on_cluster", "on_executor", "in_job")
 IGNORED = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD, signal.SIGUSR1,
            signal.SIGPIPE)  # fmt: skip
@@ -303,34 +306,77 @@ def test_slots_keep_the_limit_that_their_program_had(way: str, here: Path) -> No
     assert said(way, here, before=limited(32, 512))["files"] == 32
 
 
+@contextmanager
+def no_descriptor_free() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 2, before[1]))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in taken:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_a_slot_that_finds_no_descriptors_left_is_started_when_there_are_some(
     here: Path,
 ) -> None:
     from encamp.cluster.cluster import Cluster
 
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken: list[int] = []
     with Cluster("local", slots=1) as cluster:
         assert cluster.spawn(abs, -1).result() == 1
-        highest = max(int(name) for name in os.listdir("/proc/self/fd"))
-        resource.setrlimit(
-            resource.RLIMIT_NOFILE,
-            (highest + 2, before[1]),
-        )
-        try:
-            while True:
-                try:
-                    taken.append(os.open(os.devnull, os.O_RDONLY))
-                except OSError:
-                    break
+        with no_descriptor_free():
             lost = cluster.spawn(os._exit, 7)
             behind = cluster.spawn(abs, -2)
             assert "ended with exit status 7" in str(lost.exception())
-        finally:
-            for fd in taken:
-                os.close(fd)
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
         assert behind.result() == 2
+
+
+def hear(count: int) -> list[Any]:
+    task = current_task()
+    task.send(0, "ready")
+    return [got and got.message for got in (task.receive(SOON) for _ in range(count))]
+
+
+def hear_with_no_descriptor_free(count: int) -> list[Any]:
+    with no_descriptor_free():
+        return hear(count)
+
+
+def tell(to: int, count: int) -> None:
+    for number in range(count):
+        current_task().send(to, number)
+
+
+def test_tasks_send_messages_where_their_program_has_no_descriptors_left(here: Path) -> None:
+    from encamp.cluster.cluster import Cluster
+
+    with Cluster("local", slots=2) as cluster:
+        hears = cluster.spawn(hear, 3)
+        assert cluster.receive(SOON, source=hears) is not None
+        with no_descriptor_free():
+            cluster.spawn(tell, hears.id, 3).result(SOON)
+            assert hears.result(SOON) == [0, 1, 2]
+
+
+def test_a_task_that_has_no_descriptors_left_is_told_that_it_gets_no_messages(here: Path) -> None:
+    from encamp.cluster.cluster import Cluster
+
+    with Cluster("local", slots=2) as cluster:
+        hears = cluster.spawn(hear_with_no_descriptor_free, 3)
+        assert cluster.receive(SOON, source=hears) is not None
+        tells = cluster.spawn(tell, hears.id, 3)
+        assert "opened so many files" in str(hears.exception(SOON))
+        tells.result(SOON)
+        again = cluster.spawn(hear, 3)
+        assert cluster.receive(SOON, source=again) is not None
+        cluster.spawn(tell, again.id, 3).result(SOON)
+        assert again.result(SOON) == [0, 1, 2]
 
 
 def test_a_start_that_fails_half_way_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

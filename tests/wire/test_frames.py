@@ -237,7 +237,6 @@ def test_descriptors_come_with_their_message_and_no_child_inherits_them(
     got: list[Parts] = []
     for number, (_, write) in enumerate(pipes):
         writer.send([b"%d" % number, b"y" * 300_000 * (number % 2)], [write])
-        os.close(write)
         writer.send([b"none"])
     assert writer.waiting
     while writer.waiting or len(got) < 12:
@@ -259,7 +258,7 @@ def test_what_is_not_sent_any_more_leaves_no_descriptor(
     writer = Writer(ends[0])
     before = os.listdir("/proc/self/fd")
     for _ in range(3):
-        writer.send([b"x" * (1 << 20)], [ends[1].fileno()])
+        writer.send([b"x" * (1 << 20)], [os.dup(ends[1].fileno())])
     assert writer.waiting
     writer.close()
     assert not writer.waiting

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import errno
 import faulthandler
 import os
 import select
@@ -59,6 +60,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 OUTPUT_HINT = "Cluster(output_limit=...) keeps more"
+_CUT_OFF = (
+    "the task has opened so many files that none was left for messages of another task; "
+    "close some, or raise the limit (ulimit -n)"
+)
 _LOOK_ON = 0.0001
 _LEAVE_WITHIN = 2.0
 """Seconds that what Python does at a program's end may take."""
@@ -309,6 +314,8 @@ class _Sockets:
         self._runs = 0
         self._lively = False
         """Whether a message came a moment ago, so that another may be on its way."""
+        self._cut_off: int | None = None
+        """The task that may have lost messages since there was no descriptor for a link."""
         self._poll = select.poll()
         self._poll.register(self._data, select.POLLIN)
         self._poll.register(self._wake.fileno(), select.POLLIN)
@@ -340,7 +347,8 @@ class _Sockets:
                 if link.writer.waiting:
                     self._push(link.socket.fileno(), link.writer)
         except OSError:
-            self._drop(slot)  # its process has ended, and the task with it
+            self._drop(slot)  # its process has ended, or had no descriptor for the link
+            return False
         return True
 
     def _push(self, fd: int, writer: Writer) -> None:
@@ -375,6 +383,8 @@ class _Sockets:
             come = self._come
             if (got := found()) is not None or over:
                 return got
+            if self._cut_off == self.slot.running:
+                raise OSError(errno.EMFILE, _CUT_OFF)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             self.wait(left, come)
             over = left == 0
@@ -457,6 +467,9 @@ class _Sockets:
         while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:
             self._read_link(slot)  # what its old process has said comes first
         self._drop(slot)
+        if not self._reader.received:  # none was free here
+            self._cut_off = self.slot.running
+            return
         link = socket.socket(fileno=self._reader.received.popleft())
         link.setblocking(False)
         self._links[slot] = _Link(link, Reader(link), Writer(link), Turns())

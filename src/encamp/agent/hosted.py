@@ -203,8 +203,11 @@ class ProcessSlot(Hosted):
         self.agent.pump.watch(fd, lambda _: self._readable(process), writable=writable)
 
     def link(self, envelope: Link, fd: int) -> None:
-        """Give the slot a socket to another one."""
-        self._send([encode(envelope)], (fd,))
+        """Give the slot a socket to another one, and close it here."""
+        if self._down:
+            os.close(fd)
+        else:
+            self._send([encode(envelope)], (fd,))
 
     def _readable(self, process: SlotProcess) -> None:
         if process.writer.waiting:
@@ -362,13 +365,10 @@ class ProcessSlot(Hosted):
         with suppress(ValueError):
             self._read(process)
             self._take_held(process)
-        if process is self._spare:  # while a call runs in a fresh one
-            self._forget(process)
-            process.ended()
-            with suppress(OSError, EncampError):  # otherwise `_restore` sees to it
-                self._spare = self._start()
-            self._asked = True  # it knows no functions, and answers nothing: told by `_restore`
-        if process is not self._process:  # it was let go after those words
+        if process is not self._process:
+            if process not in self._leaving:  # it had no work while a call ran in a fresh one
+                self._forget(process)
+                process.ended()
             return
         self._forget(process)
         text, began = process.printed(), process.in_a_call
@@ -394,7 +394,8 @@ class ProcessSlot(Hosted):
             self._give_up(SlotsCannotStart(self.agent.host, TRIES, last_words(text)))
             return
         try:
-            self._process, self._spare = self._spare or self._start(), None
+            spare, self._spare = self._spare, None
+            self._process = spare if spare is not None and spare.alive else self._start()
         except (OSError, EncampError) as exc:
             if self._refused == len(REFUSED) or not may_pass(exc):
                 self._give_up(SlotsCannotStart(self.agent.host, self._refused + 1, str(exc)))

@@ -196,17 +196,20 @@ class Agent:
             self.end()
 
     def _link(self, one: int, other: int) -> None:
-        """Give two slots a socket to each other, so that their messages need not come by here."""
+        """Give two slots a socket to each other, so that their messages need not come by here.
+
+        Where no descriptor is free, all their messages do: they are to arrive in order.
+        """
         pair = (min(one, other), max(one, other))
         first, second = self.slots[pair[0]], self.slots[pair[1]]
         if pair in self._linked or not isinstance(first, ProcessSlot):
             return
         if isinstance(second, ProcessSlot):
             self._linked.add(pair)
-            ends = socket.socketpair()
-            with ends[0], ends[1]:
-                first.link(Link(second.number), ends[0].fileno())
-                second.link(Link(first.number), ends[1].fileno())
+            with suppress(OSError):
+                ends = socket.socketpair()
+                first.link(Link(second.number), ends[0].detach())
+                second.link(Link(first.number), ends[1].detach())
 
     def unlink(self, slot: int) -> None:
         """Forget the links of a slot whose process has ended."""
