@@ -114,6 +114,25 @@ def test_results_beside_the_inputs_are_no_inputs_of_the_next_run(data: Path) -> 
     assert Path("data/sum.csv").read_text() == f"{first}third"
 
 
+def test_nor_are_they_in_trees_that_a_pattern_matches(data: Path) -> None:
+    def job() -> encamp.Job:
+        job = encamp.Job("job", to=".")
+        line = "ls tree > list; mv list tree; echo more >> tree/deep/c.csv"
+        job.add(
+            "task",
+            encamp.command(line, shell=True),
+            mirror="tre*",
+            outputs={"tree/l*": "tree", "tree/deep/*": "tree/deep"},
+        )
+        return job
+
+    with ThreadPoolExecutor(1) as pool:
+        job().run(pool)
+        assert job().run(pool).count("done") == 1  # one of its inputs has changed
+    assert Path("tree/list").read_text().split() == ["d.csv", "deep"]
+    assert Path("tree/deep/c.csv").read_text().endswith("lengthmore\nmore\n")
+
+
 def test_nor_are_those_of_another_such_task(data: Path) -> None:
     def job() -> encamp.Job:
         job = encamp.Job("job", to="data")

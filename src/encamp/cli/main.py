@@ -56,10 +56,11 @@ Files that several tasks want are brought to a host once and kept for later runs
 limit that ENCAMP_CACHE_LIMIT sets ("50 GiB"; a fifth of the disk by default).
 """
 
-_PRUNE = """Remove what the jobs in a destination published and make no more.
+_PRUNE = """Remove files that jobs have published and no longer make.
 
-That are the outputs of tasks that have been taken out of a job, and outputs that have other names
-now, as of the job's last run. Files that were changed since, and whatever else is there, stay.
+These are the outputs of tasks that were taken out of a job, and outputs that have another name
+now. What counts is the job as it was last run. Files that were changed since, and files that no
+job has published, stay.
 DESTINATION is the folder that a job has its results in, or the job's own folder in it.
 """
 
@@ -89,7 +90,7 @@ def cli() -> None:
     \b
       encamp run JOB.toml        run a job; run it again to go on where it stopped
       encamp status results      how the jobs in a destination stand
-      encamp prune results       remove what tasks published that a job no longer has
+      encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
     """

@@ -1,4 +1,4 @@
-"""``encamp prune``: what jobs published and make no more is removed from a destination."""
+"""``encamp prune``: remove from a destination what its jobs have published and no longer make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def prune_command(destination: Path, *, dry_run: bool) -> None:
         for path in (*one.removed, *one.folders):
             _say(f"{verb} {printable(path)}")
         for path in one.kept:
-            _say(f"kept {printable(path)}: it is not what the job published; remove it by hand")
+            why = "it is not what the job published (any more)"
+            _say(f"kept {printable(path)}: {why}; remove it by hand if nobody needs it")
     if not any(one.removed or one.kept for one in pruned):
         _say(f"nothing to remove in {printable(destination)}")
 

@@ -51,7 +51,8 @@ class Inputs:
         task, items = self.job.tasks[name], self._planned.get(name)
         if items is None:
             items = self._plan(task, self._planner()) if _has_any(task) else []
-        return [self._by_cache(item) for item in self.swept.without(task, items)]
+        items = self.swept.without(task, items, self._planner())
+        return [self._by_cache(item) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:
         """What `of` found of other tasks' outputs: target → digest, as those published them."""

@@ -16,6 +16,7 @@ from encamp.jobs.job import Job
 from encamp.storage.globs import escape
 from encamp.storage.outputs import Output
 from encamp.storage.reach import Reach, published_by, read_by
+from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
 _FOR_INPUTS = (
@@ -30,7 +31,8 @@ def check_own_folder(job: Job) -> None:
     real = lru_cache(maxsize=1024)(os.path.realpath)
     for output in _outputs(job):
         if _leads_into(published_by(output, job.to, real), own):
-            raise BadDestination(str(job.to / output.to), _FOR_OUTPUTS)
+            place = output.to if is_url(output.to) else str(job.to / output.to)
+            raise BadDestination(place, _FOR_OUTPUTS)
     for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
         for mirror in mirrors:
             if job.name in mirror.pattern:

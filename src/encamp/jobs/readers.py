@@ -253,15 +253,16 @@ def _output(writes: _Writes) -> str:
 def _for_all(writes: _Writes) -> str:
     return (
         f"reads what task {writes.tasks[0]} publishes ({_output(writes)}), but job inputs are "
-        "there before any task has run; mirror it in the tasks that need it, "
-        f"by outputs_of({writes.tasks[0]!r})"
+        "there before any task has run; leave it out (exclude), or have the tasks that need it "
+        f"take it by outputs_of({writes.tasks[0]!r})"
     )
 
 
 def _of_itself(mirror: Mirror, writes: _Writes) -> str:
     return (
         f"its {_said(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
-        "never be up to date; publish to another folder or name, or leave it out of the mirror"
+        "never be up to date; publish to another folder or name, "
+        "or leave it out of the mirror (exclude)"
     )
 
 
@@ -270,7 +271,7 @@ def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str
     if later:
         return (
             f"{reads}, which comes after it; publish to another folder or name, "
-            "or leave it out of the mirror"
+            "or leave it out of the mirror (exclude)"
         )
     return (
         f"{reads}, but does not come after it; take it by outputs_of({maker!r}), "

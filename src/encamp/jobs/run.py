@@ -474,7 +474,9 @@ class _Run:
         if outcome.error is None:
             try:
                 self._claim(name, outcome.staged)
-                over = self.prepared.inputs.swept.sources(name, self.running[name].inputs)
+                finals = [final_name(one.final) for one in outcome.staged]
+                inputs = self.running[name].inputs
+                over = self.prepared.inputs.swept.changed_inputs(name, inputs, finals)
                 return self._published(name, outcome.staged, over=over)
             except (EncampError, OSError) as exc:
                 outcome.error = exc

@@ -8,13 +8,14 @@ published over itself stays an input.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
 
 from encamp.jobs.graph import Graph
 from encamp.jobs.journal import Journal
 from encamp.jobs.steps import Task
-from encamp.storage.globs import is_glob
-from encamp.storage.mirror import Item
+from encamp.storage.globs import escape, is_glob
+from encamp.storage.mirror import Item, Mirror, Planner
 from encamp.storage.roots import local
 
 
@@ -25,17 +26,31 @@ class Swept:
         self._sweepers, self._graph, self._journal = sweepers, graph, journal
         self._makers: dict[str, str] | None = None
 
-    def without(self, task: Task, items: Iterable[Item]) -> list[Item]:
-        """Inputs of a task but those that it has made itself, or a sweeper not before it."""
+    def without(self, task: Task, items: list[Item], planner: Planner) -> list[Item]:
+        """Inputs of a task but for what it has made itself, or a sweeper not before it."""
         if task.name not in self._sweepers or not any(is_glob(one.pattern) for one in task.mirror):
-            return list(items)
-        made, before = self._made(), self._graph.all_before(task.name)
-        makers = ((item, made.get(_place(item))) for item in items)
-        return [item for item, maker in makers if maker is None or maker in before]
+            return items
+        before = self._graph.all_before(task.name)
+        made = {path for path, maker in self._made().items() if maker not in before}
+        return [left for item in items for left in _without(item, made, planner)]
 
-    def sources(self, task: str, items: Iterable[Item]) -> frozenset[str]:
-        """The true places of a sweeper's inputs, which its outputs may replace."""
-        return frozenset(map(_place, items)) if task in self._sweepers else frozenset()
+    def changed_inputs(self, task: str, items: Iterable[Item], finals: Iterable[str]) -> set[str]:
+        """Which of the final names of a sweeper's outputs are inputs that it has changed."""
+        if task not in self._sweepers:
+            return set()
+        own, files, trees = self._journal.own(task), set(), []
+        for item in items:
+            if item.kind == "tree":
+                trees.append(f"{_place(item)}/")
+            else:
+                files.add(_place(item))
+        inside = tuple(trees)
+        return {
+            final
+            for final in finals
+            if final in files
+            or (final.startswith(inside) and final not in own and os.path.lexists(final))
+        }
 
     def note(self, task: str) -> None:
         """A task has ended, and may have made something."""
@@ -52,6 +67,24 @@ class Swept:
     def _of(self, task: str) -> dict[str, str]:
         rescued = self._journal.rescued.get(task, set())
         return dict.fromkeys(self._journal.own(task) - rescued, task)
+
+
+def _without(item: Item, made: set[str], planner: Planner) -> Iterator[Item]:
+    """What is left of an input; nothing if all of it was made."""
+    place = _place(item)
+    if item.kind == "file":
+        if place not in made:
+            yield item
+        return
+    inner = sorted(path.removeprefix(f"{place}/") for path in made if path.startswith(f"{place}/"))
+    if not inner:
+        yield item
+        return
+    exclude = (*item.exclude, *(f"/{escape(path)}" for path in inner))
+    how = Mirror(item.name, exclude=exclude, readonly=item.readonly, mode=item.mode)
+    left = planner.item(Path(local(item.source)), item.target, how)
+    if left.files or not item.files:
+        yield left
 
 
 def _place(item: Item) -> str:
