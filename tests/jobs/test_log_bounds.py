@@ -109,6 +109,20 @@ def test_only_the_middle_of_a_file_is_given_back(tmp_path: Path) -> None:
     assert small.read_bytes() == b"x" * 200_000
 
 
+@pytest.mark.parametrize("most", range(200, 206))
+def test_no_character_of_a_log_is_cut_apart(most: int, tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    text = "é€😀" * 100
+    file.write_text(text)
+    cut(file, most, "hint")
+    head, mark, tail = file.read_text().split("\n")
+    assert text.startswith(head)
+    assert text.endswith(tail)
+    left_out = 900 - len(head.encode()) - len(tail.encode())
+    assert mark == f"[encamp: {left_out} of 900 bytes are left out here; hint]"
+    assert most - 6 <= len((head + tail).encode()) <= most
+
+
 def test_the_bound_of_logs_can_be_set_in_each_way(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

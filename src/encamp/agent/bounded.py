@@ -86,15 +86,19 @@ def _mark(left_out: int, size: int, hint: str) -> bytes:
 
 
 def cut(file: Path, most: int, hint: str) -> None:
-    """Leave out the middle of a file of more than ``most`` bytes; a line in its place says so."""
+    """Leave out the middle of a file of more than ``most`` bytes; a line in its place says so.
+
+    No character is cut apart.
+    """
     size, half = file.stat().st_size, most // 2
     if size <= most:
         return
-    left_out = size - 2 * half
     new = file.with_name(f"{file.name}.cut")
     with file.open("rb") as old, new.open("wb") as kept:
-        kept.write(old.read(half))
-        kept.write(_mark(left_out, size, hint))
+        head = _whole_at_end(old.read(half))
         old.seek(size - half)
+        tail = whole_at_start(old.read(_PAGE))
+        left_out = old.tell() - len(tail) - len(head)
+        kept.write(head + _mark(left_out, size, hint) + tail)
         shutil.copyfileobj(old, kept)
     new.replace(file)
