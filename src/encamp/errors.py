@@ -102,22 +102,38 @@ def shortened(text: str, most: int = _LONGEST) -> str:
     return f"{text[:head]} … {len(text) - head - tail} characters … {text[-tail:]}"
 
 
+class Stopped(BaseException):
+    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM)."""
+
+
+def name_of(exc: BaseException) -> str:
+    """The name of an exception's class."""
+    return str(vars(type)["__name__"].__get__(type(exc)))
+
+
+def words_of(exc: BaseException) -> str:
+    """What an exception says, after its type; never empty, whatever its own code does."""
+    said = _said(exc)
+    return f"{name_of(exc)}: {said}" if said else name_of(exc)
+
+
 def reason(exc: BaseException) -> str:
-    """What an exception says, after its type; never empty, never long, whatever its code does."""
-    kind, text = type(exc).__name__, _str(exc)
-    return shortened(f"{kind}: {text}" if text else kind)
+    """`words_of`, of which the middle is left out where they are long."""
+    return shortened(words_of(exc))
 
 
 def text_of(exc: BaseException) -> str:
-    """What an exception says; its type where it says nothing."""
-    return shortened(_str(exc), 4 * _LONGEST) or type(exc).__name__
+    """What an exception says, never very long; its type where it says nothing."""
+    return shortened(_said(exc), 4 * _LONGEST) or name_of(exc)
 
 
-def _str(exc: BaseException) -> str:
+def _said(exc: BaseException) -> str:
     try:
-        return str(exc).strip()
-    except (Exception, SystemExit):  # noqa: BLE001 - its own code may raise what it likes
-        return ""
+        return "".join(str(exc)).strip()
+    except Stopped:
+        raise
+    except BaseException as other:  # noqa: BLE001 - its own code may raise what it likes
+        return f"(its text cannot be made: {name_of(other)})"
 
 
 class InputError(EncampError):

@@ -19,7 +19,6 @@ import pytest
 
 from encamp.agent import protocol as say
 from encamp.agent.calls import CurrentTask, ask_here, current_task
-from encamp.agent.child import Stopped
 from encamp.agent.pickling import dump, dump_failure
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
@@ -27,7 +26,7 @@ from encamp.cluster.options import PLAIN
 from encamp.cluster.scheduler import Place, Scheduler, Station
 from encamp.cluster.task import Task
 from encamp.engines.base import Frame
-from encamp.errors import BadJob, ClusterClosed, TaskKilled, TaskLost
+from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine

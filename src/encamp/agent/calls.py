@@ -29,7 +29,6 @@ from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
     NotBegun,
     NotImportable,
-    Stopped,
     disclosed,
     dump,
     dump_as,
@@ -39,7 +38,6 @@ from encamp.agent.pickling import (
     enclosed,
     load,
     load_small,
-    words_of,
 )
 from encamp.agent.protocol import (
     NOWHERE,
@@ -59,7 +57,7 @@ from encamp.agent.protocol import (
     encode,
     encode_results,
 )
-from encamp.errors import InitializerFailed
+from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.quantities import as_number, as_whole
 from encamp.storage.import_path import extend_import_path
 from encamp.wire import Buffer, Parts

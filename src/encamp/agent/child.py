@@ -35,7 +35,6 @@ from encamp.agent.calls import Slot
 from encamp.agent.files import limit_files
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
-from encamp.agent.pickling import Stopped
 from encamp.agent.processes import adopt_orphans, descendants, end_descendants, helpers
 from encamp.agent.protocol import (
     GivenBack,
@@ -51,6 +50,7 @@ from encamp.agent.protocol import (
 from encamp.agent.turns import Turns
 from encamp.engines.interpreter import default_signals
 from encamp.engines.waker import Waker
+from encamp.errors import Stopped
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace
 from encamp.wire import Parts, Reader, Writer

@@ -13,7 +13,7 @@ from contextlib import suppress
 from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any
 
-from encamp.errors import CannotTravel
+from encamp.errors import CannotTravel, Stopped, name_of, text_of, words_of
 from encamp.wire import Buffer, Parts
 
 _SMALL = 4096
@@ -154,8 +154,7 @@ def dump_result(value: object) -> Parts:
 
 def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
     """What is told of a value whose pickling raised something."""
-    why = text_of(exc) or name_of(exc)
-    return CannotTravel(what, why, "send what it stands for, such as a list or a path")
+    return CannotTravel(what, text_of(exc), "send what it stands for, such as a list or a path")
 
 
 def dump_failure(exc: BaseException) -> Parts:
@@ -213,27 +212,6 @@ def sendable(exc: BaseException) -> object:
 
 def _in_words(exc: BaseException) -> RuntimeError:
     return RuntimeError(words_of(exc))
-
-
-def words_of(exc: BaseException) -> str:
-    """Kind and text of an error, as far as its own code lets them be known."""
-    text = text_of(exc)
-    return f"{name_of(exc)}: {text}" if text else name_of(exc)
-
-
-def name_of(exc: BaseException) -> str:
-    """The name of an error's class."""
-    return str(vars(type)["__name__"].__get__(type(exc)))
-
-
-def text_of(exc: BaseException) -> str:
-    """An error's text, or what its making raised."""
-    try:
-        return "".join(str(exc))
-    except Stopped:
-        raise
-    except BaseException as other:  # noqa: BLE001 - whatever its own code raises
-        return f"(its text cannot be made: {name_of(other)})"
 
 
 def repr_of(value: object) -> str:
@@ -313,10 +291,6 @@ def _travels(value: object) -> bool:
     except BaseException:  # noqa: BLE001 - whatever its own code raises
         return False
     return True
-
-
-class Stopped(BaseException):
-    """Raised in the running function when the supervisor asks the slot to stop (SIGTERM)."""
 
 
 class NotImportable(Exception):

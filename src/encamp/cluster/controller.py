@@ -23,18 +23,14 @@ from encamp.agent.pickling import (
     NotBegun,
     NotImportable,
     RemoteTraceback,
-    Stopped,
     disclosed,
     dump,
     dump_arguments,
     enclosed,
     load,
     load_failure,
-    name_of,
     portable_error,
-    text_of,
     traceback_of,
-    words_of,
 )
 from encamp.agent.protocol import (
     SPAWNER,
@@ -78,9 +74,12 @@ from encamp.errors import (
     CannotTravel,
     EncampError,
     EngineFailed,
+    Stopped,
     TaskKilled,
     TaskLost,
     reason,
+    text_of,
+    words_of,
 )
 from encamp.wire import Parts, own
 
@@ -281,8 +280,7 @@ class Controller:
         if isinstance(exc, CannotTravel):
             error = exc
         else:
-            why = text_of(exc) or name_of(exc)
-            error = CannotTravel(f"an argument of {task._function.name}", why)
+            error = CannotTravel(f"an argument of {task._function.name}", text_of(exc))
             error.__cause__ = exc
         self.end(task, False, error)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from encamp.agent.bounded import free_middle_of
 from encamp.agent.calls import SpawnersFiles, ask_here
-from encamp.agent.pickling import NotImportable, Stopped
+from encamp.agent.pickling import NotImportable
 from encamp.agent.running import RunningTime
 from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
-from encamp.errors import EncampError, TaskLost, TimeLimitExceeded
+from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
 from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.use import Use

@@ -29,14 +29,12 @@ from encamp.agent.isolation import put_folder_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import (
     NotImportable,
-    Stopped,
     frames_of,
     portable_error,
     traceback_of,
-    words_of,
 )
 from encamp.agent.processes import end_descendants, helpers
-from encamp.errors import DiskFull, EncampError, StepFailed, shortened
+from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
 from encamp.jobs.steps import Call, Command
@@ -114,7 +112,7 @@ class _Attempt:
         except (NotImportable, Stopped):
             raise
         except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
-            cause = f"raised {shortened(words_of(exc))}"
+            cause = f"raised {reason(exc)}"
             tail = traceback_of(exc)[-TAIL:]
             error = StepFailed(self.work.task, "import of the steps", None, cause)
             self.outcome.log_tail = tail
@@ -209,7 +207,7 @@ class _Attempt:
         except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
             with suppress(Exception):  # the step may have closed standard error
                 _print_from_step(exc)
-            cause = f"raised {shortened(words_of(exc))}"
+            cause = f"raised {reason(exc)}"
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
         finally:
