@@ -94,8 +94,9 @@ def test_a_current_folder_that_is_gone_is_named(code: str) -> None:
     assert "the current folder: it has been removed; change to another one" in last
 
 
-def test_so_it_is_for_the_command() -> None:
-    words = "'-m', 'encamp', 'cache', 'why', 'a'"
+@pytest.mark.parametrize("command", [("cache", "why", "a"), ("run", "j.toml"), ("run", "../s.py")])
+def test_so_it_is_for_the_command(command: tuple[str, ...]) -> None:
+    words = repr(["-m", "encamp", *command])[1:-1]
     code = f"os.execv(sys.executable, [sys.executable, {words}])"
     ended = in_no_folder(code)
     assert ended.returncode == 2

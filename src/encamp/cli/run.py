@@ -14,6 +14,7 @@ from encamp.jobs.console import console_progress
 from encamp.jobs.dry import DryRunEnds
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
+from encamp.storage.roots import current_folder
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
          "mirror", "outputs", "on_failure", "to", "on", "persistent", "cores", "memory", "gpus",
@@ -45,6 +46,7 @@ def run_command(
     quiet: bool,
 ) -> None:
     """Run ``path`` with these options; raises `JobFailed` if tasks failed."""
+    current_folder()  # one that has been removed is told of as such
     engine_module(engine)  # a name that is none is found before anything is read
     options = Options(
         slots,
