@@ -58,10 +58,39 @@ def test_what_tasks_log_is_in_their_output_by_the_programs_levels(
     fresh.result(SOON)
     assert fresh.output == "INFO! read d\n"
     logging.getLogger("noise").setLevel(logging.NOTSET)
+    usual = one.spawn(say, "e")
+    usual.result(SOON)
+    assert usual.output == "INFO! read e\nINFO! noise\n"
     logging.disable(logging.INFO)
     task = one.spawn(say, "e")
     task.result(SOON)
     assert task.output == ""
+
+
+def say_and_silence(what: str) -> None:
+    say(what)
+    noise = logging.getLogger("noise")
+    noise.handlers.clear()
+    noise.propagate, noise.disabled = False, True
+    noise.setLevel(logging.CRITICAL)
+
+
+def test_what_a_task_does_to_the_programs_loggers_is_undone(
+    logs: logging.Logger, one: Cluster
+) -> None:
+    noise = logging.getLogger("noise")
+    noise.addHandler(handler := logging.StreamHandler())
+    noise.setLevel(logging.INFO)
+    noise.propagate = False
+    try:
+        for what in ("a", "b"):
+            task = one.spawn(say_and_silence, what)
+            task.result(SOON)
+            assert task.output == "noise\n"
+    finally:
+        noise.removeHandler(handler)
+        noise.propagate = True
+        noise.setLevel(logging.NOTSET)
 
 
 def test_steps_of_a_job_log_into_their_log(logs: logging.Logger, here: Path) -> None:

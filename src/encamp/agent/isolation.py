@@ -244,20 +244,30 @@ def _put_collecting(state: Any) -> None:
     gc.set_threshold(*state[1])
 
 
+set_up_loggers: list[Any] = []
+"""Loggers besides the root that are looked at, too: those that are as in the program."""
+
+
 def _logging() -> Any:
-    """The root logger's state; that of a process without any if there is none yet."""
+    """The state of loggers; that of a process without any if there are none yet."""
     logging = sys.modules.get(_LOGGING)
     if logging is None:
-        return [], 30, 0
+        return 0, [([], 30, True, False)]
     root = logging.root
-    return root.handlers[:], root.level, root.manager.disable
+    return root.manager.disable, [
+        (one.handlers[:], one.level, one.propagate, one.disabled) for one in (root, *set_up_loggers)
+    ]
 
 
 def _put_logging(state: Any) -> None:
     root = sys.modules[_LOGGING].root
-    root.handlers[:] = state[0]
-    root.setLevel(state[1])
-    root.manager.disable = state[2]
+    root.manager.disable, states = state
+    for logger, (handlers, level, propagate, disabled) in zip(
+        (root, *set_up_loggers), states, strict=True
+    ):
+        logger.handlers[:] = handlers
+        logger.propagate, logger.disabled = propagate, disabled
+        logger.setLevel(level)
 
 
 def _put_dumps(enabled: bool) -> None:

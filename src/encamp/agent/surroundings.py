@@ -16,9 +16,13 @@ from typing import Any
 
 import msgspec
 
+from encamp.agent.isolation import set_up_loggers
+
 _LOOK_AGAIN = 0.02
 """Seconds after which all loggers are looked at again, though the root logger is the same."""
 _LIBRARY = str(Path(os.__file__).parent)
+_CAPTURED = "_warnings_showwarning"
+"""What `logging` keeps while it captures warnings."""
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
 
 
@@ -128,7 +132,8 @@ def _quick_look() -> tuple[object, ...]:
     if logging is None:
         return (modules,)
     root = logging.root
-    return modules, root.level, root.handlers[:], root.manager.disable, len(root.manager.loggerDict)
+    manager, captured = root.manager, getattr(logging, _CAPTURED, None)
+    return modules, root.level, root.handlers[:], manager.disable, len(manager.loggerDict), captured
 
 
 def _look(*, key: bool) -> Around:
@@ -143,7 +148,7 @@ def _look(*, key: bool) -> Around:
     there = [logging.root, *list(logging.root.manager.loggerDict.values())]
     loggers = [_described(logging, one) for one in there if isinstance(one, logging.Logger)]
     changed = [one for one in loggers if one not in (_usual(one.name), _usual(""))]
-    captured = getattr(logging, "_warnings_showwarning", None) is not None
+    captured = getattr(logging, _CAPTURED, None) is not None
     return Around(changed, logging.root.manager.disable, captured, found)
 
 
@@ -160,6 +165,8 @@ def _described(logging: ModuleType, logger: Any) -> Logger:
 
 def _format(handler: Any) -> Handler:
     formatter = getattr(handler, "formatter", None)
+    if formatter is None:
+        return Handler(getattr(handler, "level", 0), "%(message)s", None, "%")
     text = getattr(formatter, "_fmt", None)
     style = {"PercentStyle": "%", "StrFormatStyle": "{", "StringTemplateStyle": "$"}.get(
         type(getattr(formatter, "_style", None)).__name__
@@ -186,7 +193,11 @@ def _log_as(around: Around) -> None:
         def stream(self, stream: object) -> None:
             pass
 
-    for told in around.loggers:
+    before = [logger.name for logger in set_up_loggers]
+    usual = {name: _usual(name) for name in ("", *before)}
+    told_of = usual | {told.name: told for told in around.loggers}
+    set_up_loggers[:] = [logging.getLogger(name) for name in told_of if name]
+    for told in told_of.values():
         logger = logging.getLogger(told.name or None)
         logger.setLevel(told.level)
         logger.propagate = told.propagate
