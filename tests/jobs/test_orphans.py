@@ -90,6 +90,35 @@ def test_an_output_with_a_new_name_leaves_an_orphan(
     assert report["m1"].state == "up to date"
 
 
+def test_folders_that_were_published_empty_go_by_prune_if_they_are_still_empty(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(*names: str) -> encamp.Job:
+        job = encamp.Job("job", to="out")
+        for name in names:
+            line = encamp.command(f"mkdir -p {name}/e/f {name}/g; echo > {name}/x", shell=True)
+            job.add(name, line, outputs={name: "."})
+        job.add("only", encamp.command("mkdir -p bare", shell=True), outputs={"bare": "."})
+        return job
+
+    _run(job("a", "b"))
+    Path("out/b/g/mine").touch()
+    _run(job())
+    prune_command(Path("out"), dry_run=True)
+    would = capsys.readouterr().out.replace("would remove", "removed")
+    prune_command(Path("out"), dry_run=False)
+    assert capsys.readouterr().out == would
+    assert _files() == ["b", "b/g", "b/g/mine", "bare"]
+    Path("out/b/g/mine").unlink()
+    prune_command(Path("out"), dry_run=False)
+    assert _files() == ["bare"]
+    prune_command(Path("out"), dry_run=False)
+    assert "nothing to remove" in capsys.readouterr().out
+    journal = Journal(Path("out/job.job"))
+    journal.read()
+    assert journal.tasks == {"only"}
+
+
 @pytest.mark.parametrize(
     ("mirror", "told"),
     [

@@ -23,7 +23,7 @@ def prune_command(destination: Path, *, dry_run: bool) -> None:
         for path in one.kept:
             why = "it is not what the job published (any more)"
             _say(f"kept {printable(path)}: {why}; remove it by hand if nobody needs it")
-    if not any(one.removed or one.kept for one in pruned):
+    if not any(one.removed or one.folders or one.kept for one in pruned):
         _say(f"nothing to remove in {printable(destination)}")
 
 

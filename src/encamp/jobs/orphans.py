@@ -56,11 +56,20 @@ class Orphan:
 
 
 def orphans(journal: Journal) -> dict[str, Orphan]:
-    """The orphans by their paths, whether or not they are still there.
+    """The orphans by their paths, whether or not they are still there; folders are none.
 
     Of a task that is in the job and not done it is not known what it makes, so it has none.
     """
-    found = {orphan.path: orphan for orphan in _candidates(journal)}
+    return _not_made(journal, (one for one in _published_before(journal) if not one.is_folder))
+
+
+def _folders(journal: Journal) -> dict[str, Orphan]:
+    """The folders that were published empty, and are no task's any more."""
+    return _not_made(journal, (one for one in _published_before(journal) if one.is_folder))
+
+
+def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orphan]:
+    found = {orphan.path: orphan for orphan in candidates}
     for record in journal.current() if found else ():
         for output in outputs_in(record):
             found.pop(output.path, None)
@@ -69,11 +78,6 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
             for path in files:
                 found.pop(path, None)
     return found
-
-
-def _candidates(journal: Journal) -> Iterator[Orphan]:
-    """What may be an orphan. An empty folder is none: `prune` removes what it empties."""
-    yield from (one for one in _published_before(journal) if not one.is_folder)
 
 
 def _published_before(journal: Journal) -> Iterator[Orphan]:
@@ -167,24 +171,27 @@ class Pruned:
 
 
 def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
-    """Remove the orphans that are unchanged, and folders below ``to`` that held nothing else.
+    """Remove the orphans that are unchanged, and folders below ``to`` that hold nothing else.
 
     ``others`` are files of other jobs there, which stay. The journal must be open for writing,
     unless this is a dry run. Raises OSError for what cannot be removed.
     """
     found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
+    bare = _folders(journal).items()
+    empty = {path for path, one in bare if one.unchanged and not Path(path).is_symlink()}
     for path in others:
         found.pop(path, None)
+        empty.discard(path)
     unchanged = {path: orphan for path, orphan in found.items() if orphan.unchanged}
     kept = sorted(found.keys() - unchanged.keys())
-    folders = _emptied(unchanged, to)
+    folders = _emptied(unchanged, empty, to)
     if not dry_run:
         for path in unchanged:
             remote.remove(path) if is_url(path) else Path(path).unlink(missing_ok=True)
         for folder in folders:
             with suppress(OSError):  # somebody may have put something there
                 Path(folder).rmdir()
-        flush_folders(_still_there(unchanged))
+        flush_folders(_still_there((*unchanged, *folders)))
         _forget(journal, kept)
     return Pruned(sorted(unchanged), kept, folders)
 
@@ -193,19 +200,20 @@ def _forget(journal: Journal, kept: Iterable[str]) -> None:
     """Write down what is an orphan no more: what was removed, now or by others."""
     rest = set(kept)
     gone: dict[str, list[str]] = {}
-    for path, orphan in orphans(journal).items():
+    folders = {path: one for path, one in _folders(journal).items() if one.gone}
+    for path, orphan in {**orphans(journal), **folders}.items():
         if path not in rest:
             gone.setdefault(orphan.task, []).append(path)
     now = time.time()
     journal.write(*(Record("pruned", task, now, paths=paths) for task, paths in gone.items()))
 
 
-def _emptied(removed: Iterable[str], to: Path) -> list[str]:
-    """The folders below ``to`` in which nothing else is, the deepest first."""
+def _emptied(removed: Iterable[str], empty: set[str], to: Path) -> list[str]:
+    """The folders below ``to`` in which nothing else is or was to be, the deepest first."""
     top = os.path.realpath(to)
     gone = {path for path in removed if not is_url(path)}
-    above = {str(folder) for path in gone for folder in Path(path).parents}
-    folders = sorted((f for f in above if f.startswith(f"{top}/")), key=len, reverse=True)
+    above = {str(folder) for path in (gone | empty) for folder in Path(path).parents}
+    folders = sorted((f for f in above | empty if f.startswith(f"{top}/")), key=len, reverse=True)
     emptied = []
     for folder in folders:
         if all(f"{folder}/{name}" in gone for name in os.listdir(folder)):
