@@ -62,7 +62,7 @@ def state() -> dict[str, Any]:
             str(signal.getsignal(n)).partition(" at ")[0] for n in range(1, 32) if n not in (9, 19)
         ],
         "timers": [signal.getitimer(timer) for timer in range(3)],
-        "users": (os.getresuid(), os.getresgid()),
+        "users": (os.getresuid(), os.getresgid(), os.getgroups()),
         "cores": os.sched_getaffinity(0),
         "nice": os.nice(0),
         "umask": (mask := os.umask(0o77), os.umask(mask))[0],
@@ -78,7 +78,8 @@ def state() -> dict[str, Any]:
         "switches": sys.getswitchinterval(),
         "streams": [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr)],
         "hooks": (sys.excepthook.__module__, threading.excepthook.__module__),
-        "tracing": (sys.gettrace(), sys.getprofile()),
+        "tracing": (sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()),
+        "digits": sys.get_int_max_str_digits(),
         "collecting": (gc.isenabled(), gc.get_threshold()),
         "logging": (len(logging.root.handlers), logging.root.level, logging.root.manager.disable),
         "dumps": faulthandler.is_enabled(),
@@ -122,6 +123,7 @@ def change_handlers() -> None:
 
 def be_another_user() -> None:
     if ROOT:
+        os.setgroups([12345])
         os.setegid(12345)
         os.seteuid(12345)
 
@@ -165,6 +167,9 @@ def change_python() -> None:
     faulthandler.disable()
     faulthandler.dump_traceback_later(0.01, exit=True)
     sys.setprofile(hook)
+    threading.settrace(hook)
+    threading.setprofile(hook)
+    sys.set_int_max_str_digits(1000)
 
 
 def change_logging() -> None:
@@ -232,6 +237,19 @@ def test_what_cannot_be_undone_ends_the_process_after_the_call(cluster: Cluster)
     assert after["process"] != pid
     assert after["users"] == before["users"]
     assert after["nice"] == before["nice"]
+
+
+def close_streams() -> None:
+    sys.stdin.close()
+    sys.stdout.close()
+    sys.stderr.close()
+
+
+def test_a_call_can_print_after_one_that_has_closed_the_streams(cluster: Cluster) -> None:
+    cluster.spawn(close_streams).result(SOON)
+    printed = cluster.spawn(print, "word")
+    printed.result(SOON)
+    assert printed.output == "word\n"
 
 
 def test_steps_of_a_job_are_undone_before_outputs_are_collected(

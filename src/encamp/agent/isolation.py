@@ -144,12 +144,14 @@ def own_folder() -> bool:
 
 
 def _users() -> Any:
-    return os.getresuid(), os.getresgid()
+    return os.getresuid(), os.getresgid(), os.getgroups()
 
 
 def _put_users(users: Any) -> None:
     """Be who one was; the user first, who may do the rest."""
     os.setresuid(*users[0])
+    if os.getgroups() != users[2]:
+        os.setgroups(users[2])
     os.setresgid(*users[1])
 
 
@@ -218,6 +220,15 @@ def _put_streams(streams: Any) -> None:
     sys.stdin, sys.stdout, sys.stderr = streams
 
 
+def _closed() -> Any:
+    own = sys.__stdin__, sys.__stdout__, sys.__stderr__
+    return [stream.closed for stream in own if stream is not None]
+
+
+def _cannot_open(_: Any) -> None:
+    raise ValueError("a closed stream cannot be opened again")
+
+
 def _hooks() -> Any:
     return sys.excepthook, sys.displayhook, sys.unraisablehook, threading.excepthook
 
@@ -227,12 +238,14 @@ def _put_hooks(hooks: Any) -> None:
 
 
 def _tracing() -> Any:
-    return sys.gettrace(), sys.getprofile()
+    return sys.gettrace(), sys.getprofile(), threading.gettrace(), threading.getprofile()
 
 
 def _put_tracing(functions: Any) -> None:
     sys.settrace(functions[0])
     sys.setprofile(functions[1])
+    threading.settrace(functions[2])
+    threading.setprofile(functions[3])
 
 
 def _collecting() -> Any:
@@ -285,8 +298,10 @@ _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_locale_name, lambda name: _locale.setlocale(_ALL, name)),
     (sys.getrecursionlimit, sys.setrecursionlimit),
     (sys.getswitchinterval, sys.setswitchinterval),
+    (sys.get_int_max_str_digits, sys.set_int_max_str_digits),
     (socket.getdefaulttimeout, socket.setdefaulttimeout),
     (_streams, _put_streams),
+    (_closed, _cannot_open),
     (_filters, _put_filters),
     (_hooks, _put_hooks),
     (_tracing, _put_tracing),
