@@ -163,6 +163,19 @@ def test_an_input_that_was_changed_in_place_stays_one_and_is_never_pruned(data: 
     assert _below("data")[:3] == ["a.csv", "b.csv", "job.job/MANIFEST"]
 
 
+def test_so_is_one_that_came_by_a_symlink(data: Path) -> None:
+    def job() -> encamp.Job:
+        return _in_place("rm b.csv; echo changed > b.csv; ls > list; mv list list.csv")
+
+    with ThreadPoolExecutor(1) as pool:
+        job().run(pool)
+        job().run(pool)
+        assert job().run(pool).count("up to date") == 1
+    assert not Path("data/b.csv").is_symlink()
+    assert Path("data/list.csv").read_text().split() == ["a.csv", "b.csv", "list"]
+    assert Path("real/b.csv").read_text() == "b.csv of some length"
+
+
 def test_a_job_and_its_second_run(data: Path) -> None:
     def job() -> encamp.Job:
         job = encamp.Job("job", to=".")

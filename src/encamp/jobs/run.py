@@ -475,8 +475,7 @@ class _Run:
             try:
                 self._claim(name, outcome.staged)
                 finals = [final_name(one.final) for one in outcome.staged]
-                inputs = self.running[name].inputs
-                over = self.prepared.inputs.swept.changed_inputs(name, inputs, finals)
+                over = self.prepared.inputs.swept.not_new(name, finals)
                 return self._published(name, outcome.staged, over=over)
             except (EncampError, OSError) as exc:
                 outcome.error = exc

@@ -14,8 +14,10 @@ from pathlib import Path
 from encamp.jobs.graph import Graph
 from encamp.jobs.journal import Journal
 from encamp.jobs.steps import Task
+from encamp.storage import remote
 from encamp.storage.globs import escape, is_glob
 from encamp.storage.mirror import Item, Mirror, Planner
+from encamp.storage.remote import is_url
 from encamp.storage.roots import local
 
 
@@ -34,23 +36,14 @@ class Swept:
         made = {path for path, maker in self._made().items() if maker not in before}
         return [left for item in items for left in _without(item, made, planner)]
 
-    def changed_inputs(self, task: str, items: Iterable[Item], finals: Iterable[str]) -> set[str]:
-        """Which of the final names of a sweeper's outputs are inputs that it has changed."""
+    def not_new(self, task: str, finals: Iterable[str]) -> set[str]:
+        """Final names of a sweeper's outputs that are files already, but none that it has made.
+
+        These may be inputs that it has changed.
+        """
         if task not in self._sweepers:
             return set()
-        own, files, trees = self._journal.own(task), set(), []
-        for item in items:
-            if item.kind == "tree":
-                trees.append(f"{_place(item)}/")
-            else:
-                files.add(_place(item))
-        inside = tuple(trees)
-        return {
-            final
-            for final in finals
-            if final in files
-            or (final.startswith(inside) and final not in own and os.path.lexists(final))
-        }
+        return {final for final in set(finals) - self._journal.own(task) if _is_there(final)}
 
     def note(self, task: str) -> None:
         """A task has ended, and may have made something."""
@@ -89,3 +82,7 @@ def _without(item: Item, made: set[str], planner: Planner) -> Iterator[Item]:
 
 def _place(item: Item) -> str:
     return item.url or os.path.realpath(local(item.source))
+
+
+def _is_there(final: str) -> bool:
+    return remote.size_of(final) is not None if is_url(final) else os.path.lexists(final)
