@@ -11,7 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from encamp.errors import BadJob, printable
@@ -31,9 +31,14 @@ class _Writes:
 
     reach: Reach
     output: Output
-    tasks: list[str] = field(default_factory=list)
+    tasks: dict[str, None] = field(default_factory=dict)
     sweepers: set[str] = field(default_factory=set)
     """Those whose pattern may match their own inputs, which unchanged are no outputs."""
+
+    @cached_property
+    def no_sweepers(self) -> list[str]:
+        """The other tasks, once all sweepers are known."""
+        return [task for task in self.tasks if task not in self.sweepers]
 
     @property
     def by_pattern(self) -> bool:
@@ -54,8 +59,7 @@ class _Folder:
         if writes is None:
             writes = self.writes[reach.rest] = _Writes(reach, output)
             self._by_start[_start(reach.rest[0])].append(writes)
-        if not writes.tasks or writes.tasks[-1] != task:
-            writes.tasks.append(task)
+        writes.tasks[task] = None
 
     def maybe(self, name: str) -> Iterator[_Writes]:
         """What may be published here as something that a pattern for a name matches."""
@@ -213,9 +217,8 @@ class _Check:
         sweeps = name in writes.sweepers
         if hit.own and not sweeps:
             raise BadJob(f"task {name}", _of_itself(hit.mirror, writes))
-        for other in writes.tasks:
-            peers = sweeps and other in writes.sweepers
-            if other != name and not peers and not self._after(name, other):
+        for other in writes.no_sweepers if sweeps else writes.tasks:
+            if other != name and not self._after(name, other):
                 why = _of_another(hit.mirror, other, writes, self._after(other, name))
                 raise BadJob(f"task {name}", why)
 
@@ -251,10 +254,11 @@ def _output(writes: _Writes) -> str:
 
 
 def _for_all(writes: _Writes) -> str:
+    first = next(iter(writes.tasks))
     return (
-        f"reads what task {writes.tasks[0]} publishes ({_output(writes)}), but job inputs are "
+        f"reads what task {first} publishes ({_output(writes)}), but job inputs are "
         "there before any task has run; leave it out (exclude), or have the tasks that need it "
-        f"take it by outputs_of({writes.tasks[0]!r})"
+        f"take it by outputs_of({first!r})"
     )
 
 
