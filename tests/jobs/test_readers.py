@@ -214,6 +214,24 @@ def test_many_tasks_are_checked_quickly(here: Path) -> None:
     assert checked < 10 * 2001  # not every reader against every maker
 
 
+def test_tasks_that_publish_beside_their_inputs_are_not_compared_with_each_other(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from encamp.jobs import readers
+
+    Path("data").mkdir()
+    job = encamp.Job("job", to="data")
+    for number in range(50):
+        Path(f"data/{number}.csv").touch()
+        job.add(f"t{number}", "true", mirror=f"data/{number}.csv", outputs={"*.csv": "."})
+    compared: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        readers._Check, "_after", lambda _, task, other: compared.append((task, other)) or True
+    )
+    Prepared(job)
+    assert compared == []
+
+
 def test_missing_inputs_are_still_missing(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("read", "true", mirror="nothing/*.txt", outputs="x")
