@@ -150,6 +150,25 @@ class Cluster:
         self._life.begin()
 
     def _start(self, folder: str, timeout: float, output: int) -> None:
+        try:
+            key = self._have_agents(folder, output)
+            self._await_hosts(timeout)
+        except BaseException:
+            self._life.closed = True
+            self._life.end()
+            raise
+        engine, controller = self._engine, self._controller
+        controller.mail.clear()  # the first hosts are no news
+        if engine.short is not None and self._kind == "inline" and not key:
+            queue = controller.mail.come
+            short = ShortWay(self._pump, engine, engine.short, controller.outbox, queue)
+            self._short = controller.mail.short = short
+        if self._beats:
+            controller.hosts.listen()
+        self._pump.start()
+
+    def _have_agents(self, folder: str, output: int) -> bytes:
+        """Have the engine start its agents; the key of their seals, if there are any."""
         engine, controller = self._engine, self._controller
         if self._kind == "inline":
             engine.one_slot_each()
@@ -171,25 +190,16 @@ class Cluster:
                 check_slots()
             self._agent = Agent(engine.agent_here, self._pump, beside=True)
             self._life.agent = self._agent
-        try:
-            engine.start(encode(orders))
-            self._pump.until(self._complete, timeout)
-            if controller.failure is not None:
-                raise controller.failure
-            if not controller.hosts.known:
-                raise EngineFailed(engine.name, f"no host has come within {timeout:g} s")
-        except BaseException:
-            self._life.closed = True
-            self._life.end()
-            raise
-        controller.mail.clear()  # the first hosts are no news
-        if engine.short is not None and self._kind == "inline" and not key:
-            queue = controller.mail.come
-            short = ShortWay(self._pump, engine, engine.short, controller.outbox, queue)
-            self._short = controller.mail.short = short
-        if self._beats:
-            controller.hosts.listen()
-        self._pump.start()
+        engine.start(encode(orders))
+        return key
+
+    def _await_hosts(self, timeout: float) -> None:
+        controller = self._controller
+        self._pump.until(self._complete, timeout)
+        if controller.failure is not None:
+            raise controller.failure
+        if not controller.hosts.known:
+            raise EngineFailed(self._engine.name, f"no host has come within {timeout:g} s")
 
     def _complete(self) -> bool:
         controller = self._controller
