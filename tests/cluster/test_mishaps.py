@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from encamp.agent import protocol as say
@@ -143,6 +145,78 @@ def test_tasks_behind_killed_ones_that_let_nobody_in_run_all_the_same(one: Clust
         victim.kill()
         assert isinstance(victim.exception(SOON), TaskKilled)
         assert [task.result(SOON) for task in behind] == [1, 1, 1]
+
+
+# Handlers that raise
+
+
+def out_of_time(*_: object) -> None:
+    raise TimeoutError
+
+
+def under_time_limits(act: Callable[[int], None], rounds: int) -> list[int]:
+    """Act again and again, each time with a little time; which rounds came to their end."""
+    signal.signal(signal.SIGALRM, out_of_time)
+    done = []
+    for number in range(rounds):
+        with suppress(TimeoutError):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.0007 * (number % 8))
+                act(number)
+                done.append(number)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+    return done
+
+
+def send_under_time_limits(rounds: int) -> list[int]:
+    array = np.zeros(200_000)
+
+    def send(number: int) -> None:
+        array[:] = number
+        current_task().send(0, array)
+
+    return under_time_limits(send, rounds)
+
+
+def whole(array: Any) -> float:
+    assert (array == array[0]).all()
+    return float(array[0])
+
+
+def test_time_limits_in_a_task_leave_no_message_half_sent(one: Cluster) -> None:
+    task = one.spawn(send_under_time_limits, 60)
+    came = []
+    while isinstance((got := one.receive(SOON, source=task)).message, np.ndarray):  # type: ignore[union-attr]
+        came.append(whole(got.message))  # type: ignore[union-attr]
+    assert set(task.result(SOON)) <= set(came)
+    assert came == sorted(set(came))
+
+
+def test_time_limits_in_a_program_leave_no_message_half_sent(one: Cluster) -> None:
+    task = one.spawn(receive_all)
+    array = np.zeros(200_000)
+
+    def send(number: int) -> None:
+        array[:] = number
+        one.send(task, array)
+
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        done = under_time_limits(send, 60)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    one.send(task, None)
+    came = task.result(SOON)
+    assert set(done) <= set(came)
+    assert came == sorted(set(came))
+
+
+def receive_all() -> list[float]:
+    got = []
+    while (received := current_task().receive(SOON)) and received.message is not None:
+        got.append(whole(received.message))
+    return got
 
 
 # Fresh interpreters

@@ -24,6 +24,7 @@ from weakref import WeakSet
 from msgspec import Raw
 
 from encamp.agent.calling import called
+from encamp.agent.held_off import if_task_has_any
 from encamp.agent.isolation import leave
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
@@ -422,7 +423,9 @@ class Slot:
 
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""
-        ok, parts = self._answer(next(self._tickets), dump(question))
+        with if_task_has_any():
+            payload = dump(question)
+        ok, parts = self._answer(next(self._tickets), payload)
         answer = load(parts)
         if not ok:
             raise answer
@@ -443,7 +446,8 @@ class Slot:
         """Send a message from the running task to another."""
         where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
         envelope, head = addressed(to, sender, *where)
-        parts = [head, *dump_as("the message", message)]
+        with if_task_has_any():  # what a handler raises is no error of the message
+            parts = [head, *dump_as("the message", message)]
         if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
         short = self.port.short

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import msgspec
 
+from encamp.agent import held_off
 from encamp.agent.bounded import ends_of, free_middle
 from encamp.agent.calls import Slot
 from encamp.agent.files import limit_files
@@ -331,7 +332,7 @@ class _Sockets:
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until its socket has taken everything."""
-        with self._writing:
+        with held_off.if_task_has_any(), self._writing:
             self._writer.send(parts)
             if self._writer.waiting:
                 self._push(self._data, self._writer)
@@ -342,7 +343,7 @@ class _Sockets:
         if link is None:
             return False
         try:
-            with link.writing:
+            with held_off.if_task_has_any(), link.writing:
                 link.writer.send(parts)
                 if link.writer.waiting:
                     self._push(link.socket.fileno(), link.writer)
@@ -355,6 +356,7 @@ class _Sockets:
         """Write what is left; reads meanwhile, as the other side may be doing the same."""
         try:
             while writer.waiting:
+                held_off.of_task.check()
                 if self._polling.take(wait=False):
                     try:
                         self._poll_to_write(fd)
@@ -394,6 +396,10 @@ class _Sockets:
 
         Not at all if something has come since ``come``.
         """
+        with held_off.if_task_has_any():
+            return self._wait(timeout, come)
+
+    def _wait(self, timeout: float | None, come: int) -> bool:
         if not self._polling.take(wait=False):
             return self._wait_for_another(timeout)
         try:

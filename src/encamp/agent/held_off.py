@@ -6,6 +6,7 @@ import _signal  # type: ignore[import-not-found]  # signal's own functions are s
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 _HELD = tuple(
@@ -13,6 +14,8 @@ _HELD = tuple(
     for name in ["INT", "HUP", "QUIT", "TERM", "ALRM", "VTALRM", "PROF", "USR1", "USR2", "XCPU"]
 )
 _INT = int(signal.SIGINT)
+_SLOTS_OWN = _INT, int(signal.SIGTERM)
+_TASKS = tuple(number for number in _HELD if number not in _SLOTS_OWN)
 _main_thread = threading.main_thread().ident
 
 
@@ -92,3 +95,13 @@ class HeldOff:
                 self._hand_over(next(iter(self._came)))
             finally:
                 self._hand_over_all()
+
+
+of_task = HeldOff()
+"""For what a task sends and receives."""
+_not_at_all = nullcontext()
+
+
+def if_task_has_any() -> AbstractContextManager[None]:
+    """`of_task` where the task of this slot has set up handlers; to ask costs less than that."""
+    return of_task if any(map(callable, map(_signal.getsignal, _TASKS))) else _not_at_all

@@ -411,7 +411,8 @@ class Cluster:
             at_once = self._agent is None and mail.goes_out(number)
             self._controller.send(number, payload if at_once else own(payload))
 
-        self._pump.call(send_large)
+        with self._pump.held_off:  # it is copied as it is now, or not sent at all
+            self._pump.call(send_large)
         self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)
 
     def receive(

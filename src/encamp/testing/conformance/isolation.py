@@ -77,11 +77,15 @@ class Isolation(Bound):
         assert isinstance(task.exception(PATIENCE), TaskLost)
         assert "last words" in task.output
 
-    def test_of_much_output_the_end_is_kept(self, cluster: Cluster) -> None:
+    def test_of_much_output_beginning_and_end_are_kept(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.shout_much, 8 << 20)
         task.result(PATIENCE)
-        assert task.output.endswith(f"{(1 << 20) - 1:07d}\n")
-        assert len(task.output) <= (1 << 20) + 8
+        head, _, rest = task.output.partition("\n[encamp: ")
+        mark, _, tail = rest.partition("]\n")
+        assert mark.startswith(f"{7 << 20} of {8 << 20} bytes are left out here")
+        assert head.startswith("0000000\n")
+        assert tail.endswith(f"{(1 << 20) - 1:07d}\n")
+        assert len(head + tail) == 1 << 20
         quiet = cluster.spawn(work.add, 1)
         assert (quiet.result(PATIENCE), quiet.output) == (2, "")
 
