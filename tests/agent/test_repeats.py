@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import sys
 import types
@@ -49,7 +50,7 @@ def repeated(act: Callable[[], Any]) -> list[tuple[str, tuple[str, ...], str]]:
     return [(w.message.function, w.message.names, w.filename) for w in found]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("make", GENERATORS[:1])
+@pytest.mark.parametrize("make", GENERATORS)
 def test_a_function_that_uses_a_generator_is_named_with_it(
     one: Cluster, make: Callable[[], Any]
 ) -> None:
@@ -78,6 +79,20 @@ def test_a_generator_as_an_argument_or_in_one(one: Cluster, make: Callable[[], A
         lambda: [one.spawn(sampler.sample, n).result(SOON) for n in range(3)]
     )
     assert names == ("rng",)
+
+
+def drawn(rng: Any, _: int = 0) -> float:
+    return float(rng.random())
+
+
+@pytest.mark.parametrize("make", GENERATORS)
+def test_a_generator_in_a_partial(one: Cluster, make: Callable[[], Any]) -> None:
+    for partial, name in ((functools.partial(drawn, make()), ""),
+                          (functools.partial(drawn, rng=make()), "rng")):  # fmt: skip
+        tasks = lambda draw=partial: [one.spawn(draw).result(SOON) for _ in range(3)]  # noqa: E731
+        (found,) = repeated(tasks)
+        assert found[:2] == ("drawn", (name,) if name else ())
+        one._controller.functions.repeats._warned.clear()
 
 
 def test_a_generator_of_its_own_for_each_task_is_right(one: Cluster) -> None:

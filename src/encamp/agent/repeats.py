@@ -5,6 +5,7 @@ Nobody means that, and nothing shows it. So it is warned of, once for each funct
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import types
@@ -103,10 +104,15 @@ def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any
 
 
 def _generators(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """The generators among values, and in their attributes."""
+    """The generators among values, in their attributes, and in what partials bring along."""
     for value in values:
         if _is_generator(value):
             yield "", value
+            continue
+        if isinstance(value, functools.partial):
+            yield from _generators((value.func, *value.args))
+            for name, given in value.keywords.items():
+                yield from ((inner or name, found) for inner, found in _generators([given]))
             continue
         owner = getattr(value, "__self__", value)
         for name, attribute in getattr(owner, "__dict__", {}).items():

@@ -61,7 +61,7 @@ from encamp.agent.running import NOTICED
 from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.cluster.functions import Functions
+from encamp.cluster.functions import Functions, name_of_called
 from encamp.cluster.hosts import Agent, Hosts
 from encamp.cluster.mail import Mail
 from encamp.cluster.recalls import Recalls, why_ended
@@ -213,7 +213,7 @@ class Controller:
                 parts = dump_arguments(*task._arguments)
                 if has_generator(parts[0]):
                     args, kwargs = task._arguments
-                    named = task._function.name
+                    named = name_of_called(task._function, args)
                     values = *args, *kwargs.values()
                     self.functions.repeats.of_arguments(named, values, task.id)
                 setup = b"" if task._options.plain else self.setups.of(task)
@@ -280,7 +280,8 @@ class Controller:
         if isinstance(exc, CannotTravel):
             error = exc
         else:
-            error = CannotTravel(f"an argument of {task._function.name}", text_of(exc))
+            named = name_of_called(task._function, task._arguments[0])
+            error = CannotTravel(f"an argument of {named}", text_of(exc))
             error.__cause__ = exc
         self.end(task, False, error)
 

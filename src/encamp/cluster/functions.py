@@ -126,6 +126,16 @@ def apply(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     return function(*args, **kwargs)
 
 
+def name_of_called(function: Function, args: tuple[Any, ...]) -> str:
+    """The name of what a call calls, also where that is an argument of `apply`."""
+    if function.function is not apply:
+        return function.name
+    called = args[0]
+    while isinstance(called, functools.partial):
+        called = called.func
+    return str(getattr(called, "__qualname__", type(called).__name__))
+
+
 class Functions:
     """The functions of one cluster, or a family among ``all_of_them``, which slots load apart.
 
@@ -230,7 +240,8 @@ class Functions:
                 self.repeats.of_function(function)
             return old
         found = Function(next(self.numbers), function, payload, by_value=True)
-        found.state, found.random = state, has_generator(payload)
+        found.state = state
+        found.random = has_generator(payload) or uses_generator(function)
         for replaced in (old, self._redefined(function, found)):
             if replaced is not None:
                 self.kept.drop(replaced)
