@@ -117,6 +117,36 @@ def test_a_coroutine_is_run_to_its_end(cluster: Cluster, here: Path) -> None:
         assert (here / "file").read_text() == "made"
 
 
+def fork_if_odd(number: int) -> int:
+    pid = os.fork() if number % 2 else -1
+    if pid > 0:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    with Path(f"called-{number}").open("a") as file:
+        file.write("." * (pid != 0))
+    return number
+
+
+def test_chunks_of_a_map_are_called_as_tasks_are(cluster: Cluster, here: Path) -> None:
+    async def plus(number: int, more: int = 1) -> int:
+        await asyncio.sleep(0)
+        return number + more
+
+    with encamp.Executor(cluster) as executor:
+        for size in (1, 2):
+            assert list(executor.map(plus, range(4), chunksize=size)) == [1, 2, 3, 4]
+            assert list(executor.map(plus, range(3), range(3), chunksize=size)) == [0, 2, 4]
+        with encamp.Executor("local", slots=1, startup_dir=here) as own:
+            assert list(own.map(fork_if_odd, range(4), chunksize=4)) == [0, 1, 2, 3]
+        assert [Path(f"called-{n}").read_text() for n in range(4)] == [".", ".", ".", "."]
+
+
+def test_an_initializer_may_be_a_coroutines_function(local_storage_base: Path, here: Path) -> None:
+    made = here / "made"
+    with encamp.Executor(slots=1, initializer=write_later, initargs=(str(made),)) as executor:
+        assert executor.submit(abs, -1).result(SOON) == 1
+    assert made.exists()
+
+
 def test_a_step_may_be_a_coroutines_function(here: Path) -> None:
     job = Job("later", to="out")
     job.add("one", [call(write_later, "made")], outputs={"made": "."})

@@ -15,6 +15,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from encamp.agent.by_value import Pickler
+from encamp.agent.calling import called
 
 _UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)
 
@@ -26,7 +27,7 @@ class Initialized:
         """Calls it; raises what it raises."""
         self._made: dict[str, dict[str, Any]] = {}
         before = [(function, _states(function.__globals__)) for function in _by_value(initializer)]
-        initializer(*args)
+        called(initializer, args)
         for function, had in before:
             now = function.__globals__
             new = {

@@ -86,9 +86,10 @@ def end_descendants(
 
 
 def _are_believed_in(programs: dict[int, str]) -> bool:
-    """Whether a module may go on to use one of these processes, which are numbers of programs.
+    """Whether a module may go on to use one of these processes (by number, their programs).
 
-    Those of Python are workers of pools and the like. Others have an object that waits for them.
+    Processes of Python may be workers of a pool. Any other has an object that waits for it, unless
+    nobody can use it any more.
     """
     if _program(os.getpid()) in programs.values():
         return True

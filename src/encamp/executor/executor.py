@@ -45,9 +45,8 @@ class Executor(futures.Executor):
     called in every slot's process before its first task. What it does to the process stays, where
     what tasks do is undone: environment, current folder, processes that it starts. What it sets in
     a script's globals, or puts into them, is there for the functions of this executor (but not
-    attributes of a script's classes). If it
-    raises, the executor is broken: what waits fails with `InitializerFailed`, and so does every
-    later `submit`.
+    attributes of a script's classes). If it raises, the executor is broken: what waits fails with
+    `InitializerFailed`, and so does every later `submit`.
 
     The other options say how all its tasks are run, see `Cluster.spawn`.
 

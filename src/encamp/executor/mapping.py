@@ -10,6 +10,7 @@ from itertools import islice
 from types import FunctionType
 from typing import Any, TypeVar
 
+from encamp.agent.calling import called_for_each
 from encamp.cluster.task import Task
 
 T = TypeVar("T")
@@ -53,19 +54,19 @@ def _calls(
 
 
 def _each(function: Callable[..., T], items: Iterable[Any]) -> list[T]:
-    return [function(item) for item in items]
+    return called_for_each(function, zip(items))
 
 
 def _each_of_several(function: Callable[..., T], items: Iterable[Any]) -> list[T]:
-    return [function(*args) for args in items]
+    return called_for_each(function, items)
 
 
 def _each_by_value(function: Callable[..., T]) -> Callable[..., list[T]]:
-    return lambda items: [function(item) for item in items]
+    return lambda items: called_for_each(function, zip(items))
 
 
 def _each_of_several_by_value(function: Callable[..., T]) -> Callable[..., list[T]]:
-    return lambda items: [function(*args) for args in items]
+    return lambda items: called_for_each(function, items)
 
 
 def _slices(items: Any, size: int) -> Iterator[Any]:
