@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import encamp
 
 SIGNALS = ("SigBlk", "SigIgn")
+CAN_BE_SET = sum(1 << number - 1 for number in signal.valid_signals())
 
 
 def facts(_: object = None) -> dict[str, Any]:
@@ -35,8 +37,9 @@ FLAGS = ("optimize", "isolated", "no_user_site", "ignore_environment", "dont_wri
 
 
 def signals(status: str) -> dict[str, int]:
+    """Of those that programs can set: the C library keeps two more, which posix_spawn ignores."""
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return {name: int(lines[name], 16) for name in SIGNALS}
+    return {name: int(lines[name], 16) & CAN_BE_SET for name in SIGNALS}
 
 
 def leave(how: int) -> None:
