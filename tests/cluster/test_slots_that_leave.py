@@ -59,6 +59,10 @@ def in_manager(_: str) -> int:
     return len(_manager.list(range(7)))
 
 
+def children() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
+
+
 @pytest.mark.parametrize(
     ("use", "how"),
     [(in_pool, "fork"), (in_pool, "forkserver"), (in_loky, ""), (in_manager, "")],
@@ -66,8 +70,9 @@ def in_manager(_: str) -> int:
 def test_a_library_that_keeps_processes_works_in_each_call(
     one: Cluster, use: Callable[[str], int], how: str
 ) -> None:
+    before = children()  # others than this cluster's, too
     assert [one.spawn(use, how).result(SOON) for _ in range(2)] == [7, 7]
-    left = [process.pid for process in psutil.Process().children(recursive=True)]
+    left = children() - before
     one.close()
     until(lambda: not any(map(psutil.pid_exists, left)))
 
