@@ -24,7 +24,9 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
 
     def write(name: str, text: str) -> ModuleType:
-        (tmp_path / f"{name}.py").write_text(text)
+        path = tmp_path / f"{name}.py"
+        path.write_text(text)
+        os.utime(path, (1e9, 1e9))  # in one second, as far as compiled modules can tell
         importlib.invalidate_caches()
         there = sys.modules.get(name)
         return importlib.reload(there) if there else importlib.import_module(name)
@@ -50,6 +52,15 @@ def test_a_module_that_is_loaded_again_is_new_to_slots(
         assert cluster.spawn(steps.f).result(SOON) == (2, 2)
         now = [cluster.spawn(os.getpid).result(SOON) for _ in range(2)]
         assert now[0] == now[1] != pid
+
+
+def test_slots_write_no_compiled_modules_where_their_program_writes_none(
+    write: Callable[[str, str], Any], tmp_path: Path, local_storage_base: Path, no_slots_left: None
+) -> None:
+    steps = write("survey_steps", "def f(): return 1")
+    with Cluster("local", slots=1) as cluster:
+        assert cluster.spawn(steps.f).result(SOON) == 1
+    assert not (tmp_path / "__pycache__").exists()
 
 
 def test_what_autoreload_changes_in_place_is_new_too(

@@ -49,9 +49,14 @@ def _told() -> str:
 
 
 def interpreter_flags() -> list[str]:
-    """The flags that this process was started with, as far as standard pools pass them on."""
+    """The flags that this process was started with, as far as standard pools pass them on.
+
+    A program that has set `sys.dont_write_bytecode` counts as started with ``-B``: what slots
+    compile would lie in its folders, and be stale once a module is changed within a second.
+    """
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-    return flags
+    added = sys.dont_write_bytecode and not sys.flags.dont_write_bytecode
+    return [*flags, "-B"] if added else flags
 
 
 def default_signals() -> None:
