@@ -330,7 +330,7 @@ BAD = {
     "unknown key in a list of mirrors": (
         'mirror = ["é", { pattern = "x", depth = 2 }]',
         (1, 33, ("unknown key 'depth'; known here are to, rename, exclude, required, readonly, "
-                "mode, outputs_of, pattern")),
+                "mode, executable, outputs_of, pattern")),
     ),
     "unknown key in a list for failures": (
         '[[task]]\nsteps = "x"\non_failure = [{ pattern = "x", mode = "copy" }]',
