@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from contextlib import suppress
@@ -19,6 +18,7 @@ from encamp.agent.running import RunningTime
 from encamp.agent.slots import Done, SlotLost, slots_here
 from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
+from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.lease import Watch
 from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.use import Use
@@ -27,7 +27,6 @@ from encamp.model import Span, Where
 from encamp.storage.modes import needs_own_mounts
 from encamp.storage.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
-from encamp.storage.signals import Terminated
 from encamp.storage.visible import sees
 
 TICK = 0.2
@@ -55,6 +54,10 @@ def attempt(work: Work) -> Outcome:
     What goes wrong in it is in the outcome, for some executors wrap what is raised. Raises only
     what the slot itself could not cope with.
     """
+    return ended_in_order(_attempt, work)
+
+
+def _attempt(work: Work) -> Outcome:
     watcher = _Watcher(work)
     try:
         watcher.on_tick()
@@ -74,10 +77,8 @@ def attempt(work: Work) -> Outcome:
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
     except EncampError as exc:
         return watcher.outcome(exc)
-    except BaseException as exc:
+    except BaseException:
         watcher.outcome(Abandoned())
-        if isinstance(exc, Terminated) and exc.worker:
-            os.kill(os.getpid(), exc.number)
         raise
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):

@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, TypeVar
 
 from encamp.errors import EncampError
 from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
+
+T = TypeVar("T")
 
 _IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
 """Keys that a person presses: the second time is meant."""
@@ -82,13 +84,42 @@ class Interrupts:
         return later and number not in _SENT_AGAIN
 
 
-def _end_worker(number: int) -> NoReturn:
-    """End a worker that was forked meanwhile, and takes signals as its parent does.
+def ended_in_order(function: Callable[..., T], *args: Any) -> T:
+    """``function(*args)``, which can clear up if this is a pool's worker and a signal ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        return function(*args)
+    try:
+        _Worker.clears_up = True
+        return function(*args)
+    except Terminated as exc:
+        if exc.worker:
+            _die_of(exc.number)
+        raise
+    finally:
+        _Worker.clears_up = False
 
-    A pool that is broken sends SIGTERM to its workers, and waits until they have ended.
+
+class _Worker:
+    clears_up = False
+    """Whether the main thread is in `ended_in_order`."""
+
+
+def _end_worker(number: int) -> None:
+    """End a worker that was forked during a run, and takes signals as its parent does.
+
+    A pool that is broken sends SIGTERM to its workers, also to those that clear up already as the
+    first signal went to all; and it waits until they have ended.
     """
-    signal.signal(number, signal.SIG_DFL)
+    if not _Worker.clears_up:
+        _die_of(number)
+    for more in ENDING:
+        signal.signal(more, signal.SIG_IGN)
     raise Terminated(number, worker=True)
+
+
+def _die_of(number: int) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _free() -> list[int]:

@@ -25,7 +25,7 @@ class Terminated(SystemExit):
         super().__init__(128 + number)
         self.number = number
         self.worker = worker
-        """Whether this is a pool's worker, which goes on after what a task raises."""
+        """Whether this is a pool's worker, which would go on after what a call raises."""
 
 
 @contextmanager
