@@ -356,7 +356,7 @@ def test_whatever_breaks_a_staging_no_part_is_left(
 ) -> None:
     for name in "abc":
         (folder / name).write_bytes(bytes(3 << 20))
-    monkeypatch.setattr(os, "pwrite", _fail_at(at, os.pwrite, exc))
+    monkeypatch.setattr(os, "write", _fail_at(at, os.write, exc))
     with pytest.raises(expected):
         stage(folder, as_outputs("*"), to, token="t", task="name")
     assert below(to) == []

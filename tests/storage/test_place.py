@@ -200,6 +200,30 @@ def test_a_copy_that_the_disk_breaks_off_goes_on_in_pieces(
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("before", [0, 1 << 20], ids=["plain", "sparse"])
+@pytest.mark.parametrize("way", ["copy_file_range", "write"])
+def test_a_call_that_says_it_wrote_and_did_not_never_makes_a_wrong_copy(
+    way: str, before: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (here / "file").open("wb") as file:
+        file.seek(before)
+        file.write(os.urandom(5000))
+    if way == "write":
+        monkeypatch.setattr(os, "copy_file_range", _not_supported)
+    real, calls = getattr(os, way), []
+
+    def lying(*args: object) -> object:
+        calls.append(args)
+        return 1 if len(calls) == 1 else real(*args)
+
+    monkeypatch.setattr(os, way, lying)
+    with pytest.raises(OSError, match="kept fewer bytes than were written"):
+        copy_file(here / "file", here / "copy", None)
+    assert not (here / "copy").exists()
+    copy_file(here / "file", here / "copy", None)
+    assert (here / "copy").read_bytes() == (here / "file").read_bytes()
+
+
 def test_an_empty_file_is_an_input_like_any_other(here: Path) -> None:
     (here / "file").touch()
     with mirrored("file", here) as folder:

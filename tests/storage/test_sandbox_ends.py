@@ -105,7 +105,7 @@ PUBLISHING = """
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("where", ["pwrite", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
 def test_killed_while_it_brings_back_it_leaves_only_whole_files_once_the_next_has_cleaned(
     number: int, where: str, tmp_path: Path
 ) -> None:

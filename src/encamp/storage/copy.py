@@ -12,6 +12,7 @@ from encamp.storage.holes import data_parts, is_sparse
 
 _CHUNK = 1 << 26
 _NO_FAST_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+_SHORT = "the disk kept fewer bytes than were written"
 
 
 def copy_file(
@@ -65,7 +66,7 @@ def _fill(
     if not copied or more:
         raise UnusableInput(str(source), false_size(status.st_size))
     if os.fstat(writer).st_size != status.st_size:
-        raise OSError(errno.EIO, "the disk kept fewer bytes than were written", str(target))
+        raise OSError(errno.EIO, _SHORT, str(target))
 
 
 def false_size(size: int) -> str:
@@ -105,15 +106,17 @@ def _copy_parts(reader: int, writer: int, status: os.stat_result) -> bool:
 def _copy_bytes(reader: int, writer: int, size: int, start: int) -> int:
     """Copy ``size`` bytes from ``start`` on to the same place; returns how many there were."""
     at, end = start, start + size
+    os.lseek(writer, start, os.SEEK_SET)
     try:
         while at < end:
-            count = os.copy_file_range(reader, writer, min(_CHUNK, end - at), at, at)
+            count = os.copy_file_range(reader, writer, min(_CHUNK, end - at), at)
             if count == 0:
                 break  # the end, or a disk that cannot do it
             at += count
     except OSError as exc:
         if exc.errno not in _NO_FAST_COPY:
             raise
+    _check_written(writer, at)
     return at - start + _copy_plain(reader, writer, end - at, at)
 
 
@@ -129,8 +132,15 @@ def _copy_plain(reader: int, writer: int, size: int, start: int) -> int:
 
 
 def write_at(fd: int, data: bytes, at: int) -> None:
-    """Write all of ``data`` to a place of a file."""
+    """Write all of ``data`` to a place of a file. Raises OSError if the disk does not."""
+    os.lseek(fd, at, os.SEEK_SET)
     view = memoryview(data)
     while view:
-        written = os.pwrite(fd, view, at)
-        at, view = at + written, view[written:]
+        view = view[os.write(fd, view) :]
+    _check_written(fd, at + len(data))
+
+
+def _check_written(fd: int, at: int) -> None:
+    """Calls that say that they wrote more than they did leave a file's position behind."""
+    if os.lseek(fd, 0, os.SEEK_CUR) != at:
+        raise OSError(errno.EIO, _SHORT)
