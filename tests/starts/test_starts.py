@@ -413,7 +413,7 @@ def test_slots_do_without_calls_that_containers_refuse(refusal: str, here: Path)
     need("strace", shutil.which("strace") is not None)
     calls = "pidfd_open,memfd_create,eventfd2,pidfd_send_signal"
     done = start(
-        "strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={calls}",
+        "strace", "-f", "--seccomp-bpf", "-qq", "-o", os.devnull, "-e", f"trace={calls}",
         "-e", f"inject={calls}:error={refusal}", sys.executable, STARTED, "lost",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
