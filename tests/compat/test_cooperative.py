@@ -244,6 +244,17 @@ def test_a_remote_error_is_raised_by_join_and_the_rest_goes_on() -> None:
     assert system.Join() == {good: 1}
 
 
+def test_a_remote_error_that_nobody_has_joined_is_printed_with_its_host(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    system = OpusOS(machine(one=2))
+    system.Spawn(divmod, [1, 0], remote=True)
+    good = system.Spawn(abs, [-1], remote=True)
+    assert system.Join([good]) == {good: 1}  # the other result comes before
+    system.scheduler.tell_uncollected()
+    assert " on one failed:\n" in capsys.readouterr().err
+
+
 def test_a_task_whose_result_never_came_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     vm = machine()
     take = vm.receiveMessage

@@ -389,7 +389,8 @@ class Scheduler:
         for task in tasks:
             if task.error is not None:
                 text = "".join(traceback.format_exception(task.error))
-                sys.stderr.write(f"task {task.tid} ({task.name}) failed:\n{text}")
+                where = "" if task.remoteHostID is None else f" on {task.remoteHostID.name}"
+                sys.stderr.write(f"task {task.tid} ({task.name}){where} failed:\n{text}")
 
     def tell_uncollected(self) -> None:
         """Print the errors of tasks that the program has not joined; once each."""
