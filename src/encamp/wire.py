@@ -275,6 +275,11 @@ def own(parts: Sequence[Buffer]) -> Parts:
     return [part if type(part) is bytes else bytearray(part) for part in parts]
 
 
+def changeable(parts: Sequence[Buffer]) -> bool:
+    """Whether somebody may change any of the parts: bytes, and what looks into them, stay."""
+    return any(type(getattr(part, "obj", part)) is not bytes for part in parts)
+
+
 def size_of(buffer: Buffer) -> int:
     """Its bytes."""
     return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

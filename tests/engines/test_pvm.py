@@ -141,6 +141,7 @@ def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
             cluster.send(other, "hello")
             assert say(cluster, other) == "hello"
             assert time.monotonic() - began < 2
+            cluster.send(one, bytearray(1 << 20))  # may be changed later: waits for the loss
             with pytest.raises(TaskLost):
                 one.result(PATIENCE)
         finally:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encamp.errors import BadFrame
-from encamp.wire import LONGEST, MOST_PARTS, Buffer, Parts, Reader, Writer, head
+from encamp.wire import LONGEST, MOST_PARTS, Buffer, Parts, Reader, Writer, changeable, head
 
 MESSAGES = st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=8)
 
@@ -263,3 +263,9 @@ def test_what_is_not_sent_any_more_leaves_no_descriptor(
     writer.close()
     assert not writer.waiting
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_only_bytes_and_views_of_bytes_cannot_be_changed() -> None:
+    assert not changeable([b"one", memoryview(b"two")[1:]])
+    for part in (bytearray(1), memoryview(bytearray(1)), memoryview(bytearray(1)).toreadonly()):
+        assert changeable([b"one", part])

@@ -39,7 +39,7 @@ from encamp.agent.protocol import (
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.storage.owner import reclaim
-from encamp.wire import Parts, own
+from encamp.wire import Parts, changeable, own
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent
@@ -613,7 +613,7 @@ class InlineSlot(Hosted):
         else:
             agent.outbox.send(to, parts)
         agent.outbox.flush()
-        while len(parts) > 1 and agent.endpoint.sending:
+        while changeable(parts) and agent.endpoint.sending:
             agent.pump.turn(None)  # the call may change its arrays when it goes on
 
     def send_to(self, slot: int, parts: Parts) -> bool:

@@ -48,7 +48,7 @@ from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, current_folder, portable
-from encamp.wire import own
+from encamp.wire import changeable, own
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
@@ -403,7 +403,7 @@ class Cluster:
         with self._pump.held_off:  # what a signal's handler raises is no error of the message
             payload = dump_as("the message", message)
         mail = self._controller.mail
-        if len(payload) == 1:
+        if not changeable(payload):
             self._pump.quick(lambda: self._controller.send(number, payload))
             return
 

@@ -127,7 +127,7 @@ class Endpoint(ABC):
 
     @property
     def sending(self) -> bool:
-        """Whether buffers that were given to `send` are still needed."""
+        """Whether buffers that were given to `send` are still needed by anybody not given up."""
         return False
 
     @abstractmethod

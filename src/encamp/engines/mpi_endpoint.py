@@ -133,7 +133,7 @@ class MPIEndpoint(Endpoint):
     @property
     def sending(self) -> bool:
         """See `Endpoint.sending`."""
-        return bool(self._sending)
+        return not self._sending.keys() <= self._unnoticed
 
     def post(self, rank: int, data: Buffer) -> None:
         """See `Rank.post`."""
@@ -334,10 +334,6 @@ class MPIEndpoint(Endpoint):
         self._unnoticed.add(number - self._base)
         self.short.usable = False
 
-    def _under_way(self) -> bool:
-        """Whether something goes to somebody who may take it."""
-        return bool(self._sending) and not self._sending.keys() <= self._unnoticed
-
     def _bury(self, rank: int) -> None:
         self._lose(rank, f"its MPI process (rank {rank}) died")
         self._expect_posted()
@@ -376,7 +372,7 @@ class MPIEndpoint(Endpoint):
             self._look_for_dead()
         if self._news:
             return 0
-        if self._coming or self._under_way():
+        if self._coming or self.sending:
             return min(idle / 4, UNDER_WAY)
         if idle < LONG:
             return min(idle / 4, IDLE)
@@ -443,7 +439,7 @@ class MPIEndpoint(Endpoint):
         """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
         others = range(1, self._ranks) if self._hasty and not self._rank else ()
         self._expect_posted()
-        return self._under_way() or not self._gone.union(self._unnoticed).issuperset(others)
+        return self.sending or not self._gone.union(self._unnoticed).issuperset(others)
 
     def _incomplete(self) -> bool:
         return self._farewells < self._total[0] or bool(

@@ -148,7 +148,7 @@ class PVMEndpoint(Endpoint):
     @property
     def sending(self) -> bool:
         """See `Endpoint.sending`."""
-        return any(line.waiting for line in list(self._lines.values()))
+        return any(line.waiting and not line.given_up for line in list(self._lines.values()))
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""

@@ -315,6 +315,8 @@ class PVMEngine(PVMEndpoint, Engine):
         """See `Engine.give_up`."""
         if agent in self._agents:
             self._agents[agent].given_up = True
+            if line := self._lines.get(agent):
+                line.given_up = True
 
     def _forget(self, agent: _Agent) -> None:
         del self._agents[agent.number]

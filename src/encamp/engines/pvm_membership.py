@@ -78,6 +78,8 @@ class Line:
     def __init__(self, tid: int, number: int, end: PVMEndpoint) -> None:
         self.tid, self.number, self.end = tid, number, end
         self.open = self.called = False
+        self.given_up = False
+        """Whether nobody waits any more for what it takes."""
         self.waiting: deque[tuple[int, bytes | memoryview]] = deque()
         self.sent = self.taken = 0
         """Bytes that were sent, and what of that the other one took."""
