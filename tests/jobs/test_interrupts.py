@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from encamp.errors import EngineFailed
-from encamp.jobs.interrupts import Interrupts
+from encamp.jobs.interrupts import Interrupts, ended_in_order
 
 
 def test_the_first_signal_waits_for_a_good_moment_and_the_second_does_not() -> None:
@@ -44,3 +46,39 @@ def test_what_was_noted_is_raised_in_place_of_what_came_of_it() -> None:
         raise ZeroDivisionError
     with pytest.raises(EngineFailed), Interrupts():
         raise EngineFailed("mpi", "a host does not answer")
+
+
+def _ended_worker(function: Callable[[], None]) -> int:
+    """How a worker ends that is forked during a run, and goes on after whatever a call raises."""
+    with Interrupts():
+        child = os.fork()
+        if child == 0:
+            try:
+                function()
+            finally:
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_worker_that_clears_up_is_not_interrupted_by_more_signals(tmp_path: Path) -> None:
+    def attempt() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            (tmp_path / "cleared").touch()
+
+    assert _ended_worker(lambda: ended_in_order(attempt)) == -signal.SIGHUP
+    assert (tmp_path / "cleared").exists()
+
+
+def test_a_worker_with_nothing_to_clear_up_ends_at_once(tmp_path: Path) -> None:
+    def other_call() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            (tmp_path / "went on").touch()
+
+    assert _ended_worker(other_call) == -signal.SIGTERM
+    assert not (tmp_path / "went on").exists()
