@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
+from encamp.agent import child
 from encamp.cluster.cluster import Cluster
 from encamp.errors import TaskLost
 from encamp.jobs.job import Job
@@ -148,6 +149,28 @@ def test_an_idle_slot_that_gets_a_signal_loses_nothing(
     assert [task.result(SOON) for task in tasks] == list(range(10))
     lines = (tmp_path / "lines").read_text().split()
     assert sorted(map(int, lines)) == list(range(10))
+
+
+def be_asked_to_end_just_before_the_next_call() -> int:
+    slot = child._State.slot
+    assert slot is not None
+    alone = slot.alone
+
+    class Late:
+        def __enter__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            alone.__enter__()
+
+        def __exit__(self, *exc: Any) -> Any:
+            return alone.__exit__(*exc)
+
+    slot.alone = Late()  # type: ignore[assignment]
+    return os.getpid()
+
+
+def test_a_call_that_begins_as_its_slot_is_asked_to_end_runs_elsewhere(one: Cluster) -> None:
+    before = one.spawn(be_asked_to_end_just_before_the_next_call).result(SOON)
+    assert one.spawn(os.getpid).result(SOON) != before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

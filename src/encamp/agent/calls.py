@@ -170,6 +170,8 @@ class Slot:
         """What initializers have made, by their numbers."""
         self._not_run = False
         """Whether the last call could not begin here, and will elsewhere."""
+        self.stopping = False
+        """Whether its process was asked to end."""
         self.interruptible = False
         """Whether it may be interrupted: while a call runs, but not while its result is sent."""
 
@@ -256,6 +258,10 @@ class Slot:
         task = call[0]
         begun = time.perf_counter()
         parts, good = self._outcome(call, buffers)
+        if parts is _NOT_BEGUN:
+            self._not_run = True
+            self._ended(task, False, -1.0, parts)
+            return True
         now = time.perf_counter()
         if self.ended is not None:
             self.ended(task)
@@ -335,6 +341,8 @@ class Slot:
             with self.alone:
                 self.interruptible = True
                 try:
+                    if self.stopping:  # it was asked to end when nothing could be interrupted
+                        return _NOT_BEGUN, False
                     value = self._context.copy().run(self._value, call, buffers)
                 finally:
                     self.interruptible = False

@@ -230,7 +230,10 @@ def _forked() -> None:
 def _stop(*_: object) -> None:
     if not _State.stopping:  # being asked once more must not keep it from clearing up
         _State.stopping = True
-        if _State.slot is None or _State.slot.interruptible:
+        slot = _State.slot
+        if slot is not None:
+            slot.stopping = True
+        if slot is None or slot.interruptible:
             raise Stopped
 
 
