@@ -15,7 +15,7 @@ import resource
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,17 +305,7 @@ def tail_of(log: Path) -> str:
 def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:
     """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
     with suppress(EncampError, OSError):
-        token = f"{work.token}-rescued"
-        wanted = work.on_failure
-        return stage(
-            folder,
-            wanted,
-            token=token,
-            task=work.task,
-            channel=channel,
-            beacon=work.beacon,
-            lenient=True,
-        )
+        return _stage(folder, work.on_failure, work, channel, "rescued", lenient=True)
     return []
 
 
@@ -326,17 +316,30 @@ def stage_log(
     name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
     cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
     wanted = [Output("log", rename=name, at=work.logs)]
-    token = f"{work.token}-log"
-    staged = stage(
+    return _stage(folder, wanted, work, channel, "log", flush=flush)[0]
+
+
+def _stage(
+    folder: Path,
+    wanted: Sequence[Output],
+    work: Work,
+    channel: OutputChannel | None,
+    what: str,
+    *,
+    flush: bool = True,
+    lenient: bool = False,
+) -> list[Staged]:
+    """Stage what comes besides a task's outputs, under temporary names of its own."""
+    return stage(
         folder,
         wanted,
-        token=token,
+        token=f"{work.token}-{what}",
         task=work.task,
         channel=channel,
         beacon=work.beacon,
         flush=flush,
+        lenient=lenient,
     )
-    return staged[0]
 
 
 def _cpu_seconds() -> float:
