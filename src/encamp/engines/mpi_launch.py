@@ -52,6 +52,8 @@ _ASKED_WITHIN = 3.0
 _SHARED_MEMORY = "/dev/shm"  # noqa: S108 - this is where it is
 _EACH = 32 << 20
 """Bytes of it that a rank may need."""
+_LEAST = 1 << 20
+"""With fewer bytes of it for each, ranks cannot have started, whatever was printed."""
 _SHORT_OF_MEMORY = re.compile(
     r"Bus error|signal 7\b|EXIT CODE: 7\b|No space left|shared memory|BTLs attempted: self",
     re.IGNORECASE,
@@ -307,7 +309,8 @@ class Job:
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
         text = re.sub(r"[-=*\s]*\n[-=*\s]*", "; ", self._log.read().decode(errors="replace"))
         how = "was ended" if code is None else f"ended with exit status {code}"
-        if _SHORT_OF_MEMORY.search(text) and (why := short_of_shared_memory(self._ranks)):
+        each = _EACH if _SHORT_OF_MEMORY.search(text) else _LEAST
+        if why := short_of_shared_memory(self._ranks, each):
             return f"the MPI job {how}: {why}"
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
@@ -345,14 +348,14 @@ class Job:
         psutil.wait_procs(left, timeout=_ASKED_WITHIN)
 
 
-def short_of_shared_memory(ranks: int) -> str:
-    """What to do about a /dev/shm that is too small for so many ranks; empty if it is not."""
+def short_of_shared_memory(ranks: int, each: int = _EACH) -> str:
+    """What to do about a /dev/shm without ``each`` bytes for every rank; empty if it has them."""
     what = f"{_SHARED_MEMORY}, by which ranks of one host talk,"
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return f"{what} is not there or cannot be written to; mount one"
     there = os.statvfs(_SHARED_MEMORY)
     free, need = there.f_bavail * there.f_frsize, ranks * _EACH
-    if free >= need:
+    if free >= ranks * each:
         return ""
     return (
         f"{what} has {free / 2**20:.1f} MiB free, and {ranks} ranks may need {need >> 20} MiB; "
