@@ -86,7 +86,8 @@ class Cluster:
     """Hosts with slots that run functions.
 
     engine
-        "local", "mpi" or another engine's name, or an engine that is open already.
+        "local", "mpi" or another engine's name, "dask://host:8786", a client or cluster of Dask or
+        ipyparallel, or an engine that is open already.
     slots
         How many in all; by default as many as there are cores.
     inline
@@ -114,7 +115,7 @@ class Cluster:
 
     def __init__(
         self,
-        engine: str | Endpoint = "local",
+        engine: str | Endpoint | Any = "local",
         *,
         slots: int | None = None,
         inline: bool | Literal["threads"] = False,
@@ -165,6 +166,8 @@ class Cluster:
             self._short = controller.mail.short = short
         if self._beats:
             controller.hosts.listen()
+        if engine.elastic:
+            controller.hosts.tell_needs()
         self._pump.start()
 
     def _have_agents(self, folder: str, output: int) -> bytes:

@@ -32,6 +32,8 @@ _NOBODY = 20.0
 """Seconds that others may take to come after the last host has gone."""
 _BEAT = 1.5
 """Seconds between two pings."""
+_TELL = 0.5
+"""Seconds between two times that an elastic engine is told what there is to do."""
 _MISSED = 5
 """Pings without an answer after which an agent is taken to be lost."""
 
@@ -112,6 +114,16 @@ class Hosts:
         """Begin to ask all agents for signs of life."""
         self._pump.later(_BEAT, self._beat)
 
+    def tell_needs(self) -> None:
+        """Tell an elastic engine what there is to do, now and from time to time."""
+        busy: dict[int, int] = {}
+        for agent in self.agents.values():
+            if count := sum(bool(place.ahead) for place in agent.places):
+                busy[agent.number] = count
+        waiting = self._scheduler.queued + self._scheduler.ahead
+        self._controller.engine.needs(busy, waiting)
+        self._pump.later(_TELL, self.tell_needs)
+
     def _beat(self) -> None:
         """Ask all agents for a sign of life; those that give none for long are lost.
 
@@ -155,6 +167,8 @@ class Hosts:
 
     def end_unmet(self) -> None:
         """End what no host that is left could run; all, if none comes soon."""
+        if not self.agents and self._controller.engine.elastic:
+            return  # it has some when there is work again
         if not self.agents:
             self._pump.later(_NOBODY, self._fail_alone)
         for task in self._scheduler.unmet():

@@ -8,7 +8,7 @@ policy. The controller is number 0, agents are 1, 2, 3, …
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -142,7 +142,8 @@ class Engine(Endpoint):
     into the network; otherwise all of them are sealed. ``slots_per_agent`` is 0 where an agent
     has as many slots as its host has cores. ``agents`` is how many are
     waited for at the start. ``agent_here`` is an agent's end that the controller's
-    own process serves.
+    own process serves. One that is ``elastic`` has as many hosts as there is work for: it is told
+    of that by `needs`, and may have none for a while.
     """
 
     name: str
@@ -150,6 +151,7 @@ class Engine(Endpoint):
     slots_per_agent: int = 0
     agents: int = 1
     agent_here: Endpoint | None = None
+    elastic: bool = False
 
     @abstractmethod
     def start(self, orders: bytes) -> None:
@@ -168,6 +170,9 @@ class Engine(Endpoint):
         `UnsupportedByEngine` where hosts are fixed.
         """
         raise UnsupportedByEngine(self.name, "take in hosts while it runs")
+
+    def needs(self, busy: Mapping[int, int], waiting: int) -> None:
+        """Told twice a second: slots at work by agent, and how many calls wait for a slot."""
 
     def give_up(self, agent: int) -> None:
         """The cluster has heard nothing of an agent for long, and takes it to be lost.

@@ -16,33 +16,43 @@ from types import ModuleType
 from typing import Any
 
 from encamp.engines.base import Endpoint
-from encamp.errors import EngineUnavailable
+from encamp.errors import BadJob, EngineUnavailable
 
 _MODULES = {
     "local": ("encamp.engines.local", ""),
     "mpi": ("encamp.engines.mpi", "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich"),
     "pvm": ("encamp.engines.pvm", "install PVM (Debian: apt-get install pvm libpvm3)"),
+    "dask": ("encamp.engines.dask", "pip install 'encamp[dask]'"),
+    "ipyparallel": ("encamp.engines.ipyparallel", "pip install 'encamp[ipyparallel]'"),
     "fake": ("encamp.testing.fake", ""),
+    "mesh": ("encamp.engines.mesh", ""),
 }
 """Name → module, and what to do where something that it needs is missing."""
+_OF_OBJECTS = {"distributed": "dask", "ipyparallel": "ipyparallel"}
+"""Package → the engine that takes its clients and clusters."""
 _GROUP = "encamp.engines"
-_FOR_TESTS = "fake"
+_FOR_TESTS = {"fake", "mesh"}
 
 
 def engine_names() -> list[str]:
     """The names of all engines that there are."""
     found = {*_MODULES, *(point.name for point in entry_points(group=_GROUP))}
-    return sorted(found - {_FOR_TESTS})
+    return sorted(found - _FOR_TESTS)
 
 
-def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
+def open_end(engine: str | Endpoint | object, **options: Any) -> Endpoint:
     """The end of the engine's network that this process is; a ready one is given back.
 
     That is the controller's (an `Engine`), or an agent's where the process was started as one, by
-    ``mpirun`` for example. Raises `EngineUnavailable`.
+    ``mpirun`` for example. ``engine`` may also be an address such as ``dask://host:8786``, or a
+    client of the system that is meant. Raises `EngineUnavailable`, `BadJob`.
     """
     if isinstance(engine, Endpoint):
         return engine
+    if not isinstance(engine, str):
+        engine, options = _engine_of(engine), {"client": engine, **options}
+    elif "://" in engine:
+        engine, _, options["address"] = engine.partition("://")
     module = engine_module(engine)
     try:
         end: Endpoint = module.open_end(**options)
@@ -55,6 +65,15 @@ def open_end(engine: str | Endpoint, **options: Any) -> Endpoint:
         remedy = f"it takes these: {taken}" if taken else "leave it out: it takes none"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
+
+
+def _engine_of(given: object) -> str:
+    """The engine for which a client or cluster is. Raises `BadJob`."""
+    for kind in type(given).__mro__:
+        if name := _OF_OBJECTS.get(kind.__module__.partition(".")[0]):
+            return name
+    why = f"must be the name of an engine, or a client of Dask or ipyparallel, not {given!r}"
+    raise BadJob("engine", why)
 
 
 def launched(engine: str) -> bool:

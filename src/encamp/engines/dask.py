@@ -1,0 +1,332 @@
+"""The engine ``dask``: an agent beside each worker of a Dask cluster, with a slot for each thread.
+
+The cluster is the user's, or one of its own on this host. Dask only starts the agents; tasks and
+messages go by the mesh, as a task of Dask's own for each of them would cost milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import partial
+from typing import Any
+
+import distributed
+from distributed.comm.addressing import get_address_host
+
+from encamp.engines.dask_leases import Leases
+from encamp.engines.dask_worker import begin_here
+from encamp.engines.kit import begin as starting
+from encamp.engines.kit.begin import Order
+from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh import Address
+from encamp.engines.kit.routes import address_towards
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+from encamp.quantities import whole
+
+_LOOK = 1.0
+"""Seconds between looks at agents that have not come."""
+_CALM = 2.0
+"""Seconds for which a lease outlives its need, so that short pauses cost Dask nothing."""
+_CONNECT_WITHIN = 20.0
+_ENDS_WITHIN = 3.0
+
+
+def open_end(
+    client: Any = None,
+    *,
+    address: str | None = None,
+    cluster: Any = None,
+    slots: int | None = None,
+    security: Any = None,
+    restarts: int = 3,
+) -> DaskEngine:
+    """The controller's end.
+
+    ``client`` is a `distributed.Client`, or a cluster object as ``cluster`` is, such as a
+    `distributed.LocalCluster` or a `dask_jobqueue.SLURMCluster`; ``address`` is that of a scheduler
+    (with ``security``, a `distributed.Security`, where it has TLS). Without any of these the engine
+    has a cluster of its own on this host. ``slots`` are used in all, by default one for each thread
+    of the workers. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    """
+    slots = None if slots is None else whole("slots", slots, 1)
+    restarts = whole("restarts", restarts, 0)
+    given = {"client": client, "address": address, "cluster": cluster}
+    said = [name for name, value in given.items() if value is not None]
+    if len(said) > 1:
+        raise BadJob(" and ".join(said), "say by one of these which Dask cluster is meant")
+    if address is not None and not isinstance(address, str):
+        raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
+    own = None
+    if not said:
+        own = cluster = _own_cluster(slots)
+    try:
+        return DaskEngine(_connect(client or cluster, address, security), slots, restarts, own)
+    except BaseException:
+        if own is not None:
+            own.close()
+        raise
+
+
+def _own_cluster(slots: int | None) -> Any:
+    """A scheduler and a worker inside of this process, which no other can reach."""
+    cluster: Any = distributed.LocalCluster
+    return cluster(
+        n_workers=1,
+        threads_per_worker=slots,
+        processes=False,
+        dashboard_address="127.0.0.1:0",
+        memory_limit=0,
+    )
+
+
+def _connect(given: Any, address: str | None, security: Any) -> Any:
+    """A client of the engine's own: the user's may be closed, restarted or asynchronous."""
+    if given is not None:
+        address, security = _address_of(given), security or given.security
+    client: Any = distributed.Client
+    try:
+        return client(
+            address, security=security, timeout=_CONNECT_WITHIN, set_as_default=False, name="encamp"
+        )
+    except (OSError, ValueError, ImportError) as exc:
+        remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
+        raise EngineUnavailable("dask", f"no scheduler at {address}: {exc}", remedy) from exc
+
+
+def _address_of(given: Any) -> str:
+    if isinstance(given, distributed.Client):
+        if given.scheduler is None:
+            raise EngineUnavailable("dask", "its client is closed", "give one that is connected")
+        return str(given.scheduler.address)
+    address = getattr(given, "scheduler_address", None)
+    if not isinstance(address, str) or not address:
+        raise BadJob("client", f"must be a Client or a cluster of Dask, not {given!r}")
+    return address
+
+
+class DaskEngine(MeshEngine):
+    """The controller's end. Workers that join the cluster get agents, too."""
+
+    elastic = True
+
+    def __init__(self, client: Any, slots: int | None, restarts: int, own: Any) -> None:
+        try:
+            super().__init__("dask", restarts)
+        except BaseException:
+            client.close()
+            raise
+        self._client, self._own, self._slots = client, own, slots
+        self._places: dict[str, int] = {}
+        """The slots of each worker that has agents."""
+        self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._leases = Leases(client, self.run)
+        self._wanted: tuple[dict[str, int], int] = {}, 0
+        self._waited = 0
+        """How many calls waited a look before: what is over at once is to grow nothing."""
+        self._given: dict[str, tuple[int, float]] = {}
+        self._helper = threading.Thread(target=self._help, name="encamp-dask", daemon=True)
+
+    # Agents
+
+    def begin(self) -> None:
+        """See `MeshEngine.begin`."""
+        self._client.subscribe_topic("all", self._event)
+        threads: Mapping[str, int] = self._client.nthreads()
+        found = shares(self._slots, list(threads.values()))
+        self._begin({address: n for address, n in zip(threads, found, strict=True) if n})
+        self.agents = max(1, len(self.known))
+        if not self.known:
+            self.needs({}, 1)
+        self._helper.start()
+
+    def _event(self, event: Any) -> None:
+        """Dask tells of something; this is its thread."""
+        _, message = event
+        if message.get("action") == "add-worker":
+            self._asked.put(self._look_for_workers)
+        elif message.get("action") == "remove-worker":
+            self.soon(partial(self._worker_gone, message["worker"]))
+
+    def _look_for_workers(self) -> None:
+        threads = dict(self._client.nthreads())
+        self.soon(partial(self._take_in, threads))
+
+    def _take_in(self, threads: Mapping[str, int]) -> None:
+        """Have agents on workers that have none, as far as slots are wanted."""
+        new = {}
+        left = None if self._slots is None else self._slots - sum(self._places.values())
+        for address, count in threads.items():
+            if address not in self._places and address not in new:
+                count = count if left is None else min(count, left)
+                left = None if left is None else left - count
+                if count:
+                    new[address] = count
+        if not self._stopping:
+            self._begin(new)
+
+    def _worker_gone(self, address: str) -> None:
+        """A worker has left; that its agents have ended they tell themselves."""
+        freed = self._places.pop(address, 0)
+        for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
+            del self.known[agent.number]
+        if freed and self._slots is not None:
+            self._asked.put(self._look_for_workers)
+
+    def begin_again(self, agent: Agent) -> None:
+        """See `MeshEngine.begin_again`."""
+        if agent.where in self._places:
+            self._start(self.expect(agent.where, agent.label, [agent.slots]))
+
+    def _begin(self, workers: Mapping[str, int]) -> None:
+        self._places.update(workers)
+        agents: list[Agent] = []
+        for address, count in workers.items():
+            agents += self.expect(address, address, [count] if self.whole else [1] * count)
+        self._start(agents)
+
+    def _start(self, agents: Iterable[Agent]) -> None:
+        """Have agents started; each group of workers that reach this host alike on its own."""
+        groups: dict[tuple[Address, ...], dict[str, dict[int, int]]] = {}
+        for agent in agents:
+            dial = self._dial(str(agent.where))
+            group = groups.setdefault(dial, {})
+            group.setdefault(str(agent.where), {})[agent.number] = agent.slots
+        for dial, group in groups.items():
+            order = self.order(list(dial))
+            call = partial(self._run_begin, order, group)
+            threading.Thread(target=call, name="encamp-dask-begin", daemon=True).start()
+
+    def _dial(self, worker: str) -> tuple[Address, ...]:
+        """Where this host is reached by a worker, most probably first."""
+        hosts = [get_address_host(worker), get_address_host(self._client.scheduler.address)]
+        if worker.startswith("inproc://"):
+            hosts = ["127.0.0.1"]
+        found = [address_towards(host) for host in hosts]
+        return tuple(self.listen(host) for host in dict.fromkeys(filter(None, found)))
+
+    def _run_begin(self, order: Order, group: dict[str, dict[int, int]]) -> None:
+        """Have agents started by Dask; blocks until it has done so."""
+        for address, said in self._run(begin_here, order, group, workers=list(group)).items():
+            if isinstance(said, Exception):
+                said = dict.fromkeys(group[address], _reason(said))
+            for number, why in said.items():
+                self.soon(partial(self.not_come, number, why))
+
+    def _run(self, function: Any, *args: Any, workers: Collection[str]) -> dict[str, Any]:
+        """What a function gives on workers, outside of Dask's own tasks; exceptions are values."""
+        try:
+            found: dict[str, Any] = self._client.run(
+                function, *args, workers=list(workers), on_error="return"
+            )
+        except Exception as exc:  # noqa: BLE001 - the scheduler is gone, or in the middle of it
+            return dict.fromkeys(workers, exc)
+        return found
+
+    # The helper: what takes Dask some time
+
+    def _help(self) -> None:
+        """See to agents that do not come, new workers and leases."""
+        looked = time.monotonic()
+        while True:
+            try:
+                asked = self._asked.get(timeout=_LOOK)
+                if asked is None:
+                    return
+                with contextlib.suppress(
+                    Exception
+                ):  # a scheduler that is gone is told of otherwise
+                    asked()
+            except queue.Empty:
+                pass
+            if time.monotonic() - looked >= _LOOK:
+                looked = time.monotonic()
+                with contextlib.suppress(Exception):
+                    self._fail_without_scheduler()
+                    self._lease()
+                    self._look_for_ended()
+
+    def _look_for_ended(self) -> None:
+        """Ask for agents that have ended before they have come."""
+        there = list(self.known.values())
+        late = {str(agent.where) for agent in there if agent.link is None}
+        if not late:
+            return
+        for found in self._run(starting.ended, self.run, workers=late).values():
+            if isinstance(found, dict):
+                for number, words in found.items():
+                    self.soon(partial(self.not_come, number, words))
+
+    def needs(self, busy: Mapping[int, int], waiting: int) -> None:
+        """See `Engine.needs`."""
+        at_work: dict[str, int] = {}
+        for number, count in busy.items():
+            if (agent := self.known.get(number)) is not None:
+                where = str(agent.where)
+                at_work[where] = at_work.get(where, 0) + count
+        room = None if self._slots is None else self._slots - sum(self._places.values())
+        self._wanted = at_work, waiting if room is None else min(waiting, room)
+
+    def _lease(self) -> None:
+        """Have the leases that are wanted; for a while also those that were."""
+        (busy, waiting), now = self._wanted, time.monotonic()
+        waits, self._waited = min(waiting, self._waited), waiting
+        for address, count in busy.items():
+            self._given[address] = count, now
+        self._given = {
+            address: (count, when)
+            for address, (count, when) in self._given.items()
+            if now - when < _CALM and address in self._places
+        }
+        self._leases.adjust({where: count for where, (count, _) in self._given.items()}, waits)
+
+    def _fail_without_scheduler(self) -> None:
+        """When the client has given the scheduler up, no worker will come any more."""
+        if self._client.status == "closed" and not self.known:
+            self.soon(self._fail)
+
+    def _fail(self) -> None:
+        raise EngineFailed(self.name, "its scheduler is gone")
+
+    # The end
+
+    def end_by_force(self, agents: Iterable[Agent]) -> None:
+        """See `MeshEngine.end_by_force`."""
+        self._briefly(
+            partial(
+                self._run, starting.end_soon, self.run, 0.0, workers={str(a.where) for a in agents}
+            )
+        )
+
+    def let_go(self) -> None:
+        """See `MeshEngine.let_go`."""
+        self._asked.put(None)
+        if self._helper.is_alive():
+            self._helper.join(_ENDS_WITHIN)
+        self._briefly(self._leave)
+        self._briefly(self._client.close)
+        if self._own is not None:
+            self._own.close()
+
+    def _leave(self) -> None:
+        """Leave nothing on the cluster."""
+        with contextlib.suppress(Exception):
+            self._client.unsubscribe_topic("all")
+            self._leases.close()
+        self._run(starting.end_soon, self.run, 1.0, workers=list(self._places))
+
+    def _briefly(self, call: Callable[[], Any]) -> None:
+        """Do what may wait for a scheduler that is gone, for some seconds."""
+        thread = threading.Thread(target=call, name="encamp-dask-end", daemon=True)
+        thread.start()
+        thread.join(_ENDS_WITHIN)
+
+
+def _reason(exc: Exception) -> str:
+    """Why agents could not be started, and what to do."""
+    if isinstance(exc, ModuleNotFoundError) and "encamp" in str(exc):
+        return "its Python has no encamp; install it for the Python of Dask's workers"
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,52 @@
+"""Leases: what encamp has to do on a Dask cluster, shown to Dask as tasks of its own.
+
+An adaptive cluster grows while tasks wait, and retires workers that have none. So there is a lease
+on a worker for each of its slots that is at work, and one that may run anywhere for each call that
+waits for a slot.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from encamp.engines.dask_worker import hold
+
+_FEW = 16
+"""Leases for calls that wait, beside as many as there are slots: a cluster grows step by step."""
+
+
+class Leases:
+    """Those of one run; for one thread."""
+
+    def __init__(self, client: Any, run: str) -> None:
+        self._client, self._run = client, run
+        self._numbers = itertools.count()
+        self._held: dict[str | None, list[Any]] = {}
+        """By address of the worker; by None those that may run anywhere."""
+
+    def adjust(self, busy: Mapping[Hashable, int], waiting: int) -> None:
+        """Have as many leases on each worker as it has slots at work, and some for what waits."""
+        wanted: dict[str | None, int] = {str(address): count for address, count in busy.items()}
+        wanted[None] = min(waiting, sum(busy.values()) + _FEW)
+        for address in [*self._held]:
+            kept = self._held[address]
+            drop = kept[wanted.get(address, 0) :]
+            del kept[wanted.get(address, 0) :]
+            if drop:
+                self._client.cancel(drop, force=True)
+            if not kept:
+                del self._held[address]
+        for address, count in wanted.items():
+            held = self._held.setdefault(address, []) if count else []
+            held += [self._lease(address) for _ in range(count - len(held))]
+
+    def _lease(self, address: str | None) -> Any:
+        key = f"encamp-lease-{self._run}-{next(self._numbers)}"
+        where = {} if address is None else {"workers": [address], "allow_other_workers": False}
+        return self._client.submit(hold, key, key=key, pure=False, retries=0, **where)
+
+    def close(self) -> None:
+        """Give all back."""
+        self.adjust({}, 0)

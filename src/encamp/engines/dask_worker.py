@@ -1,0 +1,38 @@
+"""What the engine ``dask`` has done in Dask's workers; not in encamp's own processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import dask
+from distributed import get_worker
+
+from encamp.engines.kit import begin
+
+_ENVIRON = "distributed.nanny.pre-spawn-environ"
+_LOOK = 0.1
+"""Seconds between looks at whether Dask still wants a lease."""
+
+
+def begin_here(
+    order: begin.Order, agents: Mapping[str, Mapping[int, int]], dask_worker: Any
+) -> dict[int, str]:
+    """Start agents beside this worker, one of those by whose addresses they are ordered."""
+    set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
+    unset = {name: str(value) for name, value in set_by_nanny.items()}
+    return begin.begin(order, agents[dask_worker.address], unset)
+
+
+def hold(key: str) -> None:
+    """Be work that Dask sees for as long as the task ``key``, which this is, is wanted.
+
+    Dask only forgets a task whose client is gone or has cancelled it; its thread has to look.
+    """
+    worker, never = get_worker(), threading.Event()
+    while worker.status.name in ("running", "paused"):
+        task = worker.state.tasks.get(key)
+        if task is None or task.state != "executing":
+            return
+        never.wait(_LOOK)

@@ -1,0 +1,177 @@
+"""Starting agents beside a process of another system, such as a Dask worker, and ending them.
+
+All of this runs in that process, which it must not harm: an agent is a process of its own, with a
+session of its own, and ends with the process that has started it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from encamp.engines.foreign import foreign
+from encamp.engines.interpreter import python_command
+
+START = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+"""Python code that runs a module which is not where Python looks; its folder and name follow."""
+PACKAGE = str(Path(__file__).parents[3])
+"""Where agents find encamp if it is not installed there."""
+_HERE = ("PARALLEL_", "ENCAMP_")
+_ELSEWHERE = ("PARALLEL_",)
+"""How variables begin that agents have as the controller has them, on its host and on others."""
+_SECRET = ("IPP_CONNECTION_INFO", "JUPYTER_TOKEN", "__DASK_PARENT_PID")
+"""Variables of other systems that only their own processes are to have."""
+_TAIL = 2000
+_KILLED_WITHIN = 5.0
+_running: dict[tuple[str, int], tuple[subprocess.Popen[bytes], IO[bytes], threading.Thread]] = {}
+"""By run and number: each with its log, and with the thread that waits for its end."""
+_ended: dict[str, dict[int, str]] = {}
+"""By run: numbers of agents that have ended, and their last words, until somebody asks."""
+
+
+class Order(msgspec.Struct):
+    """What agents of a run have in common. Not to be shown, for its key."""
+
+    run: str
+    certificate: str
+    key: str
+    dial: list[tuple[str, int]]
+    host: str
+    """The controller's, see `host_id`."""
+    variables: dict[str, str]
+
+    def __repr__(self) -> str:
+        return f"<Order of run {self.run}>"
+
+
+class Spec(msgspec.Struct):
+    """What one agent is told, by its standard input."""
+
+    number: int
+    slots: int
+    dial: list[tuple[str, int]]
+    certificate: str
+    key: str
+    process: int
+
+
+def host_id() -> str:
+    """What all processes have in common that see each other's process ids, and no others."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+
+
+def variables_that_travel() -> dict[str, str]:
+    """The environment variables of this process that agents get."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_HERE)}
+
+
+def environment(order: Order, unset: Mapping[str, str]) -> dict[str, str]:
+    """The environment of an agent here: this process's, without what is for this process alone.
+
+    Those in ``unset`` go if they have that value: somebody has set them for this process.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not (foreign(name) or name in _SECRET or unset.get(name) == value)
+    }
+    if order.host == host_id():
+        return {**kept, **order.variables}
+    given = {k: v for k, v in order.variables.items() if k.startswith(_ELSEWHERE)}
+    return {**given, **kept}
+
+
+def begin(
+    order: Order,
+    agents: Mapping[int, int],
+    unset: Mapping[str, str],
+    told: Callable[[int, str], None] | None = None,
+) -> dict[int, str]:
+    """Start agents of these numbers with so many slots; why some could not be started.
+
+    Does not raise, as some systems print the arguments of what does. ``told`` is called in a thread
+    of its own when one has ended, with its number and last words.
+    """
+    failed = {}
+    for number, slots in agents.items():
+        try:
+            _begin(order, number, slots, unset, told)
+        except Exception as exc:  # noqa: BLE001 - see above
+            failed[number] = f"{type(exc).__name__}: {exc}"
+    return failed
+
+
+def _begin(order: Order, number: int, slots: int, unset: Mapping[str, str], told: Any) -> None:
+    log = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        process = subprocess.Popen(
+            [*python_command(), "-c", START, PACKAGE, "encamp.agent", "mesh"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            env=environment(order, unset),
+        )
+    except BaseException:
+        log.close()
+        raise
+    spec = Spec(number, slots, order.dial, order.certificate, order.key, os.getpid())
+    assert process.stdin is not None  # noqa: S101
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pipe.write(msgspec.json.encode(spec))
+    wait = threading.Thread(
+        target=_wait, args=(order.run, number, told), name="encamp-agent", daemon=True
+    )
+    _running[order.run, number] = process, log, wait
+    wait.start()
+
+
+def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> None:
+    """Take an agent's exit status when it has ended, so that nothing of it is left."""
+    process, log, _ = _running[run, number]
+    code = process.wait()
+    with log:
+        log.seek(max(0, log.seek(0, os.SEEK_END) - _TAIL))
+        lines = log.read().decode(errors="replace").strip().splitlines()
+    words = lines[-1] if lines else f"it ended with exit status {code}"
+    if told is not None:
+        told(number, words)
+    else:
+        _ended.setdefault(run, {})[number] = words
+    del _running[run, number]
+
+
+def ended(run: str) -> dict[int, str]:
+    """Numbers and last words of those that have ended here since this was last asked."""
+    return _ended.pop(run, {})
+
+
+def end(run: str, within: float = 0.0) -> None:
+    """End those of a run that do not end by themselves ``within`` so many seconds; forget it."""
+    deadline = time.monotonic() + within
+    for (of, _), (process, _log, wait) in list(_running.items()):
+        if of == run:
+            wait.join(max(0.0, deadline - time.monotonic()))
+            if wait.is_alive():
+                process.kill()
+                wait.join(_KILLED_WITHIN)
+    _ended.pop(run, None)
+
+
+def end_soon(run: str, within: float) -> None:
+    """The same, without waiting for it."""
+    threading.Thread(target=end, args=(run, within), name="encamp-end", daemon=True).start()

@@ -1,0 +1,89 @@
+"""The identity of a run: a key and a certificate that only its own ends have, made anew each time.
+
+Both ends of a connection show it and accept nothing else, so who has it is one of us.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from encamp.errors import EngineUnavailable
+
+_NAME = "encamp"
+_FROM, _TO = datetime(1970, 1, 2, tzinfo=UTC), datetime(2199, 1, 1, tzinfo=UTC)
+"""It ends with its run; hosts' clocks may differ as they like."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A certificate and its private key, both as PEM."""
+
+    certificate: str
+    key: str = field(repr=False)
+
+    def context(self, *, server: bool) -> ssl.SSLContext:
+        """TLS 1.3 with this identity on both sides, and no other."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=self.certificate)
+        with _file(self.certificate + self.key) as path:
+            context.load_cert_chain(path)
+        if server:
+            context.num_tickets = 0  # no connection is taken up again
+        return context
+
+    def shown_by(self, peer: ssl.SSLObject) -> bool:
+        """Whether the other end has this very certificate, not one that was made with its key."""
+        return peer.getpeercert(True) == ssl.PEM_cert_to_DER_cert(self.certificate)
+
+
+@contextmanager
+def _file(text: str) -> Iterator[str]:
+    """A file of this process that has no name; OpenSSL reads keys from files only."""
+    try:
+        fd = os.memfd_create("encamp-identity")
+    except (OSError, AttributeError):  # a container may refuse it
+        with tempfile.TemporaryFile() as unnamed:
+            fd = os.dup(unnamed.fileno())
+    try:
+        os.write(fd, text.encode())
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
+
+
+def new_identity(engine: str) -> Identity:
+    """The identity of a run of ``engine``. Raises `EngineUnavailable`."""
+    try:
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+    except ImportError as exc:
+        remedy = f"pip install 'encamp[{engine}]', or cryptography alone"
+        raise EngineUnavailable(engine, str(exc), remedy) from exc
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _NAME)])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FROM)
+        .not_valid_after(_TO)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Identity(certificate.public_bytes(pem).decode(), private.decode())

@@ -1,0 +1,65 @@
+"""The bare mesh: agents are processes of this host. For tests, and for what agents run.
+
+Engines that start agents by another system's processes have them run ``encamp.agent mesh``, so that
+an agent needs nothing of that system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+
+from encamp.engines.kit.agent import MeshAgent
+from encamp.engines.kit.agent import join as _join
+from encamp.engines.kit.begin import begin, end
+from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.quantities import whole
+
+_HERE = "127.0.0.1"
+_EXIT_WITHIN = 3.0
+"""Seconds in which an agent exits whose connection has ended."""
+
+
+class BareMesh(MeshEngine):
+    """``agents`` processes with as many ``slots`` in all."""
+
+    def __init__(self, slots: int, agents: int, restarts: int) -> None:
+        super().__init__("mesh", restarts)
+        self._shares = [count for count in shares(slots, [slots] * agents) if count]
+
+    def begin(self) -> None:
+        """See `MeshEngine.begin`."""
+        each = self._shares if self.whole else [1] * sum(self._shares)
+        self._begin(self.expect("here", "this host", each))
+        self.agents = len(each)
+
+    def begin_again(self, agent: Agent) -> None:
+        """See `MeshEngine.begin_again`."""
+        self._begin(self.expect("here", "this host", [agent.slots]))
+
+    def _begin(self, agents: Sequence[Agent]) -> None:
+        order = self.order([self.listen(_HERE)])
+        numbers = {agent.number: agent.slots for agent in agents}
+        for number, why in begin(order, numbers, {}, self._ended).items():
+            self.not_come(number, why)
+
+    def _ended(self, number: int, words: str) -> None:
+        self.soon(partial(self.not_come, number, words))
+
+    def end_by_force(self, agents: Iterable[Agent]) -> None:
+        """See `MeshEngine.end_by_force`."""
+        end(self.run)
+
+    def let_go(self) -> None:
+        """See `MeshEngine.let_go`."""
+        end(self.run, _EXIT_WITHIN)
+
+
+def open_end(slots: int = 2, agents: int = 2, restarts: int = 3) -> BareMesh:
+    """The controller's end."""
+    return BareMesh(whole("slots", slots, 1), whole("agents", agents, 1), restarts)
+
+
+def join(_: Sequence[str]) -> MeshAgent:
+    """An agent's end, see `encamp.engines.kit.agent.join`."""
+    return _join()

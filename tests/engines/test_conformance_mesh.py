@@ -1,0 +1,44 @@
+"""The bare mesh, whose agents are processes of this host, does what every engine must."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from class_wide import ClassWide
+
+from encamp.cluster.cluster import Cluster
+from encamp.testing.conformance import (
+    ClusterOf,
+    Conformance,
+    Facts,
+    Inline,
+    LosesController,
+    SharingInline,
+    SharingThreads,
+)
+
+
+class Mesh(ClassWide):
+    facts = Facts(engine="mesh")
+    code = 'Cluster("mesh", slots=2)'
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        def make(slots: int, **options: Any) -> Cluster:
+            return Cluster("mesh", slots=slots, **options)
+
+        return make
+
+
+class TestMesh(Mesh, Conformance, LosesController):
+    pass
+
+
+class TestMeshInline(Mesh, Inline, SharingInline):
+    pass
+
+
+class TestMeshThreads(Mesh, SharingThreads):
+    pass

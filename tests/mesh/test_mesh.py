@@ -1,0 +1,378 @@
+"""The mesh itself: who gets in, in which order frames arrive, and what becomes of broken ways."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Joined, Left
+from encamp.engines.kit import mesh as mesh_module
+from encamp.engines.kit.agent import MeshAgent
+from encamp.engines.kit.engine import Agent, MeshEngine
+from encamp.engines.kit.identity import Identity, new_identity
+from encamp.errors import EngineFailed
+from encamp.testing.waiting import PATIENCE, until
+
+ORDERS = b"these are the orders"
+
+
+class Controller(MeshEngine):
+    """A controller whose agents are ends in this process."""
+
+    def __init__(self) -> None:
+        super().__init__("mesh", 0)
+        self.again: list[int] = []
+
+    def begin(self) -> None:
+        self.listen("127.0.0.1")
+
+    def begin_again(self, agent: Agent) -> None:
+        self.again.append(agent.number)
+
+
+class Net:
+    """A controller and its agents, all driven by this thread."""
+
+    def __init__(self) -> None:
+        self.controller = Controller()
+        self.controller.start(ORDERS)
+        self.agents: dict[int, MeshAgent] = {}
+        self.come: dict[int, list[Arrival]] = {CONTROLLER: []}
+
+    @property
+    def identity(self) -> Identity:
+        return self.controller._identity
+
+    def join(self, number: int | None = None, identity: Identity | None = None) -> MeshAgent:
+        """An agent that has come."""
+        if number is None:
+            (expected,) = self.controller.expect("here", "here", [1])
+            number = expected.number
+        agent = MeshAgent(number, identity or self.identity, 1, os.getppid())
+        failed: list[Exception] = []
+
+        def reach() -> None:
+            try:
+                agent.reach(self.controller.listens)
+            except EngineFailed as exc:
+                failed.append(exc)
+
+        thread = threading.Thread(target=reach)
+        thread.start()
+        while thread.is_alive():
+            self.turn()
+            thread.join(0.001)
+        if failed:
+            agent.close()
+            raise failed[0]
+        self.agents[number] = agent
+        self.come[number] = []
+        return agent
+
+    def turn(self) -> None:
+        """Let all ends take what is there."""
+        ends: dict[int, Endpoint] = {CONTROLLER: self.controller, **self.agents}
+        for number, end in ends.items():
+            self.come[number] += end.receive()
+
+    def until(self, done: Callable[[], object]) -> None:
+        def look() -> object:
+            self.turn()
+            return done()
+
+        until(look, PATIENCE)
+
+    def frames(self, number: int) -> list[Frame]:
+        return [one for one in self.come[number] if isinstance(one, Frame)]
+
+    def close(self) -> None:
+        for agent in self.agents.values():
+            agent._let_go()
+            agent._starter.close()
+        self.controller._let_go()
+
+
+@pytest.fixture
+def net() -> Iterator[Net]:
+    net = Net()
+    yield net
+    net.close()
+
+
+def texts(frames: list[Frame]) -> list[tuple[int, bytes]]:
+    return [(frame.sender, b"|".join(map(bytes, frame.parts))) for frame in frames]
+
+
+def test_orders_are_the_first_that_an_agent_gets(net: Net) -> None:
+    agent = net.join()
+    net.controller.send(agent.number, [b"then", b"this"])
+    net.until(lambda: len(net.frames(agent.number)) == 2)
+    assert texts(net.frames(agent.number)) == [(0, ORDERS), (0, b"then|this")]
+    assert net.come[CONTROLLER] == [Joined(agent.number)]
+
+
+def test_frames_of_every_size_arrive_in_order_both_ways(net: Net) -> None:
+    agent, sizes = net.join(), random.Random(1)
+    sent: list[list[Any]] = []
+    for number in range(300):
+        count = sizes.choice([1, 1, 2, 5])
+        parts = [
+            bytes([number % 256]) * sizes.choice([0, 1, 100, 5000, 20_000, 300_000])
+            for _ in range(count)
+        ]
+        parts[0] = b"#" + parts[0]
+        sent.append(parts)
+        net.controller.send(agent.number, parts)
+        agent.send(CONTROLLER, parts)
+    for number in (CONTROLLER, agent.number):
+        first = int(number != CONTROLLER)
+        net.until(lambda n=number, f=first: len(net.frames(n)) == len(sent) + f)  # type: ignore[misc]
+        assert [list(map(bytes, f.parts)) for f in net.frames(number)[first:]] == sent
+
+
+def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
+    agent = net.join()
+    part = bytearray(os.urandom(64 << 20))
+    net.controller.send(agent.number, [b"big", part])
+    assert net.controller.sending
+    net.until(lambda: len(net.frames(agent.number)) == 2)
+    assert not net.controller.sending
+    assert net.frames(agent.number)[1].parts[1] == part
+
+
+def test_two_agents_talk_without_the_controller(net: Net) -> None:
+    first, second = net.join(), net.join()
+    for number in range(100):
+        first.send(second.number, [b"%d" % number])
+        second.send(first.number, [b"%d" % number])
+    for one, other in ((first, second), (second, first)):
+        net.until(lambda n=one.number: len(net.frames(n)) == 101)  # type: ignore[misc]
+        said = texts(net.frames(one.number))[1:]
+        assert said == [(other.number, b"%d" % number) for number in range(100)]
+    assert not any(way.relayed for end in (first, second) for way in end._ways.values())
+
+
+def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) -> None:
+    first, second = net.join(), net.join()
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        nowhere = gone.getsockname()
+    for agent in net.controller.known.values():
+        agent.listens = [nowhere]
+    for number in range(100):
+        first.send(second.number, [b"%d" % number, b"x" * 1000])
+        second.send(first.number, [b"%d" % number])
+    net.until(lambda: len(net.frames(second.number)) == len(net.frames(first.number)) == 101)
+    said = texts(net.frames(second.number))[1:]
+    assert said == [(first.number, b"%d|" % number + b"x" * 1000) for number in range(100)]
+    assert first._ways[second.number].relayed
+
+
+def test_a_frame_to_an_agent_that_is_not_there_is_dropped(net: Net) -> None:
+    agent = net.join()
+    agent.send(77, [b"to nobody"])
+    net.controller.send(77, [b"to nobody"])
+    net.until(lambda: agent._ways[77].gone)
+    assert not agent.sending
+
+
+def test_the_end_of_an_agent_is_told_behind_its_last_frames(net: Net) -> None:
+    agent = net.join()
+    for number in range(50):
+        agent.send(CONTROLLER, [b"%d" % number, b"x" * 100_000])
+    closing = threading.Thread(target=net.agents.pop(agent.number).close)
+    closing.start()
+    net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))
+    closing.join()
+    assert [text[:2].strip(b"|") for _, text in texts(net.frames(CONTROLLER))] == [
+        b"%d" % number for number in range(50)
+    ]
+    assert agent.number not in net.controller.known
+
+
+def test_the_end_of_the_controller_is_told_to_its_agents(net: Net) -> None:
+    agent = net.join()
+    net.controller._let_go()
+    until(lambda: any(isinstance(arrival, Left) for arrival in agent.receive()))
+
+
+def test_an_agent_that_another_has_lost_is_lost(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encamp.engines.kit.engine._KNOWN_WITHIN", 0.1)
+    first, second = net.join(), net.join()
+    first.send(second.number, [b"hello"])
+    net.until(lambda: len(net.frames(second.number)) == 2)
+    link = first._ways[second.number].link
+    assert link is not None
+    link.finish()  # as if the network between these two were broken
+    net.until(lambda: any(isinstance(arrival, Left) for arrival in net.come[CONTROLLER]))
+
+
+def test_a_number_is_let_in_once(net: Net) -> None:
+    agent = net.join()
+    for number in (agent.number, agent.number + 1, CONTROLLER):
+        with pytest.raises(EngineFailed, match="did not let"):
+            net.join(number)
+    assert net.come[CONTROLLER] == [Joined(agent.number)]
+
+
+def test_what_an_agent_sends_that_was_given_up_is_not_read(net: Net) -> None:
+    agent = net.join()
+    agent.send(CONTROLLER, [b"before"])
+    net.until(lambda: net.frames(CONTROLLER))
+    net.controller.give_up(agent.number)
+    agent.send(CONTROLLER, [b"after"])
+    net.controller.send(agent.number, [b"end"])
+    net.until(lambda: len(net.frames(agent.number)) == 2)
+    closing = threading.Thread(target=net.agents.pop(agent.number).close)
+    closing.start()
+    net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))
+    closing.join()
+    assert texts(net.frames(CONTROLLER)) == [(agent.number, b"before")]
+
+
+# Strangers
+
+
+def _garbage(address: tuple[str, int], _: Identity) -> socket.socket:
+    stranger = socket.create_connection(address)
+    stranger.sendall(random.Random(2).randbytes(5000))
+    return stranger
+
+
+def _http(address: tuple[str, int], _: Identity) -> socket.socket:
+    stranger = socket.create_connection(address)
+    stranger.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return stranger
+
+
+def _without_certificate(address: tuple[str, int], identity: Identity) -> socket.socket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return _with(context, address)
+
+
+def _with_another_certificate(address: tuple[str, int], identity: Identity) -> socket.socket:
+    context = new_identity("mesh").context(server=False)
+    context.verify_mode = ssl.CERT_NONE
+    return _with(context, address)
+
+
+def _with_an_older_tls(address: tuple[str, int], identity: Identity) -> socket.socket:
+    context = identity.context(server=False)
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return _with(context, address)
+
+
+def _with(context: ssl.SSLContext, address: tuple[str, int]) -> socket.socket:
+    stranger = context.wrap_socket(socket.create_connection(address), do_handshake_on_connect=False)
+    stranger.settimeout(PATIENCE)
+    return stranger
+
+
+def _speak(stranger: socket.socket) -> None:
+    """Say what a friend would; until it is hung up on."""
+    try:
+        if isinstance(stranger, ssl.SSLSocket):
+            stranger.do_handshake()
+            greeting = mesh_module.control(mesh_module.Greeting(1, 0))
+            stranger.sendall(b"eC\1\0" + len(greeting).to_bytes(8, "little") + greeting)
+        while stranger.recv(1000):
+            pass
+    except OSError:
+        pass
+
+
+@pytest.mark.parametrize(
+    "come",
+    [_garbage, _http, _without_certificate, _with_another_certificate, _with_an_older_tls],
+)
+def test_strangers_are_hung_up_on_and_nothing_of_theirs_is_read(
+    net: Net, come: Callable[..., socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net.controller.expect("here", "here", [1])
+    taken: list[Any] = []
+    monkeypatch.setattr(Controller, "_take", lambda *args: taken.append(args))
+    stranger = come(net.controller.listens[0], net.identity)
+    thread = threading.Thread(target=_speak, args=(stranger,))
+    thread.start()
+    net.until(lambda: not thread.is_alive())
+    stranger.close()
+    assert net.come[CONTROLLER] == taken == []
+    assert not net.controller._links
+
+
+def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mesh_module, "GREET_WITHIN", 0.2)
+    with socket.create_connection(net.controller.listens[0]) as stranger:
+        net.until(lambda: net.controller._strangers)
+        patience = net.controller.patience()
+        assert patience is not None
+        assert patience <= 0.2
+        net.until(lambda: not net.controller._strangers)
+        assert stranger.recv(1) == b""
+
+
+def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:
+    agent = net.join()
+    link = agent._ways[CONTROLLER].link
+    assert link is not None
+    link._stream.send(b"this is no frame")
+    net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))
+
+
+def test_an_agent_with_another_identity_does_not_come(net: Net) -> None:
+    (expected,) = net.controller.expect("here", "here", [1])
+    with pytest.raises(EngineFailed, match="did not let"):
+        net.join(expected.number, new_identity("mesh"))
+    assert net.come[CONTROLLER] == []
+
+
+def test_the_key_is_shown_nowhere() -> None:
+    identity = new_identity("mesh")
+    controller = Controller()
+    order = controller.order([("127.0.0.1", 1)])
+    controller._let_go()
+    for shown in (repr(identity), str(identity), repr(order), str(order)):
+        assert "PRIVATE" not in shown
+
+
+def test_a_fork_keeps_no_connection(net: Net) -> None:
+    agent = net.join()
+    child = os.fork()
+    if child == 0:
+        try:
+            left = [fd for fd in agent._links if _open(fd)]
+            os._exit(len(left))
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    agent.send(CONTROLLER, [b"still there"])
+    net.until(lambda: net.frames(CONTROLLER))
+
+
+def _open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
+
+
+def test_patience_is_over_when_something_has_to_be_looked_at(net: Net) -> None:
+    agent = net.join()
+    net.turn()
+    net.turn()
+    assert net.controller.patience() is None
+    net.controller.soon(lambda: None)
+    assert net.controller.patience() == 0
+    began = time.monotonic()
+    net.until(lambda: net.controller.patience() is None)
+    assert time.monotonic() - began < PATIENCE
+    assert agent.patience() is None
