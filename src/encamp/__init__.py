@@ -27,6 +27,15 @@ _HOMES = {
     "ClusterError": "encamp.errors",
     "CurrentTask": "encamp.agent.calls",
     "Executor": "encamp.executor",
+    "Group": "encamp.services.service",
+    "Parameters": "encamp.services.parameters",
+    "Proxy": "encamp.services.proxy",
+    "Result": "encamp.services.result",
+    "Service": "encamp.services.service",
+    "ServiceError": "encamp.errors",
+    "ServiceStatistics": "encamp.services.pool",
+    "current_server": "encamp.services.server",
+    "gather": "encamp.services.service",
     "Host": "encamp.cluster.events",
     "HostAdded": "encamp.cluster.events",
     "HostDeleted": "encamp.cluster.events",
@@ -58,6 +67,7 @@ __all__ = [
     "CurrentTask",
     "EncampError",
     "Executor",
+    "Group",
     "Host",
     "HostAdded",
     "HostDeleted",
@@ -67,7 +77,13 @@ __all__ = [
     "JobReport",
     "Mirror",
     "Output",
+    "Parameters",
+    "Proxy",
     "Received",
+    "Result",
+    "Service",
+    "ServiceError",
+    "ServiceStatistics",
     "StorageError",
     "Task",
     "TaskError",
@@ -78,8 +94,10 @@ __all__ = [
     "call",
     "command",
     "current_sandbox",
+    "current_server",
     "current_task",
     "freeze_support",
+    "gather",
     "map_files",
     "outputs_of",
     "sandbox",
@@ -97,6 +115,7 @@ if TYPE_CHECKING:
         EncampError,
         InputError,
         JobFailed,
+        ServiceError,
         StorageError,
         TaskError,
     )
@@ -106,6 +125,12 @@ if TYPE_CHECKING:
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobReport, TaskReport
+    from encamp.services.parameters import Parameters
+    from encamp.services.pool import ServiceStatistics
+    from encamp.services.proxy import Proxy
+    from encamp.services.result import Result
+    from encamp.services.server import current_server
+    from encamp.services.service import Group, Service, gather
     from encamp.storage.mirror import Mirror
     from encamp.storage.outputs import Output
     from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed

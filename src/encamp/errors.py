@@ -17,6 +17,7 @@
     │   ├── JobBusy                another process is running this job
     │   ├── EngineUnavailable      an engine that is not known or not installed
     │   ├── UnsupportedByEngine    something that this engine cannot do
+    │   ├── WrongLength            not as many values as there are servers
     │   ├── NoSuchHost             a host that is not in the cluster
     │   └── NotEnough              a need that no host can meet
     ├── StorageError               a disk did not do what was asked of it
@@ -35,6 +36,13 @@
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
     │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
+    ├── ServiceError               a service or one of its servers does not do what was asked of it
+    │   ├── ServerLost             a server died; says whether the call had begun
+    │   ├── ServiceEnded           the service was terminated
+    │   ├── ServiceFailed          no server of the service can start, or stay alive
+    │   ├── ProxyReleased          a call on a proxy that was released
+    │   ├── CircularCall           a call that waits, in the end, for itself
+    │   └── GroupBroken            a message to or from a member that is gone
     ├── ClusterError               a cluster as a whole does not do what was asked of it
     │   ├── ClusterClosed          it is closed, or closing
     │   ├── EngineFailed           the engine could not start or broke down
@@ -356,6 +364,18 @@ class HostsNotReached(EncampError):
 
 
 @dataclass(eq=False)
+class WrongLength(InputError, ValueError):
+    """Also a ValueError. ``what`` was given for each of ``servers``."""
+
+    what: str
+    given: int
+    servers: int
+
+    def __str__(self) -> str:
+        return f"{self.given} {self.what} for {self.servers} servers; give one for each"
+
+
+@dataclass(eq=False)
 class NoSuchHost(InputError):
     host: str
     known: tuple[str, ...]
@@ -599,6 +619,84 @@ def _ending(exit_code: int) -> str:
         "SIGKILL": ": killed, often for want of memory",
     }.get(name, "")
     return f"was ended by {name}{hint}"
+
+
+class ServiceError(EncampError):
+    """A service, or one of its servers, does not do what was asked of it."""
+
+
+@dataclass(eq=False)
+class ServerLost(ServiceError, BrokenExecutor):
+    """``begun`` says whether the call had begun when the server died; None: nobody knows.
+
+    A call that had not begun can be made again; one that had may have had its effect. ``lost`` is
+    how many answered calls the state of the server's successor does not know of.
+    """
+
+    service: str
+    call: str
+    host: str
+    begun: bool | None
+    exit_code: int | None = None
+    why: str = ""
+    lost: int = 0
+
+    def __str__(self) -> str:
+        end = "went away" if self.exit_code is None else _ending(self.exit_code)
+        why = f" ({self.why})" if self.why else ""
+        begun = {True: "had begun", False: "had not begun", None: "may have begun"}[self.begun]
+        return (
+            f"a server of {printable(self.service)} was lost: its process on "
+            f"{self.host or 'its host'} {end}{why}; the call of {printable(self.call)} {begun}"
+        )
+
+
+@dataclass(eq=False)
+class ServiceEnded(ServiceError):
+    service: str
+
+    def __str__(self) -> str:
+        return f"the service {printable(self.service)} was terminated; publish it again"
+
+
+@dataclass(eq=False)
+class ServiceFailed(ServiceError, BrokenExecutor):
+    """``why`` says what happened to its servers; its cause is what the last of them raised."""
+
+    service: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"the service {printable(self.service)} has no server any more: {self.why}"
+
+
+@dataclass(eq=False)
+class ProxyReleased(ServiceError, RuntimeError):
+    service: str
+
+    def __str__(self) -> str:
+        return f"this proxy of {printable(self.service)} was released; acquire another one"
+
+
+@dataclass(eq=False)
+class CircularCall(ServiceError, RuntimeError):
+    """``what`` is waited for by something that waits for the caller itself."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return (
+            f"waiting for {printable(self.what)} would never end, since its server waits, directly "
+            "or through others, for the call that waits here; let one of them return before"
+        )
+
+
+@dataclass(eq=False)
+class GroupBroken(ServiceError):
+    service: str
+
+    def __str__(self) -> str:
+        return f"a member of this group of {printable(self.service)} is gone"
 
 
 class ClusterError(EncampError):

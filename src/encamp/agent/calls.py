@@ -42,6 +42,7 @@ from encamp.agent.pickling import (
 )
 from encamp.agent.protocol import (
     NOWHERE,
+    SERVICES,
     SPAWNER,
     Answer,
     Ask,
@@ -119,6 +120,9 @@ class Port(Protocol):
         None if the time is over. What comes is given to `Slot.take`.
         """
 
+    def tell_waiters(self) -> None:
+        """Have all threads that wait in `until` ask again."""
+
 
 class Slot:
     """Runs calls one after the other. ``number`` is its number on its host."""
@@ -145,7 +149,9 @@ class Slot:
         """Is called with the task's number before its result is sent."""
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
         self.inbox: deque[tuple[int, Parts]] = deque()
-        self._early: dict[int, list[tuple[int, Parts]]] = {}
+        self.letters: deque[tuple[int, Parts]] = deque()
+        """Messages for services: with their sender."""
+        self._early: dict[int, list[tuple[int, int, Parts]]] = {}
         """Messages for calls that wait, or that have not come yet: other ways may be quicker."""
         self._expected: dict[int, int] = {}
         """Of those that have not come, the number of the `Run` that brings them."""
@@ -217,13 +223,15 @@ class Slot:
     def _take_message(self, envelope: Message, payload: Parts) -> None:
         with self.lock:
             if envelope.to == self.running:
-                self.inbox.append((envelope.sender, payload))
+                box = self.letters if envelope.port else self.inbox
+                box.append((envelope.sender, payload))
                 return
             if envelope.run > self._latest:
                 self._expected[envelope.to] = envelope.run
             elif not any(call[0] == envelope.to for call, _ in self.calls):
                 return
-            self._early.setdefault(envelope.to, []).append((envelope.sender, payload))
+            early = envelope.port, envelope.sender, payload
+            self._early.setdefault(envelope.to, []).append(early)
 
     def give_back(self) -> tuple[list[int], int]:
         """Let go of the calls that have not begun; their tasks, and the task that is running.
@@ -287,14 +295,14 @@ class Slot:
         """Send a call's result, or hold it back; and what it has not read, if it did not begin."""
         now = time.perf_counter()
         self.running = -1
-        talked = self.inbox or self._routes or self.lines or self._not_run
+        talked = self.inbox or self.letters or self._routes or self.lines or self._not_run
         unread = self._forget_messages() if talked else ()
         payload, buffers = enclosed(parts)
         result = encode((task, good, took, payload, len(buffers)))
         if not self.calls or buffers or unread or not self.ledger.hold(result, now):
             self.send_results(result, buffers, now)
-        for sender, letter in unread:  # the controller has them wait for it
-            message = Message(task, sender)
+        for port, sender, letter in unread:  # the controller has them wait for it
+            message = Message(task, sender, port=port)
             self.port.send([encode(message), *letter], message)
 
     def hand_back(self) -> None:
@@ -311,10 +319,12 @@ class Slot:
             waiting = self.calls.popleft()
             self.ledger.begin_call()
             task = self.running = waiting[0][0]
-            if self.inbox:  # a message for the one before came at its very end
+            if self.inbox or self.letters:  # messages for the one before came at its very end
                 self.inbox.clear()
+                self.letters.clear()
             if self._early:
-                self.inbox.extend(self._early.pop(task, ()))
+                for port, sender, payload in self._early.pop(task, ()):
+                    (self.letters if port else self.inbox).append((sender, payload))
             return waiting
 
     def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
@@ -326,12 +336,16 @@ class Slot:
             self.port.send([head, *buffers])
             ledger.sent(len(results), now)
 
-    def _forget_messages(self) -> Sequence[tuple[int, Parts]]:
+    def _forget_messages(self) -> Sequence[tuple[int, int, Parts]]:
         """Forget what was for the call; the messages of one that could not begin here."""
         with self.lock:
-            unread = list(self.inbox) if self._not_run else []
+            unread = []
+            if self._not_run:
+                for port, box in ((0, self.inbox), (SERVICES, self.letters)):
+                    unread += [(port, sender, payload) for sender, payload in box]
             self._not_run = False
             self.inbox.clear()
+            self.letters.clear()
             self._routes.clear()
             self.lines = {}  # a thread that the task has left may have the old ones
         return unread
@@ -464,6 +478,14 @@ class Slot:
                 self.lines.clear()
             self.lines[to] = short.line(envelope) if to in self.lines else None
 
+    def post(self, sender: int, to: int, port: int, parts: Parts) -> None:
+        """Send parts to a port of another task, or of the controller's program."""
+        where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
+        envelope, head = addressed(to, sender, *where, port)
+        whole = [head, *parts]
+        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, whole):
+            self.port.send(whole, envelope)
+
     def _route(self, to: int) -> tuple[int, int, int]:
         self.port.send([encode(WhereIs(self.number, to))])
         route = self.port.until(lambda: self._routes.get(to), None)
@@ -591,6 +613,11 @@ def seconds(timeout: object) -> float | None:
 def in_a_call() -> bool:
     """Whether this thread runs a call."""
     return _current.get() is not None
+
+
+def slot_here() -> tuple[Slot, int] | None:
+    """The slot that this thread runs a call of, and the call's task."""
+    return _current.get()
 
 
 def current_task() -> CurrentTask:

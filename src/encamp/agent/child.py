@@ -432,6 +432,12 @@ class _Sockets:
         if self._others:
             self._tell_others()
 
+    def tell_waiters(self) -> None:
+        """See `calls.Port.tell_waiters`."""
+        if self._others:
+            self._tell_others()
+        self._wake.wake()
+
     def _tell_others(self) -> None:
         with self._changed:
             self._changed.notify_all()

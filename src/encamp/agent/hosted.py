@@ -126,6 +126,8 @@ class ProcessSlot(Hosted):
         self._looks = False
         """Whether it will look into the slot's ledger."""
         self._ending = False
+        self._mark = (0, 0)
+        """What the call had noted whose process has ended."""
         self._stillborn = 0
         """How many processes have ended before they had begun, since one has."""
         self._refused = 0
@@ -372,6 +374,7 @@ class ProcessSlot(Hosted):
             return
         self._forget(process)
         text, began = process.printed(), process.in_a_call
+        self._mark = process.mark
         self._failed_starts = 0 if process.has_begun else self._failed_starts + 1
         if self._failed_starts > _STARTS:
             began = self.busy > 0  # no process of it comes so far: its first call fails
@@ -415,7 +418,8 @@ class ProcessSlot(Hosted):
     def _tell_end(
         self, exit_code: int | None, text: bytes, *, began: bool = False, gone: bool = False
     ) -> None:
-        ended = SlotEnded(self.number, exit_code, text, began, gone)
+        ended = SlotEnded(self.number, exit_code, text, began, gone, self._mark)
+        self._mark = (0, 0)
         self.busy = 0
         self._stopping = False
         self._tickets.clear()
@@ -542,6 +546,10 @@ class ThreadSlot(Hosted):
         """See `Port.send_to`."""
         return False
 
+    def tell_waiters(self) -> None:
+        """See `Port.tell_waiters`."""
+        self._tell()
+
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """See `Port.until`."""
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -619,6 +627,9 @@ class InlineSlot(Hosted):
     def send_to(self, slot: int, parts: Parts) -> bool:
         """See `Port.send_to`."""
         return False
+
+    def tell_waiters(self) -> None:
+        """See `Port.tell_waiters`; one thread only may wait."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
         """See `Port.until`."""

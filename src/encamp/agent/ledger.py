@@ -8,7 +8,8 @@ that hears no more of a slot for four times as long looks here (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
     results:  4 bytes of length, and what `encode` made of it
-    8 bytes   at the end, behind `SIZE`: how many calls the slot has begun
+    8 bytes   behind `SIZE`: how many calls the slot has begun
+    16 bytes  at the end: what the running call has noted of how far it is (`Ledger.mark`)
 
 The first 8 bytes are one word, written last. Numbers grow as long as the process lives. A call
 that the slot has begun, and of which there is no result when its process has ended, is lost; those
@@ -31,6 +32,7 @@ _USED = 20
 _BEGIN = 8
 _LENGTH = 4
 _WORD = 8
+_BEHIND = 3 * _WORD
 
 
 def create() -> int:
@@ -40,8 +42,12 @@ def create() -> int:
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, SIZE + _WORD)
+    os.ftruncate(fd, SIZE + _BEHIND)
     return fd
+
+
+_AT_COUNT = SIZE // _WORD
+_AT_MARK = _AT_COUNT + 1
 
 
 class Ledger:
@@ -56,8 +62,10 @@ class Ledger:
         self._sent = 0.0
         self.count = 0
         """Calls that have begun."""
+        self.now = 0, 0
+        """What was marked last."""
         if fd >= 0:
-            memory = mmap.mmap(fd, SIZE + _WORD)
+            memory = mmap.mmap(fd, SIZE + _BEHIND)
             os.close(fd)
             self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
             self._begin = self._end = _BEGIN
@@ -71,7 +79,18 @@ class Ledger:
         """Note that one more call begins."""
         self.count += 1
         if self._begin:
-            self._words[SIZE // _WORD] = self.count
+            self._words[_AT_COUNT] = self.count
+            self._words[_AT_MARK + 1] = 0
+
+    def mark(self, about: int, number: int) -> None:
+        """Note how far the running call is; its agent tells that if this process dies."""
+        self.now = about, number
+        if self._begin:
+            words = self._words
+            if words[_AT_MARK] != about:
+                words[_AT_MARK + 1] = 0
+                words[_AT_MARK] = about
+            words[_AT_MARK + 1] = number
 
     def hold(self, result: bytes, now: float) -> bool:
         """Keep a result for later; False if it is time to send it, and all that is held."""
@@ -100,6 +119,12 @@ class Ledger:
 def begun(fd: int) -> int:
     """How many calls a slot has begun; for its agent."""
     return int.from_bytes(os.pread(fd, _WORD, SIZE), "little")
+
+
+def marked(fd: int) -> tuple[int, int]:
+    """What the call that a slot runs has noted last; for its agent."""
+    words = os.pread(fd, 2 * _WORD, SIZE + _WORD)
+    return int.from_bytes(words[:_WORD], "little"), int.from_bytes(words[_WORD:], "little")
 
 
 def is_open(fd: int) -> bool:

@@ -168,6 +168,11 @@ class SlotProcess:
         """Whether it has begun a call of which no result has come."""
         return ledger.begun(self.ledger) > self.results
 
+    @property
+    def mark(self) -> tuple[int, int]:
+        """What its call has noted of how far it is."""
+        return ledger.marked(self.ledger)
+
     def ended(self) -> int | None:
         """Wait for a process that has ended, and end what it has left behind; its exit code."""
         self._wait()

@@ -23,6 +23,8 @@ from encamp.wire import Buffer, Parts
 
 SPAWNER = 0
 """Task number of the controller's own program."""
+SERVICES = 1
+"""`Message.port` of what services, their servers and clients say to each other."""
 NOWHERE = -1
 _MARKED = bytes([MARK])
 
@@ -188,6 +190,8 @@ class Message(Envelope, tag=10):
     """Where ``to`` is, if the sender knows; otherwise it goes by way of the controller."""
     run: int = 0
     """`Run.number` of what ``to`` came with, if the sender knows: this may be there before it."""
+    port: int = 0
+    """Whose it is at the receiver: its own code's queue, or that of a layer above (`SERVICES`)."""
 
 
 class Received(msgspec.Struct, frozen=True):
@@ -269,6 +273,8 @@ class SlotEnded(Envelope, tag=18):
     """Whether it had calls."""
     gone: bool = False
     """Whether there is no other process in its place, since none could be started."""
+    mark: tuple[int, int] = (0, 0)
+    """How far its call had come, as that has noted (`Ledger.mark`)."""
 
 
 class Leaves(Envelope, tag=24):
@@ -331,9 +337,11 @@ def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> byt
 
 
 @lru_cache(256)
-def addressed(to: int, sender: int, agent: int, slot: int, run: int = 0) -> tuple[Message, bytes]:
+def addressed(
+    to: int, sender: int, agent: int, slot: int, run: int = 0, port: int = 0
+) -> tuple[Message, bytes]:
     """A `Message`, and its bytes: who sends one sends more."""
-    message = Message(to, sender, agent, slot, run)
+    message = Message(to, sender, agent, slot, run, port)
     return message, encode(message)
 
 

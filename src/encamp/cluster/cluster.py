@@ -11,9 +11,10 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 from warnings import warn
 
 from encamp.agent.calls import BRIEF, seconds, task_number
@@ -49,6 +50,9 @@ from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, check_for_hosts
 from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire import changeable, own
+
+if TYPE_CHECKING:
+    from encamp.services.service import Service, ServiceOptions
 
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
@@ -375,6 +379,28 @@ class Cluster:
             if wanted > most:
                 raise NotEnough(what, wanted, most)
         raise NotEnough("cores, memory and GPUs together", 1, 0)
+
+    def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
+        """Publish an object as a service: one server for each slot, which anybody may call.
+
+        ``what`` is the object, or a class or function that makes it, of ``args`` and ``kwargs``, in
+        each server. ``per="host"`` has one server for each host, ``count`` so many in all, ``on``
+        only on some hosts; new hosts get servers, too. Each is a task with a folder of its own, so
+        that ``mirror``, ``outputs``, ``to``, ``cores``, ``memory`` and ``gpus`` are as for `spawn`.
+        Returns at once; the service can be used as soon as one server is ready.
+
+        A server that dies is replaced, at most ``restarts`` times in a row. With
+        ``checkpoint_every`` its successor has its state after the last so many calls: what the
+        object's ``checkpoint()`` returned, for ``restore(state)``, or the pickled object. With
+        ``at_least_once`` calls since then are run again, instead of failing with `ServerLost`.
+        ``idle_limit`` in seconds ends servers that nobody calls.
+
+        Raises an `InputError` of some kind, `NotEnough` where no slots can ever serve it;
+        `ClusterClosed`.
+        """
+        layer_above = import_module("encamp.services.service")
+        service: Service = layer_above.publish(self, what, args, options)
+        return service
 
     # Messages
 

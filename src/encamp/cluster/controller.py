@@ -68,6 +68,7 @@ from encamp.cluster.recalls import Recalls, why_ended
 from encamp.cluster.scheduler import Place, Scheduler
 from encamp.cluster.setups import Setups
 from encamp.cluster.task import Task
+from encamp.cluster.tenant import Tenant
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
     BadFrame,
@@ -111,6 +112,8 @@ class Controller:
         self.recalls = Recalls(self)
         self.hosts = Hosts(self)
         self.failure: EngineFailed | None = None
+        self.tenant: Tenant | None = None
+        """What has tasks here that last: services."""
         self.closing = False
         self._shares_memory = inline and engine.agent_here is not None
         """Whether tasks run in this process."""
@@ -396,6 +399,8 @@ class Controller:
             return
         task._arguments, task._function = None, task._function.emptied()
         self.mail.forget(task)
+        if self.tenant is not None:
+            self.tenant.ended(task, good, value)
         options = task._options
         if options.staged and (depot := self.setups.forget(task)) is not None:
             self.errands.run(depot.close, _nothing)
@@ -455,10 +460,12 @@ class Controller:
     # What tasks send and ask
 
     def _message(self, agent: Agent, envelope: Message, parts: Parts) -> None:
-        if envelope.to == SPAWNER:
+        if envelope.to != SPAWNER:
+            self.mail.send(envelope.to, envelope.sender, parts[1:], envelope.port)
+        elif not envelope.port:
             self.mail.put(envelope.sender, parts[1:])
-        else:
-            self.mail.send(envelope.to, envelope.sender, parts[1:])
+        elif self.tenant is not None:
+            self.tenant.arrived(envelope.sender, parts[1:])
 
     def _where_is(self, agent: Agent, envelope: WhereIs, parts: Parts) -> None:
         where = Where(envelope.slot, envelope.task, *self.mail.place_of(envelope.task))

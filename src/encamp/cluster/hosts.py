@@ -99,8 +99,13 @@ class Hosts:
         gpus = tuple(station.gpus) if known is None else known.gpus
         host = Host(station.name, len(station.places), station.cores, station.memory, gpus, python)
         self.known[station.name] = host
+        self._slots_changed()
         if known is None:
             self._mail.put(SPAWNER, HostAdded(host))
+
+    def _slots_changed(self) -> None:
+        if self._controller.tenant is not None:
+            self._controller.tenant.hosts_changed()
 
     def here(self) -> list[Agent]:
         """The agents that have come, in the order in which they did."""
@@ -160,6 +165,7 @@ class Hosts:
             station = self._scheduler.stations.get(agent.facts.host)
             if station is None:
                 self._mail.put(SPAWNER, HostDeleted(self.known.pop(agent.facts.host)))
+                self._slots_changed()
             else:  # another agent is still there
                 self._know(station, agent.facts.python)
         self.has_lost = True
@@ -189,6 +195,8 @@ class Hosts:
         place.stopping = False
         place.ticket = 0
         ahead = list(place.ahead)
+        if ahead:
+            ahead[0]._mark = envelope.mark
         if ahead and envelope.text and envelope.began:
             said = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
             self._controller.said(agent, said, [])
@@ -207,6 +215,7 @@ class Hosts:
         self._scheduler.remove(place)
         agent.gone.add(place)
         if len(agent.gone) < len(agent.places):
+            self._slots_changed()
             self.end_unmet()
             return
         if len(self.agents) == 1:  # whatever comes in its place would fare no better

@@ -75,9 +75,19 @@ class Life:
             self.end()
 
     def _wait(self) -> None:
-        """Wait for all tasks."""
+        """Wait for all tasks, and then for what lasts to end."""
         controller = self._controller
-        self._pump.until(lambda: not (controller.incoming or controller.tasks))
+
+        def done() -> bool:
+            tenant = controller.tenant
+            if controller.incoming or tenant is None:
+                return not (controller.incoming or controller.tasks)
+            return len(controller.tasks) <= tenant.lasting and tenant.idle
+
+        self._pump.until(done)
+        if controller.tenant is not None:
+            self._pump.call(controller.tenant.wind_up)
+            self._pump.until(lambda: not (controller.incoming or controller.tasks))
 
     def _cancel(self) -> None:
         controller = self._controller
@@ -117,6 +127,8 @@ class Life:
         finally:
             controller.engine.stop()
             controller.setups.close()
+            if controller.tenant is not None:
+                controller.tenant.close()
             controller.abandon()
             controller.mail.call_waiters(failed=True)
             _OPEN.discard(self)

@@ -23,7 +23,7 @@ class Mail:
     def __init__(self, tasks: Mapping[int, Task], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
         self.come: deque[tuple[int, Any]] = deque()
-        self._early: dict[int, list[tuple[int, Parts]]] = {}
+        self._early: dict[int, list[tuple[int, int, Parts]]] = {}
         self._waiters: list[Callable[[], object]] = []
         self._news = False
         """Whether something has come that those who wait were not told of."""
@@ -83,23 +83,25 @@ class Mail:
         task = self._tasks.get(number)
         return task is not None and task.running() and number not in self._early
 
-    def send(self, to: int, sender: int, payload: Parts) -> None:
+    def send(self, to: int, sender: int, payload: Parts, port: int = 0) -> None:
         """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
         task = self._tasks.get(to)
         if task is None:
             return
         if task._state != "RUNNING" or to in self._early:
-            self._early.setdefault(to, []).append((sender, payload))
+            self._early.setdefault(to, []).append((port, sender, payload))
         elif (place := task._place) is not None:
-            envelope, head = addressed(to, sender, place.agent, place.number)
+            envelope, head = addressed(to, sender, place.agent, place.number, 0, port)
             self._outbox.send(place.agent, [head, *payload])
+            if port:
+                return
             if self.short is not None and sender == SPAWNER and not self.lines.get(to):
                 self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
     def begins(self, task: Task) -> None:
         """A task begins: it gets what has waited for it."""
-        for sender, payload in self._early.pop(task.id, ()) if self._early else ():
-            self.send(task.id, sender, payload)
+        for port, sender, payload in self._early.pop(task.id, ()) if self._early else ():
+            self.send(task.id, sender, payload, port)
 
     def forget(self, task: Task) -> None:
         """A task has ended."""

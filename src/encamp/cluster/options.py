@@ -66,6 +66,10 @@ class Options:
         object.__setattr__(self, "plain", not said)
 
 
+_INTERNAL = "initializer", "answer", "owner", "place", "alone"
+"""What no user gives."""
+
+
 @dataclass(frozen=True)
 class SpawnOptions:
     """The options of a call as they were given; see `Cluster.spawn`."""
@@ -87,11 +91,12 @@ class SpawnOptions:
     answer: Callable[[Any], Any] | None = None
     owner: object = None
     place: Place | None = None
+    alone: bool = False
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
         """From what was given by name. Raises `UnknownOption`."""
-        known = set(cls.__dataclass_fields__) - {"initializer", "answer", "owner", "place"}
+        known = set(cls.__dataclass_fields__) - set(_INTERNAL)
         for name in given:
             if name not in known:
                 raise UnknownOption(name, tuple(sorted(known)))
@@ -133,7 +138,7 @@ class SpawnOptions:
     def _need(self) -> Need:
         memory = _bytes(self.memory)
         cores, gpus = whole("cores", self.cores, 1), whole("gpus", self.gpus, 0)
-        alone = self.fresh or cores > 1 or memory > 0 or gpus > 0
+        alone = self.alone or self.fresh or cores > 1 or memory > 0 or gpus > 0
         need = Need(names(self.on), cores, memory, gpus, alone, self.place)
         return PLAIN if need == PLAIN else need
 

@@ -228,6 +228,8 @@ class Recalls:
         if self._controller.tasks.pop(task.id, None) is not None:
             task._arguments, task._function = None, task._function.emptied()
             self._mail.forget(task)
+            if self._controller.tenant is not None:
+                self._controller.tenant.ended(task, False, CancelledError())
             task._cancelled()
             if task._options.notify:
                 self._mail.put(task.id, TaskResult(task.id, False, CancelledError()))

@@ -1,0 +1,139 @@
+"""A `concurrent.futures.Future` that is light while it waits.
+
+A standard future has a lock, a condition and a queue of its own, more than a kilobyte. Here these
+are made when somebody waits for it by them; until then a lock of all guards what changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+PENDING, RUNNING, FINISHED = "PENDING", "RUNNING", "FINISHED"
+CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
+ENDED = (*CANCELLED, FINISHED)
+_lock = threading.Lock()
+
+
+def _forked() -> None:
+    """Another thread of the process that this one was forked from may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+
+
+class _Made:
+    """An attribute that is made when somebody looks for it, for the standard library's code.
+
+    ``flag`` is the attribute that tells that it was: to look into ``__dict__`` would make one.
+    """
+
+    def __init__(self, make: Callable[[], Any], flag: str) -> None:
+        self._make, self._flag = make, flag
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, future: LightFuture | None, owner: type) -> Any:
+        if future is None:
+            return self
+        with _lock:
+            setattr(future, self._flag, True)
+            return future.__dict__.setdefault(self._name, self._make())
+
+
+class LightFuture(Future[Any]):
+    """Base of what is waited for by driving something: `_wait` says how."""
+
+    _state = PENDING
+    _result: Any = None
+    _exception: BaseException | None = None
+    _heavy = False
+    """Whether it has a condition, so that others may wait by it."""
+    _called_back = False
+    """Whether it has callbacks."""
+    _condition = _Made(threading.Condition, "_heavy")
+    _waiters = _Made(list, "_heavy")
+    _done_callbacks = _Made(list, "_called_back")
+
+    def __init__(self) -> None:  # not the base's: see the module's head
+        pass
+
+    def _wait(self, timeout: float | None) -> float | None:
+        """Wait until it is done or the time is over; seconds that are left."""
+        raise NotImplementedError
+
+    def done(self) -> bool:
+        """Whether it has ended in any way."""
+        return self._state in ENDED
+
+    def running(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self._state == RUNNING
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled before it began."""
+        return self._state in CANCELLED
+
+    def _cancelled(self) -> None:
+        """For who runs it: it was taken back."""
+        super().cancel()
+        super().set_running_or_notify_cancel()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What came of it; waits, and raises what was raised. See `Future.result`."""
+        left = self._wait(timeout) if self._state != FINISHED else 0
+        if self._state == FINISHED and self._exception is None:
+            return self._result
+        return super().result(left)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What was raised, or None; waits. See `Future.exception`."""
+        left = self._wait(timeout) if self._state != FINISHED else 0
+        if self._state == FINISHED:
+            return self._exception
+        return super().exception(left)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return asyncio.wrap_future(self).__await__()
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """See `Future.add_done_callback`; it may be called by any thread that waits."""
+        callbacks = self._done_callbacks
+        with _lock:
+            if not self._heavy and not self.done():
+                callbacks.append(fn)
+                return
+        super().add_done_callback(fn)
+
+    def set_result(self, result: Any) -> None:
+        """For who runs it."""
+        if not self._finished(result, None):
+            super().set_result(result)
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """For who runs it."""
+        if not self._finished(None, exception):
+            super().set_exception(exception)
+
+    def _finished(self, result: Any, exception: BaseException | None) -> bool:
+        """End it, and call its callbacks; False where its condition has to be told."""
+        with _lock:
+            if self._heavy:
+                return False
+            if self._state in ENDED:
+                raise InvalidStateError(f"{self._state}: {self!r}")
+            if exception is None:
+                self._result = result
+            else:  # not both: what all of a million have takes memory
+                self._exception = exception
+            self._state = FINISHED
+        if self._called_back:
+            self._invoke_callbacks()  # type: ignore[attr-defined]
+        return True

@@ -1,0 +1,35 @@
+"""What stays on a cluster beside its tasks and is told what goes on there: services."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from encamp.cluster.task import Task
+from encamp.wire import Parts
+
+
+class Tenant(Protocol):
+    """A layer above that has long-lived tasks of its own. The thread that drives calls it."""
+
+    @property
+    def lasting(self) -> int:
+        """How many of the cluster's tasks are its own, and end only when they are told to."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for anything of it."""
+
+    def arrived(self, sender: int, parts: Parts) -> None:
+        """A message has come on its port (`protocol.SERVICES`)."""
+
+    def ended(self, task: Task, good: bool, value: Any) -> None:
+        """A task has ended, its own or another."""
+
+    def hosts_changed(self) -> None:
+        """There are more or fewer slots."""
+
+    def wind_up(self) -> None:
+        """The cluster is about to close: its own tasks are to end in order."""
+
+    def close(self) -> None:
+        """The cluster is closed."""

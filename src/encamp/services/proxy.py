@@ -1,0 +1,190 @@
+"""A proxy: the calls of who has acquired a server."""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from encamp.agent.pickling import cannot_travel, dump_arguments
+from encamp.errors import ProxyReleased, words_of
+from encamp.services.ends import Outgoing, Route
+from encamp.services.letters import CALL, READ, WRITE
+from encamp.services.result import Result
+from encamp.wire import Parts
+
+if TYPE_CHECKING:
+    from encamp.services.service import Service
+
+_log = logging.getLogger("encamp")
+
+
+class Proxy:
+    """Calls the methods of one server's object, one after the other, and tells when it is done.
+
+    ``proxy.method(...)`` and ``proxy.attribute`` return a `Result` at once; ``proxy.attribute = x``
+    sets it. `release` lets others have the server after the last of these calls; the end of a
+    ``with`` or ``async with`` block does that, too. Methods of the object that are named as one
+    of the proxy's own (``release``, ``call``, ``read``, ``write``) are called by `call`. Any thread
+    may use it; passed to a task or to another service it works there as well. After its release
+    it raises `ProxyReleased`.
+    """
+
+    __slots__ = ("__weakref__", "_end", "_last", "_lease", "_passed", "_released", "_route",
+                 "_service")  # fmt: skip
+
+    def __init__(self, service: Service, route: Route, lease: int, *, passed: bool = False) -> None:
+        own = object.__setattr__
+        own(self, "_service", service)
+        own(self, "_end", service._end)
+        own(self, "_route", route)
+        own(self, "_lease", lease)
+        own(self, "_passed", passed)
+        own(self, "_released", False)
+        own(self, "_last", None)
+
+    # Calls
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
+        """What ``object.method(*args, **kwargs)`` returns; does not wait for it.
+
+        Raises `CannotTravel` for arguments that cannot be pickled, and `ProxyReleased`.
+        """
+        return self._send(CALL, method, pickled(self._service.name, method, args, kwargs))
+
+    def read(self, name: str) -> Result:
+        """The value of an attribute of the object; does not wait for it."""
+        return self._send(READ, name, [])
+
+    def write(self, name: str, value: Any) -> Result:
+        """Set an attribute of the object; the result is None, when it is done."""
+        return self._send(WRITE, name, pickled(self._service.name, name, (value,), {}))
+
+    def release(self) -> None:
+        """Let others have the server when the calls that were made by now have ended.
+
+        Does not wait. Does nothing the second time.
+        """
+        if not self._released:
+            object.__setattr__(self, "_released", True)
+            last = self._last
+            at_once = not self._passed and (last is None or last.done())
+            self._end.release(self._route, self._lease, at_once=at_once)
+
+    def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
+        if self._released:
+            raise ProxyReleased(self._service.name)
+        if result is None:
+            result = Result(self._end, self._service.name, name)
+        object.__setattr__(self, "_last", result)
+        self._end.call(Outgoing(self._route, self._lease, op, name, parts, result))
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"a proxy has no {name!r}; private names stay with the object")
+        if name in self._service.methods:
+            return _Method(self, name)
+        result = self.read(name)
+        result.hint = f"it has {', '.join(sorted(self._service.methods)) or 'none'}"
+        return result
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            raise AttributeError(f"a proxy has no {name!r}; private names stay with the object")
+        self.write(name, value).add_done_callback(_complain)
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("attributes of a service's object cannot be deleted by a proxy")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._service.methods]
+
+    # Its life
+
+    @property
+    def server(self) -> int:
+        """The server's number, which no other has."""
+        return int(self._route.seat)
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    async def __aenter__(self) -> Proxy:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if not (self._released or self._passed):
+            last = self._last
+            self._end.drop(self._route, self._lease, at_once=last is None or last.done())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._released:
+            raise ProxyReleased(self._service.name)
+        object.__setattr__(self, "_passed", True)
+        route = self._route
+        return _passed, (self._service, route.seat, route.to, self._lease)
+
+    def __repr__(self) -> str:
+        state = ": released" if self._released else ""
+        return f"<Proxy of {self._service.name}, server {self._route.seat}{state}>"
+
+
+def _passed(service: Service, seat: int, to: int, lease: int) -> Proxy:
+    return Proxy(service, Route(seat, to), lease, passed=True)
+
+
+class _Method:
+    """A method of a proxy's object."""
+
+    __slots__ = ("_name", "_proxy")
+
+    def __init__(self, proxy: Proxy, name: str) -> None:
+        self._proxy, self._name = proxy, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+        proxy, name = self._proxy, self._name
+        return proxy._send(CALL, name, pickled(proxy._service.name, name, args, kwargs))
+
+    def __repr__(self) -> str:
+        return f"<method {self._name} of {self._proxy!r}>"
+
+
+def pickled(service: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parts:
+    try:
+        return dump_arguments(args, kwargs)
+    except Exception as exc:
+        raise cannot_travel(f"an argument of {service}.{name}", exc) from exc
+
+
+def _complain(result: Future[Any]) -> None:
+    """Setting an attribute by a statement has no result to look at."""
+    error = result.exception()
+    if error is not None:
+        assert isinstance(result, Result)  # noqa: S101 - see `write`
+        _log.warning("%s.%s could not be set: %s", result.service, result.call, words_of(error))
+
+
+def proxies(service: Service, granted: Any) -> list[Proxy]:
+    """The proxies of servers that were granted."""
+    return [
+        Proxy(service, Route(seat, 0 if granted.relayed else task), lease)
+        for seat, task, lease in granted.leases
+    ]

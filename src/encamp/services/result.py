@@ -1,0 +1,88 @@
+"""What comes of a call of a service: a `concurrent.futures.Future` with `get`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from encamp.cluster.light import LightFuture
+
+if TYPE_CHECKING:
+    from encamp.services.ends import End
+
+
+class Awaited(LightFuture):
+    """A future of one end: waiting for it drives that end."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+
+    def _wait(self, timeout: float | None) -> float | None:
+        if self.done():
+            return 0
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._end.wait(self, timeout)
+        return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        self._end.attend(self)
+        return asyncio.wrap_future(self).__await__()
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """See `Future.add_done_callback`; it may be called by any thread that waits."""
+        super().add_done_callback(fn)
+        self._end.attend(self)
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        """End it, unless it has ended: an answer may come after its server was given up."""
+        if self.done():
+            return
+        if error is None:
+            self.set_result(value)
+        else:
+            self.set_exception(error)
+
+    def __reduce__(self) -> str:
+        raise TypeError(f"a {type(self).__name__} belongs to where it was made: send its value")
+
+
+class Result(Awaited):
+    """What comes of a call: all that a `concurrent.futures.Future` has, and `get`.
+
+    It can be awaited. What the call raised comes as itself, with a `RemoteTraceback` as its cause;
+    `ServerLost` says that the server died, and whether the call had begun.
+    """
+
+    seat = 0
+    """The number of the server; 0 while none is known."""
+    number = 0
+    """Of the call, of all that this client has made."""
+    wanted = 0
+    """The number of the service, while the call waits for a server of it."""
+    hint = ""
+
+    def __init__(self, end: End, service: str, call: str) -> None:
+        super().__init__(end)
+        self.service, self.call = service, call
+
+    def get(self, timeout: float | None = None) -> Any:
+        """The value; waits, at most ``timeout`` seconds, and raises what the call raised.
+
+        Raises TimeoutError if the time is over; the call goes on.
+        """
+        return self.result(timeout)
+
+    def cancel(self) -> bool:
+        """False: what was sent to a server is not taken back."""
+        return self.cancelled()
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise AttributeError(
+            f"{self.service} has no method {self.call!r}; {self.hint or 'this read an attribute'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.service}.{self.call}: {self._state.lower()}>"

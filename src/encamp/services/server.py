@@ -1,0 +1,447 @@
+"""A server: the task that holds a service's object, and runs the calls that come for it."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from encamp.agent.calling import called
+from encamp.agent.calls import Slot
+from encamp.agent.ledger import HOLD
+from encamp.agent.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
+from encamp.agent.protocol import SERVICES, SPAWNER
+from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped
+from encamp.services.ends import TaskEnd, task_end
+from encamp.services.letters import (
+    APPLY,
+    CALL,
+    END,
+    GROUP,
+    READ,
+    RELEASE,
+    WRITE,
+    Answer,
+    Answers,
+    Between,
+    Call,
+    Calls,
+    Dying,
+    Ready,
+    Saved,
+    encode,
+)
+from encamp.wire import Parts
+
+_MOST_HELD = 200
+_RECENT = 50
+_LOOK = 4 * HOLD
+"""Seconds after which answers that are held back go out, whatever the server is doing."""
+_IDLE_LOOKS = 5
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How a server's object is made, as it was when the service was published.
+
+    ``parts`` is the pickle of what makes it and of the arguments of that, or of the object
+    itself if it is ``made``.
+    """
+
+    parts: tuple[bytes, ...]
+    made: bool
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is agreed for a server. ``checkpoint_every`` in calls; 0: never."""
+
+    service: str
+    seat: int
+    checkpoint_every: int
+    idle_limit: float | None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A call between setting and reading values: ``set_NAME(value)``, or the attribute."""
+
+    values: dict[str, Any]
+    read: tuple[str, ...]
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> None:
+    """Be a server until it is told to end; runs in a slot."""
+    end = task_end()
+    assert end is not None  # noqa: S101 - it is a task
+    server = Server(end, terms)
+    token = _current.set(server)
+    try:
+        server.make(blueprint, state)
+        server.run()
+    except Stopped:
+        server.dying()
+        raise
+    finally:
+        server.over()
+        _current.reset(token)
+
+
+class Server:
+    """A server as it is in its slot."""
+
+    def __init__(self, end: TaskEnd, terms: Terms) -> None:
+        self.end, self.terms = end, terms
+        self._slot: Slot = end.slot
+        self._port, self._ledger = end.slot.port, end.slot.ledger
+        self._object: Any = None
+        self._methods: frozenset[str] = frozenset()
+        self._queue: deque[tuple[int, Call, Parts]] = deque()
+        self._released: set[int] = set()
+        self._over = False
+        self._serial = self._saved = 0
+        """Letters' entries that were done, and those that the last saved state knows of."""
+        # What is held back: for one client only
+        self._client = SPAWNER
+        self._answers: list[Answer] = []
+        self._buffers: Parts = []
+        self._freed: list[int] = []
+        self._sent = 0.0
+        self._flushing = threading.Lock()
+        self._can_hold = end.slot.can_leave
+        """Whether another thread may send, so that nothing is held back for long."""
+        self._flusher: threading.Thread | None = None
+        self._wanted = threading.Event()
+        # What it has done
+        self._calls = self._failed = 0
+        self._busy = 0.0
+        self._times: deque[float] = deque(maxlen=_RECENT)
+        self.lease = 0
+        """That of the running call."""
+        self.groups: dict[int, tuple[int, int, tuple[int, ...]]] = {}
+        """By leases: group, own rank, and the members' tasks."""
+        self._ops: dict[int, Callable[[str, tuple[Any, ...], dict[str, Any]], Any]] = {
+            CALL: self._call,
+            READ: lambda name, *_: getattr(self._object, name),
+            WRITE: lambda name, args, _: setattr(self._object, name, *args),
+            APPLY: self._apply,
+        }
+
+    def make(self, blueprint: Blueprint, state: bytes | None) -> None:
+        """Make the object, with the state of its predecessor if there is any."""
+        loaded = load(blueprint.parts)
+        kind, args, kwargs = (None, (), {}) if blueprint.made else loaded
+        if state is not None and isinstance(kind, type) and not hasattr(kind, "restore"):
+            self._object = load(pickle.loads(state))  # noqa: S301 - see `load`
+        else:
+            self._object = loaded if blueprint.made else called(kind, args, kwargs)
+            if state is not None:
+                self._restore(state)
+        self._methods = frozenset(methods_of(self._object))
+        name = type(self._object).__name__
+        ready = Ready(self.terms.seat, name, sorted(self._methods), state is not None)
+        self._post(SPAWNER, [encode(ready)])
+
+    def _restore(self, state: bytes) -> None:
+        if hasattr(self._object, "restore"):
+            self._object.restore(load(pickle.loads(state)))  # noqa: S301 - see `load`
+        else:
+            self._object = load(pickle.loads(state))  # noqa: S301 - see `load`
+
+    # Calls, one after the other
+
+    def run(self) -> None:
+        """Run calls until the end comes."""
+        end, requests = self.end, self.end.requests
+        queue = self._queue
+        while not self._over:
+            if self._slot.letters:
+                end.drain()
+            while requests:
+                client, letter, buffers = requests.popleft()
+                self._unpack(client, letter, buffers)
+            if queue:
+                self._one(*queue.popleft())
+            else:
+                self._flush()
+                if not end.until(lambda: requests, self.terms.idle_limit):
+                    break
+        for client, call, _ in queue:
+            self._refuse(client, call, ServiceEnded(self.terms.service))
+        self._flush()
+
+    def _unpack(self, client: int, letter: Calls, buffers: Parts) -> None:
+        at = 0
+        for call in letter.calls:
+            count = call[5]
+            self._queue.append((client, call, buffers[at : at + count] if count else buffers[:0]))
+            at += count
+
+    def _one(self, client: int, call: Call, buffers: Parts) -> None:
+        number, lease, op, name, payload, _ = call
+        self._serial += 1
+        if client != self._client:
+            self._flush()
+            self._client = client
+        if op == RELEASE:
+            self._release(lease)
+            return
+        if op == END:
+            self._over = True
+            return
+        if lease in self._released:
+            self._refuse(client, call, ProxyReleased(self.terms.service))
+            return
+        if op == GROUP:
+            self.groups[lease] = load([payload])
+            return
+        self._ledger.mark(client, number)
+        self.lease = lease
+        begun = time.perf_counter()
+        try:
+            args, kwargs = load(disclosed(payload, buffers)) if payload or buffers else ((), {})
+            parts, good = dump_result(self._ops[op](name, args, kwargs)), True
+        except Stopped:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - whose call it is decides what it means
+            parts, good = dump_failure(exc), False
+        now = time.perf_counter()
+        took = now - begun
+        self._calls += 1
+        self._failed += not good
+        self._busy += took
+        self._times.append(took)
+        self._answer(number, good, parts, now)
+        every = self.terms.checkpoint_every
+        if every and self._serial - self._saved >= every:
+            self._save()
+
+    def _call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return called(getattr(self._object, name), args, kwargs)
+
+    def _apply(self, name: str, args: tuple[Applied], kwargs: dict[str, Any]) -> Any:
+        """Set values, call, and read values back; they come with what the call returned."""
+        wanted = args[0]
+        for key, value in wanted.values.items():
+            setter = f"set_{key}"
+            if setter in self._methods:
+                called(getattr(self._object, setter), (value,))
+            else:
+                setattr(self._object, key, value)
+        value = called(getattr(self._object, wanted.method), wanted.args, wanted.kwargs)
+        read = {}
+        for key in wanted.read:
+            getter = f"get_{key}"
+            found = getattr(self._object, getter if getter in self._methods else key)
+            read[key] = called(found) if getter in self._methods else found
+        return value, read
+
+    def _release(self, lease: int) -> None:
+        if lease not in self._released:
+            self._released.add(lease)
+            if len(self._released) > _MOST_HELD:
+                self._released.discard(min(self._released))
+            self.groups.pop(lease, None)
+            self._freed.append(lease)
+            if self._client != SPAWNER or not self._queue:
+                self._flush()
+
+    # Answers
+
+    def _answer(self, number: int, good: bool, parts: Parts, now: float) -> None:
+        payload, buffers = enclosed(parts)
+        with self._flushing:
+            self._answers.append((number, good, payload, len(buffers)))
+            self._buffers += buffers
+        hold = self._queue and self._can_hold and not buffers and now - self._sent < HOLD
+        if not hold or len(self._answers) >= _MOST_HELD:
+            self._flush(now)
+        elif self._flusher is None or not self._wanted.is_set():
+            self._have_flushed()
+
+    def _refuse(self, client: int, call: Call, error: BaseException) -> None:
+        if client != self._client:
+            self._flush()
+            self._client = client
+        if call[2] not in (RELEASE, END, GROUP):
+            self._answer(call[0], False, dump_failure(error), time.perf_counter())
+
+    def _flush(self, now: float = 0.0) -> None:
+        """Send the answers that are held, and tell of leases that have ended."""
+        with self._flushing:
+            answers, buffers, freed = self._answers, self._buffers, self._freed
+            if not (answers or freed):
+                return
+            self._answers, self._buffers, self._freed = [], [], []
+            seat, client = self.terms.seat, self._client
+            if answers:
+                self.end.answered[client] = answers[-1][0]
+            seen = self._seen()
+            if client == SPAWNER:
+                letter = Answers(seat, answers, freed, seen)
+                self._post(client, [encode(letter), *buffers])
+            else:
+                if answers:
+                    letter = Answers(seat, answers, [], seen)
+                    self._post(client, [encode(letter), *buffers])
+                if freed:
+                    self._post(SPAWNER, [encode(Answers(seat, [], freed, seen))])
+            self._sent = now or time.perf_counter()
+
+    def _seen(self) -> tuple[int, int, float, float]:
+        times = self._times
+        return self._calls, self._failed, self._busy, sum(times) / len(times) if times else 0.0
+
+    def _have_flushed(self) -> None:
+        """See to it that what is held goes out also if the next call takes long."""
+        if self._flusher is None:
+            self._flusher = threading.Thread(
+                target=self._look_after, name="encamp-answers", daemon=True
+            )
+            self._flusher.start()
+        self._wanted.set()
+
+    def _look_after(self) -> None:
+        looks = 0
+        while not self._over:
+            if looks > _IDLE_LOOKS:
+                self._wanted.clear()
+                if not self._answers:
+                    self._wanted.wait()
+                looks = 0
+            before = self._calls
+            time.sleep(_LOOK)
+            try:
+                if self._answers and self._calls == before:
+                    self._flush()
+            except (OSError, RuntimeError):
+                return  # the task has ended
+            looks = 0 if self._answers else looks + 1
+
+    def _post(self, to: int, parts: Parts) -> None:
+        self._slot.post(self.end.id, to, SERVICES, parts)
+
+    # Its state
+
+    def _save(self) -> None:
+        self._flush()
+        self._saved = self._serial
+        saved = self._object.checkpoint() if hasattr(self._object, "checkpoint") else self._object
+        self._post(SPAWNER, [encode(Saved(self.terms.seat, self._serial)), *dump(saved)])
+
+    def over(self) -> None:
+        """Nothing more is done."""
+        self._over = True
+        self._wanted.set()
+
+    def dying(self) -> None:
+        """It was asked to stop: say how far it is."""
+        words = self._ledger.now
+        self._post(SPAWNER, [encode(Dying(self.terms.seat, *words))])
+
+    # What its object may ask
+
+    def send(self, rank: int, message: object) -> None:
+        """Send an object to the member with this rank."""
+        group, own, tasks = self._group()
+        letter = encode(Between(group, own))
+        self._post(tasks[rank], [letter, *dump(message)])
+
+    def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
+        """The next message of a member, or None if the time is over."""
+        group, _, _ = self._group()
+        box = self.end.between.setdefault(group, deque())
+        found: list[tuple[int, Parts]] = []
+
+        def come() -> bool:
+            for at, (sender, parts) in enumerate(box):
+                if rank in (None, sender):
+                    del box[at]
+                    found.append((sender, parts))
+                    return True
+            return group in self.end.broken
+
+        self._flush()
+        self.end.until(come, timeout)
+        if found:
+            return found[0][0], load(found[0][1])
+        if group in self.end.broken:
+            raise GroupBroken(self.terms.service)
+        return None
+
+    def _group(self) -> tuple[int, int, tuple[int, ...]]:
+        try:
+            return self.groups[self.lease]
+        except KeyError:
+            raise RuntimeError(
+                "this call was not made for a group: acquire one by service.group()"
+            ) from None
+
+
+_current: ContextVar[Server | None] = ContextVar("encamp_server", default=None)
+
+
+class CurrentServer:
+    """The server that a method of a service's object runs in, and its place in a group.
+
+    ``service`` and ``server`` name it, ``rank`` and ``size`` are those of the group that the call
+    was made for.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self.service, self.server = server.terms.service, server.terms.seat
+
+    @property
+    def rank(self) -> int:
+        """Its number in the group, from 0 on. RuntimeError if the call is for no group."""
+        return self._server._group()[1]
+
+    @property
+    def size(self) -> int:
+        """How many members the group has. RuntimeError if the call is for no group."""
+        return len(self._server._group()[2])
+
+    def send(self, rank: int, message: object) -> None:
+        """Send an object to another member of the group; does not wait until it is received."""
+        self._server.send(rank, message)
+
+    def receive(
+        self, timeout: float | None = None, rank: int | None = None
+    ) -> tuple[int, Any] | None:
+        """The rank of a member and what it has sent; with ``rank`` only from that one.
+
+        Waits for ever (None), not at all (0) or some seconds; None if the time is over. Raises
+        `GroupBroken` if a member is gone.
+        """
+        return self._server.receive(timeout, rank)
+
+
+def current_server() -> CurrentServer:
+    """The server that this code runs in; RuntimeError outside of a service's object."""
+    server = _current.get()
+    if server is None:
+        raise RuntimeError("this code does not run in a server of a service")
+    return CurrentServer(server)
+
+
+def methods_of(one: object) -> list[str]:
+    """The names of an object's public methods."""
+    kind = type(one)
+    names = {*dir(kind), *getattr(one, "__dict__", ())}
+    found = []
+    for name in names:
+        if name.startswith("_"):
+            continue
+        own = getattr(one, "__dict__", {}).get(name, getattr(kind, name, None))
+        if callable(own):
+            found.append(name)
+    return found

@@ -1,0 +1,493 @@
+"""A service: what can be called on a cluster, and the ways to call it."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from encamp.agent.pickling import dump, dump_as
+from encamp.cluster.events import Host
+from encamp.cluster.options import SpawnOptions
+from encamp.errors import BadJob, NotEnough, ServerLost, WrongLength
+from encamp.quantities import as_number, whole
+from encamp.services.ends import End, Outgoing, end_of
+from encamp.services.letters import CALL, GROUP, Granted
+from encamp.services.pool import ServiceStatistics
+from encamp.services.proxy import Proxy, pickled, proxies
+from encamp.services.registry import Published, Registry
+from encamp.services.result import Result
+from encamp.services.server import Blueprint
+from encamp.storage.mirror import MirrorMap
+from encamp.storage.outputs import OutputMap
+from encamp.wire import Parts
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+
+
+class ServiceOptions(TypedDict, total=False):
+    """How a service is published; see `Cluster.publish`."""
+
+    per: Literal["slot", "host"]
+    count: int | None
+    on: Host | str | Iterable[Host | str] | None
+    name: str
+    kwargs: Mapping[str, Any] | None
+    mirror: MirrorMap
+    outputs: OutputMap
+    to: str | Path | None
+    cores: int
+    memory: int | str
+    gpus: int
+    restarts: int
+    checkpoint_every: int
+    at_least_once: bool
+    idle_limit: float | None
+
+
+_OWN = {"per", "count", "name", "kwargs", "restarts", "checkpoint_every", "at_least_once",
+        "idle_limit"}  # fmt: skip
+
+
+_MAKERS = (
+    type,
+    types.FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodType,
+    functools.partial,
+)
+
+
+def publish(
+    cluster: Cluster,
+    what: Any,
+    args: tuple[Any, ...],
+    options: ServiceOptions,
+) -> Service:
+    """See `Cluster.publish`."""
+    published = _published(what, args, options)
+    controller, pump = cluster._controller, cluster._pump
+
+    def begin() -> Service:
+        registry = controller.tenant
+        if not isinstance(registry, Registry):
+            registry = Registry(cluster)
+        if published.count is not None:
+            _check_count(cluster, published)
+        made = registry.publish(published)
+        service = Service(registry.end, registry.token, made.number, published.name)
+        service._cluster = cluster
+        return service
+
+    cluster._check()
+    return pump.call(begin)
+
+
+def _check_count(cluster: Cluster, published: Published) -> None:
+    on = published.options._need().on
+    hosts = [host for host in cluster.hosts() if on is None or host.name in on]
+    most = len(hosts) if published.per == "host" else sum(host.slots for host in hosts)
+    if hosts and published.count is not None and published.count > most:
+        what = "hosts" if published.per == "host" else "slots"
+        raise NotEnough(what, published.count, most)
+
+
+def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Published:
+    rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN}
+    made = not isinstance(what, _MAKERS)
+    if made and (args or options.get("kwargs")):
+        raise BadJob("publish", "arguments are for a class or a function that makes the object")
+    per, count = options.get("per", "slot"), options.get("count")
+    if per not in ("slot", "host"):
+        raise BadJob("per", f"must be 'slot' or 'host', not {per!r}")
+    limit = options.get("idle_limit")
+    number = as_number(limit)
+    if limit is not None and not (number is not None and number > 0):
+        raise BadJob("idle_limit", f"must be a number of seconds above 0, not {limit!r}")
+    every = whole("checkpoint_every", options.get("checkpoint_every", 0), 0)
+    at_least_once = options.get("at_least_once", False)
+    if at_least_once and not every:
+        raise BadJob("at_least_once", "needs checkpoint_every=, or all calls would be kept")
+    kind = type(what) if made else what
+    default = getattr(kind, "__name__", type(kind).__name__)
+    spawned = SpawnOptions.of(rest)
+    name = options.get("name") or default
+    kwargs = dict(options.get("kwargs") or {})
+    parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), kwargs))
+    blueprint = Blueprint(tuple(map(bytes, parts)), made)
+    published = Published(
+        name,
+        blueprint,
+        replace(spawned, alone=True),
+        per,
+        None if count is None else whole("count", count, 1),
+        whole("restarts", options.get("restarts", 3), 0),
+        every,
+        at_least_once,
+        number,
+    )
+    published.options.checked()
+    return published
+
+
+class Service:
+    """Servers on a cluster, each with an object of its own; calls to them from anywhere.
+
+    Made by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is what it is
+    called, ``id`` a text that names it alone.
+    """
+
+    _cluster: Cluster | None = None
+    _retries = 0
+
+    def __init__(
+        self, end: End, token: str, number: int, name: str, methods: Iterable[str] = ()
+    ) -> None:
+        self._end, self._token, self._number = end, token, number
+        self.name = name
+        self.methods: frozenset[str] = frozenset(methods)
+        """Of its objects, as far as any server is known."""
+
+    @property
+    def id(self) -> str:
+        """Its name and its number on the cluster."""
+        return f"{self.name}.{self._number}"
+
+    # A server of one's own
+
+    def acquire(self, timeout: float | None = None) -> Proxy:
+        """A proxy of a free server, which nobody else has until it is released.
+
+        Waits for one: who has asked first gets the first, on the host with fewest in use. Raises
+        TimeoutError after ``timeout`` seconds, and `ServiceEnded`, `ServiceFailed` or
+        `CircularCall` where none will ever be free.
+        """
+        return self._proxies(self._acquired(1, timeout))[0]
+
+    def aacquire(self) -> Acquiring:
+        """`acquire` for coroutines: ``async with service.aacquire() as proxy:``, or ``await``."""
+        return Acquiring(self)
+
+    def group(self, count: int | None = None, timeout: float | None = None) -> Group:
+        """Several servers at once, by default all, which have ranks and can talk to each other.
+
+        Waits as `acquire` does, until all of them are free. Raises `NotEnough` at once where there
+        will never be so many.
+        """
+        wanted = 0 if count is None else whole("count", count, 1)
+        return Group(self, self._proxies(self._acquired(wanted, timeout)))
+
+    def _acquired(self, count: int, timeout: float | None) -> Granted:
+        end = self._end
+        wanted = end.acquire(self._number, count)
+        try:
+            granted: Granted = wanted.result(timeout)
+        except BaseException as exc:
+            if wanted.done() and not isinstance(exc, TimeoutError):
+                raise
+            end.forget(wanted)
+            if not wanted.done():
+                if isinstance(exc, TimeoutError):
+                    raise TimeoutError(f"no server of {self.name} was free in time") from None
+                raise
+            granted = wanted.result(0)  # just now
+            if not isinstance(exc, TimeoutError):
+                for proxy in self._proxies(granted):
+                    proxy.release()
+                raise
+        return granted
+
+    def _proxies(self, granted: Granted) -> list[Proxy]:
+        if not self.methods:
+            self.methods = frozenset(granted.methods)
+        return proxies(self, granted)
+
+    # Calls to whichever server is free
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
+        """Have any free server call a method: acquire, call and release in one; does not wait.
+
+        A call whose server dies fails with `ServerLost`, unless `options` ask for retries.
+        """
+        return self._call(method, pickled(self.name, method, args, kwargs))
+
+    def map(self, method: str, *iterables: Iterable[Any]) -> Iterator[Any]:
+        """The method's values for the items of iterables, in their order, by all servers.
+
+        All calls are made at once.
+        """
+        results = [self.call(method, *args) for args in zip(*iterables, strict=False)]
+
+        def values() -> Iterator[Any]:
+            for at in range(len(results)):
+                result, results[at] = results[at], None  # type: ignore[call-overload]
+                yield result.get()
+
+        return values()
+
+    def options(self, *, retries: int = 0) -> Service:
+        """The same service, with calls (`call`, `map`) that are made again if a server dies.
+
+        ``retries`` is how often. A call may then have its effect more than once.
+        """
+        view = Service(self._end, self._token, self._number, self.name, self.methods)
+        view._cluster, view._retries = self._cluster, whole("retries", retries, 0)
+        return view
+
+    def _call(self, method: str, parts: Parts, seat: int = 0, op: int = CALL) -> Result:
+        result = Result(self._end, self.name, method)
+        result.wanted = self._number
+        self._try(result, method, parts, self._retries, seat, op)
+        return result
+
+    def _try(
+        self, result: Result, method: str, parts: Parts, retries: int, seat: int, op: int
+    ) -> None:
+        def granted(wanted: Future[Any]) -> None:
+            error = wanted.exception()
+            if error is not None:
+                result.settle(None, error)
+                return
+            proxy = self._proxies(wanted.result())[0]
+            if not retries:
+                proxy._send(op, method, parts, result)
+            else:
+                tried = proxy._send(op, method, parts)
+                tried.add_done_callback(lambda _: ended(tried))
+            proxy.release()
+
+        def ended(tried: Result) -> None:
+            error = tried.exception()
+            if isinstance(error, ServerLost):
+                self._try(result, method, parts, retries - 1, seat, op)
+            else:
+                result.settle(None if error is not None else tried.result(), error)
+
+        self._end.acquire(self._number, 1, seat).add_done_callback(granted)
+
+    # All servers at once
+
+    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
+        """Have every server call a method; results in the order of the servers; does not wait.
+
+        Each does it when it is free, or has been released.
+        """
+        parts = pickled(self.name, method, args, kwargs)
+        return [self._call(method, parts, seat) for seat in self._seats()]
+
+    def scatter(
+        self,
+        method: str,
+        arguments: Iterable[Any],
+        keywords: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[Result]:
+        """The same, each server with arguments of its own: a tuple, or one value that is none.
+
+        Raises `WrongLength` where there are not as many as servers.
+        """
+        seats = self._seats()
+        each = scattered(self.name, method, arguments, keywords, len(seats))
+        return [self._call(method, parts, seat) for seat, parts in zip(seats, each, strict=True)]
+
+    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
+        """What an operation makes of what all servers return, in their order; waits for them."""
+        return functools.reduce(operation, gather(self.broadcast(method, *args)))
+
+    def _seats(self) -> list[int]:
+        self.ready(0)
+        found: list[int] = self._end.ask(self._number, "servers").result()
+        return found
+
+    # What it is like
+
+    def ready(self, count: int = 1, timeout: float | None = None) -> int:
+        """Wait until so many servers can be called (0: all of them); how many can.
+
+        Raises TimeoutError, which says whether some wait for slots, `NotEnough` where there will
+        never be so many, and `ServiceFailed` where none can start.
+        """
+        asked = self._end.ask(self._number, "ready", whole("count", count, 0))
+        try:
+            return int(asked.result(timeout))
+        except TimeoutError:
+            now = self.statistics()
+            waiting = sum(server.state == "waits for a slot" for server in now.servers)
+            why = f"; {waiting} wait for free slots" if waiting else ""
+            raise TimeoutError(
+                f"{self.name} has not had {count or now.wanted} servers in time{why}"
+            ) from None
+
+    def statistics(self) -> ServiceStatistics:
+        """What it and its servers have done; printed, it is a table."""
+        found: ServiceStatistics = self._end.ask(self._number, "statistics").result()
+        return found
+
+    def terminate(self, *, cancel: bool = False) -> None:
+        """End it: its servers end when they have run what they were told by now; does not wait.
+
+        Those who wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
+        too.
+        """
+        self._end.ask(self._number, "terminate", cancel).result()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _service_here, (self._token, self._number, self.name, sorted(self.methods))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Service) and (self._token, self._number) == (
+            other._token,
+            other._number,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._token, self._number))
+
+    def __repr__(self) -> str:
+        return f"<Service {self.id}>"
+
+
+def _service_here(token: str, number: int, name: str, methods: list[str]) -> Service:
+    return Service(end_of(token), token, number, name, methods)
+
+
+class Acquiring:
+    """A server that a coroutine waits for: awaited, or entered, it gives the proxy."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._proxy: Proxy | None = None
+
+    async def _acquire(self) -> Proxy:
+        service = self._service
+        wanted = service._end.acquire(service._number, 1)
+        try:
+            granted = await wanted
+        except BaseException:
+            service._end.forget(wanted)
+            if wanted.done() and not wanted.cancelled() and wanted.exception() is None:
+                service._proxies(wanted.result())[0].release()
+            raise
+        return service._proxies(granted)[0]
+
+    def __await__(self) -> Generator[Any, None, Proxy]:
+        return self._acquire().__await__()
+
+    async def __aenter__(self) -> Proxy:
+        self._proxy = await self._acquire()
+        return self._proxy
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._proxy is not None:
+            self._proxy.release()
+
+
+class Group:
+    """Servers that are held together. ``members`` are their proxies, by rank.
+
+    A context manager that releases them. In a call of a member `encamp.current_server` has the
+    rank and sends messages to others.
+    """
+
+    def __init__(self, service: Service, members: list[Proxy]) -> None:
+        self.service, self.members = service, members
+        tasks = tuple(member._route.to for member in members)
+        group = members[0]._lease
+        for rank, member in enumerate(members):
+            end, route, lease = member._end, member._route, member._lease
+            payload = dump((group, rank, tasks))
+            end.call(Outgoing(route, lease, GROUP, "", payload, None))
+            object.__setattr__(member, "_passed", True)  # its release goes the same way
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
+        """Have every member call a method; results by rank; does not wait."""
+        parts = pickled(self.service.name, method, args, kwargs)
+        return [member._send(CALL, method, parts) for member in self.members]
+
+    def scatter(
+        self,
+        method: str,
+        arguments: Iterable[Any],
+        keywords: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[Result]:
+        """The same, each member with arguments of its own; see `Service.scatter`."""
+        each = scattered(self.service.name, method, arguments, keywords, len(self.members))
+        return [
+            member._send(CALL, method, parts)
+            for member, parts in zip(self.members, each, strict=True)
+        ]
+
+    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
+        """What an operation makes of what all members return, by rank; waits for them."""
+        return functools.reduce(operation, gather(self.broadcast(method, *args)))
+
+    def release(self) -> None:
+        """Let others have all members after the calls that were made by now."""
+        for member in self.members:
+            member.release()
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def gather(
+    results: Iterable[Future[Any]],
+    *,
+    return_exceptions: bool = False,
+    timeout: float | None = None,
+) -> list[Any]:
+    """The values of results, in their order; waits for all of them.
+
+    The first error is raised when all have ended, or each stands in its place with
+    ``return_exceptions``. ``timeout`` is for each; then TimeoutError is raised.
+    """
+    values: list[Any] = []
+    failed: BaseException | None = None
+    for result in results:
+        error = result.exception(timeout)
+        if error is None:
+            values.append(result.result())
+        else:
+            failed = failed or error
+            values.append(error)
+    if failed is not None and not return_exceptions:
+        raise failed
+    return values
+
+
+def scattered(
+    service: str,
+    method: str,
+    arguments: Iterable[Any],
+    keywords: Iterable[Mapping[str, Any]] | None,
+    servers: int,
+) -> list[Parts]:
+    """The arguments of each server, pickled. Raises `WrongLength`."""
+    each = [args if isinstance(args, tuple) else (args,) for args in arguments]
+    if len(each) != servers:
+        raise WrongLength("arguments", len(each), servers)
+    named = [{}] * servers if keywords is None else [dict(one) for one in keywords]
+    if len(named) != servers:
+        raise WrongLength("named arguments", len(named), servers)
+    return [pickled(service, method, args, kw) for args, kw in zip(each, named, strict=True)]
