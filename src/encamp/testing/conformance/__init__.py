@@ -20,7 +20,7 @@ import pytest
 
 _PARTS = (
     "bound", "closing", "endings", "files", "hosts", "inline", "isolation", "losses", "messages",
-    "resources", "running", "sharing",
+    "resources", "running", "services", "sharing",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
@@ -35,6 +35,7 @@ from encamp.testing.conformance.losses import LosesController, LosesHosts  # noq
 from encamp.testing.conformance.messages import Messages  # noqa: E402
 from encamp.testing.conformance.resources import Resources  # noqa: E402
 from encamp.testing.conformance.running import Running  # noqa: E402
+from encamp.testing.conformance.services import Services  # noqa: E402
 from encamp.testing.conformance.sharing import Sharing, SharingInline, SharingThreads  # noqa: E402
 
 
@@ -51,6 +52,7 @@ __all__ = [
     "Inline",
     "LosesController",
     "LosesHosts",
+    "Services",
     "Sharing",
     "SharingInline",
     "SharingThreads",

@@ -1,0 +1,73 @@
+"""Services do what they must on every engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+from class_wide import ClassWide
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.engines.mpi_launch import find_launcher
+from encamp.errors import EngineUnavailable
+from encamp.testing.conformance import ClusterOf, Facts, Services
+from encamp.testing.fake import FakeEngine
+
+
+class TestLocal(ClassWide, Services):
+    facts = Facts(engine="local")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        return lambda slots, **options: Cluster("local", slots=slots, **options)
+
+
+class TestFake(ClassWide, Services):
+    facts = Facts(engine="fake", hosts=3)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        def make(slots: int, **options: Any) -> Cluster:
+            spread = [2, *[1] * (slots - 2)] if slots > 2 else [1] * slots
+            return Cluster(FakeEngine(slots=spread), **options)
+
+        return make
+
+
+class MPI(ClassWide, Services):
+    facts = Facts(engine="mpi")
+    mpi: ClassVar[str]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> ClusterOf:
+        try:
+            find_launcher(mpi=cls.mpi)
+        except EngineUnavailable:
+            need(cls.mpi, False)
+        return lambda slots, **options: Cluster("mpi", slots=slots, mpi=cls.mpi, **options)
+
+
+class TestMPICH(MPI):
+    mpi = "mpich"
+
+
+class TestOpenMPI(MPI):
+    mpi = "openmpi"
+
+
+class TestPVM(ClassWide, Services):
+    facts = Facts(engine="pvm")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls) -> Iterator[ClusterOf]:
+        need("pvm", shutil.which("pvmd") is not None)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PVM_ALLOW_ROOT", "1")
+            yield lambda slots, **options: Cluster("pvm", slots=slots, machine="own", **options)
