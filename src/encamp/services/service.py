@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from encamp.agent.pickling import dump, dump_as
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
-from encamp.errors import BadJob, NotEnough, ServerLost, WrongLength
+from encamp.errors import BadJob, NoSuchHost, NotEnough, ServerLost, WrongLength
 from encamp.quantities import as_number, whole
 from encamp.services.ends import End, Outgoing, end_of
 from encamp.services.letters import CALL, GROUP, Granted
@@ -78,8 +78,7 @@ def publish(
         registry = controller.tenant
         if not isinstance(registry, Registry):
             registry = Registry(cluster)
-        if published.count is not None:
-            _check_count(cluster, published)
+        _check_hosts(cluster, published)
         made = registry.publish(published)
         service = Service(registry.end, registry.token, made.number, published.name)
         service._cluster = cluster
@@ -89,9 +88,14 @@ def publish(
     return pump.call(begin)
 
 
-def _check_count(cluster: Cluster, published: Published) -> None:
+def _check_hosts(cluster: Cluster, published: Published) -> None:
+    """Raise if there can never be servers where, and as many as, it is wanted."""
     on = published.options._need().on
-    hosts = [host for host in cluster.hosts() if on is None or host.name in on]
+    known = {host.name: host for host in cluster.hosts()}
+    for name in on or ():
+        if name not in known:
+            raise NoSuchHost(name, tuple(known))
+    hosts = [host for name, host in known.items() if on is None or name in on]
     most = len(hosts) if published.per == "host" else sum(host.slots for host in hosts)
     if hosts and published.count is not None and published.count > most:
         what = "hosts" if published.per == "host" else "slots"
