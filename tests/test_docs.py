@@ -18,6 +18,7 @@ PAGES = [
     "docs/executors.md",
     "docs/hosts.md",
     "docs/pyopus.md",
+    "docs/services.md",
     "docs/storage.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -344,9 +344,17 @@ class Cluster:
             controller.abandon()
         if not number % _EAGER:
             self._pump.nudge(_PATIENCE)
-        elif controller.scheduler.idle:
-            self._pump.nudge()
+        else:
+            self._have_begun()
         return task
+
+    def _have_begun(self) -> None:
+        """Have what was spawned begin, if there is room."""
+        tenant = self._controller.tenant
+        if self._controller.scheduler.idle:
+            self._pump.nudge()
+        elif tenant is not None and tenant.lasting >= self.slots:
+            tenant.crowded()
 
     def _check_inline(self, options: Options) -> None:
         """Raise if tasks in agents themselves cannot have what is wanted."""

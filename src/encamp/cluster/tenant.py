@@ -25,6 +25,9 @@ class Tenant(Protocol):
     def ended(self, task: Task, good: bool, value: Any) -> None:
         """A task has ended, its own or another."""
 
+    def crowded(self) -> None:
+        """A task is spawned, and its own tasks have all slots."""
+
     def hosts_changed(self) -> None:
         """There are more or fewer slots."""
 

@@ -139,7 +139,7 @@ class Registry:
         """By tasks, the servers that they have."""
         self._lost: dict[int, Lost] = {}
         self._errors: dict[int, EncampError] = {}
-        self._winding_up = False
+        self._winding_up = self._said_crowded = False
         self._states = States(controller.errands)
         self._circles = Circles(self._seats_of, self._seat_of, self._waits_for)
         self._waiters: list[tuple[int, int, Service, int]] = []
@@ -184,6 +184,16 @@ class Registry:
         handler = self._handlers.get(type(letter))
         if handler is not None:
             handler(sender, letter, parts)
+
+    def crowded(self) -> None:
+        """See `Tenant.crowded`."""
+        if not self._said_crowded and not self._pump.driving:
+            self._said_crowded = True
+            names = ", ".join(one.name for one in self._services.values() if not one.ended)
+            _log.warning(
+                "tasks wait, since servers have all slots: publish %s with count=, or terminate it",
+                names,
+            )
 
     def hosts_changed(self) -> None:
         """See `Tenant.hosts_changed`."""

@@ -517,12 +517,15 @@ class Lasting(Served):
     ) -> None:
         first = publish(served.Counter)
         first.ready(4, _LONG)
+        task = cluster.spawn(work.add, 8, notify=False)
+        assert "publish Counter with count=" in caplog.text
         second = publish(served.Member, count=2)
         with pytest.raises(TimeoutError, match="2 wait for free slots"):
             second.ready(1, 0.05)
         until(lambda: "2 servers of Member wait for free slots; Counter has" in caplog.text)
         first.terminate()
         assert second.ready(2, _LONG) == 2
+        assert task.result(_LONG) == 9
         with pytest.raises(ServiceEnded, match="Counter"):
             first.acquire(PATIENCE)
 
