@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
-from encamp.agent.child import tell
+from encamp.agent.child import note, tell
 
 
 def tell_and_wait() -> int:
@@ -129,3 +130,18 @@ def interrupt_a_command() -> int:
 def environment() -> dict[str, str]:
     """The environment of the slot."""
     return dict(os.environ)
+
+
+def note_and_die(*notes: object) -> None:
+    """Leave notes, then end the slot at once."""
+    for one in notes:
+        note(one)
+    os._exit(3)
+
+
+def note_and_wait(path: str) -> str:
+    """Leave a note, and return when there is a file."""
+    note(path)
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return path

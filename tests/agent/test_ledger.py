@@ -106,3 +106,28 @@ def test_what_changes_while_it_is_read_is_not_taken(
 
     monkeypatch.setattr(os, "pread", meanwhile)
     assert ledger.read(fd) is None
+
+
+def test_the_last_note_is_found_whole_or_not_at_all(
+    slot: Ledger, fd: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ledger.noted(fd) == b""
+    assert slot.note(b"first")
+    assert slot.note(b"second")
+    assert ledger.noted(fd) == b"second"
+    assert slot.hold(b"result", now=5.0)
+    assert (ledger.noted(fd), ledger.read(fd)) == (b"second", (1, [b"result"]))
+    real = os.pread
+
+    def pread(fd: int, size: int, at: int) -> bytes:
+        if size == len(b"second"):
+            slot.note(b"third!")
+        return real(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert ledger.noted(fd) == b""
+    monkeypatch.setattr(os, "pread", real)
+    assert ledger.noted(fd) == b"third!"
+    assert slot.note(b"x" * ledger.LONGEST_NOTE)
+    assert not slot.note(b"x" * (ledger.LONGEST_NOTE + 1))
+    assert ledger.noted(fd) == b""

@@ -19,6 +19,7 @@ import pytest
 import slot_work as work
 
 from encamp.agent import child
+from encamp.agent.ledger import LONGEST_NOTE
 from encamp.agent.process import MARK
 from encamp.agent.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
 from encamp.errors import SlotsCannotStart
@@ -33,9 +34,11 @@ def run(
     *args: Any,
     on_message: Callable[[object], None] = lambda message: None,
     on_tick: Callable[[], None] = lambda: None,
+    on_note: Callable[[object], None] = lambda note: None,
 ) -> Any:
     given: tuple[Any, ...] = (function, args) if isinstance(slots, Slot) else (function, *args)
-    answer = slots.run(*given, sys_path=HERE, tick=0.05, on_message=on_message, on_tick=on_tick)
+    told: dict[str, Any] = {"on_message": on_message, "on_tick": on_tick, "on_note": on_note}
+    answer = slots.run(*given, sys_path=HERE, tick=0.05, **told)
     if isinstance(answer, Raised):
         raise answer.error
     assert isinstance(answer, Done)
@@ -73,6 +76,34 @@ def test_what_the_function_tells_arrives_in_order(slots: Slots) -> None:
     told: list[object] = []
     assert run(slots, work.tell_all, 5, on_message=told.append) == 5
     assert told == list(range(5))
+
+
+def test_the_last_note_is_found_when_the_slot_has_died(slots: Slots) -> None:
+    notes: list[object] = []
+    with pytest.raises(SlotLost):
+        run(slots, work.note_and_die, 1, "two", on_note=notes.append)
+    assert notes == ["two"]
+
+
+def test_a_note_is_found_while_the_function_runs_and_never_by_the_next(
+    slots: Slots, tmp_path: Path
+) -> None:
+    notes: list[Any] = []
+    wanted = str(tmp_path / "go")
+    assert run(slots, work.note_and_wait, wanted, on_note=lambda n: Path(n).touch()) == wanted
+    with pytest.raises(SlotLost):
+        run(slots, work.die, "kill", on_note=notes.append)
+    assert notes == []
+
+
+def test_a_note_too_long_for_its_place_is_told(slots: Slots) -> None:
+    told: list[object] = []
+    notes: list[object] = []
+    long = "x" * LONGEST_NOTE
+    with pytest.raises(SlotLost):
+        run(slots, work.note_and_die, 1, long, on_message=told.append, on_note=notes.append)
+    assert told == [long]
+    assert notes == []
 
 
 def test_what_it_raises_comes_back_and_the_slot_lives(slots: Slots) -> None:

@@ -185,8 +185,10 @@ def test_what_a_task_does_to_its_process_does_not_reach_the_next(here: Path) -> 
     job.add("2", spoil, after="1")
     job.add("3", look, after="2")
     job.add("4", 'sh -c \'test -n "$HOME" -a -z "$SPOILED"\'', after="3")
+    job.add("5", spoil, after="4")
+    job.add("6", look, after="5")
     report = job.run(slots=1)
-    assert report["1"].value == report["3"].value
+    assert report["1"].value == report["3"].value == report["6"].value
     assert report["1"].value["cwd"] == "task"
     assert log_of(report["3"]) == "can be heard\n"
 

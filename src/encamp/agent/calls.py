@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import math
 import os
+import pickle
 import sys
 import threading
 import time
@@ -442,6 +443,14 @@ class Slot:
     def tell(self, message: object) -> None:
         """Send something to whoever supervises the running call."""
         self.port.send([encode(Told(self.number, self.running)), *dump(message)])
+
+    def note(self, message: object) -> None:
+        """Leave something where whoever supervises the running call looks now and then.
+
+        It takes the place of what was left before; what is too long for that is told.
+        """
+        if not self.ledger.note(pickle.dumps((self.running, message))):
+            self.tell(message)
 
     def ask(self, question: object) -> Any:
         """Ask the controller; blocks until the answer is here, and raises what it raised."""

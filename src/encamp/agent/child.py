@@ -2,7 +2,7 @@
 
     supervisor                                       slot (this file)
         ── data: Run, Message, Where, Answer ──────────►   main thread
-        ◄─ data: Started, Told, Results, Message, … ────
+        ◄─ data: Told, Results, Message, … ────
         ── control: Recall ─────────────────────────────►  watching thread
         ◄─ control: GivenBack, Said ────────────────────
 
@@ -107,6 +107,8 @@ class _State:
     stopping = False
     orphaned = False
     spoilt = False
+    left_alone = False
+    """Whether nothing of the process need be undone after the running call."""
     last_words: Callable[[], None] | None = None
 
 
@@ -114,6 +116,15 @@ def tell(message: object) -> None:
     """Send something to the supervisor from the function that runs; nothing outside a slot."""
     if _State.slot is not None:
         _State.slot.tell(message)
+
+
+def note(message: object) -> None:
+    """Have the supervisor find something when it looks, or when this process has died.
+
+    Cheaper than to `tell`, but only the last one is found. Nothing happens outside a slot.
+    """
+    if _State.slot is not None:
+        _State.slot.note(message)
 
 
 def ask(question: object) -> Any:
@@ -131,6 +142,14 @@ def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
 def spoil() -> None:
     """Have this slot's process replaced after the call: something in it cannot be undone."""
     _State.spoilt = True
+
+
+def leave_process_alone() -> None:
+    """Promise that the call changes nothing of this process but its current folder.
+
+    What it starts in processes of their own is ended all the same.
+    """
+    _State.left_alone = True
 
 
 @contextmanager
@@ -275,7 +294,10 @@ class _Alone(put_back):
             if end_descendants(grace=0, besides=self._lasting, spare=helpers()):
                 spoil()
         finally:
-            if not self.undo():
+            left_alone, _State.left_alone = _State.left_alone, False
+            if left_alone:
+                self._go_back()
+            elif not self.undo():
                 spoil()
 
 

@@ -9,11 +9,13 @@ that hears no more of a slot for four times as long looks here (`read`).
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
     results:  4 bytes of length, and what `encode` made of it
     8 bytes   behind `SIZE`: how many calls the slot has begun
-    16 bytes  at the end: what the running call has noted of how far it is (`Ledger.mark`)
+    16 bytes  then: what the running call has noted of how far it is (`Ledger.mark`)
+    8 bytes   number of the note << 20 | its length, or 0 while there is none
+    a note:   what would be lost with the process, such as where the running call is
 
-The first 8 bytes are one word, written last. Numbers grow as long as the process lives. A call
-that the slot has begun, and of which there is no result when its process has ended, is lost; those
-that it has not begun can run elsewhere.
+The first 8 bytes are one word, written last; so is that of the note. Numbers grow as long as the
+process lives. A call that the slot has begun, and of which there is no result when its process has
+ended, is lost; those that it has not begun can run elsewhere.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _BEGIN = 8
 _LENGTH = 4
 _WORD = 8
 _BEHIND = 3 * _WORD
+_NOTE = SIZE + _BEHIND
+LONGEST_NOTE = 1 << 15
 
 
 def create() -> int:
@@ -42,7 +46,7 @@ def create() -> int:
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, SIZE + _BEHIND)
+    os.ftruncate(fd, _NOTE + _WORD + LONGEST_NOTE)
     return fd
 
 
@@ -59,13 +63,14 @@ class Ledger:
         self.first = 0
         """Number of the first of these."""
         self._begin = self._end = 0
+        self._notes = 0
         self._sent = 0.0
         self.count = 0
         """Calls that have begun."""
         self.now = 0, 0
         """What was marked last."""
         if fd >= 0:
-            memory = mmap.mmap(fd, SIZE + _BEHIND)
+            memory = mmap.mmap(fd, _NOTE + _WORD + LONGEST_NOTE)
             os.close(fd)
             self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
             self._begin = self._end = _BEGIN
@@ -91,6 +96,19 @@ class Ledger:
                 words[_AT_MARK + 1] = 0
                 words[_AT_MARK] = about
             words[_AT_MARK + 1] = number
+
+    def note(self, note: bytes) -> bool:
+        """Put a note in the place of the one before; False if there is no room, and now none."""
+        if not self._begin:
+            return False
+        self._words[_NOTE // _WORD] = 0
+        if len(note) > LONGEST_NOTE:
+            return False
+        self._notes += 1
+        begin = _NOTE + _WORD
+        self._bytes[begin : begin + len(note)] = note
+        self._words[_NOTE // _WORD] = self._notes << _USED | len(note)
+        return True
 
     def hold(self, result: bytes, now: float) -> bool:
         """Keep a result for later; False if it is time to send it, and all that is held."""
@@ -125,6 +143,14 @@ def marked(fd: int) -> tuple[int, int]:
     """What the call that a slot runs has noted last; for its agent."""
     words = os.pread(fd, 2 * _WORD, SIZE + _WORD)
     return int.from_bytes(words[:_WORD], "little"), int.from_bytes(words[_WORD:], "little")
+
+
+def noted(fd: int) -> bytes:
+    """The slot's note; for its agent. Empty if there is none, or it is just being written."""
+    word = os.pread(fd, _WORD, _NOTE)
+    length = int.from_bytes(word, "little") % (1 << _USED)
+    note = os.pread(fd, length, _NOTE + _WORD)
+    return note if os.pread(fd, _WORD, _NOTE) == word else b""
 
 
 def is_open(fd: int) -> bool:

@@ -163,6 +163,14 @@ class SlotProcess:
         """Whether it has begun any call."""
         return ledger.begun(self.ledger) > 0
 
+    def begun(self, call: int) -> bool:
+        """Whether it has begun the call of this number, from 1 on."""
+        return ledger.begun(self.ledger) >= call
+
+    def noted(self) -> bytes:
+        """What it has left for whoever supervises it; empty if there is nothing."""
+        return ledger.noted(self.ledger) if self.exit_fd >= 0 else b""
+
     @property
     def in_a_call(self) -> bool:
         """Whether it has begun a call of which no result has come."""

@@ -36,7 +36,6 @@ from encamp.agent.protocol import (
     Ask,
     Results,
     Run,
-    Started,
     Told,
     decode,
     encode,
@@ -89,6 +88,7 @@ class Slot:
         self._process = SlotProcess(birth)
         self._arrived: list[Parts] = []
         self._calls = 0
+        self._noted = b""
         self._surroundings = Surroundings(key=True)
         self._around = b""
 
@@ -118,18 +118,20 @@ class Slot:
         *,
         sys_path: tuple[str, ...] = (),
         tick: float,
-        on_message: Callable[[object], None],
+        on_message: Callable[[Any], None],
         on_tick: Callable[[], None],
         on_question: Callable[[object], Any] | None = None,
+        on_note: Callable[[Any], None] = lambda _: None,
     ) -> Done | Raised:
         """Run ``function(*args)`` in the slot and wait for it.
 
         ``on_message`` gets what the function tells; ``on_tick`` is called at least every ``tick``
         seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. ``on_question``
-        answers what it asks, and may raise an error for it. Raises `SlotLost` if the slot's
-        process dies.
+        answers what it asks, and may raise an error for it. ``on_note`` gets what it has noted
+        last, before each ``on_tick`` and when the slot is stopped or lost. Raises `SlotLost` if the
+        slot's process dies.
         """
-        setup = pickle.dumps(Setup(tell_start=True, sys_path=sys_path))
+        setup = pickle.dumps(Setup(sys_path=sys_path))
         work, large = enclosed([pickle.dumps(((function, args), {}))])
         self._calls += 1
         calls = encode_calls([(self._calls, 0, work, len(large), setup)])
@@ -138,9 +140,12 @@ class Slot:
             new = b"" if around is self._around else around
             self._around = around
             self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL, *large])
-            return self._wait(tick, on_message, on_tick, on_question)
+            return self._wait(tick, on_message, on_tick, on_question, on_note)
         except BaseException:
-            self.stop()
+            try:
+                self._look(on_note)
+            finally:
+                self.stop()
             raise
 
     def _send(self, parts: Parts) -> None:
@@ -158,25 +163,27 @@ class Slot:
     def _wait(
         self,
         tick: float,
-        on_message: Callable[[object], None],
+        on_message: Callable[[Any], None],
         on_tick: Callable[[], None],
         on_question: Callable[[object], Any] | None,
+        on_note: Callable[[Any], None],
     ) -> Done | Raised:
         next_tick = time.monotonic() + tick
-        taken = False
         while True:
-            for parts in self._come(max(0.0, next_tick - time.monotonic()), taken=taken):
+            for parts in self._come(max(0.0, next_tick - time.monotonic()), on_note):
                 envelope = decode(parts[0])
                 if isinstance(envelope, Results):
+                    if not envelope.results[0][1]:
+                        self._look(on_note)
                     return _answer(envelope, parts)
-                taken = taken or isinstance(envelope, Started)
                 if isinstance(envelope, Told):
                     on_message(load(parts[1:]))
                 elif isinstance(envelope, Ask):
                     self._answer(envelope, on_question, load(parts[1:]))
             if time.monotonic() >= next_tick:
-                if not self.alive and not self._come(0, taken=taken):
-                    raise self._lost(taken)  # its end of the socket lives on in a child
+                if not self.alive and not self._come(0, on_note):
+                    raise self._lost(on_note)  # its end of the socket lives on in a child
+                self._look(on_note)
                 on_tick()
                 next_tick = time.monotonic() + tick
 
@@ -192,7 +199,16 @@ class Slot:
         with suppress(_NotTaken):  # that it has ended is seen next
             self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
 
-    def _come(self, timeout: float, *, taken: bool) -> list[Parts]:
+    def _look(self, on_note: Callable[[Any], None]) -> None:
+        """See what the running call has noted since the last time."""
+        noted = self._process.noted()
+        if noted and noted != self._noted:
+            self._noted = noted
+            call, message = pickle.loads(noted)  # noqa: S301 - from our own process
+            if call == self._calls:
+                on_note(message)
+
+    def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
         """What has come from the slot, or comes in time; what is here already comes first."""
         if not self._arrived:
             poll = select.poll()
@@ -201,11 +217,13 @@ class Slot:
                 try:
                     self._arrived = self._process.reader.read()
                 except (EOFError, OSError):
-                    raise self._lost(taken) from None
+                    raise self._lost(on_note) from None
         arrived, self._arrived = self._arrived, []
         return arrived
 
-    def _lost(self, taken: bool) -> Exception:
+    def _lost(self, on_note: Callable[[Any], None]) -> Exception:
+        taken = self._process.begun(self._calls)
+        self._look(on_note)
         exit_code = self._process.ended()
         return SlotLost(exit_code) if taken else _NotTaken()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from encamp.agent.bounded import free_middle_of
@@ -20,7 +20,7 @@ from encamp.agent.whereabouts import worker_name
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
 from encamp.jobs.interrupts import ended_in_order
 from encamp.jobs.lease import Watch
-from encamp.jobs.phases import Opened, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.phases import Standing, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.use import Use
 from encamp.jobs.work import Outcome, Work
 from encamp.model import Span, Where
@@ -69,9 +69,10 @@ def _attempt(work: Work) -> Outcome:
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
-            on_message=watcher.on_message,
             on_tick=watcher.on_tick,
+            on_message=watcher.on_note,
             on_question=watcher.ask,
+            on_note=watcher.on_note,
         )
     except SlotLost as exc:
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
@@ -89,7 +90,7 @@ def _attempt(work: Work) -> Outcome:
     outcome: Outcome = answer.value
     if isinstance(outcome.error, Stopped):
         return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
-    outcome.where = watcher.where
+    outcome.where = replace(watcher.where, slot=outcome.slot)
     return outcome
 
 
@@ -107,19 +108,25 @@ class _Watcher:
         self._folder: Path | None = None
         self._time = RunningTime()
         self._use = Use()
+        self._looked = self._time()
         self._step: StepBegins | None = None
         self._step_began = 0.0
         self._task_began: float | None = None
         self._phase_began = work.clock.now(), time.monotonic()
 
-    def on_message(self, message: object) -> None:
-        if isinstance(message, Opened):
-            self._folder = message.folder
-            self.where = Where(self.where.host, self.where.worker, message.slot)
-            self._use.begin(message.slot, message.cpu_seconds)
-        elif isinstance(message, StepBegins):
-            self._step, self._step_began = message, self._time()
-            self._phase_began = self.work.clock.now(), time.monotonic()
+    def on_note(self, standing: Standing) -> None:
+        """See what the attempt says of itself."""
+        if self._folder is None:
+            self._folder = standing.folder
+            self.where = Where(self.where.host, self.where.worker, standing.slot)
+            self._use.begin(standing.slot, standing.cpu_seconds)
+        step = standing.step
+        if step is not None and step != self._step:
+            ago = max(0.0, time.monotonic() - step.since)
+            self._step = step
+            # While this process could not run, neither could what it watches over.
+            self._step_began = max(self._looked, self._time() - ago)
+            self._phase_began = self.work.clock.now() - ago, step.since
             if self._task_began is None:
                 self._task_began = self._step_began
 
@@ -130,7 +137,8 @@ class _Watcher:
             free_middle_of(self._folder / "log", self.work.log_limit)
         try:
             self._check_lease(now)
-            self._check_limits(self._time())
+            self._looked = self._time()
+            self._check_limits(self._looked)
         except EncampError:
             self._use.look()
             raise

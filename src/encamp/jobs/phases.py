@@ -17,14 +17,23 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from encamp.agent.bounded import cut
 from encamp.agent.calling import called
 from encamp.agent.calls import SpawnersFiles
-from encamp.agent.child import ask, at_supervisors_end, orphaned, spoil, tell, undone
+from encamp.agent.child import (
+    ask,
+    at_supervisors_end,
+    leave_process_alone,
+    note,
+    orphaned,
+    spoil,
+    tell,
+    undone,
+)
 from encamp.agent.isolation import put_folder_back
 from encamp.agent.output import flush, output_to
 from encamp.agent.pickling import (
@@ -48,6 +57,8 @@ from encamp.storage.place import Placed
 
 _SCARCE = 1 << 16
 """Bytes that must be free for a step's failure not to be put down to a full disk."""
+_BRIEF = 0.1
+"""Seconds for which the run is taken to go on if it did a moment ago."""
 _OUR_OWN = str(Path(__file__).parents[1]) + os.sep
 """Where code is that only led to a step."""
 TAIL = 4096
@@ -55,21 +66,25 @@ TAIL = 4096
 
 
 @dataclass(frozen=True)
-class Opened:
-    """Told to the supervisor: the attempt's folder, to look after if this process dies."""
+class Standing:
+    """Noted for the supervisor: all that would be lost with this process."""
 
     folder: Path
+    """The attempt's, to look after if this process dies."""
     slot: int
     cpu_seconds: float
     """What its process had used before."""
+    step: StepBegins | None = None
 
 
 @dataclass(frozen=True)
 class StepBegins:
-    """Told to the supervisor: a step begins; None: the steps are over."""
+    """A step that runs; without a label: the steps are over."""
 
     label: str | None
     time_limit: float | None
+    since: float
+    """When it has begun, by `time.monotonic`, which is one for all processes of a host."""
     before: tuple[tuple[str, float, float], ...]
     """The phases that are over, as `Span` has them."""
     mirrored: tuple[int, int, int]
@@ -90,9 +105,10 @@ class _Attempt:
     def __init__(self, work: Work, ships: bool) -> None:
         self.work = work
         self.files = SpawnersFiles(ask) if ships else None
-        self.outcome = Outcome()
+        self.outcome = Outcome(slot=os.getpid())
         self.placed = Placed()
-        self._cpu_before = 0.0
+        self._began = time.perf_counter()
+        self._standing = Standing(Path(), os.getpid(), 0.0)
         self.value: object = None
         self._flushes = not work.lease.controller.near
         """What is on the controller's own host it flushes for many tasks at once."""
@@ -105,6 +121,8 @@ class _Attempt:
                 self._in_folder(self._steps())
             except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
+        if isinstance(self.outcome.error, Stopped):
+            tell(self._standing)  # its folder is the supervisor's now
 
     def _steps(self) -> tuple[Call | Command, ...]:
         try:
@@ -120,12 +138,14 @@ class _Attempt:
         self._calls = any(isinstance(step, Call) for step in steps)
         if self._calls:
             _forget_peak_memory()
+        else:
+            leave_process_alone()
         return steps
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
         at_supervisors_end(camp.strike)
-        tell(Opened(camp.path, os.getpid(), self._cpu_before))
+        self._stand(replace(self._standing, folder=camp.path))
         failed = True
         try:
             with output_to(camp.path / "log"):
@@ -158,7 +178,7 @@ class _Attempt:
             with undone() if self._calls else put_folder_back("/"):
                 for step in steps:
                     self._step(step, camp.folder)
-            self._tell_step(None, None)
+            self._note_step(None, None)
             self._end_rest()
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
@@ -190,7 +210,7 @@ class _Attempt:
             spoil()
 
     def _step(self, step: Call | Command, folder: Path) -> None:
-        self._tell_step(step.label, step.time_limit)
+        self._note_step(step.label, step.time_limit)
         with self._phase(step.label):
             os.chdir(folder)
             if isinstance(step, Command):
@@ -215,12 +235,15 @@ class _Attempt:
 
     def _check_wanted(self) -> None:
         """Stop where nobody would take what is staged, and nobody would clear it away."""
-        if orphaned() or Watch(self.work.lease).over():
+        if orphaned():
+            raise Stopped
+        # The supervisor has looked at the lease when the attempt began.
+        if time.perf_counter() - self._began > _BRIEF and Watch(self.work.lease).over():
             raise Stopped
 
     def _bring_log(self, path: Path) -> None:
         log = path / "log"
-        if not log.exists() or not log.stat().st_size:
+        if not _size_of(log):
             return
         self.outcome.log_tail = tail_of(log)
         if orphaned():
@@ -228,11 +251,15 @@ class _Attempt:
         with suppress(EncampError, OSError):
             self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
 
-    def _tell_step(self, label: str | None, time_limit: float | None) -> None:
-        """Tell of a step, and all that would be lost with this process."""
+    def _stand(self, standing: Standing) -> None:
+        self._standing = standing
+        note(standing)
+
+    def _note_step(self, label: str | None, time_limit: float | None) -> None:
         before = tuple((span.name, span.start, span.seconds) for span in self.outcome.phases)
         mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
-        tell(StepBegins(label, time_limit, before, mirrored))
+        step = StepBegins(label, time_limit, time.monotonic(), before, mirrored)
+        self._stand(replace(self._standing, step=step))
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -244,11 +271,12 @@ class _Attempt:
 
     @contextmanager
     def _accounting(self) -> Iterator[None]:
-        self._cpu_before = _cpu_seconds()
+        before = _cpu_seconds()
+        self._standing = replace(self._standing, cpu_seconds=before)
         try:
             yield
         finally:
-            self.outcome.cpu_seconds = _cpu_seconds() - self._cpu_before
+            self.outcome.cpu_seconds = _cpu_seconds() - before
             if self._calls:
                 self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
             self.outcome.files_mirrored = self.placed.files
@@ -293,6 +321,13 @@ def _print_from_step(exc: BaseException) -> None:
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
         inner = inner.tb_next
     sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def tail_of(log: Path) -> str:

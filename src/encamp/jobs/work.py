@@ -53,6 +53,8 @@ class Outcome:
     """What came of one attempt. ``error`` is None if it ended well."""
 
     where: Where | None = None
+    slot: int = 0
+    """The process id of who tells this."""
     phases: list[Span] = field(default_factory=list)
     bytes_mirrored: int = 0
     files_mirrored: int = 0
