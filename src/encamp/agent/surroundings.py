@@ -20,7 +20,8 @@ from encamp.agent.isolation import set_up_loggers
 
 _LOOK_AGAIN = 0.02
 """Seconds after which all loggers are looked at again, though the root logger is the same."""
-_LIBRARY = str(Path(os.__file__).parent)
+_LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
+"""Where modules are that nobody loads again: Python's, and ours."""
 _CAPTURED = "_warnings_showwarning"
 """What `logging` keeps while it captures warnings."""
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
@@ -72,10 +73,11 @@ class Surroundings:
 
     def now(self) -> bytes:
         """What is to be told to a slot; the same object as long as it is the same."""
-        quick, now = (*_quick_look(), len(self._reloads.look())), time.monotonic()
+        reloads = self._reloads.look()
+        quick, now = (*_quick_look(), len(reloads)), time.monotonic()
         if quick != self._quick or now - self._looked > _LOOK_AGAIN:
             self._quick, self._looked = quick, now
-            around = msgspec.structs.replace(_look(key=self._key), reloads=self._reloads.look())
+            around = msgspec.structs.replace(_look(key=self._key), reloads=reloads)
             told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
             if told != self._told:
                 self._told = told
@@ -111,7 +113,7 @@ def _is_own(module: Any) -> bool:
     file = getattr(module, "__file__", None)
     if not isinstance(file, str) or getattr(module, "__spec__", None) is None:
         return False
-    return "site-packages" not in file and not file.startswith(_LIBRARY)
+    return "site-packages" not in file and not file.startswith(_LIBRARIES)
 
 
 def take_on(told: bytes) -> Around:
