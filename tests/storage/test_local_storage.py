@@ -94,6 +94,25 @@ def test_a_folder_open_to_others_is_closed_to_them(local_storage_base: Path) -> 
     local_storage_path().mkdir(mode=0o777)
     local_storage_path().chmod(0o777)
     assert local_storage().stat().st_mode & 0o777 == 0o700
+    local_storage_path().chmod(0o755)  # later, when it was seen to be good
+    assert local_storage().stat().st_mode & 0o777 == 0o700
+
+
+def test_a_place_that_leads_elsewhere_meanwhile_is_looked_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    place = tmp_path / "place"
+    monkeypatch.setenv(LOCAL, str(place))
+    for name in ("one", "two", "one"):
+        place.unlink(missing_ok=True)
+        place.symlink_to(tmp_path / name)
+        assert local_storage().parent == tmp_path / name
+    (tmp_path / "one").rename(tmp_path / "moved")
+    place.unlink()
+    place.symlink_to(tmp_path / "moved")
+    assert local_storage().parent == tmp_path / "moved"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="giving a folder away needs root")

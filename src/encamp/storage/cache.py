@@ -65,10 +65,11 @@ class HostCache:
 
     Trees that it hands out stay until it is closed. ``files`` and ``bytes`` count what it brought
     to this host. With a ``channel``, what is on no disk that this host sees is shipped by it.
+    ``storage`` is what `local_storage` has just given, if that was asked.
     """
 
-    def __init__(self, channel: Channel | None = None) -> None:
-        self._storage = local_storage()
+    def __init__(self, channel: Channel | None = None, storage: Path | None = None) -> None:
+        self._storage = storage or local_storage()
         self._channel = channel
         self.root = self._storage / "cache"
         self._locks = self.root / "locks"

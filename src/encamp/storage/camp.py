@@ -27,7 +27,7 @@ class Camp:
         self._owned = OwnedFolder(name)
         self.path, self.folder = self._owned.path, self._owned.task
         try:
-            self._cache = HostCache(channel)
+            self._cache = HostCache(channel, self._owned.storage)
         except BaseException:
             self._owned.strike()
             raise

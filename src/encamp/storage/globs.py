@@ -36,9 +36,28 @@ def matches(pattern: str, path: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> list[re.Pattern[str]]:
+    if not _MORE_THAN_STARS.search(pattern):
+        return [re.compile(_translated(pattern))]
     from wcmatch import glob
 
     return [re.compile(one) for one in glob.translate(pattern, flags=glob.GLOBSTAR)[0]]
+
+
+_MORE_THAN_STARS = re.compile(r"[^\w.*? +,:;=@#%&$-]|\*\*|^$")
+"""What is in a pattern that wcmatch translates: it takes longer to load than all of a slot."""
+
+
+def _translated(pattern: str) -> str:
+    """A pattern for one name, with stars and question marks only, as an expression for `re`.
+
+    As wcmatch has it: a name that begins with a dot wants one in the pattern.
+    """
+    text = "".join(_AS_REGEX.get(char) or re.escape(char) for char in pattern)
+    start = r"(?![./])" if pattern[0] in (_ANY, _STAR) else ""
+    return rf"(?s:(?=.){start}{text}/*)\Z"
+
+
+_AS_REGEX = {_STAR: "[^/]*", _ANY: "[^/]"}
 
 
 def fixed_start(name: str) -> str:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Literal
 
@@ -67,13 +68,16 @@ class Homebound:
         self._unchanged = unchanged
         self.passed: list[str] = []
         """Inputs that patterns match, but that are as they were put there, and so no outputs."""
-        self._real = os.path.realpath(folder)
         self._task = task
         self._lenient = lenient
         self._made: list[Made] = []
         self._links: deque[_Link] = deque()
         self._inside = {str(folder)}
         self._homes: dict[str, list[tuple[object, PurePosixPath]]] = {}
+
+    @cached_property
+    def _real(self) -> str:
+        return os.path.realpath(self._folder)
 
     def add(self, output: Output) -> bool:
         """Take in what a pattern matches; returns whether it matches anything.

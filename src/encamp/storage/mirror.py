@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from typing import Literal, get_args
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
 from encamp.storage.copy import check_size
 from encamp.storage.disk import Disks
-from encamp.storage.globs import escape, is_glob
+from encamp.storage.globs import escape, is_glob, matches
 from encamp.storage.hidden import Hidden
 from encamp.storage.holes import allocated
 from encamp.storage.remote import find_remote, is_url
@@ -150,15 +151,21 @@ def find(pattern: str, base: Path, *, literal: bool = False) -> list[Path]:
     """
     if not pattern or "\0" in pattern:
         raise BadJob(f"the pattern {pattern!r}", "is no path" if pattern else "is empty")
-    path = Path(os.path.abspath(_literal(pattern, base)))
-    if not os.path.lexists(path):
+    name = os.path.abspath(os.path.join(base, os.path.expanduser(pattern)))  # noqa: PTH118
+    if not os.path.lexists(name):
         return _globbed(pattern, base)
+    path = Path(name)
     if is_glob(pattern) and not literal:
         _check_only_match(pattern, path, base)
     return [path]
 
 
 def _globbed(pattern: str, base: Path) -> list[Path]:
+    above, _, name = pattern.rpartition("/")
+    if not is_glob(pattern) and not _MORE_THAN_A_NAME.search(pattern):
+        return []
+    if not (_MORE_THAN_A_NAME.search(pattern) or is_glob(above)):
+        return _listed(name, base / (above or pattern[: -len(name)]))
     from wcmatch import glob
 
     flags = glob.GLOBSTAR | glob.GLOBTILDE
@@ -167,6 +174,20 @@ def _globbed(pattern: str, base: Path) -> list[Path]:
     except (ValueError, OSError) as exc:
         raise BadJob(f"the pattern {pattern!r}", str(exc)) from exc
     return sorted(Path(os.path.abspath(base / match)) for match in found)
+
+
+_MORE_THAN_A_NAME = re.compile(r"^~|\\|\*\*|/$|[\[\]{}]")
+"""What is in patterns that are not for the names in one folder alone."""
+
+
+def _listed(pattern: str, folder: Path) -> list[Path]:
+    """What in a folder has a name that a pattern stands for; as wcmatch finds it, but at once."""
+    try:
+        names = sorted(name for name in os.listdir(folder) if matches(pattern, name))
+    except OSError:  # it is not there, or cannot be listed
+        return []
+    folder = Path(os.path.abspath(folder))
+    return [folder / name for name in names]
 
 
 def _check_only_match(pattern: str, literal: Path, base: Path) -> None:
@@ -189,6 +210,8 @@ def globstar_depth(pattern: str, base: Path) -> int | None:
 
     None if the pattern has no ``**``, or is the name of something.
     """
+    if "**" not in pattern:
+        return None
     literal = _literal(pattern, base)
     if "**" not in literal.parts or os.path.lexists(literal):
         return None

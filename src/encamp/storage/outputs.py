@@ -10,10 +10,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from io import FileIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
@@ -38,6 +37,7 @@ from encamp.storage.roots import (
     local,
     portable,
     portable_name,
+    real_folder,
     with_name,
 )
 
@@ -194,14 +194,14 @@ def _check_folder(output: Output, destination: Path) -> None:
     check_destination(Path(os.path.realpath(_folder(output, destination))))
 
 
-def _folder(output: Output, destination: Path) -> Path:
+def _folder(output: Output, destination: Path | None) -> Path:
     if output.at is not None:
         return local(output.at)
-    return destination / os.path.expanduser(output.to)
+    return (destination or current_folder()) / os.path.expanduser(output.to)
 
 
 def _place(
-    destination: Path, far: Collection[Portable], output: Output
+    destination: Path | None, far: Collection[Portable], output: Output
 ) -> Callable[[PurePosixPath], Final]:
     """What says where each file of an output goes, by whichever way."""
     if output.at is not None and output.at in far:
@@ -209,11 +209,11 @@ def _place(
     return _finals(destination, output)
 
 
-def _finals(destination: Path, output: Output) -> Callable[[PurePosixPath], Path | str]:
+def _finals(destination: Path | None, output: Output) -> Callable[[PurePosixPath], Path | str]:
     """What gives final names, in the folder's one true name, so that conflicts are seen."""
     if is_url(output.to):
         return lambda inner: f"{output.to.rstrip('/')}/{inner}"
-    return Path(os.path.realpath(_folder(output, destination))).joinpath
+    return real_folder(str(_folder(output, destination))).joinpath
 
 
 def check_destination(folder: Path) -> None:
@@ -264,11 +264,10 @@ def stage(
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
-        base = destination or current_folder()
         outputs = tuple(outputs)
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
-        where = partial(_place, base, far)
+        where = partial(_place, destination, far)
         found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
         wanted = _wanted(found, folder, outputs, where, task, inputs)
     except OSError as exc:
@@ -386,11 +385,17 @@ def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
 def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str]:
     """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
     try:
-        with source.open("rb", buffering=0) as reader, _new_file(part) as writer:
-            size, digest = _pump(reader.fileno(), writer.fileno())
-            set_permissions(writer.fileno(), _permissions(reader.fileno()), final)
+        with ExitStack() as files:
+            reader = os.open(str(source), os.O_RDONLY | os.O_CLOEXEC)
+            files.callback(os.close, reader)
+            writer = _new_file(str(part))
+            files.callback(os.close, writer)
+            status = os.fstat(reader)
+            size, digest = _pump(reader, writer, status)
+            # As the task set them, but always writable by their owner.
+            set_permissions(writer, status.st_mode & 0o777 | 0o200, final)
             if flush:
-                flushed(writer.fileno(), final)
+                flushed(writer, final)
         if part.stat().st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
@@ -402,17 +407,18 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
     return size, digest
 
 
-def _new_file(part: Path) -> FileIO:
+def _new_file(part: str) -> int:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        return part.open("xb", buffering=0)
+        return os.open(part, flags, 0o666)
     except FileNotFoundError:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        return part.open("xb", buffering=0)
+        Path(part).parent.mkdir(parents=True, exist_ok=True)
+        return os.open(part, flags, 0o666)
 
 
-def _pump(reader: int, writer: int) -> tuple[int, str]:
+def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:
     """Copy all bytes; a hole stays one, and counts as the zeros that it is read as."""
-    hashed, status = Hashed(), os.fstat(reader)
+    hashed = Hashed()
     if is_sparse(status):
         for begin, end in data_parts(reader, status.st_size):
             hashed.zeros(begin - hashed.size)
@@ -430,11 +436,6 @@ def _pump_part(reader: int, writer: int, hashed: Hashed, end: int | None) -> Non
     ):
         write_at(writer, block, hashed.size)
         hashed.update(block)
-
-
-def _permissions(fd: int) -> int:
-    """As the task set them, but always writable by their owner."""
-    return (os.fstat(fd).st_mode & 0o777) | 0o200
 
 
 def _named(exc: OSError, source: Path, final: Path) -> Exception:

@@ -157,7 +157,7 @@ def _is_opaque(folder: Path) -> bool:
 def mounts_below(folder: Path) -> list[str]:
     """Where something is mounted at or below ``folder``, in the order of mounting."""
     try:
-        told = Path("/proc/self/mountinfo").read_bytes()
+        told = _mountinfo()
     except OSError:
         return []
     inside = os.path.realpath(folder)
@@ -165,6 +165,18 @@ def mounts_below(folder: Path) -> list[str]:
         return []
     points = [_unescaped(line.split()[4]) for line in told.splitlines()]
     return [p for p in points if p == inside or p.startswith(f"{inside}/")]
+
+
+def _mountinfo() -> bytes:
+    """All that is mounted, see proc(5); asked for each folder, so without a file object."""
+    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
 
 
 _OCTAL = b"134", b"040", b"011", b"012"

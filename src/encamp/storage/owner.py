@@ -14,6 +14,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from secrets import token_hex
 
@@ -22,7 +23,7 @@ from encamp.storage import overlay
 from encamp.storage.cleaners import keep_off, locked
 from encamp.storage.disk import disk_full
 from encamp.storage.parts import discard_noted
-from encamp.storage.process import boot_id, facts_from, this_process
+from encamp.storage.process import ProcessFacts, boot_id, facts_from, this_process
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.sound import doubt
 from encamp.storage.strike import strike
@@ -58,6 +59,7 @@ class OwnedFolder:
         self._pid = os.getpid()
         self._lock = -1
         self._folder: int | None = None
+        self._has_linked = False
         self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
         self.task = self.path / TASK
         try:
@@ -68,9 +70,12 @@ class OwnedFolder:
 
     def _make(self) -> None:
         keep_off(self._root)
-        self.path.parent.mkdir(mode=0o700, exist_ok=True)
-        self._lock = _take_new(_lock_of(self.path))
-        os.write(self._lock, _about_this_process())
+        try:
+            self._lock = _take_new(_lock_of(self.path))
+        except FileNotFoundError:  # it is the first one here
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            self._lock = _take_new(_lock_of(self.path))
+        os.write(self._lock, _about(this_process()))
         self.path.mkdir(mode=0o700)
         self._folder = locked(self.path, fcntl.LOCK_EX)
         self.task.mkdir(mode=0o700)
@@ -94,6 +99,7 @@ class OwnedFolder:
         If this folder goes while they are noted, they are looked through before they are used
         again, for the task may have failed or died in the act.
         """
+        self._has_linked = True
         with suppress(OSError):
             (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(entry) for entry in entries))
 
@@ -105,7 +111,7 @@ class OwnedFolder:
         """
         if self._lock >= 0 and self._pid == os.getpid():
             try:
-                _strike(self.path, self._root)
+                _strike(self.path, self._root, linked=self._has_linked)
             except OSError as exc:
                 _warn_of(self.path, exc)
             finally:
@@ -144,8 +150,10 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
     return BadLocalStorage(str(root), (exc.strerror or str(exc)).lower())
 
 
-def _strike(folder: Path, root: Path) -> None:
-    _doubt_linked(folder)
+def _strike(folder: Path, root: Path, *, linked: bool = True) -> None:
+    """Remove a folder of the local storage; ``linked`` if trees may be noted in it."""
+    if linked:
+        _doubt_linked(folder)
     strike(folder, root, overlay.unmount_below(folder))
 
 
@@ -202,8 +210,9 @@ def _is_at(fd: int, path: Path) -> bool:
         return False
 
 
-def _about_this_process() -> bytes:
-    return json.dumps(this_process().as_dict()).encode()
+@lru_cache(maxsize=1)
+def _about(process: ProcessFacts) -> bytes:
+    return json.dumps(process.as_dict()).encode()
 
 
 @contextmanager

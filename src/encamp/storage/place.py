@@ -143,7 +143,6 @@ class Placer:
             self._mount(self._cache.get(item), self.folder / item.target)
             self.placed.mounted.append(item)
         elif way == "direct":
-            until_not_older(local(item.source), item.mtime_ns)
             self._direct(local(item.source), item)
         elif item.kind == "tree":
             if self._tree(self._cache.get(item), item, way) != item.content:
@@ -154,10 +153,13 @@ class Placer:
     def _direct(self, source: Path, item: Item) -> None:
         """From the source itself, which must be what it was when the plan was made."""
         if item.kind == "tree":
+            until_not_older(source, item.mtime_ns)
             same = self._tree(source, item, "direct") == item.content
         else:
             status = source.stat()
-            same = (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
+            if not (same := _is_as_planned(status, item)):
+                until_not_older(source, item.mtime_ns)
+                same = _is_as_planned(status := source.stat(), item)
             if same:
                 self._file(source, status, item, "direct")
         if not same:
@@ -320,6 +322,10 @@ class Placer:
         if lost:
             raise InputLost(task, item.target, str(self._owned.storage))
         raise InputDamaged(task, item.target)
+
+
+def _is_as_planned(status: os.stat_result, item: Item) -> bool:
+    return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
 
 
 def _is_in(trees: set[PurePosixPath], item: Item) -> bool:

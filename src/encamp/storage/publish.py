@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
@@ -22,7 +23,11 @@ _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def publish(
-    staged: Collection[Staged], *, flush: bool = True, own: Collection[str] = ()
+    staged: Collection[Staged],
+    *,
+    flush: bool = True,
+    own: Collection[str] = (),
+    checked: bool = False,
 ) -> list[Published]:
     """Give staged files their final names; returns what is there now.
 
@@ -31,10 +36,11 @@ def publish(
     earlier results of the same task. A file is seen whole or not at all; of several files none is
     made visible if one is seen beforehand not to go. With ``flush`` the names
     are on the disk on return; without, the caller sees to that with `flush_folders`. Blocks, on a
-    network disk also until it shows what another host has written there. Raises `BadDestination`,
-    also for a temporary file that is gone or was tampered with.
+    network disk also until it shows what another host has written there. ``checked`` if
+    `names_to_take` was asked just now, which looks at the same. Raises `BadDestination`, also for a
+    temporary file that is gone or was tampered with.
     """
-    for one in staged:
+    for one in staged if not checked else ():
         _check(one, own)
     published = [_published(one, own) for one in staged]
     if flush:
@@ -67,7 +73,7 @@ def _check(one: Staged, own: Collection[str]) -> None:
     if is_url(one.final):
         return None
     try:
-        if Path(name).is_dir() and not (one.kind == "link" and Path(name).is_symlink()):
+        if _is_folder(name) and not (one.kind == "link" and Path(name).is_symlink()):
             raise BadDestination(name, "there is a folder of that name")
         if one.kind == "link":
             return None
@@ -77,6 +83,18 @@ def _check(one: Staged, own: Collection[str]) -> None:
     if not whole:
         raise BadDestination(name, f"its temporary file {printable(local(one.part))} was changed")
     return None
+
+
+def _is_folder(name: str) -> bool:
+    """Raises OSError where that cannot be seen."""
+    try:
+        return stat.S_ISDIR(Path(name).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return False
+        raise
 
 
 def _check_folder(one: Staged, name: str) -> None:
@@ -94,7 +112,7 @@ def _check_folder(one: Staged, name: str) -> None:
 
 def final_name(final: Portable) -> str:
     """A final name as this host calls it."""
-    return str(final) if is_url(final) else str(local(final))
+    return final if isinstance(final, str) else str(local(final))
 
 
 def _is_there(final: Portable) -> bool:
@@ -116,7 +134,7 @@ def _published(one: Staged, own: Collection[str]) -> Published:
             final.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
             part.symlink_to(one.goal)
-        found = part.lstat()
+        found = os.lstat(part)
         if replace:
             part.replace(final)
         elif not _moved_if_new(part, final):
@@ -173,7 +191,8 @@ def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
 
 def parents(published: Iterable[Published]) -> set[Path]:
     """The folders on disks of this host that published files are in."""
-    return {Path(one.path).parent for one in published if not is_url(one.path)}
+    names = {os.path.dirname(one.path) for one in published if not is_url(one.path)}  # noqa: PTH120
+    return set(map(Path, names))
 
 
 def flush_copies(staged: Iterable[Staged]) -> dict[Portable, OSError]:

@@ -22,6 +22,8 @@ def local_storage() -> Path:
     is a file or symlink, belongs to somebody else, or cannot be made or written to.
     """
     path = local_storage_path()
+    if _is_checked(path):
+        return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -33,7 +35,25 @@ def local_storage() -> Path:
     except OSError as exc:
         raise BadLocalStorage(str(path), (exc.strerror or str(exc)).lower()) from exc
     _check_private(path, found)
+    _checked[path] = path.lstat(), os.geteuid()
     return path
+
+
+_checked: dict[Path, tuple[os.stat_result, int]] = {}
+"""Local storages that were found to be good, as they were then, and for which user."""
+
+
+def _is_checked(path: Path) -> bool:
+    """Whether it is the folder that was looked at before, and nobody has opened it to others."""
+    before = _checked.get(path)
+    try:
+        now = os.lstat(path) if before else None
+    except OSError:
+        return False
+    if before is None or now is None:
+        return False
+    same = os.path.samestat(now, before[0]) and now.st_mode == before[0].st_mode
+    return same and (now.st_uid, before[1]) == (before[0].st_uid, os.geteuid())
 
 
 def local_storage_path() -> Path:
@@ -41,10 +61,10 @@ def local_storage_path() -> Path:
 
     Raises `BadLocalStorage` where PARALLEL_LOCAL_STORAGE is no absolute path.
     """
-    base = _expanded(os.environ.get(LOCAL) or _temporary())
-    if not base.is_absolute():
-        raise BadLocalStorage(str(base), _not_absolute(base))
-    return Path(os.path.realpath(base), f"encamp-{_user()}")
+    base = os.path.expanduser(os.environ.get(LOCAL) or _temporary())
+    if not base.startswith("/"):
+        raise BadLocalStorage(base, _not_absolute(base))
+    return real_folder(base) / f"encamp-{_user()}"
 
 
 def _temporary() -> str:
@@ -58,7 +78,22 @@ def _expanded(name: str) -> Path:
     return Path(os.path.expanduser(name))
 
 
-def _not_absolute(path: Path) -> str:
+def real_folder(path: str) -> Path:
+    """The one true name of a folder, which is looked up again only if it leads elsewhere now."""
+    try:
+        now = os.stat(path)  # noqa: PTH116 - often called
+        if (known := _real.get(path)) and os.path.samestat(now, os.lstat(known)):
+            return known
+    except OSError:
+        return Path(os.path.realpath(path))
+    _real[path] = real = Path(os.path.realpath(path))
+    return real
+
+
+_real: dict[str, Path] = {}
+
+
+def _not_absolute(path: Path | str) -> str:
     """Why a path is refused; a relative one would be another folder wherever a task runs."""
     return "no such user" if str(path).startswith("~") else "it is not an absolute path"
 
@@ -104,8 +139,7 @@ def current_folder() -> Path:
 
 def in_local_storage(path: Path) -> bool:
     """Whether ``path`` lies in this user's local storage."""
-    root = os.path.realpath(local_storage_path())
-    return Path(os.path.realpath(path)).is_relative_to(root)
+    return _is_below(os.path.realpath(path), os.path.realpath(local_storage_path()))
 
 
 @dataclass(frozen=True)
@@ -128,7 +162,7 @@ def shared_roots() -> list[Path]:
     given = os.environ.get(MIRRORED)
     if not given:
         home = _expanded("~")
-        return [Path(os.path.realpath(home))] if home.is_absolute() else []
+        return [real_folder(str(home))] if home.is_absolute() else []
     return [_shared_root(name) for name in given.split(os.pathsep) if name]
 
 
@@ -136,7 +170,7 @@ def _shared_root(name: str) -> Path:
     path = _expanded(name)
     if not path.is_absolute():
         raise BadJob(f"{MIRRORED} names {name!r}", _not_absolute(path))
-    return Path(os.path.realpath(path))
+    return real_folder(str(path))
 
 
 def to_abstract(path: Path | str) -> SharedPath | None:
@@ -145,13 +179,21 @@ def to_abstract(path: Path | str) -> SharedPath | None:
     The longest root that holds it wins; symlinks are resolved on both sides; whole components
     are compared, so ``/home`` does not hold ``/home2/x``.
     """
-    real = Path(os.path.realpath(path))
+    return _in_root(os.path.realpath(path))
+
+
+def _in_root(real: str) -> SharedPath | None:
     roots = shared_roots()
-    holding = [i for i, root in enumerate(roots) if real.is_relative_to(root)]
+    holding = [i for i, root in enumerate(roots) if _is_below(real, str(root))]
     if not holding:
         return None
     best = max(holding, key=lambda i: (len(roots[i].parts), -i))
-    return SharedPath(best, str(real.relative_to(roots[best])))
+    return SharedPath(best, real[len(str(roots[best])) :].lstrip("/") or ".")
+
+
+def _is_below(real: str, root: str) -> bool:
+    """Whether a real path is a folder, or in it."""
+    return real == root or real.startswith(root if root.endswith("/") else f"{root}/")
 
 
 def to_actual(shared: SharedPath) -> Path:
@@ -165,7 +207,8 @@ def to_actual(shared: SharedPath) -> Path:
 
 def portable(path: Path | str) -> Portable:
     """``path`` in the form that may be sent to another host, symlinks resolved."""
-    return to_abstract(path) or os.path.realpath(path)
+    real = os.path.realpath(path)
+    return _in_root(real) or real
 
 
 def portable_name(path: Path) -> Portable:

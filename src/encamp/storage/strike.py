@@ -21,6 +21,8 @@ _TRIES = 20
 _CHANGES = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ESTALE}
 """What is told of a folder that changes meanwhile."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+_FEW = 4
+"""Levels of folders that are removed with a descriptor for each."""
 _LONGEST = 300
 _NAMED = 3
 """How many things that stay are named in a message."""
@@ -51,16 +53,73 @@ def strike(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:
     """
     if folder == root or not folder.is_relative_to(root) or ".." in folder.parts:
         raise UnsafeTarget(str(folder), f"is not in the local storage {root}")
-    inner = folder.parent.relative_to(root)
-    if os.path.realpath(folder.parent) != str(Path(os.path.realpath(root), inner)):
-        raise UnsafeTarget(str(folder), f"leaves the local storage {root} by a symlink")
     for left in reversed(range(_TRIES)):
-        removal = _Removal(folder, mounted)
+        try:
+            above = _opened_above(folder, root)
+        except FileNotFoundError:
+            return
+        if not mounted and _removed_at_once(folder.name, above):
+            return
+        removal = _Removal(folder, above, mounted)
         removal.run()
         if not removal.stayed:
             return
         if not left or not removal.changed:
             raise NotRemoved(removal.stayed)
+
+
+def _opened_above(folder: Path, root: Path) -> int:
+    """A descriptor of what ``folder`` is in, to which no symlink below ``root`` leads."""
+    fd = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
+    for name in folder.parent.relative_to(root).parts:
+        try:
+            below = os.open(name, _FOLDER, dir_fd=fd)
+        except OSError:
+            if _is_link(name, fd):
+                why = f"leaves the local storage {root} by a symlink"
+                raise UnsafeTarget(str(folder), why) from None
+            raise
+        finally:
+            os.close(fd)
+        fd = below
+    return fd
+
+
+def _removed_at_once(name: str, above: int) -> bool:
+    """Remove a folder of a few levels, as most are; False if there is anything odd about it.
+
+    Closes ``above`` if it was removed.
+    """
+    try:
+        _remove_levels(name, above, os.fstat(above).st_dev, _FEW)
+    except OSError:
+        return False
+    os.close(above)
+    return True
+
+
+def _remove_levels(name: str, above: int, device: int, levels: int) -> None:
+    fd = os.open(name, _FOLDER, dir_fd=above)
+    try:
+        if os.fstat(fd).st_dev != device:
+            raise OSError(errno.EBUSY, "something is mounted there")
+        with os.scandir(fd) as found:
+            entries = list(found)
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=fd)
+            elif levels > 1:
+                _remove_levels(entry.name, fd, device, levels - 1)
+        os.rmdir(name, dir_fd=above)
+    finally:
+        os.close(fd)
+
+
+def _is_link(name: str, above: int) -> bool:
+    try:
+        return stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+    except OSError:
+        return False
 
 
 @dataclass
@@ -75,10 +134,10 @@ class _Level:
 
 
 class _Removal:
-    """One pass over a folder."""
+    """One pass over a folder; ``above``, which becomes its own, is what that is in."""
 
-    def __init__(self, top: Path, mounted: Collection[str]) -> None:
-        self._top = top
+    def __init__(self, top: Path, above: int, mounted: Collection[str]) -> None:
+        self._top, self._fd = top, above
         self._mounted = mounted
         self._levels: list[_Level] = []
         self.stayed: dict[str, OSError] = {}
@@ -88,10 +147,6 @@ class _Removal:
 
     def run(self) -> None:
         """Remove what can be removed."""
-        try:
-            self._fd = os.open(self._top.parent, _FOLDER & ~os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return
         try:
             self._levels.append(_Level("", os.fstat(self._fd)))
             self._remove(self._top.name)
@@ -114,8 +169,7 @@ class _Removal:
     def _enter(self, name: str) -> None:
         """Open a folder of the open one in its place, and remove the files in it."""
         with self._noting(name):
-            fd = _opened(name, self._fd)
-            status = os.fstat(fd)
+            fd, status = _opened(name, self._fd)
             foreign = status.st_dev != self._levels[-1].status.st_dev
             if foreign or (self._mounted and self._path(name) in self._mounted):
                 os.close(fd)
@@ -172,18 +226,18 @@ class _Removal:
         return os.path.join(self._top.parent, *names, name)  # noqa: PTH118
 
 
-def _opened(name: str, above: int) -> int:
-    """A descriptor of a folder, to which its owner has all rights then."""
+def _opened(name: str, above: int) -> tuple[int, os.stat_result]:
+    """A descriptor of a folder, to which its owner has all rights then, and its status."""
     try:
         fd = os.open(name, _FOLDER, dir_fd=above)
     except PermissionError:
         _give_rights(name, above)
-        return os.open(name, _FOLDER, dir_fd=above)
-    mode = stat.S_IMODE(os.fstat(fd).st_mode)
-    if mode & 0o700 != 0o700:
+        fd = os.open(name, _FOLDER, dir_fd=above)
+    status = os.fstat(fd)
+    if status.st_mode & 0o700 != 0o700:
         with suppress(OSError):
-            os.fchmod(fd, mode | 0o700)
-    return fd
+            os.fchmod(fd, stat.S_IMODE(status.st_mode) | 0o700)
+    return fd, status
 
 
 def _give_rights(name: str, above: int) -> None:

@@ -45,8 +45,8 @@ def until_visible(path: Path, size: int) -> os.stat_result:
     On a network disk it is waited for, up to ENCAMP_VISIBLE_WAIT seconds (10 by default). What is
     there in the end is returned, whatever its size; raises FileNotFoundError if nothing is.
     """
-    _look_again_until(path, lambda status: status is not None and status.st_size >= size)
-    return path.stat()
+    found = _look_again_until(path, lambda status: status is not None and status.st_size >= size)
+    return path.stat() if found is None else found
 
 
 def sees(path: Portable) -> bool:
@@ -69,15 +69,21 @@ def until_not_older(path: Path, mtime_ns: int) -> None:
     _look_again_until(path, lambda status: status is not None and status.st_mtime_ns >= mtime_ns)
 
 
-def _look_again_until(path: Path, good: Callable[[os.stat_result | None], bool]) -> None:
-    if good(_status(path)) or not is_network_disk(path):
-        return
+def _look_again_until(
+    path: Path, good: Callable[[os.stat_result | None], bool]
+) -> os.stat_result | None:
+    """The status that was good at once; None if it was waited for."""
+    if good(status := _status(path)):
+        return status
+    if not is_network_disk(path):
+        return None
     pause, end = _FIRST_PAUSE, time.monotonic() + wait_seconds()
     while time.monotonic() < end and not good(_status(path)):
         time.sleep(min(pause, max(0.0, end - time.monotonic())))
         pause = min(2 * pause, _LONGEST_PAUSE)
         with suppress(OSError), os.scandir(path.parent) as entries:
             next(entries, None)
+    return None
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -1,0 +1,58 @@
+"""Patterns that are translated here stand for what wcmatch says that they do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wcmatch import glob
+
+from encamp.storage.globs import matches
+from encamp.storage.mirror import find
+
+NAMES = [
+    "a.txt",
+    "b.txt",
+    "ab",
+    "a b",
+    ".hidden",
+    ".a.txt",
+    "é",
+    "x+y",
+    "a\nb",
+    "(c)",
+    "{d}",
+    "[e]",
+]
+PATTERNS = ["*", "*.txt", "?", "??", "a*", ".*", ".?*", "*b", "x+?", "a?b", "é*", "(*", "{*", "*]"]
+
+
+@given(
+    st.text(st.sampled_from("ab.*? +$^|"), min_size=1),
+    st.text(st.sampled_from("ab. +$^|\n"), min_size=1),
+)
+def test_names_match_as_for_wcmatch(pattern: str, name: str) -> None:
+    if name in (".", "..") or "**" in pattern:
+        return
+    theirs = glob.translate(pattern, flags=glob.GLOBSTAR)[0]
+    assert matches(pattern, name) == any(re.match(one, name) for one in theirs)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("above", ["", "data/", "data/../data/"])
+def test_files_are_found_as_by_wcmatch(pattern: str, above: str, tmp_path: Path) -> None:
+    folder = tmp_path / above
+    (tmp_path / "data").mkdir()
+    for name in NAMES:
+        (folder / name).write_text(name)
+    there = glob.glob(above + pattern, flags=glob.GLOBSTAR, root_dir=str(tmp_path))
+    expected = sorted((folder / Path(one).name).resolve() for one in there)
+    assert find(above + pattern, tmp_path) == expected
+
+
+def test_a_folder_that_is_not_there_has_no_matches(tmp_path: Path) -> None:
+    assert find("nowhere/*.txt", tmp_path) == []
+    assert find("nowhere/a.txt", tmp_path) == []
