@@ -22,6 +22,7 @@ import sysconfig
 import types
 from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -46,6 +47,8 @@ class _Hasher:
         self._enclosing: dict[int, int] = {}
 
     def digest(self, value: object) -> bytes:
+        if type(value) is str and len(value) < _SHORT:
+            return _digest_of_text(value)
         if isinstance(value, _PLAIN):
             return self._digest(value)
         if isinstance(value, _CONTAINERS):
@@ -177,9 +180,22 @@ class _Hasher:
     def _join(kind: str, parts: Iterable[bytes]) -> bytes:
         hashed = hashlib.blake2b(kind.encode(), digest_size=16)
         for part in parts:
-            hashed.update(len(part).to_bytes(8, "little"))
-            hashed.update(part)
+            length = len(part).to_bytes(8, "little")
+            if len(part) < _SHORT:
+                hashed.update(length + part)
+            else:
+                hashed.update(length)
+                hashed.update(part)
         return hashed.digest()
+
+
+_SHORT = 100
+
+
+@lru_cache(maxsize=4096)
+def _digest_of_text(text: str) -> bytes:
+    """Of a short text, for the same ones are in many values: names of fields above all."""
+    return _Hasher()._digest(text)
 
 
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:

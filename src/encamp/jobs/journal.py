@@ -256,6 +256,8 @@ class Journal:
 
         Raises `DiskFull`, or OSError from the disk.
         """
+        if not records:
+            return
         lines = [_encoded(record) + b"\n" for record in records]
         view = memoryview(b"".join(lines))
         try:
@@ -315,6 +317,10 @@ def _as_records(
 
 
 def _encoded(record: Record) -> bytes:
+    with suppress(UnicodeEncodeError):
+        line = msgspec.json.encode(record)
+        if _ESCAPED not in line:
+            return line
     return msgspec.json.encode(escaped(msgspec.to_builtins(record)))
 
 
@@ -343,6 +349,8 @@ def _unescaped(value: Any) -> Any:
 
 
 _ESCAPE = "\x00hex:"
+_ESCAPED = b"\\u0000hex:"
+"""The same in a line."""
 
 
 def _odd(text: str) -> bool:
@@ -368,7 +376,7 @@ _DECODER = msgspec.json.Decoder(Record)
 def _decoded(line: bytes) -> Record | None:
     """A line as a record; None if it is none, as one is that was cut off."""
     with suppress(msgspec.MsgspecError, ValueError, RecursionError):
-        if b"\\u0000hex:" not in line:
+        if _ESCAPED not in line:
             return _DECODER.decode(line)
         return msgspec.convert(_unescaped(msgspec.json.decode(line)), Record)
     return None

@@ -28,11 +28,12 @@ class Keys:
     """Makes the keys of one job's tasks; what tasks have in common is worked out once."""
 
     def __init__(self, shared: list[Item], destination: Portable) -> None:
-        self._destination = destination
         self._code = lru_cache(maxsize=None)(fingerprint)
         self._codes = lru_cache(maxsize=1000)(lambda codes: fingerprint(list(codes)))
         self._no_lines = lru_cache(maxsize=1000)(lambda kinds: fingerprint((list(kinds), [])))
-        self._no_outputs = fingerprint((destination, []))
+        self._outputs = lru_cache(maxsize=1000)(
+            lambda outputs: fingerprint((destination, [vars(output) for output in outputs]))
+        )
         self.job_inputs(shared)
 
     def job_inputs(self, shared: list[Item]) -> None:
@@ -63,9 +64,7 @@ class Keys:
             "inputs": fingerprint(identity(given)) if given else "",
             "taken": fingerprint(sorted(taken)) if taken else "",
             "job inputs": self._shared,
-            "outputs": fingerprint((self._destination, [vars(o) for o in task.outputs]))
-            if task.outputs
-            else self._no_outputs,
+            "outputs": self._outputs(task.outputs),
         }
         return {name: digest for name, digest in parts.items() if digest}
 

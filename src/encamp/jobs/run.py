@@ -97,6 +97,11 @@ MOST_CHANGES = 3
 """How often a task is run again for inputs that changed meanwhile, whatever its retries."""
 SILENCE = 5.0
 """Seconds without any result after which it is seen whether the executor is still there."""
+TOGETHER = 0.01
+"""Seconds in which results are collected where there are many: their outputs are flushed, and
+written down, together."""
+_PLENTY = 10
+"""Tasks in hand for each worker that keep it busy for longer than that."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -209,6 +214,8 @@ class _Run:
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
         self.ended: dict[str, TaskReport] = {}
+        self.changed_inputs: dict[str, Collection[str]] = {}
+        """Final names of outputs, by tasks that are about to publish, which stay their inputs."""
         self.parts = EqualParts()
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
@@ -390,13 +397,23 @@ class _Run:
         )
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
-        """What has arrived since the last time; waits for one, or for a signal."""
+        """What has arrived since the last time; waits for one, or for a signal.
+
+        Where workers have enough to do, some more are waited for, to see to all of them at once.
+        """
         arrivals: list[_Arrival | None] = []
         with suppress(queue.Empty):
             arrivals.append(self.arrived.get(timeout=timeout))
+            if self._may_linger():
+                time.sleep(TOGETHER)
             while len(arrivals) < self.window:
                 arrivals.append(self.arrived.get_nowait())
         return [arrival for arrival in arrivals if arrival is not None]
+
+    def _may_linger(self) -> bool:
+        """Whether nobody waits for what has come, by all that is known."""
+        plenty = self.workers is not None and len(self.running) > _PLENTY * self.workers
+        return plenty and not self.prepared.graph.before and not self.stopping
 
     def _take_in(self, arrivals: list[_Arrival]) -> None:
         """Publish what is done, then journal it: a record follows what it speaks of."""
@@ -409,12 +426,12 @@ class _Run:
                 self.workplaces.note(outcome.where)
                 came.append((name, outcome))
         self._flush([outcome for _, outcome in came])
+        self._take_names(came)
         done: list[_Done] = []
         for name, outcome in came:
             if (published := self._publish(name, outcome)) is not None:
                 done.append((name, outcome, published))
-        for name, outcome, published in self._flushed(done):
-            self._done(name, outcome, published)
+        self._done(self._flushed(done))
         for depot in depots:
             depot.close()
 
@@ -466,38 +483,54 @@ class _Run:
         cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
         return replace(outcome, error=StepFailed(name, module, None, cause))
 
+    def _take_names(self, came: list[tuple[str, Outcome]]) -> None:
+        """Write down the final names of good outcomes before any of them becomes visible."""
+        records: list[Record] = []
+        taking: list[Outcome] = []
+        for name, outcome in came:
+            if outcome.error is None:
+                try:
+                    records += self._to_take(name, outcome)
+                    taking.append(outcome)
+                except (EncampError, OSError) as exc:
+                    outcome.error = exc
+        try:
+            self.journal.write(*records)
+        except (EncampError, OSError) as exc:
+            for outcome in taking:
+                outcome.error = exc
+
+    def _to_take(self, name: str, outcome: Outcome) -> list[Record]:
+        """What goes over inputs of its own that a task has changed does not become its own."""
+        self._claim(name, outcome.staged)
+        finals = [final_name(one.final) for one in outcome.staged]
+        over = self.prepared.inputs.swept.not_new(name, finals)
+        self.changed_inputs[name] = over
+        return self._names_taken(name, outcome.staged, "publishing", over)
+
     def _publish(self, name: str, outcome: Outcome) -> list[Published] | None:
         """Make a good outcome's outputs visible; None if the task is not done."""
         if outcome.log is not None:
             with suppress(EncampError, OSError):
                 publish([outcome.log], flush=False)
+        over = self.changed_inputs.pop(name, ())
         if outcome.error is None:
             try:
-                self._claim(name, outcome.staged)
-                finals = [final_name(one.final) for one in outcome.staged]
-                over = self.prepared.inputs.swept.not_new(name, finals)
-                return self._published(name, outcome.staged, over=over)
+                own = self.journal.own(name)
+                published = publish(outcome.staged, flush=False, own=own, checked=True)
+                return [replace(one, kept=True) if one.path in over else one for one in published]
             except (EncampError, OSError) as exc:
                 outcome.error = exc
         self._failed(name, outcome)
         return None
 
-    def _published(
-        self,
-        name: str,
-        staged: list[Staged],
-        event: str = "publishing",
-        over: Collection[str] = (),
-    ) -> list[Published]:
-        """Publish files as this task's own, which a later run may replace.
-
-        What goes over inputs of its own that it has changed does not become its own.
-        """
-        own = self.journal.own(name)
-        if names := [final for final in names_to_take(staged, own) if final not in over]:
-            self.journal.write(Record(event, name, time.time(), paths=names))
-        published = publish(staged, flush=False, own=own)
-        return [replace(one, kept=True) if one.path in over else one for one in published]
+    def _names_taken(
+        self, name: str, staged: list[Staged], event: str, over: Collection[str] = ()
+    ) -> list[Record]:
+        """A record of final names as this task's own, which a later run may replace."""
+        names = names_to_take(staged, self.journal.own(name))
+        taken = [final for final in names if final not in over]
+        return [Record(event, name, time.time(), paths=taken)] if taken else []
 
     def _claim(self, name: str, staged: list[Staged]) -> None:
         self.finals.update(dict.fromkeys(self._unclaimed(name, staged), name))
@@ -512,15 +545,21 @@ class _Run:
                 raise OutputConflict(final, f"task {owner}", f"task {name}")
         return finals
 
-    def _done(self, name: str, outcome: Outcome, published: list[Published]) -> None:
-        current = self.running.pop(name)
-        current.attempts.append(attempt_report(current, outcome))
-        report = replace(task_report(name, "done", current, outcome), outputs=published)
-        kept = replace(report, value=as_json(report.value))
-        number = current.number
-        self.journal.write(Record("done", name, time.time(), number, current.key, kept))
-        self.orphans.note(name, self.finals)
-        self._end(report)
+    def _done(self, done: list[_Done]) -> None:
+        """Write down what is done, all at once, and set free what waited for it."""
+        records: list[Record] = []
+        reports: list[TaskReport] = []
+        for name, outcome, published in done:
+            current = self.running.pop(name)
+            current.attempts.append(attempt_report(current, outcome))
+            report = replace(task_report(name, "done", current, outcome), outputs=published)
+            kept = replace(report, value=as_json(report.value))
+            records.append(Record("done", name, time.time(), current.number, current.key, kept))
+            reports.append(report)
+        self.journal.write(*records)
+        for report in reports:
+            self.orphans.note(report.name, self.finals)
+            self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
@@ -585,7 +624,9 @@ class _Run:
         """
         try:
             self._unclaimed(name, outcome.rescued)
-            rescued = self._published(name, outcome.rescued, "rescued")
+            self.journal.write(*self._names_taken(name, outcome.rescued, "rescued"))
+            own = self.journal.own(name)
+            rescued = publish(outcome.rescued, flush=False, own=own, checked=True)
             flush_folders(parents(rescued))
         except (EncampError, OSError):
             unstage(outcome.rescued)
