@@ -55,6 +55,13 @@ def test_an_empty_cache_is_told_as_such(here: Path) -> None:
     assert re.fullmatch(r"0 entries, 0 B of at most [\d.]+ [GT]iB\n", said("list"))
 
 
+def test_one_entry_with_one_file_is_told_in_the_singular(data: Path) -> None:
+    (data / "small").mkdir()
+    (data / "small/only").write_bytes(b"x")
+    use("small")
+    assert re.search(r"     1 file  .*/small\n1 entry, 1 B of", said("list"))
+
+
 def test_entries_are_listed_by_use_with_size_kind_and_source(data: Path) -> None:
     use("model.lib")
     use("tree")

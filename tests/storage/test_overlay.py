@@ -189,6 +189,64 @@ def test_a_kept_sandbox_is_plain_files(sources: Path) -> None:
     whole(kept / "task", sources)
 
 
+def deepen(folder: Path, levels: int) -> None:
+    """Make folders in each other, deeper than paths may be long."""
+    fd = os.open(folder, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("bottom", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+def bottom(folder: Path) -> tuple[int, list[str]]:
+    """How many folders are in each other, and what is in the last."""
+    fd, levels = os.open(folder, os.O_RDONLY), 0
+    while "d" in os.listdir(fd):
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd, levels = below, levels + 1
+    found = os.listdir(fd)
+    os.close(fd)
+    return levels, found
+
+
+def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
+    (sources / "empty").mkdir()
+    (sources / "old/sub").mkdir(parents=True)
+    mirrors = [*MAP, Mirror("empty", mode="overlay"), Mirror("old", mode="overlay")]
+    with encamp.sandbox(mirrors, keep=True) as folder:
+        os.mkfifo(folder / "tree/pipe")
+        deepen(folder / "tree/deep", 2100)
+        (folder / "tree/deep/1").chmod(0)
+        (folder / "old").rename(folder / "tree/moved")
+    assert mounts() == []
+    (kept,) = (local_storage() / "kept").iterdir()
+    assert (kept / "task/tree/pipe").is_fifo()
+    assert bottom(kept / "task/tree/deep") == (2100, ["bottom"])
+    assert (kept / "task/tree/deep/2").read_text() == "content 2"
+    assert (kept / "task/tree/moved/sub").is_dir()
+    assert not (kept / "task/old").exists()
+
+
+def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> None:
+    lower, seen, scratch = here / "lower", here / "camp/task/tree", here / "camp/over-0"
+    for folder in (lower / "old/sub", seen, scratch / "upper/old"):
+        folder.mkdir(parents=True)
+    deepen(lower, 2500)
+    os.mkfifo(lower / "pipe")
+    os.setxattr(scratch / "upper/old", "user.overlay.opaque", b"y")
+    deepen(scratch / "upper/old", 1000)
+    (scratch / "what").write_bytes(b"\0".join(map(os.fsencode, (lower, seen))))
+    overlay.recover(here / "camp")
+    assert (seen / "pipe").is_fifo()
+    assert not (seen / "old/sub").exists()
+    assert bottom(seen) == (2500, ["bottom"])
+    assert bottom(seen / "old") == (1000, ["bottom"])
+
+
 def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None:
     """What was only for the mounts is not what a person looks for."""
     with encamp.sandbox(MAP, keep=True):

@@ -11,7 +11,7 @@ from encamp.storage.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.mirror import Item, Mirror, plan
 from encamp.storage.modes import way_of
 from encamp.storage.roots import current_folder, local_storage
-from encamp.storage.sizes import size_text
+from encamp.storage.sizes import counted, size_text
 
 
 def list_command() -> None:
@@ -19,10 +19,11 @@ def list_command() -> None:
     with HostCache() as cache:
         rows = cache.rows()
         for row in rows:
-            kind = f"{row.files} files" if row.kind == "tree" else "file"
+            kind = counted(row.files, "file") if row.kind == "tree" else "file"
             _say(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")
         held, limit = sum(row.size for row in rows), cache_limit(cache.root)
-        _say(f"{len(rows)} entries, {size_text(held)} of at most {size_text(limit)}")
+        entries = counted(len(rows), "entry", "entries")
+        _say(f"{entries}, {size_text(held)} of at most {size_text(limit)}")
 
 
 def why_command(path: str) -> None:
@@ -77,7 +78,7 @@ def _way(item: Item, *, readonly: bool) -> str:
 
 
 def _now(item: Item) -> str:
-    files = f"{item.files} files, " if item.kind == "tree" else ""
+    files = f"{counted(item.files, 'file')}, " if item.kind == "tree" else ""
     return f"{files}{size_text(item.size)} ({item.size} bytes)"
 
 

@@ -12,6 +12,7 @@ from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.owner import clean_kept, kept
 from encamp.storage.roots import local_storage_path
+from encamp.storage.sizes import counted
 
 
 def clean_command(
@@ -60,7 +61,7 @@ def _tell_of_kept(everything: bool) -> None:
     parent = kept(local_storage_path())
     folders: list[Path] = sorted(parent.iterdir()) if parent.is_dir() else []
     if folders and not everything:
-        count = "1 folder was" if len(folders) == 1 else f"{len(folders)} folders were"
+        count = counted(len(folders), "folder was", "folders were")
         _say(f"{count} kept in {printable(parent)}; --all removes what was kept")
 
 

@@ -15,6 +15,7 @@ from encamp.jobs.lease import leases
 from encamp.jobs.report import read_report
 from encamp.model import JobReport
 from encamp.storage.process import facts_from
+from encamp.storage.sizes import counted
 
 
 def status_command(destination: Path) -> None:
@@ -41,7 +42,7 @@ def _status(folder: Path) -> None:
     journal = Journal(folder)
     journal.read()
     name = printable(folder.name.removesuffix(".job"))
-    done = _tasks(sum(1 for _ in journal.current()))
+    done = counted(sum(1 for _ in journal.current()), "task")
     report = folder / "report.json"
     for _, facts in leases(folder):
         who = f"process {facts.get('pid')} on {facts.get('host')}"
@@ -54,10 +55,6 @@ def _status(folder: Path) -> None:
         _say(f"{name}: {done} done; no run of it has ended yet")
         return
     _tell(read_report(report), name, folder)
-
-
-def _tasks(count: int) -> str:
-    return "1 task" if count == 1 else f"{count} tasks"
 
 
 def _known_dead(facts: object) -> bool:

@@ -22,7 +22,7 @@ from encamp.errors import printable
 from encamp.jobs.progress import Progress
 from encamp.jobs.screen import Screen
 from encamp.model import AttemptReport, JobReport, TaskReport
-from encamp.storage.sizes import size_text
+from encamp.storage.sizes import counted, size_text
 
 _STYLES = {
     "done": "green",
@@ -96,8 +96,8 @@ class _Failures:
 class _Summary(_Failures):
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         super().began(job, tasks, workers)
-        where = "" if workers is None else f" in {_count(workers, 'slot')}"
-        self._print(f"{printable(job)}: {_count(tasks, 'task')}{where}")
+        where = "" if workers is None else f" in {counted(workers, 'slot')}"
+        self._print(f"{printable(job)}: {counted(tasks, 'task')}{where}")
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
@@ -116,10 +116,6 @@ class _Summary(_Failures):
 def _attempts_of_this_run(report: JobReport) -> list[AttemptReport]:
     attempts = [attempt for task in report.tasks for attempt in task.attempts]
     return [attempt for attempt in attempts if attempt.submitted >= report.started]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _time_text(seconds: float) -> str:

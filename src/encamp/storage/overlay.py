@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
+
+from encamp.storage.strike import strike
+from encamp.storage.twin import copy_as_it_is
 
 _CLONE_NEWNS = 0x00020000
 _CLONE_NEWUSER = 0x10000000
@@ -105,12 +107,14 @@ def settle(folder: Path) -> None:
         if seen.name == MERGED and seen.parent.name.startswith(SCRATCH):
             _call("umount2", os.fsencode(point), _MNT_DETACH)
             continue
-        shutil.copytree(seen, plain, symlinks=True)
+        plain.mkdir()
+        copy_as_it_is(seen, plain)
         _call("umount2", os.fsencode(point), _MNT_DETACH)
-        shutil.rmtree(seen)
+        strike(seen, folder)
         plain.rename(seen)
     for scratch in (folder / VIEW, *folder.glob(f"{SCRATCH}*")):
-        shutil.rmtree(scratch, ignore_errors=True)
+        with suppress(OSError):
+            strike(scratch, folder)
 
 
 def recover(folder: Path) -> None:
@@ -120,7 +124,9 @@ def recover(folder: Path) -> None:
             lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
             if target not in mounts_below(folder):
                 with suppress(FileNotFoundError):  # nobody held it any more: it was evicted
-                    shutil.copytree(lower, target, symlinks=True, dirs_exist_ok=True)
+                    Path(lower).stat()
+                    Path(target).mkdir(exist_ok=True)
+                    copy_as_it_is(Path(lower), Path(target))
                 _apply(scratch / "upper", Path(target))
             (scratch / _WHAT).unlink()
 
@@ -132,18 +138,21 @@ def _number(scratch: Path) -> int:
 
 def _apply(upper: Path, target: Path) -> None:
     """Move the changes of an overlay to where they were seen, see the kernel's overlayfs.rst."""
-    target.mkdir(mode=0o700, exist_ok=True)
-    for change in upper.iterdir():
-        place, kind = target / change.name, stat.S_IFMT(change.lstat().st_mode)
-        joins = kind == stat.S_IFDIR and not _is_opaque(change)
-        if place.is_symlink() or not place.is_dir():
-            place.unlink(missing_ok=True)
-        elif not joins:
-            shutil.rmtree(place)
-        if joins:
-            _apply(change, place)
-        elif kind != stat.S_IFCHR:  # which stands for what was removed
-            change.replace(place)
+    pending = [(upper, target)]
+    while pending:
+        changes, seen = pending.pop()
+        seen.mkdir(mode=0o700, exist_ok=True)
+        for change in changes.iterdir():
+            place, kind = seen / change.name, stat.S_IFMT(change.lstat().st_mode)
+            joins = kind == stat.S_IFDIR and not _is_opaque(change)
+            if place.is_symlink() or not place.is_dir():
+                place.unlink(missing_ok=True)
+            elif not joins:
+                strike(place, target)
+            if joins:
+                pending.append((change, place))
+            elif kind != stat.S_IFCHR:  # which stands for what was removed
+                change.replace(place)
 
 
 def _is_opaque(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write and read them."""
+"""Numbers of bytes and of things as people write and read them."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """``"1 file"``, ``"2 files"`` and the like; ``many`` where the plural takes more than an s."""
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
