@@ -17,6 +17,7 @@ PAGES = [
     "docs/cluster.md",
     "docs/executors.md",
     "docs/hosts.md",
+    "docs/isd.md",
     "docs/pyopus.md",
     "docs/services.md",
     "docs/storage.md",

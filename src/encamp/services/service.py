@@ -221,6 +221,10 @@ class Service:
         """
         return self._call(method, pickled(self.name, method, args, kwargs))
 
+    def call_one(self, server: int, method: str, /, *args: Any, **kwargs: Any) -> Result:
+        """`call` for a certain server (`Proxy.server`), when that is free."""
+        return self._call(method, pickled(self.name, method, args, kwargs), server)
+
     def map(self, method: str, *iterables: Iterable[Any]) -> Iterator[Any]:
         """The method's values for the items of iterables, in their order, by all servers.
 

@@ -1,0 +1,31 @@
+"""The dialect of the ISD grid: its clients run with new import lines, on any engine.
+
+    hosts = create_host_list(["node1", "node2"])
+    grid = Grid(hosts, src_path, display, X11_delay, debug, verbose, shared_temp_path)
+    service_id = grid.publish(instance)
+    proxy = grid.acquire_service(service_id)
+
+Names, arguments and order of calls are those of the grid. Where it loses errors, arguments or
+clients, this does not: an error of a remote call comes out of `Result.get`, `scatter` refuses a
+wrong number of arguments, and a client that dies ends nobody else.
+"""
+
+from encamp.compat.isd.grid import AbstractGrid, FileBasedGrid, Grid, PyroGrid, use_cluster
+from encamp.compat.isd.hosts import Host, create_host_list
+from encamp.compat.isd.servers import Proxy, Server
+from encamp.compat.isd.service import AbstractService
+from encamp.services.result import Result
+
+__all__ = [
+    "AbstractGrid",
+    "AbstractService",
+    "FileBasedGrid",
+    "Grid",
+    "Host",
+    "Proxy",
+    "PyroGrid",
+    "Result",
+    "Server",
+    "create_host_list",
+    "use_cluster",
+]

@@ -1,0 +1,355 @@
+"""The ISD grid's `AbstractGrid` and those derived from it, on clusters."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from threading import Thread
+from typing import Any, TextIO
+
+from encamp.cluster.cluster import Cluster
+from encamp.compat.isd.files import EXCLUDE, found, take_over
+from encamp.compat.isd.hosts import Host
+from encamp.compat.isd.servers import Free, Proxy, Server
+from encamp.errors import ServiceEnded, WrongLength
+from encamp.services.pool import ServiceStatistics
+from encamp.services.proxy import Proxy as OwnProxy
+from encamp.services.result import Result
+from encamp.services.service import Service, gather
+
+_HERE = frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()})
+_WINDOW = "80x24"
+
+
+class _Given:
+    cluster: Cluster | None = None
+
+
+def use_cluster(cluster: Cluster | None) -> None:
+    """Have grids that are made from now on use a cluster that is open; None: their own again."""
+    _Given.cluster = cluster
+
+
+class _Instance:
+    """Makes a server's object: the published instance, where its host wants it."""
+
+    def __init__(self, instance: Any, hosts: dict[str, Host], sources: dict[str, str]) -> None:
+        self._instance, self._hosts, self._sources = instance, hosts, sources
+
+    def made(self) -> Any:
+        """Called in the server."""
+        here = socket.gethostname()
+        host = self._hosts.get(here) or next(iter(self._hosts.values()), None)
+        if host is not None:
+            host.enter(self._sources.get(host.name, ""))
+        return self._instance
+
+
+class AbstractGrid(Thread):
+    """Publishes instances, and shares their servers among who acquires them.
+
+    Each published service has one server for each of ``hosts``, on a cluster of its own: with the
+    engine ``local`` where all hosts are this one, otherwise by MPI; ``engine`` and its options are
+    another. On a cluster that is open (`use_cluster`) it has as many as there are slots at most.
+    """
+
+    def __init__(
+        self,
+        hosts: Iterable[Host | str],
+        src_path: str = "",
+        display: str | None = None,
+        X11_delay: float = 0.0,  # noqa: N803 - the grid's name
+        debug: bool = False,
+        verbose: bool = False,
+        shared_temp_path: str | bool | None = None,
+        *,
+        engine: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(name="isd-grid", daemon=True)
+        self.hosts = [host if isinstance(host, Host) else Host(host) for host in hosts]
+        self.servers: dict[str, list[Server]] = {}
+        self.queues: dict[str, Free] = {}
+        self.temp_paths: dict[str, str] = {}
+        self.shared_temp_path = shared_temp_path
+        self.src_files: list[str] = []
+        self.copied_files: list[str] = []
+        self.loader_filename = ""
+        self.others: dict[str, Any] = {}
+        self.debug, self.verbose = debug, verbose
+        self.debug_out: TextIO | None = None
+        self.display, self.X11_delay, self.window_size = display, X11_delay, _WINDOW
+        self._src_path, self._engine, self._options = src_path, engine, options
+        self._cluster = _Given.cluster
+        self._services: dict[str, Service] = {}
+        self._own: dict[str, Cluster] = {}
+        self._held: dict[int, Proxy] = {}
+        self._numbers = itertools.count(1)
+        self._halted = False
+
+    # Publishing
+
+    def create_service_id(self, instance: Any) -> str:
+        """A name that no other service of this grid has."""
+        return f"{type(instance).__name__}.{next(self._numbers)}"
+
+    def publish(self, instance: Any) -> str:
+        """Start a server with a copy of an instance for each host; the service's id."""
+        service_id = self.create_service_id(instance)
+        cluster = self._cluster or self._open()
+        count = min(len(self.hosts), cluster.slots)
+        hosts = {host.name: host for host in self.hosts}
+        maker = _Instance(instance, hosts, {name: self._source(name) for name in hosts})
+        service = cluster.publish(maker.made, count=count, name=type(instance).__name__)
+        self._services[service_id] = service
+        if cluster is not self._cluster:
+            self._own[service_id] = cluster
+        self.servers[service_id] = []
+        self.queues[service_id] = Free(self, service_id)
+        service.ready(1)
+        for one in service.statistics().servers:
+            self.add_server(Server(self, service_id, one.server))
+        self.dp(f"published {service_id} with {count} servers")
+        return service_id
+
+    def _open(self) -> Cluster:
+        names = [host.name for host in self.hosts]
+        if self._engine is not None:
+            return Cluster(self._engine, slots=len(names), **self._options)
+        if all(name in _HERE for name in names):
+            return Cluster("local", slots=len(names), **self._options)
+        return Cluster("mpi", hosts=names, **self._options)
+
+    def _source(self, host: str) -> str:
+        """Where servers of a host find modules."""
+        return str(self.shared_temp_path or self.temp_paths.get(host) or self._src_path or "")
+
+    def service(self, service_id: str) -> Service:
+        """The service of encamp behind an id. Raises `ServiceEnded`."""
+        try:
+            return self._services[service_id]
+        except KeyError:
+            raise ServiceEnded(service_id) from None
+
+    def statistics(self, service_id: str) -> ServiceStatistics:
+        """What a service and its servers have done."""
+        return self.service(service_id).statistics()
+
+    def terminate(self, service_id: str | None = None) -> None:
+        """End a service (None: all), when its servers have done what they were told."""
+        for one in [service_id] if service_id is not None else list(self._services):
+            service = self.service(one)
+            self.release_all(one)
+            service.terminate()
+            del self._services[one]
+            self.servers.pop(one, None)
+            self.queues.pop(one, None)
+            if one in self._own:
+                self._own.pop(one).close()
+        if service_id is None:
+            self._halted = True
+
+    def ishalted(self) -> bool:
+        """Whether the whole grid was terminated."""
+        return self._halted
+
+    def run(self) -> None:
+        """What the grid's thread would do is done by the cluster."""
+
+    # Servers
+
+    def add_server(self, server: Server) -> None:
+        """Know a server; for internal use."""
+        known = self.servers.setdefault(server.service_id, [])
+        if all(one.number != server.number for one in known):
+            known.append(server)
+
+    def find_server(self, service_id: str, timeout: float | None = None) -> Server:
+        """Wait for a free server, and have it; for internal use."""
+        server = self._server(service_id, self.service(service_id).acquire(timeout))
+        assert server.proxy is not None  # noqa: S101 - see `_server`
+        return server
+
+    def _server(self, service_id: str, proxy: OwnProxy) -> Server:
+        known = self.servers[service_id]
+        number = proxy.server
+        server = next((one for one in known if one.number == number), None)
+        if server is None:  # in the place of one that died
+            live = {one.server for one in self.statistics(service_id).servers}
+            known[:] = [one for one in known if one.number in live]
+            server = Server(self, service_id, number)
+            self.add_server(server)
+        server.proxy = self._held[number] = Proxy(server, proxy)
+        return server
+
+    def acquire_service(self, service_id: str) -> Proxy:
+        """Wait for a free server; its proxy."""
+        proxy = self.find_server(service_id).proxy
+        assert proxy is not None  # noqa: S101 - see `_server`
+        return proxy
+
+    def release_service(self, proxy: Proxy) -> None:
+        """Let others have a server when its last call has ended."""
+        proxy._selfrelease = True
+        self._held.pop(proxy._server.number, None)
+        proxy._release_service()
+
+    def release_all(self, service_id: str | None = None) -> None:
+        """Release all that was acquired here (of one service)."""
+        for proxy in list(self._held.values()):
+            if service_id in (None, proxy._server.service_id):
+                self.release_service(proxy)
+
+    def add_time(self, server: Server, seconds: float) -> None:
+        """Note how long a call of a server took, as the client has measured it."""
+        server.add_time(seconds)
+
+    # Collectives
+
+    def broadcast(self, service_id: str, func: str, *args: Any, **kwargs: Any) -> list[Result]:
+        """Have every server call a method; the results in the order of `servers`."""
+        seats = self.service(service_id)._seats()
+        return [self._call(service_id, seat, func, args, kwargs) for seat in seats]
+
+    def scatter(
+        self,
+        service_id: str,
+        func: str,
+        arglist: Iterable[Any],
+        kwlist: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[Result]:
+        """The same with arguments for each: what cannot be iterated, a dict or a text is one.
+
+        Raises `WrongLength` where there are not as many as servers.
+        """
+        seats = self.service(service_id)._seats()
+        each = [_as_arguments(args) for args in arglist]
+        named = [{}] * len(seats) if kwlist is None else [dict(kwargs) for kwargs in kwlist]
+        for what, given in (("arguments", each), ("named arguments", named)):
+            if len(given) != len(seats):
+                raise WrongLength(what, len(given), len(seats))
+        return [
+            self._call(service_id, seat, func, args, kwargs)
+            for seat, args, kwargs in zip(seats, each, named, strict=True)
+        ]
+
+    def _call(
+        self, service_id: str, seat: int, func: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Result:
+        """Call one server: by its proxy if it is held here, or when it is free."""
+        held = self._held.get(seat)
+        if held is not None:
+            return held._proxy.call(func, *args, **kwargs)
+        return self.service(service_id).call_one(seat, func, *args, **kwargs)
+
+    def gather(self, results: Iterable[Result]) -> list[Any]:
+        """The values of results, in their order; waits, and raises what a call has raised."""
+        return gather(results)
+
+    # Files
+
+    def create_subroot(self, root: str) -> str:
+        """A new folder of this grid below ``root``."""
+        Path(root).mkdir(parents=True, exist_ok=True)
+        return tempfile.mkdtemp(prefix="isd-", dir=root)
+
+    def initialise(self, src_path: str, src_files: Iterable[str]) -> None:
+        """Make the folders that hosts work in, and copy source files there."""
+        self.src_files = list(src_files)
+        for host in self.hosts:
+            path = str(self.shared_temp_path or host.temp_path or "")
+            if not path:
+                path = tempfile.mkdtemp(prefix="isd-")
+            if not self.shared_temp_path:
+                host.temp_path = path
+            self.temp_paths[host.name] = path
+            Path(path).mkdir(parents=True, exist_ok=True)
+        if self.src_files:
+            self.copy_files(src_path, self.src_files)
+
+    def copy_files(
+        self,
+        rootdir: str,
+        filelist: Iterable[str],
+        hosts: Iterable[Host] | None = None,
+        exclude: Iterable[str] = EXCLUDE,
+    ) -> list[str]:
+        """Copy files below a folder to where each host works, at the same paths below that.
+
+        A pattern's name is also looked for in all folders below the pattern's. What contains one of
+        ``exclude`` stays.
+        """
+        paths = found(rootdir, filelist, exclude)
+        wanted = list(self.hosts if hosts is None else hosts)
+        targets = dict.fromkeys(
+            (host.name, str(self.shared_temp_path or self.temp_paths.get(host.name, "")))
+            for host in wanted
+        )
+        if not all(target for _, target in targets):
+            self.initialise(rootdir, [])
+            return self.copy_files(rootdir, filelist, wanted, exclude)
+        mirror = {str(Path(rootdir, path)): str(Path(path).parent) for path in paths}
+        if paths:
+            self._copy(mirror, paths, list(targets))
+        self.copied_files += [path for path in paths if path not in self.copied_files]
+        return paths
+
+    def _copy(self, mirror: dict[str, str], paths: list[str], to: list[tuple[str, str]]) -> None:
+        cluster = self._cluster or self._open()
+        try:
+            known = {host.name for host in cluster.hosts()}
+            tasks = [
+                cluster.spawn(
+                    take_over,
+                    paths,
+                    target,
+                    mirror=mirror,
+                    notify=False,
+                    on=name if name in known else None,
+                )
+                for name, target in to
+            ]
+            for task in tasks:
+                task.result()
+        finally:
+            if cluster is not self._cluster:
+                cluster.close()
+
+    def set_loader(self, src_path: str, filename: str = "") -> None:
+        """Have servers find modules in a folder; ``filename`` is only kept."""
+        self._src_path, self.loader_filename = src_path, filename
+
+    # What it says
+
+    def set_debug(self, debug: bool, verbose: bool = False) -> None:
+        """Have `dp` print, and whether it does so on the standard output, too."""
+        self.debug, self.verbose = debug, verbose
+
+    def dp(self, text: str) -> None:
+        """Print something for debugging, to ``debug_out`` or the standard error."""
+        if self.debug:
+            out = self.debug_out or (sys.stdout if self.verbose else sys.stderr)
+            out.write(f"{text}\n")
+            out.flush()
+
+
+def _as_arguments(args: Any) -> tuple[Any, ...]:
+    if isinstance(args, str | bytes | dict) or not isinstance(args, Iterable):
+        return (args,)
+    return tuple(args)
+
+
+class Grid(AbstractGrid):
+    """A grid on whatever engine fits its hosts."""
+
+
+class FileBasedGrid(AbstractGrid):
+    """Its servers were reached by files; here as those of any grid."""
+
+
+class PyroGrid(AbstractGrid):
+    """Its servers were reached by Pyro; here as those of any grid."""

@@ -1,0 +1,77 @@
+"""Hosts as the ISD grid describes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.errors import BadJob
+
+
+@dataclass
+class Host:
+    """A machine, and how servers run there.
+
+    ``temp_path`` is where they work; ``niceness`` is added to theirs. ``init_cmd`` is a command of
+    the shell that runs before: what it changes in the environment holds for the servers.
+    """
+
+    name: str = "localhost"
+    temp_path: str = ""
+    n_cpu: int = 1
+    niceness: int = 0
+    python: str = ""
+    init_cmd: str = ""
+
+    def __post_init__(self) -> None:
+        if self.init_cmd.rstrip().endswith("!"):
+            raise BadJob(
+                f"init_cmd {self.init_cmd!r} of {self.name}",
+                "a wrapper of the interpreter cannot be had here; use niceness, or a command",
+            )
+        if self.python and self.python not in ("python", "python3", sys.executable):
+            raise BadJob(
+                f"python {self.python!r} of {self.name}",
+                "servers run with the interpreter of the cluster; start that with another one",
+            )
+
+    def enter(self, source: str) -> None:
+        """Be in a server of this host: its environment, niceness, folder and import path."""
+        if self.init_cmd:
+            os.environ.update(environment_after(self.init_cmd))
+        if self.niceness:
+            os.nice(self.niceness)
+        if self.temp_path:
+            Path(self.temp_path).mkdir(parents=True, exist_ok=True)
+            os.chdir(self.temp_path)
+        if source:
+            sys.path.insert(0, source)
+
+
+def environment_after(command: str) -> dict[str, str]:
+    """The environment that a command of the shell leaves behind. Raises `BadJob`."""
+    line = command.rstrip()
+    line = line if line.endswith(";") else f"{line};"
+    done = subprocess.run(["/bin/sh", "-c", f"{line} env -0"], capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode("utf-8", "replace").strip()[-200:]
+        raise BadJob(f"init_cmd {command!r}", f"it ended with {done.returncode}: {said}")
+    pairs = [os.fsdecode(entry).partition("=") for entry in done.stdout.split(b"\0") if entry]
+    return {name: value for name, _, value in pairs}
+
+
+def create_host_list(
+    names: str | Iterable[str],
+    temp_path: str = "",
+    n_cpu: int = 1,
+    niceness: int = 0,
+    python: str = "",
+    init_cmd: str = "",
+) -> list[Host]:
+    """A `Host` for each name; a name that comes again stands for one more server there."""
+    given = names.split() if isinstance(names, str) else list(names)
+    return [Host(name, temp_path, n_cpu, niceness, python, init_cmd) for name in given]

@@ -1,0 +1,114 @@
+"""Servers, proxies and queues as clients of the ISD grid see them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from encamp.services import proxy as own
+from encamp.services.result import Result
+
+if TYPE_CHECKING:
+    from encamp.compat.isd.grid import AbstractGrid
+    from encamp.services.pool import ServerStatistics
+
+LAST = 50
+
+
+class Server:
+    """One server of a service. ``jobs`` is how many calls it has done, ``acquired`` whether
+    somebody has it, ``time`` the mean time of its last 50 calls in seconds."""
+
+    def __init__(self, grid: AbstractGrid, service_id: str, number: int) -> None:
+        self.grid, self.service_id, self.number = grid, service_id, number
+        self.proxy: Proxy | None = None
+        """That of who has acquired it, while somebody of this grid has."""
+        self._times: deque[float] = deque(maxlen=LAST)
+
+    @property
+    def _facts(self) -> ServerStatistics | None:
+        told = self.grid.statistics(self.service_id)
+        return next((one for one in told.servers if one.server == self.number), None)
+
+    @property
+    def host(self) -> str:
+        """Its host's name; empty before it has started, and when it is gone."""
+        return "" if self._facts is None else self._facts.host
+
+    @property
+    def jobs(self) -> int:
+        """Calls that it has done."""
+        return 0 if self._facts is None else self._facts.calls
+
+    @property
+    def acquired(self) -> bool:
+        """Whether somebody has it."""
+        return self._facts is not None and self._facts.state == "held"
+
+    @property
+    def time(self) -> float:
+        """Mean time of its last 50 calls, or of those that `AbstractGrid.add_time` was told."""
+        if self._times:
+            return sum(self._times) / len(self._times)
+        return 0.0 if self._facts is None else self._facts.mean
+
+    def add_time(self, seconds: float) -> None:
+        """Note a time that a client has measured itself."""
+        self._times.append(seconds)
+
+    def __repr__(self) -> str:
+        return f"<Server {self.number} of {self.service_id}>"
+
+
+class Proxy:
+    """Every public name is a method of the published instance; calls return a `Result` at once."""
+
+    def __init__(self, server: Server, proxy: own.Proxy) -> None:
+        self._server, self._proxy = server, proxy
+        self._selfrelease = False
+
+    def _release_service(self) -> None:
+        """Let others have the server after the last call."""
+        self._proxy.release()
+        self._selfrelease = False
+        if self._server.proxy is self:
+            self._server.proxy = None
+
+    def __getattr__(self, name: str) -> Callable[..., Result]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        proxy = self._proxy
+
+        def call(*args: Any, **kwargs: Any) -> Result:
+            return proxy.call(name, *args, **kwargs)
+
+        return call
+
+    def __repr__(self) -> str:
+        return f"<Proxy of {self._server!r}>"
+
+
+class Free:
+    """The free servers of a service, as a queue: taking one acquires it, putting it releases it."""
+
+    def __init__(self, grid: AbstractGrid, service_id: str) -> None:
+        self._grid, self._service_id = grid, service_id
+
+    def qsize(self) -> int:
+        """How many there are."""
+        told = self._grid.statistics(self._service_id)
+        return sum(server.state == "free" for server in told.servers)
+
+    def empty(self) -> bool:
+        """Whether there is none."""
+        return not self.qsize()
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Server:
+        """Acquire the next one; waits. Raises TimeoutError."""
+        return self._grid.find_server(self._service_id, timeout if block else 0.0)
+
+    def put(self, server: Server) -> None:
+        """Release one."""
+        if server.proxy is not None:
+            server.proxy._release_service()

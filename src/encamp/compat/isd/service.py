@@ -1,0 +1,43 @@
+"""`AbstractService`: a service with parameters that go before each call and come back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from encamp.services.parameters import Parameters
+from encamp.services.result import Result
+
+if TYPE_CHECKING:
+    from encamp.compat.isd.grid import AbstractGrid
+
+
+class AbstractService:
+    """Calls whichever server is free: ``set_NAME(value)`` for all parameters, the method,
+    ``get_NAME()`` for those that are read back, and release. Public names are methods."""
+
+    def __init__(self, grid: AbstractGrid, service_id: str) -> None:
+        self.grid, self.service_id = grid, service_id
+        self.parameters = Parameters(grid.service(service_id))
+
+    def set_parameters(self, values: Mapping[str, Any]) -> None:
+        """Have these set before each call."""
+        self.parameters.update(values)
+
+    def get_parameters(self) -> dict[str, Any]:
+        """The values, as they were last set or read back."""
+        return dict(self.parameters)
+
+    def read_back(self, names: Iterable[str]) -> None:
+        """Have the values of these read after each call."""
+        self.parameters._read = tuple(names)
+
+    def __getattr__(self, name: str) -> Callable[..., Result]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        parameters = self.parameters
+
+        def call(*args: Any, **kwargs: Any) -> Result:
+            return parameters.call(name, *args, **kwargs)
+
+        return call
