@@ -10,6 +10,7 @@
     │   ├── OutputExists           an output that is there already and may not be replaced
     │   ├── BadDestination         a destination that cannot be written
     │   ├── BadLocalStorage        a local storage root that cannot be used
+    │   ├── NotOurs                a file or folder of a job that another user may have put there
     │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
     │   │   └── NotCallable        something else than a function where one is wanted
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
@@ -245,6 +246,15 @@ class BadLocalStorage(InputError):
             f"cannot use the local storage {printable(self.path)}: {self.why}; "
             "set PARALLEL_LOCAL_STORAGE to a folder of your own on this host's disk"
         )
+
+
+@dataclass(eq=False)
+class NotOurs(InputError):
+    path: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{printable(self.path)} is not used: {self.why}"
 
 
 @dataclass(eq=False)

@@ -20,8 +20,10 @@ from encamp.errors import JobBusy
 from encamp.jobs import alone as module
 from encamp.jobs.alone import OWNER, alone
 from encamp.jobs.lease import PREFIX, Beats
+from encamp.storage.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts, this_process
 
+TOKEN = "0123456789ab"
 FAR = replace(this_process(), host="far-away", boot="another")
 
 
@@ -51,7 +53,7 @@ def _other() -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}abc"])
+@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}{TOKEN}"])
 def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> None:
     with _other() as other:
         assert other.stdout is not None
@@ -65,7 +67,7 @@ def test_a_run_of_a_living_process_is_left_alone(tmp_path: Path, name: str) -> N
         assert not locked
 
 
-@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}abc"])
+@pytest.mark.parametrize("name", [OWNER, f"{PREFIX}{TOKEN}"])
 def test_a_run_on_another_host_is_known_by_its_beats(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,7 +98,7 @@ def test_of_many_at_the_same_time_one_runs(tmp_path: Path) -> None:
     def run() -> None:
         first.wait()
         try:
-            with module._owned(tmp_path):
+            with module._owned(OwnFolder(tmp_path)):
                 inside.append(1)
                 go_on.wait()
         except JobBusy:
@@ -120,8 +122,8 @@ def test_a_job_says_that_its_disk_has_no_locks(here: Path) -> None:
     assert report.count("done") == 1
     with _other() as other:
         assert other.stdout is not None
-        Path(f"out/job.job/{PREFIX}abc").write_text(other.stdout.readline())
+        Path(f"out/job.job/{PREFIX}{TOKEN}").write_text(other.stdout.readline())
         with pytest.raises(JobBusy):
             job.run(Scripted())
-        assert Path(f"out/job.job/{PREFIX}abc").exists()
+        assert Path(f"out/job.job/{PREFIX}{TOKEN}").exists()
         other.communicate("")

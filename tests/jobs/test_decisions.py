@@ -33,6 +33,7 @@ from encamp.jobs.run import MOST_LOSSES, WINDOW
 from encamp.jobs.work import Outcome, Work
 from encamp.model import AttemptReport, Span, TaskReport, Where
 from encamp.storage.outputs import Staged
+from encamp.storage.parts import Written
 from encamp.testing.waiting import until
 
 
@@ -217,8 +218,14 @@ def test_what_others_wait_for_blocks_them_by_name_and_no_others(here: Path) -> N
 def _staged(work: Work, name: str, *, size: int = 1) -> Staged:
     """A file that a task has brought to its destination."""
     part = Path("out").absolute() / f".encamp-{work.token}-{work.task}-{work.attempt}-{name}"
+    return _staged_at(part, part.with_name(name), size)
+
+
+def _staged_at(part: Path, final: Path, size: int = 1) -> Staged:
+    part.parent.mkdir(parents=True, exist_ok=True)
     part.write_bytes(b"x")
-    return Staged(name, str(part), str(part.with_name(name)), size, "00")
+    written = Written.of(part.lstat())
+    return Staged(final.name, str(part), str(final), size, "00", written=written)
 
 
 def _hidden() -> list[str]:
@@ -242,7 +249,9 @@ def test_of_what_failed_tries_leave_only_the_last_tries_is_published(here: Path)
         assert _hidden() == []
         return Outcome(error=STEP.error, rescued=[_staged(work, f"left-{work.attempt}")])
 
-    report = run(job_of("a", retries=2), Scripted({"a": [bad]}))["a"]
+    job = encamp.Job("job", to="out", retries=2)
+    job.add("a", "true", on_failure="left-*")
+    report = run(job, Scripted({"a": [bad]}))["a"]
     assert [Path(one.path).name for one in report.rescued] == ["left-3"]
     assert sorted(p.name for p in Path("out").iterdir()) == ["job.job", "left-3"]
 
@@ -251,8 +260,9 @@ def test_a_log_is_published_of_each_try(here: Path) -> None:
     def tried(error: Any) -> Callable[[Work], Outcome]:
         def outcome(work: Work) -> Outcome:
             name = f"a.{work.attempt}.log"
-            log = replace(_staged(work, name), final=str(Path("out/job.job/logs", name).absolute()))
-            return Outcome(error=error, log=log)
+            logs = Path("out/job.job/logs").absolute()
+            part = logs / f".encamp-{work.token}-log-{work.attempt}"
+            return Outcome(error=error, log=_staged_at(part, logs / name))
 
         return outcome
 
@@ -266,7 +276,9 @@ def test_outputs_that_cannot_be_published_fail_their_task_and_go(here: Path) -> 
     def cut(work: Work) -> Outcome:
         return Outcome(staged=[_staged(work, "good"), _staged(work, "short", size=2)])
 
-    report = run(job_of("a", retries=1), Scripted({"a": [cut]}))["a"]
+    job = encamp.Job("job", to="out", retries=1)
+    job.add("a", "true", outputs=["good", "short"])
+    report = run(job, Scripted({"a": [cut]}))["a"]
     assert report.state == "failed"
     assert "was changed" in report.why
     assert {attempt.error_type for attempt in report.attempts} == {BadDestination.__name__}

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from encamp.jobs.lease import Lease, Watch, leases, new_lease
+from encamp.storage.own_files import OwnFolder
 from encamp.storage.process import start_of
+
+TOKEN, DAMAGED = "0123456789ab", "ba9876543210"
 
 
 def _controlled(lease: Lease, **facts: Any) -> Lease:
@@ -25,7 +28,7 @@ def _of_a_dead_controller(lease: Lease) -> Lease:
 
 
 def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
-    lease = new_lease(tmp_path, "token")
+    lease = new_lease(tmp_path, TOKEN)
     lease.take()
     watch = Watch(lease)
     assert not watch.over()
@@ -35,23 +38,23 @@ def test_a_run_that_goes_on_is_not_over_until_it_ends(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_begins_after_the_end_sees_it_too(tmp_path: Path) -> None:
-    assert Watch(new_lease(tmp_path, "token")).over()
+    assert Watch(new_lease(tmp_path, TOKEN)).over()
 
 
 def test_a_controller_that_died_on_this_host_is_missed_at_once(tmp_path: Path) -> None:
-    lease = _of_a_dead_controller(new_lease(tmp_path, "token"))
+    lease = _of_a_dead_controller(new_lease(tmp_path, TOKEN))
     lease.take()
     assert Watch(lease).over()
 
 
 def test_a_process_id_that_another_process_has_now_is_no_controller(tmp_path: Path) -> None:
-    lease = _controlled(new_lease(tmp_path, "token"), start="1")
+    lease = _controlled(new_lease(tmp_path, TOKEN), start="1")
     lease.take()
     assert Watch(lease).over()
 
 
 def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Path) -> None:
-    far = _controlled(_of_a_dead_controller(new_lease(tmp_path, "token")), host="far", boot="far")
+    far = _controlled(_of_a_dead_controller(new_lease(tmp_path, TOKEN)), host="far", boot="far")
     watch = Watch(far)
     assert not watch.over()
     far.take()
@@ -61,10 +64,12 @@ def test_on_another_host_only_a_file_that_was_seen_and_went_counts(tmp_path: Pat
 
 
 def test_what_a_killed_run_left_is_found_and_damage_is_passed_over(tmp_path: Path) -> None:
-    lease = new_lease(tmp_path, "good")
+    lease = new_lease(tmp_path, TOKEN)
     lease.take()
-    (tmp_path / "running-bad").write_text("{")
-    assert [(file.name, bool(facts)) for file, facts in leases(tmp_path)] == [
-        ("running-bad", False),
-        ("running-good", True),
+    (tmp_path / f"running-{DAMAGED}").write_text("{")
+    (tmp_path / "running-").write_text("{}")  # whose token all names begin with
+    (tmp_path / f"running-{TOKEN}x").write_text("{}")
+    assert [(file.name, bool(facts)) for file, facts in leases(OwnFolder(tmp_path))] == [
+        (f"running-{TOKEN}", True),
+        (f"running-{DAMAGED}", False),
     ]

@@ -153,6 +153,7 @@ def _noted(folder: Path, *runs: tuple[list[str], list[Record]]) -> set[str]:
     with Journal(folder).writing():  # once more through a compaction
         pass
     journal = Journal(folder)
+    journal.believed = lambda _: True
     journal.read()
     return set(orphans(journal))
 

@@ -27,6 +27,8 @@ from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
 from encamp.storage.ship import CHUNK, digest_of_piece
 
+TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
+
 
 @dataclass
 class Sea:
@@ -186,13 +188,13 @@ def test_a_file_url_is_another_place_on_every_host() -> None:
 
 
 def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) -> None:
-    beacons = Beacons("token")
+    beacons = Beacons(TOKEN)
     near, far = tmp_path / "near", tmp_path / "far"
     far.mkdir()
     beacons.light([near])
-    assert reaches(str(near), "token")
-    assert not reaches(str(near), "other")
-    assert not reaches(str(far), "token")
+    assert reaches(str(near), beacons.told)
+    assert not reaches(str(near), Beacons(TOKEN).told)
+    assert not reaches(str(far), beacons.told)
     beacons.close()
     assert not near.exists()
 
@@ -200,10 +202,10 @@ def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) ->
 def test_a_folder_that_cannot_be_written_to_is_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with closing(Beacons("token")) as beacons:
+    with closing(Beacons(TOKEN)) as beacons:
         beacons.light([tmp_path])
         monkeypatch.setattr(os, "access", lambda *_: False)
-        assert not reaches(str(tmp_path), "token")
+        assert not reaches(str(tmp_path), beacons.told)
 
 
 def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
@@ -213,9 +215,9 @@ def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
     (folder / "b").write_text("b")
     near = tmp_path / "near"
     wanted, sea = planned(there, Output("a", str(near)), "b")
-    with closing(Beacons("token")) as beacons:
+    with closing(Beacons(TOKEN)) as beacons:
         beacons.light([near])
-        staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon="token")
+        staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon=beacons.told)
     assert [piece.inner for piece in sea.pieces] == ["b"]
     published(staged, there)
     assert (near / "a").read_text() == "a"
@@ -228,13 +230,18 @@ def left_by_the_dead(tmp_path: Path) -> Path:
     there = tmp_path / "there"
     code = (
         "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
-        f"Beacons('dead').light([Path({str(there)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
+        f"Beacons('{DEAD}').light([Path({str(there)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     (there / "deep").mkdir()
-    for name in (".encamp-dead-1.x-0", "deep/.encamp-dead-2.x-0", ".encamp-alive-1.x-0", "result"):
+    for name in (
+        f".encamp-{DEAD}-1.x-0",
+        f"deep/.encamp-{DEAD}-2.x-0",
+        ".encamp-alive-1.x-0",
+        "result",
+    ):
         (there / name).write_text(name)
-    assert (there / ".encamp-dead-beacon").exists()
+    assert (there / f".encamp-{DEAD}-beacon").exists()
     return there
 
 
@@ -243,9 +250,13 @@ def files_in(folder: Path) -> set[str]:
 
 
 def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead: Path) -> None:
-    with closing(Beacons("new")) as beacons:
+    with closing(Beacons(NEW)) as beacons:
         beacons.light([left_by_the_dead])
-        assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result", ".encamp-new-beacon"}
+        assert files_in(left_by_the_dead) == {
+            ".encamp-alive-1.x-0",
+            "result",
+            f".encamp-{NEW}-beacon",
+        }
     assert files_in(left_by_the_dead) == {".encamp-alive-1.x-0", "result"}
     reclaim()  # the note of it
 

@@ -28,6 +28,8 @@ from encamp.storage.parts import PART, discard_leftovers
 from encamp.storage.publish import digest_of, intact, publish
 from encamp.storage.roots import MIRRORED, local, local_storage
 
+RUN, OTHER = "0123456789ab", "ba9876543210"
+
 
 @pytest.fixture
 def folder(local_storage_base: Path) -> Path:
@@ -319,9 +321,12 @@ def test_two_stagings_of_one_attempt_do_not_meet(folder: Path, to: Path) -> None
 
 def test_leftovers_of_one_run_go_and_those_of_others_stay(folder: Path, to: Path) -> None:
     write(folder, "a", "tree/b")
-    stage(folder, as_outputs(["a", "tree"]), to, token="run1.x", task="name")
-    other = stage(folder, as_outputs("a"), to, token="run2.x", task="name")
-    discard_leftovers([to, to / "gone"], "run1")
+    stage(folder, as_outputs(["a", "tree"]), to, token=f"{RUN}.x", task="name")
+    other = stage(folder, as_outputs("a"), to, token=f"{OTHER}.x", task="name")
+    for token, owner in (("", os.geteuid()), (RUN[:4], os.geteuid()), (RUN, os.geteuid() + 1)):
+        discard_leftovers([to], token, owner)
+        assert len([path for path in to.rglob(".encamp-*") if path.is_file()]) == 3
+    discard_leftovers([to, to / "gone"], RUN, os.geteuid())
     assert below(to) == [local(other[0].part).name]
 
 

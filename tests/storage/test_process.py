@@ -16,7 +16,7 @@ from other_processes import run, start
 
 from conftest import need
 from encamp.storage.owner import LOCK, OwnedFolder, keep_dead, reclaim, sandboxes
-from encamp.storage.process import ProcessFacts, facts_from, start_of, this_process
+from encamp.storage.process import ProcessFacts, facts_in, start_of, this_process
 from encamp.storage.roots import LOCAL, local_storage
 
 
@@ -28,12 +28,12 @@ def test_a_process_knows_itself_and_is_not_dead() -> None:
     assert facts.near
     assert not facts.known_dead
     assert this_process() == facts
-    assert facts_from(json.loads(json.dumps(facts.as_dict()))) == facts
+    assert facts_in(facts.as_bytes()) == facts
 
 
 def test_another_process_has_other_facts() -> None:
     code = "import json; from encamp.storage.process import this_process as t;"
-    other = facts_from(json.loads(run(code + "print(json.dumps(t().as_dict()))")))
+    other = facts_in(run(code + "print(json.dumps(t().as_dict()))").encode())
     assert other is not None
     mine = this_process()
     assert (other.boot, other.namespace, other.host) == (mine.boot, mine.namespace, mine.host)
@@ -105,7 +105,7 @@ def test_death_is_told_where_it_is_sure_and_never_guessed(change: Change, dead: 
      {"host": "h", "boot": "b", "namespace": "n", "start": "s", "pid": "7"}],
 )  # fmt: skip
 def test_what_is_no_facts_is_none(read: object) -> None:
-    assert facts_from(read) is None
+    assert facts_in(json.dumps(read).encode()) is None
 
 
 # Owners of folders
@@ -203,7 +203,7 @@ def test_a_living_owner_in_a_container_keeps_its_folder_from_cleaners_outside(
 ) -> None:
     process, path = started(inside)
     try:
-        owner = facts_from(json.loads(path.with_name(path.name + LOCK).read_text()))
+        owner = facts_in(path.with_name(path.name + LOCK).read_bytes())
         assert owner is not None
         assert owner.pid < 10, "it is one of few in there"
         assert not owner.near

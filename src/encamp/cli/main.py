@@ -64,6 +64,8 @@ job has published, stay.
 DESTINATION is the folder that a job has its results in, or the job's own folder in it.
 """
 
+_SHARED = "The job may be any member's of the group of its folder."
+
 _STATUS = """Say how the jobs in a destination stand.
 
 Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
@@ -111,6 +113,7 @@ def cli() -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
 @click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
               show_default=True, help="Which task folders to keep for looking into.")  # fmt: skip
+@click.option("--shared", is_flag=True, help="Let all members of the job folder's group run it.")
 @click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong.")
 def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
@@ -165,19 +168,21 @@ def cache_clear(dry_run: bool) -> None:
 
 @cli.command(help=_STATUS)
 @click.argument("destination")
-def status(destination: str) -> None:
+@click.option("--shared", is_flag=True, help=_SHARED)
+def status(destination: str, *, shared: bool) -> None:
     from encamp.cli.status import status_command
 
-    status_command(Path(destination))
+    status_command(Path(destination), shared=shared)
 
 
 @cli.command(help=_PRUNE)
 @click.argument("destination")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def prune(destination: str, *, dry_run: bool) -> None:
+@click.option("--shared", is_flag=True, help=_SHARED)
+def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
     from encamp.cli.prune import prune_command
 
-    prune_command(Path(destination), dry_run=dry_run)
+    prune_command(Path(destination), dry_run=dry_run, shared=shared)
 
 
 def main() -> NoReturn:

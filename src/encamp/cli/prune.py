@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from encamp.cli.status import job_folders
-from encamp.errors import printable
+from encamp.errors import NotOurs, printable
 from encamp.jobs.journal import Journal, outputs_in
 from encamp.jobs.orphans import Pruned, prune
 
 
-def prune_command(destination: Path, *, dry_run: bool) -> None:
+def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:
     """Remove the orphans of every job that has its folder in ``destination``, or list them."""
     folders = job_folders(destination)
-    pruned = [_pruned(folder, dry_run=dry_run) for folder in folders]
+    pruned = [_pruned(folder, shared, dry_run=dry_run) for folder in folders]
     verb = "would remove" if dry_run else "removed"
     for one in pruned:
         for path in (*one.removed, *one.folders):
@@ -27,8 +27,8 @@ def prune_command(destination: Path, *, dry_run: bool) -> None:
         _say(f"nothing to remove in {printable(destination)}")
 
 
-def _pruned(folder: Path, *, dry_run: bool) -> Pruned:
-    journal = Journal(folder)
+def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:
+    journal = Journal(folder, shared=shared)
     with nullcontext() if dry_run else journal.writing():
         journal.read()
         return prune(journal, folder.parent, _made_by_others(folder), dry_run=dry_run)
@@ -38,8 +38,9 @@ def _made_by_others(folder: Path) -> Iterator[str]:
     """The files of the other jobs in the same destination."""
     for other in folder.parent.glob("*.job"):
         if other != folder:
-            journal = Journal(other)
-            journal.read()
+            journal = Journal(other, anybody=True)  # whoever's it is, what it names stays
+            with suppress(NotOurs, OSError):
+                journal.read()
             for record in journal.current():
                 yield from (output.path for output in outputs_in(record))
 

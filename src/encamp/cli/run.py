@@ -42,6 +42,7 @@ def run_command(
     force: bool,
     dry_run: bool,
     keep: Keep,
+    shared: bool,
     to: str | None,
     quiet: bool,
 ) -> None:
@@ -53,6 +54,7 @@ def run_command(
         force,
         dry_run,
         keep,
+        shared,
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
         _engine_options(hosts, hostfile, more),

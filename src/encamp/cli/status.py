@@ -8,20 +8,29 @@ import struct
 import time
 from pathlib import Path
 
-from encamp.errors import BadJob, printable
-from encamp.jobs.journal import Journal
+from encamp.errors import BadJob, NotOurs, printable
+from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.last_report import last_check
 from encamp.jobs.lease import leases
 from encamp.jobs.report import read_report
 from encamp.model import JobReport
-from encamp.storage.process import facts_from
+from encamp.storage.own_files import OwnFolder
 from encamp.storage.sizes import counted
 
 
-def status_command(destination: Path) -> None:
-    """Print the state of every job that has its folder in ``destination``."""
-    for folder in job_folders(destination):
-        _status(folder)
+def status_command(destination: Path, *, shared: bool = False) -> None:
+    """Print the state of every job that has its folder in ``destination``.
+
+    Raises `NotOurs` if there is one job, and it may be another user's.
+    """
+    folders = job_folders(destination)
+    for folder in folders:
+        try:
+            _status(OwnFolder(folder, shared))
+        except NotOurs as exc:
+            if len(folders) == 1:
+                raise
+            _say(str(exc))
 
 
 def job_folders(destination: Path) -> list[Path]:
@@ -32,21 +41,22 @@ def job_folders(destination: Path) -> list[Path]:
     if not destination.is_dir():
         raise BadJob(str(destination), "there is no such folder; name a job's destination")
     folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
-    folders = [folder for folder in folders if (folder / "journal.jsonl").exists()]
+    folders = [folder for folder in folders if os.path.lexists(folder / NAME)]
     if not folders:
         raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
     return folders
 
 
-def _status(folder: Path) -> None:
-    journal = Journal(folder)
+def _status(own: OwnFolder) -> None:
+    folder = own.path
+    journal = Journal(folder, shared=own.shared)
     journal.read()
     name = printable(folder.name.removesuffix(".job"))
     done = counted(sum(1 for _ in journal.current()), "task")
     report = folder / "report.json"
-    for _, facts in leases(folder):
-        who = f"process {facts.get('pid')} on {facts.get('host')}"
-        if _locked(folder) and not _known_dead(facts):
+    for _, facts in leases(own):
+        who = f"process {facts.pid} on {printable(facts.host)}" if facts else "another process"
+        if _locked(own) and not (facts is not None and facts.known_dead):
             _say(f"{name}: being run by {who}; {done} done so far")
         else:
             _say(f"{name}: {done} done; the last run, by {who}, was killed; run again to go on")
@@ -54,30 +64,26 @@ def _status(folder: Path) -> None:
     if not report.exists():
         _say(f"{name}: {done} done; no run of it has ended yet")
         return
-    _tell(read_report(report), name, folder)
+    _tell(read_report(report, shared=own.shared), name, own)
 
 
-def _known_dead(facts: object) -> bool:
-    owner = facts_from(facts)
-    return owner is not None and owner.known_dead
-
-
-def _locked(folder: Path) -> bool:
+def _locked(folder: OwnFolder) -> bool:
     """Whether some process, on any host, runs the job in ``folder``; see fcntl(2), F_GETLK."""
     question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
-        with (folder / "lock").open("rb") as file:
+        with folder.opened() as files, os.fdopen(files.open("lock"), "rb") as file:
             answer: bytes = fcntl.fcntl(file, fcntl.F_GETLK, question)
     except OSError:
         return True  # a disk without locks does not contradict the lease
     return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
 
 
-def _tell(report: JobReport, name: str, folder: Path) -> None:
+def _tell(report: JobReport, name: str, own: OwnFolder) -> None:
+    folder = own.path
     states = ("done", "up to date", "failed", "blocked", "waiting")
     counts = ", ".join(f"{n} {state}" for state in states if (n := report.count(state)))  # type: ignore[arg-type]
     how = "stopped" if report.interrupted else "ended"
-    if (check := last_check(folder)) is not None:
+    if (check := last_check(folder, shared=own.shared)) is not None:
         _say(
             f"{name}: {check.tasks} up to date; the last run ended {_when(check.ended)}, "
             f"nothing had to run; the report is of the run that {how} {_when(report.ended)}"
@@ -93,7 +99,10 @@ def _tell(report: JobReport, name: str, folder: Path) -> None:
 
 
 def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -354,7 +355,8 @@ class Controller:
             self._failed(task, place, RuntimeError(cause), traceback_of(exc))
             return
         if task._options.staged:
-            self.errands.publish(task, value, self.end)
+            check = partial(self.setups.check, task, value.staged)
+            self.errands.publish(task, value, check, self.end)
         else:
             self.end(task, True, value)
 

@@ -52,13 +52,19 @@ class Errands:
         while (run := self._work.get()) is not None:
             run()
 
-    def publish(self, task: Task, brought: Brought, ended: Ended) -> None:
-        """Give a task's outputs their final names; then ``ended`` is called by the pump."""
+    def publish(
+        self, task: Task, brought: Brought, check: Callable[[], None], ended: Ended
+    ) -> None:
+        """Give a task's outputs their final names; then ``ended`` is called by the pump.
+
+        ``check`` raises for what is none of its outputs.
+        """
         if not brought.staged:
             ended(task, brought.error is None, brought.error or brought.value)
             return
 
         def work() -> None:
+            check()
             try:
                 publish(brought.staged)
             finally:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from secrets import token_hex
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from encamp.agent.by_value import dump_by_value
@@ -13,10 +12,13 @@ from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
 from encamp.cluster.options import Options
 from encamp.cluster.task import Task
-from encamp.errors import CannotTravel, UnusableInput, text_of
+from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.storage.beacon import Beacons
+from encamp.storage.believed import NOT_DECLARED, below
 from encamp.storage.landing import Depot
-from encamp.storage.outputs import folders_of
+from encamp.storage.outputs import Staged, folders_of
+from encamp.storage.parts import new_token
+from encamp.storage.publish import final_name, staged_by
 
 
 def _pickled(initializer: tuple[Callable[..., Any], tuple[Any, ...]]) -> bytes:
@@ -35,7 +37,7 @@ class Setups:
     """
 
     def __init__(self, numbers: Iterator[int], *, everybody_here: bool) -> None:
-        self._token = token_hex(4)
+        self._token = new_token()
         self._beacons = None if everybody_here else Beacons(self._token)
         self._depots: dict[int, Depot] = {}
         self._initializers: dict[int, tuple[int, bytes]] = {}
@@ -115,7 +117,19 @@ class Setups:
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
-        return self._token
+        return self._beacons.told
+
+    def check(self, task: Task, staged: Collection[Staged]) -> None:
+        """Raise `BadDestination` for what is no output of a task, or was not staged for it."""
+        if not staged:
+            return
+        outputs = (*task._options.outputs, *task._options.on_failure)
+        urls = [output.to for output in outputs if output.at is None]
+        may_publish = below([*folders_of(outputs), *urls])
+        token = f"{self._token}-{task.id}"
+        for one in staged:
+            if not (may_publish(final := final_name(one.final)) and staged_by(one, token)):
+                raise BadDestination(final, NOT_DECLARED)
 
     def forget(self, task: Task) -> Depot | None:
         """What a task that has ended has here; to be closed."""

@@ -20,6 +20,7 @@ from encamp.jobs.journal import Key
 from encamp.jobs.work import Outcome
 from encamp.model import AttemptReport, JobReport, Span, State, TaskReport, Where
 from encamp.storage.mirror import Item
+from encamp.storage.own_files import OwnFolder
 from encamp.storage.publish import manifest
 from encamp.storage.roots import local
 from encamp.version import __version__
@@ -157,13 +158,19 @@ def as_json(value: object) -> object:
         return None
 
 
-def write_manifest(job: Job, tasks: list[TaskReport]) -> None:
-    """List all published files with their digests in ``MANIFEST``; raises `BadDestination`."""
+def write_manifest(job: Job, tasks: list[TaskReport], *, shared: bool = False) -> None:
+    """List all published files with their digests in ``MANIFEST``.
+
+    Raises `BadDestination` or `NotOurs`.
+    """
     outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
-    partial = job.folder / ".manifest.part"
     try:
-        job.folder.mkdir(parents=True, exist_ok=True)  # it may have been removed meanwhile
-        partial.write_bytes(manifest(outputs, job.to))
-        partial.replace(job.folder / "MANIFEST")
+        # The folder may have been removed meanwhile.
+        with (
+            OwnFolder(job.folder, shared).opened(make=True) as files,
+            files.replacing("MANIFEST") as file,
+        ):
+            file.write(manifest(outputs, job.to))
     except OSError as exc:
-        raise BadDestination(str(partial), (exc.strerror or str(exc)).lower()) from exc
+        why = (exc.strerror or str(exc)).lower()
+        raise BadDestination(str(job.folder / "MANIFEST"), why) from exc

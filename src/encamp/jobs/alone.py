@@ -9,7 +9,6 @@ touches its file from others.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import threading
 import time
@@ -18,10 +17,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
-from encamp.errors import BadDestination, JobBusy
+from encamp.errors import BadDestination, JobBusy, printable
 from encamp.jobs.lease import Beats, leases
 from encamp.storage.disk import disk_full
-from encamp.storage.process import facts_from, this_process
+from encamp.storage.own_files import OwnFolder
+from encamp.storage.process import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"
 PATIENCE = 5 * Beats.EVERY
@@ -43,11 +43,11 @@ def refusals(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[bool]:
+def alone(folder: Path, *, shared: bool = False) -> Iterator[bool]:
     """Be the only run of the job in ``folder``; yields whether a lock keeps others out.
 
     Without locks it blocks for some seconds where a run on another host has left its files.
-    Raises `JobBusy`, or `BadDestination` or `DiskFull` if the folder cannot be written.
+    Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the folder cannot be written.
     """
     real = folder.resolve()
     with _entrance:
@@ -55,13 +55,14 @@ def alone(folder: Path) -> Iterator[bool]:
             raise JobBusy(str(folder), "this process")
         _open_here.add(real)
     try:
-        with refusals(folder):
-            fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        own = OwnFolder(folder, shared)
+        with refusals(folder), own.opened() as files:
+            fd = files.open("lock", os.O_RDWR | os.O_CREAT, 0o664 if shared else 0o644)
         try:
-            if _locked(fd, folder):
+            if _locked(fd, own):
                 yield True
             else:
-                with _owned(folder):
+                with _owned(own):
                     yield False
         finally:
             os.close(fd)
@@ -69,102 +70,101 @@ def alone(folder: Path) -> Iterator[bool]:
         _open_here.discard(real)
 
 
-def _locked(fd: int, folder: Path) -> bool:
+def _locked(fd: int, folder: OwnFolder) -> bool:
     """Lock the file; False where the disk has no locks."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
-        raise JobBusy(str(folder), _owner(folder)) from None
+        raise JobBusy(str(folder.path), _owner(folder)) from None
     except OSError:
         return False
     return True
 
 
-def _owner(folder: Path) -> str:
-    for _, facts in leases(folder):
-        if facts:
-            return _who(facts)
-    return "another process"
+def _owner(folder: OwnFolder) -> str:
+    return next((_who(facts) for _, facts in leases(folder) if facts), "another process")
 
 
-def _who(facts: object) -> str:
-    owner = facts_from(facts)
-    return "another process" if owner is None else f"process {owner.pid} on {owner.host}"
+def _who(owner: ProcessFacts | None) -> str:
+    if owner is None:
+        return "another process"
+    return f"process {owner.pid} on {printable(owner.host)}"
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def _owned(folder: OwnFolder) -> Iterator[None]:
     for file, facts in leases(folder):
-        _check_dead(folder, file, facts)
-    file = folder / OWNER
-    with refusals(folder):
-        while not _made(file):
-            _check_dead(folder, file, _read(file))
-            _set_aside(folder, file)
-    with Beats(file):
+        _check_dead(folder, file.name, facts)
+    with refusals(folder.path):
+        while not _made(folder):
+            _check_dead(folder, OWNER, _read(folder))
+            _set_aside(folder)
+    with Beats(folder.path / OWNER):
         try:
             yield
         finally:
-            file.unlink(missing_ok=True)
+            with folder.opened() as files:
+                files.remove(OWNER)
 
 
-def _made(file: Path) -> bool:
+def _made(folder: OwnFolder) -> bool:
     """Make the file, unless there is one."""
-    try:
-        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError:
-        return False
-    with os.fdopen(fd, "w") as writer:
-        writer.write(json.dumps(this_process().as_dict()))
+    with folder.opened() as files:
+        try:
+            files.make(OWNER, this_process().as_bytes())
+        except FileExistsError:
+            return False
     return True
 
 
-def _read(file: Path) -> object:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
+def _read(folder: OwnFolder) -> ProcessFacts | None:
+    with suppress(OSError), folder.opened() as files:
+        return facts_in(files.read(OWNER, MOST_FACTS))
+    return None
 
 
-def _check_dead(folder: Path, file: Path, facts: object) -> None:
+def _check_dead(folder: OwnFolder, name: str, owner: ProcessFacts | None) -> None:
     """Raise `JobBusy` if the run that has made the file can be seen to live."""
-    owner = facts_from(facts)
     if owner is not None and (owner.near or owner.known_dead):
         lives = not owner.known_dead
     else:
-        lives = _beats(file)
+        lives = _beats(folder, name)
     if lives:
-        raise JobBusy(str(folder), _who(facts))
+        raise JobBusy(str(folder.path), _who(owner))
 
 
-def _beats(file: Path) -> bool:
+def _beats(folder: OwnFolder, name: str) -> bool:
     """Whether a file is touched while we wait; opened each time, so that the disk is asked."""
-    first = _touched(file)
+    first = _touched(folder, name)
     end = time.monotonic() + PATIENCE
     while first is not None and time.monotonic() < end:
         time.sleep(_LOOK)
-        if (now := _touched(file)) != first:
+        if (now := _touched(folder, name)) != first:
             return now is not None
     return False
 
 
-def _touched(file: Path) -> int | None:
+def _touched(folder: OwnFolder, name: str) -> int | None:
     try:
-        with file.open("rb") as reader:
-            return os.fstat(reader.fileno()).st_mtime_ns
+        with folder.opened() as files:
+            fd = files.open(name)
     except OSError:
         return None
+    try:
+        return os.fstat(fd).st_mtime_ns
+    finally:
+        os.close(fd)
 
 
-def _set_aside(folder: Path, file: Path) -> None:
+def _set_aside(folder: OwnFolder) -> None:
     """Remove the file of a dead run, but never that of another which has just begun."""
-    judged = _touched(file)
-    aside = file.with_name(f"{OWNER}.{token_hex(6)}")
-    with suppress(FileNotFoundError):
-        file.rename(aside)
-        if _touched(aside) != judged:
+    judged = _touched(folder, OWNER)
+    aside = f".{OWNER}.{token_hex(8)}.tmp"
+    with folder.opened() as files, suppress(FileNotFoundError):
+        files.rename(OWNER, aside)
+        if _touched(folder, aside) != judged:
             with suppress(OSError):
-                os.link(aside, file)
-            aside.unlink()
-            raise JobBusy(str(folder), _who(_read(file)))
-        aside.unlink()
+                files.link_new(aside, OWNER)
+            files.remove(aside)
+            raise JobBusy(str(folder.path), _who(_read(folder)))
+        files.remove(aside)

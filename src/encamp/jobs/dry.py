@@ -11,7 +11,6 @@ from encamp.jobs.clock import Clock
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal
-from encamp.jobs.keys import why_run
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.prepare import Prepared
@@ -21,7 +20,7 @@ from encamp.model import JobReport, TaskReport
 
 def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     """Say what would run and why; nothing is run or written."""
-    journal = Journal(job.folder)
+    journal = Journal(job.folder, shared=job.shared or options.shared)
     prepared = Prepared(job, journal)
     journal.read()
     journal.left = journal.tasks.difference(job.tasks)
@@ -69,7 +68,7 @@ def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
 def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
     key = prepared.key(name, prepared.inputs.of(name))
     record = journal.done.get(name)
-    why = "it was forced" if options.force else why_run(record, key)
+    why = "it was forced" if options.force else prepared.why_run(name, record, key)
     if why is None and record is not None and record.report is not None:
         return replace(record.report, state="up to date", why="nothing changed")
     return TaskReport(name, "to do", why=why or "")

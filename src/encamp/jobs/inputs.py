@@ -16,6 +16,7 @@ from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.steps import Task
 from encamp.jobs.swept import Swept
 from encamp.model import Published
+from encamp.storage.believed import Believed
 from encamp.storage.globs import escape
 from encamp.storage.mirror import Item, Mirror, Planner, merged
 from encamp.storage.remote import is_url
@@ -29,9 +30,14 @@ class Inputs:
     """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
 
     def __init__(
-        self, job: Job, graph: Graph, journal: Journal, sweepers: Collection[str] = ()
+        self,
+        job: Job,
+        graph: Graph,
+        journal: Journal,
+        believed: Believed,
+        sweepers: Collection[str] = (),
     ) -> None:
-        self.job, self.graph, self.journal = job, graph, journal
+        self.job, self.graph, self.journal, self.believed = job, graph, journal, believed
         self.swept = Swept(sweepers, graph, journal)
         self._left_out = [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
         planner = self._planner()
@@ -103,8 +109,9 @@ class Inputs:
             yield item
 
     def _made(self, maker: str) -> Made:
+        outputs = self.job.tasks[maker].outputs
         published = outputs_in(self.journal.done.get(maker))
-        return Made(self.job.tasks[maker].outputs, published)
+        return Made(outputs, [one for one in published if self.believed.makes(outputs, one.path)])
 
     def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:
         how = Mirror(escape(published.path), readonly=wanted.readonly, mode=wanted.mode)

@@ -48,6 +48,9 @@ class Job:
         default what ENCAMP_LOG_LIMIT says, or 8 MiB).
     base
         Folder that relative patterns and destinations start from (default: the current one).
+    shared
+        Whether all members of the group that the job's folder belongs to may run the job. They can
+        then change what it knows of its results; without it, the job is its owner's alone.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Job:
         time_limit: float | None = None,
         log_limit: int | str | None = None,
         base: str | Path | None = None,
+        shared: bool = False,
     ) -> None:
         self.name = _checked_name(name, "job")
         self.base = Path(base or current_folder()).absolute()
@@ -68,6 +72,7 @@ class Job:
         if taken:
             why = "is for the mirror of a task: job inputs are there before any task has run"
             raise BadJob(str(taken[0]), why)
+        self.shared = bool(shared)
         self.retries = _checked_retries(name, retries)
         self.time_limit = _checked_limit(name, time_limit)
         self.log_limit = checked_log_limit(name, log_limit)

@@ -139,6 +139,7 @@ class _Loader:
                 time_limit=limit,
                 log_limit=log_limit,
                 base=path.parent,
+                shared=table.shared,
             )
 
     def _add_tasks(self, task: TaskTable, *path: str | int) -> None:

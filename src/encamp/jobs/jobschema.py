@@ -131,6 +131,9 @@ class JobTable(_Table, kw_only=True):
     log_limit: Annotated[
         int | str | None, Meta(description="What is kept of a log: '20 MiB', or bytes.")
     ] = None
+    shared: Annotated[
+        bool, Meta(description="Let all members of the job folder's group run the job.")
+    ] = False
     env: Env = {}
     task: list[TaskTable] = []
 

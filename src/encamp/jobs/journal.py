@@ -2,24 +2,27 @@
 
 ``journal.jsonl`` in the job's folder: one JSON object a line, only ever appended to while a run
 goes on. A line that a killed run left unfinished is passed over. What it says is checked against
-the disk before it is believed, and nothing in it is ever executed.
+the disk before it is believed, and nothing in it is ever executed. Names of files are believed only
+where the job could have published them (see `believed`).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import msgspec
 
 from encamp.errors import printable
 from encamp.jobs.alone import alone, refusals
 from encamp.model import Published, TaskReport
+from encamp.storage.believed import below
 from encamp.storage.disk import disk_full, flushed
+from encamp.storage.own_files import OwnFiles, OwnFolder
 
 Key = dict[str, str]
 """What a task's result depends on: part (code, inputs, …) → digest."""
@@ -36,13 +39,16 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     event: str
     task: str
     time: float
-    attempt: int = 0
+    attempt: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
     key: Key = msgspec.field(default_factory=dict)
     report: TaskReport | None = None
     paths: list[str] = msgspec.field(default_factory=list)
     files: list[Published] = msgspec.field(default_factory=list)
 
 
+NAME = "journal.jsonl"
+_LONGEST_LINE = 1 << 28
+"""Bytes; what is longer is none of ours."""
 Place = tuple[int, int]
 """Where a line stands in the journal, and its length."""
 _LENGTH = 32
@@ -54,13 +60,13 @@ class Records(Mapping[str, Record]):
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
-        self._path = Path()
+        self._folder = OwnFolder(Path())
         self._fd = -1
 
-    def stand_in(self, path: Path, places: dict[str, int] | None = None) -> None:
-        """Let records be in this file, where ``places`` says; without, there is none yet."""
+    def stand_in(self, folder: OwnFolder, places: dict[str, int] | None = None) -> None:
+        """Let records be in a folder's journal, where ``places`` says; without, there is none."""
         self.close()
-        self._places, self._path = places or {}, path
+        self._places, self._folder = places or {}, folder
 
     def note(self, task: str, at: Place) -> None:
         """A task is done: its record is at a place."""
@@ -112,15 +118,19 @@ class Records(Mapping[str, Record]):
     def _line(self, task: str) -> bytes:
         start, length = divmod(self._places[task], 1 << _LENGTH)
         if self._fd < 0:
-            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            with self._folder.opened() as files:
+                self._fd = files.open(NAME)
         return os.pread(self._fd, length, start)
 
 
 class Journal:
     """The journal of one job; one at a time may be open for writing, on all hosts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False, anybody: bool = False) -> None:
         self.folder = folder
+        self.own_folder = OwnFolder(folder, shared, anybody)
+        self.believed: Callable[[str], bool] = below([folder.parent])
+        """Whether the job could ever have published a path; by default below its destination."""
         self.done = Records()
         self.attempts: dict[str, int] = {}
         """Tries that tasks have had since they were last done, also in runs that were killed."""
@@ -138,12 +148,11 @@ class Journal:
         """Where the next line will stand."""
 
     def read(self) -> None:
-        """Take in what is written; a journal that is not there is empty."""
+        """Take in what is written; a journal that is not there is empty. Raises `NotOurs`."""
         for part in (self.done, self.attempts, self.earlier, self.rescued, self.left):
             part.clear()
-        path = self.folder / "journal.jsonl"
-        self.done.stand_in(path)
-        for record, at in _records(path):
+        self.done.stand_in(self.own_folder)
+        for record, at in _records(self.own_folder):
             self._take_in(record, at)
 
     @property
@@ -230,18 +239,21 @@ class Journal:
     def writing(self) -> Iterator[None]:
         """Read, keep other runs of this job out, and allow `write`.
 
-        Raises `JobBusy`, or `BadDestination` or `DiskFull` if the job's folder cannot be written.
+        Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the job's folder cannot be
+        written.
         """
-        with refusals(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "logs").mkdir(exist_ok=True)
-        with alone(self.folder) as locked:
+        with refusals(self.folder), self.own_folder.opened(make=True) as files:
+            files.tighten()
+            logs = files.below("logs", make=True)
+            logs.tighten()
+            logs.close()
+        with alone(self.folder, shared=self.own_folder.shared) as locked:
             self.has_locks = locked
             self.read()
-            with refusals(self.folder):
-                self._compact()
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._fd = os.open(self.folder / "journal.jsonl", flags, 0o666)
+            with refusals(self.folder), self.own_folder.opened() as files:
+                files.discard_temporary()
+                self._compact(files)
+                self._fd = files.open(NAME, os.O_WRONLY | os.O_APPEND)
                 self._end = os.fstat(self._fd).st_size
             try:
                 yield
@@ -275,22 +287,18 @@ class Journal:
         """Wait until all that was written is on the disk."""
         flushed(self._fd, self.folder)
 
-    def _compact(self) -> None:
+    def _compact(self, files: OwnFiles) -> None:
         """Write anew what still counts, so that a journal does not grow with every run."""
         records: list[Record] = []
         for task, number in self.attempts.items():
             records.append(Record("submitted", task, 0.0, number))
-        for task, files in self.earlier.items():
-            records += _as_records(task, files, self.rescued.get(task, set()))
+        for task, earlier in self.earlier.items():
+            records += _as_records(task, earlier, self.rescued.get(task, set()))
         records += [Record("left", task, 0.0) for task in sorted(self.left)]
-        partial = self.folder / ".journal.part"
-        with partial.open("wb") as file:
+        with files.replacing(NAME) as file:
             places = self.done.copy_to(file)
             file.writelines(_encoded(record) + b"\n" for record in records)
-            file.flush()
-            flushed(file.fileno(), self.folder)
-        partial.replace(self.folder / "journal.jsonl")
-        self.done.stand_in(self.folder / "journal.jsonl", places)
+        self.done.stand_in(self.own_folder, places)
 
 
 def outputs_in(record: Record | None) -> list[Published]:
@@ -357,14 +365,15 @@ def _odd(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _records(path: Path) -> Iterator[tuple[Record, Place]]:
+def _records(folder: OwnFolder) -> Iterator[tuple[Record, Place]]:
     try:
-        file = path.open("rb")
+        with folder.opened() as files:
+            file = os.fdopen(files.open(NAME), "rb")
     except FileNotFoundError:
         return
     with file:
-        start = 0
-        for line in file:
+        start, end = 0, os.fstat(file.fileno()).st_size
+        while start < end and (line := file.readline(_LONGEST_LINE)):
             if line.endswith(b"\n") and (record := _decoded(line)) is not None:
                 yield record, (start, len(line))
             start += len(line)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+from encamp.errors import printable, shortened
 from encamp.jobs.fingerprint import fingerprint
 from encamp.jobs.journal import Key, Record
 from encamp.jobs.steps import Call, Command, Task
@@ -75,14 +76,19 @@ class Keys:
             return fingerprint(step.function)
 
 
-def why_run(record: Record | None, key: Key) -> str | None:
-    """Why a task must run, in words; None if what an earlier run did still holds."""
+def why_run(record: Record | None, key: Key, makes: Callable[[str], bool]) -> str | None:
+    """Why a task must run, in words; None if what an earlier run did still holds.
+
+    ``makes`` says whether the task can publish a path: nothing else is looked at.
+    """
     if record is None or record.report is None:
         return "it was not done before"
     for part, words in _WORDS.items():
         if record.key.get(part) != key.get(part):
             return f"{words} changed"
     for output in record.report.outputs:
+        if not makes(output.path):
+            return f"the journal names {shortened(printable(output.path))}, which it cannot make"
         if not intact(output):
             return f"its output {output.path} vanished or changed"
     return None

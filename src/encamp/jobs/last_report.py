@@ -7,16 +7,20 @@ it, with how many tasks were up to date, for `encamp status`.
 from __future__ import annotations
 
 import mmap
+import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
+from encamp.errors import NotOurs
 from encamp.jobs.report import read_report, write_report
 from encamp.model import JobReport
+from encamp.storage.own_files import OwnFiles, OwnFolder
 
 _NOTE = "checked.json"
+_MOST_NOTE = 1 << 12
 
 
 class Checked(msgspec.Struct, frozen=True):
@@ -26,24 +30,23 @@ class Checked(msgspec.Struct, frozen=True):
     tasks: int
 
 
-def keep_report(report: JobReport, folder: Path) -> None:
+def keep_report(report: JobReport, folder: Path, *, shared: bool = False) -> None:
     """Write the report of a run; if nothing had to run, only what is new in it.
 
     Raises as `write_report`.
     """
     idle = not report.interrupted and report.count("up to date") == len(report.tasks)
-    earlier = _earlier(folder) if idle else None
-    if earlier is None:
-        (folder / _NOTE).unlink(missing_ok=True)
-        write_report(report, folder)
-        return
-    if earlier != report.warnings:
-        whole = read_report(folder / "report.json")
-        write_report(replace(whole, warnings=report.warnings), folder)
-    note = msgspec.json.encode(Checked(report.ended, len(report.tasks)))
-    partial = folder / f".{_NOTE}"
-    partial.write_bytes(note)
-    partial.replace(folder / _NOTE)
+    with OwnFolder(folder, shared).opened(make=True) as files:
+        earlier = _earlier(files) if idle else None
+        if earlier is None:
+            files.remove(_NOTE)
+            write_report(report, folder, shared=shared)
+            return
+        if earlier != report.warnings:
+            whole = read_report(folder / "report.json", shared=shared)
+            write_report(replace(whole, warnings=report.warnings), folder, shared=shared)
+        with files.replacing(_NOTE) as file:
+            file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
 
 
 class _Earlier(msgspec.Struct):
@@ -52,21 +55,23 @@ class _Earlier(msgspec.Struct):
     warnings: list[str] = []
 
 
-def _earlier(folder: Path) -> list[str] | None:
+def _earlier(files: OwnFiles) -> list[str] | None:
     """The warnings of the last report; None if there is none that can be read."""
-    if not (folder / "report.html").exists():
-        return None
     with (
-        suppress(OSError, ValueError, RecursionError),
-        (folder / "report.json").open("rb") as file,
+        suppress(OSError, ValueError, RecursionError, NotOurs),
+        os.fdopen(files.open("report.json"), "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
+        files.status("report.html")
         return msgspec.json.decode(text, type=_Earlier).warnings
     return None
 
 
-def last_check(folder: Path) -> Checked | None:
+def last_check(folder: Path, *, shared: bool = False) -> Checked | None:
     """The last run, if nothing had to run in it."""
-    with suppress(OSError, msgspec.MsgspecError):
-        return msgspec.json.decode((folder / _NOTE).read_bytes(), type=Checked)
+    with (
+        suppress(OSError, ValueError, RecursionError, NotOurs),
+        OwnFolder(folder, shared).opened() as files,
+    ):
+        return msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Checked)
     return None

@@ -8,17 +8,17 @@ it runs: nobody would publish it.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from encamp.errors import BadDestination, UnusableInput
+from encamp.errors import BadDestination, NotOurs, UnusableInput
 from encamp.storage.disk import disk_full
-from encamp.storage.process import ProcessFacts, this_process
+from encamp.storage.own_files import OwnFiles, OwnFolder
+from encamp.storage.parts import is_token
+from encamp.storage.process import MOST_FACTS, ProcessFacts, facts_in, this_process
 from encamp.storage.roots import Portable, local, portable
 
 PREFIX = "running-"
@@ -46,7 +46,7 @@ class Beats:
     def _beat(self) -> None:
         while not self._over.wait(self.EVERY):
             with suppress(OSError):
-                os.utime(self._file)
+                os.utime(self._file, follow_symlinks=False)
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,25 @@ class Lease:
     file: Portable
     controller: ProcessFacts
 
-    def take(self) -> None:
-        """Say that the run goes on; raises `BadDestination` or `DiskFull`."""
+    def take(self, *, shared: bool = False) -> int:
+        """Say that the run goes on; returns the owner of files that this process makes there.
+
+        Raises `NotOurs`, `BadDestination` or `DiskFull`.
+        """
         file = local(self.file)
         try:
-            file.write_text(json.dumps(self.controller.as_dict()))
+            with OwnFolder(file.parent, shared).opened() as files:
+                return files.make(file.name, self.controller.as_bytes()).st_uid
         except OSError as exc:
-            with suppress(OSError):  # it may be there, with nothing in it
-                file.unlink(missing_ok=True)
+            if not isinstance(exc, FileExistsError):
+                self.end()  # it may be there, with nothing in it
             why = (exc.strerror or str(exc)).lower()
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
     def end(self) -> None:
         """Say that the run is over; may be called twice."""
-        local(self.file).unlink(missing_ok=True)
+        with suppress(OSError):
+            local(self.file).unlink(missing_ok=True)
 
 
 def new_lease(folder: Path, token: str) -> Lease:
@@ -109,12 +114,31 @@ def _file_here(file: Portable) -> Path | None:
         return None
 
 
-def leases(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """The lease files in a job's folder, with what they say."""
-    found = []
-    for file in sorted(folder.glob(f"{PREFIX}*")):
-        try:
-            found.append((file, json.loads(file.read_text())))
-        except (OSError, ValueError):
-            found.append((file, {}))
-    return found
+def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
+    """The lease files in a job's folder, with what they say; others' files are no leases."""
+    with suppress(OSError), folder.opened() as files:
+        names = [name for name in files.names() if _is_lease(name)]
+        return [(folder.path / name, _facts(files, name)) for name in names if _ours(files, name)]
+    return []
+
+
+def token_of(lease: Path) -> str:
+    """The token of the run that a lease is of."""
+    return lease.name.removeprefix(PREFIX)
+
+
+def _is_lease(name: str) -> bool:
+    return name.startswith(PREFIX) and is_token(name.removeprefix(PREFIX))
+
+
+def _ours(files: OwnFiles, name: str) -> bool:
+    with suppress(OSError, NotOurs):
+        os.close(files.open(name))
+        return True
+    return False
+
+
+def _facts(files: OwnFiles, name: str) -> ProcessFacts | None:
+    with suppress(OSError, NotOurs):
+        return facts_in(files.read(name, MOST_FACTS))
+    return None

@@ -20,6 +20,7 @@ class Options:
     force: bool = False
     dry_run: bool = False
     keep: Keep = "never"
+    shared: bool = False
     progress: Progress | None = None
     """None: a live display where standard error is a terminal, nothing elsewhere."""
     engine: str = "local"

@@ -81,6 +81,11 @@ def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orpha
 
 
 def _published_before(journal: Journal) -> Iterator[Orphan]:
+    """What tasks made before, as far as the journal is believed."""
+    return (one for one in _told_of(journal) if journal.believed(one.path))
+
+
+def _told_of(journal: Journal) -> Iterator[Orphan]:
     for task, files in journal.earlier.items():
         left = task in journal.left
         if left or task in journal.done:
@@ -124,7 +129,8 @@ class OrphanWatch:
         for output in outputs_in(self._journal.done.get(task.name)):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
-            if not output.kept and not made_again and not orphan.is_folder:
+            believed = self._journal.believed(output.path)
+            if believed and not output.kept and not made_again and not orphan.is_folder:
                 self._orphans[output.path] = orphan
 
     def look(self, who: str, items: Iterable[Item]) -> None:

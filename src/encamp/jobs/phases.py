@@ -47,7 +47,7 @@ from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, wo
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
 from encamp.jobs.steps import Call, Command
-from encamp.jobs.work import Outcome, Work, unpack
+from encamp.jobs.work import Outcome, Work, log_name, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
 from encamp.storage.disk import free_space
@@ -348,7 +348,7 @@ def stage_log(
     folder: Path, work: Work, channel: OutputChannel | None, *, flush: bool = True
 ) -> Staged:
     """Stage an attempt's log for the job's folder."""
-    name = f"{work.task}.{work.attempt}.log".replace("{", "{{").replace("}", "}}")
+    name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
     cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
     wanted = [Output("log", rename=name, at=work.logs)]
     return _stage(folder, wanted, work, channel, "log", flush=flush)[0]

@@ -6,6 +6,7 @@ import sys
 import types
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 
 from encamp.agent.repeats import Repeats
 from encamp.errors import BadJob, OutputConflict
@@ -13,12 +14,13 @@ from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
 from encamp.jobs.inputs import Inputs
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal, Key
-from encamp.jobs.keys import Keys
+from encamp.jobs.journal import Journal, Key, Record
+from encamp.jobs.keys import Keys, why_run
 from encamp.jobs.own_folder import check_own_folder
 from encamp.jobs.readers import check_readers
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.work import pack
+from encamp.storage.believed import Believed
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import (
     Final,
@@ -47,11 +49,16 @@ class Prepared:
         if not job.tasks:
             raise BadJob(f"job {job.name}", "has no tasks")
         self.job = job
+        journal = journal or Journal(job.folder)
+        tasks = job.tasks.values()
+        outputs = [one for task in tasks for one in (*task.outputs, *task.on_failure)]
+        self.believed = Believed(job.to, outputs)
+        journal.believed = self.believed.ever
         self.graph = Graph(job.tasks)
         self.finals = _final_names(job)
         check_own_folder(job)
         sweepers = check_readers(job, self.graph)
-        self.inputs = Inputs(job, self.graph, journal or Journal(job.folder), sweepers)
+        self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers)
         self.shared = tuple(self.inputs.shared)
         self.keys = Keys(self.inputs.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
@@ -90,6 +97,11 @@ class Prepared:
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""
         return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
+
+    def why_run(self, name: str, record: Record | None, key: Key) -> str | None:
+        """Why a task must run, in words; None if what an earlier run did still holds."""
+        outputs = self.job.tasks[name].outputs
+        return why_run(record, key, partial(self.believed.makes, outputs))
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""

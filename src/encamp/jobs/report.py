@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -22,7 +21,8 @@ import msgspec
 from encamp.errors import BadJob
 from encamp.jobs.page import candidates, page_of
 from encamp.model import AttemptReport, JobReport, TaskReport
-from encamp.storage.disk import disk_full, flushed
+from encamp.storage.disk import disk_full
+from encamp.storage.own_files import OwnFiles, OwnFolder
 
 _MOST_LANES = 96
 """Where there are more workers than this, those that ran one after the other share a lane."""
@@ -31,23 +31,28 @@ _CLOCK_NOISE = 1e-6
 _DEEPEST = 64
 
 
-def write_report(report: JobReport, folder: Path) -> Path:
+def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Path:
     """Write report.json, trace.json and report.html into ``folder``; return the page's path.
 
     Each file appears whole or not at all, in place of an older one. Odd names and values never
-    stand in the way: what JSON cannot carry is written escaped. Raises `DiskFull`, or OSError where
-    the folder cannot be written.
+    stand in the way: what JSON cannot carry is written escaped. Raises `NotOurs`, `DiskFull`, or
+    OSError where the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / "report.json", _in_pieces(report))
+    with OwnFolder(folder, shared).opened(make=True) as files:
+        return _written(report, files)
+
+
+def _written(report: JobReport, files: OwnFiles) -> Path:
+    folder = files.path
+    _replace(files, "report.json", _in_pieces(report))
     placed = _placed(report)
-    _replace(folder / "trace.json", _trace(report, placed))
-    page = folder / "report.html"
+    _replace(files, "trace.json", _trace(report, placed))
     lanes = {id(one.attempt): one.lane for one in placed.attempts}
     shown = candidates(report.tasks)
     facts = _carried(replace(report, tasks=[report.tasks[at] for at in shown]))
-    _replace(page, [page_of(report, shown, facts, _carried(placed.lanes), lanes, folder)])
-    return page
+    page = page_of(report, shown, facts, _carried(placed.lanes), lanes, folder)
+    _replace(files, "report.html", [page])
+    return folder / "report.html"
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
@@ -69,31 +74,29 @@ def _encoded(task: TaskReport) -> bytes:
     return msgspec.json.encode(_carried(task))
 
 
-def read_report(path: Path) -> JobReport:
-    """The report in ``path``, a report.json. Raises `BadJob` if it is missing or broken."""
+def read_report(path: Path, *, shared: bool = False) -> JobReport:
+    """The report in ``path``, a report.json.
+
+    Raises `BadJob` if it is missing or broken, `NotOurs` if somebody else may have written it.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=JobReport)
+        with OwnFolder(path.parent, shared).opened() as files:
+            return msgspec.json.decode(files.read(path.name), type=JobReport)
     except OSError as exc:
         raise BadJob(str(path), f"cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
         raise BadJob(str(path), f"is no report of a run: {exc}") from exc
 
 
-def _replace(path: Path, pieces: Iterable[bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes]) -> None:
     size = 0
     try:
-        with temporary.open("xb") as file:
+        with files.replacing(name) as file:
             for data in pieces:
                 size += len(data)
                 file.write(data)
-            file.flush()
-            flushed(file.fileno(), path)
-        temporary.replace(path)
     except OSError as exc:
-        raise (disk_full(exc, path, size) or exc) from exc
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise (disk_full(exc, files.path / name, size) or exc) from exc
 
 
 def _carried(value: Any, above: tuple[int, ...] = ()) -> Any:

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from secrets import token_hex
 from socket import gethostname
 from typing import TYPE_CHECKING
 
@@ -51,21 +50,21 @@ from encamp.jobs.account import (
     write_manifest,
 )
 from encamp.jobs.attempt import Abandoned, attempt
+from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Record
-from encamp.jobs.keys import why_run
 from encamp.jobs.last_report import keep_report
-from encamp.jobs.lease import PREFIX, Beats, leases, new_lease
+from encamp.jobs.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.own_folder import OwnFolder
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call, why_gone
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
-from encamp.jobs.work import Outcome, Work
+from encamp.jobs.work import Outcome, Work, log_name
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
 from encamp.storage.import_path import import_path
@@ -73,7 +72,7 @@ from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs import Output, Staged, check_for_hosts, folders_of, unstage
 from encamp.storage.owner import reclaim
-from encamp.storage.parts import discard_leftovers
+from encamp.storage.parts import discard_leftovers, new_token
 from encamp.storage.publish import (
     final_name,
     flush_copies,
@@ -115,7 +114,7 @@ def run_job(
     if options.dry_run:
         return dry_run(job, options, progress)  # which is for its listing's sake
     shielded = Shielded(progress)
-    journal = Journal(job.folder)
+    journal = Journal(job.folder, shared=job.shared or options.shared)
     prepared = Prepared(job, journal)
     local_storage()
     reclaim_leftovers()
@@ -202,9 +201,11 @@ class _Run:
         self.executor, self.workers, self.options = executor, workers, options
         self.progress = progress
         self.window = max(WINDOW, 4 * (workers or 0))
-        self.token = token_hex(6)
+        self.token = new_token()
+        self.shared = journal.own_folder.shared
         self.lease = new_lease(job.folder, self.token)
         self.logs = portable(job.folder / "logs")
+        self._logs_here = local(self.logs)
         self.logs_at = Output("log", at=self.logs)
         self.sys_path = tuple(import_path())
         self.finals = {str(final): task for final, task in prepared.finals.items()}
@@ -236,7 +237,7 @@ class _Run:
 
     def run(self) -> JobReport:
         self._sweep()
-        self.lease.take()
+        self.uid = self.lease.take(shared=self.shared)
         self.progress.began(self.job.name, len(self.job.tasks), self.workers)
         try:
             self._loop()
@@ -252,22 +253,23 @@ class _Run:
             if self.beacons is not None:
                 self.beacons.close()
             if self.untidy:
-                self._discard_parts(self.token)
+                self._discard_parts(self.token, self.uid)
         return self._report(interrupted=False)
 
     def _sweep(self) -> None:
         """Remove what killed runs of this job left at the destination."""
-        for file, _ in leases(self.job.folder):
-            self._discard_parts(file.name.removeprefix(PREFIX))
-            file.unlink(missing_ok=True)
+        for file, _ in leases(self.journal.own_folder):
+            with suppress(OSError):
+                self._discard_parts(token_of(file), file.lstat().st_uid)
+                file.unlink(missing_ok=True)
 
-    def _discard_parts(self, token: str) -> None:
+    def _discard_parts(self, token: str, owner: int) -> None:
         """Remove temporary files of attempts that can no longer remove them, or be published."""
         tasks = self.job.tasks.values()
         outputs = [output for task in tasks for output in (*task.outputs, *task.on_failure)]
         own = [output.to for output in outputs if not is_url(output.to)]
         tops = {self.job.to / os.path.expanduser(to) for to in own}
-        discard_leftovers({*tops, self.job.folder / "logs"}, token)
+        discard_leftovers({*tops, self.job.folder / "logs"}, token, owner)
 
     def _loop(self) -> None:
         graph = self.prepared.graph
@@ -328,7 +330,8 @@ class _Run:
             self._end(TaskReport(name, "failed", why=text_of(exc)))
             return
         record = self.journal.done.get(name)
-        why = "it was forced" if self.options.force else why_run(record, key)
+        forced = self.options.force
+        why = "it was forced" if forced else self.prepared.why_run(name, record, key)
         if why is None and record is not None and record.report is not None:
             self._up_to_date(name, record.report)
             return
@@ -393,7 +396,7 @@ class _Run:
             lease=self.lease,
             sys_path=self.sys_path,
             clock=self.clock,
-            beacon=self.token if self.beacons is not None else "",
+            beacon=self.beacons.told if self.beacons is not None else "",
         )
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
@@ -424,6 +427,7 @@ class _Run:
             depots.append(self.depots.pop(name))
             if (outcome := self._outcome(name, future)) is not None:
                 self.workplaces.note(outcome.where)
+                check_claims(self.prepared, name, outcome, self.token, self._log_of(name))
                 came.append((name, outcome))
         self._flush([outcome for _, outcome in came])
         self._take_names(came)
@@ -434,6 +438,10 @@ class _Run:
         self._done(self._flushed(done))
         for depot in depots:
             depot.close()
+
+    def _log_of(self, name: str) -> str:
+        """The final name of the log of a task's attempt."""
+        return f"{self._logs_here}/{log_name(name, self.running[name].number)}"
 
     def _flush(self, outcomes: list[Outcome]) -> None:
         """See that copies are on the disk before they get their names."""
@@ -662,12 +670,12 @@ class _Run:
             interrupted,
             [*self.journal.warnings, *self.orphans.warnings],
         )
-        write_manifest(self.job, tasks)
+        write_manifest(self.job, tasks, shared=self.shared)
         for_disk = [
             task if task.value is None else replace(task, value=as_json(task.value))
             for task in tasks
         ]
-        keep_report(replace(report, tasks=for_disk), self.job.folder)
+        keep_report(replace(report, tasks=for_disk), self.job.folder, shared=self.shared)
         self.progress.finished(report)
         return report
 

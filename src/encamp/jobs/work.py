@@ -73,6 +73,11 @@ class Outcome:
     """Its host was lost, which is none of the task's doing."""
 
 
+def log_name(task: str, attempt: int) -> str:
+    """The name of the log of one attempt."""
+    return f"{task}.{attempt}.log"
+
+
 def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:
     """Pickle steps: functions by reference, those of ``by_value`` modules and scripts by value.
 

@@ -37,7 +37,7 @@ from encamp.storage.index import Event, Index, Row, opened
 from encamp.storage.locks import KeyLock, alone, shared
 from encamp.storage.mirror import Item, is_here
 from encamp.storage.owner import named_refusals
-from encamp.storage.process import facts_from, this_process
+from encamp.storage.process import facts_in, this_process
 from encamp.storage.remote import download
 from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
@@ -513,7 +513,7 @@ def _measured(entry: Path) -> tuple[int, int]:
 
 def _forget_dead(index: Index) -> None:
     for owner, _ in index.rooms():
-        facts = facts_from(json.loads(owner))
+        facts = facts_in(owner.encode())
         if facts is None or facts.known_dead:
             index.give_room_back(owner)
 

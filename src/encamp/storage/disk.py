@@ -87,6 +87,11 @@ _NUMBERED_ANEW = ("fuse", "vfat", "msdos", "exfat", "cifs", "smb", "9p", "afs")
 """Kinds of disks whose files may have other inode numbers whenever they are mounted."""
 
 
+def keeps_owners(device: int) -> bool:
+    """Whether a disk shows the same owner of a file on all hosts."""
+    return not kind_and_source(device)[0].startswith(_NUMBERED_ANEW)
+
+
 class Disks:
     """What disks are called, found out once in the life of this object: another may be mounted."""
 

@@ -21,7 +21,7 @@ from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, Unusable
 from encamp.storage.copy import write_at
 from encamp.storage.disk import disk_full, flushed, set_permissions
 from encamp.storage.holes import Hashed, data_parts, is_sparse
-from encamp.storage.parts import PART, discard
+from encamp.storage.parts import PART, Written, discard
 from encamp.storage.roots import Portable, SharedPath, below, local, portable_name
 from encamp.storage.ship import CHUNK, Sender, digest_of_piece
 
@@ -71,6 +71,8 @@ class Landed:
 
     part: Portable
     final: Portable
+    written: Written | None = None
+    """The file when it is whole."""
 
 
 class OutputChannel(Protocol):
@@ -142,15 +144,18 @@ class Receiver:
         if digest_of_piece(piece.data) != piece.digest:
             why = f"the bytes from {piece.offset} on were changed on the way"
             raise ShippingFailed(piece.inner, why)
-        self._parts.add(part)
+        if piece.offset == 0:
+            self._parts.add(part)
+        elif part not in self._parts:
+            raise ShippingFailed(piece.inner, "its first piece is missing")
         try:
-            _write(part, piece)
+            written = _write(part, piece)
         except OSError as exc:
             discard(part)
             why = (exc.strerror or str(exc)).lower()
             full = disk_full(exc, final, len(piece.data))
             raise full or BadDestination(printable(final), why) from exc
-        return Landed(portable_name(part), portable_name(final))
+        return Landed(portable_name(part), portable_name(final), written)
 
     def _final(self, piece: Piece) -> Path:
         inner = PurePosixPath(piece.inner)
@@ -222,7 +227,8 @@ class Depot:
                 self._receiver.discard()
 
 
-def _write(part: Path, piece: Piece) -> None:
+def _write(part: Path, piece: Piece) -> Written | None:
+    """Add a piece; returns what the file is like if it is the last."""
     if piece.offset == 0:
         part.parent.mkdir(parents=True, exist_ok=True)
     new = os.O_CREAT | os.O_EXCL if piece.offset == 0 else 0
@@ -233,5 +239,7 @@ def _write(part: Path, piece: Piece) -> None:
             os.ftruncate(fd, piece.size)
             set_permissions(fd, piece.permissions & 0o777, part)
             flushed(fd, part)
+            return Written.of(os.fstat(fd))
     finally:
         os.close(fd)
+    return None

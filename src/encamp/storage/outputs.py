@@ -27,7 +27,7 @@ from encamp.storage.holes import Hashed, allocated, data_parts, is_sparse
 from encamp.storage.landing import Far, OutputChannel, send_file
 from encamp.storage.made import Homebound, Kind, Made, entries_below
 from encamp.storage.mirror import renamed, safe_target
-from encamp.storage.parts import PART, discard
+from encamp.storage.parts import PART, Written, discard
 from encamp.storage.remote import is_url
 from encamp.storage.roots import (
     Portable,
@@ -123,6 +123,8 @@ class Staged:
     kind: Kind = "file"
     goal: str = ""
     """Where a symlink is to lead."""
+    written: Written | None = None
+    """The temporary file as it was when it was whole; None where there is none on a disk."""
 
 
 Final = Path | str | Far
@@ -303,9 +305,9 @@ def _staged(
     source, existing = folder / made.path, made.output.existing
     if isinstance(final, Path):
         part = _part(final, token)
-        size, digest = _copied(source, part, final, flush)
+        size, digest, written = _copied(source, part, final, flush)
         names = _portable_names(part, final, made.output)
-        return Staged(made.path, *names, size, digest, existing, flush)
+        return Staged(made.path, *names, size, digest, existing, flush, written=written)
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
     size, digest = remote.upload(source, url)
     return Staged(made.path, url, str(final), size, digest, existing)
@@ -333,7 +335,8 @@ def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: s
         landed, size, digest = send_file(channel, source, final, token)
     except OSError as exc:
         raise BadDestination(str(final), _unreadable(exc, source)) from exc
-    return Staged(made.path, landed.part, landed.final, size, digest, made.output.existing)
+    written, existing = landed.written, made.output.existing
+    return Staged(made.path, landed.part, landed.final, size, digest, existing, written=written)
 
 
 def unstage(staged: Iterable[Staged]) -> None:
@@ -382,7 +385,7 @@ def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
     return tuple(islice(new, 10))
 
 
-def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str]:
+def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str, Written]:
     """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
     try:
         with ExitStack() as files:
@@ -390,13 +393,14 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
             files.callback(os.close, reader)
             writer = _new_file(str(part))
             files.callback(os.close, writer)
-            status = os.fstat(reader)
-            size, digest = _pump(reader, writer, status)
+            made = os.fstat(reader)
+            size, digest = _pump(reader, writer, made)
             # As the task set them, but always writable by their owner.
-            set_permissions(writer, status.st_mode & 0o777 | 0o200, final)
+            set_permissions(writer, made.st_mode & 0o777 | 0o200, final)
             if flush:
                 flushed(writer, final)
-        if part.stat().st_size != size:
+        status = os.lstat(part)
+        if status.st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
         discard(part)
@@ -404,16 +408,17 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
     except BaseException:
         discard(part)
         raise
-    return size, digest
+    return size, digest, Written.of(status)
 
 
 def _new_file(part: str) -> int:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    """A new file that nobody else can read as long as it is not whole."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        return os.open(part, flags, 0o666)
+        return os.open(part, flags, 0o600)
     except FileNotFoundError:
         Path(part).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(part, flags, 0o666)
+        return os.open(part, flags, 0o600)
 
 
 def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:

@@ -9,7 +9,6 @@ cleaner of temporary files took the lock file: so the owner holds a `flock` on t
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from encamp.storage import overlay
 from encamp.storage.cleaners import keep_off, locked
 from encamp.storage.disk import disk_full
 from encamp.storage.parts import discard_noted
-from encamp.storage.process import ProcessFacts, boot_id, facts_from, this_process
+from encamp.storage.process import MOST_FACTS, ProcessFacts, boot_id, facts_in, this_process
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.sound import doubt
 from encamp.storage.strike import strike
@@ -212,7 +211,7 @@ def _is_at(fd: int, path: Path) -> bool:
 
 @lru_cache(maxsize=1)
 def _about(process: ProcessFacts) -> bytes:
-    return json.dumps(process.as_dict()).encode()
+    return process.as_bytes()
 
 
 @contextmanager
@@ -224,7 +223,7 @@ def _taken_over(lock: Path) -> Iterator[bool]:
         yield False
         return
     try:
-        yield _locked_now(fd) and _is_at(fd, lock) and _is_dead(os.read(fd, 4096))
+        yield _locked_now(fd) and _is_at(fd, lock) and _is_dead(os.read(fd, MOST_FACTS))
     finally:
         os.close(fd)
 
@@ -235,11 +234,8 @@ def _is_dead(written: bytes) -> bool:
     The lock says so on the kernel that holds it, whatever process ids are seen here; but a living
     process may have closed it by mistake, and another machine's locks may not be seen here at all.
     """
-    try:
-        owner = facts_from(json.loads(written))
-    except ValueError:
-        return True  # killed before it could write
-    if owner is None or owner.known_dead:
+    owner = facts_in(written)
+    if owner is None or owner.known_dead:  # none: killed before it could write
         return True
     return owner.boot == boot_id() and not owner.near
 

@@ -9,6 +9,8 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 
 @dataclass(frozen=True)
 class ProcessFacts:
@@ -27,6 +29,10 @@ class ProcessFacts:
     def as_dict(self) -> dict[str, Any]:
         """The facts as JSON carries them."""
         return asdict(self)
+
+    def as_bytes(self) -> bytes:
+        """The facts as JSON."""
+        return msgspec.json.encode(self)
 
     @property
     def near(self) -> bool:
@@ -51,16 +57,19 @@ def _facts_of(pid: int, host: str) -> ProcessFacts:
     return ProcessFacts(host, boot_id(), pid_namespace(), pid, start_of(pid) or "")
 
 
-def facts_from(read: object) -> ProcessFacts | None:
-    """What `ProcessFacts.as_dict` gave, read back from a file; None if it is something else."""
-    if not isinstance(read, dict):
+MOST_FACTS = 1 << 14
+"""Bytes that a file with the facts of a process has at most."""
+_MOST_PIDS = 1 << 31
+_DECODER = msgspec.json.Decoder(ProcessFacts)
+
+
+def facts_in(data: bytes) -> ProcessFacts | None:
+    """What `ProcessFacts.as_bytes` gave, as it was read from a file; None for anything else."""
+    try:
+        facts = _DECODER.decode(data)
+    except (ValueError, RecursionError):
         return None
-    texts = [read.get(name) for name in ("host", "boot", "namespace", "start")]
-    pid = read.get("pid")
-    if not isinstance(pid, int) or not all(isinstance(text, str) for text in texts):
-        return None
-    host, boot, namespace, start = (str(text) for text in texts)
-    return ProcessFacts(host, boot, namespace, pid, start)
+    return facts if 0 < facts.pid < _MOST_PIDS else None
 
 
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")

@@ -12,12 +12,14 @@ from pathlib import Path
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.model import Published
 from encamp.storage import remote
-from encamp.storage.disk import disk_full
+from encamp.storage.disk import disk_full, keeps_owners
 from encamp.storage.flush import flush_files, flush_folder
 from encamp.storage.outputs import Staged
+from encamp.storage.own_files import open_regular
+from encamp.storage.parts import PART, Written
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
-from encamp.storage.visible import until_visible
+from encamp.storage.visible import is_network_device, until_visible
 
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -46,6 +48,13 @@ def publish(
     if flush:
         flush_folders(parents(published))
     return published
+
+
+def staged_by(one: Staged, token: str) -> bool:
+    """Whether its temporary file is beside its final name, and named for this owner."""
+    folder, _, _ = final_name(one.final).rpartition("/")
+    above, _, name = final_name(one.part).rpartition("/")
+    return above == folder and name.startswith(f"{PART}{token}")
 
 
 def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]:
@@ -77,7 +86,8 @@ def _check(one: Staged, own: Collection[str]) -> None:
             raise BadDestination(name, "there is a folder of that name")
         if one.kind == "link":
             return None
-        whole = until_visible(local(one.part), one.size).st_size == one.size
+        part = local(one.part)
+        whole = _is_as_written(one, part, until_visible(part, one.size))
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
     if not whole:
@@ -95,6 +105,23 @@ def _is_folder(name: str) -> bool:
         if exc.errno == errno.ELOOP:
             return False
         raise
+
+
+def _is_as_written(one: Staged, path: Path, status: os.stat_result) -> bool:
+    """Whether a file is the one that was staged, and nobody has written to it since.
+
+    Network disks may show another inode and time on another host; there its bytes are compared.
+    """
+    if not stat.S_ISREG(status.st_mode) or status.st_size != one.size or one.written is None:
+        return False
+    if Written.of(status) == one.written:
+        return True
+    if not is_network_device(status.st_dev):
+        return False
+    shows_owners = keeps_owners(status.st_dev)
+    if shows_owners and status.st_uid not in (one.written.uid, os.geteuid()):
+        return False
+    return digest_of(path) == one.digest
 
 
 def _check_folder(one: Staged, name: str) -> None:
@@ -134,13 +161,15 @@ def _published(one: Staged, own: Collection[str]) -> Published:
             final.parent.mkdir(parents=True, exist_ok=True)
             part.unlink(missing_ok=True)
             part.symlink_to(one.goal)
-        found = os.lstat(part)
         if replace:
             part.replace(final)
         elif not _moved_if_new(part, final):
             if one.existing == "error":
                 raise OutputExists(name)
             return _as_it_is(final)
+        found = os.lstat(final)
+        if one.kind == "file" and not _is_as_written(one, final, found):
+            raise BadDestination(name, "somebody has put another file there meanwhile")
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
     return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
@@ -234,16 +263,16 @@ def intact(published: Published) -> bool:
         if published.kind == "link":
             return str(path.readlink()) == published.goal
         found = path.stat()
-        if found.st_size != published.size:
+        if found.st_size != published.size or not stat.S_ISREG(found.st_mode):
             return False
         return found.st_mtime_ns == published.mtime_ns or digest_of(path) == published.digest
-    except (OSError, EncampError):
+    except (OSError, ValueError, EncampError):  # a name with a null character is none
         return False
 
 
 def digest_of(path: Path) -> str:
     """blake2b-128 of a file, in hexadecimal."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

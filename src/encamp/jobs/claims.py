@@ -1,0 +1,39 @@
+"""What workers say that they have staged, checked before the controller touches it.
+
+A worker runs anybody's code on any host. Nothing that it names is published, flushed or removed
+unless the task's own outputs can have that name, and it was staged beside it for this run.
+"""
+
+from __future__ import annotations
+
+from encamp.errors import BadDestination
+from encamp.jobs.prepare import Prepared
+from encamp.jobs.work import Outcome
+from encamp.storage.believed import NOT_DECLARED
+from encamp.storage.publish import final_name, staged_by
+
+
+def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, log: str) -> None:
+    """Take away from an outcome what its task cannot have staged; a good one is then none.
+
+    ``token`` is the run's, ``log`` the final name of the attempt's log.
+    """
+    task, believed = prepared.job.tasks[name], prepared.believed
+    claimed = outcome.staged
+    outcome.staged = [one for one in claimed if staged_by(one, token)]
+    outcome.rescued = [
+        one
+        for one in outcome.rescued
+        if staged_by(one, token) and believed.makes(task.on_failure, final_name(one.final))
+    ]
+    if outcome.log is not None and not (
+        staged_by(outcome.log, token) and final_name(outcome.log.final) == log
+    ):
+        outcome.log = None
+    if outcome.error is not None:
+        return
+    for one in claimed:
+        if not believed.makes(task.outputs, final := final_name(one.final)):
+            outcome.error = BadDestination(final, NOT_DECLARED)
+    if len(outcome.staged) < len(claimed):
+        outcome.error = BadDestination(name, "what it has staged is not of this run")
