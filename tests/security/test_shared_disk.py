@@ -1,0 +1,363 @@
+"""What another user puts into a folder where both may write does no harm, and is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from strangers import STRANGER, as_root, scratch, stranger
+
+import encamp
+from encamp.cli.main import cli
+from encamp.errors import BadDestination, EncampError, NotOurs
+from encamp.jobs.alone import alone
+from encamp.jobs.journal import Journal, Record
+from encamp.jobs.lease import leases, new_lease
+from encamp.jobs.orphans import prune
+from encamp.jobs.report import read_report
+from encamp.model import Published, TaskReport
+from encamp.storage.beacon import Beacons, reaches
+from encamp.storage.believed import Believed
+from encamp.storage.outputs import Output, stage, unstage
+from encamp.storage.own_files import OwnFolder
+from encamp.storage.parts import discard_leftovers
+from encamp.storage.publish import intact, publish
+from encamp.storage.roots import local, local_storage
+
+__all__ = ["scratch"]
+TOKEN = "0123456789ab"
+
+
+def _job() -> encamp.Job:
+    job = encamp.Job("sums", to=".")
+    job.add("one", "touch one.sum", outputs={"*.sum": "sums"})
+    return job
+
+
+def _written(folder: Path) -> None:
+    with Journal(folder).writing():
+        pass
+
+
+# Files that the stranger has put there first
+
+
+@as_root
+@pytest.mark.parametrize(
+    "script",
+    [
+        "mkdir sums.job",
+        'mkdir home; ln -s "$PWD/home" sums.job',
+        "mkdir -m 777 sums.job; touch sums.job/journal.jsonl",
+        "touch sums.job",
+    ],
+)
+def test_a_job_folder_of_a_stranger_is_refused(scratch: Path, script: str) -> None:
+    stranger(script)
+    for dry_run in (True, False):
+        with pytest.raises(NotOurs, match=r"sums.job is not used: it (is|belongs)"):
+            _job().run(dry_run=dry_run)
+    assert not (scratch / "sums").exists()
+
+
+@as_root
+@pytest.mark.parametrize("name", ["journal.jsonl", "lock", "logs", "report.json"])
+@pytest.mark.parametrize("script", ['ln -s "$2" "$1"', 'mkfifo "$1"', 'echo "{}" > "$1"'])
+def test_what_a_stranger_put_into_the_job_folder_is_refused_by_name(
+    scratch: Path, name: str, script: str
+) -> None:
+    secret = scratch / "secret"
+    secret.write_text("mine\n")
+    secret.chmod(0o600)
+    folder = scratch / "sums.job"
+    folder.mkdir()
+    folder.chmod(0o777)
+    stranger(script, folder / name, secret)
+    used = {"report.json": lambda: read_report(folder / name)}.get(name, lambda: _written(folder))
+    with pytest.raises(NotOurs, match=name):
+        used()
+    assert secret.read_text() == "mine\n"
+
+
+@as_root
+def test_a_stranger_cannot_put_files_into_a_job_folder_that_a_run_has_used(scratch: Path) -> None:
+    (scratch / "sums.job/logs").mkdir(parents=True)
+    for folder in (scratch / "sums.job", scratch / "sums.job/logs"):
+        folder.chmod(0o2777)
+    with Journal(scratch / "sums.job").writing():
+        pass
+    for folder in (scratch / "sums.job", scratch / "sums.job/logs"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o2755
+
+
+@as_root
+def test_links_in_place_of_files_that_are_replaced_are_replaced_themselves(scratch: Path) -> None:
+    mine = scratch / "mine"
+    mine.write_text("mine")
+    _job().run()
+    folder = scratch / "sums.job"
+    for name in ("MANIFEST", "report.html", "trace.json", "checked.json", "report.json"):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(mine)
+    _job().run(force=True)
+    assert mine.read_text() == "mine"
+    assert not any(path.is_symlink() for path in folder.iterdir())
+    assert not list(folder.glob(".*.tmp"))
+
+
+@as_root
+def test_what_killed_runs_left_half_written_goes_with_the_next(scratch: Path) -> None:
+    with Journal(scratch / "sums.job").writing():
+        pass
+    left = scratch / f"sums.job/.journal.jsonl.{'0' * 16}.tmp"
+    left.write_text("half")
+    with Journal(scratch / "sums.job").writing():
+        assert not left.exists()
+
+
+# What is allowed
+
+
+def test_root_may_run_a_job_in_the_folder_of_its_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root has folders of others")
+    (tmp_path / "sums.job").mkdir()
+    for folder in (tmp_path, tmp_path / "sums.job"):
+        os.chown(folder, STRANGER, STRANGER)
+    (tmp_path / "sums.job/journal.jsonl").touch()
+    os.chown(tmp_path / "sums.job/journal.jsonl", STRANGER, STRANGER)
+    with Journal(tmp_path / "sums.job").writing():
+        pass
+
+
+@as_root
+def test_what_root_has_made_is_its_users_as_well(scratch: Path) -> None:
+    (scratch / "sums.job").mkdir()
+    (scratch / "sums.job/journal.jsonl").touch()
+    os.seteuid(STRANGER)
+    try:
+        Journal(scratch / "sums.job").read()
+    finally:
+        os.seteuid(0)
+
+
+@as_root
+def test_a_shared_job_is_its_groups_but_not_everybodys(scratch: Path) -> None:
+    folder = scratch / "sums.job"
+    stranger("mkdir -m 2775 sums.job; echo > sums.job/journal.jsonl")
+    with pytest.raises(NotOurs):
+        Journal(folder).read()
+    with Journal(folder, shared=True).writing():
+        pass
+    assert stat.S_IMODE((folder / "journal.jsonl").stat().st_mode) == 0o664
+    stranger('chmod o+w "$1"', folder)
+    with pytest.raises(NotOurs, match="everybody may write"):
+        Journal(folder, shared=True).read()
+
+
+@as_root
+def test_a_disk_that_shows_other_owners_is_asked_whom_it_shows(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger("mkdir -m 777 sums.job; touch sums.job/journal.jsonl")
+    monkeypatch.setattr("encamp.storage.own_files.uid_of_new_files", lambda _: STRANGER)
+    Journal(scratch / "sums.job").read()
+    assert os.listdir(scratch / "sums.job") == ["journal.jsonl"]
+
+
+# Records
+
+
+def _published(path: str) -> Published:
+    return Published(path, 0, 0, "00")
+
+
+@pytest.fixture
+def never_opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes sure that a path or URL is opened by nobody."""
+
+    def watch(place: str) -> None:
+        def refuse(asked: object) -> None:
+            assert place not in str(asked), f"{place} was opened"
+
+        import encamp.storage.remote as remote
+
+        monkeypatch.setattr(remote, "_opened", refuse)
+        original = Path.stat
+
+        def stat_of(path: Path, **options: bool) -> os.stat_result:
+            refuse(path)
+            return original(path, **options)
+
+        monkeypatch.setattr(Path, "stat", stat_of)
+
+    return watch
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("place", ["reference://x", "/etc/hostname", "{out}/sums/../../x.sum"])
+def test_a_record_that_names_what_the_task_cannot_make_opens_nothing(
+    here: Path, place: str, dry_run: bool, never_opened: Callable[[str], None]
+) -> None:
+    place = place.format(out=here)
+    _job().run()
+    file = here / "sums.job/journal.jsonl"
+    *_, line = file.read_text().splitlines()
+    record = json.loads(line)
+    record["report"]["outputs"][0]["path"] = place
+    file.write_text(json.dumps(record) + "\n")
+    never_opened(place)
+    report = _job().run(dry_run=dry_run)
+    assert report["one"].state == ("to do" if dry_run else "done")
+    assert "which it cannot make" in report["one"].why
+
+
+def test_prune_removes_nothing_outside_of_the_destination(tmp_path: Path) -> None:
+    mine, theirs = tmp_path / "out/old.sum", tmp_path / "mine"
+    with Journal(tmp_path / "out/sums.job").writing():
+        for path in (mine, theirs):
+            path.write_text("x")
+    outputs = [
+        replace(_published(str(path)), size=1, mtime_ns=path.stat().st_mtime_ns)
+        for path in (mine, theirs)
+    ]
+    journal = Journal(tmp_path / "out/sums.job")
+    with journal.writing():
+        done = TaskReport("one", "done", outputs=[*outputs, _published("reference://x")])
+        journal.write(Record("done", "one", 1.0, 1, {}, done), Record("left", "one", 2.0))
+        assert prune(journal, tmp_path / "out", [], dry_run=False).removed == [str(mine)]
+    assert theirs.exists()
+
+
+def test_a_fifo_in_place_of_a_result_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "one.sum")
+    assert not intact(_published(str(tmp_path / "one.sum")))
+    assert not intact(_published("a\0b"))
+
+
+# Leases, beacons, parts
+
+
+@as_root
+def test_a_strangers_lease_is_none_and_a_part_has_an_owner(scratch: Path) -> None:
+    folder = scratch / "sums.job"
+    folder.mkdir()
+    folder.chmod(0o777)
+    lease = new_lease(folder, TOKEN)
+    assert lease.take() == os.geteuid()
+    stranger('echo "{}" > "$1/running-ba9876543210"; touch "$1/running-"', folder)
+    assert [file.name for file, _ in leases(OwnFolder(folder))] == [f"running-{TOKEN}"]
+    stranger('touch "$1/.encamp-$2-theirs"', scratch, TOKEN)
+    for name in (f".encamp-{TOKEN}-mine", ".encamp-other"):
+        (scratch / name).touch()
+    discard_leftovers([scratch], "", os.geteuid())
+    discard_leftovers([scratch], TOKEN, os.geteuid())
+    left = {path.name for path in scratch.glob(".encamp-*")}
+    assert left == {f".encamp-{TOKEN}-theirs", ".encamp-other"}
+
+
+@as_root
+def test_a_faked_beacon_draws_nothing_to_a_strangers_folder(scratch: Path) -> None:
+    near, far = scratch / "near", scratch / "far"
+    near.mkdir()
+    beacons = Beacons(TOKEN)
+    beacons.light([near])
+    name = f".encamp-{TOKEN}-beacon"
+    with pytest.raises(Exception, match="returned non-zero exit status"):
+        stranger('cat "$1"', near / name)
+    stranger('mkdir -m 777 far; echo \'{"owner": {}, "proof": "00"}\' > "far/$1"', name)
+    assert reaches(str(near), beacons.told)
+    assert not reaches(str(far), beacons.told)
+    beacons.close()
+
+
+@as_root
+@pytest.mark.parametrize(
+    "script", ['rm "$1"; printf x > "$1"', 'printf x > "$1"', 'rm "$1"; ln -s /etc/hostname "$1"']
+)
+def test_a_part_that_another_has_written_is_not_published(scratch: Path, script: str) -> None:
+    folder = local_storage() / "task"
+    folder.mkdir()
+    (folder / "a").write_text("a")
+    (folder / "a").chmod(0o666)
+    out = scratch / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    (staged,) = stage(folder, [Output("a")], out, token=TOKEN, task="task")
+    stranger(script, local(staged.part))
+    with pytest.raises(BadDestination, match="was changed"):
+        publish([staged])
+    assert not (out / "a").exists()
+    unstage([staged])
+
+
+def test_what_is_private_stays_so_while_it_is_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[int] = []
+
+    def seen(fd: int, mode: int, path: Path | str) -> None:
+        modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
+        os.fchmod(fd, mode)
+
+    monkeypatch.setattr("encamp.storage.outputs.set_permissions", seen)
+    folder = local_storage() / "task"
+    folder.mkdir()
+    for name, mode in (("private", 0o600), ("public", 0o644)):
+        (folder / name).write_text("x")
+        (folder / name).chmod(mode)
+    staged = stage(folder, [Output("*")], tmp_path, token=TOKEN, task="task")
+    publish(staged)
+    assert modes == [0o600, 0o600]
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+
+
+# Final names
+
+
+@pytest.mark.parametrize(
+    ("output", "good", "bad"),
+    [
+        (Output("*.sum", "sums"), ["sums/a.sum", "sums/a.sum/below"], ["a.sum", "sums/a.txt"]),
+        (Output("a/**/*.txt", "t"), ["t/x.txt", "t/b/x.txt"], ["t/../x.txt", "x.txt", "t/x.csv"]),
+        (Output("x", "t", rename="{name}.old"), ["t/x.old"], ["u/x.old"]),
+        (Output("run[1].dat"), ["run[1].dat", "run1.dat"], ["run2.dat"]),
+    ],
+)
+def test_only_names_that_outputs_can_have_are_believed(
+    tmp_path: Path, output: Output, good: list[str], bad: list[str]
+) -> None:
+    believed = Believed(tmp_path, [output])
+    assert [believed.makes([output], f"{tmp_path}/{name}") for name in good] == [True] * len(good)
+    assert [believed.makes([output], f"{tmp_path}/{name}") for name in bad] == [False] * len(bad)
+    for name in ("", "\0", "relative", "/" + "x/" * 3000, "reference://x", f"{tmp_path}/a\0.sum"):
+        assert not believed.makes([output], name)
+        assert not believed.ever(name)
+
+
+@as_root
+def test_the_command_says_it_in_a_sentence(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stranger("mkdir sums.job; touch sums.job/journal.jsonl")
+    for command in ("status", "prune"):
+        with pytest.raises(NotOurs) as caught:
+            cli.main([command, "."], standalone_mode=False)
+        assert "belongs to the user" in str(caught.value)
+        assert isinstance(caught.value, EncampError)
+
+
+@as_root
+def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) -> None:
+    (scratch / "sums.job").mkdir()
+    (scratch / "sums.job").chmod(0o777)
+    stranger('ln -s "$PWD/elsewhere" sums.job/lock')
+    with pytest.raises(NotOurs, match="lock"), alone(scratch / "sums.job"):
+        pass
+    assert not (scratch / "elsewhere").exists()
