@@ -18,7 +18,7 @@ import distributed
 from distributed.comm.addressing import get_address_host
 
 from encamp.engines.dask_leases import Leases
-from encamp.engines.dask_worker import begin_here
+from encamp.engines.dask_worker import begin_here, end_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
 from encamp.engines.kit.engine import Agent, MeshEngine, shares
@@ -79,6 +79,7 @@ def _own_cluster(slots: int | None) -> Any:
         threads_per_worker=slots,
         processes=False,
         dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
         memory_limit=0,
     )
 
@@ -296,9 +297,7 @@ class DaskEngine(MeshEngine):
     def end_by_force(self, agents: Iterable[Agent]) -> None:
         """See `MeshEngine.end_by_force`."""
         self._briefly(
-            partial(
-                self._run, starting.end_soon, self.run, 0.0, workers={str(a.where) for a in agents}
-            )
+            partial(self._run, end_here, self.run, 0.0, workers={str(a.where) for a in agents})
         )
 
     def let_go(self) -> None:
@@ -316,7 +315,7 @@ class DaskEngine(MeshEngine):
         with contextlib.suppress(Exception):
             self._client.unsubscribe_topic("all")
             self._leases.close()
-        self._run(starting.end_soon, self.run, 1.0, workers=list(self._places))
+        self._run(end_here, self.run, 1.0, workers=list(self._places))
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Do what may wait for a scheduler that is gone, for some seconds."""

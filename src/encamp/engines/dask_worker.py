@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -23,6 +24,11 @@ def begin_here(
     set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
     unset = {name: str(value) for name, value in set_by_nanny.items()}
     return begin.begin(order, agents[dask_worker.address], unset)
+
+
+async def end_here(run: str, within: float) -> None:
+    """End the agents of a run beside this worker, which goes on with its work meanwhile."""
+    await asyncio.to_thread(begin.end, run, within)
 
 
 def hold(key: str) -> None:

@@ -170,8 +170,3 @@ def end(run: str, within: float = 0.0) -> None:
                 process.kill()
                 wait.join(_KILLED_WITHIN)
     _ended.pop(run, None)
-
-
-def end_soon(run: str, within: float) -> None:
-    """The same, without waiting for it."""
-    threading.Thread(target=end, args=(run, within), name="encamp-end", daemon=True).start()

@@ -1,0 +1,314 @@
+"""The engine ``ipyparallel``: an agent beside each engine of an ipyparallel cluster.
+
+The cluster is the user's, or one of its own on this host. ipyparallel only starts the agents, by a
+short task on each of its engines; tasks and messages go by the mesh. An engine that is busy with
+the user's own work gets its agent when that is done, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+import ipyparallel
+
+from encamp.engines.kit.begin import begin, end, ended, host_id
+from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.routes import address_towards
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+from encamp.quantities import whole
+
+_LOOK, _SOON = 0.5, 0.02
+"""Seconds between looks at engines that come, and while some are asked for something."""
+_CONNECT_WITHIN = 10
+_ENDS_WITHIN = 3.0
+_OUTWARDS = "192.0.2.1"
+"""An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
+
+
+def open_end(
+    client: Any = None,
+    *,
+    profile: str | None = None,
+    connection_file: str | None = None,
+    slots: int | None = None,
+    per_engine: int | None = None,
+    restarts: int = 3,
+) -> IPythonEngine:
+    """The controller's end.
+
+    ``client`` is an `ipyparallel.Client` (or `ipyparallel.Cluster`); otherwise the cluster that has
+    this ``connection_file``, or the one of a ``profile``. Without any of these the engine has a
+    cluster of its own on this host. ``slots`` are used in all, ``per_engine`` at each engine, which
+    is 1 unless the cluster is its own. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    """
+    slots = None if slots is None else whole("slots", slots, 1)
+    each = None if per_engine is None else whole("per_engine", per_engine, 1)
+    restarts = whole("restarts", restarts, 0)
+    given = {"client": client, "profile": profile, "connection_file": connection_file}
+    said = [name for name, value in given.items() if value is not None]
+    if len(said) > 1:
+        raise BadJob(" and ".join(said), "say by one of these which cluster is meant")
+    for name in ("profile", "connection_file"):
+        if not isinstance(given[name], str | None):
+            raise BadJob(name, f"must be a text, not {given[name]!r}")
+    if not said:
+        return _own(slots, each, restarts)
+    if client is None:
+        client, close = _connected(connection_file, profile), True
+    else:
+        client, close = _client_of(client)
+    return IPythonEngine(client, slots, each or 1, restarts, client.close if close else None)
+
+
+def _connected(file: str | None, profile: str | None) -> Any:
+    try:
+        return ipyparallel.Client(file, profile=profile, timeout=_CONNECT_WITHIN)
+    except Exception as exc:
+        what = f"connection_file {file!r}" if file else f"profile {profile!r}"
+        why = f"no cluster is reached by its {what}: {exc}"
+        raise EngineUnavailable("ipyparallel", why, "start one, by ipcluster start -n 4") from exc
+
+
+def _client_of(given: Any) -> tuple[Any, bool]:
+    """The client that is meant, and whether it is the engine's to close."""
+    if isinstance(given, ipyparallel.Cluster):
+        return given.connect_client_sync(), True
+    client = getattr(given, "client", given)  # that of a view
+    if not isinstance(client, ipyparallel.Client):
+        raise BadJob("client", f"must be a Client of ipyparallel, not {given!r}")
+    return client, False
+
+
+def _own(slots: int | None, each: int | None, restarts: int) -> IPythonEngine:
+    """A cluster on this host: by default one engine with all slots, as engines are large."""
+    from encamp import quota
+
+    slots = slots or quota.cores()
+    each = each or slots
+    cluster = ipyparallel.Cluster(n=-(-slots // each), enable_curve=True, log_level=logging.WARNING)
+    try:
+        client = cluster.start_and_connect_sync()
+    except BaseException as exc:
+        with contextlib.suppress(Exception):
+            cluster.stop_cluster_sync()
+        if not isinstance(exc, Exception):
+            raise
+        raise EngineFailed("ipyparallel", f"its cluster did not start: {exc}") from exc
+
+    def close() -> None:
+        client.close()
+        cluster.stop_cluster_sync()
+
+    return IPythonEngine(client, slots, each, restarts, close)
+
+
+class _Asked:
+    """A short task of ours on an engine, and what is to be done with what it gives."""
+
+    def __init__(self, place: int, result: Any, then: Callable[[Any, Exception | None], None]):
+        self.place, self.result, self.then = place, result, then
+
+    def tell(self) -> None:
+        """Hand over what has come of it."""
+        try:
+            value = self.result.get(0)
+        except Exception as exc:  # noqa: BLE001 - it is for who has asked
+            self.then(None, exc)
+        else:
+            self.then(value, None)
+
+
+class IPythonEngine(MeshEngine):
+    """The controller's end. Engines that join the cluster get agents, too.
+
+    ``close`` is called at the end, where there is something to close.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        slots: int | None,
+        each: int,
+        restarts: int,
+        close: Callable[[], None] | None,
+    ) -> None:
+        try:
+            super().__init__("ipyparallel", restarts)
+        except BaseException:
+            if close is not None:
+                close()
+            raise
+        self._client, self._slots, self._each, self._close_all = client, slots, each, close
+        self._places: dict[int, int] = {}
+        """The slots of each engine that has, or is to have, agents."""
+        self._ended = threading.Event()
+        self._asked: list[_Asked] = []
+        """For the helper, as all that talks to ipyparallel is."""
+        self._again: list[Agent] = []
+        self._helper = threading.Thread(target=self._help, name="encamp-ipyparallel", daemon=True)
+
+    def begin(self) -> None:
+        """See `MeshEngine.begin`; busy engines are not waited for."""
+        ids = self._client.ids
+        if not ids:
+            why = "its cluster has no engines"
+            raise EngineUnavailable(self.name, why, "start some, by ipcluster engines -n 4")
+        busy = {place for place, said in self._client.queue_status().items() if _busy(said)}
+        self._have(ids)
+        idle = sum(
+            count if not self.whole else 1 for p, count in self._places.items() if p not in busy
+        )
+        self.agents = max(1, idle)
+        self._helper.start()
+
+    def _have(self, ids: Iterable[int]) -> None:
+        """Have agents at engines that have none, as far as slots are wanted."""
+        new = [place for place in ids if place not in self._places]
+        left = None if self._slots is None else self._slots - sum(self._places.values())
+        for place, count in zip(new, shares(left, [self._each] * len(new)), strict=True):
+            if count:
+                self._places[place] = count
+                self._ask(place, partial(self._located, place, count), host_id)
+
+    def _located(self, place: int, count: int, host: str | None, exc: Exception | None) -> None:
+        """It is known on which host an engine is: have agents started there."""
+        if host is None:
+            self._not_started(place, exc)
+            return
+        here = host == host_id()
+        self.soon(partial(self._expect, place, [count] if self.whole else [1] * count, here))
+
+    def _expect(self, place: int, slots: list[int], here: bool) -> None:
+        if self._stopping:
+            return
+        agents = self.expect((place, here), f"engine {place}", slots)
+        self._again += agents
+
+    def begin_again(self, agent: Agent) -> None:
+        """See `MeshEngine.begin_again`."""
+        place, here = _place_of(agent)
+        if place in self._places:
+            self._expect(place, [agent.slots], here)
+
+    def _start(self, agents: list[Agent]) -> None:
+        for agent in agents:
+            place, here = _place_of(agent)
+            order = self.order([self.listen(host) for host in self._hosts(here)])
+            then = partial(self._started, agent.number)
+            self._ask(place, then, begin, order, {agent.number: agent.slots}, {})
+
+    def _hosts(self, here: bool) -> list[str]:
+        """Addresses of this host by which an engine may reach it."""
+        endpoint = self._client._query_socket.LAST_ENDPOINT.decode()
+        host = urlsplit(endpoint).hostname or "127.0.0.1"
+        towards = address_towards(host)
+        loops = towards.startswith("127.") or towards in ("", "::1")
+        if loops and not here:
+            towards = address_towards(_OUTWARDS)
+        return [towards or "127.0.0.1"]
+
+    def _started(self, number: int, failed: dict[int, str] | None, exc: Exception | None) -> None:
+        why = _reason(exc) if failed is None else failed.get(number)
+        if why is not None:
+            self.soon(partial(self.not_come, number, why))
+
+    def _not_started(self, place: int, exc: Exception | None) -> None:
+        """An engine has died before, or cannot run what it is asked."""
+        self._places.pop(place, None)
+        if not self._places:
+            self.soon(partial(self._fail, f"engine {place}: {_reason(exc)}"))
+
+    def _fail(self, why: str) -> None:
+        if not self.known:
+            raise EngineFailed(self.name, f"no agent could be started: {why}")
+
+    # The helper: what takes ipyparallel some time
+
+    def _ask(self, place: int, then: Callable[..., None], function: Any, *args: Any) -> None:
+        result = self._client[place].apply_async(function, *args)
+        self._asked.append(_Asked(place, result, then))
+
+    def _help(self) -> None:
+        """See to engines that come and go, and to what was asked of them."""
+        looked = 0.0
+        while not self._ended.wait(_SOON if self._asked or self._again else _LOOK / 5):
+            with contextlib.suppress(Exception):  # a client that was closed is told of otherwise
+                self._see_to_asked()
+                if time.monotonic() - looked >= _LOOK:
+                    looked = time.monotonic()
+                    self._look()
+
+    def _see_to_asked(self) -> None:
+        while self._again:
+            self._start([self._again.pop(0)])
+        asked, self._asked = self._asked, []
+        for one in asked:
+            if one.result.ready():
+                one.tell()
+                with contextlib.suppress(Exception):
+                    self._client.purge_local_results(one.result)
+            else:
+                self._asked.append(one)
+
+    def _look(self) -> None:
+        """Find engines that have come or gone, and agents that have ended before they came."""
+        ids = self._client.ids
+        for place in self._places.keys() - set(ids):
+            del self._places[place]
+        self._have(ids)
+        asked = {one.place for one in self._asked}
+        late = {_place_of(one)[0] for one in list(self.known.values()) if one.link is None}
+        for place in (late & self._places.keys()) - asked:
+            self._ask(place, self._have_ended, ended, self.run)
+
+    def _have_ended(self, said: dict[int, str] | None, exc: Exception | None) -> None:
+        for number, words in (said or {}).items():
+            self.soon(partial(self.not_come, number, words))
+
+    # The end
+
+    def end_by_force(self, agents: Iterable[Agent]) -> None:
+        """See `MeshEngine.end_by_force`."""
+        self._end_all({_place_of(agent)[0] for agent in agents}, 0.0)
+
+    def let_go(self) -> None:
+        """See `MeshEngine.let_go`; what was not begun at busy engines never is."""
+        self._ended.set()
+        if self._helper.is_alive():
+            self._helper.join(_ENDS_WITHIN)
+        with contextlib.suppress(Exception):
+            for one in self._asked:
+                self._client.abort(one.result, targets=one.place, block=False)
+            busy = {one.place for one in self._asked}
+            self._end_all(self._places.keys() - busy, 1.0)
+        if self._close_all is not None:
+            self._close_all()
+
+    def _end_all(self, places: Iterable[int], within: float) -> None:
+        with contextlib.suppress(Exception):
+            asked = [self._client[place].apply_async(end, self.run, within) for place in places]
+            self._client.wait(asked, timeout=_ENDS_WITHIN)
+            self._client.purge_local_results(asked)
+
+
+def _place_of(agent: Agent) -> tuple[int, bool]:
+    """The engine of an agent, and whether it is on this host."""
+    return cast("tuple[int, bool]", agent.where)
+
+
+def _busy(said: Any) -> bool:
+    return isinstance(said, dict) and bool(said.get("queue") or said.get("tasks"))
+
+
+def _reason(exc: Exception | None) -> str:
+    """Why an agent could not be started, and what to do."""
+    if "No module named 'encamp'" in str(exc):
+        return "its Python has no encamp; install it for the Python of ipyparallel's engines"
+    return f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,195 @@
+"""The engine ``dask``: which clusters it takes, workers that come and go, and what it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import encamp
+from encamp.cluster.cluster import Cluster
+from encamp.errors import BadJob, EngineUnavailable, TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.waiting import gone, until
+from some_dask import SomeDask, some_dask
+
+distributed = pytest.importorskip("distributed")
+
+CORES = 4
+
+
+@pytest.fixture(scope="module")
+def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeDask]:
+    """Two workers of two threads, without TLS."""
+    with some_dask(tmp_path_factory.mktemp("dask"), n_workers=2, threads_per_worker=2) as found:
+        yield found
+
+
+@pytest.fixture
+def client(dask: SomeDask) -> Iterator[Any]:
+    with distributed.Client(dask.address, set_as_default=False) as found:
+        found.wait_for_workers(2)
+        yield found
+
+
+def variable(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def facts() -> tuple[str, int, str | None]:
+    return str(Path.cwd()), os.getppid(), os.environ.get("OMP_NUM_THREADS")
+
+
+def agents_of(client: Any) -> list[int]:
+    """The agents that run beside workers."""
+
+    def look(dask_worker: Any) -> list[int]:
+        import psutil
+
+        children = psutil.Process().children()
+        return [one.pid for one in children if "encamp.agent" in " ".join(one.cmdline())]
+
+    return [pid for pids in client.run(look).values() for pid in pids]
+
+
+def tasks_of(client: Any) -> list[str]:
+    """The tasks that the scheduler knows."""
+    return list(client.run_on_scheduler(lambda dask_scheduler: [*map(str, dask_scheduler.tasks)]))
+
+
+def test_a_client_is_enough_and_stays_the_users(client: Any) -> None:
+    with Cluster(client) as cluster:
+        assert cluster.slots == 4
+        assert len(agents_of(client)) == 2
+        assert results(cluster.spawn_many(work.add, [(n,) for n in range(50)])) == [*range(1, 51)]
+    assert client.submit(work.add, 1).result(PATIENCE) == 2
+    assert agents_of(client) == []
+    until(lambda: tasks_of(client) == [])
+
+
+def test_an_address_is_enough(dask: SomeDask) -> None:
+    with Cluster(dask.address.replace("tcp://", "dask://"), slots=1) as cluster:
+        assert cluster.slots == 1
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+
+
+def test_an_executor_runs_on_it(client: Any) -> None:
+    with encamp.Executor(client) as executor:
+        assert list(executor.map(work.add, range(5))) == [1, 2, 3, 4, 5]
+
+
+def test_tasks_have_a_place_and_an_environment_of_their_own(client: Any) -> None:
+    here = Path.cwd()
+    with Cluster(client) as cluster:
+        where, _, threads = cluster.spawn(facts).result(PATIENCE)
+    assert where == str(here)
+    assert threads == os.environ.get("OMP_NUM_THREADS")  # Dask's nannies set it for their workers
+
+
+def test_workers_that_are_busy_start_agents_all_the_same(client: Any, tmp_path: Path) -> None:
+    def wait_for(file: Path, number: int) -> int:
+        while not file.exists():
+            time.sleep(0.01)
+        return number
+
+    file = tmp_path / "go on"
+    busy = [client.submit(wait_for, file, number) for number in range(4)]
+    until(lambda: sum(map(len, client.processing().values())) == 4)
+    with Cluster(client) as cluster:
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+    file.touch()
+    assert client.gather(busy) == [0, 1, 2, 3]
+
+
+def test_a_worker_that_dies_loses_its_tasks_and_another_takes_its_place(client: Any) -> None:
+    with Cluster(client) as cluster:
+        tasks = cluster.spawn_many(work.wait_for_ever, [()] * 4)
+        pids = [say(cluster, task) for task in tasks]
+        victim = next(iter(client.run(os.getpid).values()))
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: sum(task.done() for task in tasks) == 2)
+        lost = [task for task in tasks if task.done()]
+        assert all(isinstance(task.exception(0), TaskLost) for task in lost)
+        until(lambda: sum(map(gone, pids)) == 2)
+        until(lambda: cluster.slots == 4)  # its nanny has started another
+        cluster.kill_all()
+        until(lambda: cluster.free_slots == 4)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+
+
+def test_an_agent_that_dies_alone_is_started_again(client: Any) -> None:
+    with Cluster(client) as cluster:
+        before = agents_of(client)
+        os.kill(before[0], signal.SIGKILL)
+        until(lambda: cluster.slots == 2 or set(agents_of(client)) - set(before))
+        until(lambda: cluster.slots == 4)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+
+
+def test_workers_that_join_get_work_and_those_that_leave_do_not(
+    client: Any, dask: SomeDask
+) -> None:
+    with Cluster(client) as cluster:
+        dask.order("scale 3")
+        until(lambda: cluster.slots == 6)
+        dask.order("scale 2")
+        until(lambda: cluster.slots == 4)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+
+
+def test_it_listens_on_no_public_address(client: Any) -> None:
+    with Cluster(client):
+        family = [psutil.Process(), *map(psutil.Process, agents_of(client))]
+        found = [c for process in family for c in process.net_connections("inet")]
+        open_to = {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN}
+    assert open_to == {"127.0.0.1"}
+
+
+def test_an_adaptive_cluster_grows_for_tasks_and_shrinks_after_them(tmp_path: Path) -> None:
+    with (
+        some_dask(tmp_path, n_workers=0, threads_per_worker=1) as dask,
+        distributed.Client(dask.address, set_as_default=False) as client,
+    ):
+        dask.order("adapt 0 2")
+        with Cluster("dask", address=dask.address) as cluster:
+            assert cluster.slots >= 1
+            tasks = cluster.spawn_many(work.gated, [(work.pid,)] * 2)
+            until(lambda: cluster.slots == 2)
+            assert [say(cluster, task) for task in tasks] == ["ready"] * 2
+            for task in tasks:
+                cluster.send(task, "go")
+            assert len(results(tasks)) == 2
+            until(lambda: not client.nthreads())
+            assert cluster.spawn(work.add, 1).result(2 * PATIENCE) == 2
+        until(lambda: not client.nthreads())
+
+
+def test_a_cluster_of_its_own_is_gone_afterwards() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with Cluster("dask", slots=3) as cluster:
+        assert cluster.slots == 3
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+        listening = psutil.Process().net_connections("inet")
+        assert {c.laddr.ip for c in listening if c.status == psutil.CONN_LISTEN} <= {"127.0.0.1"}
+    until(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= before)
+
+
+def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("encamp.engines.dask._CONNECT_WITHIN", 0.2)
+    with pytest.raises(EngineUnavailable, match="no scheduler at tcp"):
+        Cluster("dask", address="tcp://127.0.0.1:1")
+    with pytest.raises(BadJob, match="address and cluster"):
+        Cluster("dask", address="tcp://127.0.0.1:1", cluster=object())
+    with pytest.raises(BadJob, match="must be a Client or a cluster"):
+        Cluster("dask", client=object())
+    with pytest.raises(BadJob, match="name of an engine"):
+        Cluster(object())
+    with pytest.raises(EngineUnavailable, match="it takes no option 'adress'"):
+        Cluster("dask", adress="x")
