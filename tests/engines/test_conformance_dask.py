@@ -27,7 +27,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeDask]:
 
 
 class TestDask(ClassWide, Conformance, LosesController):
-    facts = Facts(engine="dask", start=30)
+    facts = Facts(engine="dask", idle_cpu=0.1, start=30)  # Dask itself uses some
     dask: ClassVar[SomeDask]
 
     @pytest.fixture(scope="class")

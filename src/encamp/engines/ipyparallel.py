@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -92,21 +94,32 @@ def _own(slots: int | None, each: int | None, restarts: int) -> IPythonEngine:
 
     slots = slots or quota.cores()
     each = each or slots
-    cluster = ipyparallel.Cluster(n=-(-slots // each), enable_curve=True, log_level=logging.WARNING)
+    folder = tempfile.mkdtemp(prefix="encamp-ipyparallel-")
+    cluster = ipyparallel.Cluster(
+        n=-(-slots // each),
+        profile_dir=folder,
+        controller_args=["--IPController.enable_curve=True"],
+        log_level=logging.WARNING,
+    )
+
+    def close() -> None:
+        with contextlib.suppress(Exception):
+            cluster.stop_cluster_sync()
+        shutil.rmtree(folder, ignore_errors=True)
+
     try:
         client = cluster.start_and_connect_sync()
     except BaseException as exc:
-        with contextlib.suppress(Exception):
-            cluster.stop_cluster_sync()
+        close()
         if not isinstance(exc, Exception):
             raise
         raise EngineFailed("ipyparallel", f"its cluster did not start: {exc}") from exc
 
-    def close() -> None:
+    def close_all() -> None:
         client.close()
-        cluster.stop_cluster_sync()
+        close()
 
-    return IPythonEngine(client, slots, each, restarts, close)
+    return IPythonEngine(client, slots, each, restarts, close_all)
 
 
 class _Asked:

@@ -1,0 +1,140 @@
+"""The engine ``ipyparallel``: which clusters it takes, engines that come, go and are busy."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import BadJob, EngineUnavailable, TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE, results, say
+from encamp.testing.waiting import gone, until
+from some_ipyparallel import SomeEngines, some_engines
+
+ipyparallel = pytest.importorskip("ipyparallel")
+interactive = ipyparallel.interactive  # has functions travel by value
+
+
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeEngines]:
+    """A controller and two engines; tests may add some and end them."""
+    with some_engines(tmp_path_factory.mktemp("ipyparallel"), 2) as found:
+        yield found
+
+
+@pytest.fixture
+def client(engines: SomeEngines) -> Iterator[Any]:
+    with ipyparallel.Client(engines.file) as found:
+        found.wait_for_engines(2)
+        yield found
+
+
+def agents_of(client: Any) -> list[int]:
+    """The agents that run beside engines."""
+    engines = [psutil.Process(pid) for pid in client[:].apply_sync(os.getpid)]
+    children = [child for engine in engines for child in engine.children()]
+    return [one.pid for one in children if "encamp.agent" in " ".join(one.cmdline())]
+
+
+def wait_for(file: str, number: int) -> int:
+    """Runs on engines, which have no such module: it imports what it needs."""
+    import time
+    from pathlib import Path
+
+    while not Path(file).exists():
+        time.sleep(0.01)
+    return number
+
+
+def test_a_client_is_enough_and_its_engines_stay_as_they_were(client: Any) -> None:
+    client[:].push({"mine": 5}, block=True)
+    with Cluster(client) as cluster:
+        assert cluster.slots == len(client.ids)
+        assert len(agents_of(client)) == len(client.ids)
+        assert results(cluster.spawn_many(work.add, [(n,) for n in range(50)])) == [*range(1, 51)]
+    assert agents_of(client) == []
+    assert client[:].pull("mine", block=True) == [5] * len(client.ids)
+    assert not client.outstanding
+    namespace = client[client.ids[0]].apply_sync(interactive(lambda: sorted(globals())))
+    assert not [name for name in namespace if "encamp" in name]
+
+
+def test_a_connection_file_a_view_and_slots(client: Any, engines: SomeEngines) -> None:
+    with Cluster("ipyparallel", connection_file=engines.file, slots=1) as cluster:
+        assert cluster.slots == 1
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+    with Cluster(client[:], per_engine=2) as cluster:
+        assert cluster.slots == 2 * len(client.ids)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+
+
+def test_a_busy_engine_is_waited_for_and_keeps_nobody_waiting(client: Any, tmp_path: Path) -> None:
+    file = tmp_path / "go on"
+    busy = client[client.ids[0]].apply_async(interactive(wait_for), str(file), 7)
+    until(lambda: client.queue_status(client.ids[0])["queue"] == 1)
+    with Cluster(client) as cluster:
+        assert cluster.slots == len(client.ids) - 1
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+        file.touch()
+        until(lambda: cluster.slots == len(client.ids))
+    assert busy.get(PATIENCE) == 7
+
+
+def test_what_a_busy_engine_has_not_begun_is_taken_back(client: Any, tmp_path: Path) -> None:
+    file = tmp_path / "go on"
+    busy = client[client.ids[0]].apply_async(interactive(wait_for), str(file), 7)
+    until(lambda: client.queue_status(client.ids[0])["queue"] == 1)
+    with Cluster(client) as cluster:
+        assert cluster.spawn(work.add, 1).result(PATIENCE) == 2
+    file.touch()
+    assert busy.get(PATIENCE) == 7
+    assert client[client.ids[0]].apply_sync(os.getpid)
+    assert agents_of(client) == []
+
+
+def test_engines_that_join_get_work_and_one_that_dies_loses_its_tasks(
+    client: Any, engines: SomeEngines
+) -> None:
+    with Cluster(client) as cluster:
+        count = cluster.slots
+        engines.order("start_engines 1")
+        until(lambda: cluster.slots == count + 1)
+        tasks = cluster.spawn_many(work.wait_for_ever, [()] * cluster.slots)
+        pids = [say(cluster, task) for task in tasks]
+        victim = client[max(client.ids)].apply_sync(os.getpid)
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: any(task.done() for task in tasks))
+        (lost,) = [task for task in tasks if task.done()]
+        assert isinstance(lost.exception(0), TaskLost)
+        until(lambda: sum(map(gone, pids)) == 1)
+        assert cluster.slots == count
+        cluster.kill_all()
+        until(lambda: cluster.free_slots == count)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+    until(lambda: len(client.ids) == count)
+
+
+def test_a_cluster_of_its_own_is_gone_afterwards(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with Cluster("ipyparallel", slots=2) as cluster:
+        assert cluster.slots == 2
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+    until(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= before)
+    assert not list(tmp_path.glob("encamp-*"))
+
+
+def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="no cluster is reached by its connection_file"):
+        Cluster("ipyparallel", connection_file=str(tmp_path / "none.json"))
+    with pytest.raises(BadJob, match="client and profile"):
+        Cluster("ipyparallel", client=object(), profile="x")
+    with pytest.raises(BadJob, match="must be a Client"):
+        Cluster("ipyparallel", client=object())
