@@ -201,6 +201,53 @@ def test_where_no_quoting_is_safe_the_shell_step_is_refused(line, place):
     )
 
 
+RUNS_IT = [
+    ("echo $(( {v} + 1 ))", "((...))"),
+    ('echo "$(({v}))"', "((...))"),
+    ("(( {v} > 1 )) && echo", "((...))"),
+    ("echo $[ {v} + 1 ]", "$[...]"),
+    ("let x={v}", "let"),
+    ("let 2>&1 x={v}", "let"),
+    ("eval echo {v}", "eval"),
+    ("X=1 eval echo '{v}'", "eval"),
+    ("if true; then eval {v}; fi", "eval"),
+    ("</dev/null eval {v}", "eval"),
+    ("case a in a) eval {v};; esac", "eval"),
+    ("trap '{v}' EXIT", "trap"),
+    ("[[ {v} -gt 3 ]] || true", "[[ ... ]] with a comparison of numbers"),
+    ("[[ x && ( 3 -le {v} ) ]] || true", "[[ ... ]] with a comparison of numbers"),
+    ('echo "$(case x in x) echo {v};; esac)"', "$(...) with a case"),
+    ("echo $(case x in (x) echo {v};; esac)", "$(...) with a case"),
+    ("a[{v}]=1", "a subscript"),
+]
+
+
+@pytest.mark.parametrize(("line", "place"), RUNS_IT)
+@pytest.mark.parametrize("bash", [True, False])
+def test_where_the_shell_would_run_a_value_only_numbers_are_filled_in(line, place, bash):
+    for value in ("a[$(touch hacked)]", "$(touch hacked).xyz", "a;touch hacked"):
+        assert f"inside {place} of a shell step unless it is a number" in why(
+            lambda value=value: fill_shell(line, {"v": value}, bash=bash)
+        )
+    assert "{v}" not in fill_shell(line, {"v": "12"}, bash=bash)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "echo eval {v}",
+        "echo case {v}",
+        "case {v} in a) echo {v};; esac; (echo {v})",
+        "[[ {v} == a ]] && [ 3 -gt 2 ] && echo {v}",
+        "echo $((1 << 2)) {v}",
+        "evaluate {v}",
+        "eval true; echo {v}",
+    ],
+)
+def test_what_only_looks_like_code_is_no_obstacle(line):
+    fill_shell(line, {"v": "a;b"}, bash=True)
+
+
 def test_a_placeholder_after_a_dollar_or_backslash_is_refused():
     assert why(fill_shell, "echo ${v}", {"v": "x"}) == (
         "{v}: cannot follow a $ in a shell step; "

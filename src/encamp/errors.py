@@ -93,6 +93,16 @@ def printable(path: object) -> str:
     return "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
+def shown(text: str) -> str:
+    """Text of several lines that others may have written, for a terminal.
+
+    Line ends and tabs stay; all else by which a terminal could be steered, is escaped.
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
 def _escaped(char: str) -> str:
     undecodable = 0xDC80 <= ord(char) <= 0xDCFF  # a byte b is kept as the surrogate U+DC00 + b
     return f"\\x{ord(char) - 0xDC00:02x}" if undecodable else ascii(char)[1:-1]
@@ -138,7 +148,7 @@ def text_of(exc: BaseException) -> str:
 
 def _said(exc: BaseException) -> str:
     try:
-        return "".join(str(exc)).strip()
+        return shown("".join(str(exc)).strip())
     except Stopped:
         raise
     except BaseException as other:  # noqa: BLE001 - its own code may raise what it likes
@@ -806,5 +816,5 @@ class JobFailed(EncampError):
         names = ", ".join(printable(task.name) for task in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
-        first = f"; {printable(failed[0].name)}: {failed[0].why}" if failed else ""
-        return f"job {self.report.name}: {tasks} failed: {names}{more}{first}"
+        first = f"; {printable(failed[0].name)}: {shown(failed[0].why)}" if failed else ""
+        return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"

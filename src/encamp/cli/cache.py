@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from encamp.errors import UnusableInput, printable
+from encamp.errors import UnusableInput, printable, shown
 from encamp.storage.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.mirror import Item, Mirror, plan
 from encamp.storage.modes import way_of
@@ -87,4 +87,4 @@ def _when(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command's answer
+    print(shown(text))  # noqa: T201 - the command's answer

@@ -7,7 +7,7 @@ from pathlib import Path
 from encamp.cli.elsewhere import encamp_on
 from encamp.cli.run import names_in
 from encamp.engines.hosts import host_in
-from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable
+from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.storage.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.owner import clean_kept, kept
@@ -66,4 +66,4 @@ def _tell_of_kept(everything: bool) -> None:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command's answer
+    print(shown(text))  # noqa: T201 - the command's answer

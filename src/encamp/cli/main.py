@@ -13,7 +13,7 @@ import click
 
 from encamp.engines.interpreter import command_signals
 from encamp.engines.streams import name_standard_streams
-from encamp.errors import EncampError, InputError, JobFailed, printable
+from encamp.errors import EncampError, InputError, JobFailed, printable, shown
 from encamp.jobs.screen import Screen
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
@@ -223,7 +223,7 @@ def _ended(exc: SystemExit) -> int:
         _say(f"stopped by {signal.Signals(exc.number).name}; {_GO_ON}")
     if exc.code is None or isinstance(exc.code, int):
         return exc.code or 0
-    Screen(sys.stderr).write(f"{exc.code}\n")
+    Screen(sys.stderr).write(f"{shown(str(exc.code))}\n")
     return 1
 
 
@@ -249,5 +249,5 @@ def _refused(exc: OSError, what: str = "") -> None:
 def _say(text: str) -> None:
     """The command's own voice; nobody need be there to hear it."""
     screen = Screen(sys.stderr)
-    screen.write(f"encamp: {text}\n")
+    screen.write(f"encamp: {shown(text)}\n")
     screen.drain()

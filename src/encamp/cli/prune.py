@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from encamp.cli.status import job_folders
-from encamp.errors import NotOurs, printable
+from encamp.errors import NotOurs, printable, shown
 from encamp.jobs.journal import Journal, outputs_in
 from encamp.jobs.orphans import Pruned, prune
 
@@ -46,4 +46,4 @@ def _made_by_others(folder: Path) -> Iterator[str]:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command's answer
+    print(shown(text))  # noqa: T201 - the command's answer

@@ -8,7 +8,7 @@ import struct
 import time
 from pathlib import Path
 
-from encamp.errors import BadJob, NotOurs, printable
+from encamp.errors import BadJob, NotOurs, printable, shown
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.last_report import last_check
 from encamp.jobs.lease import leases
@@ -106,4 +106,4 @@ def _when(seconds: float) -> str:
 
 
 def _say(text: str) -> None:
-    print(text)  # noqa: T201 - the command's answer
+    print(shown(text))  # noqa: T201 - the command's answer

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from encamp.errors import printable
+from encamp.errors import printable, shown
 from encamp.jobs.progress import Progress
 from encamp.jobs.screen import Screen
 from encamp.model import AttemptReport, JobReport, TaskReport
@@ -76,7 +76,8 @@ class _Failures:
             self.console.file.drain()
 
     def _print(self, text: str | Text, style: str = "") -> None:
-        self.console.print(Text(text) if isinstance(text, str) else text, style=style)
+        plain = Text(shown(text)) if isinstance(text, str) else text
+        self.console.print(plain, style=style)
 
     def _failures(self, report: JobReport) -> None:
         for warning in report.warnings:
@@ -215,4 +216,4 @@ class _Listing(_Failures):
 
     @staticmethod
     def _line(text: str) -> None:
-        print(text)  # noqa: T201 - what the user asked for
+        print(shown(text))  # noqa: T201 - what the user asked for

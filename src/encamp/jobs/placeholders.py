@@ -8,7 +8,6 @@ of them, whatever characters are in it. ``{run:03d}`` pads a whole number with z
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -151,9 +150,11 @@ def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
     """A line for ``/bin/sh``, or for bash, with its placeholders filled and quoted.
 
     A value is quoted as its place demands: bare, in single or in double quotes. Raises `BadJob`
-    where no quoting is safe: in a comment, a here-document, backquotes, ``$'...'`` or ``${...}``.
+    where no quoting is safe, see `shell_place`.
     """
-    place = _ShellPlace(bash=bash)
+    from encamp.jobs.shell_place import ShellPlace
+
+    place = ShellPlace(bash=bash)
     filled = "".join(
         place.read(piece) if isinstance(piece, str) else place.quoted(piece, _value(piece, values))
         for piece in parse(line)
@@ -188,90 +189,3 @@ def _file_values(path: Path) -> dict[str, str]:
     folder = path.parent if path.parent.name != ".." else path.parent.resolve()
     facts = (path.name, path.name, path.stem, path.suffix, folder.name, str(path))
     return dict(zip(FILE_NAMES, facts, strict=True))
-
-
-_BARE = re.compile(r"\\.|\$[({']|<<<?|[^\\$<'\"`(){}#\s]+|.", re.DOTALL)
-_SHELL_TOKENS = {
-    "'": re.compile(r"[^']+|'"),
-    '"': re.compile(r"\\.|\$[({]|[^\\$\"`]+|.", re.DOTALL),
-    "#": re.compile(r"[^\n]+|\n"),
-    "$'": re.compile(r"[^']+|'"),
-}
-_IN_BASH = {**_SHELL_TOKENS, "$'": re.compile(r"\\.|[^\\']+|.", re.DOTALL)}
-_PLACES = {"#": "a comment", "`": "backquotes", "{": "${...}", "$'": "$'...'"}
-_ENDS = {"'": "'", "$'": "'", '"': '"', "#": "\n", "(": ")", "{": "}", "`": "`"}
-_WORD_ENDS = frozenset(" \t\n;|&()<>")
-
-
-class _ShellPlace:
-    """Where in a shell line the reader is: inside which quotes, brackets or comment."""
-
-    def __init__(self, *, bash: bool) -> None:
-        self._tokens = _IN_BASH if bash else _SHELL_TOKENS
-        self.inside: list[str] = []
-        self.last = "\n"
-        self.here_document = False
-        self.filled = False
-
-    def read(self, text: str) -> str:
-        """Move over plain text; returns it."""
-        at = 0
-        while at < len(text):
-            top = self.inside[-1] if self.inside else ""
-            match = self._tokens.get(top, _BARE).match(text, at)
-            assert match, "the last alternative of every pattern takes any character"  # noqa: S101
-            self._take(match[0], top)
-            at = match.end()
-            self.last = match[0]
-        return text
-
-    def _take(self, mark: str, top: str) -> None:
-        if mark == _ENDS.get(top):
-            self.inside.pop()
-        elif top in ("'", "$'", "#"):
-            return
-        elif mark == "$'":
-            self.inside.append(mark)
-        elif mark in ("$(", "${", "`") or (top != '"' and self._opens(mark)):
-            self.inside.append(mark[-1])
-        elif mark == "<<" and top != '"':
-            self.here_document = True
-
-    def _opens(self, mark: str) -> bool:
-        return mark in ("'", '"', "(") or (mark == "#" and self.last[-1] in _WORD_ENDS)
-
-    def quoted(self, hole: Hole, value: str) -> str:
-        """A value as it must be written here."""
-        self._check_safe(hole)
-        if hole.name == "input" and value.startswith("-") and self._begins_word():
-            value = f"./{value}"
-        self.last = "x"
-        self.filled = True
-        top = self.inside[-1] if self.inside else ""
-        if top == "'":
-            return value.replace("'", "'\\''")
-        return re.sub(r'([\\"$`])', r"\\\1", value) if top == '"' else shlex.quote(value)
-
-    def _begins_word(self) -> bool:
-        return self.last[-1] in _WORD_ENDS or self.last[-1] in "'\"="
-
-    def _check_safe(self, hole: Hole) -> None:
-        if self.last in ("\\", "$") and self.inside[-1:] not in (["'"], ["$'"]):
-            variable = f" for a variable of the shell write ${{{{{hole.name}}}}}, or"
-            instead = f"{variable if self.last == '$' else ''} leave the {self.last} away"
-            why = f"cannot follow a {self.last} in a shell step;{instead}"
-            raise BadJob(hole.written, why)
-        places = [_PLACES[mark] for mark in self.inside if mark in _PLACES]
-        if self.here_document:
-            places.append("a here-document")
-        if places:
-            raise BadJob(
-                hole.written,
-                f"cannot be filled in inside {places[-1]} of a shell step; "
-                f'give it as env = {{ VALUE = "{hole.written}" }} and write "$VALUE" there',
-            )
-
-    def check_closed(self) -> None:
-        """Raise `BadJob` if values were filled in and a quote or bracket is still open."""
-        if self.filled and self.inside[-1:] not in ([], ["#"]):
-            raise BadJob("the shell step", f"has a {self.inside[-1]} that is not closed")
