@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
+from encamp import quota
 from encamp.quota import cores, memory
 
 GIB = 1 << 30
@@ -22,8 +22,16 @@ SLICE = "/system.slice/job.scope"
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of eight cores and 64 GiB."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    total = psutil.virtual_memory()._replace(total=64 * GIB)
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+    monkeypatch.setattr(quota, "memory_of_machine", lambda: 64 * GIB)
+
+
+def test_a_machines_memory_is_what_others_say_of_it() -> None:
+    asked = (
+        "import psutil; from encamp.quota import memory_of_machine as ours; "
+        "print(ours() == psutil.virtual_memory().total)"
+    )
+    told = subprocess.run([sys.executable, "-c", asked], check=True, capture_output=True, text=True)
+    assert told.stdout == "True\n"
 
 
 def tree(

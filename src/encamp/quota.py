@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 _ROOT = Path("/")
 
 
@@ -30,7 +28,12 @@ def cores(root: Path = _ROOT) -> int:
 
 def memory(root: Path = _ROOT) -> int:
     """Bytes of memory that this process may use, together with all that are in its groups."""
-    return min([psutil.virtual_memory().total, *_memory_limits(root)])
+    return min([memory_of_machine(), *_memory_limits(root)])
+
+
+def memory_of_machine() -> int:
+    """All its bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _cpu_time(root: Path) -> Iterator[float]:

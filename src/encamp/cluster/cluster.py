@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 import os
@@ -505,6 +504,8 @@ class Cluster:
         self, timeout: float | None = None, source: Task | int | None = None
     ) -> Received | None:
         """`receive` for coroutines."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         if timeout is not None:
             timeout = seconds(timeout)
@@ -563,6 +564,8 @@ class Cluster:
 
     async def aclear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
         """`clear_local_storage` for coroutines."""
+        import asyncio
+
         return await asyncio.to_thread(self.clear_local_storage, timeout)
 
     def close(self, cancel: bool = False) -> None:
@@ -575,6 +578,8 @@ class Cluster:
 
     async def aclose(self, cancel: bool = False) -> None:
         """`close` for coroutines."""
+        import asyncio
+
         await asyncio.to_thread(self.close, cancel)
 
     def _check(self) -> None:

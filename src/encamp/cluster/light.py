@@ -6,7 +6,6 @@ are made when somebody waits for it by them; until then a lock of all guards wha
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Callable, Generator
@@ -101,6 +100,8 @@ class LightFuture(Future[Any]):
         return super().exception(left)
 
     def __await__(self) -> Generator[Any, None, Any]:
+        import asyncio  # most programs have none
+
         return asyncio.wrap_future(self).__await__()
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -29,6 +28,8 @@ class Awaited(LightFuture):
 
     def __await__(self) -> Generator[Any, None, Any]:
         self._end.attend(self)
+        import asyncio  # most programs have none
+
         return asyncio.wrap_future(self).__await__()
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,6 +85,8 @@ def _seconds(told: object) -> float:
     if isinstance(told, int | float):
         return float(told)
     if isinstance(told, str):
+        from email.utils import parsedate_to_datetime  # slots start quicker
+
         try:
             told = parsedate_to_datetime(told)
         except ValueError:

@@ -1,0 +1,21 @@
+"""What a job of command lines need not load, so that it and its slots start quicker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_LATE = ("asyncio", "ssl", "psutil", "wcmatch", "multiprocessing.connection")
+_PROGRAM = f"""
+import sys
+from encamp.agent import child, program
+from encamp.jobs import phases
+from encamp.jobs import run
+from encamp.executor import executor
+print([name for name in {_LATE} if name in sys.modules])
+"""
+
+
+def test_a_job_loads_nothing_that_few_jobs_need() -> None:
+    told = subprocess.run([sys.executable, "-c", _PROGRAM], check=True, capture_output=True)
+    assert told.stdout.split() == [b"[]"]
