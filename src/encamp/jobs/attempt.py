@@ -117,7 +117,7 @@ class _Watcher:
     def on_note(self, standing: Standing) -> None:
         """See what the attempt says of itself."""
         if self._folder is None:
-            self._folder = standing.folder
+            self._folder = Path(standing.folder)
             self.where = Where(self.where.host, self.where.worker, standing.slot)
             self._use.begin(standing.slot, standing.cpu_seconds)
         step = standing.step

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ TAIL = 4096
 class Standing:
     """Noted for the supervisor: all that would be lost with this process."""
 
-    folder: Path
+    folder: str
     """The attempt's, to look after if this process dies."""
     slot: int
     cpu_seconds: float
@@ -108,7 +108,8 @@ class _Attempt:
         self.outcome = Outcome(slot=os.getpid())
         self.placed = Placed()
         self._began = time.perf_counter()
-        self._standing = Standing(Path(), os.getpid(), 0.0)
+        self._cpu_before = 0.0
+        self._standing = Standing("", os.getpid(), 0.0)
         self.value: object = None
         self._flushes = not work.lease.controller.near
         """What is on the controller's own host it flushes for many tasks at once."""
@@ -145,7 +146,7 @@ class _Attempt:
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
         at_supervisors_end(camp.strike)
-        self._stand(replace(self._standing, folder=camp.path))
+        self._stand(str(camp.path))
         failed = True
         try:
             with output_to(camp.path / "log"):
@@ -251,15 +252,15 @@ class _Attempt:
         with suppress(EncampError, OSError):
             self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
 
-    def _stand(self, standing: Standing) -> None:
-        self._standing = standing
-        note(standing)
+    def _stand(self, folder: str, step: StepBegins | None = None) -> None:
+        self._standing = Standing(folder, self.outcome.slot, self._cpu_before, step)
+        note(self._standing)
 
     def _note_step(self, label: str | None, time_limit: float | None) -> None:
         before = tuple((span.name, span.start, span.seconds) for span in self.outcome.phases)
         mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
         step = StepBegins(label, time_limit, time.monotonic(), before, mirrored)
-        self._stand(replace(self._standing, step=step))
+        self._stand(self._standing.folder, step)
 
     @contextmanager
     def _phase(self, name: str) -> Iterator[None]:
@@ -271,12 +272,11 @@ class _Attempt:
 
     @contextmanager
     def _accounting(self) -> Iterator[None]:
-        before = _cpu_seconds()
-        self._standing = replace(self._standing, cpu_seconds=before)
+        self._cpu_before = _cpu_seconds()
         try:
             yield
         finally:
-            self.outcome.cpu_seconds = _cpu_seconds() - before
+            self.outcome.cpu_seconds = _cpu_seconds() - self._cpu_before
             if self._calls:
                 self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
             self.outcome.files_mirrored = self.placed.files

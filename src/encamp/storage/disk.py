@@ -15,8 +15,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 def free_space(folder: Path) -> int:
     """Bytes that this user may still write to the disk of ``folder``, or of what is above it."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    found = os.statvfs(there)
+    try:
+        found = os.statvfs(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        found = os.statvfs(next(path for path in folder.parents if path.exists()))
     return found.f_bavail * found.f_frsize
 
 

@@ -169,6 +169,8 @@ def mounts_below(folder: Path) -> list[str]:
         told = _mountinfo()
     except OSError:
         return []
+    if _escaped(folder.name) not in told:
+        return []
     inside = os.path.realpath(folder)
     if _escaped(inside) not in told:
         return []
