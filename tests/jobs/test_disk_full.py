@@ -14,6 +14,7 @@ from job_steps import count, counted
 
 import encamp
 from encamp.errors import DiskFull
+from encamp.jobs.journal import Journal, Record
 from encamp.storage.cache import INDEX
 from encamp.storage.index import opened
 from encamp.storage.roots import LOCAL, local_storage
@@ -224,3 +225,28 @@ def test_a_destination_without_room_fails_by_name_and_what_is_published_stays(
         assert not list(to.rglob(".encamp-*"))
         next(path for path in to.iterdir() if path.is_file()).unlink()
         assert job.run(slots=1, check=False).count("done") >= 1
+
+
+def test_names_that_cannot_be_written_down_wait_for_room(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[str] = []
+    real = Journal.write
+
+    def write(self: Journal, *records: Record) -> None:
+        taken = [record.task for record in records if record.event == "publishing"]
+        if taken and not refused:
+            refused.extend(taken)
+            raise DiskFull("journal", 1, 0)
+        real(self, *records)
+
+    monkeypatch.setattr(Journal, "write", write)
+    job = encamp.Job("job", to="out")
+    for name in ("a", "b", "c"):
+        step = encamp.command(f"echo {name} > {name}.txt", shell=True)
+        job.add(name, step, outputs=[f"{name}.txt"], retries=1)
+    report = job.run(slots=1)
+    assert refused
+    assert report.ok
+    assert [Path(f"out/{name}.txt").read_text() for name in "abc"] == ["a\n", "b\n", "c\n"]
+    assert list(Path("out").glob(".encamp-*")) == []
