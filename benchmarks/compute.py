@@ -76,6 +76,8 @@ _UNITS = {
     "submit_per_s": "tasks/s",
     "map_per_s": "items/s",
     "round_trip_us": "µs",
+    "job_us": "µs",
+    "exchange_us": "µs",
     "array_mb_per_s": "MB/s",
     "start_s": "s",
     "close_s": "s",
@@ -102,6 +104,8 @@ def figures(_: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
     for mpi in sizes.mpis:
         yield from _mpi_tasks(mpi, sizes)
         yield from _mpi_messages(mpi, sizes)
+        if sizes.pyopus:
+            yield from _dialect(mpi, sizes)
     yield from idle(sizes.mpis, sizes.idle)
     yield from _starting(sizes)
 
@@ -163,6 +167,23 @@ def _pyopus(sizes: Sizes, *what: str) -> list[Program]:
     """PyOPUS's program: tasks and messages, or only what is named."""
     program = Program("pyopus_dispatch", ranks=3, pyopus=True, arguments=what)
     return [program] * sizes.pyopus
+
+
+def _dialect(mpi: str, sizes: Sizes) -> Iterator[Figure]:
+    """The same program in PyOPUS's dialect, run by PyOPUS and by `encamp.compat.pyopus`."""
+    theirs = Program("dialect", ranks=2, pyopus=True, arguments=("pyopus.parallel",))
+    ours = Program("dialect", ranks=2, arguments=("encamp.compat.pyopus",))
+    sides = [("encamp", ours), ("PyOPUS", theirs)]
+    rounds = []
+    for number in range(sizes.rounds):
+        order = sides[:: -1 if number % 2 else 1]
+        rounds.append({name: measured(program, mpi, sizes.share) for name, program in order})
+    for what, field, most in (
+        ("dispatch of small jobs", "job_us", 1),
+        ("1 kB to a task and back", "exchange_us", 3),
+    ):
+        what = f"{what}, {mpi} -n 2, to PyOPUS"
+        yield Wanted(what, field, "encamp", ("PyOPUS",), at_most=most).figure(rounds)
 
 
 def _starting(sizes: Sizes) -> Iterator[Figure]:

@@ -100,6 +100,14 @@ def test_messages_and_waiting_are_measured_under_an_mpi() -> None:
     assert "5 processes" in how
 
 
+def test_the_dialect_is_measured_under_an_mpi() -> None:
+    _mpi_is_there("mpich")
+    compute = _module("compute")
+    program = compute.Program("dialect", ranks=2, arguments=("encamp.compat.pyopus",))
+    found = compute.measured(program, "mpich", 0.01)
+    assert found.keys() == {"job_us", "exchange_us"} < compute._UNITS.keys()
+
+
 def test_a_ratio_is_within_a_round_and_to_the_best_of_the_peers() -> None:
     compute = _module("compute")
     rates = [{"a": 8.0, "b": 1.0, "c": 2.0}, {"a": 9.0, "b": 3.0, "c": 1.0}]

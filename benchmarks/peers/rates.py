@@ -15,15 +15,15 @@ import numpy as np
 WORKERS = 2
 SHARE = "ENCAMP_BENCH_SHARE"
 """Environment variable: which part of the usual number of tasks, items and messages to take."""
-_SHARE = float(os.environ.get(SHARE, "1"))
-TASKS = int(4000 * _SHARE)
-ITEMS = int(200_000 * _SHARE)
+SHARE_OF_USUAL = float(os.environ.get(SHARE, "1"))
+TASKS = int(4000 * SHARE_OF_USUAL)
+ITEMS = int(200_000 * SHARE_OF_USUAL)
 CHUNKS = (100, 1000, 5000)
 PASSES = 3
-MOMENT = 0.4 * _SHARE
+MOMENT = 0.4 * SHARE_OF_USUAL
 """Seconds that a pass takes at least: quick ones are measured as long as slow ones."""
-ROUND_TRIPS = int(3000 * _SHARE)
-ARRAYS = max(1, int(30 * _SHARE))
+ROUND_TRIPS = int(3000 * SHARE_OF_USUAL)
+ARRAYS = max(1, int(30 * SHARE_OF_USUAL))
 
 SMALL = ("ping", 1)
 ARRAY_BYTES = 10_000_000

@@ -32,8 +32,8 @@ _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _SIZE = struct.Struct("<Q")
 _HEAD_OF_ONE = struct.Struct("<2sHQ")
-_READ = 1 << 18
-"""Bytes that are read at once where messages are small."""
+_READ = 1 << 16
+"""Bytes that are read at once where messages are small; memory for many more takes long to get."""
 _TURNS = 64
 """Reads before others have their turn."""
 _BIG = 1 << 16

@@ -125,6 +125,11 @@ class RehearsedCluster:
         have[slots:] = [object() for _ in range(slots - len(have))]
         return [*have]
 
+    @property
+    def _changes(self) -> object:
+        """See `Cluster._changes`."""
+        return dict(self.sizes)
+
     def hosts(self) -> list[Host]:
         """See `Cluster.hosts`."""
         return [

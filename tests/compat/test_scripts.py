@@ -66,6 +66,12 @@ def lines(way: str, script: str, *args: str, ranks: int = 4) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("mpi", WAYS[1:])
+def test_slots_of_ranks_on_one_host_are_rank_0s_if_these_differ_in_cores_only(mpi: str) -> None:
+    assert lines(mpi, "near.py", ranks=2) == ["slots of rank 0: True True []"]
+    assert lines(mpi, "near.py", "MORE", ranks=2) == ["slots of rank 0: False True []"]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_spawned_tasks_print_and_return_the_same_ids(way: str) -> None:
     said = lines(way, "spawn.py")

@@ -36,6 +36,7 @@ from encamp.agent.calls import Slot
 from encamp.agent.files import limit_files
 from encamp.agent.isolation import put_back
 from encamp.agent.ledger import Ledger
+from encamp.agent.looking import Looking
 from encamp.agent.processes import adopt_orphans, descendants, end_descendants, helpers
 from encamp.agent.protocol import (
     GivenBack,
@@ -65,7 +66,6 @@ _CUT_OFF = (
     "the task has opened so many files that none was left for messages of another task; "
     "close some, or raise the limit (ulimit -n)"
 )
-_LOOK_ON = 0.0001
 _LEAVE_WITHIN = 2.0
 """Seconds that what Python does at a program's end may take."""
 _LOOK_AGAIN = 0.05
@@ -98,6 +98,8 @@ class Birth(msgspec.Struct, array_like=True):
     follow: bool = False
     output: int = 1 << 20
     """Bytes of what a task prints that are kept, half of them from its beginning."""
+    cores: list[int] = []
+    """The numbers of those to use; none: those that its supervisor uses."""
 
 
 class _State:
@@ -174,6 +176,9 @@ def main(birth: bytes) -> None:
     default_signals()  # before there is another thread
     if born.own_mounts:
         enter_namespace()  # before there is another thread; without it inputs come another way
+    if born.cores:
+        with suppress(OSError):  # they may have been taken away meanwhile
+            os.sched_setaffinity(0, born.cores)
     for fd in (born.data, born.control, born.ledger):
         os.set_inheritable(fd, False)
     limit_files(born.files)
@@ -338,8 +343,7 @@ class _Sockets:
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
         self._runs = 0
-        self._lively = False
-        """Whether a message came a moment ago, so that another may be on its way."""
+        self._looking = Looking()
         self._cut_off: int | None = None
         """The task that may have lost messages since there was no descriptor for a link."""
         self._poll = select.poll()
@@ -430,9 +434,12 @@ class _Sockets:
         try:
             if come not in (-1, self._come):
                 return True
-            events = self._look_on() if self._lively and timeout != 0 else []
-            if not events:
-                events = self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000)
+            if timeout is not None and timeout <= 0:
+                events = self._poll.poll(0)
+            else:
+                limit = None if timeout is None else timeout * 1000
+                poll = self._poll.poll
+                events = self._looking.wait(lambda: poll(0), lambda: poll(limit))
             self._read(events)
         finally:
             self._leave()
@@ -463,16 +470,6 @@ class _Sockets:
     def _tell_others(self) -> None:
         with self._changed:
             self._changed.notify_all()
-
-    def _look_on(self) -> list[tuple[int, int]]:
-        """Look again and again for a moment: to fall asleep and be woken takes as long."""
-        until = time.perf_counter() + _LOOK_ON
-        while time.perf_counter() < until:
-            if events := self._poll.poll(0):
-                return events
-            os.sched_yield()
-        self._lively = False
-        return []
 
     def _read(self, events: list[tuple[int, int]]) -> None:
         for fd, event in events:
@@ -517,7 +514,6 @@ class _Sockets:
         try:
             for parts in self._links[slot].reader.read():
                 self.slot.take(decode(parts[0]), parts)
-                self._lively = True
         except (EOFError, OSError):
             self._drop(slot)
 

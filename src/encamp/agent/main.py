@@ -225,11 +225,17 @@ class Agent:
             self.post(envelope.agent, parts)
 
     def post(self, to: int, parts: Parts) -> None:
-        """Send a message; those of one turn go in one frame."""
-        self.outbox.post(to, parts)
+        """Send a message; those of one turn go in one frame, where it goes by a network."""
+        if self.beside:
+            self.outbox.send(to, parts)  # so that the controller has it in this turn
+        else:
+            self.outbox.post(to, parts)
 
     def turned(self) -> None:
-        """Send what was posted in this turn."""
+        """Send what was posted in this turn; beside the controller, take what that has sent."""
+        if self.beside:
+            for arrival in self.endpoint.receive():
+                self.arrived(arrival)
         self.outbox.flush()
         if not self.beside:  # the controller's pump rests by what the controller knows
             ahead = sum(slot.busy for slot in self.slots)

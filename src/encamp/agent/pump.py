@@ -8,6 +8,7 @@ the driving thread, one at a time.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal's own functions are slow
+import os
 import select
 import signal
 import threading
@@ -21,6 +22,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from encamp.agent.held_off import HeldOff
+from encamp.agent.looking import Looking
 from encamp.engines.base import Arrival, Endpoint
 from encamp.engines.waker import Waker
 
@@ -67,6 +69,9 @@ class Pump:
         """Descriptors that were taken in hand in this turn: what it has found is not of them."""
         self.rest = 0.0
         """Seconds to let things come before they are looked at, where many come one by one."""
+        self.eager = False
+        """Whether there is a core to spare for looking again and again before a sleep."""
+        self._looking = Looking()
         self.broken: Callable[[Exception], None] | None = None
         """Is told what an engine or a handler raises; without it, whoever waits is."""
         self._ends: list[tuple[Endpoint, Callable[[Arrival], None]]] = []
@@ -145,8 +150,11 @@ class Pump:
 
     # One turn
 
-    def turn(self, timeout: float | None) -> None:
-        """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
+    def turn(self, timeout: float | None, *, look_on: bool = False) -> None:
+        """Wait for something for at most ``timeout`` seconds, and handle all that is there.
+
+        With ``look_on`` it may first look again and again for a moment.
+        """
         if self.rest and timeout != 0:
             time.sleep(self.rest)
         limit = self._patience(timeout)
@@ -154,7 +162,7 @@ class Pump:
             self._sleeping = True
             if self.orders or self.nudged:  # before the flag could be seen
                 limit = 0
-        events = self._poll.poll(limit, 256)
+        events = self._wait(limit, look_on=look_on)
         self.turned_at = time.monotonic()
         self.passed = 0
         self._sleeping = self.nudged = False
@@ -165,6 +173,26 @@ class Pump:
                 self._break(exc)
         if self.waiters:
             self.tell_waiters()
+
+    def _wait(self, limit: float, *, look_on: bool) -> list[tuple[int, int]]:
+        """The events that are there, or come within ``limit`` seconds."""
+        poll = self._poll.poll
+        if limit > 0 and look_on and self.eager:
+            return self._looking.wait(lambda: poll(0, 256), lambda: poll(limit, 256))
+        return poll(limit, 256)
+
+    def look_on(self, seconds: float) -> int | None:
+        """The only descriptor by which something comes in a moment; nothing is handled.
+
+        None if nothing comes, or more. For a thread that has the lock.
+        """
+        until = time.perf_counter() + seconds
+        while not (events := self._poll.poll(0, 2)):
+            if time.perf_counter() > until:
+                return None
+            os.sched_yield()
+        fd, event = events[0]
+        return fd if len(events) == 1 and event == select.EPOLLIN else None
 
     def _break(self, exc: Exception) -> None:
         """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
@@ -273,7 +301,7 @@ class Pump:
                 return True
             if came:
                 left = 0.0  # what has come may have more to follow
-            self.turn(left)
+            self.turn(left, look_on=True)
         return True
 
     def spun(self) -> bool:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sized
 from itertools import islice, repeat
 from time import monotonic
+from typing import Any, Protocol
 
 from encamp.agent.outbox import Outbox
+from encamp.agent.pickling import load_small
 from encamp.agent.protocol import LABEL, Message, label
 from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
 from encamp.engines.base import MARK, Endpoint, Line, ShortMessages
@@ -25,11 +27,36 @@ _TO, _SENDER = 1, 2
 """Places in `LABEL`, by eight bytes."""
 
 
+class Short(Protocol):
+    """A short way between the program and its tasks. For any thread."""
+
+    @staticmethod
+    def load(data: Any, /) -> Any:
+        """The message that `receive` gives the pickle of."""
+
+    def line(self, message: Message) -> Line:
+        """What sends payloads as ``message``. Costs as much as to send one the usual way."""
+
+    def send(self, line: Line, payload: bytes) -> bool:
+        """Send by a line; false if somebody drives, or something else is to go before."""
+
+    def receive(self, to: int, source: int | None) -> tuple[int, Any] | None:
+        """The next message, if it is for ``to``, and from ``source``; None if it is not.
+
+        None also if none comes soon, or if somebody drives.
+        """
+
+
 class ShortWay:
     """One end's. `catch` and lines are for the thread that drives its pump, the rest for any.
 
     ``queue`` has what came before: nothing goes past that.
     """
+
+    @staticmethod
+    def load(data: Any, /) -> Any:
+        """See `Short.load`."""
+        return load_small(data)
 
     def __init__(
         self,

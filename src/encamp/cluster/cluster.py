@@ -18,10 +18,11 @@ from warnings import warn
 
 from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
-from encamp.agent.pickling import dump_as, dump_small, load_small
+from encamp.agent.pickling import dump_as, dump_small
 from encamp.agent.program import check_slots
 from encamp.agent.protocol import Orders, Received, encode
-from encamp.agent.short import ShortWay
+from encamp.agent.short import Short, ShortWay
+from encamp.agent.short_here import ShortWayHere
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
@@ -145,7 +146,7 @@ class Cluster:
         self._controller = Controller(end, inline=bool(inline), follow=told)
         self._pump = self._controller.pump
         self._lines = self._controller.mail.lines
-        self._short: ShortWay | None = None
+        self._short: Short | None = None
         self._life = Life(self._controller)
         self._numbers = itertools.count(1)
         self._agent: Agent | None = None
@@ -163,15 +164,23 @@ class Cluster:
             raise
         engine, controller = self._engine, self._controller
         controller.mail.clear()  # the first hosts are no news
-        if engine.short is not None and self._kind == "inline" and not key:
-            queue = controller.mail.come
-            short = ShortWay(self._pump, engine, engine.short, controller.outbox, queue)
-            self._short = controller.mail.short = short
+        self._short = controller.mail.short = self._short_way(engine, sealed=bool(key))
         if self._beats:
             controller.hosts.listen()
         if engine.elastic:
             controller.hosts.tell_needs()
         self._pump.start()
+
+    def _short_way(self, engine: Engine, *, sealed: bool) -> Short | None:
+        """Of small messages, where there is one."""
+        pump, queue = self._pump, self._controller.mail.come
+        if sealed:
+            return None
+        if engine.short is not None and self._kind == "inline":
+            return ShortWay(pump, engine, engine.short, self._controller.outbox, queue)
+        if self._agent is not None and self._kind == "child":
+            return ShortWayHere(pump, engine, self._agent, queue, self._lines)
+        return None
 
     def _have_agents(self, folder: str, output: int) -> bytes:
         """Have the engine start its agents; the key of their seals, if there are any."""
@@ -222,6 +231,11 @@ class Cluster:
         """What the scheduler has for the slots of a host; none if it is gone."""
         station = self._controller.scheduler.stations.get(host)
         return [] if station is None else list(station.places)
+
+    @property
+    def _changes(self) -> int:
+        """Grows whenever a slot comes or goes."""
+        return self._controller.scheduler.changes
 
     def _has(self, host: str, place: Place | None) -> bool:
         return place is None or place in self._places(host)
@@ -468,8 +482,13 @@ class Cluster:
             caught = short.receive(SPAWNER, wanted)
             if caught is not None:
                 sender, data = caught
-                return Received(sender, load_small(data))
+                return Received(sender, short.load(data))
         return self._receive(timeout, wanted)
+
+    def _taken_in(self) -> Received | None:
+        """The next of the queue; does not look for more. Raises `ClusterClosed`."""
+        self._check()
+        return self._controller.mail.take(None)
 
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:
         """What is there, or comes the usual way."""

@@ -19,6 +19,7 @@ from functools import partial
 from itertools import repeat
 from typing import Any
 
+from encamp import quota
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import (
     NotBegun,
@@ -116,6 +117,7 @@ class Controller:
         self.tenant: Tenant | None = None
         """What has tasks here that last: services."""
         self.closing = False
+        self._has_slots_here, self._cores = engine.agent_here is not None, quota.cores()
         self._shares_memory = inline and engine.agent_here is not None
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
@@ -149,6 +151,8 @@ class Controller:
         if scheduler.slots:
             for place, tasks in scheduler.assign():
                 self._run(place, tasks)
+            busy = scheduler.slots - scheduler.idle
+            self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead:
                 self.recalls.unstick_soon()

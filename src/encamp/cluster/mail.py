@@ -11,7 +11,7 @@ from typing import Any
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import load
 from encamp.agent.protocol import NOWHERE, SPAWNER, Received, addressed
-from encamp.agent.short import ShortWay
+from encamp.agent.short import Short
 from encamp.cluster.task import Task
 from encamp.engines.base import Line
 from encamp.wire import Parts
@@ -28,7 +28,7 @@ class Mail:
         self._news = False
         """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
-        self.short: ShortWay | None = None
+        self.short: Short | None = None
         self.lines: dict[int, Line | None] = {}
         """Short ways of the program to tasks that run; None to those written to once."""
 

@@ -117,6 +117,8 @@ class Scheduler:
         """Slots that run nothing."""
         self.ahead = 0
         """Tasks that were sent to slots that run another."""
+        self.changes = 0
+        """How often a slot has come or gone."""
         self._plain: deque[Task] = deque()
         self._needy: dict[Need, deque[Task]] = {}
         self._buckets: list[dict[Station, None]] = [{}]
@@ -133,6 +135,7 @@ class Scheduler:
         station.free[place] = None
         self.slots += 1
         self.idle += 1
+        self.changes += 1
         self._sort(station)
 
     def remove(self, place: Place) -> list[Task]:
@@ -151,6 +154,7 @@ class Scheduler:
         station.free.pop(place, None)
         self._hungry.pop(place, None)
         self.slots -= 1
+        self.changes += 1
         self._sort(station)
         if not station.places:
             del self.stations[station.name]

@@ -88,13 +88,15 @@ class ShortMessages(ABC):
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is how many an agent has there, 0 where its orders say it. ``short`` is the short way
-    of small messages, None where there is none; who has received one says so by ``busy``, for
+    ``slots`` is how many an agent has there, 0 where its orders say it, and ``cores`` the numbers
+    of those that each is to use, where it is not to use all of the agent's. ``short`` is the short
+    way of small messages, None where there is none; who has received one says so by ``busy``, for
     `patience`.
     """
 
     number: int = CONTROLLER
     slots: int = 0
+    cores: Sequence[Sequence[int]] = ()
     short: ShortMessages | None = None
     busy: bool = False
 

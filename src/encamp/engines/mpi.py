@@ -36,6 +36,7 @@ from encamp.engines.mpi_launch import (
     SHARED_MEMORY,
     prefers_ucx,
 )
+from encamp.engines.mpi_near import NearMPIEngine, cores_of_near_ranks
 from encamp.engines.mpi_remains import remains_here, remove, segments_here, topology_here
 from encamp.errors import EngineFailed, EngineUnavailable
 
@@ -77,11 +78,23 @@ def open_end(**options: Any) -> Endpoint:
     Options are those of `LaunchedMPI`; under ``mpirun``, the ranks are those that there are. Raises
     `EngineUnavailable` and `EngineFailed`.
     """
-    global _opened
     if not launched():
         return LaunchedMPI(**options)
     signature(LaunchedMPI).bind(**options)  # names that are wrong are so here, too
     _check_slots(options.get("slots"), _ranks())
+    return _open_rank(near=False)
+
+
+def open_near() -> Endpoint:
+    """`open_end` under ``mpirun``; rank 0 has the slots of all ranks itself, where it can.
+
+    For slots that are processes. All ranks are to call this, or none.
+    """
+    return _open_rank(near=True)
+
+
+def _open_rank(*, near: bool) -> Endpoint:
+    global _opened
     if _opened:
         why = "the ranks of this mpirun have ended with their first cluster"
         raise EngineUnavailable("mpi", why, "use one for all: job.run(cluster), Executor(cluster)")
@@ -90,8 +103,10 @@ def open_end(**options: Any) -> Endpoint:
     with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
         comm = _communicator(mpi)
+    cores = cores_of_near_ranks(comm) if near else None
     if comm.rank == 0:
-        return MPIEngine(mpi, comm, private=private)
+        engine = MPIEngine(mpi, comm, private=private)
+        return engine if cores is None else NearMPIEngine(engine, cores)
     _forget(_OF_RANKS)
     end = MPIEndpoint(mpi, comm)
     _show_process(comm)
@@ -168,12 +183,16 @@ class MPIEngine(MPIEndpoint, Engine):
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`; the agents are there already."""
-        if self._closed:
-            why = "its ranks have ended with the first cluster; use one cluster for all of a script"
-            raise EngineFailed(self.name, why)
+        self.check_open()
         for agent in range(1, self._ranks):
             self.send(agent, [orders])
             self._news.append(Joined(agent))
+
+    def check_open(self) -> None:
+        """Raise `EngineFailed` if the ranks have left."""
+        if self._closed:
+            why = "its ranks have ended with the first cluster; use one cluster for all of a script"
+            raise EngineFailed(self.name, why)
 
     def stop(self) -> None:
         """See `Engine.stop`. Agents that do not end are ended when the script does, by force."""

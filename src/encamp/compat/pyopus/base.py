@@ -309,6 +309,10 @@ class VirtualMachine:
         """
         raise NotImplementedError
 
+    def messageHere(self) -> Any:
+        """As `receiveMessage` of 0 seconds, but only what has come when that was last called."""
+        return self.receiveMessage(0)
+
     def sendMessage(self, destination: Any, message: Any) -> bool:
         """Send a task an object; False if that failed. Does not wait until it is received."""
         raise NotImplementedError
@@ -365,10 +369,18 @@ def _below(folder: str, source: Portable, target: str) -> Mirror:
 
 @contextmanager
 def _inside(folder: Path | None) -> Iterator[None]:
-    before = Path.cwd()
+    before = os.getcwd()  # noqa: PTH109 - tasks may be short, and paths take long to make
     if folder is not None:
         os.chdir(folder)
     try:
         yield
     finally:
-        os.chdir(before)
+        if not _is_current(before):
+            os.chdir(before)
+
+
+def _is_current(folder: str) -> bool:
+    try:
+        return os.getcwd() == folder  # noqa: PTH109
+    except OSError:  # it was removed
+        return False

@@ -28,7 +28,7 @@ from encamp.compat.pyopus.base import (
     TaskID,
     VirtualMachine,
 )
-from encamp.compat.pyopus.machine import Finish, Finished, Letter, Machine, Mailbox
+from encamp.compat.pyopus.machine import HERE, Finish, Finished, Letter, Machine, Mailbox
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.quantities import as_number, as_whole
 from encamp.storage.leftovers import reclaim_leftovers
@@ -55,6 +55,8 @@ def task_here() -> Here | None:
 
     Where tasks run in the spawner's process, threads that they start count as the spawner's.
     """
+    if not running:  # as in the spawner, which asks often
+        return None
     try:
         return running.get(current_task().id)
     except RuntimeError:
@@ -168,8 +170,16 @@ class ClusteredMachine(VirtualMachine):
         Raises `ClusterError` if the cluster as a whole is gone: waiting again would not help.
         """
         wait = checked_timeout(timeout)
+        return self._received(lambda: self._mail().get(wait, fromDestination))
+
+    def messageHere(self) -> tuple[Any, ...] | None:
+        """See `VirtualMachine.messageHere`."""
+        return self._received(lambda: self._mail().here())
+
+    def _received(self, take: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...] | None:
+        """What is taken from the mailbox; None if it cannot be read."""
         try:
-            received = self._mail().get(wait, fromDestination)
+            received = take()
         except (ClusterError, PyOpusError):
             raise
         except Exception as exc:  # noqa: BLE001 - whatever unpickling it raises
@@ -183,7 +193,8 @@ class ClusteredMachine(VirtualMachine):
     def _exited(self, task: Any) -> None:
         """The message of a task's exit was received."""
         self._spawner().ended(self._number(task))
-        self._debug(self.subsystem, f"task {task} has ended")
+        if self.debug:
+            self._debug(self.subsystem, f"task {task} has ended")
 
     def _mail(self) -> Mailbox:
         here = task_here()
@@ -250,10 +261,13 @@ class ClusteredMachine(VirtualMachine):
 
     def _fetch(self, spawner: Machine, wait: float | None) -> tuple[Any, ...] | None:
         if spawner.cluster is None:
-            _wait_for_nothing(wait)
+            _wait_for_nothing(0 if wait == HERE else wait)
             return None
         try:
-            received = spawner.cluster.receive(wait)
+            if wait == HERE:
+                received = spawner.cluster._taken_in()
+            else:
+                received = spawner.cluster.receive(wait)
         except EngineFailed:
             received = spawner.cluster.receive(0)  # what was lost with it is told first
             if received is None:
@@ -335,14 +349,16 @@ def _run(
     """What runs in a slot: the function in its environment."""
     me, worker = current_task(), f"{vm.subsystem}WORKER"
     running[me.id] = Here(place, me, Mailbox(lambda wait: _fetch_in_task(vm, me, wait)), vm)
-    vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
+    if vm.debug:
+        vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
     try:
         with vm.environment():
             return function(*args, **kwargs)
     except Finished:
         return None
     finally:
-        vm._debug(worker, f"task {vm.taskID()} ends on {me.host}")
+        if vm.debug:
+            vm._debug(worker, f"task {vm.taskID()} ends on {me.host}")
         del running[me.id]
 
 

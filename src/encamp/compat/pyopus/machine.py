@@ -13,11 +13,11 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from encamp import quota
 from encamp.cluster.echo import show, show_lines_at_once
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from encamp.cluster.task import Task
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):  # which is pickled quicker than a dataclass
     """A message on its way, with the place that its sender is in: a slot, or a PVM host's id."""
 
     place: int
@@ -48,11 +47,16 @@ class Finished(BaseException):
     """Raised in a task that waits for a message when the program ends."""
 
 
+HERE = -1.0
+"""Instead of seconds to wait: do not even look whether something new has come."""
+
+
 class Mailbox:
     """Messages for one task; those that came while others were wanted are kept, in order.
 
-    ``fetch`` waits as long as it is told, as receivers of a cluster do; it returns
-    ``(sender, message)``, None if the time is over, or ``()`` for what is nothing to the user.
+    ``fetch`` waits as long as it is told, as receivers of a cluster do, and at `HERE` takes only
+    what has been taken in already; it returns ``(sender, message)``, None if the time is over, or
+    ``()`` for what is nothing to the user.
     """
 
     def __init__(self, fetch: Callable[[float | None], tuple[Any, ...] | None]) -> None:
@@ -72,6 +76,14 @@ class Mailbox:
             if come:
                 self._kept.append(come)
         return ()
+
+    def here(self) -> tuple[Any, ...]:
+        """The next message that has been taken in already, or ``()``; quicker than to look."""
+        if self._kept:
+            return self._kept.popleft()
+        while (come := self._fetch(HERE)) == ():
+            pass
+        return come or ()
 
     def _next(self, deadline: float | None) -> tuple[Any, ...] | None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -132,6 +144,10 @@ class Machine:
         self._live: dict[int, Place] = {}
         """Slot → what the cluster has for it."""
         self._next = 1
+        self._looked = -1
+        """What was `Cluster._changes` when the slots were looked at."""
+        self._plain: dict[int, SpawnOptions] = {}
+        """Slot → how to spawn there without special options, which are so checked only once."""
         for host in cluster.hosts() if cluster is not None else ():
             self.add(host)
         if cluster is not None:
@@ -150,6 +166,10 @@ class Machine:
 
         Hosts that have none come by their message only.
         """
+        changes = 0 if self.cluster is None else self.cluster._changes
+        if changes == self._looked:
+            return
+        self._looked = changes
         for station in self.stations.values():
             if self._of(station):
                 self._match(station)
@@ -174,6 +194,7 @@ class Machine:
     def _forget(self, station: Station, slots: Sequence[int]) -> None:
         for slot in slots:
             del self._live[slot]
+            self._plain.pop(slot, None)
         station.slots.difference_update(slots)
         station.free.difference_update(slots)
 
@@ -237,11 +258,8 @@ class Machine:
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")
-        where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot]}
         try:
-            task = self.cluster._spawn(
-                function, args, {}, SpawnOptions(notify=True, **where, **options)
-            )
+            task = self.cluster._spawn(function, args, {}, self._how(slot, options))
         except NoSuchHost:
             self.remove(self.place[slot])
             return None
@@ -249,6 +267,16 @@ class Machine:
         self.slot[task.id] = slot
         self._tasks[task.id] = task
         return task.id
+
+    def _how(self, slot: int, options: Mapping[str, Any]) -> SpawnOptions:
+        """How to spawn in a slot; the same object each time where there is nothing special."""
+        known = self._plain.get(slot)
+        if known is None or options:
+            where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot]}
+            known = SpawnOptions(notify=True, **where, **options)
+            if not options:
+                self._plain[slot] = known
+        return known
 
     def send(self, number: int, message: object) -> None:
         """Send to a task that has not ended."""
@@ -357,14 +385,14 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
-    from encamp.engines.mpi import launched
+    from encamp.engines.mpi import launched, open_near
 
     if _ours is not None or not launched():
         return
     from encamp.cluster.cluster import Cluster
 
     show_lines_at_once()
-    use(Machine(Cluster("mpi", follow=_print), own=True))
+    use(Machine(Cluster(open_near(), follow=_print), own=True))
 
 
 def _print(_task: int, text: str) -> None:

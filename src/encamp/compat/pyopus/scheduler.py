@@ -9,6 +9,7 @@ greenlet of its own, so a program with remote tasks only does without them.
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,6 +29,8 @@ from encamp.compat.pyopus.base import (
 )
 from encamp.errors import EngineUnavailable
 
+_LOOK_AGAIN = 0.001
+"""Seconds between two looks at what comes from elsewhere, as long as there is something to do."""
 MAIN = 1
 """Number of the task that is the program itself."""
 
@@ -149,6 +152,8 @@ class Scheduler:
         self._ready: deque[Task] = deque()
         self._remote: dict[Any, Task] = {}
         self._queue: list[_Waiting] = []
+        self._looked = 0.0
+        """When it was looked at last what has come from remote tasks."""
         self.vm: VirtualMachine | None = None
         self.setVM(vm)
         Place.turn_of(MAIN)
@@ -179,7 +184,8 @@ class Scheduler:
     def call(self, call: SysCall) -> Any:
         """Answer a call of the active task; other tasks run meanwhile."""
         me = self.active
-        self._say(f"task {me.tid} calls {type(call).__name__}")
+        if self.debug:
+            self._say(f"task {me.tid} calls {type(call).__name__}")
         try:
             self._handle(call, me)
             following = self._next()
@@ -228,7 +234,11 @@ class Scheduler:
             raise PyOpusError("all tasks wait for each other")
         if self.vm is None:
             return False
-        received = self.vm.receiveMessage(-1.0 if wait else 0)
+        if wait or time.monotonic() - self._looked > _LOOK_AGAIN:
+            received = self.vm.receiveMessage(-1.0 if wait else 0)
+            self._looked = time.monotonic()
+        else:
+            received = self.vm.messageHere()
         if received:
             self._take(*received)
         return received is None or bool(received)
@@ -369,7 +379,8 @@ class Scheduler:
 
     def _end(self, task: Task) -> None:
         """A task has ended: its parent may have waited for it."""
-        self._say(f"task {task.tid} has ended")
+        if self.debug:
+            self._say(f"task {task.tid} has ended")
         del self.tasks[task.tid]
         self._tell_of(task.finishedChildren.values())
         parent = self.tasks.get(task.ptid or 0)

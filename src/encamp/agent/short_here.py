@@ -1,0 +1,99 @@
+"""The short way between the program and slots that its own process holds: their sockets alone.
+
+What goes this way is what would go there anyway, in the same order; only the turn of the pump is
+left out, and all that is looked at in one. Whatever else is there waits for a turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sized
+from typing import TYPE_CHECKING, Any
+
+from encamp.agent.hosted import ProcessSlot
+from encamp.agent.looking import LOOK_ON
+from encamp.agent.pickling import load
+from encamp.agent.protocol import Message, encode
+from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
+from encamp.engines.base import Endpoint, Line
+from encamp.wire import Parts
+
+if TYPE_CHECKING:
+    from encamp.agent.main import Agent
+
+
+class ShortWayHere:
+    """A `Short` for the slots of an agent beside the controller, whose end is ``end``.
+
+    ``queue`` has what came before: nothing goes past that. Messages are looked for as long as there
+    are ``lines`` to tasks, since with others results come, which take a turn in any case.
+    """
+
+    @staticmethod
+    def load(data: Parts, /) -> Any:
+        """See `Short.load`."""
+        return load(data)
+
+    def __init__(self, pump: Pump, end: Endpoint, agent: Agent, queue: Sized, lines: Sized) -> None:
+        self._pump, self._end, self._agent = pump, end, agent
+        self._queue, self._lines = queue, lines
+
+    def line(self, message: Message) -> Line:
+        """See `Short.line`."""
+        head, slot = encode(message), self._agent.slots[message.slot]
+
+        def send(payload: bytes) -> bool:
+            return isinstance(slot, ProcessSlot) and slot.send_now([head, payload])
+
+        return send
+
+    def send(self, line: Line, payload: bytes) -> bool:
+        """See `Short.send`."""
+        pump = self._pump
+        with pump.held_off:
+            if not pump.lock.acquire(blocking=False):
+                return False
+            try:
+                return self._nothing_waits() and line(payload)
+            finally:
+                self._release()
+
+    def receive(self, to: int, source: int | None) -> tuple[int, Parts] | None:
+        """See `Short.receive`."""
+        if not self._lines:
+            return None
+        pump = self._pump
+        with pump.held_off:
+            if not pump.lock.acquire(blocking=False):
+                return None
+            try:
+                return self._come(source) if self._may_pass() else None
+            finally:
+                self._release()
+
+    def _release(self) -> None:
+        self._pump.lock.release()
+        if self._pump.waiters:
+            self._pump.tell_waiters()
+
+    def _nothing_waits(self) -> bool:
+        pump = self._pump
+        return not (pump.orders or pump.come or self._agent.endpoint.patience() == 0)
+
+    def _may_pass(self) -> bool:
+        """Whether a message may go past a turn of the pump; not for long."""
+        pump = self._pump
+        pump.passed += 1
+        if self._queue or pump.nudged or pump.passed > PASSED or not pump.eager:
+            return False
+        late = time.monotonic() - pump.turned_at > TURN_WITHIN
+        return not late and self._nothing_waits() and self._end.patience() != 0
+
+    def _come(self, source: int | None) -> tuple[int, Parts] | None:
+        fd = self._pump.look_on(LOOK_ON)
+        if fd is None:
+            return None
+        for slot in self._agent.slots:
+            if isinstance(slot, ProcessSlot) and slot.data_fd == fd:
+                return slot.read_now(source)
+        return None

@@ -1,0 +1,112 @@
+"""Rank 0 with the slots of all ranks, where these are on its host and in nothing else than it is.
+
+A call then takes no way through MPI and another process: rank 0 speaks with its slots by
+socketpairs, as on one machine without MPI. The other ranks only wait for the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from encamp.engines.base import CONTROLLER, Arrival, Engine, Frame, Joined
+from encamp.engines.foreign import foreign
+from encamp.engines.local import LocalEnd
+from encamp.engines.mpi_endpoint import IDLE_LONG
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+    from encamp.engines.mpi import MPIEngine
+
+_AGENT = 1
+_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+def cores_of_near_ranks(comm: Intracomm) -> list[list[int]] | None:
+    """The cores of each rank but 0; None if any stands elsewhere. All ranks are to call this.
+
+    None in these, too.
+    """
+    ranks = comm.gather((_standing(), sorted(os.sched_getaffinity(0))))
+    if ranks is None or len({standing for standing, _ in ranks}) > 1:
+        return None
+    return [cores for _, cores in ranks[1:]]
+
+
+def _standing() -> bytes:
+    """A digest of what a process has from who started it, but its cores, and slots from it."""
+    folder = ""
+    with suppress(OSError):
+        folder = str(Path.cwd())
+    mask = os.umask(0o077)
+    os.umask(mask)
+    limits = [number for name, number in vars(resource).items() if name.startswith("RLIMIT_")]
+    facts = [
+        Path("/proc/sys/kernel/random/boot_id").read_text(),
+        [str(Path(f"/proc/self/ns/{name}").readlink()) for name in _NAMESPACES],
+        Path("/proc/self/cgroup").read_text(),
+        sorted(item for item in os.environ.items() if not foreign(item[0])),
+        [os.getresuid(), os.getresgid(), sorted(os.getgroups())],
+        [folder, mask, os.nice(0), sys.executable, sys.version],
+        [resource.getrlimit(number) for number in sorted(set(limits))],
+    ]
+    return blake2b(json.dumps(facts).encode(errors="surrogateescape")).digest()
+
+
+class NearMPIEngine(LocalEnd, Engine):
+    """The controller's end as rank 0, which is also the only agent.
+
+    ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that
+    each slot is to use.
+    """
+
+    name = "mpi"
+    private = True
+
+    def __init__(self, ranks: MPIEngine, cores: Sequence[Sequence[int]]) -> None:
+        super().__init__(CONTROLLER)
+        self._ranks = ranks
+        self.slots_per_agent = len(cores)
+        self.agent_here = self._agent = LocalEnd(_AGENT)
+        self._agent.cores = cores
+        self._agent.join(self)
+        self.join(self._agent)
+        self._look_at = 0.0
+
+    def start(self, orders: bytes) -> None:
+        """See `Engine.start`."""
+        self._ranks.check_open()
+        self._agent.put(Frame(CONTROLLER, [orders]))
+        self.put(Joined(_AGENT))
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`. By MPI nothing comes that would have to be told."""
+        if (now := time.monotonic()) > self._look_at:
+            self._look_at = now + IDLE_LONG[1]
+            self._ranks.receive()
+            self._ranks.patience()  # which looks for ranks that have died
+        return super().receive()
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`."""
+        if super().patience() == 0:
+            return 0
+        return max(0.0, self._look_at - time.monotonic())
+
+    def close(self) -> None:
+        """See `Endpoint.close`."""
+        super().close()
+        self._ranks.close()
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        self.close()

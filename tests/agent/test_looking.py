@@ -1,0 +1,68 @@
+"""Looking again and again before a sleep: only after a short wait, and not for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from encamp.agent import looking
+from encamp.agent.looking import LOOK_ON, SOON, Looking
+
+
+class Clock:
+    """A clock that goes on by what each look and sleep takes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.looks = self.sleeps = 0
+        self.found_at = float("inf")
+
+    def look(self) -> list[int]:
+        self.looks += 1
+        self.now += LOOK_ON / 10
+        return [1] if self.now >= self.found_at else []
+
+    def sleep(self) -> list[int]:
+        self.sleeps += 1
+        self.now = max(self.now, self.found_at)
+        return [1]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(looking.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_the_first_wait_and_one_after_a_long_one_only_sleep(clock: Clock) -> None:
+    waits = Looking()
+    for _ in range(3):
+        clock.found_at = clock.now + 2 * SOON
+        assert waits.wait(clock.look, clock.sleep) == [1]
+    assert (clock.looks, clock.sleeps) == (0, 3)
+
+
+def test_what_comes_soon_after_a_short_wait_is_found_without_a_sleep(clock: Clock) -> None:
+    waits = Looking()
+    clock.found_at = clock.now + SOON / 2
+    waits.wait(clock.look, clock.sleep)
+    clock.found_at = clock.now + LOOK_ON / 2
+    assert waits.wait(clock.look, clock.sleep) == [1]
+    assert clock.sleeps == 1
+    assert clock.looks > 0
+
+
+def test_it_sleeps_when_nothing_has_come_in_a_moment(clock: Clock) -> None:
+    waits = Looking()
+    clock.found_at = clock.now
+    waits.wait(clock.look, clock.sleep)
+    clock.found_at = clock.now + 100 * SOON
+    assert waits.wait(clock.look, clock.sleep) == [1]
+    assert 0 < clock.looks < 20
+    assert clock.sleeps == 2
+    before = clock.looks
+    clock.found_at = clock.now
+    waits.wait(clock.look, clock.sleep)
+    assert clock.looks == before
