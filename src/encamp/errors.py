@@ -812,7 +812,7 @@ class JobFailed(EncampError):
     report: JobReport
 
     def __str__(self) -> str:
-        failed = [task for task in self.report.tasks if task.state == "failed"]
+        failed = list(self.report.of_state("failed"))
         names = ", ".join(printable(task.name) for task in failed[:5])
         more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
         tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"

@@ -5,6 +5,8 @@ Times are seconds since the epoch (`time.time`) on the host that took them; size
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -88,6 +90,40 @@ class TaskReport:
     """What a failed task was asked to leave (``on_failure``)."""
 
 
+class TaskReports(Sequence[TaskReport]):
+    """The reports of very many tasks, each made when it is asked for; equal to a list of them."""
+
+    @abstractmethod
+    def states(self) -> Iterator[State]:
+        """The state of each task; no report is made for that."""
+
+    @abstractmethod
+    def of_state(self, *states: State) -> Iterator[TaskReport]:
+        """The reports of the tasks that are in one of these states."""
+
+    @abstractmethod
+    def named(self, name: str) -> TaskReport:
+        """The report of one task; KeyError if there is none of that name."""
+
+    def __add__(self, other: Iterable[TaskReport]) -> list[TaskReport]:
+        return [*self, *other]
+
+    def __radd__(self, other: Iterable[TaskReport]) -> list[TaskReport]:
+        return [*other, *self]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, list | TaskReports) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def __reduce__(self) -> tuple[type[list[TaskReport]], tuple[list[TaskReport]]]:
+        """Copies and pickles are lists."""
+        return list, (list(self),)
+
+
 @dataclass(frozen=True)
 class JobReport:
     """What one run of a job did."""
@@ -102,21 +138,36 @@ class JobReport:
     executor: str
     version: str
     interrupted: bool
-    tasks: list[TaskReport]
+    tasks: Sequence[TaskReport]
+    """A list; of very many tasks a sequence that takes less memory."""
     warnings: list[str] = field(default_factory=list)
     """What may be wrong though nothing failed, in words: orphans that tasks read."""
 
     def count(self, state: State) -> int:
         """How many tasks are in ``state``."""
-        return sum(task.state == state for task in self.tasks)
+        return sum(one == state for one in self.states())
+
+    def states(self) -> Iterator[State]:
+        """The state of each task."""
+        if isinstance(self.tasks, TaskReports):
+            return self.tasks.states()
+        return (task.state for task in self.tasks)
+
+    def of_state(self, *states: State) -> Iterator[TaskReport]:
+        """The tasks that are in one of these states."""
+        if isinstance(self.tasks, TaskReports):
+            return self.tasks.of_state(*states)
+        return (task for task in self.tasks if task.state in states)
 
     @property
     def ok(self) -> bool:
         """True if every task is done or was up to date."""
-        return all(task.state in ("done", "up to date") for task in self.tasks)
+        return all(state in ("done", "up to date") for state in self.states())
 
     def __getitem__(self, name: str) -> TaskReport:
         """The task called ``name``; KeyError if there is none."""
+        if isinstance(self.tasks, TaskReports):
+            return self.tasks.named(name)
         for task in self.tasks:
             if task.name == name:
                 return task

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import http
 import importlib
 import itertools
 import json
 import math
+import random
 import subprocess
 import sys
 import time
@@ -20,7 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encamp.jobs.fingerprint import fingerprint
+from encamp.jobs.fingerprint import _Hasher, fingerprint
+from encamp.jobs.quick_digest import NotPlainError, quick_digest
 
 PROJECT = {
     "low.py": """\
@@ -50,6 +53,7 @@ class Shape:
 """,
     "middle.py": """\
 import functools
+import http
 import low
 
 def middle(x):
@@ -73,7 +77,9 @@ def unused(x):
     "late.py": "def late(x):\n    return x\n",
     "top.py": """\
 import functools
+import http
 import math
+import random
 import numpy as np
 import low
 import pack.inner
@@ -372,3 +378,45 @@ def test_functions_that_all_call_each_other_take_no_time(tmp_path: Path) -> None
     began = time.monotonic()
     fingerprint(space["f0"])
     assert time.monotonic() - began < 5
+
+
+def _plain_value(chance: random.Random, depth: int = 0) -> Any:
+    kinds = 11 if depth < 3 else 8
+    texts = ["", "a", "é\udcff", "x" * 40, "\0", "line", "None"]
+    match chance.randrange(kinds):
+        case 0:
+            return chance.choice([None, True, False])
+        case 1:
+            return chance.choice([0, 1, -1, 10**30, 1.0, -0.0, float("inf"), 1 + 2j])
+        case 2:
+            return chance.choice([b"", b"a", bytearray(b"a")])
+        case 3 | 4 | 5 | 6 | 7:
+            return chance.choice(texts)
+        case 8:
+            return tuple(_plain_value(chance, depth + 1) for _ in range(chance.randrange(4)))
+        case 9:
+            return [_plain_value(chance, depth + 1) for _ in range(chance.randrange(4))]
+        case _:
+            names = chance.sample(texts, chance.randrange(4))
+            return {name: _plain_value(chance, depth + 1) for name in names}
+
+
+def test_plain_values_have_the_same_digest_by_the_quick_way() -> None:
+    chance = random.Random(5)
+    values = [_plain_value(chance) for _ in range(500)]
+    digests = [quick_digest(value) for value in values]
+    assert digests == [_Hasher().digest(value) for value in values]
+    distinct = {repr(value) for value in values}
+    assert len(set(digests)) == len(distinct) > 100
+
+
+def test_what_is_not_plain_goes_the_long_way() -> None:
+    circle: list[Any] = []
+    circle.append(circle)
+    deep: Any = 1
+    for _ in range(100):
+        deep = [deep]
+    for value in (circle, deep, {1: 2}, {"a": {1}}, [http.HTTPStatus.OK], [Path("x")]):
+        with pytest.raises(NotPlainError):
+            quick_digest(value)
+        assert fingerprint(value) == _Hasher().digest(value).hex()

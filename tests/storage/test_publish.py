@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,7 @@ from encamp.model import Published
 from encamp.storage import publish as publishing
 from encamp.storage.outputs import Existing, Output, Staged, as_outputs, stage
 from encamp.storage.parts import PART
-from encamp.storage.publish import digest_of, manifest, publish
+from encamp.storage.publish import digest_of, manifest_lines, publish
 
 
 @pytest.fixture
@@ -267,6 +267,11 @@ def listed(to: Path, names: list[bytes]) -> list[Published]:
 def b2sum(at: Path, text: bytes) -> subprocess.CompletedProcess[bytes]:
     line = ["b2sum", "--check", "--strict", "-"]
     return subprocess.run(line, cwd=at, input=text, capture_output=True, check=False)
+
+
+def manifest(published: Iterable[Published], top: Path) -> bytes:
+    """As a job writes it."""
+    return b"".join(sorted(manifest_lines(published, str(top))))
 
 
 def test_b2sum_checks_a_manifest_with_any_names(to: Path) -> None:

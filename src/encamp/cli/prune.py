@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encamp.cli.status import job_folders
 from encamp.errors import NotOurs, printable, shown
-from encamp.jobs.journal import Journal, outputs_in
+from encamp.jobs.journal import Journal
 from encamp.jobs.orphans import Pruned, prune
 
 
@@ -41,8 +41,8 @@ def _made_by_others(folder: Path) -> Iterator[str]:
             journal = Journal(other, anybody=True)  # whoever's it is, what it names stays
             with suppress(NotOurs, OSError):
                 journal.read()
-            for record in journal.current():
-                yield from (output.path for output in outputs_in(record))
+            for task in journal.current():
+                yield from (output.path for output in journal.done.outputs(task))
 
 
 def _say(text: str) -> None:

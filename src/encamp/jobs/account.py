@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from sys import intern
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,7 +20,6 @@ from encamp.jobs.work import Outcome
 from encamp.model import AttemptReport, JobReport, Span, State, TaskReport, Where
 from encamp.storage.mirror import Item
 from encamp.storage.own_files import OwnFolder
-from encamp.storage.publish import manifest
 from encamp.storage.roots import local
 from encamp.version import __version__
 
@@ -45,19 +43,6 @@ class InHand:
     changes: int = 0
     """How often its inputs were found changed since they were looked up."""
     attempts: list[AttemptReport] = field(default_factory=list)
-
-
-class EqualParts:
-    """What is equal in many reports, kept once: a fifth of their size."""
-
-    def __init__(self) -> None:
-        self._places: dict[Where, Where] = {}
-
-    def of(self, attempt: AttemptReport) -> AttemptReport:
-        """The same, of parts that others have too."""
-        phases = [Span(intern(one.name), one.start, one.seconds) for one in attempt.phases]
-        where = attempt.where and self._places.setdefault(attempt.where, attempt.where)
-        return replace(attempt, where=where, phases=phases)
 
 
 class Workplaces:
@@ -88,7 +73,7 @@ class Workplaces:
 
 def job_report(
     job: Job,
-    tasks: list[TaskReport],
+    tasks: Sequence[TaskReport],
     clock: Clock,
     executor: str,
     interrupted: bool,
@@ -158,19 +143,18 @@ def as_json(value: object) -> object:
         return None
 
 
-def write_manifest(job: Job, tasks: list[TaskReport], *, shared: bool = False) -> None:
+def write_manifest(job: Job, lines: Iterable[bytes], *, shared: bool = False) -> None:
     """List all published files with their digests in ``MANIFEST``.
 
     Raises `BadDestination` or `NotOurs`.
     """
-    outputs = [output for task in tasks for output in (*task.outputs, *task.rescued)]
     try:
         # The folder may have been removed meanwhile.
         with (
             OwnFolder(job.folder, shared).opened(make=True) as files,
             files.replacing("MANIFEST") as file,
         ):
-            file.write(manifest(outputs, job.to))
+            file.writelines(sorted(lines))
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
         raise BadDestination(str(job.folder / "MANIFEST"), why) from exc

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from typing import IO, cast
 
 from rich.console import Console
@@ -21,7 +23,7 @@ from rich.text import Text
 from encamp.errors import printable, shown
 from encamp.jobs.progress import Progress
 from encamp.jobs.screen import Screen
-from encamp.model import AttemptReport, JobReport, TaskReport
+from encamp.model import AttemptReport, JobReport, State, TaskReport
 from encamp.storage.sizes import counted, size_text
 
 _STYLES = {
@@ -49,6 +51,8 @@ def console_progress(*, quiet: bool, dry_run: bool) -> Progress:
 
 class _Failures:
     """Says what went wrong, and nothing else."""
+
+    wants_whole_reports = False
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -82,7 +86,7 @@ class _Failures:
     def _failures(self, report: JobReport) -> None:
         for warning in report.warnings:
             self._print(f"warning: {warning}", "yellow")
-        failed = [task for task in report.tasks if task.state == "failed"]
+        failed = list(report.of_state("failed"))
         for task in failed[:_LISTED]:
             self._print(f"failed: {printable(task.name)}", "bold red")
             self._print(f"  {task.why}")
@@ -102,8 +106,9 @@ class _Summary(_Failures):
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
-        states = ("done", "up to date", "failed", "blocked", "waiting")
-        counts = [f"{report.count(state)} {state}" for state in states if report.count(state)]  # type: ignore[arg-type]
+        states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
+        found = Counter(report.states())
+        counts = [f"{found[state]} {state}" for state in states if found[state]]
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
         seconds = report.ended - report.started
         self._print(
@@ -114,9 +119,10 @@ class _Summary(_Failures):
         self._drain()
 
 
-def _attempts_of_this_run(report: JobReport) -> list[AttemptReport]:
-    attempts = [attempt for task in report.tasks for attempt in task.attempts]
-    return [attempt for attempt in attempts if attempt.submitted >= report.started]
+def _attempts_of_this_run(report: JobReport) -> Iterator[AttemptReport]:
+    ran = report.of_state("done", "failed")
+    attempts = (attempt for task in ran for attempt in task.attempts)
+    return (attempt for attempt in attempts if attempt.submitted >= report.started)
 
 
 def _time_text(seconds: float) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 
 from encamp.errors import InputError
 from encamp.jobs.account import job_report
 from encamp.jobs.clock import Clock
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal import Journal, seen
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress
+from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.model import JobReport, TaskReport
 
 
@@ -27,24 +27,26 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     graph = Graph(job.tasks)
     orphans = OrphanWatch(journal, job.to)
     orphans.look("the job", prepared.shared)
-    reports: dict[str, TaskReport] = {}
+    reports = Reports(job.tasks)
     clock = Clock()
     progress.began(job.name, len(job.tasks), None)
     while graph.going_on:
         for name in graph.ready():
-            first = next((b for b in graph.before[name] if reports[b].state == "to do"), None)
-            if first is not None:
-                reports[name] = TaskReport(name, "to do", why=f"it waits for {first}")
-            else:
-                reports[name] = _foreseen(name, prepared, journal, options)
-            if reports[name].state == "to do":
+            first = next((b for b in graph.before[name] if reports.state(b) == "to do"), None)
+            line = journal.done.line(name)
+            waits = None if first is None else f"it waits for {first}"
+            why = waits or _why(name, prepared, line, options)
+            if why is not None or line is None:
+                reports.add(to_do := TaskReport(name, "to do", why=why or ""))
                 orphans.foresee(job.tasks[name])
+                progress.ended(to_do)
+            else:
+                reports.up_to_date(name, line)
+                tell_up_to_date(progress, name, reports)
             _look(orphans, name, prepared)
             graph.ended(name)
-            progress.ended(reports[name])
-    report = job_report(
-        job, [reports[name] for name in job.tasks], clock, "dry run", False, orphans.warnings
-    )
+    tasks = as_list_if_few(reports)
+    report = job_report(job, tasks, clock, "dry run", False, orphans.warnings)
     progress.finished(report)
     if options.for_script and report.count("to do"):
         raise DryRunEnds(job.name)
@@ -61,14 +63,13 @@ class DryRunEnds(SystemExit):
 
 def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
     """What a task waits for may not be there yet, which is no mistake."""
+    if not orphans.has_any:
+        return
     with suppress(InputError, OSError):
         orphans.look(f"task {name}", prepared.inputs.of(name))
 
 
-def _foreseen(name: str, prepared: Prepared, journal: Journal, options: Options) -> TaskReport:
+def _why(name: str, prepared: Prepared, line: bytes | None, options: Options) -> str | None:
     key = prepared.key(name, prepared.inputs.of(name))
-    record = journal.done.get(name)
-    why = "it was forced" if options.force else prepared.why_run(name, record, key)
-    if why is None and record is not None and record.report is not None:
-        return replace(record.report, state="up to date", why="nothing changed")
-    return TaskReport(name, "to do", why=why or "")
+    record = seen(line, name) if line else None
+    return "it was forced" if options.force else prepared.why_run(name, record, key)

@@ -26,6 +26,8 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from encamp.jobs.quick_digest import NotPlainError, quick_digest
+
 _INSTALLED = tuple(
     {
         str(Path(sysconfig.get_path(name)).resolve())
@@ -37,7 +39,15 @@ _INSTALLED = tuple(
 
 def fingerprint(value: object) -> str:
     """A digest of ``value`` (blake2b-128, hexadecimal), the same in every process."""
-    return _Hasher().digest(value).hex()
+    return digest(value).hex()
+
+
+def digest(value: object) -> bytes:
+    """The bytes of `fingerprint`."""
+    try:
+        return quick_digest(value)
+    except NotPlainError:
+        return _Hasher().digest(value)
 
 
 class _Hasher:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+import pickle
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from encamp.errors import TargetConflict
 from encamp.jobs.graph import Graph, makers
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal, outputs_in
+from encamp.jobs.journal import Journal
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.steps import Task
 from encamp.jobs.swept import Swept
@@ -24,6 +26,20 @@ from encamp.storage.remote import is_url
 
 def _has_any(task: Task) -> bool:
     return bool(task.mirror or task.takes)
+
+
+_FIELDS = tuple(Item.__dataclass_fields__)
+"""The last one is ``cached``."""
+_KIND, _MODE, _IDENTITY = map(_FIELDS.index, ("kind", "mode", "identity"))
+_row = attrgetter(*_FIELDS)
+
+
+def _packed(items: list[Item]) -> bytes:
+    return pickle.dumps(list(map(_row, items)), pickle.HIGHEST_PROTOCOL)
+
+
+def _unpacked(packed: bytes) -> list[Item]:
+    return [Item(*row) for row in pickle.loads(packed)]  # noqa: S301 - `_packed` here
 
 
 class Inputs:
@@ -44,21 +60,32 @@ class Inputs:
         self.shared: list[Item] = []
         self._at: dict[str, Item] = {}
         self._plan_shared(planner)
-        self._planned: dict[str, list[Item]] = {}
+        self._planned: dict[str, bytes] = {}
+        """Pickled: items of a million tasks would take a gigabyte."""
         self._digests: dict[str, dict[str, str]] = {}
+        once: set[int] = set()
+        self._wanted: set[int] = set()
+        """Hashes of the identities of what several tasks want."""
         for name, task in job.tasks.items():
             if _has_any(task) and not graph.before[name]:
-                self._planned[name] = self._plan(task, planner)
-        planned = (item.identity for items in self._planned.values() for item in items)
-        self._wanted = Counter(planned)
+                items = self._plan(task, planner)
+                self._planned[name] = _packed(items)
+                wanted = {hash(item.identity) for item in items}
+                self._wanted |= once & wanted
+                once |= wanted
 
     def of(self, name: str) -> list[Item]:
         """What a task's patterns match; of one that waits for others, what they match now."""
-        task, items = self.job.tasks[name], self._planned.get(name)
-        if items is None:
-            items = self._plan(task, self._planner()) if _has_any(task) else []
+        task = self.job.tasks[name]
+        if not _has_any(task):
+            return []
+        packed = self._planned.get(name)
+        if packed is not None and not self.swept.concerns(task):
+            rows = pickle.loads(packed)  # noqa: S301 - `_packed` here
+            return [Item(*(*row[:-1], self._cached(row))) for row in rows]
+        items = self._plan(task, self._planner()) if packed is None else _unpacked(packed)
         items = self.swept.without(task, items, self._planner())
-        return [self._by_cache(item) for item in items]
+        return [replace(item, cached=self._cached(_row(item))) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:
         """What `of` found of other tasks' outputs: target → digest, as those published them."""
@@ -110,7 +137,7 @@ class Inputs:
 
     def _made(self, maker: str) -> Made:
         outputs = self.job.tasks[maker].outputs
-        published = outputs_in(self.journal.done.get(maker))
+        published = self.journal.done.outputs(maker)
         return Made(outputs, [one for one in published if self.believed.makes(outputs, one.path)])
 
     def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:
@@ -120,7 +147,7 @@ class Inputs:
         (item,) = planner.plan([how])
         return replace(item, target=target)
 
-    def _by_cache(self, item: Item) -> Item:
+    def _cached(self, row: tuple[Any, ...]) -> bool:
         """What one task alone wants goes past the cache, where that saves a copy."""
-        several = item.kind == "tree" or item.mode != "auto" or self._wanted[item.identity] > 1
-        return item if several else replace(item, cached=False)
+        kind, mode, identity = row[_KIND], row[_MODE], row[_IDENTITY]
+        return kind == "tree" or mode != "auto" or hash(identity) in self._wanted

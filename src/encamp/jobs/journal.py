@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ import msgspec
 
 from encamp.errors import printable
 from encamp.jobs.alone import alone, refusals
-from encamp.model import Published, TaskReport
+from encamp.model import Published, State, TaskReport
 from encamp.storage.believed import below
 from encamp.storage.disk import disk_full, flushed
 from encamp.storage.own_files import OwnFiles, OwnFolder
@@ -49,6 +50,29 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28
 """Bytes; what is longer is none of ours."""
+
+
+class Result(msgspec.Struct, frozen=True, gc=False):
+    """What a run must know of a task's report."""
+
+    name: str
+    state: State
+    outputs: list[Published] = []
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """A record as far as a run must know it, which is read in a fifth of the time."""
+
+    event: str
+    task: str
+    time: float
+    attempt: Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)] = 0
+    key: Key = {}
+    report: Result | None = None
+    paths: list[str] = []
+    files: list[Published] = []
+
+
 Place = tuple[int, int]
 """Where a line stands in the journal, and its length."""
 _LENGTH = 32
@@ -63,33 +87,52 @@ class Records(Mapping[str, Record]):
         self._folder = OwnFolder(Path())
         self._fd = -1
 
-    def stand_in(self, folder: OwnFolder, places: dict[str, int] | None = None) -> None:
-        """Let records be in a folder's journal, where ``places`` says; without, there is none."""
+    def stand_in(self, folder: OwnFolder) -> None:
+        """Let records be in a folder's journal; there is none yet."""
         self.close()
-        self._places, self._folder = places or {}, folder
+        self._places, self._folder = {}, folder
 
     def note(self, task: str, at: Place) -> None:
         """A task is done: its record is at a place."""
         self._places[task] = at[0] << _LENGTH | at[1]
 
-    def pop(self, task: str) -> Record | None:
-        """Forget a record; returns it."""
-        record = self.get(task)
+    def forget(self, task: str) -> None:
+        """A task is done no more."""
         self._places.pop(task, None)
-        return record
+
+    def line(self, task: str) -> bytes | None:
+        """A record as it stands in the file; None if the task is not done."""
+        return self._line(task) if task in self._places else None
+
+    def outputs(self, task: str) -> list[Published]:
+        """What a task had published when it was done."""
+        line = self.line(task)
+        return [] if line is None else outputs_in(seen(line, task))
 
     def clear(self) -> None:
         """Forget all."""
         self._places.clear()
 
-    def copy_to(self, file: IO[bytes]) -> dict[str, int]:
-        """Write all to another file; returns their places there."""
-        places = {}
+    @property
+    def size(self) -> int:
+        """Bytes of the file that they take."""
+        return sum(place % (1 << _LENGTH) for place in self._places.values())
+
+    def copy_to(self, file: IO[bytes]) -> array[int]:
+        """Write all to another file; returns their places there, for `moved_to`."""
+        places, end = array("Q"), file.tell()
         for task in self._places:
             line = self._line(task)
-            places[task] = file.tell() << _LENGTH | len(line)
+            places.append(end << _LENGTH | len(line))
             file.write(line)
+            end += len(line)
         return places
+
+    def moved_to(self, folder: OwnFolder, places: array[int]) -> None:
+        """They stand in this folder's journal now."""
+        self.close()
+        self._places.update(zip(self._places, places, strict=True))
+        self._folder = folder
 
     def close(self) -> None:
         """Let go of the file until a record is asked for; may be called twice."""
@@ -101,7 +144,7 @@ class Records(Mapping[str, Record]):
         self.close()
 
     def __getitem__(self, task: str) -> Record:
-        record = _decoded(self._line(task))
+        record = decoded(self._line(task))
         if record is None or record.task != task:  # another run has written the file anew
             raise KeyError(task)
         return record
@@ -152,7 +195,7 @@ class Journal:
         for part in (self.done, self.attempts, self.earlier, self.rescued, self.left):
             part.clear()
         self.done.stand_in(self.own_folder)
-        for record, at in _records(self.own_folder):
+        for record, at in _lines(self.own_folder):
             self._take_in(record, at)
 
     @property
@@ -166,11 +209,11 @@ class Journal:
 
     def own(self, task: str) -> set[str]:
         """All final names that were ever this task's."""
-        return {*_outputs(self.done.get(task)), *self.earlier.get(task, ())}
+        return {*_own(self.done.outputs(task)), *self.earlier.get(task, ())}
 
-    def current(self) -> Iterator[Record]:
+    def current(self) -> Iterator[str]:
         """What is done of the tasks that the job still has."""
-        return (record for task, record in self.done.items() if task not in self.left)
+        return (task for task in self.done if task not in self.left)
 
     @property
     def tasks(self) -> set[str]:
@@ -187,14 +230,14 @@ class Journal:
             *(Record("joined", task, now) for task in joined),
         )
 
-    def _take_in(self, record: Record, at: Place) -> None:
+    def _take_in(self, record: Record | Line, at: Place) -> None:
         task = record.task
         match record.event:
             case "done":
                 self._supersede(task)
                 self.done.note(task, at)
                 self.attempts.pop(task, None)
-                self._forget(task, _outputs(record))
+                self._forget(task, _own(outputs_in(record)))
             case "submitted":
                 self._supersede(task)
                 self.attempts[task] = record.attempt
@@ -223,8 +266,9 @@ class Journal:
 
     def _supersede(self, task: str) -> None:
         """What the task made so far counts no longer, but it was once its own."""
-        if outputs := _outputs(self.done.pop(task)):
+        if outputs := _own(self.done.outputs(task)):
             self.earlier.setdefault(task, {}).update(outputs)
+        self.done.forget(task)
 
     def _forget(self, task: str, paths: Iterable[str]) -> None:
         for part in (self.earlier, self.rescued):
@@ -270,7 +314,7 @@ class Journal:
         """
         if not records:
             return
-        lines = [_encoded(record) + b"\n" for record in records]
+        lines = [encoded(record) + b"\n" for record in records]
         view = memoryview(b"".join(lines))
         try:
             while view:
@@ -287,8 +331,18 @@ class Journal:
         """Wait until all that was written is on the disk."""
         flushed(self._fd, self.folder)
 
+    def _is_compact(self, files: OwnFiles) -> bool:
+        """Whether the file is ours alone and says what is done, and nothing else."""
+        if not self.done or self.attempts or self.earlier or self.left or self.own_folder.shared:
+            return False
+        status = files.status(NAME)
+        ours = status.st_uid == os.geteuid() and status.st_nlink == 1
+        return ours and status.st_size == self.done.size
+
     def _compact(self, files: OwnFiles) -> None:
         """Write anew what still counts, so that a journal does not grow with every run."""
+        if self._is_compact(files):
+            return
         records: list[Record] = []
         for task, number in self.attempts.items():
             records.append(Record("submitted", task, 0.0, number))
@@ -297,18 +351,18 @@ class Journal:
         records += [Record("left", task, 0.0) for task in sorted(self.left)]
         with files.replacing(NAME) as file:
             places = self.done.copy_to(file)
-            file.writelines(_encoded(record) + b"\n" for record in records)
-        self.done.stand_in(self.own_folder, places)
+            file.writelines(encoded(record) + b"\n" for record in records)
+        self.done.moved_to(self.own_folder, places)
 
 
-def outputs_in(record: Record | None) -> list[Published]:
+def outputs_in(record: Record | Line | None) -> list[Published]:
     """What a task had published when it was done."""
     return record.report.outputs if record and record.report else []
 
 
-def _outputs(record: Record | None) -> dict[str, Published]:
+def _own(outputs: Iterable[Published]) -> dict[str, Published]:
     """What a result has of its own, by final name."""
-    return {output.path: output for output in outputs_in(record) if not output.kept}
+    return {output.path: output for output in outputs if not output.kept}
 
 
 def _as_records(
@@ -324,12 +378,18 @@ def _as_records(
         yield Record("earlier", task, 0.0, files=known)
 
 
-def _encoded(record: Record) -> bytes:
+def encoded(record: Record) -> bytes:
+    """A record as a line, but for its end."""
     with suppress(UnicodeEncodeError):
         line = msgspec.json.encode(record)
-        if _ESCAPED not in line:
+        if _MARK not in line:
             return line
     return msgspec.json.encode(escaped(msgspec.to_builtins(record)))
+
+
+def has_odd(line: bytes) -> bool:
+    """Whether a line has text in it that JSON cannot carry as it is."""
+    return _MARK in line
 
 
 def escaped(value: Any) -> Any:
@@ -357,15 +417,15 @@ def _unescaped(value: Any) -> Any:
 
 
 _ESCAPE = "\x00hex:"
-_ESCAPED = b"\\u0000hex:"
-"""The same in a line."""
+_MARK = b"\\u0000hex:"
+"""The same in a line: this one has something to unescape."""
 
 
 def _odd(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
-def _records(folder: OwnFolder) -> Iterator[tuple[Record, Place]]:
+def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Place]]:
     try:
         with folder.opened() as files:
             file = os.fdopen(files.open(NAME), "rb")
@@ -374,18 +434,30 @@ def _records(folder: OwnFolder) -> Iterator[tuple[Record, Place]]:
     with file:
         start, end = 0, os.fstat(file.fileno()).st_size
         while start < end and (line := file.readline(_LONGEST_LINE)):
-            if line.endswith(b"\n") and (record := _decoded(line)) is not None:
+            if line.endswith(b"\n") and (record := seen(line)) is not None:
                 yield record, (start, len(line))
             start += len(line)
 
 
 _DECODER = msgspec.json.Decoder(Record)
+_SEEN = msgspec.json.Decoder(Line)
 
 
-def _decoded(line: bytes) -> Record | None:
+def decoded(line: bytes) -> Record | None:
     """A line as a record; None if it is none, as one is that was cut off."""
     with suppress(msgspec.MsgspecError, ValueError, RecursionError):
-        if _ESCAPED not in line:
+        if _MARK not in line:
             return _DECODER.decode(line)
         return msgspec.convert(_unescaped(msgspec.json.decode(line)), Record)
+    return None
+
+
+def seen(line: bytes, task: str | None = None) -> Line | None:
+    """A line as far as a run must know it; None if it is none, or of another ``task``."""
+    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+        if _MARK not in line:
+            found = _SEEN.decode(line)
+        else:
+            found = msgspec.convert(_unescaped(msgspec.json.decode(line)), Line)
+        return found if task in (None, found.task) else None
     return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import lru_cache
 
 from encamp.errors import printable, shortened
-from encamp.jobs.fingerprint import fingerprint
-from encamp.jobs.journal import Key, Record
+from encamp.jobs.fingerprint import digest, fingerprint
+from encamp.jobs.journal import Key, Line
+from encamp.jobs.quick_digest import Fields, NotPlainError, joined
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.mirror import Item, identity
+from encamp.storage.outputs import Output
 from encamp.storage.publish import intact
 from encamp.storage.roots import Portable
 
@@ -31,10 +32,10 @@ class Keys:
     def __init__(self, shared: list[Item], destination: Portable) -> None:
         self._code = lru_cache(maxsize=None)(fingerprint)
         self._codes = lru_cache(maxsize=1000)(lambda codes: fingerprint(list(codes)))
+        self._kinds = lru_cache(maxsize=1000)(lambda kinds: digest(list(kinds)))
         self._no_lines = lru_cache(maxsize=1000)(lambda kinds: fingerprint((list(kinds), [])))
-        self._outputs = lru_cache(maxsize=1000)(
-            lambda outputs: fingerprint((destination, [vars(output) for output in outputs]))
-        )
+        self._to = digest(destination)
+        self._outputs = lru_cache(maxsize=1000)(self._outputs_of)
         self.job_inputs(shared)
 
     def job_inputs(self, shared: list[Item]) -> None:
@@ -47,27 +48,42 @@ class Keys:
         ``digests`` are of the inputs that other tasks made, by target: these count by their
         bytes, whenever they were made.
         """
-        given = [item for item in inputs if item.target not in digests]
+        given = [item for item in inputs if item.target not in digests] if digests else inputs
         taken = [
             (str(item.source), item.target, digests[item.target])
-            for item in inputs
+            for item in (inputs if digests else ())
             if item.target in digests
         ]
         calls = [step for step in task.steps if isinstance(step, Call)]
-        lines = [replace(step, time_limit=None) for step in task.steps if isinstance(step, Command)]
-        kinds = [isinstance(step, Call) for step in task.steps]
+        lines = [step for step in task.steps if isinstance(step, Command)]
+        kinds = tuple(isinstance(step, Call) for step in task.steps)
         parts = {
             "code": self._codes(tuple(map(self._code_of, calls))) if calls else "",
             "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
-            "commands": fingerprint((kinds, [vars(line) for line in lines]))
-            if lines
-            else self._no_lines(tuple(kinds)),
+            "commands": self._commands(kinds, lines) if lines else self._no_lines(kinds),
             "inputs": fingerprint(identity(given)) if given else "",
             "taken": fingerprint(sorted(taken)) if taken else "",
             "job inputs": self._shared,
             "outputs": self._outputs(task.outputs),
         }
         return {name: digest for name, digest in parts.items() if digest}
+
+    def _outputs_of(self, outputs: tuple[Output, ...]) -> str:
+        """Of the destination, which is the same for all tasks, and a list of outputs."""
+        try:
+            listed = joined(b"list", map(_OUTPUT.digest, outputs))
+        except NotPlainError:
+            listed = digest([_fields(one) for one in outputs])
+        return joined(b"tuple", (self._to, listed)).hex()
+
+    def _commands(self, kinds: tuple[bool, ...], lines: list[Command]) -> str:
+        """Of which steps are commands, and of these without their time limits."""
+        try:
+            listed = joined(b"list", [_COMMAND.digest(line, time_limit=None) for line in lines])
+            return joined(b"tuple", (self._kinds(kinds), listed)).hex()
+        except NotPlainError:
+            fields = [{**_fields(line), "time_limit": None} for line in lines]
+            return fingerprint((list(kinds), fields))
 
     def _code_of(self, step: Call) -> str:
         try:
@@ -76,7 +92,15 @@ class Keys:
             return fingerprint(step.function)
 
 
-def why_run(record: Record | None, key: Key, makes: Callable[[str], bool]) -> str | None:
+_COMMAND = Fields(Command.__dataclass_fields__, "line")
+_OUTPUT = Fields(Output.__dataclass_fields__, "pattern")
+
+
+def _fields(value: Command | Output) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+
+
+def why_run(record: Line | None, key: Key, makes: Callable[[str], bool]) -> str | None:
     """Why a task must run, in words; None if what an earlier run did still holds.
 
     ``makes`` says whether the task can publish a path: nothing else is looked at.

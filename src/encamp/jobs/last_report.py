@@ -35,7 +35,7 @@ def keep_report(report: JobReport, folder: Path, *, shared: bool = False) -> Non
 
     Raises as `write_report`.
     """
-    idle = not report.interrupted and report.count("up to date") == len(report.tasks)
+    idle = not report.interrupted and all(state == "up to date" for state in report.states())
     with OwnFolder(folder, shared).opened(make=True) as files:
         earlier = _earlier(files) if idle else None
         if earlier is None:

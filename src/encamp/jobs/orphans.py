@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import printable
-from encamp.jobs.journal import Journal, Record, outputs_in
+from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
 from encamp.model import Published
 from encamp.storage import remote
@@ -70,8 +70,8 @@ def _folders(journal: Journal) -> dict[str, Orphan]:
 
 def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orphan]:
     found = {orphan.path: orphan for orphan in candidates}
-    for record in journal.current() if found else ():
-        for output in outputs_in(record):
+    for task in journal.current() if found else ():
+        for output in journal.done.outputs(task):
             found.pop(output.path, None)
     for task, files in journal.earlier.items() if found else ():
         if task not in journal.left and task not in journal.done:
@@ -92,8 +92,7 @@ def _told_of(journal: Journal) -> Iterator[Orphan]:
             kept = set() if left else journal.rescued.get(task, set())
             yield from (Orphan(path, task, was) for path, was in files.items() if path not in kept)
     for task in journal.left:
-        record = journal.done.get(task)
-        for output in outputs_in(record):
+        for output in journal.done.outputs(task):
             if not output.kept:
                 yield Orphan(output.path, task, output)
 
@@ -107,6 +106,11 @@ class OrphanWatch:
         self._journal, self._to = journal, to
         self._orphans = orphans(journal)
 
+    @property
+    def has_any(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._orphans)
+
     def note(self, task: str, makers: Mapping[str, str]) -> None:
         """The task is done: what it has made before and not now is an orphan.
 
@@ -114,7 +118,7 @@ class OrphanWatch:
         """
         earlier = self._journal.earlier.get(task)
         if self._orphans:
-            for output in outputs_in(self._journal.done.get(task)):
+            for output in self._journal.done.outputs(task):
                 self._orphans.pop(output.path, None)
         if earlier is None:
             return
@@ -126,7 +130,7 @@ class OrphanWatch:
 
     def foresee(self, task: Task) -> None:
         """The task will be run: what its outputs cannot make again will be an orphan."""
-        for output in outputs_in(self._journal.done.get(task.name)):
+        for output in self._journal.done.outputs(task.name):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
             believed = self._journal.believed(output.path)

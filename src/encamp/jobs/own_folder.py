@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.job import Job
 from encamp.storage.globs import escape
 from encamp.storage.outputs import Output
-from encamp.storage.reach import Reach, published_by, read_by
+from encamp.storage.reach import Reach, folders_below, published_by, read_by
 from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
@@ -28,9 +27,9 @@ _FOR_INPUTS = (
 def check_own_folder(job: Job) -> None:
     """Raise `BadDestination` or `UnusableInput` for what names the job's own folder."""
     own = Path(os.path.realpath(job.folder)).parts
-    real = lru_cache(maxsize=1024)(os.path.realpath)
+    folder = folders_below(job.to)
     for output in _outputs(job):
-        if _leads_into(published_by(output, job.to, real), own):
+        if _leads_into(published_by(output, folder), own):
             place = output.to if is_url(output.to) else str(job.to / output.to)
             raise BadDestination(place, _FOR_OUTPUTS)
     for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):

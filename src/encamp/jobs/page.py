@@ -12,7 +12,7 @@ import os
 import re
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from urllib.parse import quote
 import msgspec
 
 from encamp.errors import shortened
+from encamp.jobs.carried import carried, task_json
+from encamp.jobs.lanes import RAN, Lanes
 from encamp.model import JobReport, TaskReport
 
 _LARGEST = 5_000_000
@@ -40,34 +42,22 @@ Facts = dict[str, Any]
 """A report, or a part of it, in JSON's own types."""
 
 
-def page_of(
-    report: JobReport,
-    candidates: Sequence[int],
-    facts: Facts,
-    lanes: list[Facts],
-    lane_of: dict[int, int],
-    folder: Path,
-) -> bytes:
-    """The page; ``facts`` are those of the report with these tasks, and changed here.
+def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> bytes:
+    """The page; ``facts`` are those of the report without tasks, and changed here.
 
-    ``lane_of`` tells the lane of an attempt by its `id`, ``folder`` is where the page will be.
+    ``folder`` is where the page will be.
     """
     facts["href"] = _link(os.path.relpath(report.destination, folder))
-    facts["lanes"] = lanes
-    tasks = [report.tasks[at] for at in candidates]
-    for task, shown in zip(tasks, facts["tasks"], strict=True):
-        _for_page(task, shown, lane_of)
-        for output, link in zip(task.outputs, shown["outputs"], strict=False):
-            path = Path(report.destination, output.path)
-            link["href"] = _link(os.path.relpath(path, folder))
-    chosen = _chosen(tasks, facts["tasks"])
-    there = {candidates[at] for at in chosen}
-    left_out = [task for at, task in enumerate(report.tasks) if at not in there]
-    facts["tasks"] = [facts["tasks"][at] for at in sorted(chosen)]
-    facts["left_out"] = _summed(left_out)
+    facts["lanes"] = carried(lanes.lanes)
+    wrong = _went_wrong(report, lanes)
+    looked_at = _candidates(len(report.tasks), wrong)
+    shown = {at: _for_page(report.tasks[at], lanes.of(at), report, folder) for at in looked_at}
+    chosen = _chosen({at: len(text) for at, text in shown.items()}, wrong)
+    facts["tasks"] = [msgspec.Raw(shown[at]) for at in sorted(chosen)]
+    facts["left_out"] = _summed(report, chosen)
     template = files("encamp.jobs").joinpath("report.html").read_text("utf-8")
     title, script = html.escape(facts["name"]), _hash_of_script(template)
-    parts = {"TITLE": title, "FACTS": _harmless(facts), "SCRIPT": script}
+    parts = {"TITLE": title, "FACTS": _harmless(facts).decode(), "SCRIPT": script}
     return re.sub(r"@(TITLE|FACTS|SCRIPT)@", lambda match: parts[match[1]], template).encode()
 
 
@@ -77,33 +67,31 @@ def _hash_of_script(template: str) -> str:
     return b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def candidates(tasks: Sequence[TaskReport]) -> list[int]:
+def _went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
+    """The places of the tasks that failed or were tried again."""
+    each = enumerate(zip(report.states(), lanes.tries, strict=True))
+    return [at for at, (state, tries) in each if state == "failed" or tries > 1]
+
+
+def _candidates(tasks: int, wrong: list[int]) -> list[int]:
     """Which tasks may be on the page: of very many more than it has room for, but not all."""
-    if len(tasks) <= 2 * _LOOKED_AT:
-        return list(range(len(tasks)))
-    wrong = [at for at, task in enumerate(tasks) if _went_wrong(task)]
-    spread = range(0, len(tasks), len(tasks) // _LOOKED_AT)
-    return sorted({*wrong[:_LOOKED_AT], *spread})
+    step = -(-tasks // _LOOKED_AT)  # rounded up
+    return sorted({*wrong[:_LOOKED_AT], *range(0, tasks, max(1, step))})
 
 
-def _chosen(tasks: list[TaskReport], shown: list[Facts]) -> set[int]:
+def _chosen(sizes: dict[int, int], wrong: list[int]) -> set[int]:
     """Which tasks are shown: as many of those that went wrong, and others evenly spread."""
-    sizes = [len(_harmless(facts).encode()) for facts in shown]
-    wrong = [at for at, task in enumerate(tasks) if _went_wrong(task)]
-    chosen = set(_fitting(wrong, sizes, _LARGEST * (_FOR_FAILURES if _is_too_much(sizes) else 1)))
+    enough = sum(sizes.values()) <= _LARGEST
+    first = (at for at in wrong if at in sizes)
+    chosen = set(_fitting(first, sizes, _LARGEST if enough else _LARGEST * _FOR_FAILURES))
     left = _LARGEST - sum(sizes[at] for at in chosen)
-    others = [at for at in range(len(tasks)) if at not in chosen]
-    total = sum(sizes[at] for at in others)
-    step = -(-total // max(1, left))  # rounded up
+    others = [at for at in sizes if at not in chosen]
+    step = -(-sum(sizes[at] for at in others) // max(1, left))
     spread = others[:: max(1, step)]
     return chosen.union(_fitting(spread, sizes, left))
 
 
-def _is_too_much(sizes: list[int]) -> bool:
-    return sum(sizes) > _LARGEST
-
-
-def _fitting(of: Iterable[int], sizes: list[int], room: float) -> list[int]:
+def _fitting(of: Iterable[int], sizes: dict[int, int], room: float) -> list[int]:
     """As many as there is room for, one after the other; a large one may be passed over."""
     found = []
     for at in of:
@@ -113,43 +101,53 @@ def _fitting(of: Iterable[int], sizes: list[int], room: float) -> list[int]:
     return found
 
 
-def _went_wrong(task: TaskReport) -> bool:
-    return task.state == "failed" or (task.state != "up to date" and len(task.attempts) > 1)
-
-
-def _summed(tasks: list[TaskReport]) -> Facts:
+def _summed(report: JobReport, chosen: set[int]) -> Facts:
     """What the page needs to know of tasks that it does not show."""
-    attempts = [one for task in tasks if task.state != "up to date" for one in task.attempts]
+    states: Counter[str] = Counter()
     busy: dict[str, float] = defaultdict(float)
-    for attempt in attempts:
-        host = attempt.where.host if attempt.where is not None else ""
-        busy[host] += sum(phase.seconds for phase in attempt.phases)
-    return {
-        "tasks": len(tasks),
-        "states": Counter(task.state for task in tasks),
-        "attempts": len(attempts),
-        "again": sum(task.state != "up to date" and len(task.attempts) > 1 for task in tasks),
-        "busy": busy,
-        "cpu_seconds": sum(attempt.cpu_seconds for attempt in attempts),
-        "bytes_mirrored": sum(attempt.bytes_mirrored for attempt in attempts),
-        "files_mirrored": sum(attempt.files_mirrored for attempt in attempts),
-        "bytes_shared": sum(attempt.bytes_shared for attempt in attempts),
-        "peak_memory": max((attempt.peak_memory for attempt in attempts), default=0),
-    }
+    sums = dict.fromkeys(_SUMMED, 0.0)
+    found, again, peak = 0, 0, 0
+    ran = report.of_state(*RAN)
+    for at, state in enumerate(report.states()):
+        task = None if state == "up to date" else next(ran)
+        if at in chosen:
+            continue
+        states[state] += 1
+        if task is None:
+            continue
+        again += len(task.attempts) > 1
+        for attempt in task.attempts:
+            found += 1
+            host = attempt.where.host if attempt.where is not None else ""
+            busy[host] += sum(phase.seconds for phase in attempt.phases)
+            peak = max(peak, attempt.peak_memory)
+            for name in _SUMMED:
+                sums[name] += getattr(attempt, name)
+    facts = {"tasks": states.total(), "states": states, "attempts": found, "again": again}
+    return {**facts, "busy": busy, **sums, "peak_memory": peak}
 
 
-def _for_page(task: TaskReport, shown: Facts, lane_of: dict[int, int]) -> None:
-    """Make one task's facts ready for the page: lanes and links in, what is long cut."""
+_SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
+
+
+def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Path) -> bytes:
+    """One task's facts as the page has them: lanes and links in, what is long cut."""
+    shown: Facts = msgspec.json.decode(task_json(task))
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
     shown["why"] = shortened(shown["why"])
     if task.value is not None:
         shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
-    for attempt, facts in zip(task.attempts, shown["attempts"], strict=True):
-        facts["lane"] = lane_of.get(id(attempt))
+    drawn: list[int | None] = [*lanes] or [None] * len(shown["attempts"])
+    for facts, lane in zip(shown["attempts"], drawn, strict=True):
+        facts["lane"] = lane
     shown["attempts"] = shown["attempts"][-_MOST_ATTEMPTS:]
     shown["made"] = len(shown["outputs"])
     shown["outputs"] = shown["outputs"][:_MOST_OUTPUTS]
+    for output, link in zip(task.outputs, shown["outputs"], strict=False):
+        path = os.path.join(report.destination, output.path)  # noqa: PTH118
+        link["href"] = _link(os.path.relpath(path, folder))
+    return _harmless(shown)
 
 
 def _link(path: str) -> str | None:
@@ -160,7 +158,7 @@ def _link(path: str) -> str | None:
         return None
 
 
-def _harmless(facts: Facts) -> str:
+def _harmless(facts: Facts) -> bytes:
     """JSON that cannot end the script element that it stands in; ``<`` only occurs in strings."""
-    data = msgspec.json.encode(facts).decode()
-    return data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    data = msgspec.json.encode(facts)
+    return data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")

@@ -14,7 +14,7 @@ from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
 from encamp.jobs.inputs import Inputs
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal, Key, Record
+from encamp.jobs.journal import Journal, Key, Line
 from encamp.jobs.keys import Keys, why_run
 from encamp.jobs.own_folder import check_own_folder
 from encamp.jobs.readers import check_readers
@@ -23,7 +23,6 @@ from encamp.jobs.work import pack
 from encamp.storage.believed import Believed
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import (
-    Final,
     Folders,
     Output,
     bound,
@@ -98,7 +97,7 @@ class Prepared:
         """What the task's result depends on."""
         return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
 
-    def why_run(self, name: str, record: Record | None, key: Key) -> str | None:
+    def why_run(self, name: str, record: Line | None, key: Key) -> str | None:
         """Why a task must run, in words; None if what an earlier run did still holds."""
         outputs = self.job.tasks[name].outputs
         return why_run(record, key, partial(self.believed.makes, outputs))
@@ -123,15 +122,15 @@ class Prepared:
         self._sent.pop(name, None)
 
 
-def _final_names(job: Job) -> dict[Final, str]:
+def _final_names(job: Job) -> dict[str, str]:
     """Final paths that are known now → the task that makes each."""
     check_destination(job.to)
-    finals: dict[Final, str] = {}
+    finals: dict[str, str] = {}
     folders: Folders = {}
     for task in job.tasks.values():
         left = check_outputs(task.on_failure, job.to, folders)
         for final in {**check_outputs(task.outputs, job.to, folders), **left}:
             if final in finals:
-                raise OutputConflict(str(final), f"task {finals[final]}", f"task {task.name}")
+                raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
             finals[final] = task.name
     return finals

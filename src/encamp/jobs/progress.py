@@ -42,6 +42,8 @@ class Progress(Protocol):
 class Silent:
     """Says nothing; what the report warns of becomes Python's warnings."""
 
+    wants_whole_reports = False
+
     def began(self, job: str, tasks: int, workers: int | None) -> None: ...
 
     def submitted(self, task: str, attempt: int) -> None: ...
@@ -75,6 +77,8 @@ class Shielded:
             if not callable(getattr(progress, name, None)):
                 raise BadJob(f"progress={progress!r}", f"it has no method {name!r}; see Progress")
         self._progress: Progress | None = progress
+        self.wants_whole_reports: bool = getattr(progress, "wants_whole_reports", True)
+        """Whether it looks at more than state and reason of what is up to date."""
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         """See `Progress.began`."""

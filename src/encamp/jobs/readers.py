@@ -21,7 +21,15 @@ from encamp.jobs.steps import Task
 from encamp.storage.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
 from encamp.storage.mirror import Mirror, find
 from encamp.storage.outputs import Output
-from encamp.storage.reach import BELOW, Reach, left_out, published_by, read_at, read_by
+from encamp.storage.reach import (
+    BELOW,
+    Reach,
+    folders_below,
+    left_out,
+    published_by,
+    read_at,
+    read_by,
+)
 from encamp.storage.remote import is_url
 
 
@@ -51,26 +59,52 @@ class _Folder:
 
     def __init__(self) -> None:
         self.folders: dict[str, _Folder] = {}
-        self.writes: dict[tuple[str, ...], _Writes] = {}
+        self._writes: dict[tuple[str, ...], _Writes] = {}
         self._by_start: defaultdict[str, list[_Writes]] = defaultdict(list)
+        self._named: dict[str, _Writes | tuple[Reach, Output, str]] = {}
+        """What has a name without a pattern: of most tasks nobody asks what they write."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether anything is published here."""
+        return bool(self._writes or self._named)
 
     def add(self, reach: Reach, output: Output, task: str) -> None:
-        writes = self.writes.get(reach.rest)
+        name = reach.rest[0]
+        if len(reach.rest) == 2 and reach.rest[1] == BELOW and not is_glob(name):
+            if name in self._named:
+                self._of_name(name).tasks[task] = None
+            else:
+                self._named[name] = (reach, output, task)
+            return
+        writes = self._writes.get(reach.rest)
         if writes is None:
-            writes = self.writes[reach.rest] = _Writes(reach, output)
-            self._by_start[_start(reach.rest[0])].append(writes)
+            writes = self._writes[reach.rest] = _Writes(reach, output)
+            self._by_start[_start(name)].append(writes)
         writes.tasks[task] = None
 
     def maybe(self, name: str) -> Iterator[_Writes]:
         """What may be published here as something that a pattern for a name matches."""
         start = _start(name)
         if is_glob(name):
+            for one in self._named:
+                if one.startswith(start):
+                    yield self._of_name(one)
             for other, writes in self._by_start.items():
                 if other.startswith(start) or start.startswith(other):
                     yield from writes
             return
+        if start in self._named:
+            yield self._of_name(start)
         for length in range(len(start) + 1):
             yield from self._by_start.get(start[:length], ())
+
+    def _of_name(self, name: str) -> _Writes:
+        writes = self._named[name]
+        if isinstance(writes, tuple):
+            reach, output, task = writes
+            writes = self._named[name] = _Writes(reach, output, {task: None})
+        return writes
 
 
 def _start(name: str) -> str:
@@ -83,28 +117,39 @@ class _Published:
     def __init__(self, job: Job) -> None:
         self._top = _Folder()
         self._destination = Path(os.path.realpath(job.to)).parts
-        real = lru_cache(maxsize=1024)(os.path.realpath)
+        self._near: dict[str, bool | _Folder] = {}
+        folder = folders_below(job.to)
         for task in job.tasks.values():
             for output in task.outputs:
-                reach = published_by(output, job.to, real)
+                reach = published_by(output, folder)
                 self._folder(reach.start).add(reach, output, task.name)
 
     def _folder(self, names: tuple[str, ...]) -> _Folder:
         folder = self._top
         for name in names:
-            folder = folder.folders.setdefault(name, _Folder())
+            below = folder.folders.get(name)
+            if below is None:
+                below = folder.folders[name] = _Folder()
+            folder = below
         return folder
 
-    def near(self, path: str) -> bool:
-        """Whether anything is published in a folder above ``path``, or below it."""
+    def near(self, folder: str, name: str) -> bool:
+        """Whether anything is published in a folder above a path, or below it."""
+        if folder not in self._near:
+            self._near[folder] = self._near_folder(folder)
+        found = self._near[folder]
+        return found if isinstance(found, bool) else found.is_written or name in found.folders
+
+    def _near_folder(self, path: str) -> bool | _Folder:
+        """The folder itself if that does not tell."""
         folder = self._top
         for name in Path(path).parts:
-            if folder.writes:
+            if folder.is_written:
                 return True
             if name not in folder.folders:
                 return False
             folder = folder.folders[name]
-        return True
+        return folder
 
     def read(self, by: Reach) -> Iterator[_Writes]:
         """What a pattern may read; of the destination only if the pattern begins with it."""
@@ -164,6 +209,7 @@ class _Check:
     def __init__(self, job: Job, graph: Graph) -> None:
         self._job, self._graph = job, graph
         self._published = _Published(job)
+        self._base = str(job.base)
         self._real = lru_cache(maxsize=1024)(os.path.realpath)
         self._found = lru_cache(maxsize=1024)(partial(find, literal=True))
         self._task = ""
@@ -188,8 +234,10 @@ class _Check:
 
     def _read(self, mirror: Mirror) -> Iterator[tuple[Reach, _Writes]]:
         """What a pattern may read of what tasks publish; also through symlinks that are there."""
-        literal = mirror.literal and not is_glob(mirror.pattern)
-        if literal and not self._near(str(self._job.base / mirror.pattern)):
+        pattern = mirror.pattern
+        plain = not (is_glob(pattern) or is_url(pattern) or pattern[:1] in ("", "~", "."))
+        path = pattern if pattern.startswith("/") else f"{self._base}/{pattern}"
+        if plain and "/." not in pattern and not self._near(path):
             return
         for read in self._reaches(mirror):
             for writes in self._published.read(read):
@@ -198,9 +246,8 @@ class _Check:
 
     def _near(self, path: str) -> bool:
         """Whether anything is published near a file; jobs of a million files ask."""
-        folder, name = os.path.split(path)
-        real = f"{self._real(folder)}/{name}"
-        return self._published.near(real) or os.path.islink(path)  # noqa: PTH114
+        folder, _, name = path.rstrip("/").rpartition("/")
+        return self._published.near(self._real(folder), name) or os.path.islink(path)  # noqa: PTH114
 
     def _reaches(self, mirror: Mirror) -> Iterator[Reach]:
         base = self._job.base

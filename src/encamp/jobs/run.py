@@ -10,7 +10,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -40,7 +40,6 @@ from encamp.errors import (
     text_of,
 )
 from encamp.jobs.account import (
-    EqualParts,
     InHand,
     Workplaces,
     as_json,
@@ -55,7 +54,7 @@ from encamp.jobs.clock import Clock
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal, Record
+from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.last_report import keep_report
 from encamp.jobs.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.options import Options
@@ -64,6 +63,7 @@ from encamp.jobs.own_folder import OwnFolder
 from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call, why_gone
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
+from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.work import Outcome, Work, log_name
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
@@ -78,6 +78,7 @@ from encamp.storage.publish import (
     flush_copies,
     flush_error,
     flush_folders,
+    manifest_lines,
     names_to_take,
     parents,
     publish,
@@ -208,16 +209,17 @@ class _Run:
         self._logs_here = local(self.logs)
         self.logs_at = Output("log", at=self.logs)
         self.sys_path = tuple(import_path())
-        self.finals = {str(final): task for final, task in prepared.finals.items()}
+        self.finals = prepared.finals
         self.own_folder = OwnFolder(job.folder)
         self.orphans = OrphanWatch(journal, job.to)
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
-        self.ended: dict[str, TaskReport] = {}
         self.changed_inputs: dict[str, Collection[str]] = {}
         """Final names of outputs, by tasks that are about to publish, which stay their inputs."""
-        self.parts = EqualParts()
+        self.ended = Reports(job.tasks)
+        self.top = str(job.to)
+        self.manifest: list[bytes] = []
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
         self.futures: set[Future[Outcome]] = set()
         self.depots: dict[str, Depot] = {}
@@ -311,7 +313,7 @@ class _Run:
     def _unpark(self) -> None:
         """Try tasks again that found no room, if another has ended or nothing else runs."""
         for name, current in list(self.parked.items()):
-            if self.over is None and (len(self.ended) > current.parked_at or not self.running):
+            if self.over is None and (self.ended.ended > current.parked_at or not self.running):
                 del self.parked[name]
                 self.running[name] = current
                 self._submit(name)
@@ -329,24 +331,26 @@ class _Run:
         except (InputError, OSError) as exc:
             self._end(TaskReport(name, "failed", why=text_of(exc)))
             return
-        record = self.journal.done.get(name)
+        line = self.journal.done.line(name)
+        record = seen(line, name) if line else None
         forced = self.options.force
         why = "it was forced" if forced else self.prepared.why_run(name, record, key)
-        if why is None and record is not None and record.report is not None:
-            self._up_to_date(name, record.report)
+        if why is None and line and record:
+            self._up_to_date(name, line, outputs_in(record))
             return
         number = self.journal.attempts.get(name, 0)
         self.running[name] = InHand(key, why or "", inputs, self.prepared.shared, number)
         self._submit(name)
 
     def _is_done(self, name: str) -> bool:
-        return self.ended[name].state in ("done", "up to date")
+        return self.ended.state(name) in ("done", "up to date")
 
-    def _up_to_date(self, name: str, earlier: TaskReport) -> None:
-        for output in (one for one in earlier.outputs if one.kind != "folder"):
+    def _up_to_date(self, name: str, line: bytes, outputs: list[Published]) -> None:
+        for output in (one for one in outputs if one.kind != "folder"):
             self.finals.setdefault(output.path, name)
-        report = replace(earlier, state="up to date", why="nothing changed")
-        self._end(replace(report, attempts=[self.parts.of(one) for one in report.attempts]))
+        self.ended.up_to_date(name, line)
+        self._note_end(name, outputs)
+        tell_up_to_date(self.progress, name, self.ended)
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not in hand before it is written down
@@ -567,7 +571,7 @@ class _Run:
         self.journal.write(*records)
         for report in reports:
             self.orphans.note(report.name, self.finals)
-            self._end(report)
+            self._end(report, self.journal.done.line(report.name))
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
@@ -621,7 +625,7 @@ class _Run:
         current.tries -= 1
         current.number -= 1
         current.attempts.pop()
-        current.parked_at = len(self.ended)
+        current.parked_at = self.ended.ended
         self.parked[name] = current
         unstage(outcome.rescued)
 
@@ -641,11 +645,15 @@ class _Run:
             return []
         return rescued
 
-    def _end(self, report: TaskReport) -> None:
-        self.ended[report.name] = report
-        self.prepared.graph.ended(report.name)
-        self.prepared.forget(report.name)
+    def _end(self, report: TaskReport, line: bytes | None = None) -> None:
+        self.ended.add(report, line)
+        self._note_end(report.name, (*report.outputs, *report.rescued))
         self.progress.ended(report)
+
+    def _note_end(self, name: str, published: Iterable[Published]) -> None:
+        self.manifest += manifest_lines(published, self.top)
+        self.prepared.graph.ended(name)
+        self.prepared.forget(name)
 
     def _stop(self) -> None:
         """End what runs, but publish what was done in time."""
@@ -660,22 +668,17 @@ class _Run:
             self._take_in(self._arrivals(left))
 
     def _report(self, *, interrupted: bool) -> JobReport:
-        waiting = TaskReport("", "waiting", why="the run was stopped before it was done")
-        tasks = [self.ended.get(name) or replace(waiting, name=name) for name in self.job.tasks]
         report = job_report(
             self.job,
-            tasks,
+            as_list_if_few(self.ended),
             self.clock,
             self._executor_name(),
             interrupted,
             [*self.journal.warnings, *self.orphans.warnings],
         )
-        write_manifest(self.job, tasks, shared=self.shared)
-        for_disk = [
-            task if task.value is None else replace(task, value=as_json(task.value))
-            for task in tasks
-        ]
-        keep_report(replace(report, tasks=for_disk), self.job.folder, shared=self.shared)
+        write_manifest(self.job, self.manifest, shared=self.shared)
+        for_disk = replace(report, tasks=self.ended.for_disk())
+        keep_report(for_disk, self.job.folder, shared=self.shared)
         self.progress.finished(report)
         return report
 

@@ -15,7 +15,7 @@ from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """A step that calls a Python function in the task's folder."""
 
@@ -38,7 +38,7 @@ class Call:
 Shell = bool | Literal["bash"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Command:
     """A step that runs a command line in a process of its own in the task's folder.
 
@@ -150,7 +150,7 @@ def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
     return tuple(as_step(step) for step in steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """One task of a job; made by `Job.add`."""
 

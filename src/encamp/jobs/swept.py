@@ -28,6 +28,10 @@ class Swept:
         self._sweepers, self._graph, self._journal = sweepers, graph, journal
         self._makers: dict[str, str] | None = None
 
+    def concerns(self, task: Task) -> bool:
+        """Whether a task is a sweeper."""
+        return task.name in self._sweepers
+
     def without(self, task: Task, items: list[Item], planner: Planner) -> list[Item]:
         """Inputs of a task but for what it has made itself, or a sweeper not before it."""
         if task.name not in self._sweepers or not any(is_glob(one.pattern) for one in task.mirror):

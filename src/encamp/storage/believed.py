@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from encamp.storage.globs import escape, may_meet
 from encamp.storage.outputs import Output
-from encamp.storage.reach import Reach, published_by
+from encamp.storage.reach import Reach, folders_below, published_by
 from encamp.storage.remote import is_url
 
 NOT_DECLARED = "no output of the task can have that name"
@@ -27,8 +27,8 @@ class Believed:
     """What a job can publish: ``outputs`` are all that its tasks have, ``to`` its destination."""
 
     def __init__(self, to: Path, outputs: Iterable[Output]) -> None:
-        self._to = to
-        self._real = lru_cache(maxsize=1024)(os.path.realpath)
+        self._folder = folders_below(to)
+        self._top = lru_cache(maxsize=1024)(lambda folder: _joined(self._folder(folder)))
         self._reach = lru_cache(maxsize=4096)(self._reach_of)
         folders = {output.to: output for output in outputs}
         starts = {self._reach(one.pattern, one.rename, one.to).start for one in folders.values()}
@@ -37,11 +37,20 @@ class Believed:
 
     def makes(self, outputs: Iterable[Output], path: str) -> bool:
         """Whether one of these outputs may be published as ``path``."""
+        if any(self._is_name(output, path) for output in outputs):
+            return True
         if not _is_plain(path):
             return False
         path = path.removeprefix("file://")
         names = tuple(path.split("/")) if is_url(path) else ("/", *path.split("/")[1:])
         return any(self._may(output, names) for output in outputs)
+
+    def _is_name(self, output: Output, path: str) -> bool:
+        """Whether a path is that of an output that is named without a pattern or folder."""
+        name = output.pattern
+        if output.rename is not None or "/" in name or name in ("", ".", ".."):
+            return False
+        return path == f"{self._top(output.to)}/{name}" and _is_plain(path)
 
     def _may(self, output: Output, names: tuple[str, ...]) -> bool:
         reach = self._reach(output.pattern, output.rename, output.to)
@@ -56,7 +65,7 @@ class Believed:
         return inner[0] == own or may_meet(tuple(map(escape, inner)), reach.rest)
 
     def _reach_of(self, pattern: str, rename: str | None, to: str) -> Reach:
-        return published_by(Output(pattern, to, rename), self._to, self._real)
+        return published_by(Output(pattern, to, rename), self._folder)
 
 
 def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, get_args
 
@@ -18,13 +19,13 @@ from encamp.storage.globs import escape, is_glob, matches
 from encamp.storage.hidden import Hidden
 from encamp.storage.holes import allocated
 from encamp.storage.remote import find_remote, is_url
-from encamp.storage.roots import Portable, SharedPath, local, local_storage_path, portable
+from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
 from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
 
 Mode = Literal["auto", "overlay", "reflink", "link", "copy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Mirror:
     """Files to put into a task's folder before it starts.
 
@@ -102,7 +103,7 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     return tuple(item if isinstance(item, Mirror) else Mirror(item) for item in spec)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One file or tree of a plan: where it is, what it was like, and where it goes.
 
@@ -230,6 +231,10 @@ class Planner:
         self._base = base
         self._left_out = tuple(left_out)
         self._trees: dict[tuple[Path, tuple[str, ...]], TreeState] = {}
+        self._top = str(base)
+        self._disks = Disks()
+        self._folders = lru_cache(maxsize=1024)(portable)
+        self._targets = lru_cache(maxsize=1024)(safe_target)
 
     def plan(self, mirrors: Iterable[Mirror]) -> list[Item]:
         """The inputs that the mirrors' patterns match, trees first.
@@ -239,6 +244,9 @@ class Planner:
         return merged(item for mirror in mirrors for item in self._items(mirror))
 
     def _items(self, mirror: Mirror) -> Iterator[Item]:
+        if (plain := self._plain_file(mirror)) is not None:
+            yield plain
+            return
         folder = safe_target(mirror.to)
         if is_url(mirror.pattern):
             yield from _remote_items(mirror, folder)
@@ -258,6 +266,28 @@ class Planner:
         if mirror.required and not found:
             raise NoMatch(mirror.pattern, str(self._base))
 
+    def _plain_file(self, mirror: Mirror) -> Item | None:
+        """What a mirror names, if that is one file and no more has to be looked up.
+
+        Jobs have a million of them: each costs two system calls.
+        """
+        pattern = mirror.pattern
+        if mirror.exclude or not _is_plain(pattern):
+            return None
+        path = f"{self._top}/{pattern}" if pattern[0] != "/" else pattern
+        try:
+            status = os.lstat(path)
+        except OSError:
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        folder, _, name = path.rpartition("/")
+        to = self._targets(mirror.to)
+        new = renamed(mirror.rename, name)
+        target = str(to / new) if to.parts else new
+        state = _file_state(path, status, self._disks)
+        return _file_item(below(self._folders(folder or "/"), name), target, mirror, status, state)
+
     def _hidden(self, mirror: Mirror) -> Hidden:
         return Hidden.of(mirror.pattern, self._base, self._left_out)
 
@@ -271,23 +301,24 @@ class Planner:
         exclude = mirror.exclude
         if tree:
             exclude = (*exclude, *(hidden or self._hidden(mirror)).below(path))
-        state = self._tree(path, exclude) if tree else _file_state(path, status)
-        source = portable(path)
-        plain = stat.S_IMODE(status.st_mode)
-        permissions = _executable(plain) if mirror.executable and not tree else plain
+        if not tree:
+            state = _file_state(path, status, self._disks)
+            return _file_item(portable(path), target, mirror, status, state)
+        state, source = self._tree(path, exclude), portable(path)
+        permissions = stat.S_IMODE(status.st_mode)
         return Item(
             source,
             target,
-            "tree" if tree else "file",
+            "tree",
             state.size,
             state.mtime_ns,
             permissions,
             state.files,
             state.content,
             _identity(source, status, state, permissions),
-            state.version + (_EXECUTABLE if permissions != plain else ""),
+            state.version,
             state.allocated,
-            exclude if tree else (),
+            exclude,
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
         )
@@ -297,6 +328,36 @@ class Planner:
             _check_tree(path)
             self._trees[path, exclude] = tree_state(path, exclude)
         return self._trees[path, exclude]
+
+
+def _is_plain(pattern: str) -> bool:
+    """Whether a pattern is a path as it is."""
+    if is_glob(pattern) or is_url(pattern) or pattern.startswith("~") or "\0" in pattern:
+        return False
+    return pattern != "" and not {"", ".", ".."}.intersection(pattern.removeprefix("/").split("/"))
+
+
+def _file_item(
+    source: Portable, target: str, mirror: Mirror, status: os.stat_result, state: TreeState
+) -> Item:
+    plain = stat.S_IMODE(status.st_mode)
+    permissions = _executable(plain) if mirror.executable else plain
+    return Item(
+        source,
+        target,
+        "file",
+        state.size,
+        state.mtime_ns,
+        permissions,
+        state.files,
+        state.content,
+        _identity(source, status, state, permissions),
+        state.version + (_EXECUTABLE if permissions != plain else ""),
+        state.allocated,
+        (),
+        mirror.mode,
+        mirror.readonly or mirror.mode == "link",
+    )
 
 
 def merged(items: Iterable[Item]) -> list[Item]:
@@ -335,7 +396,7 @@ def is_here(item: Item) -> bool:
         if stat.S_ISDIR(status.st_mode) != (item.kind == "tree"):
             return False
         tree = item.kind == "tree"
-        state = tree_state(path, item.exclude) if tree else _file_state(path, status)
+        state = tree_state(path, item.exclude) if tree else _file_state(path, status, Disks())
         if isinstance(item.source, SharedPath):
             return state.content == item.content
         permissions = stat.S_IMODE(status.st_mode)
@@ -412,14 +473,14 @@ def _check_tree(path: Path) -> None:
         raise UnusableInput(str(path), "it is the local storage, where the copy would be")
 
 
-def _file_state(path: Path, status: os.stat_result) -> TreeState:
+def _file_state(path: Path | str, status: os.stat_result, disks: Disks) -> TreeState:
     if not stat.S_ISREG(status.st_mode):
         raise UnusableInput(str(path), f"it is {special(status)}, not a file or folder")
     if not os.access(path, os.R_OK):
         raise UnusableInput(str(path), "permission denied")
     check_size(path, status)
     content = f"{status.st_size} {status.st_mtime_ns}"
-    version = f"{content} {Disks().lasting_number(path, status)}"
+    version = f"{content} {disks.lasting_number(path, status)}"
     room = allocated(status)
     return TreeState(1, status.st_size, status.st_mtime_ns, content, content, version, room)
 

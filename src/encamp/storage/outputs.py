@@ -47,7 +47,7 @@ _CHUNK = 1 << 20
 Existing = Literal["replace", "error", "keep"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Output:
     """Files to bring back from a task's folder after it has ended well.
 
@@ -156,13 +156,13 @@ def folders_of(outputs: Iterable[Output]) -> list[Path]:
     return [local(output.at) for output in outputs if output.at is not None]
 
 
-Folders = dict[tuple[str, Portable | None], Callable[[PurePosixPath], Path | str]]
-"""Destination folders that were checked, with what gives the final names in each."""
+Folders = dict[tuple[str, Portable | None], str]
+"""Destination folders that were checked, with how the final names in each begin."""
 
 
 def check_outputs(
     outputs: Iterable[Output], destination: Path, folders: Folders | None = None
-) -> dict[Final, str]:
+) -> dict[str, str]:
     """The final names that are known before anything runs, with the pattern that makes each.
 
     ``folders`` are those that earlier calls have checked, and are added to.
@@ -170,20 +170,29 @@ def check_outputs(
     destination in the local storage, one that cannot be written to, or a folder beside it,
     `OutputConflict` for two outputs with one final name.
     """
-    known: dict[Final, str] = {}
+    known: dict[str, str] = {}
     folders = {} if folders is None else folders
     for output in outputs:
-        safe_target(output.pattern)
+        plain = _is_name(output.pattern)
+        if not plain:
+            safe_target(output.pattern)
         if (output.to, output.at) not in folders:
             _check_folder(output, destination)
-            folders[output.to, output.at] = _finals(destination, output)
+            folders[output.to, output.at] = str(_finals(destination, output)(PurePosixPath("x")))[
+                :-1
+            ]
         if not any(c in output.pattern for c in "*?["):
-            name = renamed(output.rename, PurePosixPath(output.pattern).name)
-            final = folders[output.to, output.at](PurePosixPath(name))
+            name = output.pattern if plain else PurePosixPath(output.pattern).name
+            final = folders[output.to, output.at] + renamed(output.rename, name)
             if final in known:
-                raise OutputConflict(str(final), known[final], output.pattern)
+                raise OutputConflict(final, known[final], output.pattern)
             known[final] = output.pattern
     return known
+
+
+def _is_name(pattern: str) -> bool:
+    """Whether a pattern begins as the name of a file in the folder itself does."""
+    return "/" not in pattern and "\0" not in pattern and pattern[:1] not in ("", ".", "~")
 
 
 def _check_folder(output: Output, destination: Path) -> None:

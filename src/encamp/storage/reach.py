@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 
 from encamp.storage.globs import escape, is_glob, may_meet
@@ -34,25 +35,29 @@ class Reach:
         return (*map(escape, self.start), *self.rest)
 
 
-def published_by(output: Output, to: Path, real: Callable[[str], str] = os.path.realpath) -> Reach:
-    """What an output may be published as; ``to`` is the destination of its job.
-
-    ``real`` is `os.path.realpath`, which may remember what it has found.
-    """
-    parts = PurePosixPath(output.pattern).parts or (".",)
+def published_by(output: Output, folder: Callable[[str], tuple[str, ...]]) -> Reach:
+    """What an output may be published as; ``folder`` is made by `folders_below`."""
+    name = output.pattern
+    parts = (name,) if "/" not in name and name not in ("", ".") else PurePosixPath(name).parts
+    parts = parts or (".",)
     name = _new_name(output.rename, parts[-1])
     if BELOW in parts:
         rest = (*parts[parts.index(BELOW) : -1], BELOW if parts[-1] == BELOW else name)
     else:
         rest = (name, BELOW)  # it may be a folder
-    return Reach(_names(output.to, to, real), rest)
+    return Reach(folder(output.to), rest)
 
 
-def _names(folder: str, base: Path, real: Callable[[str], str]) -> tuple[str, ...]:
+def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
+    """What gives the names of folders that outputs go to; it remembers what it has looked up."""
+    return lru_cache(maxsize=1024)(partial(_names, to))
+
+
+def _names(base: Path, folder: str) -> tuple[str, ...]:
     folder = _without_scheme(folder)
     if is_url(folder):
         return tuple(folder.rstrip("/").split("/"))
-    return Path(real(str(base / os.path.expanduser(folder)))).parts
+    return Path(os.path.realpath(base / os.path.expanduser(folder))).parts
 
 
 def _without_scheme(place: str) -> str:
@@ -98,7 +103,7 @@ def may_make(output: Output, path: str, to: Path) -> bool:
     """Whether an output may be published as ``path``, a real path or a URL."""
     path = path.removeprefix("file://")
     names = tuple(path.split("/")) if is_url(path) else Path(path).parts
-    reach = published_by(output, to)
+    reach = published_by(output, folders_below(to))
     depth = len(reach.start)
     return names[:depth] == reach.start and may_meet(tuple(map(escape, names[depth:])), reach.rest)
 

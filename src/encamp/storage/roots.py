@@ -229,7 +229,8 @@ def with_name(path: Portable, name: str) -> Portable:
 def below(folder: Portable, name: str) -> Portable:
     """The path of what is called ``name`` in a folder."""
     if isinstance(folder, SharedPath):
-        return SharedPath(folder.root, os.path.join(folder.rest, name))  # noqa: PTH118
+        rest = "" if folder.rest == "." else folder.rest
+        return SharedPath(folder.root, os.path.join(rest, name))  # noqa: PTH118
     return os.path.join(folder, name)  # noqa: PTH118
 
 

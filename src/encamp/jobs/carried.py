@@ -1,0 +1,57 @@
+"""Facts of a report as JSON can carry them; odd names and values never stand in the way."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import msgspec
+
+from encamp.model import TaskReport
+
+_DEEPEST = 64
+
+
+def task_json(task: TaskReport) -> bytes:
+    """A task as JSON; what msgspec does not take, or takes in another way, goes the long way."""
+    with suppress(TypeError, ValueError, OverflowError):
+        if task.value is None or type(task.value) in (str, float, bool):
+            return msgspec.json.encode(task)
+    return msgspec.json.encode(carried(task))
+
+
+def carried(value: Any, above: tuple[int, ...] = ()) -> Any:
+    """``value`` in JSON's own types: dataclasses as objects, undecodable text escaped."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return _escaped(value)
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int):
+        # Python refuses to write much longer numbers in decimal.
+        return int(value) if value.bit_length() < 4096 else hex(value)
+    if id(value) in above or len(above) > _DEEPEST:
+        return "…"
+    return _carried_parts(value, (*above, id(value)))
+
+
+def _carried_parts(value: Any, above: tuple[int, ...]) -> Any:
+    if isinstance(value, list | tuple):
+        return [carried(item, above) for item in value]
+    if isinstance(value, dict):
+        return {_escaped(str(key)): carried(item, above) for key, item in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = ((item.name, getattr(value, item.name, None)) for item in fields(value))
+        return {name: carried(part, above) for name, part in named}
+    return _escaped(f"<{type(value).__name__}>")
+
+
+def _escaped(text: str) -> str:
+    """``text`` with undecodable bytes as ``\\xff``; lines and other control characters stay."""
+    try:
+        data = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        data = text.encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")

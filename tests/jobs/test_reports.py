@@ -1,0 +1,195 @@
+"""The reports of very many tasks, kept small, are those that a list of them would have."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from scripted import Scripted
+
+import encamp
+from encamp.errors import StepFailed
+from encamp.jobs import reports as kept
+from encamp.jobs.account import as_json
+from encamp.jobs.journal import Journal, Record, encoded
+from encamp.jobs.prepare import Prepared
+from encamp.jobs.progress import Silent
+from encamp.jobs.report import read_report, write_report
+from encamp.jobs.reports import Reports
+from encamp.jobs.work import Outcome
+from encamp.model import AttemptReport, JobReport, Published, Span, TaskReport, TaskReports, Where
+
+ODD = "bad\udcff\n\x00hex:zz"
+VALUES: list[Any] = [None, 1, True, 2.5, "é", ODD, float("nan"), 2**70, (1, 2), [1], {"a": (1,)}]
+
+
+def _task(number: int, state: Any = "done", **facts: Any) -> TaskReport:
+    phases = [Span("task prephase", 1.5 + number, 0.25), Span(f"step {number}", 2.0, 1e-9)]
+    where = Where("host", f"slot-{number % 3}", number) if number % 5 else None
+    attempts = [AttemptReport(n, where, 1.0, phases, number, 2, 3, 0.1) for n in range(number % 3)]
+    outputs = [Published(f"/out/{number}", 1, 2**61, "00", kind="file")] if number % 2 else []
+    return TaskReport(f"t{number}", state, attempts, outputs, "why", log_tail="x\n", **facts)
+
+
+def _both(count: int = 200) -> tuple[Reports, list[TaskReport]]:
+    """Reports of tasks that have ended in another order, some of them up to date or not at all."""
+    listed = [
+        replace(_task(n, value=VALUES[n % len(VALUES)]), name=f"t{n}{ODD if n % 7 == 0 else ''}")
+        for n in range(count)
+    ]
+    reports = Reports([task.name for task in listed])
+    for n in sorted(range(count), key=lambda n: (n % 3, n)):
+        task = listed[n]
+        if n % 4 == 0:
+            task = replace(task, value=as_json(task.value))
+            line = encoded(Record("done", task.name, 1.0, report=task))
+            reports.up_to_date(task.name, line + b"\n")
+            listed[n] = replace(task, state="up to date", why="nothing changed")
+        elif n % 4 == 1:
+            listed[n] = replace(task, state="failed")
+            reports.add(listed[n])
+        elif n % 10 == 2:
+            why = "the run was stopped before it was done"
+            listed[n] = TaskReport(task.name, "waiting", why=why)
+        else:
+            on_disk = replace(task, value=as_json(task.value))
+            reports.add(task, encoded(Record("done", task.name, 1.0, report=on_disk)))
+    return reports, listed
+
+
+def _report(tasks: Any) -> JobReport:
+    return JobReport("job", "/out", "/out/job.job", 1.0, 2.0, "here", "", "", False, tasks)
+
+
+def test_they_are_as_a_list_of_them() -> None:
+    reports, listed = _both()
+    assert len(reports) == len(listed)
+    assert repr(reports) == repr(listed)  # NaN is not equal to itself
+    assert repr([reports[-1], *reports[5:70:3]]) == repr([listed[-1], *listed[5:70:3]])
+    one = listed[:1]
+    for alike in (copy.copy(reports), pickle.loads(pickle.dumps(reports)), (reports + one)[:-1]):
+        assert type(alike) is list
+        assert repr(alike) == repr(listed)
+    assert repr(one + reports) == repr(one + listed)
+    few, same = _both(6)
+    assert few == same
+    assert same == few
+    assert few != same[1:]
+
+
+def test_what_is_asked_of_all_is_told_without_making_a_report_of_each() -> None:
+    reports, listed = _both()
+    kept_small, whole = _report(reports), _report(listed)
+    assert list(kept_small.states()) == list(whole.states())
+    for state in ("done", "failed", "up to date", "waiting", "blocked"):
+        assert kept_small.count(state) == whole.count(state)
+        assert repr([*kept_small.of_state(state)]) == repr([*whole.of_state(state)])
+    assert kept_small.ok is whole.ok is False
+    assert repr([kept_small[task.name] for task in listed]) == repr(listed)
+    with pytest.raises(KeyError):
+        kept_small["no such task"]
+
+
+def test_the_same_is_written_of_them(tmp_path: Path) -> None:
+    reports, listed = _both()
+    for_disk = [replace(task, value=as_json(task.value)) for task in listed]
+    write_report(_report(reports.for_disk()), tmp_path / "small")
+    write_report(_report(for_disk), tmp_path / "whole")
+    for name in ("trace.json", "report.html"):
+        small, whole = ((tmp_path / at / name).read_bytes() for at in ("small", "whole"))
+        assert small == whole
+    files = (tmp_path / at / "report.json" for at in ("small", "whole"))
+    small, whole = (msgspec.json.decode(file.read_bytes()) for file in files)
+    assert small == whole
+    read_report(tmp_path / "small/report.json")
+
+
+def test_a_run_of_many_tasks_has_the_same_report_as_one_of_few(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run() -> list[JobReport]:
+        job = encamp.Job("job", to="out")
+        for n in range(9):
+            job.add(f"t{n}", "true", after="t1" if n == 8 else ())
+        bad, odd = Outcome(error=StepFailed("t1", "step", 1, "ended")), Outcome()
+        odd.value = pickle.dumps(np.arange(3))
+        script = {"t1": [bad], "t2": [odd]}
+        return [job.run(Scripted(script), check=False) for _ in range(2)]
+
+    whole = run()
+    monkeypatch.setattr(kept, "_FEW", 3)
+    Path("out").rename("before")
+    small = run()
+    for one, other in zip(small, whole, strict=True):
+        assert isinstance(one.tasks, TaskReports)
+        assert isinstance(other.tasks, list)
+        assert [(t.name, t.state, t.why, len(t.attempts)) for t in one.tasks] == [
+            (t.name, t.state, t.why, len(t.attempts)) for t in other.tasks
+        ]
+    assert list(small[0]["t2"].value) == [0, 1, 2]
+
+
+def test_a_display_of_the_users_own_is_told_whole_reports(here: Path) -> None:
+    class Mine(Silent):
+        wants_whole_reports = True
+
+        def ended(self, task: TaskReport) -> None:
+            tries.append((task.state, len(task.attempts)))
+
+    tries: list[tuple[str, int]] = []
+    job = encamp.Job("job", to="out")
+    job.add("a", "true")
+    job.run(Scripted({}), progress=Mine())
+    job.run(Scripted({}), progress=Mine())
+    job.run(dry_run=True, progress=Mine())
+    assert tries == [("done", 1), ("up to date", 1), ("up to date", 1)]
+
+
+TASKS = 600
+
+
+def _job(name: str = "job", tasks: int = TASKS) -> encamp.Job:
+    job = encamp.Job(name, to="out")
+    for n in range(tasks):
+        if not Path(f"in/{n}.txt").exists():
+            Path(f"in/{n}.txt").touch()
+        mirror = encamp.Mirror(f"in/{n}.txt", literal=True)
+        job.add(f"task-{n}", f"sort -o o{n}.txt {n}.txt", mirror=mirror, outputs={f"o{n}.txt": "."})
+    return job
+
+
+def test_a_task_takes_two_kilobytes_while_all_are_up_to_date(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a million of them fit into 2 GB, with a file to read and one to publish each."""
+    monkeypatch.setattr(kept, "_FEW", 0)
+    Path("in").mkdir()
+    job = _job()
+    prepared, journal = Prepared(job), Journal(job.folder)
+    with journal.writing():
+        for n, name in enumerate(job.tasks):
+            Path(f"out/o{n}.txt").touch()
+            status = Path(f"out/o{n}.txt").stat()
+            made = [Published(str(here / f"out/o{n}.txt"), 0, status.st_mtime_ns, "0" * 32)]
+            report = replace(_task(n), name=name, outputs=made)
+            key = prepared.key(name, prepared.inputs.of(name))
+            journal.write(Record("done", name, 1.0, 1, key, report))
+    _job("other", 5).run(Scripted({}), check=False)  # whatever is made once
+    del prepared, journal, job
+    gc.collect()
+    tracemalloc.start()
+    job = _job()
+    report = job.run(Scripted({}))
+    gc.collect()
+    now, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert report.count("up to date") == TASKS
+    assert now / TASKS < 2000
