@@ -137,6 +137,12 @@ def test_a_run_of_many_tasks_has_the_same_report_as_one_of_few(
     assert list(small[0]["t2"].value) == [0, 1, 2]
 
 
+def test_a_line_with_a_report_of_nonsense_does_not_stop_the_rest() -> None:
+    reports = Reports(["a"])
+    reports.up_to_date("a", b'{"event": "done", "task": "a", "time": 1, "report": {"name": 3}}\n')
+    assert reports[0] == TaskReport("a", "up to date", why="nothing changed")
+
+
 def test_a_display_of_the_users_own_is_told_whole_reports(here: Path) -> None:
     class Mine(Silent):
         wants_whole_reports = True

@@ -107,8 +107,8 @@ class Reports(TaskReports):
                 raise KeyError(name)
             return replace(_WAITING, name=name)
         record = decoded(self._line(number))
-        if record is None or record.report is None:
-            raise KeyError(name)
+        if record is None or record.report is None:  # only by somebody else's hand
+            return self._completed(name, TaskReport(name, self.state(name)))
         return self._completed(name, record.report)
 
     def _completed(self, name: str, report: TaskReport) -> TaskReport:
