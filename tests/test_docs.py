@@ -15,8 +15,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     "README.md",
     "docs/cluster.md",
+    "docs/dask.md",
     "docs/executors.md",
     "docs/hosts.md",
+    "docs/ipyparallel.md",
     "docs/isd.md",
     "docs/pyopus.md",
     "docs/services.md",

@@ -18,3 +18,16 @@ def echo(machine: Any) -> None:
             return
         if received:
             machine.sendMessage(*received)
+
+
+def same(value: Any) -> Any:
+    """A message back."""
+    return value
+
+
+class Echo:
+    """An actor of Dask's that sends messages back."""
+
+    def back(self, value: Any) -> Any:
+        """A message back."""
+        return value

@@ -102,7 +102,7 @@ def cli() -> None:
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
-              help="What runs the slots: local, mpi, pvm.")  # fmt: skip
+              help="What runs the slots: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
 @click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
               "[default: one for each core].")  # fmt: skip
 @click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")

@@ -159,7 +159,7 @@ class DaskEngine(MeshEngine):
     def _take_in(self, threads: Mapping[str, int]) -> None:
         """Have agents on workers that have none, as far as slots are wanted."""
         new = {}
-        left = None if self._slots is None else self._slots - sum(self._places.values())
+        left = None if self._slots is None else self._slots - self.slots_there
         for address, count in threads.items():
             if address not in self._places and address not in new:
                 count = count if left is None else min(count, left)
@@ -171,10 +171,13 @@ class DaskEngine(MeshEngine):
 
     def _worker_gone(self, address: str) -> None:
         """A worker has left; that its agents have ended they tell themselves."""
-        freed = self._places.pop(address, 0)
+        self._places.pop(address, None)
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
-            del self.known[agent.number]
-        if freed and self._slots is not None:
+            self.not_come(agent.number, "its worker has left")
+
+    def freed(self) -> None:
+        """See `MeshEngine.freed`: workers that were not wanted may be now."""
+        if self._slots is not None:
             self._asked.put(self._look_for_workers)
 
     def begin_again(self, agent: Agent) -> None:
@@ -268,7 +271,7 @@ class DaskEngine(MeshEngine):
             if (agent := self.known.get(number)) is not None:
                 where = str(agent.where)
                 at_work[where] = at_work.get(where, 0) + count
-        room = None if self._slots is None else self._slots - sum(self._places.values())
+        room = None if self._slots is None else max(0, self._slots - self.slots_there)
         self._wanted = at_work, waiting if room is None else min(waiting, room)
 
     def _lease(self) -> None:

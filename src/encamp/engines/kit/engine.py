@@ -69,7 +69,7 @@ class MeshEngine(Mesh, Engine):
         self._restarts = restarts
         self._news: deque[Callable[[], None]] = deque()
         self._broken: dict[int, float] = {}
-        self._stopping = False
+        self._stopping = self._had_some = False
 
     def one_slot_each(self) -> None:
         """See `Engine.one_slot_each`."""
@@ -87,6 +87,14 @@ class MeshEngine(Mesh, Engine):
     @abstractmethod
     def begin_again(self, agent: Agent) -> None:
         """Start another in the place of one that has ended alone, if its place is still there."""
+
+    def freed(self) -> None:
+        """Slots are no more, so that others may take their place."""
+
+    @property
+    def slots_there(self) -> int:
+        """The slots of agents that are there or under way."""
+        return sum(agent.slots for agent in self.known.values() if not agent.given_up)
 
     def end_by_force(self, agents: Iterable[Agent]) -> None:
         """End agents that did not end by themselves. Blocks for seconds at most."""
@@ -124,7 +132,8 @@ class MeshEngine(Mesh, Engine):
             return
         del self.known[number]
         self.agents = max(0, self.agents - 1)
-        if not self.known:
+        self.freed()
+        if not (self.known or self._had_some):
             raise EngineFailed(self.name, f"no agent could be started: {agent.label}: {why}")
 
     # What the mesh tells
@@ -136,6 +145,7 @@ class MeshEngine(Mesh, Engine):
 
     def joined(self, link: Link, greeting: Greeting) -> None:
         """An agent has come; its orders are the first that it gets."""
+        self._had_some = True
         agent = self.known[greeting.number]
         agent.link, agent.listens = link, greeting.listens
         link.send([self._orders])
@@ -173,6 +183,7 @@ class MeshEngine(Mesh, Engine):
             self._restarts -= not agent.given_up
             if agent.given_up or self._restarts >= 0:
                 self.begin_again(agent)
+            self.freed()
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`; who is not there is never looked for."""
@@ -215,6 +226,7 @@ class MeshEngine(Mesh, Engine):
         """See `Engine.give_up`."""
         if (lost := self.known.get(agent)) is not None:
             lost.given_up = True
+            self.freed()
 
     # The end
 
