@@ -49,11 +49,22 @@ class DaskOnLab(OnLab):
     """Hosts of the lab that clusters do not begin with."""
     address: ClassVar[str]
     workers: ClassVar[dict[str, subprocess.Popen[Any]]]
+    numbers: ClassVar[dict[str, int]]
+    """How many workers each host has had: they are named by it."""
 
     @classmethod
     def start_worker(cls, host: Host) -> None:
         """Have a worker on a host."""
-        options = ["--nthreads", str(THREADS.get(host.name, 1)), "--no-dashboard", "--no-nanny"]
+        cls.numbers[host.name] = cls.numbers.get(host.name, 0) + 1
+        name = f"{host.name}-{cls.numbers[host.name]}"
+        options = [
+            "--name",
+            name,
+            "--nthreads",
+            str(THREADS.get(host.name, 1)),
+            "--no-dashboard",
+            "--no-nanny",
+        ]
         where = ["--host", host.address, "--local-directory", str(host.disk)]
         command = [sys.executable, "-m", "distributed.cli.dask_worker", cls.address]
         cls.workers[host.name] = host.popen(
@@ -76,7 +87,7 @@ class DaskOnLab(OnLab):
             import distributed  # noqa: F401
         except ImportError:
             need("distributed", False)
-        cls.workers = {}
+        cls.workers, cls.numbers = {}, {}
         with scheduler(cls.lab.address, tmp_path_factory.mktemp("dask")) as cls.address:
             for host in cls.lab.hosts[: cls.HOSTS - cls.SPARE]:
                 cls.start_worker(host)
@@ -92,25 +103,22 @@ class DaskOnLab(OnLab):
 
     @classmethod
     def wait_for_workers(cls) -> None:
-        """Wait until all workers that were started are there, and no others."""
-        cls.wait_for({cls.host(name).address for name in cls.workers})
-
-    @classmethod
-    def wait_for(cls, addresses: set[str]) -> None:
+        """Wait until all workers that were started are there."""
         from distributed import Client
 
+        wanted = {f"{name}-{cls.numbers[name]}" for name in cls.workers}
         made: Any = Client
         with made(cls.address, set_as_default=False) as client:
-            until(lambda: {host_of(worker) for worker in client.nthreads()} == addresses, 60)
+            until(lambda: wanted <= names_of(client), 60)
 
     @property
     def code(self) -> str:
         return f'Cluster("dask", slots=2, address={self.address!r})'
 
 
-def host_of(worker: str) -> str:
-    """The address in a worker's: tcp://10.0.0.1:4567."""
-    return worker.split("://")[1].rpartition(":")[0]
+def names_of(client: Any) -> set[str]:
+    """The names of the workers that a scheduler has."""
+    return {worker["name"] for worker in client.scheduler_info()["workers"].values()}
 
 
 class TestDaskOnLab(DaskOnLab, Messages, Files, Closing, LosesController):

@@ -129,6 +129,7 @@ class DaskEngine(MeshEngine):
         self._waited = 0
         """How many calls waited a look before: what is over at once is to grow nothing."""
         self._given: dict[str, tuple[int, float]] = {}
+        self._looks: threading.Thread | None = None
         self._helper = threading.Thread(target=self._help, name="encamp-dask", daemon=True)
 
     # Agents
@@ -202,7 +203,7 @@ class DaskEngine(MeshEngine):
         for dial, group in groups.items():
             order = self.order(list(dial))
             call = partial(self._run_begin, order, group)
-            threading.Thread(target=call, name="encamp-dask-begin", daemon=True).start()
+            self._beside(call)
 
     def _dial(self, worker: str) -> tuple[Address, ...]:
         """Where this host is reached by a worker, most probably first."""
@@ -257,8 +258,11 @@ class DaskEngine(MeshEngine):
         """Ask for agents that have ended before they have come."""
         there = list(self.known.values())
         late = {str(agent.where) for agent in there if agent.link is None}
-        if not late:
-            return
+        if late and not (self._looks and self._looks.is_alive()):
+            self._looks = self._beside(partial(self._ask_for_ended, late))
+
+    def _ask_for_ended(self, late: Collection[str]) -> None:
+        """This takes as long as Dask tries to reach a worker that is cut off."""
         for found in self._run(starting.ended, self.run, workers=late).values():
             if isinstance(found, dict):
                 for number, words in found.items():
@@ -322,9 +326,14 @@ class DaskEngine(MeshEngine):
 
     def _briefly(self, call: Callable[[], Any]) -> None:
         """Do what may wait for a scheduler that is gone, for some seconds."""
-        thread = threading.Thread(target=call, name="encamp-dask-end", daemon=True)
+        self._beside(call).join(_ENDS_WITHIN)
+
+    @staticmethod
+    def _beside(call: Callable[[], Any]) -> threading.Thread:
+        """Do something that may wait for Dask in a thread of its own."""
+        thread = threading.Thread(target=call, name="encamp-dask-call", daemon=True)
         thread.start()
-        thread.join(_ENDS_WITHIN)
+        return thread
 
 
 def _reason(exc: Exception) -> str:
