@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from encamp.storage.import_path import extend_import_path, import_path
+from encamp.storage.import_path import (
+    extend_import_path,
+    import_path,
+    is_far,
+    left_out_words,
+    only_ours,
+)
 from encamp.storage.roots import MIRRORED
 
 
@@ -44,3 +51,54 @@ def test_a_host_without_the_share_keeps_the_name(
     monkeypatch.setattr(sys, "path", [])
     extend_import_path(words)
     assert sys.path == [str(tmp_path / "b/x")]
+
+
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of paths was said on another host."""
+    monkeypatch.setattr("encamp.storage.import_path.boot_id", lambda: "another boot")
+    only_ours.cache_clear()
+
+
+def test_on_another_host_what_is_known_there_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    words = import_path()
+    assert not is_far(words)
+    request.getfixturevalue("elsewhere")
+    assert is_far(words)
+    monkeypatch.setattr(sys, "path", ["/known"])
+    assert extend_import_path(words) == []
+    assert sys.path == ["/known", str(tmp_path)]
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_on_another_host_no_module_is_taken_from_where_others_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, mode: int
+) -> None:
+    monkeypatch.setattr("encamp.storage.import_path._is_own_group", lambda _: False)
+    folders = [tmp_path / "open", tmp_path / "open/below", tmp_path / "ours"]
+    for folder in folders:
+        folder.mkdir()
+    folders[0].chmod(mode)
+    monkeypatch.setattr(sys, "path", list(map(str, folders)))
+    words = import_path()
+    request.getfixturevalue("elsewhere")
+    monkeypatch.setattr(sys, "path", [])
+    below_sticky = [str(folders[1])] if mode == 0o1777 else []
+    left_out = extend_import_path(words)
+    assert sys.path == [*below_sticky, str(folders[2])]
+    assert left_out == [str(folder) for folder in folders[:2] if str(folder) not in sys.path]
+    assert str(folders[0]) in left_out_words(left_out, "host")
+    assert left_out_words([], "host") == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_on_another_host_no_module_is_taken_from_another_users_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: None
+) -> None:
+    os.chown(tmp_path, 65534, 65534)
+    assert not only_ours(str(tmp_path))
+    assert not only_ours(str(tmp_path / "not there yet"))
+    assert only_ours("/usr/lib")

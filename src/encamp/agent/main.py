@@ -60,7 +60,7 @@ from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.seal import Seal
 from encamp.storage.cache import clear_cache
-from encamp.storage.import_path import extend_import_path
+from encamp.storage.import_path import extend_import_path, is_far, only_ours
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
@@ -123,9 +123,9 @@ class Agent:
         self.orders = orders
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
-        extend_import_path(orders.sys_path)
+        left_out = extend_import_path(orders.sys_path)
         count = self.endpoint.slots or orders.slots or quota.cores()
-        folder = _folder(orders.folder)
+        folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
         kinds: dict[str, Callable[[int], Hosted]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
@@ -134,7 +134,7 @@ class Agent:
             ),
             "inline": lambda number: InlineSlot(self, number, folder),
         }
-        self._hello(count)
+        self._hello(count, left_out)
         if not self.beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         if self.endpoint.short is not None and not (orders.lonely or orders.key):
@@ -157,7 +157,7 @@ class Agent:
         left = max(limit - silent, _LOOK_AGAIN)
         self.pump.later(left, lambda: self._look_for_controller(limit, again=silent >= limit))
 
-    def _hello(self, count: int) -> None:
+    def _hello(self, count: int, left_out: list[str]) -> None:
         hello = Hello(
             host=self.host,
             pid=os.getpid(),
@@ -167,6 +167,7 @@ class Agent:
             gpus=gpus_here(),
             python=".".join(map(str, sys.version_info[:3])),
             version=__version__,
+            left_out=left_out,
         )
         self.post(CONTROLLER, [encode(hello)])
 
@@ -287,15 +288,18 @@ def _clear(_: Agent) -> int:
 _WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear, "refresh": _refresh}
 
 
-def _folder(portable: str) -> str:
-    """Where tasks start on this host, if that is here."""
+def _folder(portable: str, *, far: bool) -> str:
+    """Where tasks start on this host, if that is here.
+
+    With ``far`` the folder was named on another host, and here it may be another user's.
+    """
     if not portable:
         return "/"
     value = json.loads(portable)
     path: Portable = SharedPath(*value) if isinstance(value, list) else value
     with suppress(EncampError):
         found = local(path)
-        if found.is_dir():
+        if found.is_dir() and (not far or only_ours(str(found))):
             return str(found)
     return "/"
 

@@ -64,6 +64,8 @@ class Hello(Envelope, tag=1):
     gpus: list[str]
     python: str
     version: str
+    left_out: list[str] = []
+    """Folders of the controller's in which this host looks for no modules."""
 
 
 class Run(Envelope, tag=2):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import socket
+import warnings
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from encamp.agent.process import last_words
@@ -23,11 +26,18 @@ from encamp.cluster.recalls import why_ended
 from encamp.cluster.scheduler import Place, Station
 from encamp.cluster.task import Task
 from encamp.errors import EngineFailed, TaskLost
+from encamp.storage.import_path import left_out_words
 
 if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
     from encamp.wire import Parts
 
+_READABLE = (
+    "whoever can read the network between the hosts can read this engine's frames, and forge them; "
+    "where that matters, use a network of your own, or the engines dask or ipyparallel"
+)
+_said: set[str] = set()
+"""What this process has warned of."""
 _NOBODY = 20.0
 """Seconds that others may take to come after the last host has gone."""
 _BEAT = 1.5
@@ -85,6 +95,10 @@ class Hosts:
         if agent.facts is not None:
             return
         agent.facts = facts
+        if self._outbox.seal is not None and facts.host != socket.gethostname():
+            self._say_once(_READABLE)
+        if facts.left_out:
+            self._say_once(left_out_words(facts.left_out, facts.host))
         station = self._scheduler.stations.get(facts.host)
         if station is None:
             station = Station(facts.host, facts.cores, facts.memory, facts.gpus)
@@ -93,6 +107,13 @@ class Hosts:
             agent.places.append(place)
             self._scheduler.add(place)
         self._know(station, facts.python)
+
+    @staticmethod
+    def _say_once(words: str) -> None:
+        if words not in _said:
+            _said.add(words)
+            with suppress(UserWarning):  # where warnings are errors, work must go on
+                warnings.warn(words, stacklevel=2)
 
     def _know(self, station: Station, python: str) -> None:
         known = self.known.get(station.name)

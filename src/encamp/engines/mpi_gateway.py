@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,7 +33,7 @@ from encamp.engines.hosts import HostLine
 from encamp.engines.logins import shut_out
 from encamp.engines.mpi_endpoint import MPIEndpoint
 from encamp.engines.mpi_hosts import Questions, hosts_of, spread
-from encamp.engines.mpi_launch import HOME, REMEDY, Plan, find_launcher
+from encamp.engines.mpi_launch import HOME, KEY_FILE, REMEDY, Plan, find_launcher
 from encamp.engines.mpi_remains import clear
 from encamp.engines.mpi_run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
@@ -56,16 +57,16 @@ _REFUSALS = 5
 def call_home() -> socket.socket | None:
     """Connect rank 0 with the controller that started the job; None elsewhere.
 
-    Has to be called before the environment is used for anything else, since it takes the key away.
+    Has to be called before the environment is used for anything else, since it takes away where to.
     """
     home = os.environ.pop(HOME, "")
     if not home or _rank() != "0":
         return None
-    path, _, key = home.rpartition(":")
+    key = Path(home).with_name(KEY_FILE).read_bytes()
     link = socket.socket(socket.AF_UNIX)
-    link.connect(path)
+    link.connect(home)
     _end_with(link)
-    Writer(link).send([HEAD.pack(KEY, os.getppid()), bytes.fromhex(key)])
+    Writer(link).send([HEAD.pack(KEY, os.getppid()), key])
     link.setblocking(False)
     return link
 

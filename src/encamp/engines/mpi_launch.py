@@ -31,7 +31,9 @@ REMEDY = (
 SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
 """Has ranks on one host talk without a network, so that they listen on no address."""
 HOME = "ENCAMP_MPI_HOME"
-"""Environment variable of a job's ranks that says where the controller listens, and its key."""
+"""Environment variable of a job's ranks that says where the controller listens."""
+KEY_FILE = "k"
+"""The file beside that with the key: an MPI may show variables to anybody who asks its launcher."""
 
 CONTROLLER = "ENCAMP_MPI_CONTROLLER"
 """And which says what address the controller's host has for the other hosts."""

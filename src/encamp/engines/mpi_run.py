@@ -20,7 +20,7 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi_launch import END_WITHIN, Job, Plan
+from encamp.engines.mpi_launch import END_WITHIN, KEY_FILE, Job, Plan
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.seal import KEY_BYTES
 from encamp.wire import Buffer, Parts, Reader, Writer
@@ -46,7 +46,17 @@ class _Door:
         self.socket.bind(str(self.folder / "s"))
         self.socket.listen(1)
         self.socket.setblocking(False)
-        self.home = f"{self.folder / 's'}:{self._key.hex()}"
+        self._leave_key()
+        self.home = str(self.folder / "s")
+
+    def _leave_key(self) -> None:
+        """Put the key where only this user can read it; an MPI's variables others may see."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        fd = os.open(self.folder / KEY_FILE, flags, 0o600)
+        try:
+            os.write(fd, self._key)
+        finally:
+            os.close(fd)
 
     def accept(self) -> socket.socket | None:
         """The socket of whoever calls, to be asked for the key; None if nobody does."""
