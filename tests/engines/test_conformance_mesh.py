@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from class_wide import ClassWide
@@ -17,23 +17,31 @@ from encamp.testing.conformance import (
     SharingInline,
     SharingThreads,
 )
+from encamp.testing.conformance.messages import Messages
 
 
 class Mesh(ClassWide):
     facts = Facts(engine="mesh")
     code = 'Cluster("mesh", slots=2)'
+    relays: ClassVar[bool] = False
 
     @pytest.fixture(scope="class")
     @classmethod
     def cluster_of(cls) -> ClusterOf:
         def make(slots: int, **options: Any) -> Cluster:
-            return Cluster("mesh", slots=slots, **options)
+            return Cluster("mesh", slots=slots, relays=cls.relays, **options)
 
         return make
 
 
 class TestMesh(Mesh, Conformance, LosesController):
     pass
+
+
+class TestMeshRelayed(Mesh, Messages):
+    """Agents do not reach each other, so that the controller passes on what they send."""
+
+    relays = True
 
 
 class TestMeshInline(Mesh, Inline, SharingInline):

@@ -21,10 +21,11 @@ _EXIT_WITHIN = 3.0
 
 
 class BareMesh(MeshEngine):
-    """``agents`` processes with as many ``slots`` in all."""
+    """``agents`` processes with as many ``slots`` in all, which reach each other or do not."""
 
-    def __init__(self, slots: int, agents: int, restarts: int) -> None:
+    def __init__(self, slots: int, agents: int, restarts: int, *, relays: bool) -> None:
         super().__init__("mesh", restarts)
+        self.relays = relays
         self._shares = [count for count in shares(slots, [slots] * agents) if count]
 
     def begin(self) -> None:
@@ -55,9 +56,11 @@ class BareMesh(MeshEngine):
         end(self.run, _EXIT_WITHIN)
 
 
-def open_end(slots: int = 2, agents: int = 2, restarts: int = 3) -> BareMesh:
+def open_end(
+    *, slots: int = 2, agents: int = 2, restarts: int = 3, relays: bool = False
+) -> BareMesh:
     """The controller's end."""
-    return BareMesh(whole("slots", slots, 1), whole("agents", agents, 1), restarts)
+    return BareMesh(whole("slots", slots, 1), whole("agents", agents, 1), restarts, relays=relays)
 
 
 def join(_: Sequence[str]) -> MeshAgent:

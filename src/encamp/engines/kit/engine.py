@@ -64,6 +64,8 @@ class MeshEngine(Mesh, Engine):
         """The agents that are there or under way."""
         self.whole = True
         """Whether agents have as many slots as their place has; else one each."""
+        self.relays = False
+        """Whether agents are to talk by the controller only."""
         self._orders = b""
         self._numbers = 0
         self._restarts = restarts
@@ -162,7 +164,7 @@ class MeshEngine(Mesh, Engine):
         """See `Mesh.told`."""
         if isinstance(said, WhereIs):
             agent = self.known.get(said.number)
-            listens = [] if agent is None else agent.listens
+            listens = [] if agent is None or self.relays else agent.listens
             there = agent is not None and not agent.given_up
             link.send([control(There(said.number, listens, there))])
             self._watch(link)
