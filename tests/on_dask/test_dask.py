@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -193,3 +196,46 @@ def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         Cluster(object())
     with pytest.raises(EngineUnavailable, match="it takes no option 'adress'"):
         Cluster("dask", adress="x")
+
+
+def test_workers_may_be_jobs_of_a_batch_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+
+    class SomeCluster(distributed.LocalCluster):  # type: ignore[misc]
+        """What dask-jobqueue's are like, but on this host."""
+
+        def __init__(self, **options: Any) -> None:
+            said.append(options)
+            local = {"processes": False, "n_workers": 0, "threads_per_worker": 1}
+            super().__init__(**local, dashboard_address="127.0.0.1:0")
+
+    module = ModuleType("dask_jobqueue")
+    module.SomeCluster = SomeCluster  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", module)
+    with Cluster("dask", jobqueue="some", slots=2, queue="short") as cluster:
+        until(lambda: cluster.slots == 2)
+        assert results(cluster.spawn_many(work.add, [(1,)] * 4)) == [2] * 4
+    assert said == [{"queue": "short"}]
+    with pytest.raises(BadJob, match="must be one of some, not 'slurn'"):
+        Cluster("dask", jobqueue="slurn", slots=2)
+    with pytest.raises(BadJob, match="slots"):
+        Cluster("dask", jobqueue="some")
+
+
+JOB = """
+name = "try"
+to = "results"
+[[task]]
+name = "one"
+steps = [{ run = "echo here", stdout = "made" }]
+outputs = ["made"]
+"""
+
+
+def test_the_command_takes_an_address(dask: SomeDask, here: Path) -> None:
+    (here / "job.toml").write_text(JOB)
+    encamp_command = Path(sys.executable).with_name("encamp")
+    options = ["-e", "dask", "-o", f"address={dask.address}", "-q"]
+    done = subprocess.run([encamp_command, "run", *options, "job.toml"], capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (here / "results/made").read_text() == "here\n"

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import distributed
@@ -42,26 +43,34 @@ def open_end(
     cluster: Any = None,
     slots: int | None = None,
     security: Any = None,
+    jobqueue: str | None = None,
     restarts: int = 3,
+    **more: Any,
 ) -> DaskEngine:
     """The controller's end.
 
     ``client`` is a `distributed.Client`, or a cluster object as ``cluster`` is, such as a
     `distributed.LocalCluster` or a `dask_jobqueue.SLURMCluster`; ``address`` is that of a scheduler
-    (with ``security``, a `distributed.Security`, where it has TLS). Without any of these the engine
-    has a cluster of its own on this host. ``slots`` are used in all, by default one for each thread
-    of the workers. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    (with ``security``, a `distributed.Security`, where it has TLS). ``jobqueue`` has dask-jobqueue
+    start workers with ``slots`` cores by a batch system (``"slurm"``, ``"pbs"``, …), whose options
+    are ``more``. Without any of these the engine has a cluster of its own on this host. ``slots``
+    are used in all, by default one for each thread of the workers. Raises `BadJob`,
+    `EngineUnavailable` and `EngineFailed`.
     """
     slots = None if slots is None else whole("slots", slots, 1)
     restarts = whole("restarts", restarts, 0)
-    given = {"client": client, "address": address, "cluster": cluster}
+    given = {"client": client, "address": address, "cluster": cluster, "jobqueue": jobqueue}
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
         raise BadJob(" and ".join(said), "say by one of these which Dask cluster is meant")
     if address is not None and not isinstance(address, str):
         raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
+    if more and jobqueue is None:
+        raise TypeError(f"open_end() got an unexpected keyword argument {next(iter(more))!r}")
     own = None
-    if not said:
+    if jobqueue is not None:
+        own = cluster = _by_jobs(jobqueue, slots, more)
+    elif not said:
         own = cluster = _own_cluster(slots)
     try:
         return DaskEngine(_connect(client or cluster, address, security), slots, restarts, own)
@@ -69,6 +78,41 @@ def open_end(
         if own is not None:
             own.close()
         raise
+
+
+def takes(
+    client: Any,
+    address: str,
+    cluster: Any,
+    slots: int,
+    security: Any,
+    jobqueue: str,
+    restarts: int,
+) -> None:
+    """The options of `open_end` that have a name here."""
+
+
+def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
+    """A cluster whose workers are jobs of a batch system, as many as have that many cores."""
+    if slots is None:
+        raise BadJob("slots", "say how many cores the batch system is to be asked for")
+    try:
+        dask_jobqueue = import_module("dask_jobqueue")
+    except ImportError as exc:
+        raise EngineUnavailable("dask", str(exc), "pip install dask-jobqueue") from exc
+    known = {
+        name.removesuffix("Cluster").lower(): name
+        for name in dir(dask_jobqueue)
+        if name.endswith("Cluster") and name != "JobQueueCluster"
+    }
+    if not isinstance(which, str) or which.lower() not in known:
+        raise BadJob("jobqueue", f"must be one of {', '.join(sorted(known))}, not {which!r}")
+    try:
+        cluster = getattr(dask_jobqueue, known[which.lower()])(**options)
+        cluster.scale(cores=slots)
+    except (ValueError, TypeError, OSError) as exc:
+        raise EngineUnavailable("dask", f"{which}: {exc}", "see dask-jobqueue's options") from exc
+    return cluster
 
 
 def _own_cluster(slots: int | None) -> Any:
