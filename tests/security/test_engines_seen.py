@@ -1,0 +1,103 @@
+"""What a stranger sees of a running cluster: no port of ours, no secret in /proc."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from strangers import as_root, stranger
+
+from conftest import need
+from encamp.cluster.cluster import Cluster
+from encamp.engines.mpi_launch import find_launcher
+from encamp.errors import EngineUnavailable
+
+ENGINES = {
+    "local": ("local", {}),
+    "openmpi": ("mpi", {"mpi": "openmpi"}),
+    "mpich": ("mpi", {"mpi": "mpich"}),
+    "pvm": ("pvm", {"machine": "own"}),
+}
+LAUNCHERS = {"mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prte", "prted"}
+"""Programs of the MPIs themselves, which docs/security.md is about."""
+SECRET = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+"""How a key of ours would look in hexadecimal."""
+
+
+def _ours() -> list[psutil.Process]:
+    """This process and all that it has started, daemons of PVM among them."""
+    mine = psutil.Process()
+    daemons = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "pvmd3"]
+    return [mine, *mine.children(recursive=True), *daemons]
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def _ports(process: psutil.Process) -> list[Any]:
+    """The TCP ports on which a process listens."""
+    try:
+        found = process.net_connections(kind="tcp")
+    except psutil.Error:
+        return []
+    return [one.laddr for one in found if one.status == psutil.CONN_LISTEN]
+
+
+def _is_launcher(process: psutil.Process) -> bool:
+    try:
+        return process.name() in LAUNCHERS or process.name() == "pvmd3"
+    except psutil.Error:
+        return True
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_nothing_listens_and_nothing_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, options = ENGINES[name]
+    if engine == "pvm":
+        need("pvm", shutil.which("pvmd") is not None)
+        monkeypatch.setenv("PVM_ALLOW_ROOT", "1")
+    if engine == "mpi":
+        try:
+            find_launcher(**options)
+        except EngineUnavailable:
+            need(name, False)
+    before = set(SECRET.findall(_read(os.getpid(), "environ")))
+    with Cluster(engine, slots=2, **options) as cluster:
+        assert cluster.spawn(os.getpid).result() > 0
+        processes = _ours()
+        assert len(processes) > 2
+        # Ranks inherit the launcher's sockets, and accept nobody there.
+        launchers = [port for one in processes if _is_launcher(one) for port in _ports(one)]
+        for process in processes:
+            assert [port for port in _ports(process) if port not in launchers] == [], process
+            words = _read(process.pid, "cmdline") + _read(process.pid, "environ")
+            assert set(SECRET.findall(words)) <= before
+        seal = cluster._controller.outbox.seal
+        assert seal is None or seal._key.hex().encode() not in b"".join(
+            _read(process.pid, "environ") for process in processes
+        )
+
+
+@as_root
+def test_no_other_user_reads_the_environment_of_a_slot() -> None:
+    with Cluster("local", slots=1) as cluster:
+        pid = cluster.spawn(os.getpid).result()
+        with pytest.raises(subprocess.CalledProcessError):
+            stranger('cat "/proc/$1/environ"', pid)
+
+
+def test_a_listening_port_would_be_seen() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ports = _ports(psutil.Process())
+        assert server.getsockname()[1] in {address.port for address in ports}
