@@ -89,6 +89,22 @@ def test_nothing_listens_and_nothing_is_told(name: str, monkeypatch: pytest.Monk
         )
 
 
+def test_mpichs_launcher_is_told_no_variables_but_those_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    try:
+        find_launcher(mpi="mpich")
+    except EngineUnavailable:
+        need("mpich", False)
+    monkeypatch.setenv("PASSWORD", "open\nsesame")
+    with Cluster("mpi", slots=1, mpi="mpich") as cluster:
+        assert cluster.spawn(os.getenv, "PASSWORD").result() == "open\nsesame"
+        launchers = [one for one in _ours() if _is_launcher(one)]
+        assert launchers
+        for process in launchers:
+            assert b"sesame" not in _read(process.pid, "environ")
+
+
 @as_root
 def test_no_other_user_reads_the_environment_of_a_slot() -> None:
     with Cluster("local", slots=1) as cluster:

@@ -62,8 +62,18 @@ _SHORT_OF_MEMORY = re.compile(
 )
 """What MPIs say where they got none."""
 _TAIL = 2000
+_KEPT_BACK = "e"
+"""The file beside the key with the variables that hydra is not told, for ranks on this host."""
+_HYDRA_NEEDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_", "LD_",
+                "PYTHON", "TERM", "SSH_", "KRB5", "HYDRA_", "MPI", "I_MPI_", "UCX_", "FI_", "PMI", "SLURM",
+                "PBS_", "LSB_", "LSF", "SGE_", "PE_", "JOB_", "COBALT_", "ENCAMP_MPI_")  # fmt: skip
+"""How variables begin without which it, or an interpreter, does not start."""
 _START = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "import os, runpy, sys; "
+    f"kept = os.path.dirname(os.environ.get({HOME!r}, '')) + '/{_KEPT_BACK}'; "
+    "os.path.exists(kept) and os.environb.update("
+    "one.split(b'=', 1) for one in open(kept, 'rb').read().split(b'\\0') if one); "
+    "sys.path.append(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 _PACKAGE = str(Path(__file__).parents[2])
@@ -287,7 +297,7 @@ class Job:
             stderr=self._log,
             start_new_session=True,
             cwd=plan.cwd,
-            env={**os.environ, **plan.variables(), HOME: home},
+            env=_environment(plan, folder, home),
             preexec_fn=signals_to_restore(),
         )
         self.remains = [f"{tempfile.gettempdir()}/ompi.{self._process.pid}"]
@@ -348,6 +358,22 @@ class Job:
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(left, timeout=_ASKED_WITHIN)
+
+
+def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
+    """The variables of a launcher.
+
+    Hydra tells them to whoever connects to its port first: it gets only what it needs, and ranks on
+    this host find the rest in a file that only this user can read.
+    """
+    given = {**os.environ, **plan.variables(), HOME: home}
+    if plan.launcher.mpi != "mpich":
+        return given
+    kept_back = {name: v for name, v in given.items() if not name.startswith(_HYDRA_NEEDS)}
+    fd = os.open(folder / _KEPT_BACK, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(b"".join(os.fsencode(f"{name}={v}") + b"\0" for name, v in kept_back.items()))
+    return {name: value for name, value in given.items() if name not in kept_back}
 
 
 def short_of_shared_memory(ranks: int, each: int = _EACH) -> str:
