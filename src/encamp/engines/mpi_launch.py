@@ -65,8 +65,9 @@ _TAIL = 2000
 _KEPT_BACK = "e"
 """The file beside the key with the variables that hydra is not told, for ranks on this host."""
 _HYDRA_NEEDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_", "LD_",
-                "PYTHON", "TERM", "SSH_", "KRB5", "HYDRA_", "MPI", "I_MPI_", "UCX_", "FI_", "PMI", "SLURM",
-                "PBS_", "LSB_", "LSF", "SGE_", "PE_", "JOB_", "COBALT_", "ENCAMP_MPI_")  # fmt: skip
+                "PYTHON", "TERM", "SSH_", "KRB5", "HYDRA_", "MPI", "I_MPI_", "UCX_", "FI_", "PMI",
+                "SLURM", "PBS_", "LSB_", "LSF", "SGE_", "PE_", "JOB_", "COBALT_",
+                "ENCAMP_MPI_")  # fmt: skip
 """How variables begin without which it, or an interpreter, does not start."""
 _START = (
     "import os, runpy, sys; "
