@@ -307,7 +307,7 @@ BAD = {
     "unknown key of the job": (
         'name = "x"\nretires = 1\n',
         (2, 1, ("unknown key 'retires'; did you mean 'retries'? known here are "
-               "name, to, mirror, retries, time_limit, log_limit, env, task")),
+               "name, to, mirror, retries, time_limit, log_limit, shared, env, task")),
     ),
     "unknown key of a task": (
         '[[task]]\nsteps = "x"\n\n[[task]]\nsteps = "x"\n  "out puts" = 1',
@@ -714,9 +714,17 @@ def test_the_schema_names_every_key():
     schema = job_schema()
     msgspec.json.encode(schema)
     tables = schema["$defs"]
-    assert {"name", "to", "mirror", "retries", "time_limit", "log_limit", "env", "task"} == set(
-        tables["JobTable"]["properties"]
-    )
+    assert {
+        "name",
+        "to",
+        "mirror",
+        "retries",
+        "time_limit",
+        "log_limit",
+        "shared",
+        "env",
+        "task",
+    } == set(tables["JobTable"]["properties"])
     assert tables["TaskTable"]["required"] == ["steps"]
     assert tables["Numbers"]["required"] == ["from", "to"]
     assert tables["StepTable"]["additionalProperties"] is False
