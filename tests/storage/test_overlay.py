@@ -19,6 +19,7 @@ from encamp.storage.camp import Camp
 from encamp.storage.mirror import Mirror, plan
 from encamp.storage.owner import keep_dead, reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
+from encamp.storage.strike import strike
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +230,7 @@ def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
     assert (kept / "task/tree/deep/2").read_text() == "content 2"
     assert (kept / "task/tree/moved/sub").is_dir()
     assert not (kept / "task/old").exists()
+    strike(kept, local_storage())  # pytest cannot remove what is so deep
 
 
 def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> None:
@@ -245,6 +247,8 @@ def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> 
     assert not (seen / "old/sub").exists()
     assert bottom(seen) == (2500, ["bottom"])
     assert bottom(seen / "old") == (1000, ["bottom"])
+    for folder in (here / "camp", lower):
+        strike(folder, here)
 
 
 def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None:
