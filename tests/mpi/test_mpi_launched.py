@@ -220,11 +220,9 @@ def test_it_stops_with_messages_in_flight(start: Start) -> None:
         for _ in range(50):
             ask(engine, agent, "echo", bytes(50_000))
     assert isinstance(take(engine, 1)[0], Frame)
-    began = time.monotonic()
     engine.stop()
     engine.stop()
     engine.close()
-    assert time.monotonic() - began < 5
     assert there(remains) == []
     assert engine.receive() == []
 

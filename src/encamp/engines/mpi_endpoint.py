@@ -48,8 +48,8 @@ IDLE_LONG = 0.01, 0.02
 """The same, when nothing has come for ``LONG`` seconds, and for a second."""
 UNDER_WAY = 0.0002
 """Seconds between two looks after that, while a message is still not through."""
-LEAVE_WITHIN = 5.0
-"""Seconds that leaving may take if others do not come along."""
+LEAVE_WITHIN, LEAVE_AT_MOST = 5.0, 60.0
+"""Seconds that leaving may take while nothing comes of others, and in all."""
 
 _SMALL = 1 << 16
 """Parts up to this size travel together."""
@@ -107,7 +107,7 @@ class MPIEndpoint(Endpoint):
         self._told: Request | None = None
         self._all_told: Request | None = None
         """Steps of leaving that all take together, with which an interrupted `close` goes on."""
-        self._deadline = 0.0
+        self._deadline = self._last = 0.0
         self._processes = Processes()
         self._inbox = Inbox(mpi, comm)
         self.short: MPIShortMessages = MPIShortMessages(self, mpi, comm, self._inbox)
@@ -452,18 +452,26 @@ class MPIEndpoint(Endpoint):
                 return False
         return True
 
+    def _under_way(self) -> list[int]:
+        """What changes while others take or send something."""
+        sent, came = (sum(map(len, kept.values())) for kept in (self._sending, self._coming))
+        return [self._farewells, sent, came]
+
     def _late(self) -> bool:
         """Throw away what has come, and pause; whether to wait no longer.
 
         Agents stay as long as the controller, since an MPI may end all if one does.
         """
         self._expect_posted()
-        self.receive()
+        before = self._under_way()
+        came = self.receive() or self._under_way() != before
         time.sleep(self.patience() or 0)
         if self._rank and 0 not in self._gone:
             return False
         now = time.monotonic()
-        self._deadline = self._deadline or now + LEAVE_WITHIN
+        self._last = self._last or now + LEAVE_AT_MOST
+        if came or not self._deadline:
+            self._deadline = min(self._last, now + LEAVE_WITHIN)
         return now > self._deadline or (self._hasty and self._rank > 0)
 
 
