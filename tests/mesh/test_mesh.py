@@ -319,6 +319,19 @@ def test_who_says_nothing_is_hung_up_on(net: Net, monkeypatch: pytest.MonkeyPatc
         assert stranger.recv(1) == b""
 
 
+def test_many_who_say_nothing_keep_nobody_out_for_long(
+    net: Net, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mesh_module, "GREET_WITHIN", 1.0)
+    monkeypatch.setattr(mesh_module, "_STRANGERS", 5)
+    silent = [socket.create_connection(net.controller.listens[0]) for _ in range(20)]
+    net.until(lambda: len(net.controller._strangers) == 5)
+    assert net.controller.patience() != 0  # as those who wait to be let in are not looked at
+    assert net.join().number == 1
+    for stranger in silent:
+        stranger.close()
+
+
 def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:
     agent = net.join()
     link = agent._ways[CONTROLLER].link

@@ -32,6 +32,8 @@ _DIAL_WITHIN = 5.0
 """Seconds in which another agent has to be reached, before frames go by the controller."""
 _STRANGERS = 512
 """Connections that are let in before they have greeted."""
+_REST = 0.5
+"""Seconds in which nobody is let in where there is no room, or no descriptor."""
 _LEAVE_WITHIN = 5.0
 _EVENTS = 256
 _ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
@@ -134,6 +136,7 @@ class Mesh(Endpoint):
         self._unread: set[Link] = set()
         self._ways: dict[int, _Way] = {}
         self._come: list[Arrival] = []
+        self._rests_until = 0.0
         self._closed = False
         self._process = os.getpid()
         _ALL.add(self)
@@ -162,9 +165,25 @@ class Mesh(Endpoint):
         while len(self._strangers) < _STRANGERS:
             try:
                 raw, _ = listener.accept()
-            except OSError:  # there is none, or no descriptor for it
+                self._add(Link(prepared(raw), self._identity, self._as_server, server=True))
+            except (BlockingIOError, ConnectionError):
                 return
-            self._add(Link(prepared(raw), self._identity, self._as_server, server=True))
+            except OSError:  # there is no descriptor for it
+                break
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let nobody in for a while; who comes waits in the kernel's queue."""
+        if not self._rests_until:
+            self._rests_until = time.monotonic() + _REST
+            for fd in self._listeners:
+                self._poll.modify(fd, 0)
+
+    def _end_rest(self) -> None:
+        if self._rests_until and self._rests_until <= time.monotonic():
+            self._rests_until = 0.0
+            for fd in self._listeners:
+                self._poll.modify(fd, select.EPOLLIN)
 
     def dial(self, address: Address) -> Link:
         """Begin to connect to another end. Raises OSError."""
@@ -379,6 +398,7 @@ class Mesh(Endpoint):
             self._serve(link)
         if self._strangers:
             self._end_silent()
+        self._end_rest()
         come, self._come = self._come, []
         return come
 
@@ -398,10 +418,10 @@ class Mesh(Endpoint):
         """See `Endpoint.patience`."""
         if self._come or self._unread:
             return 0
-        if self._strangers:
-            deadline = min(link.deadline for link in self._strangers)
-            return max(0.0, deadline - time.monotonic())
-        return None
+        moments = [link.deadline for link in self._strangers]
+        if self._rests_until:
+            moments.append(self._rests_until)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
 
     def close(self) -> None:
         """See `Endpoint.close`."""
