@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import ssl
 import threading
@@ -146,6 +147,23 @@ def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
     net.until(lambda: len(net.frames(agent.number)) == 2)
     assert not net.controller.sending
     assert net.frames(agent.number)[1].parts[1] == part
+
+
+def test_half_a_record_of_tls_is_waited_for(net: Net) -> None:
+    agent = net.join()
+    link = agent._ways[CONTROLLER].link
+    assert link is not None
+    stream = link._stream
+    stream.tls.write(b"eC\1\0" + (6).to_bytes(8, "little") + b"#whole")
+    record = stream._goes.read()
+    stream._raw.send(record[:20])
+    (other,) = net.controller._links.values()
+    until(lambda: select.select([other], [], [], 0)[0])
+    net.until(lambda: not select.select([other], [], [], 0)[0])
+    assert net.controller.patience() is None
+    stream._raw.send(record[20:])
+    net.until(lambda: net.frames(CONTROLLER))
+    assert texts(net.frames(CONTROLLER)) == [(agent.number, b"#whole")]
 
 
 def test_two_agents_talk_without_the_controller(net: Net) -> None:

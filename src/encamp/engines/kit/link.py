@@ -32,7 +32,8 @@ class _Stream:
         self._come, self._goes = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = context.wrap_bio(self._come, self._goes, server_side=server)
         self._unsent: memoryview = memoryview(b"")
-        self._ended = False
+        self._ended = self._dry = False
+        """Dry: the socket had nothing when it was last asked, so that it tells when it has."""
 
     @property
     def unsent(self) -> bool:
@@ -42,7 +43,7 @@ class _Stream:
     @property
     def unread(self) -> bool:
         """Whether there is more than was read, of which the socket does not tell any more."""
-        return self._come.pending > 0 or self.tls.pending() > 0
+        return self.tls.pending() > 0 or (self._come.pending > 0 and not self._dry)
 
     def shake(self) -> bool:
         """Go on with the handshake; whether it is done. Raises OSError, EOFError."""
@@ -69,7 +70,9 @@ class _Stream:
         try:
             data = self._raw.recv(_READ)
         except BlockingIOError:
+            self._dry = True
             return False
+        self._dry = False
         if data:
             self._come.write(data)
         else:
@@ -77,20 +80,11 @@ class _Stream:
         return True
 
     def recv(self, size: int) -> bytes:
-        """What has come, nothing at the end; less than ``size`` only if there is no more."""
+        """What has come, nothing at the end; less than ``size`` if no more is known to be there."""
         found: list[bytes] = []
-        while size > 0:
-            try:
-                data = self.tls.read(size)
-            except ssl.SSLWantReadError:
-                if self._ended or not self._fetch():
-                    break
-                continue
-            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-                self._ended = True
-                break
+        while size > 0 and self._has_more(bool(found)):
+            data = self._read(size)
             if not data:
-                self._ended = True
                 break
             found.append(data)
             size -= len(data)
@@ -99,6 +93,29 @@ class _Stream:
         if self._ended:
             return b""
         raise BlockingIOError
+
+    def _has_more(self, any_read: bool) -> bool:
+        """Whether there is something to decrypt; the socket is asked if nothing was read yet.
+
+        (If it has more, it says so.)
+        """
+        if self._come.pending or self.tls.pending():
+            return True
+        return not (any_read or self._ended) and self._fetch() and not self._ended
+
+    def _read(self, size: int) -> bytes:
+        """The bytes of a record, or of its rest; none if it is not whole, or at the end."""
+        while True:
+            try:
+                data = self.tls.read(size)
+            except ssl.SSLWantReadError:
+                if self._ended or not self._fetch():
+                    return b""
+                continue
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                data = b""
+            self._ended = self._ended or not data
+            return data
 
     def recv_into(self, view: memoryview) -> int:
         """The same, into a buffer; how many bytes."""
@@ -123,9 +140,10 @@ class _Stream:
 
     def send(self, data: Buffer) -> int:
         """Take some bytes; how many. Raises BlockingIOError if there is no room."""
-        self.push()
         if self._unsent:
-            raise BlockingIOError
+            self.push()
+            if self._unsent:
+                raise BlockingIOError
         count = self.tls.write(data if size_of(data) <= _WRITE else memoryview(data)[:_WRITE])
         self.push()
         return count
@@ -144,16 +162,14 @@ class _Stream:
         return self.send(b"".join(together))
 
     def push(self) -> None:
-        """Have the socket take what it can."""
-        while True:
-            if not self._unsent:
-                if not self._goes.pending:
-                    return
-                self._unsent = memoryview(self._goes.read())
-            try:
+        """Have the socket take what it can of what is encrypted."""
+        with suppress(BlockingIOError):
+            if self._unsent:
                 self._unsent = self._unsent[self._raw.send(self._unsent) :]
-            except BlockingIOError:
-                return
+            if self._goes.pending and not self._unsent:
+                data = self._goes.read()
+                self._unsent = memoryview(data)
+                self._unsent = self._unsent[self._raw.send(data) :]
 
 
 class Link:
