@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from encamp.errors import BadJob, DiskFull
+from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.jobs import page
 from encamp.jobs.report import read_report, write_report
 from encamp.model import AttemptReport, JobReport, Published, Span, State, TaskReport, Where
@@ -262,7 +262,7 @@ def test_a_cut_report_and_a_missing_one_are_bad_jobs(tmp_path: Path) -> None:
         read_report(path)
     with pytest.raises(BadJob, match="cannot be read: No such file"):
         read_report(tmp_path / "none.json")
-    with pytest.raises(BadJob, match="cannot be read"):
+    with pytest.raises(NotOurs, match="no plain file"):
         read_report(tmp_path)
 
 

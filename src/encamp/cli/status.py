@@ -6,14 +6,15 @@ import fcntl
 import os
 import struct
 import time
+from collections import Counter
 from pathlib import Path
 
 from encamp.errors import BadJob, NotOurs, printable, shown
 from encamp.jobs.journal import NAME, Journal
 from encamp.jobs.last_report import last_check
 from encamp.jobs.lease import leases
-from encamp.jobs.report import read_report
-from encamp.model import JobReport
+from encamp.jobs.report import Outline, read_outline
+from encamp.model import State
 from encamp.storage.own_files import OwnFolder
 from encamp.storage.sizes import counted
 
@@ -64,7 +65,7 @@ def _status(own: OwnFolder) -> None:
     if not report.exists():
         _say(f"{name}: {done} done; no run of it has ended yet")
         return
-    _tell(read_report(report, shared=own.shared), name, own)
+    _tell(read_outline(report, shared=own.shared), name, own)
 
 
 def _locked(folder: OwnFolder) -> bool:
@@ -78,10 +79,11 @@ def _locked(folder: OwnFolder) -> bool:
     return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
 
 
-def _tell(report: JobReport, name: str, own: OwnFolder) -> None:
+def _tell(report: Outline, name: str, own: OwnFolder) -> None:
     folder = own.path
-    states = ("done", "up to date", "failed", "blocked", "waiting")
-    counts = ", ".join(f"{n} {state}" for state in states if (n := report.count(state)))  # type: ignore[arg-type]
+    states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
+    found = Counter(task.state for task in report.tasks)
+    counts = ", ".join(f"{found[state]} {state}" for state in states if found[state])
     how = "stopped" if report.interrupted else "ended"
     if (check := last_check(folder, shared=own.shared)) is not None:
         _say(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from encamp.jobs.lanes import Lanes
 from encamp.jobs.page import page_of
 from encamp.jobs.reports import Reports
 from encamp.jobs.trace import trace
-from encamp.model import JobReport
+from encamp.model import JobReport, State
 from encamp.storage.disk import disk_full
 from encamp.storage.own_files import OwnFiles, OwnFolder
 
@@ -53,14 +56,47 @@ def _in_pieces(report: JobReport) -> Iterator[bytes]:
     yield (b"\n  ]" if report.tasks else b"") + tail
 
 
+class TaskOutline(msgspec.Struct, frozen=True, gc=False):
+    """What `encamp status` tells of a task."""
+
+    name: str
+    state: State
+    why: str = ""
+    log: str | None = None
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """What `encamp status` tells of a report, which may be of a million tasks."""
+
+    ended: float
+    interrupted: bool
+    tasks: list[TaskOutline]
+
+
+def read_outline(path: Path, *, shared: bool = False) -> Outline:
+    """What stands out in a report.json; raises as `read_report`."""
+    with (
+        _told_as_bad_job(path),
+        OwnFolder(path.parent, shared).opened() as files,
+        os.fdopen(files.open(path.name), "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        return msgspec.json.decode(text, type=Outline)
+
+
 def read_report(path: Path, *, shared: bool = False) -> JobReport:
     """The report in ``path``, a report.json.
 
     Raises `BadJob` if it is missing or broken, `NotOurs` if somebody else may have written it.
     """
+    with _told_as_bad_job(path), OwnFolder(path.parent, shared).opened() as files:
+        return msgspec.json.decode(files.read(path.name), type=JobReport)
+
+
+@contextmanager
+def _told_as_bad_job(path: Path) -> Iterator[None]:
     try:
-        with OwnFolder(path.parent, shared).opened() as files:
-            return msgspec.json.decode(files.read(path.name), type=JobReport)
+        yield
     except OSError as exc:
         raise BadJob(str(path), f"cannot be read: {exc.strerror or exc}") from exc
     except (ValueError, RecursionError) as exc:
