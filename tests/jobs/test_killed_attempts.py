@@ -21,7 +21,7 @@ from encamp.errors import TaskLost
 from encamp.jobs.clock import Clock
 from encamp.jobs.console import _line
 from encamp.jobs.progress import Silent
-from encamp.jobs.report import _placed
+from encamp.jobs.lanes import Lanes
 from encamp.jobs.use import Use
 from encamp.model import AttemptReport
 from encamp.testing.waiting import until
@@ -75,7 +75,7 @@ def test_killed_attempts_have_their_times_place_and_cpu(here: Path) -> None:
         _check(attempt, "_die")
     processes = {a.where.slot for task in report.tasks for a in task.attempts if a.where}
     assert len(processes) > 2  # they were replaced
-    lanes = _placed(report).lanes
+    lanes = Lanes(report).lanes
     assert {lane.worker for lane in lanes} <= {"slot-0", "slot-1"}
     assert len(lanes) <= 2
 

@@ -150,9 +150,9 @@ def test_leftovers_at_a_deep_destination_are_found(memory: Path) -> None:
     (here / "out").mkdir()
     nest(here / "out", 1_010)
     deepest = here / "out" / "/".join(["d"] * 1_005)
-    (deepest / f"{PART}token-0").write_text("half")
-    discard_leftovers([here / "out"], "token")
-    assert not (deepest / f"{PART}token-0").exists()
+    (deepest / f"{PART}0123456789ab-0").write_text("half")
+    discard_leftovers([here / "out"], "0123456789ab", os.geteuid())
+    assert not (deepest / f"{PART}0123456789ab-0").exists()
     strike(here / "out", here)
 
 
