@@ -20,8 +20,8 @@ from encamp.agent.running import RunningTime
 from encamp.errors import TaskLost
 from encamp.jobs.clock import Clock
 from encamp.jobs.console import _line
-from encamp.jobs.progress import Silent
 from encamp.jobs.lanes import Lanes
+from encamp.jobs.progress import Silent
 from encamp.jobs.use import Use
 from encamp.model import AttemptReport
 from encamp.testing.waiting import until
