@@ -12,7 +12,7 @@ import psutil
 
 from encamp.storage.roots import LOCAL
 
-PLANES = ("storage", "compute", "controller", "jobs", "pvm", "systems")
+PLANES = ("storage", "compute", "controller", "jobs", "services", "pvm", "systems")
 
 
 def _file_system(folder: Path) -> str:

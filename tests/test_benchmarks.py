@@ -171,3 +171,16 @@ def test_make_bench_ends_with_1_where_a_figure_misses(
     assert bad.split()[0] == "MISS"
     monkeypatch.setattr(_module("jobs"), "figures", lambda folder: iter(found[:1]))
     assert main.main(["jobs"]) == 0
+
+
+def test_the_figures_of_services_are_measured(here: Path) -> None:
+    services = _module("services")
+    managers = services._MANAGERS  # the peer that needs nothing from the package index
+    sizes = services.Sizes(rounds=1, share=0.01, peers=(managers,))
+    figures = list(services.figures(here, sizes))
+    assert [figure.what for figure in figures] == [
+        "calls, to managers",
+        "10 MB arrays, to managers",
+        "broadcast to 8 servers, to one call",
+    ]
+    assert all(figure.value > 0 for figure in figures)

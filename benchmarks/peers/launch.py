@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.installed import installed
 from benchmarks.peers.pyopus_source import unpacked
 from benchmarks.peers.rates import SHARE
 
@@ -35,6 +36,8 @@ class Program:
     package: str = "benchmarks.peers"
     ranks: int = 0
     pyopus: bool = False
+    packages: tuple[str, ...] = ()
+    """What it needs from the package index besides what all have."""
     arguments: tuple[str, ...] = ()
 
 
@@ -102,6 +105,8 @@ def _environment(program: Program, mpi: str | None) -> dict[str, str]:
         more = {"MPI4PY_LIBMPI": str(_PREFIXES / mpi / "lib"), "OMPI_MCA_btl": "^ofi"}
     if program.pyopus:
         more["PYTHONPATH"] = str(unpacked())
+    if program.packages:
+        more["PYTHONPATH"] = str(installed(program.packages))
     return {**os.environ, **more}
 
 

@@ -21,10 +21,15 @@ SHA256 = "198fd1c41c3dee10068fe3ac6d35e0f5ef3e0387f4b86014a4a8b1429e23c930"
 
 def unpacked() -> Path:
     """The folder to put on the path; downloads it the first time."""
-    cache = _own_folder(Path(tempfile.gettempdir(), f"encamp-peers-{os.getuid()}"))
+    cache = own_cache()
     if not (cache / NAME).is_dir():
         _unpack(cache)
     return cache / NAME
+
+
+def own_cache() -> Path:
+    """Where peers are kept that were downloaded."""
+    return _own_folder(Path(tempfile.gettempdir(), f"encamp-peers-{os.getuid()}"))
 
 
 def _own_folder(folder: Path) -> Path:

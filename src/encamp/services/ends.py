@@ -150,7 +150,7 @@ class End(ABC):
         """Send to a task; for who holds ``_sending``."""
 
     @abstractmethod
-    def _begin(self) -> None:
+    def _begin(self, route: Route) -> None:
         """Have what is in ``_outgoing`` sent soon."""
 
     @property
@@ -163,7 +163,7 @@ class End(ABC):
     def call(self, outgoing: Outgoing) -> None:
         """Send a call behind all that were sent before."""
         self._outgoing.append(outgoing)
-        self._begin()
+        self._begin(outgoing.route)
 
     def idle(self, seat: int) -> bool:
         """Whether nothing is under way to a server."""
@@ -392,10 +392,9 @@ class ProgramEnd(End):
             outgoing.buffers = own(outgoing.buffers)
         super().call(outgoing)
 
-    def _begin(self) -> None:
-        waiting = len(self._outgoing)
-        if not waiting % _EAGER or not self._pending.get(self._outgoing[-1].route.seat):
-            self._pump.nudge()
+    def _begin(self, route: Route) -> None:
+        if len(self._outgoing) >= _EAGER or not self._pending.get(route.seat):
+            self._pump.quick(self.flush)
 
     def _post(self, to: int, parts: Parts) -> None:
         self._controller.mail.send(to, SPAWNER, parts, SERVICES)
@@ -461,7 +460,7 @@ class TaskEnd(End):
         self.slot.check_runs(self.id)
         self.slot.post(self.id, to, SERVICES, parts)
 
-    def _begin(self) -> None:
+    def _begin(self, route: Route) -> None:
         self.flush()
 
     # Waiting

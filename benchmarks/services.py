@@ -1,0 +1,102 @@
+"""What calls of services cost beside other remote objects: Pyro5, Ray's actors, managers.
+
+Every side is a program of its own. They run in turn, round by round, and are compared within a
+round; the figure is the median of all rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers.installed import PYRO5, RAY, installed
+from benchmarks.peers.launch import Program, measured
+from benchmarks.timing import Figure
+
+Round = dict[str, dict[str, Any]]
+_OURS = Program("services", "benchmarks.ours")
+_MANAGERS = Program("multiprocessing_managers")
+_PYRO5 = Program("pyro5_objects", packages=PYRO5)
+_RAY = Program("ray_actors", packages=RAY)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything there is."""
+
+    rounds: int = 3
+    share: float = 1.0
+    peers: tuple[Program, ...] = (_MANAGERS, _PYRO5, _RAY)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``ours`` to the peer's ``theirs``: how many times as many."""
+
+    what: str
+    peer: Program
+    ours: str
+    theirs: str
+    at_least: float | None = None
+
+
+_WANTED = (
+    Wanted("calls, to managers", _MANAGERS, "calls_per_s", "calls_per_s"),
+    Wanted("calls, to Pyro5", _PYRO5, "calls_per_s", "calls_per_s", 2),
+    Wanted("calls, to Ray's actors", _RAY, "calls_per_s", "calls_per_s", 1.5),
+    Wanted("calls sent ahead, to Pyro5's calls", _PYRO5, "ahead_per_s", "calls_per_s", 10),
+    Wanted("calls sent ahead, to a batch of Pyro5", _PYRO5, "ahead_per_s", "ahead_per_s", 1),
+    Wanted("calls sent ahead, to Ray's actors", _RAY, "ahead_per_s", "ahead_per_s", 2),
+    Wanted("acquire, call, release, to Pyro5's calls", _PYRO5, "acquired_per_s", "calls_per_s", 1),
+    Wanted("10 MB arrays, to managers", _MANAGERS, "array_mb_per_s", "array_mb_per_s", 1),
+    Wanted("10 MB arrays, to Ray", _RAY, "array_mb_per_s", "array_mb_per_s", 1),
+    Wanted("replica exchange of 8, to Ray", _RAY, "exchanges_per_s", "exchanges_per_s", 3),
+)
+
+
+def figures(_: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
+    """The figures of services; those of a peer that cannot be had say so."""
+    sizes = sizes or Sizes()
+    peers = [peer for peer in sizes.peers if _is_there(peer)]
+    programs = [_OURS, *peers]
+    rounds = [
+        {one.module: measured(one, share=sizes.share) for one in _turned(programs, number)}
+        for number in range(sizes.rounds)
+    ]
+    for wanted in _WANTED:
+        if wanted.peer in peers:
+            yield _figure(wanted, rounds)
+        elif wanted.peer in sizes.peers:
+            yield Figure(wanted.what, 0, "x", "no limit", True, "this peer cannot be had here")
+    ours = [r[_OURS.module] for r in rounds]
+    ratios = sorted(one["broadcast_us"] / one["call_us"] for one in ours)
+    value = statistics.median(ratios)
+    how = f"{ours[0]['broadcast_us']:.0f} to {ours[0]['call_us']:.0f} µs"
+    yield Figure("broadcast to 8 servers, to one call", value, "x", "≤ 2 x", value <= 2, how)
+
+
+def _turned(programs: list[Program], number: int) -> list[Program]:
+    return programs[number % len(programs) :] + programs[: number % len(programs)]
+
+
+def _is_there(peer: Program) -> bool:
+    try:
+        return not peer.packages or bool(installed(peer.packages))
+    except subprocess.CalledProcessError:
+        return False
+
+
+def _figure(wanted: Wanted, rounds: Sequence[Round]) -> Figure:
+    pairs = [(r[_OURS.module][wanted.ours], r[wanted.peer.module][wanted.theirs]) for r in rounds]
+    spread = sorted(mine / theirs for mine, theirs in pairs)
+    value = statistics.median(spread)
+    mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+    how = f"{mine:,.4g} to {theirs:,.4g}; {len(pairs)} rounds {spread[0]:.2f} to {spread[-1]:.2f}"
+    if wanted.at_least is None:
+        return Figure(wanted.what, value, "x", "no limit", True, how)
+    limit = f"≥ {wanted.at_least:g} x"
+    return Figure(wanted.what, value, "x", limit, value >= wanted.at_least, how)
