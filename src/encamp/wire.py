@@ -39,7 +39,9 @@ _TURNS = 64
 _BIG = 1 << 16
 """Messages from this size on are read straight into buffers of their own."""
 _TOGETHER = 1 << 14
-"""Messages of one part below this size are written as one buffer."""
+"""Messages of few parts below this size are written as one buffer."""
+_FEW = 4
+_SMALL = frozenset({bytes})
 _AT_ONCE = 512
 """Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
 _FD = struct.calcsize("i")
@@ -190,12 +192,11 @@ class Writer:
 
         Raises OSError (`BrokenPipeError`) if nobody can read it any more.
         """
-        if len(parts) == 1 and not (self._waiting or descriptors):
-            part = parts[0]
-            if type(part) is bytes and len(part) < _TOGETHER:
-                self._send_small(head(parts) + part)
-                return
         buffers = [head(parts), *parts]
+        few = len(buffers) <= _FEW and not (self._waiting or descriptors)
+        if few and _SMALL.issuperset(map(type, buffers)) and sum(map(len, buffers)) < _TOGETHER:
+            self._send_small(b"".join(buffers))
+            return
         if self._waiting or descriptors:
             self._keep(buffers, tuple(descriptors))
             self.flush()

@@ -196,6 +196,21 @@ class Agent:
         elif isinstance(envelope, End):
             self.end()
 
+    def near(self, outbox: Outbox) -> Callable[[Message, Parts], bool]:
+        """What hands messages of a controller in this process to slots, without a turn between.
+
+        It says no where something of its ``outbox`` is to come first.
+        """
+        end = self.endpoint
+
+        def give(message: Message, parts: Parts) -> bool:
+            if outbox.waiting or end.patience() == 0 or message.slot >= len(self.slots):
+                return False
+            self.slots[message.slot].give(message, parts)
+            return True
+
+        return give
+
     def _link(self, one: int, other: int) -> None:
         """Give two slots a socket to each other, so that their messages need not come by here.
 

@@ -205,6 +205,7 @@ class Cluster:
                 check_slots()
             self._agent = Agent(engine.agent_here, self._pump, beside=True)
             self._life.agent = self._agent
+            controller.mail.near = self._agent.near(controller.outbox)
         engine.start(encode(orders))
         return key
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from encamp.agent.outbox import Outbox
 from encamp.agent.pickling import load
-from encamp.agent.protocol import NOWHERE, SPAWNER, Received, addressed
+from encamp.agent.protocol import NOWHERE, SPAWNER, Message, Received, addressed
 from encamp.agent.short import Short
 from encamp.cluster.task import Task
 from encamp.engines.base import Line
@@ -29,6 +29,8 @@ class Mail:
         """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
         self.short: Short | None = None
+        self.near: Callable[[Message, Parts], bool] | None = None
+        """Hands a message to a slot of this process's agent, unless others are to go before."""
         self.lines: dict[int, Line | None] = {}
         """Short ways of the program to tasks that run; None to those written to once."""
 
@@ -92,7 +94,8 @@ class Mail:
             self._early.setdefault(to, []).append((port, sender, payload))
         elif (place := task._place) is not None:
             envelope, head = addressed(to, sender, place.agent, place.number, 0, port)
-            self._outbox.send(place.agent, [head, *payload])
+            if self.near is None or not self.near(envelope, [head, *payload]):
+                self._outbox.send(place.agent, [head, *payload])
             if port:
                 return
             if self.short is not None and sender == SPAWNER and not self.lines.get(to):
