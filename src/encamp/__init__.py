@@ -34,6 +34,7 @@ _HOMES = {
     "Service": "encamp.services.service",
     "ServiceError": "encamp.errors",
     "ServiceStatistics": "encamp.services.pool",
+    "copy_files": "encamp.services.files",
     "current_server": "encamp.services.server",
     "gather": "encamp.services.service",
     "Host": "encamp.cluster.events",
@@ -93,6 +94,7 @@ __all__ = [
     "__version__",
     "call",
     "command",
+    "copy_files",
     "current_sandbox",
     "current_server",
     "current_task",
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobReport, TaskReport
+    from encamp.services.files import copy_files
     from encamp.services.parameters import Parameters
     from encamp.services.pool import ServiceStatistics
     from encamp.services.proxy import Proxy

@@ -15,9 +15,9 @@ from replica_exchange import ReplicaExchange
 
 from encamp.cluster.cluster import Cluster
 from encamp.compat import isd
-from encamp.compat.isd.files import found
 from encamp.compat.isd.hosts import environment_after
-from encamp.errors import BadJob, ServerLost, ServiceEnded, WrongLength
+from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
+from encamp.services.files import found
 
 SERVERS = 3
 
@@ -210,9 +210,10 @@ def test_files_are_copied_with_their_folders(grid: isd.Grid, tmp_path: Path) -> 
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).write_text(name)
     expected = ["Isd/a/b/c/foo.txt", "Isd/a/foo.txt", "Isd/foo.txt"]
-    assert found(source, ["Isd/foo.txt"]) == expected
+    assert found(source, ["Isd/foo.txt"], isd.EXCLUDE) == expected
     assert found(source, ["*.py", "data/*.txt"]) == ["data/x.txt", "model.py"]
-    assert found(source, ["nowhere/*.txt"]) == []
+    with pytest.raises(NoMatch, match="nowhere"):
+        found(source, ["nowhere/*.txt"])
     target = tmp_path / "target"
     grid.hosts = [isd.Host("localhost", str(target))]
     grid.initialise(str(source), ["Isd/foo.txt", "*.py"])

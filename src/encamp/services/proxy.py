@@ -31,8 +31,17 @@ class Proxy:
     it raises `ProxyReleased`.
     """
 
-    __slots__ = ("__weakref__", "_end", "_last", "_lease", "_passed", "_released", "_route",
-                 "_service")  # fmt: skip
+    __slots__ = (
+        "__weakref__",
+        "_end",
+        "_grouped",
+        "_last",
+        "_lease",
+        "_passed",
+        "_released",
+        "_route",
+        "_service",
+    )
 
     def __init__(self, service: Service, route: Route, lease: int, *, passed: bool = False) -> None:
         own = object.__setattr__
@@ -41,6 +50,7 @@ class Proxy:
         own(self, "_route", route)
         own(self, "_lease", lease)
         own(self, "_passed", passed)
+        own(self, "_grouped", False)
         own(self, "_released", False)
         own(self, "_last", None)
 
@@ -69,7 +79,7 @@ class Proxy:
         if not self._released:
             object.__setattr__(self, "_released", True)
             last = self._last
-            at_once = not self._passed and (last is None or last.done())
+            at_once = not (self._passed or self._grouped) and (last is None or last.done())
             self._end.release(self._route, self._lease, at_once=at_once)
 
     def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
@@ -133,7 +143,8 @@ class Proxy:
     def __del__(self) -> None:
         if not (self._released or self._passed):
             last = self._last
-            self._end.drop(self._route, self._lease, at_once=last is None or last.done())
+            at_once = not self._grouped and (last is None or last.done())
+            self._end.drop(self._route, self._lease, at_once=at_once)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._released:

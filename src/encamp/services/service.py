@@ -415,7 +415,7 @@ class Group:
             end, route, lease = member._end, member._route, member._lease
             payload = dump((group, rank, tasks))
             end.call(Outgoing(route, lease, GROUP, "", payload, None))
-            object.__setattr__(member, "_passed", True)  # its release goes the same way
+            object.__setattr__(member, "_grouped", True)  # its release goes the same way
 
     def __len__(self) -> int:
         return len(self.members)

@@ -10,13 +10,21 @@ clients, this does not: an error of a remote call comes out of `Result.get`, `sc
 wrong number of arguments, and a client that dies ends nobody else.
 """
 
-from encamp.compat.isd.grid import AbstractGrid, FileBasedGrid, Grid, PyroGrid, use_cluster
+from encamp.compat.isd.grid import (
+    EXCLUDE,
+    AbstractGrid,
+    FileBasedGrid,
+    Grid,
+    PyroGrid,
+    use_cluster,
+)
 from encamp.compat.isd.hosts import Host, create_host_list
 from encamp.compat.isd.servers import Proxy, Server
 from encamp.compat.isd.service import AbstractService
 from encamp.services.result import Result
 
 __all__ = [
+    "EXCLUDE",
     "AbstractGrid",
     "AbstractService",
     "FileBasedGrid",

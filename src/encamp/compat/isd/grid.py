@@ -12,10 +12,10 @@ from threading import Thread
 from typing import Any, TextIO
 
 from encamp.cluster.cluster import Cluster
-from encamp.compat.isd.files import EXCLUDE, found, take_over
 from encamp.compat.isd.hosts import Host
 from encamp.compat.isd.servers import Free, Proxy, Server
 from encamp.errors import ServiceEnded, WrongLength
+from encamp.services.files import copy_files
 from encamp.services.pool import ServiceStatistics
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
@@ -23,6 +23,7 @@ from encamp.services.service import Service, gather
 
 _HERE = frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()})
 _WINDOW = "80x24"
+EXCLUDE = ("cns/", "svn")
 
 
 class _Given:
@@ -283,41 +284,28 @@ class AbstractGrid(Thread):
         A pattern's name is also looked for in all folders below the pattern's. What contains one of
         ``exclude`` stays.
         """
-        paths = found(rootdir, filelist, exclude)
         wanted = list(self.hosts if hosts is None else hosts)
-        targets = dict.fromkeys(
-            (host.name, str(self.shared_temp_path or self.temp_paths.get(host.name, "")))
-            for host in wanted
-        )
-        if not all(target for _, target in targets):
+        if not all(self._folder_of(host) for host in wanted):
             self.initialise(rootdir, [])
-            return self.copy_files(rootdir, filelist, wanted, exclude)
-        mirror = {str(Path(rootdir, path)): str(Path(path).parent) for path in paths}
-        if paths:
-            self._copy(mirror, paths, list(targets))
-        self.copied_files += [path for path in paths if path not in self.copied_files]
-        return paths
-
-    def _copy(self, mirror: dict[str, str], paths: list[str], to: list[tuple[str, str]]) -> None:
         cluster = self._cluster or self._open()
         try:
-            known = {host.name for host in cluster.hosts()}
-            tasks = [
-                cluster.spawn(
-                    take_over,
-                    paths,
-                    target,
-                    mirror=mirror,
-                    notify=False,
-                    on=name if name in known else None,
-                )
-                for name, target in to
-            ]
-            for task in tasks:
-                task.result()
+            known = [host.name for host in cluster.hosts()]
+            targets = {
+                host.name if host.name in known else known[0]: self._folder_of(host)
+                for host in wanted
+            }
+            paths = copy_files(
+                cluster, rootdir, filelist, targets, hosts=list(targets), exclude=exclude
+            )
         finally:
             if cluster is not self._cluster:
                 cluster.close()
+        self.copied_files += [path for path in paths if path not in self.copied_files]
+        return paths
+
+    def _folder_of(self, host: Host) -> str:
+        """Where files for a host go."""
+        return str(self.shared_temp_path or self.temp_paths.get(host.name, ""))
 
     def set_loader(self, src_path: str, filename: str = "") -> None:
         """Have servers find modules in a folder; ``filename`` is only kept."""

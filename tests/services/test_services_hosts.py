@@ -1,0 +1,106 @@
+"""Services on hosts that come and go, on the network in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import ServerLost, ServiceFailed
+from encamp.services.files import copy_files
+from encamp.services.service import Service, gather
+from encamp.testing import served
+from encamp.testing.fake import FakeEngine
+from encamp.testing.waiting import until
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine(slots=[1, 1])
+
+
+@pytest.fixture
+def cluster(engine: FakeEngine) -> Iterator[Cluster]:
+    with Cluster(engine) as cluster:
+        yield cluster
+
+
+def _hosts(service: Service) -> set[str]:
+    return {server.host for server in service.statistics().servers if server.host}
+
+
+def test_each_host_has_one_server_also_one_that_comes_later(
+    engine: FakeEngine, cluster: Cluster
+) -> None:
+    service = cluster.publish(served.Counter, per="host")
+    service.ready(2, 30)
+    assert _hosts(service) == {host.name for host in cluster.hosts()}
+    new = engine.add_host(3)
+    until(lambda: new in _hosts(service))
+    assert service.ready(3, 30) == 3
+    group = service.group(timeout=30)
+    assert len(group) == 3
+    with pytest.raises(TimeoutError):
+        service.acquire(0.05)
+    del group  # as if it had been released
+    service.acquire(30).release()
+
+
+def test_files_come_to_all_hosts_with_their_folders(cluster: Cluster, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("data/a.txt", "data/more/b.txt", "data/old/c.txt", "d.txt"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    names = [host.name for host in cluster.hosts()]
+    to = {name: tmp_path / name for name in names}
+    assert copy_files(cluster, source, ["data/*.txt"], to, exclude=["old/"]) == [
+        "data/a.txt", "data/more/b.txt",
+    ]  # fmt: skip
+    for name in names:
+        assert (tmp_path / name / "data/more/b.txt").read_text() == "data/more/b.txt"
+        assert not (tmp_path / name / "data/old").exists()
+    copy_files(cluster, source, ["d.txt"], tmp_path / "only", hosts=names[:1])
+    assert (tmp_path / "only/d.txt").exists()
+
+
+def test_slots_that_come_later_have_servers_too(engine: FakeEngine, cluster: Cluster) -> None:
+    service = cluster.publish(served.Counter)
+    service.ready(2, 30)
+    engine.add_host(2)
+    until(lambda: len(service.statistics().servers) == 4)
+    assert service.ready(4, 30) == 4
+
+
+def test_calls_of_a_host_that_is_lost_fail_and_the_others_go_on(
+    engine: FakeEngine, cluster: Cluster
+) -> None:
+    service = cluster.publish(served.Counter)
+    service.ready(2, 30)
+    proxies = [service.acquire(30), service.acquire(30)]
+    places = [proxy.pid().get(30)[0] for proxy in proxies]
+    lost = proxies[0].sleep(60)
+    engine.kill_host(places[0])
+    with pytest.raises(ServerLost) as caught:
+        lost.get(30)
+    assert caught.value.begun is None
+    assert proxies[1].add().get(30) == 1
+    for proxy in proxies:
+        proxy.release()
+    until(lambda: _hosts(service) == {places[1]})
+    assert gather(service.broadcast("same", 1)) == [1]
+    new = engine.add_host(1)
+    until(lambda: _hosts(service) == {places[1], new})
+
+
+def test_a_service_ends_with_the_last_of_its_hosts(engine: FakeEngine, cluster: Cluster) -> None:
+    host = cluster.hosts()[0].name
+    service = cluster.publish(served.Counter, on=host)
+    with service.acquire(30) as proxy:
+        result = proxy.sleep(60)
+        engine.kill_host(host)
+        with pytest.raises(ServerLost):
+            result.get(30)
+    with pytest.raises(ServiceFailed):
+        service.acquire(30)
