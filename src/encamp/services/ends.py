@@ -121,7 +121,7 @@ class End(ABC):
         self._known: set[int] = set()
         """Servers whose loss is told here."""
         self._lost: dict[int, ServiceError] = {}
-        self._left: deque[Callable[[], None]] = deque()
+        self._left: deque[Callable[[], object]] = deque()
         """What has come and is not settled: a callback that waits goes on with it."""
         self._handlers: dict[type, Callable[[Any, Parts], None]] = {
             Answers: self._answers,
@@ -221,7 +221,7 @@ class End(ABC):
             error = self._lost[one.route.seat]
             self._later(partial(one.result.settle, None, _about(error, one.result, False)))
 
-    def _later(self, call: Callable[[], None]) -> None:
+    def _later(self, call: Callable[[], object]) -> None:
         """Call something that may call anybody's code, where nothing is held."""
         self._left.append(call)
 
@@ -286,9 +286,7 @@ class End(ABC):
     def _granted(self, letter: Granted, parts: Parts) -> None:
         self._known.update(seat for seat, _, _ in letter.leases)
         asked = self._asked.pop(letter.ticket, None)
-        if asked is not None:
-            asked.settle(letter, None)
-        else:  # given up just now
+        if asked is None or not asked.settle(letter, None):  # given up just now
             for seat, _, lease in letter.leases:
                 self.tell(Free(seat, lease), [])
 
@@ -318,6 +316,10 @@ def _about(error: ServiceError, result: Result, begun: bool | None) -> ServiceEr
         lost.__cause__ = error.__cause__
         return lost
     return error
+
+
+def _call(call: Callable[[], object]) -> None:
+    call()
 
 
 def _settle(result: Result, good: bool, body: Parts) -> None:
@@ -399,9 +401,9 @@ class ProgramEnd(End):
     def _post(self, to: int, parts: Parts) -> None:
         self._controller.mail.send(to, SPAWNER, parts, SERVICES)
 
-    def _later(self, call: Callable[[], None]) -> None:
+    def _later(self, call: Callable[[], object]) -> None:
         """See `End._later`."""
-        self._pump.soon(call)
+        self._pump.soon(partial(_call, call))
 
     def _answers(self, letter: Answers, parts: Parts) -> None:
         self._take_answers((letter, iter(letter.answers), iter(parts)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any
 
 from encamp.cluster.light import LightFuture
@@ -37,14 +37,21 @@ class Awaited(LightFuture):
         super().add_done_callback(fn)
         self._end.attend(self)
 
-    def settle(self, value: Any, error: BaseException | None) -> None:
-        """End it, unless it has ended: an answer may come after its server was given up."""
+    def settle(self, value: Any, error: BaseException | None) -> bool:
+        """End it, unless it has ended: an answer may come after its server was given up.
+
+        False if it had ended, or was cancelled.
+        """
         if self.done():
-            return
-        if error is None:
-            self.set_result(value)
-        else:
-            self.set_exception(error)
+            return False
+        try:
+            if error is None:
+                self.set_result(value)
+            else:
+                self.set_exception(error)
+        except InvalidStateError:  # just now, by another thread
+            return False
+        return True
 
     def __reduce__(self) -> str:
         raise TypeError(f"a {type(self).__name__} belongs to where it was made: send its value")

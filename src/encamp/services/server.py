@@ -351,13 +351,13 @@ class Server:
 
     def send(self, rank: int, message: object) -> None:
         """Send an object to the member with this rank."""
-        group, own, tasks = self._group()
+        group, own, tasks = self._talking()
         letter = encode(Between(group, own))
         self._post(tasks[rank], [letter, *dump(message)])
 
     def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
         """The next message of a member, or None if the time is over."""
-        group, _, _ = self._group()
+        group, _, _ = self._talking()
         box = self.end.between.setdefault(group, deque())
         found: list[tuple[int, Parts]] = []
 
@@ -376,6 +376,12 @@ class Server:
         if group in self.end.broken:
             raise GroupBroken(self.terms.service)
         return None
+
+    def _talking(self) -> tuple[int, int, tuple[int, ...]]:
+        group = self._group()
+        if SPAWNER in group[2]:
+            raise RuntimeError("servers of a service with at_least_once=True cannot talk")
+        return group
 
     def _group(self) -> tuple[int, int, tuple[int, ...]]:
         try:

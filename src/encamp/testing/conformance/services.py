@@ -213,6 +213,14 @@ class Calling(Served):
 
         assert asyncio.run(both()) == [list(range(401, 421)), list(range(421, 441))]
 
+        async def give_up() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(service.aacquire(), 0.05)
+
+        with service.acquire(PATIENCE):
+            asyncio.run(give_up())
+        service.acquire(PATIENCE).release()
+
     def test_large_and_deep_arguments_are_taken_as_they_are(self, publish: Publish) -> None:
         numpy = pytest.importorskip("numpy")
         service = publish(served.Counter, count=1)
