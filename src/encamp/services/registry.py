@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from encamp.services.letters import (
     Answers,
     Ask,
     Broken,
+    Call,
     Calls,
     Circle,
     Dying,
@@ -74,6 +75,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("encamp")
 _UNKNOWN = -1
+_TOGETHER = 1000
+Entry = tuple[int, Call, Parts]
+"""A call of a server's log, with its client and large buffers."""
 _SAY_AFTER = 1.0
 """Seconds after which it is said that servers wait for slots."""
 
@@ -517,8 +521,12 @@ class Registry:
 
     def _replay(self, seat: Seat) -> None:
         """Send a server what of its log it does not have."""
-        for client, call, buffers in itertools.islice(seat.log, seat.given, None):
-            self._post(seat.address, Calls(seat.number, [call], client), buffers)
+        new = itertools.islice(seat.log, seat.given, None)
+        for client, entries in itertools.groupby(new, lambda entry: entry[0]):
+            for some in _few(entries):
+                calls = [call for _, call, _ in some]
+                buffers = [part for _, _, parts in some for part in parts]
+                self._post(seat.address, Calls(seat.number, calls, client), buffers)
         seat.given = len(seat.log)
 
     # What ends
@@ -713,6 +721,12 @@ class Registry:
         return known is not None and any(
             request.client == task for request in known.pool.requests()
         )
+
+
+def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """As many at a time as go in one message."""
+    while some := list(itertools.islice(entries, _TOGETHER)):
+        yield some
 
 
 def waiting_for_slots(name: str, count: int, holders: list[str]) -> str:
