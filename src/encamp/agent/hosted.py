@@ -250,8 +250,6 @@ class ProcessSlot(Hosted):
                 if not process.writer.waiting:
                     self._watch(process, writable=False)
         self._read(process)
-        if self.agent.beside:
-            self.agent.outbox.flush()  # within this turn: the controller is driven by it, too
 
     def _read(self, process: SlotProcess) -> None:
         self._take(process, self._messages(process))

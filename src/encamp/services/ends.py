@@ -225,20 +225,31 @@ class End(ABC):
         """Call something that may call anybody's code, where nothing is held."""
         self._left.append(call)
 
-    def release(self, route: Route, lease: int, *, at_once: bool) -> None:
-        """End a lease: behind its calls, or now, if it is known that there are none.
+    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
+        """End a lease behind its calls, of which ``last`` is the last one.
 
-        Where the cluster is gone there is nothing to release.
+        ``shared``: others may have made calls, too, or the server is to know of the end. Where the
+        cluster is gone there is nothing to release.
         """
         with suppress(ClusterError, OSError):
-            if at_once:
+            if shared:
+                self._release_behind(route, lease)
+            elif last is None or last.done():
                 self.tell(Free(route.seat, lease), [])
             else:
-                self.call(Outgoing(route, lease, RELEASE, "", [], None))
+                self._release_after(route, lease, last)
 
-    def drop(self, route: Route, lease: int, *, at_once: bool) -> None:
+    def _release_behind(self, route: Route, lease: int) -> None:
+        """Have the server say that the lease has ended, when it has come so far."""
+        self.call(Outgoing(route, lease, RELEASE, "", [], None))
+
+    def _release_after(self, route: Route, lease: int, last: Result) -> None:
+        """End a lease when an answer is there."""
+        self._release_behind(route, lease)
+
+    def drop(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
         """`release` from anywhere, in the middle of anything: it is done later."""
-        self._later(partial(self.release, route, lease, at_once=at_once))
+        self._later(partial(self.release, route, lease, last, shared=shared))
 
     # What is asked of the registry
 
@@ -397,6 +408,15 @@ class ProgramEnd(End):
     def _begin(self, route: Route) -> None:
         if len(self._outgoing) >= _EAGER or not self._pending.get(route.seat):
             self._pump.quick(self.flush)
+
+    def _release_after(self, route: Route, lease: int, last: Result) -> None:
+        """See `End._release_after`: answers come here also while nobody waits for them."""
+
+        def free(_: object) -> None:
+            with suppress(ClusterError, OSError):
+                self.tell(Free(route.seat, lease), [])
+
+        last.add_done_callback(free)
 
     def _post(self, to: int, parts: Parts) -> None:
         self._controller.mail.send(to, SPAWNER, parts, SERVICES)
@@ -571,10 +591,10 @@ class TaskEnd(End):
         self.held.update(lease for _, _, lease in letter.leases)
         super()._granted(letter, parts)
 
-    def release(self, route: Route, lease: int, *, at_once: bool) -> None:
+    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
         """See `End.release`."""
         self.held.discard(lease)
-        super().release(route, lease, at_once=at_once)
+        super().release(route, lease, last, shared=shared)
 
 
 _of_slots: WeakKeyDictionary[Slot, TaskEnd] = WeakKeyDictionary()

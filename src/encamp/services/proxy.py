@@ -78,9 +78,8 @@ class Proxy:
         """
         if not self._released:
             object.__setattr__(self, "_released", True)
-            last = self._last
-            at_once = not (self._passed or self._grouped) and (last is None or last.done())
-            self._end.release(self._route, self._lease, at_once=at_once)
+            shared = self._passed or self._grouped
+            self._end.release(self._route, self._lease, self._last, shared=shared)
 
     def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
         if self._released:
@@ -142,9 +141,7 @@ class Proxy:
 
     def __del__(self) -> None:
         if not (self._released or self._passed):
-            last = self._last
-            at_once = not self._grouped and (last is None or last.done())
-            self._end.drop(self._route, self._lease, at_once=at_once)
+            self._end.drop(self._route, self._lease, self._last, shared=self._grouped)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._released:
