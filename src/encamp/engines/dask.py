@@ -135,7 +135,12 @@ def _connect(given: Any, address: str | None, security: Any) -> Any:
     client: Any = distributed.Client
     try:
         return client(
-            address, security=security, timeout=_CONNECT_WITHIN, set_as_default=False, name="encamp"
+            address,
+            security=security,
+            timeout=_CONNECT_WITHIN,
+            set_as_default=False,
+            asynchronous=False,
+            name="encamp",
         )
     except (OSError, ValueError, ImportError) as exc:
         remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
