@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -239,3 +240,12 @@ def test_the_command_takes_an_address(dask: SomeDask, here: Path) -> None:
     done = subprocess.run([encamp_command, "run", *options, "job.toml"], capture_output=True)
     assert done.returncode == 0, done.stderr
     assert (here / "results/made").read_text() == "here\n"
+
+
+def test_a_client_of_a_coroutine_will_do(dask: SomeDask) -> None:
+    async def main() -> int:
+        connected = distributed.Client(dask.address, asynchronous=True)
+        async with connected as client, Cluster(client, slots=1) as cluster:
+            return int(await asyncio.wrap_future(cluster.spawn(work.add, 1)))
+
+    assert asyncio.run(main()) == 2
