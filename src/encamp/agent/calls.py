@@ -26,7 +26,7 @@ from msgspec import Raw
 
 from encamp.agent.calling import called
 from encamp.agent.held_off import if_task_has_any
-from encamp.agent.isolation import leave
+from encamp.agent.isolation import leave, put_back
 from encamp.agent.ledger import Ledger
 from encamp.agent.pickling import (
     NotBegun,
@@ -60,6 +60,7 @@ from encamp.agent.protocol import (
     encode,
     encode_results,
 )
+from encamp.agent.threads import of_task
 from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.quantities import as_number, as_whole
 from encamp.storage.import_path import extend_import_path
@@ -96,6 +97,7 @@ class Setup:
     name: str = ""
     tell_start: bool = False
     environment: tuple[tuple[str, str], ...] = ()
+    cores: int = 1
     sys_path: tuple[str, ...] = ()
     initializer: tuple[int, bytes] | None = None
     """Number and pickle of a function with its arguments; runs once in every slot."""
@@ -408,7 +410,8 @@ class Slot:
 
     def _set_up(self, task: int, setup: Setup) -> Initialized | None:
         extend_import_path(setup.sys_path)
-        os.environ.update(setup.environment)
+        own = {**dict(setup.environment), **self._threads(setup.cores)}
+        os.environ.update(own)
         if setup.tell_start:
             self.port.send([encode(Started(self.number, task))])
         if setup.initializer is None:
@@ -417,8 +420,13 @@ class Slot:
         if number not in self._initialized:
             self._initialized[number] = self._initialize(payload)
             self._context = copy_context()
-            self.alone.keep(besides=[name for name, _ in setup.environment])
+            kept = {name: os.environ.get(name) for name in own}
+            self.alone.keep(besides=[name for name, text in kept.items() if text == own[name]])
         return self._initialized[number]
+
+    def _threads(self, cores: int) -> dict[str, str]:
+        """How many threads libraries are to start; what is not undone afterwards stays as it is."""
+        return of_task(cores) if isinstance(self.alone, put_back) else {}
 
     def _initialize(self, payload: bytes) -> Initialized:
         from encamp.agent.initialized import Initialized  # few need it: slots start quicker

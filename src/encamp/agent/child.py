@@ -100,6 +100,8 @@ class Birth(msgspec.Struct, array_like=True):
     """Bytes of what a task prints that are kept, half of them from its beginning."""
     cores: list[int] = []
     """The numbers of those to use; none: those that its supervisor uses."""
+    threads: dict[str, str] = {}
+    """What the program has chosen of `threads.VARIABLES`; the host's own choice comes first."""
 
 
 class _State:

@@ -109,6 +109,7 @@ class ProcessSlot(Hosted):
             follow=orders is not None and orders.follow,
             output=(orders or Orders()).output,
             cores=list(agent.endpoint.cores[number]) if agent.endpoint.cores else [],
+            threads=(orders or Orders()).threads,
         )
         self._life = 0
         self._number = 0

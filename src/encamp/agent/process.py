@@ -21,6 +21,7 @@ from encamp.agent.child import OUTPUT_HINT, Birth
 from encamp.agent.files import files_of_others, need_files
 from encamp.agent.processes import end_descendants, end_marked
 from encamp.agent.program import slot_command
+from encamp.agent.threads import of_new_slot
 from encamp.engines.foreign import foreign
 from encamp.engines.sentinel import Sentinel
 from encamp.engines.streams import open_standard_streams
@@ -109,7 +110,11 @@ class SlotProcess:
             stdout=self._output,
             stderr=self._output,
             start_new_session=True,
-            env={**slot_environment(), MARK: self._mark},
+            env={
+                **slot_environment(),
+                **of_new_slot(self.birth.threads),
+                MARK: self._mark,
+            },
         )
 
     @property

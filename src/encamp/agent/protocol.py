@@ -51,6 +51,8 @@ class Orders(Envelope, tag=0):
     """Seconds of silence after which the controller is taken to be gone; 0: never."""
     output: int = 1 << 20
     """Bytes of a task's output that are kept."""
+    threads: dict[str, str] = {}
+    """How many threads libraries are to start, as far as the program has chosen."""
 
 
 class Hello(Envelope, tag=1):

@@ -23,6 +23,7 @@ from encamp.agent.program import check_slots
 from encamp.agent.protocol import Orders, Received, encode
 from encamp.agent.short import Short, ShortWay
 from encamp.agent.short_here import ShortWayHere
+from encamp.agent.threads import chosen_here
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
@@ -197,6 +198,7 @@ class Cluster:
             follow=controller.follow is not None,
             lonely=LONELY if self._beats else 0.0,
             output=output,
+            threads=chosen_here(),
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)

@@ -61,7 +61,8 @@ class Options:
 
     def __post_init__(self) -> None:
         staged = bool(self.items or self.outputs or self.on_failure or self.persistent)
-        said = self.name or self.time_limit or staged or self.initializer or self.need.gpus
+        need = self.need.gpus or self.need.cores > 1
+        said = self.name or self.time_limit or staged or self.initializer or need
         object.__setattr__(self, "staged", staged)
         object.__setattr__(self, "plain", not said)
 

@@ -56,6 +56,7 @@ class Setups:
             name=options.name,
             tell_start=options.time_limit is not None,
             environment=environment,
+            cores=options.need.cores,
             initializer=self._initializer(options.initializer),
             staging=self._staging(task) if options.staged else None,
         )

@@ -15,6 +15,7 @@ from typing import IO
 
 from encamp.agent.process import GRACE
 from encamp.agent.processes import end_descendants
+from encamp.agent.threads import with_chosen
 from encamp.errors import CommandNotFound, StepFailed, printable, text_of
 from encamp.jobs.steps import Command
 from encamp.storage.mirror import safe_target
@@ -49,7 +50,7 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusa
 
 def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
     words = _words(command)
-    environment = {**os.environ, **command.env} if command.env else None
+    environment = with_chosen(command.env) if command.env else None
     program = _found(words[0], (environment or os.environ).get("PATH"))
     if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
         raise CommandNotFound(task, words[0], socket.gethostname())

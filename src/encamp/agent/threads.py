@@ -1,0 +1,63 @@
+"""How many threads numerical libraries start in a slot: as many as its task has cores.
+
+Each of a host's slots would start as many as the host has cores otherwise. What the user has set
+stays: in the program's environment, on the host, or for a command.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+_OMP = "OMP_NUM_THREADS"
+"""The others of `VARIABLES` go by this one where they are not set themselves."""
+VARIABLES = (_OMP, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+             "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS")  # fmt: skip
+OURS = "ENCAMP_THREADS"
+"""Environment variable of a slot with the names of those that encamp has set there."""
+_FIRST = "1"
+
+
+def chosen_here() -> dict[str, str]:
+    """What the user of this process has chosen."""
+    ours = _ours(os.environ)
+    return {
+        name: text
+        for name in VARIABLES
+        if name not in ours and (text := os.environ.get(name)) is not None
+    }
+
+
+def of_new_slot(chosen: Mapping[str, str]) -> dict[str, str]:
+    """What is to be in the environment of a slot: what this host or ``chosen`` says, or one each.
+
+    Where OMP_NUM_THREADS was chosen, the libraries go by that.
+    """
+    known = {**chosen, **chosen_here()}
+    ours = () if _OMP in known else [name for name in VARIABLES if name not in known]
+    return {**known, **dict.fromkeys(ours, _FIRST), OURS: ",".join(ours)}
+
+
+def of_task(cores: int) -> dict[str, str]:
+    """What is to be set for a task in this slot; an initializer may have chosen otherwise."""
+    if cores == int(_FIRST):
+        return {}
+    ours = _ours(os.environ)
+    return {name: str(cores) for name in ours if os.environ.get(name) == _FIRST}
+
+
+def with_chosen(added: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with what a command's user has added to it."""
+    environment = dict(os.environ)
+    ours = [name for name in _ours(environment) if name not in added]
+    if _OMP in added:
+        for name in ours:
+            environment.pop(name, None)
+        ours = []
+    if OURS in environment:
+        environment[OURS] = ",".join(ours)
+    return {**environment, **added}
+
+
+def _ours(environment: Mapping[str, str]) -> list[str]:
+    return [name for name in environment.get(OURS, "").split(",") if name in VARIABLES]
