@@ -1,0 +1,79 @@
+"""Agents beside a process of another system: what they get, what they show, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.engines.kit import begin
+from encamp.engines.kit.begin import Order, environment, host_id
+from encamp.errors import EngineFailed
+from encamp.testing import work
+from encamp.testing.conformance.bound import results
+from encamp.testing.waiting import gone, until
+
+
+def agents() -> list[psutil.Process]:
+    children = psutil.Process().children()
+    return [one for one in children if "encamp.agent" in " ".join(one.cmdline())]
+
+
+def test_the_key_of_a_run_is_in_no_command_line_and_no_environment() -> None:
+    with Cluster("mesh", slots=2) as cluster:
+        identity = cluster._engine._identity  # type: ignore[attr-defined]
+        secret = identity.key.splitlines()[1].encode()
+        family = [child for agent in agents() for child in (agent, *agent.children())]
+        assert len(family) == 4
+        for process in family:
+            for file in ("cmdline", "environ"):
+                assert secret not in Path(f"/proc/{process.pid}/{file}").read_bytes()
+
+
+def test_an_agent_that_dies_alone_is_started_again() -> None:
+    with Cluster("mesh", slots=2) as cluster:
+        victim, other = agents()
+        slots = [child.pid for child in victim.children()]
+        os.kill(victim.pid, signal.SIGKILL)
+        until(lambda: {one.pid for one in agents()} - {victim.pid, other.pid})
+        until(lambda: cluster.slots == 2)
+        until(lambda: all(map(gone, slots)))
+        assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
+
+
+def test_what_an_agent_that_does_not_start_has_said_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(begin, "START", "raise SystemExit('there is no such thing')")
+    with pytest.raises(EngineFailed, match="there is no such thing"):
+        Cluster("mesh", slots=1)
+
+
+def test_a_python_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(begin, "python_command", lambda: ["/there/is/none"])
+    with pytest.raises(EngineFailed, match="/there/is/none"):
+        Cluster("mesh", slots=1)
+
+
+@pytest.mark.parametrize("here", [True, False])
+def test_the_environment_of_an_agent(here: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (
+        ("OMP_NUM_THREADS", "1"),
+        ("MKL_NUM_THREADS", "3"),
+        ("PMI_RANK", "2"),
+        ("IPP_CONNECTION_INFO", "secret"),
+        ("PARALLEL_X", "the host's"),
+        ("MINE", "kept"),
+    ):
+        monkeypatch.setenv(name, value)
+    said = {"PARALLEL_X": "the program's", "PARALLEL_Y": "y", "ENCAMP_Z": "z"}
+    order = Order("run", "", "", [], host_id() if here else "another host", said)
+    found = environment(order, {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PMI_RANK", "IPP_CONNECTION_INFO", "MINE")
+    assert [found.get(name) for name in names] == [None, "3", None, None, "kept"]
+    theirs = [found.get(name) for name in said]
+    assert theirs == (["the program's", "y", "z"] if here else ["the host's", "y", None])
