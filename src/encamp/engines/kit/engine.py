@@ -124,8 +124,7 @@ class MeshEngine(Mesh, Engine):
     def soon(self, call: Callable[[], None]) -> None:
         """Have something done by the thread that uses the network; from any thread."""
         self._news.append(call)
-        if not self._closed:
-            self.wake()
+        self.wake()
 
     def not_come(self, number: int, why: str) -> None:
         """An agent has ended before it has come, or could not be started."""

@@ -158,8 +158,9 @@ class Mesh(Endpoint):
         return address
 
     def wake(self) -> None:
-        """Have `receive` called; from any thread."""
-        self._waker.wake()
+        """Have `receive` called; from any thread, also when this is closed."""
+        with suppress(OSError):
+            self._waker.wake()
 
     def _accept(self, listener: socket.socket) -> None:
         while len(self._strangers) < _STRANGERS:
