@@ -15,10 +15,13 @@ from encamp.engines.mpi_launch import find_launcher
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance import ClusterOf, Facts, Services
 from encamp.testing.fake import FakeEngine
+from some_dask import some_dask
+from some_ipyparallel import some_engines
 
 
 class TestLocal(ClassWide, Services):
     facts = Facts(engine="local")
+    CHAOS = 20
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -71,3 +74,33 @@ class TestPVM(ClassWide, Services):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PVM_ALLOW_ROOT", "1")
             yield lambda slots, **options: Cluster("pvm", slots=slots, machine="own", **options)
+
+
+class TestDask(ClassWide, Services):
+    facts = Facts(engine="dask")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOf]:
+        try:
+            import distributed  # noqa: F401
+        except ImportError:
+            need("distributed", False)
+        folder = tmp_path_factory.mktemp("dask")
+        with some_dask(folder, n_workers=2, threads_per_worker=4, security=True) as dask:
+            yield lambda slots, **options: Cluster("dask", slots=slots, **dask.options, **options)
+
+
+class TestIPyparallel(ClassWide, Services):
+    facts = Facts(engine="ipyparallel")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterOf]:
+        try:
+            import ipyparallel  # noqa: F401
+        except ImportError:
+            need("ipyparallel", False)
+        with some_engines(tmp_path_factory.mktemp("ipyparallel"), 4) as engines:
+            options = engines.options
+            yield lambda slots, **more: Cluster("ipyparallel", slots=slots, **options, **more)
