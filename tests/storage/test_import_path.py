@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from encamp.search_paths import only_ours, take_search_paths, whole_search_path
 from encamp.storage.import_path import (
     extend_import_path,
     import_path,
     is_far,
     left_out_words,
-    only_ours,
 )
 from encamp.storage.roots import MIRRORED
 
@@ -77,7 +77,7 @@ def test_on_another_host_what_is_known_there_comes_first(
 def test_on_another_host_no_module_is_taken_from_where_others_can_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, mode: int
 ) -> None:
-    monkeypatch.setattr("encamp.storage.import_path._is_own_group", lambda _: False)
+    monkeypatch.setattr("encamp.search_paths._is_own_group", lambda _: False)
     folders = [tmp_path / "open", tmp_path / "open/below", tmp_path / "ours"]
     for folder in folders:
         folder.mkdir()
@@ -102,3 +102,27 @@ def test_on_another_host_no_module_is_taken_from_another_users_folder(
     assert not only_ours(str(tmp_path))
     assert not only_ours(str(tmp_path / "not there yet"))
     assert only_ours("/usr/lib")
+
+
+@pytest.mark.parametrize("name", ["PYTHONPATH", "LD_LIBRARY_PATH"])
+def test_of_a_search_path_only_folders_are_taken_that_nobody_else_can_write_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folders = [str(tmp_path / one) for one in ("open", "ours", "known")]
+    for folder in folders:
+        Path(folder).mkdir()
+    Path(folders[0]).chmod(0o777)
+    monkeypatch.setattr(sys, "path", ["/first"])
+    monkeypatch.setenv(name, folders[2])
+    given = os.pathsep.join((*folders, str(tmp_path / "open/missing")))
+    assert take_search_paths({name: given, "HOME": "/elsewhere"}) == [folders[0]]
+    assert os.environ[name] == os.pathsep.join((folders[2], folders[1]))
+    assert os.environ["HOME"] != "/elsewhere"
+    assert sys.path == (["/first", folders[1]] if name == "PYTHONPATH" else ["/first"])
+
+
+def test_a_search_path_of_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert take_search_paths({"PYTHONPATH": ":"}) == []
+    assert "PYTHONPATH" not in os.environ
+    assert whole_search_path(":/a:b") == f"/a:{Path.cwd()}/b"

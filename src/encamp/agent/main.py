@@ -59,8 +59,9 @@ from encamp.agent.short import ShortWay
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.seal import Seal
+from encamp.search_paths import only_ours
 from encamp.storage.cache import clear_cache
-from encamp.storage.import_path import extend_import_path, is_far, only_ours
+from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.persistent import strike_idle
 from encamp.storage.roots import Portable, SharedPath, local
@@ -124,6 +125,7 @@ class Agent:
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
         left_out = extend_import_path(orders.sys_path)
+        left_out += [folder for folder in self.endpoint.left_out if folder not in left_out]
         count = self.endpoint.slots or orders.slots or quota.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is

@@ -91,7 +91,7 @@ class Endpoint(ABC):
     ``slots`` is how many an agent has there, 0 where its orders say it, and ``cores`` the numbers
     of those that each is to use, where it is not to use all of the agent's. ``short`` is the short
     way of small messages, None where there is none; who has received one says so by ``busy``, for
-    `patience`.
+    `patience`. ``left_out`` are folders of the program's search paths that were not taken there.
     """
 
     number: int = CONTROLLER
@@ -99,6 +99,7 @@ class Endpoint(ABC):
     cores: Sequence[Sequence[int]] = ()
     short: ShortMessages | None = None
     busy: bool = False
+    left_out: Sequence[str] = ()
 
     @abstractmethod
     def send(self, to: int, parts: Sequence[Buffer]) -> None:

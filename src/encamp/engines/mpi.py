@@ -39,6 +39,7 @@ from encamp.engines.mpi_launch import (
 from encamp.engines.mpi_near import NearMPIEngine, cores_of_near_ranks
 from encamp.engines.mpi_remains import remains_here, remove, segments_here, topology_here
 from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.search_paths import SEARCH_PATHS, take_search_paths
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -133,7 +134,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
     signal.alarm(int(_COME_WITHIN))  # a rank that others do not come to waits inside of MPI
     link = call_home()
-    _take_defaults()
+    left_out = _take_defaults()
     with _interface():
         mpi = _mpi4py()
     comm = _communicator(mpi)
@@ -144,7 +145,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     _forget((*_OF_RANKS, *filter(None, names)))
     end = MPIEndpoint(mpi, comm, base)
     end.watch(_show_process(comm))
-    end.remains = remains
+    end.remains, end.left_out = remains, left_out
     atexit.register(_finalize, end, mpi)
     if comm.rank:
         end.watch({0: os.getppid()})  # whatever started this rank ends with the controller
@@ -155,10 +156,17 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     return None
 
 
-def _take_defaults() -> None:
-    """Have the controller's variables that this host does not say itself."""
-    for name, value in json.loads(os.environ.pop(DEFAULTS, "{}")).items():
-        os.environ.setdefault(name, value)
+def _take_defaults() -> list[str]:
+    """Have the controller's variables that this host does not say itself.
+
+    Returns the folders of its search paths that are not taken, see `take_search_paths`.
+    """
+    variables = json.loads(os.environ.pop(DEFAULTS, "{}"))
+    left_out = take_search_paths(variables)
+    for name, value in variables.items():
+        if name not in SEARCH_PATHS:
+            os.environ.setdefault(name, value)
+    return left_out
 
 
 def _interface() -> AbstractContextManager[None]:

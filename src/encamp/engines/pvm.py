@@ -9,7 +9,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from encamp.engines import libpvm
@@ -23,6 +23,7 @@ from encamp.engines.pvm_membership import ENDED, Membership, enrol
 from encamp.engines.pvm_naming import host_names
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
+from encamp.search_paths import SEARCH_PATHS, take_search_paths
 
 _memberships: list[Membership] = []
 """This process's, if it has one."""
@@ -80,8 +81,8 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
     if arguments[2] == "ours":
         atexit.register(lambda: _strike(files) if member.failure else None)
     _be_no_task(arguments[2])
-    os.environ.update({k: v for k, v in variables.items() if here or k not in os.environ})
     end = PVMEndpoint(member, number)
+    end.left_out = _take(variables, here=here)
     end.slots = slots
     controller = libpvm.parent()
     if controller is None:
@@ -90,6 +91,17 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [controller])
         member.say_hello(end.line(CONTROLLER, controller))
     return end
+
+
+def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
+    """Have the controller's variables; returns the folders of search paths that are not taken."""
+    if here:
+        os.environ.update(variables)
+        return []
+    left_out = take_search_paths(variables)
+    new = {k: v for k, v in variables.items() if k not in (*SEARCH_PATHS, *os.environ)}
+    os.environ.update(new)
+    return left_out
 
 
 def _be_no_task(where: str) -> None:

@@ -25,6 +25,7 @@ from encamp.engines.interpreter import python_here
 from encamp.engines.pvm_naming import why_not
 from encamp.engines.sentinel import Sentinel
 from encamp.errors import EngineFailed, EngineUnavailable
+from encamp.search_paths import SEARCH_PATHS, whole_search_path
 
 REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
@@ -36,7 +37,7 @@ _ADD_WITHIN = 240.0
 """Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
 """Seconds that it has if nobody waits for its hosts any more; most are there by then."""
-_TRAVELS = ("PARALLEL_", "PYTHONPATH", "LD_LIBRARY_PATH")
+_TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
 """How variables begin that agents on other hosts have as the controller has them."""
 VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
 _START_WITHIN = 20.0
@@ -280,6 +281,9 @@ def exported(here: bool) -> Iterator[None]:
     Not as arguments, which everybody can read.
     """
     variables = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELS) or here}
+    if not here:
+        paths = [name for name in SEARCH_PATHS if name in variables]
+        variables |= {name: whole_search_path(variables[name]) for name in paths}
     before = os.environ.get("PVM_EXPORT")
     os.environ.update({VARIABLES: json.dumps(variables), "PVM_EXPORT": VARIABLES})
     try:

@@ -6,16 +6,14 @@ nobody else can put modules, and they come after the places that are known there
 
 from __future__ import annotations
 
-import grp
 import os
-import pwd
-import stat
 import sys
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
 from encamp.errors import EncampError, printable
+from encamp.search_paths import only_ours
 from encamp.storage.process import boot_id
 from encamp.storage.roots import SharedPath, to_abstract, to_actual
 
@@ -59,45 +57,8 @@ def left_out_words(folders: list[str], host: str) -> str:
         return ""
     names = ", ".join(map(printable, folders))
     return (
-        f"on {printable(host)}, modules are not looked for in {names}, where others can write; "
-        "install them there, or keep them in a folder that only you can write to"
-    )
-
-
-@cache
-def only_ours(folder: str) -> bool:
-    """Whether nobody but this user and root can put anything at this place.
-
-    A group counts as this user if it is this user's alone. Of a folder that is not there yet, what
-    is above it counts.
-    """
-    real = Path(os.path.realpath(folder))
-    places = [path for path in (real, *real.parents) if os.path.lexists(path)]
-    return all(_is_ours(path.lstat(), last=path == real) for path in places)
-
-
-def _is_ours(status: os.stat_result, *, last: bool) -> bool:
-    mode = status.st_mode
-    if status.st_uid not in (os.geteuid(), 0):
-        return False
-    if mode & stat.S_ISVTX and not last:
-        return True  # others can put things there, but not replace what is ours
-    if mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
-        return False
-    return not mode & stat.S_IWOTH
-
-
-@cache
-def _is_own_group(gid: int) -> bool:
-    """Whether a group is root's, or this user's alone, as many systems give each user one."""
-    if gid == 0:
-        return True
-    try:
-        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
-    except KeyError:
-        return False
-    return (
-        gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+        f"on {printable(host)}, modules and libraries are not looked for in {names}, where others "
+        "can write; install them there, or keep them in a folder that only you can write to"
     )
 
 

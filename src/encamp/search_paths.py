@@ -1,0 +1,83 @@
+"""Folders in which nobody else can put anything, and the search paths that keep to these.
+
+On another host a folder may have the same name and be another user's.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+SEARCH_PATHS = ("PYTHONPATH", "LD_LIBRARY_PATH")
+"""Variables with folders from which programs take code."""
+
+
+@cache
+def only_ours(folder: str) -> bool:
+    """Whether nobody but this user and root can put anything at this place.
+
+    A group counts as this user if it is this user's alone. Of a folder that is not there yet, what
+    is above it counts.
+    """
+    real = Path(os.path.realpath(folder))
+    places = [path for path in (real, *real.parents) if os.path.lexists(path)]
+    return all(_is_ours(path.lstat(), last=path == real) for path in places)
+
+
+def _is_ours(status: os.stat_result, *, last: bool) -> bool:
+    mode = status.st_mode
+    if status.st_uid not in (os.geteuid(), 0):
+        return False
+    if mode & stat.S_ISVTX and not last:
+        return True  # others can put things there, but not replace what is ours
+    if mode & stat.S_IWGRP and not _is_own_group(status.st_gid):
+        return False
+    return not mode & stat.S_IWOTH
+
+
+@cache
+def _is_own_group(gid: int) -> bool:
+    """Whether a group is root's, or this user's alone, as many systems give each user one."""
+    if gid == 0:
+        return True
+    try:
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return (
+        gid == user.pw_gid and group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+    )
+
+
+def take_search_paths(variables: Mapping[str, str]) -> list[str]:
+    """Add the program's search paths to those of this host; returns the folders left out.
+
+    Each folder comes behind what the host says itself, and only if it is `only_ours`. Modules are
+    looked for in those of ``PYTHONPATH`` at once.
+    """
+    left_out = []
+    for name in SEARCH_PATHS:
+        known = _folders(os.environ.get(name, ""))
+        new = [folder for folder in _folders(variables.get(name, "")) if folder not in known]
+        ours = [folder for folder in new if only_ours(folder)]
+        left_out += [folder for folder in new if folder not in ours and Path(folder).exists()]
+        if ours:
+            os.environ[name] = os.pathsep.join((*known, *ours))
+        if name == "PYTHONPATH":
+            sys.path += [folder for folder in ours if folder not in sys.path]
+    return left_out
+
+
+def whole_search_path(path: str) -> str:
+    """A search path that names the same folders wherever it is read."""
+    return os.pathsep.join(map(os.path.abspath, _folders(path)))
+
+
+def _folders(path: str) -> list[str]:
+    return [folder for folder in path.split(os.pathsep) if folder]
