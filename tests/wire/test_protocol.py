@@ -50,6 +50,8 @@ def _value(kind: Any) -> st.SearchStrategy[Any]:
         return st.lists(_value(args[0]), max_size=4)
     if getattr(kind, "__origin__", None) is tuple:
         return st.tuples(*map(_value, args))
+    if getattr(kind, "__origin__", None) is dict:
+        return st.dictionaries(*map(_value, args), max_size=4)
     return st.one_of(*map(_value, args))
 
 
