@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.cli.status import status_command
 from encamp.errors import StepFailed
+from encamp.jobs import last_report
+from encamp.jobs.last_report import keep_report
 from encamp.jobs.report import read_report
 from encamp.jobs.work import Outcome
+from encamp.model import JobReport, TaskReport
 
 FOLDER = Path("out/job.job")
 FILES = ("report.html", "report.json", "trace.json")
@@ -67,3 +71,23 @@ def test_a_report_that_is_not_there_is_written(here: Path, lost: str) -> None:
     _run("a")
     assert read_report(FOLDER / "report.json").count("up to date") == 1
     assert (FOLDER / "report.html").exists()
+
+
+@pytest.mark.parametrize("most", [0, 60, 1 << 20])
+def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
+    most: int, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(last_report, "_MOST_AT_END", most)
+    odd = ['a "warnings": [', 'b\n  "warnings": [']
+    tasks = [TaskReport("t", "up to date", log_tail=odd[1])]
+    report = JobReport("job", "/out", "/o", 1.0, 2.0, "", "", "", False, tasks, odd)
+    keep_report(report, here)
+    before = (here / "report.json").stat().st_ino
+    keep_report(report, here)
+    assert (here / "report.json").stat().st_ino == before
+    keep_report(replace(report, warnings=odd[1:]), here)
+    assert read_report(here / "report.json").warnings == odd[1:]
+    text = (here / "report.json").read_bytes()
+    (here / "report.json").write_bytes(text[:-3])
+    keep_report(report, here)
+    assert read_report(here / "report.json") == report

@@ -63,8 +63,19 @@ def _earlier(files: OwnFiles) -> list[str] | None:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         files.status("report.html")
-        return msgspec.json.decode(text, type=_Earlier).warnings
+        return msgspec.json.decode(_end_of(text) or text, type=_Earlier).warnings
     return None
+
+
+_MOST_AT_END = 1 << 20
+_WARNINGS = b'\n  "warnings": '
+"""How the last part of a report begins: no text in JSON holds a line's end."""
+
+
+def _end_of(text: mmap.mmap) -> bytes | None:
+    """The last part of a report, as an object of its own; None if it is not near the end."""
+    start = text.rfind(_WARNINGS, max(0, len(text) - _MOST_AT_END))
+    return None if start < 0 else b"{" + text[start:]
 
 
 def last_check(folder: Path, *, shared: bool = False) -> Checked | None:
