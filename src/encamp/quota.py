@@ -36,6 +36,16 @@ def memory_of_machine() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
+def processes_left(root: Path = _ROOT) -> int | None:
+    """How many more processes and threads its groups may have; None if they have no limit."""
+    left = []
+    for group in _groups(root, "pids"):
+        with suppress(OSError, ValueError):  # "max" is no number
+            most = int(_read(group / "pids.max"))
+            left.append(max(0, most - int(_read(group / "pids.current"))))
+    return min(left, default=None)
+
+
 def _cpu_time(root: Path) -> Iterator[float]:
     """How many cores' time each group that this process is in may use."""
     for group in _groups(root, "cpu"):

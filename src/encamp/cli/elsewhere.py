@@ -38,11 +38,15 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
 
     ``python`` is the interpreter there, by default at the path that this one has here.
     """
-    words = [python or python_here(), "-m", "encamp", *arguments]
-    ssh, command, log_ins = _shell(), shlex.join(words), LogIns()
+    return log_in(hosts, shlex.join([python or python_here(), "-m", "encamp", *arguments]))
+
+
+def log_in(hosts: Sequence[str], line: str) -> list[Said]:
+    """Have the login shell of each host run a line; blocks until all have ended."""
+    ssh, log_ins = _shell(), LogIns()
 
     def on(host: str) -> Said:
-        return log_ins.call(lambda: _on(ssh, command, host), lambda said: said.refused)
+        return log_ins.call(lambda: _on(ssh, line, host), lambda said: said.refused)
 
     with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
         return list(pool.map(on, hosts))

@@ -64,6 +64,21 @@ job has published, stay.
 DESTINATION is the folder that a job has its results in, or the job's own folder in it.
 """
 
+_DOCTOR = """Check what usually goes wrong on hosts, and say what to do about it.
+
+On every host of an engine a task looks at Python and libraries, local storage, shared folders,
+locks, clocks, limits and shared memory. DESTINATION is the folder that results are to go to; the
+current one by default.
+
+\b
+  encamp doctor                             this host
+  encamp doctor -e mpi --hosts n1,n2 /net/results
+                                            others, and what they see of /net/results
+
+Lines say ok, note (it works, but slower or less safely than it could) or fails. Exit status: 0 all
+will work, 1 something will not, 2 the input cannot be used.
+"""
+
 _SHARED = "The job may be any member's of the group of its folder."
 
 _STATUS = """Say how the jobs in a destination stand.
@@ -94,6 +109,7 @@ def cli() -> None:
       encamp status results      how the jobs in a destination stand
       encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
+      encamp doctor              what would go wrong on these hosts, and what to do
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
     """
 
@@ -183,6 +199,21 @@ def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
     from encamp.cli.prune import prune_command
 
     prune_command(Path(destination), dry_run=dry_run, shared=shared)
+
+
+@cli.command(help=_DOCTOR)
+@click.argument("destination", required=False)
+@click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
+              help="What reaches the hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
+@click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots that are to be there.")
+@click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
+@click.option("--hostfile", metavar="FILE", help="Hosts for MPI, in a file that mpirun could read.")
+@click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
+              help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
+def doctor(destination: str | None, **options: object) -> int:
+    from encamp.cli.doctor import doctor_command
+
+    return doctor_command(destination, **options)  # type: ignore[arg-type]
 
 
 def main() -> NoReturn:

@@ -57,7 +57,7 @@ def run_command(
         shared,
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
-        _engine_options(hosts, hostfile, more),
+        engine_options(hosts, hostfile, more),
         for_script=path.suffix != ".toml",
     )
     token = current.set(options)
@@ -70,7 +70,7 @@ def run_command(
         current.reset(token)
 
 
-def _engine_options(
+def engine_options(
     hosts: str | None, hostfile: str | None, more: tuple[str, ...]
 ) -> dict[str, object]:
     """What the engine is told; raises `BadJob` for what says nothing."""

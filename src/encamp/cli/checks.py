@@ -1,0 +1,328 @@
+"""What usually goes wrong on a host, looked at on that host; a task of ``encamp doctor``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from encamp import quota
+from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
+from encamp.storage.beacon import reaches
+from encamp.storage.cleaners import locked
+from encamp.storage.disk import free_space, kind_and_source
+from encamp.storage.modes import why_no_overlay, why_no_reflink
+from encamp.storage.owner import OwnedFolder
+from encamp.storage.roots import LOCAL, MIRRORED, Portable, local, local_storage
+from encamp.storage.sizes import counted, size_text
+from encamp.version import __version__
+
+Level = Literal["ok", "note", "fails"]
+"""``note``: it works, but slower or with less safety than it could."""
+LIBRARIES = ("cloudpickle", "msgspec", "psutil", "wcmatch")
+"""Those that slots need."""
+_OTHERS = ("numpy",)
+"""Libraries whose objects travel between hosts."""
+_ROOM = 1 << 30
+"""Bytes that a local storage should have free."""
+_FILES, _FEW_FILES = 1024, 256
+_PROCESSES = 64
+"""How many processes and threads a slot and what it starts may need."""
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - this is where it is
+_SHARED_EACH = 32 << 20
+_MOUNTS = (
+    "a kernel of 5.11 or newer lets ordinary users mount overlays; "
+    "in a container, allow user namespaces and mounts"
+)
+_NO_LOCKS_HEEDED = ("tmpreaper", "tmpwatch")
+_NETWORK = ("nfs", "fuse.sshfs", "cifs", "smb", "lustre", "beegfs", "gpfs", "ceph", "glusterfs",
+            "fuse.glusterfs", "9p", "afs")  # fmt: skip
+_TMP = ("/tmp", "/var/tmp")  # noqa: S108 - where cleaners work
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was found, and what to do about it unless it is ``ok``."""
+
+    level: Level
+    what: str
+    found: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a host is to compare itself with, and what it is to look for.
+
+    ``folder`` has a beacon that ``told`` tells of, see `beacon`; ``lock`` is a file in it whose
+    lock the asking process holds, None if it has none.
+    """
+
+    python: str
+    libraries: dict[str, str]
+    folder: Portable
+    shown: str
+    told: str = ""
+    lock: Portable | None = None
+    slots: int = 1
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a host says of itself; ``now`` is the time there."""
+
+    now: float
+    lines: list[Line] = field(default_factory=list)
+
+
+def why_of(exc: BaseException) -> str:
+    """What an error says; those of encamp speak for themselves."""
+    return shortened(str(exc)) if isinstance(exc, EncampError) else reason(exc)
+
+
+def python_here() -> str:
+    """Version and kind of this Python."""
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+def libraries_here() -> dict[str, str]:
+    """Versions of encamp and of what must agree between hosts."""
+    found = {"encamp": __version__}
+    for name in (*LIBRARIES, *_OTHERS):
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def check(asked: Asked) -> Found:
+    """Look at this host."""
+    found = Found(time.time())
+    for checks in _CHECKS:
+        try:
+            found.lines.extend(checks(asked))
+        except (OSError, EncampError, ValueError) as exc:
+            what = checks.__name__.strip("_").replace("_", " ")
+            found.lines.append(Line("note", what, f"it could not be looked at: {why_of(exc)}"))
+    return found
+
+
+def _python(asked: Asked) -> Iterator[Line]:
+    here = python_here()
+    where = f"{here} ({sys.executable})"
+    if _minor(here) != _minor(asked.python):
+        remedy = f"use the same Python on all hosts: {asked.python}"
+        yield Line("fails", "Python", f"{where}, but the program runs {asked.python}", remedy)
+    else:
+        yield Line("ok", "Python", where)
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _libraries(asked: Asked) -> Iterator[Line]:
+    here = libraries_here()
+    wrong = {
+        name: f"{name} {here.get(name, 'is missing')}, not {version}"
+        for name, version in asked.libraries.items()
+        if here.get(name) != version
+    }
+    if not wrong:
+        text = ", ".join(f"{name} {version}" for name, version in here.items())
+        yield Line("ok", "libraries", text)
+        return
+    level: Level = "fails" if "encamp" in wrong else "note"
+    names = " ".join(f"{name}=={asked.libraries[name]}" for name in wrong)
+    yield Line(level, "libraries", "; ".join(wrong.values()), f"pip install {names}")
+
+
+def _slots(asked: Asked) -> Iterator[Line]:
+    cores = quota.cores()
+    text = (
+        f"{counted(asked.slots, 'slot')}, {counted(cores, 'core')}, "
+        f"{size_text(quota.memory())} of memory"
+    )
+    if asked.slots > cores:
+        yield Line("note", "slots", text, "have no more slots than cores, if tasks compute")
+    else:
+        yield Line("ok", "slots", text)
+
+
+def _local_storage(_: Asked) -> Iterator[Line]:
+    name = "local storage"
+    elsewhere = f"set {LOCAL} on this host to a folder on a disk of its own"
+    try:
+        storage = local_storage()
+        _write_there()
+    except (EncampError, OSError) as exc:
+        yield Line("fails", name, why_of(exc), elsewhere)
+        return
+    kind, _source = kind_and_source(storage.stat().st_dev)
+    free = free_space(storage)
+    text = f"{printable(storage)} ({kind or 'disk of unknown kind'}), {size_text(free)} free"
+    if kind.startswith(_NETWORK):
+        yield Line("note", name, f"{text}: that is a disk of the network", elsewhere)
+    elif free < _ROOM:
+        remedy = f"make room (encamp clean --all), or {elsewhere}"
+        yield Line("note", name, text, remedy)
+    else:
+        yield Line("ok", name, text)
+    yield from _cleaners(storage)
+    yield from _cheap_ways(storage)
+
+
+def _write_there() -> None:
+    owned = OwnedFolder("doctor")
+    try:
+        (owned.task / "written").write_bytes(bytes(1 << 16))
+    finally:
+        owned.strike()
+
+
+def _cleaners(storage: Path) -> Iterator[Line]:
+    name = "cleaners"
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+    deaf = [cleaner for cleaner in _NO_LOCKS_HEEDED if shutil.which(cleaner, path=path)]
+    fd = locked(storage, fcntl.LOCK_SH)
+    if fd is not None:
+        os.close(fd)
+    if deaf and any(storage.is_relative_to(folder) for folder in _TMP):
+        remedy = f"have it leave out {printable(storage)}, or set {LOCAL}"
+        yield Line("note", name, f"{deaf[0]} may remove what is in use", remedy)
+    elif fd is None:
+        remedy = f"set {LOCAL} to a folder on a disk with locks (flock)"
+        yield Line("note", name, "the disk has no lock that keeps cleaners off", remedy)
+    else:
+        yield Line("ok", name, "kept off by a lock")
+
+
+def _cheap_ways(storage: Path) -> Iterator[Line]:
+    """How big inputs come from the cache into a task's folder."""
+    overlay, reflink = why_no_overlay(storage), why_no_reflink(storage)
+    copied = "inputs that tasks may write to are copied"
+    for what, why, remedy in (
+        ("overlay", overlay, _MOUNTS),
+        ("reflink", reflink, f"put {LOCAL} on btrfs, or on xfs made with reflink=1"),
+    ):
+        if why is None:
+            yield Line("ok", what, "works here")
+        elif overlay is not None and reflink is not None:
+            yield Line("note", what, f"{why}; {copied}", remedy)
+        else:
+            yield Line("ok", what, f"{why}; the other way is used")
+
+
+def _shared_folders(asked: Asked) -> Iterator[Line]:
+    name = "shared folders"
+    if not asked.told:
+        return
+    try:
+        here = local(asked.folder)
+    except UnusableInput as exc:
+        here, why = None, why_of(exc)
+    else:
+        why = f"{printable(here)} is not {asked.shown} of the program's host"
+    if here is not None and reaches(asked.folder, asked.told):
+        yield Line("ok", name, f"{asked.shown} is seen here as {printable(here)}")
+        yield from _locks(asked)
+        return
+    remedy = (
+        f"this host is sent what it needs, which takes longer; if it has the disk, say where: "
+        f"{MIRRORED} names the shared folders in the same order on every host"
+    )
+    yield Line("note", name, why, remedy)
+
+
+def _locks(asked: Asked) -> Iterator[Line]:
+    name = "locks"
+    if asked.lock is None:
+        return
+    remedy = "run a job from one host at a time, or mount the disk with locks (NFS: without nolock)"
+    fd = os.open(local(asked.lock), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        yield Line("ok", name, "one that the program's host holds is seen here")
+    except OSError as exc:
+        yield Line("note", name, f"the disk has none: {(exc.strerror or str(exc)).lower()}", remedy)
+    else:
+        found = f"one that the program's host holds in {asked.shown} is not seen here"
+        yield Line("note", name, found, remedy)
+    finally:
+        os.close(fd)
+
+
+def _open_files(_: Asked) -> Iterator[Line]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = "no limit" if hard == resource.RLIM_INFINITY else f"{hard} at most"
+    text = f"{soft} at once, {most}"
+    if hard != resource.RLIM_INFINITY and hard < _FEW_FILES:
+        yield Line("fails", "open files", text, f"raise the limit: ulimit -Hn {_FILES}")
+    elif soft != resource.RLIM_INFINITY and soft < _FILES:
+        yield Line("note", "open files", text, f"raise the limit: ulimit -n {_FILES}")
+    else:
+        yield Line("ok", "open files", text)
+
+
+def _processes(asked: Asked) -> Iterator[Line]:
+    left, need = _processes_left(), asked.slots * _PROCESSES
+    if left is None:
+        yield Line("ok", "processes", "no limit")
+        return
+    text = f"{left} more processes and threads may be started"
+    if left < need:
+        remedy = (
+            f"{counted(asked.slots, 'slot')} may need {need}: raise the limit (ulimit -u, "
+            f"pids.max of the control group; in a container --pids-limit)"
+        )
+        yield Line("note", "processes", text, remedy)
+    else:
+        yield Line("ok", "processes", text)
+
+
+def _processes_left() -> int | None:
+    limits = [] if (left := quota.processes_left()) is None else [left]
+    soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+    if soft != resource.RLIM_INFINITY and os.geteuid() != 0:
+        limits.append(max(0, soft - _threads_of_user()))
+    return min(limits, default=None)
+
+
+def _threads_of_user() -> int:
+    count = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if process.stat().st_uid == os.getuid():
+                count += len(list((process / "task").iterdir()))
+    return count
+
+
+def _shared_memory(asked: Asked) -> Iterator[Line]:
+    name, need = str(_SHARED_MEMORY), asked.slots * _SHARED_EACH
+    remedy = "MPI and multiprocessing need it: make it larger (in a container: --shm-size=1g)"
+    if not os.access(_SHARED_MEMORY, os.W_OK):
+        yield Line("note", name, "is not there or cannot be written to", remedy)
+        return
+    free = free_space(_SHARED_MEMORY)
+    text = f"{size_text(free)} free"
+    if free < need:
+        text = f"{text}, and {counted(asked.slots, 'rank')} of MPI may need {size_text(need)}"
+        yield Line("note", name, text, remedy)
+    else:
+        yield Line("ok", name, text)
+
+
+_CHECKS: tuple[Callable[[Asked], Iterator[Line]], ...] = (
+    _python, _libraries, _slots, _local_storage, _shared_folders, _open_files, _processes,
+    _shared_memory,
+)  # fmt: skip

@@ -1,0 +1,272 @@
+"""``encamp doctor``: what would go wrong on the hosts of an engine, and what to do about it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from encamp.cli.checks import Asked, Found, Line, check, libraries_here, python_here, why_of
+from encamp.cli.elsewhere import Said, log_in
+from encamp.cli.run import engine_options
+from encamp.cluster.cluster import Cluster
+from encamp.engines.hosts import host_in
+from encamp.engines.registry import engine_module
+from encamp.errors import EncampError, InputError, printable, shown
+from encamp.storage.beacon import Beacons
+from encamp.storage.parts import PART, new_token
+from encamp.storage.roots import current_folder, portable
+from encamp.storage.sizes import counted
+
+_BY_SSH = ("mpi", "pvm")
+"""Engines that log in to their hosts by ssh."""
+_WITHIN = 120.0
+"""Seconds that the checks of one host may take."""
+_APART = 1.0
+"""Seconds by which clocks may differ."""
+_SIGN = "encamp-doctor"
+_SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash", "mksh")
+_ALL = "all hosts together"
+_REMEDIES = {
+    "Permission denied": "have ssh log in there without a password: ssh-copy-id {host}",
+    "Could not resolve": "correct the name, or give its HostName in ~/.ssh/config",
+    "Name or service": "correct the name, or give its HostName in ~/.ssh/config",
+    "Host key verification": "log in once by hand and accept its key: ssh {host}",
+    "timed out": "see whether it is switched on, and whether a firewall is between",
+    "No route to host": "see whether it is switched on, and in this network",
+    "Connection refused": "start its ssh server, or give its Port in ~/.ssh/config",
+}
+"""What ssh says → what to do."""
+_BY_HAND = "try it by hand: ssh {host} true"
+
+Table = dict[str, list[Line]]
+"""Host → what was found there."""
+
+
+def doctor_command(
+    destination: str | None,
+    *,
+    engine: str,
+    slots: int | None,
+    hosts: str | None,
+    hostfile: str | None,
+    more: tuple[str, ...],
+) -> int:
+    """Print what was found; the exit status is 1 if something will not work."""
+    base = current_folder()
+    engine_module(engine)
+    options = engine_options(hosts, hostfile, more)
+    if slots is not None:
+        options["slots"] = slots
+    table: Table = {}
+    with _asked(_there(base / destination if destination else base), table) as asked:
+        named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
+        _look(engine, options, asked, table)
+        if named and engine in _BY_SSH:
+            _log_in(named, table)
+    for host, lines in table.items():
+        _print(host, lines)
+    return _sum_up(table)
+
+
+# What is looked for, at the destination
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the one above it that is there: nothing is made."""
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+@contextmanager
+def _asked(folder: Path, table: Table) -> Iterator[Asked]:
+    """What hosts are asked, while there is a beacon and a lock in ``folder`` for them to see."""
+    token = new_token()
+    beacons, lock = Beacons(token), folder / f"{PART}{token}-lock"
+    asked = Asked(python_here(), libraries_here(), portable(folder), printable(folder))
+    with ExitStack() as undo:
+        undo.callback(beacons.close)
+        beacons.light([folder])
+        try:
+            fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            why = f"{printable(folder)}: {(exc.strerror or str(exc)).lower()}"
+            remedy = "give a DESTINATION in which you may write"
+            table[socket.gethostname()] = [Line("fails", "destination", why, remedy)]
+            yield asked
+            return
+        undo.callback(lock.unlink, missing_ok=True)
+        undo.callback(os.close, fd)
+        asked = replace(asked, told=beacons.told)
+        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            asked = replace(asked, lock=portable(lock))
+        except OSError as exc:
+            why = f"{printable(folder)} has none: {(exc.strerror or str(exc)).lower()}"
+            remedy = "mount the disk with locks, or run a job from one host at a time"
+            table[socket.gethostname()] = [Line("note", "locks", why, remedy)]
+        yield asked
+
+
+# Hosts, as a cluster of the engine has them
+
+
+def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
+    """Ask all hosts; each by itself if they cannot be had together."""
+    lines = options.get("hosts")
+    each = lines if isinstance(lines, list) else []
+    try:
+        _ask(engine, options, asked, table)
+    except InputError:
+        raise
+    except EncampError as exc:
+        whole = Line("fails", "cluster", why_of(exc), "see what is said of each host")
+        alone = dict(options)
+        alone.pop("slots", None)
+        well = True
+        for line in each if len(each) > 1 else []:
+            well &= _ask_alone(engine, {**alone, "hosts": [line]}, host_in(line).name, asked, table)
+        if len(each) < 2:
+            name = host_in(each[0]).name if each else socket.gethostname()
+            table.setdefault(name, []).append(replace(whole, remedy=_remedy(whole.found, name)))
+        elif well:
+            table[_ALL] = [replace(whole, remedy="each of them works by itself; see docs/hosts.md")]
+    if not any(_same(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
+        here = check(replace(asked, told="", lock=None))
+        table.setdefault(socket.gethostname(), []).extend(here.lines)
+
+
+def _ask_alone(
+    engine: str, options: Mapping[str, object], name: str, asked: Asked, table: Table
+) -> bool:
+    """Ask one host; whether it could be had."""
+    try:
+        _ask(engine, options, asked, table)
+    except EncampError as exc:
+        why = why_of(exc)
+        table.setdefault(name, []).append(Line("fails", "cluster", why, _remedy(why, name)))
+        return False
+    return True
+
+
+def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
+    """Have the hosts of a cluster look at themselves. Raises an `EncampError`."""
+    lines = options.get("hosts")
+    wanted = [host_in(line).name for line in lines] if isinstance(lines, list) else []
+    with Cluster(engine, **options) as cluster:  # type: ignore[arg-type]
+        hosts = cluster.hosts()
+        begun = time.time()
+        tasks = {
+            host.name: cluster.spawn(
+                check, replace(asked, slots=host.slots), on=host, name="check", notify=False
+            )
+            for host in hosts
+        }
+        for host, task in tasks.items():
+            lines_of_host = table.setdefault(host, [])
+            try:
+                found = task.result(_WITHIN)
+            except Exception as exc:  # noqa: BLE001 - whatever it is, it is what was found
+                remedy = "see what else is said of this host; tasks cannot run there"
+                lines_of_host.append(Line("fails", "task", why_of(exc), remedy))
+            else:
+                lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
+        cluster.kill_all()
+    missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
+    if len(hosts) < len(set(wanted)):
+        for name in missing:
+            line = Line("fails", "cluster", "it has not come", _BY_HAND.format(host=name))
+            table.setdefault(name, []).append(line)
+
+
+def _clock(found: Found, begun: float, ended: float) -> Line:
+    """How far the clock of a host is off: it was read between ``begun`` and ``ended`` here."""
+    off = min(found.now - begun, 0.0) + max(found.now - ended, 0.0)
+    if abs(off) <= _APART:
+        return Line("ok", "clock", "agrees with the program's host")
+    which = "ahead of" if off > 0 else "behind"
+    text = f"{abs(off):.0f} s {which} the program's host"
+    return Line("note", "clock", text, "set it by chrony or ntpd; times in reports are wrong")
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names are of one host, one of which may lack the domain or have a user."""
+    one, other = one.rpartition("@")[2], other.rpartition("@")[2]
+    here = socket.gethostname()
+    one, other = (here if name == "localhost" else name for name in (one, other))
+    return one == other or one.split(".")[0] == other.split(".")[0]
+
+
+# Logging in
+
+
+def _log_in(names: Sequence[str], table: Table) -> None:
+    """See how ssh logs in to hosts other than this one."""
+    others = [name for name in dict.fromkeys(names) if not _same(name, socket.gethostname())]
+    if not others:
+        return
+    for said in log_in(others, f'echo {_SIGN} "$SHELL"'):
+        host = next((host for host in table if _same(host, said.host)), said.host)
+        table.setdefault(host, []).append(_login(said, here=_works(table.get(host, []))))
+
+
+def _login(said: Said, *, here: bool) -> Line:
+    """What is to be said of one; ``here``: the host has come all the same."""
+    if said.why:
+        remedy = _remedy(said.why, said.host)
+        return Line("note" if here else "fails", "ssh", said.why, remedy)
+    signs = [line for line in said.lines if line.startswith(_SIGN)]
+    printed = [line for line in said.lines if not line.startswith(_SIGN)]
+    if printed or not signs:
+        text = f"the login prints {printable(printed[0])!r}" if printed else "it runs no commands"
+        remedy = "print nothing in ~/.bashrc and its kin where the shell is not interactive"
+        return Line("note", "ssh", text, remedy)
+    shell = signs[0].split(maxsplit=1)[-1].rpartition("/")[2]
+    if shell not in _SHELLS:
+        return Line("note", "ssh", f"the login shell is {printable(shell)}", "use sh, bash or zsh")
+    return Line("ok", "ssh", f"logs in without a password, to {shell}")
+
+
+def _works(lines: Sequence[Line]) -> bool:
+    return any(line.what == "clock" for line in lines)
+
+
+def _remedy(why: str, host: str) -> str:
+    for words, remedy in _REMEDIES.items():
+        if words.lower() in why.lower():
+            return remedy.format(host=host)
+    return (
+        "see what else is said here"
+        if _same(host, socket.gethostname())
+        else _BY_HAND.format(host=host)
+    )
+
+
+# What is printed
+
+
+def _print(host: str, lines: Sequence[Line]) -> None:
+    _say(host)
+    wide = max(len(line.what) for line in lines) if lines else 0
+    for line in lines:
+        _say(f"  {line.level:<5}  {line.what:<{wide}}  {line.found}")
+        if line.level != "ok" and line.remedy:
+            _say(f"  {'':<5}  {'':<{wide}}  -> {line.remedy}")
+
+
+def _sum_up(table: Table) -> int:
+    levels = [line.level for lines in table.values() for line in lines]
+    failures, notes = levels.count("fails"), levels.count("note")
+    hosts = counted(len([host for host in table if host != _ALL]), "host")
+    wrong = f"{counted(failures, 'thing')} will not work" if failures else "all will work"
+    _say(f"{hosts}: {wrong}, {counted(notes, 'note')}")
+    return 1 if failures else 0
+
+
+def _say(text: str) -> None:
+    with suppress(BrokenPipeError):
+        print(shown(text))  # noqa: T201 - the command's answer
