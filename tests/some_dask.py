@@ -96,7 +96,7 @@ def main(options: dict[str, Any]) -> None:
             what, *numbers = line.split()
             if what == "adapt":
                 least, most = map(int, numbers)
-                cluster.adapt(minimum=least, maximum=most, interval="200ms", wait_count=2)
+                cluster.adapt(minimum=least, maximum=most, interval="500ms", wait_count=10)
             else:
                 getattr(cluster, what)(*map(int, numbers))
             print("done", flush=True)

@@ -165,7 +165,7 @@ def test_an_adaptive_cluster_grows_for_tasks_and_shrinks_after_them(tmp_path: Pa
         with Cluster("dask", address=dask.address) as cluster:
             assert cluster.slots >= 1
             tasks = cluster.spawn_many(work.gated, [(work.pid,)] * 2)
-            until(lambda: cluster.slots == 2)
+            until(lambda: cluster.slots == 2, 60)  # Dask waits for seconds, then starts a worker
             assert [say(cluster, task) for task in tasks] == ["ready"] * 2
             for task in tasks:
                 cluster.send(task, "go")

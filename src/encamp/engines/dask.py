@@ -325,7 +325,10 @@ class DaskEngine(MeshEngine):
                 where = str(agent.where)
                 at_work[where] = at_work.get(where, 0) + count
         room = None if self._slots is None else max(0, self._slots - self.slots_there)
+        new = at_work.keys() - self._wanted[0].keys()
         self._wanted = at_work, waiting if room is None else min(waiting, room)
+        if new:  # before Dask takes a worker to be idle
+            self._asked.put(self._lease)
 
     def _lease(self) -> None:
         """Have the leases that are wanted; for a while also those that were."""
