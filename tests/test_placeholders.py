@@ -219,6 +219,15 @@ RUNS_IT = [
     ('echo "$(case x in x) echo {v};; esac)"', "$(...) with a case"),
     ("echo $(case x in (x) echo {v};; esac)", "$(...) with a case"),
     ("a[{v}]=1", "a subscript"),
+    ("m=([{v}]=1)", "a subscript"),
+    ("read {v} </dev/null", "read"),
+    ("mapfile -t {v} </dev/null", "mapfile"),
+    ("printf -v {v} x", "printf -v"),
+    ("test -v {v}", "test -v"),
+    ("[ x = x -a -v {v} ]", "[ -v"),
+    ("command -p eval {v}", "eval"),
+    ("command -- eval {v}", "eval"),
+    ("2>/dev/null eval {v}", "eval"),
 ]
 
 
@@ -246,6 +255,54 @@ def test_where_the_shell_would_run_a_value_only_numbers_are_filled_in(line, plac
 )
 def test_what_only_looks_like_code_is_no_obstacle(line):
     fill_shell(line, {"v": "a;b"}, bash=True)
+
+
+TEXTS = [
+    "sh -c {v}",
+    'sh -ec "echo {v}"',
+    "/bin/sh -c 'echo {v}'",
+    "echo x | xargs sh -c 'echo {v}'",
+    'find . -exec sh -c "echo {v}" \\;',
+    'nice env X=1 bash -c "echo {v}"',
+    "su -c {v}",
+    "flock lock -c {v}",
+    "env -S {v}",
+    "ssh host echo {v}",
+    'awk "{v}"',
+    "awk -F: -v a=b '{v}'",
+    "awk -v a=b '{v}'",
+    "sed -n 's/a/{v}/'",
+    "python3 -c '{v}'",
+    "perl -ne '{v}'",
+]
+
+
+@pytest.mark.parametrize("line", TEXTS)
+@pytest.mark.parametrize("bash", [True, False])
+def test_in_the_text_of_a_program_only_plain_values_are_filled_in(line, bash):
+    for value in ("$(touch hacked).xyz", "a;touch hacked", "`touch hacked`", "a|b", "a b", "é"):
+        message = why(lambda value=value: fill_shell(line, {"v": value}, bash=bash))
+        assert "cannot be filled in inside the text for" in message
+    assert "a-1.las" in fill_shell(line, {"v": "a-1.las"}, bash=bash)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sh -c 'printf %s \"$1\"' sh {v}",
+        "printf %s {v} | awk '{{ print }}' - | sed -n p",
+        "awk '{{ print }}' {v}",
+        "awk -v a={v} '{{ print a }}'",
+        "sed -e s/a/b/ -e s/c/d/ {v}",
+        "while read -r x; do echo; done <{v}",
+        "read -r x <{v}",
+        "find . -name {v} -exec sh -c 'echo \"$1\"' sh {v} \\;",
+        "[ -n {v} ] && printf %s {v}",
+    ],
+)
+def test_arguments_of_programs_with_texts_may_be_anything(line):
+    for value in ("a b", "$(touch hacked)"):
+        fill_shell(line, {"v": value}, bash=True)
 
 
 def test_a_placeholder_after_a_dollar_or_backslash_is_refused():

@@ -4,7 +4,8 @@ In some places no quoting keeps a value from being run: comments, here-documents
 ``$'...'`` and ``${...}``; arithmetic, where bash runs what stands in a subscript; commands that
 take their words for code; and after a ``case`` inside ``$(...)``, of which nobody can tell
 where it ends but the shell. There a value is refused; in the last three kinds a plain number, which
-is the same in all of them, is not.
+is the same in all of them, is not. In the text of a program, such as the word after ``sh -c``, no
+quoting of the shell's helps either; there values are taken that mean themselves to all programs.
 """
 
 from __future__ import annotations
@@ -38,13 +39,33 @@ _COMMAND_ENDS = frozenset("\n;|&)")
 """A bracket ends a pattern of a ``case``, or what is in the brackets."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _ARITHMETIC = {"((": "((...))", "[": "$[...]"}
-_RUNS_ITS_WORDS = frozenset({"eval", "let", "trap", "unset", "declare", "typeset", "alias"})
+_RUNS_ITS_WORDS = frozenset(
+    {"eval", "let", "trap", "unset", "declare", "typeset", "alias",
+     "read", "mapfile", "readarray", "getopts", "wait", "compgen", "complete"}
+)  # fmt: skip
+"""Or takes them for names of variables, in which bash runs subscripts."""
+_NAMES_BY = frozenset({"test", "[", "printf"})
+"""Commands of which the word after ``-v`` is such a name."""
 _BEFORE_COMMANDS = frozenset(
-    {"!", "{", "if", "then", "elif", "else", "while", "until", "do", "time", "builtin", "command"}
-)
+    {"!", "{", "if", "then", "elif", "else", "while", "until", "do", "time", "builtin", "command",
+     "coproc"}
+)  # fmt: skip
+_PROGRAMS = {
+    **dict.fromkeys(("sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser"), "c"),
+    **dict.fromkeys(("flock", "script", "python", "python3"), "c"),
+    **dict.fromkeys(("perl", "ruby", "node", "lua", "sed", "Rscript"), "eE"),
+    "env": "S",
+}
+"""Programs and their options after which the text of a program comes."""
+_FIRST_IS_TEXT = frozenset({"awk", "gawk", "mawk", "nawk", "sed"})
+"""Programs whose first word that is no option is such a text."""
+_ALL_IS_TEXT = frozenset({"ssh", "watch", "parallel"})
+"""And those that give all their words to a shell."""
+_PLAIN = re.compile(r"[\w.,:@%+=/-]*", re.ASCII)
+"""What no shell, and nothing like it, takes for more than a word."""
 _COMPARES_NUMBERS = frozenset({"-eq", "-ne", "-lt", "-le", "-gt", "-ge", "-v"})
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*(\[.*\])?\+?=.*", re.DOTALL)
-_SUBSCRIPT = re.compile(r"[A-Za-z_]\w*\[[^\]]*", re.DOTALL)
+_SUBSCRIPT = re.compile(r"(?:[A-Za-z_]\w*)?\[[^\]]*", re.DOTALL)
 _QUOTED, _FILLED = "\0", "\1"
 """Stand in a word for what is quoted there, and for a value."""
 
@@ -69,6 +90,13 @@ class _Command:
     runs: str = ""
     """The command's name if it takes its words for code."""
     test: _Test | None = None
+    name: str = ""
+    program: str = ""
+    """The last of its words that is a program which takes texts."""
+    text: str = ""
+    """Of which program the next word is a text."""
+    after_next: str = ""
+    """And of which the word after that is one."""
 
 
 class ShellPlace:
@@ -144,10 +172,13 @@ class ShellPlace:
             return
         if char == "&" and command.is_file and not command.word:
             return  # as in 2>&1
+        if char in "<>" and command.word.isdecimal():
+            command.word = ""  # a descriptor, as in 2>file
         self._word_ends(command)
         command.is_file = char in "<>"
         if char in _COMMAND_ENDS and command.test is None:
             command.begins, command.runs = True, ""
+            command.name = command.program = command.text = command.after_next = ""
 
     def _word_ends(self, command: _Command) -> None:
         word, command.word = command.word, ""
@@ -161,11 +192,44 @@ class ShellPlace:
                 self._check_test(command.test)
         elif command.is_file:
             command.is_file = False
-        elif command.begins and word not in _BEFORE_COMMANDS and not _ASSIGNMENT.fullmatch(word):
+        elif not command.begins:
+            self._argument_ends(command, word)
+        elif command.name in _BEFORE_COMMANDS and word.startswith("-"):
+            pass
+        elif word in _BEFORE_COMMANDS:
+            command.name = word
+        elif not _ASSIGNMENT.fullmatch(word):
             command.begins = False
+            command.name = word
             command.runs = word if word in _RUNS_ITS_WORDS else ""
+            self._note_program(command, word)
             command.test = _Test() if word == "[[" else None
             self._lost |= word == "case" and len(self._commands) > 1
+
+    def _argument_ends(self, command: _Command, word: str) -> None:
+        """Follow which words are names of variables, or texts of programs."""
+        if command.name in _NAMES_BY:
+            command.runs = f"{command.name} -v" if word in ("-v", "-R") else ""
+        if command.program in _ALL_IS_TEXT:
+            return
+        options = _PROGRAMS.get(command.program, "")
+        command.text = command.text if command.text and word.startswith("-") else ""
+        later, command.after_next = command.after_next, ""
+        if later:
+            command.text = later
+        elif options and re.fullmatch(rf"-\w*[{options}]", word):
+            command.text = f"{command.program} {word}"
+        elif command.program in _FIRST_IS_TEXT and word.startswith("-"):
+            command.text = "" if word in ("-F", "-v", "-f") else command.program
+            command.after_next = command.program if word in ("-F", "-v") else ""
+        elif not command.text:
+            self._note_program(command, word)
+
+    def _note_program(self, command: _Command, word: str) -> None:
+        name = word.rpartition("/")[2]
+        if name in _PROGRAMS or name in _FIRST_IS_TEXT or name in _ALL_IS_TEXT:
+            command.program = name
+            command.text = name if name in _FIRST_IS_TEXT or name in _ALL_IS_TEXT else ""
 
     def _check_test(self, test: _Test) -> None:
         if test.compares and test.hole is not None:
@@ -208,13 +272,23 @@ class ShellPlace:
     def _check_not_run(self, hole: Hole, value: str) -> None:
         """Raise `BadJob` where the shell would take a value for code, however it is quoted."""
         places = [_ARITHMETIC[mark] for mark in self.inside if mark in _ARITHMETIC]
-        places += [command.runs for command in self._commands if command.runs]
+        last = self._commands[-1]
+        runs = [one for one in self._commands if not (one is last and one.is_file)]
+        places += [command.runs for command in runs if command.runs]
         if self._lost:
             places.append("$(...) with a case")
-        if _SUBSCRIPT.fullmatch(self._commands[-1].word):
+        if _SUBSCRIPT.fullmatch(last.word):
             places.append("a subscript")
         if places:
             raise _would_run(hole, value, places[-1])
+        texts = [command.text for command in runs if command.text]
+        if texts and not _PLAIN.fullmatch(value):
+            raise BadJob(
+                hole.written,
+                f"cannot be filled in inside the text for {texts[-1]} of a shell step unless it "
+                f"has only letters of ASCII, digits and .,:@%+=/-_, and it is {value!r} here; "
+                f'give it as env = {{ VALUE = "{hole.written}" }} and have the text read VALUE',
+            )
         for command in self._commands:
             if command.test is not None:
                 command.test.hole = hole, value
