@@ -229,7 +229,7 @@ def _shared_folders(asked: Asked) -> Iterator[Line]:
     try:
         here = local(asked.folder)
     except UnusableInput as exc:
-        here, why = None, why_of(exc)
+        here, why = None, f"{asked.shown} is in a folder that is not there: {exc.why}"
     else:
         why = f"{printable(here)} is not {asked.shown} of the program's host"
     if here is not None and reaches(asked.folder, asked.told):

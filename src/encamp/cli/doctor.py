@@ -6,6 +6,7 @@ import fcntl
 import os
 import socket
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -66,7 +67,10 @@ def doctor_command(
     table: Table = {}
     with _asked(_there(base / destination if destination else base), table) as asked:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
-        _look(engine, options, asked, table)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always", UserWarning)
+            _look(engine, options, asked, table)
+        _note(warned, table)
         if named and engine in _BY_SSH:
             _log_in(named, table)
     for host, lines in table.items():
@@ -110,6 +114,12 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
             remedy = "mount the disk with locks, or run a job from one host at a time"
             table[socket.gethostname()] = [Line("note", "locks", why, remedy)]
         yield asked
+
+
+def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
+    """What was warned of on the way is a note on the program's host."""
+    for text in dict.fromkeys(str(one.message) for one in warned):
+        table.setdefault(socket.gethostname(), []).append(Line("note", "warning", text))
 
 
 # Hosts, as a cluster of the engine has them
