@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -10,6 +11,7 @@ import random
 import shutil
 import stat
 import subprocess
+from base64 import b64encode
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
@@ -578,12 +580,25 @@ addEventListener("load", () => {
 
 
 @pytest.mark.browser
+def test_the_page_runs_no_script_but_its_own(browser: Browser, tmp_path: Path) -> None:
+    page = write_report(many_tasks(), tmp_path)
+    script = "<script>document.title = 'owned'</script>"
+    page.write_text(page.read_text().replace("</body>", f"{script}</body>"))
+    dom, (said,) = browser.run(page)
+    assert "Content Security Policy" in said
+    assert Page(dom).texts["title"][0] != "owned"
+
+
+@pytest.mark.browser
 def test_the_page_sorts_filters_zooms_and_follows_the_keyboard(
     browser: Browser, tmp_path: Path
 ) -> None:
     report = many_tasks()
     page = write_report(report, tmp_path)
-    page.write_text(page.read_text().replace("</body>", USE_THE_PAGE + "</body>"))
+    script = USE_THE_PAGE.removeprefix("<script>").removesuffix("</script>")
+    allowed = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = page.read_text().replace("script-src ", f"script-src 'sha256-{allowed}' ")
+    page.write_text(text.replace("</body>", USE_THE_PAGE + "</body>"))
     dom, said = browser.run(page)
     assert said == []
     seen = json.loads(Page(dom).texts["output"][0])
