@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,15 @@ def local_storage_base(
     slots_here().close()
     left = list(base.glob("encamp-*/sandboxes/*"))
     assert left == [], f"left in the local storage: {left}"
+
+
+@pytest.fixture(autouse=True)
+def errors_are_pickled_by_python() -> None:
+    """Dask has tblib pickle errors in another way, in this process and from its import on."""
+    if "tblib" in sys.modules:
+        for kind in list(copyreg.dispatch_table):
+            if isinstance(kind, type) and issubclass(kind, BaseException):
+                del copyreg.dispatch_table[kind]
 
 
 @pytest.fixture(autouse=True)

@@ -46,6 +46,13 @@ class Call:
         """Whether it had ended when the other one began."""
         return self.ended < other.began
 
+    @property
+    def paths(self) -> list[str]:
+        """The paths in its arguments, as seen from the folders that they are relative to."""
+        folders = re.findall(r'(?:AT_FDCWD|\d+)<([^>]*)>, "', self.arguments) or [""] * 2
+        texts = (text.decode() for text in self.texts)
+        return [str(Path(folder, text)) for folder, text in zip(folders, texts, strict=True)]
+
 
 class Trace:
     """What a program and its slots did to files and names."""
@@ -69,7 +76,7 @@ class Trace:
         """What got a name below ``folder`` that is not hidden: its old name, the new one."""
         for call in self.calls:
             if call.name.startswith(("rename", "link")):
-                old, new = (text.decode() for text in call.texts)
+                old, new = call.paths
                 if folder in Path(new).parents and not Path(new).name.startswith("."):
                     yield old, new, call
 

@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future, wait
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -571,7 +572,10 @@ def test_a_broken_executor_says_why_and_leaves_the_cluster_alone(
 ) -> None:
     tried = tmp_path / "tried"
     with Executor(cluster, initializer=tasks.fail_to_start, initargs=(tried,)) as pool:
-        calls = [pool.submit(tasks.add, n) for n in range(1000)]
+        calls = []
+        with suppress(InitializerFailed):  # it may be known before the last one is submitted
+            for number in range(1000):
+                calls.append(pool.submit(tasks.add, number))  # noqa: PERF401
         wait(calls, SOON)
         errors = [call.exception(0) for call in calls]
         assert {type(error) for error in errors} == {InitializerFailed}

@@ -548,6 +548,7 @@ class Registry:
     def _server_ended(
         self, service: Service, seat: Seat, task: Task, good: bool, value: Any
     ) -> None:
+        self._states.settle(seat.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)
         served = seat.state != STARTING

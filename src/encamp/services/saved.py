@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,28 @@ class Kept:
     serial: int
 
 
+class _Writing:
+    """A state on its way to the disk; whoever needs it there first writes it."""
+
+    def __init__(self, path: Path, parts: Parts) -> None:
+        self.path, self._parts = path, parts
+        self._lock = threading.Lock()
+        self._tried = self.whole = False
+
+    def write(self) -> None:
+        """Write it, once; a disk that refuses it leaves ``whole`` false."""
+        with self._lock:
+            if self._tried:
+                return
+            self._tried = True
+            partial = self.path.with_name(self.path.name + _PARTIAL)
+            with suppress(OSError):
+                with partial.open("wb") as file:
+                    pickle.dump([bytes(part) for part in self._parts], file)
+                partial.replace(self.path)
+                self.whole = True
+
+
 class States:
     """The last state of each server. Written beside the pump, and whole or not at all."""
 
@@ -29,6 +53,7 @@ class States:
         self._errands = errands
         self._folder: OwnedFolder | None = None
         self._kept: dict[int, Kept] = {}
+        self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
 
     def keep(self, seat: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
         """Keep a state in the place of the one before.
@@ -38,23 +63,27 @@ class States:
         """
         if self._folder is None:
             self._folder = OwnedFolder("states")
-        path = self._folder.path / f"{seat} after {serial}"
+        state = _Writing(self._folder.path / f"{seat} after {serial}", parts)
+        self._under_way.setdefault(seat, {})[state] = lambda: self._note(seat, serial, state, kept)
+        self._errands.run(state.write, lambda *_: self._finish(seat, state))
 
-        def write() -> None:
-            partial = path.with_name(path.name + _PARTIAL)
-            with partial.open("wb") as file:
-                pickle.dump([bytes(part) for part in parts], file)
-            partial.replace(path)
+    def settle(self, seat: int) -> None:
+        """Have all states on the disk that came before a server ended; blocks as long as that."""
+        for state in list(self._under_way.get(seat, ())):
+            state.write()
+            self._finish(seat, state)
 
-        def done(_: object, error: BaseException | None) -> None:
-            if error is None:
-                before = self._kept.get(seat)
-                self._kept[seat] = Kept(path, serial)
-                kept(serial - (0 if before is None else before.serial))
-                if before is not None:
-                    before.path.unlink(missing_ok=True)
+    def _finish(self, seat: int, state: _Writing) -> None:
+        note = self._under_way.get(seat, {}).pop(state, None)
+        if note is not None and state.whole:
+            note()
 
-        self._errands.run(write, done)
+    def _note(self, seat: int, serial: int, state: _Writing, kept: Callable[[int], None]) -> None:
+        before = self._kept.get(seat)
+        self._kept[seat] = Kept(state.path, serial)
+        kept(serial - (0 if before is None else before.serial))
+        if before is not None:
+            before.path.unlink(missing_ok=True)
 
     def since(self, seat: int, calls: int) -> int:
         """How many of a server's calls its last state does not know of."""
