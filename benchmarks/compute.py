@@ -10,14 +10,11 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.idle import idle
-from benchmarks.peers.launch import MPIS, Program, measured
-from benchmarks.timing import Figure
+from benchmarks.peers.launch import MPIS, Program, Round, measured, measured_in_turn
+from benchmarks.timing import Figure, compared
 
-Round = dict[str, dict[str, Any]]
-"""What each program printed, by its module's name."""
 _OURS = "benchmarks.ours"
 
 
@@ -54,22 +51,9 @@ class Wanted:
             (r[self.ours][self.field], best(r[peer][self.field] for peer in self.peers))
             for r in rounds
         ]
-        spread = sorted(mine / theirs for mine, theirs in pairs)
-        value = statistics.median(spread)
-        mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
-        how = (
-            f"{mine:,.4g} to {theirs:,.4g} {_UNITS[self.field]}; {len(pairs)} pairs "
-            f"{spread[0]:.2f} to {spread[-1]:.2f}{_chunks(self, rounds)}"
-        )
-        wanted, holds = self._limit(value)
-        return Figure(self.what, value, "x", wanted, holds, how)
-
-    def _limit(self, value: float) -> tuple[str, bool]:
-        if self.at_least is not None:
-            return f"≥ {self.at_least:g} x", value >= self.at_least
-        if self.at_most is not None:
-            return f"≤ {self.at_most:g} x", value <= self.at_most
-        return "no limit", True
+        limits = {"at_least": self.at_least, "at_most": self.at_most}
+        more = _chunks(self, rounds)
+        return compared(self.what, pairs, _UNITS[self.field], **limits, more=more)
 
 
 _UNITS = {
@@ -173,11 +157,8 @@ def _dialect(mpi: str, sizes: Sizes) -> Iterator[Figure]:
     """The same program in PyOPUS's dialect, run by PyOPUS and by `encamp.compat.pyopus`."""
     theirs = Program("dialect", ranks=2, pyopus=True, arguments=("pyopus.parallel",))
     ours = Program("dialect", ranks=2, arguments=("encamp.compat.pyopus",))
-    sides = [("encamp", ours), ("PyOPUS", theirs)]
-    rounds = []
-    for number in range(sizes.rounds):
-        order = sides[:: -1 if number % 2 else 1]
-        rounds.append({name: measured(program, mpi, sizes.share) for name, program in order})
+    sides = {"encamp": ours, "PyOPUS": theirs}
+    rounds = measured_in_turn(sides, sizes.rounds, sizes.share, mpi)
     for what, field, most in (
         ("dispatch of small jobs", "job_us", 1),
         ("1 kB to a task and back", "exchange_us", 3),
@@ -197,9 +178,4 @@ def _starting(sizes: Sizes) -> Iterator[Figure]:
 
 
 def _rounds(programs: Sequence[Program], mpi: str | None, count: int, share: float) -> list[Round]:
-    """Every program once a round, the order reversed each time."""
-    rounds = []
-    for number in range(count):
-        order = programs[:: -1 if number % 2 else 1]
-        rounds.append({program.module: measured(program, mpi, share) for program in order})
-    return rounds
+    return measured_in_turn({program.module: program for program in programs}, count, share, mpi)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compute import Wanted
-from benchmarks.peers.launch import Program, measured
+from benchmarks.peers.launch import Program, measured, measured_in_turn
 from benchmarks.timing import Figure, amount
 
 _OURS = "benchmarks.ours"
@@ -38,7 +38,7 @@ def figures(_: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
 
 def _messages(sizes: Sizes) -> Iterator[Figure]:
     sides = {"encamp": Program("messages_pvm", _OURS), "libpvm": Program("libpvm_plain")}
-    rounds = _rounds(sides, sizes)
+    rounds = measured_in_turn(sides, sizes.rounds, sizes.share)
     what = "round trip, pvm inline, to bare libpvm, direct route"
     yield Wanted(what, "round_trip_us", "encamp", ("libpvm",), at_most=1.5).figure(rounds)
     what = "10 MB arrays, pvm inline, to bare libpvm, direct route"
@@ -47,7 +47,8 @@ def _messages(sizes: Sizes) -> Iterator[Figure]:
 
 def _tasks(sizes: Sizes) -> Figure:
     hows = ("kept", "fresh")
-    rounds = _rounds({how: Program("tasks_pvm", _OURS, arguments=(how,)) for how in hows}, sizes)
+    sides = {how: Program("tasks_pvm", _OURS, arguments=(how,)) for how in hows}
+    rounds = measured_in_turn(sides, sizes.rounds, sizes.share)
     what = "tasks in slots, pvm, to a fresh interpreter for each"
     return Wanted(what, "submit_per_s", "kept", ("fresh",), at_least=100).figure(rounds)
 
@@ -57,12 +58,3 @@ def _memory(sizes: Sizes) -> Figure:
     grown = measured(program)["grown"] / (1 << 20)
     how = f"{sizes.updates:,} times hosts, free slots and PVM's own list"
     return amount("memory that status updates leave, pvm", grown, "MiB", at_most=0.5, how=how)
-
-
-def _rounds(sides: dict[str, Program], sizes: Sizes) -> list[dict[str, dict[str, object]]]:
-    """Every side once a round, the order reversed each time."""
-    rounds = []
-    for number in range(sizes.rounds):
-        order = list(sides.items())[:: -1 if number % 2 else 1]
-        rounds.append({name: measured(side, None, sizes.share) for name, side in order})
-    return rounds

@@ -11,13 +11,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks.peers.installed import PYRO5, RAY, installed
-from benchmarks.peers.launch import Program, measured
-from benchmarks.timing import Figure
+from benchmarks.peers.launch import Program, Round, measured_in_turn
+from benchmarks.timing import Figure, compared
 
-Round = dict[str, dict[str, Any]]
 _OURS = Program("services", "benchmarks.ours")
 _MANAGERS = Program("multiprocessing_managers")
 _PYRO5 = Program("pyro5_objects", packages=PYRO5)
@@ -62,11 +60,8 @@ def figures(_: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
     """The figures of services; those of a peer that cannot be had say so."""
     sizes = sizes or Sizes()
     peers = [peer for peer in sizes.peers if _is_there(peer)]
-    programs = [_OURS, *peers]
-    rounds = [
-        {one.module: measured(one, share=sizes.share) for one in _turned(programs, number)}
-        for number in range(sizes.rounds)
-    ]
+    programs = {one.module: one for one in (_OURS, *peers)}
+    rounds = measured_in_turn(programs, sizes.rounds, sizes.share)
     for wanted in _WANTED:
         if wanted.peer in peers:
             yield _figure(wanted, rounds)
@@ -79,10 +74,6 @@ def figures(_: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
     yield Figure("broadcast to 8 servers, to one call", value, "x", "≤ 2 x", value <= 2, how)
 
 
-def _turned(programs: list[Program], number: int) -> list[Program]:
-    return programs[number % len(programs) :] + programs[: number % len(programs)]
-
-
 def _is_there(peer: Program) -> bool:
     try:
         return not peer.packages or bool(installed(peer.packages))
@@ -92,11 +83,4 @@ def _is_there(peer: Program) -> bool:
 
 def _figure(wanted: Wanted, rounds: Sequence[Round]) -> Figure:
     pairs = [(r[_OURS.module][wanted.ours], r[wanted.peer.module][wanted.theirs]) for r in rounds]
-    spread = sorted(mine / theirs for mine, theirs in pairs)
-    value = statistics.median(spread)
-    mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
-    how = f"{mine:,.4g} to {theirs:,.4g}; {len(pairs)} rounds {spread[0]:.2f} to {spread[-1]:.2f}"
-    if wanted.at_least is None:
-        return Figure(wanted.what, value, "x", "no limit", True, how)
-    limit = f"≥ {wanted.at_least:g} x"
-    return Figure(wanted.what, value, "x", limit, value >= wanted.at_least, how)
+    return compared(wanted.what, pairs, at_least=wanted.at_least)

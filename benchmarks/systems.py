@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from benchmarks.compute import Wanted
-from benchmarks.peers.launch import Program, measured
+from benchmarks.peers.launch import Program, measured_in_turn
 from benchmarks.timing import Figure, amount
 
 _OURS = "benchmarks.ours"
@@ -54,10 +53,7 @@ def _figures(system: System, sizes: Sizes) -> Iterator[Figure]:
         "encamp": Program("on_a_system", _OURS, arguments=(system.name,)),
         system.name: Program(system.program),
     }
-    rounds: list[dict[str, dict[str, Any]]] = []
-    for number in range(sizes.rounds):
-        order = list(sides.items())[:: -1 if number % 2 else 1]
-        rounds.append({name: measured(side, None, sizes.share) for name, side in order})
+    rounds = measured_in_turn(sides, sizes.rounds, sizes.share)
     peers = (system.name,)
     what = f"tasks, {system.name}, to {system.by}"
     yield Wanted(what, "submit_per_s", "encamp", peers, at_least=system.tasks).figure(rounds)

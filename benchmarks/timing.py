@@ -126,6 +126,30 @@ def _time(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
+def compared(
+    what: str,
+    pairs: Sequence[tuple[float, float]],
+    unit: str = "",
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    more: str = "",
+) -> Figure:
+    """The median of the ratios of ours to the peer's, each pair measured in one round."""
+    spread = sorted(mine / theirs for mine, theirs in pairs)
+    value = statistics.median(spread)
+    mine, theirs = (statistics.median(each) for each in zip(*pairs, strict=True))
+    how = (
+        f"{mine:,.4g} to {theirs:,.4g}{unit and f' {unit}'}; {len(pairs)} pairs "
+        f"{spread[0]:.2f} to {spread[-1]:.2f}{more}"
+    )
+    if at_least is not None:
+        return Figure(what, value, "x", f"≥ {at_least:g} x", value >= at_least, how)
+    if at_most is not None:
+        return Figure(what, value, "x", f"≤ {at_most:g} x", value <= at_most, how)
+    return Figure(what, value, "x", "no limit", True, how)
+
+
 def amount(what: str, value: float, unit: str, *, at_most: float, how: str = "counted") -> Figure:
     """A figure that is counted or bounded, not compared."""
     return Figure(what, value, unit, f"≤ {at_most} {unit}", value <= at_most, how)

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import encamp
-from benchmarks.ours.tasks import echo
+from benchmarks.ours.tasks import messages_with_a_task
 from benchmarks.peers.launch import which_mpi
-from benchmarks.peers.rates import Rates, messages
+from benchmarks.peers.rates import Rates
 
 if __name__ == "__main__":
     with encamp.Cluster("mpi", inline=True) as cluster:
-        task = cluster.spawn(echo, notify=False)
-
-        def exchange(message: Any) -> Any:
-            """There and back."""
-            cluster.send(task, message)
-            got = cluster.receive()
-            assert got is not None
-            return got.message
-
-        found = messages(exchange)
-        cluster.send(task, None)
+        found = messages_with_a_task(cluster)
     Rates("encamp", which_mpi(), **found).show()

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import encamp
-from benchmarks.ours.tasks import echo
-from benchmarks.peers.rates import Rates, messages
+from benchmarks.ours.tasks import messages_with_a_task
+from benchmarks.peers.rates import Rates
 
 if __name__ == "__main__":
     with encamp.Cluster("pvm", slots=1, machine="own", inline=True) as cluster:
-        task = cluster.spawn(echo, notify=False)
-
-        def exchange(message: Any) -> Any:
-            """There and back."""
-            cluster.send(task, message)
-            got = cluster.receive()
-            assert got is not None
-            return got.message
-
-        found = messages(exchange)
-        cluster.send(task, None)
+        found = messages_with_a_task(cluster)
     Rates("encamp", **found).show()

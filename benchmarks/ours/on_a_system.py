@@ -16,8 +16,8 @@ from dataclasses import asdict
 from typing import Any
 
 import encamp
-from benchmarks.ours.tasks import echo
-from benchmarks.peers.rates import TASKS, WORKERS, Rates, Results, messages, tasks_per_second
+from benchmarks.ours.tasks import messages_with_a_task
+from benchmarks.peers.rates import TASKS, WORKERS, Rates, Results, tasks_per_second
 from benchmarks.peers.work import increment
 
 
@@ -63,16 +63,7 @@ def main(system: str) -> None:
                 return [task.result() for task in tasks]
 
             rate = tasks_per_second(run, TASKS)
-            task = cluster.spawn(echo, notify=False)
-
-            def exchange(message: Any) -> Any:
-                cluster.send(task, message)
-                got = cluster.receive()
-                assert got is not None
-                return got.message
-
-            found = messages(exchange)
-            cluster.send(task, None)
+            found = messages_with_a_task(cluster)
     rates = asdict(Rates("encamp", submit_per_s=rate, **found))
     print(json.dumps({**rates, "start": start / python}), flush=True)
 

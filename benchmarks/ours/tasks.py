@@ -15,6 +15,21 @@ def echo() -> None:
         me.send(got.source, got.message)
 
 
+def messages_with_a_task(cluster: encamp.Cluster) -> dict[str, Any]:
+    """Measure messages from the program to a task and back."""
+    task = cluster.spawn(echo, notify=False)
+
+    def exchange(message: Any) -> Any:
+        cluster.send(task, message)
+        got = cluster.receive()
+        assert got is not None
+        return got.message
+
+    found = messages(exchange)
+    cluster.send(task, None)
+    return found
+
+
 def exchange_with(other: int) -> dict[str, Any]:
     """Measure messages to another task and back."""
     me = encamp.current_task()

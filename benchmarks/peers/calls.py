@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -12,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers.rates import ARRAY_BYTES, SHARE
+from benchmarks.peers.rates import ARRAY_BYTES, SHARE_OF_USUAL
 
-_SHARE = float(os.environ.get(SHARE, "1"))
-CALLS = max(20, int(2000 * _SHARE))
-AHEAD = max(50, int(10_000 * _SHARE))
-ARRAYS = max(2, int(20 * _SHARE))
-BROADCASTS = max(5, int(200 * _SHARE))
-EXCHANGES = max(5, int(200 * _SHARE))
+CALLS = max(20, int(2000 * SHARE_OF_USUAL))
+AHEAD = max(50, int(10_000 * SHARE_OF_USUAL))
+ARRAYS = max(2, int(20 * SHARE_OF_USUAL))
+BROADCASTS = max(5, int(200 * SHARE_OF_USUAL))
+EXCHANGES = max(5, int(200 * SHARE_OF_USUAL))
 PASSES = 3
 MANY = 8
 """Servers of a broadcast, and of a replica exchange."""

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,8 @@ from benchmarks.peers.installed import installed
 from benchmarks.peers.pyopus_source import unpacked
 from benchmarks.peers.rates import SHARE
 
+Round = dict[str, dict[str, Any]]
+"""What each side printed in one round."""
 MPIS = ("mpich", "openmpi")
 LIMIT = 300
 """Seconds, after which a peer is ended."""
@@ -68,6 +70,17 @@ def measured(program: Program, mpi: str | None = None, share: float = 1.0) -> di
     with started(program, mpi, share) as process:
         printed, _ = process.communicate(timeout=LIMIT)
     return _found(printed)
+
+
+def measured_in_turn(
+    sides: Mapping[str, Program], count: int, share: float = 1.0, mpi: str | None = None
+) -> list[Round]:
+    """What every side printed, once a round, the order reversed each time."""
+    rounds = []
+    for number in range(count):
+        order = list(sides.items())[:: -1 if number % 2 else 1]
+        rounds.append({name: measured(program, mpi, share) for name, program in order})
+    return rounds
 
 
 @contextmanager

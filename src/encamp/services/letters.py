@@ -152,7 +152,6 @@ class Ready(Letter, tag=14):
     seat: int
     name: str
     methods: list[str]
-    restored: bool = False
 
 
 class Saved(Letter, tag=15):

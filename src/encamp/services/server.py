@@ -147,7 +147,7 @@ class Server:
                 self._restore(state)
         self._methods = frozenset(methods_of(self._object))
         name = type(self._object).__name__
-        ready = Ready(self.terms.seat, name, sorted(self._methods), state is not None)
+        ready = Ready(self.terms.seat, name, sorted(self._methods))
         self._post(SPAWNER, [encode(ready)])
 
     def _restore(self, state: bytes) -> None:

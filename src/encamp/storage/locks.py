@@ -88,16 +88,6 @@ def alone(file: Path, key: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone_if_free(file: Path, key: str) -> Iterator[bool]:
-    """Hold the lock of ``key`` alone for the time of a block if nobody else has it, and say so."""
-    lock = KeyLock(file, key)
-    try:
-        yield lock.take_if_free()
-    finally:
-        lock.close()
-
-
-@contextmanager
 def shared(file: Path, key: str) -> Iterator[None]:
     """Hold the lock of ``key`` together with others for the time of a block."""
     lock = KeyLock(file, key)
