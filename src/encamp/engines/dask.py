@@ -266,7 +266,7 @@ class DaskEngine(MeshEngine):
         """Have agents started by Dask; blocks until it has done so."""
         for address, said in self._run(begin_here, order, group, workers=list(group)).items():
             if isinstance(said, Exception):
-                said = dict.fromkeys(group[address], _reason(said))
+                said = dict.fromkeys(group[address], starting.why_not(said, "Dask's workers"))
             for number, why in said.items():
                 self.soon(partial(self.not_come, number, why))
 
@@ -386,10 +386,3 @@ class DaskEngine(MeshEngine):
         thread = threading.Thread(target=call, name="encamp-dask-call", daemon=True)
         thread.start()
         return thread
-
-
-def _reason(exc: Exception) -> str:
-    """Why agents could not be started, and what to do."""
-    if isinstance(exc, ModuleNotFoundError) and "encamp" in str(exc):
-        return "its Python has no encamp; install it for the Python of Dask's workers"
-    return f"{type(exc).__name__}: {exc}"

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import ipyparallel
 
-from encamp.engines.kit.begin import begin, end, ended, host_id
+from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
 from encamp.engines.kit.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.routes import address_towards
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
@@ -32,6 +32,7 @@ _CONNECT_WITHIN = 10
 _ENDS_WITHIN = 3.0
 _OUTWARDS = "192.0.2.1"
 """An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
+_WHOSE = "ipyparallel's engines"
 
 
 def open_end(
@@ -228,7 +229,7 @@ class IPythonEngine(MeshEngine):
         return [towards or "127.0.0.1"]
 
     def _started(self, number: int, failed: dict[int, str] | None, exc: Exception | None) -> None:
-        why = _reason(exc) if failed is None else failed.get(number)
+        why = why_not(exc, _WHOSE) if failed is None else failed.get(number)
         if why is not None:
             self.soon(partial(self.not_come, number, why))
 
@@ -236,7 +237,7 @@ class IPythonEngine(MeshEngine):
         """An engine has died before, or cannot run what it is asked."""
         self._places.pop(place, None)
         if not self._places:
-            self.soon(partial(self._fail, f"engine {place}: {_reason(exc)}"))
+            self.soon(partial(self._fail, f"engine {place}: {why_not(exc, _WHOSE)}"))
 
     def _fail(self, why: str) -> None:
         if not self.known:
@@ -318,10 +319,3 @@ def _place_of(agent: Agent) -> tuple[int, bool]:
 
 def _busy(said: Any) -> bool:
     return isinstance(said, dict) and bool(said.get("queue") or said.get("tasks"))
-
-
-def _reason(exc: Exception | None) -> str:
-    """Why an agent could not be started, and what to do."""
-    if "No module named 'encamp'" in str(exc):
-        return "its Python has no encamp; install it for the Python of ipyparallel's engines"
-    return f"{type(exc).__name__}: {exc}"

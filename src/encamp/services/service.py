@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
@@ -140,7 +141,47 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     return published
 
 
-class Service:
+_Caller = Callable[[str, Parts], Result]
+"""Has one server call a method."""
+
+
+class _All(ABC):
+    """What servers do together, in their order: those of a service, or the members of a group."""
+
+    name: str
+    """The service's."""
+
+    @abstractmethod
+    def _callers(self) -> list[_Caller]: ...
+
+    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
+        """Have every server call a method; results in the order of the servers; does not wait.
+
+        Each does it when it is free, or has been released.
+        """
+        parts = pickled(self.name, method, args, kwargs)
+        return [call(method, parts) for call in self._callers()]
+
+    def scatter(
+        self,
+        method: str,
+        arguments: Iterable[Any],
+        keywords: Iterable[Mapping[str, Any]] | None = None,
+    ) -> list[Result]:
+        """The same, each server with arguments of its own: a tuple, or one value that is none.
+
+        Raises `WrongLength` where there are not as many as servers.
+        """
+        callers = self._callers()
+        each = scattered(self.name, method, arguments, keywords, len(callers))
+        return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
+
+    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
+        """What an operation makes of what all servers return, in their order; waits for them."""
+        return functools.reduce(operation, gather(self.broadcast(method, *args)))
+
+
+class Service(_All):
     """Servers on a cluster, each with an object of its own; calls to them from anywhere.
 
     Made by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is what it is
@@ -281,31 +322,8 @@ class Service:
 
     # All servers at once
 
-    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
-        """Have every server call a method; results in the order of the servers; does not wait.
-
-        Each does it when it is free, or has been released.
-        """
-        parts = pickled(self.name, method, args, kwargs)
-        return [self._call(method, parts, seat) for seat in self._seats()]
-
-    def scatter(
-        self,
-        method: str,
-        arguments: Iterable[Any],
-        keywords: Iterable[Mapping[str, Any]] | None = None,
-    ) -> list[Result]:
-        """The same, each server with arguments of its own: a tuple, or one value that is none.
-
-        Raises `WrongLength` where there are not as many as servers.
-        """
-        seats = self._seats()
-        each = scattered(self.name, method, arguments, keywords, len(seats))
-        return [self._call(method, parts, seat) for seat, parts in zip(seats, each, strict=True)]
-
-    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
-        """What an operation makes of what all servers return, in their order; waits for them."""
-        return functools.reduce(operation, gather(self.broadcast(method, *args)))
+    def _callers(self) -> list[_Caller]:
+        return [functools.partial(self._call, seat=seat) for seat in self._seats()]
 
     def _seats(self) -> list[int]:
         self.ready(0)
@@ -400,7 +418,7 @@ class Acquiring:
             self._proxy.release()
 
 
-class Group:
+class Group(_All):
     """Servers that are held together. ``members`` are their proxies, by rank.
 
     A context manager that releases them. In a call of a member `encamp.current_server` has the
@@ -408,7 +426,7 @@ class Group:
     """
 
     def __init__(self, service: Service, members: list[Proxy]) -> None:
-        self.service, self.members = service, members
+        self.service, self.members, self.name = service, members, service.name
         tasks = tuple(member._route.to for member in members)
         group = members[0]._lease
         for rank, member in enumerate(members):
@@ -420,27 +438,8 @@ class Group:
     def __len__(self) -> int:
         return len(self.members)
 
-    def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
-        """Have every member call a method; results by rank; does not wait."""
-        parts = pickled(self.service.name, method, args, kwargs)
-        return [member._send(CALL, method, parts) for member in self.members]
-
-    def scatter(
-        self,
-        method: str,
-        arguments: Iterable[Any],
-        keywords: Iterable[Mapping[str, Any]] | None = None,
-    ) -> list[Result]:
-        """The same, each member with arguments of its own; see `Service.scatter`."""
-        each = scattered(self.service.name, method, arguments, keywords, len(self.members))
-        return [
-            member._send(CALL, method, parts)
-            for member, parts in zip(self.members, each, strict=True)
-        ]
-
-    def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
-        """What an operation makes of what all members return, by rank; waits for them."""
-        return functools.reduce(operation, gather(self.broadcast(method, *args)))
+    def _callers(self) -> list[_Caller]:
+        return [functools.partial(member._send, CALL) for member in self.members]
 
     def release(self) -> None:
         """Let others have all members after the calls that were made by now."""

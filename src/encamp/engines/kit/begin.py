@@ -170,3 +170,10 @@ def end(run: str, within: float = 0.0) -> None:
                 process.kill()
                 wait.join(_KILLED_WITHIN)
     _ended.pop(run, None)
+
+
+def why_not(exc: Exception | None, whose: str) -> str:
+    """Why agents could not be started by ``whose`` Python, and what to do."""
+    if "No module named 'encamp" in str(exc):
+        return f"its Python has no encamp; install it for the Python of {whose}"
+    return f"{type(exc).__name__}: {exc}"
