@@ -650,7 +650,8 @@ class ServerLost(ServiceError, BrokenExecutor):
     """``begun`` says whether the call had begun when the server died; None: nobody knows.
 
     A call that had not begun can be made again; one that had may have had its effect. ``lost`` is
-    how many answered calls the state of the server's successor does not know of.
+    how many answered calls the state of the server's successor does not know of. ``limit`` is the
+    service's ``call_limit``, if the server was ended since it had answered nothing for so long.
     """
 
     service: str
@@ -660,9 +661,12 @@ class ServerLost(ServiceError, BrokenExecutor):
     exit_code: int | None = None
     why: str = ""
     lost: int = 0
+    limit: float | None = None
 
     def __str__(self) -> str:
         end = "went away" if self.exit_code is None else _ending(self.exit_code)
+        if self.limit is not None:
+            end = f"had answered nothing for its call_limit of {self.limit:g} s, and was ended"
         why = f" ({self.why})" if self.why else ""
         begun = {True: "had begun", False: "had not begun", None: "may have begun"}[self.begun]
         return (

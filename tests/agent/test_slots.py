@@ -238,6 +238,13 @@ def test_settings_of_pvm_reach_the_slot_and_what_marks_its_tasks_does_not(
     assert {name for name in found if name.startswith("PVM")} == settings
 
 
+def test_a_slot_that_was_frozen_ends_in_order_like_any_other(slots: Slots) -> None:
+    run(slots, os.getpid)
+    with slots.borrow() as slot:
+        os.kill(slot.pid, signal.SIGSTOP)
+        assert slot._process.stop()  # not killed
+
+
 def test_close_may_be_called_twice_and_leaves_no_process_or_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     slots = Slots()

@@ -200,9 +200,13 @@ class SlotProcess:
         return b"".join(ends_of(self._output.fileno(), self.birth.output, OUTPUT_HINT))
 
     def ask_to_stop(self) -> None:
-        """Interrupt what runs by `Stopped`; the process ends when it has cleared up."""
+        """Interrupt what runs by `Stopped`; the process ends when it has cleared up.
+
+        Also one that was stopped by SIGSTOP, which would not see it before it is continued.
+        """
         if self.alive:
             self._process.terminate()
+            self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the process and everything that it started; returns when they are gone."""

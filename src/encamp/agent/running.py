@@ -12,16 +12,17 @@ class RunningTime:
     """Seconds that pass, but not those in which this process was stopped (SIGSTOP, a suspend).
 
     What it watches over was stopped with it then, as a rule. It must be asked more often than every
-    `NOTICED` seconds: where it was not, this process was not there to ask.
+    ``noticed`` seconds: where it was not, this process was not there to ask.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noticed: float = NOTICED) -> None:
+        self._noticed = noticed
         self._last = time.monotonic()
         self._stopped = 0.0
 
     def __call__(self) -> float:
         """Seconds since some moment in the past."""
         now = time.monotonic()
-        self._stopped += max(0.0, now - self._last - NOTICED)
+        self._stopped += max(0.0, now - self._last - self._noticed)
         self._last = now
         return now - self._stopped

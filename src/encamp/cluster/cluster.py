@@ -417,10 +417,11 @@ class Cluster:
         ``checkpoint_every`` its successor has its state after the last so many calls: what the
         object's ``checkpoint()`` returned, for ``restore(state)``, or the pickled object. With
         ``at_least_once`` calls since then are run again, instead of failing with `ServerLost`.
-        ``idle_limit`` in seconds ends servers that nobody calls.
+        A server that answers nothing for ``call_limit`` seconds, since it is frozen or a call takes
+        longer, is ended and replaced. ``idle_limit`` in seconds ends servers that nobody calls.
 
         Raises an `InputError` of some kind, `NotEnough` where no slots can ever serve it;
-        `ClusterClosed`.
+        `UnsupportedByEngine` for a ``call_limit`` of inline servers; `ClusterClosed`.
         """
         layer_above = import_module("encamp.services.service")
         service: Service = layer_above.publish(self, what, args, options)

@@ -63,6 +63,15 @@ class Recalls:
         self.recall(place)
         self._pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
 
+    def stop_at_once(self, task: Task, why: str) -> None:
+        """End a task that runs and shares its slot with no other, so that it need not be asked."""
+        place: Place | None = task._place
+        if place is None or task.done():
+            return
+        task._end = task._end or why
+        self._scheduler.close(place)
+        self._stop(place)
+
     def recall(self, place: Place) -> None:
         """Ask a slot to give back what it has not begun."""
         place.ticket = next(self._tickets)

@@ -282,6 +282,10 @@ class End(ABC):
         if handler is not None:
             handler(letter, parts)
 
+    def handle(self, kind: type[Letter], handler: Callable[[Any, Parts], None]) -> None:
+        """Have letters of a kind handled."""
+        self._handlers[kind] = handler
+
     def _answers(self, letter: Answers, parts: Parts) -> None:
         pending = self._pending.get(letter.seat)
         if not pending:
@@ -500,6 +504,11 @@ class TaskEnd(End):
         if found:
             self.slot.port.tell_waiters()
         return found
+
+    def look(self) -> None:
+        """Take what has come by now; does not wait."""
+        self.slot.port.until(lambda: None, 0)
+        self.drain()
 
     def _next(self) -> Callable[[], None] | None:
         """How to handle the next letter; calls for this task are put into their queue here."""

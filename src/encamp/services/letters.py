@@ -3,7 +3,8 @@
     client  ── Acquire, Forget, Free, Uses, Waits, WaitsNoMore, Ask ──►  registry (controller)
     client  ◄── Granted, Refused, Told, Lost, Circle ──────────────────  registry
     client  ── Calls ──►  server  ── Answers ──►  client
-    server  ── Ready, Answers, Saved, Between ──►  registry, other servers
+    server  ── Ready, Answers, Saved, Dying, Alive, Between ──►  registry, other servers
+    server  ◄── Asked ─────────────────────────────────────────  registry
 
 A letter is the first part of a message; payloads and large buffers follow. Clients and servers
 send calls and answers to each other directly; only who may call whom is the registry's.
@@ -182,9 +183,18 @@ class Dying(Letter, tag=18):
     number: int
 
 
+class Asked(Letter, tag=19):
+    """A server is to answer as soon as it is between two calls, or waits in one."""
+
+
+class Alive(Letter, tag=20):
+    """It is."""
+
+
 _Any = (
     Acquire | Forget | Granted | Refused | Free | Uses | Waits | WaitsNoMore | Circle | Ask | Told
     | Lost | Calls | Answers | Ready | Saved | Between | Broken | Dying
+    | Asked | Alive
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 encode = msgspec.msgpack.Encoder().encode

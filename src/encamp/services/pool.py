@@ -60,6 +60,8 @@ class Seat:
     """How many calls of the log its task was sent."""
     poison: tuple[int, int] = (0, 0)
     """The call that its predecessor has died of."""
+    overdue: bool = False
+    """Whether its task was ended since it had answered nothing for too long."""
 
     @property
     def address(self) -> int:

@@ -36,8 +36,10 @@ from encamp.services.letters import (
     END,
     RELEASE,
     Acquire,
+    Alive,
     Answers,
     Ask,
+    Asked,
     Broken,
     Call,
     Calls,
@@ -68,6 +70,7 @@ from encamp.services.pool import (
 )
 from encamp.services.saved import Kept, States
 from encamp.services.server import Blueprint, Terms, serve
+from encamp.services.watch import Watch
 from encamp.wire import Parts, own
 
 if TYPE_CHECKING:
@@ -95,6 +98,7 @@ class Published:
     checkpoint_every: int
     at_least_once: bool
     idle_limit: float | None
+    call_limit: float | None
 
 
 class Service:
@@ -113,6 +117,7 @@ class Service:
         self.states: list[Kept] = []
         """States of dead servers that their successors take over."""
         self.said = False
+        self.watch: Watch | None = None
 
     @property
     def name(self) -> str:
@@ -143,7 +148,7 @@ class Registry:
         """By tasks, the servers that they have."""
         self._lost: dict[int, Lost] = {}
         self._errors: dict[int, EncampError] = {}
-        self._winding_up = self._said_crowded = False
+        self._winding_up = self._closed = self._said_crowded = False
         self._states = States(controller.errands)
         self._circles = Circles(self._seats_of, self._seat_of, self._waits_for)
         self._waiters: list[tuple[int, int, Service, int]] = []
@@ -159,6 +164,7 @@ class Registry:
             Answers: self._answers,
             Saved: self._saved,
             Dying: self._dying,
+            Alive: self._alive,
             Waits: self._waits,
             WaitsNoMore: lambda sender, letter, _: self._circles.waits_no_more(
                 sender, letter.ticket
@@ -211,7 +217,7 @@ class Registry:
 
     def close(self) -> None:
         """See `Tenant.close`."""
-        self._winding_up = True
+        self._winding_up = self._closed = True
         self._states.close()
 
     # Publishing
@@ -226,7 +232,28 @@ class Registry:
             service.ended = True
             del self._services[service.number]
             raise
+        self._watch_over(service)
         return service
+
+    def _watch_over(self, service: Service) -> None:
+        """Have servers that answer nothing for too long replaced, if that is wanted."""
+        limit = service.published.call_limit
+        if limit is None:
+            return
+
+        def seats() -> list[Seat] | None:
+            some = service.pool.seats.values()
+            over = self._closed or (service.over() is not None and not some)
+            return None if over else [seat for seat in some if seat.ready]
+
+        service.watch = Watch(
+            self._pump, limit, seats, lambda seat: self._post(seat.address, Asked()), self._overdue
+        )
+
+    def _overdue(self, seat: Seat) -> None:
+        if seat.task is not None and not seat.overdue:
+            seat.overdue = True
+            self._controller.recalls.stop_at_once(seat.task, "overdue")
 
     def _wanted(self, service: Service) -> list[str]:
         """How many servers there are to be: of each its host, or "" where that does not matter."""
@@ -284,14 +311,20 @@ class Registry:
         state = None
         if service.states:
             state = self._states.adopt(seat.number, service.states.pop(0))
-        terms = Terms(service.name, seat.number, published.checkpoint_every, published.idle_limit)
+        terms = Terms(
+            service.name,
+            seat.number,
+            published.checkpoint_every,
+            published.idle_limit,
+            published.call_limit,
+        )
         options = published.options
         if seat.fixed:
             options = replace(options, on=seat.fixed)
         options = replace(options, owner=self, name=options.name or f"{service.name} {seat.number}")
         args = (terms, published.blueprint, state)
         seat.task = cluster._spawn(serve, args, {}, options)
-        seat.given, seat.ready = 0, False
+        seat.given, seat.ready, seat.overdue = 0, False, False
         self._by_task[seat.task.id] = service, seat
 
     def _say_what_waits(self, service: Service) -> None:
@@ -490,6 +523,11 @@ class Registry:
         if found is not None:
             found[1].began = letter.about, letter.number
 
+    def _alive(self, sender: int, letter: Alive, parts: Parts) -> None:
+        found = self._by_task.get(sender)
+        if found is not None and found[0].watch is not None:
+            found[0].watch.answered(sender)
+
     def _saved(self, sender: int, letter: Saved, parts: Parts) -> None:
         found = self._by_task.get(sender)
         if found is None:
@@ -554,7 +592,8 @@ class Registry:
         served = seat.state != STARTING
         if not expected and died:
             service.lost += 1
-            service.deaths += value.exit_code is not None  # a lost host is not their fault
+            # a lost host is not their fault
+            service.deaths += value.exit_code is not None or seat.overdue
         bound = service.published.restarts * max(1, len(service.pool.seats))
         again = died and service.deaths <= bound and not service.ended
         if again and service.published.at_least_once and served and self._usable():
@@ -644,7 +683,9 @@ class Registry:
             return ServiceEnded(service.name)
         lost = self._states.since(seat.number, seat.seen[0])
         error = ServerLost(service.name, "", task.host or "", None, lost=lost)
-        if isinstance(value, TaskLost):
+        if seat.overdue:
+            error.limit = service.published.call_limit
+        elif isinstance(value, TaskLost):
             error.exit_code, error.why = value.exit_code, value.why
         elif isinstance(value, BaseException):
             error.why = words_of(value)

@@ -26,8 +26,10 @@ from encamp.services.letters import (
     READ,
     RELEASE,
     WRITE,
+    Alive,
     Answer,
     Answers,
+    Asked,
     Between,
     Call,
     Calls,
@@ -43,6 +45,8 @@ _RECENT = 50
 _LOOK = 4 * HOLD
 """Seconds after which answers that are held back go out, whatever the server is doing."""
 _IDLE_LOOKS = 5
+_LOOKS = 10
+"""How often a busy server looks within its limit whether it is asked for a sign of life."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class Terms:
     seat: int
     checkpoint_every: int
     idle_limit: float | None
+    call_limit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,7 @@ class Server:
         self._answers: list[Answer] = []
         self._buffers: Parts = []
         self._freed: list[int] = []
-        self._sent = 0.0
+        self._sent = self._looked = 0.0
         self._flushing = threading.Lock()
         self._can_hold = end.slot.can_leave
         """Whether another thread may send, so that nothing is held back for long."""
@@ -134,6 +139,7 @@ class Server:
             WRITE: lambda name, args, _: setattr(self._object, name, *args),
             APPLY: self._apply,
         }
+        end.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
 
     def make(self, blueprint: Blueprint, state: bytes | None) -> None:
         """Make the object, with the state of its predecessor if there is any."""
@@ -163,6 +169,7 @@ class Server:
         end, requests = self.end, self.end.requests
         queue = self._queue
         while not self._over:
+            self._look()
             if self._slot.letters:
                 end.drain()
             while requests:
@@ -177,6 +184,13 @@ class Server:
         for client, call, _ in queue:
             self._refuse(client, call, ServiceEnded(self.terms.service))
         self._flush()
+
+    def _look(self) -> None:
+        """See whether it is asked for a sign of life, where calls that have come keep it busy."""
+        limit = self.terms.call_limit
+        if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
+            self.end.look()
+            self._looked = time.monotonic()
 
     def _unpack(self, client: int, letter: Calls, buffers: Parts) -> None:
         at = 0

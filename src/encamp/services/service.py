@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from encamp.agent.pickling import dump, dump_as
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
-from encamp.errors import BadJob, NoSuchHost, NotEnough, ServerLost, WrongLength
+from encamp.cluster.recalls import NOT_INLINE
+from encamp.errors import (
+    BadJob,
+    NoSuchHost,
+    NotEnough,
+    ServerLost,
+    UnsupportedByEngine,
+    WrongLength,
+)
 from encamp.quantities import as_number, whole
 from encamp.services.ends import End, Outgoing, end_of
 from encamp.services.letters import CALL, GROUP, Granted
@@ -49,11 +57,12 @@ class ServiceOptions(TypedDict, total=False):
     restarts: int
     checkpoint_every: int
     at_least_once: bool
+    call_limit: float | None
     idle_limit: float | None
 
 
 _OWN = {"per", "count", "name", "kwargs", "restarts", "checkpoint_every", "at_least_once",
-        "idle_limit"}  # fmt: skip
+        "call_limit", "idle_limit"}  # fmt: skip
 
 
 _MAKERS = (
@@ -86,6 +95,9 @@ def publish(
         return service
 
     cluster._check()
+    if controller.inline and published.call_limit is not None:
+        what = "end inline servers that answer nothing"
+        raise UnsupportedByEngine(controller.engine.name, what, NOT_INLINE)
     return pump.call(begin)
 
 
@@ -111,10 +123,6 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     per, count = options.get("per", "slot"), options.get("count")
     if per not in ("slot", "host"):
         raise BadJob("per", f"must be 'slot' or 'host', not {per!r}")
-    limit = options.get("idle_limit")
-    number = as_number(limit)
-    if limit is not None and not (number is not None and number > 0):
-        raise BadJob("idle_limit", f"must be a number of seconds above 0, not {limit!r}")
     every = whole("checkpoint_every", options.get("checkpoint_every", 0), 0)
     at_least_once = options.get("at_least_once", False)
     if at_least_once and not every:
@@ -135,10 +143,18 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         whole("restarts", options.get("restarts", 3), 0),
         every,
         at_least_once,
-        number,
+        _seconds("idle_limit", options.get("idle_limit")),
+        _seconds("call_limit", options.get("call_limit")),
     )
     published.options.checked()
     return published
+
+
+def _seconds(what: str, limit: object) -> float | None:
+    number = as_number(limit)
+    if limit is not None and not (number is not None and number > 0):
+        raise BadJob(what, f"must be a number of seconds above 0, not {limit!r}")
+    return number
 
 
 _Caller = Callable[[str, Parts], Result]

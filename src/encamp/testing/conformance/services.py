@@ -524,6 +524,28 @@ class Lasting(Served):
                 os.kill(pid, signal.SIGCONT)
             assert late.get(PATIENCE) == 1
 
+    def test_servers_that_answer_nothing_for_too_long_are_replaced(
+        self, publish: Publish, marks: Path
+    ) -> None:
+        service = publish(served.Counter, count=2, call_limit=1)
+        service.ready(2, _LONG)
+        with service.group(timeout=PATIENCE) as group:
+            first, second = group.members
+            os.kill(self.pid_of(first), signal.SIGSTOP)
+            frozen, endless = first.add(), second.sleep(600)
+            behind = second.add()
+            for result, begun in ((frozen, False), (endless, True), (behind, False)):
+                with pytest.raises(ServerLost, match="call_limit of 1 s") as caught:
+                    result.get(_LONG)
+                assert (caught.value.begun, caught.value.limit) == (begun, 1)
+        assert service.ready(2, _LONG) == 2
+        told = service.statistics()
+        assert (told.lost, len(told.servers)) == (2, 2)
+        with service.acquire(PATIENCE) as proxy:
+            short = gather([proxy.sleep(0.4) for _ in range(4)])  # together longer than the limit
+        assert short == [0.4] * 4
+        assert service.statistics().lost == 2
+
     def test_servers_wait_for_slots_and_say_so(
         self, cluster: Cluster, publish: Publish, caplog: pytest.LogCaptureFixture
     ) -> None:
