@@ -40,9 +40,8 @@ class Span:
 class Published:
     """One output under its final name. ``digest`` is blake2b-128 in hexadecimal.
 
-    ``kept`` if it was there already and is nothing of the task's own: a file that stayed as it was,
-    or an input that the task has changed in place. ``kind`` may be a symlink, whose text is
-    ``goal``, or an empty folder; these have no digest."""
+    ``kept`` if it was there already and stayed as it was, so it is none of the task's. ``kind``
+    may be a symlink, whose text is ``goal``, or an empty folder; these have no digest."""
 
     path: str
     size: int

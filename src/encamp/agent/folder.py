@@ -136,6 +136,7 @@ def _staged(
         task=staging.name,
         inputs=camp.inputs,
         unchanged=camp.unchanged,
+        is_from=camp.is_from,
         announce=camp.note_parts,
         channel=channel if staging.beacon else None,
         beacon=staging.beacon,

@@ -70,6 +70,7 @@ class Inputs:
             if _has_any(task) and not graph.before[name]:
                 items = self._plan(task, planner)
                 self._planned[name] = _packed(items)
+                self.swept.note_inputs(task, items)
                 wanted = {hash(item.identity) for item in items}
                 self._wanted |= once & wanted
                 once |= wanted
@@ -85,6 +86,7 @@ class Inputs:
             return [Item(*(*row[:-1], self._cached(row))) for row in rows]
         items = self._plan(task, self._planner()) if packed is None else _unpacked(packed)
         items = self.swept.without(task, items, self._planner())
+        self.swept.note_inputs(task, items)
         return [replace(item, cached=self._cached(_row(item))) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -215,8 +215,6 @@ class _Run:
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
-        self.changed_inputs: dict[str, Collection[str]] = {}
-        """Final names of outputs, by tasks that are about to publish, which stay their inputs."""
         self.ended = Reports(job.tasks)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
@@ -513,35 +511,29 @@ class _Run:
                 outcome.error = exc
 
     def _to_take(self, name: str, outcome: Outcome) -> list[Record]:
-        """What goes over inputs of its own that a task has changed does not become its own."""
         self._claim(name, outcome.staged)
-        finals = [final_name(one.final) for one in outcome.staged]
-        over = self.prepared.inputs.swept.not_new(name, finals)
-        self.changed_inputs[name] = over
-        return self._names_taken(name, outcome.staged, "publishing", over)
+        taken = self._names_taken(name, outcome.staged, "publishing")
+        for record in taken:
+            self.prepared.inputs.swept.check(name, record.paths)
+        return taken
 
     def _publish(self, name: str, outcome: Outcome) -> list[Published] | None:
         """Make a good outcome's outputs visible; None if the task is not done."""
         if outcome.log is not None:
             with suppress(EncampError, OSError):
                 publish([outcome.log], flush=False)
-        over = self.changed_inputs.pop(name, ())
         if outcome.error is None:
             try:
                 own = self.journal.own(name)
-                published = publish(outcome.staged, flush=False, own=own, checked=True)
-                return [replace(one, kept=True) if one.path in over else one for one in published]
+                return publish(outcome.staged, flush=False, own=own, checked=True)
             except (EncampError, OSError) as exc:
                 outcome.error = exc
         self._failed(name, outcome)
         return None
 
-    def _names_taken(
-        self, name: str, staged: list[Staged], event: str, over: Collection[str] = ()
-    ) -> list[Record]:
+    def _names_taken(self, name: str, staged: list[Staged], event: str) -> list[Record]:
         """A record of final names as this task's own, which a later run may replace."""
-        names = names_to_take(staged, self.journal.own(name))
-        taken = [final for final in names if final not in over]
+        taken = names_to_take(staged, self.journal.own(name))
         return [Record(event, name, time.time(), paths=taken)] if taken else []
 
     def _claim(self, name: str, staged: list[Staged]) -> None:

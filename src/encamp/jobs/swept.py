@@ -1,24 +1,26 @@
 """Tasks whose outputs go where their own inputs are: what they have made there is no input.
 
 ``mirror="data/*.csv"`` with ``outputs={"*.csv": "data"}``: a second run would find the results of
-the first among the inputs, and make everything anew. An input that was changed in place and
-published over itself stays an input.
+the first among the inputs, and make everything anew. An input that was changed in place is refused
+as an output: the next run would change it once more.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from encamp.errors import BadDestination
 from encamp.jobs.graph import Graph
 from encamp.jobs.journal import Journal
 from encamp.jobs.steps import Task
-from encamp.storage import remote
 from encamp.storage.globs import escape, is_glob
 from encamp.storage.mirror import Item, Mirror, Planner
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local
+
+_IS_INPUT = "it is an input of the job, which every run would change once more"
 
 
 class Swept:
@@ -27,6 +29,8 @@ class Swept:
     def __init__(self, sweepers: Collection[str], graph: Graph, journal: Journal) -> None:
         self._sweepers, self._graph, self._journal = sweepers, graph, journal
         self._makers: dict[str, str] | None = None
+        self._inputs: set[int] = set()
+        """Hashes of the places of their inputs; of a million, their names would take too much."""
 
     def concerns(self, task: Task) -> bool:
         """Whether a task is a sweeper."""
@@ -40,14 +44,18 @@ class Swept:
         made = {path for path, maker in self._made().items() if maker not in before}
         return [left for item in items for left in _without(item, made, planner)]
 
-    def not_new(self, task: str, finals: Iterable[str]) -> set[str]:
-        """Final names of a sweeper's outputs that are files already, but none that it has made.
+    def note_inputs(self, task: Task, items: Iterable[Item]) -> None:
+        """These are inputs of a task."""
+        if task.name in self._sweepers:
+            self._inputs.update(hash(_place(item)) for item in items)
 
-        These may be inputs that it has changed.
-        """
+    def check(self, task: str, finals: Iterable[str]) -> None:
+        """Raise `BadDestination` if a sweeper's outputs would replace inputs of one."""
         if task not in self._sweepers:
-            return set()
-        return {final for final in set(finals) - self._journal.own(task) if _is_there(final)}
+            return
+        for final in set(finals) - self._journal.own(task):
+            if any(hash(place) in self._inputs for place in _places_above(final)):
+                raise BadDestination(final, _IS_INPUT)
 
     def note(self, task: str) -> None:
         """A task has ended, and may have made something."""
@@ -88,5 +96,9 @@ def _place(item: Item) -> str:
     return item.url or os.path.realpath(local(item.source))
 
 
-def _is_there(final: str) -> bool:
-    return remote.size_of(final) is not None if is_url(final) else os.path.lexists(final)
+def _places_above(final: str) -> Iterator[str]:
+    """What would be replaced, if it is there, and the trees that it may be in."""
+    real = final if is_url(final) else os.path.realpath(final)
+    for path in {final, real} if is_url(final) or os.path.lexists(final) else ():
+        yield path
+        yield from map(str, PurePath(path).parents)

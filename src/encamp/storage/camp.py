@@ -55,6 +55,10 @@ class Camp:
         """Whether a path in ``folder`` is an input, or in one, that is as it was put there."""
         return self._unchanged(path)
 
+    def is_from(self, path: str, final: Path) -> bool:
+        """Whether a path in ``folder`` is an input, or in one, whose source is ``final``."""
+        return self._unchanged.is_from(path, final)
+
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch inputs into the cache that are not there yet; blocks. Raises as `place`."""
         self._placer.bring(items)

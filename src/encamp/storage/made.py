@@ -66,7 +66,7 @@ class Homebound:
     ) -> None:
         self._folder = folder
         self._unchanged = unchanged
-        self.passed: list[str] = []
+        self.passed: list[Made] = []
         """Inputs that patterns match, but that are as they were put there, and so no outputs."""
         self._task = task
         self._lenient = lenient
@@ -134,7 +134,7 @@ class Homebound:
         *,
         top: bool = False,
     ) -> None:
-        if self._passes(path, output):
+        if self._passes(path, inner, output):
             return
         self._homes.setdefault(path, []).append((_base(output), inner))
         if stat.S_ISLNK(status.st_mode):
@@ -150,23 +150,23 @@ class Homebound:
             empty = False
             made, to = os.path.join(path, below), inner / below  # noqa: PTH118
             if status is None:
-                if not self._passes(made, output):
+                if not self._passes(made, to, output):
                     self._made.append(Made(made, to, output, "folder"))
             elif stat.S_ISDIR(status.st_mode):
                 self._homes.setdefault(made, []).append((_base(output), to))
             else:
                 with self._leniency():
                     self._take_leaf(made, to, output, status)
-        if empty and not self._passes(path, output):
+        if empty and not self._passes(path, inner, output):
             self._made.append(Made(path, inner, output, "folder"))
 
-    def _passes(self, path: str, output: Output) -> bool:
+    def _passes(self, path: str, inner: PurePosixPath, output: Output) -> bool:
         """Whether it is an input that was left as it was, and is not meant by its name."""
         if self._unchanged is None or not is_glob(output.pattern):
             return False
         if not self._unchanged(path):
             return False
-        self.passed.append(path)
+        self.passed.append(Made(path, inner, output, "file"))
         return True
 
     def _check_inside(self, path: str) -> None:

@@ -257,6 +257,7 @@ def stage(
     flush: bool = True,
     lenient: bool = False,
     unchanged: Callable[[str], bool] | None = None,
+    is_from: Callable[[str, Path], bool] | None = None,
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
@@ -265,12 +266,13 @@ def stage(
     ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
     were placed there, named in no message about what the task made; ``announce`` is told the
     temporary names before there are files with them; ``unchanged`` says of a path in the folder
-    whether it is an input as it was put there, which no pattern takes for an output. Blocks
-    until the copies are on the disk; without ``flush`` that is left to another process of this
-    host, which can see to many at once (`publish.flush_copies`). Raises `MissingOutput`,
-    `UnusableOutput` (not if
-    ``lenient``: then that is left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no
-    temporary file is left here.
+    whether it is an input as it was put there, which no pattern takes for an output; ``is_from``,
+    where inputs may be changed in place, whether an input came from a final name: if it was left
+    alone, a pattern has it there already. Blocks until the copies are on the disk; without
+    ``flush`` that is left to another process of this host, which can see to many at once
+    (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (not if ``lenient``: then
+    that is left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is
+    left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
@@ -280,7 +282,7 @@ def stage(
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
         where = partial(_place, destination, far)
         found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
-        wanted = _wanted(found, folder, outputs, where, task, inputs)
+        wanted = _wanted(found, folder, outputs, where, task, inputs, is_from)
     except OSError as exc:
         raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
@@ -367,21 +369,35 @@ def _wanted(
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     task: str,
     inputs: frozenset[str],
+    is_from: Callable[[str, Path], bool] | None,
 ) -> dict[Final, Made]:
     """Where it goes → what goes there, of all that the patterns match."""
+    finals_of = lru_cache(maxsize=None)(place)
     for output in outputs:
         start = len(found.passed)
-        if not found.add(output) and output.required:
-            passed = tuple(found.passed[start:][:10])
-            raise MissingOutput(task, output.pattern, _new_files(folder, inputs), passed)
+        if found.add(output) or not output.required:
+            continue
+        passed = found.passed[start:]
+        if is_from is None or not any(_is_home(one, finals_of, is_from) for one in passed):
+            left = tuple(one.path for one in passed[:10])
+            raise MissingOutput(task, output.pattern, _new_files(folder, inputs), left)
     wanted: dict[Final, Made] = {}
-    finals_of = lru_cache(maxsize=None)(place)
     for made in found.all():
         final = finals_of(made.output)(made.inner)
         before = wanted.setdefault(final, made)
         if before.path != made.path and not before.kind == made.kind == "folder":
             raise OutputConflict(str(final), before.path, made.path)
     return wanted
+
+
+def _is_home(
+    made: Made,
+    place: Callable[[Output], Callable[[PurePosixPath], Final]],
+    is_from: Callable[[str, Path], bool],
+) -> bool:
+    """Whether an input that was left alone came from where it would go."""
+    final = place(made.output)(made.inner)
+    return isinstance(final, Path) and is_from(made.path, final)
 
 
 def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:

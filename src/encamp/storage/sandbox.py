@@ -103,10 +103,10 @@ def sandbox(
             with inside(camp.folder):
                 yield camp.folder
             camp.check_inputs(name)
-            _publish(camp, wanted, destination, name, unchanged=camp.unchanged)
+            _publish(camp, wanted, destination, name)
         except BaseException:
             with suppress(EncampError, OSError):  # the block's own error matters more
-                _publish(camp, rescued, destination, name)
+                _publish(camp, rescued, destination, name, failed=True)
             raise
         finally:
             if persistent:
@@ -123,7 +123,7 @@ def _publish(
     destination: Path,
     name: str,
     *,
-    unchanged: Callable[[str], bool] | None = None,
+    failed: bool = False,
 ) -> None:
     staged = stage(
         camp.folder,
@@ -132,7 +132,8 @@ def _publish(
         token=token_hex(8),
         task=name,
         inputs=camp.inputs,
-        unchanged=unchanged,
+        unchanged=None if failed else camp.unchanged,
+        is_from=camp.is_from,
         announce=camp.note_parts,
     )
     try:

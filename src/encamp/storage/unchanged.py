@@ -31,16 +31,30 @@ class Unchanged:
 
     def __call__(self, path: str) -> bool:
         """Whether a path in the folder is an input, or in one, as it was put there."""
+        found = self._item_of(path)
+        return found is not None and self._is_still(path, *found)
+
+    def _item_of(self, path: str) -> tuple[Item, str] | None:
+        """The input that was put at a path, and what of the path is inside of it."""
         if (item := self._files.get(path)) is not None:
-            return self._is_still(path, item, "")
+            return item, ""
         above = path
         while above := above.rpartition("/")[0]:
             if (item := self._trees.get(above)) is not None:
                 inner = path[len(above) :]
-                if left_out(PurePosixPath(inner[1:]), item.exclude):
-                    return False  # it was not put there
-                return self._is_still(path, item, inner)
+                was_put_there = not left_out(PurePosixPath(inner[1:]), item.exclude)
+                return (item, inner) if was_put_there else None
+        return None
+
+    def is_from(self, path: str, final: Path) -> bool:
+        """Whether a path in the folder is an input, or in one, whose source is ``final``."""
+        with suppress(OSError, UnusableInput):
+            return final.samefile(self._source(path))
         return False
+
+    def _source(self, path: str) -> str:
+        item, inner = self._item_of(path) or (None, "")
+        return f"{local(item.source)}{inner}" if item is not None and item.url is None else ""
 
     def _is_still(self, path: str, item: Item, inner: str) -> bool:
         """By what is in the cache, or by the source if that is still what was planned."""
