@@ -18,6 +18,7 @@ from encamp.compat import isd
 from encamp.compat.isd.hosts import environment_after
 from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
 from encamp.services.files import found
+from encamp.testing.waiting import children_with
 
 SERVERS = 3
 
@@ -182,12 +183,9 @@ def test_a_server_that_dies_is_replaced_in_the_list(grid: isd.Grid) -> None:
 
 def _pid_of(grid: isd.Grid, service_id: str, proxy: isd.Proxy) -> int:
     """The process of a server that is busy: the one of its siblings that does not answer."""
-    import psutil
-
     others = [one for one in grid.service(service_id)._seats() if one != proxy._server.number]
     answered = {grid.service(service_id).call_one(one, "pid").get(20) for one in others}
-    children = psutil.Process().children()
-    slots = {one.pid for one in children if any("encamp.agent" in word for word in one.cmdline())}
+    slots = {one.pid for one in children_with("encamp.agent")}
     (pid,) = slots - answered
     return pid
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 from lab_suite import remains
 
@@ -19,7 +18,7 @@ from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.conformance.bound import PATIENCE
-from encamp.testing.waiting import until
+from encamp.testing.waiting import children_with, until
 from lab import Lab, missing
 
 if shutil.which("pvmd"):
@@ -151,15 +150,9 @@ def test_an_interrupt_while_hosts_are_added_is_one_and_leaves_nothing(lab: Lab) 
     with subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as program:
-        until(lambda: adds(psutil.Process(program.pid)))
+        until(lambda: children_with("pvm_hosts", program.pid))  # the process that adds hosts
         os.killpg(program.pid, signal.SIGINT)
         said = program.communicate(timeout=PATIENCE)[1]
     assert said.endswith("\nKeyboardInterrupt\n")
     assert program.returncode == -signal.SIGINT
     until(lambda: nothing_left(lab))
-
-
-def adds(program: psutil.Process) -> bool:
-    """Whether its process that adds hosts has begun."""
-    lines = [" ".join(child.cmdline()) for child in program.children()]
-    return any("pvm_hosts" in line for line in lines)

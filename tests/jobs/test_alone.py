@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from encamp.jobs import alone as module
 from encamp.jobs.alone import OWNER, alone
 from encamp.jobs.lease import PREFIX, Beats
 from encamp.storage.own_files import OwnFolder
-from encamp.storage.process import ProcessFacts, this_process
+from encamp.storage.process import ProcessFacts, start_of, this_process
 
 TOKEN = "0123456789ab"
 FAR = replace(this_process(), host="far-away", boot="another")
@@ -90,28 +91,75 @@ def test_a_file_that_says_nothing_and_is_not_touched_is_no_run(tmp_path: Path, t
     assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
-def test_of_many_at_the_same_time_one_runs(tmp_path: Path) -> None:
-    _write(tmp_path / OWNER, replace(this_process(), start="0"))  # of a dead process
-    inside, refused = [], []
+def _race(folder: Path) -> tuple[int, int]:
+    """How many of four threads that begin at the same time were let in, and how many refused."""
+    inside, ended = [], []
     first, go_on = threading.Barrier(4), threading.Event()
 
     def run() -> None:
         first.wait()
+        with suppress(JobBusy), module._owned(OwnFolder(folder)):
+            inside.append(1)
+            go_on.wait(60)
+
+    def counted() -> None:
         try:
-            with module._owned(OwnFolder(tmp_path)):
-                inside.append(1)
-                go_on.wait()
-        except JobBusy:
-            refused.append(1)
-            if len(refused) == 3:
+            run()
+        finally:
+            ended.append(1)
+            if len(ended) >= 3:
                 go_on.set()
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
+    threads = [threading.Thread(target=counted) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(inside), len(refused)) == (1, 3)
+    return len(inside), 4 - len(inside)
+
+
+@pytest.mark.parametrize("claims", [0, 2])
+def test_of_many_at_the_same_time_one_runs(tmp_path: Path, claims: int) -> None:
+    dead = replace(this_process(), start="0")
+    for number in range(50):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        _write(folder / OWNER, dead)
+        identity = module._identity(OwnFolder(folder))
+        for generation in range(claims):  # of runs that died as they took it over
+            _write(folder / f"{OWNER}.{identity}.{generation}", dead)
+        assert _race(folder) == (1, 3)
+        assert list(folder.iterdir()) == []
+
+
+def test_a_run_that_takes_over_waits_for_no_other_that_does(tmp_path: Path) -> None:
+    _write(tmp_path / OWNER, replace(this_process(), start="0"))
+    claim = tmp_path / f"{OWNER}.{module._identity(OwnFolder(tmp_path))}.0"
+    _write(claim, this_process())
+    with pytest.raises(JobBusy, match=f"process {os.getpid()} on "), alone(tmp_path):
+        pass
+    assert claim.exists()
+
+
+def test_a_file_that_is_new_since_it_was_judged_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / OWNER
+    _write(file, replace(this_process(), start="0"))
+    others = replace(this_process(), pid=os.getppid(), start=start_of(os.getppid()) or "")
+    claimed = module._claimed
+
+    def late(folder: OwnFolder, judged: str) -> list[str]:
+        os.utime(file, ns=(times := file.stat().st_mtime_ns, times))
+        _write(file, others)
+        os.utime(file, ns=(times, times))
+        return claimed(folder, judged)
+
+    monkeypatch.setattr(module, "_claimed", late)
+    with pytest.raises(JobBusy, match=f"process {os.getppid()} on "), alone(tmp_path):
+        pass
+    assert json.loads(file.read_text())["pid"] == os.getppid()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["lock", OWNER]
 
 
 def test_a_job_says_that_its_disk_has_no_locks(here: Path) -> None:

@@ -15,12 +15,11 @@ from encamp.engines.kit.begin import Order, environment, host_id
 from encamp.errors import EngineFailed
 from encamp.testing import work
 from encamp.testing.conformance.bound import results
-from encamp.testing.waiting import gone, until
+from encamp.testing.waiting import children_with, gone, until
 
 
 def agents() -> list[psutil.Process]:
-    children = psutil.Process().children()
-    return [one for one in children if "encamp.agent" in " ".join(one.cmdline())]
+    return children_with("encamp.agent")
 
 
 def test_the_key_of_a_run_is_in_no_command_line_and_no_environment() -> None:

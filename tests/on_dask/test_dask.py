@@ -21,7 +21,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
-from encamp.testing.waiting import gone, until
+from encamp.testing.waiting import children_with, gone, until
 from some_dask import SomeDask, some_dask
 
 distributed = pytest.importorskip("distributed")
@@ -54,13 +54,8 @@ def facts() -> tuple[str, int, str | None]:
 def agents_of(client: Any) -> list[int]:
     """The agents that run beside workers."""
 
-    def look(dask_worker: Any) -> list[int]:
-        import psutil
-
-        children = psutil.Process().children()
-        return [one.pid for one in children if "encamp.agent" in " ".join(one.cmdline())]
-
-    return [pid for pids in client.run(look).values() for pid in pids]
+    workers = client.run(os.getpid).values()
+    return [one.pid for worker in workers for one in children_with("encamp.agent", worker)]
 
 
 def tasks_of(client: Any) -> list[str]:

@@ -15,7 +15,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
-from encamp.testing.waiting import gone, until
+from encamp.testing.waiting import children_with, gone, until
 from some_ipyparallel import SomeEngines, some_engines
 
 ipyparallel = pytest.importorskip("ipyparallel")
@@ -38,9 +38,8 @@ def client(engines: SomeEngines) -> Iterator[Any]:
 
 def agents_of(client: Any) -> list[int]:
     """The agents that run beside engines."""
-    engines = [psutil.Process(pid) for pid in client[:].apply_sync(os.getpid)]
-    children = [child for engine in engines for child in engine.children()]
-    return [one.pid for one in children if "encamp.agent" in " ".join(one.cmdline())]
+    engines = client[:].apply_sync(os.getpid)
+    return [one.pid for engine in engines for one in children_with("encamp.agent", engine)]
 
 
 def wait_for(file: str, number: int) -> int:

@@ -38,7 +38,14 @@ def test_names_match_as_for_wcmatch(pattern: str, name: str) -> None:
     if name in (".", "..") or "**" in pattern:
         return
     theirs = glob.translate(pattern, flags=glob.GLOBSTAR)[0]
-    assert matches(pattern, name) == any(re.match(one, name) for one in theirs)
+    assert matches(pattern, name) == any(re.fullmatch(one, name) for one in theirs)
+
+
+@pytest.mark.parametrize("pattern", ["?", "[a]", "a", "*.txt", "*.[t]xt"])
+def test_a_newline_at_the_end_belongs_to_the_name(pattern: str) -> None:
+    name = {"*": "x.txt"}.get(pattern[0], "a")
+    assert matches(pattern, name)
+    assert not matches(pattern, f"{name}\n")
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)

@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
-from secrets import token_hex
 
 from encamp.errors import BadDestination, JobBusy, printable
 from encamp.jobs.lease import Beats, leases
@@ -96,9 +96,8 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
     for file, facts in leases(folder):
         _check_dead(folder, file.name, facts)
     with refusals(folder.path):
-        while not _made(folder):
-            _check_dead(folder, OWNER, _read(folder))
-            _set_aside(folder)
+        while not _made(folder, OWNER) and not _taken_over(folder):
+            pass
     with Beats(folder.path / OWNER):
         try:
             yield
@@ -107,19 +106,19 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
                 files.remove(OWNER)
 
 
-def _made(folder: OwnFolder) -> bool:
-    """Make the file, unless there is one."""
+def _made(folder: OwnFolder, name: str) -> bool:
+    """Make a file that names this process, unless there is one."""
     with folder.opened() as files:
         try:
-            files.make(OWNER, this_process().as_bytes())
+            files.make(name, this_process().as_bytes())
         except FileExistsError:
             return False
     return True
 
 
-def _read(folder: OwnFolder) -> ProcessFacts | None:
+def _read(folder: OwnFolder, name: str) -> ProcessFacts | None:
     with suppress(OSError), folder.opened() as files:
-        return facts_in(files.read(OWNER, MOST_FACTS))
+        return facts_in(files.read(name, MOST_FACTS))
     return None
 
 
@@ -156,15 +155,42 @@ def _touched(folder: OwnFolder, name: str) -> int | None:
         os.close(fd)
 
 
-def _set_aside(folder: OwnFolder) -> None:
-    """Remove the file of a dead run, but never that of another which has just begun."""
-    judged = _touched(folder, OWNER)
-    aside = f".{OWNER}.{token_hex(8)}.tmp"
-    with folder.opened() as files, suppress(FileNotFoundError):
-        files.rename(OWNER, aside)
-        if _touched(folder, aside) != judged:
-            with suppress(OSError):
-                files.link_new(aside, OWNER)
-            files.remove(aside)
-            raise JobBusy(str(folder.path), _who(_read(folder)))
-        files.remove(aside)
+def _taken_over(folder: OwnFolder) -> bool:
+    """Replace the file of a dead run by our own; False if it is another one by now.
+
+    Of many that find the same dead run, only the one that makes the claim may replace its file,
+    and only while the claim stands. The claim of a run that died with it is followed by another.
+    """
+    judged = _identity(folder)
+    if judged is None:
+        return False
+    _check_dead(folder, OWNER, _read(folder, OWNER))
+    claims = _claimed(folder, judged)
+    with folder.opened() as files:
+        try:
+            if _identity(folder) != judged:
+                return False
+            with files.replacing(OWNER) as file:
+                file.write(this_process().as_bytes())
+        finally:
+            for claim in claims:
+                files.remove(claim)
+    return True
+
+
+def _claimed(folder: OwnFolder, judged: str) -> list[str]:
+    """Claim a dead run's file for this process alone; the claims, those of the dead first."""
+    claims = [f"{OWNER}.{judged}.0"]
+    while not _made(folder, claims[-1]):
+        _check_dead(folder, claims[-1], _read(folder, claims[-1]))
+        claims.append(f"{OWNER}.{judged}.{len(claims)}")
+    return claims
+
+
+def _identity(folder: OwnFolder) -> str | None:
+    """What tells the owner's file from every other that had its name, or was not yet touched."""
+    with suppress(FileNotFoundError), folder.opened() as files:
+        status = files.status(OWNER)
+        told = (status.st_ino, status.st_mtime_ns, files.read(OWNER, MOST_FACTS))
+        return sha256(repr(told).encode()).hexdigest()[:16]
+    return None

@@ -31,7 +31,7 @@ def is_glob(pattern: str) -> bool:
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a whole path, or a name, is one that a pattern stands for."""
-    return any(one.match(path) for one in _compiled(pattern))
+    return any(one.fullmatch(path) for one in _compiled(pattern))
 
 
 @lru_cache(maxsize=4096)
@@ -54,7 +54,7 @@ def _translated(pattern: str) -> str:
     """
     text = "".join(_AS_REGEX.get(char) or re.escape(char) for char in pattern)
     start = r"(?![./])" if pattern[0] in (_ANY, _STAR) else ""
-    return rf"(?s:(?=.){start}{text}/*)\Z"
+    return rf"(?s:(?=.){start}{text}/*)"
 
 
 _AS_REGEX = {_STAR: "[^/]*", _ANY: "[^/]"}

@@ -1,9 +1,10 @@
-"""Ways for a test to wait for what others bring about."""
+"""Ways for a test to wait for what other processes bring about, and to look at them."""
 
 # ruff: noqa: S101
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 
@@ -27,3 +28,19 @@ def gone(pid: int) -> bool:
         return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
+
+
+def children_with(word: str, pid: int | None = None) -> list[psutil.Process]:
+    """The living children of a process, by default this one, that have a word in a command line."""
+    try:
+        children = psutil.Process(pid or os.getpid()).children()
+    except psutil.NoSuchProcess:
+        return []
+    return [child for child in children if _has(child, word)]
+
+
+def _has(process: psutil.Process, word: str) -> bool:
+    try:
+        return any(word in argument for argument in process.cmdline())
+    except psutil.NoSuchProcess:  # it has ended meanwhile
+        return False
