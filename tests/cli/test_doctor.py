@@ -122,9 +122,10 @@ def test_a_cleaner_that_heeds_no_locks_is_told_of(
 def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
     from encamp.storage.beacon import Beacons
     from encamp.storage.parts import new_token
+    from encamp.storage.trusted import NAMED
 
     beacons = Beacons(new_token())
-    beacons.light([tmp_path])
+    beacons.light({tmp_path: NAMED})
     (tmp_path / "lock").touch()
     try:
         free = asked(folder=str(tmp_path), told=beacons.told, lock=str(tmp_path / "lock"))

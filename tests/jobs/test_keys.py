@@ -109,7 +109,7 @@ CASES: dict[str, tuple[Callable[[], encamp.Job], str]] = {
     [(Command, COMMANDS), (Call, CALLS), (Output, OUTPUT_FIELDS), (Mirror, MIRRORS)],
 )
 def test_no_field_was_forgotten(kind: Any, table: dict[str, Any]) -> None:
-    assert {field.name for field in fields(kind)} - set(table) <= {"at"}
+    assert {field.name for field in fields(kind)} - set(table) <= {"at", "trust"}
 
 
 def test_a_key_has_all_that_matters_and_nothing_else(here: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +25,14 @@ from encamp.jobs.report import read_report
 from encamp.model import Published, TaskReport
 from encamp.storage.beacon import Beacons, reaches
 from encamp.storage.believed import Believed
-from encamp.storage.outputs import Output, stage, unstage
+from encamp.storage.landing import Depot, Piece
+from encamp.storage.outputs import Output, bound, folders_of, stage, unstage
 from encamp.storage.own_files import OwnFolder
 from encamp.storage.parts import discard_leftovers
 from encamp.storage.publish import intact, publish
 from encamp.storage.roots import local, local_storage
+from encamp.storage.ship import digest_of_piece
+from encamp.storage.trusted import NAMED, Trust, opened
 
 __all__ = ["scratch"]
 TOKEN = "0123456789ab"
@@ -266,7 +271,7 @@ def test_a_faked_beacon_draws_nothing_to_a_strangers_folder(scratch: Path) -> No
     near, far = scratch / "near", scratch / "far"
     near.mkdir()
     beacons = Beacons(TOKEN)
-    beacons.light([near])
+    beacons.light({near: NAMED})
     name = f".encamp-{TOKEN}-beacon"
     with pytest.raises(Exception, match="returned non-zero exit status"):
         stranger('cat "$1"', near / name)
@@ -316,6 +321,153 @@ def test_what_is_private_stays_so_while_it_is_staged(
     assert modes == [0o600, 0o600]
     assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+
+
+# Folders of the destination
+
+
+def _elsewhere(scratch: Path) -> Path:
+    """A folder of the owner's to which no result belongs."""
+    folder = scratch / "mine"
+    folder.mkdir()
+    return folder
+
+
+@as_root
+@pytest.mark.parametrize(
+    "script",
+    ['ln -s "$1" out/sums', "mkdir -m 777 out/sums", 'mkdir out/sums; ln -s "$1" out/sums/deep'],
+)
+def test_a_strangers_link_or_folder_on_the_way_to_results_is_refused_before_the_run(
+    scratch: Path, script: str
+) -> None:
+    mine, out = _elsewhere(scratch), scratch / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    stranger(script, mine)
+    job = encamp.Job("sums", to="out")
+    job.add("one", "touch one.sum", outputs={"*.sum": "sums/deep"})
+    for dry_run in (True, False):
+        with pytest.raises(BadDestination, match="of the user nobody"):
+            job.run(dry_run=dry_run)
+    assert not list(mine.iterdir())
+
+
+@as_root
+def test_a_strangers_link_in_place_of_the_destination_is_refused(scratch: Path) -> None:
+    mine = _elsewhere(scratch)
+    stranger('ln -s "$1" out', mine)
+    job = encamp.Job("sums", to="out")
+    job.add("one", "touch one.sum", outputs="*.sum")
+    with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
+        job.run()
+    with pytest.raises(BadDestination, match="is a symlink"), encamp.sandbox(to="out"):
+        pass
+    job = encamp.Job("sums", to=scratch / "out")  # by its whole path: somebody is trusted
+    assert not list(mine.iterdir())
+
+
+@as_root
+@pytest.mark.parametrize("moment", ["before it is staged", "before it is published"])
+@pytest.mark.parametrize("pattern", ["one.sum", "deep/**"])
+def test_a_link_that_comes_while_a_task_runs_is_not_followed(
+    scratch: Path, moment: str, pattern: str
+) -> None:
+    mine, out, folder = _elsewhere(scratch), scratch / "out", local_storage() / "task"
+    (folder / "deep/er").mkdir(parents=True)
+    for name in ("one.sum", "deep/one.sum", "deep/er/one.sum"):
+        (folder / name).write_text("x")
+    (out / "sums/er").mkdir(parents=True)
+    for place in (out, out / "sums"):
+        place.chmod(0o777)
+    outputs = bound([Output(pattern, "sums")], out)
+    swap = 'mv "$1/sums" "$1/was"; ln -s "$2" "$1/sums"'
+    if moment == "before it is staged":
+        stranger(swap, out, mine)
+        with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
+            stage(folder, outputs, out, token=TOKEN, task="task")
+    else:
+        staged = stage(folder, outputs, out, token=TOKEN, task="task")
+        stranger(swap, out, mine)
+        shutil.copytree(out / "was", mine, dirs_exist_ok=True)
+        with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
+            publish(staged)
+        unstage(staged)
+    assert not list(mine.rglob("*.sum"))
+
+
+@as_root
+def test_what_hosts_send_does_not_go_by_a_strangers_link(scratch: Path) -> None:
+    mine, out = _elsewhere(scratch), scratch / "out"
+    out.mkdir()
+    out.chmod(0o777)
+    (output,) = bound([Output("a", "sums")], out)
+    stranger('ln -s "$1" out/sums', mine)
+    assert output.at is not None
+    piece = Piece(output.at, "deep/a", TOKEN, 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
+    depot = Depot((), [output])
+    with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
+        depot.answer(("land", piece, None))
+    with closing(Beacons(TOKEN)) as beacons:
+        beacons.light(folders_of([output]))
+    assert not list(mine.iterdir())
+
+
+@as_root
+def test_nothing_is_removed_or_found_intact_by_a_strangers_link(scratch: Path) -> None:
+    mine, out = _elsewhere(scratch), scratch / "out"
+    (out / "sums").mkdir(parents=True)
+    out.chmod(0o777)
+    job = encamp.Job("sums", to="out")
+    for name in ("one", "two"):
+        job.add(name, encamp.command(f"echo x > {name}.sum", shell=True), outputs={"*.sum": "sums"})
+    job.run()
+    for file in (out / "sums").iterdir():
+        shutil.copy2(file, mine)
+    stranger('mv out/sums out/was; ln -s "$1" out/sums', mine)
+    journal = Journal(out / "sums.job")
+    del job.tasks["two"]
+    with journal.writing():
+        journal.note_tasks(job.tasks)
+        assert prune(journal, out, [], dry_run=False).removed == []
+    assert sorted(file.name for file in mine.iterdir()) == ["one.sum", "two.sum"]
+    assert not intact(_published(str(out / "sums/one.sum")))
+
+
+@as_root
+def test_links_of_the_owner_are_followed(scratch: Path) -> None:
+    big = scratch / "big"
+    (big / "deep").mkdir(parents=True)
+    (scratch / "sums").symlink_to("big")
+    job = encamp.Job("sums", to=".")
+    make = encamp.command("mkdir -p deep new; touch deep/one.sum new/one.sum", shell=True)
+    job.add("one", make, outputs=[Output("deep", "sums"), Output("new/**", "sums/new")])
+    job.run()
+    assert {str(file.relative_to(big)) for file in big.rglob("*.sum")} == {
+        "deep/one.sum",
+        "new/one.sum",
+    }
+    assert job.run()["one"].state == "up to date"
+
+
+@as_root
+def test_a_group_trusts_links_and_folders_of_its_members_where_not_everybody_may_put_them(
+    scratch: Path,
+) -> None:
+    mine, out = _elsewhere(scratch), scratch / "out"
+    out.mkdir()
+    os.chown(out, 0, STRANGER)
+    out.chmod(0o2775)
+    stranger('mkdir -m 775 out/sums; ln -s "$1" out/link', mine)
+    for name in ("sums", "link"):
+        with opened(out / name, Trust(1, shared=True)):
+            pass
+        with pytest.raises(BadDestination), opened(out / name, Trust(1)):
+            pass
+    out.chmod(0o2777)
+    for name in ("sums", "link"):
+        with pytest.raises(BadDestination), opened(out / name, Trust(1, shared=True)):
+            pass
 
 
 # Final names

@@ -34,10 +34,12 @@ from pathlib import Path, PurePosixPath
 from encamp.storage import landing
 from encamp.storage.landing import Far, Receiver, send_file
 from encamp.storage.roots import portable
+from encamp.storage.trusted import NAMED
 landing.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()
-landed, _, _ = send_file(Receiver([to]), Path("source"), Far(portable(to), PurePosixPath("a")), "t")
+far = Far(portable(to), PurePosixPath("a"))
+landed, _, _ = send_file(Receiver({to: NAMED}), Path("source"), far, "t")
 os.write(1, str(landed.part).encode())
 """
 

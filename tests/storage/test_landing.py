@@ -26,6 +26,7 @@ from encamp.storage.owner import reclaim
 from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
 from encamp.storage.ship import CHUNK, digest_of_piece
+from encamp.storage.trusted import NAMED
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
 
@@ -191,7 +192,7 @@ def test_a_folder_with_a_beacon_is_reached_and_others_are_not(tmp_path: Path) ->
     beacons = Beacons(TOKEN)
     near, far = tmp_path / "near", tmp_path / "far"
     far.mkdir()
-    beacons.light([near])
+    beacons.light({near: NAMED})
     assert reaches(str(near), beacons.told)
     assert not reaches(str(near), Beacons(TOKEN).told)
     assert not reaches(str(far), beacons.told)
@@ -203,7 +204,7 @@ def test_a_folder_that_cannot_be_written_to_is_not_reached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(Beacons(TOKEN)) as beacons:
-        beacons.light([tmp_path])
+        beacons.light({tmp_path: NAMED})
         monkeypatch.setattr(os, "access", lambda *_: False)
         assert not reaches(str(tmp_path), beacons.told)
 
@@ -216,7 +217,7 @@ def test_outputs_go_each_by_the_way_that_its_own_folder_needs(
     near = tmp_path / "near"
     wanted, sea = planned(there, Output("a", str(near)), "b")
     with closing(Beacons(TOKEN)) as beacons:
-        beacons.light([near])
+        beacons.light({near: NAMED})
         staged = stage(folder, wanted, token="t", task="task", channel=sea, beacon=beacons.told)
     assert [piece.inner for piece in sea.pieces] == ["b"]
     published(staged, there)
@@ -230,7 +231,9 @@ def left_by_the_dead(tmp_path: Path) -> Path:
     there = tmp_path / "there"
     code = (
         "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
-        f"Beacons('{DEAD}').light([Path({str(there)!r})]); os.kill(os.getpid(), signal.SIGKILL)"
+        "from encamp.storage.trusted import NAMED; "
+        f"Beacons('{DEAD}').light({{Path({str(there)!r}): NAMED}}); "
+        "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     (there / "deep").mkdir()
@@ -251,7 +254,7 @@ def files_in(folder: Path) -> set[str]:
 
 def test_what_a_killed_owner_left_goes_when_the_next_one_comes(left_by_the_dead: Path) -> None:
     with closing(Beacons(NEW)) as beacons:
-        beacons.light([left_by_the_dead])
+        beacons.light({left_by_the_dead: NAMED})
         assert files_in(left_by_the_dead) == {
             ".encamp-alive-1.x-0",
             "result",
@@ -290,14 +293,14 @@ def test_a_first_piece_is_never_written_over_something(there: Path) -> None:
     piece = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=1)
     for _ in range(2):
         with pytest.raises(BadDestination, match="file exists"):
-            Receiver([there]).land(piece)
+            Receiver({there: NAMED}).land(piece)
         assert (there / "a").read_text() == "somebody's"
         (there / ".encamp-t").write_text("another's")
 
 
 def test_a_later_piece_follows_no_symlink_and_what_was_begun_goes(there: Path) -> None:
     (there / "a").write_text("somebody's")
-    receiver = Receiver([there])
+    receiver = Receiver({there: NAMED})
     first = Piece(str(there), "final", "t", 0, b"x", digest_of_piece(b"x"), 0o600, size=None)
     receiver.land(first)
     part = there / ".encamp-t"

@@ -15,7 +15,6 @@ from other_processes import open_folder, small_disk, start, unprivileged
 
 from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflict, UnsafeTarget
 from encamp.model import Published
-from encamp.storage import outputs as module
 from encamp.storage.outputs import (
     Output,
     OutputMap,
@@ -467,18 +466,18 @@ def test_the_bytes_are_on_the_disk_before_the_name(
 ) -> None:
     write(folder, "a")
     done: list[str] = []
-    real_fsync, real_replace = os.fsync, Path.replace
+    real_fsync, real_rename = os.fsync, os.rename
 
     def fsync(fd: int) -> None:
         done.append(f"flush {Path(os.readlink(f'/proc/self/fd/{fd}')).name[:8]}")
         real_fsync(fd)
 
-    def rename(self: Path, target: Path) -> Path:
+    def rename(*names: str, **folders: int) -> None:
         done.append("rename")
-        return real_replace(self, target)
+        real_rename(*names, **folders)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    monkeypatch.setattr(module.Path, "replace", rename)
+    monkeypatch.setattr(os, "rename", rename)
     brought("a", folder, to)
     assert done == [f"flush {PART}", "rename", "flush results"]
 

@@ -92,11 +92,11 @@ PUBLISHING = """
     number, where = int(sys.argv[2]), sys.argv[3]
     real = getattr(os, where)
     calls = []
-    def killed(*args):
+    def killed(*args, **options):
         calls.append(args)
         if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        return real(*args)
+        return real(*args, **options)
     with encamp.sandbox(outputs={"*": sys.argv[1]}) as folder:
         for name in "abc":
             (folder / name).write_bytes(name.encode() * 3_000_000)
@@ -105,7 +105,7 @@ PUBLISHING = """
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-@pytest.mark.parametrize("where", ["write", "fsync", "replace"])
+@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
 def test_killed_while_it_brings_back_it_leaves_only_whole_files_once_the_next_has_cleaned(
     number: int, where: str, tmp_path: Path
 ) -> None:

@@ -23,6 +23,7 @@ from encamp.storage.beacon import Beacons
 from encamp.storage.parts import PART, new_token
 from encamp.storage.roots import current_folder, portable
 from encamp.storage.sizes import counted
+from encamp.storage.trusted import NAMED
 
 _BY_SSH = ("mpi", "pvm")
 """Engines that log in to their hosts by ssh."""
@@ -94,7 +95,7 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
     asked = Asked(python_here(), libraries_here(), portable(folder), printable(folder))
     with ExitStack() as undo:
         undo.callback(beacons.close)
-        beacons.light([folder])
+        beacons.light({Path(os.path.realpath(folder)): NAMED})
         try:
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:

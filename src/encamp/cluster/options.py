@@ -13,6 +13,7 @@ from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
+from encamp.storage.trusted import named
 
 if TYPE_CHECKING:
     from encamp.cluster.scheduler import Place
@@ -113,7 +114,7 @@ class SpawnOptions:
             _check_flag(name, getattr(self, name))
         base = current_folder()
         wanted, left = as_outputs(self.outputs), as_outputs(self.on_failure)
-        destination = (base / Path(self.to or ".").expanduser()) if wanted or left else None
+        destination = named(base, self.to or ".") if wanted or left else None
         if destination is not None:
             check_outputs(wanted, destination)
             check_outputs(left, destination)

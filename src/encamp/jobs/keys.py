@@ -14,6 +14,7 @@ from encamp.storage.mirror import Item, identity
 from encamp.storage.outputs import Output
 from encamp.storage.publish import intact
 from encamp.storage.roots import Portable
+from encamp.storage.trusted import NAMED, Trust
 
 _WORDS = {
     "code": "the code of its steps",
@@ -93,14 +94,18 @@ class Keys:
 
 
 _COMMAND = Fields(Command.__dataclass_fields__, "line")
-_OUTPUT = Fields(Output.__dataclass_fields__, "pattern")
+_WHERE = {"at", "trust"}
+"""What an output is told of its folder, which says no more than ``to`` and the destination."""
+_OUTPUT = Fields(Output.__dataclass_fields__.keys() - _WHERE, "pattern")
 
 
 def _fields(value: Command | Output) -> dict[str, object]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return {name: getattr(value, name) for name in value.__dataclass_fields__.keys() - _WHERE}
 
 
-def why_run(record: Line | None, key: Key, makes: Callable[[str], bool]) -> str | None:
+def why_run(
+    record: Line | None, key: Key, makes: Callable[[str], bool], trust: Trust = NAMED
+) -> str | None:
     """Why a task must run, in words; None if what an earlier run did still holds.
 
     ``makes`` says whether the task can publish a path: nothing else is looked at.
@@ -113,6 +118,6 @@ def why_run(record: Line | None, key: Key, makes: Callable[[str], bool]) -> str 
     for output in record.report.outputs:
         if not makes(output.path):
             return f"the journal names {shortened(printable(output.path))}, which it cannot make"
-        if not intact(output):
+        if not intact(output, trust):
             return f"its output {output.path} vanished or changed"
     return None

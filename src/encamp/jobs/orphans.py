@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from encamp.errors import printable
+from encamp.errors import BadDestination, printable
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
 from encamp.model import Published
@@ -24,6 +24,7 @@ from encamp.storage.publish import flush_folders, intact
 from encamp.storage.reach import may_make
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local
+from encamp.storage.trusted import Trust, opened, trust_in
 
 _NAMED = 5
 """How many orphans a warning names."""
@@ -48,11 +49,6 @@ class Orphan:
     def is_folder(self) -> bool:
         """Whether it was published as an empty folder."""
         return self.published is not None and self.published.kind == "folder"
-
-    @property
-    def unchanged(self) -> bool:
-        """Whether it is as the task left it."""
-        return self.published is not None and intact(self.published)
 
 
 def orphans(journal: Journal) -> dict[str, Orphan]:
@@ -187,23 +183,50 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
     unless this is a dry run. Raises OSError for what cannot be removed.
     """
     found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
+    way = _Way(to, journal.own_folder.shared)
     bare = _folders(journal).items()
-    empty = {path for path, one in bare if one.unchanged and not Path(path).is_symlink()}
+    empty = {path for path, one in bare if way.unchanged(one) and not Path(path).is_symlink()}
     for path in others:
         found.pop(path, None)
         empty.discard(path)
-    unchanged = {path: orphan for path, orphan in found.items() if orphan.unchanged}
+    unchanged = {path: orphan for path, orphan in found.items() if way.unchanged(orphan)}
     kept = sorted(found.keys() - unchanged.keys())
     folders = _emptied(unchanged, empty, to)
     if not dry_run:
         for path in unchanged:
-            remote.remove(path) if is_url(path) else Path(path).unlink(missing_ok=True)
+            remote.remove(path) if is_url(path) else way.remove(path)
         for folder in folders:
-            with suppress(OSError):  # somebody may have put something there
-                Path(folder).rmdir()
+            with suppress(OSError, BadDestination):  # somebody may have put something there
+                way.remove(folder, is_folder=True)
         flush_folders(_still_there((*unchanged, *folders)))
         _forget(journal, kept)
     return Pruned(sorted(unchanged), kept, folders)
+
+
+class _Way:
+    """The way from a destination to what is below, on which nobody else may have put a link."""
+
+    def __init__(self, to: Path, shared: bool) -> None:
+        self._depth = len(Path(os.path.realpath(to)).parts)
+        self._named = trust_in(to, shared=shared)
+
+    def unchanged(self, orphan: Orphan) -> bool:
+        """Whether it is as the task left it."""
+        trust = self._trust(Path(orphan.path))
+        return orphan.published is not None and intact(orphan.published, trust)
+
+    def remove(self, path: str, *, is_folder: bool = False) -> None:
+        """Remove a file if it is there, or an empty folder. Raises `BadDestination` or OSError."""
+        above, name = os.path.split(path)
+        with opened(Path(above), self._trust(Path(path))) as folder:
+            if is_folder:
+                os.rmdir(name, dir_fd=folder)
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+
+    def _trust(self, path: Path) -> Trust:
+        return self._named.below(max(0, len(path.parts) - 1 - self._depth))
 
 
 def _forget(journal: Journal, kept: Iterable[str]) -> None:

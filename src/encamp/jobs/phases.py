@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -350,7 +350,7 @@ def stage_log(
     """Stage an attempt's log for the job's folder."""
     name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
     cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
-    wanted = [Output("log", rename=name, at=work.logs)]
+    wanted = [replace(work.logs, rename=name)]
     return _stage(folder, wanted, work, channel, "log", flush=flush)[0]
 
 

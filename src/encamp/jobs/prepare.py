@@ -29,7 +29,8 @@ from encamp.storage.outputs import (
     check_destination,
     check_outputs,
 )
-from encamp.storage.roots import Portable, portable
+from encamp.storage.roots import portable
+from encamp.storage.trusted import Trust, named, trust_in
 
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
@@ -54,7 +55,8 @@ class Prepared:
         self.believed = Believed(job.to, outputs)
         journal.believed = self.believed.ever
         self.graph = Graph(job.tasks)
-        self.finals = _final_names(job)
+        self._trust = trust_in(job.to, shared=journal.own_folder.shared)
+        self.finals = _final_names(job, self._trust)
         check_own_folder(job)
         sweepers = check_readers(job, self.graph)
         self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers)
@@ -62,7 +64,7 @@ class Prepared:
         self.keys = Keys(self.inputs.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
-        self._places: dict[str, Portable | None] = {}
+        self._places: dict[str, Output] = {}
         self._check_steps()
 
     def _check_steps(self) -> None:
@@ -82,8 +84,9 @@ class Prepared:
         """Outputs in the form that goes to other hosts."""
         for output in outputs:
             if output.to not in self._places:
-                self._places[output.to] = bound([output], self.job.to)[0].at
-        return tuple(replace(output, at=self._places[output.to]) for output in outputs)
+                (self._places[output.to],) = bound([output], self.job.to, shared=self._trust.shared)
+        places = [(output, self._places[output.to]) for output in outputs]
+        return tuple(replace(output, at=one.at, trust=one.trust) for output, one in places)
 
     def look_again(self, name: str) -> tuple[list[Item], Key]:
         """Inputs of a task and of the job, and its key, as they are now. Raises as `inputs.of`."""
@@ -100,7 +103,7 @@ class Prepared:
     def why_run(self, name: str, record: Line | None, key: Key) -> str | None:
         """Why a task must run, in words; None if what an earlier run did still holds."""
         outputs = self.job.tasks[name].outputs
-        return why_run(record, key, partial(self.believed.makes, outputs))
+        return why_run(record, key, partial(self.believed.makes, outputs), self._trust)
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""
@@ -122,14 +125,15 @@ class Prepared:
         self._sent.pop(name, None)
 
 
-def _final_names(job: Job) -> dict[str, str]:
+def _final_names(job: Job, trust: Trust) -> dict[str, str]:
     """Final paths that are known now → the task that makes each."""
-    check_destination(job.to)
+    shared = trust.shared
+    check_destination(named(job.base, job.to, shared=shared))
     finals: dict[str, str] = {}
     folders: Folders = {}
     for task in job.tasks.values():
-        left = check_outputs(task.on_failure, job.to, folders)
-        for final in {**check_outputs(task.outputs, job.to, folders), **left}:
+        left = check_outputs(task.on_failure, job.to, folders, shared=shared)
+        for final in {**check_outputs(task.outputs, job.to, folders, shared=shared), **left}:
             if final in finals:
                 raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
             finals[final] = task.name

@@ -85,6 +85,7 @@ from encamp.storage.publish import (
 )
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable
+from encamp.storage.trusted import trust_in
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -205,9 +206,9 @@ class _Run:
         self.token = new_token()
         self.shared = journal.own_folder.shared
         self.lease = new_lease(job.folder, self.token)
-        self.logs = portable(job.folder / "logs")
-        self._logs_here = local(self.logs)
-        self.logs_at = Output("log", at=self.logs)
+        logs = portable(job.folder / "logs")
+        self._logs_here = local(logs)
+        self.logs = Output("log", at=logs, trust=trust_in(job.to, 1, shared=self.shared))
         self.sys_path = tuple(import_path())
         self.finals = prepared.finals
         self.own_folder = OwnFolder(job.folder)
@@ -362,7 +363,7 @@ class _Run:
     def _hand_over(self, name: str) -> None:
         self.running[name].submitted = self.clock.now()
         work = self._work(name)
-        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs_at))
+        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs))
         self.depots[name] = depot
         try:
             future = answering(self.executor, depot.answer).submit(attempt, work)
@@ -380,7 +381,7 @@ class _Run:
         task, current = self.job.tasks[name], self.running[name]
         outputs, left = self.prepared.bound(task.outputs), self.prepared.bound(task.on_failure)
         if self.beacons is not None:
-            self.beacons.light(folders_of((*outputs, *left, self.logs_at)))
+            self.beacons.light(folders_of((*outputs, *left, self.logs)))
         return Work(
             job=self.job.name,
             task=name,

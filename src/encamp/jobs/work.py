@@ -15,7 +15,6 @@ from encamp.jobs.steps import Call, Command
 from encamp.model import Span, Where
 from encamp.storage.mirror import Item
 from encamp.storage.outputs import Output, Staged
-from encamp.storage.roots import Portable
 
 Keep = Literal["never", "failed", "always"]
 
@@ -37,7 +36,8 @@ class Work:
     outputs: tuple[Output, ...]
     """`bound`, as those after them."""
     on_failure: tuple[Output, ...]
-    logs: Portable
+    logs: Output
+    """Where logs go."""
     time_limit: float | None
     log_limit: int
     keep: Keep

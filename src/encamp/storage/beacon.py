@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 
 import msgspec
 
-from encamp.errors import BadLocalStorage, DiskFull, UnusableInput
+from encamp.errors import BadDestination, BadLocalStorage, DiskFull, UnusableInput
 from encamp.storage.own_files import read_regular
 from encamp.storage.owner import OwnedFolder
 from encamp.storage.parts import BEACON, PART, discard_leftovers, token_of_beacon
 from encamp.storage.process import MOST_FACTS, ProcessFacts, this_process
 from encamp.storage.roots import Portable, SharedPath, local
+from encamp.storage.trusted import Trust, opened
 from encamp.storage.visible import sees
 
 _BETWEEN = ":"
@@ -51,24 +52,25 @@ class Beacons:
         """What hosts are told, for `reaches`; it is a secret."""
         return f"{self._token}{_BETWEEN}{self._proof}"
 
-    def light(self, folders: Iterable[Path]) -> None:
+    def light(self, folders: Mapping[Path, Trust]) -> None:
         """Put beacons into folders, which are made where they are missing.
 
-        Where that cannot be, hosts send what goes there, and are told why it cannot.
+        With each there is how far it is believed. Where that cannot be, hosts send what goes
+        there, and are told why it cannot.
         """
         for folder in folders:
             if folder not in self._lit:
-                with suppress(OSError):
+                with suppress(OSError, BadDestination):
                     self._lit[folder] = not folder.is_dir()
-                    folder.mkdir(parents=True, exist_ok=True)
-                    beacon = folder / _name(self._token)
-                    self._note(beacon)
-                    _remove_dead(folder, self._make(beacon))
+                    self._note(folder / _name(self._token))
+                    _remove_dead(folder, self._make(folder, folders[folder]))
 
-    def _make(self, beacon: Path) -> int:
+    def _make(self, folder: Path, trust: Trust) -> int:
         """Make a beacon; returns whom its disk shows as the owner of what is ours."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with os.fdopen(os.open(beacon, flags, 0o600), "wb") as file:
+        with opened(folder, trust, make=True) as at:
+            fd = os.open(_name(self._token), flags, 0o600, dir_fd=at)
+        with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(_Said(this_process(), self._proof)))
             return os.fstat(file.fileno()).st_uid
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,8 +22,9 @@ from encamp.storage.copy import write_at
 from encamp.storage.disk import disk_full, flushed, set_permissions
 from encamp.storage.holes import Hashed, data_parts, is_sparse
 from encamp.storage.parts import PART, Written, discard
-from encamp.storage.roots import Portable, SharedPath, below, local, portable_name
+from encamp.storage.roots import Portable, SharedPath, below, local, with_name
 from encamp.storage.ship import CHUNK, Sender, digest_of_piece
+from encamp.storage.trusted import Trust, opened
 
 if TYPE_CHECKING:
     from encamp.storage.mirror import Item
@@ -128,10 +129,13 @@ def _parts(fd: int) -> Iterator[tuple[int, int]]:
 
 
 class Receiver:
-    """Takes in outputs, for ``folders`` of this host and those below them only."""
+    """Takes in outputs, for ``folders`` of this host and those below them only.
 
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self._allowed = {os.path.realpath(folder) for folder in folders}
+    With each there is how far it is believed.
+    """
+
+    def __init__(self, folders: Mapping[Path, Trust]) -> None:
+        self._allowed = folders
         self._parts: set[Path] = set()
 
     def land(self, piece: Piece) -> Landed:
@@ -139,7 +143,7 @@ class Receiver:
 
         Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
         """
-        final = self._final(piece)
+        final, trust = self._final(piece)
         part = final.with_name(f"{PART}{piece.token}")
         if digest_of_piece(piece.data) != piece.digest:
             why = f"the bytes from {piece.offset} on were changed on the way"
@@ -149,22 +153,23 @@ class Receiver:
         elif part not in self._parts:
             raise ShippingFailed(piece.inner, "its first piece is missing")
         try:
-            written = _write(part, piece)
+            written = _write(part, trust, piece)
         except OSError as exc:
             discard(part)
             why = (exc.strerror or str(exc)).lower()
             full = disk_full(exc, final, len(piece.data))
             raise full or BadDestination(printable(final), why) from exc
-        return Landed(portable_name(part), portable_name(final), written)
+        to = below(piece.folder, piece.inner)
+        return Landed(with_name(to, part.name), to, written)
 
-    def _final(self, piece: Piece) -> Path:
+    def _final(self, piece: Piece) -> tuple[Path, Trust]:
         inner = PurePosixPath(piece.inner)
         if inner.is_absolute() or ".." in inner.parts or "/" in piece.token or not inner.name:
             raise UnsafeTarget(piece.inner, "would leave its destination")
-        folder = os.path.realpath(local(piece.folder))
+        folder = local(piece.folder)
         if folder not in self._allowed:
-            raise BadDestination(printable(folder), "it is no destination of the task's")
-        return Path(folder) / inner
+            raise BadDestination(str(folder), "it is no destination of the task's")
+        return folder / inner, self._allowed[folder].below(len(inner.parts) - 1)
 
     def discard(self) -> None:
         """Remove what was not published."""
@@ -205,8 +210,8 @@ class Depot:
     @property
     def _taker(self) -> Receiver:
         if self._receiver is None:
-            folders = [local(output.at) for output in self._outputs if output.at is not None]
-            self._receiver = Receiver(folders)
+            places = {one.at: one.trust for one in self._outputs if one.at is not None}
+            self._receiver = Receiver({local(at): trust for at, trust in places.items()})
         return self._receiver
 
     @property
@@ -227,12 +232,13 @@ class Depot:
                 self._receiver.discard()
 
 
-def _write(part: Path, piece: Piece) -> Written | None:
+def _write(part: Path, trust: Trust, piece: Piece) -> Written | None:
     """Add a piece; returns what the file is like if it is the last."""
-    if piece.offset == 0:
-        part.parent.mkdir(parents=True, exist_ok=True)
-    new = os.O_CREAT | os.O_EXCL if piece.offset == 0 else 0
-    fd = os.open(part, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | new, 0o600)
+    first = piece.offset == 0
+    new = os.O_CREAT | os.O_EXCL if first else 0
+    with opened(part.parent, trust, make=first) as folder:
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | new
+        fd = os.open(part.name, flags, 0o600, dir_fd=folder)
     try:
         write_at(fd, piece.data, piece.offset)
         if piece.size is not None:

@@ -35,11 +35,11 @@ from encamp.storage.roots import (
     current_folder,
     in_local_storage,
     local,
-    portable,
     portable_name,
-    real_folder,
     with_name,
 )
+from encamp.storage.trusted import NAMED, Trust, opened, trust_in
+from encamp.storage.trusted import below as folder_below
 
 _CHUNK = 1 << 20
 
@@ -76,6 +76,8 @@ class Output:
     existing: Existing = "replace"
     at: Portable | None = field(default=None, kw_only=True, repr=False)
     """Where ``to`` is, as all hosts understand it; see `bound`."""
+    trust: Trust = field(default=NAMED, kw_only=True, repr=False)
+    """How far the folders of ``at`` are believed."""
 
     def __post_init__(self) -> None:
         if self.existing not in get_args(Existing):
@@ -125,23 +127,38 @@ class Staged:
     """Where a symlink is to lead."""
     written: Written | None = None
     """The temporary file as it was when it was whole; None where there is none on a disk."""
+    trust: Trust = NAMED
+    """How far the folders that it goes to are believed."""
 
 
 Final = Path | str | Far
 """Where an output goes: a path on this host, a URL, or a path on the spawner's host."""
 
 
-def bound(outputs: Iterable[Output], destination: Path) -> tuple[Output, ...]:
-    """The outputs for another host: where they go depends on nothing of this one."""
-    return tuple(
-        output if is_url(output.to) else replace(output, at=_true_place(output, destination))
-        for output in outputs
-    )
+def bound(
+    outputs: Iterable[Output], destination: Path, *, shared: bool = False
+) -> tuple[Output, ...]:
+    """The outputs for another host: where they go depends on nothing of this one.
+
+    By its one true name, so that conflicts are seen by those who cannot look. ``shared`` says
+    whether it is a group's. Raises `BadDestination` for folders that another user has put there.
+    """
+    return tuple(_bound(output, destination, shared) for output in outputs)
 
 
-def _true_place(output: Output, destination: Path) -> Portable:
-    """By its one true name, so that conflicts are seen by those who cannot look."""
-    return portable(os.path.realpath(_folder(output, destination)))
+def _bound(output: Output, destination: Path, shared: bool) -> Output:
+    if is_url(output.to) or output.at is not None:
+        return output
+    folder, trust = _true_place(output, destination, shared)
+    return replace(output, at=portable_name(folder), trust=trust)
+
+
+def _true_place(output: Output, destination: Path, shared: bool) -> tuple[Path, Trust]:
+    to = os.path.expanduser(output.to)
+    if to.startswith("/"):
+        folder = Path(os.path.realpath(to))
+        return folder, trust_in(folder, shared=shared)
+    return folder_below(destination, to, shared=shared)
 
 
 def check_for_hosts(outputs: Iterable[Output]) -> None:
@@ -151,9 +168,9 @@ def check_for_hosts(outputs: Iterable[Output]) -> None:
             raise BadDestination(output.to, "each host has another file there; give a path")
 
 
-def folders_of(outputs: Iterable[Output]) -> list[Path]:
-    """The folders of this host that `bound` outputs go to."""
-    return [local(output.at) for output in outputs if output.at is not None]
+def folders_of(outputs: Iterable[Output]) -> dict[Path, Trust]:
+    """The folders of this host that `bound` outputs go to, and how far they are believed."""
+    return {local(output.at): output.trust for output in outputs if output.at is not None}
 
 
 Folders = dict[tuple[str, Portable | None], str]
@@ -161,14 +178,19 @@ Folders = dict[tuple[str, Portable | None], str]
 
 
 def check_outputs(
-    outputs: Iterable[Output], destination: Path, folders: Folders | None = None
+    outputs: Iterable[Output],
+    destination: Path,
+    folders: Folders | None = None,
+    *,
+    shared: bool = False,
 ) -> dict[str, str]:
     """The final names that are known before anything runs, with the pattern that makes each.
 
-    ``folders`` are those that earlier calls have checked, and are added to.
+    ``folders`` are those that earlier calls have checked, and are added to; ``shared`` says
+    whether the destination is a group's.
     Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
-    destination in the local storage, one that cannot be written to, or a folder beside it,
-    `OutputConflict` for two outputs with one final name.
+    destination in the local storage, one that cannot be written to, a folder beside it, or one
+    that another user has put there, `OutputConflict` for two outputs with one final name.
     """
     known: dict[str, str] = {}
     folders = {} if folders is None else folders
@@ -177,10 +199,7 @@ def check_outputs(
         if not plain:
             safe_target(output.pattern)
         if (output.to, output.at) not in folders:
-            _check_folder(output, destination)
-            folders[output.to, output.at] = str(_finals(destination, output)(PurePosixPath("x")))[
-                :-1
-            ]
+            folders[output.to, output.at] = _checked_folder(output, destination, shared)
         if not any(c in output.pattern for c in "*?["):
             name = output.pattern if plain else PurePosixPath(output.pattern).name
             final = folders[output.to, output.at] + renamed(output.rename, name)
@@ -195,36 +214,25 @@ def _is_name(pattern: str) -> bool:
     return "/" not in pattern and "\0" not in pattern and pattern[:1] not in ("", ".", "~")
 
 
-def _check_folder(output: Output, destination: Path) -> None:
-    if is_url(output.to):
-        remote.check(output.to)
-        return
-    if Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
+def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
+    """How the final names in an output's folder begin."""
+    if not is_url(output.to) and Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
         why = "it is outside of the destination (if that is meant, write the whole path)"
         raise BadDestination(output.to, why)
-    check_destination(Path(os.path.realpath(_folder(output, destination))))
+    output = _bound(output, destination, shared)
+    if output.at is None:
+        remote.check(output.to)
+    else:
+        check_destination(local(output.at))
+    return str(_place((), output)(PurePosixPath("x")))[:-1]
 
 
-def _folder(output: Output, destination: Path | None) -> Path:
-    if output.at is not None:
-        return local(output.at)
-    return (destination or current_folder()) / os.path.expanduser(output.to)
-
-
-def _place(
-    destination: Path | None, far: Collection[Portable], output: Output
-) -> Callable[[PurePosixPath], Final]:
-    """What says where each file of an output goes, by whichever way."""
-    if output.at is not None and output.at in far:
-        return partial(Far, output.at)
-    return _finals(destination, output)
-
-
-def _finals(destination: Path | None, output: Output) -> Callable[[PurePosixPath], Path | str]:
-    """What gives final names, in the folder's one true name, so that conflicts are seen."""
-    if is_url(output.to):
+def _place(far: Collection[Portable], output: Output) -> Callable[[PurePosixPath], Final]:
+    """What says where each file of a bound output goes, by whichever way."""
+    at = output.at
+    if at is None:
         return lambda inner: f"{output.to.rstrip('/')}/{inner}"
-    return real_folder(str(_folder(output, destination))).joinpath
+    return partial(Far, at) if at in far else local(at).joinpath
 
 
 def check_destination(folder: Path) -> None:
@@ -277,10 +285,10 @@ def stage(
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
-        outputs = tuple(outputs)
+        outputs = bound(outputs, destination or current_folder())
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
-        where = partial(_place, destination, far)
+        where = partial(_place, far)
         found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
         wanted = _wanted(found, folder, outputs, where, task, inputs, is_from)
     except OSError as exc:
@@ -315,30 +323,34 @@ def _staged(
         return _sent(channel, folder / made.path, made, final, token)
     source, existing = folder / made.path, made.output.existing
     if isinstance(final, Path):
-        part = _part(final, token)
-        size, digest, written = _copied(source, part, final, flush)
-        names = _portable_names(part, final, made.output)
-        return Staged(made.path, *names, size, digest, existing, flush, written=written)
+        trust = _trust(made)
+        size, digest, written = _copied(source, _part(final, token), final, trust, flush)
+        to = _portable_final(final, made)
+        part = with_name(to, f"{PART}{token}")
+        return Staged(
+            made.path, part, to, size, digest, existing, flush, written=written, trust=trust
+        )
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
     size, digest = remote.upload(source, url)
     return Staged(made.path, url, str(final), size, digest, existing)
 
 
-def _portable_names(part: Path, final: Path, output: Output) -> tuple[Portable, Portable]:
-    if output.at is not None and final.parent == local(output.at):
-        return below(output.at, part.name), below(output.at, final.name)
-    return portable_name(part), portable_name(final)
+def _portable_final(final: Final, made: Made) -> Portable:
+    at = made.output.at
+    return str(final) if at is None else below(at, str(made.inner))
+
+
+def _trust(made: Made) -> Trust:
+    """How far the folders are believed that an output goes to."""
+    return made.output.trust.below(len(made.inner.parts) - 1)
 
 
 def _light(made: Made, final: Final, token: str) -> Staged:
     """A symlink or an empty folder, which is made when it is published."""
-    if isinstance(final, Far):
-        to: Portable = final.place
-    else:
-        to = portable_name(final) if isinstance(final, Path) else final
-    part = with_name(to, f"{PART}{token}")
-    existing, size = made.output.existing, len(os.fsencode(made.goal))
-    return Staged(made.path, part, to, size, "", existing, kind=made.kind, goal=made.goal)
+    to = _portable_final(final, made)
+    part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.goal))
+    staged = Staged(made.path, part, to, size, "", made.output.existing, trust=_trust(made))
+    return replace(staged, kind=made.kind, goal=made.goal)
 
 
 def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: str) -> Staged:
@@ -346,8 +358,8 @@ def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: s
         landed, size, digest = send_file(channel, source, final, token)
     except OSError as exc:
         raise BadDestination(str(final), _unreadable(exc, source)) from exc
-    written, existing = landed.written, made.output.existing
-    return Staged(made.path, landed.part, landed.final, size, digest, existing, written=written)
+    staged = Staged(made.path, landed.part, landed.final, size, digest, made.output.existing)
+    return replace(staged, written=landed.written, trust=_trust(made))
 
 
 def unstage(staged: Iterable[Staged]) -> None:
@@ -410,13 +422,16 @@ def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
     return tuple(islice(new, 10))
 
 
-def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, str, Written]:
+def _copied(
+    source: Path, part: Path, final: Path, trust: Trust, flush: bool
+) -> tuple[int, str, Written]:
     """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
     try:
         with ExitStack() as files:
             reader = os.open(str(source), os.O_RDONLY | os.O_CLOEXEC)
             files.callback(os.close, reader)
-            writer = _new_file(str(part))
+            folder = files.enter_context(opened(part.parent, trust, make=True))
+            writer = _new_file(part.name, folder)
             files.callback(os.close, writer)
             made = os.fstat(reader)
             size, digest = _pump(reader, writer, made)
@@ -424,7 +439,7 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
             set_permissions(writer, made.st_mode & 0o777 | 0o200, final)
             if flush:
                 flushed(writer, final)
-        status = os.lstat(part)
+            status = os.stat(part.name, dir_fd=folder, follow_symlinks=False)
         if status.st_size != size:
             raise BadDestination(str(final), "the disk kept fewer bytes than were written")
     except OSError as exc:
@@ -436,14 +451,10 @@ def _copied(source: Path, part: Path, final: Path, flush: bool) -> tuple[int, st
     return size, digest, Written.of(status)
 
 
-def _new_file(part: str) -> int:
+def _new_file(name: str, folder: int) -> int:
     """A new file that nobody else can read as long as it is not whole."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        return os.open(part, flags, 0o600)
-    except FileNotFoundError:
-        Path(part).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(part, flags, 0o600)
+    return os.open(name, flags, 0o600, dir_fd=folder)
 
 
 def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:

@@ -232,13 +232,15 @@ class OwnFiles:
         self._owners.add(status.st_uid)
 
 
-def open_regular(path: Path, *, follow: bool = True) -> BufferedReader:
+def open_regular(
+    path: Path | str, *, follow: bool = True, folder: int | None = None
+) -> BufferedReader:
     """A plain file that may be anybody's, to be read; nothing else is waited for.
 
-    Raises OSError, also for what is no plain file.
+    It may be relative to ``folder``, a descriptor. Raises OSError, also for what is no plain file.
     """
     flags = _GUARDED & ~os.O_NOFOLLOW if follow else _GUARDED
-    fd = os.open(path, os.O_RDONLY | flags)
+    fd = os.open(path, os.O_RDONLY | flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise OSError(errno.EINVAL, "it is no plain file", str(path))
@@ -274,9 +276,13 @@ def uid_of_new_files(folder: Path | int) -> int | None:
         os.close(at)
 
 
-def _whose(status: os.stat_result) -> str:
+def name_of_user(uid: int) -> str:
+    """What a user is called; the number where it has no name."""
     try:
-        who = pwd.getpwuid(status.st_uid).pw_name
+        return printable(pwd.getpwuid(uid).pw_name)
     except KeyError:
-        who = str(status.st_uid)
-    return f"it belongs to the user {printable(who)}; {_REMEDY}"
+        return str(uid)
+
+
+def _whose(status: os.stat_result) -> str:
+    return f"it belongs to the user {name_of_user(status.st_uid)}; {_REMEDY}"

@@ -7,6 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
@@ -19,6 +20,7 @@ from encamp.storage.own_files import open_regular
 from encamp.storage.parts import PART, Written
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
+from encamp.storage.trusted import NAMED, Trust, opened
 from encamp.storage.visible import is_network_device, until_visible
 
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -82,17 +84,24 @@ def _check(one: Staged, own: Collection[str]) -> None:
     if is_url(one.final):
         return None
     try:
+        _check_way(Path(name).parent, one.trust)
         if _is_folder(name) and not (one.kind == "link" and Path(name).is_symlink()):
             raise BadDestination(name, "there is a folder of that name")
         if one.kind == "link":
             return None
         part = local(one.part)
-        whole = _is_as_written(one, part, until_visible(part, one.size))
+        whole = _is_as_written(one, part, until_visible(part, one.size), None)
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
     if not whole:
         raise BadDestination(name, f"its temporary file {printable(local(one.part))} was changed")
     return None
+
+
+def _check_way(folder: Path, trust: Trust) -> None:
+    """Raise `BadDestination` if another user has put a link or folder on the way to a folder."""
+    with suppress(FileNotFoundError), opened(folder, trust):
+        pass
 
 
 def _is_folder(name: str) -> bool:
@@ -107,10 +116,13 @@ def _is_folder(name: str) -> bool:
         raise
 
 
-def _is_as_written(one: Staged, path: Path, status: os.stat_result) -> bool:
+def _is_as_written(
+    one: Staged, path: Path | str, status: os.stat_result, folder: int | None
+) -> bool:
     """Whether a file is the one that was staged, and nobody has written to it since.
 
-    Network disks may show another inode and time on another host; there its bytes are compared.
+    ``path`` may be relative to the descriptor of a folder. Network disks may show another inode
+    and time on another host; there its bytes are compared.
     """
     if not stat.S_ISREG(status.st_mode) or status.st_size != one.size or one.written is None:
         return False
@@ -121,7 +133,7 @@ def _is_as_written(one: Staged, path: Path, status: os.stat_result) -> bool:
     shows_owners = keeps_owners(status.st_dev)
     if shows_owners and status.st_uid not in (one.written.uid, os.geteuid()):
         return False
-    return digest_of(path) == one.digest
+    return digest_of(path, folder) == one.digest
 
 
 def _check_folder(one: Staged, name: str) -> None:
@@ -129,8 +141,9 @@ def _check_folder(one: Staged, name: str) -> None:
     if is_url(one.final):
         return remote.make_folder(name)
     try:
-        Path(name).mkdir(parents=True, exist_ok=True)
-    except FileExistsError as exc:
+        with opened(Path(name), one.trust.below(1), make=True):
+            pass
+    except NotADirectoryError as exc:
         raise BadDestination(name, "there is a file of that name") from exc
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
@@ -155,56 +168,70 @@ def _published(one: Staged, own: Collection[str]) -> Published:
         return Published(name, 0, 0, "", kind="folder")
     if is_url(one.final):
         return _published_url(one, name, replace=replace)
-    part, final = local(one.part), Path(name)
     try:
-        if one.kind == "link":
-            final.parent.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)
-            part.symlink_to(one.goal)
-        if replace:
-            part.replace(final)
-        elif not _moved_if_new(part, final):
-            if one.existing == "error":
-                raise OutputExists(name)
-            return _as_it_is(final)
-        found = os.lstat(final)
-        if one.kind == "file" and not _is_as_written(one, final, found):
-            raise BadDestination(name, "somebody has put another file there meanwhile")
+        with opened(Path(name).parent, one.trust, make=one.kind == "link") as folder:
+            return _named(one, name, folder, replace=replace)
     except OSError as exc:
         raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+
+
+def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
+    """Give a temporary file its final name; both are in ``folder``, a descriptor."""
+    part, final = local(one.part).name, os.path.basename(name)  # noqa: PTH119
+    if one.kind == "link":
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=folder)
+        os.symlink(one.goal, part, dir_fd=folder)
+    if replace:
+        os.rename(part, final, src_dir_fd=folder, dst_dir_fd=folder)
+    elif not _moved_if_new(part, final, folder):
+        if one.existing == "error":
+            raise OutputExists(name)
+        return _as_it_is(name, folder)
+    found = os.stat(final, dir_fd=folder, follow_symlinks=False)
+    if one.kind == "file" and not _is_as_written(one, final, found, folder):
+        raise BadDestination(name, "somebody has put another file there meanwhile")
     return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
 
 
-def _moved_if_new(part: Path, final: Path) -> bool:
+def _moved_if_new(part: str, final: str, folder: int) -> bool:
     """Rename, but never over something: a link is refused where a rename would replace.
 
     On a disk without links it is looked for first, which cannot see what comes right then.
     """
     try:
-        os.link(part, final, follow_symlinks=False)
+        os.link(part, final, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:
-        part.unlink()
+        os.unlink(part, dir_fd=folder)
         return False
     except OSError as exc:
         if exc.errno not in _NO_LINK:
             raise
-        if new := not os.path.lexists(final):
-            part.rename(final)
+        if new := not _is_in(final, folder):
+            os.rename(part, final, src_dir_fd=folder, dst_dir_fd=folder)
         else:
-            part.unlink()
+            os.unlink(part, dir_fd=folder)
         return new
-    part.unlink()
+    os.unlink(part, dir_fd=folder)
     return True
 
 
-def _as_it_is(final: Path) -> Published:
-    if final.is_symlink():
-        found, goal = final.lstat(), str(final.readlink())
-        return Published(
-            str(final), found.st_size, found.st_mtime_ns, "", kept=True, kind="link", goal=goal
-        )
-    found = final.stat()
-    return Published(str(final), found.st_size, found.st_mtime_ns, digest_of(final), kept=True)
+def _is_in(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _as_it_is(path: str, folder: int) -> Published:
+    name = os.path.basename(path)  # noqa: PTH119
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        goal, size, at = os.readlink(name, dir_fd=folder), found.st_size, found.st_mtime_ns
+        return Published(path, size, at, "", kept=True, kind="link", goal=goal)
+    digest = digest_of(name, folder)
+    return Published(path, found.st_size, found.st_mtime_ns, digest, kept=True)
 
 
 def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
@@ -250,29 +277,37 @@ def flush_folders(folders: Iterable[Path]) -> None:
             raise BadDestination(str(folder), why) from exc
 
 
-def intact(published: Published) -> bool:
-    """Whether a published file is still there as it was: same size and time, or same bytes."""
+def intact(published: Published, trust: Trust = NAMED) -> bool:
+    """Whether a published file is still there as it was: same size and time, or same bytes.
+
+    It is not if another user's link is on the way there; see `trusted`.
+    """
     try:
         if is_url(published.path) and published.kind == "folder":
             return True
         if is_url(published.path):
             return remote.size_of(published.path) == published.size
-        path = published.path
-        if published.kind == "folder":
-            return os.path.isdir(path)  # noqa: PTH112 - of a million files
-        if published.kind == "link":
-            return os.readlink(path) == published.goal
-        found = os.stat(path)  # noqa: PTH116
-        if found.st_size != published.size or not stat.S_ISREG(found.st_mode):
-            return False
-        return found.st_mtime_ns == published.mtime_ns or digest_of(Path(path)) == published.digest
+        with opened(Path(published.path).parent, trust) as folder:
+            return _is_intact(published, folder)
     except (OSError, ValueError, EncampError):  # a name with a null character is none
         return False
 
 
-def digest_of(path: Path) -> str:
-    """blake2b-128 of a file, in hexadecimal."""
-    with open_regular(path) as file:
+def _is_intact(published: Published, folder: int) -> bool:
+    name = os.path.basename(published.path)  # noqa: PTH119
+    if published.kind == "link":
+        return os.readlink(name, dir_fd=folder) == published.goal
+    found = os.stat(name, dir_fd=folder)
+    if published.kind == "folder":
+        return stat.S_ISDIR(found.st_mode)
+    if found.st_size != published.size or not stat.S_ISREG(found.st_mode):
+        return False
+    return found.st_mtime_ns == published.mtime_ns or digest_of(name, folder) == published.digest
+
+
+def digest_of(path: Path | str, folder: int | None = None) -> str:
+    """blake2b-128 of a file, in hexadecimal; it may be relative to the descriptor of a folder."""
+    with open_regular(path, folder=folder) as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 

@@ -212,11 +212,8 @@ def portable(path: Path | str) -> Portable:
 
 
 def portable_name(path: Path) -> Portable:
-    """As `portable`, but of a symlink that has the name itself: what will be replaced."""
-    folder = portable(path.parent)
-    if isinstance(folder, SharedPath):
-        return SharedPath(folder.root, os.path.join(folder.rest, path.name))  # noqa: PTH118
-    return os.path.join(folder, path.name)  # noqa: PTH118
+    """As `portable`, of a path as it is: whatever is there by now, nothing is followed."""
+    return _in_root(str(path)) or str(path)
 
 
 def with_name(path: Portable, name: str) -> Portable:

@@ -30,6 +30,7 @@ from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.publish import publish
 from encamp.storage.roots import current_folder
 from encamp.storage.signals import signals_exit
+from encamp.storage.trusted import named
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -88,7 +89,7 @@ def sandbox(
     folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
     """
     base = current_folder()
-    destination = base / os.path.expanduser(to or ".")
+    destination = named(base, to or ".")
     wanted = as_outputs(outputs)
     rescued = tuple(replace(output, required=False) for output in as_outputs(on_failure))
     for outputs_then in (wanted, rescued):
