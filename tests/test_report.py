@@ -23,7 +23,17 @@ import pytest
 from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.jobs import page
 from encamp.jobs.report import read_report, write_report
-from encamp.model import AttemptReport, JobReport, Published, Span, State, TaskReport, Where
+from encamp.model import (
+    AttemptReport,
+    JobReport,
+    Published,
+    ServerStatistics,
+    ServiceStatistics,
+    Span,
+    State,
+    TaskReport,
+    Where,
+)
 
 START = 1_760_000_000.0
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -498,6 +508,30 @@ def test_the_page_shows_every_task_and_attempt(make: Any, browser: Browser, tmp_
     failed = [attempt for attempt in attempts if attempt.error is not None]
     assert len(page.having("bar", "bad")) == len(failed)
     assert len(page.having("failure")) == min(20, report.count("failed"))
+
+
+def with_services() -> JobReport:
+    living = ServerStatistics(2, "ridge", 1, "held", 1200, 3, 4.25, 0.0035)
+    waiting = ServerStatistics(3, "", None, "waits for a slot", 0, 0, 0.0, 0.0)
+    gone = ServerStatistics(1, "vale", 0, "lost", 7, 0, 0.5, 0.07)
+    some = ServiceStatistics("Sampler", 4, 2, 1, (living, waiting), (gone,))
+    return replace(six_tasks(), services=[some, ServiceStatistics(HOSTILE, 0, 0, 0, ())])
+
+
+@pytest.mark.browser
+def test_the_page_shows_what_services_have_done(browser: Browser, tmp_path: Path) -> None:
+    dom, said = browser.run(write_report(with_services(), tmp_path))
+    page = Page(dom)
+    assert said == []
+    assert read_report(tmp_path / "report.json") == with_services()
+    assert [" 1,207 calls" in text for text in page.texts["soft"]].count(True) == 1
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert len(page.having("service")) == 2
+    assert len(page.having("gone")) == 1
+    cells = page.texts["text"][3:12]
+    assert [cells[at : at + 3] for at in (0, 3, 6)] == [
+        ["2", "ridge", "held"], ["3", "\N{EN DASH}", "waits for a slot"], ["1", "vale", "lost"],
+    ]  # fmt: skip
 
 
 @pytest.mark.browser

@@ -33,7 +33,7 @@ _HOMES = {
     "Result": "encamp.services.result",
     "Service": "encamp.services.service",
     "ServiceError": "encamp.errors",
-    "ServiceStatistics": "encamp.services.pool",
+    "ServiceStatistics": "encamp.model",
     "copy_files": "encamp.services.files",
     "current_server": "encamp.services.server",
     "gather": "encamp.services.service",
@@ -126,10 +126,9 @@ if TYPE_CHECKING:
     from encamp.jobs.mapping import map_files
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
-    from encamp.model import AttemptReport, JobReport, TaskReport
+    from encamp.model import AttemptReport, JobReport, ServiceStatistics, TaskReport
     from encamp.services.files import copy_files
     from encamp.services.parameters import Parameters
-    from encamp.services.pool import ServiceStatistics
     from encamp.services.proxy import Proxy
     from encamp.services.result import Result
     from encamp.services.server import current_server

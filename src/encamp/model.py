@@ -123,6 +123,67 @@ class TaskReports(Sequence[TaskReport]):
         return list, (list(self),)
 
 
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """What a server has done. ``mean`` is the mean time of its last 50 calls, in seconds."""
+
+    server: int
+    host: str
+    slot: int | None
+    state: str
+    calls: int
+    failed: int
+    busy: float
+    mean: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatistics:
+    """What a service has done. ``queue`` is how many wait for a server, ``lost`` how many servers
+    have died, and ``wanted`` how many there are to be."""
+
+    service: str
+    queue: int
+    wanted: int
+    lost: int
+    servers: tuple[ServerStatistics, ...]
+    former: tuple[ServerStatistics, ...] = ()
+    """The last ones of those that have ended or died."""
+
+    @property
+    def calls(self) -> int:
+        """Calls of all these servers, also of those that are gone."""
+        return sum(server.calls for server in (*self.servers, *self.former))
+
+    def __str__(self) -> str:
+        head = (
+            f"{self.service}: {len(self.servers)} of {self.wanted} servers, {self.queue} waiting, "
+            f"{self.lost} lost"
+        )
+        rows: list[tuple[Any, ...]] = [
+            ("server", "host", "slot", "state", "calls", "raised", "busy", "last 50")
+        ]
+        rows += [
+            (
+                one.server,
+                one.host or "-",
+                "-" if one.slot is None else one.slot,
+                one.state,
+                one.calls,
+                one.failed,
+                f"{one.busy:.2f} s",
+                f"{one.mean * 1000:.2f} ms",
+            )
+            for one in self.servers
+        ]
+        widths = [max(len(str(row[at])) for row in rows) for at in range(len(rows[0]))]
+        lines = [
+            "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
+            for row in rows
+        ]
+        return "\n".join([head, *(line.rstrip() for line in lines)])
+
+
 @dataclass(frozen=True)
 class JobReport:
     """What one run of a job did."""
@@ -141,6 +202,8 @@ class JobReport:
     """A list; of very many tasks a sequence that takes less memory."""
     warnings: list[str] = field(default_factory=list)
     """What may be wrong though nothing failed, in words: orphans that tasks read."""
+    services: list[ServiceStatistics] = field(default_factory=list)
+    """What the services on the job's cluster had done by its end."""
 
     def count(self, state: State) -> int:
         """How many tasks are in ``state``."""

@@ -633,8 +633,9 @@ def in_a_call() -> bool:
 
 
 def slot_here() -> tuple[Slot, int] | None:
-    """The slot that this thread runs a call of, and the call's task."""
-    return _current.get()
+    """The slot of a cluster that this thread runs a call of, and the call's task."""
+    here = _current.get()
+    return here if here is not None and here[0].host else None  # a job's step is in none
 
 
 def current_task() -> CurrentTask:
@@ -642,8 +643,10 @@ def current_task() -> CurrentTask:
 
     A thread that a task starts is outside: the task gives it what this function returns.
     """
-    here = _current.get()
+    here = slot_here()
     if here is None:
+        if in_a_call():
+            raise RuntimeError("a step of a job has no messages; tasks of `Cluster.spawn` do")
         raise RuntimeError("this code does not run in a task of a cluster, nor in its first thread")
     slot, task = here
     slot.check_runs(task)  # a thread with a copy of the task's context may outlive it

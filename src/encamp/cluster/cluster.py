@@ -44,6 +44,7 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.model import ServiceStatistics
 from encamp.quantities import whole
 from encamp.seal import KEY_BYTES, Seal
 from encamp.storage.import_path import import_path
@@ -426,6 +427,11 @@ class Cluster:
         layer_above = import_module("encamp.services.service")
         service: Service = layer_above.publish(self, what, args, options)
         return service
+
+    def _services(self) -> list[ServiceStatistics]:
+        """What the services that were published here have done."""
+        tenant = self._controller.tenant
+        return [] if tenant is None else self._pump.call(tenant.statistics)
 
     # Messages
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from encamp.cluster.task import Task
+from encamp.model import ServiceStatistics
 from encamp.wire import Parts
 
 
@@ -33,6 +34,9 @@ class Tenant(Protocol):
 
     def wind_up(self) -> None:
         """The cluster is about to close: its own tasks are to end in order."""
+
+    def statistics(self) -> list[ServiceStatistics]:
+        """What each of its services has done."""
 
     def close(self) -> None:
         """The cluster is closed."""

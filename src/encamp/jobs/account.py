@@ -17,7 +17,15 @@ from encamp.jobs.clock import Clock
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
 from encamp.jobs.work import Outcome
-from encamp.model import AttemptReport, JobReport, Span, State, TaskReport, Where
+from encamp.model import (
+    AttemptReport,
+    JobReport,
+    ServiceStatistics,
+    Span,
+    State,
+    TaskReport,
+    Where,
+)
 from encamp.storage.mirror import Item
 from encamp.storage.own_files import OwnFolder
 from encamp.storage.roots import local
@@ -78,6 +86,7 @@ def job_report(
     executor: str,
     interrupted: bool,
     warnings: Sequence[str] = (),
+    services: Sequence[ServiceStatistics] = (),
 ) -> JobReport:
     """The report of a run that ends now."""
     return JobReport(
@@ -92,6 +101,7 @@ def job_report(
         interrupted=interrupted,
         tasks=tasks,
         warnings=list(warnings),
+        services=list(services),
     )
 
 

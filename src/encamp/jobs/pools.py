@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
+from encamp.model import ServiceStatistics
+
 _ANSWER_WITHIN = 5.0
 """Seconds that a server has to take a connection."""
 
@@ -38,6 +40,15 @@ def hosts_elsewhere(executor: Executor) -> bool:
     """Whether it is of a cluster of our own, not all of whose slots are of this very process."""
     ours = sys.modules.get("encamp.executor.executor")
     return ours is not None and isinstance(executor, ours.Executor) and executor.cluster.spread
+
+
+def services_of(executor: Executor) -> list[ServiceStatistics]:
+    """What the services on its cluster have done, where that is one of our own."""
+    ours = sys.modules.get("encamp.executor.executor")
+    if ours is None or not isinstance(executor, ours.Executor):
+        return []
+    found: list[ServiceStatistics] = executor.cluster._services()
+    return found
 
 
 def why_gone(executor: Executor) -> str | None:

@@ -60,7 +60,13 @@ from encamp.jobs.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.own_folder import OwnFolder
-from encamp.jobs.pools import answering, hosts_elsewhere, one_worker_a_call, why_gone
+from encamp.jobs.pools import (
+    answering,
+    hosts_elsewhere,
+    one_worker_a_call,
+    services_of,
+    why_gone,
+)
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
@@ -668,6 +674,7 @@ class _Run:
             self._executor_name(),
             interrupted,
             [*self.journal.warnings, *self.orphans.warnings],
+            services_of(self.executor),
         )
         write_manifest(self.job, self.manifest, shared=self.shared)
         for_disk = replace(report, tasks=self.ended.for_disk())

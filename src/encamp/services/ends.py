@@ -634,7 +634,7 @@ def end_of(token: str) -> End:
     end = task_end() or _of_programs.get(token)
     if end is None:
         raise RuntimeError(
-            "a service or proxy can be used in the program that has made its cluster, "
-            "and in the tasks of that cluster"
+            "a service or proxy can be used in the program that has made its cluster, and in tasks "
+            "that were spawned there; a step of a job can give what it has made to the program only"
         )
     return end

@@ -9,7 +9,7 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from encamp.services.letters import Seen
 
@@ -176,62 +176,3 @@ class Pool:
             seat.lease = next(self._leases)
             seat.clients.add(request.client)
         return request, given
-
-
-@dataclass(frozen=True)
-class ServerStatistics:
-    """What a server has done. ``mean`` is the mean time of its last 50 calls, in seconds."""
-
-    server: int
-    host: str
-    slot: int | None
-    state: str
-    calls: int
-    failed: int
-    busy: float
-    mean: float
-
-
-@dataclass(frozen=True)
-class ServiceStatistics:
-    """What a service has done. ``queue`` is how many wait for a server, ``lost`` how many servers
-    have died, and ``wanted`` how many there are to be."""
-
-    service: str
-    queue: int
-    wanted: int
-    lost: int
-    servers: tuple[ServerStatistics, ...]
-
-    @property
-    def calls(self) -> int:
-        """Calls of all servers that live."""
-        return sum(server.calls for server in self.servers)
-
-    def __str__(self) -> str:
-        head = (
-            f"{self.service}: {len(self.servers)} of {self.wanted} servers, {self.queue} waiting, "
-            f"{self.lost} lost"
-        )
-        rows: list[tuple[Any, ...]] = [
-            ("server", "host", "slot", "state", "calls", "raised", "busy", "last 50")
-        ]
-        rows += [
-            (
-                one.server,
-                one.host or "-",
-                "-" if one.slot is None else one.slot,
-                one.state,
-                one.calls,
-                one.failed,
-                f"{one.busy:.2f} s",
-                f"{one.mean * 1000:.2f} ms",
-            )
-            for one in self.servers
-        ]
-        widths = [max(len(str(row[at])) for row in rows) for at in range(len(rows[0]))]
-        lines = [
-            "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-            for row in rows
-        ]
-        return "\n".join([head, *(line.rstrip() for line in lines)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from encamp.errors import (
     UnsupportedByEngine,
     words_of,
 )
+from encamp.model import ServerStatistics, ServiceStatistics
 from encamp.services.circles import Circles
 from encamp.services.ends import ProgramEnd, program_end
 from encamp.services.letters import (
@@ -60,14 +62,7 @@ from encamp.services.letters import (
     decode,
     encode,
 )
-from encamp.services.pool import (
-    STARTING,
-    Pool,
-    Request,
-    Seat,
-    ServerStatistics,
-    ServiceStatistics,
-)
+from encamp.services.pool import STARTING, Pool, Request, Seat
 from encamp.services.saved import Kept, States
 from encamp.services.server import Blueprint, Terms, serve
 from encamp.services.watch import Watch
@@ -79,6 +74,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("encamp")
 _UNKNOWN = -1
 _TOGETHER = 1000
+_FORMER = 100
+"""Servers that are gone of which each service still tells."""
 Entry = tuple[int, Call, Parts]
 """A call of a server's log, with its client and large buffers."""
 _SAY_AFTER = 1.0
@@ -118,6 +115,7 @@ class Service:
         """States of dead servers that their successors take over."""
         self.said = False
         self.watch: Watch | None = None
+        self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
 
     @property
     def name(self) -> str:
@@ -662,6 +660,8 @@ class Registry:
         if group and holder in self._held:
             self._held[holder].discard(seat)
         pinned = service.pool.removed(seat)
+        state = "ended" if isinstance(error, ServiceEnded) else "lost"
+        service.former.append(replace(statistics_of(seat), state=state))
         self._by_seat.pop(seat.number, None)
         self._lost[seat.number], self._errors[seat.number] = letter, error
         payload = dump(portable_error(error))
@@ -702,7 +702,7 @@ class Registry:
             return
         answer: Any = None
         if letter.what == "statistics":
-            answer = self.statistics(service)
+            answer = self._statistics(service)
         elif letter.what == "servers":
             answer = [seat.number for seat in service.pool.seats.values()]
         elif letter.what == "terminate":
@@ -729,21 +729,15 @@ class Registry:
         for client, letter, payload in told:
             self._tell(client, letter, payload)
 
-    def statistics(self, service: Service) -> ServiceStatistics:
-        """What a service has done."""
-        servers = []
-        for seat in service.pool.seats.values():
-            calls, failed, busy, mean = seat.seen
-            slot = None if seat.task is None else seat.task.slot
-            state = seat.state
-            if seat.task is not None and seat.task._place is None:
-                state = "waits for a slot"
-            servers.append(
-                ServerStatistics(seat.number, seat.host, slot, state, calls, failed, busy, mean)
-            )
+    def statistics(self) -> list[ServiceStatistics]:
+        """See `Tenant.statistics`."""
+        return [self._statistics(service) for service in self._services.values()]
+
+    def _statistics(self, service: Service) -> ServiceStatistics:
+        servers = tuple(statistics_of(seat) for seat in service.pool.seats.values())
         wanted = 0 if service.over() is not None else len(self._wanted(service))
-        queue = service.pool.waiting
-        return ServiceStatistics(service.name, queue, wanted, service.lost, tuple(servers))
+        queue, former = service.pool.waiting, tuple(service.former)
+        return ServiceStatistics(service.name, queue, wanted, service.lost, servers, former)
 
     # Circles
 
@@ -763,6 +757,15 @@ class Registry:
         return known is not None and any(
             request.client == task for request in known.pool.requests()
         )
+
+
+def statistics_of(seat: Seat) -> ServerStatistics:
+    """What a server has done, as far as it has told."""
+    task, state = seat.task, seat.state
+    if task is not None and task._place is None and not seat.ready:
+        state = "waits for a slot"
+    slot = None if task is None else task.slot
+    return ServerStatistics(seat.number, seat.host, slot, state, *seat.seen)
 
 
 def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -24,10 +24,10 @@ from encamp.errors import (
     UnsupportedByEngine,
     WrongLength,
 )
+from encamp.model import ServiceStatistics
 from encamp.quantities import as_number, whole
 from encamp.services.ends import End, Outgoing, end_of
 from encamp.services.letters import CALL, GROUP, Granted
-from encamp.services.pool import ServiceStatistics
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry import Published, Registry
 from encamp.services.result import Result

@@ -15,8 +15,8 @@ from encamp.cluster.cluster import Cluster
 from encamp.compat.isd.hosts import Host
 from encamp.compat.isd.servers import Free, Proxy, Server
 from encamp.errors import ServiceEnded, WrongLength
+from encamp.model import ServiceStatistics
 from encamp.services.files import copy_files
-from encamp.services.pool import ServiceStatistics
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
 from encamp.services.service import Service, gather

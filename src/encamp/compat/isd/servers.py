@@ -11,7 +11,7 @@ from encamp.services.result import Result
 
 if TYPE_CHECKING:
     from encamp.compat.isd.grid import AbstractGrid
-    from encamp.services.pool import ServerStatistics
+    from encamp.model import ServerStatistics
 
 LAST = 50
 
