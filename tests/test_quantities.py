@@ -13,7 +13,7 @@ from encamp.agent.calls import seconds, task_number
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus.clustered import checked_timeout
-from encamp.engines.mpi_gateway import LaunchedMPI
+from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.errors import BadJob
 from encamp.jobs.job import Job
 from encamp.testing import work

@@ -12,8 +12,8 @@ import sys
 from typing import Any
 
 from benchmarks.peers.rates import Rates, messages
-from encamp.engines import libpvm
-from encamp.engines.pvm_machine import OwnMachine
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.machine import OwnMachine
 
 TAG = 1
 

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import need
 from encamp import quota
-from encamp.engines.mpi_launch import Launcher, find_launcher
+from encamp.engines.mpi.launch import Launcher, find_launcher
 from encamp.errors import EngineUnavailable
 
 HOST, CORES = socket.gethostname(), quota.cores()

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from encamp.cli import clean
-from encamp.engines.hosts import HostLine, host_in, hosts_in, hosts_of_file, names_in
-from encamp.engines.mpi_gateway import LaunchedMPI
-from encamp.engines.mpi_launch import find_launcher
-from encamp.engines.pvm_naming import host_names
+from encamp.engines.kit.hosts import HostLine, host_in, hosts_in, hosts_of_file, names_in
+from encamp.engines.mpi.gateway import LaunchedMPI
+from encamp.engines.mpi.launch import find_launcher
+from encamp.engines.pvm.naming import host_names
 from encamp.errors import BadHostfile, BadJob, EngineUnavailable
 
 LINES = {

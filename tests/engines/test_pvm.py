@@ -22,19 +22,20 @@ from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.engines.base import Frame
-from encamp.engines.pvm_endpoint import PVMEndpoint
-from encamp.engines.pvm_membership import PIECE, Line, Membership
+from encamp.engines.pvm.endpoint import PVMEndpoint
+from encamp.engines.pvm.membership import PIECE, Line, Membership
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
 from encamp.testing.waiting import gone, until
 
 if shutil.which("pvmd"):
-    from encamp.engines import libpvm, pvm_machine
-    from encamp.engines.pvm import open_end
-    from encamp.engines.pvm_engine import PVMEngine
-    from encamp.engines.pvm_machine import OwnMachine
-    from encamp.engines.pvm_membership import (
+    from encamp.engines.pvm import libpvm
+    from encamp.engines.pvm import machine as pvm_machine
+    from encamp.engines.pvm.ends import open_end
+    from encamp.engines.pvm.engine import PVMEngine
+    from encamp.engines.pvm.machine import OwnMachine
+    from encamp.engines.pvm.membership import (
         FRAME,
         MORE_SIZES,
         PIECE,
@@ -348,7 +349,7 @@ def take_in(member: Membership, count: int) -> None:
 def stranger_sends(member: Membership, messages: list[tuple[int, bytes]]) -> None:
     """Have another task of the machine send the controller something."""
     script = (
-        "import sys\nfrom encamp.engines import libpvm\nlibpvm.mytid()\n"
+        "import sys\nfrom encamp.engines.pvm import libpvm\nlibpvm.mytid()\n"
         "for tag, data in eval(sys.argv[2]): libpvm.send(int(sys.argv[1]), tag, data)\n"
         "libpvm.leave()"
     )
@@ -420,7 +421,7 @@ def test_what_is_said_of_sizes_takes_no_memory(member: Membership) -> None:
 def test_a_frame_is_whole_that_takes_more_room_than_was_made_at_first(
     member: Membership, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("encamp.engines.pvm_pieces._AHEAD", 10_000)
+    monkeypatch.setattr("encamp.engines.pvm.pieces._AHEAD", 10_000)
     heard, some = Heard(), random.Random(1).randbytes(200_001)
     line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
     pieces = [(PIECE, some[at : at + 7_000]) for at in range(0, len(some), 7_000)]

@@ -22,8 +22,8 @@ from encamp.testing.waiting import children_with, until
 from lab import Lab, missing
 
 if shutil.which("pvmd"):
-    from encamp.engines import libpvm
-    from encamp.engines.pvm_naming import host_names, why_not
+    from encamp.engines.pvm import libpvm
+    from encamp.engines.pvm.naming import host_names, why_not
 
 LOG = """\
 [t80040000] 11/21 19:24:06 ready Sat Nov 21 19:24:06 2026
@@ -150,7 +150,7 @@ def test_an_interrupt_while_hosts_are_added_is_one_and_leaves_nothing(lab: Lab) 
     with subprocess.Popen(
         [sys.executable, "-c", script], stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as program:
-        until(lambda: children_with("pvm_hosts", program.pid))  # the process that adds hosts
+        until(lambda: children_with("pvm.hosts", program.pid))  # the process that adds hosts
         os.killpg(program.pid, signal.SIGINT)
         said = program.communicate(timeout=PATIENCE)[1]
     assert said.endswith("\nKeyboardInterrupt\n")

@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from encamp.engines import mpi
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.engines.mpi import engine as mpi
 from encamp.wire import Parts
 
 

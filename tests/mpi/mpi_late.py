@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from encamp.engines import mpi
+from encamp.engines.mpi import engine as mpi
 
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("OMPI_COMM_WORLD_RANK")):
     time.sleep(6)

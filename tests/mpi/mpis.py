@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 from conftest import need
-from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
+from encamp.engines.mpi.launch import Launcher, Plan, find_launcher
 from encamp.errors import EngineUnavailable
 
 FOLDER = str(Path(__file__).parent)

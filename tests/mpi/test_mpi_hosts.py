@@ -18,7 +18,7 @@ from mpis import MPIS, launcher_of
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
-from encamp.engines.mpi_gateway import LaunchedMPI
+from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.errors import EngineFailed, TaskLost
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work

@@ -19,12 +19,13 @@ from mpi_agent import echoed, take
 from mpis import FOLDER, MPIS, launcher_of
 
 from conftest import need
-from encamp.engines import mpi_launch, mpi_remains
 from encamp.engines.base import Joined
-from encamp.engines.mpi import launched
-from encamp.engines.mpi_gateway import LaunchedMPI, _ctrl_c_held_off
-from encamp.engines.mpi_hosts import HostLine, Questions, hosts_in, hosts_of, spread
-from encamp.engines.mpi_launch import Launcher, Plan, find_launcher
+from encamp.engines.mpi import launch as mpi_launch
+from encamp.engines.mpi import remains as mpi_remains
+from encamp.engines.mpi.engine import launched
+from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
+from encamp.engines.mpi.hosts import HostLine, Questions, hosts_in, hosts_of, spread
+from encamp.engines.mpi.launch import Launcher, Plan, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
 
@@ -100,7 +101,7 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
 
 
 def test_without_mpi4py_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.mpi_gateway.find_spec", lambda name: None)
+    monkeypatch.setattr("encamp.engines.mpi.gateway.find_spec", lambda name: None)
     with pytest.raises(EngineUnavailable, match=r"pip install 'encamp\[mpi\]'"):
         LaunchedMPI(slots=1)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from mpis import FOLDER, MPIS, launcher_of, mpirun
 
-from encamp.engines.mpi_launch import Launcher
-from encamp.engines.mpi_remains import remove
+from encamp.engines.mpi.launch import Launcher
+from encamp.engines.mpi.remains import remove
 from encamp.jobs.journal import Journal
 from encamp.testing.waiting import gone
 

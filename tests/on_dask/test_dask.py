@@ -181,7 +181,7 @@ def test_a_cluster_of_its_own_is_gone_afterwards() -> None:
 
 
 def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.dask._CONNECT_WITHIN", 0.2)
+    monkeypatch.setattr("encamp.engines.dask.engine._CONNECT_WITHIN", 0.2)
     with pytest.raises(EngineUnavailable, match="no scheduler at tcp"):
         Cluster("dask", address="tcp://127.0.0.1:1")
     with pytest.raises(BadJob, match="address and cluster"):

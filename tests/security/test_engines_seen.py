@@ -16,7 +16,7 @@ from strangers import as_root, stranger
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.engines.mpi_launch import find_launcher
+from encamp.engines.mpi.launch import find_launcher
 from encamp.errors import EngineUnavailable
 
 ENGINES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from encamp.agent.main import serve
-from encamp.engines.interpreter import default_signals
+from encamp.engines.kit.interpreter import default_signals
 from encamp.engines.registry import engine_module
 
 

@@ -50,8 +50,8 @@ from encamp.agent.protocol import (
     encode,
 )
 from encamp.agent.turns import Turns
-from encamp.engines.interpreter import default_signals
-from encamp.engines.waker import Waker
+from encamp.engines.kit.interpreter import default_signals
+from encamp.engines.kit.waker import Waker
 from encamp.errors import Stopped
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.overlay import enter_namespace

@@ -22,9 +22,9 @@ from encamp.agent.files import files_of_others, need_files
 from encamp.agent.processes import end_descendants, end_marked
 from encamp.agent.program import slot_command
 from encamp.agent.threads import of_new_slot
-from encamp.engines.foreign import foreign
-from encamp.engines.sentinel import Sentinel
-from encamp.engines.streams import open_standard_streams
+from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.kit.streams import open_standard_streams
 from encamp.wire import Reader, Writer
 
 GRACE = 2.0

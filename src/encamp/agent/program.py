@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 
-from encamp.engines.interpreter import python_command
+from encamp.engines.kit.interpreter import python_command
 from encamp.errors import NoPython
 
 _START = """\

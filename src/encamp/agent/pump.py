@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from encamp.agent.held_off import HeldOff
 from encamp.agent.looking import Looking
 from encamp.engines.base import Arrival, Endpoint
-from encamp.engines.waker import Waker
+from encamp.engines.kit.waker import Waker
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from encamp.cli.checks import Asked, Found, Line, check, libraries_here, python_
 from encamp.cli.elsewhere import Said, log_in
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
-from encamp.engines.hosts import host_in
+from encamp.engines.kit.hosts import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
 from encamp.storage.beacon import Beacons

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from encamp.engines.interpreter import python_here
-from encamp.engines.logins import LogIns, refused
+from encamp.engines.kit.interpreter import python_here
+from encamp.engines.kit.logins import LogIns, refused
 from encamp.errors import BadJob
 
 SSH = "ENCAMP_SSH"

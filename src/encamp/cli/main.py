@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import click
 
-from encamp.engines.interpreter import command_signals
-from encamp.engines.streams import name_standard_streams
+from encamp.engines.kit.interpreter import command_signals
+from encamp.engines.kit.streams import name_standard_streams
 from encamp.errors import EncampError, InputError, JobFailed, printable, shown
 from encamp.jobs.screen import Screen
 from encamp.storage.signals import Terminated

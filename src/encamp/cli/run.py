@@ -93,7 +93,7 @@ def engine_options(
 
 def names_in(hosts: str) -> list[str]:
     """Names with commas between; raises `BadJob` if there is none."""
-    from encamp.engines import hosts as of_engines
+    from encamp.engines.kit import hosts as of_engines
 
     names = of_engines.names_in(hosts)
     if not names:

@@ -34,8 +34,8 @@ from encamp.cluster.scheduler import Place
 from encamp.cluster.table import table
 from encamp.cluster.task import FORKED, Task
 from encamp.engines.base import Endpoint, Engine
+from encamp.engines.kit.streams import open_standard_streams
 from encamp.engines.registry import open_end
-from encamp.engines.streams import open_standard_streams
 from encamp.errors import (
     BadJob,
     ClusterClosed,

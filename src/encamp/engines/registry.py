@@ -20,9 +20,12 @@ from encamp.errors import BadJob, EngineUnavailable
 
 _MODULES = {
     "local": ("encamp.engines.local", ""),
-    "mpi": ("encamp.engines.mpi", "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich"),
-    "pvm": ("encamp.engines.pvm", "install PVM (Debian: apt-get install pvm libpvm3)"),
-    "dask": ("encamp.engines.dask", "pip install 'encamp[dask]'"),
+    "mpi": (
+        "encamp.engines.mpi.engine",
+        "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich",
+    ),
+    "pvm": ("encamp.engines.pvm.ends", "install PVM (Debian: apt-get install pvm libpvm3)"),
+    "dask": ("encamp.engines.dask.engine", "pip install 'encamp[dask]'"),
     "ipyparallel": ("encamp.engines.ipyparallel", "pip install 'encamp[ipyparallel]'"),
     "fake": ("encamp.testing.fake", ""),
     "mesh": ("encamp.engines.mesh", ""),

@@ -385,7 +385,7 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
-    from encamp.engines.mpi import launched, open_near
+    from encamp.engines.mpi.engine import launched, open_near
 
     if _ours is not None or not launched():
         return

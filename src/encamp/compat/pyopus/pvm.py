@@ -391,7 +391,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 def _one_runs() -> bool:
     """Whether the user's virtual machine runs; joining it says what is missing for PVM at all."""
     try:
-        from encamp.engines.pvm_machine import running
+        from encamp.engines.pvm.machine import running
     except ImportError:
         return True
     return running() is not None

@@ -14,7 +14,7 @@ from encamp.engines.kit.begin import Spec
 from encamp.engines.kit.identity import Identity
 from encamp.engines.kit.link import Link
 from encamp.engines.kit.mesh import Address, Mesh, addresses
-from encamp.engines.sentinel import Sentinel
+from encamp.engines.kit.sentinel import Sentinel
 from encamp.errors import EngineFailed
 
 _REACH_WITHIN = 60.0

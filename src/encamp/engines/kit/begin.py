@@ -18,16 +18,9 @@ from typing import IO, Any
 
 import msgspec
 
-from encamp.engines.foreign import foreign
-from encamp.engines.interpreter import python_command
+from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 
-START = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-"""Python code that runs a module which is not where Python looks; its folder and name follow."""
-PACKAGE = str(Path(__file__).parents[3])
-"""Where agents find encamp if it is not installed there."""
 _HERE = ("PARALLEL_", "ENCAMP_")
 _ELSEWHERE = ("PARALLEL_",)
 """How variables begin that agents have as the controller has them, on its host and on others."""

@@ -22,7 +22,7 @@ import msgspec
 from encamp.engines.base import CONTROLLER, MARK, Arrival, Endpoint, Frame, Left
 from encamp.engines.kit.identity import Identity
 from encamp.engines.kit.link import Link, dial, prepared
-from encamp.engines.waker import Waker
+from encamp.engines.kit.waker import Waker
 from encamp.errors import BadFrame
 from encamp.wire import Buffer, Parts
 

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import msgspec
 
-from encamp.engines import libpvm
-from encamp.engines.libpvm import PVMError
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.libpvm import PVMError
 from encamp.wire import LONGEST, Parts
 
 SMALL = 1 << 13

@@ -18,8 +18,8 @@ from typing import Any
 import distributed
 from distributed.comm.addressing import get_address_host
 
-from encamp.engines.dask_leases import Leases
-from encamp.engines.dask_worker import begin_here, end_here
+from encamp.engines.dask.leases import Leases
+from encamp.engines.dask.worker import begin_here, end_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
 from encamp.engines.kit.engine import Agent, MeshEngine, shares

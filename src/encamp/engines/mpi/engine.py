@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.engines.base import Endpoint, Engine, Joined
-from encamp.engines.mpi_endpoint import IDLE, MPIEndpoint
-from encamp.engines.mpi_gateway import LaunchedMPI, call_home, relay
-from encamp.engines.mpi_hosts import interface_towards
-from encamp.engines.mpi_launch import (
+from encamp.engines.mpi.endpoint import IDLE, MPIEndpoint
+from encamp.engines.mpi.gateway import LaunchedMPI, call_home, relay
+from encamp.engines.mpi.hosts import interface_towards
+from encamp.engines.mpi.launch import (
     CONTROLLER,
     DEFAULTS,
     IFACES,
@@ -36,8 +36,8 @@ from encamp.engines.mpi_launch import (
     SHARED_MEMORY,
     prefers_ucx,
 )
-from encamp.engines.mpi_near import NearMPIEngine, cores_of_near_ranks
-from encamp.engines.mpi_remains import remains_here, remove, segments_here, topology_here
+from encamp.engines.mpi.near import NearMPIEngine, cores_of_near_ranks
+from encamp.engines.mpi.remains import remains_here, remove, segments_here, topology_here
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.search_paths import SEARCH_PATHS, take_search_paths
 

@@ -1,4 +1,4 @@
-"""The program that keeps a virtual machine for another process: ``pvm_keeper.py NAME FOLDER``.
+"""The program that keeps a virtual machine for another process: ``keeper.py NAME FOLDER``.
 
 It starts the PVM daemon, says so, and halts the machine and removes its files when its standard
 input ends, so that nothing is left of it also when the other process was killed. The environment

@@ -29,13 +29,13 @@ import msgspec
 
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
-from encamp.engines.hosts import HostLine
-from encamp.engines.logins import shut_out
-from encamp.engines.mpi_endpoint import MPIEndpoint
-from encamp.engines.mpi_hosts import Questions, hosts_of, spread
-from encamp.engines.mpi_launch import HOME, KEY_FILE, REMEDY, Plan, find_launcher
-from encamp.engines.mpi_remains import clear
-from encamp.engines.mpi_run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.logins import shut_out
+from encamp.engines.mpi.endpoint import MPIEndpoint
+from encamp.engines.mpi.hosts import Questions, hosts_of, spread
+from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, find_launcher
+from encamp.engines.mpi.remains import clear
+from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 from encamp.wire import Buffer, Parts, Reader, Writer

@@ -20,7 +20,7 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi_launch import END_WITHIN, KEY_FILE, Job, Plan
+from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.seal import KEY_BYTES
 from encamp.wire import Buffer, Parts, Reader, Writer

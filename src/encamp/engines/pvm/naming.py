@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from encamp.engines import libpvm
-from encamp.engines.hosts import HostLine, host_in
+from encamp.engines.kit.hosts import HostLine, host_in
+from encamp.engines.pvm import libpvm
 from encamp.errors import BadJob
 
 _HOST = re.compile(r"\w[\w.-]*( +(bx|dx|ep|id|ip|lo|so|sp|wd)=\S+)*", re.ASCII)

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from encamp.engines.base import CONTROLLER, Arrival, Engine, Frame, Joined
-from encamp.engines.foreign import foreign
-from encamp.engines.local import LocalEnd
-from encamp.engines.mpi_endpoint import IDLE_LONG
+from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.memory import MemoryEnd
+from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
-    from encamp.engines.mpi import MPIEngine
+    from encamp.engines.mpi.engine import MPIEngine
 
 _AGENT = 1
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -62,7 +62,7 @@ def _standing() -> bytes:
     return blake2b(json.dumps(facts).encode(errors="surrogateescape")).digest()
 
 
-class NearMPIEngine(LocalEnd, Engine):
+class NearMPIEngine(MemoryEnd, Engine):
     """The controller's end as rank 0, which is also the only agent.
 
     ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that
@@ -76,7 +76,7 @@ class NearMPIEngine(LocalEnd, Engine):
         super().__init__(CONTROLLER)
         self._ranks = ranks
         self.slots_per_agent = len(cores)
-        self.agent_here = self._agent = LocalEnd(_AGENT)
+        self.agent_here = self._agent = MemoryEnd(_AGENT)
         self._agent.cores = cores
         self._agent.join(self)
         self.join(self._agent)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Collection, Sequence
 
-from encamp.engines import libpvm
+from encamp.engines.pvm import libpvm
 
 _GONE_WITHIN = 1.0
 """Seconds in which a host is out of the machine if its daemon is alive; else it takes minutes."""

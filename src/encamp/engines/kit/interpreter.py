@@ -11,6 +11,14 @@ from pathlib import Path
 
 from encamp.errors import NoPython
 
+PACKAGE = str(Path(__file__).parents[3])
+"""Where agents find encamp if it is not installed there."""
+START = (
+    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+"""Python code that runs a module; a folder in which it may be, and its name, follow."""
+
 _CANNOT = {signal.SIGKILL, signal.SIGSTOP}
 _PYTHONS_OWN = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None), getattr(signal, "SIGXFZ", None)}
 """Python itself ignores these, and its subprocesses do not."""

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Left
-from encamp.engines.mpi_inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
-from encamp.engines.mpi_processes import Processes
-from encamp.engines.mpi_remains import remove
+from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
+from encamp.engines.mpi.processes import Processes
+from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer, Parts
 

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from encamp.engines.dask_worker import hold
+from encamp.engines.dask.worker import hold
 
 _FEW = 16
 """Leases for calls that wait, beside as many as there are slots: a cluster grows step by step."""

@@ -1,9 +1,9 @@
 """A process as a task of a virtual machine, and the lines that it has to other tasks.
 
-A process is one PVM task, whichever of its ends (`encamp.engines.pvm_endpoint`) sends: the
+A process is one PVM task, whichever of its ends (`encamp.engines.pvm.endpoint`) sends: the
 `Membership` is shared. Every pair of tasks has a *line* by the direct route. A small frame is one
 message, a msgpack array of its parts; a big one has its parts' sizes first, then the parts in
-pieces (`encamp.engines.pvm_pieces`). Any task of the machine may send messages: one that cannot be
+pieces (`encamp.engines.pvm.pieces`). Any task of the machine may send messages: one that cannot be
 read is dropped as if it had not come.
 
 ``pvm_send`` waits until the receiver takes what the socket does not hold. So no more is sent than
@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER, Frame
-from encamp.engines.libpvm import PVMError
-from encamp.engines.pvm_machine import Machine
-from encamp.engines.pvm_pieces import (
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.libpvm import PVMError
+from encamp.engines.pvm.machine import Machine
+from encamp.engines.pvm.pieces import (
     MOST_SIZES,
     Pieces,
     Unreadable,
@@ -40,7 +40,7 @@ from encamp.engines.pvm_pieces import (
 from encamp.errors import EngineFailed
 
 if TYPE_CHECKING:
-    from encamp.engines.pvm_endpoint import PVMEndpoint
+    from encamp.engines.pvm.endpoint import PVMEndpoint
 
 CALL, HELLO, TABLE, FRAME, SIZES, MORE_SIZES, PIECE, TOOK = range(1, 9)
 """Tags of messages between ends."""

@@ -12,15 +12,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER
-from encamp.engines.foreign import foreign
-from encamp.engines.interpreter import python_here
-from encamp.engines.pvm_endpoint import PVMEndpoint
-from encamp.engines.pvm_engine import PVMEngine
-from encamp.engines.pvm_machine import VARIABLES, Machine, daemon_files, find_machine
-from encamp.engines.pvm_membership import ENDED, Membership, enrol
-from encamp.engines.pvm_naming import host_names
+from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.interpreter import python_here
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.endpoint import PVMEndpoint
+from encamp.engines.pvm.engine import PVMEngine
+from encamp.engines.pvm.machine import VARIABLES, Machine, daemon_files, find_machine
+from encamp.engines.pvm.membership import ENDED, Membership, enrol
+from encamp.engines.pvm.naming import host_names
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 from encamp.search_paths import SEARCH_PATHS, take_search_paths

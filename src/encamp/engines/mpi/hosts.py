@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import psutil
 
-from encamp.engines.hosts import HostLine, hosts_in, hosts_of_file, names_in
-from encamp.engines.interpreter import python_command, python_here
-from encamp.engines.logins import LogIns, refused
+from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of_file, names_in
+from encamp.engines.kit.interpreter import python_command, python_here
+from encamp.engines.kit.logins import LogIns, refused
 from encamp.errors import BadJob, EngineUnavailable
 
 AGENTS = {
@@ -40,7 +40,7 @@ _MOST_AT_ONCE = 64
 _THERE = "encamp-is-asking"
 _CHECK = (
     "import os, sys; sys.path.append(sys.argv[1]); import mpi4py, encamp.agent; "
-    "from encamp.engines.mpi_remains import clear; clear(); "
+    "from encamp.engines.mpi.remains import clear; clear(); "
     "sys.exit(not os.access(sys.argv[2], os.X_OK) and f'there is no {sys.argv[2]}')"
 )
 

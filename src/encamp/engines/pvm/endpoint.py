@@ -1,7 +1,7 @@
 """How an end of the PVM engine's network sends frames, receives them, and leaves.
 
 It queues what it sends on its lines, and wakes whoever waits on its one descriptor; messages are
-the process's membership's (`encamp.engines.pvm_membership`).
+the process's membership's (`encamp.engines.pvm.membership`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Left
-from encamp.engines.pvm_membership import (
+from encamp.engines.kit.waker import Waker
+from encamp.engines.pvm.membership import (
     ENDED,
     FRAME,
     MORE_SIZES,
@@ -22,8 +23,7 @@ from encamp.engines.pvm_membership import (
     Membership,
     encode,
 )
-from encamp.engines.pvm_pieces import SMALL
-from encamp.engines.waker import Waker
+from encamp.engines.pvm.pieces import SMALL
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 

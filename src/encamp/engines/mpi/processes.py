@@ -6,7 +6,7 @@ import select
 from collections.abc import Mapping
 from contextlib import suppress
 
-from encamp.engines.sentinel import Sentinel
+from encamp.engines.kit.sentinel import Sentinel
 
 
 class Processes:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import psutil
 
-from encamp.engines.hosts import HostLine
-from encamp.engines.interpreter import python_command, signals_to_restore
-from encamp.engines.mpi_hosts import AGENTS, Questions, address_towards, remote_shell
-from encamp.engines.mpi_remains import remove
-from encamp.engines.sentinel import Sentinel
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
+from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.mpi.hosts import AGENTS, Questions, address_towards, remote_shell
+from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineUnavailable
 from encamp.search_paths import whole_search_path
 
@@ -71,14 +71,12 @@ _HYDRA_NEEDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "L
                 "ENCAMP_MPI_")  # fmt: skip
 """How variables begin without which it, or an interpreter, does not start."""
 _START = (
-    "import os, runpy, sys; "
+    "import os; "
     f"kept = os.path.dirname(os.environ.get({HOME!r}, '')) + '/{_KEPT_BACK}'; "
     "os.path.exists(kept) and os.environb.update("
     "one.split(b'=', 1) for one in open(kept, 'rb').read().split(b'\\0') if one); "
-    "sys.path.append(sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+    f"{START}"
 )
-_PACKAGE = str(Path(__file__).parents[2])
 """Where ranks find encamp if it is not installed there."""
 
 
@@ -233,7 +231,7 @@ class Plan:
         """Ask hosts what is wrong with them, as far as they say it in so many seconds."""
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
         hosts = self.hosts if shell is not None else ()
-        return Questions(hosts, shell or (), self.launcher.path, _PACKAGE, within)
+        return Questions(hosts, shell or (), self.launcher.path, PACKAGE, within)
 
     def command(self, folder: Path) -> list[str]:
         """The command line; files that it needs are written into ``folder``."""
@@ -243,7 +241,7 @@ class Plan:
             hosts.write_text(self._hosts())
             options += ["--hostfile" if self._open else "-f", str(hosts)]
         names = ",".join((*self.variables(), *self._set_by_launcher()))
-        program = [*python_command(), "-c", _START, _PACKAGE, self.module, "mpi"]
+        program = [*python_command(), "-c", _START, PACKAGE, self.module, "mpi"]
         flags = self._open_mpi_flags() if self._open else self._hydra_flags()
         return [self.launcher.path, *flags, *options, *program, *self.arguments, f"unset={names}"]
 

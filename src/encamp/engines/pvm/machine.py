@@ -1,6 +1,6 @@
 """The virtual machine that a process joins: one that runs already, or one of its own.
 
-A machine of one's own is kept by another small process (`encamp.engines.pvm_keeper`), which ends
+A machine of one's own is kept by another small process (`encamp.engines.pvm.keeper`), which ends
 it when this process does, however that comes about.
 """
 
@@ -20,10 +20,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
-from encamp.engines import pvm_keeper
-from encamp.engines.interpreter import python_here
-from encamp.engines.pvm_naming import why_not
-from encamp.engines.sentinel import Sentinel
+from encamp.engines.kit.interpreter import PACKAGE, python_here
+from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.pvm import keeper
+from encamp.engines.pvm.naming import why_not
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.search_paths import SEARCH_PATHS, whole_search_path
 
@@ -31,7 +31,7 @@ REMEDY = "install PVM (Debian: apt-get install pvm libpvm3)"
 ROOT = "/usr/lib/pvm3"
 _ADD = (
     "import sys; sys.path.append(sys.argv[1]); "
-    "from encamp.engines.pvm_hosts import main; main(sys.argv[2])"
+    "from encamp.engines.pvm.hosts import main; main(sys.argv[2])"
 )
 _ADD_WITHIN = 240.0
 """Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
@@ -91,8 +91,8 @@ class Machine:
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
-        """What a process of its own says of hosts that it added, see `encamp.engines.pvm_hosts`."""
-        command = [python_here(), "-I", "-S", "-c", _ADD, str(Path(__file__).parents[2]), wanted]
+        """What a process of its own says of hosts that it added, see `encamp.engines.pvm.hosts`."""
+        command = [python_here(), "-I", "-S", "-c", _ADD, PACKAGE, wanted]
         with subprocess.Popen(
             command,
             env={**os.environ, **self.variables},
@@ -140,7 +140,7 @@ class OwnMachine(Machine):
         super().__init__(variables)
         self.process, self._folder = 0, folder
         self._keeper = subprocess.Popen(
-            [python_here(), "-I", "-S", pvm_keeper.__file__, name, folder],
+            [python_here(), "-I", "-S", keeper.__file__, name, folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -187,9 +187,9 @@ class OwnMachine(Machine):
         with self.known():
             with suppress(OSError):
                 if self.variables["PVM_VMID"].encode() in _environment(self.process):
-                    pvm_keeper.halt()
+                    keeper.halt()
                     _end(self.process)
-            pvm_keeper.remove(self.process, self._folder)
+            keeper.remove(self.process, self._folder)
 
 
 def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:

@@ -12,16 +12,16 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
-from encamp.engines import libpvm
 from encamp.engines.base import CONTROLLER, Arrival, Engine, Joined, Left
-from encamp.engines.interpreter import interpreter_flags
-from encamp.engines.libpvm import HostInfo, PVMError
-from encamp.engines.pvm_endpoint import PVMEndpoint
-from encamp.engines.pvm_hosts import strike_log
-from encamp.engines.pvm_machine import exported, runs
-from encamp.engines.pvm_membership import (
+from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags
+from encamp.engines.kit.sentinel import Sentinel
+from encamp.engines.pvm import libpvm
+from encamp.engines.pvm.endpoint import PVMEndpoint
+from encamp.engines.pvm.hosts import strike_log
+from encamp.engines.pvm.libpvm import HostInfo, PVMError
+from encamp.engines.pvm.machine import exported, runs
+from encamp.engines.pvm.membership import (
     ADDED,
     ENDED,
     FRAME,
@@ -31,17 +31,10 @@ from encamp.engines.pvm_membership import (
     Membership,
     encode,
 )
-from encamp.engines.pvm_naming import first_words, host_names
-from encamp.engines.sentinel import Sentinel
+from encamp.engines.pvm.naming import first_words, host_names
 from encamp.errors import EngineFailed
 from encamp.wire import Buffer
 
-_START = (
-    "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
-_PACKAGE = str(Path(__file__).parents[2])
-"""Where agents find encamp if it is not installed there."""
 _ENDS_WITHIN = 7.0
 """Seconds in which agents end by themselves: their slots have some to end."""
 _ENDED_WITHIN = 2.0
@@ -185,7 +178,7 @@ class PVMEngine(PVMEndpoint, Engine):
         """Start an agent. Its orders wait for it."""
         self._numbers += 1
         number, here = self._numbers, libpvm.tidtohost(self._member.tid) == host.tid
-        program = [*interpreter_flags(), "-P", "-c", _START, _PACKAGE, self._module, "pvm"]
+        program = [*interpreter_flags(), "-P", "-c", START, PACKAGE, self._module, "pvm"]
         arguments = [*program, str(number), str(slots), self._where(here)]
         with exported(here):
             (tid,) = libpvm.spawn(self._python, arguments, libpvm.TASK_HOST, f"{host.name}:/")
