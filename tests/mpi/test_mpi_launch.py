@@ -25,7 +25,7 @@ from encamp.engines.mpi import remains as mpi_remains
 from encamp.engines.mpi.engine import launched
 from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
 from encamp.engines.mpi.hosts import HostLine, Questions, hosts_in, hosts_of, spread
-from encamp.engines.mpi.launch import Launcher, Plan, find_launcher
+from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
 
@@ -111,6 +111,25 @@ def test_a_launcher_that_fails_is_an_error_with_its_exit_status(tmp_path: Path) 
     with pytest.raises(EngineFailed, match="exit status 7"):
         engine.start(b"")
     engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("said", "at_start", "later"),
+    [
+        ("could not find pg with ID 1", True, True),
+        ("cannot find proxy with ID -72", True, True),
+        ("assert (proxy->node->control_fd == -1) failed", False, True),
+        ("assert (!closed) failed", False, True),
+    ],
+)
+def test_a_launcher_that_a_stranger_has_ended_is_told_from_one_that_fails(
+    said: str, at_start: bool, later: bool
+) -> None:
+    said = f"[mpiexec@here] HYD_pmcd_pmiserv_proxy_init_cb (pmiserv_cb.c:524): {said}"
+    assert ended_by_intruder(said, ready=False) is at_start
+    assert ended_by_intruder(said, ready=True) is later
+    for other in ("control_cb (pmiserv_cb.c:1): assert (!closed) failed", "cannot find proxy"):
+        assert not ended_by_intruder(f"[mpiexec@here] {other}", ready=True)
 
 
 def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from strangers import as_root, stranger
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.engines.mpi.launch import find_launcher
-from encamp.errors import EngineUnavailable
+from encamp.errors import EngineUnavailable, TaskLost
 
 ENGINES = {
     "local": ("local", {}),
@@ -103,6 +104,31 @@ def test_mpichs_launcher_is_told_no_variables_but_those_it_needs(
         assert launchers
         for process in launchers:
             assert b"sesame" not in _read(process.pid, "environ")
+
+
+PROXY = r"""
+exec 3<>"/dev/tcp/127.0.0.1/$1"
+printf 'HYD\0\0\0\0\0\377\377\377\177' >&3
+cat <&3 || true
+"""
+"""Be a proxy of another job, which ends MPICH's launcher."""
+
+
+@as_root
+def test_a_job_that_a_stranger_ends_by_mpichs_port_is_started_again_without_restarts() -> None:
+    try:
+        find_launcher(mpi="mpich")
+    except EngineUnavailable:
+        need("mpich", False)
+    need("bash", shutil.which("bash") is not None)
+    with Cluster("mpi", slots=1, mpi="mpich", restarts=0) as cluster:
+        first = cluster.spawn(os.getppid).result()
+        (launcher,) = [one for one in _ours() if one.name().startswith("mpiexec")]
+        lost = cluster.spawn(time.sleep, 60)
+        stranger('exec bash -ec "$1" bash "$2"', PROXY, _ports(launcher)[0].port)
+        with pytest.raises(TaskLost, match="somebody who is not of the job"):
+            lost.result(timeout=60)
+        assert cluster.spawn(os.getppid).result(timeout=60) != first
 
 
 @as_root

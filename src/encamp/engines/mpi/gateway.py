@@ -33,7 +33,7 @@ from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
 from encamp.engines.mpi.hosts import Questions, hosts_of, spread
-from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, find_launcher
+from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_intruder, find_launcher
 from encamp.engines.mpi.remains import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
@@ -52,6 +52,9 @@ _ASKED_AGAIN_WITHIN = 3.0
 _CLEARED_WITHIN = 4.0
 _REFUSALS = 5
 """How often a job is started again that did not come up since sshd had too many log-ins."""
+
+_INTRUSIONS = 20
+"""How often a job is started again that another user has ended by MPICH's open port."""
 
 
 def call_home() -> socket.socket | None:
@@ -133,7 +136,8 @@ class LaunchedMPI(Engine):
     ``rsh_agent`` is the command that the launcher reaches them with instead of ``ssh``.
     ``launcher`` is the path of an ``mpiexec``, ``mpi`` says of which MPI it has to be. When a job
     has died as a whole, or all of its agents, it is started again on those hosts that answer,
-    ``restarts`` times. ``module`` is the agent's program.
+    ``restarts`` times, not counting those that another user has ended by MPICH's open port.
+    ``module`` is the agent's program.
     """
 
     name = "mpi"
@@ -171,7 +175,7 @@ class LaunchedMPI(Engine):
         self._run: Run | None = None
         self._deadline = 0.0
         self._base = 0
-        self._refusals = _REFUSALS
+        self._refusals, self._intrusions = _REFUSALS, _INTRUSIONS
         self._orders = b""
         self._news: list[Arrival] = []
         self._failure: EngineFailed | None = None
@@ -276,12 +280,16 @@ class LaunchedMPI(Engine):
             clear()
         late = not run.ready and time.monotonic() > self._deadline
         faults = run.plan.ask(_ASKED_AGAIN_WITHIN if run.ready else _ASKED_WITHIN).faults()
-        if run.ready and self._restarts > 0 and self._go_without(faults):
-            self._restarts -= 1
+        intruded = self._intrusions > 0 and ended_by_intruder(why, ready=run.ready)
+        if run.ready and (intruded or self._restarts > 0) and self._go_without(faults):
+            self._intrusions -= intruded
+            self._restarts -= not intruded
             self._launch()
             return
-        if not (run.ready or late or faults) and shut_out(why) and self._refusals > 0:
-            self._refusals -= 1
+        refused = self._refusals > 0 and shut_out(why)
+        if not (run.ready or late or faults) and (intruded or refused):
+            self._intrusions -= intruded
+            self._refusals -= not intruded
             self._launch()
             return
         limit = f"its ranks were not there within {self._start_within:g} s; " if late else ""

@@ -62,6 +62,10 @@ _SHORT_OF_MEMORY = re.compile(
     re.IGNORECASE,
 )
 """What MPIs say where they got none."""
+_INTRUDER = re.compile(r"\] HYD_pmcd_pmiserv_proxy_init_cb ")
+"""What hydra says of somebody on its port who is none of its proxies, and ends."""
+_INTRUDER_AT_START = re.compile(r"could not find pg with ID|cannot find proxy with ID")
+"""As long as proxies come, they may fail there as well, but have right numbers."""
 _TAIL = 2000
 _KEPT_BACK = "e"
 """The file beside the key with the variables that hydra is not told, for ranks on this host."""
@@ -93,6 +97,14 @@ class Launcher:
         """The MPI library that is installed with it, as the wheels on PyPI have it."""
         found = Path(self.path).absolute().parents[1] / "lib" / _LIBRARIES[self.mpi]
         return str(found) if found.exists() else None
+
+
+def ended_by_intruder(said: str, *, ready: bool) -> bool:
+    """Whether a launcher has ended since somebody who is not of its job had called it.
+
+    ``ready`` says whether all that is of the job had called before.
+    """
+    return bool(_INTRUDER.search(said) and (ready or _INTRUDER_AT_START.search(said)))
 
 
 def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:

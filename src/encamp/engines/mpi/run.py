@@ -20,7 +20,7 @@ from secrets import token_bytes
 import msgspec
 
 from encamp.engines.base import Arrival, Frame, Joined, Left
-from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan
+from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan, ended_by_intruder
 from encamp.errors import BadFrame, EngineUnavailable
 from encamp.seal import KEY_BYTES
 from encamp.wire import Buffer, Parts, Reader, Writer
@@ -174,6 +174,8 @@ class Run:
         else:
             self.job.end(within if self.ready else 0)
         why = self.job.why()
+        if ended_by_intruder(why, ready=self.ready):
+            why = f"somebody who is not of the job has called MPICH's launcher, which ended; {why}"
         for watched in (self._link, self.job.sentinel, self._door.socket):
             if watched is not None:
                 with suppress(OSError, ValueError):
