@@ -138,6 +138,16 @@ def test_whoever_reads_one_is_told_and_nobody_else(here: Path, mirror: Mirror, t
         assert _run(job, dry_run=True).warnings == []
 
 
+def test_whoever_reads_one_by_an_absolute_symlink_in_a_tree_is_told(here: Path) -> None:
+    _run(_job([1, 2]))
+    Path("tree").mkdir()
+    Path("tree/one").symlink_to(here / "out/m/1")
+    assert _run(_job([1], mirror=Mirror("tree")), dry_run=True).warnings == []
+    Path("tree/both").symlink_to(here / "out/m")
+    with pytest.warns(UserWarning, match=FIRST):
+        _run(_job([1], mirror=Mirror("tree")), dry_run=True)
+
+
 def _done(task: str, *paths: str) -> Record:
     outputs = [Published(path, 1, 1, "d") for path in paths]
     return Record("done", task, 1.0, 1, {}, TaskReport(task, "done", outputs=outputs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +75,82 @@ def test_a_reader_that_does_not_wait_is_refused(strips: Path, pattern: str, abso
 def test_so_is_one_that_reads_by_url(strips: Path, pattern: str) -> None:
     with pytest.raises(BadJob, match="reads what task m"):
         Prepared(_job(f"file://{strips / pattern}"))
+
+
+BY_SYMLINKS = {
+    "a file in a tree": ("tree/x", "out/import/1/h.txt", "tree"),
+    "a file that is not there yet": ("tree/x", "out/import/2/h.txt", "tree"),
+    "a folder deep in a tree": ("tree/a/b/x", "out/import", "tree"),
+    "in one of many trees": ("tree/x", "out/import", "tr*"),
+    "though it has an excluded name": ("tree/x", "out/import", Mirror("tree", exclude=("h.txt",))),
+    "by way of another": ("tree/x", "link", "tree"),
+    "a file among those below": ("tree/x", "out/import/1/h.txt", "tree/**"),
+}
+
+
+@pytest.mark.parametrize(("link", "goal", "mirror"), BY_SYMLINKS.values(), ids=BY_SYMLINKS)
+def test_an_absolute_symlink_is_read_where_it_leads(
+    strips: Path, link: str, goal: str, mirror: str | Mirror
+) -> None:
+    Path(link).parent.mkdir(parents=True)
+    Path(link).symlink_to(strips / goal)
+    with pytest.raises(BadJob, match=r"task read: its mirror .* reads what task m"):
+        Prepared(_job(mirror))
+    if not str(mirror).endswith("**"):
+        Path(link).unlink()
+        Path(link).symlink_to(os.path.relpath(goal, Path(link).parent))
+        Prepared(_job(mirror))  # it leads nowhere in the task's folder
+
+
+def _pair(mirror: MirrorMap, after: str = "", **made: Any) -> encamp.Job:
+    job = encamp.Job("job", to="out")
+    job.add("m", "true", **made)
+    job.add("read", "true", mirror=mirror, after=after or ())
+    return job
+
+
+@pytest.mark.parametrize("mirror", ["links/*/*.txt", "links/*/h.txt", "links/[o]ne/[h]*"])
+def test_a_pattern_goes_through_symlinks_to_folders(strips: Path, mirror: str) -> None:
+    Path("links/one").unlink()
+    Path("links/one").symlink_to(strips / "elsewhere")
+    Path("elsewhere").mkdir()
+    reader = Mirror(mirror, required=False)
+    with pytest.raises(BadJob, match=r"task read: its mirror .* reads what task m"):
+        Prepared(_pair(reader, outputs={"h.txt": str(strips / "elsewhere")}))
+
+
+@pytest.mark.parametrize("mirror", ["out/now/x.txt", "out/now/*", "out/now", "other/x.txt"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_symlink_on_the_way_may_be_what_is_published(
+    strips: Path, mirror: str, absolute: bool
+) -> None:
+    Path("out/now").symlink_to(strips / "out2" if absolute else "../out2")
+    Path("other").symlink_to(strips / "out/now" if absolute else "out/now")
+    with pytest.raises(BadJob, match=r"task read: .* reads what task m publishes \('now'\)"):
+        Prepared(_pair(mirror, outputs="now"))
+
+
+def test_what_a_failed_task_leaves_is_read_by_who_comes_after_it_only(strips: Path) -> None:
+    for mirror in ("out/logs/*", "out/logs/a.log", str(strips / "out/logs")):
+        reader = Mirror(mirror, required=False)
+        with pytest.raises(BadJob) as caught:
+            Prepared(_pair(reader, on_failure={"*.log": "logs"}))
+        said = str(caught.value)
+        assert "reads what task m leaves when it fails ('*.log' in logs), but does not" in said
+        assert "publish to another folder or name, or leave it out" in said
+        Prepared(_pair(reader, after="m", on_failure={"*.log": "logs"}))
+    Prepared(_pair(Mirror("out/logs/*.txt", required=False), on_failure={"*.log": "logs"}))
+
+
+def test_a_task_does_not_read_what_it_leaves_itself(strips: Path) -> None:
+    for left in ({"*": "data"}, {"a.csv": "data"}):
+        job = encamp.Job("job", to=".")
+        job.add("task", "true", mirror="data/*.csv", on_failure=left)
+        with pytest.raises(BadJob, match="reads what it leaves when it fails"):
+            Prepared(job)
+    job = encamp.Job("job", to=".")
+    job.add("task", "true", mirror="data/*.csv", on_failure={"*.log": "data"})
+    Prepared(job)
 
 
 DISJOINT: dict[str, MirrorMap] = {

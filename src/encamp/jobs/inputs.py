@@ -42,6 +42,15 @@ def _unpacked(packed: bytes) -> list[Item]:
     return [Item(*row) for row in pickle.loads(packed)]  # noqa: S301 - `_packed` here
 
 
+def planner_of(job: Job) -> Planner:
+    """Looks up a job's patterns; these do not see its destination unless they begin with it."""
+    return Planner(job.base, _left_out(job))
+
+
+def _left_out(job: Job) -> list[Path]:
+    return [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
+
+
 class Inputs:
     """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
 
@@ -51,12 +60,12 @@ class Inputs:
         graph: Graph,
         journal: Journal,
         believed: Believed,
-        sweepers: Collection[str] = (),
+        sweepers: Collection[str],
+        planner: Planner,
     ) -> None:
         self.job, self.graph, self.journal, self.believed = job, graph, journal, believed
         self.swept = Swept(sweepers, graph, journal)
-        self._left_out = [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
-        planner = self._planner()
+        self._left_out = _left_out(job)
         self.shared: list[Item] = []
         self._at: dict[str, Item] = {}
         self._plan_shared(planner)

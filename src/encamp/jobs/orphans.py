@@ -24,6 +24,7 @@ from encamp.storage.publish import flush_folders, intact
 from encamp.storage.reach import may_make
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local
+from encamp.storage.tree import tree_state
 from encamp.storage.trusted import Trust, opened, trust_in
 
 _NAMED = 5
@@ -157,6 +158,8 @@ class OrphanWatch:
         if item.kind == "file":
             yield from (path for path in (top,) if path in self._orphans)
             return
+        for goal in tree_state(Path(top), item.exclude).leads_to:
+            yield from self._at(os.path.realpath(goal))
         for path in self._orphans:
             inner = path.removeprefix(f"{top}/")
             if (
@@ -165,6 +168,10 @@ class OrphanWatch:
                 and os.path.lexists(path)
             ):
                 yield path
+
+    def _at(self, place: str) -> Iterator[str]:
+        """What is an orphan itself, or in a folder."""
+        return (path for path in self._orphans if path == place or path.startswith(f"{place}/"))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from encamp.agent.repeats import Repeats
 from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.fingerprint import own_module
 from encamp.jobs.graph import Graph
-from encamp.jobs.inputs import Inputs
+from encamp.jobs.inputs import Inputs, planner_of
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Key, Line
 from encamp.jobs.keys import Keys, why_run
@@ -58,8 +58,9 @@ class Prepared:
         self._trust = trust_in(job.to, shared=journal.own_folder.shared)
         self.finals = _final_names(job, self._trust)
         check_own_folder(job)
-        sweepers = check_readers(job, self.graph)
-        self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers)
+        planner = planner_of(job)
+        sweepers = check_readers(job, self.graph, planner)
+        self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers, planner)
         self.shared = tuple(self.inputs.shared)
         self.keys = Keys(self.inputs.shared, portable(job.to))
         self._by_value: set[types.ModuleType] = set()

@@ -2,24 +2,28 @@
 
 What tasks publish is known before anything runs, by name or by pattern, and so is what they read.
 A task that reads what another makes, and does not wait for it, would work on what is there by
-chance: nothing, half of it, or what an earlier run has left.
+chance: nothing, half of it, or what an earlier run has left. So it is of what another leaves when
+it fails.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-from encamp.errors import BadJob, printable
+from encamp.errors import BadJob, InputError, printable
 from encamp.jobs.graph import Graph
 from encamp.jobs.job import Job
 from encamp.jobs.steps import Task
 from encamp.storage.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
-from encamp.storage.mirror import Mirror, find
+from encamp.storage.hidden import split
+from encamp.storage.mirror import Mirror, Planner, find
 from encamp.storage.outputs import Output
 from encamp.storage.reach import (
     BELOW,
@@ -29,6 +33,7 @@ from encamp.storage.reach import (
     published_by,
     read_at,
     read_by,
+    symlinks_to,
 )
 from encamp.storage.remote import is_url
 
@@ -39,6 +44,8 @@ class _Writes:
 
     reach: Reach
     output: Output
+    failed: bool
+    """Whether it is what they leave when they fail."""
     tasks: dict[str, None] = field(default_factory=dict)
     sweepers: set[str] = field(default_factory=set)
     """Those whose pattern may match their own inputs, which unchanged are no outputs."""
@@ -57,7 +64,8 @@ class _Writes:
 class _Folder:
     """What is published into one folder, and the folders below it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, failed: bool) -> None:
+        self._failed = failed
         self.folders: dict[str, _Folder] = {}
         self._writes: dict[tuple[str, ...], _Writes] = {}
         self._by_start: defaultdict[str, list[_Writes]] = defaultdict(list)
@@ -79,7 +87,7 @@ class _Folder:
             return
         writes = self._writes.get(reach.rest)
         if writes is None:
-            writes = self._writes[reach.rest] = _Writes(reach, output)
+            writes = self._writes[reach.rest] = _Writes(reach, output, self._failed)
             self._by_start[_start(name)].append(writes)
         writes.tasks[task] = None
 
@@ -103,7 +111,7 @@ class _Folder:
         writes = self._named[name]
         if isinstance(writes, tuple):
             reach, output, task = writes
-            writes = self._named[name] = _Writes(reach, output, {task: None})
+            writes = self._named[name] = _Writes(reach, output, self._failed, {task: None})
         return writes
 
 
@@ -112,15 +120,16 @@ def _start(name: str) -> str:
 
 
 class _Published:
-    """All that the tasks of a job may publish, by folders."""
+    """All that the tasks of a job may publish, or leave when they fail, by folders."""
 
-    def __init__(self, job: Job) -> None:
-        self._top = _Folder()
+    def __init__(self, job: Job, *, failed: bool) -> None:
+        self._failed = failed
+        self._top = _Folder(failed=failed)
         self._destination = Path(os.path.realpath(job.to)).parts
         self._near: dict[str, bool | _Folder] = {}
         folder = folders_below(job.to)
         for task in job.tasks.values():
-            for output in task.outputs:
+            for output in task.on_failure if failed else task.outputs:
                 reach = published_by(output, folder)
                 self._folder(reach.start).add(reach, output, task.name)
 
@@ -129,7 +138,7 @@ class _Published:
         for name in names:
             below = folder.folders.get(name)
             if below is None:
-                below = folder.folders[name] = _Folder()
+                below = folder.folders[name] = _Folder(failed=self._failed)
             folder = below
         return folder
 
@@ -202,16 +211,20 @@ class _Hit:
     def sweeps(self) -> bool:
         """Whether it is but the task's own inputs that its output pattern may match as well."""
         tree = len(self.read.rest) == 1 and Path(*self.read.start).is_dir()
-        return self.own and self.writes.by_pattern and not tree
+        return self.own and self.writes.by_pattern and not tree and not self.writes.failed
 
 
 class _Check:
-    def __init__(self, job: Job, graph: Graph) -> None:
-        self._job, self._graph = job, graph
-        self._published = _Published(job)
+    def __init__(self, job: Job, graph: Graph, planner: Planner) -> None:
+        self._job, self._graph, self._planner = job, graph, planner
+        self._published = [_Published(job, failed=False)]
+        if any(task.on_failure for task in job.tasks.values()):
+            self._published.append(_Published(job, failed=True))
         self._base = str(job.base)
-        self._real = lru_cache(maxsize=1024)(os.path.realpath)
+        self._to = Path(os.path.realpath(job.to))
+        self._way = lru_cache(maxsize=1024)(_way_to)
         self._found = lru_cache(maxsize=1024)(partial(find, literal=True))
+        self._met = lru_cache(maxsize=1024)(self._met_by)
         self._task = ""
         self._before: set[str] = set()
 
@@ -239,31 +252,84 @@ class _Check:
         path = pattern if pattern.startswith("/") else f"{self._base}/{pattern}"
         if plain and "/." not in pattern and not self._near(path):
             return
-        for read in self._reaches(mirror):
-            for writes in self._published.read(read):
-                if not left_out(writes.reach, read, mirror.exclude):
-                    yield read, writes
+        yield from self._met(mirror)
+
+    def _met_by(self, mirror: Mirror) -> list[tuple[Reach, _Writes]]:
+        matches = [] if is_url(mirror.pattern) else self._matches(mirror)
+        reaches = [(read, mirror.exclude) for read in self._reaches(mirror, matches)]
+        reaches += [(read, ()) for read in self._by_symlinks(mirror, matches)]
+        return [
+            (read, writes)
+            for read, exclude in reaches
+            for published in self._published
+            for writes in published.read(read)
+            if not left_out(writes.reach, read, exclude)
+        ]
+
+    def _matches(self, mirror: Mirror) -> list[Path]:
+        """The symlinks and folders that a pattern matches now; ``**`` matches no folders."""
+        found = self._found(mirror.pattern, self._job.base)
+        matches = [path for path in found if not _is_plain(str(path))]
+        deep = BELOW in split(mirror.pattern, self._job.base)[1]
+        return [path for path in matches if not path.is_dir()] if deep else matches
 
     def _near(self, path: str) -> bool:
         """Whether anything is published near a file; jobs of a million files ask."""
         folder, _, name = path.rstrip("/").rpartition("/")
-        return self._published.near(self._real(folder), name) or os.path.islink(path)  # noqa: PTH114
+        real, links = self._way(folder)
+        if self._is_near(real, name) or not _is_plain(path):
+            return True
+        return any(self._is_near(str(link.parent), link.name) for link in links)
 
-    def _reaches(self, mirror: Mirror) -> Iterator[Reach]:
-        base = self._job.base
-        reach = read_by(mirror, base)
-        yield reach
-        if len(reach.rest) > 1 and not is_url(mirror.pattern):
-            for path in self._found(mirror.pattern, base):
-                if path.is_symlink():
-                    yield read_at(path)
+    def _is_near(self, folder: str, name: str) -> bool:
+        return any(one.near(folder, name) for one in self._published)
+
+    def _reaches(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
+        """What a pattern may read by its names, also through symlinks that are there."""
+        yield read_by(mirror, self._job.base)
+        if is_url(mirror.pattern):
+            return
+        start, rest = split(mirror.pattern, self._job.base)
+        for depth in range(1, len(rest)):
+            if rest[depth - 1] != BELOW:
+                yield from self._below_folders(start, rest[:depth], rest[depth:])
+        yield from (read_at(path) for path in matches if rest and path.is_symlink())
+
+    def _below_folders(
+        self, start: Path, above: tuple[str, ...], names: tuple[str, ...]
+    ) -> Iterator[Reach]:
+        """What names stand for below symlinks to folders, of which a pattern goes through some."""
+        below = () if BELOW in names else (BELOW,)
+        hidden = not Path(os.path.realpath(start)).is_relative_to(self._to)
+        for folder in self._found(f"{escape(str(start))}/{'/'.join(above)}", start):
+            real = Path(os.path.realpath(folder))
+            if folder.is_symlink() and not (hidden and real.is_relative_to(self._to)):
+                yield Reach(real.parts, (*names, *below))
+
+    def _by_symlinks(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
+        """The symlinks on the way to what is read, and what is read by those in trees."""
+        if is_url(mirror.pattern):
+            return
+        start, _ = split(mirror.pattern, self._job.base)
+        goals = [goal for path in matches for goal in self._leads_to(path, mirror)]
+        yield from map(read_at, goals)
+        folders = {path.parent for path in self._found(mirror.pattern, self._job.base)}
+        for path in {start, *matches, *goals, *folders}:
+            yield from (Reach(link.parts, ()) for link in self._way(str(path))[1])
+
+    def _leads_to(self, path: Path, mirror: Mirror) -> list[Path]:
+        """Where absolute symlinks in a tree lead: they do so in the task's folder, too."""
+        with suppress(OSError, InputError):  # it is told when it is the task's turn
+            return list(map(Path, self._planner.leads_to(path, mirror) if path.is_dir() else ()))
+        return []
 
     def _check(self, hit: _Hit) -> None:
         """Raise `BadJob` if a task reads what it makes itself, or does not come after."""
         name, writes = hit.task.name, hit.writes
         sweeps = name in writes.sweepers
         if hit.own and not sweeps:
-            raise BadJob(f"task {name}", _of_itself(hit.mirror, writes))
+            of_own = _of_own_failure if writes.failed else _of_itself
+            raise BadJob(f"task {name}", of_own(hit.mirror, writes))
         for other in writes.no_sweepers if sweeps else writes.tasks:
             if other != name and not self._after(name, other):
                 why = _of_another(hit.mirror, other, writes, self._after(other, name))
@@ -279,19 +345,37 @@ class _Check:
         return other in self._before
 
 
-def check_readers(job: Job, graph: Graph) -> set[str]:
+def _is_plain(path: str) -> bool:
+    """Whether a file is there, or nothing."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return True
+
+
+def _way_to(path: str) -> tuple[str, list[Path]]:
+    """The real path, and the symlinks on the way there."""
+    return os.path.realpath(path), list(symlinks_to(Path(path)))
+
+
+def check_readers(job: Job, graph: Graph, planner: Planner) -> set[str]:
     """Raise `BadJob` for a task that reads what a task publishes that does not come before it.
 
     Returns the tasks whose output patterns may match their own inputs, as those in ``data/*.csv``
     that go back to ``data``.
     """
-    if any(task.outputs for task in job.tasks.values()):
-        return _Check(job, graph).run()
+    if any(task.outputs or task.on_failure for task in job.tasks.values()):
+        return _Check(job, graph, planner).run()
     return set()
 
 
 def _said(mirror: Mirror) -> str:
     return f"mirror {printable(mirror.pattern)!r}"
+
+
+def _publishes(task: str, writes: _Writes) -> str:
+    made = f"task {task} leaves when it fails" if writes.failed else f"task {task} publishes"
+    return f"{made} ({_output(writes)})"
 
 
 def _output(writes: _Writes) -> str:
@@ -303,27 +387,35 @@ def _output(writes: _Writes) -> str:
 def _for_all(writes: _Writes) -> str:
     first = next(iter(writes.tasks))
     return (
-        f"reads what task {first} publishes ({_output(writes)}), but job inputs are "
+        f"reads what {_publishes(first, writes)}, but job inputs are "
         "there before any task has run; leave it out (exclude), or have the tasks that need it "
         f"take it by outputs_of({first!r})"
+    )
+
+
+_PART_THEM = "publish to another folder or name, or leave it out of the mirror (exclude)"
+
+
+def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:
+    return (
+        f"its {_said(mirror)} reads what it leaves when it fails ({_output(writes)}), "
+        f"so its next run would not have the same inputs; {_PART_THEM}"
     )
 
 
 def _of_itself(mirror: Mirror, writes: _Writes) -> str:
     return (
         f"its {_said(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
-        "never be up to date; publish to another folder or name, "
-        "or leave it out of the mirror (exclude)"
+        f"never be up to date; {_PART_THEM}"
     )
 
 
 def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str:
-    reads = f"its {_said(mirror)} reads what task {maker} publishes ({_output(writes)})"
+    reads = f"its {_said(mirror)} reads what {_publishes(maker, writes)}"
     if later:
-        return (
-            f"{reads}, which comes after it; publish to another folder or name, "
-            "or leave it out of the mirror (exclude)"
-        )
+        return f"{reads}, which comes after it; {_PART_THEM}"
+    if writes.failed:
+        return f"{reads}, but does not come after it; {_PART_THEM}"
     return (
         f"{reads}, but does not come after it; take it by outputs_of({maker!r}), "
         f"add after={maker!r}, or publish to another folder"

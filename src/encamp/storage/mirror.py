@@ -297,13 +297,10 @@ class Planner:
             status = path.stat()
         except OSError as exc:
             raise UnusableInput(str(path), why_unusable(exc)) from exc
-        tree = stat.S_ISDIR(status.st_mode)
-        exclude = mirror.exclude
-        if tree:
-            exclude = (*exclude, *(hidden or self._hidden(mirror)).below(path))
-        if not tree:
+        if not stat.S_ISDIR(status.st_mode):
             state = _file_state(path, status, self._disks)
             return _file_item(portable(path), target, mirror, status, state)
+        exclude = self._exclude(path, mirror, hidden)
         state, source = self._tree(path, exclude), portable(path)
         permissions = stat.S_IMODE(status.st_mode)
         return Item(
@@ -322,6 +319,13 @@ class Planner:
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
         )
+
+    def leads_to(self, tree: Path, mirror: Mirror) -> tuple[str, ...]:
+        """Where absolute symlinks in a tree lead. Raises `UnusableInput`."""
+        return self._tree(tree, self._exclude(tree, mirror, None)).leads_to
+
+    def _exclude(self, tree: Path, mirror: Mirror, hidden: Hidden | None) -> tuple[str, ...]:
+        return (*mirror.exclude, *(hidden or self._hidden(mirror)).below(tree))
 
     def _tree(self, path: Path, exclude: tuple[str, ...]) -> TreeState:
         if (path, exclude) not in self._trees:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
@@ -97,6 +97,23 @@ def read_at(path: Path) -> Reach:
     """What may be read by the name of one file or folder."""
     real = Path(os.path.realpath(path))
     return Reach(real.parts, () if real.is_file() else (BELOW,))
+
+
+def symlinks_to(path: Path) -> Iterator[Path]:
+    """The symlinks that a path leads through, each as a real path but for its own name."""
+    names = list(reversed(path.parts))
+    here, seen = Path("/"), 0
+    while names:
+        name = names.pop()
+        here = here.parent if name == os.pardir else here / name
+        if here.is_symlink() and (seen := seen + 1) <= _MOST_SYMLINKS:
+            yield here
+            names.extend(reversed(here.readlink().parts))
+            here = here.parent
+
+
+_MOST_SYMLINKS = 40
+"""As many as Linux follows, see path_resolution(7)."""
 
 
 def may_make(output: Output, path: str, to: Path) -> bool:

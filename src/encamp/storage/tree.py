@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -47,6 +47,8 @@ class TreeState:
     version: str
     allocated: int
     """Bytes of a disk that it needs: fewer than ``size`` where files have holes."""
+    leads_to: tuple[str, ...] = field(default=(), compare=False)
+    """Where its absolute symlinks lead: tasks read it there, it is not copied."""
 
 
 class TreeDigest:
@@ -58,6 +60,7 @@ class TreeDigest:
         self._rest = hashlib.blake2b(digest_size=16)
         self._version = hashlib.blake2b(digest_size=16)
         self._disks = Disks()
+        self._leads_to: list[str] = []
 
     def take_version(self, place: str, entry: Entry) -> None:
         """Take in what lasts of an entry at ``place`` that its copies have not."""
@@ -65,6 +68,7 @@ class TreeDigest:
             self._version.update(self._disks.lasting_number(place, entry.status).encode())
         elif entry.kind == "link" and entry.goal.startswith("/"):
             self._version.update(_goal_state(entry.goal).encode())
+            self._leads_to.append(entry.goal)
         self._version.update(b"\0")
 
     def take(self, entry: Entry) -> None:
@@ -89,7 +93,14 @@ class TreeDigest:
         identity = content + self._rest.hexdigest()
         version = content + self._version.hexdigest()
         return TreeState(
-            self.files, self.size, self.newest, content, identity, version, self.allocated
+            self.files,
+            self.size,
+            self.newest,
+            content,
+            identity,
+            version,
+            self.allocated,
+            tuple(self._leads_to),
         )
 
 
@@ -113,7 +124,7 @@ def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
 
 
 def _goal_state(goal: str) -> str:
-    """What stands where an absolute symlink leads: tasks read it there, it is not copied."""
+    """What stands where an absolute symlink leads."""
     real = os.path.realpath(goal)
     try:
         status = Path(real).stat()
