@@ -406,6 +406,31 @@ class NoSuchHost(InputError):
 
 
 @dataclass(eq=False)
+class NoSuchConsole(InputError):
+    name: str
+    known: tuple[str, ...]
+
+    def __str__(self) -> str:
+        there = f"there are {', '.join(map(printable, self.known))}"
+        if not self.known:
+            there = "no program of yours on this host has any"
+        return f"there is no server {printable(self.name)!r} on this host; {there}"
+
+
+@dataclass(eq=False)
+class SeveralConsoles(InputError):
+    name: str
+    programs: tuple[int, ...]
+
+    def __str__(self) -> str:
+        pids = ", ".join(map(str, self.programs))
+        return (
+            f"several programs have a server {printable(self.name)!r}; "
+            f"add --program with one of {pids}"
+        )
+
+
+@dataclass(eq=False)
 class NotEnough(InputError):
     """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs."""
 

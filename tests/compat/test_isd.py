@@ -18,7 +18,7 @@ from encamp.compat import isd
 from encamp.compat.isd.hosts import environment_after
 from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
 from encamp.services.files import found
-from encamp.testing.waiting import children_with
+from encamp.testing.waiting import children_with, until
 
 SERVERS = 3
 
@@ -237,6 +237,20 @@ def test_hosts_say_how_servers_run(grid: isd.Grid, tmp_path: Path) -> None:
         isd.Host("here", init_cmd="valgrind!")
     with pytest.raises(BadJob, match="interpreter"):
         isd.Host("here", python="/opt/python2")
+
+
+def test_a_display_has_the_consoles_of_all_servers(
+    grid: isd.Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xterm = tmp_path / "xterm"
+    xterm.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/opened\n')
+    xterm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    grid.display, grid.window_size = ":7", "33x11"
+    grid.service(grid.publish(Model())).ready(SERVERS)
+    opened = tmp_path / "opened"
+    until(lambda: opened.exists() and opened.read_text().count("-display :7") == SERVERS)
+    assert opened.read_text().count("-geometry 33x11") == SERVERS
 
 
 def test_the_grid_says_what_it_does_if_it_is_to(grid: isd.Grid) -> None:

@@ -99,6 +99,8 @@ class Setup:
     environment: tuple[tuple[str, str], ...] = ()
     cores: int = 1
     sys_path: tuple[str, ...] = ()
+    follow: bool = False
+    """Whether what it prints is sent while it runs."""
     initializer: tuple[int, bytes] | None = None
     """Number and pickle of a function with its arguments; runs once in every slot."""
     staging: Staging | None = None
@@ -148,6 +150,8 @@ class Slot:
         """What is around each call to undo its effects on the process."""
         self._context = copy_context()
         """What calls begin with: what they do to context variables is for them alone."""
+        self.follow = False
+        """Whether what the running call prints is wanted while it runs."""
         self.ended: Callable[[int], None] | None = None
         """Is called with the task's number before its result is sent."""
         self._functions: dict[int, Buffer | Callable[..., Any]] = {}
@@ -297,7 +301,7 @@ class Slot:
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
         """Send a call's result, or hold it back; and what it has not read, if it did not begin."""
         now = time.perf_counter()
-        self.running = -1
+        self.running, self.follow = -1, False
         talked = self.inbox or self.letters or self._routes or self.lines or self._not_run
         unread = self._forget_messages() if talked else ()
         payload, buffers = enclosed(parts)
@@ -410,6 +414,7 @@ class Slot:
 
     def _set_up(self, task: int, setup: Setup) -> Initialized | None:
         extend_import_path(setup.sys_path)
+        self.follow = setup.follow
         own = {**dict(setup.environment), **self._threads(setup.cores)}
         os.environ.update(own)
         if setup.tell_start:

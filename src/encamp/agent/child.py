@@ -584,6 +584,7 @@ class _Printed:
         self._fd = os.dup(1)
         """The file, whatever a call makes of its descriptors."""
         self._flush = ctypes.CDLL(None).fflush
+        self._always = follow
         port.look, port.follow = self._look, self._follow if follow else None
 
     def ended(self, task: int) -> None:
@@ -606,7 +607,9 @@ class _Printed:
             self._port.send([encode(Said(number, task, start, text, True, head))])
 
     def _look(self) -> None:
-        """Give back to the disk what is not kept of much output."""
+        """Send on what is wanted, and give back to the disk what is not kept of much output."""
+        if self._port.slot.follow and not self._always:
+            self._follow()
         with self._lock:
             free_middle(self._fd, self._most // 2, self._most // 2)
 

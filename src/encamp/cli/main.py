@@ -79,6 +79,19 @@ Lines say ok, note (it works, but slower or less safely than it could) or fails.
 will work, 1 something will not, 2 the input cannot be used.
 """
 
+_ATTACH = """Follow what a server of a service prints, until it ends.
+
+NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it the servers
+of your programs on this host are listed. To be called on the host of the program that has
+published the service, whichever host the server is on. What it has printed last comes first.
+
+\b
+  encamp attach                list servers
+  encamp attach Sampler/3      follow the third one
+
+Exit status: 0 the server has ended, 2 there is no such server, 130 stopped by Ctrl-C.
+"""
+
 _SHARED = "The job may be any member's of the group of its folder."
 
 _STATUS = """Say how the jobs in a destination stand.
@@ -111,6 +124,7 @@ def cli() -> None:
       encamp clean               remove what killed processes left on this host
       encamp doctor              what would go wrong on these hosts, and what to do
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
+      encamp attach Sampler/3    follow what a server of a service prints
     """
 
 
@@ -189,6 +203,16 @@ def status(destination: str, *, shared: bool) -> None:
     from encamp.cli.status import status_command
 
     status_command(Path(destination), shared=shared)
+
+
+@cli.command(help=_ATTACH)
+@click.argument("name", required=False)
+@click.option("--program", type=int, metavar="PID",
+              help="The process that has published it, if several have.")  # fmt: skip
+def attach(name: str | None, *, program: int | None) -> None:
+    from encamp.cli.attach import attach_command
+
+    attach_command(name, program)
 
 
 @cli.command(help=_PRUNE)

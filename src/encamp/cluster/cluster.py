@@ -420,6 +420,9 @@ class Cluster:
         ``at_least_once`` calls since then are run again, instead of failing with `ServerLost`.
         A server that answers nothing for ``call_limit`` seconds, since it is frozen or a call takes
         longer, is ended and replaced. ``idle_limit`` in seconds ends servers that nobody calls.
+        ``display`` (":0", or True for DISPLAY) opens a terminal window there with the console of
+        each server, of a size like ``window="80x24+0+0"``, with ``window_delay`` seconds in
+        between; it stays when the server has ended.
 
         Raises an `InputError` of some kind, `NotEnough` where no slots can ever serve it;
         `UnsupportedByEngine` for a ``call_limit`` of inline servers; `ClusterClosed`.

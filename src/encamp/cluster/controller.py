@@ -426,6 +426,8 @@ class Controller:
             return
         raw = envelope.text[max(0, task._told - envelope.start) :]
         task._told = max(task._told, envelope.start + len(envelope.text))
+        if raw and task._options.heard is not None:
+            task._options.heard(bytes(raw))
         new = ""
         if self.follow is not None:
             task._decoder = task._decoder or _decoder("replace")

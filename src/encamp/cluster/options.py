@@ -54,6 +54,8 @@ class Options:
     """What answers the questions of the call, where that is not the cluster itself."""
     owner: object = None
     """Whose call it is, where its spawner has to tell its own from others'."""
+    heard: Callable[[bytes], None] | None = None
+    """Gets what the call prints, while it runs."""
 
     staged: bool = field(init=False)
     """Whether calls have a folder of their own."""
@@ -63,12 +65,12 @@ class Options:
     def __post_init__(self) -> None:
         staged = bool(self.items or self.outputs or self.on_failure or self.persistent)
         need = self.need.gpus or self.need.cores > 1
-        said = self.name or self.time_limit or staged or self.initializer or need
+        said = self.name or self.time_limit or staged or self.initializer or self.heard or need
         object.__setattr__(self, "staged", staged)
         object.__setattr__(self, "plain", not said)
 
 
-_INTERNAL = "initializer", "answer", "owner", "place", "alone"
+_INTERNAL = "initializer", "answer", "owner", "heard", "place", "alone"
 """What no user gives."""
 
 
@@ -92,6 +94,7 @@ class SpawnOptions:
     initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
     answer: Callable[[Any], Any] | None = None
     owner: object = None
+    heard: Callable[[bytes], None] | None = None
     place: Place | None = None
     alone: bool = False
 
@@ -132,6 +135,7 @@ class SpawnOptions:
             self.initializer,
             self.answer,
             self.owner,
+            self.heard,
         )
         if not options.staged:  # inputs and the current folder may be others next time
             object.__setattr__(self, "_checked", options)

@@ -57,6 +57,7 @@ class Setups:
             tell_start=options.time_limit is not None,
             environment=environment,
             cores=options.need.cores,
+            follow=options.heard is not None,
             initializer=self._initializer(options.initializer),
             staging=self._staging(task) if options.staged else None,
         )

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -33,6 +34,7 @@ from encamp.errors import (
 )
 from encamp.model import ServerStatistics, ServiceStatistics
 from encamp.services.circles import Circles
+from encamp.services.consoles import Consoles
 from encamp.services.ends import ProgramEnd, program_end
 from encamp.services.letters import (
     END,
@@ -66,6 +68,7 @@ from encamp.services.pool import STARTING, Pool, Request, Seat
 from encamp.services.saved import Kept, States
 from encamp.services.server import Blueprint, Terms, serve
 from encamp.services.watch import Watch
+from encamp.services.windows import Opener, Windows
 from encamp.wire import Parts, own
 
 if TYPE_CHECKING:
@@ -96,6 +99,7 @@ class Published:
     at_least_once: bool
     idle_limit: float | None
     call_limit: float | None
+    windows: Windows | None
 
 
 class Service:
@@ -148,6 +152,8 @@ class Registry:
         self._errors: dict[int, EncampError] = {}
         self._winding_up = self._closed = self._said_crowded = False
         self._states = States(controller.errands)
+        self._consoles = Consoles()
+        self._windows = Opener(controller.pump, controller.errands)
         self._circles = Circles(self._seats_of, self._seat_of, self._waits_for)
         self._waiters: list[tuple[int, int, Service, int]] = []
         """Who waits for how many servers to be ready: client, ticket, service, number."""
@@ -217,6 +223,7 @@ class Registry:
         """See `Tenant.close`."""
         self._winding_up = self._closed = True
         self._states.close()
+        self._consoles.close()
 
     # Publishing
 
@@ -319,11 +326,14 @@ class Registry:
         options = published.options
         if seat.fixed:
             options = replace(options, on=seat.fixed)
-        options = replace(options, owner=self, name=options.name or f"{service.name} {seat.number}")
+        heard = partial(self._consoles.printed, seat.number)
+        name = options.name or f"{service.name} {seat.number}"
+        options = replace(options, owner=self, name=name, heard=heard)
         args = (terms, published.blueprint, state)
         seat.task = cluster._spawn(serve, args, {}, options)
         seat.given, seat.ready, seat.overdue = 0, False, False
         self._by_task[seat.task.id] = service, seat
+        self._consoles.introduce(service.name, seat.number)
 
     def _say_what_waits(self, service: Service) -> None:
         waiting = self._without_slot(service)
@@ -493,6 +503,7 @@ class Registry:
         service.methods = letter.methods
         task = seat.task
         seat.host = (task.host if task is not None else "") or ""
+        self._show(service, seat)
         if service.ended:
             self._order(seat, END)
             return
@@ -503,6 +514,14 @@ class Registry:
             service.pool.opened(seat)
         self._grant(service)
         self._tell_waiters()
+
+    def _show(self, service: Service, seat: Seat) -> None:
+        """Have the console of a server found by where it is, and opened if that is wanted."""
+        number, windows = seat.number, service.published.windows
+        slot = None if seat.task is None else seat.task.slot
+        self._consoles.introduce(service.name, number, seat.host, slot)
+        if windows is not None and seat.state == STARTING:
+            self._windows.open(windows, f"{service.name}/{number}", seat.host)
 
     def _answers(self, sender: int, letter: Answers, parts: Parts) -> None:
         found = self._by_task.get(sender)
@@ -664,6 +683,7 @@ class Registry:
         service.former.append(replace(statistics_of(seat), state=state))
         self._by_seat.pop(seat.number, None)
         self._lost[seat.number], self._errors[seat.number] = letter, error
+        self._consoles.ended(seat.number)
         payload = dump(portable_error(error))
         for client in seat.clients:
             if client == SPAWNER or client in self._controller.tasks:

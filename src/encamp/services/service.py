@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
@@ -32,6 +33,7 @@ from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry import Published, Registry
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
+from encamp.services.windows import Windows
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap
 from encamp.wire import Parts
@@ -59,10 +61,13 @@ class ServiceOptions(TypedDict, total=False):
     at_least_once: bool
     call_limit: float | None
     idle_limit: float | None
+    display: str | bool
+    window: str
+    window_delay: float
 
 
 _OWN = {"per", "count", "name", "kwargs", "restarts", "checkpoint_every", "at_least_once",
-        "call_limit", "idle_limit"}  # fmt: skip
+        "call_limit", "idle_limit", "display", "window", "window_delay"}  # fmt: skip
 
 
 _MAKERS = (
@@ -145,6 +150,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         at_least_once,
         _seconds("idle_limit", options.get("idle_limit")),
         _seconds("call_limit", options.get("call_limit")),
+        _windows(options),
     )
     published.options.checked()
     return published
@@ -155,6 +161,17 @@ def _seconds(what: str, limit: object) -> float | None:
     if limit is not None and not (number is not None and number > 0):
         raise BadJob(what, f"must be a number of seconds above 0, not {limit!r}")
     return number
+
+
+def _windows(options: ServiceOptions) -> Windows | None:
+    display, delay = options.get("display", False), options.get("window_delay", 0)
+    if display is True and not (display := os.environ.get("DISPLAY", "")):
+        raise BadJob("display", "DISPLAY is not set; name a display, like ':0'")
+    if not (isinstance(display, str) or display is False):
+        raise BadJob("display", f"must be the name of an X display, True or False, not {display!r}")
+    if (not (number := as_number(delay)) and number != 0) or number < 0:
+        raise BadJob("window_delay", f"must be a number of seconds, not {delay!r}")
+    return Windows(display, options.get("window", ""), number).checked() if display else None
 
 
 _Caller = Callable[[str, Parts], Result]

@@ -105,7 +105,14 @@ class AbstractGrid(Thread):
         count = min(len(self.hosts), cluster.slots)
         hosts = {host.name: host for host in self.hosts}
         maker = _Instance(instance, hosts, {name: self._source(name) for name in hosts})
-        service = cluster.publish(maker.made, count=count, name=type(instance).__name__)
+        service = cluster.publish(
+            maker.made,
+            count=count,
+            name=type(instance).__name__,
+            display=self.display or False,
+            window=self.window_size,
+            window_delay=self.X11_delay,
+        )
         self._services[service_id] = service
         if cluster is not self._cluster:
             self._own[service_id] = cluster

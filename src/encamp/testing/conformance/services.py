@@ -23,6 +23,7 @@ from encamp.errors import (
     CircularCall,
     ClusterClosed,
     GroupBroken,
+    NoSuchConsole,
     NoSuchHost,
     NotEnough,
     ProxyReleased,
@@ -31,6 +32,7 @@ from encamp.errors import (
     ServiceFailed,
     WrongLength,
 )
+from encamp.services.consoles import find
 from encamp.services.proxy import Proxy
 from encamp.services.service import Service, gather
 from encamp.testing import served, work
@@ -594,6 +596,27 @@ class Lasting(Served):
         service.terminate()
         until(lambda: not cluster.tasks())
         assert (share / "made" / "made.txt").read_text() == "whole"
+
+    def test_what_a_server_prints_can_be_followed_on_the_programs_host(
+        self, publish: Publish, marks: Path
+    ) -> None:
+        service = publish(served.Counter, count=1)
+        proxy = service.acquire(_LONG)
+        proxy.say("before").get(PATIENCE)
+        proxy.wait_for(str(marks / "go"))
+        console = find(f"Counter/{proxy.server}")
+        assert console.facts.host == service.statistics().servers[0].host
+        told: list[bytes] = []
+        follower = threading.Thread(target=console.follow, args=(told.append,))
+        follower.start()
+        until(lambda: b"".join(told) == b"before\n")  # while a call runs
+        (marks / "go").touch()
+        proxy.say("after").get(PATIENCE)
+        service.terminate()
+        follower.join(PATIENCE)
+        assert b"".join(told) == b"before\nafter\n"
+        with pytest.raises(NoSuchConsole, match=f"Counter/{proxy.server}"):
+            find(f"Counter/{proxy.server}")
 
     def test_idle_servers_end_if_that_is_asked_for(
         self, cluster: Cluster, publish: Publish

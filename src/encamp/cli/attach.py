@@ -1,0 +1,37 @@
+"""``encamp attach``: what the servers of services print, as they do."""
+
+from __future__ import annotations
+
+import sys
+
+from encamp.errors import printable, shown
+from encamp.services.consoles import Console, consoles, find
+
+
+def attach_command(name: str | None, program: int | None) -> None:
+    """Follow a server's console until the server ends, or list those that there are.
+
+    Raises `NoSuchConsole` or `SeveralConsoles`.
+    """
+    if name is None:
+        for console in consoles():
+            _say(_line(console))
+        return
+    console = find(name, program)
+    console.follow(_write)
+    print(shown(f"[encamp: {console.facts.name} has ended]"), file=sys.stderr)  # noqa: T201
+
+
+def _line(console: Console) -> str:
+    facts = console.facts
+    where = f"{facts.host}, slot {facts.slot}" if facts.host else "no slot yet"
+    return f"{printable(facts.name)}  {printable(where)}, program {facts.program}"
+
+
+def _write(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
+    sys.stdout.buffer.flush()
+
+
+def _say(text: str) -> None:
+    print(shown(text))  # noqa: T201 - the command's answer
