@@ -32,7 +32,12 @@ def _run(job: encamp.Job, **options: Any) -> JobReport:
         {"x": "link/logs"},
         {"job.job": "."},
         {"sub/job.job": "."},
+        {"*.job": "."},
+        {"**/*.job": "."},
+        {"**/j*.job": "{here}"},
+        {"sub/[j]ob.job": "."},
         encamp.Output("x", rename="job.job"),
+        encamp.Output("*.txt", rename="{stem}.job"),
         {"lock": "{here}/out/job.job"},
         {"lock": "file://{here}/out/job.job"},
     ],
@@ -55,6 +60,7 @@ def test_outputs_beside_it_are_taken(here: Path) -> None:
     Path("out/job.job").mkdir(parents=True)
     job = encamp.Job("job", to="out")
     job.add("task", "true", outputs={"x": "job.jobs", "*": ".", "job.job": "in", "journal*": "."})
+    job.add("more", "true", outputs={"*.job": "in", "[!j]*.job": ".", "job.*": ".", "**/*": "."})
     Prepared(job)
 
 

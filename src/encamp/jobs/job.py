@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from encamp.jobs.work import Keep
     from encamp.model import JobReport
 
+SUFFIX = ".job"
+"""What names of jobs' own folders end with."""
 LOG_LIMIT = "ENCAMP_LOG_LIMIT"
 """Environment variable with the limit of logs, where a job does not say."""
 _USUAL_LOG_LIMIT = 8 << 20
@@ -81,7 +83,7 @@ class Job:
     @property
     def folder(self) -> Path:
         """Where the job's journal, report and logs are."""
-        return self.to / f"{self.name}.job"
+        return self.to / f"{self.name}{SUFFIX}"
 
     def add(
         self,

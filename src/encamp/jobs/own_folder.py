@@ -1,20 +1,22 @@
 """A job's own folder (journal, lock, report, logs) is no place for outputs, and no input.
 
-Where an output goes is known beforehand, or, if a pattern could lead into the folder by a name that
-a task has yet to make, when the output is there.
+Where an output goes is known beforehand, and so is a pattern for names of jobs' folders
+(``*.job``). If a wider one could lead into the folder by a name that a task has yet to make, that
+is known when the output is there.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
-from encamp.jobs.job import Job
-from encamp.storage.globs import escape
+from encamp.jobs.job import SUFFIX, Job
+from encamp.storage.globs import escape, may_meet
 from encamp.storage.outputs import Output
-from encamp.storage.reach import Reach, folders_below, published_by, read_by
+from encamp.storage.reach import BELOW, Reach, folders_below, published_by, read_by
 from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
@@ -47,11 +49,20 @@ def _outputs(job: Job) -> Iterator[Output]:
 
 
 def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:
-    """Whether all that is published so is in the folder, or in its place."""
+    """Whether what is published so is in the folder, or is meant for a place like its own."""
+    depth = len(reach.start)
     if reach.start[: len(own)] == own:
         return True
-    first = reach.rest[0]
-    return reach.start == own[:-1] and first in (own[-1], escape(own[-1]))
+    if reach.start != own[:depth]:
+        return False
+    name = next((name for name in reversed(reach.rest) if name != BELOW), "")
+    if depth == len(own) - 1 and name == own[-1]:
+        return True
+    meant = _WILDCARD.split(name)[-1].endswith(SUFFIX)
+    return meant and may_meet(reach.rest, tuple(map(escape, own[depth:])))
+
+
+_WILDCARD = re.compile(r"[*?\]]")
 
 
 class OwnFolder:
