@@ -198,12 +198,15 @@ class JobReport:
     executor: str
     version: str
     interrupted: bool
+    """Whether it was stopped before all tasks had ended: by a signal, an error, `max_failures`."""
     tasks: Sequence[TaskReport]
-    """A list; of very many tasks a sequence that takes less memory."""
+    """Those that the run was for. A list; of very many a sequence that takes less memory."""
     warnings: list[str] = field(default_factory=list)
     """What may be wrong though nothing failed, in words: orphans that tasks read."""
     services: list[ServiceStatistics] = field(default_factory=list)
     """What the services on the job's cluster had done by its end."""
+    not_selected: int = 0
+    """How many tasks of the job the run was not for (``only``, ``failed``)."""
 
     def count(self, state: State) -> int:
         """How many tasks are in ``state``."""

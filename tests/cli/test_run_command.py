@@ -398,3 +398,30 @@ def test_the_bar_fits_terminals_of_any_width(data: Path, columns: int) -> None:
 
 def test_a_quiet_run_on_a_terminal_shows_no_bar(data: Path) -> None:
     assert on_a_terminal("run", "-q", job_file("upper", UPPER)) == (0, "")
+
+
+def test_only_some_tasks_are_run_and_the_others_are_counted(data: Path) -> None:
+    file = job_file("upper", UPPER)
+    ended = encamp("run", "--only", "[ab]", file, "-j", "1")
+    assert ended.err.startswith("upper: 2 tasks in 1 slot\n")
+    assert "upper: 2 done, 1 not selected in" in ended.err
+    assert "upper: 2 done, 1 not selected; the last run ended" in encamp("status", "results").out
+    encamp("run", file, "--only", "x").check_refused("no task of this job is called 'x'")
+
+
+def test_what_failed_is_run_again_with_more_tries_and_another_limit(data: Path) -> None:
+    file = job_file("half", HALF_BAD)
+    encamp("run", file)
+    ended = encamp("run", "--failed", "--retries", "1", "--time-limit", "5 min", file)
+    ended.check_failed("half: 1 task in", "try 2 of b failed", "half: 1 failed, 3 not selected")
+    other = job_file("slow", 'task = [{name = "a", steps = "sleep 60"}]')
+    ended = encamp("run", "--time-limit", "100ms", other)
+    ended.check_failed("longer than its limit of 0.1 s")
+    encamp("run", "--time-limit", "soon", other).check_refused("--time-limit soon", "'5 min'")
+
+
+def test_a_run_is_stopped_by_too_many_failures(data: Path) -> None:
+    text = 'task = [{name = "{n}", foreach = {n = {from = 1, to = 50}}, steps = "false"}]'
+    ended = encamp("run", "-n", "1", "--max-failures", "2", job_file("bad", text))
+    ended.check_failed("warning: no more tasks were begun after", "waiting")
+    assert "waiting; the last run stopped" in encamp("status", "results").out

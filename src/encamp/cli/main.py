@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -17,6 +18,8 @@ from encamp.errors import EncampError, InputError, JobFailed, printable, shown
 from encamp.jobs.screen import Screen
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 _GO_ON = "what is done stays done, run again to go on"
 
@@ -32,6 +35,9 @@ power cut. Results, logs and a report are in the job's destination.
                                         runs up to its first job with something to do
   encamp run -e mpi -n 4 opamp.toml     run on four ranks of MPI
   encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
+  encamp run --only 'mc-*' opamp.toml   run these tasks, and what they wait for
+  encamp run --failed --retries 2 opamp.toml
+                                        run what has failed, with two further tries
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
 failed or hosts did, 2 the input cannot be used, 128 + n stopped by signal n: 130 by Ctrl-C, 143
@@ -128,22 +134,50 @@ def cli() -> None:
     """
 
 
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options that commands have in common, in the order in which help shows them."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_running = _options(
+    click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
+                 help="What runs the slots: local, mpi, pvm, dask, ipyparallel."),
+    click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
+                 "[default: one for each core]."),
+    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
+    click.option("--hostfile", metavar="FILE",
+                 help="Hosts for MPI, in a file that mpirun could read."),
+    click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
+                 help="What else the engine takes: mpi=openmpi, machine=own."),
+    click.option("--retries", type=click.IntRange(min=0), metavar="N",
+                 help="Further tries after a failure, whatever the job says."),
+    click.option("--time-limit", metavar="TIME",
+                 help="How long a try may take, whatever the job says: 30, '5 min', 2h."),
+    click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
+                 help="Begin no more tasks when so many have failed."),
+    click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date."),
+    click.option("--dry-run", is_flag=True, help="Only say what would run, and why."),
+    click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
+                 show_default=True, help="Which task folders to keep for looking into."),
+    click.option("--shared", is_flag=True,
+                 help="Let all members of the job folder's group run it."),
+)  # fmt: skip
+"""What commands take that run tasks."""
+
+
 @cli.command(help=_RUN, cls=_Run)
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
-              help="What runs the slots: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
-@click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
-              "[default: one for each core].")  # fmt: skip
-@click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
-@click.option("--hostfile", metavar="FILE", help="Hosts for MPI, in a file that mpirun could read.")
-@click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
-              help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
-@click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date.")
-@click.option("--dry-run", is_flag=True, help="Only say what would run, and why.")
-@click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
-              show_default=True, help="Which task folders to keep for looking into.")  # fmt: skip
-@click.option("--shared", is_flag=True, help="Let all members of the job folder's group run it.")
+@_running
+@click.option("--only", multiple=True, metavar="PATTERN",
+              help="Run tasks of this name only, and what they wait for.")  # fmt: skip
+@click.option("--failed", is_flag=True, help="Run only tasks that failed when last run.")
 @click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong.")
 def run(job: str, arguments: tuple[str, ...], **options: object) -> None:

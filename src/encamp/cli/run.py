@@ -14,6 +14,7 @@ from encamp.jobs.console import console_progress
 from encamp.jobs.dry import DryRunEnds
 from encamp.jobs.options import Options, current
 from encamp.jobs.work import Keep
+from encamp.quantities import TIMES, seconds_in
 from encamp.storage.roots import current_folder
 
 _OURS = {"self", "cluster", "engine", "slots", "initializer", "initargs", "inline", "follow",
@@ -45,6 +46,11 @@ def run_command(
     shared: bool,
     to: str | None,
     quiet: bool,
+    only: tuple[str, ...] = (),
+    failed: bool = False,
+    retries: int | None = None,
+    time_limit: str | None = None,
+    max_failures: int | None = None,
 ) -> None:
     """Run ``path`` with these options; raises `JobFailed` if tasks failed."""
     current_folder()  # one that has been removed is told of as such
@@ -58,6 +64,11 @@ def run_command(
         console_progress(quiet=quiet, dry_run=dry_run),
         engine,
         engine_options(hosts, hostfile, more),
+        retries,
+        seconds_of(time_limit),
+        only,
+        failed,
+        max_failures,
         for_script=path.suffix != ".toml",
     )
     token = current.set(options)
@@ -89,6 +100,16 @@ def engine_options(
     if hostfile is not None:
         options["hostfile"] = hostfile
     return options
+
+
+def seconds_of(limit: str | None) -> float | None:
+    """A time limit, with a unit or without; raises `BadJob`."""
+    if limit is None:
+        return None
+    seconds = seconds_in(f"{limit}s") or seconds_in(limit)
+    if not seconds:
+        raise BadJob(f"--time-limit {limit}", TIMES)
+    return seconds
 
 
 def names_in(hosts: str) -> list[str]:

@@ -83,7 +83,10 @@ def _tell(report: Outline, name: str, own: OwnFolder) -> None:
     folder = own.path
     states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
     found = Counter(task.state for task in report.tasks)
-    counts = ", ".join(f"{found[state]} {state}" for state in states if found[state])
+    counts = ", ".join(
+        [f"{found[state]} {state}" for state in states if found[state]]
+        + ([f"{report.not_selected} not selected"] if report.not_selected else [])
+    )
     how = "stopped" if report.interrupted else "ended"
     if (check := last_check(folder, shared=own.shared)) is not None:
         _say(

@@ -102,6 +102,7 @@ def job_report(
         tasks=tasks,
         warnings=list(warnings),
         services=list(services),
+        not_selected=len(job.tasks) - len(tasks),
     )
 
 

@@ -109,6 +109,7 @@ class _Summary(_Failures):
         states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
         found = Counter(report.states())
         counts = [f"{found[state]} {state}" for state in states if found[state]]
+        counts += [f"{report.not_selected} not selected"] if report.not_selected else []
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
         seconds = report.ended - report.started
         self._print(

@@ -15,6 +15,7 @@ from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.selection import Selection
 from encamp.model import JobReport, TaskReport
 
 
@@ -27,9 +28,11 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     graph = Graph(job.tasks)
     orphans = OrphanWatch(journal, job.to)
     orphans.look("the job", prepared.shared)
-    reports = Reports(job.tasks)
+    tasks = Selection(job.tasks, graph, options).tasks(journal)
+    graph.choose(tasks)
+    reports = Reports(tasks)
     clock = Clock()
-    progress.began(job.name, len(job.tasks), None)
+    progress.began(job.name, len(tasks), None)
     while graph.going_on:
         for name in graph.ready():
             first = next((b for b in graph.before[name] if reports.state(b) == "to do"), None)
@@ -45,8 +48,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
                 tell_up_to_date(progress, name, reports)
             _look(orphans, name, prepared)
             graph.ended(name)
-    tasks = as_list_if_few(reports)
-    report = job_report(job, tasks, clock, "dry run", False, orphans.warnings)
+    report = job_report(job, as_list_if_few(reports), clock, "dry run", False, orphans.warnings)
     progress.finished(report)
     if options.for_script and report.count("to do"):
         raise DryRunEnds(job.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from graphlib import CycleError, TopologicalSorter
 
@@ -34,6 +34,7 @@ class Graph:
         self._tasks, self._left = tasks, len(tasks)
         self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
         """The sorter has no others: of a million tasks most wait for none, and none for them."""
+        self._chosen: Collection[str] | None = None
         self._free_given = False
         self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)
         try:
@@ -42,8 +43,16 @@ class Graph:
             circle = " → ".join(exc.args[1])
             raise BadJob(f"the tasks {circle}", "wait for each other") from None
 
+    def choose(self, tasks: Collection[str]) -> None:
+        """Hand out no others; all that these wait for is among them."""
+        self._chosen, self._left = frozenset(tasks), len(tasks)
+
     def ready(self) -> Iterator[str]:
         """Names of tasks that wait for nothing any more, each handed out once."""
+        chosen = self._chosen
+        return (name for name in self._ready() if chosen is None or name in chosen)
+
+    def _ready(self) -> Iterator[str]:
         ready = self._sorter.get_ready()
         if self._free_given:
             return iter(ready)

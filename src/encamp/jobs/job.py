@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.steps import Step, Task, as_steps
-from encamp.quantities import as_number, as_whole
+from encamp.quantities import as_number, as_whole, whole
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
 from encamp.storage.roots import current_folder
@@ -136,6 +136,9 @@ class Job:
         force: bool | None = None,
         dry_run: bool | None = None,
         keep: Keep | None = None,
+        only: str | Iterable[str] | None = None,
+        failed: bool | None = None,
+        max_failures: int | None = None,
         check: bool = True,
         progress: Progress | None = None,
         **engine_options: Any,
@@ -154,6 +157,13 @@ class Job:
             with SystemExit at its first job that has something to do.
         keep
             Which task folders to keep for looking into: "never", "failed" or "always".
+        only
+            Names of tasks, or patterns such as ``"mc-*"``: only these are run, and what they wait
+            for where that is missing or changed. The report is of them alone.
+        failed
+            Only tasks that have failed, and were not done since.
+        max_failures
+            After so many failed tasks no more are begun; those that run end as usual.
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress
@@ -170,12 +180,16 @@ class Job:
         from encamp.jobs.options import current
         from encamp.jobs.run import run_job
 
+        most = None if max_failures is None else whole("max_failures", max_failures, 1)
         given: dict[str, Any] = {
             "workers": slots,
             "engine": engine,
             "force": force,
             "dry_run": dry_run or None,  # a script does not overrule the command
             "keep": keep,
+            "only": (only,) if isinstance(only, str) else only and tuple(only),
+            "failed": failed,
+            "max_failures": most,
             "progress": progress,
             "engine_options": engine_options or None,
         }

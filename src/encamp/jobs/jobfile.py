@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from encamp.errors import BadJob, BadJobFile, printable
+from encamp.errors import BadJob, BadJobFile
 from encamp.jobs.foreach import Case, cases, checked_path
 from encamp.jobs.job import Job, checked_log_limit
 from encamp.jobs.jobschema import (
@@ -33,14 +33,14 @@ from encamp.jobs.jobschema import (
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
+from encamp.jobs.selection import no_task_named
 from encamp.jobs.steps import Command, command
+from encamp.quantities import TIMES, seconds_in
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
 from encamp.storage.roots import current_folder
 
 __all__ = ["job_schema", "load_job"]
-
-_UNITS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 def load_job(path: Path, *, to: str | None = None) -> Job:
@@ -202,7 +202,7 @@ class _Loader:
         names = self.job.tasks
         for pattern, where in self.awaited.items():
             if pattern not in names and not any(fnmatchcase(name, pattern) for name in names):
-                raise Problem(where, _no_task(pattern, list(names)))
+                raise Problem(where, no_task_named(pattern, list(names)))
 
 
 def _name_of(task: TaskTable, case: Case) -> str:
@@ -226,29 +226,13 @@ def _twice(template: str, case: Case, other: str) -> str:
     return f"is made twice, for {other} and for {case.origin}; {hint} `name`"
 
 
-def _no_task(pattern: str, names: list[str]) -> str:
-    from difflib import get_close_matches
-
-    if close := get_close_matches(pattern, names, 1):
-        return f"no task of this job is called {pattern!r}; did you mean {close[0]!r}?"
-    some = ", ".join(map(printable, names[:5]))
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return f"no task of this job is called {pattern!r}; there are {some}{more}"
-
-
 def _seconds(limit: float | str | None, *path: str | int) -> float | None:
     if limit is None:
         return None
-    seconds = _parsed_seconds(limit) if isinstance(limit, str) else float(limit)
-    if math.isfinite(seconds) and seconds > 0:
+    seconds = seconds_in(limit) if isinstance(limit, str) else float(limit)
+    if seconds is not None and math.isfinite(seconds) and seconds > 0:
         return seconds
-    hint = "write a number of seconds above 0, or a time such as '500 ms', '30 s', '5 min', '2 h'"
-    raise Problem(path, f"{described(limit)} is no time limit; {hint}")
-
-
-def _parsed_seconds(text: str) -> float:
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
-    return float(match[1]) * _UNITS[match[2]] if match else math.nan
+    raise Problem(path, f"{described(limit)} is no time limit; {TIMES}")
 
 
 def _commands(

@@ -32,9 +32,9 @@ Key = dict[str, str]
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the journal.
 
-    A task was ``submitted``, is ``publishing`` or has ``rescued`` (from a failure) ``paths``, or
-    is ``done``; it has ``left`` the job, or ``joined`` it again; it published ``files`` ``earlier``
-    that its last result does not have; of these, ``paths`` were ``pruned``.
+    A task was ``submitted``, is ``publishing`` or has ``rescued`` (from a failure) ``paths``, has
+    ``failed`` or is ``done``; it has ``left`` the job, or ``joined`` it again; it published
+    ``files`` ``earlier`` that its last result does not have; of these, ``paths`` were ``pruned``.
     """
 
     event: str
@@ -182,6 +182,8 @@ class Journal:
         came between a name and the rest."""
         self.rescued: dict[str, set[str]] = {}
         """Of these, what was rescued from a failure."""
+        self.failed: set[str] = set()
+        """Tasks that failed and were not done since."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""
         self.has_locks = True
@@ -192,7 +194,7 @@ class Journal:
 
     def read(self) -> None:
         """Take in what is written; a journal that is not there is empty. Raises `NotOurs`."""
-        for part in (self.done, self.attempts, self.earlier, self.rescued, self.left):
+        for part in (self.done, self.attempts, self.earlier, self.rescued, self.failed, self.left):
             part.clear()
         self.done.stand_in(self.own_folder)
         for record, at in _lines(self.own_folder):
@@ -237,7 +239,10 @@ class Journal:
                 self._supersede(task)
                 self.done.note(task, at)
                 self.attempts.pop(task, None)
+                self.failed.discard(task)
                 self._forget(task, _own(outputs_in(record)))
+            case "failed":
+                self.failed.add(task)
             case "submitted":
                 self._supersede(task)
                 self.attempts[task] = record.attempt
@@ -253,6 +258,7 @@ class Journal:
                 self._pruned(task, record.paths)
             case "left":
                 self.left.add(task)
+                self.failed.discard(task)
             case _:  # joined
                 self.left.discard(task)
 
@@ -333,7 +339,8 @@ class Journal:
 
     def _is_compact(self, files: OwnFiles) -> bool:
         """Whether the file is ours alone and says what is done, and nothing else."""
-        if not self.done or self.attempts or self.earlier or self.left or self.own_folder.shared:
+        more = self.attempts or self.earlier or self.failed or self.left
+        if not self.done or more or self.own_folder.shared:
             return False
         status = files.status(NAME)
         ours = status.st_uid == os.geteuid() and status.st_nlink == 1
@@ -348,6 +355,7 @@ class Journal:
             records.append(Record("submitted", task, 0.0, number))
         for task, earlier in self.earlier.items():
             records += _as_records(task, earlier, self.rescued.get(task, set()))
+        records += [Record("failed", task, 0.0) for task in sorted(self.failed)]
         records += [Record("left", task, 0.0) for task in sorted(self.left)]
         with files.replacing(NAME) as file:
             places = self.done.copy_to(file)

@@ -25,6 +25,15 @@ class Options:
     """None: a live display where standard error is a terminal, nothing elsewhere."""
     engine: str = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
+    retries: int | None = None
+    """In place of what the job and its tasks say; None: as these say. So is the next one."""
+    time_limit: float | None = None
+    only: tuple[str, ...] = ()
+    """Names and patterns of the tasks to run, with what these need; empty: all."""
+    failed: bool = False
+    """Only tasks that failed when they were last run, with what these need."""
+    max_failures: int | None = None
+    """How many tasks may fail until no more are begun."""
     for_script: bool = False
     """Whether `encamp run` runs a script, which a dry run ends where there is something to do."""
 

@@ -71,6 +71,7 @@ class Outline(msgspec.Struct, frozen=True):
     ended: float
     interrupted: bool
     tasks: list[TaskOutline]
+    not_selected: int = 0
 
 
 def read_outline(path: Path, *, shared: bool = False) -> Outline:

@@ -10,12 +10,12 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from socket import gethostname
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from encamp.agent.pickling import NotImportable
 from encamp.agent.program import check_slots
@@ -70,6 +70,7 @@ from encamp.jobs.pools import (
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.selection import NONE_FAILED, Selection
 from encamp.jobs.work import Outcome, Work, log_name
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
@@ -91,6 +92,7 @@ from encamp.storage.publish import (
 )
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable
+from encamp.storage.sizes import counted
 from encamp.storage.trusted import trust_in
 
 if TYPE_CHECKING:
@@ -113,6 +115,9 @@ STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
 
+Number = TypeVar("Number", int, float | None)
+
+
 def run_job(
     job: Job, executor: Executor | Cluster | None, options: Options, *, check: bool
 ) -> JobReport:
@@ -124,6 +129,7 @@ def run_job(
     shielded = Shielded(progress)
     journal = Journal(job.folder, shared=job.shared or options.shared)
     prepared = Prepared(job, journal)
+    selection = Selection(job.tasks, prepared.graph, options)
     local_storage()
     reclaim_leftovers()
     with ExitStack() as stack:
@@ -133,13 +139,24 @@ def run_job(
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(journal.writing())
         journal.note_tasks(job.tasks)
+        tasks = selection.tasks(journal)
+        if not tasks:
+            return _nothing_to_run(job, shielded)
         if not together:
             pool, workers = stack.enter_context(_pool(executor, options))
-        run = _Run(job, prepared, journal, pool, workers, options, shielded, interrupts)
+        run = _Run(job, tasks, prepared, journal, pool, workers, options, shielded, interrupts)
         with Beats(local(run.lease.file)):
             report = run.run()
     if check and not report.ok:
         raise JobFailed(report)
+    return report
+
+
+def _nothing_to_run(job: Job, progress: Progress) -> JobReport:
+    """What is told of a run for no task; the report of the last one stays."""
+    progress.began(job.name, 0, None)
+    report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
+    progress.finished(report)
     return report
 
 
@@ -197,6 +214,7 @@ class _Run:
     def __init__(
         self,
         job: Job,
+        tasks: Collection[str],
         prepared: Prepared,
         journal: Journal,
         executor: Executor,
@@ -205,7 +223,7 @@ class _Run:
         progress: Progress,
         interrupts: Interrupts,
     ) -> None:
-        self.job, self.prepared, self.journal = job, prepared, journal
+        self.job, self.tasks, self.prepared, self.journal = job, tasks, prepared, journal
         self.executor, self.workers, self.options = executor, workers, options
         self.progress = progress
         self.window = max(WINDOW, 4 * (workers or 0))
@@ -222,7 +240,7 @@ class _Run:
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
-        self.ended = Reports(job.tasks)
+        self.ended = Reports(tasks)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
@@ -237,15 +255,19 @@ class _Run:
         self._seen_gone = False
         self.over: EngineFailed | None = None
         """Why nothing can be run any more."""
+        self.failures = 0
         self.hopeless = self.stopping = False
+        self.enough = False
+        """Whether so many tasks have failed that no more are begun."""
         self.untidy = False
         self.interrupts = interrupts
         interrupts.wake = lambda: self.arrived.put(None)
 
     def run(self) -> JobReport:
         self._sweep()
+        self._pass_over()
         self.uid = self.lease.take(shared=self.shared)
-        self.progress.began(self.job.name, len(self.job.tasks), self.workers)
+        self.progress.began(self.job.name, len(self.tasks), self.workers)
         try:
             self._loop()
         except BaseException:
@@ -261,7 +283,17 @@ class _Run:
                 self.beacons.close()
             if self.untidy:
                 self._discard_parts(self.token, self.uid)
-        return self._report(interrupted=False)
+        return self._report(interrupted=self.enough)
+
+    def _pass_over(self) -> None:
+        """What other tasks than those of this run have published stays theirs."""
+        if len(self.tasks) == len(self.job.tasks):
+            return
+        self.prepared.graph.choose(self.tasks)
+        for name in self.job.tasks.keys() - self.tasks:
+            outputs = self.journal.done.outputs(name)
+            self._keep_names(name, outputs)
+            self.manifest += manifest_lines(outputs, self.top)
 
     def _sweep(self) -> None:
         """Remove what killed runs of this job left at the destination."""
@@ -281,9 +313,9 @@ class _Run:
     def _loop(self) -> None:
         graph = self.prepared.graph
         ready: deque[str] = deque()
-        while graph.going_on:
+        while graph.going_on and not (self.enough and not self.running):
             ready.extend(graph.ready())
-            while ready and len(self.running) < self.window and self.over is None:
+            while ready and self._may_begin():
                 self._check()
                 self._begin(ready.popleft())
             self._check()
@@ -291,7 +323,12 @@ class _Run:
                 arrivals = self._arrivals(SILENCE)
                 self._take_in(arrivals)
                 self._see_executor(silent=not arrivals)
-            self._unpark()
+            if not self.enough:
+                self._unpark()
+
+    def _may_begin(self) -> bool:
+        """Whether another task may be handed over now."""
+        return len(self.running) < self.window and self.over is None and not self.enough
 
     def _see_executor(self, *, silent: bool) -> None:
         """Give up what runs if nothing can come of it any more, seen twice."""
@@ -351,11 +388,14 @@ class _Run:
         return self.ended.state(name) in ("done", "up to date")
 
     def _up_to_date(self, name: str, line: bytes, outputs: list[Published]) -> None:
-        for output in (one for one in outputs if one.kind != "folder"):
-            self.finals.setdefault(output.path, name)
+        self._keep_names(name, outputs)
         self.ended.up_to_date(name, line)
         self._note_end(name, outputs)
         tell_up_to_date(self.progress, name, self.ended)
+
+    def _keep_names(self, name: str, outputs: list[Published]) -> None:
+        for output in (one for one in outputs if one.kind != "folder"):
+            self.finals.setdefault(output.path, name)
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not in hand before it is written down
@@ -399,7 +439,7 @@ class _Run:
             outputs=outputs,
             on_failure=left,
             logs=self.logs,
-            time_limit=task.time_limit,
+            time_limit=self._said(self.options.time_limit, task.time_limit),
             log_limit=self.job.log_limit,
             keep=self.options.keep,
             lease=self.lease,
@@ -407,6 +447,10 @@ class _Run:
             clock=self.clock,
             beacon=self.beacons.told if self.beacons is not None else "",
         )
+
+    @staticmethod
+    def _said(by_options: Number | None, by_task: Number) -> Number:
+        return by_task if by_options is None else by_options
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
         """What has arrived since the last time; waits for one, or for a signal.
@@ -577,7 +621,7 @@ class _Run:
         current.attempts.append(attempt_report(current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
-        if self.stopping or (self.over is not None and outcome.lost):
+        if self._is_given_up(outcome):
             self.running.pop(name)
             return
         if isinstance(outcome.error, DiskFull) and len(self.running) > 1:
@@ -591,7 +635,8 @@ class _Run:
         hopeless = isinstance(
             outcome.error, InputError | CommandNotFound | Abandoned | SlotsCannotStart
         )
-        if current.tries <= self.job.tasks[name].retries and not hopeless:
+        retries = self._said(self.options.retries, self.job.tasks[name].retries)
+        if current.tries <= retries and not (hopeless or self.enough):
             self.progress.retried(name, current.number, current.attempts[-1].error or "")
             unstage(outcome.rescued)
             self._submit(name)
@@ -603,6 +648,12 @@ class _Run:
             self.hopeless = True  # what is handed over would fare no better
         report = task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(name, outcome)))
+
+    def _is_given_up(self, outcome: Outcome) -> bool:
+        """Whether an attempt ended since nothing more is to be run: that is no failure."""
+        if self.stopping or (self.over is not None and outcome.lost):
+            return True
+        return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
 
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
         """Take a task's inputs as they are now; a change that is over uses up no retry."""
@@ -648,6 +699,21 @@ class _Run:
         self.ended.add(report, line)
         self._note_end(report.name, (*report.outputs, *report.rescued))
         self.progress.ended(report)
+        if report.state == "failed":
+            self._note_failure(report.name)
+
+    def _note_failure(self, name: str) -> None:
+        """Write it down for a run of what failed, and see whether it was one too many."""
+        self.journal.write(Record("failed", name, time.time()))
+        self.failures += 1
+        if self.failures == self.options.max_failures:
+            self._begin_no_more()
+
+    def _begin_no_more(self) -> None:
+        from encamp.executor.mapping import cancel_all
+
+        self.enough = True
+        cancel_all(list(self.futures))
 
     def _note_end(self, name: str, published: Iterable[Published]) -> None:
         self.manifest += manifest_lines(published, self.top)
@@ -673,7 +739,7 @@ class _Run:
             self.clock,
             self._executor_name(),
             interrupted,
-            [*self.journal.warnings, *self.orphans.warnings],
+            [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
             services_of(self.executor),
         )
         write_manifest(self.job, self.manifest, shared=self.shared)
@@ -681,6 +747,12 @@ class _Run:
         keep_report(for_disk, self.job.folder, shared=self.shared)
         self.progress.finished(report)
         return report
+
+    def _too_many(self) -> list[str]:
+        if not self.enough:
+            return []
+        most = counted(self.failures, "task")
+        return [f"no more tasks were begun after {most} had failed; run again to go on"]
 
     def _executor_name(self) -> str:
         cluster = getattr(self.executor, "cluster", None)
