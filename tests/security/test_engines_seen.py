@@ -6,8 +6,12 @@ import os
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,22 @@ from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.engines.mpi.launch import find_launcher
 from encamp.errors import EngineUnavailable, TaskLost
+from some_dask import some_dask
+from some_ipyparallel import some_engines
 
 ENGINES = {
     "local": ("local", {}),
     "openmpi": ("mpi", {"mpi": "openmpi"}),
     "mpich": ("mpi", {"mpi": "mpich"}),
     "pvm": ("pvm", {"machine": "own"}),
+    "dask": ("dask", {}),
+    "ipyparallel": ("ipyparallel", {}),
 }
+ON_THE_MESH = {"dask", "ipyparallel"}
+"""Engines whose ends listen for each other."""
 LAUNCHERS = {"mpiexec", "mpiexec.hydra", "hydra_pmi_proxy", "mpirun", "prterun", "prte", "prted"}
-"""Programs of the MPIs themselves, which docs/security.md is about."""
+PVM = {"pvmd", "pvmd3"}
+"""Programs of the MPIs and of PVM themselves, which docs/security.md is about."""
 SECRET = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 """How a key of ours would look in hexadecimal."""
 
@@ -35,7 +46,7 @@ SECRET = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 def _ours() -> list[psutil.Process]:
     """This process and all that it has started, daemons of PVM among them."""
     mine = psutil.Process()
-    daemons = [one for one in psutil.process_iter(["name"]) if one.info["name"] == "pvmd3"]
+    daemons = [one for one in psutil.process_iter(["name"]) if one.info["name"] in PVM]
     return [mine, *mine.children(recursive=True), *daemons]
 
 
@@ -47,23 +58,55 @@ def _read(pid: int, name: str) -> bytes:
 
 
 def _ports(process: psutil.Process) -> list[Any]:
-    """The TCP ports on which a process listens."""
+    """The ports on which a process listens, of TCP and UDP."""
     try:
-        found = process.net_connections(kind="tcp")
+        found = process.net_connections(kind="inet")
     except psutil.Error:
         return []
-    return [one.laddr for one in found if one.status == psutil.CONN_LISTEN]
+    waits = (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    return [one.laddr for one in found if one.status in waits and not one.raddr]
 
 
 def _is_launcher(process: psutil.Process) -> bool:
     try:
-        return process.name() in LAUNCHERS or process.name() == "pvmd3"
+        return process.name() in LAUNCHERS | PVM
     except psutil.Error:
         return True
 
 
+@contextmanager
+def _theirs(engine: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """A cluster of the engine's own system where it takes one, as options."""
+    if engine == "dask":
+        need("dask", find_spec("distributed") is not None)
+        with some_dask(folder, n_workers=1, threads_per_worker=2, security=True) as dask:
+            yield dask.options
+    elif engine == "ipyparallel":
+        need("ipyparallel", find_spec("ipyparallel") is not None)
+        with some_engines(folder, 1) as engines:
+            yield {**engines.options, "slots": 2}
+    else:
+        yield {"slots": 2}
+
+
+def _turns_away(port: Any) -> bool:
+    """Whether nobody is heard on a port who has no certificate of the cluster's."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((port.ip, port.port), timeout=30) as link,
+            context.wrap_socket(link) as inside,
+        ):
+            return inside.recv(1) == b""
+    except (ssl.SSLError, ConnectionResetError):
+        return True
+
+
 @pytest.mark.parametrize("name", ENGINES)
-def test_nothing_listens_and_nothing_is_told(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_listens_to_strangers_and_nothing_is_told(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine, options = ENGINES[name]
     if engine == "pvm":
         need("pvm", shutil.which("pvmd") is not None)
@@ -74,20 +117,29 @@ def test_nothing_listens_and_nothing_is_told(name: str, monkeypatch: pytest.Monk
         except EngineUnavailable:
             need(name, False)
     before = set(SECRET.findall(_read(os.getpid(), "environ")))
-    with Cluster(engine, slots=2, **options) as cluster:
-        assert cluster.spawn(os.getpid).result() > 0
-        processes = _ours()
-        assert len(processes) > 2
-        # Ranks inherit the launcher's sockets, and accept nobody there.
-        launchers = [port for one in processes if _is_launcher(one) for port in _ports(one)]
-        for process in processes:
-            assert [port for port in _ports(process) if port not in launchers] == [], process
-            words = _read(process.pid, "cmdline") + _read(process.pid, "environ")
-            assert set(SECRET.findall(words)) <= before
-        seal = cluster._controller.outbox.seal
-        assert seal is None or seal._key.hex().encode() not in b"".join(
-            _read(process.pid, "environ") for process in processes
-        )
+    with _theirs(engine, tmp_path) as their:
+        known = [port for process in _ours() for port in _ports(process)]
+        with Cluster(engine, **options, **their) as cluster:
+            assert cluster.spawn(os.getpid).result() > 0
+            _check_seen(cluster, known, before)
+
+
+def _check_seen(cluster: Cluster, known: list[Any], before: set[bytes]) -> None:
+    processes = _ours()
+    assert len(processes) > 2
+    # Ranks inherit the launcher's sockets, and accept nobody there.
+    known += [port for one in processes if _is_launcher(one) for port in _ports(one)]
+    ours = {port for one in processes for port in _ports(one) if port not in known}
+    assert bool(ours) == (cluster._engine.name in ON_THE_MESH), ours
+    assert all(map(_turns_away, ours))
+    environs = b"".join(_read(one.pid, "environ") for one in processes)
+    for words in (environs, *(_read(one.pid, "cmdline") for one in processes)):
+        assert set(SECRET.findall(words)) <= before
+    seal = cluster._controller.outbox.seal
+    assert seal is None or seal._key.hex().encode() not in environs
+    if os.geteuid() == 0:
+        there = [one.pid for one in processes if one.is_running()]
+        stranger('for pid; do ! cat "/proc/$pid/environ" 2> /dev/null || exit 1; done', *there)
 
 
 def test_mpichs_launcher_is_told_no_variables_but_those_it_needs(
