@@ -5,17 +5,20 @@ On another host a folder may have the same name and be another user's.
 
 from __future__ import annotations
 
+import errno
 import grp
 import os
 import pwd
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 SEARCH_PATHS = ("PYTHONPATH", "LD_LIBRARY_PATH")
 """Variables with folders from which programs take code."""
+_MOST_LINKS = 40
+"""As the kernel has it, see path_resolution(7)."""
 
 
 @cache
@@ -23,17 +26,45 @@ def only_ours(folder: str) -> bool:
     """Whether nobody but this user and root can put anything at this place.
 
     A group counts as this user if it is this user's alone. Of a folder that is not there yet, what
-    is above it counts.
+    is above it counts; of links, whose they are, and where they are.
     """
-    real = Path(os.path.realpath(folder))
-    places = [path for path in (real, *real.parents) if os.path.lexists(path)]
-    return all(_is_ours(path.lstat(), last=path == real) for path in places)
+    real = os.path.realpath(folder)
+    try:
+        return all(_is_ours(os.lstat(path), last=path == real) for path in _on_the_way(folder))
+    except OSError:
+        return False
+
+
+def _on_the_way(folder: str) -> Iterator[str]:
+    """All that the kernel looks at when it opens a folder, links among it; as far as it is there.
+
+    Raises OSError for too many links.
+    """
+    done, links = "/", 0
+    pending = list(reversed(Path(folder).parts[1:]))
+    yield done
+    while pending:
+        here = os.path.normpath(os.path.join(done, pending.pop()))  # noqa: PTH118
+        if not os.path.lexists(here):
+            return
+        yield here
+        if not os.path.islink(here):  # noqa: PTH114
+            done = here
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), folder)
+        goal = os.readlink(here)
+        pending += reversed(goal.strip("/").split("/"))
+        done = "/" if goal.startswith("/") else done
 
 
 def _is_ours(status: os.stat_result, *, last: bool) -> bool:
     mode = status.st_mode
     if status.st_uid not in (os.geteuid(), 0):
         return False
+    if stat.S_ISLNK(mode):
+        return True
     if mode & stat.S_ISVTX and not last:
         return True  # others can put things there, but not replace what is ours
     if mode & stat.S_IWGRP and not _is_own_group(status.st_gid):

@@ -91,10 +91,12 @@ def engine_of(cluster: Cluster) -> LaunchedMPI:
 
 
 def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controller(
-    lab: Lab, mpi: str, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, mpi: str, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     monkeypatch.setenv("PARALLEL_MORE", "of the controller")
     monkeypatch.setenv("OF_NOBODY_ELSE", "yes")
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/lib:/tmp")
+    monkeypatch.setattr("encamp.cluster.hosts._said", set())
     with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
         assert sorted(host.name for host in cluster.hosts()) == ["lab1", "lab2", "lab3"]
         for host in lab.hosts:
@@ -109,6 +111,9 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
                 "OF_NOBODY_ELSE": None,
                 "FI_TCP_IFACE": None,
             }
+            libraries = cluster.spawn(work.variable, "LD_LIBRARY_PATH", on=host.name).result(20)
+            assert libraries.split(":")[-1] == "/usr/lib"  # behind those of the MPI
+    assert any("are not looked for in /tmp, where" in str(one.message) for one in recwarn)
 
 
 def test_outputs_come_whole_from_hosts_that_have_the_share_at_other_paths(

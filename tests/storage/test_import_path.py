@@ -126,3 +126,20 @@ def test_a_search_path_of_nothing_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert take_search_paths({"PYTHONPATH": ":"}) == []
     assert "PYTHONPATH" not in os.environ
     assert whole_search_path(":/a:b") == f"/a:{Path.cwd()}/b"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_folder_that_another_user_can_lead_elsewhere_is_not_ours(tmp_path: Path) -> None:
+    ours, shared = tmp_path / "ours", tmp_path / "shared"
+    for folder in (ours, shared):
+        folder.mkdir()
+    shared.chmod(0o777)
+    for link, to in (("link", ours), ("back", shared / "link"), ("loop", tmp_path / "loop")):
+        (tmp_path / link).symlink_to(to)
+        (shared / link).symlink_to(to)
+    os.lchown(shared / "link", 65534, 65534)
+    only_ours.cache_clear()
+    assert only_ours(str(ours))
+    assert only_ours(str(tmp_path / "link"))
+    for name in ("shared/link", "back", "shared/back", "loop"):
+        assert not only_ours(str(tmp_path / name)), name

@@ -36,6 +36,7 @@ from encamp.engines.mpi.launch import (
     SHARED_MEMORY,
     prefers_ucx,
 )
+from encamp.engines.mpi.libraries import take_left_out
 from encamp.engines.mpi.near import NearMPIEngine, cores_of_near_ranks
 from encamp.engines.mpi.remains import remains_here, remove, segments_here, topology_here
 from encamp.errors import EngineFailed, EngineUnavailable
@@ -134,7 +135,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
     signal.alarm(int(_COME_WITHIN))  # a rank that others do not come to waits inside of MPI
     link = call_home()
-    left_out = _take_defaults()
+    left_out = [*take_left_out(), *_take_defaults()]
     with _interface():
         mpi = _mpi4py()
     comm = _communicator(mpi)

@@ -22,6 +22,7 @@ from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.mpi.hosts import AGENTS, Questions, address_towards, remote_shell
+from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
 from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineUnavailable
 from encamp.search_paths import whole_search_path
@@ -43,7 +44,7 @@ IFACES = ("FI_TCP_IFACE", "FI_SOCKETS_IFACE")
 
 _LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 _NAMES = ("mpiexec", "mpirun", "mpiexec.openmpi", "mpiexec.mpich", "mpiexec.hydra")
-_ALSO_THERE = ("MPI4PY_LIBMPI", "LD_LIBRARY_PATH", "UCX_", "FI_", "MPIR_", "MPICH_")
+_ALSO_THERE = ("MPI4PY_LIBMPI", GIVEN, "UCX_", "FI_", "MPIR_", "MPICH_")
 """How variables begin that ranks on other hosts need before they can do anything."""
 _DEFAULTS = "PARALLEL_"
 """And those that they have from the controller only where their host does not say them itself."""
@@ -211,7 +212,7 @@ class Plan:
         if self.launcher.library:
             values["MPI4PY_LIBMPI"] = self.launcher.library
         new = {name: value for name, value in values.items() if name not in os.environ}
-        return {**new, **self._shell(), **self._defaults()}
+        return {**new, **self._shell(), **self._defaults(), **self._libraries}
 
     @cached_property
     def _network(self) -> dict[str, str]:
@@ -239,6 +240,10 @@ class Plan:
             values["PYTHONPATH"] = whole_search_path(path)
         return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
 
+    @property
+    def _libraries(self) -> dict[str, str]:
+        return libraries_for_hosts(os.environ) if self.hosts else {}
+
     def ask(self, within: float) -> Questions:
         """Ask hosts what is wrong with them, as far as they say it in so many seconds."""
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
@@ -254,6 +259,8 @@ class Plan:
             options += ["--hostfile" if self._open else "-f", str(hosts)]
         names = ",".join((*self.variables(), *self._set_by_launcher()))
         program = [*python_command(), "-c", _START, PACKAGE, self.module, "mpi"]
+        if self._libraries:
+            program = with_libraries(program)
         flags = self._open_mpi_flags() if self._open else self._hydra_flags()
         return [self.launcher.path, *flags, *options, *program, *self.arguments, f"unset={names}"]
 

@@ -1,0 +1,67 @@
+"""Folders of shared libraries on the hosts of an MPI job: only those that are nobody else's.
+
+A program needs its libraries before anything of it runs. So a shell looks at the folders first,
+as `search_paths.only_ours` does, and then becomes the program.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from encamp.search_paths import whole_search_path
+
+GIVEN = "ENCAMP_MPI_LIBRARIES"
+"""Environment variable with the folders that the program has."""
+LEFT_OUT = "ENCAMP_MPI_LIBRARIES_LEFT_OUT"
+"""And with those of them that are not taken on a host."""
+
+_TAKE = r"""
+me=$(id -u) own=0
+if [ "$(id -gn)" = "$(id -un)" ]; then
+    case $(getent group "$(id -g)") in *:|*:"$(id -un)") own=$(id -g) ;; esac
+fi
+alien="! -user $me ! -user 0"
+open="-perm -2 -o -perm -20 ! -group 0 ! -group $own"
+ours() {
+    found=$(find "$1" -prune \( $alien -o $open \)) && [ -z "$found" ] || return
+    at=$1
+    set --
+    while [ "$at" != / ]; do
+        at=${at%/*} at=${at:-/}
+        set -- "$@" "$at"
+    done
+    found=$(find "$@" -prune \( $alien -o ! -perm -1000 \( $open \) \)) && [ -z "$found" ]
+}
+rest=$ENCAMP_MPI_LIBRARIES:
+while [ "$rest" ]; do
+    one=${rest%%:*} rest=${rest#*:}
+    case :$LD_LIBRARY_PATH: in *:"$one":*) continue ;; esac
+    real=$(cd -P -- "$one" 2> /dev/null && pwd -P) && [ "$real" != / ] || continue
+    if ours "$real"; then
+        LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$real
+        export LD_LIBRARY_PATH
+    else
+        ENCAMP_MPI_LIBRARIES_LEFT_OUT=${ENCAMP_MPI_LIBRARIES_LEFT_OUT:+$ENCAMP_MPI_LIBRARIES_LEFT_OUT:}$one
+        export ENCAMP_MPI_LIBRARIES_LEFT_OUT
+    fi
+done
+unset ENCAMP_MPI_LIBRARIES
+exec "$@"
+"""
+
+
+def libraries_for_hosts(variables: Mapping[str, str]) -> dict[str, str]:
+    """What ranks on other hosts are told of the folders of this program's libraries."""
+    given = variables.get("LD_LIBRARY_PATH")
+    return {GIVEN: whole_search_path(given)} if given else {}
+
+
+def with_libraries(program: list[str]) -> list[str]:
+    """The command line of a program that is to have the libraries that a host may take."""
+    return ["/bin/sh", "-c", _TAKE, "sh", *program]
+
+
+def take_left_out() -> list[str]:
+    """The folders that were not taken on this host."""
+    return [one for one in os.environ.pop(LEFT_OUT, "").split(os.pathsep) if one]
