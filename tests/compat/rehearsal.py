@@ -130,6 +130,11 @@ class RehearsedCluster:
         """See `Cluster._changes`."""
         return dict(self.sizes)
 
+    @property
+    def _has_mail(self) -> bool:
+        """See `Cluster._has_mail`: what is to come is taken by `receive` only."""
+        return False
+
     def hosts(self) -> list[Host]:
         """See `Cluster.hosts`."""
         return [

@@ -48,7 +48,7 @@ _FOREVER = 3600.0
 Ready = Callable[[int], None]
 
 
-def _by_signal(exc: Exception) -> bool:
+def by_signal(exc: Exception) -> bool:
     """Whether a handler of a signal raised it, for a time limit maybe: no fault of who is at work.
 
     That is for the program, wherever it waits.
@@ -196,7 +196,7 @@ class Pump:
 
     def _break(self, exc: Exception) -> None:
         """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
-        if self.broken is None or _by_signal(exc):
+        if self.broken is None or by_signal(exc):
             raise exc
         self.broken(exc)
 
@@ -242,7 +242,7 @@ class Pump:
         try:
             return end.receive()
         except Exception as exc:  # noqa: BLE001 - an engine may be anybody's
-            if not _by_signal(exc):  # it would raise again and again
+            if not by_signal(exc):  # it would raise again and again
                 self._ends = [(other, handle) for other, handle in self._ends if other is not end]
             self._break(exc)
             return None

@@ -356,6 +356,8 @@ class Cluster:
         found, args = functions.find(function, args)
         number = next(self._numbers)
         task = Task(number, controller, found, (args, kwargs), checked)
+        if checked.at_once:
+            task._parts = controller.taken(task)
         controller.incoming.append(task)
         if self._life.ended:  # just now
             controller.abandon()
@@ -497,6 +499,11 @@ class Cluster:
                 sender, data = caught
                 return Received(sender, short.load(data))
         return self._receive(timeout, wanted)
+
+    @property
+    def _has_mail(self) -> bool:
+        """Whether there is something in the queue."""
+        return bool(self._controller.mail.come)
 
     def _taken_in(self) -> Received | None:
         """The next of the queue; does not look for more. Raises `ClusterClosed`."""

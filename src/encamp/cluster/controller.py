@@ -57,7 +57,7 @@ from encamp.agent.protocol import (
     encode_calls,
     unbundled,
 )
-from encamp.agent.pump import MANY, REST, Pump
+from encamp.agent.pump import MANY, REST, Pump, by_signal
 from encamp.agent.repeats import has_generator
 from encamp.agent.running import NOTICED
 from encamp.agent.surroundings import Surroundings
@@ -218,12 +218,7 @@ class Controller:
         buffers: Parts = []
         for task in tasks:
             try:
-                parts = dump_arguments(*task._arguments)
-                if has_generator(parts[0]):
-                    args, kwargs = task._arguments
-                    named = name_of_called(task._function, args)
-                    values = *args, *kwargs.values()
-                    self.functions.repeats.of_arguments(named, values, task.id)
+                parts = task._parts or self._dumped(task)
                 setup = b"" if task._options.plain else self.setups.of(task)
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
@@ -248,6 +243,24 @@ class Controller:
                 if (initializer := tasks[0]._options.initializer) is not None:
                     place.known.add(self.setups.number_of(initializer))
             self.begins(place)
+
+    def _dumped(self, task: Task) -> Parts:
+        """The pickle of a call's arguments, whose own code may raise anything."""
+        parts = dump_arguments(*task._arguments)
+        if has_generator(parts[0]):
+            args, kwargs = task._arguments
+            named = name_of_called(task._function, args)
+            self.functions.repeats.of_arguments(named, (*args, *kwargs.values()), task.id)
+        return parts
+
+    def taken(self, task: Task) -> Parts:
+        """The arguments of a call as they are now. Raises `CannotTravel`; for any thread."""
+        try:
+            return own(self._dumped(task))
+        except Exception as exc:
+            if isinstance(exc, CannotTravel) or by_signal(exc):
+                raise
+            raise _unsendable(task, exc) from exc
 
     def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
         if tasks[0]._options.fresh:
@@ -285,11 +298,8 @@ class Controller:
 
     def _fail_unsent(self, place: Place, task: Task, exc: BaseException) -> None:
         self.scheduler.ended(place, task)
-        if isinstance(exc, CannotTravel):
-            error = exc
-        else:
-            named = name_of_called(task._function, task._arguments[0])
-            error = CannotTravel(f"an argument of {named}", text_of(exc))
+        error = _unsendable(task, exc)
+        if error is not exc:
             error.__cause__ = exc
         self.end(task, False, error)
 
@@ -403,7 +413,7 @@ class Controller:
         """A task has ended: tell its future, and the queue if that was wanted."""
         if self.tasks.pop(task.id, None) is None:
             return
-        task._arguments, task._function = None, task._function.emptied()
+        task._let_go()
         self.mail.forget(task)
         if self.tenant is not None:
             self.tenant.ended(task, good, value)
@@ -514,6 +524,14 @@ class Controller:
         self.failure = failure
         for task in self.known():
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
+
+
+def _unsendable(task: Task, exc: BaseException) -> CannotTravel:
+    """Why a call's arguments cannot be sent."""
+    if isinstance(exc, CannotTravel):
+        return exc
+    named = name_of_called(task._function, task._arguments[0])
+    return CannotTravel(f"an argument of {named}", text_of(exc))
 
 
 def _nothing(*_: object) -> None:

@@ -56,6 +56,8 @@ class Options:
     """Whose call it is, where its spawner has to tell its own from others'."""
     heard: Callable[[bytes], None] | None = None
     """Gets what the call prints, while it runs."""
+    at_once: bool = False
+    """Whether its arguments are taken when it is spawned, so that they may be changed then."""
 
     staged: bool = field(init=False)
     """Whether calls have a folder of their own."""
@@ -70,7 +72,7 @@ class Options:
         object.__setattr__(self, "plain", not said)
 
 
-_INTERNAL = "initializer", "answer", "owner", "heard", "place", "alone"
+_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "place", "alone"
 """What no user gives."""
 
 
@@ -95,6 +97,7 @@ class SpawnOptions:
     answer: Callable[[Any], Any] | None = None
     owner: object = None
     heard: Callable[[bytes], None] | None = None
+    at_once: bool = False
     place: Place | None = None
     alone: bool = False
 
@@ -136,6 +139,7 @@ class SpawnOptions:
             self.answer,
             self.owner,
             self.heard,
+            self.at_once,
         )
         if not options.staged:  # inputs and the current folder may be others next time
             object.__setattr__(self, "_checked", options)

@@ -235,7 +235,7 @@ class Recalls:
     def cancelled(self, task: Task) -> None:
         """A task that waits is not to run."""
         if self._controller.tasks.pop(task.id, None) is not None:
-            task._arguments, task._function = None, task._function.emptied()
+            task._let_go()
             self._mail.forget(task)
             if self._controller.tenant is not None:
                 self._controller.tenant.ended(task, False, CancelledError())

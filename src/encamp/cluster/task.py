@@ -36,6 +36,8 @@ class Task(LightFuture):
     _unwanted: bool = False
     """Whether it is to be cancelled if its slot gives it back."""
     _place: Any = None
+    _parts: Any = None
+    """The pickle of its arguments, where that was made when it was spawned."""
     _devices: tuple[str, ...] = ()
     _decoder: Any = None
     """Of what it prints while it runs: characters may come in parts."""
@@ -99,6 +101,12 @@ class Task(LightFuture):
         """It was given back by its slot."""
         if self._state == RUNNING:
             self._state = PENDING
+
+    def _let_go(self) -> None:
+        """It has ended: what takes memory is not kept."""
+        self._arguments, self._function = None, self._function.emptied()
+        if self._parts is not None:
+            self._parts = None
 
     def __reduce__(self) -> str:
         raise TypeError("a Task belongs to the program that has spawned it: send its id")

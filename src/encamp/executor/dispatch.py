@@ -116,7 +116,7 @@ class Dispatch:
         task = self._done.popleft()
         index, job = self._running.pop(task)
         if self._prefetch is None:
-            self._ahead = _ahead(task)
+            self._ahead = calls_ahead(task)
         result: Any = task.exception() if self._return_exceptions else None
         if result is None:
             result = task.result()
@@ -128,8 +128,8 @@ class Dispatch:
 _NO_MORE: Any = object()
 
 
-def _ahead(task: Future[Any]) -> int:
-    """How many jobs like this one keep a slot busy while the next are on their way."""
+def calls_ahead(task: Future[Any]) -> int:
+    """How many calls like this one keep a slot busy while the next are on their way."""
     function = getattr(task, "_function", None)
     seconds = function.seconds if function is not None else -1.0
     return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_AHEAD))

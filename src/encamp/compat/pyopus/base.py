@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from encamp import quota
 from encamp.errors import EncampError, NoMatch, UnsafeTarget, UnusableInput
@@ -116,6 +116,10 @@ class MsgHostAdd(Msg):
         self.hostIDs = hostIDs
 
 
+class MsgJobsEnded(Msg):
+    """There is something for `VirtualMachine.endedJobs`."""
+
+
 class MsgTaskResult(Msg):
     """What a function returned: ``success`` and ``returnValue``.
 
@@ -127,6 +131,15 @@ class MsgTaskResult(Msg):
         self.success = success
         self.returnValue = returnValue
         self.error = error
+
+
+class EndedJob(NamedTuple):
+    """What has come of a job: its value or its error, and the host that it ran on."""
+
+    job: Any
+    value: Any
+    error: BaseException | None
+    host: Any
 
 
 def getNumberOfCores() -> int:
@@ -319,6 +332,35 @@ class VirtualMachine:
 
     def errorIsRaised(self, task: Any) -> None:
         """Do not print what this task raises: whoever joins it gets to know."""
+
+    # Jobs: tasks of a dispatch, which nobody knows by an id
+
+    def roomForJobs(self, independent: bool) -> int:
+        """How many more jobs can be started now.
+
+        One for each free slot; if they are ``independent`` of each other's results, and short,
+        more may wait at the slots.
+        """
+        return self.freeSlots()
+
+    def startJob(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Run a function in some slot; what stands for it in `endedJobs`, or is its task's id.
+
+        None if the slot was lost just now.
+        """
+        for task in self.spawnFunction(function, args, kwargs, count=1):
+            self.errorIsRaised(task)
+            return task
+        return None
+
+    def endedJobs(self) -> Sequence[EndedJob]:
+        """The jobs that have ended since the last call, but for those that are told as tasks."""
+        return ()
+
+    def takeBackJobs(self, jobs: Sequence[Any]) -> None:
+        """End with an error those of ``jobs`` that have not begun. Blocks for a moment."""
 
     def clearLocalStorage(self, timeout: float = -1.0) -> None:
         """Remove on every host what tasks left in the local storage; waits that many seconds.

@@ -22,18 +22,28 @@ from encamp.compat.pyopus.base import (
     HostID,
     MsgHostAdd,
     MsgHostDelete,
+    MsgJobsEnded,
     MsgTaskExit,
     MsgTaskResult,
     PyOpusError,
     TaskID,
     VirtualMachine,
 )
-from encamp.compat.pyopus.machine import HERE, Finish, Finished, Letter, Machine, Mailbox
+from encamp.compat.pyopus.machine import (
+    HERE,
+    Finish,
+    Finished,
+    JobsEnded,
+    Letter,
+    Machine,
+    Mailbox,
+    opened,
+)
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.quantities import as_number, as_whole
 from encamp.storage.leftovers import reclaim_leftovers
 
-__all__ = ["ClusteredMachine", "Here", "task_here"]
+__all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +184,9 @@ class ClusteredMachine(VirtualMachine):
 
     def messageHere(self) -> tuple[Any, ...] | None:
         """See `VirtualMachine.messageHere`."""
+        spawner = opened()
+        if not running and spawner is not None and spawner.nothing_here:
+            return ()
         return self._received(lambda: self._mail().here())
 
     def _received(self, take: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...] | None:
@@ -281,6 +294,8 @@ class ClusteredMachine(VirtualMachine):
             return self._id(message.place, number), message.message
         if isinstance(message, HostAdded | HostDeleted):
             return self._news(spawner, message)
+        if isinstance(message, JobsEnded):
+            return self.task_type.bad(), MsgJobsEnded()
         sender = spawner.ids.get(number)
         if isinstance(message, TaskResult):
             return () if sender is None else _result(spawner, sender, message)
@@ -325,7 +340,7 @@ def _as_task(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[An
     """
     if isinstance(function, FunctionType):
         return _task_of(function), ()
-    return _run, (function,)
+    return run_task, (function,)
 
 
 @lru_cache(maxsize=16)
@@ -333,13 +348,13 @@ def _task_of(function: FunctionType) -> Callable[..., Any]:
     def task(
         vm: ClusteredMachine, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        return _run(vm, place, function, args, kwargs)
+        return run_task(vm, place, function, args, kwargs)
 
     task.__qualname__ = f"<{function.__qualname__}>"
     return task
 
 
-def _run(
+def run_task(
     vm: ClusteredMachine,
     place: int,
     function: Callable[..., Any],

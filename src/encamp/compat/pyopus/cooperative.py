@@ -16,7 +16,16 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.base import say, translateToAbstractPath, translateToActualPath
-from encamp.compat.pyopus.scheduler import Collect, Join, Scheduler, Spawn, SysCall, Task, Yield
+from encamp.compat.pyopus.scheduler import (
+    Collect,
+    Job,
+    Join,
+    Scheduler,
+    Spawn,
+    SysCall,
+    Task,
+    Yield,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,11 +108,15 @@ class OpusOS:
 
         A job is ``(function, args, kwargs, anything…)``, of which all but the function may be
         left out. ``jobList`` is asked for the next job when it can start, so that it may depend on
-        results. ``collector`` is a coroutine that is not started yet; it is sent ``(index, job,
-        result)``, with ``collectHostIDs`` also the host's id, as they come, and closed at the end.
-        With it there is no list of results, unless ``buildResultList`` asks for it.
+        results that ``collector`` was sent. Without one, jobs that take less than 20 milliseconds
+        are asked for ahead of time, at most 100 for each slot.
 
-        If a job raises, no more are started; those that run are collected, then it is raised.
+        ``collector`` is a coroutine that is not started yet; it is sent ``(index, job, result)``,
+        with ``collectHostIDs`` also the host's id, as they come, and closed at the end. With it
+        there is no list of results, unless ``buildResultList`` asks for it.
+
+        If a job raises, no more are started; those that run are collected, then it is raised. The
+        arguments of a job may be changed when ``jobList`` is asked for the next one.
         """
         wanted = collector is None or buildResultList is True
         results: dict[int, Any] = {}
@@ -116,7 +129,8 @@ class OpusOS:
                 collector.send((index, job, result, *more))
 
         with _started(collector):
-            _Dispatch(self, tell, remote).run(jobList)
+            independent = collector is None  # who else could tell ``jobList`` of results?
+            _Dispatch(self, tell, remote=remote, independent=independent).run(jobList)
         return [results[index] for index in sorted(results)] if wanted else None
 
     def dispatchSingle(
@@ -151,12 +165,15 @@ def _started(collector: Collector | None) -> Iterator[None]:
 
 
 class _Dispatch:
-    """One `OpusOS.dispatch` under way."""
+    """One `OpusOS.dispatch` under way; ``independent`` if no job depends on another's result."""
 
-    def __init__(self, system: OpusOS, tell: Callable[..., None], remote: bool) -> None:
+    def __init__(
+        self, system: OpusOS, tell: Callable[..., None], *, remote: bool, independent: bool
+    ) -> None:
         self._os, self._tell, self._remote = system, tell, remote
-        self._running: dict[int, tuple[int, Sequence[Any], Any]] = {}
-        """Number of a task → index, job, host's id."""
+        self._independent = independent
+        self._running: dict[int, tuple[int, Sequence[Any]]] = {}
+        """Number of a task → index, job."""
         self._error: BaseException | None = None
 
     def run(self, jobs: Iterable[Sequence[Any]]) -> None:
@@ -164,43 +181,55 @@ class _Dispatch:
         try:
             for index, job in enumerate(jobs):
                 self._spawn(index, job)
-                self._collect(block=self._full())
+                self._make_room()
                 if self._error is not None:
+                    self._os.scheduler.take_back(self._running)
                     break
             while self._running:
                 self._collect(block=True)
-        except Exception:
-            self._drain()
+        except BaseException as exc:
+            self._drop(wait=isinstance(exc, Exception))
             raise
         if self._error is not None:
             raise self._error
 
+    def _make_room(self) -> None:
+        """Collect what has ended, and wait until there is room for another job or an error."""
+        if self._os.finishedTasks():
+            self._collect(block=False)
+        while self._running and self._error is None and self._full():
+            self._collect(block=True)
+
     def _full(self) -> bool:
         """Whether to wait for a result before the next job."""
+        vm = self._os.scheduler.vm
+        if self._remote and vm is not None:
+            return vm.roomForJobs(self._independent) <= 0
         return self._os.slots() < 2 or self._os.freeSlots() <= 0
 
     def _spawn(self, index: int, job: Sequence[Any]) -> None:
         args = job[1] if len(job) > 1 else ()
         kwargs = job[2] if len(job) > 2 else {}
-        call = Spawn(job[0], args, kwargs, remote=self._remote, extendedReturnValue=True)
-        tid, _task, host = self._os.scheduler.call(call)
-        self._running[tid] = index, job, host
+        call = Job(job[0], args, kwargs, remote=self._remote, independent=self._independent)
+        tid = self._os.scheduler.call(call)
+        self._running[tid] = index, job
         self._say(f"task {tid} was spawned")
 
     def _collect(self, *, block: bool) -> None:
-        for tid, child in self._os.scheduler.call(Collect([*self._running], block)).items():
-            index, job, host = self._running.pop(tid)
-            self._say(f"task {tid} was joined")
+        ended = self._os.scheduler.call(Collect(self._running, block))
+        for child, (index, job) in [(ended[tid], self._running.pop(tid)) for tid in ended]:
+            self._say(f"task {child.tid} was joined")
             if child.error is None:
-                self._tell(index, job, host, child.retval)
+                self._tell(index, job, child.remoteHostID, child.retval)
             elif self._error is None:
                 self._error = child.error
 
-    def _drain(self) -> None:
-        """Wait for what still runs; nobody wants its results."""
+    def _drop(self, *, wait: bool) -> None:
+        """Take back what has not begun, and wait for the rest; nobody wants its results."""
         self._tell = lambda *_: None
         with suppress(Exception):  # what stopped the dispatch matters more
-            while self._running:
+            self._os.scheduler.take_back(self._running)
+            while wait and self._running:
                 self._collect(block=True)
 
     def _say(self, text: str) -> None:

@@ -23,6 +23,8 @@ from encamp import quota
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.options import SpawnOptions
 from encamp.errors import ClusterClosed, EncampError, NoSuchHost, TaskKilled
+from encamp.executor.dispatch import calls_ahead
+from encamp.executor.mapping import cancel_all
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -85,6 +87,11 @@ class Mailbox:
             pass
         return come or ()
 
+    @property
+    def empty(self) -> bool:
+        """Whether no message is kept."""
+        return not self._kept
+
     def _next(self, deadline: float | None) -> tuple[Any, ...] | None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         return self._fetch(left)
@@ -95,6 +102,42 @@ class Mailbox:
         if letter:
             self._kept.appendleft(letter)
         return bool(letter)
+
+
+@dataclass(frozen=True, slots=True)
+class JobsEnded:
+    """On the cluster's queue: there is something new in `Jobs.ended`."""
+
+
+_JOB = SpawnOptions(at_once=True)
+
+
+class Jobs:
+    """The jobs of a machine that have not ended, and those that nobody has asked for since."""
+
+    def __init__(self, cluster: Cluster | None) -> None:
+        self._cluster = cluster
+        self.running: dict[int, Task] = {}
+        self.ended: deque[Task] = deque()
+        self.ahead = 0
+        """How many more may wait at each slot, going by how long the last one took."""
+
+    def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Task:
+        """Run a function in a slot that the cluster chooses."""
+        if self._cluster is None:
+            raise ClusterClosed("the virtual machine")
+        task = self._cluster._spawn(function, args, {}, _JOB)
+        self.running[task.id] = task
+        task.add_done_callback(self._has_ended)
+        return task
+
+    def _has_ended(self, task: Any) -> None:
+        """Called by whichever thread drives the cluster's pump."""
+        self.running.pop(task.id, None)
+        self.ahead = calls_ahead(task)
+        self.ended.append(task)
+        if len(self.ended) == 1 and self._cluster is not None:
+            self._cluster._controller.mail.put(task.id, JobsEnded())
 
 
 @dataclass(eq=False)
@@ -139,6 +182,7 @@ class Machine:
         """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
         self.killed: set[int] = set()
         """Numbers of tasks that the program itself has ended."""
+        self.jobs = Jobs(cluster)
         self._known: set[int] = set()
         """Numbers of tasks whose results have come, until their exits have."""
         self._live: dict[int, Place] = {}
@@ -160,6 +204,12 @@ class Machine:
         station = self.stations.setdefault(host.name, Station(host.name, host.cores))
         self._match(station)
         return True
+
+    @property
+    def nothing_here(self) -> bool:
+        """Whether no message has been taken in for the program."""
+        cluster, mail = self.cluster, self.mail
+        return cluster is not None and not cluster._has_mail and mail is not None and mail.empty
 
     def look(self) -> None:
         """Take note of slots that hosts have got, or lost with one of their agents.
@@ -214,7 +264,37 @@ class Machine:
     @property
     def free(self) -> set[int]:
         """The free slots."""
-        return set().union(*(station.free for station in self._used()))
+        return set().union(*map(self.free_of, self._used()))
+
+    def room_for_jobs(self, *, ahead: bool) -> int:
+        """How many more jobs can be started; with ``ahead``, of short ones more than slots."""
+        slots = sum(len(station.free) for station in self._used())
+        return slots * (1 + self.jobs.ahead * ahead) - len(self.jobs.running)
+
+    def free_of(self, station: Station) -> set[int]:
+        """The free slots of a host."""
+        return station.free - self.jobs_in.keys() if self.jobs.running else station.free
+
+    @property
+    def jobs_in(self) -> dict[int, int]:
+        """Slot → number of the job that it runs; jobs that wait count where they can run."""
+        if not self.jobs.running:
+            return {}
+        at: dict[Place | None, int] = {}
+        waiting = []
+        for task in list(self.jobs.running.values()):
+            if task._place is None:
+                waiting.append(task.id)
+            else:
+                at.setdefault(task._place, task.id)
+        slots = {place: slot for slot, place in self._live.items()}
+        found = {slots[place]: number for place, number in at.items() if place in slots}
+        others = (slot for one in self._used() for slot in one.free if slot not in found)
+        return found | dict(zip(others, waiting, strict=False))
+
+    def where(self) -> dict[tuple[int, int], int]:
+        """Agent and slot in the cluster → slot."""
+        return {(place.agent, place.number): slot for slot, place in self._live.items()}
 
     def _used(self) -> Iterator[Station]:
         return (station for station in self.stations.values() if not station.aside)
@@ -226,12 +306,13 @@ class Machine:
         """
         wanted = self._used() if names is None else map(self._station, names)
         usable = (station for station in wanted if not station.aside)
-        most = max(usable, key=lambda station: len(station.free), default=None)
-        if most is None or not most.free:
+        most = max(usable, key=lambda station: len(self.free_of(station)), default=None)
+        free = set() if most is None else self.free_of(most)
+        if most is None or not free:
             return None
-        if names is None:
+        if names is None and free is most.free:
             return most.free.pop()
-        slot = [*most.free][-1]
+        slot = [*free][-1]
         most.free.discard(slot)
         return slot
 
@@ -280,7 +361,7 @@ class Machine:
 
     def send(self, number: int, message: object) -> None:
         """Send to a task that has not ended."""
-        if self.cluster is not None and number in self.slot:
+        if self.cluster is not None and (number in self.slot or number in self.jobs.running):
             self.cluster.send(number, message)
 
     def kill(self, number: int) -> bool:
@@ -337,10 +418,12 @@ class Machine:
         cluster, self.cluster = self.cluster, None
         if cluster is None:
             return
-        for number in self._tasks:
+        cancel_all(reversed(self.jobs.running.values()))
+        tasks = {**self._tasks, **self.jobs.running}
+        for number in tasks:
             with suppress(EncampError):
                 cluster.send(number, Letter(0, Finish()))
-        wait(self._tasks.values())
+        wait(tasks.values())
         self._tell_errors()
         atexit.unregister(self._tell_errors)
         if self.own:

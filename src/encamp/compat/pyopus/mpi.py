@@ -17,7 +17,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from encamp.compat.pyopus.base import HostID, TaskID
-from encamp.compat.pyopus.clustered import ClusteredMachine, no_task, task_here
+from encamp.compat.pyopus.clustered import no_task, task_here
+from encamp.compat.pyopus.jobs import JobMachine
 from encamp.compat.pyopus.machine import Machine, machine, open_under_mpirun
 
 __all__ = ["MPI", "MPIHostID", "MPITaskID"]
@@ -114,7 +115,7 @@ class _Facts(ABCMeta):
         return None if task_here() is not None else _status(machine())
 
 
-class MPI(ClusteredMachine, metaclass=_Facts):
+class MPI(JobMachine, metaclass=_Facts):
     """Hosts and slots of an MPI program; its static methods work without an object, too."""
 
     subsystem = "MPI"
@@ -150,7 +151,9 @@ class MPI(ClusteredMachine, metaclass=_Facts):
     @staticmethod
     def hostsWithFreeSlots() -> set[MPIHostID]:
         """The hosts that they are on."""
-        return {MPIHostID(host.name) for host in _spawner().stations.values() if host.free}
+        spawner = _spawner()
+        stations = spawner.stations.values()
+        return {MPIHostID(host.name) for host in stations if spawner.free_of(host)}
 
     @staticmethod
     def hosts() -> list[MPIHostID]:
@@ -218,25 +221,27 @@ class MPI(ClusteredMachine, metaclass=_Facts):
 
 def _host_lines(spawner: Machine, name: str) -> str:
     station = spawner.stations[name]
-    taken = [slot for slot in station.slots if slot not in station.free]
-    lines = [f"{name} ncpu={station.cores} free slots: {[*station.free]}\n"]
-    lines += [f"\tslot={slot:4d} task={spawner.number[slot]:4d}\n" for slot in taken]
+    free, number = spawner.free_of(station), {**spawner.jobs_in, **spawner.number}
+    taken = [slot for slot in station.slots if slot not in free]
+    lines = [f"{name} ncpu={station.cores} free slots: {[*free]}\n"]
+    lines += [f"\tslot={slot:4d} task={number[slot]:4d}\n" for slot in taken]
     return "".join(lines)
 
 
 def _status(spawner: Machine) -> dict[str, Any]:
     slots = {slot for station in spawner.stations.values() for slot in station.slots}
+    number = {**spawner.jobs_in, **spawner.number}
     return {
         "hosts": {
             name: {
                 "slots": set(station.slots),
-                "freeSlots": set(station.free),
+                "freeSlots": set(spawner.free_of(station)),
                 "ncpu": station.cores,
             }
             for name, station in spawner.stations.items()
         },
         "slots": {
-            slot: {"host": spawner.place[slot], "taskNumber": spawner.number.get(slot, -1)}
+            slot: {"host": spawner.place[slot], "taskNumber": number.get(slot, -1)}
             for slot in sorted(slots)
         },
         "usedSlots": slots - spawner.free,

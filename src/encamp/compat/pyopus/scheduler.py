@@ -24,6 +24,7 @@ from encamp.compat.pyopus.base import (
     MsgTaskResult,
     Place,
     PyOpusError,
+    TaskID,
     VirtualMachine,
     say,
 )
@@ -79,6 +80,13 @@ class Spawn(SysCall):
 
 
 @dataclass(eq=False)
+class Job(Spawn):
+    """A `Spawn` of a job, which may run in any slot; see `VirtualMachine.roomForJobs`."""
+
+    independent: bool = False
+
+
+@dataclass(eq=False)
 class Join(SysCall):
     """Collect a child task that has ended; the answer is ``{number: value}``.
 
@@ -94,19 +102,49 @@ class Join(SysCall):
         """Whether the child ``tid`` counts."""
         return not self.tidList or tid in self.tidList
 
-    def value(self, child: Task) -> dict[int, Any]:
-        """What the caller gets for ``child``."""
-        if child.error is not None:
-            raise child.error
-        return {child.tid: child.retval}
+    def check(self, tasks: Mapping[int, Task], me: Task) -> None:
+        """Raise if something is asked for that is no child."""
+        self.tidList = frozenset(self.tidList)
+        for tid in self.tidList:
+            child = me.finishedChildren.get(tid) or tasks.get(tid)
+            if child is None or child.ptid != me.tid:
+                raise PyOpusError(f"task {tid} is no child that task {me.tid} could join")
+
+    def take(self, ended: dict[int, Task]) -> list[Task]:
+        """Take what the answer is made of out of the children that have ended."""
+        wanted = [tid for tid in ended if self.wants(tid)]
+        return [ended.pop(min(wanted))] if wanted else []
+
+    def value(self, *children: Task) -> dict[int, Any]:
+        """What the caller gets for ``children``."""
+        for child in children:
+            if child.error is not None:
+                raise child.error
+        return {child.tid: child.retval for child in children}
 
 
 class Collect(Join):
-    """A `Join` whose answer is ``{number: task}`` and which raises nothing."""
+    """A `Join` of all in ``tidList`` that have ended, whose answer is ``{number: task}``.
 
-    def value(self, child: Task) -> dict[int, Any]:
+    It raises nothing.
+    """
+
+    tidList: Mapping[int, Any]
+
+    def check(self, tasks: Mapping[int, Task], me: Task) -> None:
+        """See `Join.check`: who asks has started them."""
+
+    def wants(self, tid: int) -> bool:
+        """See `Join.wants`."""
+        return tid in self.tidList
+
+    def take(self, ended: dict[int, Task]) -> list[Task]:
+        """See `Join.take`."""
+        return [ended.pop(tid) for tid in sorted(ended) if self.wants(tid)]
+
+    def value(self, *children: Task) -> dict[int, Any]:
         """See `Join.value`."""
-        return {child.tid: child}
+        return {child.tid: child for child in children}
 
 
 @dataclass(eq=False)
@@ -230,6 +268,8 @@ class Scheduler:
         return self._ready.popleft()
 
     def _took_message(self, *, wait: bool) -> bool:
+        if self.vm is not None and self._took_jobs(self.vm):
+            return True
         if wait and not self._remote and not self._queue:
             raise PyOpusError("all tasks wait for each other")
         if self.vm is None:
@@ -256,6 +296,24 @@ class Scheduler:
             self._end(task)
         if isinstance(message, MsgTaskExit):
             self._start_waiting()
+
+    def _took_jobs(self, vm: VirtualMachine) -> bool:
+        """Take in the jobs that have ended; whether there were any."""
+        ended = vm.endedJobs()
+        for job, value, error, host in ended:
+            if (task := self._remote.pop(job, None)) is not None:
+                task.retval, task.error, task.remoteHostID = value, error, host
+                self._end(task)
+        if ended:
+            self._start_waiting()
+        return bool(ended)
+
+    def take_back(self, tids: Iterable[int]) -> None:
+        """End with an error what has not begun of some jobs."""
+        wanted = {*tids}
+        jobs = [job for job, task in self._remote.items() if task.tid in wanted]
+        if self.vm is not None and jobs:
+            self.vm.takeBackJobs(jobs)
 
     def _say(self, text: str) -> None:
         if self.debug:
@@ -323,6 +381,8 @@ class Scheduler:
             self._reply(caller, call.refusal)
 
     def _has_slot(self, call: Spawn, vm: VirtualMachine) -> bool:
+        if isinstance(call, Job):  # none waits at a slot that somebody else waits for
+            return vm.roomForJobs(call.independent and not self._queue) > 0
         if call.targetHostID is None:
             return vm.freeSlots() > 0
         return call.targetHostID in vm.hostsWithFreeSlots()
@@ -330,16 +390,25 @@ class Scheduler:
     def _start(self, waiting: _Waiting, vm: VirtualMachine) -> None:
         """Spawn a task in a free slot, and answer its caller if that has not been done."""
         call, caller = waiting.call, waiting.caller
-        hosts = None if call.targetHostID is None else [call.targetHostID]
-        ids = vm.spawnFunction(call.func, call.args, call.kwargs, count=1, targetList=hosts)
-        if not ids:  # the host is gone
+        started = self._spawned(call, vm)
+        if started is None:  # the host is gone
             raise PyOpusError("the slot was lost before the task could be spawned; try again")
-        vm.errorIsRaised(ids[0])
         task = waiting.task or self._new(call, caller)
-        task.remoteTaskID, task.remoteHostID = ids[0], vm.hostID(ids[0])
-        self._remote[ids[0]] = task
+        if isinstance(started, TaskID):
+            task.remoteTaskID, task.remoteHostID = started, vm.hostID(started)
+        self._remote[started] = task
         if waiting.task is None:
             self._reply(caller, partial(call.value, task))
+
+    def _spawned(self, call: Spawn, vm: VirtualMachine) -> Any:
+        """What stands for a task that has been spawned; None if there was no slot."""
+        if isinstance(call, Job):
+            return vm.startJob(call.func, call.args, call.kwargs)
+        hosts = None if call.targetHostID is None else [call.targetHostID]
+        for task in vm.spawnFunction(call.func, call.args, call.kwargs, count=1, targetList=hosts):
+            vm.errorIsRaised(task)
+            return task
+        return None
 
     def _start_waiting(self) -> None:
         """Spawn what waits, oldest first, as far as there are slots for it."""
@@ -364,14 +433,9 @@ class Scheduler:
         self._reply(waiting.caller, answer)
 
     def _join(self, call: Join, me: Task) -> None:
-        call.tidList = frozenset(call.tidList)
-        for tid in call.tidList:
-            child = me.finishedChildren.get(tid) or self.tasks.get(tid)
-            if child is None or child.ptid != me.tid:
-                raise PyOpusError(f"task {tid} is no child that task {me.tid} could join")
-        ended = [tid for tid in me.finishedChildren if call.wants(tid)]
-        if ended:
-            self._reply(me, partial(call.value, me.finishedChildren.pop(min(ended))))
+        call.check(self.tasks, me)
+        if ended := call.take(me.finishedChildren):
+            self._reply(me, partial(call.value, *ended))
         elif call.block and me.nchildren:
             me.waitingOn = call
         else:

@@ -1,0 +1,105 @@
+"""Jobs of a dispatch on a cluster: tasks that have no slot of their own.
+
+A task that is spawned by itself has a slot from the beginning, since its id tells which. Nobody
+asks for a job's id, so the cluster may choose its slot, and send short ones there ahead of time.
+"""
+
+# ruff: noqa: N802
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import FunctionType
+from typing import Any
+
+from encamp.agent.calls import slot_here
+from encamp.agent.pickling import cannot_travel, dump_small, load_small
+from encamp.cluster.task import Task
+from encamp.compat.pyopus.base import EndedJob, PyOpusError
+from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
+from encamp.compat.pyopus.machine import Machine, opened
+from encamp.executor.mapping import cancel_all
+
+__all__ = ["JobMachine"]
+
+
+class JobMachine(ClusteredMachine):
+    """A virtual machine on a cluster that chooses the slots of jobs."""
+
+    def roomForJobs(self, independent: bool) -> int:
+        """See `VirtualMachine.roomForJobs`."""
+        return self._spawner().room_for_jobs(ahead=independent)
+
+    def startJob(
+        self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Task:
+        """See `VirtualMachine.startJob`."""
+        spawner = self._spawner()
+        vm = _pickled((self, self._places(spawner)))
+        call = tuple(args), dict(kwargs)
+        if isinstance(function, FunctionType):
+            return spawner.jobs.start(_job_of(function, vm), call)
+        return spawner.jobs.start(_run_job, (vm, function, *call))
+
+    def endedJobs(self) -> Sequence[EndedJob]:
+        """See `VirtualMachine.endedJobs`."""
+        spawner = opened()
+        if spawner is None or not spawner.jobs.ended:
+            return ()
+        ended = spawner.jobs.ended
+        return [self._ended(ended.popleft()) for _ in range(len(ended))]
+
+    def takeBackJobs(self, jobs: Sequence[Any]) -> None:
+        """See `VirtualMachine.takeBackJobs`."""
+        cancel_all(reversed(jobs))
+
+    def _places(self, spawner: Machine) -> dict[tuple[int, int], int]:
+        """Agent and slot → the place that ids tell."""
+        return {where: self._place(slot) for where, slot in spawner.where().items()}
+
+    def _ended(self, job: Task) -> EndedJob:
+        host = None if job.host is None else self._host(job.host)
+        if job.cancelled():
+            return EndedJob(job, None, PyOpusError("the job was taken back"), host)
+        error = job.exception()
+        return EndedJob(job, None if error else job.result(), error, host)
+
+
+def _pickled(machine: tuple[Any, ...]) -> bytes:
+    data = dump_small(machine)
+    if data is None:
+        from encamp.agent.by_value import dump_by_value  # most need it not
+
+        try:
+            data = dump_by_value(machine)
+        except Exception as exc:
+            raise cannot_travel("the virtual machine", exc) from exc
+    return data
+
+
+@lru_cache(maxsize=16)
+def _job_of(function: FunctionType, vm: bytes) -> Callable[..., Any]:
+    """The function of a job, which a cluster pickles once."""
+
+    def job(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _run_job(vm, function, args, kwargs)
+
+    job.__qualname__ = f"<{function.__qualname__}>"
+    return job
+
+
+def _run_job(
+    vm: bytes, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """What runs in a slot."""
+    machine, places = _machine_of(vm)
+    here = slot_here()
+    assert here is not None  # noqa: S101 - only slots call this
+    place = places.get((here[0].agent, here[0].number), -1)
+    return run_task(machine, place, function, args, kwargs)
+
+
+@lru_cache(maxsize=16)
+def _machine_of(data: bytes) -> tuple[JobMachine, dict[tuple[int, int], int]]:
+    found: tuple[JobMachine, dict[tuple[int, int], int]] = load_small(data)
+    return found

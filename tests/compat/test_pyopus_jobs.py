@@ -1,0 +1,198 @@
+"""Dispatch on a real cluster: how far jobs are drawn ahead, and what is around each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from encamp import Cluster
+from encamp.compat.pyopus import use_cluster
+from encamp.compat.pyopus.cooperative import OpusOS
+from encamp.compat.pyopus.mpi import MPI
+from encamp.errors import CannotTravel, TaskLost
+from encamp.executor.dispatch import MOST_AHEAD
+
+SLOTS = 2
+Collector = Generator[None, tuple[Any, ...], None]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster("local", slots=SLOTS) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def system(cluster: Cluster) -> Iterator[OpusOS]:
+    use_cluster(cluster)
+    system = OpusOS(MPI())
+    yield system
+    assert system.freeSlots() == SLOTS
+    assert not cluster.tasks()
+    use_cluster(None)
+
+
+def first(values: list[int]) -> int:
+    return values[0]
+
+
+def where() -> tuple[str, str, str, dict[str, str]]:
+    """Where a job is, and what an earlier one has left; leaves something itself."""
+    here, found = str(Path.cwd()), {k: v for k, v in os.environ.items() if k.startswith("LEFT")}
+    os.chdir("/")
+    os.environ["LEFT"] = "by a job"
+    return str(MPI.taskID()), str(MPI.hostID()), here, found
+
+
+def raise_at(folder: Path, number: int, bad: int) -> None:
+    if number == bad:
+        time.sleep(0.2)  # in which more jobs are drawn
+        raise LookupError(str(number))
+    if number > bad:
+        (folder / f"{number}").touch()
+        time.sleep(0.1)
+
+
+def end_at(number: int, bad: int) -> int:
+    if number == bad:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_jobs_that_nobody_tells_of_results_are_drawn_ahead_but_not_far(
+    system: OpusOS, cluster: Cluster
+) -> None:
+    ahead: list[int] = []
+
+    def jobs() -> Iterator[Any]:
+        for number in range(1000):
+            ahead.append(len(cluster.tasks()))
+            yield abs, [number]
+
+    assert system.dispatch(jobs()) == [*range(1000)]
+    assert SLOTS < max(ahead) <= SLOTS * (1 + MOST_AHEAD)
+
+
+def test_a_collector_sees_every_result_before_more_jobs_than_slots_are_drawn(
+    system: OpusOS,
+) -> None:
+    drawn, seen, ahead = 0, 0, set()
+
+    def jobs() -> Iterator[Any]:
+        nonlocal drawn
+        for number in range(100):
+            drawn += 1
+            ahead.add(drawn - seen)
+            yield abs, [number]
+
+    def collect() -> Collector:
+        nonlocal seen
+        while True:
+            yield
+            seen += 1
+
+    system.dispatch(jobs(), collect())
+    assert seen == 100
+    assert ahead <= {*range(1, SLOTS + 1)}
+
+
+def test_arguments_may_be_changed_as_soon_as_the_next_job_is_drawn(system: OpusOS) -> None:
+    def jobs() -> Iterator[Any]:
+        values = [0]
+        for number in range(500):
+            values[0] = number
+            yield first, [values]
+
+    assert system.dispatch(jobs()) == [*range(500)]
+
+
+def test_every_job_finds_the_same_surroundings_and_knows_its_slot(system: OpusOS) -> None:
+    found = system.dispatch((where,) for _ in range(200))
+    assert found is not None
+    assert {task.split(":")[0] for task, *_ in found} <= {"1", "2"}
+    assert len({task for task, *_ in found}) == 200
+    assert {(host, folder) for _, host, folder, _ in found} == {
+        (str(MPI.hostID()), str(Path.cwd()))
+    }
+    assert [left for *_, left in found if left] == []
+
+
+def test_after_an_error_what_was_drawn_ahead_is_taken_back(system: OpusOS, tmp_path: Path) -> None:
+    with pytest.raises(LookupError, match="300"):
+        system.dispatch((raise_at, [tmp_path, number, 300]) for number in range(10_000))
+    assert len(list(tmp_path.iterdir())) < MOST_AHEAD // 2
+    assert system.dispatch([(abs, [-1])]) == [1]
+
+
+def test_a_generator_that_raises_leaves_nothing_behind(system: OpusOS) -> None:
+    def jobs() -> Iterator[Any]:
+        for number in range(200):
+            yield abs, [number]
+        raise LookupError("no more")
+
+    with pytest.raises(LookupError, match="no more"):
+        system.dispatch(jobs())
+
+
+def test_a_job_that_ends_its_process_loses_itself_only(system: OpusOS) -> None:
+    with pytest.raises(TaskLost):
+        system.dispatch((end_at, [number, 200]) for number in range(400))
+    assert system.dispatch((end_at, [number, -1]) for number in range(200)) == [*range(200)]
+
+
+def test_arguments_that_cannot_travel_are_an_error_of_the_dispatch(system: OpusOS) -> None:
+    with pytest.raises(CannotTravel, match="first"):
+        system.dispatch((first, [[1 if n < 50 else unpicklable()]]) for n in range(99))
+
+
+def unpicklable() -> Any:
+    """Something that cannot be pickled."""
+    return (value for value in ())
+
+
+def test_slots_with_jobs_are_not_free(system: OpusOS) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def collect() -> Collector:
+        while True:
+            yield
+            status = MPI.vmStatus
+            assert status is not None
+            taken = [slot for slot, of in status["slots"].items() if of["taskNumber"] >= 0]
+            seen.append((MPI.freeSlots(), len(MPI.freeSlotsSet()), len(taken)))
+            assert MPI.formatSpawnerConfig().count("task=") == len(taken)
+
+    system.dispatch(((abs, [n]) for n in range(20)), collect())
+    assert {free + taken for free, _, taken in seen} == {SLOTS + 1}
+    assert all(free == number for free, number, _ in seen)
+
+
+def test_a_task_that_waits_for_a_slot_comes_before_jobs_that_are_drawn_later(
+    system: OpusOS,
+) -> None:
+    pytest.importorskip("greenlet")
+    drawn: list[int] = []
+    came_at: list[int] = []
+
+    def other() -> None:
+        tid = system.Spawn(abs, [-7], remote=True)
+        came_at.append(len(drawn))
+        assert system.Join([tid]) == {tid: 7}
+
+    def jobs() -> Iterator[Any]:
+        for number in range(2000):
+            if number == 500:
+                system.Spawn(other)
+            drawn.append(number)
+            yield abs, [number]
+
+    assert system.dispatch(jobs()) == [*range(2000)]
+    while system.Join():
+        pass
+    assert 501 <= came_at[0] <= 503
