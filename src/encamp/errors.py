@@ -20,6 +20,8 @@
     │   ├── UnsupportedByEngine    something that this engine cannot do
     │   ├── WrongLength            not as many values as there are servers
     │   ├── NoSuchHost             a host that is not in the cluster
+    │   ├── NoSuchConsole          a server that no program of the user on this host has
+    │   ├── SeveralConsoles        a server that several programs have, by this name
     │   └── NotEnough              a need that no host can meet
     ├── StorageError               a disk did not do what was asked of it
     │   ├── DiskFull               no room, with what was needed and what is free

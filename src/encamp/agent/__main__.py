@@ -7,14 +7,19 @@ import sys
 from encamp.agent.main import serve
 from encamp.engines.kit.interpreter import default_signals
 from encamp.engines.registry import engine_module
+from encamp.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
     """Join the engine's network, and serve; some engines have other work for some processes."""
     default_signals()  # a launcher or a daemon may ignore some
     end = engine_module(arguments[0]).join(arguments[1:])
-    if end is not None:
+    if end is None:
+        return
+    try:
         serve(end)
+    except InputError as exc:  # what the program has asked for cannot be had here
+        sys.exit(str(exc))
 
 
 if __name__ == "__main__":

@@ -102,6 +102,10 @@ class Birth(msgspec.Struct, array_like=True):
     """The numbers of those to use; none: those that its supervisor uses."""
     threads: dict[str, str] = {}
     """What the program has chosen of `threads.VARIABLES`; the host's own choice comes first."""
+    init_command: str = ""
+    """What its supervisor runs before, see `environment_after`."""
+    niceness: int = 0
+    """What is added to its supervisor's."""
 
 
 class _State:
@@ -181,6 +185,8 @@ def main(birth: bytes) -> None:
     if born.cores:
         with suppress(OSError):  # they may have been taken away meanwhile
             os.sched_setaffinity(0, born.cores)
+    if born.niceness:
+        os.nice(born.niceness)
     for fd in (born.data, born.control, born.ledger):
         os.set_inheritable(fd, False)
     limit_files(born.files)

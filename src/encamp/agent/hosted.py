@@ -36,6 +36,7 @@ from encamp.agent.protocol import (
     decode,
     encode,
     encode_results,
+    of_host,
 )
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
@@ -110,6 +111,8 @@ class ProcessSlot(Hosted):
             output=(orders or Orders()).output,
             cores=list(agent.endpoint.cores[number]) if agent.endpoint.cores else [],
             threads=(orders or Orders()).threads,
+            init_command=of_host((orders or Orders()).init_commands, agent.host, ""),
+            niceness=of_host((orders or Orders()).niceness, agent.host, 0),
         )
         self._life = 0
         self._number = 0

@@ -19,6 +19,7 @@ from encamp.agent import ledger
 from encamp.agent.bounded import ends_of
 from encamp.agent.child import OUTPUT_HINT, Birth
 from encamp.agent.files import files_of_others, need_files
+from encamp.agent.init_command import environment_after
 from encamp.agent.processes import end_descendants, end_marked
 from encamp.agent.program import slot_command
 from encamp.agent.threads import of_new_slot
@@ -102,6 +103,7 @@ class SlotProcess:
             streams=streams,
             files=files_of_others(),
         )
+        environment = environment_after(self.birth.init_command, slot_environment())
         # What it says while it starts is kept in any case, to be told if it does not manage to.
         self._process = subprocess.Popen(
             slot_command(msgspec.msgpack.encode(birth)),
@@ -111,8 +113,8 @@ class SlotProcess:
             stderr=self._output,
             start_new_session=True,
             env={
-                **slot_environment(),
-                **of_new_slot(self.birth.threads),
+                **environment,
+                **of_new_slot(self.birth.threads, environment),
                 MARK: self._mark,
             },
         )

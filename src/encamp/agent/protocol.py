@@ -11,9 +11,9 @@ only. What is pickled in payloads is unpickled in slots and by the controller, n
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -26,6 +26,9 @@ SPAWNER = 0
 SERVICES = 1
 """`Message.port` of what services, their servers and clients say to each other."""
 NOWHERE = -1
+ANY = "*"
+"""Any host that is not named."""
+T = TypeVar("T")
 _MARKED = bytes([MARK])
 
 
@@ -53,6 +56,14 @@ class Orders(Envelope, tag=0):
     """Bytes of a task's output that are kept."""
     threads: dict[str, str] = {}
     """How many threads libraries are to start, as far as the program has chosen."""
+    init_commands: dict[str, str] = {}
+    """By hosts, what is run before slots start; `ANY` is for all others."""
+    niceness: dict[str, int] = {}
+
+
+def of_host(each: Mapping[str, T], host: str, otherwise: T) -> T:
+    """What is said for a host."""
+    return each.get(host, each.get(ANY, otherwise))
 
 
 class Hello(Envelope, tag=1):

@@ -18,22 +18,24 @@ OURS = "ENCAMP_THREADS"
 _FIRST = "1"
 
 
-def chosen_here() -> dict[str, str]:
-    """What the user of this process has chosen."""
-    ours = _ours(os.environ)
+def chosen_here(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What the user of this process, or of an environment, has chosen."""
+    ours = _ours(environment)
     return {
         name: text
         for name in VARIABLES
-        if name not in ours and (text := os.environ.get(name)) is not None
+        if name not in ours and (text := environment.get(name)) is not None
     }
 
 
-def of_new_slot(chosen: Mapping[str, str]) -> dict[str, str]:
+def of_new_slot(
+    chosen: Mapping[str, str], environment: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """What is to be in the environment of a slot: what this host or ``chosen`` says, or one each.
 
     Where OMP_NUM_THREADS was chosen, the libraries go by that.
     """
-    known = {**chosen, **chosen_here()}
+    known = {**chosen, **chosen_here(environment)}
     ours = () if _OMP in known else [name for name in VARIABLES if name not in known]
     return {**known, **dict.fromkeys(ours, _FIRST), OURS: ",".join(ours)}
 

@@ -13,14 +13,14 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 from warnings import warn
 
 from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
 from encamp.agent.pickling import dump_as, dump_small
 from encamp.agent.program import check_slots
-from encamp.agent.protocol import Orders, Received, encode
+from encamp.agent.protocol import ANY, Orders, Received, encode
 from encamp.agent.short import Short, ShortWay
 from encamp.agent.short_here import ShortWayHere
 from encamp.agent.threads import chosen_here
@@ -56,6 +56,7 @@ from encamp.wire import changeable, own
 if TYPE_CHECKING:
     from encamp.services.service import Service, ServiceOptions
 
+T = TypeVar("T")
 SPAWNER = 0
 """The id to send messages to the program that has spawned the tasks."""
 _ALL: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -110,6 +111,12 @@ class Cluster:
         beginning, half from its end; a line says what is left out.
     start_timeout
         Seconds to wait for the engine's hosts.
+    init_command
+        A command of the shell that each host runs before its slots start: the environment that it
+        leaves behind is theirs. A text for all hosts, or for each by its name, with "*" for those
+        that are not named.
+    niceness
+        What is added to the niceness of slots, in the same way.
     options
         What else the engine takes.
 
@@ -129,6 +136,8 @@ class Cluster:
         follow: bool | Callable[[int, str], None] = False,
         output_limit: int | str = "1 MiB",
         start_timeout: float = 60.0,
+        init_command: str | Mapping[str, str] = "",
+        niceness: int | Mapping[str, int] = 0,
         **options: Any,
     ) -> None:
         if not (isinstance(inline, bool) or inline == "threads"):
@@ -144,6 +153,10 @@ class Cluster:
             raise SystemExit(0)
         self._engine = end
         self._kind = _kind(inline, end)
+        self._own = _each("init_command", init_command, ""), _each("niceness", niceness, 0)
+        if any(self._own) and self._kind != "child":
+            what = "give inline tasks an init_command or niceness"
+            raise UnsupportedByEngine(end.name, what, NOT_INLINE)
         self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, inline=bool(inline), follow=told)
         self._pump = self._controller.pump
@@ -200,6 +213,8 @@ class Cluster:
             lonely=LONELY if self._beats else 0.0,
             output=output,
             threads=chosen_here(),
+            init_commands=self._own[0],
+            niceness=self._own[1],
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)
@@ -219,6 +234,14 @@ class Cluster:
             raise controller.failure
         if not controller.hosts.known:
             raise EngineFailed(self._engine.name, f"no host has come within {timeout:g} s")
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise `NoSuchHost` if something is said for a host that will not come."""
+        names = tuple(host.name for host in self.hosts())
+        for name in {*self._own[0], *self._own[1]} - {ANY, *names}:
+            if not self._engine.elastic:
+                raise NoSuchHost(name, names)
 
     def _complete(self) -> bool:
         controller = self._controller
@@ -684,6 +707,16 @@ def _folder(startup_dir: str | Path | None) -> str:
         raise BadJob(f"startup_dir {str(startup_dir)!r}", "there is no such folder")
     path = portable(given)
     return json.dumps([path.root, path.rest] if isinstance(path, SharedPath) else path)
+
+
+def _each(name: str, given: T | Mapping[str, T], none: T) -> dict[str, T]:
+    """What is said for each host. Raises `BadJob`."""
+    each = dict(given) if isinstance(given, Mapping) else {ANY: given} if given != none else {}
+    for host, one in each.items():
+        if not isinstance(host, str) or type(one) is not type(none):
+            kind = "a text" if none == "" else "a whole number"
+            raise BadJob(name, f"must be {kind}, or one for each host's name, not {given!r}")
+    return each
 
 
 def _follower(

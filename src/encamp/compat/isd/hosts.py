@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from encamp.agent.init_command import environment_after
 from encamp.errors import BadJob
 
 
@@ -42,7 +42,7 @@ class Host:
     def enter(self, source: str) -> None:
         """Be in a server of this host: its environment, niceness, folder and import path."""
         if self.init_cmd:
-            os.environ.update(environment_after(self.init_cmd))
+            os.environ.update(environment_after(self.init_cmd, dict(os.environ)))
         if self.niceness:
             os.nice(self.niceness)
         if self.temp_path:
@@ -50,18 +50,6 @@ class Host:
             os.chdir(self.temp_path)
         if source:
             sys.path.insert(0, source)
-
-
-def environment_after(command: str) -> dict[str, str]:
-    """The environment that a command of the shell leaves behind. Raises `BadJob`."""
-    line = command.rstrip()
-    line = line if line.endswith(";") else f"{line};"
-    done = subprocess.run(["/bin/sh", "-c", f"{line} env -0"], capture_output=True, check=False)
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()[-200:]
-        raise BadJob(f"init_cmd {command!r}", f"it ended with {done.returncode}: {said}")
-    pairs = [os.fsdecode(entry).partition("=") for entry in done.stdout.split(b"\0") if entry]
-    return {name: value for name, _, value in pairs}
 
 
 def create_host_list(
