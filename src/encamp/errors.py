@@ -434,15 +434,20 @@ class SeveralConsoles(InputError):
 
 @dataclass(eq=False)
 class NotEnough(InputError):
-    """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs."""
+    """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs, servers.
+
+    ``together`` if it is of all hosts that there are no more than ``most``, and not of each.
+    """
 
     what: str
     need: int
     most: int
+    together: bool = False
 
     def __str__(self) -> str:
+        there = "there are no" if self.together else "no host has"
         return (
-            f"the task needs {self.need} {self.what}, but no host has more than {self.most}; "
+            f"{self.need} {self.what} are needed, but {there} more than {self.most}; "
             "ask for less, or add a host"
         )
 

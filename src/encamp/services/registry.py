@@ -431,7 +431,7 @@ class Registry:
             return self._errors.get(letter.seat) or ServiceEnded(service.name)
         most = len(service.pool.seats)
         if letter.count > most and letter.count > (most := max(most, len(self._wanted(service)))):
-            return NotEnough(f"servers of {service.name}", letter.count, most)
+            return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
         return None
 
     def _grant(self, service: Service) -> None:
@@ -470,7 +470,7 @@ class Registry:
         most = max(len(service.pool.seats), len(self._wanted(service)))
         for request in service.pool.requests():
             if request.count > most:
-                error = NotEnough(f"servers of {service.name}", request.count, most)
+                error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
                 self._refuse(service, request, error)
 
     def _free(self, sender: int, letter: Free, parts: Parts) -> None:
@@ -738,7 +738,7 @@ class Registry:
             live = len(service.pool.live())
             most = max(len(service.pool.seats), len(self._wanted(service)))
             if over is None and number > most:
-                over = NotEnough(f"servers of {service.name}", number, most)
+                over = NotEnough(f"servers of {service.name}", number, most, together=True)
             if over is not None:
                 told.append((client, Refused(ticket), dump(portable_error(over))))
             elif live >= (number or most):

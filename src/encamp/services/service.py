@@ -117,7 +117,7 @@ def _check_hosts(cluster: Cluster, published: Published) -> None:
     most = len(hosts) if published.per == "host" else sum(host.slots for host in hosts)
     if hosts and published.count is not None and published.count > most:
         what = "hosts" if published.per == "host" else "slots"
-        raise NotEnough(what, published.count, most)
+        raise NotEnough(what, published.count, most, together=True)
 
 
 def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Published:

@@ -379,7 +379,7 @@ class Calling(Served):
         service = publish(served.Counter, count=1)
         with pytest.raises(NotEnough):
             service.group(3)
-        with pytest.raises(NotEnough):
+        with pytest.raises(NotEnough, match="2 servers of Counter are needed, but there are no"):
             service.ready(2)
         broken = publish(served.Broken, count=2)
         with pytest.raises(ServiceFailed, match="the model is not there"):
