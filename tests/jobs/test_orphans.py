@@ -16,9 +16,9 @@ import encamp
 from encamp.cli.prune import prune_command
 from encamp.errors import BadJob, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
-from encamp.jobs.orphans import _NAMED, orphans
+from encamp.jobs.orphans import _NAMED, OrphanWatch, orphans
 from encamp.model import JobReport, Published, TaskReport
-from encamp.storage.mirror import Mirror
+from encamp.storage.mirror import Mirror, plan
 
 
 def _job(
@@ -146,6 +146,58 @@ def test_whoever_reads_one_by_an_absolute_symlink_in_a_tree_is_told(here: Path) 
     Path("tree/both").symlink_to(here / "out/m")
     with pytest.warns(UserWarning, match=FIRST):
         _run(_job([1], mirror=Mirror("tree")), dry_run=True)
+
+
+@pytest.mark.parametrize("old", ["{out}/m", "file://{out}/m", "local://{out}/m"])
+@pytest.mark.parametrize("new", ["m", "file://{out}/m"])
+def test_one_disk_has_one_notation(
+    here: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is made again is no orphan, however its folder is written; what is not, is one."""
+
+    def job(numbers: Iterable[int], to: str) -> encamp.Job:
+        job = encamp.Job("job", to="out")
+        for n in numbers:
+            output = {f"m{n}.txt": to.format(out=here / "out")}
+            job.add(f"m{n}", encamp.call(write, f"m{n}.txt", f"{n}\n"), outputs=output)
+        job.add("sum", "true", mirror=f"file://{here}/out/m/*", after="m*")
+        return job
+
+    _run(job([1, 2], old))
+    with pytest.warns(UserWarning, match=r"task sum reads a file .* any more: m/m2\.txt"):
+        _run(job([1], new))
+    prune_command(Path("out"), dry_run=False)
+    assert capsys.readouterr().out == f"removed {here}/out/m/m2.txt\n"
+    assert _files() == ["m", "m/m1.txt"]
+
+
+def test_what_an_earlier_version_knew_by_a_url_is_the_same_file(tmp_path: Path) -> None:
+    path = f"{tmp_path}/out/a.txt"
+    before, now = Record("publishing", "a", 1.0, paths=[f"file://{path}"]), _done("a", path)
+    assert _noted(tmp_path / "out/job.job", (["a"], [before, now]), (["a"], [])) == set()
+    old = _done("b", f"file://{path}")
+    assert _noted(tmp_path / "out/two.job", (["b"], [old]), (["a"], [])) == {path}
+
+
+def test_orphans_elsewhere_are_told_of_but_not_opened_by_prune(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    memory.pipe("/there/b", b"b")
+    Path("elsewhere").write_text("a")
+    done = _done("gone", f"{here}/elsewhere", f"{here}/removed", "memory://there/b")
+    _noted(Path("out/job.job"), (["gone"], [done]), ([], []))
+    journal = Journal(Path("out/job.job"))
+    journal.read()
+    journal.believed = lambda _: True
+    watch = OrphanWatch(journal, Path("out"))
+    watch.look("task sum", plan([Mirror("memory://there/*")], here))
+    assert "any more: memory://there/b; take" in watch.warnings[0]
+    monkeypatch.setattr(type(memory), "info", None)
+    prune_command(Path("out"), dry_run=False)
+    why = "it is not below out; remove it by hand if nobody needs it"
+    kept = capsys.readouterr().out.splitlines()
+    assert kept == [f"kept {here}/elsewhere: {why}", f"kept memory://there/b: {why}"]
 
 
 def _done(task: str, *paths: str) -> Record:

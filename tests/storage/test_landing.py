@@ -21,7 +21,7 @@ from encamp.errors import (
 )
 from encamp.storage.beacon import Beacons, reaches
 from encamp.storage.landing import Depot, Far, Landed, Piece, Receiver, send_file
-from encamp.storage.outputs import Output, Staged, as_outputs, bound, check_for_hosts, stage
+from encamp.storage.outputs import Output, Staged, as_outputs, bound, stage
 from encamp.storage.owner import reclaim
 from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
@@ -178,11 +178,6 @@ def test_two_ways_to_one_folder_are_a_conflict_from_afar_too(folder: Path, there
     wanted, sea = planned(there, *pair)
     with pytest.raises(OutputConflict):
         shipped(folder, wanted, sea)
-
-
-def test_a_file_url_is_another_place_on_every_host() -> None:
-    with pytest.raises(BadDestination, match="give a path"):
-        check_for_hosts([Output("a", "file:///results")])
 
 
 # Whether it has to be sent

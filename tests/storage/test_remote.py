@@ -21,6 +21,7 @@ import encamp
 from conftest import need
 from encamp.errors import (
     BadDestination,
+    BadJob,
     InputError,
     NoMatch,
     OutputConflict,
@@ -357,20 +358,10 @@ def test_outputs_go_to_a_url(memory: Any) -> None:
     }  # fmt: skip
 
 
-def file_url(here: Path) -> str:
-    return f"file://{here}/to"
-
-
-def memory_url(here: Path) -> str:
-    return "memory://to"
-
-
-@pytest.fixture(params=[file_url, memory_url])
-def destination(
-    request: pytest.FixtureRequest, here: Path, memory: Any
-) -> tuple[str, Callable[[], dict[str, str]]]:
+@pytest.fixture
+def destination(memory: Any) -> tuple[str, Callable[[], dict[str, str]]]:
     """A URL, and what is there, by its names."""
-    url = request.param(here)
+    url = "memory://to"
     system, top = fsspec.core.url_to_fs(url)
 
     def there() -> dict[str, str]:
@@ -472,6 +463,28 @@ def test_two_outputs_for_one_url_are_refused_before_anything_runs(memory: Any) -
         pytest.fail("one would replace the other")
 
 
+@pytest.mark.parametrize("scheme", ["file", "local"])
+def test_a_url_of_this_hosts_disk_is_the_path_that_it_stands_for(here: Path, scheme: str) -> None:
+    assert Output("a", f"{scheme}://{here}/to") == Output("a", f"{here}/to")
+    assert Mirror(f"{scheme}:///{here}/*.txt") == Mirror(f"{here}/*.txt")
+    assert encamp.Job("job", to=f"{scheme}://{here}/to").to == here / "to"
+    Path("link").symlink_to("real")
+    with encamp.sandbox((), {"a.txt": f"{scheme}://{here}/link"}, to=f"{scheme}://{here}/out") as f:
+        (f / "a.txt").write_text("new")
+    assert Path("real/a.txt").read_text() == "new"
+    with pytest.raises(BadJob, match="names no whole path"):
+        Output("a", f"{scheme}://to")
+
+
+def test_only_outputs_go_to_other_urls(here: Path) -> None:
+    for refused in (
+        lambda: encamp.Job("job", to="memory://to"),
+        lambda: encamp.sandbox((), "a", to="memory://to").__enter__(),
+    ):
+        with pytest.raises(BadDestination, match="by their own 'to'"):
+            refused()
+
+
 def test_a_job_publishes_to_a_url_and_knows_when_it_is_up_to_date(here: Path) -> None:
     def job() -> encamp.Job:
         job = encamp.Job("job", to="out")
@@ -483,7 +496,7 @@ def test_a_job_publishes_to_a_url_and_knows_when_it_is_up_to_date(here: Path) ->
     report = job().run(slots=1)
     assert (here / "there/a.txt").read_text() == "made\n"
     (published,) = report["task"].outputs
-    assert published.path == f"file://{here}/there/a.txt"
+    assert published.path == f"{here}/there/a.txt"
     assert (published.size, intact(published)) == (5, True)
     assert job().run(slots=1)["task"].state == "up to date"
     assert job().run(slots=1, force=True)["task"].state == "done"

@@ -20,10 +20,11 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
     for one in pruned:
         for path in (*one.removed, *one.folders):
             _say(f"{verb} {printable(path)}")
-        for path in one.kept:
-            why = "it is not what the job published (any more)"
+        not_below = f"it is not below {destination}"
+        kept = dict.fromkeys(one.kept, "it is not what the job published (any more)")
+        for path, why in {**kept, **dict.fromkeys(one.elsewhere, not_below)}.items():
             _say(f"kept {printable(path)}: {why}; remove it by hand if nobody needs it")
-    if not any(one.removed or one.folders or one.kept for one in pruned):
+    if not any(one.removed or one.folders or one.kept or one.elsewhere for one in pruned):
         _say(f"nothing to remove in {printable(destination)}")
 
 

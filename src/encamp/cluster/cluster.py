@@ -49,7 +49,7 @@ from encamp.quantities import whole
 from encamp.seal import KEY_BYTES, Seal
 from encamp.storage.import_path import import_path
 from encamp.storage.mirror import MirrorMap
-from encamp.storage.outputs import OutputMap, check_for_hosts
+from encamp.storage.outputs import OutputMap
 from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire import changeable, own
 
@@ -371,8 +371,6 @@ class Cluster:
             self._check_inline(checked)
         if checked.need is not PLAIN:
             self._check_need(checked)
-        if checked.staged and self.spread:
-            check_for_hosts((*checked.outputs, *checked.on_failure))
         functions = controller.functions
         if checked.initializer is not None:
             functions = functions.of(checked.initializer)

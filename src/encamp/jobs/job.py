@@ -15,6 +15,7 @@ from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole, whole
 from encamp.storage.mirror import MirrorMap
 from encamp.storage.outputs import OutputMap, as_outputs
+from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
 
@@ -69,7 +70,7 @@ class Job:
     ) -> None:
         self.name = _checked_name(name, "job")
         self.base = Path(base or current_folder()).absolute()
-        self.to = self.base / os.path.expanduser(to)
+        self.to = self.base / folder_name(to)
         self.mirror, taken = as_inputs(mirror)
         if taken:
             why = "is for the mirror of a task: job inputs are there before any task has run"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +37,7 @@ from encamp.jobs.steps import Command, command
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
+from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 
 __all__ = ["job_schema", "load_job"]
@@ -105,7 +105,7 @@ class _Loader:
         self.table = table
         self.job = self._empty_job(path)
         if to is not None:
-            self.job.to = current_folder() / os.path.expanduser(to)
+            self.job.to = current_folder() / folder_name(to)
         self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
         self.job.mirror = tuple(self._job_inputs())
         self.origins: dict[str, str] = {}

@@ -13,17 +13,19 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Any
 
 import msgspec
 
-from encamp.errors import printable
+from encamp.errors import BadJob, printable
 from encamp.jobs.alone import alone, refusals
 from encamp.model import Published, State, TaskReport
 from encamp.storage.believed import below
 from encamp.storage.disk import disk_full, flushed
 from encamp.storage.own_files import OwnFiles, OwnFolder
+from encamp.storage.remote import without_scheme
 
 Key = dict[str, str]
 """What a task's result depends on: part (code, inputs, …) → digest."""
@@ -247,15 +249,16 @@ class Journal:
                 self._supersede(task)
                 self.attempts[task] = record.attempt
             case "publishing":
-                self.earlier.setdefault(task, {}).update(dict.fromkeys(record.paths))
+                self.earlier.setdefault(task, {}).update(dict.fromkeys(map(_path_of, record.paths)))
             case "rescued":
-                self.earlier.setdefault(task, {}).update(dict.fromkeys(record.paths))
-                self.rescued.setdefault(task, set()).update(record.paths)
+                paths = list(map(_path_of, record.paths))
+                self.earlier.setdefault(task, {}).update(dict.fromkeys(paths))
+                self.rescued.setdefault(task, set()).update(paths)
             case "earlier":
-                files = {file.path: file for file in record.files}
+                files = {file.path: file for file in map(_on_disk, record.files)}
                 self.earlier.setdefault(task, {}).update(files)
             case "pruned":
-                self._pruned(task, record.paths)
+                self._pruned(task, list(map(_path_of, record.paths)))
             case "left":
                 self.left.add(task)
                 self.failed.discard(task)
@@ -365,12 +368,24 @@ class Journal:
 
 def outputs_in(record: Record | Line | None) -> list[Published]:
     """What a task had published when it was done."""
-    return record.report.outputs if record and record.report else []
+    return list(map(_on_disk, record.report.outputs)) if record and record.report else []
 
 
 def _own(outputs: Iterable[Published]) -> dict[str, Published]:
     """What a result has of its own, by final name."""
     return {output.path: output for output in outputs if not output.kept}
+
+
+def _on_disk(published: Published) -> Published:
+    """By its path what an earlier version knew by a URL of this host's disk."""
+    path = _path_of(published.path)
+    return published if path == published.path else replace(published, path=path)
+
+
+def _path_of(name: str) -> str:
+    with suppress(BadJob):
+        return without_scheme(name)
+    return name
 
 
 def _as_records(

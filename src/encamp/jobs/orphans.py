@@ -22,7 +22,7 @@ from encamp.storage import remote
 from encamp.storage.mirror import Item, left_out
 from encamp.storage.publish import flush_folders, intact
 from encamp.storage.reach import may_make
-from encamp.storage.remote import is_url
+from encamp.storage.remote import is_url, url_parts
 from encamp.storage.roots import local
 from encamp.storage.tree import tree_state
 from encamp.storage.trusted import Trust, opened, trust_in
@@ -63,6 +63,13 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
 def _folders(journal: Journal) -> dict[str, Orphan]:
     """The folders that were published empty, and are no task's any more."""
     return _not_made(journal, (one for one in _published_before(journal) if one.is_folder))
+
+
+def elsewhere(journal: Journal) -> list[str]:
+    """What would be orphans if the journal were believed, by their paths; URLs are not opened."""
+    told = (one for one in _told_of(journal) if not journal.believed(one.path))
+    found = _not_made(journal, (one for one in told if not one.is_folder))
+    return sorted(path for path in found if is_url(path) or os.path.lexists(path))
 
 
 def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orphan]:
@@ -142,7 +149,7 @@ class OrphanWatch:
         if not read:
             return
         files = "a file" if len(read) == 1 else f"{len(read)} files"
-        names = ", ".join(printable(os.path.relpath(path, self._to)) for path in read[:_NAMED])
+        names = ", ".join(printable(self._name(path)) for path in read[:_NAMED])
         more = f" and {len(read) - _NAMED} more" if len(read) > _NAMED else ""
         self.warnings.append(
             f"{printable(who)} reads {files} that no task of the job makes any more: "
@@ -150,9 +157,13 @@ class OrphanWatch:
             f"or remove such files: encamp prune {printable(self._to)}"
         )
 
+    def _name(self, path: str) -> str:
+        return path if is_url(path) else os.path.relpath(path, self._to)
+
     def _in(self, item: Item) -> Iterator[str]:
         if item.url is not None:
-            yield from (path for path in (item.url,) if path in self._orphans)
+            parts = url_parts(item.url)
+            yield from (one for one in self._orphans if is_url(one) and url_parts(one) == parts)
             return
         top = os.path.realpath(local(item.source))
         if item.kind == "file":
@@ -176,11 +187,15 @@ class OrphanWatch:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a job's orphans: removed, kept because they are not what was published."""
+    """What became of a job's orphans: removed, kept because they are not what was published.
+
+    ``elsewhere`` are those that are not below the destination.
+    """
 
     removed: list[str]
     kept: list[str]
     folders: list[str]
+    elsewhere: list[str]
 
 
 def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
@@ -207,7 +222,7 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
                 way.remove(folder, is_folder=True)
         flush_folders(_still_there((*unchanged, *folders)))
         _forget(journal, kept)
-    return Pruned(sorted(unchanged), kept, folders)
+    return Pruned(sorted(unchanged), kept, folders, elsewhere(journal))
 
 
 class _Way:

@@ -25,7 +25,7 @@ from encamp.storage.mirror import (
     safe_target,
 )
 from encamp.storage.outputs import Output
-from encamp.storage.remote import is_url
+from encamp.storage.remote import is_url, without_scheme
 
 
 class _Named(Protocol):
@@ -211,7 +211,7 @@ def _below(path: str, folders: list[str]) -> PurePosixPath:
 
 def _absolute(pattern: str, top: str) -> str:
     """A pattern from the destination on, or elsewhere, as what whole paths are compared with."""
-    pattern = pattern.rstrip("/")
+    pattern = without_scheme(pattern.rstrip("/"))
     if is_url(pattern) or pattern.startswith(("/", "~")):
         return os.path.expanduser(pattern)
     return f"{escape(top)}/{os.path.normpath(pattern)}"

@@ -73,6 +73,5 @@ class OwnFolder:
 
     def check(self, final: str) -> None:
         """Raise `BadDestination` for such a final name."""
-        path = final.removeprefix("file://")
-        if path == self._real or path.startswith(f"{self._real}/"):
+        if final == self._real or final.startswith(f"{self._real}/"):
             raise BadDestination(final, _FOR_OUTPUTS)

@@ -77,7 +77,7 @@ from encamp.storage.beacon import Beacons
 from encamp.storage.import_path import import_path
 from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs import Output, Staged, check_for_hosts, folders_of, unstage
+from encamp.storage.outputs import Output, Staged, folders_of, unstage
 from encamp.storage.owner import reclaim
 from encamp.storage.parts import discard_leftovers, new_token
 from encamp.storage.publish import (
@@ -247,9 +247,6 @@ class _Run:
         self.futures: set[Future[Outcome]] = set()
         self.depots: dict[str, Depot] = {}
         self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
-        if self.beacons is not None:
-            for task in job.tasks.values():
-                check_for_hosts((*task.outputs, *task.on_failure))
         self.clock = Clock()
         self.workplaces = Workplaces(self.clock)
         self._seen_gone = False

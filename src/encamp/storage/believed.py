@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from encamp.storage.globs import escape, may_meet
 from encamp.storage.outputs import Output
 from encamp.storage.reach import Reach, folders_below, published_by
-from encamp.storage.remote import is_url
+from encamp.storage.remote import is_url, url_parts
 
 NOT_DECLARED = "no output of the task can have that name"
 _LONGEST = 4096
@@ -41,8 +41,7 @@ class Believed:
             return True
         if not _is_plain(path):
             return False
-        path = path.removeprefix("file://")
-        names = tuple(path.split("/")) if is_url(path) else ("/", *path.split("/")[1:])
+        names = url_parts(path) if is_url(path) else ("/", *path.split("/")[1:])
         return any(self._may(output, names) for output in outputs)
 
     def _is_name(self, output: Output, path: str) -> bool:
@@ -73,14 +72,15 @@ def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
     tops = tuple(f"{_top(folder)}/" for folder in folders)
 
     def is_below(path: str) -> bool:
-        return _is_plain(path) and path.removeprefix("file://").startswith(tops)
+        name = "/".join(url_parts(path)) if is_url(path) else path
+        return _is_plain(path) and name.startswith(tops)
 
     return is_below
 
 
 def _top(folder: Path | str) -> str:
     is_place = isinstance(folder, str) and is_url(folder)
-    return (str(folder) if is_place else os.path.realpath(folder)).rstrip("/")
+    return "/".join(url_parts(str(folder))) if is_place else os.path.realpath(folder).rstrip("/")
 
 
 def _joined(start: tuple[str, ...]) -> str:

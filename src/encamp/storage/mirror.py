@@ -18,7 +18,7 @@ from encamp.storage.disk import Disks
 from encamp.storage.globs import escape, is_glob, matches
 from encamp.storage.hidden import Hidden
 from encamp.storage.holes import allocated
-from encamp.storage.remote import find_remote, is_url
+from encamp.storage.remote import find_remote, is_url, without_scheme
 from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
 from encamp.storage.tree import TreeState, excluded, special, tree_state, why_unusable
 
@@ -74,7 +74,7 @@ class Mirror:
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"mirror: {given!r}", "is no path; give text, such as '.'")
         object.__setattr__(self, "literal", self.literal or isinstance(self.pattern, PurePath))
-        object.__setattr__(self, "pattern", os.fspath(self.pattern))
+        object.__setattr__(self, "pattern", without_scheme(os.fspath(self.pattern)))
         object.__setattr__(self, "to", os.fspath(self.to))
         if self.mode not in get_args(Mode):
             raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(get_args(Mode))}")

@@ -86,7 +86,7 @@ class Output:
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"outputs: {given!r}", "is no path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
-        object.__setattr__(self, "to", os.fspath(self.to))
+        object.__setattr__(self, "to", remote.without_scheme(os.fspath(self.to)))
 
 
 OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
@@ -159,13 +159,6 @@ def _true_place(output: Output, destination: Path, shared: bool) -> tuple[Path, 
         folder = Path(os.path.realpath(to))
         return folder, trust_in(folder, shared=shared)
     return folder_below(destination, to, shared=shared)
-
-
-def check_for_hosts(outputs: Iterable[Output]) -> None:
-    """Raise `BadDestination` for what would be another place on every host."""
-    for output in outputs:
-        if output.to.startswith("file:"):
-            raise BadDestination(output.to, "each host has another file there; give a path")
 
 
 def folders_of(outputs: Iterable[Output]) -> dict[Path, Trust]:

@@ -12,7 +12,7 @@ from encamp.storage.globs import escape, is_glob, may_meet
 from encamp.storage.hidden import split
 from encamp.storage.mirror import Mirror, renamed
 from encamp.storage.outputs import Output
-from encamp.storage.remote import is_url
+from encamp.storage.remote import is_url, url_parts
 from encamp.storage.tree import excluded
 
 BELOW = "**"
@@ -54,15 +54,9 @@ def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
 
 
 def _names(base: Path, folder: str) -> tuple[str, ...]:
-    folder = _without_scheme(folder)
     if is_url(folder):
-        return tuple(folder.rstrip("/").split("/"))
+        return url_parts(folder)
     return Path(os.path.realpath(base / os.path.expanduser(folder))).parts
-
-
-def _without_scheme(place: str) -> str:
-    """A URL of this host's disk as the path that it stands for."""
-    return place.removeprefix("file://") if place.startswith("file:///") else place
 
 
 def _new_name(template: str | None, name: str) -> str:
@@ -81,9 +75,9 @@ def _new_name(template: str | None, name: str) -> str:
 
 def read_by(mirror: Mirror, base: Path) -> Reach:
     """What a mirror pattern may read."""
-    pattern = _without_scheme(mirror.pattern)
+    pattern = mirror.pattern
     if is_url(pattern):
-        parts = tuple(pattern.rstrip("/").split("/"))
+        parts = url_parts(pattern)
         fixed = next((n for n, part in enumerate(parts) if is_glob(part)), len(parts))
         return Reach(parts[:fixed], (*parts[fixed:], BELOW))
     start, rest = split(pattern, base)
@@ -118,8 +112,7 @@ _MOST_SYMLINKS = 40
 
 def may_make(output: Output, path: str, to: Path) -> bool:
     """Whether an output may be published as ``path``, a real path or a URL."""
-    path = path.removeprefix("file://")
-    names = tuple(path.split("/")) if is_url(path) else Path(path).parts
+    names = url_parts(path) if is_url(path) else Path(path).parts
     reach = published_by(output, folders_below(to))
     depth = len(reach.start)
     return names[:depth] == reach.start and may_meet(tuple(map(escape, names[depth:])), reach.rest)

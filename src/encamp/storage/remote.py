@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from encamp.errors import BadDestination, SourceChanged, UnusableInput, reason
+from encamp.errors import BadDestination, BadJob, SourceChanged, UnusableInput, reason
 
 _CHUNK = 1 << 20
 _STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated")
@@ -26,6 +26,36 @@ _STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "m
 def is_url(path: object) -> bool:
     """Whether a path is a URL of some kind."""
     return isinstance(path, str) and "://" in path
+
+
+def without_scheme(place: str) -> str:
+    """A URL of this host's disk as the path that it stands for; raises `BadJob` if it has none."""
+    scheme, is_there, path = place.partition("://")
+    if not is_there or scheme not in _OF_THIS_DISK:
+        return place
+    if not path.startswith("/"):
+        raise BadJob(f"the URL {place!r}", f"names no whole path; write {scheme}:///folder/name")
+    return f"/{path.lstrip('/')}"
+
+
+_OF_THIS_DISK = ("file", "local")
+
+
+def url_parts(url: str) -> tuple[str, ...]:
+    """What URLs are compared by, name by name: services tell of ``memory://a`` as ``memory:///a``.
+
+    What ends with a slash is the same without.
+    """
+    scheme, _, path = url.partition("://")
+    return f"{scheme}:", "", *path.strip("/").split("/")
+
+
+def folder_name(to: str | os.PathLike[str]) -> str:
+    """A destination that must be a folder on a disk; raises `BadDestination` for other URLs."""
+    place = without_scheme(os.fspath(to))
+    if is_url(place):
+        raise BadDestination(place, "only single outputs can go to a URL, by their own 'to'")
+    return os.path.expanduser(place)
 
 
 @dataclass(frozen=True)

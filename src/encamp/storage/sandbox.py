@@ -28,6 +28,7 @@ from encamp.storage.outputs import (
 )
 from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.publish import publish
+from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.signals import signals_exit
 from encamp.storage.trusted import named
@@ -189,7 +190,7 @@ def sandboxed(
                 _check_main_thread()
             wanted = mirror(*args, **kwargs) if callable(mirror) else mirror
             made = outputs(*args, **kwargs) if callable(outputs) else outputs
-            destination = current_folder() / os.path.expanduser(to or ".")
+            destination = current_folder() / folder_name(to or ".")
             label = function.__name__
             with (
                 sandbox(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, printable
 from encamp.storage.own_files import name_of_user, uid_of_new_files
+from encamp.storage.remote import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _MOST_LINKS = 40
@@ -72,7 +73,7 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
     What a user names by its whole path may be anybody's. Raises `BadDestination` if a part of
     any other is a link of another user.
     """
-    path = base / os.path.expanduser(to)
+    path = base / folder_name(to)
     if path.is_relative_to(base):
         top = os.path.realpath(base)
         whole = os.path.join(top, path.relative_to(base))  # noqa: PTH118
