@@ -380,7 +380,7 @@ def test_at_a_url_links_are_what_they_lead_to_and_empty_folders_are_made(
     far.rm("/far", recursive=True)
     (folder / "tree/way").symlink_to("empty")
     with pytest.raises(UnusableOutput, match="a symlink to the folder"):
-        locally(folder, here, {"tree": f"local://{here}/far"})
+        locally(folder, here, {"tree": "memory://far"})
 
 
 def test_a_job_brings_links_and_empty_folders_home_and_is_up_to_date_then(here: Path) -> None:
