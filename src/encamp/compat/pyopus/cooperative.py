@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Join", "OpusOS", "Scheduler", "Spawn", "SysCall", "Task", "Yield", "cOS"]
 
+_AT_ONCE = 16
+"""Jobs that are started before other tasks of this process have their turn."""
 Collector = Generator[None, tuple[Any, ...], None]
 
 
@@ -175,13 +177,16 @@ class _Dispatch:
         self._running: dict[int, tuple[int, Sequence[Any]]] = {}
         """Number of a task → index, job."""
         self._error: BaseException | None = None
+        self._room = 0
+        """Jobs that may be started before other tasks of this process have their turn."""
 
     def run(self, jobs: Iterable[Sequence[Any]]) -> None:
         """Run all jobs; raises the first error of one."""
         try:
             for index, job in enumerate(jobs):
                 self._spawn(index, job)
-                self._make_room()
+                if not self._room:
+                    self._make_room()
                 if self._error is not None:
                     self._os.scheduler.take_back(self._running)
                     break
@@ -195,23 +200,29 @@ class _Dispatch:
 
     def _make_room(self) -> None:
         """Collect what has ended, and wait until there is room for another job or an error."""
-        if self._os.finishedTasks():
-            self._collect(block=False)
+        self._collect(block=False)
         while self._running and self._error is None and self._full():
             self._collect(block=True)
 
     def _full(self) -> bool:
-        """Whether to wait for a result before the next job."""
+        """Whether to wait for a result before the next job; notes how many may be started."""
         vm = self._os.scheduler.vm
-        if self._remote and vm is not None:
-            return vm.roomForJobs(self._independent) <= 0
-        return self._os.slots() < 2 or self._os.freeSlots() <= 0
+        if not self._remote or vm is None:
+            return self._os.slots() < 2 or self._os.freeSlots() <= 0
+        room = vm.roomForJobs(self._independent) - self._os.finishedTasks()
+        if self._independent and not self._os.scheduler.crowded:
+            self._room = max(0, min(room, _AT_ONCE))
+        return room <= 0
 
     def _spawn(self, index: int, job: Sequence[Any]) -> None:
         args = job[1] if len(job) > 1 else ()
         kwargs = job[2] if len(job) > 2 else {}
         call = Job(job[0], args, kwargs, remote=self._remote, independent=self._independent)
-        tid = self._os.scheduler.call(call)
+        if self._room:
+            self._room -= 1
+            tid = self._os.scheduler.start(call)
+        else:
+            tid = self._os.scheduler.call(call)
         self._running[tid] = index, job
         self._say(f"task {tid} was spawned")
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from encamp.agent.calls import slot_here
 from encamp.agent.pickling import cannot_travel, dump_small, load_small
@@ -19,6 +20,7 @@ from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
 from encamp.compat.pyopus.machine import Machine, opened
 from encamp.executor.mapping import cancel_all
+from encamp.storage.roots import SharedPath
 
 __all__ = ["JobMachine"]
 
@@ -35,11 +37,10 @@ class JobMachine(ClusteredMachine):
     ) -> Task:
         """See `VirtualMachine.startJob`."""
         spawner = self._spawner()
-        vm = _pickled((self, self._places(spawner)))
-        call = tuple(args), dict(kwargs)
+        vm = self._as_it_is(spawner)
         if isinstance(function, FunctionType):
-            return spawner.jobs.start(_job_of(function, vm), call)
-        return spawner.jobs.start(_run_job, (vm, function, *call))
+            return spawner.jobs.start(_job_of(function, vm), tuple(args), kwargs)
+        return spawner.jobs.start(_run_job, (vm, function, *args), kwargs)
 
     def endedJobs(self) -> Sequence[EndedJob]:
         """See `VirtualMachine.endedJobs`."""
@@ -53,9 +54,21 @@ class JobMachine(ClusteredMachine):
         """See `VirtualMachine.takeBackJobs`."""
         cancel_all(reversed(jobs))
 
+    def _as_it_is(self, spawner: Machine) -> bytes:
+        """The pickle of this machine and its slots; the one before as long as nothing differs."""
+        state = [spawner.where(), *vars(self).items()]
+        known = _known.get(self)
+        if known is not None and known[0] == state:
+            return known[1]
+        data = _pickled((self, self._places(spawner)))
+        if _FIXED.issuperset(map(type, vars(self).values())):  # others may change unseen
+            _known[self] = state, data
+        return data
+
     def _places(self, spawner: Machine) -> dict[tuple[int, int], int]:
         """Agent and slot → the place that ids tell."""
-        return {where: self._place(slot) for where, slot in spawner.where().items()}
+        where = spawner.where().items()
+        return {(place.agent, place.number): self._place(slot) for slot, place in where}
 
     def _ended(self, job: Task) -> EndedJob:
         host = None if job.host is None else self._host(job.host)
@@ -63,6 +76,11 @@ class JobMachine(ClusteredMachine):
             return EndedJob(job, None, PyOpusError("the job was taken back"), host)
         error = job.exception()
         return EndedJob(job, None if error else job.result(), error, host)
+
+
+_FIXED = frozenset({int, bool, str, type(None), SharedPath})
+_known: WeakKeyDictionary[JobMachine, tuple[list[Any], bytes]] = WeakKeyDictionary()
+"""Machines with what they were like when they were pickled, and the pickle."""
 
 
 def _pickled(machine: tuple[Any, ...]) -> bytes:
@@ -81,16 +99,14 @@ def _pickled(machine: tuple[Any, ...]) -> bytes:
 def _job_of(function: FunctionType, vm: bytes) -> Callable[..., Any]:
     """The function of a job, which a cluster pickles once."""
 
-    def job(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return _run_job(vm, function, args, kwargs)
+    def job(*args: Any, **kwargs: Any) -> Any:
+        return _run_job(vm, function, *args, **kwargs)
 
     job.__qualname__ = f"<{function.__qualname__}>"
     return job
 
 
-def _run_job(
-    vm: bytes, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
+def _run_job(vm: bytes, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """What runs in a slot."""
     machine, places = _machine_of(vm)
     here = slot_here()

@@ -122,11 +122,13 @@ class Jobs:
         self.ahead = 0
         """How many more may wait at each slot, going by how long the last one took."""
 
-    def start(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Task:
+    def start(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Task:
         """Run a function in a slot that the cluster chooses."""
         if self._cluster is None:
             raise ClusterClosed("the virtual machine")
-        task = self._cluster._spawn(function, args, {}, _JOB)
+        task = self._cluster._spawn(function, args, kwargs, _JOB)
         self.running[task.id] = task
         task.add_done_callback(self._has_ended)
         return task
@@ -269,7 +271,8 @@ class Machine:
     def room_for_jobs(self, *, ahead: bool) -> int:
         """How many more jobs can be started; with ``ahead``, of short ones more than slots."""
         slots = sum(len(station.free) for station in self._used())
-        return slots * (1 + self.jobs.ahead * ahead) - len(self.jobs.running)
+        there = len(self.jobs.running) + len(self.jobs.ended)
+        return slots * (1 + self.jobs.ahead * ahead) - there
 
     def free_of(self, station: Station) -> set[int]:
         """The free slots of a host."""
@@ -292,9 +295,9 @@ class Machine:
         others = (slot for one in self._used() for slot in one.free if slot not in found)
         return found | dict(zip(others, waiting, strict=False))
 
-    def where(self) -> dict[tuple[int, int], int]:
-        """Agent and slot in the cluster → slot."""
-        return {(place.agent, place.number): slot for slot, place in self._live.items()}
+    def where(self) -> Mapping[int, Place]:
+        """Slot → what the cluster has for it."""
+        return self._live.copy()
 
     def _used(self) -> Iterator[Station]:
         return (station for station in self.stations.values() if not station.aside)

@@ -207,6 +207,11 @@ class Scheduler:
         """Above 0, what happens is printed."""
         self.debug = debug
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a task waits for a slot."""
+        return bool(self._queue)
+
     def countTasks(self) -> int:
         """How many tasks have not ended, the program itself among them."""
         return len(self.tasks)
@@ -308,6 +313,11 @@ class Scheduler:
             self._start_waiting()
         return bool(ended)
 
+    def start(self, call: Job) -> int:
+        """Start a job for which there is room; no other task runs meanwhile."""
+        assert self.vm is not None  # noqa: S101 - there is no room without one
+        return self._begin(call, self.active, None, self.vm).tid
+
     def take_back(self, tids: Iterable[int]) -> None:
         """End with an error what has not begun of some jobs."""
         wanted = {*tids}
@@ -390,15 +400,19 @@ class Scheduler:
     def _start(self, waiting: _Waiting, vm: VirtualMachine) -> None:
         """Spawn a task in a free slot, and answer its caller if that has not been done."""
         call, caller = waiting.call, waiting.caller
+        task = self._begin(call, caller, waiting.task, vm)
+        if waiting.task is None:
+            self._reply(caller, partial(call.value, task))
+
+    def _begin(self, call: Spawn, caller: Task, task: Task | None, vm: VirtualMachine) -> Task:
         started = self._spawned(call, vm)
         if started is None:  # the host is gone
             raise PyOpusError("the slot was lost before the task could be spawned; try again")
-        task = waiting.task or self._new(call, caller)
+        task = task or self._new(call, caller)
         if isinstance(started, TaskID):
             task.remoteTaskID, task.remoteHostID = started, vm.hostID(started)
         self._remote[started] = task
-        if waiting.task is None:
-            self._reply(caller, partial(call.value, task))
+        return task
 
     def _spawned(self, call: Spawn, vm: VirtualMachine) -> Any:
         """What stands for a task that has been spawned; None if there was no slot."""
