@@ -22,6 +22,7 @@ PAGES = [
     "docs/isd.md",
     "docs/pyopus.md",
     "docs/services.md",
+    "docs/slurm.md",
     "docs/storage.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -54,7 +54,8 @@
     │   ├── TooFewFiles            this process may not open as many files as it needs
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are no message of ours
-    └── JobFailed                  some tasks of a job failed; carries the report
+    ├── JobFailed                  some tasks of a job failed; carries the report
+    └── OutOfTime                  a job stopped before its allocation ends; run it again to go on
 
 Errors take facts, not sentences; the sentence is made when it is read.
 All of them survive a trip between processes by pickle.
@@ -64,6 +65,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
@@ -854,3 +856,29 @@ class JobFailed(EncampError):
         tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
         first = f"; {printable(failed[0].name)}: {shown(failed[0].why)}" if failed else ""
         return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
+
+
+@dataclass(eq=False)
+class OutOfTime(EncampError):
+    """The allocation of the batch job ``allocation`` ends at ``end``, as `time.time` counts.
+
+    What is done is published; ``waiting`` is a task that was not begun, as it may take ``needed``
+    seconds. The command exits with 75: the same again, in another allocation, goes on.
+    """
+
+    allocation: str
+    end: float
+    done: int
+    tasks: int
+    waiting: str | None = None
+    needed: float | None = None
+
+    def __str__(self) -> str:
+        end = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.end))
+        text = (
+            f"stopped with {self.done} of {self.tasks} tasks done, as the allocation of Slurm's "
+            f"job {printable(self.allocation)} ends at {end}"
+        )
+        if self.waiting is not None and self.needed:
+            text += f" and task {printable(self.waiting)} may take {self.needed:.0f} s"
+        return f"{text}; run again to go on"

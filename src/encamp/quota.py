@@ -2,7 +2,7 @@
 
 Containers and batch systems give a share of a machine by control groups, cgroups(7): of CPU time
 and of memory, both of the group and of all that are around it. Other limits on cores come by
-affinity, which heeds cpusets.
+affinity, which heeds cpusets. Where Slurm binds nothing, it still says what it has given.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from encamp import slurm
+
 _ROOT = Path("/")
 
 
@@ -23,12 +25,13 @@ def cores(root: Path = _ROOT) -> int:
     ``root`` is the folder that has ``proc`` and what it tells of.
     """
     given = [len(os.sched_getaffinity(0)), *(max(1, math.ceil(part)) for part in _cpu_time(root))]
-    return min(given)
+    return min([*given, slurm.cores() or given[0]])
 
 
 def memory(root: Path = _ROOT) -> int:
     """Bytes of memory that this process may use, together with all that are in its groups."""
-    return min([memory_of_machine(), *_memory_limits(root)])
+    whole = memory_of_machine()
+    return min([whole, slurm.memory() or whole, *_memory_limits(root)])
 
 
 def memory_of_machine() -> int:

@@ -15,6 +15,7 @@ from secrets import token_hex
 
 import msgspec
 
+from encamp import slurm
 from encamp.agent import ledger
 from encamp.agent.bounded import ends_of
 from encamp.agent.child import OUTPUT_HINT, Birth
@@ -249,7 +250,7 @@ class SlotProcess:
 
 def slot_environment() -> dict[str, str]:
     """This process's environment, less what would make slots believe they were such."""
-    return {name: text for name, text in os.environ.items() if not foreign(name)}
+    return slurm.without_step({k: text for k, text in os.environ.items() if not foreign(k)})
 
 
 def may_pass(exc: BaseException) -> bool:

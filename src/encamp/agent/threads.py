@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from encamp import slurm
+
 _OMP = "OMP_NUM_THREADS"
 """The others of `VARIABLES` go by this one where they are not set themselves."""
 VARIABLES = (_OMP, "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
@@ -50,7 +52,7 @@ def of_task(cores: int) -> dict[str, str]:
 
 def with_chosen(added: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with what a command's user has added to it."""
-    environment = dict(os.environ)
+    environment = slurm.without_step(os.environ)
     ours = [name for name in _ours(environment) if name not in added]
     if _OMP in added:
         for name in ours:

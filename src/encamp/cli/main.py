@@ -14,7 +14,7 @@ import click
 
 from encamp.engines.kit.interpreter import command_signals
 from encamp.engines.kit.streams import name_standard_streams
-from encamp.errors import EncampError, InputError, JobFailed, printable, shown
+from encamp.errors import EncampError, InputError, JobFailed, OutOfTime, printable, shown
 from encamp.jobs.screen import Screen
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
@@ -40,8 +40,9 @@ power cut. Results, logs and a report are in the job's destination.
                                         run what has failed, with two further tries
 
 All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
-failed or hosts did, 2 the input cannot be used, 128 + n stopped by signal n: 130 by Ctrl-C, 143
-by SIGTERM, 129 by SIGHUP, which a terminal sends when it is closed.
+failed or hosts did, 2 the input cannot be used, 75 stopped in time before the end of the batch
+system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP,
+which a terminal sends when it is closed.
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
@@ -297,6 +298,9 @@ def _status() -> int:
         return 128 + signal.SIGINT
     except JobFailed:
         return 1  # the failures are listed already
+    except OutOfTime as exc:
+        _say(str(exc))
+        return os.EX_TEMPFAIL
     except EncampError as exc:
         _say(str(exc))
         return 2 if isinstance(exc, InputError) else 1

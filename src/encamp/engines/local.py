@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
+
+from encamp import slurm
 from encamp.engines.base import CONTROLLER, Engine, Frame, Joined
 from encamp.engines.kit.memory import MemoryEnd
 
 _AGENT = 1
+_ALONE = (
+    "Slurm has given {hosts} hosts, and the engine 'local' uses this one alone; use engine 'mpi' "
+    "or 'pvm' for all of them"
+)
 
 
 class LocalEngine(MemoryEnd, Engine):
@@ -33,4 +40,6 @@ class LocalEngine(MemoryEnd, Engine):
 
 def open_end(slots: int | None = None) -> LocalEngine:
     """The controller's end, for ``slots`` slots or as many as this process has cores."""
+    if slurm.count() > 1:
+        warnings.warn(_ALONE.format(hosts=slurm.count()), stacklevel=2)
     return LocalEngine(slots or 0)

@@ -30,6 +30,7 @@ from encamp.errors import (
     EngineFailed,
     InputError,
     JobFailed,
+    OutOfTime,
     OutputConflict,
     SlotsCannotStart,
     SourceChanged,
@@ -71,6 +72,7 @@ from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.selection import NONE_FAILED, Selection
+from encamp.jobs.time_left import TimeLeft
 from encamp.jobs.work import Outcome, Work, log_name
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.beacon import Beacons
@@ -244,10 +246,13 @@ class _Run:
         self.top = str(job.to)
         self.manifest: list[bytes] = []
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
-        self.futures: set[Future[Outcome]] = set()
+        self.futures: dict[Future[Outcome], str] = {}
         self.depots: dict[str, Depot] = {}
         self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
         self.clock = Clock()
+        self.time_left = TimeLeft(job.tasks.values())
+        self.late: list[str] = []
+        """Tasks that cannot end before the allocation does."""
         self.workplaces = Workplaces(self.clock)
         self._seen_gone = False
         self.over: EngineFailed | None = None
@@ -267,8 +272,10 @@ class _Run:
         self.progress.began(self.job.name, len(self.tasks), self.workers)
         try:
             self._loop()
-        except BaseException:
+        except BaseException as exc:
             self._stop()
+            if isinstance(exc, OutOfTime):
+                exc.done = self._done_so_far()  # some have ended well since
             with suppress(EncampError, OSError):  # what stopped the run matters more
                 self._report(interrupted=True)
             raise
@@ -314,7 +321,8 @@ class _Run:
             ready.extend(graph.ready())
             while ready and self._may_begin():
                 self._check()
-                self._begin(ready.popleft())
+                self._begin_in_time(ready.popleft())
+            self._see_time_left(ready)
             self._check()
             if self.running:
                 arrivals = self._arrivals(SILENCE)
@@ -326,6 +334,41 @@ class _Run:
     def _may_begin(self) -> bool:
         """Whether another task may be handed over now."""
         return len(self.running) < self.window and self.over is None and not self.enough
+
+    def _begin_in_time(self, name: str) -> None:
+        if self.time_left.enough_for(self.job.tasks[name]):
+            self._begin(name)
+        else:
+            self.late.append(name)
+
+    def _see_time_left(self, ready: deque[str]) -> None:
+        """Take back what has not begun and could not end in time; stop when nothing else is left.
+
+        Raises `OutOfTime`.
+        """
+        if not self.time_left.limited:
+            return
+        if self.late and not (self.running or self.parked) and self.time_left.moved():
+            ready.extend(self.late)
+            self.late.clear()
+        elif self.time_left.is_up() or (self.late and not (self.running or self.parked or ready)):
+            waiting = self.job.tasks[self.late[0]] if self.late else None
+            raise self.time_left.error(self._done_so_far(), len(self.tasks), waiting)
+        if self.time_left.short:
+            for future, name in list(self.futures.items()):
+                if not self.time_left.enough_for(self.job.tasks[name]):
+                    future.cancel()  # unless it has begun
+
+    def _taken_back(self, name: str, future: Future[Outcome]) -> bool:
+        """Whether a task was taken back before it began, for want of time."""
+        late = future.cancelled() and not self.time_left.enough_for(self.job.tasks[name])
+        if late:
+            self.late.append(name)
+            del self.running[name]
+        return late
+
+    def _done_so_far(self) -> int:
+        return sum(state in ("done", "up to date") for state in self.ended.states())
 
     def _see_executor(self, *, silent: bool) -> None:
         """Give up what runs if nothing can come of it any more, seen twice."""
@@ -417,7 +460,7 @@ class _Run:
         except Exception as exc:  # noqa: BLE001 - broken, or shut down by its owner
             future = Future()
             future.set_exception(exc)
-        self.futures.add(future)
+        self.futures[future] = name
         future.add_done_callback(lambda ended: self.arrived.put((name, ended)))
 
     def _work(self, name: str) -> Work:
@@ -473,8 +516,10 @@ class _Run:
         came: list[tuple[str, Outcome]] = []
         depots: list[Depot] = []
         for name, future in arrivals:
-            self.futures.discard(future)
+            del self.futures[future]
             depots.append(self.depots.pop(name))
+            if self._taken_back(name, future):
+                continue
             if (outcome := self._outcome(name, future)) is not None:
                 self.workplaces.note(outcome.where)
                 check_claims(self.prepared, name, outcome, self.token, self._log_of(name))
@@ -605,6 +650,7 @@ class _Run:
             current = self.running.pop(name)
             current.attempts.append(attempt_report(current, outcome))
             report = replace(task_report(name, "done", current, outcome), outputs=published)
+            self.time_left.note(self.job.tasks[name], outcome.phases)
             kept = replace(report, value=as_json(report.value))
             records.append(Record("done", name, time.time(), current.number, current.key, kept))
             reports.append(report)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import psutil
 
+from encamp import slurm
 from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of_file, names_in
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
@@ -48,14 +49,14 @@ _CHECK = (
 def hosts_of(
     hosts: Sequence[str] | str | None, hostfile: str | os.PathLike[str] | None
 ) -> tuple[HostLine, ...]:
-    """The hosts that the options name; none if a job is for this host alone.
+    """The hosts that the options name, or Slurm has given; none if a job is for this host alone.
 
     Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
     """
     if hosts is None:
         if not isinstance(hostfile, str | os.PathLike | None):
             raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
-        return () if hostfile is None else hosts_of_file(hostfile)
+        return hosts_in(slurm.hosts()) if hostfile is None else hosts_of_file(hostfile)
     if hostfile is not None:
         why = "it takes hosts or a hostfile, not both"
         raise EngineUnavailable("mpi", why, "leave one of them out")

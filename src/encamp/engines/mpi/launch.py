@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 
+from encamp import slurm
 from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
 from encamp.engines.kit.sentinel import Sentinel
@@ -387,7 +388,7 @@ def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
     Hydra tells them to whoever connects to its port first: it gets only what it needs, and ranks on
     this host find the rest in a file that only this user can read.
     """
-    given = {**os.environ, **plan.variables(), HOME: home}
+    given = slurm.without_step({**os.environ, **plan.variables(), HOME: home})
     if plan.launcher.mpi != "mpich":
         return given
     kept_back = {name: v for name, v in given.items() if not name.startswith(_HYDRA_NEEDS)}

@@ -12,8 +12,10 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from encamp import slurm
 from encamp.engines.base import CONTROLLER
 from encamp.engines.kit.foreign import foreign
+from encamp.engines.kit.hosts import hosts_in
 from encamp.engines.kit.interpreter import python_here
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.endpoint import PVMEndpoint
@@ -44,8 +46,12 @@ def open_end(
 
     ``machine`` is ``"running"`` or ``"own"``, by default the one that runs if there is one;
     ``address`` is where the hosts of an own one reach this host, by default what its name stands
-    for. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    for. Without ``hosts`` it has those that Slurm has given. Raises `BadJob`,
+    `EngineUnavailable` and `EngineFailed`.
     """
+    if hosts is None and machine != "running" and (given := hosts_in(slurm.hosts())):
+        hosts = [host.name for host in given]
+        slots = sum(host.places for host in given) if slots is None else slots
     named = [] if hosts is None else host_names(hosts)
     slots = None if slots is None else whole("slots", slots, 1)
     per_agent = None if per_agent is None else whole("per_agent", per_agent, 1)

@@ -1,0 +1,164 @@
+"""Inside allocations of a real Slurm: hosts, cores, memory, steps and the end of time."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import need
+from encamp.slurm import counts
+from lab import Lab
+from lab import missing as missing_of_lab
+from some_slurm import SomeSlurm, missing, some_slurm
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+MPI = Path(sys.prefix) / "mpi"
+STEP = "srun -n 1 -c 2 "
+INNER_STEPS = """
+name = "inner"
+to = "out"
+
+[[task]]
+name = "t{i}"
+foreach = { i = [1, 2, 3] }
+steps = [
+    { run = "srun -n 1 hostname > host-{i}.txt", shell = true },
+    { run = "env > env-{i}.txt", shell = true },
+]
+outputs = ["host-{i}.txt", "env-{i}.txt"]
+"""
+SLEEPERS = """
+import sys, time
+import encamp, encamp.jobs.time_left as module
+
+module.STOP_BEFORE = 52.0
+job = encamp.Job("sleepers", to="out")
+for number in range(20):
+    job.add(f"t{number}", encamp.call(time.sleep, 1))
+job.add("long", encamp.command("sleep 3600"), time_limit=7200, retries=1)
+job.run(slots=2)
+"""
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeSlurm]:
+    """A Slurm whose only node is this host, which it takes for one of four cores."""
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    with some_slurm(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Three hosts; those of other tests are four."""
+    lacking = missing_of_lab()
+    need(str(lacking), lacking is None)
+    with Lab(3, variables={"PVM_ALLOW_ROOT": "1"}) as made:
+        yield made
+
+
+def _mpiexec(mpi: str) -> Path:
+    launcher = MPI / mpi / "bin/mpiexec"
+    need(mpi, launcher.exists())
+    return launcher
+
+
+def test_texts_with_the_cores_of_many_hosts_are_understood() -> None:
+    assert counts("16(x2),4,8(x1)") == [16, 16, 4, 8]
+    assert counts("2") == [2]
+    assert counts("") == []
+
+
+def test_cores_and_memory_are_those_of_the_allocation(slurm: SomeSlurm, here: Path) -> None:
+    code = "from encamp import quota, slurm; "
+    code += "print(quota.cores(), quota.memory() >> 20, slurm.hosts())"
+    batch = slurm.submit(f'{sys.executable} -c "{code}"', "-n1", "--mem=300", cwd=here)
+    assert batch.ended() == "1 300 []\n"
+
+
+@pytest.mark.parametrize(
+    ("how", "outer"),
+    [("local", ""), ("local", STEP), ("mpich", STEP), ("openmpi", "")],
+)
+def test_steps_of_tasks_can_start_steps_of_slurm(
+    slurm: SomeSlurm, here: Path, how: str, outer: str
+) -> None:
+    (here / "job.toml").write_text(INNER_STEPS)
+    options = "-n 2" if how == "local" else f"-e mpi -n 2 -o launcher={_mpiexec(how)}"
+    batch = slurm.submit(f"{outer}{BIN}/encamp run {options} job.toml", "-n2", "-t2", cwd=here)
+    said = batch.ended()
+    assert "inner: 3 done" in said, said
+    for number in (1, 2, 3):
+        variables = (here / f"out/env-{number}.txt").read_text()
+        assert f"SLURM_JOB_ID={batch.number}\n" in variables
+        assert not re.search("^SLURM_(STEP_ID|PROCID|CPU_BIND|SRUN_COMM_PORT)=", variables, re.M)
+        assert (here / f"out/host-{number}.txt").read_text().count("\n") == 1
+
+
+def test_a_job_stops_before_its_allocation_ends_and_goes_on_in_the_next(
+    slurm: SomeSlurm, here: Path
+) -> None:
+    (here / "sleepers.py").write_text(SLEEPERS)
+    line = f"{BIN}/encamp run sleepers.py; echo status $?"
+    first = slurm.submit(line, "-n2", "-t1", cwd=here).ended()
+    found = re.search(
+        r"encamp: stopped with (\d+) of 21 tasks done, as the allocation of Slurm's job \d+ ends "
+        r"at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d and task long may take 7200 s; run again to go on\n"
+        r"status 75\n",
+        first,
+    )
+    assert found, first
+    done = int(found[1])
+    assert 0 < done < 20
+    assert len(re.findall("done t", first)) == done
+    second = slurm.submit(line, "-n2", "-t1", cwd=here).ended()
+    assert f"{done} up to date" in second, second
+
+
+def test_the_warning_of_slurm_stops_a_job_in_good_order(slurm: SomeSlurm, here: Path) -> None:
+    (here / "job.toml").write_text(
+        'name = "j"\nto = "out"\n[[task]]\nname = "t"\nsteps = ["touch begun", "sleep 600"]\n'
+    )
+    line = f"exec {BIN}/encamp run --keep failed -n 1 job.toml"
+    batch = slurm.submit(line, "-n1", "--signal=B:USR1@55", "-t1", cwd=here)
+    said = batch.ended()
+    assert "encamp: stopped by SIGUSR1; what is done stays done, run again to go on" in said
+
+
+def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:
+    page = (ROOT / "docs/slurm.md").read_text()
+    (script,) = re.findall(r"^```bash\n(#!.*?)^```$", page, re.M | re.S)
+    (here / "survey.toml").write_text(INNER_STEPS)
+    _mpiexec("openmpi")
+    lines = script.replace("exec encamp", f"exec {BIN}/encamp").splitlines()
+    smaller = ["--nodes=1", "--ntasks-per-node=2"]  # an option that is given counts, not the line's
+    said = slurm.submit("\n".join(lines[1:]), *smaller, cwd=here).ended()
+    assert "inner: 3 done" in said, said
+
+
+@pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm"])
+def test_jobs_use_all_hosts_and_cores_of_their_allocation(lab: Lab, engine: str) -> None:
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    options = "-e pvm" if engine == "pvm" else f"-e mpi -o launcher={_mpiexec(engine)}"
+    shell = f"export PVM_ALLOW_ROOT=1 PVM_RSH={lab.ssh_command}\n" * (engine == "pvm")
+    folder = lab.folder / "etc" / engine
+    folder.mkdir()
+    (folder / "job.toml").write_text(
+        'name = "j"\nto = "out"\n[[task]]\nname = "t{i}"\nforeach = { i = { from = 1, to = 12 } }\n'
+        'steps = [{ run = "sleep 0.5; hostname > {i}.txt", shell = true }]\noutputs = ["{i}.txt"]\n'
+    )
+    with some_slurm(lab.folder / "etc", lab) as made:
+        line = "unset PARALLEL_LOCAL_STORAGE PARALLEL_MIRRORED_STORAGE PVM_ROOT\n" + shell
+        line += f"{BIN}/encamp run {options} job.toml"
+        said = made.submit(line, "-N3", "--ntasks-per-node=2", "-t2", cwd=folder).ended()
+    assert "12 tasks in 6 slots" in said, said
+    assert "j: 12 done" in said, said
+    hosts = {(folder / f"out/{number}.txt").read_text().strip() for number in range(1, 13)}
+    assert hosts == {"lab1", "lab2", "lab3"}
