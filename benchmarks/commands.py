@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import encamp
@@ -58,12 +59,22 @@ def figures(folder: Path) -> Iterator[Figure]:
         theirs = Side(run, before=lambda: _emptied(made), after=lambda: _check(made))
         what = f"{FILES} sorts of small files by map_files, to {name}"
         yield compare(what, ours, theirs, at_least=at_least, runs=RUNS)
+        if name == "GNU parallel":
+            what = f"{FILES} sorts of small files by the command encamp map, to {name}"
+            command = replace(ours, action=lambda: _by_command(data, folder / "ours"))
+            yield compare(what, command, theirs, at_least=1 / 1.5, runs=RUNS)
 
 
 def _ours(data: Path, to: Path) -> None:
     step, outputs = "sort -n {input} -o {stem}.sorted", {"*.sorted": "."}
     report = encamp.map_files(step, f"{data}/*.txt", to=to, outputs=outputs, slots=CORES)
     assert report.count("done") == FILES
+
+
+def _by_command(data: Path, to: Path) -> None:
+    line = [sys.executable, "-m", "encamp", "map", "-q", f"-j{CORES}", f"--to={to}"]
+    line += ["--outputs=*.sorted", "sort -n {input} -o {stem}.sorted", f"{data}/*.txt"]
+    subprocess.run(line, check=True)
 
 
 def _peers(

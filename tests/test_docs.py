@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ PAGES = [
     "docs/hosts.md",
     "docs/ipyparallel.md",
     "docs/isd.md",
+    "docs/map.md",
     "docs/pyopus.md",
     "docs/services.md",
     "docs/slurm.md",
@@ -82,13 +82,31 @@ def test_the_job_file_and_the_commands_of_the_readme_run(survey: Path) -> None:
     [(_, job_file)] = _blocks("README.md", "toml")
     (survey / "sums.toml").write_text(job_file)
     lines = [line for _, text in _blocks("README.md", "console") for line in text.splitlines()]
-    commands = [shlex.split(line.removeprefix("$ ")) for line in lines if "$ encamp" in line]
-    assert len(commands) == 5
+    commands = [line.removeprefix("$ ") for line in lines if "$ encamp" in line]
+    assert len(commands) == 6
     for command in commands:
-        done = subprocess.run([str(_ENCAMP), *command[1:]], capture_output=True, text=True)
+        line = command.replace("encamp", str(_ENCAMP), 1)
+        done = subprocess.run(line, shell=True, capture_output=True, text=True)
         assert done.returncode == 0, (command, done.stderr)
     total = (survey / "results/sums/strip-1.sum").read_text()
     assert float(total) == sum(map(float, (survey / "data/strip-1.xyz").read_text().split()))
+
+
+def test_the_commands_of_the_page_about_map_print_what_it_says(survey: Path) -> None:
+    for number in (1, 2):
+        heights = "".join(f"{height}\n" for height in range(number, 100, 3))
+        (survey / f"data/strip-{number}.xyz").write_text(heights)
+    samples = _blocks("docs/map.md", "console")
+    lines = [line for _, text in samples for line in text.splitlines()]
+    script = "".join(f"{line[2:]}\n" for line in lines if line.startswith("$ "))
+    path = f"{_ENCAMP.parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", script.replace("ls ", "ls -C -w 80 ")],
+        capture_output=True, text=True, env={**os.environ, "PATH": path}, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    printed = [line.split() for line in lines if not line.startswith("$ ")]
+    assert [line.split() for line in done.stdout.splitlines()] == printed
 
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "CONTRIBUTING.md"])

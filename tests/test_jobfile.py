@@ -123,6 +123,25 @@ def test_values_are_combined_the_last_changing_first(tmp_path):
     assert job.tasks["08-ff-001-true-0.5"].steps == (Command(("prog", "ff", "0.5")),)
 
 
+def test_a_table_and_a_list_beside_the_job_file_make_tasks(tmp_path):
+    (tmp_path / "corners.csv").write_text("corner,vdd\ntt,3.3\nff,3.6\n")
+    (tmp_path / "seeds.txt").write_text("7\n8\n")
+    job = load(
+        tmp_path,
+        """
+        [[task]]
+        foreach = { csv = "corners.csv", lines = "seeds.txt" }
+        steps = ["prog {corner} {vdd} {line:03d} {index}"]
+        """,
+    )
+    assert [(n, task.steps[0].line[1:]) for n, task in job.tasks.items()] == [
+        ("tt-3.3-7", ("tt", "3.3", "007", "1")),
+        ("tt-3.3-8", ("tt", "3.3", "008", "2")),
+        ("ff-3.6-7", ("ff", "3.6", "007", "3")),
+        ("ff-3.6-8", ("ff", "3.6", "008", "4")),
+    ]
+
+
 def test_each_file_is_a_task_with_the_file_in_its_folder(tmp_path):
     make(tmp_path, "data/b.las", "data/a.las", "more/c.laz", "data/x.txt")
     job = load(
@@ -428,6 +447,11 @@ BAD = {
         '[[task]]\nsteps = "x"\n[task.foreach]\na = [1]\ncorner = "tt"',
         (5, 10, "'corner' must be a list or a table, not the text 'tt'"),
     ),
+    "a table that is not there": (
+        '[[task]]\nsteps = "x"\nforeach = { csv = "/no/none.csv" }',
+        (3, 19, ("/no/none.csv: cannot be read (No such file or directory); "
+                "check its name and folder")),
+    ),
     "time limit of no unit": (
         'time_limit = "5 minutes"',
         (1, 14, ("the text '5 minutes' is no time limit; write a number of seconds above 0, or a "
@@ -452,7 +476,8 @@ BAD = {
     ),
     "bad placeholder in a folder": (
         '[[task]]\nname = "x"\nsteps = "y"\noutputs = { "a" = "{input}" }',
-        (4, 20, "{input}: no such placeholder here; it needs a foreach over files; " + BASE),
+        (4, 20, ("{input}: no such placeholder here; it is for tasks that are made for files; "
+                + BASE)),
     ),
     "bad placeholder in a rename": (
         '[[task]]\nname = "x"\nsteps = "y"\noutputs = { "a" = { rename = "{stm}" } }',
@@ -502,7 +527,7 @@ BAD = {
     ),
     "no name": (
         '[[task]]\nname = "x"\nsteps = "y"\n\n[[task]]\nsteps = "y"',
-        (5, 1, 'a task that is not made for files: needs a name; add name = "..."'),
+        (5, 1, 'a task without foreach: needs a name; add name = "..."'),
     ),
     "a name with a slash": (
         '[[task]]\nname = "a/{v}"\nforeach = { v = [1] }\nsteps = "y"',
@@ -519,12 +544,12 @@ BAD = {
     "one name for all values": (
         '[[task]]\nname = "mc-{corner}"\nforeach = { corner = ["tt"], run = [1, 2] }\nsteps = "y"',
         (2, 8, ("task mc-tt: is made twice, for corner = 'tt', run = '1' and for "
-               "corner = 'tt', run = '2'; put {run} into `name`")),
+               "corner = 'tt', run = '2'; put {run} into its name")),
     ),
     "one name for two tasks": (
         '[[task]]\nname = "x"\nsteps = "y"\n[[task]]\nname = "x"\nsteps = "y"',
         (5, 8, ("task x: is made twice, for [[task]] number 1 and for [[task]] number 2; "
-               "give one of them another `name`")),
+               "give one of them another name")),
     ),
     "a key of foreach that is taken": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { name = [1] }',
@@ -668,7 +693,7 @@ def test_two_files_for_one_task_name_are_both_named(tmp_path):
         11,
         (
             f"task a: is made twice, for {first} and for {second}; "
-            "put {name} or {parent} or {index} into `name`"
+            "put {name} or {parent} or {index} into its name"
         ),
     )
     assert list(load(tmp_path, bad + '\nname = "{parent}-{name}"').tasks) == [

@@ -45,6 +45,23 @@ system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM,
 which a terminal sends when it is closed.
 """
 
+_MAP = """Run one command line for many files, or for many values.
+
+Each task has a folder of its own with its file in it, and what it makes is brought home whole.
+Only what is missing or changed is run, so the same line goes on after Ctrl-C or a failure.
+
+\b
+  encamp map "sort -n {input} -o {stem}.sorted" data/*.xyz --outputs "*.sorted"
+  encamp map "wc -l {input}" data/*.xyz --stdout {stem}.count --to counts
+  find data -name '*.las' | encamp map "lasinfo {input}" - --stdout {stem}.txt
+  encamp map "simulate -t {temperature} {corner}" --csv corners.csv --outputs gain.txt --into {task}
+  encamp map "simulate --seed {run}" --foreach run=1..300 --mirror amp.cir --stdout {run}.log
+
+FILES are names or patterns, or - for names from standard input, one a line. Placeholders are
+{input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}; with --csv the columns,
+with --lines {line}, with --foreach the names. Values stay one word each. Exit status as of run.
+"""
+
 _CLEAN = """Remove what dead processes left in this host's local storage.
 
 Folders of living processes are never touched. With --all, folders that were kept for looking
@@ -126,6 +143,7 @@ def cli() -> None:
 
     \b
       encamp run JOB.toml        run a job; run it again to go on where it stopped
+      encamp map "COMMAND" FILES  one command line for many files
       encamp status results      how the jobs in a destination stand
       encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
@@ -168,6 +186,10 @@ _running = _options(
                  show_default=True, help="Which task folders to keep for looking into."),
     click.option("--shared", is_flag=True,
                  help="Let all members of the job folder's group run it."),
+    click.option("--only", multiple=True, metavar="PATTERN",
+                 help="Run tasks of this name only, and what they wait for."),
+    click.option("--failed", is_flag=True, help="Run only tasks that failed when last run."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong."),
 )  # fmt: skip
 """What commands take that run tasks."""
 
@@ -176,15 +198,73 @@ _running = _options(
 @click.argument("job", metavar="JOB.toml|SCRIPT.py")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_running
-@click.option("--only", multiple=True, metavar="PATTERN",
-              help="Run tasks of this name only, and what they wait for.")  # fmt: skip
-@click.option("--failed", is_flag=True, help="Run only tasks that failed when last run.")
 @click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong.")
 def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     from encamp.cli.run import run_command
 
     run_command(Path(job), arguments, **options)  # type: ignore[arg-type]
+
+
+@cli.command("map", help=_MAP)
+@click.argument("command")
+@click.argument("files", nargs=-1)
+@click.option(
+    "--to",
+    default="results",
+    metavar="FOLDER",
+    show_default=True,
+    help="Destination: results, and the job's folder with report and logs.",
+)
+@click.option(
+    "--outputs",
+    "--output",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files to bring home from each task's folder, such as '*.sorted'.",
+)
+@click.option(
+    "--into",
+    default=".",
+    metavar="FOLDER",
+    help="Folder for them inside the destination, such as '{parent}'.",
+)
+@click.option("--no-outputs", is_flag=True, help="There is nothing to bring home.")
+@click.option("--stdout", metavar="NAME", help="File for what the command prints; an output, too.")
+@click.option("--stdin", metavar="NAME", help="File in the task's folder for it to read from.")
+@click.option(
+    "--mirror",
+    multiple=True,
+    metavar="PATTERN",
+    help="Further files that the command needs in its folder.",
+)
+@click.option(
+    "--csv", metavar="FILE", help="A task for each row of a table, whose columns are placeholders."
+)
+@click.option("--lines", metavar="FILE", help="A task for each line of a file, {line}.")
+@click.option(
+    "--foreach",
+    multiple=True,
+    metavar="NAME=VALUES",
+    help="Tasks for each of these values: corner=tt,ff or run=1..70.",
+)
+@click.option("-0", "--null", is_flag=True, help="Names from - end with nulls: find -print0.")
+@click.option("--shell", is_flag=True, help="Have /bin/sh run the command: pipes, >, variables.")
+@click.option(
+    "--bash", is_flag=True, help="Have bash run it, where a pipeline fails with any part."
+)
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command.")
+@click.option("--name", help="The job's name [default: map- and the command's first word].")
+@click.option(
+    "--task", metavar="NAME", help="What tasks are called [default: {stem}, or the values]."
+)
+@_running
+def map_(shell: bool, bash: bool, **given: Any) -> None:
+    from dataclasses import fields
+
+    from encamp.cli.map import Mapped, map_command
+
+    own = {field.name: given.pop(field.name) for field in fields(Mapped) if field.name != "shell"}
+    map_command(Mapped(shell="bash" if bash else shell, **own), **given)
 
 
 @cli.command(help=_CLEAN)

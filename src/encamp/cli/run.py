@@ -6,7 +6,10 @@ import os
 import runpy
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
@@ -31,9 +34,17 @@ _DRY_RUN_ENDS = (
 )
 
 
-def run_command(
-    path: Path,
-    arguments: tuple[str, ...],
+def run_command(path: Path, arguments: tuple[str, ...], *, to: str | None, **given: Any) -> None:
+    """Run ``path`` with the options of `options_of`; raises `JobFailed` if tasks failed."""
+    is_script = path.suffix != ".toml"
+    with running(options_of(for_script=is_script, **given)):
+        if is_script:
+            _run_script(path, arguments, to)
+        else:
+            _run_job_file(path, arguments, to)
+
+
+def options_of(
     *,
     engine: str,
     slots: int | None,
@@ -44,18 +55,18 @@ def run_command(
     dry_run: bool,
     keep: Keep,
     shared: bool,
-    to: str | None,
     quiet: bool,
-    only: tuple[str, ...] = (),
-    failed: bool = False,
-    retries: int | None = None,
-    time_limit: str | None = None,
-    max_failures: int | None = None,
-) -> None:
-    """Run ``path`` with these options; raises `JobFailed` if tasks failed."""
+    only: tuple[str, ...],
+    failed: bool,
+    retries: int | None,
+    time_limit: str | None,
+    max_failures: int | None,
+    for_script: bool,
+) -> Options:
+    """How jobs are to be run by what the command line says. Raises `BadJob`."""
     current_folder()  # one that has been removed is told of as such
     engine_module(engine)  # a name that is none is found before anything is read
-    options = Options(
+    return Options(
         slots,
         force,
         dry_run,
@@ -69,14 +80,16 @@ def run_command(
         only,
         failed,
         max_failures,
-        for_script=path.suffix != ".toml",
+        for_script,
     )
+
+
+@contextmanager
+def running(options: Options) -> Iterator[None]:
+    """Jobs that are run meanwhile are run so."""
     token = current.set(options)
     try:
-        if path.suffix == ".toml":
-            _run_job_file(path, arguments, to)
-        else:
-            _run_script(path, arguments, to)
+        yield
     finally:
         current.reset(token)
 

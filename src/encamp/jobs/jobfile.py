@@ -53,10 +53,15 @@ def load_job(path: Path, *, to: str | None = None) -> Job:
     """
     text = _read(path)
     try:
-        return _Loader(path.absolute(), checked(_parsed(path, text)), to).job
+        return job_of(checked(_parsed(path, text)), path, to)
     except Problem as exc:
         place = Positions(text).of(exc.path, key=exc.key, token=exc.token)
         raise BadJobFile(str(path), *place, exc.why) from exc
+
+
+def job_of(table: JobTable, path: Path, to: str | None = None) -> Job:
+    """The job of a table that is, or could be, in the file ``path``. Raises `Problem`."""
+    return _Loader(path.absolute(), table, to).job
 
 
 def _read(path: Path) -> str:
@@ -206,11 +211,9 @@ class _Loader:
 
 
 def _name_of(task: TaskTable, case: Case) -> str:
-    if task.name is not None:
-        return task.name
-    if case.file is None:
-        raise BadJob("a task that is not made for files", 'needs a name; add name = "..."')
-    return "{stem}"
+    if task.name is None and not case.name:
+        raise BadJob("a task without foreach", 'needs a name; add name = "..."')
+    return case.name if task.name is None else task.name
 
 
 def _key_of_name(task: TaskTable) -> str:
@@ -222,8 +225,8 @@ def _twice(template: str, case: Case, other: str) -> str:
     own = [key for key in case.values if key != "index"]
     keys = own if case.file is None else ["name", "parent", "index"]
     unused = [f"{{{key}}}" for key in keys if f"{{{key}" not in template]
-    hint = f"put {' or '.join(unused)} into" if unused else "give one of them another"
-    return f"is made twice, for {other} and for {case.origin}; {hint} `name`"
+    hint = f"put {' or '.join(unused)} into its" if unused else "give one of them another"
+    return f"is made twice, for {other} and for {case.origin}; {hint} name"
 
 
 def _seconds(limit: float | str | None, *path: str | int) -> float | None:

@@ -96,7 +96,7 @@ class StepTable(_Table, kw_only=True):
 Mirrors = str | list[str | MirrorItem] | dict[str, str | MirrorTo]
 Outputs = str | list[str | OutputItem] | dict[str, str | OutputTo]
 Steps = str | list[str | list[str] | StepTable]
-Foreach = str | list[str] | dict[str, list[Scalar] | Numbers]
+Foreach = str | list[str] | dict[str, list[Scalar] | Numbers | str]
 
 
 class TaskTable(_Table, kw_only=True):
@@ -104,7 +104,8 @@ class TaskTable(_Table, kw_only=True):
 
     name: Annotated[str | None, Meta(description="With placeholders such as {stem}.")] = None
     foreach: Annotated[
-        Foreach | None, Meta(description="Globs of files, or lists of values to combine.")
+        Foreach | None,
+        Meta(description="Globs of files, or lists, 'csv' and 'lines' of values to combine."),
     ] = None
     mirror: Annotated[Mirrors, Meta(description="Files for the task's folder.")] = {}
     steps: Annotated[Steps, Meta(description="Command lines, run one after the other.")]

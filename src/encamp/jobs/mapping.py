@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from encamp.errors import BadJob, NoMatch
+from encamp.errors import BadJob
+from encamp.jobs.foreach import files_of
 from encamp.jobs.job import Job
 from encamp.jobs.placeholders import (
     expand_files,
@@ -20,7 +21,7 @@ from encamp.jobs.placeholders import (
 )
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
-from encamp.storage.mirror import Mirror, MirrorMap, find
+from encamp.storage.mirror import Mirror, MirrorMap
 from encamp.storage.outputs import Output, OutputMap, as_outputs
 
 
@@ -51,7 +52,7 @@ def map_files(
     given = as_steps(steps)
     if not given:
         raise BadJob("map_files", "has no steps; give a function or a command line")
-    called = name or f"map-{_first_word(given[0])}"
+    called = name or job_name(given[0])
     job = Job(
         called,
         to=to,
@@ -77,20 +78,16 @@ def map_files(
     return job.run(executor, **run_options)
 
 
-def _first_word(step: Call | Command) -> str:
-    words = re.findall(r"[\w.+-]+", step.label.rpartition("<locals>.")[2])
-    return words[0][:60] if words else "files"
+def job_name(step: Call | Command) -> str:
+    """The name of a job whose tasks have this step first: after its function or program."""
+    first = step.label.rpartition("<locals>.")[2].split() or [""]
+    words = re.findall(r"\w[\w.+-]*", first[0].rpartition("/")[2])
+    return f"map-{words[0][:60] if words else 'files'}"
 
 
 def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
-    patterns = [files] if isinstance(files, str | Path) else list(files)
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        matches = find(str(pattern), base, literal=isinstance(pattern, Path))
-        if not matches:
-            raise NoMatch(str(pattern), str(base), required_anyway=True)
-        found.update(dict.fromkeys(matches))
-    return list(found)
+    patterns = [files] if isinstance(files, str | Path) else files
+    return list(dict.fromkeys(file for one in patterns for file in files_of(one, base)))
 
 
 def _for_file(step: Call | Command, values: dict[str, str]) -> Call | Command:

@@ -89,7 +89,7 @@ def _unknown(hole: Hole, known: list[str]) -> str:
     close = get_close_matches(word, known, 1)
     guess = f"did you mean {{{close[0]}}}? " if close and close[0] != word else ""
     padding = "only zero padding can be added, as {index:03d}; " if word in known else ""
-    files = "it needs a foreach over files; " if hole.name in FILE_NAMES else ""
+    files = "it is for tasks that are made for files; " if hole.name in FILE_NAMES else ""
     names = ", ".join(f"{{{name}}}" for name in sorted(known))
     return (
         f"no such placeholder here; {guess}{padding}{files}known are {names}; "

@@ -123,7 +123,7 @@ def command(
         sign = sorted(found)[0]
         raise BadJob(
             f"the command line {line!r}",
-            f"holds {sign!r}, but no shell runs; say shell=True or 'bash', or give a list of words",
+            f"holds {sign!r}, but no shell runs; ask for one by 'shell', or give a list of words",
         )
     return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
 

@@ -1,0 +1,214 @@
+"""``encamp map``: one command line for many files, rows of a table, lines or values.
+
+It makes the table that a job file would have, so placeholders and rules are those of job files.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from encamp.cli.run import options_of, running
+from encamp.errors import BadJob, InputError, OutputConflict
+from encamp.jobs.job import Job
+from encamp.jobs.jobfile import job_of
+from encamp.jobs.jobschema import JobTable, MirrorItem, Numbers, OutputItem, StepTable, TaskTable
+from encamp.jobs.mapping import job_name
+from encamp.jobs.placeholders import parse
+from encamp.jobs.positions import Problem, at
+from encamp.jobs.rows import lines_in, read_text, rows_in
+from encamp.jobs.steps import command as as_command
+from encamp.storage.roots import current_folder
+
+_STDIN = "-"
+_NOTHING = (
+    "name some, or - to read their names from standard input, or values by --csv FILE, "
+    "--lines FILE or --foreach NAME=VALUES"
+)
+_NO_OUTPUTS = (
+    "what the command makes would be lost with its folder; say what to bring home by --outputs "
+    "PATTERN or --stdout NAME, or --no-outputs"
+)
+_ONE_NAME = (
+    "would both be published under one name; put a placeholder into it, such as {stem}, or "
+    "--into {task}"
+)
+_OPTIONS = {
+    "env": "--env",
+    "foreach": "--foreach",
+    "csv": "--csv",
+    "line": "--lines",
+    "mirror": "--mirror",
+    "outputs": "--outputs",
+    "stdin": "--stdin",
+    "stdout": "--stdout",
+}
+"""Which option says what stands under a key of a job file."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """What the command line says of the job."""
+
+    command: str
+    files: tuple[str, ...]
+    to: str
+    outputs: tuple[str, ...]
+    into: str
+    no_outputs: bool
+    stdin: str | None
+    stdout: str | None
+    mirror: tuple[str, ...]
+    env: tuple[str, ...]
+    shell: bool | Literal["bash"]
+    csv: str | None
+    lines: str | None
+    foreach: tuple[str, ...]
+    null: bool
+    name: str | None
+    task: str | None
+
+
+def map_command(mapped: Mapped, **options: Any) -> None:
+    """Run a command line for each of many things; raises `JobFailed` if tasks failed."""
+    with running(options_of(for_script=False, **options)):
+        try:
+            map_job(mapped).run()
+        except OutputConflict as exc:
+            clash = BadJob(exc.destination, f"{exc.first} and {exc.second} {_ONE_NAME}")
+            raise clash from None
+
+
+def map_job(mapped: Mapped) -> Job:
+    """The job that a command line asks for. Raises `InputError` of some kind."""
+    folder = current_folder()
+    try:
+        table = _job_table(mapped, folder)
+        return job_of(table, folder / f"{table.name}.toml", mapped.to)
+    except Problem as exc:
+        raise _refusal(exc) from None
+
+
+def _refusal(problem: Problem) -> InputError:
+    """The same in the words of the command line."""
+    cause = problem.__cause__
+    if isinstance(cause, BadJob) and problem.path[-1] in ("foreach", "name"):
+        option = "--task" if len(problem.path) > 1 else "--name"
+        return BadJob(f"{cause.what} ({option})", cause.why)
+    if isinstance(cause, InputError):
+        return cause
+    said = [_OPTIONS[part] for part in problem.path if isinstance(part, str) and part in _OPTIONS]
+    return BadJob(said[-1] if said else "encamp map", problem.why)
+
+
+def _job_table(mapped: Mapped, folder: Path) -> JobTable:
+    name = mapped.name or job_name(as_command(mapped.command, shell=mapped.shell))
+    with at("mirror"):
+        own = [bool(set(map(type, parse(pattern))) - {str}) for pattern in mapped.mirror]
+    items = [MirrorItem(pattern=pattern) for pattern in mapped.mirror]
+    return JobTable(
+        name=name,
+        mirror=[item for item, is_own in zip(items, own, strict=True) if not is_own],
+        task=[
+            TaskTable(
+                name=mapped.task,
+                foreach=cast(Any, _foreach(mapped, folder)),
+                mirror=[item for item, is_own in zip(items, own, strict=True) if is_own],
+                steps=[_step(mapped)],
+                outputs=_outputs(mapped),
+            )
+        ],
+    )
+
+
+def _step(mapped: Mapped) -> StepTable:
+    return StepTable(
+        run=mapped.command,
+        shell=mapped.shell,
+        stdin=mapped.stdin,
+        stdout=mapped.stdout,
+        env=dict(_named("--env", given) for given in mapped.env),
+    )
+
+
+def _outputs(mapped: Mapped) -> list[str | OutputItem]:
+    patterns = [*mapped.outputs, *([mapped.stdout] if mapped.stdout else [])]
+    if not patterns and not mapped.no_outputs:
+        raise BadJob("no outputs", _NO_OUTPUTS)
+    return [OutputItem(pattern=pattern, to=mapped.into) for pattern in patterns]
+
+
+def _named(option: str, given: str) -> tuple[str, str]:
+    name, equals, value = given.partition("=")
+    if not (name and equals):
+        raise BadJob(f"{option} {given}", "write it as NAME=VALUE")
+    return name, value
+
+
+def _foreach(mapped: Mapped, folder: Path) -> list[str | Path] | dict[str, Any]:
+    """What a job file's ``foreach`` would be."""
+    if [*mapped.files, mapped.csv, mapped.lines].count(_STDIN) > 1:
+        raise BadJob(_STDIN, "standard input can be read only once; name a file instead")
+    values = _values(mapped, folder)
+    if values and mapped.files:
+        raise BadJob(mapped.files[0], "give files or values, not both; see --mirror for files")
+    if not (values or mapped.files):
+        raise BadJob("no files", _NOTHING)
+    return values or _files(mapped)
+
+
+def _files(mapped: Mapped) -> list[str | Path]:
+    found: list[str | Path] = []
+    for name in mapped.files:
+        if name == _STDIN:
+            found += _names(null=mapped.null)
+        else:
+            found.append(Path(name) if os.path.lexists(name) else name)
+    return found
+
+
+def _names(*, null: bool) -> Sequence[Path]:
+    """The names that standard input has, one a line or, as from ``find -print0``, with nulls."""
+    names = sys.stdin.buffer.read().split(b"\0" if null else b"\n")
+    found = [Path(os.fsdecode(name)) for name in names if name]
+    if not found:
+        raise BadJob("standard input", "has no names of files; write one a line")
+    return found
+
+
+def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    if mapped.csv is not None:
+        values["csv"] = rows_in(*_text(mapped.csv, folder))
+    if mapped.lines is not None:
+        values["line"] = lines_in(*_text(mapped.lines, folder))
+    for given in mapped.foreach:
+        name, listed = _named("--foreach", given)
+        if name in values:
+            raise BadJob(f"--foreach {given}", f"{{{name}}} is there twice")
+        values[name] = _listed(listed)
+    return values
+
+
+def _text(file: str, folder: Path) -> tuple[str, str]:
+    """What is in a file, or comes by standard input, and how to call that."""
+    if file != _STDIN:
+        return read_text(folder / file), file
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig"), "standard input"
+    except UnicodeDecodeError:
+        raise BadJob("standard input", "is not UTF-8 text") from None
+
+
+def _listed(text: str) -> list[str] | Numbers:
+    """Values with commas between, or ``FROM..TO``."""
+    match = re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", text)
+    if match is None:
+        return text.split(",")
+    first, last = int(match[1]), int(match[2])
+    return Numbers(from_=first, to=last, step=1 if first <= last else -1)

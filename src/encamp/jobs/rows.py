@@ -1,0 +1,97 @@
+"""Parameters that stand in files: the rows of a table (CSV), the lines of a list."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from encamp.errors import BadJob
+
+_DELIMITERS = ",;\t"
+Row = dict[str, str]
+"""Column → value."""
+
+
+class Rows(list[Row]):
+    """The rows of a table, each with all of its columns."""
+
+    def __init__(self, rows: Iterator[Row] | Sequence[Row], columns: Sequence[str]) -> None:
+        super().__init__(rows)
+        self.columns = tuple(columns)
+
+
+def read_text(path: Path) -> str:
+    """A text file as it is, but for a byte order mark. Raises `BadJob`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise BadJob(str(path), "is not UTF-8; save the file as UTF-8 text") from None
+    except (OSError, ValueError) as exc:
+        why = getattr(exc, "strerror", None) or str(exc)
+        raise BadJob(str(path), f"cannot be read ({why}); check its name and folder") from None
+
+
+def lines_in(text: str, name: str) -> list[str]:
+    """The lines that are not empty. Raises `BadJob` if there is none."""
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
+    if not lines:
+        raise BadJob(name, "has no line; write one value a line")
+    return lines
+
+
+def rows_in(text: str, name: str) -> Rows:
+    """The rows of a table whose first line names the columns. Raises `BadJob`.
+
+    Columns are separated by what the first line has most of: commas, semicolons or tabs.
+    """
+    first = text.partition("\n")[0]
+    reader = csv.reader(
+        text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=first.count), strict=True
+    )
+    try:
+        columns = [column.strip() for column in next(reader, [])]
+        _check_columns(columns, name)
+        rows = Rows(_rows(reader, columns, name), columns)
+    except csv.Error as exc:
+        raise BadJob(f"{name}, line {reader.line_num}", f"is no row of a table: {exc}") from None
+    if not rows:
+        raise BadJob(name, "has no row below its columns; each row makes a task")
+    return rows
+
+
+def _check_columns(columns: list[str], name: str) -> None:
+    if not columns:
+        raise BadJob(name, "has no columns; its first line names them: corner,temperature")
+    for column in columns:
+        if columns.count(column) > 1:
+            raise BadJob(name, f"has two columns {column!r}; give each a name of its own")
+
+
+def _rows(reader: Iterator[list[str]], columns: list[str], name: str) -> Iterator[Row]:
+    for number, row in enumerate(reader, start=1):
+        if not row:
+            continue
+        if len(row) != len(columns):
+            why = f"has {len(row)} values for {len(columns)} columns"
+            raise BadJob(f"row {number} of {name}", why)
+        yield dict(zip(columns, row, strict=True))
+
+
+def name_of_values(values: Sequence[str]) -> str:
+    """A name for the task of these values, the same wherever they stand in a table.
+
+    What no file name should have is left out; then a digest keeps names apart.
+    """
+    from hashlib import blake2b
+
+    whole = "-".join(values)
+    name = re.sub(r"[^\w.+-]+", "_", whole)[:_LONGEST_NAME]
+    if name == whole and name.strip("."):
+        return name
+    digest = blake2b("\0".join(values).encode("utf-8", "surrogateescape"), digest_size=4)
+    return f"{name.strip('._')}-{digest.hexdigest()}".lstrip("-")
+
+
+_LONGEST_NAME = 40

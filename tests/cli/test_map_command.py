@@ -1,0 +1,238 @@
+"""``encamp map``: one command line for many files, rows, lines or values."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from console_command import ENCAMP, encamp, results
+
+from encamp.cli.map import Mapped, map_job
+from encamp.errors import InputError
+from encamp.jobs.job import Job
+from encamp.jobs.steps import Command
+
+NOTHING: dict[str, Any] = {
+    "to": "results",
+    "outputs": ("*.out",),
+    "into": ".",
+    "no_outputs": False,
+    "stdin": None,
+    "stdout": None,
+    "mirror": (),
+    "env": (),
+    "shell": False,
+    "csv": None,
+    "lines": None,
+    "foreach": (),
+    "null": False,
+    "name": None,
+    "task": None,
+}
+
+
+def job_for(command: str, *files: str, **options: Any) -> Job:
+    return map_job(Mapped(command, files, **NOTHING | options))
+
+
+def refused(command: str, *files: str, **options: Any) -> str:
+    with pytest.raises(InputError) as raised:
+        job_for(command, *files, **options)
+    return str(raised.value)
+
+
+def lines_of(job: Job) -> dict[str, str]:
+    """Task → its command line."""
+    steps = {name: task.steps[0] for name, task in job.tasks.items()}
+    return {n: " ".join(s.line) for n, s in steps.items() if isinstance(s, Command)}
+
+
+@pytest.fixture
+def data(here: Path) -> Path:
+    """A current folder with files in a folder."""
+    (here / "data").mkdir()
+    for name in ("a.txt", "b.txt", "c[1].txt", "d.dat"):
+        (here / "data" / name).write_text(f"{name}\n")
+    return here
+
+
+def fed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_each_file_is_a_task_whether_it_is_named_or_matched(data: Path) -> None:
+    job = job_for("prog {input}", "data/[ab].txt", "data/c[1].txt", "data/a.txt")
+    assert lines_of(job) == {"a": "prog a.txt", "b": "prog b.txt", "c[1]": "prog c[1].txt"}
+    assert (job.name, job.to) == ("map-prog", data / "results")
+    assert job.tasks["c[1]"].mirror[0].literal
+
+
+def test_names_come_from_standard_input(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fed(monkeypatch, b"data/c[1].txt\n\ndata/d.dat\n")
+    assert list(job_for("prog {input}", "-", "data/a.txt").tasks) == ["c[1]", "d", "a"]
+    (data / "line\nend").touch()
+    fed(monkeypatch, b"line\nend\0data/a.txt\0")
+    assert list(job_for("prog {input}", "-", null=True).tasks) == ["line\nend", "a"]
+
+
+def test_rows_of_a_table_are_placeholders(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("t.csv").write_text('\ufeffcorner; temp\ntt;27\n\n"f;f";-40\n', "utf-8")
+    job = job_for("prog {corner} {temp:03d}", csv="t.csv")
+    assert list(lines_of(job).values()) == ["prog tt 027", "prog f;f -40"]
+    assert next(iter(job.tasks)) == "tt-27"
+    fed(monkeypatch, b"a,b\r\n1,2\r\n")
+    assert lines_of(job_for("prog {a}{b}", csv="-")) == {"1-2": "prog 12"}
+
+
+def test_lines_of_a_file_are_placeholders(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("list").write_text("one\ntwo words\n\n")
+    job = job_for("prog {line}", lines="list", task="{index}")
+    assert [task.steps[0].line for task in job.tasks.values()] == [  # type: ignore[union-attr]
+        ("prog", "one"),
+        ("prog", "two words"),
+    ]
+    fed(monkeypatch, b"x\r\ny\r\n")
+    assert lines_of(job_for("prog {line}", lines="-")) == {"x": "prog x", "y": "prog y"}
+
+
+def test_values_are_combined_with_rows(data: Path) -> None:
+    Path("t.csv").write_text("corner\ntt\nff\n")
+    job = job_for("prog {corner} {run} {v}", csv="t.csv", foreach=("run=2..1", "v=a,b"))
+    assert list(lines_of(job).values())[:3] == ["prog tt 2 a", "prog tt 2 b", "prog tt 1 a"]
+    assert len(job.tasks) == 8
+
+
+def test_a_task_keeps_its_name_when_others_come_before_it(data: Path) -> None:
+    names = ["a/b c", "x" * 300, "..", "ü-1.5"]
+    Path("list").write_text("\n".join(names))
+    first = list(job_for("prog {line}", lines="list").tasks)
+    Path("list").write_text("\n".join(["new", *reversed(names)]))
+    assert list(job_for("prog {line}", lines="list").tasks) == ["new", *reversed(first)]
+    assert len(set(first)) == 4
+    assert first[3] == "ü-1.5"
+
+
+def test_what_the_command_has_besides_is_as_in_a_job_file(data: Path) -> None:
+    job = job_for(
+        "prog > {stem}.out",
+        "data/a.txt",
+        shell="bash",
+        stdin="{input}",
+        stdout="{stem}.log",
+        into="{parent}",
+        mirror=("data/d.dat", "data/{stem}.*"),
+        env=("V={stem}=x",),
+        name="mine",
+    )
+    task = job.tasks["a"]
+    step = Command("prog > a.out", "bash", None, {"V": "a=x"}, "a.txt", "a.log")
+    assert task.steps == (step,)
+    assert [(one.pattern, one.to) for one in task.outputs] == [("*.out", "data"), ("a.log", "data")]
+    assert [one.pattern for one in job.mirror] == ["data/d.dat"]
+    assert [one.pattern for one in task.mirror][1:] == ["data/a.*"]
+    assert job.name == "mine"
+
+
+BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "no files": (["prog"], {}, "no files: name some, or - to read their names from standard"),
+    "no match": (["prog", "*.xyz"], {}, "no file matches '*.xyz' in "),
+    "no such file": (["prog", "x.txt"], {}, "there is no 'x.txt' in "),
+    "no outputs": (["prog", "data/*.txt"], {"outputs": ()}, "no outputs: what the command makes"),
+    "placeholder": (
+        ["prog {inptu}", "data/*.txt"],
+        {},
+        "{inptu}: no such placeholder here; did you mean {input}?",
+    ),
+    "placeholder of an output": (
+        ["prog", "data/*.txt"],
+        {"outputs": ("{colour}",)},
+        "{colour}: no such placeholder here",
+    ),
+    "files and values": (
+        ["prog", "data/a.txt"],
+        {"foreach": ("a=1",)},
+        "data/a.txt: give files or values, not both",
+    ),
+    "a shell's sign": (
+        ["prog | sort", "data/a.txt"],
+        {},
+        "holds '|', but no shell runs; ask for one by 'shell'",
+    ),
+    "no command": (["", "data/a.txt"], {}, "a step: has an empty command line"),
+    "names twice": (
+        ["prog", "data/a.txt", "data/b.txt"],
+        {"task": "t"},
+        "task t (--task): is made twice, for ",
+    ),
+    "job's name": (["prog", "data/a.txt"], {"name": "a/b"}, "the job name 'a/b' (--name): must"),
+    "no value": (["prog"], {"foreach": ("a",)}, "--foreach a: write it as NAME=VALUE"),
+    "a variable": (["prog", "data/a.txt"], {"env": ("a",)}, "--env a: write it as NAME=VALUE"),
+    "twice a name": (["p"], {"foreach": ("a=1", "a=2")}, "--foreach a=2: {a} is there twice"),
+    "a taken word": (["p"], {"foreach": ("input=1",)}, "--foreach: {input} has a meaning of its"),
+    "no word": (["p"], {"foreach": ("a-b=1",)}, "--foreach: 'a-b' cannot be a placeholder"),
+    "no table": (["p"], {"csv": "none.csv"}, "none.csv: cannot be read (No such file or dir"),
+    "no list": (["p"], {"lines": "none"}, "none: cannot be read (No such file or directory)"),
+    "both from standard input": (["p"], {"csv": "-", "lines": "-"}, "-: standard input can be"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_sentence(case: str, data: Path) -> None:
+    words, options, said = BAD[case]
+    assert said in refused(*words, **options).replace(f"{data}/", "")
+
+
+TABLES = {
+    "": "t.csv: has no columns; its first line names them",
+    "a,b\n": "t.csv: has no row below its columns",
+    "a,b\n1\n": "row 1 of t.csv: has 1 values for 2 columns",
+    "a,a\n1,2\n": "t.csv: has two columns 'a'",
+    "a b,c\n1,2\n": "--csv: 'a b' cannot be a placeholder; use letters, digits and '_'",
+    "name\nx\n": "--csv: {name} has a meaning of its own",
+    'a\n"b\n': "t.csv, line 2: is no row of a table: unexpected end of data",
+    "a\n1\n1\n": "task 1 (--task): is made twice, for a = '1' and for a = '1'",
+    "x\n1\n": "--foreach: {x} is there twice; call one by another name",
+}
+
+
+@pytest.mark.parametrize("text", TABLES)
+def test_a_table_that_is_none_is_told(text: str, data: Path) -> None:
+    Path("t.csv").write_text(text)
+    assert TABLES[text] in refused("prog", csv="t.csv", foreach=("x=1",) if "x" in text else ())
+
+
+@pytest.mark.parametrize(("given", "said"), [(b"", "standard input: has no names of files")])
+def test_an_empty_standard_input_is_told(
+    given: bytes, said: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed(monkeypatch, given)
+    assert said in refused("prog", "-")
+    fed(monkeypatch, given)
+    assert "standard input: has no line" in refused("prog", lines="-")
+    fed(monkeypatch, b"\xff")
+    assert "standard input: is not UTF-8" in refused("prog", csv="-")
+
+
+def test_the_command_runs_resumes_and_says_what_went_wrong(data: Path) -> None:
+    line = ["map", "tr a-z A-Z", "data/a.txt", "data/b.txt", "--stdin", "{input}"]
+    line += ["--stdout", "{stem}.up", "-j", "2"]
+    ended = encamp(*line)
+    assert (ended.status, ended.out) == (0, "")
+    assert results(data / "results") == {"a.up": b"A.TXT\n", "b.up": b"B.TXT\n"}
+    (data / "data" / "b.txt").write_text("new\n")
+    assert "map-tr: 1 done, 1 up to date in" in encamp(*line).err
+    same = encamp("map", "echo", "data/a.txt", "data/b.txt", "--stdout", "x")
+    same.check_refused("task a and task b would both be published under one name", "--into {task}")
+
+
+def test_failures_are_counted_and_run_again(data: Path) -> None:
+    line = [ENCAMP, "map", "test {line} != b", "--lines", "-", "--no-outputs", "-q"]
+    for more, told in ([], "failed: b\n"), (["--failed", "--retries", "1"], "failed: b\n"):
+        done = subprocess.run(
+            [*line, *more], input="a\nb\nc\n", capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 1
+        assert done.stderr.startswith(told)
