@@ -1,8 +1,8 @@
 """In which order a run flushes, renames and journals, as strace(1) saw it.
 
-A file that has its final name is whole on the disk; whose that name is was journaled before; that
-its task is done is journaled when the name is on the disk as well. So a kill or a power cut between
-any two steps leaves what the next run understands.
+A file that has its final name is whole on the disk; whose that name is was journaled before, and is
+on the disk as well; that its task is done is journaled when the name is on the disk, too. So a kill
+or a power cut between any two steps leaves what the next run understands.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ def _check_names(trace: Trace, out: Path) -> None:
         (done,) = [c for r, c in records if (r["event"], r["task"]) == ("done", task)]
         flushed = trace.flushes(Path(final).parent)
         assert trace.flushed(part, before=naming), f"{final} may not be whole"
-        assert any(call.before(naming) for call in claims), f"nobody knows whose {final} is"
+        journaled = trace.flushes(out / "job.job/journal.jsonl")
+        assert any(c.before(f) and f.before(naming) for c in claims for f in journaled), (
+            f"nobody knows whose {final} is"
+        )
         assert any(naming.before(call) and call.before(done) for call in flushed), (
             f"{final} is said to be done, and its name is not on the disk"
         )

@@ -336,6 +336,11 @@ class Journal:
             self._take_in(record, (self._end, len(line)))
             self._end += len(line)
 
+    @property
+    def file(self) -> Path:
+        """Where it is written."""
+        return self.folder / NAME
+
     def flush(self) -> None:
         """Wait until all that was written is on the disk."""
         flushed(self._fd, self.folder)

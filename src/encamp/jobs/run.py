@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
@@ -524,8 +525,8 @@ class _Run:
                 self.workplaces.note(outcome.where)
                 check_claims(self.prepared, name, outcome, self.token, self._log_of(name))
                 came.append((name, outcome))
-        self._flush([outcome for _, outcome in came])
-        self._take_names(came)
+        taken = self._take_names(came)
+        self._flush([outcome for _, outcome in came], [self.journal.file] if taken else [])
         done: list[_Done] = []
         for name, outcome in came:
             if (published := self._publish(name, outcome)) is not None:
@@ -538,14 +539,17 @@ class _Run:
         """The final name of the log of a task's attempt."""
         return f"{self._logs_here}/{log_name(name, self.running[name].number)}"
 
-    def _flush(self, outcomes: list[Outcome]) -> None:
-        """See that copies are on the disk before they get their names."""
+    def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:
+        """See that copies, and whose their names will be, are on the disk before they get these."""
         logs = [outcome.log for outcome in outcomes if outcome.log is not None]
-        failed = flush_copies([*logs, *(one for outcome in outcomes for one in outcome.staged)])
+        copies = [*logs, *(one for outcome in outcomes for one in outcome.staged)]
+        failed = flush_copies(copies, journal)
+        unwritten = [failed[str(file)] for file in journal if str(file) in failed]
         for outcome in outcomes if failed else ():
             for one in outcome.staged:
-                if one.part in failed:
-                    outcome.error = outcome.error or flush_error(one, failed[one.part])
+                for exc in (failed.get(one.part), *unwritten):
+                    if exc is not None:
+                        outcome.error = outcome.error or flush_error(one, exc)
 
     def _flushed(self, done: list[_Done]) -> list[_Done]:
         """Those whose new names are on the disk; the others have failed."""
@@ -586,8 +590,11 @@ class _Run:
         cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
         return replace(outcome, error=StepFailed(name, module, None, cause))
 
-    def _take_names(self, came: list[tuple[str, Outcome]]) -> None:
-        """Write down the final names of good outcomes before any of them becomes visible."""
+    def _take_names(self, came: list[tuple[str, Outcome]]) -> bool:
+        """Write down the final names of good outcomes before any of them becomes visible.
+
+        Returns whether there are any that the journal does not know yet.
+        """
         records: list[Record] = []
         taking: list[Outcome] = []
         for name, outcome in came:
@@ -602,6 +609,7 @@ class _Run:
         except (EncampError, OSError) as exc:
             for outcome in taking:
                 outcome.error = exc
+        return bool(records)
 
     def _to_take(self, name: str, outcome: Outcome) -> list[Record]:
         self._claim(name, outcome.staged)
@@ -729,7 +737,9 @@ class _Run:
         """
         try:
             self._unclaimed(name, outcome.rescued)
-            self.journal.write(*self._names_taken(name, outcome.rescued, "rescued"))
+            if taken := self._names_taken(name, outcome.rescued, "rescued"):
+                self.journal.write(*taken)
+                self.journal.flush()
             own = self.journal.own(name)
             rescued = publish(outcome.rescued, flush=False, own=own, checked=True)
             flush_folders(parents(rescued))

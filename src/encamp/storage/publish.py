@@ -251,13 +251,14 @@ def parents(published: Iterable[Published]) -> set[Path]:
     return set(map(Path, names))
 
 
-def flush_copies(staged: Iterable[Staged]) -> dict[Portable, OSError]:
-    """Wait until copies that `stage` left to this process are on the disk.
+def flush_copies(staged: Iterable[Staged], others: Iterable[Path] = ()) -> dict[Portable, OSError]:
+    """Wait until copies that `stage` left to this process, and other files, are on the disk.
 
-    Returns the temporary names of those that could not be brought there, and why.
+    Returns the (temporary) names of those that could not be brought there, and why.
     """
-    parts = {local(one.part): one.part for one in staged if not one.flushed}
-    return {parts[file]: exc for file, exc in flush_files(parts).items()}
+    names: dict[Path, Portable] = {local(one.part): one.part for one in staged if not one.flushed}
+    names |= {file: str(file) for file in others}
+    return {names[file]: exc for file, exc in flush_files(names).items()}
 
 
 def flush_error(one: Staged, exc: OSError) -> EncampError:
