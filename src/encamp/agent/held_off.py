@@ -17,6 +17,7 @@ _INT = int(signal.SIGINT)
 _SLOTS_OWN = _INT, int(signal.SIGTERM)
 _TASKS = tuple(number for number in _HELD if number not in _SLOTS_OWN)
 _main_thread = threading.main_thread().ident
+_getsignal, _set, _thread = _signal.getsignal, _signal.signal, threading.get_ident
 
 
 def _nothing() -> None:
@@ -36,9 +37,10 @@ class HeldOff:
         self._depth = 0
         self._handlers: dict[int, Any] = {}
         self._came: dict[int, Any] = {}
+        self._noting = self._note
 
     def __enter__(self) -> None:
-        if threading.get_ident() != _main_thread:
+        if _thread() != _main_thread:
             return
         if self._depth == 0:
             try:
@@ -49,17 +51,15 @@ class HeldOff:
         self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
 
     def _take(self) -> None:
-        self._handlers = handlers = {}
-        for number in _HELD:
-            handler = _signal.getsignal(number)
-            if callable(handler):
-                handlers[number] = handler
-                _signal.signal(number, self._note)
+        handlers = {n: handler for n in _HELD if callable(handler := _getsignal(n))}
+        self._handlers = handlers
+        for number in handlers:
+            _set(number, self._noting)
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
-            if _signal.getsignal(number) == self._note:  # it may have been changed meanwhile
-                _signal.signal(number, handler)
+            if _getsignal(number) is self._noting:  # it may have been changed meanwhile
+                _set(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
         if number == _INT and number in self._came:
@@ -76,7 +76,7 @@ class HeldOff:
         self._handlers[number](number, self._came.pop(number))
 
     def __exit__(self, *exc: object) -> None:
-        if threading.get_ident() != _main_thread:
+        if _thread() != _main_thread:
             return
         self._depth -= 1
         if self._depth == 0:
@@ -86,7 +86,8 @@ class HeldOff:
                 self._give_back()
                 raise
             finally:
-                self._hand_over_all()
+                if self._came:
+                    self._hand_over_all()
 
     def _hand_over_all(self) -> None:
         """Call all handlers that wait, also if one of them raises."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from types import FunctionType
 from typing import Any, ClassVar
 
-from encamp.agent.calls import CurrentTask, current_task
+from encamp.agent.calls import CurrentTask, current_task, slot_here
 from encamp.agent.protocol import Received
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus.base import (
@@ -67,11 +67,11 @@ def task_here() -> Here | None:
     """
     if not running:  # as in the spawner, which asks often
         return None
-    try:
-        return running.get(current_task().id)
-    except RuntimeError:
-        others = [here for here in running.values() if not here.task.beside]
-        return others[0] if len(others) == 1 else None
+    slot = slot_here()
+    if slot is not None and (here := running.get(slot[1])) is not None:
+        return here
+    others = [here for here in running.values() if not here.task.beside]
+    return others[0] if len(others) == 1 else None
 
 
 def no_task() -> None:
@@ -180,19 +180,19 @@ class ClusteredMachine(VirtualMachine):
         Raises `ClusterError` if the cluster as a whole is gone: waiting again would not help.
         """
         wait = checked_timeout(timeout)
-        return self._received(lambda: self._mail().get(wait, fromDestination))
+        return self._received(self._mail().get, wait, fromDestination)
 
     def messageHere(self) -> tuple[Any, ...] | None:
         """See `VirtualMachine.messageHere`."""
         spawner = opened()
         if not running and spawner is not None and spawner.nothing_here:
             return ()
-        return self._received(lambda: self._mail().here())
+        return self._received(self._mail().here)
 
-    def _received(self, take: Callable[[], tuple[Any, ...]]) -> tuple[Any, ...] | None:
+    def _received(self, take: Callable[..., tuple[Any, ...]], *how: Any) -> tuple[Any, ...] | None:
         """What is taken from the mailbox; None if it cannot be read."""
         try:
-            received = take()
+            received = take(*how)
         except (ClusterError, PyOpusError):
             raise
         except Exception as exc:  # noqa: BLE001 - whatever unpickling it raises
@@ -223,7 +223,7 @@ class ClusteredMachine(VirtualMachine):
         if not self._checked_task(destination).valid():
             return False
         here, to = task_here(), self._number(destination)
-        letter = Letter(self._own_place(), message)
+        letter = Letter(self._own_place() if here is None else here.place, message)
         try:
             if here is not None:
                 here.task.send(to, letter)
@@ -289,7 +289,7 @@ class ClusteredMachine(VirtualMachine):
 
     def _translated(self, spawner: Machine, received: Received) -> tuple[Any, ...]:
         """What a cluster's message or event is in the dialect; ``()`` for what is no news here."""
-        number, message = received
+        number, message = received.source, received.message
         if isinstance(message, Letter):
             return self._id(message.place, number), message.message
         if isinstance(message, HostAdded | HostDeleted):
@@ -326,6 +326,8 @@ def _check_call(function: object, count: object) -> None:
 
 def checked_timeout(timeout: Any) -> float | None:
     """Seconds to wait, None for ever, from PyOPUS's way to say it."""
+    if type(timeout) is float and timeout < 0:  # as most wait, and the rest takes longer
+        return None
     seconds = as_number(timeout)
     if seconds is None or math.isnan(seconds):
         raise PyOpusError(f"timeout must be a number of seconds, not {timeout!r}")
@@ -383,7 +385,7 @@ def _fetch_in_task(
     received = me.receive(wait)
     if received is None:
         return None
-    number, letter = received
+    number, letter = received.source, received.message
     if not isinstance(letter, Letter):  # sent by a program that does not use the dialect
         return vm._id(0 if number == 0 else None, number), letter
     if isinstance(letter.message, Finish):

@@ -68,12 +68,12 @@ class Mailbox:
     def get(self, wait: float | None, sender: object = None) -> tuple[Any, ...]:
         """The next message (of one sender), or ``()`` if none comes in ``wait`` seconds."""
         for letter in self._kept:
-            if sender in (None, letter[0]):
+            if sender is None or sender == letter[0]:
                 self._kept.remove(letter)
                 return letter
         deadline = None if wait is None else time.monotonic() + wait
         while (come := self._next(deadline)) is not None:
-            if come and sender in (None, come[0]):
+            if come and (sender is None or sender == come[0]):
                 return come
             if come:
                 self._kept.append(come)
