@@ -18,7 +18,7 @@ from encamp.agent import ledger
 from encamp.agent.calls import INLINE_THREADS, Slot
 from encamp.agent.child import Birth
 from encamp.agent.isolation import own_folder, put_back, put_folder_back
-from encamp.agent.process import REFUSED, STOP_WITHIN, TRIES, SlotProcess, last_words, may_pass
+from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
 from encamp.agent.protocol import (
     RESULTS,
     SPAWNER,
@@ -38,6 +38,7 @@ from encamp.agent.protocol import (
     encode_results,
     of_host,
 )
+from encamp.agent.starts import Starts
 from encamp.engines.base import CONTROLLER
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
 from encamp.storage.owner import reclaim
@@ -52,8 +53,6 @@ ANSWER_WITHIN = 1.0
 """Seconds that a slot has to say what it runs, before it is ended without."""
 _LOOK_AFTER = 4 * ledger.HOLD
 """Seconds of a slot's silence after which it is seen what it holds back."""
-_STARTS = 3
-"""Processes that may end before they have begun a call; after that the call fails."""
 _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
 
@@ -118,8 +117,7 @@ class ProcessSlot(Hosted):
         self._number = 0
         """Of the last `Run`; a message for a later one waits, since that may be a fresh one."""
         self._early: list[tuple[Message, Parts]] = []
-        self._failed_starts = 0
-        """Processes, one after the other, that have ended before they had begun a call."""
+        self._starts = Starts()
         self._asked = False
         """Whether its process was asked to give back calls, which it may not live to answer."""
         self._tickets: dict[int, float] = {}
@@ -134,8 +132,6 @@ class ProcessSlot(Hosted):
         self._ending = False
         self._mark = (0, 0)
         """What the call had noted whose process has ended."""
-        self._stillborn = 0
-        """How many processes have ended before they had begun, since one has."""
         self._refused = 0
         """How often the system has refused another process, since it has given one."""
         self._fresh_refused = 0
@@ -416,11 +412,9 @@ class ProcessSlot(Hosted):
         self._forget(process)
         text, began = process.printed(), process.in_a_call
         self._mark = process.mark
-        self._failed_starts = 0 if process.has_begun else self._failed_starts + 1
-        if self._failed_starts > _STARTS:
-            began = self.busy > 0  # no process of it comes so far: its first call fails
-        exit_code = process.ended()
-        self._stillborn = 0 if process.stillborn is None else self._stillborn + 1
+        begun, exit_code = process.has_begun, process.ended()
+        self._starts.note(process.stillborn, begun=begun, waited=self.busy > 0)
+        began = began or self._starts.by_call  # then the first one that waits fails
         self.agent.unlink(self.number)
         if exit_code or began:
             reclaim_in_background()
@@ -434,8 +428,10 @@ class ProcessSlot(Hosted):
         """
         if self._ending:
             return
-        if self._stillborn >= TRIES:
-            self._give_up(SlotsCannotStart(self.agent.host, TRIES, last_words(text)))
+        try:
+            self._starts.check(self.agent.host)
+        except SlotsCannotStart as exc:
+            self._give_up(exc)
             return
         try:
             spare, self._spare = self._spare, None

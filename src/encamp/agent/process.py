@@ -33,8 +33,6 @@ GRACE = 2.0
 """Seconds that a command has to end when it is asked to."""
 STOP_WITHIN = GRACE + 1.0
 """Seconds between asking a slot to stop and killing it."""
-TRIES = 3
-"""How many processes of a slot, one after the other, may end before they are ready for calls."""
 _MAY_PASS = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 REFUSED = (0.05, 0.2, 0.8, 2.0)
 """Seconds to wait, again and again, for what the system refuses to a new process."""

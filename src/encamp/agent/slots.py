@@ -30,7 +30,7 @@ from encamp.agent.pickling import (
     load_failure,
     portable_error,
 )
-from encamp.agent.process import REFUSED, TRIES, SlotProcess, may_pass
+from encamp.agent.process import REFUSED, SlotProcess, may_pass
 from encamp.agent.protocol import (
     Answer,
     Ask,
@@ -41,6 +41,7 @@ from encamp.agent.protocol import (
     encode,
     encode_calls,
 )
+from encamp.agent.starts import Starts
 from encamp.agent.surroundings import Surroundings
 from encamp.errors import SlotsCannotStart
 from encamp.wire import Parts
@@ -101,6 +102,11 @@ class Slot:
     def alive(self) -> bool:
         """Whether the slot can take a call."""
         return self._process.alive
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has been given one call at most."""
+        return self._calls <= 1
 
     @property
     def stillborn(self) -> str | None:
@@ -251,8 +257,6 @@ class Slots:
     def __init__(self) -> None:
         self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
         self._lock = threading.Lock()
-        self._stillborn = 0
-        """How many processes have ended before they were ready, since one was."""
 
     @contextmanager
     def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
@@ -309,26 +313,20 @@ class Slots:
         own_mounts: bool = False,
         **options: Any,
     ) -> Done | Raised:
-        """`Slot.run` in any slot; again in another one if an idle slot was just ending."""
+        """`Slot.run` in any slot; again in another one if an idle slot was just ending.
+
+        Raises `SlotsCannotStart` if none starts.
+        """
+        starts = Starts()
         while True:
             with self.borrow(batch=batch, own_mounts=own_mounts) as slot:
                 try:
-                    answer = slot.run(function, args, **options)
+                    return slot.run(function, args, **options)
                 except _NotTaken:
-                    self._count(slot)
-                else:
-                    self._stillborn = 0
-                    return answer
-
-    def _count(self, slot: Slot) -> None:
-        """Raise `SlotsCannotStart` if there is no hope that another process fares better."""
-        if slot.stillborn is None:
-            return
-        with self._lock:
-            self._stillborn += 1
-            tries = self._stillborn
-        if tries >= TRIES:
-            raise SlotsCannotStart(socket.gethostname(), tries, slot.stillborn)
+                    starts.note(slot.stillborn, begun=not slot.is_new, waited=True)
+                    starts.check()
+                    if starts.by_call:
+                        raise SlotLost(None) from None
 
     def close(self) -> None:
         """Stop the idle slots; may be called twice."""
