@@ -37,6 +37,8 @@ class SomeSlurm:
     folder: Path
     run: Callable[..., subprocess.CompletedProcess[str]]
     """Runs one of its commands."""
+    variables: dict[str, str]
+    """Environment variables for programs that use it."""
 
     def submit(self, script: str, *options: str, cwd: Path) -> Batch:
         """Queue a script of a shell, which stands in ``cwd``."""
@@ -113,7 +115,7 @@ def some_slurm(folder: Path, lab: Lab | None = None) -> Iterator[SomeSlurm]:
         idle = ("sinfo", "--noheader", "--Node", "--states=idle")
         until(lambda: run(*idle).stdout.count("\n") == nodes)
         try:
-            yield SomeSlurm(folder, run)
+            yield SomeSlurm(folder, run, own)
         finally:
             run("scancel", "--full", "--signal=KILL", f"--user={os.getuid()}")
             run("scancel", f"--user={os.getuid()}")
@@ -143,7 +145,10 @@ def _configuration(folder: Path, lab: Lab | None) -> str:
         *("SlurmUser=root", "AuthType=auth/munge", "MpiDefault=none", "KillWait=5"),
         *("ProctrackType=proctrack/linuxproc", "TaskPlugin=task/none", "ReturnToService=2"),
         *("SelectType=select/cons_tres", "SelectTypeParameters=CR_Core"),
-        *("SlurmdParameters=config_overrides", "SchedulerParameters=sched_interval=1"),
+        *(
+            "SlurmdParameters=config_overrides",
+            "SchedulerParameters=sched_interval=1,batch_sched_delay=0",
+        ),
         f"StateSaveLocation={folder}/state",
         f"SlurmdSpoolDir={folder}/spool-%n",
         f"SlurmctldPidFile={folder}/slurmctld.pid",

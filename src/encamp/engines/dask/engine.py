@@ -34,6 +34,7 @@ _CALM = 2.0
 """Seconds for which a lease outlives its need, so that short pauses cost Dask nothing."""
 _CONNECT_WITHIN = 20.0
 _ENDS_WITHIN = 3.0
+_OF_JOBQUEUE = "see the options of dask-jobqueue"
 
 
 def open_end(
@@ -76,7 +77,7 @@ def open_end(
         return DaskEngine(_connect(client or cluster, address, security), slots, restarts, own)
     except BaseException:
         if own is not None:
-            own.close()
+            _close(own)
         raise
 
 
@@ -109,10 +110,35 @@ def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
         raise BadJob("jobqueue", f"must be one of {', '.join(sorted(known))}, not {which!r}")
     try:
         cluster = getattr(dask_jobqueue, known[which.lower()])(**options)
-        cluster.scale(cores=slots)
     except (ValueError, TypeError, OSError) as exc:
-        raise EngineUnavailable("dask", f"{which}: {exc}", "see dask-jobqueue's options") from exc
+        raise EngineUnavailable("dask", f"{which}: {exc}", _OF_JOBQUEUE) from exc
+    try:
+        cluster.scale(cores=slots)
+        cluster.sync(_submitted, cluster)
+    except RuntimeError as exc:
+        _close(cluster)
+        said = "; ".join(str(exc).partition("stderr:")[2].split("\n")).strip("; ") or str(exc)
+        raise EngineUnavailable("dask", f"{which}: {said}", _OF_JOBQUEUE) from exc
     return cluster
+
+
+async def _submitted(cluster: Any) -> None:
+    """Wait until the batch system has taken the jobs; raises RuntimeError if it refuses."""
+    await cluster  # which keeps to itself that jobs were refused
+    status = distributed.Status
+    refused = [job for job in cluster.workers.values() if job.status != status.running]
+    try:
+        for job in refused:
+            await job
+    finally:
+        for job in refused:
+            job.status = job.status if job.status == status.running else status.failed
+
+
+def _close(cluster: Any) -> None:
+    """End a cluster of the engine's own."""
+    with contextlib.suppress(AssertionError):  # Distributed expects that no job was refused
+        cluster.close()
 
 
 def _own_cluster(slots: int | None) -> Any:
@@ -367,7 +393,7 @@ class DaskEngine(MeshEngine):
         self._briefly(self._leave)
         self._briefly(self._client.close)
         if self._own is not None:
-            self._own.close()
+            _close(self._own)
 
     def _leave(self) -> None:
         """Leave nothing on the cluster."""

@@ -1,0 +1,93 @@
+"""Clusters of Dask whose workers are jobs of a real Slurm's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import encamp
+from conftest import need
+from encamp import Cluster
+from encamp.errors import EngineUnavailable
+from encamp.testing.conformance.bound import PATIENCE
+from encamp.testing.waiting import until
+from some_slurm import SomeSlurm, missing, some_slurm
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeSlurm]:
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    with some_slurm(tmp_path_factory.mktemp("slurm")) as made:
+        yield made
+
+
+@pytest.fixture
+def options(slurm: SomeSlurm, here: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Those of dask-jobqueue for workers of one core."""
+    for name, value in slurm.variables.items():
+        monkeypatch.setenv(name, value)
+    return {
+        "cores": 1,
+        "memory": "400MB",
+        "walltime": "00:05:00",
+        "interface": "lo",
+        "log_directory": str(here / "logs"),
+        "scheduler_options": {"dashboard_address": "127.0.0.1:0"},
+    }
+
+
+def job_of(allocation: Path) -> str:
+    """In which job of Slurm's a task runs; it waits for its fellows there."""
+    import os
+    import time
+
+    own = os.environ["SLURM_JOB_ID"]
+    (allocation / own).touch()
+    while len(list(allocation.iterdir())) < 2:
+        time.sleep(0.01)
+    return own
+
+
+def test_workers_are_jobs_of_slurm(
+    options: dict[str, Any], slurm: SomeSlurm, tmp_path: Path
+) -> None:
+    allocations = tmp_path / "jobs"
+    allocations.mkdir()
+    with Cluster("dask", jobqueue="slurm", slots=2, queue="all", **options) as cluster:
+        tasks = [cluster.spawn(job_of, allocations) for _ in range(2)]
+        jobs = {task.result(PATIENCE) for task in tasks}
+        assert len(jobs) == 2
+    until(lambda: slurm.run("squeue", "--noheader").stdout.strip() == "")
+
+
+def test_jobs_that_slurm_refuses_are_told_at_once(options: dict[str, Any]) -> None:
+    options["memory"] = "4TB"
+    with pytest.raises(EngineUnavailable, match=r"slurm: sbatch: error: .*not available; see the"):
+        Cluster("dask", jobqueue="slurm", slots=2, **options)
+
+
+def test_an_adaptive_cluster_grows_for_a_job_and_shrinks_after_it(
+    options: dict[str, Any], here: Path, slurm: SomeSlurm
+) -> None:
+    from dask_jobqueue import SLURMCluster
+
+    job = encamp.Job("strips", to="out")
+    for number in range(8):
+        line = f"sleep 1; echo {number} > {number}.txt; echo $SLURM_JOB_ID > {number}.job"
+        job.add(
+            f"t{number}",
+            encamp.command(line, shell=True),
+            outputs=[f"{number}.txt", f"{number}.job"],
+        )
+    with SLURMCluster(queue="all", **options) as dask:
+        dask.adapt(minimum_jobs=0, maximum_jobs=4, interval="0.3s")
+        with Cluster(dask) as cluster:
+            assert job.run(cluster).ok
+            until(lambda: cluster.slots == 0, 60)
+            until(lambda: slurm.run("squeue", "--noheader").stdout.strip() == "")
+    assert [(here / f"out/{n}.txt").read_text() for n in range(8)] == [f"{n}\n" for n in range(8)]
+    assert len({(here / f"out/{n}.job").read_text() for n in range(8)}) > 1
