@@ -90,7 +90,7 @@ class Slot:
         self._arrived: list[Parts] = []
         self._calls = 0
         self._noted = b""
-        self._surroundings = Surroundings(key=True)
+        self._surroundings = Surroundings()
         self._around = b""
 
     @property

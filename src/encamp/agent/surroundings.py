@@ -62,10 +62,9 @@ _NOTHING = Around()
 
 
 class Surroundings:
-    """Those of this process. With ``key`` its key is told, which may not leave this host."""
+    """Those of this process. They go to slots as calls do and in no other way: a key is in them."""
 
-    def __init__(self, *, key: bool) -> None:
-        self._key = key
+    def __init__(self) -> None:
         self._told = b""
         self._reloads = Reloads()
         self._quick: object = None
@@ -77,7 +76,7 @@ class Surroundings:
         quick, now = (*_quick_look(), len(reloads)), time.monotonic()
         if quick != self._quick or now - self._looked > _LOOK_AGAIN:
             self._quick, self._looked = quick, now
-            around = msgspec.structs.replace(_look(key=self._key), reloads=reloads)
+            around = msgspec.structs.replace(_look(), reloads=reloads)
             told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
             if told != self._told:
                 self._told = told
@@ -125,22 +124,33 @@ def take_on(told: bytes) -> Around:
         from multiprocessing import current_process
 
         current_process().authkey = around.key
+        _Key.was_told = True
     return around
+
+
+class _Key:
+    was_told = False
+    """Whether this process has its key from another, and passes it on to slots of its own."""
+
+    @staticmethod
+    def is_known() -> bool:
+        """Whether anybody else can know this process's key."""
+        return _Key.was_told or "multiprocessing.connection" in sys.modules
 
 
 def _quick_look() -> tuple[object, ...]:
     logging = sys.modules.get("logging")
-    modules = "multiprocessing.connection" in sys.modules
+    key = _Key.is_known()
     if logging is None:
-        return (modules,)
+        return (key,)
     root = logging.root
     manager, captured = root.manager, getattr(logging, _CAPTURED, None)
-    return modules, root.level, root.handlers[:], manager.disable, len(manager.loggerDict), captured
+    return key, root.level, root.handlers[:], manager.disable, len(manager.loggerDict), captured
 
 
-def _look(*, key: bool) -> Around:
+def _look() -> Around:
     found: bytes = b""
-    if key and "multiprocessing.connection" in sys.modules:  # else there is nobody to know
+    if _Key.is_known():
         from multiprocessing import current_process
 
         found = bytes(current_process().authkey)

@@ -104,7 +104,7 @@ class Controller:
         self.scheduler = Scheduler()
         self.functions = Functions(held_off=self.pump.held_off)
         self.errands = Errands(self.pump)
-        self.surroundings = Surroundings(key=engine.agent_here is not None)
+        self.surroundings = Surroundings()
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
         self.tasks: dict[int, Task] = {}

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing.connection
+
 import pytest
 
 from encamp.cluster.cluster import Cluster
@@ -36,6 +39,12 @@ class Isolation(Bound):
         before = dict(on_every_slot(cluster, work.state))
         assert set(on_every_slot(cluster, work.harm, what)) == set(before)
         assert dict(on_every_slot(cluster, work.state)) == before
+
+    def test_tasks_know_the_programs_key_for_managers(self, cluster: Cluster) -> None:
+        assert multiprocessing.connection  # by which the program has one
+        key = hashlib.sha256(multiprocessing.current_process().authkey).hexdigest()
+        for fresh in (False, True):
+            assert cluster.spawn(work.digest_of_key, fresh=fresh).result(PATIENCE) == key
 
     def test_a_fresh_task_has_a_new_interpreter(self, cluster: Cluster) -> None:
         slots = set(on_every_slot(cluster, work.mark_modules))
