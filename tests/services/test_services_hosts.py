@@ -94,6 +94,21 @@ def test_calls_of_a_host_that_is_lost_fail_and_the_others_go_on(
     until(lambda: _hosts(service) == {places[1], new})
 
 
+def test_it_is_known_how_many_servers_have_nothing_to_do(cluster: Cluster, here: Path) -> None:
+    service = cluster.publish(served.Counter)
+    service.ready(2, 30)
+    tenant = cluster._controller.tenant
+    assert tenant is not None
+    assert tenant.resting == 2
+    with service.acquire(30) as proxy:
+        assert tenant.resting == 2  # held, but not called
+        waits = proxy.wait_for(str(here / "go"))
+        assert tenant.resting == 1
+        (here / "go").touch()
+        waits.get(30)
+        assert tenant.resting == 2
+
+
 def test_a_service_ends_with_the_last_of_its_hosts(engine: FakeEngine, cluster: Cluster) -> None:
     host = cluster.hosts()[0].name
     service = cluster.publish(served.Counter, on=host)

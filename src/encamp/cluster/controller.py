@@ -151,7 +151,8 @@ class Controller:
         if scheduler.slots:
             for place, tasks in scheduler.assign():
                 self._run(place, tasks)
-            busy = scheduler.slots - scheduler.idle
+            resting = 0 if self.tenant is None else self.tenant.resting
+            busy = scheduler.slots - scheduler.idle - resting
             self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead:

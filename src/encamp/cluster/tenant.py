@@ -17,6 +17,10 @@ class Tenant(Protocol):
         """How many of the cluster's tasks are its own, and end only when they are told to."""
 
     @property
+    def resting(self) -> int:
+        """How many of these have nothing to do, as far as that is known here."""
+
+    @property
     def idle(self) -> bool:
         """Whether nobody waits for anything of it."""
 

@@ -11,8 +11,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,6 +113,8 @@ class End(ABC):
         self._numbers = itertools.count(1)
         self._tickets = itertools.count(1)
         self._outgoing: deque[Outgoing] = deque()
+        self._together = 0
+        """How many blocks will send what they have gathered."""
         self._sending = threading.Lock()
         self._pending: dict[int, dict[int, Result]] = {}
         """By server and call number, what was sent and not answered."""
@@ -150,8 +152,8 @@ class End(ABC):
         """Send to a task; for who holds ``_sending``."""
 
     @abstractmethod
-    def _begin(self, route: Route) -> None:
-        """Have what is in ``_outgoing`` sent soon."""
+    def _begin(self, route: Route | None) -> None:
+        """Have what is in ``_outgoing``, the last for ``route`` if that is given, sent soon."""
 
     @property
     def busy(self) -> bool:
@@ -163,7 +165,18 @@ class End(ABC):
     def call(self, outgoing: Outgoing) -> None:
         """Send a call behind all that were sent before."""
         self._outgoing.append(outgoing)
-        self._begin(outgoing.route)
+        if not self._together:
+            self._begin(outgoing.route)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send all calls that are made in this block at its end, in one go."""
+        self._together += 1
+        try:
+            yield
+        finally:
+            self._together -= 1
+            self._begin(None)
 
     def idle(self, seat: int) -> bool:
         """Whether nothing is under way to a server."""
@@ -377,6 +390,11 @@ class ProgramEnd(End):
         self._pump = controller.pump
         self._pump.turned.insert(0, self.flush)  # before the controller sends what is posted
 
+    @property
+    def awaited(self) -> int:
+        """How many servers have calls of the program to answer."""
+        return len(self._pending)
+
     def _check(self) -> None:
         if self._pump.elsewhere:
             raise ClusterClosed(FORKED)
@@ -409,8 +427,9 @@ class ProgramEnd(End):
             outgoing.buffers = own(outgoing.buffers)
         super().call(outgoing)
 
-    def _begin(self, route: Route) -> None:
-        if len(self._outgoing) >= _EAGER or not self._pending.get(route.seat):
+    def _begin(self, route: Route | None) -> None:
+        at_once = route is None or not self._pending.get(route.seat)
+        if at_once or len(self._outgoing) >= _EAGER:
             self._pump.quick(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
@@ -451,6 +470,8 @@ class ProgramEnd(End):
             result.settle(*_value(result, good, body))
             if called_back:
                 return
+        if not pending and self._pending.get(letter.seat) is pending:
+            del self._pending[letter.seat]
 
 
 class TaskEnd(End):
@@ -486,7 +507,7 @@ class TaskEnd(End):
         self.slot.check_runs(self.id)
         self.slot.post(self.id, to, SERVICES, parts)
 
-    def _begin(self, route: Route) -> None:
+    def _begin(self, route: Route | None) -> None:
         self.flush()
 
     # Waiting

@@ -184,6 +184,11 @@ class Registry:
         return len(self._by_task)
 
     @property
+    def resting(self) -> int:
+        """See `Tenant.resting`."""
+        return max(0, len(self._by_task) - self.end.awaited - len(self._held))
+
+    @property
     def idle(self) -> bool:
         """See `Tenant.idle`."""
         return not (self.end.busy or any(one.pool.waiting for one in self._services.values()))

@@ -183,6 +183,7 @@ class _All(ABC):
 
     name: str
     """The service's."""
+    _end: End
 
     @abstractmethod
     def _callers(self) -> list[_Caller]: ...
@@ -192,8 +193,9 @@ class _All(ABC):
 
         Each does it when it is free, or has been released.
         """
-        parts = pickled(self.name, method, args, kwargs)
-        return [call(method, parts) for call in self._callers()]
+        parts, callers = pickled(self.name, method, args, kwargs), self._callers()
+        with self._end.together():
+            return [call(method, parts) for call in callers]
 
     def scatter(
         self,
@@ -207,7 +209,8 @@ class _All(ABC):
         """
         callers = self._callers()
         each = scattered(self.name, method, arguments, keywords, len(callers))
-        return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
+        with self._end.together():
+            return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
 
     def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
         """What an operation makes of what all servers return, in their order; waits for them."""
@@ -460,6 +463,7 @@ class Group(_All):
 
     def __init__(self, service: Service, members: list[Proxy]) -> None:
         self.service, self.members, self.name = service, members, service.name
+        self._end = service._end
         tasks = tuple(member._route.to for member in members)
         group = members[0]._lease
         for rank, member in enumerate(members):
