@@ -6,9 +6,10 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnusableInput,
 )
+from encamp.jobs import run as run_module
 from encamp.jobs.journal import Journal
 from encamp.jobs.progress import Silent
 from encamp.jobs.run import MOST_LOSSES, WINDOW
@@ -283,6 +285,34 @@ def test_outputs_that_cannot_be_published_fail_their_task_and_go(here: Path) -> 
     assert "was changed" in report.why
     assert {attempt.error_type for attempt in report.attempts} == {BadDestination.__name__}
     assert sorted(p.name for p in Path("out").iterdir()) == ["job.job"]
+
+
+def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_there(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = run_module.flush_folders
+
+    def flushed(folders: Iterable[Path]) -> None:
+        folders = list(folders)
+        for folder in folders:
+            if folder.name == "bad":
+                raise BadDestination(str(folder), "its new files may not outlive a power cut")
+        flush(folders)
+
+    monkeypatch.setattr(run_module, "flush_folders", flushed)
+    job = encamp.Job("job", to="out")
+    for name in ("good", "bad"):
+        job.add(name, "true", outputs={"x": name})
+    staged = {name: [partial(_well, name=name)] for name in ("good", "bad")}
+    report = run(job, Scripted(staged))
+    assert (report["good"].state, report["bad"].state) == ("done", "failed")
+    assert "power cut" in str(report["bad"].why)
+
+
+def _well(work: Work, *, name: str) -> Outcome:
+    folder = Path("out").absolute() / name
+    part = folder / f".encamp-{work.token}-{work.task}"
+    return Outcome(staged=[_staged_at(part, folder / "x")])
 
 
 def test_while_it_runs_and_no_longer_its_folder_says_so(here: Path) -> None:

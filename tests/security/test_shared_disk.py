@@ -506,6 +506,23 @@ def test_the_command_says_it_in_a_sentence(
 
 
 @as_root
+def test_a_strangers_job_keeps_nobody_from_pruning(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = _job()
+    job.run()
+    stranger("mkdir evil.job; mkfifo evil.job/journal.jsonl")
+    job.tasks.clear()
+    job.add("two", "touch two.sum", outputs={"*.sum": "sums"})
+    job.run()
+    cli.main(["prune", "."], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "evil.job is not used: it belongs to the user nobody" in said
+    assert "sums/one.sum" in said
+    assert [file.name for file in (scratch / "sums").iterdir()] == ["two.sum"]
+
+
+@as_root
 def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) -> None:
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job").chmod(0o777)

@@ -13,9 +13,19 @@ from encamp.jobs.orphans import Pruned, prune
 
 
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:
-    """Remove the orphans of every job that has its folder in ``destination``, or list them."""
+    """Remove the orphans of every job that has its folder in ``destination``, or list them.
+
+    Raises `NotOurs` if there is one job, and it may be another user's.
+    """
     folders = job_folders(destination)
-    pruned = [_pruned(folder, shared, dry_run=dry_run) for folder in folders]
+    pruned: list[Pruned] = []
+    for folder in folders:
+        try:
+            pruned.append(_pruned(folder, shared, dry_run=dry_run))
+        except NotOurs as exc:
+            if len(folders) == 1:
+                raise
+            _say(str(exc))
     verb = "would remove" if dry_run else "removed"
     for one in pruned:
         for path in (*one.removed, *one.folders):

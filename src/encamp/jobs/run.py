@@ -553,15 +553,21 @@ class _Run:
 
     def _flushed(self, done: list[_Done]) -> list[_Done]:
         """Those whose new names are on the disk; the others have failed."""
-        try:
-            flush_folders(parents(one for _, _, published in done for one in published))
-        except OSError as exc:
-            for name, outcome, _ in done:
-                why = f"its names may not be on the disk: {exc.strerror or exc}"
-                outcome.error = BadDestination(str(exc.filename or self.job.to), why)
+        failed: dict[Path, BadDestination] = {}
+        for folder in parents(one for _, _, published in done for one in published):
+            try:
+                flush_folders([folder])
+            except BadDestination as exc:
+                failed[folder] = exc
+        good: list[_Done] = []
+        for name, outcome, published in done:
+            unwritten = parents(published) & failed.keys()
+            if unwritten:
+                outcome.error = failed[unwritten.pop()]
                 self._failed(name, outcome)
-            return []
-        return done
+            else:
+                good.append((name, outcome, published))
+        return good
 
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """What a future holds, as an outcome; None if the task was handed over once more."""
