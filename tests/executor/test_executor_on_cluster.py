@@ -24,6 +24,7 @@ import psutil
 import pytest
 from pool_tasks import hold, started
 
+from encamp.agent.outbox import Outbox
 from encamp.cluster.cluster import Cluster
 from encamp.errors import (
     CannotTravel,
@@ -587,3 +588,30 @@ def test_a_broken_executor_says_why_and_leaves_the_cluster_alone(
     assert len(tried.read_text().splitlines()) < 500
     with Executor(cluster) as other:
         assert other.submit(tasks.add, 1).result(SOON) == 1
+
+
+def _nothing(*_: object) -> None:
+    pass
+
+
+def test_an_initializer_with_its_arguments_goes_to_each_slot_once(
+    local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By itself, not in an envelope, which has a limit; a killed slot's successor gets it anew."""
+    sizes: list[int] = []
+    real = Outbox.post
+
+    def post(self: Outbox, to: int, parts: Any) -> None:
+        sizes.extend(len(part) for part in parts)
+        real(self, to, parts)
+
+    monkeypatch.setattr(Outbox, "post", post)
+    with Executor("local", slots=1, initializer=_nothing, initargs=(bytes(1 << 20),)) as pool:
+        for _ in range(20):
+            pool.submit(_nothing).result(SOON)
+        with pytest.raises(TaskLost):
+            pool.submit(os._exit, 1).result(SOON)
+        pool.submit(_nothing).result(SOON)
+        fresh = pool.options(fresh=True)
+        fresh.submit(_nothing).result(SOON)
+    assert sorted(size >> 20 for size in sizes)[-4:] == [0, 1, 1, 1]

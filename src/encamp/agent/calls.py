@@ -101,8 +101,8 @@ class Setup:
     sys_path: tuple[str, ...] = ()
     follow: bool = False
     """Whether what it prints is sent while it runs."""
-    initializer: tuple[int, bytes] | None = None
-    """Number and pickle of a function with its arguments; runs once in every slot."""
+    initializer: int = 0
+    """Number of a function with its arguments, which runs once in every slot; 0: none."""
     staging: Staging | None = None
 
 
@@ -419,11 +419,12 @@ class Slot:
         os.environ.update(own)
         if setup.tell_start:
             self.port.send([encode(Started(self.number, task))])
-        if setup.initializer is None:
+        number = setup.initializer
+        if not number:
             return None
-        number, payload = setup.initializer
         if number not in self._initialized:
-            self._initialized[number] = self._initialize(payload)
+            self._initialized[number] = self._initialize(self._functions[number])
+            del self._functions[number]
             self._context = copy_context()
             kept = {name: os.environ.get(name) for name in own}
             self.alone.keep(besides=[name for name, text in kept.items() if text == own[name]])
@@ -433,7 +434,7 @@ class Slot:
         """How many threads libraries are to start; what is not undone afterwards stays as it is."""
         return of_task(cores) if isinstance(self.alone, put_back) else {}
 
-    def _initialize(self, payload: bytes) -> Initialized:
+    def _initialize(self, payload: Any) -> Initialized:
         from encamp.agent.initialized import Initialized  # few need it: slots start quicker
 
         function, args = load([payload])

@@ -63,7 +63,7 @@ from encamp.agent.running import NOTICED
 from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.cluster.functions import Functions, name_of_called
+from encamp.cluster.functions import Function, Functions, name_of_called
 from encamp.cluster.hosts import Agent, Hosts
 from encamp.cluster.mail import Mail
 from encamp.cluster.recalls import Recalls, why_ended
@@ -217,6 +217,7 @@ class Controller:
         """Send calls to a slot; a call that cannot be pickled fails alone."""
         calls: list[Call] = []
         buffers: Parts = []
+        sent: list[Task] = []
         for task in tasks:
             try:
                 parts = task._parts or self._dumped(task)
@@ -224,12 +225,13 @@ class Controller:
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
+            sent.append(task)
             payload, large = enclosed(parts)
             calls.append((task.id, task._function.number, payload, len(large), setup))
             if large:
                 buffers += own(large) if self._shares_memory else large
         if calls:
-            functions, fresh = self._new_functions(place, tasks), tasks[0]._options.fresh
+            functions, fresh = self._new_functions(place, sent), tasks[0]._options.fresh
             numbers = [function.number for function in functions]
             place.runs += 1
             dropped = [] if fresh else self._dropped(place)
@@ -241,8 +243,6 @@ class Controller:
             self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
             if not fresh:
                 place.known.update(numbers)
-                if (initializer := tasks[0]._options.initializer) is not None:
-                    place.known.add(self.setups.number_of(initializer))
             self.begins(place)
 
     def _dumped(self, task: Task) -> Parts:
@@ -263,15 +263,16 @@ class Controller:
                 raise
             raise _unsendable(task, exc) from exc
 
-    def _new_functions(self, place: Place, tasks: list[Task]) -> list[Any]:
-        if tasks[0]._options.fresh:
-            return list({task._function.number: task._function for task in tasks}.values())
-        new = {}
+    def _new_functions(self, place: Place, tasks: list[Task]) -> list[Function]:
+        """What a slot does not have of functions and initializers."""
+        used = {task._function.number: task._function for task in tasks}
         for task in tasks:
-            number = task._function.number
-            if number not in place.known:
-                new[number] = task._function
-        return list(new.values())
+            if task._options.initializer is not None:
+                function = self.setups.function_of(task._options.initializer)
+                used[function.number] = function
+        if tasks[0]._options.fresh:
+            return list(used.values())
+        return [function for number, function in used.items() if number not in place.known]
 
     def _around(self, place: Place, *, fresh: bool) -> bytes:
         """What is new to a slot of what surrounds this program."""

@@ -10,6 +10,7 @@ from encamp.agent.calls import Setup
 from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
 from encamp.agent.pickling import dump
+from encamp.cluster.functions import Function
 from encamp.cluster.options import Options
 from encamp.cluster.task import Task
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
@@ -20,8 +21,10 @@ from encamp.storage.outputs import Staged, folders_of
 from encamp.storage.parts import new_token
 from encamp.storage.publish import final_name, staged_by
 
+Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 
-def _pickled(initializer: tuple[Callable[..., Any], tuple[Any, ...]]) -> bytes:
+
+def _pickled(initializer: Initializer) -> bytes:
     try:
         return dump_by_value(initializer)
     except Exception as exc:
@@ -40,7 +43,7 @@ class Setups:
         self._token = new_token()
         self._beacons = None if everybody_here else Beacons(self._token)
         self._depots: dict[int, Depot] = {}
-        self._initializers: dict[int, tuple[int, bytes]] = {}
+        self._initializers: dict[int, Function] = {}
         self._numbers = numbers
         self.kept: dict[int, Any] = {}
         """Initializers by their numbers, which are nobody else's, as long as they may be needed."""
@@ -58,32 +61,29 @@ class Setups:
             environment=environment,
             cores=options.need.cores,
             follow=options.heard is not None,
-            initializer=self._initializer(options.initializer),
+            initializer=self._number_of(options.initializer),
             staging=self._staging(task) if options.staged else None,
         )
         return bytes(dump(setup)[0])
 
-    def _initializer(
-        self, initializer: tuple[Callable[..., Any], tuple[Any, ...]] | None
-    ) -> tuple[int, bytes] | None:
-        if initializer is None:
-            return None
-        known = self._initializers.get(id(initializer))
-        if known is None:
-            known = next(self._numbers), _pickled(initializer)
-            self._initializers[id(initializer)] = known
-            self.kept[known[0]] = initializer  # so that its id is nobody else's
-        return known
+    def _number_of(self, initializer: Initializer | None) -> int:
+        return 0 if initializer is None else self.function_of(initializer).number
 
-    def number_of(self, initializer: object) -> int:
-        """The number of an initializer that is known."""
-        return self._initializers[id(initializer)][0]
+    def function_of(self, initializer: Initializer) -> Function:
+        """An initializer with its arguments, as a slot gets it once. Raises `CannotTravel`."""
+        found = self._initializers.get(id(initializer))
+        if found is None:
+            payload = _pickled(initializer)
+            found = Function(next(self._numbers), initializer[0], payload, by_value=True)
+            self._initializers[id(initializer)] = found
+            self.kept[found.number] = initializer  # so that its id is nobody else's
+        return found
 
     def drop(self, initializer: object) -> None:
         """An initializer is not needed any more."""
         known = self._initializers.pop(id(initializer), None)
         if known is not None:
-            del self.kept[known[0]]
+            del self.kept[known.number]
 
     def _staging(self, task: Task) -> Staging:
         options = task._options
