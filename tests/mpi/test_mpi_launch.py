@@ -20,11 +20,12 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from conftest import need
 from encamp.engines.base import Joined
+from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of
 from encamp.engines.mpi import launch as mpi_launch
 from encamp.engines.mpi import remains as mpi_remains
 from encamp.engines.mpi.engine import launched
 from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
-from encamp.engines.mpi.hosts import HostLine, Questions, hosts_in, hosts_of, spread
+from encamp.engines.mpi.hosts import Questions, spread
 from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
@@ -136,16 +137,16 @@ def test_places_are_counted_in_host_files_of_both_kinds(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("# two\nnode1 slots=4 max_slots=8\nnode2:3  # fast\n\nnode3\nnode3\n")
     wanted = (HostLine("node1", 4), HostLine("node2", 3), HostLine("node3", 2))
-    assert hosts_of(None, hosts) == wanted
-    assert hosts_of(["node1:4", "node2 slots = 3", "node3:2"], None) == wanted
-    assert hosts_of("node1:4,node2:3,node3:2", None) == wanted
-    assert hosts_of(None, None) == ()
+    assert hosts_of("mpi", None, hosts) == wanted
+    assert hosts_of("mpi", ["node1:4", "node2 slots = 3", "node3:2"], None) == wanted
+    assert hosts_of("mpi", "node1:4,node2:3,node3:2", None) == wanted
+    assert hosts_of("mpi", None, None) == ()
     nobody: tuple[list[str] | str, ...] = ([], "", " , ")
     for hosts_option in nobody:
         with pytest.raises(EngineUnavailable, match="names no host"):
-            hosts_of(hosts_option, None)
+            hosts_of("mpi", hosts_option, None)
     with pytest.raises(EngineUnavailable, match="not both"):
-        hosts_of(["node1"], hosts)
+        hosts_of("mpi", ["node1"], hosts)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_a_bad_host_file_is_refused_at_once(
     if content is not None:
         (tmp_path / "hosts").write_bytes(content)
     with pytest.raises(BadHostfile, match=rf"hosts cannot be used: .*{why}"):
-        hosts_of(None, tmp_path / "hosts")
+        hosts_of("mpi", None, tmp_path / "hosts")
 
 
 @pytest.mark.parametrize(
@@ -256,10 +257,10 @@ def test_a_host_that_is_written_badly_is_refused_by_its_words(
 ) -> None:
     words = re.escape(f"{line!r}: ") + ".*" + re.escape(why)
     with pytest.raises(BadJob, match=f"^{words}"):
-        hosts_of(["node2", line], None)
+        hosts_of("mpi", ["node2", line], None)
     (tmp_path / "hosts").write_text(f"node2\n{line}  # bad\n")
     with pytest.raises(BadHostfile, match=f"hosts cannot be used: {words}"):
-        hosts_of(None, tmp_path / "hosts")
+        hosts_of("mpi", None, tmp_path / "hosts")
 
 
 @pytest.mark.parametrize(

@@ -142,11 +142,12 @@ def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:
     assert "inner: 3 done" in said, said
 
 
-@pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm"])
+@pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm", "dask"])
 def test_jobs_use_all_hosts_and_cores_of_their_allocation(lab: Lab, engine: str) -> None:
     lacking = missing()
     need(str(lacking), lacking is None)
-    options = "-e pvm" if engine == "pvm" else f"-e mpi -o launcher={_mpiexec(engine)}"
+    mpi = engine in ("mpich", "openmpi")
+    options = f"-e mpi -o launcher={_mpiexec(engine)}" if mpi else f"-e {engine}"
     shell = f"export PVM_ALLOW_ROOT=1 PVM_RSH={lab.ssh_command}\n" * (engine == "pvm")
     folder = lab.folder / "etc" / engine
     folder.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -11,11 +10,8 @@ from dataclasses import dataclass
 
 from encamp.engines.kit.interpreter import python_here
 from encamp.engines.kit.logins import LogIns, refused
-from encamp.errors import BadJob
+from encamp.engines.kit.remote import SSH, remote_command
 
-SSH = "ENCAMP_SSH"
-"""The environment variable that says which command logs in to hosts; ``ssh`` by default."""
-_QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
 _WITHIN = 600.0
 _AT_ONCE = 64
 _NO_COMMAND = (126, 127)
@@ -43,7 +39,7 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
 
 def log_in(hosts: Sequence[str], line: str) -> list[Said]:
     """Have the login shell of each host run a line; blocks until all have ended."""
-    ssh, log_ins = _shell(), LogIns()
+    ssh, log_ins = remote_command(), LogIns()
 
     def on(host: str) -> Said:
         return log_ins.call(lambda: _on(ssh, line, host), lambda said: said.refused)
@@ -52,23 +48,10 @@ def log_in(hosts: Sequence[str], line: str) -> list[Said]:
         return list(pool.map(on, hosts))
 
 
-def _shell() -> list[str]:
-    """The command that logs in to hosts; raises `BadJob`."""
-    given = os.environ.get(SSH) or "ssh"
-    try:
-        words = shlex.split(given)
-    except ValueError:
-        words = []
-    if not words:
-        raise BadJob(f"{SSH}={given!r}", "is no command; write it as in a shell")
-    return words
-
-
 def _on(ssh: list[str], command: str, host: str) -> Said:
-    options = _QUIET if ssh[0].endswith("ssh") else ()
     try:
         done = subprocess.run(
-            [*ssh, *options, "--", host, command],
+            [*ssh, "--", host, command],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

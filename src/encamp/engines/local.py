@@ -10,8 +10,8 @@ from encamp.engines.kit.memory import MemoryEnd
 
 _AGENT = 1
 _ALONE = (
-    "Slurm has given {hosts} hosts, and the engine 'local' uses this one alone; use engine 'mpi' "
-    "or 'pvm' for all of them"
+    "Slurm has given {hosts} hosts, and the engine 'local' uses this one alone; for all of them "
+    "use one of the engines mpi, dask and pvm"
 )
 
 

@@ -7,10 +7,11 @@ messages go by the mesh, as a task of Dask's own for each of them would cost mil
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -18,11 +19,13 @@ from typing import Any
 import distributed
 from distributed.comm.addressing import get_address_host
 
+from encamp.engines.dask.hosts import HostsCluster
 from encamp.engines.dask.leases import Leases
 from encamp.engines.dask.worker import begin_here, end_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
 from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.hosts import HostLine, hosts_of
 from encamp.engines.kit.mesh import Address
 from encamp.engines.kit.routes import address_towards
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
@@ -33,6 +36,7 @@ _LOOK = 1.0
 _CALM = 2.0
 """Seconds for which a lease outlives its need, so that short pauses cost Dask nothing."""
 _CONNECT_WITHIN = 20.0
+_HOSTS_WITHIN = 60.0
 _ENDS_WITHIN = 3.0
 _OF_JOBQUEUE = "see the options of dask-jobqueue"
 
@@ -45,6 +49,8 @@ def open_end(
     slots: int | None = None,
     security: Any = None,
     jobqueue: str | None = None,
+    hosts: Sequence[str] | str | None = None,
+    hostfile: str | os.PathLike[str] | None = None,
     restarts: int = 3,
     **more: Any,
 ) -> DaskEngine:
@@ -54,13 +60,15 @@ def open_end(
     `distributed.LocalCluster` or a `dask_jobqueue.SLURMCluster`; ``address`` is that of a scheduler
     (with ``security``, a `distributed.Security`, where it has TLS). ``jobqueue`` has dask-jobqueue
     start workers with ``slots`` cores by a batch system (``"slurm"``, ``"pbs"``, …), whose options
-    are ``more``. Without any of these the engine has a cluster of its own on this host. ``slots``
-    are used in all, by default one for each thread of the workers. Raises `BadJob`,
-    `EngineUnavailable` and `EngineFailed`.
+    are ``more``. ``hosts`` (as ``"node1"`` or ``"node1:4"``) or a ``hostfile`` are where the engine
+    starts workers through ssh, or in Slurm's allocations through srun. Without any of these the
+    engine has a cluster of its own on this host. ``slots`` are used in all, by default one for each
+    thread of the workers. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
     slots = None if slots is None else whole("slots", slots, 1)
     restarts = whole("restarts", restarts, 0)
-    given = {"client": client, "address": address, "cluster": cluster, "jobqueue": jobqueue}
+    given = {"client": client, "address": address, "cluster": cluster, "jobqueue": jobqueue,
+             "hosts": hosts, "hostfile": hostfile}  # fmt: skip
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
         raise BadJob(" and ".join(said), "say by one of these which Dask cluster is meant")
@@ -71,8 +79,8 @@ def open_end(
     own = None
     if jobqueue is not None:
         own = cluster = _by_jobs(jobqueue, slots, more)
-    elif not said:
-        own = cluster = _own_cluster(slots)
+    elif not said or said[0] in ("hosts", "hostfile"):
+        own = cluster = _own_cluster(slots, hosts_of("dask", hosts, hostfile))
     try:
         return DaskEngine(_connect(client or cluster, address, security), slots, restarts, own)
     except BaseException:
@@ -88,6 +96,8 @@ def takes(
     slots: int,
     security: Any,
     jobqueue: str,
+    hosts: Sequence[str],
+    hostfile: str,
     restarts: int,
 ) -> None:
     """The options of `open_end` that have a name here."""
@@ -141,8 +151,10 @@ def _close(cluster: Any) -> None:
         cluster.close()
 
 
-def _own_cluster(slots: int | None) -> Any:
-    """A scheduler and a worker inside of this process, which no other can reach."""
+def _own_cluster(slots: int | None, hosts: Sequence[HostLine]) -> Any:
+    """One on hosts, or a scheduler and a worker in this process, which no other can reach."""
+    if hosts:
+        return HostsCluster(hosts, _HOSTS_WITHIN)
     cluster: Any = distributed.LocalCluster
     return cluster(
         n_workers=1,

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from encamp.errors import BadHostfile, BadJob
+from encamp import slurm
+from encamp.errors import BadHostfile, BadJob, EngineUnavailable
 
 _HOST = re.compile(
     r"(?P<user>[^\s@\[\]:=,-][^\s@\[\]:=,]*@)?"
@@ -84,6 +85,28 @@ def names_in(hosts: Sequence[str] | str) -> list[str]:
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
     return [name.strip() for name in names if name.strip()]
+
+
+def hosts_of(
+    engine: str,
+    hosts: Sequence[str] | str | None,
+    hostfile: str | os.PathLike[str] | None,
+) -> tuple[HostLine, ...]:
+    """The hosts that an engine's options name, or Slurm has given; none for this host alone.
+
+    Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
+    """
+    if hosts is None:
+        if not isinstance(hostfile, str | os.PathLike | None):
+            raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
+        return hosts_in(slurm.hosts()) if hostfile is None else hosts_of_file(hostfile)
+    if hostfile is not None:
+        why = "it takes hosts or a hostfile, not both"
+        raise EngineUnavailable(engine, why, "leave one of them out")
+    found = hosts_in(names_in(hosts))
+    if not found:
+        raise EngineUnavailable(engine, "hosts names no host", "name some, like 'node1:4'")
+    return found
 
 
 def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import subprocess
+from collections.abc import Sequence
 from contextlib import closing, suppress
 
 _ANY = 9
@@ -19,3 +22,15 @@ def address_towards(host: str) -> str:
                 probe.connect(address)
                 return str(probe.getsockname()[0])
     return ""
+
+
+def address_towards_login(name: str, shell: Sequence[str]) -> str:
+    """The same for a host that ``shell``, an ssh, may know by a name that is only its own."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        asked = [*shell, "-G", name]
+        done = subprocess.run(
+            asked, capture_output=True, text=True, timeout=5, cwd="/", start_new_session=True
+        )
+        if found := re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE):
+            name = found[1]
+    return address_towards(name)

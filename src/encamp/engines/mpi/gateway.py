@@ -29,10 +29,10 @@ import msgspec
 
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hosts import HostLine, hosts_of
 from encamp.engines.kit.logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
-from encamp.engines.mpi.hosts import Questions, hosts_of, spread
+from encamp.engines.mpi.hosts import Questions, spread
 from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_intruder, find_launcher
 from encamp.engines.mpi.remains import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
@@ -162,7 +162,7 @@ class LaunchedMPI(Engine):
             slots = whole("slots", slots, 1)
         path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
         _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
-        named = hosts_of(hosts, hostfile)
+        named = hosts_of(self.name, hosts, hostfile)
         places = sum(host.places for host in named) or quota.cores()
         self._slots = self.agents = slots or places
         self._hosts = spread(named, self._slots)

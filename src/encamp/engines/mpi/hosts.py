@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,11 +19,10 @@ from typing import NamedTuple
 
 import psutil
 
-from encamp import slurm
-from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of_file, names_in
+from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
-from encamp.errors import BadJob, EngineUnavailable
+from encamp.engines.kit.routes import address_towards
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
@@ -44,26 +42,6 @@ _CHECK = (
     "from encamp.engines.mpi.remains import clear; clear(); "
     "sys.exit(not os.access(sys.argv[2], os.X_OK) and f'there is no {sys.argv[2]}')"
 )
-
-
-def hosts_of(
-    hosts: Sequence[str] | str | None, hostfile: str | os.PathLike[str] | None
-) -> tuple[HostLine, ...]:
-    """The hosts that the options name, or Slurm has given; none if a job is for this host alone.
-
-    Raises `BadHostfile`, `BadJob` and `EngineUnavailable`.
-    """
-    if hosts is None:
-        if not isinstance(hostfile, str | os.PathLike | None):
-            raise BadJob("hostfile", f"must be the path of a file, not {hostfile!r}")
-        return hosts_in(slurm.hosts()) if hostfile is None else hosts_of_file(hostfile)
-    if hostfile is not None:
-        why = "it takes hosts or a hostfile, not both"
-        raise EngineUnavailable("mpi", why, "leave one of them out")
-    found = hosts_in(names_in(hosts))
-    if not found:
-        raise EngineUnavailable("mpi", "hosts names no host", "name some, like 'node1:4'")
-    return found
 
 
 def spread(hosts: Sequence[HostLine], ranks: int) -> list[HostLine]:
@@ -89,34 +67,12 @@ def remote_shell(given: str | None, mpi: str) -> list[str] | None:
     return ["ssh"]
 
 
-def address_towards(name: str, shell: Sequence[str]) -> str | None:
-    """The address of this host in the network by which it reaches another one."""
-    with suppress(OSError, subprocess.TimeoutExpired):
-        asked = [*shell, "-G", name]  # ssh may know the host by a name that is only its own
-        done = subprocess.run(
-            asked, capture_output=True, text=True, timeout=5, cwd="/", start_new_session=True
-        )
-        if found := re.search(r"^hostname (\S+)$", done.stdout, re.MULTILINE):
-            name = found[1]
-    return _source(name)
-
-
 def interface_towards(address: str) -> str | None:
     """The name of the network interface by which this host reaches an address, or has it."""
-    source = _source(address)
+    source = address_towards(address)
     for name, addresses in psutil.net_if_addrs().items():
         if source in [one.address for one in addresses]:
             return name
-    return None
-
-
-def _source(name: str) -> str | None:
-    """The address that packets from here to there come from; none is sent."""
-    with suppress(OSError):
-        family, kind, _, _, to = socket.getaddrinfo(name, 9, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(to)
-            return str(probe.getsockname()[0])
     return None
 
 

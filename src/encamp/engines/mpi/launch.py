@@ -21,8 +21,9 @@ import psutil
 from encamp import slurm
 from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
+from encamp.engines.kit.routes import address_towards_login
 from encamp.engines.kit.sentinel import Sentinel
-from encamp.engines.mpi.hosts import AGENTS, Questions, address_towards, remote_shell
+from encamp.engines.mpi.hosts import AGENTS, Questions, remote_shell
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
 from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineUnavailable
@@ -223,7 +224,7 @@ class Plan:
         values = {**PROVIDER, **(NETMOD if prefers_ucx(about) else {})}
         others = [host.name for host in self.hosts if not host.here]
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
-        address = address_towards(others[0], shell) if others and shell else None
+        address = address_towards_login(others[0], shell) if others and shell else None
         return {**values, CONTROLLER: address} if address else values
 
     def _shell(self) -> dict[str, str]:

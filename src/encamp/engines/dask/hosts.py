@@ -1,0 +1,95 @@
+"""A Dask cluster of the engine's own: a scheduler in this process, a worker on each of some hosts.
+
+Everything goes through TLS with a certificate of the cluster's own, which hosts are told through
+ssh. (Distributed's SSHCluster would listen without it, or show the key in command lines.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import distributed
+
+from encamp import quota
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
+
+_PAGES = "127.0.0.1:0"
+"""Where Dask shows its pages: they know no users and no TLS."""
+
+
+class HostsCluster:
+    """What has started workers on hosts, as `distributed.LocalCluster` has on one.
+
+    Raises `EngineUnavailable`.
+    """
+
+    def __init__(self, hosts: Sequence[HostLine], within: float) -> None:
+        security: Any = distributed.Security
+        self.security = security.temporary()
+        cluster: Any = distributed.LocalCluster
+        self._scheduler = cluster(
+            n_workers=0,
+            processes=False,
+            protocol="tls://",
+            host=address_towards_hosts(hosts),
+            security=self.security,
+            dashboard_address=_PAGES,
+        )
+        orders = [json.dumps(self._order(host)) for host in hosts]
+        try:
+            self._workers = RemotePrograms("dask", __name__, hosts, orders, within)
+        except BaseException:
+            self._scheduler.close()
+            raise
+
+    @property
+    def scheduler_address(self) -> str:
+        """Where clients connect, with ``security``."""
+        return str(self._scheduler.scheduler_address)
+
+    def close(self) -> None:
+        """End the workers and the scheduler."""
+        self._workers.close()
+        self._scheduler.close()
+
+    def _order(self, host: HostLine) -> dict[str, Any]:
+        """What a host's worker needs to know."""
+        tls = self.security.get_tls_config_for_role("worker")
+        return {
+            "scheduler": self.scheduler_address,
+            "name": host.name,
+            "threads": host.places if host.counted else 0,
+            "tls": {"tls_ca_file": tls["ca_file"], "tls_worker_cert": tls["cert"],
+                    "tls_worker_key": tls["key"]},
+        }  # fmt: skip
+
+
+async def _serve(order: dict[str, Any]) -> None:
+    """Be a host's worker, which is started again if it dies, until the standard input ends."""
+    nanny: Any = distributed.Nanny
+    made: Any = distributed.Security
+    security = made(require_encryption=True, **order["tls"])
+    with tempfile.TemporaryDirectory(prefix="encamp-dask-") as folder:
+        async with nanny(
+            order["scheduler"],
+            name=order["name"],
+            nthreads=order["threads"] or quota.cores(),
+            memory_limit=0,
+            security=security,
+            local_directory=folder,
+            dashboard_address=_PAGES,
+        ):
+            os.write(1, READY)
+            os.dup2(2, 1)  # whatever tasks of others print
+            await asyncio.to_thread(sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(json.loads(sys.stdin.readline())))

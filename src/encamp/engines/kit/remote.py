@@ -1,0 +1,191 @@
+"""Programs on other hosts, which end with this one: through ssh, or through srun in Slurm.
+
+A program is told what it needs by a line on its standard input, says ``ready`` in a line on its
+standard output, and ends when its standard input does. So nothing secret is in a command line, and
+nothing stays behind when this process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import IO
+
+from encamp import slurm
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.engines.kit.logins import LogIns, refused
+from encamp.engines.kit.routes import address_towards_login
+from encamp.errors import BadJob, EngineUnavailable, printable
+
+SSH = "ENCAMP_SSH"
+"""The environment variable that says which command logs in to hosts; ``ssh`` by default."""
+QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
+"""Options of ssh by which it asks nobody for anything."""
+READY = b"ready\n"
+_AT_ONCE = 64
+_ENDS_WITHIN = 10.0
+
+
+def remote_command() -> list[str]:
+    """The command that logs in to hosts; raises `BadJob`."""
+    given = os.environ.get(SSH) or "ssh"
+    try:
+        words = shlex.split(given)
+    except ValueError:
+        words = []
+    if not words:
+        raise BadJob(f"{SSH}={given!r}", "is no command; write it as in a shell")
+    return [*words, *(QUIET if words[0].endswith("ssh") else ())]
+
+
+def command_on(host: HostLine, words: Sequence[str]) -> list[str]:
+    """The command by which a program is started on a host; raises `BadJob`."""
+    if host.here:
+        return list(words)
+    if slurm.job_id() is not None:
+        step = ["srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={host.name}"]
+        return [*step, *words]
+    return [*remote_command(), "--", host.name, shlex.join(words)]
+
+
+def address_towards_hosts(hosts: Sequence[HostLine]) -> str:
+    """The address at which this host can be reached from others, or loopback if there are none."""
+    there = [host.name for host in hosts if not host.here]
+    if not there:
+        return "127.0.0.1"
+    shell = ["ssh"] if slurm.job_id() is not None else remote_command()
+    return address_towards_login(there[0], shell) or socket.gethostbyname(socket.gethostname())
+
+
+class RemotePrograms:
+    """A module of encamp's that runs on each of some hosts, for an engine.
+
+    ``orders`` are the lines that they are told. Blocks until all have said that they are ready.
+    Raises `EngineUnavailable` if one does not within so many seconds; then all are ended.
+    """
+
+    def __init__(
+        self,
+        engine: str,
+        module: str,
+        hosts: Sequence[HostLine],
+        orders: Sequence[str],
+        within: float,
+    ) -> None:
+        self._engine, self._until = engine, time.monotonic() + within
+        self._programs: list[_Program] = []
+        self._log_ins = LogIns(within)
+        words = [*python_command(), "-c", START, PACKAGE, module]
+        try:
+            with ThreadPoolExecutor(min(_AT_ONCE, len(hosts))) as pool:
+                started = [
+                    pool.submit(self._start, host, command_on(host, words), order)
+                    for host, order in zip(hosts, orders, strict=True)
+                ]
+            faults = [why for one in started if (why := one.result())]
+            if faults:
+                remedy = "see that ssh gets there without a password, and that encamp is there"
+                raise EngineUnavailable(engine, "; ".join(faults), remedy)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End them; blocks until they have ended, or have been killed. May be called twice."""
+        for program in self._programs:
+            program.ask_to_end()
+        until = time.monotonic() + _ENDS_WITHIN
+        for program in self._programs:
+            program.end(max(0.0, until - time.monotonic()))
+        self._programs = []
+
+    def _start(self, host: HostLine, command: list[str], order: str) -> str:
+        """Start a program, again where ssh was refused; why it is not ready, if it is not."""
+        program = self._log_ins.call(
+            lambda: _Program(command, order, self._until), lambda one: one.refused
+        )
+        self._programs.append(program)
+        return "" if program.ready else f"{host.name}: {program.why}"
+
+
+class _Program:
+    def __init__(self, command: list[str], order: str, until: float) -> None:
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
+        self.ready = False
+        self.why = ""
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                cwd="/", start_new_session=True,
+            )  # fmt: skip
+        except OSError as exc:
+            self._errors.close()
+            self.why = f"{command[0]}: {exc.strerror}"
+            return
+        with suppress(BrokenPipeError):
+            self._stdin.write(order.encode() + b"\n")
+            self._stdin.flush()
+        self.ready = self._becomes_ready(until)
+        if not self.ready:
+            self.why = self._last_words() or "it does not answer"
+
+    @property
+    def refused(self) -> bool:
+        """Whether too many others were logging in."""
+        return not self.ready and bool(self.why) and refused(self._code, self.why)
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None  # noqa: S101
+        return self._process.stdin
+
+    @property
+    def _code(self) -> int | None:
+        process = getattr(self, "_process", None)
+        return None if process is None else process.poll()
+
+    def _becomes_ready(self, until: float) -> bool:
+        out = self._process.stdout
+        assert out is not None  # noqa: S101
+        while select.select([out], [], [], max(0.0, until - time.monotonic()))[0]:
+            line = out.readline()
+            if line == READY:
+                return True
+            if not line:
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(1)
+                return False
+        return False
+
+    def _last_words(self) -> str:
+        self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 4096))
+        lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
+        return printable(lines[-1]) if lines else ""
+
+    def ask_to_end(self) -> None:
+        """Let it see the end of its input."""
+        if hasattr(self, "_process"):
+            with suppress(OSError):
+                self._stdin.close()
+
+    def end(self, within: float) -> None:
+        """Wait for its end, and kill what starts it here after that."""
+        if not hasattr(self, "_process"):
+            return
+        try:
+            self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()

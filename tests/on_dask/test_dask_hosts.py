@@ -1,0 +1,112 @@
+"""The engine ``dask`` with workers that it starts on hosts itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from conftest import need
+from encamp import Cluster
+from encamp.errors import BadJob, EngineUnavailable, TaskLost
+from encamp.testing import work
+from encamp.testing.conformance.bound import PATIENCE
+from encamp.testing.waiting import until
+from lab import Host, Lab, missing
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    with Lab(2) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def reached(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in lab.environment.items():
+        monkeypatch.setenv(name, value)
+    yield
+    for host in lab.hosts:
+        until(lambda host=host: _ours(host) == {})  # type: ignore[misc]
+
+
+def _ours(host: Host) -> dict[int, str]:
+    """The processes that are there for a cluster."""
+    marks = ("encamp.engines", "encamp.agent", "spawn_main")
+    return {p: line for p, line in host.commands().items() if any(mark in line for mark in marks)}
+
+
+def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
+    with Cluster("dask", hosts=["lab1:2", "lab2:1"]) as cluster:
+        assert {host.name: host.slots for host in cluster.hosts()} == {"lab1": 2, "lab2": 1}
+        tasks = [cluster.spawn(socket.gethostname, on=name) for name in ("lab1", "lab2")]
+        assert [task.result(PATIENCE) for task in tasks] == ["lab1", "lab2"]
+        for host in lab.hosts:
+            for pid in _ours(host):
+                process = psutil.Process(pid)
+                assert not any("PRIVATE KEY" in word for word in process.cmdline())
+                assert not any("PRIVATE KEY" in word for word in process.environ().values())
+
+
+def test_strangers_on_the_network_get_no_answer(lab: Lab) -> None:
+    with Cluster("dask", hosts=["lab1:1"]):
+        listening = lab.hosts[0].run(["ss", "-ltnH"]).stdout
+        here = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True, check=True).stdout
+        listening += "\n".join(line for line in here.splitlines() if f"pid={os.getpid()}," in line)
+        doors = {line.split()[3].rpartition(":")[::2] for line in listening.splitlines()}
+        ours = {(a, port) for a, port in doors if a not in ("127.0.0.1", "[::1]") and port != "22"}
+        assert len(ours) >= 3  # the scheduler, the worker, the nanny
+        for address, port in ours:
+            answers = [_answer(one, int(port)) for one in (lab.address, lab.hosts[0].address)]
+            assert not any(b"HTTP" in one for one in answers), (address, port, answers)
+
+
+def _answer(address: str, port: int) -> bytes:
+    """What a door says to somebody who speaks no TLS."""
+    try:
+        with socket.create_connection((address, port), timeout=5) as door:
+            door.sendall(b"GET /status HTTP/1.0\r\n\r\n")
+            return door.recv(4096)
+    except OSError:
+        return b""
+
+
+def test_a_worker_that_dies_comes_back(lab: Lab) -> None:
+    with Cluster("dask", hosts="lab1:1,lab2:1") as cluster:
+        task = cluster.spawn(work.wait_for_ever, on="lab2")
+        worker = next(pid for pid, line in _ours(lab.hosts[1]).items() if "spawn_main" in line)
+        os.kill(worker, signal.SIGKILL)
+        assert isinstance(task.exception(PATIENCE), TaskLost)
+        until(lambda: cluster.slots == 2)
+        assert cluster.spawn(socket.gethostname, on="lab2").result(PATIENCE) == "lab2"
+
+
+def test_a_program_that_is_killed_leaves_nothing_on_hosts(lab: Lab) -> None:
+    code = (
+        "import time; from encamp import Cluster\n"
+        "with Cluster('dask', hosts=['lab1:1', 'lab2:1']):\n"
+        "    print('there', flush=True); time.sleep(600)\n"
+    )
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stdout.readline() == "there\n"
+        assert all(_ours(host) for host in lab.hosts)
+        program.kill()
+
+
+def test_hosts_that_cannot_be_reached_are_named(lab: Lab) -> None:
+    with pytest.raises(EngineUnavailable, match=r"'dask' cannot be used: lab7: ssh: .* not known"):
+        Cluster("dask", hosts=["lab1", "lab7"])
+    with pytest.raises(EngineUnavailable, match="hosts names no host"):
+        Cluster("dask", hosts=[])
+    with pytest.raises(BadJob, match=r"hosts and hostfile: say by one of these"):
+        Cluster("dask", hosts=["lab1"], hostfile="hosts")
