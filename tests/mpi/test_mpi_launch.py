@@ -21,6 +21,7 @@ from mpis import FOLDER, MPIS, launcher_of
 from conftest import need
 from encamp.engines.base import Joined
 from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of
+from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
 from encamp.engines.mpi import remains as mpi_remains
 from encamp.engines.mpi.engine import launched
@@ -112,6 +113,50 @@ def test_a_launcher_that_fails_is_an_error_with_its_exit_status(tmp_path: Path) 
     with pytest.raises(EngineFailed, match="exit status 7"):
         engine.start(b"")
     engine.stop()
+
+
+REFUSED = "kex_exchange_identification: read: Connection reset by peer"
+
+
+def _says(folder: Path, said: str, times: int = 99, then: str = "false") -> tuple[str, Path]:
+    """A launcher that says so that often, and where it counts how often it was called."""
+    tries = folder / "tries"
+    path = make(folder, "mpich")
+    count = f'echo >> {tries}; [ $(wc -l < {tries}) -gt {times} ] && exec {then} "$@"'
+    end = f"{count}; echo '{said}' >&2; exit 255"
+    Path(path).write_text(Path(path).read_text().replace("exit 7", f"{{ {end}; }}"))
+    return path, tries
+
+
+@pytest.mark.parametrize(("said", "tries"), [(REFUSED, 3), ("Permission denied (publickey).", 1)])
+def test_a_job_that_sshd_had_no_room_for_is_started_again_some_times(
+    said: str, tries: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mpi_gateway, "_REFUSALS", 2)
+    path, counted = _says(tmp_path, said)
+    engine = LaunchedMPI(slots=1, launcher=path, restarts=0)
+    with pytest.raises(EngineFailed, match=re.escape(said)):
+        engine.start(b"")
+    engine.stop()
+    assert counted.read_text().count("\n") == tries
+
+
+def test_a_job_that_comes_up_after_that_is_a_job_as_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = launcher_of("mpich")
+    monkeypatch.setenv("PYTHONPATH", FOLDER)
+    if real.library is not None:
+        monkeypatch.setenv("MPI4PY_LIBMPI", real.library)
+    path, counted = _says(tmp_path, REFUSED, 2, real.path)
+    engine = LaunchedMPI(slots=1, launcher=path, restarts=0, module="mpi_agent")
+    try:
+        engine.start(b"orders")
+        assert take(engine, 1) == [Joined(3)]
+        assert echoed(engine, 3, b"hello")
+    finally:
+        engine.stop()
+    assert counted.read_text().count("\n") == 3
 
 
 @pytest.mark.parametrize(
