@@ -16,6 +16,7 @@ from encamp.jobs.last_report import keep_report
 from encamp.jobs.report import read_report
 from encamp.jobs.work import Outcome
 from encamp.model import JobReport, TaskReport
+from encamp.storage.own_files import OwnFolder
 
 FOLDER = Path("out/job.job")
 FILES = ("report.html", "report.json", "trace.json")
@@ -81,13 +82,13 @@ def test_the_warnings_of_a_report_are_found_at_its_end_or_anywhere(
     odd = ['a "warnings": [', 'b\n  "warnings": [']
     tasks = [TaskReport("t", "up to date", log_tail=odd[1])]
     report = JobReport("job", "/out", "/o", 1.0, 2.0, "", "", "", False, tasks, odd)
-    keep_report(report, here)
+    keep_report(report, OwnFolder(here))
     before = (here / "report.json").stat().st_ino
-    keep_report(report, here)
+    keep_report(report, OwnFolder(here))
     assert (here / "report.json").stat().st_ino == before
-    keep_report(replace(report, warnings=odd[1:]), here)
+    keep_report(replace(report, warnings=odd[1:]), OwnFolder(here))
     assert read_report(here / "report.json").warnings == odd[1:]
     text = (here / "report.json").read_bytes()
     (here / "report.json").write_bytes(text[:-3])
-    keep_report(report, here)
+    keep_report(report, OwnFolder(here))
     assert read_report(here / "report.json") == report

@@ -21,6 +21,7 @@ from encamp.jobs.alone import alone
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.lease import leases, new_lease
 from encamp.jobs.orphans import prune
+from encamp.jobs.progress import Silent
 from encamp.jobs.report import read_report
 from encamp.model import Published, TaskReport
 from encamp.storage.beacon import Beacons, reaches
@@ -364,6 +365,24 @@ def test_a_strangers_link_in_place_of_the_destination_is_refused(scratch: Path) 
     with pytest.raises(BadDestination, match="is a symlink"), encamp.sandbox(to="out"):
         pass
     job = encamp.Job("sums", to=scratch / "out")  # by its whole path: somebody is trusted
+    assert not list(mine.iterdir())
+
+
+@as_root
+def test_a_run_writes_no_report_by_a_link_that_comes_in_place_of_its_destination(
+    scratch: Path,
+) -> None:
+    mine, out = _elsewhere(scratch), scratch / "out"
+    scratch.chmod(0o777)
+
+    class Swapping(Silent):
+        def began(self, job: str, total: int, workers: int | None) -> None:
+            stranger('mv "$1" "$1.was"; ln -s "$2" "$1"', out, mine)
+
+    job = encamp.Job("sums", to="out")
+    job.add("one", "touch one.sum", outputs="*.sum")
+    with pytest.raises(BadDestination, match="is a symlink of the user nobody"):
+        job.run(progress=Swapping())
     assert not list(mine.iterdir())
 
 

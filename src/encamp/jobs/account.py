@@ -154,7 +154,7 @@ def as_json(value: object) -> object:
         return None
 
 
-def write_manifest(job: Job, lines: Iterable[bytes], *, shared: bool = False) -> None:
+def write_manifest(folder: OwnFolder, lines: Iterable[bytes]) -> None:
     """List all published files with their digests in ``MANIFEST``.
 
     Raises `BadDestination` or `NotOurs`.
@@ -162,10 +162,10 @@ def write_manifest(job: Job, lines: Iterable[bytes], *, shared: bool = False) ->
     try:
         # The folder may have been removed meanwhile.
         with (
-            OwnFolder(job.folder, shared).opened(make=True) as files,
+            folder.opened(make=True) as files,
             files.replacing("MANIFEST") as file,
         ):
             file.writelines(sorted(lines))
     except OSError as exc:
         why = (exc.strerror or str(exc)).lower()
-        raise BadDestination(str(job.folder / "MANIFEST"), why) from exc
+        raise BadDestination(str(folder.path / "MANIFEST"), why) from exc

@@ -21,7 +21,8 @@ from encamp.model import JobReport, TaskReport
 
 def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     """Say what would run and why; nothing is run or written."""
-    journal = Journal(job.folder, shared=job.shared or options.shared)
+    shared = job.shared or options.shared
+    journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
     prepared = Prepared(job, journal)
     journal.read()
     journal.left = journal.tasks.difference(job.tasks)

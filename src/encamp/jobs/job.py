@@ -18,6 +18,7 @@ from encamp.storage.outputs import OutputMap, as_outputs
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
+from encamp.storage.trusted import named
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -85,6 +86,13 @@ class Job:
     def folder(self) -> Path:
         """Where the job's journal, report and logs are."""
         return self.to / f"{self.name}{SUFFIX}"
+
+    def true_folder(self, *, shared: bool = False) -> Path:
+        """The same by its true name. Raises `BadDestination` if another user has put a link there.
+
+        ``shared`` says whether the run is a group's.
+        """
+        return named(self.base, self.to, shared=shared or self.shared) / self.folder.name
 
     def add(
         self,

@@ -171,9 +171,16 @@ class Records(Mapping[str, Record]):
 class Journal:
     """The journal of one job; one at a time may be open for writing, on all hosts."""
 
-    def __init__(self, folder: Path, *, shared: bool = False, anybody: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        shared: bool = False,
+        anybody: bool = False,
+        is_true: bool = False,
+    ) -> None:
         self.folder = folder
-        self.own_folder = OwnFolder(folder, shared, anybody)
+        self.own_folder = OwnFolder(folder, shared, anybody, is_true)
         self.believed: Callable[[str], bool] = below([folder.parent])
         """Whether the job could ever have published a path; by default below its destination."""
         self.done = Records()

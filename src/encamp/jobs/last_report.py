@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from encamp.errors import NotOurs
-from encamp.jobs.report import read_report, write_report
+from encamp.jobs.report import NAME, report_in, written
 from encamp.model import JobReport
 from encamp.storage.own_files import OwnFiles, OwnFolder
 
@@ -30,21 +30,20 @@ class Checked(msgspec.Struct, frozen=True):
     tasks: int
 
 
-def keep_report(report: JobReport, folder: Path, *, shared: bool = False) -> None:
+def keep_report(report: JobReport, folder: OwnFolder) -> None:
     """Write the report of a run; if nothing had to run, only what is new in it.
 
-    Raises as `write_report`.
+    Raises as `write_report`, and as `read_report` where it reads the earlier one.
     """
     idle = not report.interrupted and all(state == "up to date" for state in report.states())
-    with OwnFolder(folder, shared).opened(make=True) as files:
+    with folder.opened(make=True) as files:
         earlier = _earlier(files) if idle else None
         if earlier is None:
             files.remove(_NOTE)
-            write_report(report, folder, shared=shared)
+            written(report, files)
             return
         if earlier != report.warnings:
-            whole = read_report(folder / "report.json", shared=shared)
-            write_report(replace(whole, warnings=report.warnings), folder, shared=shared)
+            written(replace(report_in(files), warnings=report.warnings), files)
         with files.replacing(_NOTE) as file:
             file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
 
@@ -59,7 +58,7 @@ def _earlier(files: OwnFiles) -> list[str] | None:
     """The warnings of the last report; None if there is none that can be read."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
-        os.fdopen(files.open("report.json"), "rb") as file,
+        os.fdopen(files.open(NAME), "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         files.status("report.html")

@@ -21,6 +21,8 @@ from encamp.model import JobReport, State
 from encamp.storage.disk import disk_full
 from encamp.storage.own_files import OwnFiles, OwnFolder
 
+NAME = "report.json"
+
 
 def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Path:
     """Write report.json, trace.json and report.html into ``folder``; return the page's path.
@@ -30,17 +32,18 @@ def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Pa
     OSError where the folder cannot be written.
     """
     with OwnFolder(folder, shared).opened(make=True) as files:
-        return _written(report, files)
+        written(report, files)
+    return folder / "report.html"
 
 
-def _written(report: JobReport, files: OwnFiles) -> Path:
+def written(report: JobReport, files: OwnFiles) -> None:
+    """The same, in a folder that is open."""
     folder = files.path
-    _replace(files, "report.json", _in_pieces(report))
+    _replace(files, NAME, _in_pieces(report))
     lanes = Lanes(report)
     _replace(files, "trace.json", trace(report, lanes))
     facts = carried(replace(report, tasks=[]))
     _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
-    return folder / "report.html"
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
@@ -91,7 +94,13 @@ def read_report(path: Path, *, shared: bool = False) -> JobReport:
     Raises `BadJob` if it is missing or broken, `NotOurs` if somebody else may have written it.
     """
     with _told_as_bad_job(path), OwnFolder(path.parent, shared).opened() as files:
-        return msgspec.json.decode(files.read(path.name), type=JobReport)
+        return report_in(files, path.name)
+
+
+def report_in(files: OwnFiles, name: str = NAME) -> JobReport:
+    """The same, in a folder that is open."""
+    with _told_as_bad_job(files.path / name):
+        return msgspec.json.decode(files.read(name), type=JobReport)
 
 
 @contextmanager

@@ -94,7 +94,7 @@ from encamp.storage.publish import (
     publish,
 )
 from encamp.storage.remote import is_url
-from encamp.storage.roots import local, local_storage, portable
+from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.sizes import counted
 from encamp.storage.trusted import trust_in
 
@@ -130,7 +130,8 @@ def run_job(
     if options.dry_run:
         return dry_run(job, options, progress)  # which is for its listing's sake
     shielded = Shielded(progress)
-    journal = Journal(job.folder, shared=job.shared or options.shared)
+    shared = job.shared or options.shared
+    journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
     prepared = Prepared(job, journal)
     selection = Selection(job.tasks, prepared.graph, options)
     local_storage()
@@ -232,8 +233,8 @@ class _Run:
         self.window = max(WINDOW, 4 * (workers or 0))
         self.token = new_token()
         self.shared = journal.own_folder.shared
-        self.lease = new_lease(job.folder, self.token)
-        logs = portable(job.folder / "logs")
+        self.lease = new_lease(journal.folder, self.token)
+        logs = portable_name(journal.folder / "logs")
         self._logs_here = local(logs)
         self.logs = Output("log", at=logs, trust=trust_in(job.to, 1, shared=self.shared))
         self.sys_path = tuple(import_path())
@@ -801,9 +802,9 @@ class _Run:
             [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
             services_of(self.executor),
         )
-        write_manifest(self.job, self.manifest, shared=self.shared)
+        write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
-        keep_report(for_disk, self.job.folder, shared=self.shared)
+        keep_report(for_disk, self.journal.own_folder)
         self.progress.finished(report)
         return report
 

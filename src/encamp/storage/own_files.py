@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import re
 import stat
 from collections.abc import Iterator
@@ -23,8 +22,10 @@ from pathlib import Path
 from secrets import token_hex
 from typing import IO
 
-from encamp.errors import NotOurs, printable
+from encamp.errors import NotOurs
 from encamp.storage.disk import flushed
+from encamp.storage.owners import name_of_user, uid_of_new_files
+from encamp.storage.trusted import NAMED, opened
 
 _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,44 +45,62 @@ class OwnFolder:
     shared: bool = False
     anybody: bool = False
     """Whether it may be anybody's, since nothing that it says does any harm."""
+    is_true: bool = False
+    """Whether the path is the true one: no link that another user puts there is followed."""
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
         """Its files, for the time of a block; with ``make`` it is made where it is missing.
 
-        Raises `NotOurs`, or OSError from the disk.
+        Raises `NotOurs`, `BadDestination`, or OSError from the disk.
         """
-        files = OwnFiles(self.path, shared=self.shared, anybody=self.anybody, make=make)
+        with self._above(make) as folder:
+            files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
         try:
             yield files
         finally:
             files.close()
 
+    @contextmanager
+    def _above(self, make: bool) -> Iterator[int]:
+        """A descriptor of the folder that it is in."""
+        folder = self.path.parent
+        if self.is_true:
+            with opened(folder, NAMED, make=make) as fd:
+                yield fd
+            return
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
 
 class OwnFiles:
-    """The files of one folder; of two threads each needs its own."""
+    """The files of one folder; of two threads each needs its own.
+
+    ``folder`` is a descriptor of the one that it is in; ``owners`` are trusted, by default this
+    user and root, and for root whoever has that one.
+    """
 
     def __init__(
         self,
         path: Path,
+        folder: int,
         *,
         shared: bool = False,
         anybody: bool = False,
         make: bool = False,
-        above: OwnFiles | None = None,
+        owners: set[int] | None = None,
     ) -> None:
         self.path, self._shared, self._anybody = path, shared, anybody
-        self._fd: int = -1
-        self._owners: set[int] = set()
-        place = path if above is None else path.name
-        at = None if above is None else above._fd
-        if make:
-            self._make(place, at)
-        self._fd = self._opened(place, at)
+        self._owners = {os.geteuid(), 0} if owners is None else set(owners)
+        if owners is None and os.geteuid() == 0:
+            self._owners.add(os.fstat(folder).st_uid)
+        self._fd = self._opened(folder, make=make)
         try:
-            self._owners = {os.geteuid(), 0} if above is None else set(above._owners)
-            if above is None and os.geteuid() == 0:
-                self._owners.add(path.parent.stat().st_uid)
             self._check_folder()
         except BaseException:
             self.close()
@@ -104,7 +123,9 @@ class OwnFiles:
 
     def below(self, name: str, *, make: bool = False) -> OwnFiles:
         """The files of a folder in this one."""
-        return OwnFiles(self.path / name, shared=self._shared, make=make, above=self)
+        return OwnFiles(
+            self.path / name, self._fd, shared=self._shared, make=make, owners=self._owners
+        )
 
     def open(self, name: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
         """A descriptor of a file; raises `NotOurs`, or OSError from the disk."""
@@ -202,17 +223,15 @@ class OwnFiles:
     def _mode(self) -> int:
         return 0o664 if self._shared else 0o644
 
-    def _make(self, place: Path | str, at: int | None) -> None:
-        if isinstance(place, Path):
-            place.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            os.mkdir(place, 0o775 if self._shared else 0o755, dir_fd=at)
-
-    def _opened(self, place: Path | str, at: int | None) -> int:
+    def _opened(self, above: int, *, make: bool) -> int:
+        name = self.path.name
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o775 if self._shared else 0o755, dir_fd=above)
         try:
-            return os.open(place, _FOLDER, dir_fd=at)
+            return os.open(name, _FOLDER, dir_fd=above)
         except NotADirectoryError as exc:
-            is_link = stat.S_ISLNK(os.stat(place, dir_fd=at, follow_symlinks=False).st_mode)
+            is_link = stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
             what = "it is a symlink" if is_link else "it is a file, and no folder"
             raise NotOurs(str(self.path), f"{what}; {_REMEDY}") from exc
 
@@ -251,37 +270,6 @@ def read_regular(path: Path, most: int) -> bytes:
     """The first bytes of a plain file that may be anybody's, and no symlink; raises OSError."""
     with open_regular(path, follow=False) as file:
         return file.read(most)
-
-
-def uid_of_new_files(folder: Path | int) -> int | None:
-    """Whom a disk shows as the owner of what we make in a folder; None where we can make nothing.
-
-    ``folder`` may be a descriptor.
-    """
-    try:
-        at = os.open(folder, _FOLDER) if isinstance(folder, Path) else os.dup(folder)
-    except OSError:
-        return None
-    name = f".owner.{token_hex(8)}.tmp"
-    try:
-        fd = os.open(name, os.O_WRONLY | _NEW, 0o600, dir_fd=at)
-        try:
-            return os.fstat(fd).st_uid
-        finally:
-            os.close(fd)
-            os.unlink(name, dir_fd=at)
-    except OSError:
-        return None
-    finally:
-        os.close(at)
-
-
-def name_of_user(uid: int) -> str:
-    """What a user is called; the number where it has no name."""
-    try:
-        return printable(pwd.getpwuid(uid).pw_name)
-    except KeyError:
-        return str(uid)
 
 
 def _whose(status: os.stat_result) -> str:

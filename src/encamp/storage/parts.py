@@ -13,7 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import printable
-from encamp.storage.own_files import uid_of_new_files
+from encamp.storage.owners import uid_of_new_files
 
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""

@@ -19,7 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from encamp.errors import BadDestination, printable
-from encamp.storage.own_files import name_of_user, uid_of_new_files
+from encamp.storage.owners import name_of_user, uid_of_new_files
 from encamp.storage.remote import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -68,17 +68,17 @@ def opened(folder: Path, trust: Trust = NAMED, *, make: bool = False) -> Iterato
 
 
 def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Path:
-    """A destination: ``to``, below ``base`` where it is no whole path.
+    """The true path of a destination: ``to``, below ``base`` where it is no whole path.
 
     What a user names by its whole path may be anybody's. Raises `BadDestination` if a part of
     any other is a link of another user.
     """
     path = base / folder_name(to)
-    if path.is_relative_to(base):
-        top = os.path.realpath(base)
-        whole = os.path.join(top, path.relative_to(base))  # noqa: PTH118
-        _resolved(whole, trust_in(top, shared=shared))
-    return path
+    if not path.is_relative_to(base):
+        return Path(os.path.realpath(path))
+    top = os.path.realpath(base)
+    whole = os.path.join(top, path.relative_to(base))  # noqa: PTH118
+    return Path(_resolved(whole, trust_in(top, shared=shared))[0])
 
 
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
