@@ -22,6 +22,7 @@ import pytest
 
 from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.jobs import page
+from encamp.jobs import trace as trace_module
 from encamp.jobs.report import read_report, write_report
 from encamp.model import (
     AttemptReport,
@@ -419,6 +420,30 @@ def test_slots_that_each_ran_one_task_share_lanes(tmp_path: Path) -> None:
     events = trace_of(job_report("fresh", tasks, 301.0), tmp_path)["traceEvents"]
     names = [e["args"]["name"] for e in events if e["name"] == "thread_name"]
     assert names == ["w0", "w1", "w2"]
+
+
+def test_the_trace_of_very_many_tasks_has_some_and_those_that_failed_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trace_module, "_LARGEST", 40_000)
+    tasks = [
+        TaskReport(
+            f"t{n}",
+            "up to date" if n > 300 else "failed" if n % 100 == 99 else "done",
+            [AttemptReport(1, Where("h", "w", n), START, [Span("step", START + n, 0.9)])],
+        )
+        for n in range(600)
+    ]
+    trace = trace_of(job_report("many", tasks, 301.0), tmp_path)
+    drawn = {e["name"] for e in trace["traceEvents"] if e.get("cat") in ("attempt", "failed")}
+    assert 50 < len(drawn) < 301
+    assert {"t99", "t199", "t299"} < drawn
+    assert max(int(name[1:]) for name in drawn) > 250  # evenly spread
+    assert trace["otherData"]["shown"] == (
+        f"{len(drawn)} of 301 tasks that ran; all are in report.json"
+    )
+    assert trace["otherData"]["shown"] in {e["name"] for e in trace["traceEvents"]}
+    assert (tmp_path / "trace.json").stat().st_size < 41_000
 
 
 class Page(HTMLParser):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
-from encamp.model import AttemptReport, JobReport, State, TaskReport
+from encamp.model import AttemptReport, JobReport, State
 
 MOST_LANES = 96
 """Where there are more workers than this, those that ran one after the other share a lane."""
@@ -59,13 +59,6 @@ class Lanes:
         if not hasattr(self, "_starts"):
             self._starts = array("L", accumulate(self.tries, initial=0))
         return list(self._numbers[self._starts[task] : self._starts[task + 1]])
-
-    def attempts(self) -> Iterator[tuple[TaskReport, AttemptReport, int]]:
-        """Each attempt of this run, with its lane."""
-        tasks = self._report.of_state(*RAN)
-        placed = ((task, attempt) for task in tasks for attempt in task.attempts)
-        for (task, attempt), lane in zip(placed, self._numbers, strict=True):
-            yield task, attempt, lane
 
     def _spans(self) -> Iterator[tuple[Lane, float, float]]:
         tasks = self._report.of_state(*RAN)

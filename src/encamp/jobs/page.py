@@ -12,7 +12,7 @@ import os
 import re
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,11 @@ import msgspec
 from encamp.errors import shortened
 from encamp.jobs.carried import carried, task_json
 from encamp.jobs.lanes import RAN, Lanes
+from encamp.jobs.some import some_of, went_wrong
 from encamp.model import JobReport, TaskReport
 
 _LARGEST = 5_000_000
 """Bytes that the facts of all tasks may have on the page."""
-_FOR_FAILURES = 0.6
-"""What part of that tasks may take that failed or were tried again."""
-_LOOKED_AT = 10_000
-"""Tasks of each kind, failed and others, that are chosen from: more than there is room for."""
 _LONGEST_VALUE = 2000
 _LONGEST_LOG = 16_000
 _MOST_OUTPUTS = 100
@@ -49,11 +46,13 @@ def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> byte
     """
     facts["href"] = _link(os.path.relpath(report.destination, folder))
     facts["lanes"] = carried(lanes.lanes)
-    wrong = _went_wrong(report, lanes)
-    looked_at = _candidates(len(report.tasks), wrong)
-    shown = {at: _for_page(report.tasks[at], lanes.of(at), report, folder) for at in looked_at}
-    chosen = _chosen({at: len(text) for at, text in shown.items()}, wrong)
-    facts["tasks"] = [msgspec.Raw(shown[at]) for at in sorted(chosen)]
+    chosen = some_of(
+        range(len(report.tasks)),
+        went_wrong(report, lanes),
+        lambda at: _for_page(report.tasks[at], lanes.of(at), report, folder),
+        _LARGEST,
+    )
+    facts["tasks"] = [msgspec.Raw(text) for text in chosen.values()]
     facts["left_out"] = _summed(report, chosen)
     template = files("encamp.jobs").joinpath("report.html").read_text("utf-8")
     title, script = html.escape(facts["name"]), _hash_of_script(template)
@@ -67,41 +66,7 @@ def _hash_of_script(template: str) -> str:
     return b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
-    """The places of the tasks that failed or were tried again."""
-    each = enumerate(zip(report.states(), lanes.tries, strict=True))
-    return [at for at, (state, tries) in each if state == "failed" or tries > 1]
-
-
-def _candidates(tasks: int, wrong: list[int]) -> list[int]:
-    """Which tasks may be on the page: of very many more than it has room for, but not all."""
-    step = -(-tasks // _LOOKED_AT)  # rounded up
-    return sorted({*wrong[:_LOOKED_AT], *range(0, tasks, max(1, step))})
-
-
-def _chosen(sizes: dict[int, int], wrong: list[int]) -> set[int]:
-    """Which tasks are shown: as many of those that went wrong, and others evenly spread."""
-    enough = sum(sizes.values()) <= _LARGEST
-    first = (at for at in wrong if at in sizes)
-    chosen = set(_fitting(first, sizes, _LARGEST if enough else _LARGEST * _FOR_FAILURES))
-    left = _LARGEST - sum(sizes[at] for at in chosen)
-    others = [at for at in sizes if at not in chosen]
-    step = -(-sum(sizes[at] for at in others) // max(1, left))
-    spread = others[:: max(1, step)]
-    return chosen.union(_fitting(spread, sizes, left))
-
-
-def _fitting(of: Iterable[int], sizes: dict[int, int], room: float) -> list[int]:
-    """As many as there is room for, one after the other; a large one may be passed over."""
-    found = []
-    for at in of:
-        if sizes[at] <= room:
-            found.append(at)
-            room -= sizes[at]
-    return found
-
-
-def _summed(report: JobReport, chosen: set[int]) -> Facts:
+def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
     """What the page needs to know of tasks that it does not show."""
     states: Counter[str] = Counter()
     busy: dict[str, float] = defaultdict(float)

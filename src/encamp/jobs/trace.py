@@ -15,19 +15,47 @@ import msgspec
 
 from encamp.jobs.carried import carried
 from encamp.jobs.lanes import Lane, Lanes, times
+from encamp.jobs.some import some_of, went_wrong
 from encamp.model import AttemptReport, JobReport, TaskReport
+
+_LARGEST = 20_000_000
+"""Bytes that the events of all attempts may have: what viewers open at once."""
 
 
 def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
-    """The trace as JSON, an attempt at a time."""
+    """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
     about = ("name", "destination", "controller", "executor", "version", "started", "ended")
     facts = {name: str(getattr(report, name)) for name in about}
+    places = _places(lanes)
+    ran = [at for at, tries in enumerate(lanes.tries) if tries]
+    wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
+    chosen = some_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
+    pieces = [_encoded(names)[1:-1]] if (names := _names(lanes)) else []
+    if len(chosen) < len(ran):
+        text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
+        facts["shown"] = text
+        pieces.append(_encoded([_remark(text)])[1:-1])
     yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(carried(facts))
-    between = b',"traceEvents":['
-    for events in _events(lanes):
-        yield between + _encoded(events)[1:-1]
-        between = b","
-    yield b"]}" if between == b"," else b',"traceEvents":[]}'
+    yield b',"traceEvents":['
+    for number, piece in enumerate(itertools.chain(pieces, chosen.values())):
+        yield b"," * (number > 0) + piece
+    yield b"]}"
+
+
+def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, int]]) -> bytes:
+    task = report.tasks[at]
+    tries = zip(task.attempts, lanes.of(at), strict=True)
+    events = [
+        event
+        for attempt, lane in tries
+        for event in _attempt_events(task, attempt, lanes.began, *places[lane])
+    ]
+    return _encoded(events)[1:-1]
+
+
+def _remark(text: str) -> dict[str, Any]:
+    """Something that is drawn over all, at the beginning."""
+    return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
 
 
 def _encoded(events: list[dict[str, Any]]) -> bytes:
@@ -37,15 +65,18 @@ def _encoded(events: list[dict[str, Any]]) -> bytes:
         return msgspec.json.encode(carried(events))
 
 
-def _events(lanes: Lanes) -> Iterator[list[dict[str, Any]]]:
-    numbers = itertools.count(1)
-    hosts = {host: next(numbers) for host in dict.fromkeys(lane.host for lane in lanes.lanes)}
-    places = [(hosts[lane.host], next(numbers)) for lane in lanes.lanes]
-    if names := [*_host_names(hosts), *_lane_names(lanes.lanes, places)]:
-        yield names
-    for task, attempt, lane in lanes.attempts():
-        pid, tid = places[lane]
-        yield list(_attempt_events(task, attempt, lanes.began, pid, tid))
+def _hosts(lanes: Lanes) -> dict[str | None, int]:
+    return {host: n for n, host in enumerate(dict.fromkeys(one.host for one in lanes.lanes), 1)}
+
+
+def _places(lanes: Lanes) -> list[tuple[int, int]]:
+    """The numbers of each lane's host and of itself."""
+    hosts = _hosts(lanes)
+    return [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
+
+
+def _names(lanes: Lanes) -> list[dict[str, Any]]:
+    return [*_host_names(_hosts(lanes)), *_lane_names(lanes.lanes, _places(lanes))]
 
 
 def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:
