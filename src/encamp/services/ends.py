@@ -1,4 +1,4 @@
-"""Where calls of services are made: the program's end of a cluster, or a task's.
+"""Where calls of services are made: what the ends of a program and of tasks have in common.
 
 One end serves all proxies of its process's program or task, without threads: who waits for a result
 drives it, as everywhere in encamp.
@@ -8,47 +8,31 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from typing import Any
 
-from encamp.agent.calls import Slot, slot_here
 from encamp.agent.pickling import (
-    RemoteTraceback,
     disclosed,
     dump,
     enclosed,
     load,
-    load_failure,
-    traceback_of,
 )
-from encamp.agent.protocol import SERVICES, SPAWNER
-from encamp.cluster.task import FORKED
+from encamp.agent.protocol import SPAWNER
 from encamp.errors import (
-    BadFrame,
-    CircularCall,
-    ClusterClosed,
     ClusterError,
-    ServerLost,
     ServiceError,
-    words_of,
 )
 from encamp.services.letters import (
     RELEASE,
     Acquire,
     Answers,
     Ask,
-    Between,
-    Broken,
     Call,
     Calls,
-    Circle,
     Forget,
     Free,
     Granted,
@@ -57,24 +41,14 @@ from encamp.services.letters import (
     Refused,
     Told,
     Uses,
-    Waits,
-    WaitsNoMore,
-    decode,
     encode,
 )
+from encamp.services.outcomes import about, settle
 from encamp.services.result import Awaited, Result
-from encamp.wire import Parts, changeable, own
+from encamp.wire import Parts
 
-if TYPE_CHECKING:
-    from encamp.cluster.controller import Controller
-    from encamp.services.registry import Registry
-
-TELL_AFTER = 0.05
-"""Seconds of waiting in a task after which the registry is told what for, to find circles."""
 _MOST = 1000
 """Calls that go in one message at most."""
-_EAGER = 64
-"""After how many calls at the latest the program's thread sends them out itself."""
 
 
 class Acquisition(Awaited):
@@ -232,7 +206,7 @@ class End(ABC):
     def _fail_unsent(self, one: Outgoing) -> None:
         if one.result is not None:
             error = self._lost[one.route.seat]
-            self._later(partial(one.result.settle, None, _about(error, one.result, False)))
+            self._later(partial(one.result.settle, None, about(error, one.result, False)))
 
     def _later(self, call: Callable[[], object]) -> None:
         """Call something that may call anybody's code, where nothing is held."""
@@ -308,7 +282,7 @@ class End(ABC):
             result = pending.pop(number, None)
             if result is not None:
                 body = disclosed(payload, parts[at : at + count])
-                self._left.append(partial(_settle, result, good, body))
+                self._left.append(partial(settle, result, good, body))
             at += count
 
     def _granted(self, letter: Granted, parts: Parts) -> None:
@@ -335,327 +309,4 @@ class End(ABC):
             begun: bool | None = None
             if letter.about >= 0:
                 begun = letter.about == self.id and number <= letter.number
-            result.settle(None, _about(error, result, begun))
-
-
-def _about(error: ServiceError, result: Result, begun: bool | None) -> ServiceError:
-    if isinstance(error, ServerLost):
-        lost = replace(error, call=result.call, begun=begun)
-        lost.__cause__ = error.__cause__
-        return lost
-    return error
-
-
-def _call(call: Callable[[], object]) -> None:
-    call()
-
-
-def _settle(result: Result, good: bool, body: Parts) -> None:
-    result.settle(*_value(result, good, body))
-
-
-def _value(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
-    if good:
-        try:
-            return load(body), None
-        except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
-            error: BaseException = RuntimeError(
-                f"the result of {result.service}.{result.call} cannot be read here: {words_of(exc)}"
-            )
-            text = traceback_of(exc)
-    else:
-        error, text = load_failure(body)
-    head = f"{result.service}.{result.call}, server {result.seat}:\n"
-    with suppress(BaseException):
-        BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
-    return None, error
-
-
-def _wanted(what: Awaited) -> tuple[int, int, int, str]:
-    """What a future waits for: a service, a server and a call's number there, and its name."""
-    if isinstance(what, Result):
-        name = f"{what.service}.{what.call}"
-        return (0 if what.seat else what.wanted), what.seat, what.number, name
-    if isinstance(what, Acquisition):
-        return what.service, 0, 0, "a free server"
-    return 0, 0, 0, ""
-
-
-class ProgramEnd(End):
-    """The end of the program that has made the cluster: the registry is in the same process."""
-
-    def __init__(self, controller: Controller, registry: Registry) -> None:
-        super().__init__(SPAWNER)
-        self._controller, self._registry = controller, registry
-        self._pump = controller.pump
-        self._pump.turned.insert(0, self.flush)  # before the controller sends what is posted
-
-    @property
-    def awaited(self) -> int:
-        """How many servers have calls of the program to answer."""
-        return len(self._pending)
-
-    def _check(self) -> None:
-        if self._pump.elsewhere:
-            raise ClusterClosed(FORKED)
-        if self._controller.failure is not None:
-            raise self._controller.failure
-        if self._controller.closing:
-            raise ClusterClosed
-
-    def wait(self, what: Awaited, timeout: float | None) -> None:
-        """See `End.wait`."""
-        self._pump.until(what.done, timeout)
-        if not what.done():
-            if self._pump.elsewhere:
-                raise ClusterClosed(FORKED)
-            if self._controller.closing and timeout is None:
-                raise ClusterClosed
-
-    def attend(self, what: Awaited) -> None:
-        """See `End.attend`: the cluster's thread in the background does."""
-
-    def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `End.tell`."""
-        self._check()
-        self._pump.now(lambda: self._registry.letter(SPAWNER, letter, payload))
-
-    def call(self, outgoing: Outgoing) -> None:
-        """See `End.call`; arguments are taken now."""
-        self._check()
-        if outgoing.buffers and changeable(outgoing.buffers):
-            outgoing.buffers = own(outgoing.buffers)
-        super().call(outgoing)
-
-    def _begin(self, route: Route | None) -> None:
-        at_once = route is None or not self._pending.get(route.seat)
-        if at_once or len(self._outgoing) >= _EAGER:
-            self._pump.quick(self.flush)
-
-    def _release_after(self, route: Route, lease: int, last: Result) -> None:
-        """See `End._release_after`: answers come here also while nobody waits for them."""
-
-        def free(_: object) -> None:
-            with suppress(ClusterError, OSError):
-                self.tell(Free(route.seat, lease), [])
-
-        last.add_done_callback(free)
-
-    def _post(self, to: int, parts: Parts) -> None:
-        self._controller.mail.send(to, SPAWNER, parts, SERVICES)
-
-    def _later(self, call: Callable[[], object]) -> None:
-        """See `End._later`."""
-        self._pump.soon(partial(_call, call))
-
-    def _answers(self, letter: Answers, parts: Parts) -> None:
-        self._take_answers((letter, iter(letter.answers), iter(parts)))
-
-    def _take_answers(self, come: tuple[Answers, Any, Any]) -> None:
-        """Take answers; a callback that waits meanwhile goes on with those that are left."""
-        letter, answers, parts = come
-        pending = self._pending.get(letter.seat)
-        if not pending:
-            return
-        for number, good, payload, count in answers:
-            result = pending.pop(number, None)
-            body = (
-                [payload] if not count else disclosed(payload, [next(parts) for _ in range(count)])
-            )
-            if result is None:
-                continue
-            called_back = result._called_back
-            if called_back:
-                self._pump.before_others(self._take_answers, [come])
-            result.settle(*_value(result, good, body))
-            if called_back:
-                return
-        if not pending and self._pending.get(letter.seat) is pending:
-            del self._pending[letter.seat]
-
-
-class TaskEnd(End):
-    """The end of a task: letters come to its slot, and whoever waits there takes them."""
-
-    def __init__(self, slot: Slot, task: int) -> None:
-        super().__init__(task)
-        self.slot = slot
-        self.requests: deque[tuple[int, Calls, Parts]] = deque()
-        """Calls for the task itself, where it is a server, with who made them."""
-        self.answered: dict[int, int] = {}
-        """Of each client, the number of the last call that the task has answered as a server."""
-        self.held: set[int] = set()
-        """Leases that the task has."""
-        self.between: dict[int, deque[tuple[int, Parts]]] = {}
-        """By groups: what other members have sent, with their ranks."""
-        self.broken: set[int] = set()
-        """Groups of which a member is gone."""
-        self._draining = threading.Lock()
-        self._circles: set[int] = set()
-        self._attended: set[Awaited] = set()
-        self._attendant: threading.Thread | None = None
-        self._thread = threading.get_ident()
-        self._handlers[Circle] = self._circle
-        self._handlers[Between] = self._between
-        self._handlers[Broken] = lambda letter, _: self.broken.add(letter.group)
-
-    def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `End.tell`."""
-        self._post(SPAWNER, [encode(letter), *payload])
-
-    def _post(self, to: int, parts: Parts) -> None:
-        self.slot.check_runs(self.id)
-        self.slot.post(self.id, to, SERVICES, parts)
-
-    def _begin(self, route: Route | None) -> None:
-        self.flush()
-
-    # Waiting
-
-    def drain(self) -> bool:
-        """Take what has come; whether there was something."""
-        found = False
-        while self.slot.letters and (come := self._next()) is not None:
-            found = True
-            come()
-        while self._left:
-            found = True
-            with suppress(IndexError):  # another thread may have taken it
-                self._left.popleft()()
-        if found:
-            self.slot.port.tell_waiters()
-        return found
-
-    def look(self) -> None:
-        """Take what has come by now; does not wait."""
-        self.slot.port.until(lambda: None, 0)
-        self.drain()
-
-    def _next(self) -> Callable[[], None] | None:
-        """How to handle the next letter; calls for this task are put into their queue here."""
-        letters = self.slot.letters
-        with self._draining:  # so that calls keep their order
-            while letters:
-                sender, parts = letters.popleft()
-                with suppress(BadFrame):
-                    letter = decode(parts[0])
-                    if not isinstance(letter, Calls):
-                        return partial(self.take, letter, parts[1:])
-                    client = sender if letter.client < 0 else letter.client
-                    self.requests.append((client, letter, parts[1:]))
-        return None
-
-    def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
-        """Drive until ``done()``, or the time is over."""
-        slot, letters = self.slot, self.slot.letters
-        deadline = None if timeout is None else time.monotonic() + timeout
-
-        def found() -> bool | None:
-            slot.check_runs(self.id)
-            return True if letters or done() else None
-
-        while True:
-            self.drain()
-            if done():
-                return True
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
-                return False
-            slot.port.until(found, left)
-
-    def wait(self, what: Awaited, timeout: float | None) -> None:
-        """See `End.wait`; raises `CircularCall` where it would never end."""
-        if timeout is not None or threading.get_ident() != self._thread:
-            self.until(what.done, timeout)
-        elif not self.until(what.done, TELL_AFTER):
-            self._wait_long(what)
-
-    def _wait_long(self, what: Awaited) -> None:
-        ticket = next(self._tickets)
-        service, seat, number, name = _wanted(what)
-        if not (seat or service):
-            self.until(what.done)
-            return
-        held = list(self.held)
-        self.tell(Waits(ticket, service, seat, number, dict(self.answered), held), [])
-        try:
-            self.until(lambda: what.done() or ticket in self._circles or _wanted(what)[1] != seat)
-        finally:
-            self.tell(WaitsNoMore(ticket), [])
-        if ticket in self._circles and not what.done():
-            if isinstance(what, Acquisition):
-                self.forget(what)
-            raise CircularCall(name)
-        if not what.done():  # it has a server now
-            self._wait_long(what)
-
-    def _circle(self, letter: Circle, parts: Parts) -> None:
-        self._circles.add(letter.ticket)
-
-    def attend(self, what: Awaited) -> None:
-        """See `End.attend`: a thread waits for all of them, as long as there are some."""
-        if what.done():
-            return
-        self._attended.add(what)
-        if self._attendant is None or not self._attendant.is_alive():
-            self._attendant = threading.Thread(
-                target=self._attend, name="encamp-services", daemon=True
-            )
-            self._attendant.start()
-
-    def _attend(self) -> None:
-        with suppress(RuntimeError, EOFError, OSError):  # the task has ended
-            while self._attended:
-                for what in list(self._attended):
-                    if what.done():
-                        self._attended.discard(what)
-                        continue
-                    self.until(what.done)
-
-    # Groups
-
-    def _between(self, letter: Between, parts: Parts) -> None:
-        self.between.setdefault(letter.group, deque()).append((letter.rank, parts))
-
-    def _granted(self, letter: Granted, parts: Parts) -> None:
-        self.held.update(lease for _, _, lease in letter.leases)
-        super()._granted(letter, parts)
-
-    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
-        """See `End.release`."""
-        self.held.discard(lease)
-        super().release(route, lease, last, shared=shared)
-
-
-_of_slots: WeakKeyDictionary[Slot, TaskEnd] = WeakKeyDictionary()
-_of_programs: WeakValueDictionary[str, End] = WeakValueDictionary()
-"""By the tokens of clusters."""
-
-
-def program_end(token: str, end: End) -> None:
-    """Have services and proxies of a cluster find the program's end when they are unpickled."""
-    _of_programs[token] = end
-
-
-def task_end() -> TaskEnd | None:
-    """The end of the task that this thread runs; None where it runs none."""
-    here = slot_here()
-    if here is None:
-        return None
-    slot, task = here
-    slot.check_runs(task)
-    end = _of_slots.get(slot)
-    if end is None or end.id != task:
-        end = _of_slots[slot] = TaskEnd(slot, task)
-    return end
-
-
-def end_of(token: str) -> End:
-    """Where calls of a cluster's services are made from here."""
-    end = task_end() or _of_programs.get(token)
-    if end is None:
-        raise RuntimeError(
-            "a service or proxy can be used in the program that has made its cluster, and in tasks "
-            "that were spawned there; a step of a job can give what it has made to the program only"
-        )
-    return end
+            result.settle(None, about(error, result, begun))

@@ -35,7 +35,7 @@ from encamp.errors import (
 from encamp.model import ServerStatistics, ServiceStatistics
 from encamp.services.circles import Circles
 from encamp.services.consoles import Consoles
-from encamp.services.ends import ProgramEnd, program_end
+from encamp.services.here import program_end
 from encamp.services.letters import (
     END,
     RELEASE,
@@ -65,6 +65,7 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.pool import STARTING, Pool, Request, Seat
+from encamp.services.program_end import ProgramEnd
 from encamp.services.saved import Kept, States
 from encamp.services.server import Blueprint, Terms, serve
 from encamp.services.watch import Watch

@@ -17,7 +17,7 @@ from encamp.agent.ledger import HOLD
 from encamp.agent.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
 from encamp.agent.protocol import SERVICES, SPAWNER
 from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped
-from encamp.services.ends import TaskEnd, task_end
+from encamp.services.here import task_end
 from encamp.services.letters import (
     APPLY,
     CALL,
@@ -38,6 +38,7 @@ from encamp.services.letters import (
     Saved,
     encode,
 )
+from encamp.services.task_end import TaskEnd
 from encamp.wire import Parts
 
 _MOST_HELD = 200

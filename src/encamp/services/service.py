@@ -27,7 +27,8 @@ from encamp.errors import (
 )
 from encamp.model import ServiceStatistics
 from encamp.quantities import as_number, whole
-from encamp.services.ends import End, Outgoing, end_of
+from encamp.services.ends import End, Outgoing
+from encamp.services.here import end_of
 from encamp.services.letters import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry import Published, Registry

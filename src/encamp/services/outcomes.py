@@ -1,0 +1,50 @@
+"""What comes of a call, from what its server has sent or from its loss."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+from encamp.agent.pickling import (
+    RemoteTraceback,
+    load,
+    load_failure,
+    traceback_of,
+)
+from encamp.errors import (
+    ServerLost,
+    ServiceError,
+    words_of,
+)
+from encamp.services.result import Result
+from encamp.wire import Parts
+
+
+def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceError:
+    if isinstance(error, ServerLost):
+        lost = replace(error, call=result.call, begun=begun)
+        lost.__cause__ = error.__cause__
+        return lost
+    return error
+
+
+def settle(result: Result, good: bool, body: Parts) -> None:
+    result.settle(*value_of(result, good, body))
+
+
+def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
+    if good:
+        try:
+            return load(body), None
+        except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
+            error: BaseException = RuntimeError(
+                f"the result of {result.service}.{result.call} cannot be read here: {words_of(exc)}"
+            )
+            text = traceback_of(exc)
+    else:
+        error, text = load_failure(body)
+    head = f"{result.service}.{result.call}, server {result.seat}:\n"
+    with suppress(BaseException):
+        BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
+    return None, error

@@ -1,0 +1,198 @@
+"""The end of a task: letters come to its slot, and whoever waits there takes them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from encamp.agent.calls import Slot
+from encamp.agent.protocol import SERVICES, SPAWNER
+from encamp.errors import (
+    BadFrame,
+    CircularCall,
+)
+from encamp.services.ends import Acquisition, End, Route
+from encamp.services.letters import (
+    Between,
+    Broken,
+    Calls,
+    Circle,
+    Granted,
+    Letter,
+    Waits,
+    WaitsNoMore,
+    decode,
+    encode,
+)
+from encamp.services.result import Awaited, Result
+from encamp.wire import Parts
+
+TELL_AFTER = 0.05
+"""Seconds of waiting in a task after which the registry is told what for, to find circles."""
+
+
+class TaskEnd(End):
+    """The end of a task: letters come to its slot, and whoever waits there takes them."""
+
+    def __init__(self, slot: Slot, task: int) -> None:
+        super().__init__(task)
+        self.slot = slot
+        self.requests: deque[tuple[int, Calls, Parts]] = deque()
+        """Calls for the task itself, where it is a server, with who made them."""
+        self.answered: dict[int, int] = {}
+        """Of each client, the number of the last call that the task has answered as a server."""
+        self.held: set[int] = set()
+        """Leases that the task has."""
+        self.between: dict[int, deque[tuple[int, Parts]]] = {}
+        """By groups: what other members have sent, with their ranks."""
+        self.broken: set[int] = set()
+        """Groups of which a member is gone."""
+        self._draining = threading.Lock()
+        self._circles: set[int] = set()
+        self._attended: set[Awaited] = set()
+        self._attendant: threading.Thread | None = None
+        self._thread = threading.get_ident()
+        self._handlers[Circle] = self._circle
+        self._handlers[Between] = self._between
+        self._handlers[Broken] = lambda letter, _: self.broken.add(letter.group)
+
+    def tell(self, letter: Letter, payload: Parts) -> None:
+        """See `End.tell`."""
+        self._post(SPAWNER, [encode(letter), *payload])
+
+    def _post(self, to: int, parts: Parts) -> None:
+        self.slot.check_runs(self.id)
+        self.slot.post(self.id, to, SERVICES, parts)
+
+    def _begin(self, route: Route | None) -> None:
+        self.flush()
+
+    # Waiting
+
+    def drain(self) -> bool:
+        """Take what has come; whether there was something."""
+        found = False
+        while self.slot.letters and (come := self._next()) is not None:
+            found = True
+            come()
+        while self._left:
+            found = True
+            with suppress(IndexError):  # another thread may have taken it
+                self._left.popleft()()
+        if found:
+            self.slot.port.tell_waiters()
+        return found
+
+    def look(self) -> None:
+        """Take what has come by now; does not wait."""
+        self.slot.port.until(lambda: None, 0)
+        self.drain()
+
+    def _next(self) -> Callable[[], None] | None:
+        """How to handle the next letter; calls for this task are put into their queue here."""
+        letters = self.slot.letters
+        with self._draining:  # so that calls keep their order
+            while letters:
+                sender, parts = letters.popleft()
+                with suppress(BadFrame):
+                    letter = decode(parts[0])
+                    if not isinstance(letter, Calls):
+                        return partial(self.take, letter, parts[1:])
+                    client = sender if letter.client < 0 else letter.client
+                    self.requests.append((client, letter, parts[1:]))
+        return None
+
+    def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
+        """Drive until ``done()``, or the time is over."""
+        slot, letters = self.slot, self.slot.letters
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        def found() -> bool | None:
+            slot.check_runs(self.id)
+            return True if letters or done() else None
+
+        while True:
+            self.drain()
+            if done():
+                return True
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            slot.port.until(found, left)
+
+    def wait(self, what: Awaited, timeout: float | None) -> None:
+        """See `End.wait`; raises `CircularCall` where it would never end."""
+        if timeout is not None or threading.get_ident() != self._thread:
+            self.until(what.done, timeout)
+        elif not self.until(what.done, TELL_AFTER):
+            self._wait_long(what)
+
+    def _wait_long(self, what: Awaited) -> None:
+        ticket = next(self._tickets)
+        service, seat, number, name = _wanted(what)
+        if not (seat or service):
+            self.until(what.done)
+            return
+        held = list(self.held)
+        self.tell(Waits(ticket, service, seat, number, dict(self.answered), held), [])
+        try:
+            self.until(lambda: what.done() or ticket in self._circles or _wanted(what)[1] != seat)
+        finally:
+            self.tell(WaitsNoMore(ticket), [])
+        if ticket in self._circles and not what.done():
+            if isinstance(what, Acquisition):
+                self.forget(what)
+            raise CircularCall(name)
+        if not what.done():  # it has a server now
+            self._wait_long(what)
+
+    def _circle(self, letter: Circle, parts: Parts) -> None:
+        self._circles.add(letter.ticket)
+
+    def attend(self, what: Awaited) -> None:
+        """See `End.attend`: a thread waits for all of them, as long as there are some."""
+        if what.done():
+            return
+        self._attended.add(what)
+        if self._attendant is None or not self._attendant.is_alive():
+            self._attendant = threading.Thread(
+                target=self._attend, name="encamp-services", daemon=True
+            )
+            self._attendant.start()
+
+    def _attend(self) -> None:
+        with suppress(RuntimeError, EOFError, OSError):  # the task has ended
+            while self._attended:
+                for what in list(self._attended):
+                    if what.done():
+                        self._attended.discard(what)
+                        continue
+                    self.until(what.done)
+
+    # Groups
+
+    def _between(self, letter: Between, parts: Parts) -> None:
+        self.between.setdefault(letter.group, deque()).append((letter.rank, parts))
+
+    def _granted(self, letter: Granted, parts: Parts) -> None:
+        self.held.update(lease for _, _, lease in letter.leases)
+        super()._granted(letter, parts)
+
+    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
+        """See `End.release`."""
+        self.held.discard(lease)
+        super().release(route, lease, last, shared=shared)
+
+
+def _wanted(what: Awaited) -> tuple[int, int, int, str]:
+    """What a future waits for: a service, a server and a call's number there, and its name."""
+    if isinstance(what, Result):
+        name = f"{what.service}.{what.call}"
+        return (0 if what.seat else what.wanted), what.seat, what.number, name
+    if isinstance(what, Acquisition):
+        return what.service, 0, 0, "a free server"
+    return 0, 0, 0, ""
