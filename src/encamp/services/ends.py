@@ -15,17 +15,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from encamp.agent.pickling import (
-    disclosed,
-    dump,
-    enclosed,
-    load,
-)
+from encamp.agent.pickling import disclosed, dump, enclosed, load
 from encamp.agent.protocol import SPAWNER
-from encamp.errors import (
-    ClusterError,
-    ServiceError,
-)
+from encamp.errors import ClusterError, ServiceError
 from encamp.services.letters import (
     RELEASE,
     Acquire,

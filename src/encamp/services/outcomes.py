@@ -6,17 +6,8 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from encamp.agent.pickling import (
-    RemoteTraceback,
-    load,
-    load_failure,
-    traceback_of,
-)
-from encamp.errors import (
-    ServerLost,
-    ServiceError,
-    words_of,
-)
+from encamp.agent.pickling import RemoteTraceback, load, load_failure, traceback_of
+from encamp.errors import ServerLost, ServiceError, words_of
 from encamp.services.result import Result
 from encamp.wire import Parts
 

@@ -7,20 +7,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from encamp.agent.pickling import (
-    disclosed,
-)
+from encamp.agent.pickling import disclosed
 from encamp.agent.protocol import SERVICES, SPAWNER
 from encamp.cluster.task import FORKED
-from encamp.errors import (
-    ClusterClosed,
-    ClusterError,
-)
-from encamp.services.letters import (
-    Answers,
-    Free,
-    Letter,
-)
+from encamp.errors import ClusterClosed, ClusterError
+from encamp.services.letters import Answers, Free, Letter
 from encamp.services.result import Awaited, Result
 from encamp.wire import Parts, changeable, own
 

@@ -31,7 +31,8 @@ from encamp.services.ends import End, Outgoing
 from encamp.services.here import end_of
 from encamp.services.letters import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
-from encamp.services.registry import Published, Registry
+from encamp.services.records import Published
+from encamp.services.registry import Registry
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.windows import Windows

@@ -11,10 +11,7 @@ from functools import partial
 
 from encamp.agent.calls import Slot
 from encamp.agent.protocol import SERVICES, SPAWNER
-from encamp.errors import (
-    BadFrame,
-    CircularCall,
-)
+from encamp.errors import BadFrame, CircularCall
 from encamp.services.ends import Acquisition, End, Route
 from encamp.services.letters import (
     Between,
