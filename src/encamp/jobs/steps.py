@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,7 @@ def command(
         words: tuple[str, ...] | str = line
     else:
         try:
-            words = tuple(shlex.split(line)) if isinstance(line, str) else tuple(line)
+            words = _split(line) if isinstance(line, str) else tuple(line)
         except ValueError as exc:
             raise BadJob(f"the command line {line!r}", f"has {str(exc).lower()}") from None
     if not words:
@@ -126,6 +127,14 @@ def command(
             f"holds {sign!r}, but no shell runs; ask for one by 'shell', or give a list of words",
         )
     return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
+
+
+_WITHOUT_QUOTES = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\U0010ffff'\"\\]*")
+
+
+def _split(line: str) -> tuple[str, ...]:
+    """A line's words as a shell would have them; most have no quotes, and need no lexer."""
+    return tuple(line.split() if _WITHOUT_QUOTES.fullmatch(line) else shlex.split(line))
 
 
 def as_step(step: Step) -> Call | Command:
