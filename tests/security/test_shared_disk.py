@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from encamp.storage.parts import discard_leftovers
 from encamp.storage.publish import intact, publish
 from encamp.storage.roots import local, local_storage
 from encamp.storage.ship import digest_of_piece
-from encamp.storage.trusted import NAMED, Trust, opened
+from encamp.storage.trusted import NAMED, Trust, named, opened
 
 __all__ = ["scratch"]
 TOKEN = "0123456789ab"
@@ -352,6 +352,21 @@ def test_a_strangers_link_or_folder_on_the_way_to_results_is_refused_before_the_
         with pytest.raises(BadDestination, match="of the user nobody"):
             job.run(dry_run=dry_run)
     assert not list(mine.iterdir())
+
+
+@as_root
+@pytest.mark.parametrize("to", ["closed", "closed/sub", "{scratch}/closed/sub"])
+def test_a_folder_that_this_user_cannot_look_at_is_no_traceback(scratch: Path, to: str) -> None:
+    (scratch / "closed/sub").mkdir(parents=True)
+    (scratch / "closed").chmod(0o700)
+    to = to.format(scratch=scratch)
+    os.seteuid(STRANGER)
+    try:
+        assert named(scratch, to) == scratch / to
+        with suppress(BadDestination):
+            assert bound([Output("*.sum", to)], scratch)[0].at == str(scratch / to)
+    finally:
+        os.seteuid(0)
 
 
 @as_root

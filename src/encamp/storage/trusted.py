@@ -23,6 +23,7 @@ from encamp.storage.owners import name_of_user, uid_of_new_files
 from encamp.storage.remote import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_NOT_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
 _MOST_LINKS = 40
 """As the kernel has it, see path_resolution(7)."""
 
@@ -48,10 +49,10 @@ NAMED = Trust()
 
 def trust_in(named: Path | str, depth: int = 0, *, shared: bool = False) -> Trust:
     """How far a folder is believed that is ``depth`` folders below one that the user has named."""
-    there = Path(named)
-    while not there.exists() and there != there.parent:
-        there = there.parent
-    return Trust(depth, shared, there.stat().st_uid)
+    for there in (Path(named), *Path(named).parents):
+        with suppress(OSError):
+            return Trust(depth, shared, there.stat().st_uid)
+    return Trust(depth, shared)
 
 
 @contextmanager
@@ -84,7 +85,8 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
     """The true name of a folder below one that the user has named, and how far it is believed.
 
-    What is there of it is looked at. Raises `BadDestination` as `opened`, or OSError.
+    What is there of it is looked at. Raises `BadDestination` as `opened`, also where it cannot be
+    looked at.
     """
     real_top = os.path.realpath(top)
     given = os.path.normpath(os.path.join(real_top, inner))  # noqa: PTH118
@@ -95,8 +97,11 @@ def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
     there, part = Path(real), trust
     while part.depth and not os.path.lexists(there):
         there, part = there.parent, part.below(-1)
-    if part.depth and there.is_dir():
-        os.close(_opened(there, part, make=False))
+    try:
+        if part.depth and there.is_dir():
+            os.close(_opened(there, part, make=False))
+    except OSError as exc:
+        raise BadDestination(str(real), (exc.strerror or str(exc)).lower()) from exc
     return Path(real), trust
 
 
@@ -177,7 +182,8 @@ def _at(way: str, fd: int) -> Iterator[int]:
 def _resolved(path: str, trust: Trust) -> tuple[str, int]:
     """The true name of a path, and how many of its own names come after the last link.
 
-    What is not there is no link. Raises `BadDestination` for a link of another user.
+    What is not there, or cannot be looked at, is no link. Raises `BadDestination` for a link of
+    another user.
     """
     done, plain, links = "/", 0, 0
     pending = [(name, 1) for name in reversed(Path(path).parts[1:])]
@@ -202,11 +208,11 @@ def _goal(name: str, folder: str, trust: Trust) -> str | None:
     """Where a link in a folder leads; None for what is none."""
     try:
         above = os.open(folder, _PLACE)
-    except (FileNotFoundError, NotADirectoryError):
+    except _NOT_SEEN:
         return None
     try:
         link = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
-    except (FileNotFoundError, NotADirectoryError):
+    except _NOT_SEEN:
         os.close(above)
         return None
     try:
