@@ -62,7 +62,7 @@ def figures(folder: Path) -> Iterator[Figure]:
         if name == "GNU parallel":
             what = f"{FILES} sorts of small files by the command encamp map, to {name}"
             command = replace(ours, action=lambda: _by_command(data, folder / "ours"))
-            yield compare(what, command, theirs, at_least=1 / 1.5, runs=RUNS)
+            yield compare(what, command, theirs, at_least=0.67, runs=RUNS)
 
 
 def _ours(data: Path, to: Path) -> None:

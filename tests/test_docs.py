@@ -24,6 +24,7 @@ PAGES = [
     "docs/services.md",
     "docs/slurm.md",
     "docs/storage.md",
+    "docs/table.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ENCAMP = Path(sys.executable).with_name("encamp")
@@ -107,6 +108,17 @@ def test_the_commands_of_the_page_about_map_print_what_it_says(survey: Path) -> 
     assert done.returncode == 0, done.stderr
     printed = [line.split() for line in lines if not line.startswith("$ ")]
     assert [line.split() for line in done.stdout.splitlines()] == printed
+
+
+def test_the_job_file_of_the_page_about_tables_prints_what_it_says(survey: Path) -> None:
+    [(_, job_file)] = _blocks("docs/table.md", "toml")
+    (survey / "mc.toml").write_text(job_file)
+    done = subprocess.run([str(_ENCAMP), "run", "mc.toml"], capture_output=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    [(_, shown)] = _blocks("docs/table.md", "console")
+    table = (survey / "results/mc.job/results.csv").read_text().splitlines()
+    assert table[:3] == shown.splitlines()[2:]
+    assert len(table) == 101
 
 
 @pytest.mark.parametrize("page", [*PAGES, "docs/architecture.md", "CONTRIBUTING.md"])

@@ -169,6 +169,16 @@ def test_the_table_of_runs_says_which_limits_a_run_misses(finished: Path) -> Non
         assert all(float(row[measure]) == float(runs[name][measure]) for measure in MEASURES)
 
 
+def test_the_table_of_the_job_has_every_run_with_its_corner_and_measures(finished: Path) -> None:
+    runs = all_runs(finished)
+    with (finished / "results" / "opamp.job" / "results.csv").open(newline="") as file:
+        rows = {row["task"]: row for row in csv.DictReader(file)}
+    assert set(rows) == set(runs)
+    for name, row in rows.items():
+        assert name == f"mc-{row['corner']}-{int(row['run']):03d}"
+        assert all(float(row[measure]) == float(runs[name][measure]) for measure in MEASURES)
+
+
 def test_corners_differ_as_physics_has_it(finished: Path) -> None:
     runs = all_runs(finished).values()
 

@@ -331,7 +331,7 @@ BAD = {
     "unknown key of a task": (
         '[[task]]\nsteps = "x"\n\n[[task]]\nsteps = "x"\n  "out puts" = 1',
         (6, 3, ("unknown key 'out puts'; did you mean 'outputs'? known here are name, foreach, "
-               "mirror, steps, outputs, on_failure, env, after, retries, time_limit")),
+               "mirror, steps, outputs, on_failure, env, values, after, retries, time_limit")),
     ),
     "unknown key without a likeness": (
         '[[task]]\nsteps = [{ run = "x", 1 = 2 }]',

@@ -600,6 +600,28 @@ class UnusableOutput(TaskError):
 
 
 @dataclass(eq=False)
+class BadValues(TaskError, ValueError):
+    why: str
+
+    def __str__(self) -> str:
+        return (
+            f"task {printable(self.task)}: {shortened(self.why)}; the values of a task are "
+            "numbers, texts, true, false and None, one alone or several by name"
+        )
+
+
+@dataclass(eq=False)
+class NotInstalled(EncampError, ImportError):
+    """A library that something optional needs. Also an ImportError."""
+
+    library: str
+    instead: str
+
+    def __str__(self) -> str:
+        return f"{self.library} is not installed; pip install {self.library}, or {self.instead}"
+
+
+@dataclass(eq=False)
 class InputDamaged(TaskError):
     path: str
 

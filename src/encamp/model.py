@@ -8,7 +8,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
+
+from encamp.values import Scalar
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
 """``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
@@ -84,9 +87,30 @@ class TaskReport:
     kept: str | None = None
     """The sandbox that was kept for looking into, as host:path."""
     value: Any = None
-    """What the last Python step returned, where it can be written as JSON."""
+    """What the last Python step returned, where it can be written as JSON, or what its file of
+    values holds."""
     rescued: list[Published] = field(default_factory=list)
     """What a failed task was asked to leave (``on_failure``)."""
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+    """What the task was made for: values of ``foreach``, arguments of its function."""
+    not_kept: str = ""
+    """The type of the value where it cannot be written as JSON, so that later runs lack it."""
+
+    def row(self) -> dict[str, Scalar]:
+        """The task's name, its parameters and its values; empty if it has no value.
+
+        Raises `BadValues` if the value is more than numbers and texts.
+        """
+        from encamp.errors import BadValues
+        from encamp.values import row_of
+
+        if self.not_kept:
+            raise BadValues(self.name, f"its value is of the type {self.not_kept}")
+        if self.value is None:
+            return {}
+        row = {**self.parameters, **row_of(self.value, self.name)}
+        row.pop("task", None)
+        return {"task": self.name, **row}
 
 
 class TaskReports(Sequence[TaskReport]):
@@ -223,6 +247,32 @@ class JobReport:
         if isinstance(self.tasks, TaskReports):
             return self.tasks.of_state(*states)
         return (task for task in self.tasks if task.state in states)
+
+    def values(self, tasks: str | Iterable[str] = "*") -> list[dict[str, Scalar]]:
+        """A row for each task that has a value: its name, its parameters and its values.
+
+        ``tasks`` are names or patterns. Raises `BadValues` for a value that is no number or text,
+        nor several of these by name.
+        """
+        patterns = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        done = self.of_state("done", "up to date")
+        rows = (task.row() for task in done if any(fnmatchcase(task.name, p) for p in patterns))
+        return [row for row in rows if row]
+
+    def table(self, tasks: str | Iterable[str] = "*") -> Any:
+        """The same as a pandas DataFrame, whose index has the tasks' names.
+
+        Raises `NotInstalled` if pandas is not there, else as `values`.
+        """
+        from encamp.errors import NotInstalled
+
+        rows = self.values(tasks)
+        try:
+            import pandas as pd
+        except ImportError as exc:
+            instead = "take report.values(), a list of rows, or the file results.csv"
+            raise NotInstalled("pandas", instead) from exc
+        return pd.DataFrame(rows).set_index("task") if rows else pd.DataFrame()
 
     @property
     def ok(self) -> bool:

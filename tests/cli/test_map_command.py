@@ -22,6 +22,7 @@ NOTHING: dict[str, Any] = {
     "no_outputs": False,
     "stdin": None,
     "stdout": None,
+    "values": None,
     "mirror": (),
     "env": (),
     "shell": False,

@@ -143,7 +143,7 @@ def cli() -> None:
 
     \b
       encamp run JOB.toml        run a job; run it again to go on where it stopped
-      encamp map "COMMAND" FILES  one command line for many files
+      encamp map COMMAND FILES   one command line for many files
       encamp status results      how the jobs in a destination stand
       encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
@@ -230,6 +230,11 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 )
 @click.option("--no-outputs", is_flag=True, help="There is nothing to bring home.")
 @click.option("--stdout", metavar="NAME", help="File for what the command prints; an output, too.")
+@click.option(
+    "--values",
+    metavar="NAME",
+    help="File with the task's values, for results.csv: .json, .csv, name and value.",
+)
 @click.option("--stdin", metavar="NAME", help="File in the task's folder for it to read from.")
 @click.option(
     "--mirror",

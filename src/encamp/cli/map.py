@@ -21,7 +21,7 @@ from encamp.jobs.jobschema import JobTable, MirrorItem, Numbers, OutputItem, Ste
 from encamp.jobs.mapping import job_name
 from encamp.jobs.placeholders import parse
 from encamp.jobs.positions import Problem, at
-from encamp.jobs.rows import lines_in, read_text, rows_in
+from encamp.jobs.rows import Rows, lines_in, read_text, rows_in
 from encamp.jobs.steps import command as as_command
 from encamp.storage.roots import current_folder
 
@@ -32,7 +32,7 @@ _NOTHING = (
 )
 _NO_OUTPUTS = (
     "what the command makes would be lost with its folder; say what to bring home by --outputs "
-    "PATTERN or --stdout NAME, or --no-outputs"
+    "PATTERN, --stdout NAME or --values NAME, or --no-outputs"
 )
 _ONE_NAME = (
     "would both be published under one name; put a placeholder into it, such as {stem}, or "
@@ -47,6 +47,7 @@ _OPTIONS = {
     "outputs": "--outputs",
     "stdin": "--stdin",
     "stdout": "--stdout",
+    "values": "--values",
 }
 """Which option says what stands under a key of a job file."""
 
@@ -63,6 +64,7 @@ class Mapped:
     no_outputs: bool
     stdin: str | None
     stdout: str | None
+    values: str | None
     mirror: tuple[str, ...]
     env: tuple[str, ...]
     shell: bool | Literal["bash"]
@@ -121,6 +123,7 @@ def _job_table(mapped: Mapped, folder: Path) -> JobTable:
                 mirror=[item for item, is_own in zip(items, own, strict=True) if is_own],
                 steps=[_step(mapped)],
                 outputs=_outputs(mapped),
+                values=mapped.values,
             )
         ],
     )
@@ -138,7 +141,7 @@ def _step(mapped: Mapped) -> StepTable:
 
 def _outputs(mapped: Mapped) -> list[str | OutputItem]:
     patterns = [*mapped.outputs, *([mapped.stdout] if mapped.stdout else [])]
-    if not patterns and not mapped.no_outputs:
+    if not (patterns or mapped.values or mapped.no_outputs):
         raise BadJob("no outputs", _NO_OUTPUTS)
     return [OutputItem(pattern=pattern, to=mapped.into) for pattern in patterns]
 
@@ -186,12 +189,12 @@ def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
     if mapped.csv is not None:
         values["csv"] = rows_in(*_text(mapped.csv, folder))
     if mapped.lines is not None:
-        values["line"] = lines_in(*_text(mapped.lines, folder))
+        values["line"] = _texts("line", lines_in(*_text(mapped.lines, folder)))
     for given in mapped.foreach:
         name, listed = _named("--foreach", given)
         if name in values:
             raise BadJob(f"--foreach {given}", f"{{{name}}} is there twice")
-        values[name] = _listed(listed)
+        values[name] = _listed(name, listed)
     return values
 
 
@@ -205,10 +208,15 @@ def _text(file: str, folder: Path) -> tuple[str, str]:
         raise BadJob("standard input", "is not UTF-8 text") from None
 
 
-def _listed(text: str) -> list[str] | Numbers:
+def _texts(name: str, texts: Sequence[str]) -> Rows:
+    """Values that may be written as numbers, but go into the command as they are written."""
+    return Rows([{name: text} for text in texts], [name])
+
+
+def _listed(name: str, text: str) -> Rows | Numbers:
     """Values with commas between, or ``FROM..TO``."""
     match = re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", text)
     if match is None:
-        return text.split(",")
+        return _texts(name, text.split(","))
     first, last = int(match[1]), int(match[2])
     return Numbers(from_=first, to=last, step=1 if first <= last else -1)

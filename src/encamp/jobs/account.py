@@ -10,12 +10,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from encamp.errors import BadDestination, TaskLost, text_of
 from encamp.jobs.clock import Clock
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
+from encamp.jobs.parameters import parameters_of
+from encamp.jobs.steps import Task
 from encamp.jobs.work import Outcome
 from encamp.model import (
     AttemptReport,
@@ -29,6 +29,7 @@ from encamp.model import (
 from encamp.storage.mirror import Item
 from encamp.storage.own_files import OwnFolder
 from encamp.storage.roots import local
+from encamp.values import as_json
 from encamp.version import __version__
 
 
@@ -124,18 +125,22 @@ def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
     )
 
 
-def task_report(name: str, state: State, current: InHand, outcome: Outcome) -> TaskReport:
+def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> TaskReport:
     """What came of a task, its outputs not yet among it."""
     log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
+    value = _unpickled(outcome.value)
+    lost = value is not None and as_json(value) is None and not isinstance(value, float)
     return TaskReport(
-        name,
+        task.name,
         state,
         attempts=current.attempts,
         why=current.why if outcome.error is None else text_of(outcome.error),
         log=log,
         log_tail=outcome.log_tail,
         kept=outcome.kept,
-        value=_unpickled(outcome.value),
+        value=value,
+        parameters=parameters_of(task),
+        not_kept=type(value).__name__ if lost else "",
     )
 
 
@@ -143,14 +148,6 @@ def _unpickled(value: bytes | None) -> object:
     try:
         return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
     except Exception:  # noqa: BLE001 - of a class that only the worker knows
-        return None
-
-
-def as_json(value: object) -> object:
-    """``value`` if JSON can carry it there and back, else None."""
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 

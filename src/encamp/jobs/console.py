@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, cast
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from rich.text import Text
 from encamp.errors import printable, shown
 from encamp.jobs.progress import Progress
 from encamp.jobs.screen import Screen
+from encamp.jobs.table import NAME as TABLE
 from encamp.model import AttemptReport, JobReport, State, TaskReport
 from encamp.storage.sizes import counted, size_text
 
@@ -116,6 +118,8 @@ class _Summary(_Failures):
             f"{printable(report.name)}: {', '.join(counts)} in {_time_text(seconds)}, "
             f"{size_text(mirrored)} mirrored"
         )
+        if Path(report.folder, TABLE).exists():
+            self._print(f"table: {printable(report.folder)}/{TABLE}")
         self._print(f"report: {printable(report.folder)}/report.html")
         self._drain()
 

@@ -12,6 +12,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, seen
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
+from encamp.jobs.parameters import parameters_of
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
@@ -31,7 +32,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     orphans.look("the job", prepared.shared)
     tasks = Selection(job.tasks, graph, options).tasks(journal)
     graph.choose(tasks)
-    reports = Reports(tasks)
+    reports = Reports(tasks, lambda name: parameters_of(job.tasks[name]))
     clock = Clock()
     progress.began(job.name, len(tasks), None)
     while graph.going_on:

@@ -5,24 +5,25 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
 from encamp.errors import BadJob, NoMatch, printable
-from encamp.jobs.jobschema import Numbers, Scalar, TaskTable, described
+from encamp.jobs.jobschema import Numbers, TaskTable, described
 from encamp.jobs.placeholders import FILE_NAMES, expand_files
 from encamp.jobs.positions import Problem, at, items_of
 from encamp.jobs.rows import Rows, lines_in, name_of_values, read_text, rows_in
 from encamp.storage import mirror as storage
+from encamp.values import Scalar, scalar_in
 
 MOST_TASKS = 1_000_000
 """More tasks than this in one ``foreach`` are taken for a slip of the pen."""
 RESERVED = ("task", "index", "to", "jobdir", *FILE_NAMES)
 
 
-Values = list[Scalar] | range | Rows
+Values = Sequence[Scalar] | Rows
 """What one entry of a ``foreach`` table stands for."""
 
 
@@ -35,6 +36,8 @@ class Case:
     file: Path | None = None
     name: str = ""
     """The task's name where none is given; a template."""
+    parameters: dict[str, Scalar] = field(default_factory=dict)
+    """What the table of the job says of it."""
 
 
 def checked_path(folder: str) -> str:
@@ -57,7 +60,13 @@ def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
     else:
         files = _files(task.foreach, base, *path, "foreach")
         for file, values in zip(files, expand_files(files), strict=True):
-            yield Case(values, printable(file), file, "{stem}")
+            parameters = parameters_of_file(file, base)
+            yield Case(values, printable(file), file, "{stem}", parameters)
+
+
+def parameters_of_file(file: Path, base: Path) -> dict[str, Scalar]:
+    """What the table of a job says of a task that is made for a file."""
+    return {"file": str(file.relative_to(base) if file.is_relative_to(base) else file)}
 
 
 def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path]:
@@ -85,7 +94,7 @@ def files_of(pattern: str | Path, base: Path) -> list[Path]:
 
 
 def _combinations(
-    given: Mapping[str, list[Scalar] | Numbers | str], base: Path, *path: str | int
+    given: Mapping[str, Sequence[Scalar] | Numbers | str], base: Path, *path: str | int
 ) -> Iterator[Case]:
     """One case for each combination of values, the last one changing first."""
     values = {key: _values_of(key, one, base, *path, key) for key, one in given.items()}
@@ -97,18 +106,22 @@ def _combinations(
         why = f"this makes {count:,} tasks, more than {MOST_TASKS:,}; check the numbers"
         raise Problem(path, why)
     parts = (_parts(key, one) for key, one in values.items())
+    texts = {name for one in values.values() if isinstance(one, Rows) for name in one.columns}
     for index, combination in enumerate(product(*parts), start=1):
-        chosen = {key: value for part in combination for key, value in part.items()}
+        parameters = {key: value for part in combination for key, value in part.items()}
+        chosen = {key: _text(value) for key, value in parameters.items()}
         origin = ", ".join(f"{key} = {value!r}" for key, value in chosen.items())
         name = name_of_values(list(chosen.values()))
-        yield Case({"index": str(index), **chosen}, origin, name=name)
+        for key in texts.intersection(chosen):
+            parameters[key] = scalar_in(chosen[key])
+        yield Case({"index": str(index), **chosen}, origin, None, name, parameters)
 
 
-def _parts(key: str, values: Values) -> Iterator[dict[str, str]]:
+def _parts(key: str, values: Values) -> Iterator[Mapping[str, Scalar]]:
     """What each of the values says: of a row, several at once."""
     if isinstance(values, Rows):
         return iter(values)
-    return ({key: _text(value)} for value in values)
+    return ({key: value} for value in values)
 
 
 def _check_distinct(values: Mapping[str, Values], *path: str | int) -> None:
@@ -121,7 +134,7 @@ def _check_distinct(values: Mapping[str, Values], *path: str | int) -> None:
 
 
 def _values_of(
-    key: str, given: list[Scalar] | Numbers | str | Rows, base: Path, *path: str | int
+    key: str, given: Sequence[Scalar] | Numbers | str | Rows, base: Path, *path: str | int
 ) -> Values:
     values = _in_file(key, given, base, *path) if isinstance(given, str) else given
     for name in values.columns if isinstance(values, Rows) else [key]:
@@ -147,7 +160,7 @@ def _check_placeholder(key: str, *path: str | int) -> None:
         raise Problem(path, f"{{{key}}} has a meaning of its own; choose another word than {key!r}")
 
 
-def _listed(key: str, given: list[Scalar] | Numbers, *path: str | int) -> list[Scalar] | range:
+def _listed(key: str, given: Sequence[Scalar] | Numbers, *path: str | int) -> Sequence[Scalar]:
     if isinstance(given, Numbers) and given.step == 0:
         raise Problem((*path, "step"), "a step of 0 never ends; give 1 or more, or -1 to go down")
     for number, value in enumerate(given if isinstance(given, list) else ()):

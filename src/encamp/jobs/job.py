@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
+from encamp.jobs.parameters import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole, whole
-from encamp.storage.mirror import MirrorMap
+from encamp.storage.mirror import MirrorMap, safe_target
 from encamp.storage.outputs import OutputMap, as_outputs
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
 from encamp.storage.trusted import named
+from encamp.values import Scalar
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -105,6 +107,8 @@ class Job:
         after: str | Iterable[str] = (),
         retries: int | None = None,
         time_limit: float | None = None,
+        parameters: Mapping[str, Scalar] | None = None,
+        values: str | None = None,
     ) -> Task:
         """Add a task.
 
@@ -113,7 +117,10 @@ class Job:
         `outputs_of`. ``after`` names tasks that must be done first where no file tells it, also
         as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only when
         those are done. ``on_failure`` says what to bring home of a task that failed or was
-        killed, as far as it is there. Raises `BadJob` for a name used twice, no step, or bad
+        killed, as far as it is there. ``values`` names a file that the steps write, with the
+        task's values (see `TaskReport.value`); without it these are what the last function
+        returns. ``parameters`` stand before them in the job's table, by default the simple
+        arguments of that function. Raises `BadJob` for a name used twice, no step, or bad
         numbers.
         """
         _checked_name(name, "task")
@@ -130,6 +137,8 @@ class Job:
             self.retries if retries is None else _checked_retries(name, retries),
             self.time_limit if time_limit is None else _checked_limit(name, time_limit),
             taken,
+            checked_parameters(name, parameters),
+            _checked_values(name, values),
         )
         if not task.steps:
             raise BadJob(f"task {name}", "has no steps")
@@ -220,6 +229,14 @@ def _checked_name(name: str, kind: str) -> str:
             f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
         )
     return name
+
+
+def _checked_values(name: str, values: str | None) -> str | None:
+    if values is not None:
+        if not isinstance(values, str) or not values:
+            raise BadJob(name, f"values must name a file in the task's folder, not {values!r}")
+        safe_target(values)
+    return values
 
 
 def checked_log_limit(name: str, limit: int | str | None) -> int:

@@ -159,6 +159,9 @@ class _Loader:
             outputs = list(_outputs(task.outputs, values, *path, "outputs"))
             on_failure = list(_outputs(task.on_failure, values, *path, "on_failure"))
             after = self._after(task, values, *path)
+            with at(*path, "values"):
+                of_values = None if task.values is None else fill(task.values, values)
+                safe_target(of_values or ".")
             with at(*path, _key_of_name(task)):
                 self.job.add(
                     values["task"],
@@ -169,6 +172,8 @@ class _Loader:
                     after=after,
                     retries=task.retries,
                     time_limit=limit,
+                    parameters=case.parameters,
+                    values=of_values,
                 )
 
     def _named(self, task: TaskTable, case: Case, *path: str | int) -> Values:

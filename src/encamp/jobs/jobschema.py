@@ -114,6 +114,10 @@ class TaskTable(_Table, kw_only=True):
         Outputs, Meta(description="Files to bring back if the task fails, where they are there.")
     ] = {}
     env: Env = {}
+    values: Annotated[
+        str | None,
+        Meta(description="File with the task's values, for the job's table: .json, .csv or lines."),
+    ] = None
     after: Annotated[
         str | list[str], Meta(description="Tasks that must be done first; globs work.")
     ] = []

@@ -24,6 +24,7 @@ _WORDS = {
     "taken": "what it takes from other tasks",
     "job inputs": "a job input",
     "outputs": "its list of outputs",
+    "values": "the name of its file of values",
 }
 
 
@@ -66,6 +67,7 @@ class Keys:
             "taken": fingerprint(sorted(taken)) if taken else "",
             "job inputs": self._shared,
             "outputs": self._outputs(task.outputs),
+            "values": fingerprint(task.values) if task.values else "",
         }
         return {name: digest for name, digest in parts.items() if digest}
 

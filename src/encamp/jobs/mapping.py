@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob
-from encamp.jobs.foreach import files_of
+from encamp.jobs.foreach import files_of, parameters_of_file
 from encamp.jobs.job import Job
 from encamp.jobs.placeholders import (
     expand_files,
@@ -32,6 +32,7 @@ def map_files(
     to: str | Path,
     outputs: OutputMap = (),
     mirror: MirrorMap = (),
+    values: str | None = None,
     name: str | None = None,
     retries: int = 0,
     time_limit: float | None = None,
@@ -44,8 +45,9 @@ def map_files(
     ``files`` is a pattern or several (or paths). A function is called with the file's name in the
     task's folder, before any arguments of its own; command lines and outputs may hold
     ``{input}``, ``{name}``, ``{stem}``, ``{suffix}`` and the like. ``mirror`` is what all tasks
-    share. Tasks are called after the files' stems, the job after its first step unless ``name``
-    says otherwise. The rest is as in `Job` and `Job.run`.
+    share, ``values`` a file that holds a task's values, as in `Job.add`. Tasks are called after
+    the files' stems, the job after its first step unless ``name`` says otherwise. The rest is as
+    in `Job` and `Job.run`.
 
         encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
     """
@@ -62,18 +64,20 @@ def map_files(
         log_limit=log_limit,
     )
     found = _found(files, job.base)
-    for path, values in zip(found, expand_files(found), strict=True):
-        task = values["stem"]
+    for path, known in zip(found, expand_files(found), strict=True):
+        task = known["stem"]
         if task in job.tasks:
-            task = values["name"]
+            task = known["name"]
         if task in job.tasks:
             raise BadJob(f"the file {path}", "has the same name as another; rename one of them")
-        values = {**values, "task": task, "to": str(job.to)}
+        known = {**known, "task": task, "to": str(job.to)}
         job.add(
             task,
-            [_for_file(step, values) for step in given],
+            [_for_file(step, known) for step in given],
             mirror=Mirror(str(path), literal=True),
-            outputs=[_filled(output, values) for output in as_outputs(outputs)],
+            outputs=[_filled(output, known) for output in as_outputs(outputs)],
+            parameters=parameters_of_file(path, job.base),
+            values=None if values is None else fill(values, known),
         )
     return job.run(executor, **run_options)
 

@@ -101,6 +101,9 @@ def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Pat
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
     shown["why"] = shortened(shown["why"])
+    for name in ("parameters", "not_kept"):
+        if not shown[name]:
+            del shown[name]
     if task.value is not None:
         shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
     drawn: list[int | None] = [*lanes] or [None] * len(shown["attempts"])

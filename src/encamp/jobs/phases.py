@@ -47,6 +47,7 @@ from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, wo
 from encamp.jobs.commands import run_command
 from encamp.jobs.lease import Watch
 from encamp.jobs.steps import Call, Command
+from encamp.jobs.values_file import read_values
 from encamp.jobs.work import Outcome, Work, log_name, unpack
 from encamp.model import Span
 from encamp.storage.camp import Camp
@@ -181,6 +182,8 @@ class _Attempt:
                     self._step(step, camp.folder)
             self._note_step(None, None)
             self._end_rest()
+            if self.work.values is not None:
+                self.value = read_values(camp.folder / self.work.values, self.work.task)
             self.outcome.value = _pickled(self.value)
             camp.check_inputs(self.work.task)
             self._check_wanted()

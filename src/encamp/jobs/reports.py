@@ -8,17 +8,17 @@ returned, is kept beside it.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, get_args, overload
 
 import msgspec
 
-from encamp.jobs.account import as_json
 from encamp.jobs.carried import task_json
 from encamp.jobs.journal import Record, decoded, encoded, has_odd
 from encamp.jobs.progress import Progress
 from encamp.model import State, TaskReport, TaskReports
+from encamp.values import Scalar, as_json
 
 _BLOCK = 64
 """Lines that are compressed together: alike as they are, to an eighth of their size."""
@@ -29,6 +29,7 @@ _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 UNCHANGED = "nothing changed"
 """Why a task that is up to date did not run."""
 _WAITING = TaskReport("", "waiting", why="the run was stopped before it was done")
+_NO_VALUE = b'"value":null,'
 _PLAIN = (str, bool, int, float)
 
 
@@ -43,9 +44,19 @@ _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 
 
 class Reports(TaskReports):
-    """What has ended of the tasks called ``names``; the rest is waiting. Ordered as the names."""
+    """What has ended of the tasks called ``names``; the rest is waiting. Ordered as the names.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    ``parameters`` are those that a task has now, whatever it had when it was done.
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str],
+        parameters: Callable[[str], dict[str, Scalar]] = lambda _: {},
+    ) -> None:
+        self._parameters = parameters
+        self.has_values = False
+        """Whether a task may have one."""
         self._names = tuple(names)
         self._at: dict[str, int] = {}
         """Task → the number of its line."""
@@ -71,6 +82,7 @@ class Reports(TaskReports):
 
     def _add(self, name: str, line: bytes, state: State) -> None:
         self._at[name] = len(self._states)
+        self.has_values = self.has_values or _NO_VALUE not in line
         self._states.append(_NUMBERS[state])
         self._open.append(line.rstrip(b"\n"))
         if len(self._open) == _BLOCK:
@@ -114,7 +126,8 @@ class Reports(TaskReports):
     def _completed(self, name: str, report: TaskReport) -> TaskReport:
         state = self.state(name)
         if state == "up to date":
-            return replace(report, state=state, why=UNCHANGED)
+            parameters = self._parameters(name)
+            return replace(report, state=state, why=UNCHANGED, parameters=parameters)
         return replace(report, value=self._values[name]) if name in self._values else report
 
     def _line(self, number: int) -> bytes:
@@ -142,7 +155,8 @@ class Reports(TaskReports):
         if self.state(name) != "up to date":
             return bytes(_REPORT.decode(line).report)
         report = msgspec.json.decode(line)["report"]
-        return msgspec.json.encode(_EMPTY | report | _UP_TO_DATE)
+        now = {**_UP_TO_DATE, "parameters": self._parameters(name)}
+        return msgspec.json.encode(_EMPTY | report | now)
 
     @overload
     def __getitem__(self, at: int) -> TaskReport: ...

@@ -35,6 +35,7 @@ def read_text(path: Path) -> str:
 
 def lines_in(text: str, name: str) -> list[str]:
     """The lines that are not empty. Raises `BadJob` if there is none."""
+    _check_text(text, name)
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
     if not lines:
         raise BadJob(name, "has no line; write one value a line")
@@ -46,6 +47,7 @@ def rows_in(text: str, name: str) -> Rows:
 
     Columns are separated by what the first line has most of: commas, semicolons or tabs.
     """
+    _check_text(text, name)
     first = text.partition("\n")[0]
     reader = csv.reader(
         text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=first.count), strict=True
@@ -59,6 +61,11 @@ def rows_in(text: str, name: str) -> Rows:
     if not rows:
         raise BadJob(name, "has no row below its columns; each row makes a task")
     return rows
+
+
+def _check_text(text: str, name: str) -> None:
+    if "\0" in text:
+        raise BadJob(name, "holds null characters, which no value can have")
 
 
 def _check_columns(columns: list[str], name: str) -> None:

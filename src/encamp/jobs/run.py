@@ -44,7 +44,6 @@ from encamp.errors import (
 from encamp.jobs.account import (
     InHand,
     Workplaces,
-    as_json,
     attempt_report,
     job_report,
     task_report,
@@ -62,6 +61,7 @@ from encamp.jobs.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.options import Options
 from encamp.jobs.orphans import OrphanWatch
 from encamp.jobs.own_folder import OwnFolder
+from encamp.jobs.parameters import parameters_of
 from encamp.jobs.pools import (
     answering,
     hosts_elsewhere,
@@ -73,9 +73,10 @@ from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Progress, Shielded, progress_here
 from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.selection import NONE_FAILED, Selection
+from encamp.jobs.table import write_table
 from encamp.jobs.time_left import TimeLeft
 from encamp.jobs.work import Outcome, Work, log_name
-from encamp.model import JobReport, Published, TaskReport
+from encamp.model import JobReport, Published, State, TaskReport
 from encamp.storage.beacon import Beacons
 from encamp.storage.import_path import import_path
 from encamp.storage.landing import Depot
@@ -97,6 +98,7 @@ from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.sizes import counted
 from encamp.storage.trusted import trust_in
+from encamp.values import Scalar, as_json
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -244,7 +246,7 @@ class _Run:
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
-        self.ended = Reports(tasks)
+        self.ended = Reports(tasks, self._parameters_of)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
@@ -261,6 +263,8 @@ class _Run:
         """Why nothing can be run any more."""
         self.failures = 0
         self.hopeless = self.stopping = False
+        self.passed_over = False
+        """Whether there are other tasks than those of this run."""
         self.enough = False
         """Whether so many tasks have failed that no more are begun."""
         self.untidy = False
@@ -295,6 +299,7 @@ class _Run:
         """What other tasks than those of this run have published stays theirs."""
         if len(self.tasks) == len(self.job.tasks):
             return
+        self.passed_over = True
         self.prepared.graph.choose(self.tasks)
         for name in self.job.tasks.keys() - self.tasks:
             outputs = self.journal.done.outputs(name)
@@ -485,6 +490,7 @@ class _Run:
             log_limit=self.job.log_limit,
             keep=self.options.keep,
             lease=self.lease,
+            values=task.values,
             sys_path=self.sys_path,
             clock=self.clock,
             beacon=self.beacons.told if self.beacons is not None else "",
@@ -664,7 +670,7 @@ class _Run:
         for name, outcome, published in done:
             current = self.running.pop(name)
             current.attempts.append(attempt_report(current, outcome))
-            report = replace(task_report(name, "done", current, outcome), outputs=published)
+            report = replace(self._task_report(name, "done", current, outcome), outputs=published)
             self.time_left.note(self.job.tasks[name], outcome.phases)
             kept = replace(report, value=as_json(report.value))
             records.append(Record("done", name, time.time(), current.number, current.key, kept))
@@ -704,7 +710,7 @@ class _Run:
         if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not self.beacons:
             self.over = EngineFailed(self.options.engine, str(error))
             self.hopeless = True  # what is handed over would fare no better
-        report = task_report(name, "failed", current, outcome)
+        report = self._task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self._rescue(name, outcome)))
 
     def _is_given_up(self, outcome: Outcome) -> bool:
@@ -712,6 +718,14 @@ class _Run:
         if self.stopping or (self.over is not None and outcome.lost):
             return True
         return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
+
+    def _task_report(
+        self, name: str, state: State, current: InHand, outcome: Outcome
+    ) -> TaskReport:
+        return task_report(self.job.tasks[name], state, current, outcome)
+
+    def _parameters_of(self, name: str) -> dict[str, Scalar]:
+        return parameters_of(self.job.tasks[name])
 
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
         """Take a task's inputs as they are now; a change that is over uses up no retry."""
@@ -805,8 +819,20 @@ class _Run:
         write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
         keep_report(for_disk, self.journal.own_folder)
+        write_table(self._with_values, self.journal.own_folder)
         self.progress.finished(report)
         return report
+
+    def _with_values(self) -> Iterator[TaskReport]:
+        """What may have a row in the table: also tasks that this run is not for."""
+        chosen = frozenset(self.tasks)
+        for name in self.job.tasks if self.ended.has_values or self.passed_over else ():
+            if name not in chosen:
+                record = self.journal.done.get(name)
+                if record is not None and record.report is not None:
+                    yield replace(record.report, parameters=self._parameters_of(name))
+            elif self._is_done(name):
+                yield self.ended.named(name)
 
     def _too_many(self) -> list[str]:
         if not self.enough:

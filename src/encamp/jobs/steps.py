@@ -14,6 +14,7 @@ from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
+from encamp.values import Scalar
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,3 +173,7 @@ class Task:
     retries: int
     time_limit: float | None
     takes: tuple[OutputsOf, ...] = ()
+    parameters: tuple[tuple[str, Scalar], ...] | None = None
+    """None: the arguments of its function."""
+    values: str | None = None
+    """The file in its folder with its values."""

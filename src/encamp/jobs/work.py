@@ -44,6 +44,8 @@ class Work:
     lease: Lease
     sys_path: tuple[str, ...]
     clock: Clock
+    values: str | None = None
+    """The file that has the task's values."""
     beacon: str = ""
     """By which hosts see whether they reach the destinations; empty if all do."""
 

@@ -1,0 +1,70 @@
+"""The parameters of tasks: what the table of a job has in front of their values."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
+
+from encamp.errors import BadJob, BadValues
+from encamp.jobs.steps import Call, Task
+from encamp.values import Scalar, check_scalar, plain
+
+_LONGEST = 200
+"""Characters of an argument that is a parameter."""
+
+
+def checked_parameters(
+    task: str, given: Mapping[str, Any] | None
+) -> tuple[tuple[str, Scalar], ...] | None:
+    """What a user gives as parameters. Raises `BadJob`."""
+    if given is None:
+        return None
+    pairs = tuple((str(name), _plain(value)) for name, value in given.items())
+    try:
+        for name, value in pairs:
+            check_scalar(value, name, task)
+    except BadValues as exc:
+        raise BadJob(f"parameters of task {task}", exc.why) from None
+    return pairs
+
+
+def parameters_of(task: Task) -> dict[str, Scalar]:
+    """Those that were given, else the simple arguments of its last Python step, by their names."""
+    if task.parameters is not None:
+        return dict(task.parameters)
+    last = next((step for step in reversed(task.steps) if isinstance(step, Call)), None)
+    return {} if last is None else _arguments(last)
+
+
+def _arguments(step: Call) -> dict[str, Scalar]:
+    if not (step.args or step.kwargs):
+        return {}
+    names: Iterable[str] = ()
+    with suppress(TypeError, ValueError):  # not hashable, or without a signature
+        names = _names(step.function)
+    given = {**dict(zip(names, step.args, strict=False)), **step.kwargs}
+    simple = {name: _plain(value) for name, value in given.items()}
+    return {name: value for name, value in simple.items() if _is_simple(value)}
+
+
+@lru_cache(maxsize=1000)
+def _names(function: Callable[..., Any]) -> list[str]:
+    """The names of positional arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [one.name for one in parameters if one.kind in kinds]
+
+
+def _plain(value: Any) -> Any:
+    with suppress(TypeError):
+        return plain(value)
+    return value
+
+
+def _is_simple(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= _LONGEST
+    return value is None or isinstance(value, int | float)

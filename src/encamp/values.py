@@ -1,0 +1,83 @@
+"""What tasks return or write: numbers and texts, which make the rows of one table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from encamp.errors import BadValues
+
+Scalar = str | int | float | bool | None
+"""What may stand in a cell of the table."""
+MOST_COLUMNS = 1000
+LONGEST_TEXT = 10_000
+"""Characters of one value."""
+
+
+def as_json(value: object) -> object:
+    """``value`` if JSON can carry it there and back, else None; NumPy's numbers as Python's.
+
+    What is no number (NaN), or infinite, is None.
+    """
+    import msgspec
+
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value, enc_hook=plain))
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def plain(value: Any) -> object:
+    """A number of NumPy's as one of Python's. Raises TypeError for what is none."""
+    if getattr(value, "ndim", None) == 0 and callable(getattr(value, "item", None)):
+        item: object = value.item()
+        if isinstance(item, int | float | str):
+            return item
+    raise TypeError(type(value).__name__)
+
+
+def row_of(value: object, task: str) -> dict[str, Scalar]:
+    """The columns of a task's value: of a dictionary by its keys, of another one ``value``.
+
+    Raises `BadValues` for what is neither number, text, truth value nor None.
+    """
+    kept = as_json(value)
+    if kept is None and value is not None and not isinstance(value, float):
+        raise BadValues(task, f"its value is of the type {type(value).__name__}")
+    named: Mapping[str, Any] = kept if isinstance(kept, dict) else {"value": kept}
+    if len(named) > MOST_COLUMNS:
+        raise BadValues(task, f"it has {len(named)} values, more than {MOST_COLUMNS}")
+    for name, one in named.items():
+        check_scalar(one, name, task)
+    return dict(named)
+
+
+def check_scalar(value: object, name: str, task: str) -> None:
+    """Raise `BadValues` for what cannot stand in a cell."""
+    if value is not None and not isinstance(value, str | int | float):
+        kind = {"list": "a list", "dict": "a table"}.get(kind := type(value).__name__, f"a {kind}")
+        raise BadValues(task, f"{name!r} is {kind}")
+    if isinstance(value, str) and len(value) > LONGEST_TEXT:
+        why = f"{name!r} is a text of {len(value)} characters, more than {LONGEST_TEXT}"
+        raise BadValues(task, why)
+
+
+_WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+
+
+def scalar_in(text: str) -> Scalar:
+    """What a text in a file stands for: a number if it is written as one, None if it is empty.
+
+    Digits that begin with a zero, as ``007``, are a name rather than a number.
+    """
+    text = text.strip()
+    if _WHOLE.fullmatch(text) and len(text) < _MOST_DIGITS:
+        return int(text)
+    if _NUMBER.fullmatch(text) and not re.match("[-+]?0[0-9]", text):
+        return float(text)
+    return None if text.lower() in ("", "nan") else text
+
+
+_MOST_DIGITS = 1000

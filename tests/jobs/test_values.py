@@ -1,0 +1,283 @@
+"""What tasks return or write becomes one table, with their parameters."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import encamp
+from encamp.errors import BadJob, BadValues, NotInstalled
+from encamp.jobs.jobfile import load_job
+from encamp.jobs.report import read_report
+from encamp.jobs.values_file import read_values
+from encamp.values import row_of, scalar_in
+
+
+def gain(corner: str, run: int, scale: float = 1.0, models: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {"gain": np.float64(40 + run), "ok": np.bool_(run > 1), "label": corner.upper()}
+
+
+def doubled(run: int) -> int:
+    return 2 * run
+
+
+def sweep(**options: Any) -> encamp.Job:
+    job = encamp.Job("sweep", to="out")
+    for corner, run in (("tt", 1), ("tt", 2), ("ff", 1)):
+        job.add(f"{corner}-{run}", encamp.call(gain, corner, run=run, models=("x",)), **options)
+    return job
+
+
+ROWS = [
+    {"task": "tt-1", "corner": "tt", "run": 1, "gain": 41.0, "ok": False, "label": "TT"},
+    {"task": "tt-2", "corner": "tt", "run": 2, "gain": 42.0, "ok": True, "label": "TT"},
+    {"task": "ff-1", "corner": "ff", "run": 1, "gain": 41.0, "ok": False, "label": "FF"},
+]
+TABLE = Path("out/sweep.job/results.csv")
+
+
+def in_file(path: Path = TABLE) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_texts(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{n: "" if v is None else str(v) for n, v in row.items()} for row in rows]
+
+
+def test_what_functions_return_is_a_table_with_their_arguments_also_when_resumed(
+    here: Path,
+) -> None:
+    assert sweep().run(slots=2).values() == ROWS
+    assert in_file() == as_texts(ROWS)
+    again = sweep().run(slots=2)
+    assert again.count("up to date") == 3
+    assert again.values() == ROWS
+    assert again.values("tt-*") == ROWS[:2]
+    assert again.values(["ff-1"]) == ROWS[2:]
+    assert in_file() == as_texts(ROWS)
+    on_disk = read_report(Path("out/sweep.job/report.json"))
+    assert on_disk.values() == ROWS
+
+
+def test_a_run_of_some_tasks_leaves_the_rows_of_the_others(here: Path) -> None:
+    sweep().run(slots=2)
+    report = sweep().run(slots=2, only="ff-1", force=True)
+    assert report.values() == ROWS[2:]
+    assert in_file() == as_texts(ROWS)
+
+
+def test_parameters_are_those_of_the_job_as_it_is_now(here: Path) -> None:
+    sweep(parameters={"lot": 7}).run(slots=2)
+    report = sweep(parameters={"lot": 8, "gain": "a value takes its place"}).run(slots=2)
+    assert report.count("up to date") == 3
+    assert [(row["lot"], row["gain"]) for row in report.values()] == [(8, 41), (8, 42), (8, 41)]
+    assert {row["lot"] for row in in_file()} == {"8"}
+
+
+def test_a_number_alone_is_a_column_and_nothing_makes_no_row(here: Path) -> None:
+    job = encamp.Job("sweep", to="out")
+    job.add("a", encamp.call(doubled, 4))
+    job.add("b", encamp.call(print, "x"))
+    job.add("c", encamp.call(float, "nan"), parameters={})
+    report = job.run(slots=1)
+    assert report.values()[0] == {"task": "a", "run": 4, "value": 8}
+    assert math.isnan(report["c"].value)
+    assert in_file() == [
+        {"task": "a", "run": "4", "value": "8"},
+        {"task": "c", "run": "", "value": ""},
+    ]
+    job.tasks.pop("a")
+    job.tasks.pop("c")
+    assert job.run(slots=1).values() == []
+    assert not TABLE.exists()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_value_that_is_no_row_is_told_of_and_left_out_of_the_file(
+    here: Path, again: bool
+) -> None:
+    job = encamp.Job("sweep", to="out")
+    job.add("a", encamp.call(doubled, 4))
+    job.add("list", encamp.call(list, "abc"))
+    job.add("set", encamp.call(object))
+    report = job.run(slots=1)
+    report = job.run(slots=1) if again else report
+    with pytest.raises(BadValues, match="task list: 'value' is a list; the values of a task are"):
+        report.values()
+    with pytest.raises(BadValues, match="task set: its value is of the type object; the values"):
+        report.values("s*")
+    assert [row["value"] for row in report.values("a")] == [8]
+    assert [row["task"] for row in in_file()] == ["a"]
+
+
+def test_the_table_is_a_data_frame_or_says_what_is_missing(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = sweep().run(slots=2)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(NotInstalled, match=r"pip install pandas, or take report\.values\(\)"):
+        report.table()
+
+    class DataFrame:
+        def __init__(self, rows: Any = ()) -> None:
+            self.rows, self.index = rows, ""
+
+        def set_index(self, name: str) -> DataFrame:
+            self.index = name
+            return self
+
+    pandas = types.ModuleType("pandas")
+    pandas.DataFrame = DataFrame  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pandas", pandas)
+    made = report.table("tt-*")
+    assert (made.rows, made.index) == (ROWS[:2], "task")
+    assert report.table("x").index == ""
+
+
+FILES: dict[str, tuple[str, Any]] = {
+    "v.json": ('{"a": 1, "b": 2.5, "c": "x", "d": true, "e": null, "f": NaN}',
+               {"a": 1, "b": 2.5, "c": "x", "d": True, "e": None, "f": None}),
+    "one.json": ("3", {"value": 3}),
+    "v.csv": ("a, b,c,d\n1,-2.5e3,x y,\n", {"a": 1, "b": -2500.0, "c": "x y", "d": None}),
+    "semi.csv": ("a;b\n1;2,5\n", {"a": 1, "b": "2,5"}),
+    "v.txt": ("gain_db 73.2\nseed = 007\n\nnote: two words\nn\t1\n",
+              {"gain_db": 73.2, "seed": "007", "note": "two words", "n": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_values_is_read_by_its_suffix(name: str, here: Path) -> None:
+    text, values = FILES[name]
+    Path(name).write_text(text)
+    assert read_values(Path(name), "t") == values
+
+
+BAD_FILES = {
+    "v.json": ('{"a": [1]}', "'a' is a list"),
+    "list.json": ("[1, 2]", "'value' is a list"),
+    "deep.json": ("[" * 9000, "the file 'deep.json' cannot be read as values: "),
+    "cut.json": ('{"a": ', "the file 'cut.json' cannot be read as values: Expecting value"),
+    "v.csv": ("a,b\n1,2\n3,4\n", "it has 2 rows, and there must be one"),
+    "short.csv": ("a,b\n1\n", "has 1 values for 2 columns"),
+    "v.txt": ("alone\n", "the line 'alone' is no name with a value"),
+    "large.txt": ("a " + "x" * 70_000, "'large.txt', is larger than 64 KiB"),
+    "long.txt": ("a " + "x" * 20_000, "'a' is a text of 20000 characters, more than 10000"),
+    "many.txt": ("".join(f"a{n} 1\n" for n in range(1001)), "it has 1001 values, more than 1000"),
+    "bytes.txt": ("\udcff", "is not UTF-8 text"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_has_no_values_is_told(name: str, here: Path) -> None:
+    text, said = BAD_FILES[name]
+    Path(name).write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(BadValues) as raised:
+        read_values(Path(name), "t")
+    assert said in str(raised.value)
+
+
+def test_a_file_that_is_not_there_is_told_with_what_is(here: Path) -> None:
+    Path("gain.txt").touch()
+    with pytest.raises(BadValues, match=r"cannot be read \(No such file or directory\); in its "):
+        read_values(Path("gain.json"), "t")
+    with pytest.raises(BadValues, match="is no file"):
+        read_values(here, "t")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1", 1), ("-0.5", -0.5), ("1e3", 1000.0), ("007", "007"), ("", None), ("NaN", None),
+     ("inf", "inf"), ("1_000", "1_000"), ("0x1f", "0x1f"), (" 2 ", 2), (".5", 0.5), ("0", 0)],
+)  # fmt: skip
+def test_texts_in_files_are_numbers_if_they_are_written_so(text: str, value: Any) -> None:
+    found = scalar_in(text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_row_has_numbers_of_python() -> None:
+    row = row_of({"a": np.int64(1), "b": np.float32(0.5), "c": np.bool_(True)}, "t")
+    assert [(value, type(value)) for value in row.values()] == [
+        (1, int),
+        (0.5, float),
+        (True, bool),
+    ]
+    with pytest.raises(BadValues, match="of the type ndarray"):
+        row_of(np.array([1, 2]), "t")
+
+
+JOB = """
+to = "out"
+name = "sweep"
+[[task]]
+name = "{corner}-{run:02d}"
+foreach = { corner = ["tt", "ff"], run = { from = 1, to = 2 }, csv = "vdd.csv" }
+steps = [{ run = ["echo", '{{"gain": {run}}}'], stdout = "{task}.json" }]
+values = "{task}.json"
+"""
+
+
+def test_a_job_file_names_the_file_of_values(here: Path) -> None:
+    Path("vdd.csv").write_text("vdd\n3.3\n")
+    Path("job.toml").write_text(JOB)
+    report = load_job(Path("job.toml")).run(slots=2)
+    assert report.values()[1] == {
+        "task": "tt-02",
+        "corner": "tt",
+        "run": 2,
+        "vdd": 3.3,
+        "gain": 2,
+    }
+    assert in_file() == as_texts(report.values())
+    Path("job.toml").write_text(JOB.replace('values = "{task}.json"', ""))
+    assert load_job(Path("job.toml")).run(slots=2).values() == []
+    assert load_job(Path("job.toml")).run(slots=2).count("up to date") == 4
+
+
+def test_a_task_without_its_file_of_values_has_failed(here: Path) -> None:
+    job = encamp.Job("sweep", to="out")
+    job.add("a", "touch x.json", values="v.json", outputs="x.json")
+    report = job.run(slots=1, check=False)
+    assert report["a"].state == "failed"
+    assert "in its folder are x.json" in report["a"].why
+    assert not Path("out/x.json").exists()
+
+
+def test_files_are_parameters_of_a_map(here: Path) -> None:
+    for name in "ab":
+        Path(f"{name}.txt").write_text(f"{name}\n" * 3)
+    line = encamp.command("wc -l", stdin="{input}", stdout="{stem}.json")
+    report = encamp.map_files(line, "*.txt", to="out", values="{stem}.json", slots=2)
+    assert report.values() == [
+        {"task": "a", "file": "a.txt", "value": 3},
+        {"task": "b", "file": "b.txt", "value": 3},
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"parameters": {"a": [1]}}, {"values": ""}, {"values": "../x.json"}, {"values": 3}],
+)
+def test_parameters_and_values_are_checked(options: dict[str, Any], here: Path) -> None:
+    with pytest.raises((BadJob, encamp.InputError)):
+        encamp.Job("sweep", to="out").add("a", "true", **options)
+
+
+def test_the_report_of_many_tasks_has_their_parameters(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("encamp.jobs.reports._FEW", 1)
+    sweep().run(slots=2)
+    report = sweep().run(slots=2)
+    assert report.values() == ROWS
+    [first, *_] = json.loads(Path("out/sweep.job/report.json").read_bytes())["tasks"]
+    assert first["parameters"] == {"corner": "tt", "run": 1}
