@@ -142,7 +142,7 @@ def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:
     assert "inner: 3 done" in said, said
 
 
-@pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm", "dask"])
+@pytest.mark.parametrize("engine", ["mpich", "openmpi", "pvm", "dask", "ipyparallel"])
 def test_jobs_use_all_hosts_and_cores_of_their_allocation(lab: Lab, engine: str) -> None:
     lacking = missing()
     need(str(lacking), lacking is None)

@@ -26,7 +26,7 @@ _MODULES = {
     ),
     "pvm": ("encamp.engines.pvm.ends", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "dask": ("encamp.engines.dask.engine", "pip install 'encamp[dask]'"),
-    "ipyparallel": ("encamp.engines.ipyparallel", "pip install 'encamp[ipyparallel]'"),
+    "ipyparallel": ("encamp.engines.ipyparallel.engine", "pip install 'encamp[ipyparallel]'"),
     "fake": ("encamp.testing.fake", ""),
     "mesh": ("encamp.engines.mesh", ""),
 }

@@ -8,20 +8,21 @@ the user's own work gets its agent when that is done, and nobody waits for it.
 from __future__ import annotations
 
 import contextlib
-import logging
-import shutil
-import tempfile
+import math
+import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 import ipyparallel
 
+from encamp.engines.ipyparallel.hosts import OwnCluster
 from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
 from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.hosts import HostLine, hosts_of
 from encamp.engines.kit.routes import address_towards
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
@@ -30,6 +31,7 @@ _LOOK, _SOON = 0.5, 0.02
 """Seconds between looks at engines that come, and while some are asked for something."""
 _CONNECT_WITHIN = 10
 _ENDS_WITHIN = 3.0
+_HOSTS_WITHIN = 60.0
 _OUTWARDS = "192.0.2.1"
 """An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
 _WHOSE = "ipyparallel's engines"
@@ -40,6 +42,8 @@ def open_end(
     *,
     profile: str | None = None,
     connection_file: str | None = None,
+    hosts: Sequence[str] | str | None = None,
+    hostfile: str | os.PathLike[str] | None = None,
     slots: int | None = None,
     per_engine: int | None = None,
     restarts: int = 3,
@@ -47,22 +51,25 @@ def open_end(
     """The controller's end.
 
     ``client`` is an `ipyparallel.Client` (or `ipyparallel.Cluster`); otherwise the cluster that has
-    this ``connection_file``, or the one of a ``profile``. Without any of these the engine has a
-    cluster of its own on this host. ``slots`` are used in all, ``per_engine`` at each engine, which
-    is 1 unless the cluster is its own. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    this ``connection_file``, or the one of a ``profile``. ``hosts`` (as ``"node1"`` or
+    ``"node1:4"``) or a ``hostfile`` are where a cluster of its own has engines, started through
+    ssh, or in Slurm's allocations through srun. Without any of these it is on this host. ``slots``
+    are used in all, ``per_engine`` at each engine, which is 1 unless the cluster is its own. Raises
+    `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
     slots = None if slots is None else whole("slots", slots, 1)
     each = None if per_engine is None else whole("per_engine", per_engine, 1)
     restarts = whole("restarts", restarts, 0)
-    given = {"client": client, "profile": profile, "connection_file": connection_file}
+    given = {"client": client, "profile": profile, "connection_file": connection_file,
+             "hosts": hosts, "hostfile": hostfile}  # fmt: skip
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
         raise BadJob(" and ".join(said), "say by one of these which cluster is meant")
     for name in ("profile", "connection_file"):
         if not isinstance(given[name], str | None):
             raise BadJob(name, f"must be a text, not {given[name]!r}")
-    if not said:
-        return _own(slots, each, restarts)
+    if not said or said[0] in ("hosts", "hostfile"):
+        return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile))
     if client is None:
         client, close = _connected(connection_file, profile), True
     else:
@@ -89,38 +96,41 @@ def _client_of(given: Any) -> tuple[Any, bool]:
     return client, False
 
 
-def _own(slots: int | None, each: int | None, restarts: int) -> IPythonEngine:
-    """A cluster on this host: by default one engine with all slots, as engines are large."""
+def _own(
+    slots: int | None, each: int | None, restarts: int, hosts: Sequence[HostLine]
+) -> IPythonEngine:
+    """A cluster of one's own: by default one engine a host with all its slots; engines are large.
+
+    Where hosts have different numbers of slots, they have several engines of the same size.
+    """
     from encamp import quota
 
-    slots = slots or quota.cores()
-    each = each or slots
-    folder = tempfile.mkdtemp(prefix="encamp-ipyparallel-")
-    cluster = ipyparallel.Cluster(
-        n=-(-slots // each),
-        profile_dir=folder,
-        controller_args=["--IPController.enable_curve=True"],
-        log_level=logging.WARNING,
-    )
-
-    def close() -> None:
-        with contextlib.suppress(Exception):
-            cluster.stop_cluster_sync()
-        shutil.rmtree(folder, ignore_errors=True)
-
+    hosts = hosts or [HostLine("localhost", slots or quota.cores())]
+    each = each or math.gcd(*(host.places for host in hosts))
+    engines = [(host, -(-host.places // each)) for host in hosts]
+    total = sum(host.places for host in hosts) if slots is None else slots
+    own = OwnCluster(engines, _HOSTS_WITHIN)
     try:
-        client = cluster.start_and_connect_sync()
+        client = ipyparallel.Client(own.connection_file, timeout=_CONNECT_WITHIN)
     except BaseException as exc:
-        close()
+        own.close()
         if not isinstance(exc, Exception):
             raise
         raise EngineFailed("ipyparallel", f"its cluster did not start: {exc}") from exc
 
-    def close_all() -> None:
+    def close() -> None:
         client.close()
-        close()
+        own.close()
 
-    return IPythonEngine(client, slots, each, restarts, close_all)
+    try:
+        count = sum(number for _, number in engines)
+        client.wait_for_engines(count, timeout=_HOSTS_WITHIN, interactive=False)
+    except BaseException as exc:
+        close()
+        if not isinstance(exc, Exception):
+            raise
+        raise EngineFailed("ipyparallel", f"not all of its engines came: {exc}") from exc
+    return IPythonEngine(client, total, each, restarts, close)
 
 
 class _Asked:

@@ -1,0 +1,142 @@
+"""A cluster of ipyparallel of this engine's own: its controller here, its engines on hosts.
+
+All of them end with this program, also when it is killed. What engines need to connect comes by
+their standard input, not by a file on a shared disk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.interpreter import python_command
+from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
+
+_ENDS_WITHIN = 5.0
+_HERE = HostLine("localhost", 1)
+_PREFIX = "encamp-ipyparallel-"
+_FILES, _FOR_ENGINES = "security", "ipcontroller-engine.json"
+"""Where a controller writes, below its folder, how engines connect to it."""
+
+
+class OwnCluster:
+    """A controller that can be reached by all of some hosts, with so many engines on each.
+
+    Raises `EngineUnavailable`.
+    """
+
+    def __init__(self, engines: Sequence[tuple[HostLine, int]], within: float) -> None:
+        hosts = [host for host, _ in engines]
+        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self._programs: list[RemotePrograms] = []
+        try:
+            address = address_towards_hosts(hosts)
+            self._run([_HERE], [{"controller": str(self._folder), "address": address}], within)
+            connection = json.loads((self._folder / _FILES / _FOR_ENGINES).read_text())
+            orders = [{"connection": connection, "engines": count} for _, count in engines]
+            self._run(hosts, orders, within)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def connection_file(self) -> str:
+        """What a client connects by."""
+        return str(self._folder / _FILES / "ipcontroller-client.json")
+
+    def close(self) -> None:
+        """End all of it; blocks until it has ended."""
+        for programs in reversed(self._programs):
+            programs.close()
+        self._programs = []
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _run(self, hosts: Sequence[HostLine], orders: list[dict[str, Any]], within: float) -> None:
+        lines = [json.dumps(order) for order in orders]
+        self._programs.append(RemotePrograms("ipyparallel", __name__, hosts, lines, within))
+
+
+def _serve(order: dict[str, Any]) -> None:
+    """Have a controller, or engines, until the standard input ends or all of them have."""
+    with ExitStack() as stack:
+        if "controller" in order:
+            folder = stack.enter_context(_removed(Path(order["controller"])))
+            processes = [_controller(folder, order["address"])]
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX)))
+            file = folder / _FOR_ENGINES
+            file.touch(0o600)
+            file.write_text(json.dumps(order["connection"]))
+            option = f"--file={file}"
+            processes = [_started(folder, "engine", option) for _ in range(order["engines"])]
+        os.write(1, READY)
+        over = threading.Event()
+        for wait in (lambda: [process.wait() for process in processes], sys.stdin.read):
+            threading.Thread(target=_then, args=(wait, over), daemon=True).start()
+        over.wait()
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            _end(process)
+
+
+@contextmanager
+def _removed(folder: Path) -> Iterator[Path]:
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _controller(folder: Path, address: str) -> subprocess.Popen[bytes]:
+    """A controller that has written how to connect to it."""
+    where = (f"--profile-dir={folder}", f"--ip={address}", f"--location={address}")
+    process = _started(folder, "controller", *where, "--IPController.enable_curve=True")
+    while process.poll() is None and not _complete(folder / _FILES / _FOR_ENGINES):
+        time.sleep(0.02)
+    return process
+
+
+def _complete(file: Path) -> bool:
+    try:
+        return bool(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return False
+
+
+def _started(folder: Path, what: str, *options: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [*python_command(), "-m", f"ipyparallel.{what}", *options],
+        stdin=subprocess.DEVNULL,
+        stdout=2,
+        cwd="/",
+        env={**os.environ, "IPYTHONDIR": str(folder)},
+    )
+
+
+def _then(wait: Callable[[], object], over: threading.Event) -> None:
+    wait()
+    over.set()
+
+
+def _end(engine: subprocess.Popen[bytes]) -> None:
+    try:
+        engine.wait(_ENDS_WITHIN)
+    except subprocess.TimeoutExpired:
+        engine.kill()
+        engine.wait()
+
+
+if __name__ == "__main__":
+    _serve(json.loads(sys.stdin.readline()))
