@@ -6,16 +6,22 @@ Times are seconds since the epoch (`time.time`) on the host that took them; size
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, get_args
 
 from encamp.values import Scalar
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
 """``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
 ``to do``: what a dry run would run."""
+
+
+_LISTED = 10
+"""How many failures a summary names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +238,24 @@ class JobReport:
     not_selected: int = 0
     """How many tasks of the job the run was not for (``only``, ``failed``)."""
 
+    def __str__(self) -> str:
+        """A summary: tasks by state, what failed and why, and where the whole report is."""
+        from encamp.errors import printable, shown
+
+        found = Counter(self.states())
+        counts = [f"{found[state]} {state}" for state in get_args(State) if found[state]]
+        counts += [f"{self.not_selected} not selected"] if self.not_selected else []
+        seconds = self.ended - self.started
+        lines = [f"{printable(self.name)}: {', '.join(counts) or 'no task'} in {seconds:.3g} s"]
+        lines += [f"  warning: {shown(warning)}" for warning in self.warnings]
+        for task in islice(self.of_state("failed"), _LISTED):
+            lines.append(f"  failed: {printable(task.name)}: {shown(task.why)}")
+        if found["failed"] > _LISTED:
+            lines.append(f"  and {found['failed'] - _LISTED} more failed")
+        return "\n".join([*lines, f"  report: {printable(self.folder)}/report.html"])
+
     def count(self, state: State) -> int:
-        """How many tasks are in ``state``."""
+        """How many tasks are in ``state``, such as "done", "up to date" or "failed"."""
         return sum(one == state for one in self.states())
 
     def states(self) -> Iterator[State]:

@@ -18,7 +18,6 @@ from scripted import Scripted
 import encamp
 from encamp.errors import StepFailed
 from encamp.jobs import reports as kept
-from encamp.jobs.account import as_json
 from encamp.jobs.journal import Journal, Record, encoded
 from encamp.jobs.prepare import Prepared
 from encamp.jobs.progress import Silent
@@ -26,6 +25,7 @@ from encamp.jobs.report import read_report, write_report
 from encamp.jobs.reports import Reports
 from encamp.jobs.work import Outcome
 from encamp.model import AttemptReport, JobReport, Published, Span, TaskReport, TaskReports, Where
+from encamp.values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"
 VALUES: list[Any] = [None, 1, True, 2.5, "é", ODD, float("nan"), 2**70, (1, 2), [1], {"a": (1,)}]
@@ -199,3 +199,16 @@ def test_a_task_takes_two_kilobytes_while_all_are_up_to_date(
     tracemalloc.stop()
     assert report.count("up to date") == TASKS
     assert now / TASKS < 2000
+
+
+def test_a_printed_report_is_a_summary() -> None:
+    tasks = [TaskReport("a", "done"), TaskReport("b\n", "up to date")]
+    tasks += [TaskReport(f"f{n}", "failed", why="it broke") for n in range(12)]
+    facts = ("job", "/out", "/out/job.job", 10.0, 11.5, "here", "pool", "1", False)
+    report = JobReport(*facts, tasks, ["orphans"], not_selected=3)
+    lines = str(report).splitlines()
+    assert lines[0] == "job: 1 done, 12 failed, 1 up to date, 3 not selected in 1.5 s"
+    assert lines[1:3] == ["  warning: orphans", "  failed: f0: it broke"]
+    assert lines[-2:] == ["  and 2 more failed", "  report: /out/job.job/report.html"]
+    assert len(lines) == 14
+    assert str(JobReport(*facts, [])).startswith("job: no task in 1.5 s")
