@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcmatch import glob
 
-from encamp.storage.globs import matches
+from encamp.storage.globs import _tokens, _tokens_meet, matches, names_may_meet
 from encamp.storage.mirror import find
 
 NAMES = [
@@ -28,6 +28,16 @@ NAMES = [
     "[e]",
 ]
 PATTERNS = ["*", "*.txt", "?", "??", "a*", ".*", ".?*", "*b", "x+?", "a?b", "é*", "(*", "{*", "*]"]
+
+
+@given(
+    st.text(st.sampled_from("ab.*? +$^|"), min_size=1),
+    st.text(st.sampled_from("ab. +$^|"), min_size=1),
+)
+def test_a_name_meets_the_patterns_that_the_long_way_finds(pattern: str, name: str) -> None:
+    dots = name.startswith(".") <= pattern.startswith(".")
+    found = dots and _tokens_meet(_tokens(name), _tokens(pattern))
+    assert names_may_meet(name, pattern) is names_may_meet(pattern, name) is found
 
 
 @given(

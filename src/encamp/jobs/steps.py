@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
 from encamp.jobs.outputs_of import OutputsOf
+from encamp.model import quickly_pickled
 from encamp.storage.mirror import Mirror
 from encamp.storage.outputs import Output
 from encamp.values import Scalar
@@ -40,6 +41,7 @@ class Call:
 Shell = bool | Literal["bash"]
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Command:
     """A step that runs a command line in a process of its own in the task's folder.

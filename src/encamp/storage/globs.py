@@ -94,6 +94,9 @@ def names_may_meet(first: str, second: str) -> bool:
     """Whether a name may match both of two patterns."""
     if not is_glob(first) and not is_glob(second):
         return first == second
+    for name, pattern in ((first, second), (second, first)):
+        if name and not is_glob(name) and not _MORE_THAN_STARS.search(pattern):
+            return matches(pattern, name)  # as most are, and quicker than what follows
     ours, theirs = _tokens(first), _tokens(second)
     for one, other in ((ours, theirs), (theirs, ours)):
         if other[:1] == (".",) and one[:1] != (".",):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
+from encamp.model import quickly_pickled
 from encamp.storage.copy import check_size
 from encamp.storage.disk import Disks
 from encamp.storage.globs import escape, is_glob, matches
@@ -103,6 +104,7 @@ def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     return tuple(item if isinstance(item, Mirror) else Mirror(item) for item in spec)
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Item:
     """One file or tree of a plan: where it is, what it was like, and where it goes.

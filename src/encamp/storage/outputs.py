@@ -19,6 +19,7 @@ from secrets import token_hex
 from typing import Literal, get_args
 
 from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
+from encamp.model import quickly_pickled
 from encamp.storage import remote
 from encamp.storage.beacon import reaches
 from encamp.storage.copy import write_at
@@ -47,6 +48,7 @@ _CHUNK = 1 << 20
 Existing = Literal["replace", "error", "keep"]
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Output:
     """Files to bring back from a task's folder after it has ended well.

@@ -13,6 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import printable
+from encamp.model import quickly_pickled
 from encamp.storage.owners import uid_of_new_files
 
 PART = ".encamp-"
@@ -22,6 +23,7 @@ BEACON = "-beacon"
 """How the name of a beacon ends; between the two is the token of its owner (see `beacon`)."""
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Written:
     """What tells a temporary file from one that another user has put in its place."""

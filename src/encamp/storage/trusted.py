@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from encamp.errors import BadDestination, printable
+from encamp.model import quickly_pickled
 from encamp.storage.owners import name_of_user, uid_of_new_files
 from encamp.storage.remote import folder_name
 
@@ -28,6 +29,7 @@ _MOST_LINKS = 40
 """As the kernel has it, see path_resolution(7)."""
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Trust:
     """How far the folders of a path are believed."""

@@ -1,0 +1,42 @@
+"""Facts that travel: they arrive as they were."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import pytest
+
+from encamp.jobs.steps import Command
+from encamp.model import AttemptReport, Published, Span, TaskReport, Where
+from encamp.storage.mirror import Item
+from encamp.storage.outputs import Output
+from encamp.storage.parts import Written
+from encamp.storage.trusted import Trust
+
+FACTS = [
+    Where("host", "worker", 7),
+    Span("task prephase", 1.5, 0.25),
+    Published("/to/a", 3, 4, "00", kept=True),
+    replace(Output("*.txt", "sums", existing="keep"), trust=Trust(depth=2, user=5)),
+]
+
+
+@pytest.mark.parametrize("fact", FACTS, ids=lambda fact: type(fact).__name__)
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_facts_arrive_as_they_were(fact: object, protocol: int) -> None:
+    there = pickle.loads(pickle.dumps(fact, protocol))
+    assert there == fact
+    assert type(there) is type(fact)
+    assert [getattr(there, name) for name in fact.__slots__] == [  # type: ignore[attr-defined]
+        getattr(fact, name)
+        for name in fact.__slots__  # type: ignore[attr-defined]
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [AttemptReport, Command, Item, Output, Published, Span, TaskReport, Trust, Where, Written],
+)
+def test_what_every_task_sends_is_pickled_without_looking_its_fields_up(kind: type) -> None:
+    assert "__reduce__" in vars(kind)
