@@ -80,6 +80,16 @@ Files that several tasks want are brought to a host once and kept for later runs
 limit that ENCAMP_CACHE_LIMIT sets ("50 GiB"; a fifth of the disk by default).
 """
 
+_SHOW = """Say what is known of one task: how it ended, where it ran, its values, outputs and log.
+
+PLACE is a job file, which also tells the task's command lines, environment and inputs, or the
+folder that a job has its results in, or the job's own folder in it.
+
+\b
+  encamp show opamp.toml mc-tt-001
+  encamp show results mc-tt-001
+"""
+
 _PRUNE = """Remove files that jobs have published and no longer make.
 
 These are the outputs of tasks that were taken out of a job, and outputs that have another name
@@ -145,6 +155,7 @@ def cli() -> None:
       encamp run JOB.toml        run a job; run it again to go on where it stopped
       encamp map COMMAND FILES   one command line for many files
       encamp status results      how the jobs in a destination stand
+      encamp show results TASK   how a task ended, its values, outputs and log
       encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
       encamp doctor              what would go wrong on these hosts, and what to do
@@ -333,6 +344,16 @@ def attach(name: str | None, *, program: int | None) -> None:
     from encamp.cli.attach import attach_command
 
     attach_command(name, program)
+
+
+@cli.command(help=_SHOW)
+@click.argument("place", metavar="JOB.toml|DESTINATION")
+@click.argument("task")
+@click.option("--shared", is_flag=True, help=_SHARED)
+def show(place: str, task: str, *, shared: bool) -> None:
+    from encamp.cli.show import show_command
+
+    show_command(Path(place), task, shared=shared)
 
 
 @cli.command(help=_PRUNE)

@@ -115,7 +115,7 @@ class _Summary(_Failures):
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
         seconds = report.ended - report.started
         self._print(
-            f"{printable(report.name)}: {', '.join(counts)} in {_time_text(seconds)}, "
+            f"{printable(report.name)}: {', '.join(counts)} in {time_text(seconds)}, "
             f"{size_text(mirrored)} mirrored"
         )
         if Path(report.folder, TABLE).exists():
@@ -130,7 +130,8 @@ def _attempts_of_this_run(report: JobReport) -> Iterator[AttemptReport]:
     return (attempt for attempt in attempts if attempt.submitted >= report.started)
 
 
-def _time_text(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """``"1.5 s"`` and the like."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
@@ -159,7 +160,7 @@ def _line(task: TaskReport) -> str:
     last = task.attempts[-1]
     seconds = sum(phase.seconds for phase in last.phases)
     where = f" on {last.where.host} ({last.where.worker})" if last.where else ""
-    return f"{line}{where} in {_time_text(seconds)}"
+    return f"{line}{where} in {time_text(seconds)}"
 
 
 class _Live(_Summary):

@@ -1,0 +1,129 @@
+"""``encamp show``: what is known of one task, and what it runs."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from encamp.cli.status import job_folders
+from encamp.errors import BadJob, printable, shown
+from encamp.jobs.console import time_text
+from encamp.jobs.job import Job
+from encamp.jobs.jobfile import load_job
+from encamp.jobs.journal import Journal
+from encamp.jobs.report import NAME as REPORT
+from encamp.jobs.report import read_report
+from encamp.jobs.selection import no_task_named
+from encamp.jobs.steps import Call, Command
+from encamp.model import AttemptReport, TaskReport
+from encamp.storage.own_files import OwnFolder
+from encamp.storage.sizes import size_text
+
+_MOST_LOG = 1 << 30
+_LISTED = 20
+"""Outputs and attempts that are shown, the last ones."""
+
+
+def show_command(place: Path, task: str, *, shared: bool = False) -> None:
+    """Print what is known of a task of a job file, or of the jobs in a destination."""
+    job = load_job(place) if place.suffix == ".toml" else None
+    if job is not None and task not in job.tasks:
+        raise BadJob(f"task {task}", no_task_named(task, list(job.tasks)))
+    folders = [job.folder] if job is not None else job_folders(place)
+    for line in _lines(folders, job, task, shared):
+        print(shown(line))  # noqa: T201 - the command's answer
+
+
+def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Iterator[str]:
+    known: list[str] = []
+    found = False
+    for folder in folders:
+        report = _report_of(task, folder, shared, known)
+        if report is not None:
+            found = True
+            yield from _of_report(report)
+            yield from ([] if job is None else _of_job(job, task))
+            yield from _of_log(report, OwnFolder(folder, shared))
+    if not found and job is None:
+        raise BadJob(f"task {task}", no_task_named(task, sorted(set(known))))
+    if not found and job is not None:
+        yield f"{printable(task)}: has not run yet"
+        yield from _of_job(job, task)
+
+
+def _report_of(task: str, folder: Path, shared: bool, known: list[str]) -> TaskReport | None:
+    """What the last run that was for the task says of it; ``known`` takes the names of others."""
+    if (folder / REPORT).exists():
+        report = read_report(folder / REPORT, shared=shared)
+        known += [one.name for one in report.tasks]
+        with suppress(KeyError):
+            return report[task]
+    journal = Journal(folder, shared=shared)
+    journal.read()
+    known += journal.tasks
+    record = journal.done.get(task)
+    return None if record is None else record.report
+
+
+def _of_report(report: TaskReport) -> Iterator[str]:
+    yield f"{printable(report.name)}: {report.state}" + (f" ({report.why})" if report.why else "")
+    if report.parameters:
+        yield f"  parameters: {_pairs(report.parameters)}"
+    if report.value is not None:
+        value = report.value if isinstance(report.value, dict) else {"value": report.value}
+        yield f"  values: {_pairs(value)}"
+    for attempt in report.attempts[-_LISTED:]:
+        yield from _of_attempt(attempt, report.why)
+    for output in [*report.outputs, *report.rescued][-_LISTED:]:
+        yield f"  output: {printable(output.path)} ({size_text(output.size)})"
+    if report.kept:
+        yield f"  folder: {printable(report.kept)}"
+    elif report.state == "failed":
+        yield "  folder: removed; --keep failed keeps it in the next run"
+
+
+def _pairs(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{printable(str(name))} = {value!r}" for name, value in values.items())
+
+
+def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:
+    where = f" on {attempt.where.host} ({attempt.where.worker})" if attempt.where else ""
+    error = f" {attempt.error}" if attempt.error and attempt.error != said else ""
+    yield f"  try {attempt.number}{where}:{error}"
+    for span in attempt.phases:
+        yield f"    {time_text(span.seconds):>8}  {printable(span.name)}"
+
+
+def _of_job(job: Job, task: str) -> Iterator[str]:
+    """What the job file says that the task runs."""
+    for step in job.tasks[task].steps:
+        yield f"  step: {_line_of(step)}"
+        for name, value in step.env.items() if isinstance(step, Command) else ():
+            yield f"    env: {printable(name)}={printable(value)}"
+    for mirror in (*job.mirror, *job.tasks[task].mirror):
+        yield f"  input: {printable(mirror.pattern)}"
+
+
+def _line_of(step: Call | Command) -> str:
+    if isinstance(step, Call):
+        return step.label
+    line = step.line if isinstance(step.line, str) else shlex.join(step.line)
+    read = f" < {step.stdin}" if step.stdin else ""
+    return printable(line + read + (f" > {step.stdout}" if step.stdout else ""))
+
+
+def _of_log(report: TaskReport, folder: OwnFolder) -> Iterator[str]:
+    if report.log is None:
+        yield "  log: empty"
+        return
+    yield f"  log: {printable(folder.path / report.log)}"
+    try:
+        with folder.opened() as files, closing(files.below("logs")) as logs:
+            text = logs.read(Path(report.log).name, _MOST_LOG).decode("utf-8", "replace")
+    except OSError as exc:
+        yield f"    (cannot be read: {exc.strerror})"
+        return
+    for line in text.splitlines():
+        yield f"  | {printable(line)}"

@@ -1,0 +1,97 @@
+"""``encamp show``: what is known of one task."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from console_command import encamp
+
+from encamp.cli.show import show_command
+from encamp.errors import BadJob
+from encamp.jobs.jobfile import load_job
+
+JOB = """
+to = "out"
+[[task]]
+name = "{c}"
+foreach = { c = ["good", "bad"] }
+env = { V = "{c} x" }
+mirror = "shared.txt"
+steps = ["echo hello {c}", { run = "echo gain 3", stdout = "{c}.txt" }, "test {c} != bad"]
+values = "{c}.txt"
+outputs = "{c}.txt"
+"""
+
+
+@pytest.fixture
+def job(here: Path) -> Path:
+    """A job file whose job has run, and has failed in part."""
+    (here / "shared.txt").touch()
+    (here / "job.toml").write_text(JOB)
+    load_job(here / "job.toml").run(slots=2, check=False)
+    return here / "job.toml"
+
+
+def shown(place: Path | str, task: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    show_command(Path(place), task)
+    text = capsys.readouterr().out
+    return re.sub(r" +[\d.]+ m?s  ", " TIME ", text).splitlines()
+
+
+def test_a_task_is_told_with_its_values_outputs_and_log(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = re.compile(r" on \S+ \(\S+\):")
+    lines = [where.sub(":", line) for line in shown("out", "good", capsys)]
+    assert lines == [
+        "good: done (it was not done before)",
+        "  parameters: c = 'good'",
+        "  values: gain = 3",
+        "  try 1:",
+        " TIME job prephase",
+        " TIME task prephase",
+        " TIME echo hello good",
+        " TIME echo gain 3",
+        " TIME test good '!=' bad",
+        " TIME task postphase",
+        f"  output: {job.parent}/out/good.txt (7 B)",
+        "  log: out/job.job/logs/good.1.log",
+        "  | hello good",
+    ]
+
+
+def test_a_failure_is_told_with_what_the_job_file_says(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = shown(job, "bad", capsys)
+    assert re.match(r"bad: failed \(task bad: step .* ended with exit status 1\)$", lines[0])
+    assert "  folder: removed; --keep failed keeps it in the next run" in lines
+    at = lines.index("  step: echo gain 3 > bad.txt")
+    assert lines[at - 2 : at + 2] == [
+        "  step: echo hello bad",
+        "    env: V=bad x",
+        "  step: echo gain 3 > bad.txt",
+        "    env: V=bad x",
+    ]
+    assert "  input: shared.txt" in lines
+    assert lines[-1] == "  | hello bad"
+
+
+def test_a_task_that_the_last_run_was_not_for_is_found_in_the_journal(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_job(job).run(slots=1, only="bad", check=False)
+    assert shown("out/job.job", "good", capsys)[0].startswith("good: done")
+    job.write_text(JOB.replace('"good"', '"good", "new"'))
+    lines = shown(job, "new", capsys)
+    assert lines[:2] == ["new: has not run yet", "  step: echo hello new"]
+
+
+def test_a_task_that_is_not_there_is_told(job: Path) -> None:
+    with pytest.raises(BadJob, match="called 'god'; did you mean 'good'"):
+        show_command(Path("out"), "god")
+    with pytest.raises(BadJob, match="there are good, bad"):
+        show_command(job, "x")
+    encamp("show", "nowhere", "x").check_refused("nowhere: there is no such folder")
