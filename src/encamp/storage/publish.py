@@ -20,7 +20,7 @@ from encamp.storage.own_files import open_regular
 from encamp.storage.parts import PART, Written
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
-from encamp.storage.trusted import NAMED, Trust, opened
+from encamp.storage.trusted import NAMED, Trust, open_folder, opened
 from encamp.storage.visible import is_network_device, until_visible
 
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -84,7 +84,7 @@ def _check(one: Staged, own: Collection[str]) -> None:
     if is_url(one.final):
         return None
     try:
-        _check_way(Path(name).parent, one.trust)
+        _check_way(os.path.dirname(name), one.trust)  # noqa: PTH120
         if _is_folder(name) and not (one.kind == "link" and Path(name).is_symlink()):
             raise BadDestination(name, "there is a folder of that name")
         if one.kind == "link":
@@ -98,10 +98,10 @@ def _check(one: Staged, own: Collection[str]) -> None:
     return None
 
 
-def _check_way(folder: Path, trust: Trust) -> None:
+def _check_way(folder: str, trust: Trust) -> None:
     """Raise `BadDestination` if another user has put a link or folder on the way to a folder."""
-    with suppress(FileNotFoundError), opened(folder, trust):
-        pass
+    with suppress(FileNotFoundError):
+        os.close(open_folder(folder, trust))
 
 
 def _is_folder(name: str) -> bool:
@@ -288,14 +288,17 @@ def intact(published: Published, trust: Trust = NAMED) -> bool:
             return True
         if is_url(published.path):
             return remote.size_of(published.path) == published.size
-        with opened(Path(published.path).parent, trust) as folder:
-            return _is_intact(published, folder)
+        above, _, name = published.path.rpartition("/")
+        folder = open_folder(above or "/", trust)
+        try:
+            return _is_intact(published, name, folder)
+        finally:
+            os.close(folder)
     except (OSError, ValueError, EncampError):  # a name with a null character is none
         return False
 
 
-def _is_intact(published: Published, folder: int) -> bool:
-    name = os.path.basename(published.path)  # noqa: PTH119
+def _is_intact(published: Published, name: str, folder: int) -> bool:
     if published.kind == "link":
         return os.readlink(name, dir_fd=folder) == published.goal
     found = os.stat(name, dir_fd=folder)

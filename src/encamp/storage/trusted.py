@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,11 +60,8 @@ def trust_in(named: Path | str, depth: int = 0, *, shared: bool = False) -> Trus
 
 @contextmanager
 def opened(folder: Path, trust: Trust = NAMED, *, make: bool = False) -> Iterator[int]:
-    """A descriptor of a folder, only to name what is in it; with ``make`` it is made if missing.
-
-    Raises `BadDestination` if another user has put a link or a folder on the way, or OSError.
-    """
-    fd = _opened(folder, trust, make)
+    """What `open_folder` gives, for the time of a block."""
+    fd = open_folder(str(folder), trust, make=make)
     try:
         yield fd
     finally:
@@ -101,13 +99,17 @@ def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
         there, part = there.parent, part.below(-1)
     try:
         if part.depth and there.is_dir():
-            os.close(_opened(there, part, make=False))
+            os.close(open_folder(str(there), part))
     except OSError as exc:
         raise BadDestination(str(real), (exc.strerror or str(exc)).lower()) from exc
     return Path(real), trust
 
 
-def _opened(folder: Path, trust: Trust, make: bool) -> int:
+def open_folder(folder: str, trust: Trust = NAMED, *, make: bool = False) -> int:
+    """A descriptor of a folder, only to name what is in it; with ``make`` it is made if missing.
+
+    Raises `BadDestination` if another user has put a link or a folder on the way, or OSError.
+    """
     try:
         fd = os.open(folder, _PLACE)
     except FileNotFoundError:
@@ -115,8 +117,9 @@ def _opened(folder: Path, trust: Trust, make: bool) -> int:
             raise
         return _made(folder, trust)
     try:
-        if _name(fd) == str(folder):
-            _check_owners(fd, folder, trust)
+        if _name(fd) == folder:
+            if trust.depth:
+                _check_owners(fd, folder, trust)
             return fd
     except BaseException:
         os.close(fd)
@@ -125,13 +128,13 @@ def _opened(folder: Path, trust: Trust, make: bool) -> int:
     return _by_links(folder, trust)
 
 
-def _by_links(folder: Path, trust: Trust) -> int:
+def _by_links(folder: str, trust: Trust) -> int:
     """Open a folder on the way to which there are links."""
-    real, plain = _resolved(str(folder), trust)
+    real, plain = _resolved(folder, trust)
     fd = os.open(real, _PLACE | os.O_NOFOLLOW)
     try:
         if _name(fd) != real:
-            raise BadDestination(str(folder), "a folder on the way was exchanged right now")
+            raise BadDestination(folder, "a folder on the way was exchanged right now")
         _check_owners(fd, folder, replace(trust, depth=min(trust.depth, plain)))
     except BaseException:
         os.close(fd)
@@ -139,11 +142,12 @@ def _by_links(folder: Path, trust: Trust) -> int:
     return fd
 
 
-def _made(folder: Path, trust: Trust) -> int:
-    with opened(folder.parent, trust.below(-1) if trust.depth else trust, make=True) as above:
+def _made(folder: str, trust: Trust) -> int:
+    parent, name = os.path.split(folder)
+    with opened(Path(parent), trust.below(-1) if trust.depth else trust, make=True) as above:
         with suppress(FileExistsError):
-            os.mkdir(folder.name, dir_fd=above)
-        fd = os.open(folder.name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
+            os.mkdir(name, dir_fd=above)
+        fd = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
     try:
         _check_owners(fd, folder, replace(trust, depth=min(trust.depth, 1)))
     except BaseException:
@@ -157,19 +161,25 @@ def _name(fd: int) -> str:
     return os.readlink(f"/proc/self/fd/{fd}")
 
 
-def _check_owners(fd: int, folder: Path, trust: Trust) -> None:
+@lru_cache(maxsize=64)
+def _ways_up(depth: int) -> list[str]:
+    """What a folder and those above it are called from there."""
+    return ["/".join([".", *[".."] * number]) for number in range(depth + 1)]
+
+
+def _check_owners(fd: int, folder: str, trust: Trust) -> None:
     """Raise `BadDestination` if a folder below the named one belongs to another user."""
     if not trust.depth:
         return
-    ways = ["/".join([".", *[".."] * number]) for number in range(trust.depth + 1)]
+    ways = _ways_up(trust.depth)
     found = [os.stat(way, dir_fd=fd) for way in ways]
     for number, (status, above) in enumerate(pairwise(found)):
         if _is_trusted(status, above, trust):
             continue
         with _at(ways[number], fd) as place:
             if status.st_uid != uid_of_new_files(place):
-                where = (folder, *folder.parents)[number]
-                raise BadDestination(str(folder), _whose("folder", where, status))
+                where = (Path(folder), *Path(folder).parents)[number]
+                raise BadDestination(folder, _whose("folder", where, status))
 
 
 @contextmanager
