@@ -28,21 +28,22 @@ def work(number):
     return number
 
 if __name__ == "__main__":
-    to, hosts = sys.argv[1], sys.argv[2].split(",")
+    to, hosts, engine = sys.argv[1], sys.argv[2].split(","), sys.argv[3]
+    options = dict(machine="own") if engine == "pvm" else dict()
     job = encamp.Job("many", to=to)
     for number in range({TASKS}):
         one = encamp.Output("out.txt", "made", rename=f"{{number}}.txt")
         job.add(f"t{{number}}", encamp.call(work, number), outputs=one)
-    with encamp.Cluster("pvm", machine="own", hosts=hosts, inline="threads") as cluster:
+    with encamp.Cluster(engine, hosts=hosts, inline="threads", **options) as cluster:
         print("ready", flush=True)
         report = job.run(cluster)
     assert [task.value for task in report.tasks] == list(range({TASKS}))
 """
 
 
-def started(host: Host, script: Path, to: Path, lab: Lab) -> subprocess.Popen[str]:
+def started(host: Host, script: Path, to: Path, lab: Lab, engine: str) -> subprocess.Popen[str]:
     names = ",".join(one.name for one in lab.hosts[:3])
-    command = [sys.executable, script, to, names]
+    command = [sys.executable, script, to, names, engine]
     pipe = subprocess.PIPE
     return host.popen(command, cwd=to.parent, stdout=pipe, stderr=pipe, stdin=subprocess.DEVNULL)
 
@@ -51,19 +52,24 @@ def made(folder: Path) -> int:
     return len(os.listdir(folder)) if folder.is_dir() else 0
 
 
-@pytest.mark.timeout(60 + 60 * TIMES)
+@pytest.mark.timeout(90 + 60 * TIMES)
 @pytest.mark.chaos
-def test_a_host_that_dies_in_the_middle_costs_no_result_and_doubles_none(lab: Lab) -> None:
+@pytest.mark.parametrize("engine", ["pvm", "dask", "ipyparallel"])
+def test_a_host_that_dies_in_the_middle_costs_no_result_and_doubles_none(
+    lab: Lab, engine: str
+) -> None:
     controller = lab.hosts[0]
     assert controller.share is not None
     (lab.share / "many.py").write_text(SCRIPT)
     chance = random.Random(1)
     for number in range(TIMES):
-        name, victim = f"run{number}", lab.hosts[chance.choice([1, 2])]
+        name, victim = f"{engine}{number}", lab.hosts[chance.choice([1, 2])]
         folder = lab.share / name
         enough = chance.randrange(5, 100)
-        with started(controller, controller.share / "many.py", controller.share / name, lab) as run:
-            deadline = time.monotonic() + 40
+        with started(
+            controller, controller.share / "many.py", controller.share / name, lab, engine
+        ) as run:
+            deadline = time.monotonic() + 80
             while made(folder / "made") < enough:
                 assert run.poll() is None, run.communicate()
                 assert time.monotonic() < deadline

@@ -63,8 +63,8 @@ def shared(lab: Lab, name: str) -> Path:
 def options_for(engine: str, lab: Lab) -> list[str]:
     """What the command is told; all hosts take part."""
     names = ",".join(host.name for host in lab.hosts)
-    if engine == "pvm":
-        return ["--engine", "pvm", "--hosts", names]
+    if engine in ("pvm", "dask", "ipyparallel"):
+        return ["--engine", engine, "--hosts", names]
     try:
         find_launcher(mpi=engine)
     except EngineUnavailable:
@@ -72,7 +72,7 @@ def options_for(engine: str, lab: Lab) -> list[str]:
     return ["--engine", "mpi", "--option", f"mpi={engine}", "--hosts", names, "-n", "4"]
 
 
-@pytest.mark.parametrize("engine", ["pvm", "mpich", "openmpi"])
+@pytest.mark.parametrize("engine", ["pvm", "mpich", "openmpi", "dask", "ipyparallel"])
 def test_hosts_with_other_mount_points_and_one_without_give_the_same_bytes(
     engine: str, lab: Lab, on_one_host: dict[str, str]
 ) -> None:
