@@ -95,6 +95,9 @@ def test_failed_runs_what_failed_and_was_not_done_since(here: Path) -> None:
     plain(*"abcd").run(failing("b", "d"), check=False)
     report = plain(*"abcd").run(failing("d"), failed=True, check=False)
     assert states(report) == {"b": "done", "d": "failed"}
+    assert report["b"].why == "it failed when it was last run"
+    dry = plain(*"abcd").run(dry_run=True)
+    assert dry["d"].why == "it failed when it was last run"
     assert states(plain(*"abcd").run(failing(), only="c", force=True)) == {"c": "done"}
     assert states(plain(*"abcd").run(failing(), failed=True)) == {"d": "done"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import sys
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 
 import encamp
-from encamp.errors import BadJob, BadValues, NotInstalled
+from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
+from encamp.jobs.console import console_progress
 from encamp.jobs.jobfile import load_job
 from encamp.jobs.report import read_report
+from encamp.jobs.table import write_table
 from encamp.jobs.values_file import read_values
+from encamp.storage.own_files import OwnFolder
 from encamp.values import row_of, scalar_in
 
 
@@ -261,6 +265,32 @@ def test_files_are_parameters_of_a_map(here: Path) -> None:
         {"task": "a", "file": "a.txt", "value": 3},
         {"task": "b", "file": "b.txt", "value": 3},
     ]
+
+
+def test_the_display_says_where_the_table_is(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep().run(slots=2, progress=console_progress(quiet=False, dry_run=False))
+    assert f"table: {here}/{TABLE}" in capsys.readouterr().err
+    job = encamp.Job("none", to="out")
+    job.add("a", "true")
+    job.run(slots=1, progress=console_progress(quiet=False, dry_run=False))
+    assert "table:" not in capsys.readouterr().err
+
+
+def test_a_disk_without_room_for_the_table_is_told_by_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        yield b"task"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    report = sweep().run(slots=2)
+    before = TABLE.read_bytes()
+    monkeypatch.setattr("encamp.jobs.table._lines", full)
+    with pytest.raises(DiskFull, match=r"results\.csv"):
+        write_table(lambda: report.tasks, OwnFolder(TABLE.parent))
+    assert TABLE.read_bytes() == before
 
 
 @pytest.mark.parametrize(

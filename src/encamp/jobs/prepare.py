@@ -53,6 +53,7 @@ class Prepared:
         tasks = job.tasks.values()
         outputs = [one for task in tasks for one in (*task.outputs, *task.on_failure)]
         self.believed = Believed(job.to, outputs)
+        self._journal = journal
         journal.believed = self.believed.ever
         self.graph = Graph(job.tasks)
         self._trust = trust_in(job.to, shared=journal.own_folder.shared)
@@ -103,6 +104,8 @@ class Prepared:
 
     def why_run(self, name: str, record: Line | None, key: Key) -> str | None:
         """Why a task must run, in words; None if what an earlier run did still holds."""
+        if record is None and name in self._journal.failed:
+            return "it failed when it was last run"
         outputs = self.job.tasks[name].outputs
         return why_run(record, key, partial(self.believed.makes, outputs), self._trust)
 

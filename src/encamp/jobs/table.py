@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from encamp.errors import BadValues
 from encamp.model import TaskReport
+from encamp.storage.disk import disk_full
 from encamp.storage.own_files import OwnFolder
 from encamp.values import Scalar
 
@@ -23,8 +24,11 @@ def write_table(reports: Callable[[], Iterable[TaskReport]], folder: OwnFolder) 
         if not columns:
             files.remove(NAME)
             return
-        with files.replacing(NAME) as file:
-            file.writelines(_lines(columns, _rows(reports())))
+        try:
+            with files.replacing(NAME) as file:
+                file.writelines(_lines(columns, _rows(reports())))
+        except OSError as exc:
+            raise (disk_full(exc, files.path / NAME, 0) or exc) from exc
 
 
 def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
