@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from encamp.errors import BadDestination, printable
+from encamp.errors import BadDestination, InputError, printable
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
 from encamp.model import Published
@@ -169,8 +169,9 @@ class OrphanWatch:
         if item.kind == "file":
             yield from (path for path in (top,) if path in self._orphans)
             return
-        for goal in tree_state(Path(top), item.exclude).leads_to:
-            yield from self._at(os.path.realpath(goal))
+        with suppress(OSError, InputError):  # it is told when the task has it
+            for goal in tree_state(Path(top), item.exclude).leads_to:
+                yield from self._at(os.path.realpath(goal))
         for path in self._orphans:
             inner = path.removeprefix(f"{top}/")
             if (
