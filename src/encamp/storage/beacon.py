@@ -83,10 +83,12 @@ class Beacons:
     def close(self) -> None:
         """Remove them, and folders that they alone are in; may be called twice."""
         for folder, made in self._lit.items():
-            with suppress(OSError):
-                (folder / _name(self._token)).unlink(missing_ok=True)
+            with suppress(OSError, BadDestination), opened(folder) as at:
+                with suppress(FileNotFoundError):
+                    os.unlink(_name(self._token), dir_fd=at)
                 if made:
-                    folder.rmdir()
+                    with opened(folder.parent) as above:
+                        os.rmdir(folder.name, dir_fd=above)
         if self._notes is not None:
             self._notes.strike()
 
