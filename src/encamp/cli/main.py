@@ -182,7 +182,7 @@ _running = _options(
                  "[default: one for each core]."),
     click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
     click.option("--hostfile", metavar="FILE",
-                 help="Hosts for MPI, in a file that mpirun could read."),
+                 help="Hosts for the engine, in a file that mpirun could read."),
     click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
                  help="What else the engine takes: mpi=openmpi, machine=own."),
     click.option("--retries", type=click.IntRange(min=0), metavar="N",
@@ -372,7 +372,9 @@ def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
               help="What reaches the hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
 @click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots that are to be there.")
 @click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
-@click.option("--hostfile", metavar="FILE", help="Hosts for MPI, in a file that mpirun could read.")
+@click.option(
+    "--hostfile", metavar="FILE", help="Hosts for the engine, in a file that mpirun could read."
+)
 @click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
               help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
 def doctor(destination: str | None, **options: object) -> int:
