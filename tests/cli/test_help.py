@@ -55,6 +55,30 @@ def test_every_command_has_help(command: str, words: str) -> None:
     assert words in ended.out
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_command_lines(shell: str) -> None:
+    ended = encamp("completion", shell)
+    assert ended.status == 0
+    assert "_ENCAMP_COMPLETE" in ended.out
+    assert encamp("completion", "csh").status == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("encamp sta", "plain,status"),
+        ("encamp run -e ipy", "plain,ipyparallel"),
+        ("encamp run --max", "plain,--max-failures"),
+        ("encamp run jo", "file,jo"),
+        ("encamp status re", "dir,re"),
+    ],
+)
+def test_shells_are_offered_what_fits(line: str, offered: str) -> None:
+    asked = (f"COMP_WORDS={line}", f"COMP_CWORD={line.count(' ')}")
+    ended = encamp(by=["env", *asked, "_ENCAMP_COMPLETE=bash_complete"])
+    assert ended.out.splitlines() == [offered], ended
+
+
 def test_the_version_is_told() -> None:
     assert encamp("--version").out == f"encamp, version {__version__}\n"
 

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.engines.kit.interpreter import command_signals
 from encamp.engines.kit.streams import name_standard_streams
 from encamp.errors import EncampError, InputError, JobFailed, OutOfTime, printable, shown
@@ -60,6 +61,14 @@ Only what is missing or changed is run, so the same line goes on after Ctrl-C or
 FILES are names or patterns, or - for names from standard input, one a line. Placeholders are
 {input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}; with --csv the columns,
 with --lines {line}, with --foreach the names. Values stay one word each. Exit status as of run.
+"""
+
+_COMPLETION = """Print what makes a shell complete encamp's command lines.
+
+\b
+  eval "$(encamp completion bash)"                                in ~/.bashrc
+  eval "$(encamp completion zsh)"                                 in ~/.zshrc
+  encamp completion fish > ~/.config/fish/completions/encamp.fish
 """
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
@@ -161,6 +170,7 @@ def cli() -> None:
       encamp doctor              what would go wrong on these hosts, and what to do
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
       encamp attach Sampler/3    follow what a server of a service prints
+      encamp completion bash     have the shell complete command lines
     """
 
 
@@ -177,11 +187,12 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 _running = _options(
     click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
+                 shell_complete=engines,
                  help="What runs the slots: local, mpi, pvm, dask, ipyparallel."),
     click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
                  "[default: one for each core]."),
     click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
-    click.option("--hostfile", metavar="FILE",
+    click.option("--hostfile", metavar="FILE", shell_complete=files,
                  help="Hosts for the engine, in a file that mpirun could read."),
     click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
                  help="What else the engine takes: mpi=openmpi, machine=own."),
@@ -206,7 +217,7 @@ _running = _options(
 
 
 @cli.command(help=_RUN, cls=_Run)
-@click.argument("job", metavar="JOB.toml|SCRIPT.py")
+@click.argument("job", metavar="JOB.toml|SCRIPT.py", shell_complete=files)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @_running
 @click.option("--to", metavar="FOLDER", help="Destination, in place of the job file's own.")
@@ -218,7 +229,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
 
 @cli.command("map", help=_MAP)
 @click.argument("command")
-@click.argument("files", nargs=-1)
+@click.argument("files", nargs=-1, shell_complete=files)
 @click.option(
     "--to",
     default="results",
@@ -328,7 +339,7 @@ def cache_clear(dry_run: bool) -> None:
 
 
 @cli.command(help=_STATUS)
-@click.argument("destination")
+@click.argument("destination", shell_complete=folders)
 @click.option("--shared", is_flag=True, help=_SHARED)
 def status(destination: str, *, shared: bool) -> None:
     from encamp.cli.status import status_command
@@ -364,6 +375,12 @@ def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
     from encamp.cli.prune import prune_command
 
     prune_command(Path(destination), dry_run=dry_run, shared=shared)
+
+
+@cli.command(help=_COMPLETION)
+@click.argument("shell", type=click.Choice(SHELLS))
+def completion(shell: str) -> None:
+    click.echo(script_for(shell, cli))
 
 
 @cli.command(help=_DOCTOR)
