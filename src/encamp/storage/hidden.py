@@ -9,6 +9,7 @@ from pathlib import Path
 
 from encamp.storage.globs import escape, is_glob
 from encamp.storage.parts import PART
+from encamp.storage.roots import real_folder
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class Hidden:
         """Whether a match is in a hidden folder."""
         if not self.folders or path == self.start or path.is_symlink():
             return False
-        real = Path(os.path.realpath(path))
-        return any(real.is_relative_to(folder) for folder in self.folders)
+        above, name = os.path.split(path)
+        real = os.path.join(real_folder(above), name, "")  # noqa: PTH118 - of a million files
+        return any(real.startswith(os.path.join(folder, "")) for folder in self.folders)  # noqa: PTH118
 
     def below(self, tree: Path) -> Iterator[str]:
         """Patterns that leave hidden folders out of a tree, and what is not published yet."""

@@ -301,7 +301,7 @@ class Planner:
             raise UnusableInput(str(path), why_unusable(exc)) from exc
         if not stat.S_ISDIR(status.st_mode):
             state = _file_state(path, status, self._disks)
-            return _file_item(portable(path), target, mirror, status, state)
+            return _file_item(self._place(path), target, mirror, status, state)
         exclude = self._exclude(path, mirror, hidden)
         state, source = self._tree(path, exclude), portable(path)
         permissions = stat.S_IMODE(status.st_mode)
@@ -321,6 +321,12 @@ class Planner:
             mirror.mode,
             mirror.readonly or mirror.mode == "link",
         )
+
+    def _place(self, file: Path) -> Portable:
+        """As `portable`; where many are in one folder, that is looked up once."""
+        if file.is_symlink():
+            return portable(file)
+        return below(self._folders(str(file.parent)), file.name)
 
     def leads_to(self, tree: Path, mirror: Mirror) -> tuple[str, ...]:
         """Where absolute symlinks in a tree lead. Raises `UnusableInput`."""
