@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
@@ -56,7 +56,8 @@ def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
     if task.foreach is None:
         yield Case({"index": "1"}, f"[[task]] number {int(path[-1]) + 1}")
     elif isinstance(task.foreach, dict):
-        yield from _combinations(task.foreach, base, *path, "foreach")
+        combinations = _combinations(task.foreach, base, *path, "foreach")
+        yield from combinations if task.name is not None else map(_named, combinations)
     else:
         files = _files(task.foreach, base, *path, "foreach")
         for file, values in zip(files, expand_files(files), strict=True):
@@ -111,10 +112,14 @@ def _combinations(
         parameters = {key: value for part in combination for key, value in part.items()}
         chosen = {key: _text(value) for key, value in parameters.items()}
         origin = ", ".join(f"{key} = {value!r}" for key, value in chosen.items())
-        name = name_of_values(list(chosen.values()))
         for key in texts.intersection(chosen):
             parameters[key] = scalar_in(chosen[key])
-        yield Case({"index": str(index), **chosen}, origin, None, name, parameters)
+        yield Case({"index": str(index), **chosen}, origin, parameters=parameters)
+
+
+def _named(case: Case) -> Case:
+    values = [value for key, value in case.values.items() if key != "index"]
+    return replace(case, name=name_of_values(values))
 
 
 def _parts(key: str, values: Values) -> Iterator[Mapping[str, Scalar]]:

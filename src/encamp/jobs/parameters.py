@@ -9,32 +9,37 @@ from functools import lru_cache
 from typing import Any
 
 from encamp.errors import BadJob, BadValues
-from encamp.jobs.steps import Call, Task
+from encamp.jobs.steps import Call, Parameters, Task
 from encamp.values import Scalar, check_scalar, plain
 
+_PLAIN = (str, int, float, bool, type(None))
 _LONGEST = 200
 """Characters of an argument that is a parameter."""
 
 
-def checked_parameters(
-    task: str, given: Mapping[str, Any] | None
-) -> tuple[tuple[str, Scalar], ...] | None:
+def checked_parameters(task: str, given: Mapping[str, Any] | None) -> Parameters | None:
     """What a user gives as parameters. Raises `BadJob`."""
     if given is None:
         return None
-    pairs = tuple((str(name), _plain(value)) for name, value in given.items())
+    values = tuple(map(_plain, given.values()))
     try:
-        for name, value in pairs:
+        for name, value in zip(given, values, strict=True):
             check_scalar(value, name, task)
     except BadValues as exc:
         raise BadJob(f"parameters of task {task}", exc.why) from None
-    return pairs
+    return _once(tuple(map(str, given))), values
+
+
+@lru_cache(maxsize=100)
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The same object for the same names: a million tasks may have them."""
+    return names
 
 
 def parameters_of(task: Task) -> dict[str, Scalar]:
     """Those that were given, else the simple arguments of its last Python step, by their names."""
     if task.parameters is not None:
-        return dict(task.parameters)
+        return dict(zip(*task.parameters, strict=True))
     last = next((step for step in reversed(task.steps) if isinstance(step, Call)), None)
     return {} if last is None else _arguments(last)
 
@@ -59,6 +64,8 @@ def _names(function: Callable[..., Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in _PLAIN:
+        return value
     with suppress(TypeError):
         return plain(value)
     return value

@@ -162,6 +162,10 @@ def as_steps(steps: Step | Iterable[Step]) -> tuple[Call | Command, ...]:
     return tuple(as_step(step) for step in steps)
 
 
+Parameters = tuple[tuple[str, ...], tuple[Scalar, ...]]
+"""Names and values."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One task of a job; made by `Job.add`."""
@@ -175,7 +179,7 @@ class Task:
     retries: int
     time_limit: float | None
     takes: tuple[OutputsOf, ...] = ()
-    parameters: tuple[tuple[str, Scalar], ...] | None = None
+    parameters: Parameters | None = None
     """None: the arguments of its function."""
     values: str | None = None
     """The file in its folder with its values."""
