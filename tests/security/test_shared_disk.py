@@ -379,8 +379,11 @@ def test_a_strangers_link_in_place_of_the_destination_is_refused(scratch: Path) 
         job.run()
     with pytest.raises(BadDestination, match="is a symlink"), encamp.sandbox(to="out"):
         pass
-    job = encamp.Job("sums", to=scratch / "out")  # by its whole path: somebody is trusted
     assert not list(mine.iterdir())
+    job = encamp.Job("sums", to=scratch / "out")  # by its whole path: whoever made the link
+    job.add("one", "touch one.sum", outputs="*.sum")
+    job.run()
+    assert (mine / "one.sum").exists()
 
 
 @as_root

@@ -73,7 +73,7 @@ class Job:
     ) -> None:
         self.name = _checked_name(name, "job")
         self.base = Path(base or current_folder()).absolute()
-        self.to = self.base / folder_name(to)
+        self.goes_to(to, self.base)
         self.mirror, taken = as_inputs(mirror)
         if taken:
             why = "is for the mirror of a task: job inputs are there before any task has run"
@@ -83,6 +83,12 @@ class Job:
         self.time_limit = _checked_limit(name, time_limit)
         self.log_limit = checked_log_limit(name, log_limit)
         self.tasks: dict[str, Task] = {}
+
+    def goes_to(self, to: str | Path, base: Path) -> None:
+        """Have another destination, below ``base`` where it is no whole path."""
+        folder = folder_name(to)
+        self.to = base / folder
+        self._below = None if folder.startswith("/") else base
 
     @property
     def folder(self) -> Path:
@@ -94,7 +100,10 @@ class Job:
 
         ``shared`` says whether the run is a group's.
         """
-        return named(self.base, self.to, shared=shared or self.shared) / self.folder.name
+        below, to = self._below, self.to
+        if below is not None and to.is_relative_to(below):
+            to = to.relative_to(below)
+        return named(below or self.base, to, shared=shared or self.shared) / self.folder.name
 
     def add(
         self,

@@ -37,7 +37,6 @@ from encamp.jobs.steps import Command, command
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.mirror import Mirror, safe_target
 from encamp.storage.outputs import Output
-from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 
 __all__ = ["job_schema", "load_job"]
@@ -110,7 +109,7 @@ class _Loader:
         self.table = table
         self.job = self._empty_job(path)
         if to is not None:
-            self.job.to = current_folder() / folder_name(to)
+            self.job.goes_to(to, current_folder())
         self.values = {"to": str(self.job.to), "jobdir": str(self.job.base)}
         self.job.mirror = tuple(self._job_inputs())
         self.origins: dict[str, str] = {}

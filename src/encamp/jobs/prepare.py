@@ -30,7 +30,7 @@ from encamp.storage.outputs import (
     check_outputs,
 )
 from encamp.storage.roots import portable
-from encamp.storage.trusted import Trust, named, trust_in
+from encamp.storage.trusted import Trust, trust_in
 
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
@@ -132,7 +132,7 @@ class Prepared:
 def _final_names(job: Job, trust: Trust) -> dict[str, str]:
     """Final paths that are known now → the task that makes each."""
     shared = trust.shared
-    check_destination(named(job.base, job.to, shared=shared))
+    check_destination(job.true_folder(shared=shared).parent)
     finals: dict[str, str] = {}
     folders: Folders = {}
     for task in job.tasks.values():

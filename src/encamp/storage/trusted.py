@@ -74,11 +74,11 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
     What a user names by its whole path may be anybody's. Raises `BadDestination` if a part of
     any other is a link of another user.
     """
-    path = base / folder_name(to)
-    if not path.is_relative_to(base):
-        return Path(os.path.realpath(path))
+    folder = folder_name(to)
+    if folder.startswith("/"):
+        return Path(os.path.realpath(folder))
     top = os.path.realpath(base)
-    whole = os.path.join(top, path.relative_to(base))  # noqa: PTH118
+    whole = os.path.join(top, folder)  # noqa: PTH118
     return Path(_resolved(whole, trust_in(top, shared=shared))[0])
 
 
