@@ -153,7 +153,7 @@ def test_a_rank_that_dies_is_told_of_and_work_goes_on(start: Start, mpi: str, ho
         assert echoed(engine, 4, b"there?")
     began = time.monotonic()
     engine.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_what_is_sent_to_the_dead_is_dropped(start: Start, mpi: str) -> None:

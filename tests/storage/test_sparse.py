@@ -24,7 +24,7 @@ from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.storage.ship import Chunk, Sender, ShippedEntry, receive_file
 
 MIB = 1 << 20
-SIZE = 200 * MIB
+SIZE = 40 * MIB
 
 
 def hole_first(path: Path) -> None:
@@ -41,9 +41,9 @@ def hole_last(path: Path) -> None:
 
 def holes_between(path: Path) -> None:
     with path.open("wb") as file:
-        for at in range(0, SIZE, 50 * MIB):
+        for at in range(0, SIZE, SIZE // 4):
             file.seek(at + 7)
-            file.write(os.urandom(5 * MIB))
+            file.write(os.urandom(MIB))
         file.truncate(SIZE + 3)
 
 
@@ -146,7 +146,7 @@ def test_nor_to_the_destinations_host(
 
 
 def test_only_what_is_no_hole_needs_room(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred times the disk's size, and a few bytes of data."""
+    """Files that are larger than the disk, with a few bytes of data."""
     hole_last(here / "sparse")
     (here / "tree").mkdir()
     hole_first(here / "tree/sparse")
