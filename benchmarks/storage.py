@@ -88,11 +88,11 @@ def _first(path: Path, folder: Path) -> Side:
     camps = _Camps()
 
     def after() -> None:
-        camps.strike()
+        camps.remove()
         clear_cache()
 
     return Side(
-        lambda: camps.pitch(plan([Mirror(str(path))], folder)), before=clear_cache, after=after
+        lambda: camps.place(plan([Mirror(str(path))], folder)), before=clear_cache, after=after
     )
 
 
@@ -110,13 +110,13 @@ def _later(tree: Path, folder: Path, sizes: Sizes) -> Iterator[Figure]:
 def _placing(items: list[Item]) -> Side:
     """The way from a plan to a folder, then to its end."""
     camps = _Camps()
-    return Side(lambda: camps.pitch(items), after=camps.end)
+    return Side(lambda: camps.place(items), after=camps.end)
 
 
 def _striking(tree: Path, folder: Path, sizes: Sizes) -> Figure:
     items = plan([Mirror(str(tree), mode="copy")], folder)
     camps, copy = _Camps(), folder / "copytree"
-    ours = Side(camps.strike, before=lambda: camps.pitch(items))
+    ours = Side(camps.remove, before=lambda: camps.place(items))
     peer = Side(
         _command("rm", "-rf", str(copy)), before=lambda: shutil.copytree(tree, copy, symlinks=True)
     )
@@ -192,7 +192,7 @@ class _Camps:
     def __init__(self) -> None:
         self._camp: Camp | None = None
 
-    def pitch(self, items: list[Item]) -> None:
+    def place(self, items: list[Item]) -> None:
         self._camp = Camp("benchmark")
         self._camp.place(items)
 
@@ -200,11 +200,11 @@ class _Camps:
         """What comes after a task that has ended well; a tree that was linked is looked through."""
         assert self._camp is not None
         self._camp.check_inputs("benchmark")
-        self._camp.strike()
+        self._camp.remove()
 
-    def strike(self) -> None:
+    def remove(self) -> None:
         assert self._camp is not None
-        self._camp.strike()
+        self._camp.remove()
 
 
 def _way(path: Path) -> str:

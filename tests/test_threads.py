@@ -26,7 +26,7 @@ from encamp.errors import JobBusy
 from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
 from encamp.storage.locks import alone
-from encamp.storage.persistent import give_back, persistent_camp, strike_idle
+from encamp.storage.persistent import give_back, persistent_camp, remove_idle
 from encamp.wire import Parts
 
 THREADS = 4
@@ -222,7 +222,7 @@ def test_a_persistent_folder_has_one_user_at_a_time(local_storage_base: Path) ->
     at_once(*[use] * THREADS)
     assert most == 1
     assert len(set(used)) < len(used), "none was used again"
-    strike_idle()
+    remove_idle()
     assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
 
 

@@ -1,4 +1,4 @@
-"""encamp: pitch a camp next to the work.
+"""encamp: private folders for tasks, on the hosts that do the work.
 
 Runs functions and command lines on one or many machines, each task in a private folder on its
 host's own disk, with its input files mirrored into it and its outputs brought back whole.

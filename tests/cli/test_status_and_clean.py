@@ -158,7 +158,7 @@ def living(storage: Path) -> Iterator[Path]:
     code = (
         "import sys\nfrom encamp.storage.owner import OwnedFolder\n"
         "owned = OwnedFolder('living')\nprint(owned.path, flush=True)\n"
-        "sys.stdin.read()\nowned.strike()\n"
+        "sys.stdin.read()\nowned.remove()\n"
     )
     pipe = subprocess.PIPE
     process = subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, text=True)

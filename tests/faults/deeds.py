@@ -55,7 +55,7 @@ def staging(source: str, to: str) -> None:
             alone.place(replace(item, cached=False) for item in items)
             work(top, [folder, alone.folder], folder)
         finally:
-            alone.strike()
+            alone.remove()
 
 
 def work(source: Path, inputs: list[Path], folder: Path) -> None:
@@ -104,7 +104,7 @@ def _use(source: Path, names: list[str]) -> int:
         assert found == {n: t for n, t in files_below(source).items() if n.split("/")[0] in names}
         return camp.brought
     finally:
-        camp.strike()
+        camp.remove()
 
 
 def reclaiming() -> list[str]:
@@ -258,7 +258,7 @@ def _random_use(source: Path, rng: random.Random, log: Path) -> None:
             used = {item.identity: item.size for item in items}
             file.write(json.dumps({"brought": camp.brought, "used": used}) + "\n")
     finally:
-        camp.strike()
+        camp.remove()
 
 
 _MODES: list[Any] = ["auto", "copy", "link", "overlay" if os.geteuid() == 0 else "auto"]

@@ -46,7 +46,7 @@ def placed(items: list[Item]) -> dict[str, bytes] | None:
     except SourceChanged:
         return None
     finally:
-        camp.strike()
+        camp.remove()
 
 
 def race(line: Forks, top: Path, how: str, rng: random.Random) -> str:

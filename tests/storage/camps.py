@@ -11,18 +11,18 @@ from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
 
 
 @contextmanager
-def pitched(items: Iterable[Item]) -> Iterator[Camp]:
+def placed(items: Iterable[Item]) -> Iterator[Camp]:
     """A folder with the items of a plan in it."""
     camp = Camp("test")
     try:
         camp.place(items)
         yield camp
     finally:
-        camp.strike()
+        camp.remove()
 
 
 @contextmanager
 def mirrored(spec: MirrorMap, base: Path) -> Iterator[Path]:
     """A folder with what ``spec`` finds in ``base``."""
-    with pitched(plan(as_mirrors(spec), base)) as camp:
+    with placed(plan(as_mirrors(spec), base)) as camp:
         yield camp.folder

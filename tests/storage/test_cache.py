@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import pitched
+from camps import placed
 from other_processes import finish, run, start, wait_until
 
 from encamp.errors import BadJob, DiskFull, InputDamaged
@@ -320,7 +320,7 @@ def test_an_entry_that_goes_between_fetch_and_link_is_fetched_again(
         real(entry, target, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", link)
-    with pitched([planned(here / "a")]) as camp:
+    with placed([planned(here / "a")]) as camp:
         assert (camp.folder / "a").read_text() == "content"
     assert len(calls) == 2
 
@@ -480,7 +480,7 @@ def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.Monkey
     (here / "a").write_text("content")
     for brought in (14, 0):
         items = plan([Mirror("*", readonly=True)], here)
-        with pitched(items) as camp:
+        with placed(items) as camp:
             assert camp.brought == brought
             assert (camp.folder / "a").read_text() == "content"
             assert (camp.folder / "tree/a").read_text() == "content"
@@ -550,7 +550,7 @@ def test_a_read_only_tree_comes_as_links_and_is_counted_once(here: Path) -> None
     items = plan([Mirror("tree", mode="link")], here)
     inodes = set()
     for brought in (1, 0):
-        with pitched(items) as camp:
+        with placed(items) as camp:
             assert camp.brought == brought
             assert os.readlink(camp.folder / "tree/link") == "deep/a"
             inodes.add((camp.folder / "tree/deep/a").stat().st_ino)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import mirrored, pitched
+from camps import mirrored, placed
 from other_processes import finish, run, start
 
 import encamp
@@ -227,7 +227,7 @@ def test_a_living_owner_keeps_a_folder_whose_lock_file_is_gone() -> None:
     owned.path.with_name(f"{owned.path.name}.lock").unlink()
     assert reclaim() == []
     assert (owned.task / "result").exists()
-    owned.strike()
+    owned.remove()
     assert not owned.path.exists()
 
 
@@ -282,7 +282,7 @@ def test_parts_of_the_cache_that_vanish_while_it_is_open_are_made_anew(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         for item in items:
             assert cache.get(item).exists()
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert contents(camp.folder / "tree") == contents(tree)
 
 

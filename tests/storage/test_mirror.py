@@ -40,7 +40,7 @@ def mirrored(spec: MirrorMap, here: Path, folder: Path) -> list[str]:
         camp.place(plan(as_mirrors(spec), here))
     finally:
         shutil.copytree(camp.folder, folder, symlinks=True, dirs_exist_ok=True)
-        camp.strike()
+        camp.remove()
     return below(folder)
 
 

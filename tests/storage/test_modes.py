@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from camps import pitched
+from camps import placed
 from other_processes import open_folder, start, unprivileged
 
 import encamp
@@ -141,7 +141,7 @@ def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
     mode: Mode, why: str, here: Path
 ) -> None:
     item = item_of(big(here), mode=mode)
-    with pytest.raises(ModeRefused) as caught, pitched([item]):
+    with pytest.raises(ModeRefused) as caught, placed([item]):
         pytest.fail("it cannot be had")
     assert (caught.value.mode, caught.value.path) == (mode, str(here / "big"))
     assert caught.value.why == why
@@ -177,7 +177,7 @@ def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCapture
         item_of(here / "copied"),
         replace(item_of(here / "direct"), cached=False),
     ]
-    with caplog.at_level(logging.DEBUG, "encamp"), pitched(items):
+    with caplog.at_level(logging.DEBUG, "encamp"), placed(items):
         pass
     said = "\n".join(record.getMessage() for record in caplog.records)
     assert f"{here}/linked by link: it is declared read-only" in said
@@ -235,9 +235,9 @@ def test_a_task_that_writes_to_its_inputs_changes_its_own_copy_only(mode: Mode, 
         pytest.skip("this user may not mount")
     mirrors = [item_of(tree(here, 40, 100), mode=mode), item_of(big(here), mode=mode)]
     sources = seen(here)
-    with pitched(mirrors) as other:
+    with placed(mirrors) as other:
         for _ in range(2):
-            with pitched(mirrors) as camp:
+            with placed(mirrors) as camp:
                 assert seen(camp.folder) == sources
                 rewrite(camp.folder)
                 changed = seen(camp.folder)
@@ -276,14 +276,14 @@ def test_writing_through_a_link_is_found_and_hurts_nobody_else(
 ) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
     sources = seen(here)
-    with pitched(items) as camp:
+    with placed(items) as camp:
         damage(camp.folder / target)
         with pytest.raises(InputDamaged) as caught:
             camp.check_inputs("culprit")
     assert caught.value.task == "culprit"
     assert caught.value.path == target.partition("/")[0]
     assert seen(here) == sources
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert seen(camp.folder) == sources
         camp.check_inputs("next")
 
@@ -291,7 +291,7 @@ def test_writing_through_a_link_is_found_and_hurts_nobody_else(
 @pytest.mark.usefixtures("no_mounts")
 def test_links_are_without_the_right_to_write_also_in_trees(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
-    with pitched(items) as camp:
+    with placed(items) as camp:
         modes = {p.stat().st_mode & 0o222 for p in camp.folder.rglob("*") if p.is_file()}
     assert modes == {0}
 
@@ -301,9 +301,9 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_never_checked_does_not_last(
     """It failed before anybody looked; the next task must not get what it left."""
     items = [item_of(tree(here, 40, 100), readonly=True)]
     sources = seen(here)
-    with pitched(items) as camp:
+    with placed(items) as camp:
         write_in_place(camp.folder / "tree/deep/007")
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert seen(camp.folder) == sources
 
 
@@ -325,7 +325,7 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: P
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert len(reclaim()) == 1
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert seen(camp.folder) == sources
 
 
@@ -342,30 +342,30 @@ def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
         looked.append(entry)
         return real(entry, item)
 
-    with pitched(items) as camp:
+    with placed(items) as camp:
         camp.check_inputs("task")
     monkeypatch.setattr(sound, "_looked_through", look)
     for _ in range(2):
-        with pitched(items):
+        with placed(items):
             pass
     assert len(looked) == 1, "the task before had not been asked whether it wrote to it"
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert len(looked) == 2
         camp.check_inputs("task")
         assert len(looked) == 3, "it was asked now"
-    with pitched(items):
+    with placed(items):
         assert len(looked) == 3
 
 
 @pytest.mark.usefixtures("no_mounts")
 def test_what_a_task_removes_or_adds_in_a_linked_tree_is_its_own_affair(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True)]
-    with pitched(items) as camp:
+    with placed(items) as camp:
         (camp.folder / "tree/deep/000").unlink()
         (camp.folder / "tree/deep/000").write_text("mine")
         (camp.folder / "tree/more").write_text("mine")
         camp.check_inputs("task")
-    with pitched(items) as camp:
+    with placed(items) as camp:
         assert (camp.folder / "tree/deep/000").read_bytes() == bytes(100)
 
 
@@ -381,7 +381,7 @@ def test_a_user_who_asks_for_links_may_not_write(
         monkeypatch.setenv(LOCAL, str(base / "local"))
 
         def attempt() -> str:
-            with pitched([item_of(base / "data", mode="link")]) as camp:
+            with placed([item_of(base / "data", mode="link")]) as camp:
                 (camp.folder / "data").write_text("mine")
             return "written"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import pitched
+from camps import placed
 from other_processes import run, start
 
 import encamp
@@ -18,8 +18,8 @@ from encamp.storage import modes, overlay
 from encamp.storage.camp import Camp
 from encamp.storage.mirror import Mirror, plan
 from encamp.storage.owner import keep_dead, reclaim, sandboxes
+from encamp.storage.removal import remove_tree
 from encamp.storage.roots import LOCAL, local_storage
-from encamp.storage.strike import strike
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,7 @@ def test_the_trial_leaves_nothing() -> None:
 
 
 def test_the_folder_shows_the_files_and_no_bytes_are_written_for_it(sources: Path) -> None:
-    with pitched(plan([Mirror("tree"), Mirror("big")], sources)) as camp:
+    with placed(plan([Mirror("tree"), Mirror("big")], sources)) as camp:
         assert camp.placed.bytes == 0
         assert (camp.folder / "big").read_bytes() == (sources / "big").read_bytes()
         assert (camp.folder / "tree/deep/39").read_text() == "content 39"
@@ -84,7 +84,7 @@ def test_two_big_files_and_a_small_one_share_one_mount(sources: Path) -> None:
     shutil.copy(sources / "big", sources / "other")
     (sources / "small").write_text("small")
     mirrors = [Mirror("big", "deep/in"), Mirror("other"), Mirror("small")]
-    with pitched(plan(mirrors, sources)) as camp:
+    with placed(plan(mirrors, sources)) as camp:
         assert mounts() == whole_mounts(camp)
         names = [str(p.relative_to(camp.folder)) for p in camp.folder.rglob("*") if p.is_file()]
         assert sorted(names) == ["deep/in/big", "other", "small"]
@@ -94,7 +94,7 @@ def test_two_big_files_and_a_small_one_share_one_mount(sources: Path) -> None:
 
 def test_striking_undoes_the_mounts(sources: Path) -> None:
     camp = camp_with_overlays(sources)
-    camp.strike()
+    camp.remove()
     assert mounts() == []
     assert left() == []
 
@@ -102,7 +102,7 @@ def test_striking_undoes_the_mounts(sources: Path) -> None:
 def test_striking_undoes_mounts_also_where_a_process_still_works_in_them(sources: Path) -> None:
     camp = camp_with_overlays(sources)
     with (camp.folder / "tree/deep/1").open() as file:
-        camp.strike()
+        camp.remove()
         assert file.read() == "content 1"
     assert mounts() == []
     assert left() == []
@@ -124,7 +124,7 @@ def test_an_input_that_cannot_be_placed_undoes_the_mounts_of_the_others(sources:
     (sources / "lost").write_text("x")
     items = plan([Mirror("tree"), Mirror("big"), Mirror("lost")], sources)
     (sources / "lost").unlink()
-    with pytest.raises(SourceChanged), pitched(items):
+    with pytest.raises(SourceChanged), placed(items):
         pytest.fail("one input is gone")
     assert mounts() == []
     assert left() == []
@@ -230,7 +230,7 @@ def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
     assert (kept / "task/tree/deep/2").read_text() == "content 2"
     assert (kept / "task/tree/moved/sub").is_dir()
     assert not (kept / "task/old").exists()
-    strike(kept, local_storage())  # pytest cannot remove what is so deep
+    remove_tree(kept, local_storage())  # pytest cannot remove what is so deep
 
 
 def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> None:
@@ -248,7 +248,7 @@ def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> 
     assert bottom(seen) == (2500, ["bottom"])
     assert bottom(seen / "old") == (1000, ["bottom"])
     for folder in (here / "camp", lower):
-        strike(folder, here)
+        remove_tree(folder, here)
 
 
 def test_keeping_frees_the_disk_of_what_the_mounts_needed(sources: Path) -> None:
@@ -310,7 +310,7 @@ def test_local_storage_with_any_name_works(
 
 @pytest.mark.parametrize("name", ["with blank", "back\\slash", "a,b", "new\nline"])
 def test_targets_with_any_name_are_mounted_and_undone(name: str, sources: Path) -> None:
-    with pitched(plan([Mirror("tree", name)], sources)) as camp:
+    with placed(plan([Mirror("tree", name)], sources)) as camp:
         assert (camp.folder / name / "tree/deep/3").read_text() == "content 3"
         assert mounts() == whole_mounts(camp)
     assert mounts() == []
@@ -323,7 +323,7 @@ def test_a_tree_in_a_tree_joins_it(sources: Path) -> None:
     for number in range(40):
         (sources / f"other/deep/more-{number}").write_text("more")
     mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
-    with pitched(plan(mirrors, sources)) as camp:
+    with placed(plan(mirrors, sources)) as camp:
         assert mounts() == whole_mounts(camp)
         assert (camp.folder / "both/link").is_symlink()
         assert len(list((camp.folder / "both/deep").iterdir())) == 80
@@ -358,7 +358,7 @@ def test_a_tree_in_the_place_of_another_is_refused(sources: Path) -> None:
 def test_a_file_in_a_tree_is_not_hidden_by_the_trees_mount(name: str, sources: Path) -> None:
     (sources / "small").write_text("small")
     mirrors = [Mirror("tree"), Mirror(name, "tree/deep/er"), Mirror("big", rename="other")]
-    with pitched(plan(mirrors, sources)) as camp:
+    with placed(plan(mirrors, sources)) as camp:
         assert (camp.folder / f"tree/deep/er/{name}").read_bytes() == (sources / name).read_bytes()
         assert (camp.folder / "tree/deep/3").read_text() == "content 3"
         assert (camp.folder / "other").stat().st_size == 1 << 20
@@ -400,7 +400,7 @@ def move_tree_down(folder: Path) -> None:
     assert (folder / "below/tree/deep/1").read_text() == "content 1"
 
 
-def remove_tree(folder: Path) -> None:
+def empty_tree(folder: Path) -> None:
     shutil.rmtree(folder / "tree")
     (folder / "tree").mkdir()
     assert list((folder / "tree").iterdir()) == []
@@ -430,7 +430,7 @@ DEEDS = [
     rename_out_of_tree,
     rename_tree,
     move_tree_down,
-    remove_tree,
+    empty_tree,
     replace_in_tree,
     link_out_of_tree,
     move_all,
@@ -466,7 +466,7 @@ def test_links_come_as_read_only_beside_an_overlay_too(sources: Path) -> None:
     """The overlay is a disk of its own, on which no link to the cache can be: it shows them."""
     (sources / "small").write_text("small")
     mirrors = [Mirror("big"), Mirror("small", mode="link"), Mirror("tree", mode="link")]
-    with pitched(plan(mirrors, sources)) as camp:
+    with placed(plan(mirrors, sources)) as camp:
         for name, text in {"small": "small", "tree/deep/3": "content 3"}.items():
             assert (camp.folder / name).read_text() == text
             assert (camp.folder / name).stat().st_mode & 0o222 == 0

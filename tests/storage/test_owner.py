@@ -24,8 +24,8 @@ from encamp.storage.owner import (
     reclaim_folder,
     sandboxes,
 )
+from encamp.storage.removal import remove_tree
 from encamp.storage.roots import LOCAL, local_storage
-from encamp.storage.strike import strike
 
 OWNER = """
     import time
@@ -58,8 +58,8 @@ def test_a_folder_is_private_and_goes_without_a_trace() -> None:
     assert owned.task.stat().st_mode & 0o777 == 0o700
     assert list(owned.task.iterdir()) == []
     (owned.task / "x").write_text("x")
-    owned.strike()
-    owned.strike()
+    owned.remove()
+    owned.remove()
     assert left() == []
 
 
@@ -73,7 +73,7 @@ def test_any_name_makes_a_folder_of_the_local_storage(name: str) -> None:
         assert reclaim() == []
         assert owned.task.is_dir()
     finally:
-        owned.strike()
+        owned.remove()
     assert left() == []
 
 
@@ -106,7 +106,7 @@ def test_an_owner_is_safe_from_cleaning_by_its_own_process() -> None:
     owned = OwnedFolder("name")
     assert reclaim() == []
     assert owned.task.is_dir()
-    owned.strike()
+    owned.remove()
 
 
 def test_a_stopped_owner_lives() -> None:
@@ -140,12 +140,12 @@ MAKER = """
         owned = OwnedFolder("busy")
         (owned.task / "x").write_text("x")
         assert (owned.task / "x").read_text() == "x"
-        owned.strike()
+        owned.remove()
 """
 
 
 def test_cleaners_that_race_harm_no_maker_and_leave_nothing() -> None:
-    """Two clean while two make and strike folders, and while dead ones lie around."""
+    """Two clean while two make and remove folders, and while dead ones lie around."""
     root = sandboxes(local_storage())
     root.mkdir()
     dead = {root / f"dead.{number}" for number in range(60)}
@@ -234,11 +234,11 @@ def test_a_forked_child_that_unwinds_leaves_its_parents_folder_alone() -> None:
         warnings.simplefilter("ignore", DeprecationWarning)  # pytest-timeout has a thread
         child = os.fork()
     if child == 0:
-        owned.strike()
+        owned.remove()
         os._exit(0)
     os.waitpid(child, 0)
     assert owned.task.is_dir()
-    owned.strike()
+    owned.remove()
     assert left() == []
 
 
@@ -252,7 +252,7 @@ def test_striking_follows_no_symlink(tmp_path: Path) -> None:
     (owned.task / "file").symlink_to(precious / "thesis")
     (owned.task / "closed").mkdir(mode=0)
     (owned.task / "closed").chmod(0)
-    owned.strike()
+    owned.remove()
     assert (precious / "thesis").read_text() == "x"
     assert precious.stat().st_mode & 0o777 == 0o555
     precious.chmod(0o755)
@@ -264,7 +264,7 @@ def test_a_folder_replaced_by_a_symlink_loses_only_the_symlink(tmp_path: Path) -
     owned.task.rmdir()
     owned.path.rmdir()
     owned.path.symlink_to(tmp_path / "precious")
-    owned.strike()
+    owned.remove()
     assert (tmp_path / "precious").is_dir()
     assert left() == []
 
@@ -285,15 +285,15 @@ def test_nothing_outside_the_root_is_ever_struck(tmp_path: Path) -> None:
         root.with_name(root.name + "2"),
     ):
         with pytest.raises(UnsafeTarget):
-            strike(folder, root)
+            remove_tree(folder, root)
     assert (precious / "inner").is_dir()
-    strike(root / "way", root)
+    remove_tree(root / "way", root)
     assert (precious / "inner").is_dir()
     assert not (root / "way").is_symlink()
 
 
 def test_striking_what_is_not_there_does_nothing() -> None:
-    strike(local_storage() / "gone", local_storage())
+    remove_tree(local_storage() / "gone", local_storage())
 
 
 def test_folders_that_their_owner_may_not_write_to_or_read_go_too(
@@ -311,7 +311,7 @@ def test_folders_that_their_owner_may_not_write_to_or_read_go_too(
         deep.parent.parent.chmod(0)
         owned.task.chmod(0o555)
         owned.path.chmod(0o500)
-        owned.strike()
+        owned.remove()
         return str(left())
 
     with open_folder() as base:
@@ -333,7 +333,7 @@ def test_a_process_that_goes_on_writing_does_not_keep_a_folder(
         real(path, **options)
 
     monkeypatch.setattr(os, "rmdir", rmdir)
-    owned.strike()
+    owned.remove()
     assert len(written) == 5
     assert left() == []
 
@@ -366,14 +366,14 @@ def test_a_lock_that_a_cleaner_takes_before_its_maker_is_made_again(
     owned = OwnedFolder("name")
     run("from encamp.storage.owner import reclaim; reclaim()")
     assert owned.task.is_dir()
-    owned.strike()
+    owned.remove()
 
 
 def test_a_lock_that_is_made_again_leaves_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
-    OwnedFolder("first").strike()  # what a first use opens for good
+    OwnedFolder("first").remove()  # what a first use opens for good
     owned = OwnedFolder("name")
     usual = len(os.listdir("/proc/self/fd"))
-    owned.strike()
+    owned.remove()
     tries: list[int] = []
 
     def is_at(fd: int, path: Path, is_at: Any = owner._is_at) -> bool:
@@ -386,7 +386,7 @@ def test_a_lock_that_is_made_again_leaves_no_descriptor(monkeypatch: pytest.Monk
         owned = OwnedFolder("name")
     assert len(tries) > 5
     found = len(os.listdir("/proc/self/fd"))
-    owned.strike()
+    owned.remove()
     assert found == usual
     assert len(os.listdir("/proc/self/fd")) == before
 
@@ -440,7 +440,7 @@ def test_the_environment_of_the_task_does_not_move_its_folder(
         patch.setenv(LOCAL, str(tmp_path / "elsewhere"))
         patch.setenv("USER", "somebody")
         patch.setenv("LOGNAME", "somebody")
-        owned.strike()
+        owned.remove()
     assert left() == []
 
 

@@ -16,14 +16,14 @@ import encamp
 from encamp.errors import InputDamaged
 from encamp.storage.mirror import Mirror, MirrorMap
 from encamp.storage.owner import sandboxes
-from encamp.storage.persistent import strike_idle
+from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import local_storage
 
 
 @pytest.fixture(autouse=True)
 def _none_left() -> Iterator[None]:
     yield
-    strike_idle()
+    remove_idle()
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_threads_at_once_never_share_one(data: Path) -> None:
     for worker in workers:
         worker.join()
     assert [len(turn) for turn in at_once] == [threads] * 10
-    strike_idle()
+    remove_idle()
     assert left() == []
 
 
@@ -261,7 +261,7 @@ USER = """
         ("import threading; threading.Thread(target=print).start(); 1 / 0", 1),
     ],
 )
-def test_the_end_of_the_process_strikes_it(end: str, status: int, data: Path) -> None:
+def test_the_end_of_the_process_removes_it(end: str, status: int, data: Path) -> None:
     process = start(USER + "    " + end, cwd=data)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err
@@ -269,7 +269,7 @@ def test_the_end_of_the_process_strikes_it(end: str, status: int, data: Path) ->
     assert left() == []
 
 
-def test_sigterm_within_a_block_strikes_it(data: Path) -> None:
+def test_sigterm_within_a_block_removes_it(data: Path) -> None:
     code = USER + '    with encamp.sandbox("a", name="one", persistent=True):\n'
     process = start(code + "        os.kill(os.getpid(), signal.SIGTERM)", cwd=data)
     process.communicate(timeout=60)
@@ -303,7 +303,7 @@ def test_one_of_a_living_process_is_its_own(data: Path) -> None:
 
 FORKED = """
     import os, sys, encamp
-    from encamp.storage.persistent import strike_idle
+    from encamp.storage.persistent import remove_idle
     def use():
         with encamp.sandbox("a", name="one", persistent=True) as folder:
             return folder
@@ -313,9 +313,9 @@ FORKED = """
         theirs = use()
         assert theirs != mine, "the child uses its parent's"
         assert use() == theirs
-        strike_idle()
+        remove_idle()
         assert not theirs.exists()
-        assert mine.exists(), "the child struck its parent's"
+        assert mine.exists(), "the child removed its parent's"
         sys.exit(0)
     assert os.waitpid(child, 0)[1] == 0
     assert use() == mine
@@ -324,7 +324,7 @@ FORKED = """
         if child == 0:
             sys.exit(0)  # out of the block, and by the end of the interpreter
         assert os.waitpid(child, 0)[1] == 0
-        assert held.exists(), "the child struck what its parent uses"
+        assert held.exists(), "the child removed what its parent uses"
     assert mine.exists()
 """
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from camps import mirrored, pitched
+from camps import mirrored, placed
 from other_processes import open_folder, small_disk, unprivileged
 
 import encamp
@@ -38,7 +38,7 @@ def test_permissions_and_times_come_along_and_inputs_become_writable(
         path.chmod(mode)
         os.utime(path, ns=(111, 1_600_000_000_123_456_789))
     items = [replace(item, cached=cached) for item in plan(as_mirrors(["file", "tree"]), here)]
-    with pitched(items) as camp:
+    with placed(items) as camp:
         for path in (camp.folder / "file", camp.folder / "tree/file"):
             assert path.stat().st_mode & 0o7777 == (mode & 0o777) | 0o200 | 0o400
             assert path.stat().st_mtime_ns == 1_600_000_000_123_456_789
@@ -76,7 +76,7 @@ def test_what_was_copied_is_counted(here: Path) -> None:
     for number in range(5):
         (here / f"tree/{number}").write_bytes(bytes(1000 * number))
     for brought in (10_000, 0):
-        with pitched(plan(as_mirrors(Mirror("tree", mode="copy")), here)) as camp:
+        with placed(plan(as_mirrors(Mirror("tree", mode="copy")), here)) as camp:
             assert (camp.placed.files, camp.placed.bytes) == (5, 10_000)
             assert camp.brought == brought
 
@@ -111,7 +111,7 @@ def test_a_file_that_changed_since_the_plan_is_named(
     (here / "file").write_bytes(b"x" * 5000)
     items = [replace(item, cached=cached) for item in plan(as_mirrors("file"), here)]
     change(here / "file")
-    with pytest.raises(SourceChanged) as caught, pitched(items):
+    with pytest.raises(SourceChanged) as caught, placed(items):
         pytest.fail("the file is another")
     assert caught.value.path == str(here / "file")
     assert left() == []
@@ -141,7 +141,7 @@ def test_a_file_in_a_tree_that_changed_since_the_plan_is_never_cached(
     (here / "tree/file").write_bytes(b"x" * 5000)
     items = plan(as_mirrors("tree"), here)
     change(here / "tree/file")
-    with pytest.raises(SourceChanged), pitched(items):
+    with pytest.raises(SourceChanged), placed(items):
         pytest.fail("the tree is another")
     assert not list((local_storage() / "cache/trees").glob("*/*/tree"))
     with mirrored("tree", here) as folder:
@@ -238,7 +238,7 @@ def test_what_became_special_since_the_plan_is_refused_without_waiting(
     items = plan(as_mirrors("file"), here)
     (here / "file").unlink()
     os.mkfifo(here / "file") if become == "fifo" else (here / "file").mkdir()
-    with pytest.raises(UnusableInput, match="no longer a regular file"), pitched(items):
+    with pytest.raises(UnusableInput, match="no longer a regular file"), placed(items):
         pytest.fail("the file is none")
 
 
@@ -246,7 +246,7 @@ def test_a_tree_that_went_away_since_the_plan_is_named(here: Path) -> None:
     (here / "tree").mkdir()
     items = plan(as_mirrors("tree"), here)
     shutil.rmtree(here / "tree")
-    with pytest.raises(UnusableInput) as caught, pitched(items):
+    with pytest.raises(UnusableInput) as caught, placed(items):
         pytest.fail("the tree is gone")
     assert caught.value.path == str(here / "tree")
 

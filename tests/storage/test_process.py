@@ -165,7 +165,7 @@ def test_the_lock_counts_whatever_the_file_says() -> None:
             assert reclaim() == []
         assert owned.task.exists()
     finally:
-        owned.strike()
+        owned.remove()
 
 
 HOLD = """

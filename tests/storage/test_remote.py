@@ -122,7 +122,7 @@ def test_a_file_that_changes_between_plan_and_download_is_named(bucket: Any) -> 
         with pytest.raises(SourceChanged, match=r"bucket/a\.txt"):
             camp.place(items)
     finally:
-        camp.strike()
+        camp.remove()
     assert not list((local_storage() / "cache/partial").iterdir())
 
 
@@ -555,5 +555,5 @@ def test_so_may_a_file_of_a_disk_without_permissions(cached: bool, here: Path) -
             camp.place(replace(item, cached=cached) for item in items)
             mode = (camp.folder / "tool").stat().st_mode & 0o777
         finally:
-            camp.strike()
+            camp.remove()
         assert mode == (0o750 if executable else 0o640)

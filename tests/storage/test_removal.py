@@ -23,8 +23,8 @@ from encamp.storage.mirror import Mirror, plan
 from encamp.storage.outputs import as_outputs, stage
 from encamp.storage.owner import OwnedFolder, kept, reclaim, sandboxes
 from encamp.storage.parts import PART, discard_leftovers
+from encamp.storage.removal import NotRemoved, remove_tree
 from encamp.storage.roots import LOCAL, local_storage
-from encamp.storage.strike import NotRemoved, strike
 from encamp.storage.tree import copy_tree, link_tree, tree_state
 
 MEMORY = "/dev/shm"
@@ -62,7 +62,7 @@ def doomed(memory: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_folders_go_however_deep_they_are(depth: int, doomed: Path) -> None:
     nest(doomed, depth)
     descriptors = len(os.listdir("/proc/self/fd"))
-    strike(doomed, local_storage())
+    remove_tree(doomed, local_storage())
     assert not doomed.exists()
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
@@ -72,9 +72,9 @@ def test_a_few_descriptors_do_for_any_depth(doomed: Path) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from encamp.storage.strike import strike
+from encamp.storage.removal import remove_tree
 resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
-strike(Path({str(doomed)!r}), Path({str(doomed.parent)!r}))
+remove_tree(Path({str(doomed)!r}), Path({str(doomed.parent)!r}))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
     assert not doomed.exists()
@@ -109,7 +109,7 @@ def test_a_dead_owners_deep_folder_goes_and_so_does_a_kept_one(doomed: Path) -> 
     with encamp.sandbox(keep=True) as folder:
         nest(folder, 1_500)
     (left,) = kept(local_storage()).iterdir()
-    strike(left, local_storage())
+    remove_tree(left, local_storage())
     owned = OwnedFolder("name")
     nest(owned.task, 1_500)
     os.close(owned._lock)
@@ -130,7 +130,7 @@ def test_deep_trees_are_copied_linked_and_listed(memory: Path) -> None:
     assert copied.files == 11
     assert sum(status is None for _, status in entries_below(memory / "tree")) == 1
     for name in ("tree", "copy", "links"):
-        strike(memory / name, memory)
+        remove_tree(memory / name, memory)
 
 
 def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
@@ -142,7 +142,7 @@ def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
         plan([Mirror("tree")], doomed)
     with pytest.raises(BadDestination, match="file name too long"):
         stage(doomed, as_outputs("tree"), here / "to", token="t", task="name")
-    strike(doomed, local_storage())
+    remove_tree(doomed, local_storage())
 
 
 def test_leftovers_at_a_deep_destination_are_found(memory: Path) -> None:
@@ -153,7 +153,7 @@ def test_leftovers_at_a_deep_destination_are_found(memory: Path) -> None:
     (deepest / f"{PART}0123456789ab-0").write_text("half")
     discard_leftovers([here / "out"], "0123456789ab", os.geteuid())
     assert not (deepest / f"{PART}0123456789ab-0").exists()
-    strike(here / "out", here)
+    remove_tree(here / "out", here)
 
 
 def test_folders_without_permissions_go(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_folders_without_permissions_go(tmp_path: Path) -> None:
         code = """
 import os, sys
 from pathlib import Path
-from encamp.storage.strike import strike
+from encamp.storage.removal import remove_tree
 base = Path(sys.argv[1])
 for mode in (0, 0o100, 0o400, 0o500, 0o200):
     (base / "doomed" / oct(mode) / "deep").mkdir(parents=True)
@@ -169,7 +169,7 @@ for mode in (0, 0o100, 0o400, 0o500, 0o200):
     (base / "doomed" / oct(mode) / "deep").chmod(mode)
     (base / "doomed" / oct(mode)).chmod(mode)
 (base / "doomed").chmod(0)
-strike(base / "doomed", base)
+remove_tree(base / "doomed", base)
 assert not os.path.lexists(base / "doomed")
 """
         as_somebody(code, base)
@@ -204,7 +204,7 @@ def test_what_cannot_be_removed_is_named_and_all_else_goes(doomed: Path) -> None
     immutable(doomed / "b/fixed")
     try:
         with pytest.raises(NotRemoved, match=r"b/fixed: Operation not permitted$"):
-            strike(doomed, local_storage())
+            remove_tree(doomed, local_storage())
         assert [str(p.relative_to(doomed)) for p in doomed.rglob("*")] == ["b", "b/fixed"]
     finally:
         mutable(doomed / "b/fixed")
@@ -222,7 +222,7 @@ def test_what_is_mounted_in_it_is_not_emptied(doomed: Path, here: Path) -> None:
     try:
         mounted = overlay.mounts_below(doomed)
         with pytest.raises(NotRemoved, match="deep/mounted: something is mounted there"):
-            strike(doomed, local_storage(), mounted)
+            remove_tree(doomed, local_storage(), mounted)
         assert (here / "precious").exists()
         assert not (doomed / "deep/a").exists()
     finally:
@@ -233,7 +233,7 @@ def test_a_symlink_is_never_followed(doomed: Path, here: Path) -> None:
     (here / "precious").write_text("precious")
     (doomed / "way").symlink_to(here)
     mode = stat.S_IMODE(here.stat().st_mode)
-    strike(doomed, local_storage())
+    remove_tree(doomed, local_storage())
     assert (here / "precious").exists()
     assert stat.S_IMODE(here.stat().st_mode) == mode
 

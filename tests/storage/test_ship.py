@@ -370,7 +370,7 @@ def test_a_camp_fetches_once_a_host_what_it_does_not_see(
             assert (len(channel.asked) > asked) == first
             assert camp.brought == (6004 if first else 0)
         finally:
-            camp.strike()
+            camp.remove()
 
 
 def as_their_root(channel: Pipe, items: list[Item], away: Path) -> Pipe:
@@ -399,7 +399,7 @@ def test_what_the_host_sees_itself_is_not_shipped(
         camp.place(plan(MAP, away))
         assert (camp.folder / "a").stat().st_size == 5000
     finally:
-        camp.strike()
+        camp.remove()
     assert channel.asked == []
 
 
@@ -413,7 +413,7 @@ def test_what_the_host_sees_is_not_shipped_either_where_no_root_holds_it(
         camp.place(plan(MAP, away))
         assert (camp.folder / "tree/b").stat().st_size == 0
     finally:
-        camp.strike()
+        camp.remove()
     assert channel.asked == []
 
 
@@ -433,7 +433,7 @@ def test_another_file_or_tree_by_the_same_name_is_not_taken_for_the_input(
         assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
         assert tree_state(camp.folder / "tree").content == tree_state(tree).content
     finally:
-        camp.strike()
+        camp.remove()
 
 
 def test_what_one_task_alone_wants_is_shipped_too(channel: Pipe, away: Path) -> None:
@@ -444,7 +444,7 @@ def test_what_one_task_alone_wants_is_shipped_too(channel: Pipe, away: Path) -> 
         camp.place(items)
         assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
     finally:
-        camp.strike()
+        camp.remove()
     assert len(channel.asked) == 1
 
 
@@ -461,7 +461,7 @@ def test_a_corrupted_shipment_leaves_nothing_in_the_cache(away: Path) -> None:
         with pytest.raises(ShippingFailed, match=str(away / "a")):
             camp.place(items)
     finally:
-        camp.strike()
+        camp.remove()
     cache = local_storage() / "cache"
     assert [p for name in ("files", "trees", "partial") for p in (cache / name).rglob("*")] == []
 
@@ -481,7 +481,7 @@ def test_a_tree_that_changes_while_it_is_shipped_is_named_and_not_cached(
         with pytest.raises(SourceChanged):
             camp.place(items)
     finally:
-        camp.strike()
+        camp.remove()
     assert not list((local_storage() / "cache/trees").glob("*/*"))
 
 
@@ -507,7 +507,7 @@ PLACING = """
     camp.place(items)
     for item in items:
         assert (camp.folder / item.target).read_bytes() == (away / item.target).read_bytes()
-    camp.strike()
+    camp.remove()
     print(len(asked))
 """
 

@@ -205,7 +205,7 @@ def test_an_input_that_this_host_sees_as_it_was_is_waited_for(readonly: bool, he
             camp.place(items)
         assert (camp.folder / "a").read_text() == "new"
     finally:
-        camp.strike()
+        camp.remove()
 
 
 def test_that_a_file_is_not_seen_is_believed_for_a_while_only(

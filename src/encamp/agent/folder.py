@@ -28,7 +28,7 @@ class Staging:
 
     Outputs are `bound`. ``beacon`` names the beacons at their destinations, by which hosts see
     whether they reach these; empty if they do. ``persistent`` is the name under which the folder
-    stays for the slot's next call; empty if it is struck.
+    stays for the slot's next call; empty if it is removed.
     """
 
     name: str
@@ -95,7 +95,7 @@ def in_folder(
         if staging.persistent:
             give_back(staging.persistent, camp)
         else:
-            camp.strike()
+            camp.remove()
 
 
 def _current_folder() -> str:
@@ -119,7 +119,7 @@ def _camp(staging: Staging, channel: Channel) -> Camp:
     try:
         camp.place(staging.items)
     except BaseException:
-        camp.strike()
+        camp.remove()
         raise
     return camp
 

@@ -63,7 +63,7 @@ from encamp.search_paths import only_ours
 from encamp.storage.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.persistent import strike_idle
+from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import Portable, SharedPath, local
 from encamp.version import __version__
 from encamp.wire import Parts
@@ -293,7 +293,7 @@ def _refresh(agent: Agent) -> None:
     """Have idle slots let go of folders that were to stay for their next task."""
     for slot in agent.slots:
         slot.refresh()
-    strike_idle()
+    remove_idle()
 
 
 def _clear(_: Agent) -> int:

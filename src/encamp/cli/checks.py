@@ -186,7 +186,7 @@ def _write_there() -> None:
     try:
         (owned.task / "written").write_bytes(bytes(1 << 16))
     finally:
-        owned.strike()
+        owned.remove()
 
 
 def _cleaners(storage: Path) -> Iterator[Line]:

@@ -158,7 +158,7 @@ def cli() -> None:
     """Run functions and command lines, each in a private folder of its own.
 
     The files a task needs are mirrored into its folder, the files it makes are brought back
-    whole, and the folder is struck afterwards.
+    whole, and the folder is removed afterwards.
 
     \b
       encamp run JOB.toml        run a job; run it again to go on where it stopped

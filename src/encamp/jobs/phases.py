@@ -3,7 +3,7 @@
 job prephase     the job inputs: into this host's cache once, from there into the folder
 task prephase    the task's own inputs: copied into the folder
 main phase       the steps, one after the other
-task postphase   outputs to temporary names at their destination; the folder is struck
+task postphase   outputs to temporary names at their destination; the folder is removed
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class _Attempt:
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
         camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
-        at_supervisors_end(camp.strike)
+        at_supervisors_end(camp.remove)
         self._stand(str(camp.path))
         failed = True
         try:
@@ -159,7 +159,7 @@ class _Attempt:
             at_supervisors_end(None)
 
     def _leave(self, camp: Camp, *, failed: bool) -> None:
-        """Bring home what is wanted of a folder, and strike it."""
+        """Bring home what is wanted of a folder, and remove it."""
         if failed and not orphaned():
             self.outcome.rescued = rescue(camp.folder, self.work, self.files)
         self._bring_log(camp.path)
@@ -167,7 +167,7 @@ class _Attempt:
         if keep == "always" or (failed and keep == "failed"):
             self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
         else:
-            camp.strike()
+            camp.remove()
 
     def _all_phases(self, steps: tuple[Call | Command, ...], camp: Camp) -> None:
         self.placed = camp.placed

@@ -82,7 +82,7 @@ class Consoles:
         """Remove all."""
         self._closed = True
         if self._folder is not None:
-            self._folder.strike()
+            self._folder.remove()
             self._folder = None
 
     def _here(self) -> Path:

@@ -106,5 +106,5 @@ class States:
     def close(self) -> None:
         """Remove all."""
         if self._folder is not None:
-            self._folder.strike()
+            self._folder.remove()
             self._folder = None

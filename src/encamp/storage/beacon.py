@@ -90,7 +90,7 @@ class Beacons:
                     with opened(folder.parent) as above:
                         os.rmdir(folder.name, dir_fd=above)
         if self._notes is not None:
-            self._notes.strike()
+            self._notes.remove()
 
 
 def reaches(folder: Portable, told: str) -> bool:

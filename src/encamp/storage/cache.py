@@ -39,11 +39,11 @@ from encamp.storage.mirror import Item, is_here
 from encamp.storage.owner import named_refusals
 from encamp.storage.process import facts_in, this_process
 from encamp.storage.remote import download
+from encamp.storage.removal import remove_tree
 from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.ship import Channel, receive_file, receive_tree
 from encamp.storage.sizes import parse_size
 from encamp.storage.sound import sound
-from encamp.storage.strike import strike
 from encamp.storage.tree import copy_tree, tree_state
 from encamp.storage.visible import until_not_older
 
@@ -385,7 +385,7 @@ class HostCache:
             with suppress(FileNotFoundError):
                 path.rename(doomed)
                 try:
-                    strike(doomed, self._storage)
+                    remove_tree(doomed, self._storage)
                 except OSError as exc:
                     warnings.warn(f"cannot remove {doomed} from the cache: {exc}", stacklevel=2)
 
@@ -416,7 +416,7 @@ class HostCache:
             fetching = KeyLock(self._locks, _fetching(key.removesuffix(_READONLY)))
             try:
                 if using.take_if_free() and fetching.take_if_free():
-                    strike(path, self._storage)
+                    remove_tree(path, self._storage)
             except OSError as exc:
                 stayed[path] = exc
             finally:

@@ -29,7 +29,7 @@ class Camp:
         try:
             self._cache = HostCache(channel, self._owned.storage)
         except BaseException:
-            self._owned.strike()
+            self._owned.remove()
             raise
         self._placer = Placer(self._owned, self._cache)
         self._inputs: set[str] = set()
@@ -87,14 +87,14 @@ class Camp:
         """`OwnedFolder.note_parts`."""
         self._owned.note_parts(parts)
 
-    def strike(self) -> None:
+    def remove(self) -> None:
         """Remove the folder; may be called twice, and from a process that is about to end.
 
         What cannot be removed (root's files, made by a container) is warned of and left to
         `encamp clean`: it is no reason to lose a result.
         """
         try:
-            self._owned.strike()
+            self._owned.remove()
         except OSError as exc:
             warnings.warn(f"cannot remove {printable(self.path)}: {exc}", stacklevel=2)
         self._cache.close()

@@ -127,7 +127,7 @@ def _tried(trial: Callable[[Path], str | None]) -> str | None:
         try:
             return trial(owned.task)
         finally:
-            owned.strike()
+            owned.remove()
     except (OSError, EncampError) as exc:
         return f"it could not be tried: {exc}"
 

@@ -2,7 +2,7 @@
 
 The kernel lets root mount, and anybody in a user namespace of his own (user_namespaces(7),
 Linux 5.11 for overlays). A slot may enter such a namespace at its start; its mounts then end with
-it. Mounts that root makes are seen by all processes and are undone when the folder is struck, also
+it. Mounts that root makes are seen by all processes and are undone when the folder is removed, also
 by the next owner of the local storage.
 """
 
@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from encamp.storage.strike import strike
+from encamp.storage.removal import remove_tree
 from encamp.storage.twin import copy_as_it_is
 
 _CLONE_NEWNS = 0x00020000
@@ -110,11 +110,11 @@ def settle(folder: Path) -> None:
         plain.mkdir()
         copy_as_it_is(seen, plain)
         _call("umount2", os.fsencode(point), _MNT_DETACH)
-        strike(seen, folder)
+        remove_tree(seen, folder)
         plain.rename(seen)
     for scratch in (folder / VIEW, *folder.glob(f"{SCRATCH}*")):
         with suppress(OSError):
-            strike(scratch, folder)
+            remove_tree(scratch, folder)
 
 
 def recover(folder: Path) -> None:
@@ -148,7 +148,7 @@ def _apply(upper: Path, target: Path) -> None:
             if place.is_symlink() or not place.is_dir():
                 place.unlink(missing_ok=True)
             elif not joins:
-                strike(place, target)
+                remove_tree(place, target)
             if joins:
                 pending.append((change, place))
             elif kind != stat.S_IFCHR:  # which stands for what was removed

@@ -23,9 +23,9 @@ from encamp.storage.cleaners import keep_off, locked
 from encamp.storage.disk import disk_full
 from encamp.storage.parts import discard_noted
 from encamp.storage.process import MOST_FACTS, ProcessFacts, boot_id, facts_in, this_process
+from encamp.storage.removal import remove_tree
 from encamp.storage.roots import local_storage, local_storage_path
 from encamp.storage.sound import doubt
-from encamp.storage.strike import strike
 
 LOCK = ".lock"
 TASK = "task"
@@ -46,7 +46,7 @@ def kept(root: Path) -> Path:
 
 
 class OwnedFolder:
-    """A new private folder (0700) that is this process's until `strike` or `keep`.
+    """A new private folder (0700) that is this process's until `remove` or `keep`.
 
     ``task`` is the folder in it that a task works in; beside that there is room for what the task
     must not see, such as its log. Not for sharing between threads. Raises `BadLocalStorage` or
@@ -64,7 +64,7 @@ class OwnedFolder:
         try:
             self._make()
         except OSError as exc:
-            self.strike()
+            self.remove()
             raise disk_full(exc, self._root, _SMALLEST) or _refused(self._root, exc) from exc
 
     def _make(self) -> None:
@@ -102,7 +102,7 @@ class OwnedFolder:
         with suppress(OSError):
             (self.path / LINKED).write_bytes(b"\0".join(os.fsencode(entry) for entry in entries))
 
-    def strike(self) -> None:
+    def remove(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
 
         What the disk does not let go of is warned of and stays, with nobody for an owner: the work
@@ -110,7 +110,7 @@ class OwnedFolder:
         """
         if self._lock >= 0 and self._pid == os.getpid():
             try:
-                _strike(self.path, self._root, linked=self._has_linked)
+                _remove(self.path, self._root, linked=self._has_linked)
             except OSError as exc:
                 _warn_of(self.path, exc)
             finally:
@@ -149,11 +149,11 @@ def _refused(root: Path, exc: OSError) -> BadLocalStorage:
     return BadLocalStorage(str(root), (exc.strerror or str(exc)).lower())
 
 
-def _strike(folder: Path, root: Path, *, linked: bool = True) -> None:
+def _remove(folder: Path, root: Path, *, linked: bool = True) -> None:
     """Remove a folder of the local storage; ``linked`` if trees may be noted in it."""
     if linked:
         _doubt_linked(folder)
-    strike(folder, root, overlay.unmount_below(folder))
+    remove_tree(folder, root, overlay.unmount_below(folder))
 
 
 def _keep(folder: Path, root: Path) -> Path:
@@ -296,12 +296,12 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
         # A cleaner may have taken the lock file alone; the owner holds the folder itself, too.
         with _nobodys(folder) as dead:
             if dead and not dry_run and not lock.exists():
-                _strike(folder, folder.parent.parent)
+                _remove(folder, folder.parent.parent)
             return dead
     with _taken_over(lock) as dead:
         if dead and not dry_run:
             _remove_parts(folder)
-            _strike(folder, folder.parent.parent)
+            _remove(folder, folder.parent.parent)
             lock.unlink(missing_ok=True)
         return dead
 
@@ -340,7 +340,7 @@ def clean_kept(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = No
     root, gone = local_storage(), []
     for folder in folders:
         try:
-            strike(folder, root, overlay.unmount_below(folder))
+            remove_tree(folder, root, overlay.unmount_below(folder))
             gone.append(folder)
         except OSError as exc:
             _tell_of(folder, exc, stayed)

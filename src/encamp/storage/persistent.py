@@ -34,14 +34,14 @@ def persistent_camp(
     with _lock:
         camp, before = _idle.pop(name, (None, []))
     if camp is not None and (renew or before != items or not camp.folder.is_dir()):
-        camp.strike()
+        camp.remove()
         camp = None
     if camp is None:
         camp = Camp(name, channel)
         try:
             camp.place(items)
         except BaseException:
-            camp.strike()
+            camp.remove()
             raise
     with _lock:
         _given[camp] = items
@@ -49,14 +49,14 @@ def persistent_camp(
 
 
 def give_back(name: str, camp: Camp) -> None:
-    """Let the next user have the folder; one too many, or with damaged inputs, is struck."""
+    """Let the next user have the folder; one too many, or with damaged inputs, is removed."""
     sound = _is_sound(name, camp)
     with _lock:
         items = _given.pop(camp)
         if sound and name not in _idle:
             _idle[name] = (camp, items)
             return
-    camp.strike()
+    camp.remove()
 
 
 def _is_sound(name: str, camp: Camp) -> bool:
@@ -67,7 +67,7 @@ def _is_sound(name: str, camp: Camp) -> bool:
     return True
 
 
-def strike_idle() -> None:
+def remove_idle() -> None:
     """Remove all persistent folders of this process that nobody uses now."""
     _forget_parents()
     with _lock:
@@ -75,7 +75,7 @@ def strike_idle() -> None:
         _idle.clear()
     for camp in camps:
         with suppress(OSError):
-            camp.strike()
+            camp.remove()
 
 
 def _forget_parents() -> None:
@@ -87,4 +87,4 @@ def _forget_parents() -> None:
         _given.clear()
 
 
-atexit.register(strike_idle)
+atexit.register(remove_idle)

@@ -27,9 +27,9 @@ from encamp.storage.holes import allocated
 from encamp.storage.mirror import Item
 from encamp.storage.modes import Way, reflink, way_of, why_no_whole_overlay
 from encamp.storage.owner import OwnedFolder, named_refusals
+from encamp.storage.removal import remove_tree
 from encamp.storage.roots import local
 from encamp.storage.sound import files_there, sound
-from encamp.storage.strike import strike
 from encamp.storage.tree import TreeDigest, link_tree, walk
 from encamp.storage.visible import until_not_older
 
@@ -202,7 +202,7 @@ class Placer:
             if exc.errno not in (*_NO_SHARING, errno.EEXIST):
                 raise
             if exc.errno != errno.EEXIST:
-                strike(self.folder / path, self.folder)
+                remove_tree(self.folder / path, self.folder)
                 _check_not_insisted(item, exc)
             return False
         self._safe.add(path)

@@ -116,7 +116,7 @@ def sandbox(
             elif keep:
                 camp.keep()
             else:
-                camp.strike()
+                camp.remove()
 
 
 def _publish(

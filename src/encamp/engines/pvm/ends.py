@@ -85,7 +85,7 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
     files = daemon_files()
     member = enrol(Machine({"PVM_TMP": os.environ.get("PVM_TMP", "/tmp")}))  # noqa: S108
     if arguments[2] == "ours":
-        atexit.register(lambda: _strike(files) if member.failure else None)
+        atexit.register(lambda: _remove(files) if member.failure else None)
     _be_no_task(arguments[2])
     end = PVMEndpoint(member, number)
     end.left_out = _take(variables, here=here)
@@ -118,7 +118,7 @@ def _be_no_task(where: str) -> None:
             del os.environ[name]
 
 
-def _strike(files: Iterable[Path]) -> None:
+def _remove(files: Iterable[Path]) -> None:
     """Remove what a daemon has left that has died."""
     for path in files:
         path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from encamp.engines.kit.interpreter import PACKAGE, START, interpreter_flags
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.endpoint import PVMEndpoint
-from encamp.engines.pvm.hosts import strike_log
+from encamp.engines.pvm.hosts import remove_log
 from encamp.engines.pvm.libpvm import HostInfo, PVMError
 from encamp.engines.pvm.machine import exported, runs
 from encamp.engines.pvm.membership import (
@@ -262,7 +262,7 @@ class PVMEngine(PVMEndpoint, Engine):
         known, self._known = self._known, {host.tid for host in hosts}
         for host in hosts:
             if host.tid not in known:
-                self._strike_log(host)
+                self._remove_log(host)
                 shares = self._shares.get(host.name, self._usual)
                 yield from ((host, slots) for slots in shares)
         for agent in ended:
@@ -271,10 +271,10 @@ class PVMEngine(PVMEndpoint, Engine):
                 if agent.given_up or self._restarts >= 0:
                     yield agent.host, agent.slots
 
-    def _strike_log(self, host: HostInfo) -> None:
+    def _remove_log(self, host: HostInfo) -> None:
         """Leave no log of a host that others have added to a machine of this process's own."""
         if self._member.machine.own and host.tid != libpvm.tidtohost(self._member.tid):
-            strike_log(host)
+            remove_log(host)
 
     def add_hosts(self, hosts: Sequence[str]) -> None:
         """See `Engine.add_hosts`; those that were given up are taken out of the machine first.

@@ -50,21 +50,21 @@ def main(given: str) -> None:
         if code == _THERE_ALREADY:
             codes[number] = _found(new[number]) or code
     if wanted["own"]:
-        _strike_logs({code for code in codes if code > 0})
+        _remove_logs({code for code in codes if code > 0})
     libpvm.leave()
     sys.stdout.write(json.dumps(dict(zip(new, codes, strict=True))))
 
 
-def strike_log(host: libpvm.HostInfo) -> int:
+def remove_log(host: libpvm.HostInfo) -> int:
     """Remove the log file, however it is called, that a host's daemon has open; the task's id."""
     return libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)[0]
 
 
-def _strike_logs(tids: Collection[int]) -> None:
+def _remove_logs(tids: Collection[int]) -> None:
     """Do so on hosts that have come, but this one, and wait for it: they may have to go soon."""
     here = libpvm.tidtohost(libpvm.mytid())
     hosts = [host for host in libpvm.config() if host.tid in tids and host.tid != here]
-    tasks = [task for task in map(strike_log, hosts) if task > 0]
+    tasks = [task for task in map(remove_log, hosts) if task > 0]
     if tasks:
         libpvm.notify(libpvm.TASK_EXIT, _ENDED, tasks)
     deadline, ended = time.monotonic() + _STRUCK_WITHIN, 0

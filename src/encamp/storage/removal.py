@@ -44,7 +44,7 @@ def _shortened(path: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def strike(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:
+def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:
     """Remove ``folder`` and all that is in it; nothing happens if it is not there.
 
     Folders whose owner may not write to them are opened first. What is ``mounted`` in it, or on
