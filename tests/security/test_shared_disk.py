@@ -50,6 +50,65 @@ def _written(folder: Path) -> None:
         pass
 
 
+# Folders of the owner's that the stranger has given the job's name
+
+
+@as_root
+def test_a_folder_that_others_may_write_to_is_no_jobs(scratch: Path) -> None:
+    precious = scratch / "thesis"
+    precious.mkdir()
+    (precious / "ch1.tex").write_text("years of work")
+    folder = scratch / "sums.job"
+    folder.mkdir()
+    folder.chmod(0o2775)
+    record = {
+        "event": "publishing",
+        "task": "one",
+        "time": 0.0,
+        "paths": [str(precious / "ch1.tex")],
+    }
+    (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
+    with pytest.raises(NotOurs, match="others than its owner may write to it"):
+        Journal(folder).read()
+    with pytest.raises(NotOurs, match="others than its owner may write to it"):
+        _job().run()
+    assert (precious / "ch1.tex").read_text() == "years of work"
+    folder.chmod(0o755)
+    (folder / "journal.jsonl").write_text("")
+    assert _job().run().ok
+
+
+def test_a_folder_with_files_that_are_no_jobs_is_left_alone(scratch: Path) -> None:
+    folder = scratch / "sums.job"
+    folder.mkdir()
+    (folder / "report.html").write_text("a paper of the owner's")
+    with pytest.raises(NotOurs, match="it has files, and no journal of a job"):
+        _job().run()
+    assert [path.name for path in folder.iterdir()] == ["report.html"]
+    assert (folder / "report.html").read_text() == "a paper of the owner's"
+
+
+@as_root
+def test_copied_files_follow_no_link_of_a_stranger(scratch: Path) -> None:
+    from encamp.services.files import take_over
+
+    (scratch / "rc").write_text("KEEP")
+    (scratch / "rc").chmod(0o600)
+    stranger(f'ln -s "$PWD/rc" .f.txt.{os.getpid()}; ln -s "$PWD/rc" f.txt')
+    there = scratch / "task"
+    there.mkdir()
+    (there / "f.txt").write_text("data")
+    before = Path.cwd()
+    os.chdir(there)
+    try:
+        assert take_over(["f.txt"], str(scratch)) == 1
+    finally:
+        os.chdir(before)
+    assert (scratch / "rc").read_text() == "KEEP"
+    assert (scratch / "f.txt").read_text() == "data"
+    assert not (scratch / "f.txt").is_symlink()
+
+
 # Files that the stranger has put there first
 
 
@@ -170,7 +229,7 @@ def test_a_shared_job_is_its_groups_but_not_everybodys(scratch: Path) -> None:
 def test_a_disk_that_shows_other_owners_is_asked_whom_it_shows(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger("mkdir -m 777 sums.job; touch sums.job/journal.jsonl")
+    stranger("mkdir -m 755 sums.job; touch sums.job/journal.jsonl")
     monkeypatch.setattr("encamp.storage.own_files.uid_of_new_files", lambda _: STRANGER)
     Journal(scratch / "sums.job").read()
     assert os.listdir(scratch / "sums.job") == ["journal.jsonl"]

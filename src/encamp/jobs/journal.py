@@ -19,8 +19,9 @@ from typing import IO, Annotated, Any
 
 import msgspec
 
-from encamp.errors import BadJob, printable
+from encamp.errors import BadJob, NotOurs, printable
 from encamp.jobs.alone import alone, refusals
+from encamp.jobs.lease import PREFIX
 from encamp.model import Published, State, TaskReport
 from encamp.storage.believed import below
 from encamp.storage.disk import disk_full, flushed
@@ -303,6 +304,9 @@ class Journal:
         written.
         """
         with refusals(self.folder), self.own_folder.opened(make=True) as files:
+            _check_is_jobs(files)
+            with suppress(FileNotFoundError):
+                os.close(_opened(files))
             files.tighten()
             logs = files.below("logs", make=True)
             logs.tighten()
@@ -460,10 +464,33 @@ def _odd(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)
 
 
+def _check_is_jobs(files: OwnFiles) -> None:
+    """Raise `NotOurs` for a folder with files of which none is a run's: somebody put it here."""
+    names = set(files.names()) - {"logs"}
+    if names and not any(name.startswith(_OF_RUNS) for name in names):
+        why = "it has files, and no journal of a job; give the job another name, or move it away"
+        raise NotOurs(str(files.path), why)
+
+
+def _opened(files: OwnFiles) -> int:
+    """A descriptor of the journal; raises `NotOurs`, also where others could have put it there."""
+    fd = files.open(NAME)
+    try:
+        files.check_writers()
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+_OF_RUNS = ("lock", NAME, PREFIX)
+"""How names begin of what every run leaves in the job's folder."""
+
+
 def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Place]]:
     try:
         with folder.opened() as files:
-            file = os.fdopen(files.open(NAME), "rb")
+            file = os.fdopen(_opened(files), "rb")
     except FileNotFoundError:
         return
     with file:

@@ -121,6 +121,18 @@ class OwnFiles:
             with suppress(OSError):  # a disk that keeps no permissions
                 os.fchmod(self._fd, wanted)
 
+    def check_writers(self) -> None:
+        """Raise `NotOurs` for a folder that others could fill before `tighten` closed it to them.
+
+        Somebody may have given it this name who may rename what lies beside it.
+        """
+        mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        if self._shared or self._anybody or not mode & _OTHERS:
+            return
+        if _keeps_modes(self._fd, mode):
+            why = "others than its owner may write to it, who could have put a journal there"
+            raise NotOurs(str(self.path), f"{why}; {_REMEDY}")
+
     def below(self, name: str, *, make: bool = False) -> OwnFiles:
         """The files of a folder in this one."""
         return OwnFiles(
@@ -249,6 +261,17 @@ class OwnFiles:
         elif status.st_uid != uid_of_new_files(self._fd):
             raise NotOurs(str(self.path), _whose(status))
         self._owners.add(status.st_uid)
+
+
+def _keeps_modes(fd: int, mode: int) -> bool:
+    """Whether a folder's disk knows permissions: some show all folders as everybody's."""
+    try:
+        os.fchmod(fd, mode & ~_OTHERS)
+        kept = not os.fstat(fd).st_mode & _OTHERS
+        os.fchmod(fd, mode)
+    except OSError:
+        return False
+    return kept
 
 
 def open_regular(
