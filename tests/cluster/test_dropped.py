@@ -48,8 +48,9 @@ def test_a_dropped_cluster_finishes_its_tasks_and_goes(inline: Any) -> None:
     waiting = cluster.spawn_many(work.interval, [(0.05,)] * 6)
     assert work_is_ready(cluster)
     cluster.send(first, "go")
-    with pytest.warns(ResourceWarning, match="was not closed"):
+    with pytest.warns(ResourceWarning, match="was not closed"):  # noqa: PT031
         del cluster
+        gc.collect()  # an error that was handled on the way may have it in a circle
     assert first.result(SOON) == 2
     assert all(task.result(SOON) for task in waiting)
 

@@ -129,3 +129,17 @@ def test_it_cannot_be_named_as_an_input(here: Path, pattern: str) -> None:
     job.add("task", "true", mirror=pattern)
     with pytest.raises(UnusableInput, match="every run of the job writes to"):
         Prepared(job)
+
+
+def test_no_output_goes_into_the_folder_of_another_job(here: Path) -> None:
+    other = encamp.Job("other", to="out")
+    other.add("one", "touch one.txt", outputs="one.txt")
+    assert other.run(slots=1).ok
+    journal = Path("out/other.job/journal.jsonl").read_bytes()
+    job = encamp.Job("job", to="out")
+    job.add("two", "touch journal.jsonl", outputs=encamp.Output("journal.jsonl", "other.job"))
+    job.add("three", "touch kept.txt", outputs=encamp.Output("kept.txt", "no.job"))
+    report = job.run(slots=1, check=False)
+    assert [task.state for task in report.tasks] == ["failed", "done"]
+    assert "it is in the folder of another job" in report["two"].why
+    assert Path("out/other.job/journal.jsonl").read_bytes() == journal

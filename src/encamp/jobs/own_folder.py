@@ -14,12 +14,14 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.job import SUFFIX, Job
+from encamp.jobs.journal import NAME
 from encamp.storage.globs import escape, may_meet
 from encamp.storage.outputs import Output
 from encamp.storage.reach import BELOW, Reach, folders_below, published_by, read_by
 from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
+_FOR_ANOTHERS = "it is in the folder of another job, which holds that one's journal and report"
 _FOR_INPUTS = (
     "it is the job's own folder, or in it, which every run of the job writes to; "
     "of that only its logs can be mirrored"
@@ -66,7 +68,7 @@ _WILDCARD = re.compile(r"[*?\]]")
 
 
 class OwnFolder:
-    """Watches that no output takes a name in the job's own folder."""
+    """Watches that no output takes a name in the folder of the job, or of another one."""
 
     def __init__(self, folder: Path) -> None:
         self._real = os.path.realpath(folder)
@@ -75,3 +77,10 @@ class OwnFolder:
         """Raise `BadDestination` for such a final name."""
         if final == self._real or final.startswith(f"{self._real}/"):
             raise BadDestination(final, _FOR_OUTPUTS)
+        if f"{SUFFIX}/" in final and any(map(_is_jobs, Path(final).parents)):
+            raise BadDestination(final, _FOR_ANOTHERS)
+
+
+def _is_jobs(folder: Path) -> bool:
+    """Whether a job has its journal there."""
+    return folder.name.endswith(SUFFIX) and (folder / NAME).exists()
