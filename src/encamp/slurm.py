@@ -86,6 +86,8 @@ def without_step(environment: Mapping[str, str]) -> dict[str, str]:
     Inside a step, ``srun`` would take that step's binding for its own, and wait for cores that the
     step holds: it is told to share them.
     """
+    if _JOB not in environment:
+        return dict(environment)
     kept = {name: text for name, text in environment.items() if not _OF_STEPS.fullmatch(name)}
     return {_OVERLAP: "1", **kept} if _STEP in environment else kept
 

@@ -104,3 +104,15 @@ def test_without_an_allocation_there_is_time(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("SLURM_JOB_ID")
     assert slurm.end_time() is None
     assert not TimeLeft([]).limited
+
+
+def test_a_limit_for_all_tasks_counts_for_their_own(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ends(monkeypatch, 100)
+    job = encamp.Job("job", to="out")
+    job.add("one", "true", time_limit=500)
+    left = TimeLeft(job.tasks.values(), 50.0)
+    assert not left.short
+    assert left.enough_for(job.tasks["one"])
+    assert not TimeLeft(job.tasks.values(), 101.0).enough_for(job.tasks["one"])

@@ -254,7 +254,7 @@ class _Run:
         self.depots: dict[str, Depot] = {}
         self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
         self.clock = Clock()
-        self.time_left = TimeLeft(job.tasks.values())
+        self.time_left = TimeLeft((job.tasks[name] for name in tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
         self.workplaces = Workplaces(self.clock)

@@ -24,9 +24,12 @@ class TimeLeft:
     the quickest of them, as far as is known.
     """
 
-    def __init__(self, tasks: Iterable[Task]) -> None:
+    def __init__(self, tasks: Iterable[Task], time_limit: float | None = None) -> None:
         self._end = self._asked()
-        self._longest = max((task.time_limit or 0.0 for task in tasks), default=0.0)
+        self._limit = time_limit
+        """Of every task, whatever it says itself."""
+        limits = map(self._limit_of, tasks) if self.limited else ()
+        self._longest = max(limits, default=0.0)
         self._quickest: dict[_Kind, float] = {}
 
     @property
@@ -49,7 +52,7 @@ class TimeLeft:
 
     def enough_for(self, task: Task) -> bool:
         """Whether a task that begins now can end in time."""
-        return time.time() + self._needed(task) <= self._end
+        return not self.limited or time.time() + self._needed(task) <= self._end
 
     def is_up(self) -> bool:
         """Whether what runs is to stop. Asks whether the end was moved before it says so."""
@@ -67,7 +70,10 @@ class TimeLeft:
         return OutOfTime(slurm.job_id() or "", self._end + STOP_BEFORE, done, tasks, name, needed)
 
     def _needed(self, task: Task) -> float:
-        return self._quickest.get(_kind(task), task.time_limit or 0.0)
+        return self._quickest.get(_kind(task), self._limit_of(task))
+
+    def _limit_of(self, task: Task) -> float:
+        return self._limit or task.time_limit or 0.0
 
     def _asked(self) -> float:
         end = slurm.end_time()

@@ -131,7 +131,8 @@ class OwnFiles:
             return
         if _keeps_modes(self._fd, mode):
             why = "others than its owner may write to it, who could have put a journal there"
-            raise NotOurs(str(self.path), f"{why}; {_REMEDY}")
+            remedy = "chmod go-w it if its content is yours, or say that the job is shared"
+            raise NotOurs(str(self.path), f"{why}; {remedy} (--shared)")
 
     def below(self, name: str, *, make: bool = False) -> OwnFiles:
         """The files of a folder in this one."""
