@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 from encamp.errors import BadJob
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SHELLS = ("bash", "fish", "zsh")
 _VARIABLE = "_ENCAMP_COMPLETE"
@@ -14,6 +18,8 @@ _VARIABLE = "_ENCAMP_COMPLETE"
 
 def script_for(shell: str, command: click.Command) -> str:
     """What makes a shell complete ``command``; raises `BadJob`."""
+    from click.shell_completion import get_completion_class
+
     kind = get_completion_class(shell)
     if kind is None:
         raise BadJob("shell", f"must be one of {', '.join(SHELLS)}, not {shell!r}")
@@ -22,6 +28,8 @@ def script_for(shell: str, command: click.Command) -> str:
 
 def engines(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
     """The engines whose names begin so."""
+    from click.shell_completion import CompletionItem
+
     from encamp.engines.registry import engine_names
 
     return [CompletionItem(name) for name in engine_names() if name.startswith(start)]
@@ -29,9 +37,15 @@ def engines(_context: click.Context, _option: click.Parameter, start: str) -> li
 
 def files(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
     """Has the shell look for files."""
-    return [CompletionItem(start, type="file")]
+    return _from_disk(start, "file")
 
 
 def folders(_context: click.Context, _option: click.Parameter, start: str) -> list[CompletionItem]:
     """Has the shell look for folders."""
-    return [CompletionItem(start, type="dir")]
+    return _from_disk(start, "dir")
+
+
+def _from_disk(start: str, kind: str) -> list[CompletionItem]:
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(start, type=kind)]

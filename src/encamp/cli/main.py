@@ -185,17 +185,23 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+_reached = _options(
+    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
+    click.option("--hostfile", metavar="FILE", shell_complete=files,
+                 help="Hosts for the engine, in a file that mpirun could read."),
+    click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
+                 help="What else the engine takes: mpi=openmpi, machine=own."),
+)  # fmt: skip
+"""What an engine is told."""
+
+
 _running = _options(
     click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
                  shell_complete=engines,
                  help="What runs the slots: local, mpi, pvm, dask, ipyparallel."),
     click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
                  "[default: one for each core]."),
-    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
-    click.option("--hostfile", metavar="FILE", shell_complete=files,
-                 help="Hosts for the engine, in a file that mpirun could read."),
-    click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
-                 help="What else the engine takes: mpi=openmpi, machine=own."),
+    _reached,
     click.option("--retries", type=click.IntRange(min=0), metavar="N",
                  help="Further tries after a failure, whatever the job says."),
     click.option("--time-limit", metavar="TIME",
@@ -388,12 +394,7 @@ def completion(shell: str) -> None:
 @click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
               help="What reaches the hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
 @click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots that are to be there.")
-@click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between.")
-@click.option(
-    "--hostfile", metavar="FILE", help="Hosts for the engine, in a file that mpirun could read."
-)
-@click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
-              help="What else the engine takes: mpi=openmpi, machine=own.")  # fmt: skip
+@_reached
 def doctor(destination: str | None, **options: object) -> int:
     from encamp.cli.doctor import doctor_command
 

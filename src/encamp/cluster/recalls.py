@@ -55,22 +55,25 @@ class Recalls:
 
     def stop(self, task: Task, why: str) -> None:
         """End a task that runs; its slot is asked what it runs first, so that no other is hit."""
-        place: Place | None = task._place
-        if place is None or task.done():
-            return
-        task._end = task._end or why
-        self._scheduler.close(place)
-        self.recall(place)
-        self._pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
+        place = self._closed_for(task, why)
+        if place is not None:
+            self.recall(place)
+            self._pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
 
     def stop_at_once(self, task: Task, why: str) -> None:
         """End a task that runs and shares its slot with no other, so that it need not be asked."""
+        place = self._closed_for(task, why)
+        if place is not None:
+            self._stop(place)
+
+    def _closed_for(self, task: Task, why: str) -> Place | None:
+        """The slot of a task that is to end, which gets no more; None if the task does not run."""
         place: Place | None = task._place
         if place is None or task.done():
-            return
+            return None
         task._end = task._end or why
         self._scheduler.close(place)
-        self._stop(place)
+        return place
 
     def recall(self, place: Place) -> None:
         """Ask a slot to give back what it has not begun."""

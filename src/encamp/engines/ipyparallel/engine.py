@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -109,28 +109,26 @@ def _own(
     each = each or math.gcd(*(host.places for host in hosts))
     engines = [(host, -(-host.places // each)) for host in hosts]
     total = sum(host.places for host in hosts) if slots is None else slots
-    own = OwnCluster(engines, _HOSTS_WITHIN)
-    try:
-        client = ipyparallel.Client(own.connection_file, timeout=_CONNECT_WITHIN)
-    except BaseException as exc:
-        own.close()
-        if not isinstance(exc, Exception):
-            raise
-        raise EngineFailed("ipyparallel", f"its cluster did not start: {exc}") from exc
-
-    def close() -> None:
-        client.close()
-        own.close()
-
-    try:
-        count = sum(number for _, number in engines)
-        client.wait_for_engines(count, timeout=_HOSTS_WITHIN, interactive=False)
-    except BaseException as exc:
-        close()
-        if not isinstance(exc, Exception):
-            raise
-        raise EngineFailed("ipyparallel", f"not all of its engines came: {exc}") from exc
+    with contextlib.ExitStack() as stack:
+        own = OwnCluster(engines, _HOSTS_WITHIN)
+        stack.callback(own.close)
+        with _told("its cluster did not start"):
+            client = ipyparallel.Client(own.connection_file, timeout=_CONNECT_WITHIN)
+        stack.callback(client.close)
+        with _told("not all of its engines came"):
+            count = sum(number for _, number in engines)
+            client.wait_for_engines(count, timeout=_HOSTS_WITHIN, interactive=False)
+        close = stack.pop_all().close
     return IPythonEngine(client, total, each, restarts, close)
+
+
+@contextlib.contextmanager
+def _told(why: str) -> Iterator[None]:
+    """What ipyparallel raises, as an error of encamp's."""
+    try:
+        yield
+    except Exception as exc:
+        raise EngineFailed("ipyparallel", f"{why}: {exc}") from exc
 
 
 class _Asked:

@@ -81,7 +81,7 @@ class RemotePrograms:
         orders: Sequence[str],
         within: float,
     ) -> None:
-        self._engine, self._until = engine, time.monotonic() + within
+        self._until = time.monotonic() + within
         self._programs: list[_Program] = []
         self._log_ins = LogIns(within)
         words = [*python_command(), "-c", START, PACKAGE, module]
@@ -113,51 +113,42 @@ class RemotePrograms:
         program = self._log_ins.call(
             lambda: _Program(command, order, self._until), lambda one: one.refused
         )
+        if program.why:
+            return f"{host.name}: {program.why}"
         self._programs.append(program)
-        return "" if program.ready else f"{host.name}: {program.why}"
+        return ""
 
 
 class _Program:
+    """One that runs; or ``why`` it does not, and whether too many others were logging in."""
+
     def __init__(self, command: list[str], order: str, until: float) -> None:
+        self.why, self.refused = "", False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `end`
-        self.ready = False
-        self.why = ""
         try:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
                 cwd="/", start_new_session=True,
             )  # fmt: skip
         except OSError as exc:
-            self._errors.close()
             self.why = f"{command[0]}: {exc.strerror}"
+            self._errors.close()
             return
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
         with suppress(BrokenPipeError):
             self._stdin.write(order.encode() + b"\n")
             self._stdin.flush()
-        self.ready = self._becomes_ready(until)
-        if not self.ready:
+        if not self._becomes_ready(until):
             self.why = self._last_words() or "it does not answer"
-
-    @property
-    def refused(self) -> bool:
-        """Whether too many others were logging in."""
-        return not self.ready and bool(self.why) and refused(self._code, self.why)
-
-    @property
-    def _stdin(self) -> IO[bytes]:
-        assert self._process.stdin is not None  # noqa: S101
-        return self._process.stdin
-
-    @property
-    def _code(self) -> int | None:
-        process = getattr(self, "_process", None)
-        return None if process is None else process.poll()
+            self.refused = refused(self._process.poll(), self.why)
+            self.ask_to_end()
+            self.end(_ENDS_WITHIN)
 
     def _becomes_ready(self, until: float) -> bool:
-        out = self._process.stdout
-        assert out is not None  # noqa: S101
-        while select.select([out], [], [], max(0.0, until - time.monotonic()))[0]:
-            line = out.readline()
+        while select.select([self._stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+            line = self._stdout.readline()
             if line == READY:
                 return True
             if not line:
@@ -173,19 +164,15 @@ class _Program:
 
     def ask_to_end(self) -> None:
         """Let it see the end of its input."""
-        if hasattr(self, "_process"):
-            with suppress(OSError):
-                self._stdin.close()
+        with suppress(OSError):
+            self._stdin.close()
 
     def end(self, within: float) -> None:
         """Wait for its end, and kill what starts it here after that."""
-        if not hasattr(self, "_process"):
-            return
         try:
             self._process.wait(within)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._stdout.close()
         self._errors.close()

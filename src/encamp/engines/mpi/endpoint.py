@@ -286,13 +286,7 @@ class MPIEndpoint(Endpoint):
 
     def _drop_sent(self) -> None:
         for rank, requests in list(self._sending.items()):
-            try:
-                while requests and requests[0].Test():
-                    requests.popleft()
-                    self.busy = True
-            except self._mpi.Exception as exc:
-                self._fault(exc, rank)
-            if not requests:
+            if self._through(rank, requests):
                 self._sending.pop(rank, None)
                 self._long.discard(rank)
 
