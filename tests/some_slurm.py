@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from conftest import need
 from encamp.testing.waiting import until
 from lab import Lab
 
@@ -168,3 +171,12 @@ def _free_ports(count: int) -> Sequence[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeSlurm]:
+    """One whose only node is this host, which it takes for one of four cores."""
+    lacking = missing()
+    need(str(lacking), lacking is None)
+    with some_slurm(tmp_path_factory.mktemp("slurm")) as made:
+        yield made

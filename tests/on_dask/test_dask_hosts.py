@@ -7,41 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from conftest import need
 from encamp import Cluster
 from encamp.errors import BadJob, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.waiting import until
-from lab import Host, Lab, missing
+from lab import Lab
+from reached_hosts import lab, of_clusters, reached
 
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lacking = missing()
-    need(str(lacking), lacking is None)
-    with Lab(2) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def reached(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in lab.environment.items():
-        monkeypatch.setenv(name, value)
-    yield
-    for host in lab.hosts:
-        until(lambda host=host: _ours(host) == {})  # type: ignore[misc]
-
-
-def _ours(host: Host) -> dict[int, str]:
-    """The processes that are there for a cluster."""
-    marks = ("encamp.engines", "encamp.agent", "spawn_main")
-    return {p: line for p, line in host.commands().items() if any(mark in line for mark in marks)}
+__all__ = ["lab", "reached"]
 
 
 def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
@@ -50,7 +28,7 @@ def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
         tasks = [cluster.spawn(socket.gethostname, on=name) for name in ("lab1", "lab2")]
         assert [task.result(PATIENCE) for task in tasks] == ["lab1", "lab2"]
         for host in lab.hosts:
-            for pid in _ours(host):
+            for pid in of_clusters(host):
                 process = psutil.Process(pid)
                 assert not any("PRIVATE KEY" in word for word in process.cmdline())
                 assert not any("PRIVATE KEY" in word for word in process.environ().values())
@@ -82,7 +60,9 @@ def _answer(address: str, port: int) -> bytes:
 def test_a_worker_that_dies_comes_back(lab: Lab) -> None:
     with Cluster("dask", hosts="lab1:1,lab2:1") as cluster:
         task = cluster.spawn(work.wait_for_ever, on="lab2")
-        worker = next(pid for pid, line in _ours(lab.hosts[1]).items() if "spawn_main" in line)
+        worker = next(
+            pid for pid, line in of_clusters(lab.hosts[1]).items() if "spawn_main" in line
+        )
         os.kill(worker, signal.SIGKILL)
         assert isinstance(task.exception(PATIENCE), TaskLost)
         until(lambda: cluster.slots == 2)
@@ -99,7 +79,7 @@ def test_a_program_that_is_killed_leaves_nothing_on_hosts(lab: Lab) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "there\n"
-        assert all(_ours(host) for host in lab.hosts)
+        assert all(of_clusters(host) for host in lab.hosts)
         program.kill()
 
 

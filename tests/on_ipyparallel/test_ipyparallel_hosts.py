@@ -6,40 +6,18 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
-from conftest import need
 from encamp import Cluster
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.waiting import gone, until
-from lab import Host, Lab, missing
+from lab import Lab
+from reached_hosts import lab, of_clusters, reached
 
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    lacking = missing()
-    need(str(lacking), lacking is None)
-    with Lab(2) as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def reached(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in lab.environment.items():
-        monkeypatch.setenv(name, value)
-    yield
-    for host in lab.hosts:
-        until(lambda host=host: _ours(host) == {})  # type: ignore[misc]
-
-
-def _ours(host: Host) -> dict[int, str]:
-    """The processes that are there for a cluster."""
-    marks = ("encamp.engines", "encamp.agent", "ipyparallel")
-    return {p: line for p, line in host.commands().items() if any(mark in line for mark in marks)}
+__all__ = ["lab", "reached"]
 
 
 def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
@@ -47,7 +25,7 @@ def test_hosts_have_as_many_slots_as_they_are_to_have(lab: Lab) -> None:
         assert {host.name: host.slots for host in cluster.hosts()} == {"lab1": 2, "lab2": 2}
         tasks = [cluster.spawn(socket.gethostname, on=name) for name in ("lab1", "lab2")]
         assert [task.result(PATIENCE) for task in tasks] == ["lab1", "lab2"]
-        ours = _ours(lab.hosts[0])
+        ours = of_clusters(lab.hosts[0])
         engines = [pid for pid, line in ours.items() if "-m ipyparallel.engine --file" in line]
         assert len(engines) == 1  # which has both slots
         file = "/tmp/encamp-ipyparallel-*/ipcontroller-engine.json"
@@ -71,7 +49,7 @@ def test_a_program_that_is_killed_leaves_nothing_on_hosts(lab: Lab) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "3\n"
-        assert all(_ours(host) for host in lab.hosts)
+        assert all(of_clusters(host) for host in lab.hosts)
         family = psutil.Process(program.pid).children(recursive=True)
         assert len(family) >= 3  # the controller's starter, the controller, ssh
         program.kill()

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import encamp
-from conftest import need
 from encamp import Cluster
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.waiting import until
-from some_slurm import SomeSlurm, missing, some_slurm
+from some_slurm import SomeSlurm, slurm
 
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeSlurm]:
-    lacking = missing()
-    need(str(lacking), lacking is None)
-    with some_slurm(tmp_path_factory.mktemp("slurm")) as made:
-        yield made
+__all__ = ["slurm"]
 
 
 @pytest.fixture

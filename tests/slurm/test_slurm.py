@@ -13,7 +13,9 @@ from conftest import need
 from encamp.slurm import counts
 from lab import Lab
 from lab import missing as missing_of_lab
-from some_slurm import SomeSlurm, missing, some_slurm
+from some_slurm import SomeSlurm, missing, slurm, some_slurm
+
+__all__ = ["slurm"]
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -43,15 +45,6 @@ for number in range(20):
 job.add("long", encamp.command("sleep 3600"), time_limit=7200, retries=1)
 job.run(slots=2)
 """
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeSlurm]:
-    """A Slurm whose only node is this host, which it takes for one of four cores."""
-    lacking = missing()
-    need(str(lacking), lacking is None)
-    with some_slurm(tmp_path_factory.mktemp("slurm")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
