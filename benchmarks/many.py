@@ -16,7 +16,7 @@ from pathlib import Path
 import encamp
 from benchmarks.jobs import trivial
 from encamp.jobs.journal import Journal, Record
-from encamp.jobs.prepare import Prepared
+from encamp.jobs.plan.prepare import Prepared
 from encamp.model import AttemptReport, Span, TaskReport, Where
 
 _PHASES = ("job prephase", "task prephase", "trivial", "task postphase")

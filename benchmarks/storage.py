@@ -15,10 +15,10 @@ from pathlib import Path
 
 from benchmarks.reads import count_reads
 from benchmarks.timing import Action, Figure, Side, compare, median_of
-from encamp.storage.cache import HostCache, clear_cache
+from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Item, Mirror, Mode, plan
-from encamp.storage.modes import way_of
+from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
+from encamp.storage.inputs.modes import way_of
 from encamp.storage.roots import local_storage
 
 ROOT = Path(__file__).parents[1]

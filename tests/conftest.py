@@ -14,7 +14,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
-from encamp.agent.slots import slots_here
+from encamp.jobs.worker.slots import slots_here
 from encamp.storage.roots import LOCAL, MIRRORED
 from lab import Lab, missing
 
@@ -82,7 +82,7 @@ def no_slots_left() -> Iterator[None]:
 
 def _is_slot(process: psutil.Process) -> bool:
     try:
-        return any("encamp.agent.child" in word for word in process.cmdline())
+        return any("encamp.slot.child" in word for word in process.cmdline())
     except psutil.Error:
         return False
 

@@ -15,12 +15,12 @@ import msgspec
 import pytest
 
 from encamp.errors import BadJobFile
+from encamp.jobs.file.jobfile import job_schema, load_job
+from encamp.jobs.file.positions import Positions
 from encamp.jobs.job import Job
-from encamp.jobs.jobfile import job_schema, load_job
-from encamp.jobs.positions import Positions
 from encamp.jobs.steps import Command
-from encamp.storage.mirror import Mirror, Mode
-from encamp.storage.outputs import Existing, Output
+from encamp.storage.inputs.mirror import Mirror, Mode
+from encamp.storage.outputs.outputs import Existing, Output
 
 DOCS = Path(__file__).parent.parent / "docs" / "jobfile.md"
 
@@ -771,7 +771,7 @@ def test_every_job_file_in_the_documentation_loads(tmp_path):
 def test_reading_a_good_file_loads_no_parser_for_places(tmp_path):
     (tmp_path / "job.toml").write_text('[[task]]\nname = "a"\nsteps = "true"\n')
     code = (
-        "import sys; from pathlib import Path; from encamp.jobs.jobfile import load_job; "
+        "import sys; from pathlib import Path; from encamp.jobs.file.jobfile import load_job; "
         "load_job(Path('job.toml')); assert 'tree_sitter' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

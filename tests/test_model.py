@@ -9,10 +9,10 @@ import pytest
 
 from encamp.jobs.steps import Command
 from encamp.model import AttemptReport, Published, Span, TaskReport, Where
-from encamp.storage.mirror import Item
-from encamp.storage.outputs import Output
-from encamp.storage.parts import Written
-from encamp.storage.trusted import Trust
+from encamp.storage.disk.trusted import Trust
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.parts import Written
 
 FACTS = [
     Where("host", "worker", 7),

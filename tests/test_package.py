@@ -26,7 +26,7 @@ def test_a_wheel_holds_the_package_and_nothing_else(tmp_path: Path) -> None:
     source = [path for path in (ROOT / "src").rglob("*") if path.is_file()]
     own = {str(path.relative_to(ROOT / "src")) for path in source if path.suffix != ".pyc"}
     assert names == own
-    assert {"encamp/py.typed", "encamp/jobs/report.html"} <= names
+    assert {"encamp/py.typed", "encamp/jobs/report/report.html"} <= names
     assert facts["Version"] == __version__
     assert facts["License-Expression"] == "BSD-3-Clause"
     assert facts.get_payload().startswith("# encamp")

@@ -22,7 +22,7 @@ from encamp.jobs.placeholders import (
     fill_shell,
 )
 from encamp.jobs.steps import command
-from encamp.storage.mirror import find, renamed
+from encamp.storage.inputs.mirror import find, renamed
 
 AWKWARD = [
     "plain",

@@ -9,13 +9,13 @@ from typing import Any
 import numpy
 import pytest
 
-from encamp.agent.calls import seconds, task_number
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus.clustered import checked_timeout
 from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.errors import BadJob
 from encamp.jobs.job import Job
+from encamp.slot.calls import seconds, task_number
 from encamp.testing import work
 
 WHOLE = [2, numpy.int64(2), numpy.uint8(2), numpy.array(2)]

@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 
 from encamp.errors import BadJob, DiskFull, NotOurs
-from encamp.jobs import page
-from encamp.jobs import trace as trace_module
-from encamp.jobs.report import read_report, write_report
+from encamp.jobs.report import page
+from encamp.jobs.report import trace as trace_module
+from encamp.jobs.report.report import read_report, write_report
 from encamp.model import (
     AttemptReport,
     JobReport,

@@ -14,10 +14,6 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.calls import Slot
-from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import dump
-from encamp.agent.protocol import Message, Results, Run, decode, encode, encode_calls
 from encamp.cluster.functions import Function
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
@@ -25,9 +21,13 @@ from encamp.cluster.task import Task
 from encamp.errors import JobBusy
 from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
-from encamp.storage.locks import alone
+from encamp.slot.calls import Slot
+from encamp.storage.cache.locks import alone
 from encamp.storage.persistent import give_back, persistent_camp, remove_idle
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import Message, Results, Run, decode, encode, encode_calls
 
 THREADS = 4
 

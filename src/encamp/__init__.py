@@ -20,12 +20,12 @@ _HOMES = {
     "command": "encamp.jobs.steps",
     "map_files": "encamp.jobs.mapping",
     "outputs_of": "encamp.jobs.outputs_of",
-    "Mirror": "encamp.storage.mirror",
-    "Output": "encamp.storage.outputs",
+    "Mirror": "encamp.storage.inputs.mirror",
+    "Output": "encamp.storage.outputs.outputs",
     "Cluster": "encamp.cluster.cluster",
-    "freeze_support": "encamp.agent.program",
+    "freeze_support": "encamp.slot.program",
     "ClusterError": "encamp.errors",
-    "CurrentTask": "encamp.agent.calls",
+    "CurrentTask": "encamp.slot.calls",
     "Executor": "encamp.executor",
     "Group": "encamp.services.service",
     "Parameters": "encamp.services.parameters",
@@ -40,11 +40,11 @@ _HOMES = {
     "Host": "encamp.cluster.events",
     "HostAdded": "encamp.cluster.events",
     "HostDeleted": "encamp.cluster.events",
-    "Received": "encamp.agent.protocol",
+    "Received": "encamp.wire.protocol",
     "SPAWNER": "encamp.cluster.cluster",
     "TaskExit": "encamp.cluster.events",
     "TaskResult": "encamp.cluster.events",
-    "current_task": "encamp.agent.calls",
+    "current_task": "encamp.slot.calls",
     "current_sandbox": "encamp.storage.sandbox",
     "sandbox": "encamp.storage.sandbox",
     "sandboxed": "encamp.storage.sandbox",
@@ -107,9 +107,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from encamp.agent.calls import CurrentTask, current_task
-    from encamp.agent.program import freeze_support
-    from encamp.agent.protocol import Received
     from encamp.cluster.cluster import SPAWNER, Cluster
     from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
     from encamp.errors import (
@@ -133,9 +130,12 @@ if TYPE_CHECKING:
     from encamp.services.result import Result
     from encamp.services.server import current_server
     from encamp.services.service import Group, Service, gather
-    from encamp.storage.mirror import Mirror
-    from encamp.storage.outputs import Output
+    from encamp.slot.calls import CurrentTask, current_task
+    from encamp.slot.program import freeze_support
+    from encamp.storage.inputs.mirror import Mirror
+    from encamp.storage.outputs.outputs import Output
     from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed
+    from encamp.wire.protocol import Received
 
 
 def __getattr__(name: str) -> Any:

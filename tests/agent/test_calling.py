@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import encamp
-from encamp.agent.calls import current_task
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, CannotTravel, TaskLost
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
+from encamp.slot.calls import current_task
 
 SOON = 30.0
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.calls import Slot
 from encamp.agent.hosted import InlineSlot, ThreadSlot
-from encamp.agent.pickling import dump
-from encamp.agent.protocol import Answer, Ask, Message, decode
-from encamp.wire import Parts
+from encamp.slot.calls import Slot
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import Answer, Ask, Message, decode
 
 SOON = 10.0
 

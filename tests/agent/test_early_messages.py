@@ -8,11 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from encamp.agent.calls import Slot, current_task
 from encamp.agent.hosted import InlineSlot
-from encamp.agent.pickling import dump
-from encamp.agent.protocol import Message, Results, Run, decode, encode_calls
-from encamp.wire import Parts
+from encamp.slot.calls import Slot, current_task
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import Message, Results, Run, decode, encode_calls
 
 
 class Port:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.slots import Slot, SlotLost, Slots, _NotTaken
 from encamp.agent.starts import TRIES, Starts
 from encamp.errors import SlotsCannotStart
+from encamp.jobs.worker.slots import Slot, SlotLost, Slots, _NotTaken
 
 STILLBORN: dict[str, Any] = {"stillborn": "no module", "begun": False, "waited": True}
 IDLE: dict[str, Any] = {"stillborn": None, "begun": False, "waited": False}

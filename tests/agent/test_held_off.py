@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.held_off import HeldOff
 from encamp.cluster.cluster import Cluster
 from encamp.executor import Executor
+from encamp.loop.held_off import HeldOff
 from encamp.testing.waiting import until
 
 SOON = 30.0

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import pickling
-from encamp.agent.pickling import disclosed, dump, dump_arguments, enclosed, load
-from encamp.agent.protocol import decode_calls, encode_calls
-from encamp.agent.slots import Done, slots_here
 from encamp.cluster.cluster import Cluster
+from encamp.jobs.worker.slots import Done, slots_here
 from encamp.testing import work
+from encamp.wire import pickling
+from encamp.wire.pickling import disclosed, dump, dump_arguments, enclosed, load
+from encamp.wire.protocol import decode_calls, encode_calls
 
 LIMIT = 1000
 SOON = 20.0

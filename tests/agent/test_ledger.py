@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from encamp.agent import ledger
-from encamp.agent.ledger import HOLD, SIZE, Ledger
+from encamp.slot import ledger
+from encamp.slot.ledger import HOLD, SIZE, Ledger
 
 
 @pytest.fixture

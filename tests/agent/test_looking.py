@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from encamp.agent import looking
-from encamp.agent.looking import LOOK_ON, SOON, Looking
+from encamp.loop import looking
+from encamp.loop.looking import LOOK_ON, SOON, Looking
 
 
 class Clock:

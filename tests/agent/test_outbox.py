@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import outbox
-from encamp.agent.outbox import Outbox
-from encamp.agent.protocol import Bundle, Ping, decode, encode, unbundled
-from encamp.seal import Seal
-from encamp.wire import MOST_PARTS
+from encamp.wire import outbox
+from encamp.wire.frames import MOST_PARTS
+from encamp.wire.outbox import Outbox
+from encamp.wire.protocol import Bundle, Ping, decode, encode, unbundled
+from encamp.wire.seal import Seal
 
 Box = tuple[Outbox, list[tuple[int, list[Any]]]]
 

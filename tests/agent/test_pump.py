@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from encamp.agent.pump import Pump
 from encamp.cluster.cluster import Cluster
 from encamp.engines.base import Arrival, Endpoint
 from encamp.errors import EngineFailed, TaskLost
+from encamp.loop.pump import Pump
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine
 

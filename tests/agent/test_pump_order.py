@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from encamp.agent.pump import Pump
+from encamp.loop.pump import Pump
 
 
 def test_what_is_quick_stays_behind_what_was_asked_for_while_another_drove() -> None:

@@ -11,14 +11,14 @@ from pickle import UnpicklingError
 
 import pytest
 
-from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import dump, dump_small, load_small
-from encamp.agent.protocol import LABEL, Message, Received, encode, label, unbundled
-from encamp.agent.pump import Pump
-from encamp.agent.short import ShortWay
 from encamp.engines.base import Arrival, Endpoint, Frame, Line, ShortMessages
 from encamp.errors import BadFrame
-from encamp.wire import Parts
+from encamp.loop.pump import Pump
+from encamp.slot.short import ShortWay
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import dump, dump_small, load_small
+from encamp.wire.protocol import LABEL, Message, Received, encode, label, unbundled
 
 SOON = 20.0
 TASK, SENDER = 7, 3

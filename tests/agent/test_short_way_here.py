@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.calls import current_task
-from encamp.agent.pickling import dump
-from encamp.agent.protocol import Message, Received, encode
 from encamp.agent.short_here import ShortWayHere
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.events import TaskExit, TaskResult
+from encamp.slot.calls import current_task
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import Message, Received, encode
 
 SOON = 30.0
 LARGE = 100_000

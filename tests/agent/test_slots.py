@@ -18,11 +18,11 @@ import psutil
 import pytest
 import slot_work as work
 
-from encamp.agent import child
-from encamp.agent.ledger import LONGEST_NOTE
 from encamp.agent.process import MARK
-from encamp.agent.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
 from encamp.errors import SlotsCannotStart
+from encamp.jobs.worker.slots import Done, Raised, Slot, SlotLost, Slots, slots_here
+from encamp.slot import child
+from encamp.slot.ledger import LONGEST_NOTE
 from encamp.testing.waiting import gone, until
 
 HERE = (str(Path(__file__).parent),)
@@ -132,7 +132,7 @@ def test_an_idle_slot_that_died_is_replaced(slots: Slots) -> None:
 
 
 def test_an_idle_slot_ends_by_itself(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.agent.slots.IDLE_LIMIT", 0.5)
+    monkeypatch.setattr("encamp.jobs.worker.slots.IDLE_LIMIT", 0.5)
     pid = run(slots, os.getpid)
     until(lambda: gone(pid))
     assert run(slots, os.getpid) != pid
@@ -192,7 +192,7 @@ def test_a_zombie_of_the_function_does_not_hold_up_its_end(slots: Slots) -> None
 def test_the_slot_ends_with_its_supervisor_and_takes_all_along(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.path.insert(0, sys.argv[1])\nimport slot_work\n"
-        "from encamp.agent.slots import slots_here\n"
+        "from encamp.jobs.worker.slots import slots_here\n"
         "slots_here().run(slot_work.background, True, 'waits', sys_path=(sys.argv[1],), tick=1,\n"
         "    on_message=lambda m: isinstance(m, int) and print(m, flush=True),\n"
         "    on_tick=lambda: None)\n"

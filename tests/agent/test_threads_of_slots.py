@@ -11,7 +11,7 @@ import pytest
 
 import encamp
 from encamp import Cluster
-from encamp.agent.threads import OURS, VARIABLES, of_new_slot
+from encamp.slot.threads import OURS, VARIABLES, of_new_slot
 from encamp.testing import work
 
 PATIENCE = 60.0

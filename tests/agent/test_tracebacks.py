@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import encamp
-from encamp.agent.by_value import dump_by_value
+from encamp.wire.by_value import dump_by_value
 
 CODE = """
 def inner(x):

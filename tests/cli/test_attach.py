@@ -16,8 +16,8 @@ from console_command import encamp, start
 from conftest import need
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, NoSuchConsole
-from encamp.services.consoles import KEPT, Consoles, consoles, find
 from encamp.services.proxy import Proxy
+from encamp.services.registry.consoles import KEPT, Consoles, consoles, find
 from encamp.testing import served
 from encamp.testing.waiting import until
 

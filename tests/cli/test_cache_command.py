@@ -10,8 +10,8 @@ import pytest
 from console_command import as_ordinary_user, encamp
 
 from encamp.errors import DiskFull, InputDamaged
-from encamp.storage.cache import LIMIT, HostCache
-from encamp.storage.mirror import Mirror, plan
+from encamp.storage.cache.cache import LIMIT, HostCache
+from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.roots import local_storage
 from encamp.storage.sandbox import sandbox
 

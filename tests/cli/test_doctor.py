@@ -120,9 +120,9 @@ def test_a_cleaner_that_heeds_no_locks_is_told_of(
 
 
 def test_a_lock_that_others_do_not_see_is_noted(tmp_path: Path) -> None:
-    from encamp.storage.beacon import Beacons
-    from encamp.storage.parts import new_token
-    from encamp.storage.trusted import NAMED
+    from encamp.storage.disk.trusted import NAMED
+    from encamp.storage.outputs.beacon import Beacons
+    from encamp.storage.outputs.parts import new_token
 
     beacons = Beacons(new_token())
     beacons.light({tmp_path: NAMED})

@@ -10,7 +10,7 @@ from console_command import encamp
 
 from encamp.cli.show import show_command
 from encamp.errors import BadJob
-from encamp.jobs.jobfile import load_job
+from encamp.jobs.file.jobfile import load_job
 
 JOB = """
 to = "out"

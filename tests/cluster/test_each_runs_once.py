@@ -15,14 +15,15 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import hosted, ledger
-from encamp.agent import protocol as say
+from encamp.agent import hosted
 from encamp.cluster.cluster import Cluster
 from encamp.engines.base import Arrival, Frame
 from encamp.errors import TaskLost
+from encamp.slot import ledger
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until
+from encamp.wire import protocol as say
 
 SOON = 30.0
 

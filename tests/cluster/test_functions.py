@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encamp.agent import calls
 from encamp.cluster import functions
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Functions
 from encamp.executor import Executor
+from encamp.slot import calls
 
 SOON = 60.0
 

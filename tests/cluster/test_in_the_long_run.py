@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from encamp.agent import main as agents
-from encamp.agent import protocol as say
-from encamp.agent.calls import current_task
 from encamp.cluster import cluster as clusters
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
+from encamp.slot.calls import current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import gone, until
+from encamp.wire import protocol as say
 
 SOON = 30.0
 

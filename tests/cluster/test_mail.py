@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import dump, load
-from encamp.agent.protocol import NOWHERE, SPAWNER, Message, unbundled
 from encamp.cluster.functions import Function
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.scheduler import Place, Station
 from encamp.cluster.task import Task
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import dump, load
+from encamp.wire.protocol import NOWHERE, SPAWNER, Message, unbundled
 
 
 class Post:

@@ -19,9 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encamp.agent import protocol as say
-from encamp.agent.calls import CurrentTask, ask_here, current_task
-from encamp.agent.pickling import dump, dump_failure
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.options import PLAIN
@@ -30,9 +27,12 @@ from encamp.cluster.task import Task
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
+from encamp.slot.calls import CurrentTask, ask_here, current_task
 from encamp.testing import work
 from encamp.testing.fake import FakeEngine, SimulatedEngine
 from encamp.testing.waiting import until
+from encamp.wire import protocol as say
+from encamp.wire.pickling import dump, dump_failure
 
 SOON = 30.0
 

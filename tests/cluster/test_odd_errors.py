@@ -10,11 +10,11 @@ from typing import Any
 import odd_errors as odd
 import pytest
 
-from encamp.agent.pickling import RemoteTraceback
 from encamp.cluster.cluster import Cluster
 from encamp.errors import CannotTravel, JobFailed
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
+from encamp.wire.pickling import RemoteTraceback
 
 SOON = 30.0
 

@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from encamp.agent import main as agent
-from encamp.agent.calls import current_task
 from encamp.agent.hosted import ProcessSlot
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import Task
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
+from encamp.slot.calls import current_task
 from encamp.testing import fake, work
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until

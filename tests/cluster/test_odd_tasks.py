@@ -16,10 +16,10 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-from encamp.agent.calls import current_task
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.errors import BadJob, CannotTravel, TaskLost, UnsupportedByEngine
+from encamp.slot.calls import current_task
 from encamp.testing import work
 from encamp.testing.waiting import until
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from encamp.agent.bounded import ends_of
-from encamp.agent.calls import current_task
 from encamp.cluster.cluster import Cluster
 from encamp.errors import BadJob, TaskLost
+from encamp.slot.bounded import ends_of
+from encamp.slot.calls import current_task
 from encamp.testing.waiting import until
 
 SOON = 30.0

@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from encamp.agent import child
 from encamp.cluster.cluster import Cluster
 from encamp.errors import TaskLost
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call, command
+from encamp.slot import child
 from encamp.testing.waiting import until
 
 SOON = 60.0

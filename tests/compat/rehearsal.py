@@ -9,12 +9,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from encamp.agent.calls import Received
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus.base import MsgTaskExit, MsgTaskResult, VirtualMachine
 from encamp.compat.pyopus.machine import Finish
 from encamp.compat.pyopus.mpi import MPIHostID, MPITaskID
+from encamp.slot.calls import Received
 
 
 class RehearsedMachine(VirtualMachine):

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from rehearsal import RehearsedCluster
 
-from encamp.agent.protocol import Received
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus import PyOpusError, use_cluster
 from encamp.compat.pyopus.base import (
@@ -27,6 +26,7 @@ from encamp.compat.pyopus.cooperative import OpusOS
 from encamp.compat.pyopus.machine import Letter
 from encamp.compat.pyopus.mpi import MPI, MPIHostID, MPITaskID
 from encamp.errors import CannotTravel, ClusterClosed, EngineFailed, NoMatch, UnsafeTarget
+from encamp.wire.protocol import Received
 
 HERE = socket.gethostname()
 

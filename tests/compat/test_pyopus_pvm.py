@@ -20,7 +20,6 @@ import pytest
 from rehearsal import RehearsedCluster, RehearsedTask
 
 from conftest import need
-from encamp.agent.calls import Received
 from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.cluster.options import SpawnOptions
 from encamp.compat.pyopus import PyOpusError, use_cluster
@@ -29,6 +28,7 @@ from encamp.compat.pyopus.machine import Letter, opened, use
 from encamp.compat.pyopus.pvm import PVM, PVMHostID, PVMTaskID, use_machine
 from encamp.compat.pyopus.pvm_hosts import host_of, task_number, task_tid
 from encamp.errors import EngineUnavailable, NoSuchHost, TaskKilled
+from encamp.slot.calls import Received
 from encamp.storage.roots import MIRRORED
 from encamp.testing.waiting import until
 from lab import Lab, missing

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.protocol import End, Message, Results, Run, Stop, encode, encode_calls
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.errors import TaskLost
-from encamp.seal import KEY_BYTES, Seal
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, gates, results, say
 from encamp.testing.fake import FakeEngine
 from encamp.testing.waiting import until
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
+from encamp.wire.protocol import End, Message, Results, Run, Stop, encode, encode_calls
+from encamp.wire.seal import KEY_BYTES, Seal
 
 ALL = ("fake-1", "fake-2", "fake-3")
 

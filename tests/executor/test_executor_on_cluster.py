@@ -24,7 +24,6 @@ import psutil
 import pytest
 from pool_tasks import hold, started
 
-from encamp.agent.outbox import Outbox
 from encamp.cluster.cluster import Cluster
 from encamp.errors import (
     CannotTravel,
@@ -38,6 +37,7 @@ from encamp.errors import (
 )
 from encamp.executor import Executor
 from encamp.testing.waiting import until
+from encamp.wire.outbox import Outbox
 
 SOON = 60.0
 

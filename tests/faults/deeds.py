@@ -27,9 +27,9 @@ import encamp
 import encamp.storage.sandbox
 from encamp.errors import EncampError, SourceChanged
 from encamp.storage.camp import Camp
+from encamp.storage.inputs.mirror import Item, Mirror, plan
+from encamp.storage.inputs.tree import tree_state
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.mirror import Item, Mirror, plan
-from encamp.storage.tree import tree_state
 
 KINDS = ("small", "large", "shut", "forest", "twigs")
 """Inputs that go by the cache: copied, by overlay, by link, a tree by overlay, one by links."""

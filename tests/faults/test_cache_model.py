@@ -16,7 +16,7 @@ from forks import CHAOS, SEED, Forks, forks
 from places import Place, files_of
 from sealed import files_below, is_whole
 
-from encamp.storage.cache import HostCache, clear_cache
+from encamp.storage.cache.cache import HostCache, clear_cache
 
 pytestmark = pytest.mark.chaos
 

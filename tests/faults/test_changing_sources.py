@@ -15,8 +15,8 @@ from sealed import files_below, is_whole
 
 from encamp.errors import SourceChanged
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Item, Mirror, Mode, plan
-from encamp.storage.tree import tree_state
+from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
+from encamp.storage.inputs.tree import tree_state
 
 pytestmark = pytest.mark.chaos
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any
 
-from encamp.jobs.work import Outcome, Work
+from encamp.jobs.worker.work import Outcome, Work
 
 GOOD = Outcome()
 

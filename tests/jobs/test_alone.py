@@ -20,8 +20,8 @@ import encamp
 from encamp.errors import JobBusy
 from encamp.jobs import alone as module
 from encamp.jobs.alone import OWNER, alone
-from encamp.jobs.lease import PREFIX, Beats
-from encamp.storage.own_files import OwnFolder
+from encamp.jobs.worker.lease import PREFIX, Beats
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts, start_of, this_process
 
 TOKEN = "0123456789ab"

@@ -29,13 +29,13 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.jobs import run as run_module
+from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal
-from encamp.jobs.progress import Silent
 from encamp.jobs.run import MOST_LOSSES, WINDOW
-from encamp.jobs.work import Outcome, Work
+from encamp.jobs.worker.work import Outcome, Work
 from encamp.model import AttemptReport, Span, TaskReport, Where
-from encamp.storage.outputs import Staged
-from encamp.storage.parts import Written
+from encamp.storage.outputs.outputs import Staged
+from encamp.storage.outputs.parts import Written
 from encamp.testing.waiting import until
 
 

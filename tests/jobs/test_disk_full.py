@@ -15,8 +15,8 @@ from job_steps import count, counted
 import encamp
 from encamp.errors import DiskFull
 from encamp.jobs.journal import Journal, Record
-from encamp.storage.cache import INDEX
-from encamp.storage.index import opened
+from encamp.storage.cache.cache import INDEX
+from encamp.storage.cache.index import opened
 from encamp.storage.roots import LOCAL, local_storage
 
 MIB = 1 << 20

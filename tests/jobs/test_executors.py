@@ -23,9 +23,9 @@ import pytest
 
 from conftest import need
 from encamp import Job, Output, call, command
-from encamp.agent.slots import slots_here
 from encamp.errors import BadJob
-from encamp.jobs.progress import Silent
+from encamp.jobs.display.progress import Silent
+from encamp.jobs.worker.slots import slots_here
 from encamp.model import JobReport, TaskReport
 from encamp.storage.roots import LOCAL
 from encamp.testing.waiting import gone, until
@@ -163,7 +163,7 @@ def ipyparallel_direct(engines: tuple[Any, Any], lasting_storage: Path) -> Itera
     _check_empty(lasting_storage)
 
 
-_CLOSE_SLOTS = "from encamp.agent.slots import slots_here; slots_here().close()"
+_CLOSE_SLOTS = "from encamp.jobs.worker.slots import slots_here; slots_here().close()"
 
 
 def _close_slots() -> None:

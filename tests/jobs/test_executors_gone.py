@@ -24,8 +24,8 @@ from conftest import need
 from encamp import Job, command
 from encamp.errors import EngineFailed, JobFailed
 from encamp.jobs import pools, run
-from encamp.jobs.progress import Silent
-from encamp.jobs.report import read_report
+from encamp.jobs.display.progress import Silent
+from encamp.jobs.report.report import read_report
 from encamp.storage.roots import LOCAL
 from encamp.testing.waiting import until
 

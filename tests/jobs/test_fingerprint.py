@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from encamp.jobs.fingerprint import _Hasher, fingerprint
-from encamp.jobs.quick_digest import NotPlainError, quick_digest
+from encamp.jobs.plan.fingerprint import _Hasher, fingerprint
+from encamp.jobs.plan.quick_digest import NotPlainError, quick_digest
 
 PROJECT = {
     "low.py": """\
@@ -241,7 +241,7 @@ def test_a_changed_docstring_changes_nothing(project: Project) -> None:
 def test_fingerprints_are_the_same_in_every_process(project: Project) -> None:
     code = (
         "import json, sys, top, numpy as np\n"
-        "from encamp.jobs.fingerprint import fingerprint\n"
+        "from encamp.jobs.plan.fingerprint import fingerprint\n"
         f"found = [fingerprint(getattr(top, name)) for name in {STEPS!r}]\n"
         "values = [{'a', 'b', 'c'}, {'x': {1, 'y'}, 2: None}, np.arange(4), top.low.Shape()]\n"
         "print(json.dumps(found + [fingerprint(value) for value in values]))\n"

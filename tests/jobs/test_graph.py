@@ -10,7 +10,7 @@ from job_steps import nothing
 
 import encamp
 from encamp.errors import BadJob
-from encamp.jobs.graph import Graph
+from encamp.jobs.plan.graph import Graph
 
 
 def _job(**after: str | list[str]) -> encamp.Job:

@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 import encamp
-from encamp.agent import running
-from encamp.agent.running import RunningTime
 from encamp.errors import TaskLost
 from encamp.jobs.clock import Clock
-from encamp.jobs.console import _line
-from encamp.jobs.lanes import Lanes
-from encamp.jobs.progress import Silent
-from encamp.jobs.use import Use
+from encamp.jobs.display.console import _line
+from encamp.jobs.display.progress import Silent
+from encamp.jobs.report.lanes import Lanes
+from encamp.jobs.worker.use import Use
+from encamp.loop import running
+from encamp.loop.running import RunningTime
 from encamp.model import AttemptReport
 from encamp.testing.waiting import until
 

@@ -19,8 +19,8 @@ import pytest
 from job_steps import counted
 
 import encamp
+from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal
-from encamp.jobs.progress import Silent
 from encamp.model import TaskReport
 from encamp.storage.roots import LOCAL
 from encamp.testing.waiting import until

@@ -11,12 +11,12 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.cli.status import status_command
 from encamp.errors import StepFailed
-from encamp.jobs import last_report
-from encamp.jobs.last_report import keep_report
-from encamp.jobs.report import read_report
-from encamp.jobs.work import Outcome
+from encamp.jobs.report import last_report
+from encamp.jobs.report.last_report import keep_report
+from encamp.jobs.report.report import read_report
+from encamp.jobs.worker.work import Outcome
 from encamp.model import JobReport, TaskReport
-from encamp.storage.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFolder
 
 FOLDER = Path("out/job.job")
 FILES = ("report.html", "report.json", "trace.json")

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from encamp.jobs.lease import Lease, Watch, leases, new_lease
-from encamp.storage.own_files import OwnFolder
+from encamp.jobs.worker.lease import Lease, Watch, leases, new_lease
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import start_of
 
 TOKEN, DAMAGED = "0123456789ab", "ba9876543210"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 import encamp
-from encamp.agent.bounded import cut, free_middle_of
 from encamp.errors import BadJob, BadJobFile
+from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import LOG_LIMIT
-from encamp.jobs.jobfile import load_job
+from encamp.slot.bounded import cut, free_middle_of
 from encamp.testing.waiting import until
 
 MARK = rb"\n\[encamp: (\d+) of (\d+) bytes are left out here; .*log_limit = (\d+) bytes .*\]\n"

@@ -15,7 +15,7 @@ import psutil
 from job_steps import count, counted, nothing
 
 import encamp
-from encamp.jobs.prepare import Prepared
+from encamp.jobs.plan.prepare import Prepared
 
 
 def test_a_thousand_tasks_run_once_each_in_two_milliseconds_of_the_controller(here: Path) -> None:

@@ -16,9 +16,9 @@ import encamp
 from encamp.cli.prune import prune_command
 from encamp.errors import BadJob, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
-from encamp.jobs.orphans import _NAMED, OrphanWatch, orphans
+from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.model import JobReport, Published, TaskReport
-from encamp.storage.mirror import Mirror, plan
+from encamp.storage.inputs.mirror import Mirror, plan
 
 
 def _job(

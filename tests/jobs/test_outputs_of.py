@@ -14,11 +14,11 @@ from job_steps import count, counted, write
 
 import encamp
 from encamp.errors import BadJob, BadJobFile, NoMatch, TargetConflict
-from encamp.jobs.graph import Graph
-from encamp.jobs.jobfile import load_job
+from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.outputs_of import InputMap, Made, OutputsOf, chosen
+from encamp.jobs.plan.graph import Graph
 from encamp.model import JobReport, Published
-from encamp.storage.outputs import OutputMap, as_outputs
+from encamp.storage.outputs.outputs import OutputMap, as_outputs
 
 
 def run(job: encamp.Job, **options: Any) -> JobReport:

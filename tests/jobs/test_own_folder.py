@@ -11,9 +11,9 @@ from job_steps import write
 
 import encamp
 from encamp.errors import BadDestination, UnusableInput
-from encamp.jobs.prepare import Prepared
+from encamp.jobs.plan.prepare import Prepared
 from encamp.model import JobReport
-from encamp.storage.outputs import OutputMap
+from encamp.storage.outputs.outputs import OutputMap
 
 
 def _run(job: encamp.Job, **options: Any) -> JobReport:

@@ -10,9 +10,9 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, NoMatch
-from encamp.jobs.prepare import Prepared
-from encamp.storage.mirror import Mirror, MirrorMap
-from encamp.storage.outputs import Output, OutputMap
+from encamp.jobs.plan.prepare import Prepared
+from encamp.storage.inputs.mirror import Mirror, MirrorMap
+from encamp.storage.outputs.outputs import Output, OutputMap
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_many_tasks_are_checked_quickly(here: Path) -> None:
         nonlocal checked
         checked += 1
 
-    from encamp.jobs import readers
+    from encamp.jobs.plan import readers
 
     real = readers.may_meet
     readers.may_meet = lambda one, other: (count(), real(one, other))[1]  # type: ignore[assignment]
@@ -294,7 +294,7 @@ def test_many_tasks_are_checked_quickly(here: Path) -> None:
 def test_tasks_that_publish_beside_their_inputs_are_not_compared_with_each_other(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from encamp.jobs import readers
+    from encamp.jobs.plan import readers
 
     Path("data").mkdir()
     job = encamp.Job("job", to="data")

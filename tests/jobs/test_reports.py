@@ -17,13 +17,13 @@ from scripted import Scripted
 
 import encamp
 from encamp.errors import StepFailed
-from encamp.jobs import reports as kept
+from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record, encoded
-from encamp.jobs.prepare import Prepared
-from encamp.jobs.progress import Silent
-from encamp.jobs.report import read_report, write_report
-from encamp.jobs.reports import Reports
-from encamp.jobs.work import Outcome
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.report import reports as kept
+from encamp.jobs.report.report import read_report, write_report
+from encamp.jobs.report.reports import Reports
+from encamp.jobs.worker.work import Outcome
 from encamp.model import AttemptReport, JobReport, Published, Span, TaskReport, TaskReports, Where
 from encamp.values import as_json
 

@@ -15,8 +15,8 @@ import encamp
 from encamp.errors import JobFailed, OutputConflict, UnsafeTarget
 from encamp.jobs.job import Step
 from encamp.model import TaskReport
-from encamp.storage.outputs import Output, OutputMap
-from encamp.storage.publish import intact
+from encamp.storage.outputs.outputs import Output, OutputMap
+from encamp.storage.outputs.publish import intact
 
 LEAVE: OutputMap = {"part.txt": "failed", "none.txt": "failed"}
 

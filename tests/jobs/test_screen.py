@@ -16,9 +16,9 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob
-from encamp.jobs import screen
-from encamp.jobs.progress import Silent
-from encamp.jobs.screen import Screen
+from encamp.jobs.display import screen
+from encamp.jobs.display.progress import Silent
+from encamp.jobs.display.screen import Screen
 from encamp.model import TaskReport
 
 
@@ -153,7 +153,7 @@ def test_what_is_no_progress_object_is_refused_before_anything_runs(here: Path) 
 
 _BEHIND = """
 import os, pty, sys, termios, time
-from encamp.jobs import screen
+from encamp.jobs.display import screen
 screen._PATIENCE = 0.1
 pid, terminal = pty.fork()
 if pid == 0:  # a session of its own, as of a shell

@@ -13,7 +13,7 @@ from scripted import GOOD, Scripted
 import encamp
 from encamp.errors import BadJob, JobFailed, StepFailed
 from encamp.jobs.journal import Journal
-from encamp.jobs.work import Outcome, Work
+from encamp.jobs.worker.work import Outcome, Work
 
 BAD = Outcome(error=StepFailed("a", "true", 1, "ended with exit status 1"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import encamp
 from encamp.cluster.cluster import Cluster
-from encamp.jobs.report import read_report
+from encamp.jobs.report.report import read_report
 from encamp.testing import served, work
 
 

@@ -11,8 +11,8 @@ from scripted import Scripted
 import encamp
 from encamp import slurm
 from encamp.errors import OutOfTime
-from encamp.jobs.time_left import STOP_BEFORE, TimeLeft
-from encamp.jobs.work import Outcome
+from encamp.jobs.worker.time_left import STOP_BEFORE, TimeLeft
+from encamp.jobs.worker.work import Outcome
 from encamp.model import Span
 
 

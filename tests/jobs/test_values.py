@@ -16,12 +16,12 @@ import pytest
 
 import encamp
 from encamp.errors import BadJob, BadValues, DiskFull, NotInstalled
-from encamp.jobs.console import console_progress
-from encamp.jobs.jobfile import load_job
-from encamp.jobs.report import read_report
-from encamp.jobs.table import write_table
-from encamp.jobs.values_file import read_values
-from encamp.storage.own_files import OwnFolder
+from encamp.jobs.display.console import console_progress
+from encamp.jobs.file.jobfile import load_job
+from encamp.jobs.report.report import read_report
+from encamp.jobs.report.table import write_table
+from encamp.jobs.worker.values_file import read_values
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.values import row_of, scalar_in
 
 
@@ -287,7 +287,7 @@ def test_a_disk_without_room_for_the_table_is_told_by_name(
 
     report = sweep().run(slots=2)
     before = TABLE.read_bytes()
-    monkeypatch.setattr("encamp.jobs.table._lines", full)
+    monkeypatch.setattr("encamp.jobs.report.table._lines", full)
     with pytest.raises(DiskFull, match=r"results\.csv"):
         write_table(lambda: report.tasks, OwnFolder(TABLE.parent))
     assert TABLE.read_bytes() == before
@@ -305,7 +305,7 @@ def test_parameters_and_values_are_checked(options: dict[str, Any], here: Path) 
 def test_the_report_of_many_tasks_has_their_parameters(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("encamp.jobs.reports._FEW", 1)
+    monkeypatch.setattr("encamp.jobs.report.reports._FEW", 1)
     sweep().run(slots=2)
     report = sweep().run(slots=2)
     assert report.values() == ROWS

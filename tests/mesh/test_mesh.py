@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Joined, Left
-from encamp.engines.kit import mesh as mesh_module
-from encamp.engines.kit.agent import MeshAgent
-from encamp.engines.kit.engine import Agent, MeshEngine
-from encamp.engines.kit.identity import Identity, new_identity
+from encamp.engines.kit.mesh import mesh as mesh_module
+from encamp.engines.kit.mesh.agent import MeshAgent
+from encamp.engines.kit.mesh.engine import Agent, MeshEngine
+from encamp.engines.kit.mesh.identity import Identity, new_identity
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import PATIENCE, until
 
@@ -222,7 +222,7 @@ def test_the_end_of_the_controller_is_told_to_its_agents(net: Net) -> None:
 
 
 def test_an_agent_that_another_has_lost_is_lost(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.kit.engine._KNOWN_WITHIN", 0.1)
+    monkeypatch.setattr("encamp.engines.kit.mesh.engine._KNOWN_WITHIN", 0.1)
     first, second = net.join(), net.join()
     first.send(second.number, [b"hello"])
     net.until(lambda: len(net.frames(second.number)) == 2)

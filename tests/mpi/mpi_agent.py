@@ -16,7 +16,7 @@ from typing import Any
 
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi import engine as mpi
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
 
 
 def arrivals(end: Endpoint, within: float) -> Iterator[Arrival]:

@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 
 from encamp.errors import EncampError
 from encamp.jobs.journal import NAME, Journal
-from encamp.jobs.last_report import last_check
-from encamp.jobs.lease import PREFIX, leases
-from encamp.jobs.orphans import orphans
-from encamp.jobs.report import read_report
+from encamp.jobs.plan.orphans import orphans
+from encamp.jobs.report.last_report import last_check
+from encamp.jobs.report.report import read_report
+from encamp.jobs.worker.lease import PREFIX, leases
 from encamp.model import JobReport, Published, TaskReport
-from encamp.storage.beacon import Beacons, _remove_dead, reaches
-from encamp.storage.outputs import Staged
-from encamp.storage.own_files import OwnFolder
-from encamp.storage.parts import Written, discard_leftovers, discard_noted, is_token
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.outputs.beacon import Beacons, _remove_dead, reaches
+from encamp.storage.outputs.outputs import Staged
+from encamp.storage.outputs.parts import Written, discard_leftovers, discard_noted, is_token
+from encamp.storage.outputs.publish import intact, publish, staged_by
 from encamp.storage.process import facts_in, this_process
-from encamp.storage.publish import intact, publish, staged_by
 
 TOKEN = "0123456789ab"
 ROUNDS, EACH = 40, 50

@@ -18,22 +18,22 @@ import encamp
 from encamp.cli.main import cli
 from encamp.errors import BadDestination, EncampError, NotOurs
 from encamp.jobs.alone import alone
+from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal, Record
-from encamp.jobs.lease import leases, new_lease
-from encamp.jobs.orphans import prune
-from encamp.jobs.progress import Silent
-from encamp.jobs.report import read_report
+from encamp.jobs.plan.orphans import prune
+from encamp.jobs.report.report import read_report
+from encamp.jobs.worker.lease import leases, new_lease
 from encamp.model import Published, TaskReport
-from encamp.storage.beacon import Beacons, reaches
-from encamp.storage.believed import Believed
-from encamp.storage.landing import Depot, Piece
-from encamp.storage.outputs import Output, bound, folders_of, stage, unstage
-from encamp.storage.own_files import OwnFolder
-from encamp.storage.parts import discard_leftovers
-from encamp.storage.publish import intact, publish
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.trusted import NAMED, Trust, named, opened
+from encamp.storage.inputs.ship import digest_of_piece
+from encamp.storage.outputs.beacon import Beacons, reaches
+from encamp.storage.outputs.believed import Believed
+from encamp.storage.outputs.landing import Depot, Piece
+from encamp.storage.outputs.outputs import Output, bound, folders_of, stage, unstage
+from encamp.storage.outputs.parts import discard_leftovers
+from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.roots import local, local_storage
-from encamp.storage.ship import digest_of_piece
-from encamp.storage.trusted import NAMED, Trust, named, opened
 
 __all__ = ["scratch"]
 TOKEN = "0123456789ab"
@@ -230,7 +230,7 @@ def test_a_disk_that_shows_other_owners_is_asked_whom_it_shows(
     scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stranger("mkdir -m 755 sums.job; touch sums.job/journal.jsonl")
-    monkeypatch.setattr("encamp.storage.own_files.uid_of_new_files", lambda _: STRANGER)
+    monkeypatch.setattr("encamp.storage.disk.own_files.uid_of_new_files", lambda _: STRANGER)
     Journal(scratch / "sums.job").read()
     assert os.listdir(scratch / "sums.job") == ["journal.jsonl"]
 
@@ -370,7 +370,7 @@ def test_what_is_private_stays_so_while_it_is_staged(
         modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
         os.fchmod(fd, mode)
 
-    monkeypatch.setattr("encamp.storage.outputs.set_permissions", seen)
+    monkeypatch.setattr("encamp.storage.outputs.outputs.set_permissions", seen)
     folder = local_storage() / "task"
     folder.mkdir()
     for name, mode in (("private", 0o600), ("public", 0o644)):

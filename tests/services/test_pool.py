@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from encamp.services.circles import Circles
 from encamp.services.letters import Waits
-from encamp.services.pool import HELD, Pool, Request, Seat
+from encamp.services.registry.circles import Circles
+from encamp.services.registry.pool import HELD, Pool, Request, Seat
 
 
 class Task:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from encamp.agent.pump import Pump
-from encamp.services.pool import Seat
-from encamp.services.watch import Watch
+from encamp.loop.pump import Pump
+from encamp.services.registry.pool import Seat
+from encamp.services.registry.watch import Watch
 
 LIMIT = 4.0
 

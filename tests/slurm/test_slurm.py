@@ -36,7 +36,7 @@ outputs = ["host-{i}.txt", "env-{i}.txt"]
 """
 SLEEPERS = """
 import sys, time
-import encamp, encamp.jobs.time_left as module
+import encamp, encamp.jobs.worker.time_left as module
 
 module.STOP_BEFORE = 52.0
 job = encamp.Job("sleepers", to="out")

@@ -8,8 +8,9 @@ import sys
 _LATE = ("asyncio", "ssl", "psutil", "wcmatch", "multiprocessing.connection")
 _PROGRAM = f"""
 import sys
-from encamp.agent import child, program
-from encamp.jobs import phases
+from encamp.slot import child
+from encamp.slot import program
+from encamp.jobs.worker import phases
 from encamp.jobs import run
 from encamp.executor import executor
 print([name for name in {_LATE} if name in sys.modules])

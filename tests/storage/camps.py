@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Item, MirrorMap, as_mirrors, plan
+from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from camps import placed
 from other_processes import finish, run, start, wait_until
 
 from encamp.errors import BadJob, DiskFull, InputDamaged
-from encamp.storage.cache import INDEX, LIMIT, HostCache, clear_cache
-from encamp.storage.disk import free_space
-from encamp.storage.index import opened
-from encamp.storage.locks import KeyLock, alone
-from encamp.storage.mirror import Item, Mirror, plan
+from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
+from encamp.storage.cache.index import opened
+from encamp.storage.cache.locks import KeyLock, alone
+from encamp.storage.disk.disk import free_space
+from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.roots import local_storage
 from encamp.storage.sandbox import sandbox
 
@@ -75,8 +75,8 @@ def test_links_are_read_only_and_keep_time_and_execution(here: Path, folder: Pat
 LINK = """
     import sys
     from pathlib import Path
-    from encamp.storage.cache import HostCache
-    from encamp.storage.mirror import Mirror, plan
+    from encamp.storage.cache.cache import HostCache
+    from encamp.storage.inputs.mirror import Mirror, plan
     source, number = Path(sys.argv[1]), int(sys.argv[2])
     items = plan([Mirror("*")], source)
     print("ready", flush=True)
@@ -110,7 +110,7 @@ def test_many_processes_at_once_fetch_each_file_once(here: Path) -> None:
 OPENING = """
     import sys, time
     from pathlib import Path
-    from encamp.storage.index import opened
+    from encamp.storage.cache.index import opened
     folder, start = Path(sys.argv[1]), float(sys.argv[2])
     for number in range(150):
         while time.time() < start + number * 0.02:
@@ -133,8 +133,8 @@ def test_many_processes_at_once_make_an_index_and_lose_no_note(tmp_path: Path) -
 SLOW = """
     import sys
     from pathlib import Path
-    from encamp.storage import cache
-    from encamp.storage.mirror import Mirror, plan
+    from encamp.storage.cache import cache
+    from encamp.storage.inputs.mirror import Mirror, plan
     real = cache.copy_file
     def slow(*args, **options):
         print("fetching", flush=True)
@@ -148,8 +148,8 @@ SLOW = """
 WAITING = """
     import os, sys
     from pathlib import Path
-    from encamp.storage.cache import HostCache
-    from encamp.storage.mirror import Mirror, plan
+    from encamp.storage.cache.cache import HostCache
+    from encamp.storage.inputs.mirror import Mirror, plan
     source = Path(sys.argv[1])
     opened = []
     real = os.open
@@ -328,9 +328,9 @@ def test_an_entry_that_goes_between_fetch_and_link_is_fetched_again(
 STUCK = """
     import os, sys, time
     from pathlib import Path
-    from encamp.storage import copy
-    from encamp.storage.cache import HostCache
-    from encamp.storage.mirror import Mirror, plan
+    from encamp.storage.disk import copy
+    from encamp.storage.cache.cache import HostCache
+    from encamp.storage.inputs.mirror import Mirror, plan
     def stuck(reader, writer, size, start):
         os.write(writer, b"half")
         print("writing", flush=True)
@@ -385,7 +385,7 @@ def test_the_place_of_a_fetch_that_failed_is_free(
         raise OSError(errno.ENOSPC, "full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("encamp.storage.copy._copy_bytes", full)
+        patch.setattr("encamp.storage.disk.copy._copy_bytes", full)
         with pytest.raises(DiskFull):
             fetched(here / "a", folder / "a")
     assert entries() == half_entries() == []
@@ -488,7 +488,7 @@ def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.Monkey
 
 ASKING = """
     import sys
-    from encamp.storage.cache import HostCache
+    from encamp.storage.cache.cache import HostCache
     with HostCache() as cache, cache.room(int(sys.argv[1]), "most of the disk"):
         print("asked", flush=True)
         sys.stdin.readline()

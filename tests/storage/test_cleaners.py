@@ -15,11 +15,11 @@ from other_processes import finish, run, start
 
 import encamp
 from encamp.errors import InputLost
-from encamp.storage import modes, sound
-from encamp.storage.cache import INDEX, HostCache
-from encamp.storage.cleaners import locked
-from encamp.storage.locks import KeyLock
-from encamp.storage.mirror import Mirror, plan
+from encamp.storage.cache.cache import INDEX, HostCache, sound
+from encamp.storage.cache.cleaners import locked
+from encamp.storage.cache.locks import KeyLock
+from encamp.storage.inputs import modes
+from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.owner import OwnedFolder, reclaim
 from encamp.storage.roots import local_storage
 

@@ -31,10 +31,10 @@ def test_outputs_of_a_sandbox_and_their_names_are_on_the_disk_when_it_ends(here:
 LANDING = """\
 import os
 from pathlib import Path, PurePosixPath
-from encamp.storage import landing
-from encamp.storage.landing import Far, Receiver, send_file
+from encamp.storage.outputs import landing
+from encamp.storage.outputs.landing import Far, Receiver, send_file
 from encamp.storage.roots import portable
-from encamp.storage.trusted import NAMED
+from encamp.storage.disk.trusted import NAMED
 landing.CHUNK = 1000
 Path("source").write_bytes(bytes(2500))
 to = Path("out").absolute()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from encamp.storage import flush
+from encamp.storage.disk import flush
 
 
 @pytest.fixture

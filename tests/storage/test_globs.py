@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wcmatch import glob
 
-from encamp.storage.globs import _tokens, _tokens_meet, matches, names_may_meet
-from encamp.storage.mirror import find
+from encamp.storage.inputs.globs import _tokens, _tokens_meet, matches, names_may_meet
+from encamp.storage.inputs.mirror import find
 
 NAMES = [
     "a.txt",

@@ -11,10 +11,10 @@ import pytest
 from other_processes import small_disk
 
 import encamp
-from encamp.storage import disk
-from encamp.storage.disk import Disks
-from encamp.storage.mirror import as_mirrors as mirrors
-from encamp.storage.mirror import identity, plan
+from encamp.storage.disk import disk
+from encamp.storage.disk.disk import Disks
+from encamp.storage.inputs.mirror import as_mirrors as mirrors
+from encamp.storage.inputs.mirror import identity, plan
 from encamp.storage.roots import MIRRORED
 
 WHEN = 1_600_000_000_000_000_000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from encamp.storage import index as module
-from encamp.storage.index import Index, Row, opened
+from encamp.storage.cache import index as module
+from encamp.storage.cache.index import Index, Row, opened
 
 
 def row(key: str, used: float = 1.0, *, size: int = 10, source: str = "/a") -> Row:

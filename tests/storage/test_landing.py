@@ -19,14 +19,14 @@ from encamp.errors import (
     UnsafeTarget,
     UnusableInput,
 )
-from encamp.storage.beacon import Beacons, reaches
-from encamp.storage.landing import Depot, Far, Landed, Piece, Receiver, send_file
-from encamp.storage.outputs import Output, Staged, as_outputs, bound, stage
+from encamp.storage.disk.trusted import NAMED
+from encamp.storage.inputs.ship import CHUNK, digest_of_piece
+from encamp.storage.outputs.beacon import Beacons, reaches
+from encamp.storage.outputs.landing import Depot, Far, Landed, Piece, Receiver, send_file
+from encamp.storage.outputs.outputs import Output, Staged, as_outputs, bound, stage
+from encamp.storage.outputs.publish import publish
 from encamp.storage.owner import reclaim
-from encamp.storage.publish import publish
 from encamp.storage.roots import MIRRORED
-from encamp.storage.ship import CHUNK, digest_of_piece
-from encamp.storage.trusted import NAMED
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"
 
@@ -225,8 +225,9 @@ def left_by_the_dead(tmp_path: Path) -> Path:
     """A destination with what a killed owner, one that lives and the user have put there."""
     there = tmp_path / "there"
     code = (
-        "import os, signal; from pathlib import Path; from encamp.storage.beacon import Beacons; "
-        "from encamp.storage.trusted import NAMED; "
+        "import os, signal; from pathlib import Path; "
+        "from encamp.storage.outputs.beacon import Beacons; "
+        "from encamp.storage.disk.trusted import NAMED; "
         f"Beacons('{DEAD}').light({{Path({str(there)!r}): NAMED}}); "
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -12,10 +12,10 @@ from other_processes import open_folder, unprivileged
 
 import encamp
 from encamp.errors import BadDestination, UnusableOutput
-from encamp.storage.landing import Depot, Landed, Piece
-from encamp.storage.outputs import Output, OutputMap, as_outputs, bound, stage, unstage
-from encamp.storage.parts import PART
-from encamp.storage.publish import intact, publish
+from encamp.storage.outputs.landing import Depot, Landed, Piece
+from encamp.storage.outputs.outputs import Output, OutputMap, as_outputs, bound, stage, unstage
+from encamp.storage.outputs.parts import PART
+from encamp.storage.outputs.publish import intact, publish
 from encamp.storage.roots import MIRRORED, local_storage
 
 

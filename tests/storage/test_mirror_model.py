@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from encamp.errors import UnusableInput
-from encamp.storage.mirror import Mirror, Mode, plan
+from encamp.storage.inputs.mirror import Mirror, Mode, plan
 
 Tree = dict[str, "Tree | str"]
 """Name → folder, or ``"file"``, or ``"> goal"`` for a symlink."""

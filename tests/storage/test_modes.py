@@ -15,9 +15,10 @@ from other_processes import open_folder, start, unprivileged
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
-from encamp.storage import modes, overlay, sound
-from encamp.storage.mirror import Item, Mirror, Mode, plan
-from encamp.storage.modes import needs_own_mounts, way_of
+from encamp.storage.cache.cache import sound
+from encamp.storage.inputs import modes, overlay
+from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
+from encamp.storage.inputs.modes import needs_own_mounts, way_of
 from encamp.storage.owner import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 

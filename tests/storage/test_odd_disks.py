@@ -12,7 +12,7 @@ import pytest
 
 import encamp
 from encamp.errors import BadDestination, BadJob
-from encamp.storage import disk
+from encamp.storage.disk import disk
 
 
 @pytest.fixture(autouse=True)

@@ -14,11 +14,11 @@ from other_processes import run, start
 
 import encamp
 from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarget
-from encamp.storage import modes, overlay
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Mirror, plan
+from encamp.storage.disk.removal import remove_tree
+from encamp.storage.inputs import modes, overlay
+from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.owner import keep_dead, reclaim, sandboxes
-from encamp.storage.removal import remove_tree
 from encamp.storage.roots import LOCAL, local_storage
 
 

@@ -14,6 +14,7 @@ from other_processes import finish, open_folder, run, start, unprivileged
 
 from encamp.errors import UnsafeTarget
 from encamp.storage import owner
+from encamp.storage.disk.removal import remove_tree
 from encamp.storage.owner import (
     LOCK,
     OwnedFolder,
@@ -24,7 +25,6 @@ from encamp.storage.owner import (
     reclaim_folder,
     sandboxes,
 )
-from encamp.storage.removal import remove_tree
 from encamp.storage.roots import LOCAL, local_storage
 
 OWNER = """

@@ -14,7 +14,7 @@ from other_processes import run, start
 
 import encamp
 from encamp.errors import InputDamaged
-from encamp.storage.mirror import Mirror, MirrorMap
+from encamp.storage.inputs.mirror import Mirror, MirrorMap
 from encamp.storage.owner import sandboxes
 from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import local_storage
@@ -65,8 +65,8 @@ def test_nothing_is_mirrored_again(data: Path, monkeypatch: pytest.MonkeyPatch) 
     def refuse(*args: object) -> None:
         pytest.fail("something is mirrored")
 
-    monkeypatch.setattr("encamp.storage.place.Placer.place", refuse)
-    monkeypatch.setattr("encamp.storage.place.copy_file", refuse)
+    monkeypatch.setattr("encamp.storage.inputs.place.Placer.place", refuse)
+    monkeypatch.setattr("encamp.storage.inputs.place.copy_file", refuse)
     assert used() == first
 
 

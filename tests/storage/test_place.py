@@ -15,9 +15,9 @@ from other_processes import open_folder, small_disk, unprivileged
 
 import encamp
 from encamp.errors import DiskFull, SourceChanged, UnusableInput
-from encamp.storage import copy
-from encamp.storage.copy import copy_file
-from encamp.storage.mirror import Mirror, Mode, as_mirrors, plan
+from encamp.storage.disk import copy
+from encamp.storage.disk.copy import copy_file
+from encamp.storage.inputs.mirror import Mirror, Mode, as_mirrors, plan
 from encamp.storage.roots import LOCAL, local_storage
 
 

@@ -14,10 +14,10 @@ import pytest
 import encamp
 from encamp.errors import BadJob, OutputExists
 from encamp.model import Published
-from encamp.storage import publish as publishing
-from encamp.storage.outputs import Existing, Output, Staged, as_outputs, stage
-from encamp.storage.parts import PART
-from encamp.storage.publish import digest_of, manifest_lines, publish
+from encamp.storage.outputs import publish as publishing
+from encamp.storage.outputs.outputs import Existing, Output, Staged, as_outputs, stage
+from encamp.storage.outputs.parts import PART
+from encamp.storage.outputs.publish import digest_of, manifest_lines, publish
 
 
 @pytest.fixture

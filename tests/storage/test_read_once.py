@@ -16,8 +16,8 @@ from typing import Any, get_args
 import pytest
 
 from conftest import need
-from encamp.storage.mirror import Mirror, Mode, plan
-from encamp.storage.modes import why_no_overlay, why_no_reflink
+from encamp.storage.inputs.mirror import Mirror, Mode, plan
+from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.roots import local_storage
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_planning_reads_no_file(share: Path, reads: ModuleType) -> None:
     mirrors = _of_every_kind(share)
     assert plan([Mirror(**arguments) for arguments in mirrors], ROOT)
     code = (
-        "import json, pathlib, sys; from encamp.storage.mirror import Mirror, plan;"
+        "import json, pathlib, sys; from encamp.storage.inputs.mirror import Mirror, plan;"
         "plan([Mirror(**each) for each in json.loads(sys.argv[1])], pathlib.Path.cwd())"
     )
     assert not reads.count_reads([sys.executable, "-c", code, json.dumps(mirrors)], share)

@@ -31,9 +31,9 @@ from encamp.errors import (
 )
 from encamp.storage import remote
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Mirror, Mode, plan
-from encamp.storage.outputs import Existing, Output
-from encamp.storage.publish import intact
+from encamp.storage.inputs.mirror import Mirror, Mode, plan
+from encamp.storage.outputs.outputs import Existing, Output
+from encamp.storage.outputs.publish import intact
 from encamp.storage.remote import find_remote
 from encamp.storage.roots import local_storage
 
@@ -99,7 +99,7 @@ def test_every_file_is_downloaded_once_a_host(
         downloaded.append(url)
         real(url, *args, **options)
 
-    monkeypatch.setattr("encamp.storage.cache.download", counted)
+    monkeypatch.setattr("encamp.storage.cache.cache.download", counted)
     mirrors = [Mirror("memory://bucket/*.txt", mode=mode), Mirror("memory://bucket/a.txt", "too")]
     for _ in range(3):
         with encamp.sandbox(mirrors) as folder:

@@ -17,15 +17,15 @@ from other_processes import open_folder
 
 import encamp
 from encamp.errors import BadDestination, UnusableInput
-from encamp.storage import overlay
-from encamp.storage.made import entries_below
-from encamp.storage.mirror import Mirror, plan
-from encamp.storage.outputs import as_outputs, stage
+from encamp.storage.disk.removal import NotRemoved, remove_tree
+from encamp.storage.inputs import overlay
+from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.inputs.tree import copy_tree, link_tree, tree_state
+from encamp.storage.outputs.made import entries_below
+from encamp.storage.outputs.outputs import as_outputs, stage
+from encamp.storage.outputs.parts import PART, discard_leftovers
 from encamp.storage.owner import OwnedFolder, kept, reclaim, sandboxes
-from encamp.storage.parts import PART, discard_leftovers
-from encamp.storage.removal import NotRemoved, remove_tree
 from encamp.storage.roots import LOCAL, local_storage
-from encamp.storage.tree import copy_tree, link_tree, tree_state
 
 MEMORY = "/dev/shm"
 
@@ -72,7 +72,7 @@ def test_a_few_descriptors_do_for_any_depth(doomed: Path) -> None:
     code = f"""
 import resource
 from pathlib import Path
-from encamp.storage.removal import remove_tree
+from encamp.storage.disk.removal import remove_tree
 resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))
 remove_tree(Path({str(doomed)!r}), Path({str(doomed.parent)!r}))
 """
@@ -161,7 +161,7 @@ def test_folders_without_permissions_go(tmp_path: Path) -> None:
         code = """
 import os, sys
 from pathlib import Path
-from encamp.storage.removal import remove_tree
+from encamp.storage.disk.removal import remove_tree
 base = Path(sys.argv[1])
 for mode in (0, 0o100, 0o400, 0o500, 0o200):
     (base / "doomed" / oct(mode) / "deep").mkdir(parents=True)

@@ -15,17 +15,24 @@ import pytest
 from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
-from encamp.storage import ship
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Item, Mirror, plan
+from encamp.storage.inputs import ship
+from encamp.storage.inputs.mirror import Item, Mirror, plan
+from encamp.storage.inputs.ship import (
+    CHUNK,
+    Chunk,
+    Sender,
+    ShippedEntry,
+    receive_file,
+    receive_tree,
+)
+from encamp.storage.inputs.tree import tree_state
 from encamp.storage.roots import MIRRORED, Portable, SharedPath, local_storage
-from encamp.storage.ship import CHUNK, Chunk, Sender, ShippedEntry, receive_file, receive_tree
-from encamp.storage.tree import tree_state
 
 SERVE = """
     import pickle, sys
     from multiprocessing.connection import Connection
-    from encamp.storage.ship import Sender
+    from encamp.storage.inputs.ship import Sender
     pipe = Connection(int(sys.argv[1]))
     sender = Sender(sys.argv[2:])
     while True:
@@ -489,8 +496,8 @@ PLACING = """
     import socket, sys
     from dataclasses import replace
     from encamp.storage.camp import Camp
-    from encamp.storage.mirror import Mirror, plan
-    from encamp.storage.ship import Sender
+    from encamp.storage.inputs.mirror import Mirror, plan
+    from encamp.storage.inputs.ship import Sender
     from pathlib import Path
     away = Path(sys.argv[1])
     sender, asked = Sender([away]), []
@@ -529,4 +536,4 @@ def test_processes_at_once_ship_each_file_once_a_host(away: Path) -> None:
 
 def test_this_module_needs_no_network() -> None:
     """Engines bring the channel: nothing here opens one."""
-    assert "socket" not in vars(sys.modules["encamp.storage.ship"])
+    assert "socket" not in vars(sys.modules["encamp.storage.inputs.ship"])

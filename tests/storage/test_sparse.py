@@ -13,15 +13,15 @@ from other_processes import small_disk
 
 import encamp
 from encamp.errors import DiskFull
-from encamp.storage.cache import HostCache
-from encamp.storage.copy import copy_file
-from encamp.storage.holes import allocated
-from encamp.storage.landing import Depot, Landed, Piece
-from encamp.storage.mirror import Mirror, plan
-from encamp.storage.outputs import as_outputs, bound, stage
-from encamp.storage.publish import publish
+from encamp.storage.cache.cache import HostCache
+from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.holes import allocated
+from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.inputs.ship import Chunk, Sender, ShippedEntry, receive_file
+from encamp.storage.outputs.landing import Depot, Landed, Piece
+from encamp.storage.outputs.outputs import as_outputs, bound, stage
+from encamp.storage.outputs.publish import publish
 from encamp.storage.roots import LOCAL, MIRRORED
-from encamp.storage.ship import Chunk, Sender, ShippedEntry, receive_file
 
 MIB = 1 << 20
 SIZE = 40 * MIB

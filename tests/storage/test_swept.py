@@ -10,7 +10,7 @@ import pytest
 
 import encamp
 from encamp.errors import MissingOutput
-from encamp.storage.mirror import Mirror, Mode
+from encamp.storage.inputs.mirror import Mirror, Mode
 
 MODES = ["auto", "link", "copy"]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from encamp.errors import BadDestination
-from encamp.storage import visible
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Mirror, plan
-from encamp.storage.outputs import as_outputs, stage
-from encamp.storage.publish import publish
+from encamp.storage.disk import visible
+from encamp.storage.disk.visible import WAIT, is_network_disk, until_not_older, until_visible
+from encamp.storage.inputs.mirror import Mirror, plan
+from encamp.storage.outputs.outputs import as_outputs, stage
+from encamp.storage.outputs.publish import publish
 from encamp.storage.roots import portable
-from encamp.storage.visible import WAIT, is_network_disk, until_not_older, until_visible
 from encamp.testing.waiting import until
 
 

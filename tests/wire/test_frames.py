@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from encamp.errors import BadFrame
-from encamp.wire import LONGEST, MOST_PARTS, Buffer, Parts, Reader, Writer, changeable, head
+from encamp.wire.frames import LONGEST, MOST_PARTS, Buffer, Parts, Reader, Writer, changeable, head
 
 MESSAGES = st.lists(st.lists(st.binary(max_size=300), min_size=1, max_size=5), max_size=8)
 

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from encamp.agent import protocol
-from encamp.agent.protocol import (
+from encamp.errors import BadFrame
+from encamp.wire import protocol
+from encamp.wire.frames import Parts
+from encamp.wire.protocol import (
     Bundle,
     Envelope,
     Message,
@@ -24,8 +26,6 @@ from encamp.agent.protocol import (
     encode_calls,
     unbundled,
 )
-from encamp.errors import BadFrame
-from encamp.wire import Parts
 
 KINDS = [
     kind

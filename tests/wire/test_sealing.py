@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encamp.agent.protocol import Message, decode, encode
 from encamp.errors import BadFrame
-from encamp.seal import KEY_BYTES, Seal
-from encamp.wire import MOST_PARTS, Parts, head
+from encamp.wire.frames import MOST_PARTS, Parts, head
+from encamp.wire.protocol import Message, decode, encode
+from encamp.wire.seal import KEY_BYTES, Seal
 
 KEY = bytes(range(KEY_BYTES))
 ME, AGENT, OTHER = 0, 1, 2

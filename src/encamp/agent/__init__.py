@@ -1,1 +1,5 @@
-"""The far side: slots on a host, each a process that runs one thing at a time."""
+"""One host: an agent holds its slots, and passes on what goes between them and others.
+
+Here live starting, watching and ending slots. What runs in a slot's process is `encamp.slot`; which
+task goes where is decided by `encamp.cluster`, of which nothing is known here.
+"""

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from msgspec import Raw
 
-from encamp.agent import ledger
-from encamp.agent.calls import INLINE_THREADS, Slot
-from encamp.agent.child import Birth
-from encamp.agent.isolation import own_folder, put_back, put_folder_back
 from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
-from encamp.agent.protocol import (
+from encamp.agent.starts import Starts
+from encamp.engines.base import CONTROLLER
+from encamp.errors import BadFrame, EncampError, SlotsCannotStart
+from encamp.slot import ledger
+from encamp.slot.calls import INLINE_THREADS, Slot
+from encamp.slot.child import Birth
+from encamp.slot.isolation import own_folder, put_back, put_folder_back
+from encamp.storage.owner import reclaim
+from encamp.wire.frames import Parts, changeable, own
+from encamp.wire.protocol import (
     RESULTS,
     SPAWNER,
     GivenBack,
@@ -38,11 +43,6 @@ from encamp.agent.protocol import (
     encode_results,
     of_host,
 )
-from encamp.agent.starts import Starts
-from encamp.engines.base import CONTROLLER
-from encamp.errors import BadFrame, EncampError, SlotsCannotStart
-from encamp.storage.owner import reclaim
-from encamp.wire import Parts, changeable, own
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent

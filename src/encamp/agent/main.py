@@ -22,8 +22,6 @@ from types import FrameType
 from typing import Any
 
 from encamp import quota
-from encamp.agent.calls import in_a_call
-from encamp.agent.files import need_files
 from encamp.agent.gpus import gpus_here
 from encamp.agent.hosted import (
     Hosted,
@@ -33,9 +31,23 @@ from encamp.agent.hosted import (
     reclaim_in_background,
     reclaim_quietly,
 )
-from encamp.agent.outbox import Outbox
 from encamp.agent.process import STOP_WITHIN
-from encamp.agent.protocol import (
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.errors import BadFrame, EncampError
+from encamp.loop.pump import MANY, REST, Pump
+from encamp.search_paths import only_ours
+from encamp.slot.calls import in_a_call
+from encamp.slot.files import need_files
+from encamp.slot.short import ShortWay
+from encamp.storage.cache.cache import clear_cache
+from encamp.storage.import_path import extend_import_path, is_far
+from encamp.storage.leftovers import reclaim_leftovers
+from encamp.storage.persistent import remove_idle
+from encamp.storage.roots import Portable, SharedPath, local
+from encamp.version import __version__
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
+from encamp.wire.protocol import (
     Answer,
     End,
     Hello,
@@ -54,19 +66,7 @@ from encamp.agent.protocol import (
     encode,
     unbundled,
 )
-from encamp.agent.pump import MANY, REST, Pump
-from encamp.agent.short import ShortWay
-from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
-from encamp.errors import BadFrame, EncampError
-from encamp.seal import Seal
-from encamp.search_paths import only_ours
-from encamp.storage.cache import clear_cache
-from encamp.storage.import_path import extend_import_path, is_far
-from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.persistent import remove_idle
-from encamp.storage.roots import Portable, SharedPath, local
-from encamp.version import __version__
-from encamp.wire import Parts
+from encamp.wire.seal import Seal
 
 _LOOK_AGAIN = 1.0
 """Seconds in which what has come from the controller is taken in."""

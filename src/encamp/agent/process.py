@@ -16,18 +16,18 @@ from secrets import token_hex
 import msgspec
 
 from encamp import slurm
-from encamp.agent import ledger
-from encamp.agent.bounded import ends_of
-from encamp.agent.child import OUTPUT_HINT, Birth
-from encamp.agent.files import files_of_others, need_files
 from encamp.agent.init_command import environment_after
-from encamp.agent.processes import end_descendants, end_marked
-from encamp.agent.program import slot_command
-from encamp.agent.threads import of_new_slot
 from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.kit.streams import open_standard_streams
-from encamp.wire import Reader, Writer
+from encamp.slot import ledger
+from encamp.slot.bounded import ends_of
+from encamp.slot.child import OUTPUT_HINT, Birth
+from encamp.slot.files import files_of_others, need_files
+from encamp.slot.processes import end_descendants, end_marked
+from encamp.slot.program import slot_command
+from encamp.slot.threads import of_new_slot
+from encamp.wire.frames import Reader, Writer
 
 GRACE = 2.0
 """Seconds that a command has to end when it is asked to."""

@@ -11,12 +11,12 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Any
 
 from encamp.agent.hosted import ProcessSlot
-from encamp.agent.looking import LOOK_ON
-from encamp.agent.pickling import load
-from encamp.agent.protocol import Message, encode
-from encamp.agent.pump import PASSED, TURN_WITHIN, Pump
 from encamp.engines.base import Endpoint, Line
-from encamp.wire import Parts
+from encamp.loop.looking import LOOK_ON
+from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import load
+from encamp.wire.protocol import Message, encode
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from encamp.errors import printable, shown
-from encamp.services.consoles import Console, consoles, find
+from encamp.services.registry.consoles import Console, consoles, find
 
 
 def attach_command(name: str | None, program: int | None) -> None:

@@ -19,11 +19,11 @@ from encamp.cluster.cluster import Cluster
 from encamp.engines.kit.hosts import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
-from encamp.storage.beacon import Beacons
-from encamp.storage.parts import PART, new_token
+from encamp.storage.disk.trusted import NAMED
+from encamp.storage.outputs.beacon import Beacons
+from encamp.storage.outputs.parts import PART, new_token
 from encamp.storage.roots import current_folder, portable
 from encamp.storage.sizes import counted
-from encamp.storage.trusted import NAMED
 
 _BY_SSH = ("mpi", "pvm")
 """Engines that log in to their hosts by ssh."""

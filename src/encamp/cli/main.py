@@ -16,7 +16,7 @@ from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.engines.kit.interpreter import command_signals
 from encamp.engines.kit.streams import name_standard_streams
 from encamp.errors import EncampError, InputError, JobFailed, OutOfTime, printable, shown
-from encamp.jobs.screen import Screen
+from encamp.jobs.display.screen import Screen
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from encamp.cli.status import job_folders
 from encamp.errors import NotOurs, printable, shown
 from encamp.jobs.journal import Journal
-from encamp.jobs.orphans import Pruned, prune
+from encamp.jobs.plan.orphans import Pruned, prune
 
 
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 from encamp.engines.registry import engine_module
 from encamp.errors import BadJob, EncampError, printable
-from encamp.jobs.console import console_progress
+from encamp.jobs.display.console import console_progress
 from encamp.jobs.dry import DryRunEnds
 from encamp.jobs.options import Options, current
-from encamp.jobs.work import Keep
+from encamp.jobs.worker.work import Keep
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.roots import current_folder
 
@@ -136,7 +136,7 @@ def names_in(hosts: str) -> list[str]:
 
 
 def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
-    from encamp.jobs.jobfile import load_job
+    from encamp.jobs.file.jobfile import load_job
 
     if arguments:
         raise BadJob(arguments[0], f"a job file takes no arguments; run {path} without it")

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from encamp.cli.status import job_folders
 from encamp.errors import BadJob, printable, shown
-from encamp.jobs.console import time_text
+from encamp.jobs.display.console import time_text
+from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
-from encamp.jobs.jobfile import load_job
 from encamp.jobs.journal import Journal
-from encamp.jobs.report import NAME as REPORT
-from encamp.jobs.report import read_report
-from encamp.jobs.selection import no_task_named
+from encamp.jobs.plan.selection import no_task_named
+from encamp.jobs.report.report import NAME as REPORT
+from encamp.jobs.report.report import read_report
 from encamp.jobs.steps import Call, Command
 from encamp.model import AttemptReport, TaskReport
-from encamp.storage.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.sizes import size_text
 
 _MOST_LOG = 1 << 30

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from encamp.errors import BadJob, NotOurs, printable, shown
 from encamp.jobs.journal import NAME, Journal
-from encamp.jobs.last_report import last_check
-from encamp.jobs.lease import leases
-from encamp.jobs.report import Outline, read_outline
+from encamp.jobs.report.last_report import last_check
+from encamp.jobs.report.report import Outline, read_outline
+from encamp.jobs.worker.lease import leases
 from encamp.model import State
-from encamp.storage.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.sizes import counted
 
 

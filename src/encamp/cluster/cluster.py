@@ -16,14 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 from warnings import warn
 
-from encamp.agent.calls import BRIEF, seconds, task_number
 from encamp.agent.main import Agent, serve
-from encamp.agent.pickling import dump_as, dump_small
-from encamp.agent.program import check_slots
-from encamp.agent.protocol import ANY, Orders, Received, encode
-from encamp.agent.short import Short, ShortWay
 from encamp.agent.short_here import ShortWayHere
-from encamp.agent.threads import chosen_here
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
@@ -46,12 +40,18 @@ from encamp.errors import (
 )
 from encamp.model import ServiceStatistics
 from encamp.quantities import whole
-from encamp.seal import KEY_BYTES, Seal
+from encamp.slot.calls import BRIEF, seconds, task_number
+from encamp.slot.program import check_slots
+from encamp.slot.short import Short, ShortWay
+from encamp.slot.threads import chosen_here
 from encamp.storage.import_path import import_path
-from encamp.storage.mirror import MirrorMap
-from encamp.storage.outputs import OutputMap
+from encamp.storage.inputs.mirror import MirrorMap
+from encamp.storage.outputs.outputs import OutputMap
 from encamp.storage.roots import SharedPath, current_folder, portable
-from encamp.wire import changeable, own
+from encamp.wire.frames import changeable, own
+from encamp.wire.pickling import dump_as, dump_small
+from encamp.wire.protocol import ANY, Orders, Received, encode
+from encamp.wire.seal import KEY_BYTES, Seal
 
 if TYPE_CHECKING:
     from encamp.services.service import Service, ServiceOptions

@@ -20,47 +20,6 @@ from itertools import repeat
 from typing import Any
 
 from encamp import quota
-from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import (
-    NotBegun,
-    NotImportable,
-    RemoteTraceback,
-    disclosed,
-    dump,
-    dump_arguments,
-    enclosed,
-    load,
-    load_failure,
-    portable_error,
-    traceback_of,
-)
-from encamp.agent.protocol import (
-    SPAWNER,
-    Answer,
-    Ask,
-    Call,
-    GivenBack,
-    Hello,
-    ManyResults,
-    Message,
-    OrderDone,
-    Result,
-    Results,
-    Run,
-    Said,
-    SlotEnded,
-    Started,
-    Where,
-    WhereIs,
-    decode,
-    encode,
-    encode_calls,
-    unbundled,
-)
-from encamp.agent.pump import MANY, REST, Pump, by_signal
-from encamp.agent.repeats import has_generator
-from encamp.agent.running import NOTICED
-from encamp.agent.surroundings import Surroundings
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Function, Functions, name_of_called
@@ -84,7 +43,48 @@ from encamp.errors import (
     text_of,
     words_of,
 )
-from encamp.wire import Parts, own
+from encamp.loop.pump import MANY, REST, Pump, by_signal
+from encamp.loop.running import NOTICED
+from encamp.slot.surroundings import Surroundings
+from encamp.wire.frames import Parts, own
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import (
+    NotBegun,
+    NotImportable,
+    RemoteTraceback,
+    disclosed,
+    dump,
+    dump_arguments,
+    enclosed,
+    load,
+    load_failure,
+    portable_error,
+    traceback_of,
+)
+from encamp.wire.protocol import (
+    SPAWNER,
+    Answer,
+    Ask,
+    Call,
+    GivenBack,
+    Hello,
+    ManyResults,
+    Message,
+    OrderDone,
+    Result,
+    Results,
+    Run,
+    Said,
+    SlotEnded,
+    Started,
+    Where,
+    WhereIs,
+    decode,
+    encode,
+    encode_calls,
+    unbundled,
+)
+from encamp.wire.repeats import has_generator
 
 _log = logging.getLogger("encamp")
 _decoder = codecs.getincrementaldecoder("utf-8")

@@ -8,11 +8,11 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from encamp.agent.folder import Brought
-from encamp.agent.pump import Pump
 from encamp.cluster.task import Task
-from encamp.storage.outputs import unstage
-from encamp.storage.publish import publish
+from encamp.loop.pump import Pump
+from encamp.slot.folder import Brought
+from encamp.storage.outputs.outputs import unstage
+from encamp.storage.outputs.publish import publish
 
 Done = Callable[[Any, BaseException | None], None]
 Ended = Callable[[Task, bool, Any], None]

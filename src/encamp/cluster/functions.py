@@ -21,8 +21,8 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from encamp.agent.repeats import Repeats, has_generator, uses_generator
 from encamp.errors import CannotTravel, text_of
+from encamp.wire.repeats import Repeats, has_generator, uses_generator
 
 _FIXED = (
     int,
@@ -259,7 +259,7 @@ class Functions:
     def _dump(self, function: Any) -> bytes:
         import cloudpickle
 
-        from encamp.agent.by_value import dump_by_value
+        from encamp.wire.by_value import dump_by_value
 
         modules = [module for module in self._modules if module.__name__ in sys.modules]
         for module in modules:

@@ -10,7 +10,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from encamp.agent.process import last_words
-from encamp.agent.protocol import (
+from encamp.cluster.events import Host, HostAdded, HostDeleted
+from encamp.cluster.recalls import why_ended
+from encamp.cluster.scheduler import Place, Station
+from encamp.cluster.task import Task
+from encamp.errors import EngineFailed, TaskLost
+from encamp.storage.import_path import left_out_words
+from encamp.wire.protocol import (
     SPAWNER,
     End,
     Hello,
@@ -21,16 +27,10 @@ from encamp.agent.protocol import (
     SlotEnded,
     encode,
 )
-from encamp.cluster.events import Host, HostAdded, HostDeleted
-from encamp.cluster.recalls import why_ended
-from encamp.cluster.scheduler import Place, Station
-from encamp.cluster.task import Task
-from encamp.errors import EngineFailed, TaskLost
-from encamp.storage.import_path import left_out_words
 
 if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
-    from encamp.wire import Parts
+    from encamp.wire.frames import Parts
 
 _READABLE = (
     "whoever can read the network between the hosts can read this engine's frames, and forge them; "

@@ -11,8 +11,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from encamp.agent.protocol import End, encode
 from encamp.errors import ClusterError
+from encamp.wire.protocol import End, encode
 
 if TYPE_CHECKING:
     from encamp.agent.main import Agent

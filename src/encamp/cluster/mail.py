@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from encamp.agent.outbox import Outbox
-from encamp.agent.pickling import load
-from encamp.agent.protocol import NOWHERE, SPAWNER, Message, Received, addressed
-from encamp.agent.short import Short
 from encamp.cluster.task import Task
 from encamp.engines.base import Line
-from encamp.wire import Parts
+from encamp.slot.short import Short
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import load
+from encamp.wire.protocol import NOWHERE, SPAWNER, Message, Received, addressed
 
 
 class Mail:

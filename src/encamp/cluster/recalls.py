@@ -15,7 +15,6 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING
 
 from encamp.agent.hosted import ANSWER_WITHIN
-from encamp.agent.protocol import GivenBack, Recall, Stop, encode
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.scheduler import Place
 from encamp.cluster.task import Task
@@ -26,11 +25,12 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnsupportedByEngine,
 )
+from encamp.wire.protocol import GivenBack, Recall, Stop, encode
 
 if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
     from encamp.cluster.hosts import Agent
-    from encamp.wire import Parts
+    from encamp.wire.frames import Parts
 
 _AGAIN = 0.01
 """Seconds after which a slot that was between two calls is asked once more."""

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-from encamp.agent.by_value import dump_by_value
-from encamp.agent.calls import Setup
-from encamp.agent.folder import Staging
 from encamp.agent.gpus import VISIBLE
-from encamp.agent.pickling import dump
 from encamp.cluster.functions import Function
 from encamp.cluster.options import Options
 from encamp.cluster.task import Task
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
-from encamp.storage.beacon import Beacons
-from encamp.storage.believed import NOT_DECLARED, below
-from encamp.storage.landing import Depot
-from encamp.storage.outputs import Staged, folders_of
-from encamp.storage.parts import new_token
-from encamp.storage.publish import final_name, staged_by
+from encamp.slot.calls import Setup
+from encamp.slot.folder import Staging
+from encamp.storage.outputs.beacon import Beacons
+from encamp.storage.outputs.believed import NOT_DECLARED, below
+from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.outputs import Staged, folders_of
+from encamp.storage.outputs.parts import new_token
+from encamp.storage.outputs.publish import final_name, staged_by
+from encamp.wire.by_value import dump_by_value
+from encamp.wire.pickling import dump
 
 Initializer = tuple[Callable[..., Any], tuple[Any, ...]]
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from encamp.cluster.task import Task
 from encamp.model import ServiceStatistics
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
 
 
 class Tenant(Protocol):

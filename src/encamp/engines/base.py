@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import msgspec
 
 from encamp.errors import UnsupportedByEngine
-from encamp.wire import Buffer, Parts
+from encamp.wire.frames import Buffer, Parts
 
 CONTROLLER = 0
-MARK = 0xC1
-"""First byte of what comes by a short way; no frame's first part begins with it."""
 
 
 class Frame(msgspec.Struct, frozen=True, gc=False):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 
-from encamp.engines.kit.agent import MeshAgent
-from encamp.engines.kit.agent import join as _join
 from encamp.engines.kit.begin import begin, end
-from encamp.engines.kit.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.agent import MeshAgent
+from encamp.engines.kit.mesh.agent import join as _join
+from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.quantities import whole
 
 _HERE = "127.0.0.1"
@@ -64,5 +64,5 @@ def open_end(
 
 
 def join(_: Sequence[str]) -> MeshAgent:
-    """An agent's end, see `encamp.engines.kit.agent.join`."""
+    """An agent's end, see `encamp.engines.kit.mesh.agent.join`."""
     return _join()

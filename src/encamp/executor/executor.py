@@ -30,8 +30,8 @@ from encamp.executor.dispatch import Collector, Dispatch, Job
 from encamp.executor.mapping import Flat, Results, chunked, good_size
 
 if TYPE_CHECKING:
-    from encamp.storage.mirror import MirrorMap
-    from encamp.storage.outputs import OutputMap
+    from encamp.storage.inputs.mirror import MirrorMap
+    from encamp.storage.outputs.outputs import OutputMap
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,8 +10,8 @@ from itertools import islice
 from types import FunctionType
 from typing import Any, TypeVar
 
-from encamp.agent.calling import called_for_each
 from encamp.cluster.task import Task
+from encamp.slot.calling import called_for_each
 
 T = TypeVar("T")
 Chunks = tuple[Callable[..., list[T]], Iterator[tuple[Any, ...]]]

@@ -18,9 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from encamp.errors import BadDestination, JobBusy, printable
-from encamp.jobs.lease import Beats, leases
-from encamp.storage.disk import disk_full
-from encamp.storage.own_files import OwnFolder
+from encamp.jobs.worker.lease import Beats, leases
+from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import MOST_FACTS, ProcessFacts, facts_in, this_process
 
 OWNER = "lock.owner"

@@ -7,10 +7,10 @@ unless the task's own outputs can have that name, and it was staged beside it fo
 from __future__ import annotations
 
 from encamp.errors import BadDestination
-from encamp.jobs.prepare import Prepared
-from encamp.jobs.work import Outcome
-from encamp.storage.believed import NOT_DECLARED
-from encamp.storage.publish import final_name, staged_by
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.worker.work import Outcome
+from encamp.storage.outputs.believed import NOT_DECLARED
+from encamp.storage.outputs.publish import final_name, staged_by
 
 
 def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, log: str) -> None:

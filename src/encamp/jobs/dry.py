@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 
 from encamp.errors import InputError
-from encamp.jobs.account import job_report
 from encamp.jobs.clock import Clock
-from encamp.jobs.graph import Graph
+from encamp.jobs.display.progress import Progress
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, seen
 from encamp.jobs.options import Options
-from encamp.jobs.orphans import OrphanWatch
-from encamp.jobs.parameters import parameters_of
-from encamp.jobs.prepare import Prepared
-from encamp.jobs.progress import Progress
-from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
-from encamp.jobs.selection import Selection
+from encamp.jobs.plan.graph import Graph
+from encamp.jobs.plan.orphans import OrphanWatch
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.plan.selection import Selection
+from encamp.jobs.report.account import job_report
+from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.model import JobReport, TaskReport
 
 

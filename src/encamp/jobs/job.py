@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
 from encamp.jobs.outputs_of import InputMap, as_inputs
-from encamp.jobs.parameters import checked_parameters
+from encamp.jobs.report.parameters import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole, whole
-from encamp.storage.mirror import MirrorMap, safe_target
-from encamp.storage.outputs import OutputMap, as_outputs
+from encamp.storage.disk.trusted import named
+from encamp.storage.inputs.mirror import MirrorMap, safe_target
+from encamp.storage.outputs.outputs import OutputMap, as_outputs
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
-from encamp.storage.trusted import named
 from encamp.values import Scalar
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
-    from encamp.jobs.progress import Progress
-    from encamp.jobs.work import Keep
+    from encamp.jobs.display.progress import Progress
+    from encamp.jobs.worker.work import Keep
     from encamp.model import JobReport
 
 SUFFIX = ".job"

@@ -21,11 +21,11 @@ import msgspec
 
 from encamp.errors import BadJob, NotOurs, printable
 from encamp.jobs.alone import alone, refusals
-from encamp.jobs.lease import PREFIX
+from encamp.jobs.worker.lease import PREFIX
 from encamp.model import Published, State, TaskReport
-from encamp.storage.believed import below
-from encamp.storage.disk import disk_full, flushed
-from encamp.storage.own_files import OwnFiles, OwnFolder
+from encamp.storage.disk.disk import disk_full, flushed
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.outputs.believed import below
 from encamp.storage.remote import without_scheme
 
 Key = dict[str, str]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob
-from encamp.jobs.foreach import files_of, parameters_of_file
+from encamp.jobs.file.foreach import files_of, parameters_of_file
 from encamp.jobs.job import Job
 from encamp.jobs.placeholders import (
     expand_files,
@@ -21,8 +21,8 @@ from encamp.jobs.placeholders import (
 )
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
-from encamp.storage.mirror import Mirror, MirrorMap
-from encamp.storage.outputs import Output, OutputMap, as_outputs
+from encamp.storage.inputs.mirror import Mirror, MirrorMap
+from encamp.storage.outputs.outputs import Output, OutputMap, as_outputs
 
 
 def map_files(

@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from encamp.jobs.progress import Progress
-from encamp.jobs.work import Keep
+from encamp.jobs.display.progress import Progress
+from encamp.jobs.worker.work import Keep
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, Protocol, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict
 from encamp.model import Published
-from encamp.storage.globs import escape, matches
-from encamp.storage.mirror import (
+from encamp.storage.inputs.globs import escape, matches
+from encamp.storage.inputs.mirror import (
     Mirror,
     MirrorMap,
     Mode,
@@ -24,7 +24,7 @@ from encamp.storage.mirror import (
     renamed,
     safe_target,
 )
-from encamp.storage.outputs import Output
+from encamp.storage.outputs.outputs import Output
 from encamp.storage.remote import is_url, without_scheme
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from encamp.errors import BadJob
 from encamp.jobs.steps import Command
-from encamp.storage.globs import escape
+from encamp.storage.inputs.globs import escape
 
 Values = Mapping[str, str]
 """What each placeholder stands for, by its name."""

@@ -18,9 +18,6 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
-from encamp.agent.pickling import NotImportable
-from encamp.agent.program import check_slots
-from encamp.agent.slots import slots_here
 from encamp.engines.registry import launched
 from encamp.errors import (
     BadDestination,
@@ -41,27 +38,18 @@ from encamp.errors import (
     reason,
     text_of,
 )
-from encamp.jobs.account import (
-    InHand,
-    Workplaces,
-    attempt_report,
-    job_report,
-    task_report,
-    write_manifest,
-)
-from encamp.jobs.attempt import Abandoned, attempt
 from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
+from encamp.jobs.display.progress import Progress, Shielded, progress_here
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
-from encamp.jobs.last_report import keep_report
-from encamp.jobs.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.options import Options
-from encamp.jobs.orphans import OrphanWatch
-from encamp.jobs.own_folder import OwnFolder
-from encamp.jobs.parameters import parameters_of
+from encamp.jobs.plan.orphans import OrphanWatch
+from encamp.jobs.plan.own_folder import OwnFolder
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.plan.selection import NONE_FAILED, Selection
 from encamp.jobs.pools import (
     answering,
     hosts_elsewhere,
@@ -69,22 +57,33 @@ from encamp.jobs.pools import (
     services_of,
     why_gone,
 )
-from encamp.jobs.prepare import Prepared
-from encamp.jobs.progress import Progress, Shielded, progress_here
-from encamp.jobs.reports import Reports, as_list_if_few, tell_up_to_date
-from encamp.jobs.selection import NONE_FAILED, Selection
-from encamp.jobs.table import write_table
-from encamp.jobs.time_left import TimeLeft
-from encamp.jobs.work import Outcome, Work, log_name
+from encamp.jobs.report.account import (
+    InHand,
+    Workplaces,
+    attempt_report,
+    job_report,
+    task_report,
+    write_manifest,
+)
+from encamp.jobs.report.last_report import keep_report
+from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
+from encamp.jobs.report.table import write_table
+from encamp.jobs.worker.attempt import Abandoned, attempt
+from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
+from encamp.jobs.worker.slots import slots_here
+from encamp.jobs.worker.time_left import TimeLeft
+from encamp.jobs.worker.work import Outcome, Work, log_name
 from encamp.model import JobReport, Published, State, TaskReport
-from encamp.storage.beacon import Beacons
+from encamp.slot.program import check_slots
+from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
-from encamp.storage.landing import Depot
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs import Output, Staged, folders_of, unstage
-from encamp.storage.owner import reclaim
-from encamp.storage.parts import discard_leftovers, new_token
-from encamp.storage.publish import (
+from encamp.storage.outputs.beacon import Beacons
+from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.outputs import Output, Staged, folders_of, unstage
+from encamp.storage.outputs.parts import discard_leftovers, new_token
+from encamp.storage.outputs.publish import (
     final_name,
     flush_copies,
     flush_error,
@@ -94,11 +93,12 @@ from encamp.storage.publish import (
     parents,
     publish,
 )
+from encamp.storage.owner import reclaim
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.sizes import counted
-from encamp.storage.trusted import trust_in
 from encamp.values import Scalar, as_json
+from encamp.wire.pickling import NotImportable
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.model import quickly_pickled
-from encamp.storage.mirror import Mirror
-from encamp.storage.outputs import Output
+from encamp.storage.inputs.mirror import Mirror
+from encamp.storage.outputs.outputs import Output
 from encamp.values import Scalar
 
 

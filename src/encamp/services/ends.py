@@ -15,8 +15,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-from encamp.agent.pickling import disclosed, dump, enclosed, load
-from encamp.agent.protocol import SPAWNER
 from encamp.errors import ClusterError, ServiceError
 from encamp.services.letters import (
     RELEASE,
@@ -37,7 +35,9 @@ from encamp.services.letters import (
 )
 from encamp.services.outcomes import about, settle
 from encamp.services.result import Awaited, Result
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import disclosed, dump, enclosed, load
+from encamp.wire.protocol import SPAWNER
 
 _MOST = 1000
 """Calls that go in one message at most."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from encamp.agent.calls import Slot, slot_here
 from encamp.services.ends import End
 from encamp.services.task_end import TaskEnd
+from encamp.slot.calls import Slot, slot_here
 
 _of_slots: WeakKeyDictionary[Slot, TaskEnd] = WeakKeyDictionary()
 _of_programs: WeakValueDictionary[str, End] = WeakValueDictionary()

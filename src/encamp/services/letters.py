@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from encamp.errors import BadFrame
-from encamp.wire import Buffer
+from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
 """What a call asks for: a method, an attribute's value, to set one, `Apply`; that its lease ends

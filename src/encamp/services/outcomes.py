@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from encamp.agent.pickling import RemoteTraceback, load, load_failure, traceback_of
 from encamp.errors import ServerLost, ServiceError, words_of
 from encamp.services.result import Result
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import RemoteTraceback, load, load_failure, traceback_of
 
 
 def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceError:

@@ -7,12 +7,12 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from encamp.agent.pickling import cannot_travel, dump_arguments
 from encamp.errors import ProxyReleased, words_of
 from encamp.services.ends import Outgoing, Route
 from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
-from encamp.wire import Parts
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import cannot_travel, dump_arguments
 
 if TYPE_CHECKING:
     from encamp.services.service import Service

@@ -11,11 +11,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from encamp.agent.calling import called
-from encamp.agent.calls import Slot
-from encamp.agent.ledger import HOLD
-from encamp.agent.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
-from encamp.agent.protocol import SERVICES, SPAWNER
 from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped
 from encamp.services.here import task_end
 from encamp.services.letters import (
@@ -39,7 +34,12 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.task_end import TaskEnd
-from encamp.wire import Parts
+from encamp.slot.calling import called
+from encamp.slot.calls import Slot
+from encamp.slot.ledger import HOLD
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import disclosed, dump, dump_failure, dump_result, enclosed, load
+from encamp.wire.protocol import SERVICES, SPAWNER
 
 _MOST_HELD = 200
 _RECENT = 50

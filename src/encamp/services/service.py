@@ -13,7 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
-from encamp.agent.pickling import dump, dump_as
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
@@ -31,14 +30,15 @@ from encamp.services.ends import End, Outgoing
 from encamp.services.here import end_of
 from encamp.services.letters import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
-from encamp.services.records import Published
-from encamp.services.registry import Registry
+from encamp.services.registry.records import Published
+from encamp.services.registry.registry import Registry
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.windows import Windows
-from encamp.storage.mirror import MirrorMap
-from encamp.storage.outputs import OutputMap
-from encamp.wire import Parts
+from encamp.storage.inputs.mirror import MirrorMap
+from encamp.storage.outputs.outputs import OutputMap
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump, dump_as
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster

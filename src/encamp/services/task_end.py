@@ -9,8 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from encamp.agent.calls import Slot
-from encamp.agent.protocol import SERVICES, SPAWNER
 from encamp.errors import BadFrame, CircularCall
 from encamp.services.ends import Acquisition, End, Route
 from encamp.services.letters import (
@@ -26,7 +24,9 @@ from encamp.services.letters import (
     encode,
 )
 from encamp.services.result import Awaited, Result
-from encamp.wire import Parts
+from encamp.slot.calls import Slot
+from encamp.wire.frames import Parts
+from encamp.wire.protocol import SERVICES, SPAWNER
 
 TELL_AFTER = 0.05
 """Seconds of waiting in a task after which the registry is told what for, to find circles."""

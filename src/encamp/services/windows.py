@@ -13,8 +13,8 @@ from encamp.engines.kit.interpreter import python_command
 from encamp.errors import BadJob
 
 if TYPE_CHECKING:
-    from encamp.agent.pump import Pump
     from encamp.cluster.errands import Errands
+    from encamp.loop.pump import Pump
 
 _XTERM = "xterm"
 _APART = '"$@" </dev/null & '

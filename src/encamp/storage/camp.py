@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import InputDamaged, InputLost, printable
-from encamp.storage.cache import HostCache
-from encamp.storage.mirror import Item
+from encamp.storage.cache.cache import HostCache
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.place import Placed, Placer
+from encamp.storage.inputs.ship import Channel
+from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.owner import OwnedFolder
-from encamp.storage.place import Placed, Placer
-from encamp.storage.ship import Channel
-from encamp.storage.unchanged import Unchanged
 
 
 class Camp:

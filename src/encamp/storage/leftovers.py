@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from encamp.storage.cache import HostCache
+from encamp.storage.cache.cache import HostCache
 from encamp.storage.owner import reclaim
 from encamp.storage.roots import local_storage_path
 

@@ -18,14 +18,14 @@ from pathlib import Path
 from secrets import token_hex
 
 from encamp.errors import BadLocalStorage, printable
-from encamp.storage import overlay
-from encamp.storage.cleaners import keep_off, locked
-from encamp.storage.disk import disk_full
-from encamp.storage.parts import discard_noted
+from encamp.storage.cache.cleaners import keep_off, locked
+from encamp.storage.cache.sound import doubt
+from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.removal import remove_tree
+from encamp.storage.inputs import overlay
+from encamp.storage.outputs.parts import discard_noted
 from encamp.storage.process import MOST_FACTS, ProcessFacts, boot_id, facts_in, this_process
-from encamp.storage.removal import remove_tree
 from encamp.storage.roots import local_storage, local_storage_path
-from encamp.storage.sound import doubt
 
 LOCK = ".lock"
 TASK = "task"

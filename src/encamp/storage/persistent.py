@@ -13,8 +13,8 @@ from contextlib import suppress
 
 from encamp.errors import EncampError
 from encamp.storage.camp import Camp
-from encamp.storage.mirror import Item
-from encamp.storage.ship import Channel
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.ship import Channel
 
 _lock = threading.Lock()
 _idle: dict[str, tuple[Camp, list[Item]]] = {}

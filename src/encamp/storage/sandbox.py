@@ -16,9 +16,10 @@ from typing import ParamSpec, TypeVar
 
 from encamp.errors import EncampError
 from encamp.storage.camp import Camp
+from encamp.storage.disk.trusted import named
+from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.mirror import MirrorMap, as_mirrors, plan
-from encamp.storage.outputs import (
+from encamp.storage.outputs.outputs import (
     Output,
     OutputMap,
     as_outputs,
@@ -26,12 +27,11 @@ from encamp.storage.outputs import (
     stage,
     unstage,
 )
+from encamp.storage.outputs.publish import publish
 from encamp.storage.persistent import give_back, persistent_camp
-from encamp.storage.publish import publish
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.signals import signals_exit
-from encamp.storage.trusted import named
 
 P = ParamSpec("P")
 R = TypeVar("R")

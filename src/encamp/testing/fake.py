@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from encamp.agent import protocol as say
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Engine, Frame, Joined, Left
 from encamp.errors import EngineFailed, NoSuchHost
 from encamp.version import __version__
-from encamp.wire import Buffer, Parts, head
+from encamp.wire import protocol as say
+from encamp.wire.frames import Buffer, Parts, head
 
 _END_WITHIN = 10.0
 """Seconds that agents have to end when the engine stops."""

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from encamp.agent.calls import current_task
 from encamp.services.proxy import Proxy
 from encamp.services.server import current_server
 from encamp.services.service import Service, gather
+from encamp.slot.calls import current_task
 
 
 class Counter:

@@ -20,9 +20,9 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn
 
-from encamp.agent.calls import CurrentTask, current_task
-from encamp.agent.protocol import SPAWNER
+from encamp.slot.calls import CurrentTask, current_task
 from encamp.storage.roots import Portable, local
+from encamp.wire.protocol import SPAWNER
 
 LONG = 600.0
 """Seconds that nothing takes here."""

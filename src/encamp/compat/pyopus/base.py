@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from encamp import quota
 from encamp.errors import EncampError, NoMatch, UnsafeTarget, UnusableInput
-from encamp.storage.mirror import Mirror, find
+from encamp.storage.inputs.mirror import Mirror, find
 from encamp.storage.roots import Portable, SharedPath, local, portable, to_abstract, to_actual
 from encamp.storage.sandbox import sandbox
 

@@ -15,8 +15,6 @@ from functools import lru_cache
 from types import FunctionType
 from typing import Any, ClassVar
 
-from encamp.agent.calls import CurrentTask, current_task, slot_here
-from encamp.agent.protocol import Received
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
 from encamp.compat.pyopus.base import (
     HostID,
@@ -41,7 +39,9 @@ from encamp.compat.pyopus.machine import (
 )
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
 from encamp.quantities import as_number, as_whole
+from encamp.slot.calls import CurrentTask, current_task, slot_here
 from encamp.storage.leftovers import reclaim_leftovers
+from encamp.wire.protocol import Received
 
 __all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]
 

@@ -13,14 +13,14 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from encamp.agent.calls import slot_here
-from encamp.agent.pickling import cannot_travel, dump_small, load_small
 from encamp.cluster.task import Task
 from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
 from encamp.compat.pyopus.machine import Machine, opened
 from encamp.executor.mapping import cancel_all
+from encamp.slot.calls import slot_here
 from encamp.storage.roots import SharedPath
+from encamp.wire.pickling import cannot_travel, dump_small, load_small
 
 __all__ = ["JobMachine"]
 
@@ -86,7 +86,7 @@ _known: WeakKeyDictionary[JobMachine, tuple[list[Any], bytes]] = WeakKeyDictiona
 def _pickled(machine: tuple[Any, ...]) -> bytes:
     data = dump_small(machine)
     if data is None:
-        from encamp.agent.by_value import dump_by_value  # most need it not
+        from encamp.wire.by_value import dump_by_value  # most need it not
 
         try:
             data = dump_by_value(machine)

@@ -24,10 +24,10 @@ from encamp.engines.dask.leases import Leases
 from encamp.engines.dask.worker import begin_here, end_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
-from encamp.engines.kit.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.hosts import HostLine, hosts_of
-from encamp.engines.kit.mesh import Address
-from encamp.engines.kit.routes import address_towards
+from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.mesh import Address
+from encamp.engines.kit.mesh.routes import address_towards
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 

@@ -21,9 +21,9 @@ import ipyparallel
 
 from encamp.engines.ipyparallel.hosts import OwnCluster
 from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
-from encamp.engines.kit.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.hosts import HostLine, hosts_of
-from encamp.engines.kit.routes import address_towards
+from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
+from encamp.engines.kit.mesh.routes import address_towards
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from encamp.engines.base import Arrival, Endpoint, Frame, Left
-from encamp.wire import Buffer
+from encamp.wire.frames import Buffer
 
 
 class MemoryEnd(Endpoint):

@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from encamp.engines.base import MARK, Arrival, Endpoint, Frame, Left
+from encamp.engines.base import Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
 from encamp.engines.mpi.processes import Processes
 from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineFailed
-from encamp.wire import Buffer, Parts
+from encamp.wire.frames import MARK, Buffer, Parts
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -38,7 +38,7 @@ from encamp.engines.mpi.remains import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
-from encamp.wire import Buffer, Parts, Reader, Writer
+from encamp.wire.frames import Buffer, Parts, Reader, Writer
 
 _GONE_WITHIN = 2.0
 """Seconds in which a launcher ends when its job is lost."""

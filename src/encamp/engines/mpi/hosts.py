@@ -22,7 +22,7 @@ import psutil
 from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
-from encamp.engines.kit.routes import address_towards
+from encamp.engines.kit.mesh.routes import address_towards
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
-from encamp.engines.base import MARK, Line, ShortMessages
-from encamp.wire import Buffer
+from encamp.engines.base import Line, ShortMessages
+from encamp.wire.frames import MARK, Buffer
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -28,7 +28,7 @@ HEAD = struct.Struct("=Bxxxiq")
 """Before each message: `FRAMED` or `MARK`, its sender's rank, and how many bytes follow."""
 FRAMED, _VOID = 0, 1
 _SIZE = (1 << 20) + HEAD.size
-"""Has room for a frame of small parts, and for the sizes of as many as `encamp.wire` allows."""
+"""Has room for a frame of small parts, and for the sizes of as many as a frame may have."""
 _PREPARED = 256
 """Bytes that a prepared send has, the heads included."""
 _SHORT = 1 << 12

@@ -22,8 +22,8 @@ import msgspec
 from encamp.engines.base import Arrival, Frame, Joined, Left
 from encamp.engines.mpi.launch import END_WITHIN, KEY_FILE, Job, Plan, ended_by_intruder
 from encamp.errors import BadFrame, EngineUnavailable
-from encamp.seal import KEY_BYTES
-from encamp.wire import Buffer, Parts, Reader, Writer
+from encamp.wire.frames import Buffer, Parts, Reader, Writer
+from encamp.wire.seal import KEY_BYTES
 
 KEY, READY, FRAME, LEFT, GIVE_UP, END = range(6)
 HEAD = struct.Struct("<Bq")

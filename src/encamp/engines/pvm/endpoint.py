@@ -25,7 +25,7 @@ from encamp.engines.pvm.membership import (
 )
 from encamp.engines.pvm.pieces import SMALL
 from encamp.errors import EngineFailed
-from encamp.wire import Buffer
+from encamp.wire.frames import Buffer
 
 _TOGETHER = 1 << 15
 """Bytes of small parts that go as one message."""

@@ -33,7 +33,7 @@ from encamp.engines.pvm.membership import (
 )
 from encamp.engines.pvm.naming import first_words, host_names
 from encamp.errors import EngineFailed
-from encamp.wire import Buffer
+from encamp.wire.frames import Buffer
 
 _ENDS_WITHIN = 7.0
 """Seconds in which agents end by themselves: their slots have some to end."""

@@ -13,12 +13,12 @@ import msgspec
 
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.libpvm import PVMError
-from encamp.wire import LONGEST, Parts
+from encamp.wire.frames import LONGEST, Parts
 
 SMALL = 1 << 13
 """Parts up to this size travel together."""
 MOST_SIZES = 1 << 20
-"""Bytes that say how big a frame's parts are; more than `encamp.wire.MOST_PARTS` take."""
+"""Bytes that say how big a frame's parts are; more than `encamp.wire.frames.MOST_PARTS` take."""
 _AHEAD = 1 << 25
 """Bytes that are made room for before they have come, or as many as have come."""
 

@@ -32,8 +32,8 @@ from encamp.errors import (
     ServiceFailed,
     WrongLength,
 )
-from encamp.services.consoles import find
 from encamp.services.proxy import Proxy
+from encamp.services.registry.consoles import find
 from encamp.services.service import Service, gather
 from encamp.testing import served, work
 from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept

@@ -1,0 +1,263 @@
+"""The controller's end of the mesh: which agents there are, who has come, who is gone."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import time
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from encamp.engines.base import Arrival, Engine, Joined, Left
+from encamp.engines.kit.begin import Order, host_id, variables_that_travel
+from encamp.engines.kit.mesh.identity import new_identity
+from encamp.engines.kit.mesh.link import Link
+from encamp.engines.kit.mesh.mesh import (
+    Address,
+    Broke,
+    Control,
+    Greeting,
+    Mesh,
+    Relay,
+    There,
+    WhereIs,
+    control,
+)
+from encamp.errors import EngineFailed
+from encamp.wire.frames import Buffer, Parts
+
+_ENDS_WITHIN = 7.0
+"""Seconds in which agents end by themselves: their slots have some to end."""
+_KNOWN_WITHIN = 3.0
+"""Seconds after which an agent that another has lost is lost, unless its end was told by then."""
+
+
+@dataclass
+class Agent:
+    """One that was started ``where`` the engine knows it by, with so many ``slots``."""
+
+    number: int
+    where: Hashable
+    label: str
+    slots: int
+    link: Link | None = None
+    listens: list[Address] = field(default_factory=list)
+    given_up: bool = False
+
+
+class MeshEngine(Mesh, Engine):
+    """Base of engines that start agents by `begin` wherever their system has processes.
+
+    An agent that ends alone is started again, ``restarts`` times.
+    """
+
+    private = True
+
+    def __init__(self, name: str, restarts: int) -> None:
+        self.name = name
+        super().__init__(0, new_identity(name))
+        self.run = secrets.token_hex(8)
+        self.known: dict[int, Agent] = {}
+        """The agents that are there or under way."""
+        self.whole = True
+        """Whether agents have as many slots as their place has; else one each."""
+        self.relays = False
+        """Whether agents are to talk by the controller only."""
+        self._orders = b""
+        self._numbers = 0
+        self._restarts = restarts
+        self._news: deque[Callable[[], None]] = deque()
+        self._broken: dict[int, float] = {}
+        self._stopping = self._had_some = False
+
+    def one_slot_each(self) -> None:
+        """See `Engine.one_slot_each`."""
+        self.whole = False
+
+    def start(self, orders: bytes) -> None:
+        """See `Engine.start`."""
+        self._orders = orders
+        self.begin()
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start the first agents; sets how many are waited for. See `Engine.start`."""
+
+    @abstractmethod
+    def begin_again(self, agent: Agent) -> None:
+        """Start another in the place of one that has ended alone, if its place is still there."""
+
+    def freed(self) -> None:
+        """Slots are no more, so that others may take their place."""
+
+    @property
+    def slots_there(self) -> int:
+        """The slots of agents that are there or under way."""
+        return sum(agent.slots for agent in self.known.values() if not agent.given_up)
+
+    def end_by_force(self, agents: Iterable[Agent]) -> None:
+        """End agents that did not end by themselves. Blocks for seconds at most."""
+
+    def let_go(self) -> None:
+        """Let go of the system that has the agents; after everything else."""
+
+    def order(self, dial: list[Address]) -> Order:
+        """What all agents are told that are started now."""
+        identity = self._identity
+        return Order(
+            self.run, identity.certificate, identity.key, dial, host_id(), variables_that_travel()
+        )
+
+    def expect(self, where: Hashable, label: str, slots: Iterable[int]) -> list[Agent]:
+        """Agents of so many slots that will come from there."""
+        found = []
+        for count in slots:
+            self._numbers += 1
+            agent = Agent(self._numbers, where, label, count)
+            self.known[agent.number] = agent
+            found.append(agent)
+        return found
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Have something done by the thread that uses the network; from any thread."""
+        self._news.append(call)
+        self.wake()
+
+    def not_come(self, number: int, why: str) -> None:
+        """An agent has ended before it has come, or could not be started."""
+        agent = self.known.get(number)
+        if agent is None or agent.link is not None:
+            return
+        del self.known[number]
+        self.agents = max(0, self.agents - 1)
+        self.freed()
+        if not (self.known or self._had_some):
+            raise EngineFailed(self.name, f"no agent could be started: {agent.label}: {why}")
+
+    # What the mesh tells
+
+    def knows(self, greeting: Greeting) -> bool:
+        """See `Mesh.knows`."""
+        agent = self.known.get(greeting.number)
+        return agent is not None and agent.link is None and not self._stopping
+
+    def joined(self, link: Link, greeting: Greeting) -> None:
+        """An agent has come; its orders are the first that it gets."""
+        self._had_some = True
+        agent = self.known[greeting.number]
+        agent.link, agent.listens = link, greeting.listens
+        link.send([self._orders])
+        super().joined(link, greeting)
+        self._come.append(Joined(agent.number))
+
+    def arrived(self, link: Link, parts: Parts) -> None:
+        """See `Mesh.arrived`; what comes from an agent that was given up is not read."""
+        agent = self.known.get(link.number or 0)
+        if agent is not None and not agent.given_up:
+            super().arrived(link, parts)
+
+    def told(self, link: Link, said: Control, parts: Parts) -> None:
+        """See `Mesh.told`."""
+        if isinstance(said, WhereIs):
+            agent = self.known.get(said.number)
+            listens = [] if agent is None or self.relays else agent.listens
+            there = agent is not None and not agent.given_up
+            link.send([control(There(said.number, listens, there))])
+            self._watch(link)
+        elif isinstance(said, Relay):
+            to = self.known.get(said.to)
+            if to is not None and to.link is not None and link.number is not None:
+                self.send(said.to, [control(Relay(link.number, said.to)), *parts[1:]])
+        elif isinstance(said, Broke) and said.number in self.known:
+            self._broken.setdefault(said.number, time.monotonic() + _KNOWN_WITHIN)
+
+    def lost(self, number: int, link: Link, why: Exception) -> None:
+        """An agent has gone, and nothing more comes from it."""
+        agent = self.known.pop(number)
+        self._ways.pop(number, None)
+        self._broken.pop(number, None)
+        self._come.append(Left(number, f"the agent on {agent.label} has ended"))
+        if not self._stopping:
+            self._restarts -= not agent.given_up
+            if agent.given_up or self._restarts >= 0:
+                self.begin_again(agent)
+            self.freed()
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """See `Endpoint.send`; who is not there is never looked for."""
+        if to in self._ways:
+            super().send(to, parts)
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+        while self._news and not self._closed:
+            self._news.popleft()()
+        if self._broken:
+            self._end_broken()
+        return super().receive()
+
+    def _end_broken(self) -> None:
+        """Be rid of agents that others have lost: they miss messages, and are not to go on."""
+        now = time.monotonic()
+        for number in [number for number, when in self._broken.items() if when <= now]:
+            del self._broken[number]
+            if (agent := self.known.get(number)) is not None and agent.link is not None:
+                self._end(agent.link, ConnectionError("another agent has lost it"))
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`."""
+        if self._news:
+            return 0
+        patience = super().patience()
+        if not self._broken:
+            return patience
+        left = max(0.0, min(self._broken.values()) - time.monotonic())
+        return left if patience is None else min(left, patience)
+
+    @property
+    def sending(self) -> bool:
+        """See `Endpoint.sending`."""
+        agents = list(self.known.values())
+        return any(one.link is not None and one.link.sending for one in agents if not one.given_up)
+
+    def give_up(self, agent: int) -> None:
+        """See `Engine.give_up`."""
+        if (lost := self.known.get(agent)) is not None:
+            lost.given_up = True
+            self.freed()
+
+    # The end
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        if self._process != os.getpid() or self._closed:
+            return
+        self._stopping = True
+        deadline = time.monotonic() + _ENDS_WITHIN
+        self._wait_until(lambda: not self._there(), deadline)
+        if left := self._there():
+            self.end_by_force(left)
+            self._wait_until(lambda: not self._there(), time.monotonic() + 2.0)
+        self.close()
+        self.let_go()
+
+    def _there(self) -> list[Agent]:
+        """The agents that have come, and are expected to end."""
+        agents = self.known.values()
+        return [agent for agent in agents if agent.link is not None and not agent.given_up]
+
+
+def shares(slots: int | None, places: Sequence[int]) -> list[int]:
+    """How many of so many ``slots`` places get that have room for some; as evenly as it goes."""
+    if slots is None or slots >= sum(places):
+        return list(places)
+    found = [0] * len(places)
+    for _ in range(slots):
+        free = [room - got for room, got in zip(places, found, strict=True)]
+        least = min((got for got, left in zip(found, free, strict=True) if left), default=math.inf)
+        at = next(i for i, left in enumerate(free) if left and found[i] == least)
+        found[at] += 1
+    return found

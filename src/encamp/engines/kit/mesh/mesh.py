@@ -1,0 +1,488 @@
+"""An end of the mesh: frames between any two ends by TCP inside TLS 1.3.
+
+Agents dial the controller. An agent that has something for another asks the controller where that
+one listens, and dials it; what neither reaches directly goes by the controller. Once a way is
+chosen it stays, as frames of a pair keep their order. A connection that breaks is not made again:
+what was under way is lost, so that one of its ends is.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import ssl
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+import msgspec
+
+from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
+from encamp.engines.kit.mesh.identity import Identity
+from encamp.engines.kit.mesh.link import Link, dial, prepared
+from encamp.engines.kit.waker import Waker
+from encamp.errors import BadFrame
+from encamp.wire.frames import MARK, Buffer, Parts
+
+GREET_WITHIN = 10.0
+"""Seconds in which an end that connects has to prove that it is one of us and say who."""
+_DIAL_WITHIN = 5.0
+"""Seconds in which another agent has to be reached, before frames go by the controller."""
+_STRANGERS = 512
+"""Connections that are let in before they have greeted."""
+_REST = 0.5
+"""Seconds in which nobody is let in where there is no room, or no descriptor."""
+_LEAVE_WITHIN = 5.0
+_EVENTS = 256
+_ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
+
+Address = tuple[str, int]
+
+
+class Greeting(msgspec.Struct, frozen=True, array_like=True, tag="greeting"):
+    """The first frame of who dials: who that is, whom it wants, and where it listens itself."""
+
+    number: int
+    to: int
+    listens: list[Address] = []
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+    """The answer."""
+
+    number: int
+
+
+class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
+    """An agent asks the controller for another."""
+
+    number: int
+
+
+class There(msgspec.Struct, frozen=True, array_like=True, tag="there"):
+    """The answer: where that one listens, in case that it is there."""
+
+    number: int
+    listens: list[Address]
+    here: bool
+
+
+class Relay(msgspec.Struct, frozen=True, array_like=True, tag="relay"):
+    """The parts behind this are a frame for another agent."""
+
+    sender: int
+    to: int
+
+
+class Broke(msgspec.Struct, frozen=True, array_like=True, tag="broke"):
+    """An agent tells the controller that its connection to another has ended."""
+
+    number: int
+
+
+Control = Greeting | Welcome | WhereIs | There | Relay | Broke
+_decoder = msgspec.msgpack.Decoder(Control)
+_encode = msgspec.msgpack.Encoder().encode
+_MARK = bytes([MARK])
+
+
+def control(what: Control) -> bytes:
+    """The first part of a frame of the mesh's own."""
+    return _MARK + _encode(what)
+
+
+def _control_in(parts: Parts) -> Control | None:
+    """What a frame says to the mesh itself, None if it is not for that. Raises `BadFrame`."""
+    first = parts[0]
+    if len(first) == 0 or first[0] != MARK:
+        return None
+    try:
+        return _decoder.decode(memoryview(first)[1:])
+    except msgspec.MsgspecError as exc:
+        raise BadFrame(str(exc)) from exc
+
+
+class _Way:
+    """How frames go to another end; until that is known, they wait."""
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.relayed = self.gone = False
+        self.addresses: list[Address] = []
+        self.dialling: Link | None = None
+        self.other: Link | None = None
+        """A connection that the other end has made meanwhile."""
+        self.waiting: list[Sequence[Buffer]] = []
+
+
+class Mesh(Endpoint):
+    """One end. It listens where it is told to by `listen`."""
+
+    def __init__(self, number: int, identity: Identity) -> None:
+        self.number = number
+        self._identity = identity
+        self._as_server = identity.context(server=True)
+        self._as_client = identity.context(server=False)
+        self._poll = select.epoll()
+        self._waker = Waker()
+        self._poll.register(self._waker.fileno(), select.EPOLLIN)
+        self._listeners: dict[int, socket.socket] = {}
+        self.listens: list[Address] = []
+        self._links: dict[int, Link] = {}
+        self._strangers: set[Link] = set()
+        """Those that have not greeted, each until its deadline."""
+        self._unread: set[Link] = set()
+        self._ways: dict[int, _Way] = {}
+        self._come: list[Arrival] = []
+        self._rests_until = 0.0
+        self._closed = False
+        self._process = os.getpid()
+        _ALL.add(self)
+
+    # Connections
+
+    def listen(self, host: str) -> Address:
+        """Let other ends connect to an address of this host; which port. Raises OSError."""
+        for address in self.listens:
+            if address[0] == host:
+                return address
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, 0), family=family, backlog=256)
+        listener.setblocking(False)
+        self._listeners[listener.fileno()] = listener
+        self._poll.register(listener.fileno(), select.EPOLLIN)
+        address = (host, listener.getsockname()[1])
+        self.listens.append(address)
+        return address
+
+    def wake(self) -> None:
+        """Have `receive` called; from any thread, also when this is closed."""
+        with suppress(OSError):
+            self._waker.wake()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while len(self._strangers) < _STRANGERS:
+            try:
+                raw, _ = listener.accept()
+                self._add(Link(prepared(raw), self._identity, self._as_server, server=True))
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError:  # there is no descriptor for it
+                break
+        self._rest()
+
+    def _rest(self) -> None:
+        """Let nobody in for a while; who comes waits in the kernel's queue."""
+        if not self._rests_until:
+            self._rests_until = time.monotonic() + _REST
+            for fd in self._listeners:
+                self._poll.modify(fd, 0)
+
+    def _end_rest(self) -> None:
+        if self._rests_until and self._rests_until <= time.monotonic():
+            self._rests_until = 0.0
+            for fd in self._listeners:
+                self._poll.modify(fd, select.EPOLLIN)
+
+    def dial(self, address: Address) -> Link:
+        """Begin to connect to another end. Raises OSError."""
+        link = Link(dial(address), self._identity, self._as_client, server=False)
+        self._add(link)
+        return link
+
+    def _add(self, link: Link) -> None:
+        link.deadline = time.monotonic() + (GREET_WITHIN if link.server else _DIAL_WITHIN)
+        self._links[link.fileno()] = link
+        self._strangers.add(link)
+        link.watched = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
+        self._poll.register(link.fileno(), link.watched)
+
+    def _watch(self, link: Link) -> None:
+        """Wait for room on its socket only while it wants some."""
+        events = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
+        if events != link.watched and link.fileno() >= 0:
+            link.watched = events
+            self._poll.modify(link.fileno(), events)
+
+    def _serve(self, link: Link) -> None:
+        """Take what a connection has brought."""
+        before = link.shaken
+        try:
+            frames = link.receive()
+            if link.shaken and not before and not link.server:
+                self.greet(link)
+            for parts in frames:
+                self._take(link, parts)
+        except (OSError, EOFError, BadFrame) as exc:
+            self._end(link, exc)
+            return
+        (self._unread.add if link.unread else self._unread.discard)(link)
+        self._watch(link)
+
+    def greet(self, link: Link) -> None:
+        """Say who this is; for ends that dial."""
+        to = next((n for n, way in self._ways.items() if way.dialling is link), CONTROLLER)
+        link.send([control(Greeting(self.number, to, self.listens))])
+
+    def _end(self, link: Link, why: Exception) -> None:
+        """A connection has ended, or was never made."""
+        self._strangers.discard(link)
+        self._unread.discard(link)
+        if self._links.pop(link.fileno(), None) is not None:
+            self._poll.unregister(link.fileno())
+        link.close()
+        for number, way in self._ways.items():
+            if way.dialling is link:
+                way.dialling = None
+                self._dial_next(number, way)
+                return
+        if link.number is not None and link.greeted:
+            self.lost(link.number, link, why)
+
+    # Frames
+
+    def _take(self, link: Link, parts: Parts) -> None:
+        if not link.greeted:
+            self._meet(link, parts)
+            return
+        said = _control_in(parts)
+        if said is None:
+            self.arrived(link, parts)
+        elif isinstance(said, Relay) and said.to == self.number and link.number == CONTROLLER:
+            self._come.append(Frame(said.sender, parts[1:]))
+        else:
+            self.told(link, said, parts)
+
+    def arrived(self, link: Link, parts: Parts) -> None:
+        """A frame has come from who is at the other end."""
+        self._come.append(Frame(link.number, parts))  # type: ignore[arg-type]
+
+    def _meet(self, link: Link, parts: Parts) -> None:
+        """The first frame of a connection."""
+        said = _control_in(parts)
+        if link.server:
+            if not isinstance(said, Greeting) or said.to != self.number or not self.knows(said):
+                raise BadFrame("nobody of that number is expected here")
+            link.number = said.number
+            self._met(link)
+            link.send([control(Welcome(self.number))])
+            self.joined(link, said)
+        else:
+            if not isinstance(said, Welcome):
+                raise BadFrame("it does not begin with a welcome")
+            link.number = said.number
+            self._met(link)
+            self.welcomed(link)
+
+    def _met(self, link: Link) -> None:
+        link.greeted = True
+        self._strangers.discard(link)
+
+    def knows(self, greeting: Greeting) -> bool:
+        """Whether who greets is to be let in."""
+        return True
+
+    def joined(self, link: Link, greeting: Greeting) -> None:
+        """Another end has connected to this one."""
+        self._offer(link, self._ways.setdefault(greeting.number, _Way()))
+
+    def welcomed(self, link: Link) -> None:
+        """Another end has let this one in."""
+        way = self._ways.setdefault(link.number or CONTROLLER, _Way())
+        way.dialling = None
+        self._take_way(way, link)
+
+    def told(self, link: Link, said: Control, parts: Parts) -> None:
+        """Another end has told the mesh something."""
+        way = self._ways.get(said.number) if isinstance(said, There) else None
+        if isinstance(said, There) and way is not None and link.number == CONTROLLER:
+            if not said.here:
+                way.gone = True
+                way.waiting.clear()
+            elif way.link is None:
+                way.addresses = said.listens
+                self._dial_next(said.number, way)
+
+    def lost(self, number: int, link: Link, why: Exception) -> None:
+        """A connection to another end has ended that was in use."""
+        if number == CONTROLLER:
+            self._ways.pop(CONTROLLER, None)
+            self._come.append(Left(CONTROLLER, f"its connection has ended: {_reason(why)}"))
+            return
+        way = self._ways[number]
+        way.gone, way.link, way.other = True, None, None
+        way.waiting.clear()
+        self.send(CONTROLLER, [control(Broke(number))])
+
+    # Ways
+
+    def _offer(self, link: Link, way: _Way) -> None:
+        """Another agent has connected: a way to it, too, if there is none and none is looked for.
+
+        (What it dials itself may be on its way meanwhile, so that each has one to the other.)
+        """
+        if way.link is None and way.dialling is None and not way.relayed:
+            self._take_way(way, link)
+        else:
+            way.other = link
+
+    def _take_way(self, way: _Way, link: Link) -> None:
+        way.link = link
+        waiting, way.waiting = way.waiting, []
+        for parts in waiting:
+            link.send(parts)
+        self._watch(link)
+
+    def _dial_next(self, number: int, way: _Way) -> None:
+        """Dial the next address of another agent; without one, its own connection, or a relay."""
+        while way.addresses:
+            with suppress(OSError):
+                way.dialling = self.dial(way.addresses.pop(0))
+                return
+        if way.link is not None or way.gone:
+            return
+        if way.other is not None:
+            self._take_way(way, way.other)
+            return
+        way.relayed = True
+        waiting, way.waiting = way.waiting, []
+        for parts in waiting:
+            self._relay(number, parts)
+
+    def _relay(self, to: int, parts: Sequence[Buffer]) -> None:
+        self.send(CONTROLLER, [control(Relay(self.number, to)), *parts])
+
+    # An end of an engine's network
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """See `Endpoint.send`."""
+        way = self._ways.get(to)
+        if way is not None and way.link is not None:
+            way.link.send(parts)
+            if way.link.wants_room:
+                self._watch(way.link)
+        elif way is None:
+            if to != CONTROLLER and not self._closed:
+                self._ways[to] = way = _Way()
+                way.waiting.append(parts)
+                self.send(CONTROLLER, [control(WhereIs(to))])
+        elif way.relayed:
+            self._relay(to, parts)
+        elif not way.gone:
+            way.waiting.append(parts)
+
+    @property
+    def sending(self) -> bool:
+        """See `Endpoint.sending`."""
+        links = any(link.sending for link in self._links.values())
+        return links or any(way.waiting for way in self._ways.values())
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+        if self._closed:
+            return ()
+        unread, self._unread = self._unread, set()
+        for fd, _ in self._poll.poll(0, _EVENTS):
+            link = self._links.get(fd)
+            if link is not None:
+                unread.discard(link)
+                self._serve(link)
+            elif fd in self._listeners:
+                self._accept(self._listeners[fd])
+            elif fd == self._waker.fileno():
+                self._waker.rest()
+            else:
+                self.ready(fd)
+        for link in unread:
+            self._serve(link)
+        if self._strangers:
+            self._end_silent()
+        self._end_rest()
+        come, self._come = self._come, []
+        return come
+
+    def ready(self, fd: int) -> None:
+        """A descriptor is readable that somebody has added to those that are waited for."""
+
+    def _end_silent(self) -> None:
+        now = time.monotonic()
+        for link in [link for link in self._strangers if link.deadline <= now]:
+            self._end(link, TimeoutError("it said nothing"))
+
+    def descriptors(self) -> Sequence[int]:
+        """One, whatever connections there are."""
+        return () if self._closed else (self._poll.fileno(),)
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`."""
+        if self._come or self._unread:
+            return 0
+        moments = [link.deadline for link in self._strangers]
+        if self._rests_until:
+            moments.append(self._rests_until)
+        return max(0.0, min(moments) - time.monotonic()) if moments else None
+
+    def close(self) -> None:
+        """See `Endpoint.close`."""
+        if self._closed:
+            return
+        if self._process == os.getpid():
+            self._settle()
+        self._let_go()
+
+    def _settle(self) -> None:
+        """Send what still waits, then read until the others have ended, too, in some seconds.
+
+        Who closes a socket that has unread data takes back what it has sent (RFC 2525, 2.17).
+        """
+        deadline = time.monotonic() + _LEAVE_WITHIN
+        self._wait_until(lambda: not self._busy(), deadline)
+        for link in list(self._links.values()):
+            link.finish()
+        deadline = min(deadline, time.monotonic() + 1.0)
+        self._wait_until(lambda: not any(link.greeted for link in self._links.values()), deadline)
+
+    def _busy(self) -> bool:
+        return any(link.wants_room and link.greeted for link in self._links.values())
+
+    def _wait_until(self, done: Callable[[], bool], deadline: float) -> None:
+        while not done() and (left := deadline - time.monotonic()) > 0:
+            self._poll.poll(min(left, 0.1))
+            self.receive()
+
+    def _let_go(self) -> None:
+        self._closed = True
+        for listener in self._listeners.values():
+            listener.close()
+        for link in self._links.values():
+            link.close()
+        self._listeners.clear()
+        self._links.clear()
+        self._strangers.clear()
+        self._unread.clear()
+        self._ways.clear()
+        self._poll.close()
+        self._waker.close()
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        return str(exc.reason or exc).lower().replace("_", " ")
+    return str(getattr(exc, "strerror", "") or exc).lower() or "it was closed"
+
+
+def addresses(hosts: Iterable[Address]) -> list[str]:
+    """Addresses as text."""
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts]
+
+
+def _forked() -> None:
+    """A forked process keeps no connection open that the one before it has."""
+    for mesh in list(_ALL):
+        if not mesh._closed:
+            mesh._let_go()
+
+
+os.register_at_fork(after_in_child=_forked)

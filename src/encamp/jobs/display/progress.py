@@ -1,0 +1,119 @@
+"""What a run tells those who watch it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from encamp.errors import BadJob
+
+if TYPE_CHECKING:
+    from encamp.model import JobReport, TaskReport
+
+_log = logging.getLogger("encamp")
+
+
+class Progress(Protocol):
+    """Told of a run's progress, always from the thread that runs the job.
+
+    An error that it raises never ends the run: it is logged once, with its traceback, and the
+    object is told nothing more. KeyboardInterrupt stops the run in good order, as Ctrl-C does.
+    """
+
+    def began(self, job: str, tasks: int, workers: int | None) -> None:
+        """A run begins; ``workers`` is None where the executor does not say."""
+
+    def submitted(self, task: str, attempt: int) -> None:
+        """A task was handed to the executor."""
+
+    def retried(self, task: str, attempt: int, error: str) -> None:
+        """A try failed and another follows."""
+
+    def ended(self, task: TaskReport) -> None:
+        """A task is done, failed, blocked, up to date or (dry run) to do."""
+
+    def finished(self, report: JobReport) -> None:
+        """The run is over; the report is written."""
+
+
+class Silent:
+    """Says nothing; what the report warns of becomes Python's warnings."""
+
+    wants_whole_reports = False
+
+    def began(self, job: str, tasks: int, workers: int | None) -> None: ...
+
+    def submitted(self, task: str, attempt: int) -> None: ...
+
+    def retried(self, task: str, attempt: int, error: str) -> None: ...
+
+    def ended(self, task: TaskReport) -> None: ...
+
+    def finished(self, report: JobReport) -> None:
+        for warning in report.warnings:
+            warnings.warn(warning, stacklevel=_depth() + 1)
+
+
+def _depth() -> int:
+    """How many calls of encamp's own there are above this one, up to the script."""
+    depth = 0
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
+        frame, depth = frame.f_back, depth + 1
+    return depth
+
+
+class Shielded:
+    """Passes everything on to a progress object until that raises an error.
+
+    Raises `BadJob` for what is no progress object.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        for name in ("began", "submitted", "retried", "ended", "finished"):
+            if not callable(getattr(progress, name, None)):
+                raise BadJob(f"progress={progress!r}", f"it has no method {name!r}; see Progress")
+        self._progress: Progress | None = progress
+        self.wants_whole_reports: bool = getattr(progress, "wants_whole_reports", True)
+        """Whether it looks at more than state and reason of what is up to date."""
+
+    def began(self, job: str, tasks: int, workers: int | None) -> None:
+        """See `Progress.began`."""
+        self._tell("began", job, tasks, workers)
+
+    def submitted(self, task: str, attempt: int) -> None:
+        """See `Progress.submitted`."""
+        self._tell("submitted", task, attempt)
+
+    def retried(self, task: str, attempt: int, error: str) -> None:
+        """See `Progress.retried`."""
+        self._tell("retried", task, attempt, error)
+
+    def ended(self, task: TaskReport) -> None:
+        """See `Progress.ended`."""
+        self._tell("ended", task)
+
+    def finished(self, report: JobReport) -> None:
+        """See `Progress.finished`."""
+        self._tell("finished", report)
+
+    def _tell(self, what: str, *facts: Any) -> None:
+        if self._progress is None:
+            return
+        try:
+            getattr(self._progress, what)(*facts)
+        except Exception:  # noqa: BLE001 - a user's own may raise what it likes
+            _log.exception("%r raised in %r; the run goes on without it", self._progress, what)
+            self._progress = None
+
+
+def progress_here() -> Progress:
+    """What suits a script that says nothing about it: a display on a terminal, else silence."""
+    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+        return Silent()
+    from encamp.jobs.display.console import console_progress
+
+    return console_progress(quiet=False, dry_run=False)

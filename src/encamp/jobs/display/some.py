@@ -1,0 +1,59 @@
+"""Which of very many tasks are shown: as many as there is room for of those that went wrong, and of
+the others some that are evenly spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from encamp.jobs.report.lanes import Lanes
+from encamp.model import JobReport
+
+_FOR_FAILURES = 0.6
+"""What part of the room tasks may take that failed or were tried again."""
+_LOOKED_AT = 10_000
+"""Tasks of each kind, failed and others, that are chosen from: more than there is room for."""
+
+
+def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
+    """The places of the tasks that failed or were tried again."""
+    each = enumerate(zip(report.states(), lanes.tries, strict=True))
+    return [at for at, (state, tries) in each if state == "failed" or tries > 1]
+
+
+def some_of(
+    places: Sequence[int], wrong: list[int], shown: Callable[[int], bytes], largest: int
+) -> dict[int, bytes]:
+    """As many tasks, by their places, as have ``largest`` bytes at most together as ``shown``.
+
+    ``wrong`` are those among ``places`` that went wrong.
+    """
+    texts = {at: shown(at) for at in _candidates(places, wrong)}
+    chosen = _chosen({at: len(text) for at, text in texts.items()}, wrong, largest)
+    return {at: text for at, text in texts.items() if at in chosen}
+
+
+def _candidates(places: Sequence[int], wrong: list[int]) -> list[int]:
+    """Which tasks may be shown: of very many more than there is room for, but not all."""
+    step = -(-len(places) // _LOOKED_AT)  # rounded up
+    return sorted({*wrong[:_LOOKED_AT], *places[:: max(1, step)]})
+
+
+def _chosen(sizes: dict[int, int], wrong: list[int], largest: int) -> set[int]:
+    enough = sum(sizes.values()) <= largest
+    first = (at for at in wrong if at in sizes)
+    chosen = set(_fitting(first, sizes, largest if enough else largest * _FOR_FAILURES))
+    left = largest - sum(sizes[at] for at in chosen)
+    others = [at for at in sizes if at not in chosen]
+    step = -(-sum(sizes[at] for at in others) // max(1, left))
+    spread = others[:: max(1, step)]
+    return chosen.union(_fitting(spread, sizes, left))
+
+
+def _fitting(of: Iterable[int], sizes: dict[int, int], room: float) -> list[int]:
+    """As many as there is room for, one after the other; a large one may be passed over."""
+    found = []
+    for at in of:
+        if sizes[at] <= room:
+            found.append(at)
+            room -= sizes[at]
+    return found

@@ -1,0 +1,116 @@
+"""Which task waits for which."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from graphlib import CycleError, TopologicalSorter
+
+from encamp.errors import BadJob
+from encamp.jobs.outputs_of import OutputsOf
+from encamp.jobs.steps import Task
+from encamp.storage.inputs.globs import is_glob
+
+
+class Before(dict[str, list[str]]):
+    """Task → those that it waits for; only what waits for some has an entry."""
+
+    def __missing__(self, _task: str) -> list[str]:
+        return []
+
+
+class Graph:
+    """The order of a job's tasks: hands out what is ready, takes back what has ended.
+
+    Raises `BadJob` for an ``after`` that names no task, and for tasks that wait for each other.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self.before = Before()
+        """Which tasks each one waits for."""
+        for name, task in tasks.items():
+            if task.after or task.takes:
+                self.before[name] = _predecessors(task, tasks)
+        self._tasks, self._left = tasks, len(tasks)
+        self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
+        """The sorter has no others: of a million tasks most wait for none, and none for them."""
+        self._chosen: Collection[str] | None = None
+        self._free_given = False
+        self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)
+        try:
+            self._sorter.prepare()
+        except CycleError as exc:
+            circle = " → ".join(exc.args[1])
+            raise BadJob(f"the tasks {circle}", "wait for each other") from None
+
+    def choose(self, tasks: Collection[str]) -> None:
+        """Hand out no others; all that these wait for is among them."""
+        self._chosen, self._left = frozenset(tasks), len(tasks)
+
+    def ready(self) -> Iterator[str]:
+        """Names of tasks that wait for nothing any more, each handed out once."""
+        chosen = self._chosen
+        return (name for name in self._ready() if chosen is None or name in chosen)
+
+    def _ready(self) -> Iterator[str]:
+        ready = self._sorter.get_ready()
+        if self._free_given:
+            return iter(ready)
+        self._free_given = True
+        first = set(ready)
+        return (name for name in self._tasks if name in first or name not in self._related)
+
+    def ended(self, name: str) -> None:
+        """The task has ended, well or not."""
+        self._left -= 1
+        if name in self._related:
+            self._sorter.done(name)
+
+    def all_before(self, name: str) -> set[str]:
+        """All tasks that a task waits for, if only by way of others."""
+        found: set[str] = set()
+        pending = list(self.before[name])
+        while pending:
+            if (one := pending.pop()) not in found:
+                found.add(one)
+                pending += self.before[one]
+        return found
+
+    @property
+    def going_on(self) -> bool:
+        """Whether any task has not ended."""
+        return self._left > 0
+
+
+def tasks_named(
+    patterns: Iterable[str], tasks: Mapping[str, Task], task: str, where: str
+) -> list[str]:
+    """The other tasks that names and patterns stand for, each once.
+
+    Raises `BadJob` for what names none.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        matches = [pattern] if pattern in tasks else _matching(pattern, tasks)
+        others = [name for name in matches if name != task]
+        if not others:
+            but = " but this one" if matches else ""
+            raise BadJob(f"task {task}", f"{where}: no task is called {pattern!r}{but}")
+        found.update(dict.fromkeys(others))
+    return list(found)
+
+
+def _predecessors(task: Task, tasks: Mapping[str, Task]) -> list[str]:
+    found = dict.fromkeys(tasks_named(task.after, tasks, task.name, "after"))
+    for taken in task.takes:
+        found.update(dict.fromkeys(makers(taken, task.name, tasks)))
+    return list(found)
+
+
+def makers(taken: OutputsOf, task: str, tasks: Mapping[str, Task]) -> list[str]:
+    """The tasks whose outputs a task takes; raises `BadJob` as `tasks_named` does."""
+    return tasks_named(taken.tasks, tasks, task, "outputs_of")
+
+
+def _matching(pattern: str, tasks: Mapping[str, Task]) -> list[str]:
+    return [name for name in tasks if fnmatchcase(name, pattern)] if is_glob(pattern) else []

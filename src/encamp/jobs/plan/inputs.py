@@ -1,0 +1,164 @@
+"""What goes into the tasks' folders: looked up before anything runs, or when it is their turn."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from encamp.errors import TargetConflict
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Journal
+from encamp.jobs.outputs_of import Made, OutputsOf, chosen
+from encamp.jobs.plan.graph import Graph, makers
+from encamp.jobs.plan.swept import Swept
+from encamp.jobs.steps import Task
+from encamp.model import Published
+from encamp.storage.inputs.globs import escape
+from encamp.storage.inputs.mirror import Item, Mirror, Planner, merged
+from encamp.storage.outputs.believed import Believed
+from encamp.storage.remote import is_url
+
+
+def _has_any(task: Task) -> bool:
+    return bool(task.mirror or task.takes)
+
+
+_FIELDS = tuple(Item.__dataclass_fields__)
+"""The last one is ``cached``."""
+_KIND, _MODE, _IDENTITY = map(_FIELDS.index, ("kind", "mode", "identity"))
+_row = attrgetter(*_FIELDS)
+
+
+def _packed(items: list[Item]) -> bytes:
+    return pickle.dumps(list(map(_row, items)), pickle.HIGHEST_PROTOCOL)
+
+
+def _unpacked(packed: bytes) -> list[Item]:
+    return [Item(*row) for row in pickle.loads(packed)]  # noqa: S301 - `_packed` here
+
+
+def planner_of(job: Job) -> Planner:
+    """Looks up a job's patterns; these do not see its destination unless they begin with it."""
+    return Planner(job.base, _left_out(job))
+
+
+def _left_out(job: Job) -> list[Path]:
+    return [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
+
+
+class Inputs:
+    """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
+
+    def __init__(
+        self,
+        job: Job,
+        graph: Graph,
+        journal: Journal,
+        believed: Believed,
+        sweepers: Collection[str],
+        planner: Planner,
+    ) -> None:
+        self.job, self.graph, self.journal, self.believed = job, graph, journal, believed
+        self.swept = Swept(sweepers, graph, journal)
+        self._left_out = _left_out(job)
+        self.shared: list[Item] = []
+        self._at: dict[str, Item] = {}
+        self._plan_shared(planner)
+        self._planned: dict[str, bytes] = {}
+        """Pickled: items of a million tasks would take a gigabyte."""
+        self._digests: dict[str, dict[str, str]] = {}
+        once: set[int] = set()
+        self._wanted: set[int] = set()
+        """Hashes of the identities of what several tasks want."""
+        for name, task in job.tasks.items():
+            if _has_any(task) and not graph.before[name]:
+                items = self._plan(task, planner)
+                self._planned[name] = _packed(items)
+                self.swept.note_inputs(task, items)
+                wanted = {hash(item.identity) for item in items}
+                self._wanted |= once & wanted
+                once |= wanted
+
+    def of(self, name: str) -> list[Item]:
+        """What a task's patterns match; of one that waits for others, what they match now."""
+        task = self.job.tasks[name]
+        if not _has_any(task):
+            return []
+        packed = self._planned.get(name)
+        if packed is not None and not self.swept.concerns(task):
+            rows = pickle.loads(packed)  # noqa: S301 - `_packed` here
+            return [Item(*(*row[:-1], self._cached(row))) for row in rows]
+        items = self._plan(task, self._planner()) if packed is None else _unpacked(packed)
+        items = self.swept.without(task, items, self._planner())
+        self.swept.note_inputs(task, items)
+        return [replace(item, cached=self._cached(_row(item))) for item in items]
+
+    def digests(self, name: str) -> dict[str, str]:
+        """What `of` found of other tasks' outputs: target → digest, as those published them."""
+        return self._digests.get(name, {})
+
+    def look_again(self, name: str) -> list[Item]:
+        """What a task's patterns match now, and those of the job, whatever they matched before."""
+        self._planned.pop(name, None)
+        self._digests.pop(name, None)
+        self._plan_shared(self._planner())
+        return self.of(name)
+
+    def _plan_shared(self, planner: Planner) -> None:
+        self.shared = [replace(item, readonly=True) for item in planner.plan(self.job.mirror)]
+        self._at = {item.target: item for item in self.shared}
+
+    def forget(self, name: str) -> None:
+        """Free what is kept for a task that has ended."""
+        self._planned.pop(name, None)
+        self._digests.pop(name, None)
+        self.swept.note(name)
+
+    def _planner(self) -> Planner:
+        return Planner(self.job.base, self._left_out)
+
+    def _plan(self, task: Task, planner: Planner) -> list[Item]:
+        """The task's own inputs, without those that are job inputs as well."""
+        items = planner.plan(task.mirror)
+        if task.takes:
+            taken = [item for one in task.takes for item in self._taken(one, task.name, planner)]
+            items = merged([*items, *taken])
+        own = []
+        for item in items:
+            other = self._at.get(item.target, item)
+            if other.identity != item.identity:
+                raise TargetConflict(item.target, other.name, item.name)
+            if item.target not in self._at:
+                own.append(item)
+        return own
+
+    def _taken(self, wanted: OutputsOf, name: str, planner: Planner) -> Iterator[Item]:
+        made = (self._made(maker) for maker in makers(wanted, name, self.job.tasks))
+        digests = self._digests.setdefault(name, {})
+        for target, published in chosen(wanted, made, self.job.to).items():
+            item = self._item(published, target, wanted, planner)
+            if published.digest:
+                digests[item.target] = published.digest
+            yield item
+
+    def _made(self, maker: str) -> Made:
+        outputs = self.job.tasks[maker].outputs
+        published = self.journal.done.outputs(maker)
+        return Made(outputs, [one for one in published if self.believed.makes(outputs, one.path)])
+
+    def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:
+        how = Mirror(escape(published.path), readonly=wanted.readonly, mode=wanted.mode)
+        if not is_url(published.path):
+            return planner.item(Path(published.path), target, how)
+        (item,) = planner.plan([how])
+        return replace(item, target=target)
+
+    def _cached(self, row: tuple[Any, ...]) -> bool:
+        """What one task alone wants goes past the cache, where that saves a copy."""
+        kind, mode, identity = row[_KIND], row[_MODE], row[_IDENTITY]
+        return kind == "tree" or mode != "auto" or hash(identity) in self._wanted

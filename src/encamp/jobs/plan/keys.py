@@ -1,0 +1,125 @@
+"""What a task's result depends on, and why an earlier one does not count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+
+from encamp.errors import printable, shortened
+from encamp.jobs.journal import Key, Line
+from encamp.jobs.plan.fingerprint import digest, fingerprint
+from encamp.jobs.plan.quick_digest import Fields, NotPlainError, joined
+from encamp.jobs.steps import Call, Command, Task
+from encamp.storage.disk.trusted import NAMED, Trust
+from encamp.storage.inputs.mirror import Item, identity
+from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.publish import intact
+from encamp.storage.roots import Portable
+
+_WORDS = {
+    "code": "the code of its steps",
+    "arguments": "an argument of its steps",
+    "commands": "a command line",
+    "inputs": "an input",
+    "taken": "what it takes from other tasks",
+    "job inputs": "a job input",
+    "outputs": "its list of outputs",
+    "values": "the name of its file of values",
+}
+
+
+class Keys:
+    """Makes the keys of one job's tasks; what tasks have in common is worked out once."""
+
+    def __init__(self, shared: list[Item], destination: Portable) -> None:
+        self._code = lru_cache(maxsize=None)(fingerprint)
+        self._codes = lru_cache(maxsize=1000)(lambda codes: fingerprint(list(codes)))
+        self._kinds = lru_cache(maxsize=1000)(lambda kinds: digest(list(kinds)))
+        self._no_lines = lru_cache(maxsize=1000)(lambda kinds: fingerprint((list(kinds), [])))
+        self._to = digest(destination)
+        self._outputs = lru_cache(maxsize=1000)(self._outputs_of)
+        self.job_inputs(shared)
+
+    def job_inputs(self, shared: list[Item]) -> None:
+        """Take in what the job's inputs are now."""
+        self._shared = fingerprint(identity(shared))
+
+    def key(self, task: Task, inputs: list[Item], digests: Mapping[str, str]) -> Key:
+        """The key of one task; a time limit is no part of it.
+
+        ``digests`` are of the inputs that other tasks made, by target: these count by their
+        bytes, whenever they were made.
+        """
+        given = [item for item in inputs if item.target not in digests] if digests else inputs
+        taken = [
+            (str(item.source), item.target, digests[item.target])
+            for item in (inputs if digests else ())
+            if item.target in digests
+        ]
+        calls = [step for step in task.steps if isinstance(step, Call)]
+        lines = [step for step in task.steps if isinstance(step, Command)]
+        kinds = tuple(isinstance(step, Call) for step in task.steps)
+        parts = {
+            "code": self._codes(tuple(map(self._code_of, calls))) if calls else "",
+            "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
+            "commands": self._commands(kinds, lines) if lines else self._no_lines(kinds),
+            "inputs": fingerprint(identity(given)) if given else "",
+            "taken": fingerprint(sorted(taken)) if taken else "",
+            "job inputs": self._shared,
+            "outputs": self._outputs(task.outputs),
+            "values": fingerprint(task.values) if task.values else "",
+        }
+        return {name: digest for name, digest in parts.items() if digest}
+
+    def _outputs_of(self, outputs: tuple[Output, ...]) -> str:
+        """Of the destination, which is the same for all tasks, and a list of outputs."""
+        try:
+            listed = joined(b"list", map(_OUTPUT.digest, outputs))
+        except NotPlainError:
+            listed = digest([_fields(one) for one in outputs])
+        return joined(b"tuple", (self._to, listed)).hex()
+
+    def _commands(self, kinds: tuple[bool, ...], lines: list[Command]) -> str:
+        """Of which steps are commands, and of these without their time limits."""
+        try:
+            listed = joined(b"list", [_COMMAND.digest(line, time_limit=None) for line in lines])
+            return joined(b"tuple", (self._kinds(kinds), listed)).hex()
+        except NotPlainError:
+            fields = [{**_fields(line), "time_limit": None} for line in lines]
+            return fingerprint((list(kinds), fields))
+
+    def _code_of(self, step: Call) -> str:
+        try:
+            return self._code(step.function)
+        except TypeError:  # a callable object that cannot be hashed
+            return fingerprint(step.function)
+
+
+_COMMAND = Fields(Command.__dataclass_fields__, "line")
+_WHERE = {"at", "trust"}
+"""What an output is told of its folder, which says no more than ``to`` and the destination."""
+_OUTPUT = Fields(Output.__dataclass_fields__.keys() - _WHERE, "pattern")
+
+
+def _fields(value: Command | Output) -> dict[str, object]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__.keys() - _WHERE}
+
+
+def why_run(
+    record: Line | None, key: Key, makes: Callable[[str], bool], trust: Trust = NAMED
+) -> str | None:
+    """Why a task must run, in words; None if what an earlier run did still holds.
+
+    ``makes`` says whether the task can publish a path: nothing else is looked at.
+    """
+    if record is None or record.report is None:
+        return "it was not done before"
+    for part, words in _WORDS.items():
+        if record.key.get(part) != key.get(part):
+            return f"{words} changed"
+    for output in record.report.outputs:
+        if not makes(output.path):
+            return f"the journal names {shortened(printable(output.path))}, which it cannot make"
+        if not intact(output, trust):
+            return f"its output {output.path} vanished or changed"
+    return None

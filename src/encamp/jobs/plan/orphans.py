@@ -1,0 +1,284 @@
+"""Orphans: files that a job published, and that no task of it makes any more.
+
+A task was taken out of the job, or its outputs have other names now: what it published stays where
+it is, for nobody knows who wants it. Whoever reads it by a pattern is warned, and `prune` removes
+it on request.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from encamp.errors import BadDestination, InputError, printable
+from encamp.jobs.journal import Journal, Record
+from encamp.jobs.steps import Task
+from encamp.model import Published
+from encamp.storage import remote
+from encamp.storage.disk.trusted import Trust, opened, trust_in
+from encamp.storage.inputs.mirror import Item, left_out
+from encamp.storage.inputs.reach import may_make
+from encamp.storage.inputs.tree import tree_state
+from encamp.storage.outputs.publish import flush_folders, intact
+from encamp.storage.remote import is_url, url_parts
+from encamp.storage.roots import local
+
+_NAMED = 5
+"""How many orphans a warning names."""
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """A file, the task that has made it, and what it was like; None where that is not known."""
+
+    path: str
+    task: str
+    published: Published | None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it was removed by somebody."""
+        if is_url(self.path):
+            return remote.size_of(self.path) is None
+        return not os.path.lexists(self.path)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it was published as an empty folder."""
+        return self.published is not None and self.published.kind == "folder"
+
+
+def orphans(journal: Journal) -> dict[str, Orphan]:
+    """The orphans by their paths, whether or not they are still there; folders are none.
+
+    Of a task that is in the job and not done it is not known what it makes, so it has none.
+    """
+    return _not_made(journal, (one for one in _published_before(journal) if not one.is_folder))
+
+
+def _folders(journal: Journal) -> dict[str, Orphan]:
+    """The folders that were published empty, and are no task's any more."""
+    return _not_made(journal, (one for one in _published_before(journal) if one.is_folder))
+
+
+def elsewhere(journal: Journal) -> list[str]:
+    """What would be orphans if the journal were believed, by their paths; URLs are not opened."""
+    told = (one for one in _told_of(journal) if not journal.believed(one.path))
+    found = _not_made(journal, (one for one in told if not one.is_folder))
+    return sorted(path for path in found if is_url(path) or os.path.lexists(path))
+
+
+def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orphan]:
+    found = {orphan.path: orphan for orphan in candidates}
+    for task in journal.current() if found else ():
+        for output in journal.done.outputs(task):
+            found.pop(output.path, None)
+    for task, files in journal.earlier.items() if found else ():
+        if task not in journal.left and task not in journal.done:
+            for path in files:
+                found.pop(path, None)
+    return found
+
+
+def _published_before(journal: Journal) -> Iterator[Orphan]:
+    """What tasks made before, as far as the journal is believed."""
+    return (one for one in _told_of(journal) if journal.believed(one.path))
+
+
+def _told_of(journal: Journal) -> Iterator[Orphan]:
+    for task, files in journal.earlier.items():
+        left = task in journal.left
+        if left or task in journal.done:
+            kept = set() if left else journal.rescued.get(task, set())
+            yield from (Orphan(path, task, was) for path, was in files.items() if path not in kept)
+    for task in journal.left:
+        for output in journal.done.outputs(task):
+            if not output.kept:
+                yield Orphan(output.path, task, output)
+
+
+class OrphanWatch:
+    """Looks for orphans among the inputs of tasks, while a run makes some and others go."""
+
+    def __init__(self, journal: Journal, to: Path) -> None:
+        self.warnings: list[str] = []
+        """What there is to say, one sentence for each that reads some."""
+        self._journal, self._to = journal, to
+        self._orphans = orphans(journal)
+
+    @property
+    def has_any(self) -> bool:
+        """Whether there is anything to look for."""
+        return bool(self._orphans)
+
+    def note(self, task: str, makers: Mapping[str, str]) -> None:
+        """The task is done: what it has made before and not now is an orphan.
+
+        ``makers`` tells whose else a path is.
+        """
+        earlier = self._journal.earlier.get(task)
+        if self._orphans:
+            for output in self._journal.done.outputs(task):
+                self._orphans.pop(output.path, None)
+        if earlier is None:
+            return
+        rescued = self._journal.rescued.get(task, set())
+        for path, published in earlier.items():
+            orphan = Orphan(path, task, published)
+            if path not in rescued and makers.get(path, task) == task and not orphan.is_folder:
+                self._orphans[path] = orphan
+
+    def foresee(self, task: Task) -> None:
+        """The task will be run: what its outputs cannot make again will be an orphan."""
+        for output in self._journal.done.outputs(task.name):
+            orphan = Orphan(output.path, task.name, output)
+            made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
+            believed = self._journal.believed(output.path)
+            if believed and not output.kept and not made_again and not orphan.is_folder:
+                self._orphans[output.path] = orphan
+
+    def look(self, who: str, items: Iterable[Item]) -> None:
+        """Take down a warning if there are orphans among the inputs of ``who``."""
+        if not self._orphans:
+            return
+        read = sorted({path for item in items for path in self._in(item)})
+        if not read:
+            return
+        files = "a file" if len(read) == 1 else f"{len(read)} files"
+        names = ", ".join(printable(self._name(path)) for path in read[:_NAMED])
+        more = f" and {len(read) - _NAMED} more" if len(read) > _NAMED else ""
+        self.warnings.append(
+            f"{printable(who)} reads {files} that no task of the job makes any more: "
+            f"{names}{more}; take only what tasks make with outputs_of, "
+            f"or remove such files: encamp prune {printable(self._to)}"
+        )
+
+    def _name(self, path: str) -> str:
+        return path if is_url(path) else os.path.relpath(path, self._to)
+
+    def _in(self, item: Item) -> Iterator[str]:
+        if item.url is not None:
+            parts = url_parts(item.url)
+            yield from (one for one in self._orphans if is_url(one) and url_parts(one) == parts)
+            return
+        top = os.path.realpath(local(item.source))
+        if item.kind == "file":
+            yield from (path for path in (top,) if path in self._orphans)
+            return
+        with suppress(OSError, InputError):  # it is told when the task has it
+            for goal in tree_state(Path(top), item.exclude).leads_to:
+                yield from self._at(os.path.realpath(goal))
+        for path in self._orphans:
+            inner = path.removeprefix(f"{top}/")
+            if (
+                inner != path
+                and not left_out(PurePosixPath(inner), item.exclude)
+                and os.path.lexists(path)
+            ):
+                yield path
+
+    def _at(self, place: str) -> Iterator[str]:
+        """What is an orphan itself, or in a folder."""
+        return (path for path in self._orphans if path == place or path.startswith(f"{place}/"))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What became of a job's orphans: removed, kept because they are not what was published.
+
+    ``elsewhere`` are those that are not below the destination.
+    """
+
+    removed: list[str]
+    kept: list[str]
+    folders: list[str]
+    elsewhere: list[str]
+
+
+def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
+    """Remove the orphans that are unchanged, and folders below ``to`` that hold nothing else.
+
+    ``others`` are files of other jobs there, which stay. The journal must be open for writing,
+    unless this is a dry run. Raises OSError for what cannot be removed.
+    """
+    found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
+    way = _Way(to, journal.own_folder.shared)
+    bare = _folders(journal).items()
+    empty = {path for path, one in bare if way.unchanged(one) and not Path(path).is_symlink()}
+    for path in others:
+        found.pop(path, None)
+        empty.discard(path)
+    unchanged = {path: orphan for path, orphan in found.items() if way.unchanged(orphan)}
+    kept = sorted(found.keys() - unchanged.keys())
+    folders = _emptied(unchanged, empty, to)
+    if not dry_run:
+        for path in unchanged:
+            remote.remove(path) if is_url(path) else way.remove(path)
+        for folder in folders:
+            with suppress(OSError, BadDestination):  # somebody may have put something there
+                way.remove(folder, is_folder=True)
+        flush_folders(_still_there((*unchanged, *folders)))
+        _forget(journal, kept)
+    return Pruned(sorted(unchanged), kept, folders, elsewhere(journal))
+
+
+class _Way:
+    """The way from a destination to what is below, on which nobody else may have put a link."""
+
+    def __init__(self, to: Path, shared: bool) -> None:
+        self._depth = len(Path(os.path.realpath(to)).parts)
+        self._named = trust_in(to, shared=shared)
+
+    def unchanged(self, orphan: Orphan) -> bool:
+        """Whether it is as the task left it."""
+        trust = self._trust(Path(orphan.path))
+        return orphan.published is not None and intact(orphan.published, trust)
+
+    def remove(self, path: str, *, is_folder: bool = False) -> None:
+        """Remove a file if it is there, or an empty folder. Raises `BadDestination` or OSError."""
+        above, name = os.path.split(path)
+        with opened(Path(above), self._trust(Path(path))) as folder:
+            if is_folder:
+                os.rmdir(name, dir_fd=folder)
+                return
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+
+    def _trust(self, path: Path) -> Trust:
+        return self._named.below(max(0, len(path.parts) - 1 - self._depth))
+
+
+def _forget(journal: Journal, kept: Iterable[str]) -> None:
+    """Write down what is an orphan no more: what was removed, now or by others."""
+    rest = set(kept)
+    gone: dict[str, list[str]] = {}
+    folders = {path: one for path, one in _folders(journal).items() if one.gone}
+    for path, orphan in {**orphans(journal), **folders}.items():
+        if path not in rest:
+            gone.setdefault(orphan.task, []).append(path)
+    now = time.time()
+    journal.write(*(Record("pruned", task, now, paths=paths) for task, paths in gone.items()))
+
+
+def _emptied(removed: Iterable[str], empty: set[str], to: Path) -> list[str]:
+    """The folders below ``to`` in which nothing else is or was to be, the deepest first."""
+    top = os.path.realpath(to)
+    gone = {path for path in removed if not is_url(path)}
+    above = {str(folder) for path in (gone | empty) for folder in Path(path).parents}
+    folders = sorted((f for f in above | empty if f.startswith(f"{top}/")), key=len, reverse=True)
+    emptied = []
+    for folder in folders:
+        if all(f"{folder}/{name}" in gone for name in os.listdir(folder)):
+            gone.add(folder)
+            emptied.append(folder)
+    return emptied
+
+
+def _still_there(paths: Iterable[str]) -> set[Path]:
+    """The folders of files, or what is left above them, to be flushed to the disk."""
+    parents = {Path(path).parent for path in paths if not is_url(path)}
+    return {next(f for f in (folder, *folder.parents) if f.is_dir()) for folder in parents}

@@ -1,0 +1,86 @@
+"""A job's own folder (journal, lock, report, logs) is no place for outputs, and no input.
+
+Where an output goes is known beforehand, and so is a pattern for names of jobs' folders
+(``*.job``). If a wider one could lead into the folder by a name that a task has yet to make, that
+is known when the output is there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from encamp.errors import BadDestination, UnusableInput
+from encamp.jobs.job import SUFFIX, Job
+from encamp.jobs.journal import NAME
+from encamp.storage.inputs.globs import escape, may_meet
+from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
+from encamp.storage.outputs.outputs import Output
+from encamp.storage.remote import is_url
+
+_FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
+_FOR_ANOTHERS = "it is in the folder of another job, which holds that one's journal and report"
+_FOR_INPUTS = (
+    "it is the job's own folder, or in it, which every run of the job writes to; "
+    "of that only its logs can be mirrored"
+)
+
+
+def check_own_folder(job: Job) -> None:
+    """Raise `BadDestination` or `UnusableInput` for what names the job's own folder."""
+    own = Path(os.path.realpath(job.folder)).parts
+    folder = folders_below(job.to)
+    for output in _outputs(job):
+        if _leads_into(published_by(output, folder), own):
+            place = output.to if is_url(output.to) else str(job.to / output.to)
+            raise BadDestination(place, _FOR_OUTPUTS)
+    for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
+        for mirror in mirrors:
+            if job.name in mirror.pattern:
+                start = read_by(mirror, job.base).start
+                if start == own or (start[:-1] == own and start[-1] != "logs"):
+                    raise UnusableInput(mirror.pattern, _FOR_INPUTS)
+
+
+def _outputs(job: Job) -> Iterator[Output]:
+    for task in job.tasks.values():
+        yield from task.outputs
+        yield from task.on_failure
+
+
+def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:
+    """Whether what is published so is in the folder, or is meant for a place like its own."""
+    depth = len(reach.start)
+    if reach.start[: len(own)] == own:
+        return True
+    if reach.start != own[:depth]:
+        return False
+    name = next((name for name in reversed(reach.rest) if name != BELOW), "")
+    if depth == len(own) - 1 and name == own[-1]:
+        return True
+    meant = _WILDCARD.split(name)[-1].endswith(SUFFIX)
+    return meant and may_meet(reach.rest, tuple(map(escape, own[depth:])))
+
+
+_WILDCARD = re.compile(r"[*?\]]")
+
+
+class OwnFolder:
+    """Watches that no output takes a name in the folder of the job, or of another one."""
+
+    def __init__(self, folder: Path) -> None:
+        self._real = os.path.realpath(folder)
+
+    def check(self, final: str) -> None:
+        """Raise `BadDestination` for such a final name."""
+        if final == self._real or final.startswith(f"{self._real}/"):
+            raise BadDestination(final, _FOR_OUTPUTS)
+        if f"{SUFFIX}/" in final and any(map(_is_jobs, Path(final).parents)):
+            raise BadDestination(final, _FOR_ANOTHERS)
+
+
+def _is_jobs(folder: Path) -> bool:
+    """Whether a job has its journal there."""
+    return folder.name.endswith(SUFFIX) and (folder / NAME).exists()

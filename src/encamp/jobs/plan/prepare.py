@@ -1,0 +1,144 @@
+"""Everything about a job that can be known before anything runs, and all that is wrong with it."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import partial
+
+from encamp.errors import BadJob, OutputConflict
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Journal, Key, Line
+from encamp.jobs.plan.fingerprint import own_module
+from encamp.jobs.plan.graph import Graph
+from encamp.jobs.plan.inputs import Inputs, planner_of
+from encamp.jobs.plan.keys import Keys, why_run
+from encamp.jobs.plan.own_folder import check_own_folder
+from encamp.jobs.plan.readers import check_readers
+from encamp.jobs.steps import Call, Command
+from encamp.jobs.worker.work import pack
+from encamp.storage.disk.trusted import Trust, trust_in
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.outputs.believed import Believed
+from encamp.storage.outputs.outputs import (
+    Folders,
+    Output,
+    bound,
+    check_destination,
+    check_outputs,
+)
+from encamp.storage.roots import portable
+from encamp.wire.repeats import Repeats
+
+_PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+
+
+def _is_plain(step: Call | Command) -> bool:
+    """Whether all but the step's function can be pickled for sure."""
+    if isinstance(step, Command):
+        return True
+    return _PLAIN.issuperset(map(type, (*step.args, *step.kwargs.values())))
+
+
+class Prepared:
+    """A checked job. Making one raises `InputError` of some kind for whatever cannot work."""
+
+    def __init__(self, job: Job, journal: Journal | None = None) -> None:
+        if not job.tasks:
+            raise BadJob(f"job {job.name}", "has no tasks")
+        self.job = job
+        journal = journal or Journal(job.folder)
+        tasks = job.tasks.values()
+        outputs = [one for task in tasks for one in (*task.outputs, *task.on_failure)]
+        self.believed = Believed(job.to, outputs)
+        self._journal = journal
+        journal.believed = self.believed.ever
+        self.graph = Graph(job.tasks)
+        self._trust = trust_in(job.to, shared=journal.own_folder.shared)
+        self.finals = _final_names(job, self._trust)
+        check_own_folder(job)
+        planner = planner_of(job)
+        sweepers = check_readers(job, self.graph, planner)
+        self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers, planner)
+        self.shared = tuple(self.inputs.shared)
+        self.keys = Keys(self.inputs.shared, portable(job.to))
+        self._by_value: set[types.ModuleType] = set()
+        self._sent: dict[str, set[types.ModuleType]] = {}
+        self._places: dict[str, Output] = {}
+        self._check_steps()
+
+    def _check_steps(self) -> None:
+        """Raise `CannotTravel` for steps that cannot be pickled; like ones are tried once."""
+        repeats = Repeats()
+        travel: set[int] = set()
+        for name, task in self.job.tasks.items():
+            calls = [step for step in task.steps if isinstance(step, Call)]
+            functions = {id(step.function) for step in calls}
+            if not (functions <= travel and all(map(_is_plain, task.steps))):
+                pack(name, task.steps, self._by_value)
+                travel |= functions
+            for step in calls:
+                repeats.of_step(step.function, (*step.args, *step.kwargs.values()))
+
+    def bound(self, outputs: Iterable[Output]) -> tuple[Output, ...]:
+        """Outputs in the form that goes to other hosts."""
+        for output in outputs:
+            if output.to not in self._places:
+                (self._places[output.to],) = bound([output], self.job.to, shared=self._trust.shared)
+        places = [(output, self._places[output.to]) for output in outputs]
+        return tuple(replace(output, at=one.at, trust=one.trust) for output, one in places)
+
+    def look_again(self, name: str) -> tuple[list[Item], Key]:
+        """Inputs of a task and of the job, and its key, as they are now. Raises as `inputs.of`."""
+        inputs = self.inputs.look_again(name)
+        if self.inputs.shared != list(self.shared):
+            self.shared = tuple(self.inputs.shared)
+            self.keys.job_inputs(self.inputs.shared)
+        return inputs, self.key(name, inputs)
+
+    def key(self, name: str, inputs: list[Item]) -> Key:
+        """What the task's result depends on."""
+        return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
+
+    def why_run(self, name: str, record: Line | None, key: Key) -> str | None:
+        """Why a task must run, in words; None if what an earlier run did still holds."""
+        if record is None and name in self._journal.failed:
+            return "it failed when it was last run"
+        outputs = self.job.tasks[name].outputs
+        return why_run(record, key, partial(self.believed.makes, outputs), self._trust)
+
+    def steps(self, name: str) -> bytes:
+        """The task's steps, pickled."""
+        return pack(name, self.job.tasks[name].steps, self._by_value)
+
+    def send_by_value(self, name: str, module: str) -> bool:
+        """Pickle a task's steps anew, with the code of ``module``; False if that cannot help."""
+        found = sys.modules.get(module)
+        if found is None or not own_module(found) or module == "__main__":
+            return False
+        before = self._sent.get(name)
+        self._by_value.add(found)
+        self._sent[name] = set(self._by_value)
+        return self._sent[name] != before
+
+    def forget(self, name: str) -> None:
+        """Free what is kept for a task that has ended."""
+        self.inputs.forget(name)
+        self._sent.pop(name, None)
+
+
+def _final_names(job: Job, trust: Trust) -> dict[str, str]:
+    """Final paths that are known now → the task that makes each."""
+    shared = trust.shared
+    check_destination(job.true_folder(shared=shared).parent)
+    finals: dict[str, str] = {}
+    folders: Folders = {}
+    for task in job.tasks.values():
+        left = check_outputs(task.on_failure, job.to, folders, shared=shared)
+        for final in {**check_outputs(task.outputs, job.to, folders, shared=shared), **left}:
+            if final in finals:
+                raise OutputConflict(final, f"task {finals[final]}", f"task {task.name}")
+            finals[final] = task.name
+    return finals

@@ -1,0 +1,422 @@
+"""No task reads what another one publishes without coming after it.
+
+What tasks publish is known before anything runs, by name or by pattern, and so is what they read.
+A task that reads what another makes, and does not wait for it, would work on what is there by
+chance: nothing, half of it, or what an earlier run has left. So it is of what another leaves when
+it fails.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from pathlib import Path
+
+from encamp.errors import BadJob, InputError, printable
+from encamp.jobs.job import Job
+from encamp.jobs.plan.graph import Graph
+from encamp.jobs.steps import Task
+from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
+from encamp.storage.inputs.hidden import split
+from encamp.storage.inputs.mirror import Mirror, Planner, find
+from encamp.storage.inputs.reach import (
+    BELOW,
+    Reach,
+    folders_below,
+    left_out,
+    published_by,
+    read_at,
+    read_by,
+    symlinks_to,
+)
+from encamp.storage.outputs.outputs import Output
+from encamp.storage.remote import is_url
+
+
+@dataclass(eq=False)
+class _Writes:
+    """The tasks that publish by one pattern into one folder."""
+
+    reach: Reach
+    output: Output
+    failed: bool
+    """Whether it is what they leave when they fail."""
+    tasks: dict[str, None] = field(default_factory=dict)
+    sweepers: set[str] = field(default_factory=set)
+    """Those whose pattern may match their own inputs, which unchanged are no outputs."""
+
+    @cached_property
+    def no_sweepers(self) -> list[str]:
+        """The other tasks, once all sweepers are known."""
+        return [task for task in self.tasks if task not in self.sweepers]
+
+    @property
+    def by_pattern(self) -> bool:
+        """Whether the names are known only when they are there."""
+        return any(is_glob(part) for part in self.reach.rest if part != BELOW)
+
+
+class _Folder:
+    """What is published into one folder, and the folders below it."""
+
+    def __init__(self, *, failed: bool) -> None:
+        self._failed = failed
+        self.folders: dict[str, _Folder] = {}
+        self._writes: dict[tuple[str, ...], _Writes] = {}
+        self._by_start: defaultdict[str, list[_Writes]] = defaultdict(list)
+        self._named: dict[str, _Writes | tuple[Reach, Output, str]] = {}
+        """What has a name without a pattern: of most tasks nobody asks what they write."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether anything is published here."""
+        return bool(self._writes or self._named)
+
+    def add(self, reach: Reach, output: Output, task: str) -> None:
+        name = reach.rest[0]
+        if len(reach.rest) == 2 and reach.rest[1] == BELOW and not is_glob(name):
+            if name in self._named:
+                self._of_name(name).tasks[task] = None
+            else:
+                self._named[name] = (reach, output, task)
+            return
+        writes = self._writes.get(reach.rest)
+        if writes is None:
+            writes = self._writes[reach.rest] = _Writes(reach, output, self._failed)
+            self._by_start[_start(name)].append(writes)
+        writes.tasks[task] = None
+
+    def maybe(self, name: str) -> Iterator[_Writes]:
+        """What may be published here as something that a pattern for a name matches."""
+        start = _start(name)
+        if is_glob(name):
+            for one in self._named:
+                if one.startswith(start):
+                    yield self._of_name(one)
+            for other, writes in self._by_start.items():
+                if other.startswith(start) or start.startswith(other):
+                    yield from writes
+            return
+        if start in self._named:
+            yield self._of_name(start)
+        for length in range(len(start) + 1):
+            yield from self._by_start.get(start[:length], ())
+
+    def _of_name(self, name: str) -> _Writes:
+        writes = self._named[name]
+        if isinstance(writes, tuple):
+            reach, output, task = writes
+            writes = self._named[name] = _Writes(reach, output, self._failed, {task: None})
+        return writes
+
+
+def _start(name: str) -> str:
+    return "" if name == BELOW else fixed_start(name)
+
+
+class _Published:
+    """All that the tasks of a job may publish, or leave when they fail, by folders."""
+
+    def __init__(self, job: Job, *, failed: bool) -> None:
+        self._failed = failed
+        self._top = _Folder(failed=failed)
+        self._destination = Path(os.path.realpath(job.to)).parts
+        self._near: dict[str, bool | _Folder] = {}
+        folder = folders_below(job.to)
+        for task in job.tasks.values():
+            for output in task.on_failure if failed else task.outputs:
+                reach = published_by(output, folder)
+                self._folder(reach.start).add(reach, output, task.name)
+
+    def _folder(self, names: tuple[str, ...]) -> _Folder:
+        folder = self._top
+        for name in names:
+            below = folder.folders.get(name)
+            if below is None:
+                below = folder.folders[name] = _Folder(failed=self._failed)
+            folder = below
+        return folder
+
+    def near(self, folder: str, name: str) -> bool:
+        """Whether anything is published in a folder above a path, or below it."""
+        if folder not in self._near:
+            self._near[folder] = self._near_folder(folder)
+        found = self._near[folder]
+        return found if isinstance(found, bool) else found.is_written or name in found.folders
+
+    def _near_folder(self, path: str) -> bool | _Folder:
+        """The folder itself if that does not tell."""
+        folder = self._top
+        for name in Path(path).parts:
+            if folder.is_written:
+                return True
+            if name not in folder.folders:
+                return False
+            folder = folder.folders[name]
+        return folder
+
+    def read(self, by: Reach) -> Iterator[_Writes]:
+        """What a pattern may read; of the destination only if the pattern begins with it."""
+        depth = len(self._destination)
+        named = by.start[:depth] == self._destination
+        yield from self._read(self._top, (), by.whole, None if named else self._destination)
+
+    def _read(
+        self,
+        folder: _Folder,
+        above: tuple[str, ...],
+        names: tuple[str, ...],
+        hidden: tuple[str, ...] | None,
+    ) -> Iterator[_Writes]:
+        if above == hidden or not names:
+            return
+        for writes in folder.maybe(names[0]):
+            if may_meet(writes.reach.rest, names):
+                yield writes
+        if names[0] != BELOW:
+            for one in _matching(folder.folders, names[0]):
+                yield from self._read(folder.folders[one], (*above, one), names[1:], hidden)
+            return
+        if len(names) > 1:
+            yield from self._read(folder, above, names[1:], hidden)
+        for one, below in folder.folders.items():
+            yield from self._read(below, (*above, one), names, hidden)
+
+
+def _matching(folders: dict[str, _Folder], name: str) -> list[str]:
+    if not is_glob(name):
+        return [name] if name in folders else []
+    return [one for one in folders if names_may_meet(escape(one), name)]
+
+
+@dataclass(frozen=True)
+class _Hit:
+    """A task whose mirror may read what tasks publish."""
+
+    task: Task
+    mirror: Mirror
+    read: Reach
+    writes: _Writes
+
+    @property
+    def own(self) -> bool:
+        return self.task.name in self.writes.tasks
+
+    @property
+    def sweeps(self) -> bool:
+        """Whether it is but the task's own inputs that its output pattern may match as well."""
+        tree = len(self.read.rest) == 1 and Path(*self.read.start).is_dir()
+        return self.own and self.writes.by_pattern and not tree and not self.writes.failed
+
+
+class _Check:
+    def __init__(self, job: Job, graph: Graph, planner: Planner) -> None:
+        self._job, self._graph, self._planner = job, graph, planner
+        self._published = [_Published(job, failed=False)]
+        if any(task.on_failure for task in job.tasks.values()):
+            self._published.append(_Published(job, failed=True))
+        self._base = str(job.base)
+        self._to = Path(os.path.realpath(job.to))
+        self._way = lru_cache(maxsize=1024)(_way_to)
+        self._found = lru_cache(maxsize=1024)(partial(find, literal=True))
+        self._met = lru_cache(maxsize=1024)(self._met_by)
+        self._task = ""
+        self._before: set[str] = set()
+
+    def run(self) -> set[str]:
+        for mirror in self._job.mirror:
+            for _, writes in self._read(mirror):
+                raise BadJob(f"the job's {_said(mirror)}", _for_all(writes))
+        hits = [
+            _Hit(task, mirror, read, writes)
+            for task in self._job.tasks.values()
+            for mirror in task.mirror
+            for read, writes in self._read(mirror)
+        ]
+        for hit in hits:
+            if hit.sweeps:
+                hit.writes.sweepers.add(hit.task.name)
+        for hit in hits:
+            self._check(hit)
+        return {hit.task.name for hit in hits if hit.sweeps}
+
+    def _read(self, mirror: Mirror) -> Iterator[tuple[Reach, _Writes]]:
+        """What a pattern may read of what tasks publish; also through symlinks that are there."""
+        pattern = mirror.pattern
+        plain = not (is_glob(pattern) or is_url(pattern) or pattern[:1] in ("", "~", "."))
+        path = pattern if pattern.startswith("/") else f"{self._base}/{pattern}"
+        if plain and "/." not in pattern and not self._near(path):
+            return
+        yield from self._met(mirror)
+
+    def _met_by(self, mirror: Mirror) -> list[tuple[Reach, _Writes]]:
+        matches = [] if is_url(mirror.pattern) else self._matches(mirror)
+        reaches = [(read, mirror.exclude) for read in self._reaches(mirror, matches)]
+        reaches += [(read, ()) for read in self._by_symlinks(mirror, matches)]
+        return [
+            (read, writes)
+            for read, exclude in reaches
+            for published in self._published
+            for writes in published.read(read)
+            if not left_out(writes.reach, read, exclude)
+        ]
+
+    def _matches(self, mirror: Mirror) -> list[Path]:
+        """The symlinks and folders that a pattern matches now; ``**`` matches no folders."""
+        found = self._found(mirror.pattern, self._job.base)
+        matches = [path for path in found if not _is_plain(str(path))]
+        deep = BELOW in split(mirror.pattern, self._job.base)[1]
+        return [path for path in matches if not path.is_dir()] if deep else matches
+
+    def _near(self, path: str) -> bool:
+        """Whether anything is published near a file; jobs of a million files ask."""
+        folder, _, name = path.rstrip("/").rpartition("/")
+        real, links = self._way(folder)
+        if self._is_near(real, name) or not _is_plain(path):
+            return True
+        return any(self._is_near(str(link.parent), link.name) for link in links)
+
+    def _is_near(self, folder: str, name: str) -> bool:
+        return any(one.near(folder, name) for one in self._published)
+
+    def _reaches(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
+        """What a pattern may read by its names, also through symlinks that are there."""
+        yield read_by(mirror, self._job.base)
+        if is_url(mirror.pattern):
+            return
+        start, rest = split(mirror.pattern, self._job.base)
+        for depth in range(1, len(rest)):
+            if rest[depth - 1] != BELOW:
+                yield from self._below_folders(start, rest[:depth], rest[depth:])
+        yield from (read_at(path) for path in matches if rest and path.is_symlink())
+
+    def _below_folders(
+        self, start: Path, above: tuple[str, ...], names: tuple[str, ...]
+    ) -> Iterator[Reach]:
+        """What names stand for below symlinks to folders, of which a pattern goes through some."""
+        below = () if BELOW in names else (BELOW,)
+        hidden = not Path(os.path.realpath(start)).is_relative_to(self._to)
+        for folder in self._found(f"{escape(str(start))}/{'/'.join(above)}", start):
+            real = Path(os.path.realpath(folder))
+            if folder.is_symlink() and not (hidden and real.is_relative_to(self._to)):
+                yield Reach(real.parts, (*names, *below))
+
+    def _by_symlinks(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
+        """The symlinks on the way to what is read, and what is read by those in trees."""
+        if is_url(mirror.pattern):
+            return
+        start, _ = split(mirror.pattern, self._job.base)
+        goals = [goal for path in matches for goal in self._leads_to(path, mirror)]
+        yield from map(read_at, goals)
+        folders = {path.parent for path in self._found(mirror.pattern, self._job.base)}
+        for path in {start, *matches, *goals, *folders}:
+            yield from (Reach(link.parts, ()) for link in self._way(str(path))[1])
+
+    def _leads_to(self, path: Path, mirror: Mirror) -> list[Path]:
+        """Where absolute symlinks in a tree lead: they do so in the task's folder, too."""
+        with suppress(OSError, InputError):  # it is told when it is the task's turn
+            return list(map(Path, self._planner.leads_to(path, mirror) if path.is_dir() else ()))
+        return []
+
+    def _check(self, hit: _Hit) -> None:
+        """Raise `BadJob` if a task reads what it makes itself, or does not come after."""
+        name, writes = hit.task.name, hit.writes
+        sweeps = name in writes.sweepers
+        if hit.own and not sweeps:
+            of_own = _of_own_failure if writes.failed else _of_itself
+            raise BadJob(f"task {name}", of_own(hit.mirror, writes))
+        for other in writes.no_sweepers if sweeps else writes.tasks:
+            if other != name and not self._after(name, other):
+                why = _of_another(hit.mirror, other, writes, self._after(other, name))
+                raise BadJob(f"task {name}", why)
+
+    def _after(self, task: str, other: str) -> bool:
+        """Whether a task comes after another, if only by way of others."""
+        if task != self._task:
+            self._task, self._before = task, set(self._graph.before[task])
+        if other in self._before:
+            return True
+        self._before |= self._graph.all_before(task)
+        return other in self._before
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a file is there, or nothing."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return True
+
+
+def _way_to(path: str) -> tuple[str, list[Path]]:
+    """The real path, and the symlinks on the way there."""
+    return os.path.realpath(path), list(symlinks_to(Path(path)))
+
+
+def check_readers(job: Job, graph: Graph, planner: Planner) -> set[str]:
+    """Raise `BadJob` for a task that reads what a task publishes that does not come before it.
+
+    Returns the tasks whose output patterns may match their own inputs, as those in ``data/*.csv``
+    that go back to ``data``.
+    """
+    if any(task.outputs or task.on_failure for task in job.tasks.values()):
+        return _Check(job, graph, planner).run()
+    return set()
+
+
+def _said(mirror: Mirror) -> str:
+    return f"mirror {printable(mirror.pattern)!r}"
+
+
+def _publishes(task: str, writes: _Writes) -> str:
+    made = f"task {task} leaves when it fails" if writes.failed else f"task {task} publishes"
+    return f"{made} ({_output(writes)})"
+
+
+def _output(writes: _Writes) -> str:
+    output = writes.output
+    place = "" if output.to in (".", "") else f" in {printable(output.to)}"
+    return f"{printable(output.rename or output.pattern)!r}{place}"
+
+
+def _for_all(writes: _Writes) -> str:
+    first = next(iter(writes.tasks))
+    return (
+        f"reads what {_publishes(first, writes)}, but job inputs are "
+        "there before any task has run; leave it out (exclude), or have the tasks that need it "
+        f"take it by outputs_of({first!r})"
+    )
+
+
+_PART_THEM = "publish to another folder or name, or leave it out of the mirror (exclude)"
+
+
+def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:
+    return (
+        f"its {_said(mirror)} reads what it leaves when it fails ({_output(writes)}), "
+        f"so its next run would not have the same inputs; {_PART_THEM}"
+    )
+
+
+def _of_itself(mirror: Mirror, writes: _Writes) -> str:
+    return (
+        f"its {_said(mirror)} reads what it publishes itself ({_output(writes)}), so it would "
+        f"never be up to date; {_PART_THEM}"
+    )
+
+
+def _of_another(mirror: Mirror, maker: str, writes: _Writes, later: bool) -> str:
+    reads = f"its {_said(mirror)} reads what {_publishes(maker, writes)}"
+    if later:
+        return f"{reads}, which comes after it; {_PART_THEM}"
+    if writes.failed:
+        return f"{reads}, but does not come after it; {_PART_THEM}"
+    return (
+        f"{reads}, but does not come after it; take it by outputs_of({maker!r}), "
+        f"add after={maker!r}, or publish to another folder"
+    )

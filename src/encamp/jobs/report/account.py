@@ -1,0 +1,168 @@
+"""Giving account of a run: tasks in hand, what came of tries and tasks, the lists that stay."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+from encamp.errors import BadDestination, TaskLost, text_of
+from encamp.jobs.clock import Clock
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Key
+from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.steps import Task
+from encamp.jobs.worker.work import Outcome
+from encamp.model import (
+    AttemptReport,
+    JobReport,
+    ServiceStatistics,
+    Span,
+    State,
+    TaskReport,
+    Where,
+)
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.roots import local
+from encamp.values import as_json
+from encamp.version import __version__
+
+
+@dataclass
+class InHand:
+    """A task that the executor has in hand."""
+
+    key: Key
+    why: str
+    inputs: list[Item]
+    shared: tuple[Item, ...]
+    """The job's inputs as they were when this was planned."""
+    number: int
+    tries: int = 0
+    submitted: float = 0.0
+    parked_at: int = 0
+    """How many tasks had ended when it was put aside for want of room."""
+    losses: int = 0
+    """How many hosts it has lost."""
+    changes: int = 0
+    """How often its inputs were found changed since they were looked up."""
+    attempts: list[AttemptReport] = field(default_factory=list)
+
+
+class Workplaces:
+    """Where attempts were, to tell of those that were lost together with their worker."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._free: dict[tuple[str, str], float] = {}
+        """When the last attempt of each worker has ended."""
+
+    def note(self, where: Where | None) -> None:
+        """An attempt has ended there now."""
+        if where is not None:
+            self._free[where.host, where.worker] = self._clock.now()
+
+    def lost(self, future: Future[Any], error: TaskLost, submitted: float) -> Outcome:
+        """An attempt that nothing came back of, as far as the cluster's future tells of it.
+
+        It began when its worker was free for it, at the earliest.
+        """
+        host, slot = getattr(future, "host", None), getattr(future, "slot", None)
+        where = None if host is None else Where(host, f"slot-{slot}", 0)
+        worker = (host or "", f"slot-{slot}")
+        began = max(submitted, self._free.get(worker, 0.0))
+        lost = Span("lost", began, max(0.0, self._clock.now() - began))
+        return Outcome(where=where, phases=[lost], error=error)
+
+
+def job_report(
+    job: Job,
+    tasks: Sequence[TaskReport],
+    clock: Clock,
+    executor: str,
+    interrupted: bool,
+    warnings: Sequence[str] = (),
+    services: Sequence[ServiceStatistics] = (),
+) -> JobReport:
+    """The report of a run that ends now."""
+    return JobReport(
+        name=job.name,
+        destination=str(job.to),
+        folder=str(job.folder),
+        started=clock.began,
+        ended=clock.now(),
+        controller=f"process {os.getpid()} on {socket.gethostname()}",
+        executor=executor,
+        version=__version__,
+        interrupted=interrupted,
+        tasks=tasks,
+        warnings=list(warnings),
+        services=list(services),
+        not_selected=len(job.tasks) - len(tasks),
+    )
+
+
+def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
+    """What came of one try."""
+    error = outcome.error
+    return AttemptReport(
+        number=current.number,
+        where=outcome.where,
+        submitted=current.submitted,
+        phases=outcome.phases,
+        bytes_mirrored=outcome.bytes_mirrored,
+        files_mirrored=outcome.files_mirrored,
+        bytes_shared=outcome.bytes_shared,
+        cpu_seconds=outcome.cpu_seconds,
+        peak_memory=outcome.peak_memory,
+        error=None if error is None else text_of(error),
+        error_type=None if error is None else type(error).__name__,
+    )
+
+
+def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> TaskReport:
+    """What came of a task, its outputs not yet among it."""
+    log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
+    value = _unpickled(outcome.value)
+    lost = value is not None and as_json(value) is None and not isinstance(value, float)
+    return TaskReport(
+        task.name,
+        state,
+        attempts=current.attempts,
+        why=current.why if outcome.error is None else text_of(outcome.error),
+        log=log,
+        log_tail=outcome.log_tail,
+        kept=outcome.kept,
+        value=value,
+        parameters=parameters_of(task),
+        not_kept=type(value).__name__ if lost else "",
+    )
+
+
+def _unpickled(value: bytes | None) -> object:
+    try:
+        return None if value is None else pickle.loads(value)  # noqa: S301 - from our own worker
+    except Exception:  # noqa: BLE001 - of a class that only the worker knows
+        return None
+
+
+def write_manifest(folder: OwnFolder, lines: Iterable[bytes]) -> None:
+    """List all published files with their digests in ``MANIFEST``.
+
+    Raises `BadDestination` or `NotOurs`.
+    """
+    try:
+        # The folder may have been removed meanwhile.
+        with (
+            folder.opened(make=True) as files,
+            files.replacing("MANIFEST") as file,
+        ):
+            file.writelines(sorted(lines))
+    except OSError as exc:
+        why = (exc.strerror or str(exc)).lower()
+        raise BadDestination(str(folder.path / "MANIFEST"), why) from exc

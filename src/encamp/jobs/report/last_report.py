@@ -1,0 +1,87 @@
+"""The report that stays: a run in which nothing had to run does not replace an earlier one.
+
+People were told to open it, and it says what ran where. That such a run has been is noted beside
+it, with how many tasks were up to date, for `encamp status`.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from encamp.errors import NotOurs
+from encamp.jobs.report.report import NAME, report_in, written
+from encamp.model import JobReport
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+
+_NOTE = "checked.json"
+_MOST_NOTE = 1 << 12
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """A run in which nothing had to run, after the one that the report is of."""
+
+    ended: float
+    tasks: int
+
+
+def keep_report(report: JobReport, folder: OwnFolder) -> None:
+    """Write the report of a run; if nothing had to run, only what is new in it.
+
+    Raises as `write_report`, and as `read_report` where it reads the earlier one.
+    """
+    idle = not report.interrupted and all(state == "up to date" for state in report.states())
+    with folder.opened(make=True) as files:
+        earlier = _earlier(files) if idle else None
+        if earlier is None:
+            files.remove(_NOTE)
+            written(report, files)
+            return
+        if earlier != report.warnings:
+            written(replace(report_in(files), warnings=report.warnings), files)
+        with files.replacing(_NOTE) as file:
+            file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
+
+
+class _Earlier(msgspec.Struct):
+    """What has to be known of a report that may be of a million tasks."""
+
+    warnings: list[str] = []
+
+
+def _earlier(files: OwnFiles) -> list[str] | None:
+    """The warnings of the last report; None if there is none that can be read."""
+    with (
+        suppress(OSError, ValueError, RecursionError, NotOurs),
+        os.fdopen(files.open(NAME), "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        files.status("report.html")
+        return msgspec.json.decode(_end_of(text) or text, type=_Earlier).warnings
+    return None
+
+
+_MOST_AT_END = 1 << 20
+_WARNINGS = b'\n  "warnings": '
+"""How the last part of a report begins: no text in JSON holds a line's end."""
+
+
+def _end_of(text: mmap.mmap) -> bytes | None:
+    """The last part of a report, as an object of its own; None if it is not near the end."""
+    start = text.rfind(_WARNINGS, max(0, len(text) - _MOST_AT_END))
+    return None if start < 0 else b"{" + text[start:]
+
+
+def last_check(folder: Path, *, shared: bool = False) -> Checked | None:
+    """The last run, if nothing had to run in it."""
+    with (
+        suppress(OSError, ValueError, RecursionError, NotOurs),
+        OwnFolder(folder, shared).opened() as files,
+    ):
+        return msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Checked)
+    return None

@@ -1,0 +1,132 @@
+"""The report's page: `report.html` beside this file, with the facts of a run put in.
+
+Everything that can be seen is built from those facts by the page's own script. A page has a size
+that browsers open at once: of very many tasks it shows some, and tells the whole in numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import os
+import re
+from base64 import b64encode
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from encamp.errors import shortened
+from encamp.jobs.display.some import some_of, went_wrong
+from encamp.jobs.report.carried import carried, task_json
+from encamp.jobs.report.lanes import RAN, Lanes
+from encamp.model import JobReport, TaskReport
+
+_LARGEST = 5_000_000
+"""Bytes that the facts of all tasks may have on the page."""
+_LONGEST_VALUE = 2000
+_LONGEST_LOG = 16_000
+_MOST_OUTPUTS = 100
+"""Outputs of one task that are shown."""
+_MOST_ATTEMPTS = 20
+"""Attempts of one task that are shown, the last ones."""
+
+Facts = dict[str, Any]
+"""A report, or a part of it, in JSON's own types."""
+
+
+def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> bytes:
+    """The page; ``facts`` are those of the report without tasks, and changed here.
+
+    ``folder`` is where the page will be.
+    """
+    facts["href"] = _link(os.path.relpath(report.destination, folder))
+    facts["lanes"] = carried(lanes.lanes)
+    chosen = some_of(
+        range(len(report.tasks)),
+        went_wrong(report, lanes),
+        lambda at: _for_page(report.tasks[at], lanes.of(at), report, folder),
+        _LARGEST,
+    )
+    facts["tasks"] = [msgspec.Raw(text) for text in chosen.values()]
+    facts["left_out"] = _summed(report, chosen)
+    template = files("encamp.jobs.report").joinpath("report.html").read_text("utf-8")
+    title, script = html.escape(facts["name"]), _hash_of_script(template)
+    parts = {"TITLE": title, "FACTS": _harmless(facts).decode(), "SCRIPT": script}
+    return re.sub(r"@(TITLE|FACTS|SCRIPT)@", lambda match: parts[match[1]], template).encode()
+
+
+def _hash_of_script(template: str) -> str:
+    """By which browsers know the page's own script, and run no other; see CSP Level 3."""
+    script = template.partition("<script>")[2].partition("</script>")[0]
+    return b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
+    """What the page needs to know of tasks that it does not show."""
+    states: Counter[str] = Counter()
+    busy: dict[str, float] = defaultdict(float)
+    sums = dict.fromkeys(_SUMMED, 0.0)
+    found, again, peak = 0, 0, 0
+    ran = report.of_state(*RAN)
+    for at, state in enumerate(report.states()):
+        task = None if state == "up to date" else next(ran)
+        if at in chosen:
+            continue
+        states[state] += 1
+        if task is None:
+            continue
+        again += len(task.attempts) > 1
+        for attempt in task.attempts:
+            found += 1
+            host = attempt.where.host if attempt.where is not None else ""
+            busy[host] += sum(phase.seconds for phase in attempt.phases)
+            peak = max(peak, attempt.peak_memory)
+            for name in _SUMMED:
+                sums[name] += getattr(attempt, name)
+    facts = {"tasks": states.total(), "states": states, "attempts": found, "again": again}
+    return {**facts, "busy": busy, **sums, "peak_memory": peak}
+
+
+_SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
+
+
+def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Path) -> bytes:
+    """One task's facts as the page has them: lanes and links in, what is long cut."""
+    shown: Facts = msgspec.json.decode(task_json(task))
+    shown["href"] = None if task.log is None else _link(task.log)
+    shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
+    shown["why"] = shortened(shown["why"])
+    for name in ("parameters", "not_kept"):
+        if not shown[name]:
+            del shown[name]
+    if task.value is not None:
+        shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
+    drawn: list[int | None] = [*lanes] or [None] * len(shown["attempts"])
+    for facts, lane in zip(shown["attempts"], drawn, strict=True):
+        facts["lane"] = lane
+    shown["attempts"] = shown["attempts"][-_MOST_ATTEMPTS:]
+    shown["made"] = len(shown["outputs"])
+    shown["outputs"] = shown["outputs"][:_MOST_OUTPUTS]
+    for output, link in zip(task.outputs, shown["outputs"], strict=False):
+        path = os.path.join(report.destination, output.path)  # noqa: PTH118
+        link["href"] = _link(os.path.relpath(path, folder))
+    return _harmless(shown)
+
+
+def _link(path: str) -> str | None:
+    """A relative path as a link; the leading ``./`` and quoting keep it from naming a scheme."""
+    try:
+        return "./" + quote(path, errors="surrogateescape")
+    except UnicodeEncodeError:
+        return None
+
+
+def _harmless(facts: Facts) -> bytes:
+    """JSON that cannot end the script element that it stands in; ``<`` only occurs in strings."""
+    data = msgspec.json.encode(facts)
+    return data.replace(b"<", b"\\u003c").replace(b">", b"\\u003e").replace(b"&", b"\\u0026")

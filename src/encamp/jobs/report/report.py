@@ -1,0 +1,124 @@
+"""The report of one run: report.json for programs, report.html for people, trace.json."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+
+from encamp.errors import BadJob
+from encamp.jobs.report.carried import carried, task_json
+from encamp.jobs.report.lanes import Lanes
+from encamp.jobs.report.page import page_of
+from encamp.jobs.report.reports import Reports
+from encamp.jobs.report.trace import trace
+from encamp.model import JobReport, State
+from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+
+NAME = "report.json"
+
+
+def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Path:
+    """Write report.json, trace.json and report.html into ``folder``; return the page's path.
+
+    Each file appears whole or not at all, in place of an older one. Odd names and values never
+    stand in the way: what JSON cannot carry is written escaped. Raises `NotOurs`, `DiskFull`, or
+    OSError where the folder cannot be written.
+    """
+    with OwnFolder(folder, shared).opened(make=True) as files:
+        written(report, files)
+    return folder / "report.html"
+
+
+def written(report: JobReport, files: OwnFiles) -> None:
+    """The same, in a folder that is open."""
+    folder = files.path
+    _replace(files, NAME, _in_pieces(report))
+    lanes = Lanes(report)
+    _replace(files, "trace.json", trace(report, lanes))
+    facts = carried(replace(report, tasks=[]))
+    _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
+
+
+def _in_pieces(report: JobReport) -> Iterator[bytes]:
+    """The report as JSON for people as well, a task at a time: there may be a million."""
+    whole = msgspec.json.encode(carried(replace(report, tasks=[])))
+    head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
+    yield head + (tasks if not report.tasks else b'"tasks": [')
+    kept = report.tasks
+    texts = kept.as_json() if isinstance(kept, Reports) else map(task_json, kept)
+    for number, task in enumerate(texts):
+        text = msgspec.json.format(task, indent=2).replace(b"\n", b"\n    ")
+        yield (b",\n    " if number else b"\n    ") + text
+    yield (b"\n  ]" if report.tasks else b"") + tail
+
+
+class TaskOutline(msgspec.Struct, frozen=True, gc=False):
+    """What `encamp status` tells of a task."""
+
+    name: str
+    state: State
+    why: str = ""
+    log: str | None = None
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """What `encamp status` tells of a report, which may be of a million tasks."""
+
+    ended: float
+    interrupted: bool
+    tasks: list[TaskOutline]
+    not_selected: int = 0
+
+
+def read_outline(path: Path, *, shared: bool = False) -> Outline:
+    """What stands out in a report.json; raises as `read_report`."""
+    with (
+        _told_as_bad_job(path),
+        OwnFolder(path.parent, shared).opened() as files,
+        os.fdopen(files.open(path.name), "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
+    ):
+        return msgspec.json.decode(text, type=Outline)
+
+
+def read_report(path: Path, *, shared: bool = False) -> JobReport:
+    """The report in ``path``, a report.json.
+
+    Raises `BadJob` if it is missing or broken, `NotOurs` if somebody else may have written it.
+    """
+    with _told_as_bad_job(path), OwnFolder(path.parent, shared).opened() as files:
+        return report_in(files, path.name)
+
+
+def report_in(files: OwnFiles, name: str = NAME) -> JobReport:
+    """The same, in a folder that is open."""
+    with _told_as_bad_job(files.path / name):
+        return msgspec.json.decode(files.read(name), type=JobReport)
+
+
+@contextmanager
+def _told_as_bad_job(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise BadJob(str(path), f"cannot be read: {exc.strerror or exc}") from exc
+    except (ValueError, RecursionError) as exc:
+        raise BadJob(str(path), f"is no report of a run: {exc}") from exc
+
+
+def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes]) -> None:
+    size = 0
+    try:
+        with files.replacing(name) as file:
+            for data in pieces:
+                size += len(data)
+                file.write(data)
+    except OSError as exc:
+        raise (disk_full(exc, files.path / name, size) or exc) from exc

@@ -1,0 +1,135 @@
+"""The trace of a run, for Perfetto.
+
+It follows the Trace Event Format
+(https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from encamp.jobs.display.some import some_of, went_wrong
+from encamp.jobs.report.carried import carried
+from encamp.jobs.report.lanes import Lane, Lanes, times
+from encamp.model import AttemptReport, JobReport, TaskReport
+
+_LARGEST = 20_000_000
+"""Bytes that the events of all attempts may have: what viewers open at once."""
+
+
+def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
+    """The trace as JSON; of very many tasks it has some, and says what it leaves out."""
+    about = ("name", "destination", "controller", "executor", "version", "started", "ended")
+    facts = {name: str(getattr(report, name)) for name in about}
+    places = _places(lanes)
+    ran = [at for at, tries in enumerate(lanes.tries) if tries]
+    wrong = [at for at in went_wrong(report, lanes) if lanes.tries[at]]
+    chosen = some_of(ran, wrong, lambda at: _of_task(report, lanes, at, places), _LARGEST)
+    pieces = [_encoded(names)[1:-1]] if (names := _names(lanes)) else []
+    if len(chosen) < len(ran):
+        text = f"{len(chosen)} of {len(ran)} tasks that ran; all are in report.json"
+        facts["shown"] = text
+        pieces.append(_encoded([_remark(text)])[1:-1])
+    yield b'{"displayTimeUnit":"ms","otherData":' + msgspec.json.encode(carried(facts))
+    yield b',"traceEvents":['
+    for number, piece in enumerate(itertools.chain(pieces, chosen.values())):
+        yield b"," * (number > 0) + piece
+    yield b"]}"
+
+
+def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, int]]) -> bytes:
+    task = report.tasks[at]
+    tries = zip(task.attempts, lanes.of(at), strict=True)
+    events = [
+        event
+        for attempt, lane in tries
+        for event in _attempt_events(task, attempt, lanes.began, *places[lane])
+    ]
+    return _encoded(events)[1:-1]
+
+
+def _remark(text: str) -> dict[str, Any]:
+    """Something that is drawn over all, at the beginning."""
+    return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
+
+
+def _encoded(events: list[dict[str, Any]]) -> bytes:
+    try:
+        return msgspec.json.encode(events)
+    except (TypeError, ValueError, OverflowError):  # odd names, as of files
+        return msgspec.json.encode(carried(events))
+
+
+def _hosts(lanes: Lanes) -> dict[str | None, int]:
+    return {host: n for n, host in enumerate(dict.fromkeys(one.host for one in lanes.lanes), 1)}
+
+
+def _places(lanes: Lanes) -> list[tuple[int, int]]:
+    """The numbers of each lane's host and of itself."""
+    hosts = _hosts(lanes)
+    return [(hosts[lane.host], n) for n, lane in enumerate(lanes.lanes, len(hosts) + 1)]
+
+
+def _names(lanes: Lanes) -> list[dict[str, Any]]:
+    return [*_host_names(_hosts(lanes)), *_lane_names(lanes.lanes, _places(lanes))]
+
+
+def _host_names(hosts: dict[str | None, int]) -> Iterator[dict[str, Any]]:
+    for host, pid in hosts.items():
+        name = {"name": host or "no host known"}
+        yield {"ph": "M", "name": "process_name", "pid": pid, "tid": 0, "args": name}
+
+
+def _lane_names(lanes: list[Lane], numbers: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    for order, (lane, (pid, tid)) in enumerate(zip(lanes, numbers, strict=True)):
+        name = " / ".join(str(part) for part in (lane.worker, lane.slot) if part is not None)
+        for kind, args in (
+            ("thread_name", {"name": name or "all workers"}),
+            ("thread_sort_index", {"sort_index": order}),
+        ):
+            yield {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+
+
+def _attempt_events(
+    task: TaskReport, attempt: AttemptReport, zero: float, pid: int, tid: int
+) -> Iterator[dict[str, Any]]:
+    start, end = times(attempt)
+    event: dict[str, Any] = {
+        "name": task.name,
+        "cat": "failed" if attempt.error else "attempt",
+        "args": {
+            "state": task.state,
+            "attempt": attempt.number,
+            "bytes_mirrored": attempt.bytes_mirrored,
+            "bytes_shared": attempt.bytes_shared,
+            "cpu_seconds": attempt.cpu_seconds,
+            "peak_memory": attempt.peak_memory,
+            "error": attempt.error,
+        },
+        "pid": pid,
+        "tid": tid,
+    }
+    if not attempt.phases:
+        yield event | {"ph": "i", "s": "t", "ts": _micros(start - zero)}
+        return
+    yield event | _stretch(start - zero, end - zero)
+    for phase in attempt.phases:
+        stretch = _stretch(phase.start - zero, phase.start + phase.seconds - zero)
+        args = {"task": task.name}
+        facts = {"name": phase.name, "cat": "phase", "args": args, "pid": pid, "tid": tid}
+        yield facts | stretch
+
+
+def _stretch(start: float, end: float) -> dict[str, Any]:
+    """Both ends are rounded, not the length, so that phases never stand out of their attempt."""
+    ts = _micros(start)
+    return {"ph": "X", "ts": ts, "dur": _micros(end) - ts}
+
+
+def _micros(seconds: float) -> int:
+    return round(seconds * 1e6) if math.isfinite(seconds) else 0

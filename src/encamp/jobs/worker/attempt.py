@@ -1,0 +1,199 @@
+"""One attempt as the executor's worker sees it: a slot does it, the worker watches over the slot.
+
+`attempt` is what a job submits to its executor, whichever that is.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
+from encamp.jobs.interrupts import ended_in_order
+from encamp.jobs.worker.lease import Watch
+from encamp.jobs.worker.phases import Standing, StepBegins, rescue, run_phases, stage_log, tail_of
+from encamp.jobs.worker.slots import Done, SlotLost, slots_here
+from encamp.jobs.worker.use import Use
+from encamp.jobs.worker.whereabouts import worker_name
+from encamp.jobs.worker.work import Outcome, Work
+from encamp.loop.running import RunningTime
+from encamp.model import Span, Where
+from encamp.slot.bounded import free_middle_of
+from encamp.slot.calls import SpawnersFiles, ask_here
+from encamp.storage.disk.visible import sees
+from encamp.storage.inputs.modes import needs_own_mounts
+from encamp.storage.inputs.overlay import recover
+from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.wire.pickling import NotImportable
+
+TICK = 0.2
+"""Seconds between looks at the clock and at the lease."""
+
+
+_ASK = 1.0
+"""Seconds between questions whether the run goes on."""
+_TERMINATED = "it was sent SIGTERM by somebody else, or by its own code"
+
+
+@dataclass(eq=False)
+class Abandoned(EncampError):
+    """The run that wanted this attempt has ended, or somebody has cancelled it."""
+
+    why: str = "it was cancelled, or its job's folder was removed"
+
+    def __str__(self) -> str:
+        return self.why
+
+
+def attempt(work: Work) -> Outcome:
+    """Run one attempt in a slot of this process and wait for it.
+
+    What goes wrong in it is in the outcome, for some executors wrap what is raised. Raises only
+    what the slot itself could not cope with.
+    """
+    return ended_in_order(_attempt, work)
+
+
+def _attempt(work: Work) -> Outcome:
+    watcher = _Watcher(work)
+    try:
+        watcher.on_tick()
+        answer = slots_here().run(
+            run_phases,
+            work,
+            watcher.files is not None,
+            batch=work.token,
+            own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
+            sys_path=work.sys_path,
+            tick=TICK,
+            on_tick=watcher.on_tick,
+            on_message=watcher.on_note,
+            on_question=watcher.ask,
+            on_note=watcher.on_note,
+        )
+    except SlotLost as exc:
+        return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
+    except EncampError as exc:
+        return watcher.outcome(exc)
+    except BaseException:
+        watcher.outcome(Abandoned())
+        raise
+    if not isinstance(answer, Done):
+        if isinstance(answer.error, Stopped):
+            return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
+        if isinstance(answer.error, NotImportable):
+            return Outcome(where=watcher.where, error=answer.error)
+        raise answer.error
+    outcome: Outcome = answer.value
+    if isinstance(outcome.error, Stopped):
+        return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
+    outcome.where = replace(watcher.where, slot=outcome.slot)
+    return outcome
+
+
+class _Watcher:
+    """Follows one attempt: where it is, how long its step runs, whether anybody still wants it."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.where = Where(socket.gethostname(), worker_name(), 0)
+        self.ask = ask_here() if work.beacon else None
+        self.files = SpawnersFiles(self.ask) if self.ask is not None else None
+        self._asks = self.ask is not None and not sees(work.lease.file)
+        self._asked = time.monotonic()
+        self._lease = Watch(work.lease)
+        self._folder: Path | None = None
+        self._time = RunningTime()
+        self._use = Use()
+        self._looked = self._time()
+        self._step: StepBegins | None = None
+        self._step_began = 0.0
+        self._task_began: float | None = None
+        self._phase_began = work.clock.now(), time.monotonic()
+
+    def on_note(self, standing: Standing) -> None:
+        """See what the attempt says of itself."""
+        if self._folder is None:
+            self._folder = Path(standing.folder)
+            self.where = Where(self.where.host, self.where.worker, standing.slot)
+            self._use.begin(standing.slot, standing.cpu_seconds)
+        step = standing.step
+        if step is not None and step != self._step:
+            ago = max(0.0, time.monotonic() - step.since)
+            self._step = step
+            # While this process could not run, neither could what it watches over.
+            self._step_began = max(self._looked, self._time() - ago)
+            self._phase_began = self.work.clock.now() - ago, step.since
+            if self._task_began is None:
+                self._task_began = self._step_began
+
+    def on_tick(self) -> None:
+        now = time.monotonic()
+        self._use.look_again()
+        if self._folder is not None:
+            free_middle_of(self._folder / "log", self.work.log_limit)
+        try:
+            self._check_lease(now)
+            self._looked = self._time()
+            self._check_limits(self._looked)
+        except EncampError:
+            self._use.look()
+            raise
+
+    def _check_lease(self, now: float) -> None:
+        if self._lease.over() or (self._asks and now - self._asked > _ASK and self._is_over(now)):
+            raise Abandoned
+
+    def _check_limits(self, now: float) -> None:
+        step = self._step
+        if step is None or step.label is None:
+            return
+        if step.time_limit is not None and now - self._step_began > step.time_limit:
+            raise TimeLimitExceeded(self.work.task, step.label, step.time_limit)
+        limit, began = self.work.time_limit, self._task_began
+        if limit is not None and began is not None and now - began > limit:
+            raise TimeLimitExceeded(self.work.task, None, limit)
+
+    def _is_over(self, now: float) -> bool:
+        """Whether the run says that it is over; where its lease is not seen."""
+        self._asked = now
+        return bool(self.ask is not None and self.ask(("over", None, None)))
+
+    def _phases(self) -> list[Span]:
+        """The phases of an attempt that cannot tell itself; the last one ends now."""
+        began, clock = self._phase_began
+        if self._step is None:
+            name, before = "task prephase", []
+        else:
+            name = self._step.label or "task postphase"
+            before = [Span(*one) for one in self._step.before]
+        return [*before, Span(name, began, time.monotonic() - clock)]
+
+    def outcome(self, error: EncampError) -> Outcome:
+        """The outcome of an attempt whose slot is gone; its folder is looked after here."""
+        outcome = Outcome(where=self.where, error=error, phases=self._phases())
+        outcome.cpu_seconds, outcome.peak_memory = self._use.cpu_seconds, self._use.peak_memory
+        if self._step is not None:
+            counts = self._step.mirrored
+            outcome.bytes_mirrored, outcome.files_mirrored, outcome.bytes_shared = counts
+        if self._folder is None:
+            reclaim()  # it may have been stopped before it could tell of its folder
+            return outcome
+        wanted = not isinstance(error, Abandoned)
+        if wanted:
+            with suppress(OSError):
+                recover(self._folder)
+            outcome.rescued = rescue(self._folder / TASK, self.work, self.files)
+        log = self._folder / "log"
+        with suppress(OSError, EncampError):
+            if wanted and log.stat().st_size:
+                outcome.log_tail = tail_of(log)
+                outcome.log = stage_log(self._folder, self.work, self.files)
+        if self.work.keep != "never" and (kept := keep_dead(self._folder)):
+            outcome.kept = f"{self.where.host}:{kept}"
+        else:
+            reclaim_folder(self._folder)
+        return outcome

@@ -1,0 +1,125 @@
+"""Command lines as steps: each in a process of its own, in the task's folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from encamp.agent.process import GRACE
+from encamp.errors import CommandNotFound, StepFailed, printable, text_of
+from encamp.jobs.steps import Command
+from encamp.slot.processes import end_descendants
+from encamp.slot.threads import with_chosen
+from encamp.storage.inputs.mirror import safe_target
+
+_LONGEST_WORD = 32 * os.sysconf("SC_PAGESIZE")
+"""Bytes of one word of a command line, its end among them, see execve(2)."""
+_FILE = "write it to a file that the command reads"
+
+
+def run_command(command: Command, folder: Path, task: str) -> int:
+    """Run a command line and wait for it; returns its peak memory in bytes.
+
+    Raises `CommandNotFound`, or `StepFailed` if it does not end with exit status 0.
+    """
+    with ExitStack() as files:
+        process = _start(command, folder, task, files)
+        status, usage = _waited(process)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise StepFailed(task, command.label, process.returncode, _ending(process.returncode))
+    return usage.ru_maxrss * 1024
+
+
+def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusage]:
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        end_descendants(GRACE)  # the time to end in good order that Python's own steps have too
+        raise
+    return status, usage
+
+
+def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subprocess.Popen[bytes]:
+    words = _words(command)
+    environment = with_chosen(command.env) if command.env else None
+    program = _found(words[0], (environment or os.environ).get("PATH"))
+    if program is None and not ("/" in words[0] and (folder / words[0]).exists()):
+        raise CommandNotFound(task, words[0], socket.gethostname())
+    try:
+        return subprocess.Popen(
+            list(words),
+            executable=program,
+            cwd=folder,
+            env=environment,
+            stdin=_opened(folder, command.stdin, "rb", files),
+            stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
+            process_group=0,  # so that its `kill 0` is for what it has started itself
+        )
+    except (OSError, ValueError) as exc:
+        cause = f"could not start: {_reason(exc, folder, words, environment or os.environ)}"
+        raise StepFailed(task, command.label, None, cause) from exc
+
+
+def _words(command: Command) -> Sequence[str]:
+    if not isinstance(command.line, str):
+        return command.line
+    shell = ["bash", "-o", "pipefail"] if command.shell == "bash" else ["/bin/sh"]
+    return [*shell, "-c", command.line]
+
+
+def _found(word: str, path: str | None) -> str | None:
+    """The program that a command's first word names, looked up once where that cannot depend."""
+    if "/" in word or path is None or not all(map(os.path.isabs, path.split(os.pathsep))):
+        return shutil.which(word, path=path)
+    if (word, path) not in _programs or not os.access(_programs[word, path], os.X_OK):
+        if (program := shutil.which(word, path=path)) is None:
+            return None
+        _programs[word, path] = program
+    return _programs[word, path]
+
+
+_programs: dict[tuple[str, str], str] = {}
+
+
+def _opened(folder: Path, name: str | None, mode: str, files: ExitStack) -> IO[bytes] | int:
+    if name is None:
+        return subprocess.DEVNULL
+    file: IO[bytes] = (folder / safe_target(name)).open(mode)
+    return files.enter_context(file)
+
+
+def _reason(
+    exc: OSError | ValueError, folder: Path, words: Sequence[str], environment: Mapping[str, str]
+) -> str:
+    if not isinstance(exc, OSError):
+        return text_of(exc)
+    if exc.errno == errno.E2BIG:
+        return _too_long(words, environment)
+    name = os.fsdecode(exc.filename or "").removeprefix(f"{folder}/")
+    file = f": {printable(name)}" if name else ""
+    return f"{(exc.strerror or str(exc)).lower()}{file}"
+
+
+def _too_long(words: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What of a command line is too long, see execve(2)."""
+    variables = [f"{name}={text}" for name, text in environment.items()]
+    long = [what for what in (*words, *variables) if len(os.fsencode(what)) >= _LONGEST_WORD]
+    if long:
+        kind = "a word" if long[0] in words else f"the variable {long[0].partition('=')[0]}"
+        size, most = len(os.fsencode(long[0])), _LONGEST_WORD - 1
+        return f"its command line is too long: {kind} has {size} bytes, {most} are allowed; {_FILE}"
+    size, beside = (sum(len(os.fsencode(what)) + 1 for what in all_) for all_ in (words, variables))
+    return f"its command line is too long: {size} bytes, with {beside} of environment; {_FILE}"
+
+
+def _ending(code: int) -> str:
+    return f"ended with exit status {code}" if code > 0 else f"was ended by signal {-code}"

@@ -1,0 +1,144 @@
+"""A run's right to go on: workers look whether their controller still stands behind them.
+
+While a job runs, a file in its folder says so. The controller removes it when the run ends or is
+stopped, and a later run of the job removes what a killed one left. A worker that has seen the file
+and finds it gone, or that is on the controller's own host and finds its process gone, stops what
+it runs: nobody would publish it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.errors import BadDestination, NotOurs, UnusableInput
+from encamp.storage.disk.disk import disk_full
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+from encamp.storage.outputs.parts import is_token
+from encamp.storage.process import MOST_FACTS, ProcessFacts, facts_in, this_process
+from encamp.storage.roots import Portable, local, portable
+
+PREFIX = "running-"
+
+
+class Beats:
+    """Touches a file as long as this process lives, for those who cannot see the process."""
+
+    EVERY = 2.0
+    """Seconds between two touches."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="encamp-beats", daemon=True)
+
+    def __enter__(self) -> Beats:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._over.wait(self.EVERY):
+            with suppress(OSError):
+                os.utime(self._file, follow_symlinks=False)
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One run: its file, and who controls it."""
+
+    file: Portable
+    controller: ProcessFacts
+
+    def take(self, *, shared: bool = False) -> int:
+        """Say that the run goes on; returns the owner of files that this process makes there.
+
+        Raises `NotOurs`, `BadDestination` or `DiskFull`.
+        """
+        file = local(self.file)
+        try:
+            with OwnFolder(file.parent, shared).opened() as files:
+                return files.make(file.name, self.controller.as_bytes()).st_uid
+        except OSError as exc:
+            if not isinstance(exc, FileExistsError):
+                self.end()  # it may be there, with nothing in it
+            why = (exc.strerror or str(exc)).lower()
+            raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
+
+    def end(self) -> None:
+        """Say that the run is over; may be called twice."""
+        with suppress(OSError):
+            local(self.file).unlink(missing_ok=True)
+
+
+def new_lease(folder: Path, token: str) -> Lease:
+    """A lease for a run of the job in ``folder`` that this process controls."""
+    return Lease(portable(folder / f"{PREFIX}{token}"), this_process())
+
+
+class Watch:
+    """A worker's view of a lease."""
+
+    def __init__(self, lease: Lease) -> None:
+        self._controller = lease.controller
+        self._file = _file_here(lease.file)
+        self._near = lease.controller.near
+        self._seen = False
+
+    def over(self) -> bool:
+        """Whether the run is known to have ended; never true where nothing can be known."""
+        if self._near and self._controller.known_dead:
+            return True
+        if self._file is None:
+            return False
+        try:
+            there = self._file.exists()
+        except OSError:
+            there = False  # as far as can be known here
+        # On the controller's host the file is there from the start; over a network it may be late.
+        self._seen = self._seen or there or self._near
+        return self._seen and not there
+
+
+def _file_here(file: Portable) -> Path | None:
+    """The lease on this host, which may not have its shared root."""
+    try:
+        return local(file)
+    except UnusableInput:
+        return None
+
+
+def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
+    """The lease files in a job's folder, with what they say; others' files are no leases."""
+    with suppress(OSError), folder.opened() as files:
+        names = [name for name in files.names() if _is_lease(name)]
+        return [(folder.path / name, _facts(files, name)) for name in names if _ours(files, name)]
+    return []
+
+
+def token_of(lease: Path) -> str:
+    """The token of the run that a lease is of."""
+    return lease.name.removeprefix(PREFIX)
+
+
+def _is_lease(name: str) -> bool:
+    return name.startswith(PREFIX) and is_token(name.removeprefix(PREFIX))
+
+
+def _ours(files: OwnFiles, name: str) -> bool:
+    with suppress(OSError, NotOurs):
+        os.close(files.open(name))
+        return True
+    return False
+
+
+def _facts(files: OwnFiles, name: str) -> ProcessFacts | None:
+    with suppress(OSError, NotOurs):
+        return facts_in(files.read(name, MOST_FACTS))
+    return None

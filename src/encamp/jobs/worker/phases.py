@@ -1,0 +1,399 @@
+"""One attempt at a task, from an empty folder to staged outputs; runs inside a slot.
+
+job prephase     the job inputs: into this host's cache once, from there into the folder
+task prephase    the task's own inputs: copied into the folder
+main phase       the steps, one after the other
+task postphase   outputs to temporary names at their destination; the folder is removed
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import resource
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from encamp.errors import DiskFull, EncampError, StepFailed, Stopped, reason, words_of
+from encamp.jobs.steps import Call, Command
+from encamp.jobs.worker.commands import run_command
+from encamp.jobs.worker.lease import Watch
+from encamp.jobs.worker.values_file import read_values
+from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
+from encamp.model import Span
+from encamp.slot.bounded import cut
+from encamp.slot.calling import called
+from encamp.slot.calls import SpawnersFiles
+from encamp.slot.child import (
+    ask,
+    at_supervisors_end,
+    leave_process_alone,
+    note,
+    orphaned,
+    spoil,
+    tell,
+    undone,
+)
+from encamp.slot.isolation import put_folder_back
+from encamp.slot.output import flush, output_to
+from encamp.slot.processes import end_descendants, helpers
+from encamp.storage.camp import Camp
+from encamp.storage.disk.disk import free_space
+from encamp.storage.inputs.place import Placed
+from encamp.storage.outputs.landing import OutputChannel
+from encamp.storage.outputs.outputs import Output, Staged, stage
+from encamp.wire.pickling import (
+    NotImportable,
+    frames_of,
+    portable_error,
+    traceback_of,
+)
+
+_SCARCE = 1 << 16
+"""Bytes that must be free for a step's failure not to be put down to a full disk."""
+_BRIEF = 0.1
+"""Seconds for which the run is taken to go on if it did a moment ago."""
+_OUR_OWN = str(Path(__file__).parents[2]) + os.sep
+"""Where code is that only led to a step."""
+TAIL = 4096
+"""How many bytes of a log's end travel with the outcome."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Noted for the supervisor: all that would be lost with this process."""
+
+    folder: str
+    """The attempt's, to look after if this process dies."""
+    slot: int
+    cpu_seconds: float
+    """What its process had used before."""
+    step: StepBegins | None = None
+
+
+@dataclass(frozen=True)
+class StepBegins:
+    """A step that runs; without a label: the steps are over."""
+
+    label: str | None
+    time_limit: float | None
+    since: float
+    """When it has begun, by `time.monotonic`, which is one for all processes of a host."""
+    before: tuple[tuple[str, float, float], ...]
+    """The phases that are over, as `Span` has them."""
+    mirrored: tuple[int, int, int]
+    """Bytes and files that were mirrored, and bytes of job inputs that were brought."""
+
+
+def run_phases(work: Work, ships: bool = False) -> Outcome:
+    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised.
+
+    With ``ships``, what this host does not see can be asked for.
+    """
+    attempt = _Attempt(work, ships)
+    attempt.run()
+    return attempt.outcome
+
+
+class _Attempt:
+    def __init__(self, work: Work, ships: bool) -> None:
+        self.work = work
+        self.files = SpawnersFiles(ask) if ships else None
+        self.outcome = Outcome(slot=os.getpid())
+        self.placed = Placed()
+        self._began = time.perf_counter()
+        self._cpu_before = 0.0
+        self._standing = Standing("", os.getpid(), 0.0)
+        self.value: object = None
+        self._flushes = not work.lease.controller.near
+        """What is on the controller's own host it flushes for many tasks at once."""
+        self._calls = True
+        """Whether steps run in this process."""
+
+    def run(self) -> None:
+        with self._accounting():
+            try:
+                self._in_folder(self._steps())
+            except (EncampError, Stopped, OSError) as exc:
+                self._failed(exc)
+        if isinstance(self.outcome.error, Stopped):
+            tell(self._standing)  # its folder is the supervisor's now
+
+    def _steps(self) -> tuple[Call | Command, ...]:
+        try:
+            steps = unpack(self.work.steps)
+        except (NotImportable, Stopped):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - importing runs anybody's code
+            cause = f"raised {reason(exc)}"
+            tail = traceback_of(exc)[-TAIL:]
+            error = StepFailed(self.work.task, "import of the steps", None, cause)
+            self.outcome.log_tail = tail
+            raise error from portable_error(exc)
+        self._calls = any(isinstance(step, Call) for step in steps)
+        if self._calls:
+            _forget_peak_memory()
+        else:
+            leave_process_alone()
+        return steps
+
+    def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
+        camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
+        at_supervisors_end(camp.remove)
+        self._stand(str(camp.path))
+        failed = True
+        try:
+            with output_to(camp.path / "log"):
+                self._all_phases(steps, camp)
+            failed = self.outcome.error is not None
+        finally:
+            if not isinstance(self.outcome.error, Stopped):  # then its supervisor sees to it
+                self._leave(camp, failed=failed)
+            at_supervisors_end(None)
+
+    def _leave(self, camp: Camp, *, failed: bool) -> None:
+        """Bring home what is wanted of a folder, and remove it."""
+        if failed and not orphaned():
+            self.outcome.rescued = rescue(camp.folder, self.work, self.files)
+        self._bring_log(camp.path)
+        keep = self.work.keep
+        if keep == "always" or (failed and keep == "failed"):
+            self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
+        else:
+            camp.remove()
+
+    def _all_phases(self, steps: tuple[Call | Command, ...], camp: Camp) -> None:
+        self.placed = camp.placed
+        try:
+            with self._phase("job prephase"):
+                camp.bring(self.work.shared)
+            with self._phase("task prephase"):
+                camp.place((*self.work.shared, *self.work.inputs))
+                self.outcome.bytes_shared = camp.brought
+            with undone() if self._calls else put_folder_back("/"):
+                for step in steps:
+                    self._step(step, camp.folder)
+            self._note_step(None, None)
+            self._end_rest()
+            if self.work.values is not None:
+                self.value = read_values(camp.folder / self.work.values, self.work.task)
+            self.outcome.value = _pickled(self.value)
+            camp.check_inputs(self.work.task)
+            self._check_wanted()
+            with self._phase("task postphase"):
+                self.outcome.staged = stage(
+                    camp.folder,
+                    self.work.outputs,
+                    token=self.work.token,
+                    task=self.work.task,
+                    inputs=camp.inputs,
+                    unchanged=camp.unchanged,
+                    channel=self.files,
+                    beacon=self.work.beacon,
+                    flush=self._flushes,
+                )
+        except StepFailed as exc:
+            self._failed(_for_want_of_room(exc, camp.folder) or exc)
+        except (EncampError, Stopped) as exc:
+            self._failed(exc)
+
+    def _end_rest(self) -> None:
+        """End what still runs in the background, and would disturb the rest.
+
+        A module that a step has used may go on to believe in it.
+        """
+        ended = end_descendants(grace=0, spare=helpers())
+        if ended and self._calls:
+            spoil()
+
+    def _step(self, step: Call | Command, folder: Path) -> None:
+        self._note_step(step.label, step.time_limit)
+        with self._phase(step.label):
+            os.chdir(folder)
+            if isinstance(step, Command):
+                peak = run_command(step, folder, self.work.task)
+                self.outcome.peak_memory = max(self.outcome.peak_memory, peak)
+            else:
+                self.value = self._call(step)
+
+    def _call(self, step: Call) -> Any:
+        try:
+            return called(step.function, step.args, step.kwargs)
+        except Stopped:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a step may raise what it likes
+            with suppress(Exception):  # the step may have closed standard error
+                _print_from_step(exc)
+            cause = f"raised {reason(exc)}"
+            error = StepFailed(self.work.task, step.label, None, cause)
+            raise error from portable_error(exc)
+        finally:
+            flush()  # before what the next step's command writes
+
+    def _check_wanted(self) -> None:
+        """Stop where nobody would take what is staged, and nobody would clear it away."""
+        if orphaned():
+            raise Stopped
+        # The supervisor has looked at the lease when the attempt began.
+        if time.perf_counter() - self._began > _BRIEF and Watch(self.work.lease).over():
+            raise Stopped
+
+    def _bring_log(self, path: Path) -> None:
+        log = path / "log"
+        if not _size_of(log):
+            return
+        self.outcome.log_tail = tail_of(log)
+        if orphaned():
+            return
+        with suppress(EncampError, OSError):
+            self.outcome.log = stage_log(path, self.work, self.files, flush=self._flushes)
+
+    def _stand(self, folder: str, step: StepBegins | None = None) -> None:
+        self._standing = Standing(folder, self.outcome.slot, self._cpu_before, step)
+        note(self._standing)
+
+    def _note_step(self, label: str | None, time_limit: float | None) -> None:
+        before = tuple((span.name, span.start, span.seconds) for span in self.outcome.phases)
+        mirrored = self.placed.bytes, self.placed.files, self.outcome.bytes_shared
+        step = StepBegins(label, time_limit, time.monotonic(), before, mirrored)
+        self._stand(self._standing.folder, step)
+
+    @contextmanager
+    def _phase(self, name: str) -> Iterator[None]:
+        start, clock = self.work.clock.now(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.outcome.phases.append(Span(name, start, time.perf_counter() - clock))
+
+    @contextmanager
+    def _accounting(self) -> Iterator[None]:
+        self._cpu_before = _cpu_seconds()
+        try:
+            yield
+        finally:
+            self.outcome.cpu_seconds = _cpu_seconds() - self._cpu_before
+            if self._calls:
+                self.outcome.peak_memory = max(self.outcome.peak_memory, _peak_memory())
+            self.outcome.files_mirrored = self.placed.files
+            self.outcome.bytes_mirrored = self.placed.bytes
+
+    def _failed(self, exc: BaseException) -> None:
+        self.outcome.error = portable_error(exc)
+
+
+def _for_want_of_room(failed: StepFailed, folder: Path) -> DiskFull | None:
+    """`DiskFull` if the step had next to no room when it failed, whatever else it says."""
+    if (free := free_space(folder)) >= _SCARCE:
+        return None
+    full = DiskFull(str(folder), _SCARCE, free)
+    full.__cause__ = failed
+    return full
+
+
+def _pickled(value: object) -> bytes | None:
+    """``value`` for the way home; None, and a word in the log, if it cannot travel."""
+    if value is None:
+        return None
+    try:
+        try:
+            return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+        except Exception:  # noqa: BLE001 - of a class that is known by value only, perhaps
+            import cloudpickle
+
+            return bytes(cloudpickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL))
+    except Stopped:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - pickling runs the value's own code
+        kind = type(value).__name__
+        why = f"the returned {kind} cannot be sent back ({words_of(exc)}); the value is None"
+        sys.stderr.write(f"encamp: {why}\n")
+        return None
+
+
+def _print_from_step(exc: BaseException) -> None:
+    """The traceback into the log, from the step's own first frame on."""
+    inner = frames_of(exc)
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
+        inner = inner.tb_next
+    sys.stderr.write(traceback_of(BaseException.with_traceback(exc, inner) if inner else exc))
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def tail_of(log: Path) -> str:
+    """The end of a log, as text."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL))
+        return file.read().decode("utf-8", "replace")
+
+
+def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:
+    """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
+    with suppress(EncampError, OSError):
+        return _stage(folder, work.on_failure, work, channel, "rescued", lenient=True)
+    return []
+
+
+def stage_log(
+    folder: Path, work: Work, channel: OutputChannel | None, *, flush: bool = True
+) -> Staged:
+    """Stage an attempt's log for the job's folder."""
+    name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
+    cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
+    wanted = [replace(work.logs, rename=name)]
+    return _stage(folder, wanted, work, channel, "log", flush=flush)[0]
+
+
+def _stage(
+    folder: Path,
+    wanted: Sequence[Output],
+    work: Work,
+    channel: OutputChannel | None,
+    what: str,
+    *,
+    flush: bool = True,
+    lenient: bool = False,
+) -> list[Staged]:
+    """Stage what comes besides a task's outputs, under temporary names of its own."""
+    return stage(
+        folder,
+        wanted,
+        token=f"{work.token}-{what}",
+        task=work.task,
+        channel=channel,
+        beacon=work.beacon,
+        flush=flush,
+        lenient=lenient,
+    )
+
+
+def _cpu_seconds() -> float:
+    uses = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(use.ru_utime + use.ru_stime for use in uses)
+
+
+def _forget_peak_memory() -> None:
+    """Let the kernel measure this process's peak anew, see proc(5), clear_refs."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_memory() -> int:
+    with suppress(OSError):
+        told = Path("/proc/self/status").read_bytes()
+        if found := re.search(rb"^VmHWM:\s*(\d+) kB", told, re.MULTILINE):
+            return int(found[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

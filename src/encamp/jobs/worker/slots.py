@@ -1,0 +1,348 @@
+"""Slots for a worker of any executor: processes to hand a function to, watch, and kill.
+
+A slot gives what a thread or a shared worker process cannot: a current folder of its own, output
+of its own, an end by time limit, and a crash that harms nobody else. Any process may be a
+supervisor, also inside a Dask worker's thread or an ipyparallel engine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from encamp.agent.process import REFUSED, SlotProcess, may_pass
+from encamp.agent.starts import Starts
+from encamp.errors import SlotsCannotStart
+from encamp.slot.calls import Setup
+from encamp.slot.child import Birth
+from encamp.slot.surroundings import Surroundings
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import (
+    NotBegun,
+    disclosed,
+    dump,
+    enclosed,
+    load,
+    load_failure,
+    portable_error,
+)
+from encamp.wire.protocol import (
+    Answer,
+    Ask,
+    Results,
+    Run,
+    Told,
+    decode,
+    encode,
+    encode_calls,
+)
+
+IDLE_LIMIT = 60.0
+"""Seconds after which a slot that nobody uses ends itself."""
+
+
+@dataclass(frozen=True)
+class Done:
+    value: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """What the function raised, and how it looks in a traceback."""
+
+    error: BaseException
+    text: str
+
+
+class SlotLost(Exception):
+    """The slot's process ended while it ran something; ``exit_code`` as subprocess gives it."""
+
+    def __init__(self, exit_code: int | None) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
+class _NotTaken(Exception):
+    """The slot ended before it took the call."""
+
+
+class Slot:
+    """One slot; belongs to one thread at a time.
+
+    It keeps the modules that it has imported, so it is for one ``batch`` of work, whose code does
+    not change. With ``own_mounts`` it may mount overlays even where its user may not.
+    """
+
+    def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
+        self.batch = batch
+        self.own_mounts = own_mounts
+        birth = Birth(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
+        self._process = SlotProcess(birth)
+        self._arrived: list[Parts] = []
+        self._calls = 0
+        self._noted = b""
+        self._surroundings = Surroundings()
+        self._around = b""
+
+    @property
+    def pid(self) -> int:
+        """Process id of the slot."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the slot can take a call."""
+        return self._process.alive
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it has been given one call at most."""
+        return self._calls <= 1
+
+    @property
+    def stillborn(self) -> str | None:
+        """See `SlotProcess.stillborn`."""
+        return self._process.stillborn
+
+    def stop(self) -> None:
+        """`SlotProcess.stop`."""
+        self._process.stop()
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        *,
+        sys_path: tuple[str, ...] = (),
+        tick: float,
+        on_message: Callable[[Any], None],
+        on_tick: Callable[[], None],
+        on_question: Callable[[object], Any] | None = None,
+        on_note: Callable[[Any], None] = lambda _: None,
+    ) -> Done | Raised:
+        """Run ``function(*args)`` in the slot and wait for it.
+
+        ``on_message`` gets what the function tells; ``on_tick`` is called at least every ``tick``
+        seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. ``on_question``
+        answers what it asks, and may raise an error for it. ``on_note`` gets what it has noted
+        last, before each ``on_tick`` and when the slot is stopped or lost. Raises `SlotLost` if the
+        slot's process dies.
+        """
+        setup = pickle.dumps(Setup(sys_path=sys_path))
+        work, large = enclosed([pickle.dumps(((function, args), {}))])
+        self._calls += 1
+        calls = encode_calls([(self._calls, 0, work, len(large), setup)])
+        try:
+            around = self._surroundings.now()
+            new = b"" if around is self._around else around
+            self._around = around
+            self._send([encode(Run(0, 1, [0], around=new)), calls, _CALL, *large])
+            return self._wait(tick, on_message, on_tick, on_question, on_note)
+        except BaseException:
+            try:
+                self._look(on_note)
+            finally:
+                self.stop()
+            raise
+
+    def _send(self, parts: Parts) -> None:
+        writer = self._process.writer
+        poll = select.poll()
+        poll.register(self._process.data, select.POLLOUT)
+        try:
+            writer.send(parts)
+            while writer.waiting:
+                poll.poll()
+                writer.flush()
+        except OSError:
+            raise _NotTaken from None
+
+    def _wait(
+        self,
+        tick: float,
+        on_message: Callable[[Any], None],
+        on_tick: Callable[[], None],
+        on_question: Callable[[object], Any] | None,
+        on_note: Callable[[Any], None],
+    ) -> Done | Raised:
+        next_tick = time.monotonic() + tick
+        while True:
+            for parts in self._come(max(0.0, next_tick - time.monotonic()), on_note):
+                envelope = decode(parts[0])
+                if isinstance(envelope, Results):
+                    if not envelope.results[0][1]:
+                        self._look(on_note)
+                    return _answer(envelope, parts)
+                if isinstance(envelope, Told):
+                    on_message(load(parts[1:]))
+                elif isinstance(envelope, Ask):
+                    self._answer(envelope, on_question, load(parts[1:]))
+            if time.monotonic() >= next_tick:
+                if not self.alive and not self._come(0, on_note):
+                    raise self._lost(on_note)  # its end of the socket lives on in a child
+                self._look(on_note)
+                on_tick()
+                next_tick = time.monotonic() + tick
+
+    def _answer(
+        self, asked: Ask, on_question: Callable[[object], Any] | None, question: object
+    ) -> None:
+        try:
+            if on_question is None:
+                raise RuntimeError("nobody here answers questions")
+            answer, good = on_question(question), True
+        except Exception as exc:  # noqa: BLE001 - it is raised where it was asked
+            answer, good = portable_error(exc), False
+        with suppress(_NotTaken):  # that it has ended is seen next
+            self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
+
+    def _look(self, on_note: Callable[[Any], None]) -> None:
+        """See what the running call has noted since the last time."""
+        noted = self._process.noted()
+        if noted and noted != self._noted:
+            self._noted = noted
+            call, message = pickle.loads(noted)  # noqa: S301 - from our own process
+            if call == self._calls:
+                on_note(message)
+
+    def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
+        """What has come from the slot, or comes in time; what is here already comes first."""
+        if not self._arrived:
+            poll = select.poll()
+            poll.register(self._process.data, select.POLLIN)
+            if poll.poll(timeout * 1000):
+                try:
+                    self._arrived = self._process.reader.read()
+                except (EOFError, OSError):
+                    raise self._lost(on_note) from None
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _lost(self, on_note: Callable[[Any], None]) -> Exception:
+        taken = self._process.begun(self._calls)
+        self._look(on_note)
+        exit_code = self._process.ended()
+        return SlotLost(exit_code) if taken else _NotTaken()
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return function(*args)
+
+
+_CALL = pickle.dumps(_call)
+
+
+def _answer(envelope: Results, parts: Parts) -> Done | Raised:
+    _, good, _, payload, _ = envelope.results[0]
+    if good:
+        return Done(load(disclosed(payload, parts[1:])))
+    error, text = load_failure(disclosed(payload, parts[1:]))
+    if type(error) is NotBegun:
+        raise _NotTaken
+    return Raised(error, text)
+
+
+class Slots:
+    """The slots of this process: started when needed, used again, as many as run at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
+        """A slot for this thread alone; it goes back afterwards unless it died.
+
+        Idle slots of another batch are stopped: their modules may be out of date.
+        """
+        self._stop_others(batch)
+        slot = self._take(batch, own_mounts)
+        try:
+            yield slot
+        finally:
+            if slot.alive:
+                with self._lock:
+                    self._idle.append((threading.get_ident(), slot))
+            else:
+                slot.stop()
+
+    def _stop_others(self, batch: str) -> None:
+        with self._lock:
+            others = [slot for _, slot in self._idle if slot.batch != batch]
+            self._idle = [idle for idle in self._idle if idle[1].batch == batch]
+        for slot in others:
+            slot.stop()
+
+    def _take(self, batch: str, own_mounts: bool) -> Slot:
+        with self._lock:
+            # The thread's own last slot comes first, so that a thread and a slot stay together.
+            self._idle.sort(key=lambda idle: idle[0] == threading.get_ident())
+            for number in reversed(range(len(self._idle))):
+                if self._idle[number][1].own_mounts == own_mounts:
+                    _, slot = self._idle.pop(number)
+                    if slot.alive:
+                        return slot
+                    slot.stop()
+        return self._started(batch, own_mounts)
+
+    def _started(self, batch: str, own_mounts: bool) -> Slot:
+        """A new slot, also if the system refuses one for a moment."""
+        for tries in itertools.count(1):
+            try:
+                return Slot(batch=batch, own_mounts=own_mounts)
+            except OSError as exc:
+                if tries > len(REFUSED) or not may_pass(exc):
+                    raise SlotsCannotStart(socket.gethostname(), tries, str(exc)) from exc
+                time.sleep(REFUSED[tries - 1])
+        raise AssertionError
+
+    def run(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        batch: str = "",
+        own_mounts: bool = False,
+        **options: Any,
+    ) -> Done | Raised:
+        """`Slot.run` in any slot; again in another one if an idle slot was just ending.
+
+        Raises `SlotsCannotStart` if none starts.
+        """
+        starts = Starts()
+        while True:
+            with self.borrow(batch=batch, own_mounts=own_mounts) as slot:
+                try:
+                    return slot.run(function, args, **options)
+                except _NotTaken:
+                    starts.note(slot.stillborn, begun=not slot.is_new, waited=True)
+                    starts.check()
+                    if starts.by_call:
+                        raise SlotLost(None) from None
+
+    def close(self) -> None:
+        """Stop the idle slots; may be called twice."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for _, slot in idle:
+            slot.stop()
+
+
+_here: Slots | None = None
+_pid = 0
+
+
+def slots_here() -> Slots:
+    """The slots of this process (of this one: a forked child has none of its parent's)."""
+    global _here, _pid
+    if _here is None or _pid != os.getpid():
+        _here, _pid = Slots(), os.getpid()
+    return _here

@@ -1,0 +1,112 @@
+"""What travels: the work of one attempt to a worker, and what came of it back."""
+
+from __future__ import annotations
+
+import pickle
+import types
+from dataclasses import dataclass, field
+from typing import Literal
+
+from encamp.errors import CannotTravel, text_of
+from encamp.jobs.clock import Clock
+from encamp.jobs.steps import Call, Command
+from encamp.jobs.worker.lease import Lease
+from encamp.model import Span, Where
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.outputs.outputs import Output, Staged
+from encamp.wire.pickling import NotImportable
+
+Keep = Literal["never", "failed", "always"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """One attempt at one task, with all that a worker needs to know."""
+
+    job: str
+    task: str
+    attempt: int
+    token: str
+    """Names this attempt's temporary files, unlike any other's."""
+    steps: bytes
+    """Pickled tuple of `Call` and `Command`."""
+    shared: tuple[Item, ...]
+    """Job inputs."""
+    inputs: tuple[Item, ...]
+    outputs: tuple[Output, ...]
+    """`bound`, as those after them."""
+    on_failure: tuple[Output, ...]
+    logs: Output
+    """Where logs go."""
+    time_limit: float | None
+    log_limit: int
+    keep: Keep
+    lease: Lease
+    sys_path: tuple[str, ...]
+    clock: Clock
+    values: str | None = None
+    """The file that has the task's values."""
+    beacon: str = ""
+    """By which hosts see whether they reach the destinations; empty if all do."""
+
+
+@dataclass
+class Outcome:
+    """What came of one attempt. ``error`` is None if it ended well."""
+
+    where: Where | None = None
+    slot: int = 0
+    """The process id of who tells this."""
+    phases: list[Span] = field(default_factory=list)
+    bytes_mirrored: int = 0
+    files_mirrored: int = 0
+    bytes_shared: int = 0
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+    staged: list[Staged] = field(default_factory=list)
+    rescued: list[Staged] = field(default_factory=list)
+    log: Staged | None = None
+    log_tail: str = ""
+    kept: str | None = None
+    value: bytes | None = None
+    """What the last Python step returned, pickled: the worker need not know its class."""
+    error: BaseException | None = None
+    lost: bool = False
+    """Its host was lost, which is none of the task's doing."""
+
+
+def log_name(task: str, attempt: int) -> str:
+    """The name of the log of one attempt."""
+    return f"{task}.{attempt}.log"
+
+
+def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.ModuleType]) -> bytes:
+    """Pickle steps: functions by reference, those of ``by_value`` modules and scripts by value.
+
+    Raises `CannotTravel`.
+    """
+    if all(isinstance(step, Command) for step in steps):
+        return pickle.dumps(steps, pickle.HIGHEST_PROTOCOL)
+    import cloudpickle
+
+    from encamp.wire.by_value import dump_by_value
+
+    for module in by_value:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return dump_by_value(steps)
+    except Exception as exc:
+        labels = ", ".join(step.label for step in steps if isinstance(step, Call))
+        raise CannotTravel(f"task {task}: {labels}", text_of(exc)) from exc
+    finally:
+        for module in by_value:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def unpack(steps: bytes) -> tuple[Call | Command, ...]:
+    """The steps again; raises `NotImportable`, or what else comes of importing their modules."""
+    try:
+        unpacked: tuple[Call | Command, ...] = pickle.loads(steps)  # noqa: S301 - from our job
+    except ModuleNotFoundError as exc:
+        raise NotImportable(exc.name or "") from exc
+    return unpacked

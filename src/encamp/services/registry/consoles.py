@@ -1,0 +1,165 @@
+"""The consoles of servers: what each prints, in a file on the program's host that others can read.
+
+    <local storage>/sandboxes/consoles.<token>/<server>.json    which server it is, while it lives
+                                              /<server>.text    what it has printed last
+
+A folder is its program's own (`OwnedFolder`), closed to other users, and goes with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from encamp.errors import EncampError, NoSuchConsole, SeveralConsoles
+from encamp.slot.bounded import free_middle, whole_at_start
+from encamp.storage.owner import OwnedFolder, reclaim_folder, sandboxes
+from encamp.storage.roots import local_storage, local_storage_path
+
+KEPT = 1 << 20
+"""Bytes of each console that stay readable, at least."""
+_NAME = "consoles"
+_PIECE = 1 << 16
+_LOOK = 0.1
+"""Seconds between two looks at whether there is more."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """Whose console it is. ``host`` is empty and ``slot`` None while it has no slot."""
+
+    service: str
+    server: int
+    host: str
+    slot: int | None
+    program: int
+    """Process id of the program that has published it."""
+
+    @property
+    def name(self) -> str:
+        """What `find` takes."""
+        return f"{self.service}/{self.server}"
+
+
+class Consoles:
+    """Those of one cluster's servers, as its program writes them.
+
+    They are a help: where the disk refuses them, services go on without.
+    """
+
+    def __init__(self) -> None:
+        self._folder: OwnedFolder | None = None
+        self._closed = False
+
+    def introduce(self, service: str, server: int, host: str = "", slot: int | None = None) -> None:
+        """Have a server found, or found as what it is now."""
+        with suppress(EncampError, OSError):
+            facts = _facts_file(self._here(), server)
+            partial = facts.with_suffix(".new")
+            partial.write_bytes(
+                msgspec.json.encode(Facts(service, server, host, slot, os.getpid()))
+            )
+            partial.replace(facts)
+
+    def printed(self, server: int, text: bytes) -> None:
+        """A server has printed something."""
+        with suppress(EncampError, OSError), _text_file(self._here(), server).open("ab") as file:
+            file.write(text)
+            free_middle(file.fileno(), 0, KEPT)
+
+    def ended(self, server: int) -> None:
+        """A server is gone; who follows its console reads what is left."""
+        if self._folder is not None:
+            with suppress(OSError):
+                _facts_file(self._folder.path, server).unlink(missing_ok=True)
+                _text_file(self._folder.path, server).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove all."""
+        self._closed = True
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None
+
+    def _here(self) -> Path:
+        if self._closed:
+            raise OSError("closed")
+        if self._folder is None:
+            self._folder = OwnedFolder(_NAME)
+        return self._folder.path
+
+
+def _facts_file(folder: Path, server: int) -> Path:
+    return folder / f"{server}.json"
+
+
+def _text_file(folder: Path, server: int) -> Path:
+    return folder / f"{server}.text"
+
+
+class Console:
+    """A server's console, as anybody else of the same user reads it."""
+
+    def __init__(self, folder: Path, facts: Facts) -> None:
+        self._folder, self.facts = folder, facts
+
+    @property
+    def live(self) -> bool:
+        """Whether there may be more."""
+        there = _facts_file(self._folder, self.facts.server).exists()
+        return there and not reclaim_folder(self._folder, dry_run=True)
+
+    def follow(self, write: Callable[[bytes], object]) -> None:
+        """Write what it has printed last, and what it prints, until the server has ended."""
+        text = _text_file(self._folder, self.facts.server)
+        while not text.exists() and self.live:
+            time.sleep(_LOOK)
+        with suppress(FileNotFoundError), text.open("rb", buffering=0) as file:
+            file.seek(max(0, text.stat().st_size - KEPT))
+            first = file.tell() > 0
+            while True:
+                live = self.live  # before the look, so that nothing is missed
+                while piece := file.read(_PIECE):
+                    write(whole_at_start(piece) if first else piece)
+                    first = False
+                if not live:
+                    return
+                time.sleep(_LOOK)
+                file.seek(max(file.tell(), os.fstat(file.fileno()).st_size - KEPT))
+
+
+def consoles() -> list[Console]:
+    """Those of all servers of this user's programs on this host. Raises `BadLocalStorage`."""
+    if not sandboxes(local_storage_path()).exists():
+        return []
+    folders = sorted(sandboxes(local_storage()).glob(f"{_NAME}.*"))
+    found = [console for folder in folders for console in _consoles_in(folder)]
+    return sorted(found, key=lambda one: (one.facts.service, one.facts.server, one.facts.program))
+
+
+def _consoles_in(folder: Path) -> Iterator[Console]:
+    for file in folder.glob("*.json"):
+        with suppress(OSError, msgspec.DecodeError):  # it has just ended
+            console = Console(folder, msgspec.json.decode(file.read_bytes(), type=Facts))
+            if console.live:
+                yield console
+
+
+def find(name: str, program: int | None = None) -> Console:
+    """The console of a server, called ``SERVICE/SERVER``.
+
+    Raises `NoSuchConsole`, or `SeveralConsoles` where several programs have one of that name.
+    """
+    known = consoles()
+    fitting = [
+        one for one in known if one.facts.name == name and program in (None, one.facts.program)
+    ]
+    if not fitting:
+        raise NoSuchConsole(name, tuple(dict.fromkeys(one.facts.name for one in known)))
+    if len(fitting) > 1:
+        raise SeveralConsoles(name, tuple(one.facts.program for one in fitting))
+    return fitting[0]

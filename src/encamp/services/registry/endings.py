@@ -1,0 +1,138 @@
+"""What becomes of servers that have ended."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from encamp.cluster.task import Task
+from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
+from encamp.services.letters import Answers, Broken, Lost, Refused
+from encamp.services.registry.consoles import Consoles
+from encamp.services.registry.grants import Grants
+from encamp.services.registry.pool import STARTING, Seat
+from encamp.services.registry.questions import statistics_of
+from encamp.services.registry.records import Records, Service
+from encamp.services.registry.saved import States
+from encamp.services.registry.starter import Starter
+from encamp.wire.pickling import dump, dump_failure, portable_error
+from encamp.wire.protocol import SPAWNER
+
+_UNKNOWN = -1
+
+
+class Endings:
+    """What becomes of a server that has ended, and of who has called it."""
+
+    def __init__(
+        self, records: Records, grants: Grants, starter: Starter, states: States, consoles: Consoles
+    ) -> None:
+        self._records, self._grants, self._starter = records, grants, starter
+        self._states, self._consoles = states, consoles
+
+    def server_ended(
+        self, service: Service, seat: Seat, task: Task, good: bool, value: Any
+    ) -> None:
+        """A server's task has ended: it is replaced, or lost, or has done its work."""
+        self._states.settle(seat.number)
+        expected = good or service.ended or isinstance(value, TaskKilled)
+        died = isinstance(value, TaskLost)
+        served = seat.state != STARTING
+        if not expected and died:
+            service.lost += 1
+            # a lost host is not their fault
+            service.deaths += value.exit_code is not None or seat.overdue
+        bound = service.published.restarts * max(1, len(service.pool.seats))
+        again = died and service.deaths <= bound and not service.ended
+        if again and service.published.at_least_once and served and self._records.usable():
+            self._revive(service, seat, task)
+            return
+        self._lose(service, seat, task, good, value)
+        if again:
+            saved = self._states.take(seat.number)
+            if saved is not None:
+                service.states.append(saved)
+        elif not service.ended:
+            service.withdrawn += 1
+        self._records.pump.soon(lambda: self._after_end(service, value))
+
+    def _after_end(self, service: Service, value: Any) -> None:
+        self._starter.reconcile()
+        if not service.pool.seats and service.over() is None:
+            error = value if isinstance(value, BaseException) else None
+            why = "all have ended" if error is None else words_of(error)
+            self._starter.fail(service, why, error)
+        self._grants.grant(service)
+
+    def _revive(self, service: Service, seat: Seat, task: Task) -> None:
+        """Start a server again that is to run all that its predecessor did since its last state."""
+        mark = seat.began or task._mark
+        if mark == seat.poison and mark != (0, 0):
+            self._give_up(service, seat, mark)
+        seat.poison, seat.began = mark, None
+        saved = self._states.take(seat.number)
+        if saved is not None:
+            service.states.insert(0, saved)
+        seat.given, seat.ready = 0, False
+
+        def start() -> None:
+            try:
+                self._starter.start(service, seat)
+            except EncampError as exc:
+                self._lose(service, seat, task, False, exc)
+
+        self._records.pump.soon(start)
+
+    def _give_up(self, service: Service, seat: Seat, mark: tuple[int, int]) -> None:
+        """A call that two servers have died of is not tried again."""
+        for at, (client, call, _) in enumerate(seat.log):
+            if (client, call[0]) == mark:
+                del seat.log[at]
+                error = ServerLost(service.name, call[3], seat.host, True)
+                payload = bytes(dump_failure(error)[0])
+                letter = Answers(seat.number, [(call[0], False, payload, 0)], [], seat.seen)
+                self._records.tell(client, letter)
+                return
+
+    def _lose(self, service: Service, seat: Seat, task: Task, good: bool, value: Any) -> None:
+        """A server is gone: clients are told, and nobody gets it any more."""
+        about, number = seat.began or task._mark
+        if seat.began is None and isinstance(value, TaskLost) and value.exit_code is None:
+            about = _UNKNOWN
+        error = self._error_of(service, seat, task, good, value)
+        letter = Lost(seat.number, about, number)
+        group, holder = seat.group, seat.holder
+        if group and holder in self._records.held:
+            self._records.held[holder].discard(seat)
+        pinned = service.pool.removed(seat)
+        state = "ended" if isinstance(error, ServiceEnded) else "lost"
+        service.former.append(replace(statistics_of(seat), state=state))
+        self._records.by_seat.pop(seat.number, None)
+        self._records.lost[seat.number], self._records.errors[seat.number] = letter, error
+        self._consoles.ended(seat.number)
+        payload = dump(portable_error(error))
+        for client in seat.clients:
+            if client == SPAWNER or client in self._records.controller.tasks:
+                self._records.tell(client, letter, payload)
+        for request in pinned:
+            self._records.tell(request.client, Refused(request.ticket), payload)
+        if group:
+            for other in service.pool.seats.values():
+                if other.group == group:
+                    self._records.post(other.address, Broken(group))
+
+    def _error_of(
+        self, service: Service, seat: Seat, task: Task, good: bool, value: Any
+    ) -> EncampError:
+        """What clients of a server that is gone are told."""
+        if good or service.ended:
+            return ServiceEnded(service.name)
+        lost = self._states.since(seat.number, seat.seen[0])
+        error = ServerLost(service.name, "", task.host or "", None, lost=lost)
+        if seat.overdue:
+            error.limit = service.published.call_limit
+        elif isinstance(value, TaskLost):
+            error.exit_code, error.why = value.exit_code, value.why
+        elif isinstance(value, BaseException):
+            error.why = words_of(value)
+        return error

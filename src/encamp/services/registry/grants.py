@@ -1,0 +1,106 @@
+"""Who gets which server: requests are met, or refused."""
+
+from __future__ import annotations
+
+from encamp.errors import EncampError, NotEnough, ServiceEnded
+from encamp.services.letters import Acquire, Free, Granted, Refused, Uses
+from encamp.services.registry.pool import Request, Seat
+from encamp.services.registry.records import Records, Service
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump
+from encamp.wire.protocol import SPAWNER
+
+
+class Grants:
+    """Gives servers to clients, in the order in which they asked."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def acquire(self, sender: int, letter: Acquire, parts: Parts) -> None:
+        """A client wants servers."""
+        service = self._records.services.get(letter.service)
+        error: EncampError | None
+        if service is None:
+            error = ServiceEnded("the service")
+        else:
+            error = service.over() or self._impossible(service, letter)
+        if error is not None or service is None:
+            self._records.tell(sender, Refused(letter.ticket), dump(error))
+            return
+        service.pool.ask(sender, letter.ticket, letter.count, letter.seat)
+        self.grant(service)
+
+    def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
+        """Why a request will never be met."""
+        if letter.seat and letter.seat not in service.pool.seats:
+            return self._records.errors.get(letter.seat) or ServiceEnded(service.name)
+        most = len(service.pool.seats)
+        if letter.count <= most:
+            return None
+        most = max(most, len(self._records.wanted(service)))
+        if letter.count > most:
+            return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
+        return None
+
+    def grant(self, service: Service) -> None:
+        """Give out what is free."""
+        for request, seats in service.pool.grants():
+            if request.client != SPAWNER:
+                if request.client not in self._records.controller.tasks:  # it has ended
+                    for seat in seats:
+                        service.pool.freed(seat)
+                    continue
+                self._records.held.setdefault(request.client, set()).update(seats)
+            for seat in seats:
+                seat.group = seats[0].lease if request.count != 1 else 0
+            leases = [(seat.number, seat.address, seat.lease) for seat in seats]
+            relayed = service.published.at_least_once
+            granted = Granted(request.ticket, leases, relayed, service.methods)
+            self._records.tell(request.client, granted)
+
+    def _refuse(self, service: Service, request: Request, error: EncampError) -> None:
+        service.pool.forget(request.client, request.ticket)
+        self._records.tell(request.client, Refused(request.ticket), dump(error))
+
+    def refuse_too_many(self, service: Service) -> None:
+        """Refuse requests for more servers than there will be."""
+        most = max(len(service.pool.seats), len(self._records.wanted(service)))
+        for request in service.pool.requests():
+            if request.count > most:
+                error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
+                self._refuse(service, request, error)
+
+    def free(self, sender: int, letter: Free, parts: Parts) -> None:
+        """A client has released a server, and nothing is under way to it."""
+        found = self._records.by_seat.get(letter.seat)
+        if found is not None and found[1].lease == letter.lease:
+            self.freed(*found)
+
+    def freed(self, service: Service, seat: Seat) -> None:
+        """A server's lease has ended."""
+        held = self._records.held.get(seat.holder)
+        if held is not None:
+            held.discard(seat)
+        service.pool.freed(seat)
+        self.grant(service)
+
+    def uses(self, sender: int, letter: Uses, parts: Parts) -> None:
+        """A client calls a server that was passed on to it."""
+        found = self._records.by_seat.get(letter.seat)
+        if found is not None:
+            found[1].clients.add(sender)
+        elif letter.seat in self._records.errors:
+            lost, error = self._records.lost[letter.seat], self._records.errors[letter.seat]
+            self._records.pump.soon(lambda: self._records.tell(sender, lost, dump(error)))
+
+    def forget(self, sender: int, ticket: int) -> None:
+        """A client does not wait any more."""
+        for service in self._records.services.values():
+            service.pool.forget(sender, ticket)
+            self.grant(service)
+
+    def refuse_all(self, service: Service, error: EncampError) -> None:
+        """Tell all who wait that none will ever be free."""
+        for request in service.pool.requests():
+            self._refuse(service, request, error)

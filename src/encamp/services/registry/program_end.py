@@ -1,0 +1,123 @@
+"""The end of the program that has made the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from encamp.cluster.task import FORKED
+from encamp.errors import ClusterClosed, ClusterError
+from encamp.services.letters import Answers, Free, Letter
+from encamp.services.result import Awaited, Result
+from encamp.wire.frames import Parts, changeable, own
+from encamp.wire.pickling import disclosed
+from encamp.wire.protocol import SERVICES, SPAWNER
+
+if TYPE_CHECKING:
+    from encamp.cluster.controller import Controller
+    from encamp.services.registry.registry import Registry
+
+from encamp.services.ends import End, Outgoing, Route
+from encamp.services.outcomes import value_of
+
+_EAGER = 64
+"""After how many calls at the latest the program's thread sends them out itself."""
+
+
+class ProgramEnd(End):
+    """The end of the program that has made the cluster: the registry is in the same process."""
+
+    def __init__(self, controller: Controller, registry: Registry) -> None:
+        super().__init__(SPAWNER)
+        self._controller, self._registry = controller, registry
+        self._pump = controller.pump
+        self._pump.turned.insert(0, self.flush)  # before the controller sends what is posted
+
+    @property
+    def awaited(self) -> int:
+        """How many servers have calls of the program to answer."""
+        return len(self._pending)
+
+    def _check(self) -> None:
+        if self._pump.elsewhere:
+            raise ClusterClosed(FORKED)
+        if self._controller.failure is not None:
+            raise self._controller.failure
+        if self._controller.closing:
+            raise ClusterClosed
+
+    def wait(self, what: Awaited, timeout: float | None) -> None:
+        """See `End.wait`."""
+        self._pump.until(what.done, timeout)
+        if not what.done():
+            if self._pump.elsewhere:
+                raise ClusterClosed(FORKED)
+            if self._controller.closing and timeout is None:
+                raise ClusterClosed
+
+    def attend(self, what: Awaited) -> None:
+        """See `End.attend`: the cluster's thread in the background does."""
+
+    def tell(self, letter: Letter, payload: Parts) -> None:
+        """See `End.tell`."""
+        self._check()
+        self._pump.now(lambda: self._registry.letter(SPAWNER, letter, payload))
+
+    def call(self, outgoing: Outgoing) -> None:
+        """See `End.call`; arguments are taken now."""
+        self._check()
+        if outgoing.buffers and changeable(outgoing.buffers):
+            outgoing.buffers = own(outgoing.buffers)
+        super().call(outgoing)
+
+    def _begin(self, route: Route | None) -> None:
+        at_once = route is None or not self._pending.get(route.seat)
+        if at_once or len(self._outgoing) >= _EAGER:
+            self._pump.quick(self.flush)
+
+    def _release_after(self, route: Route, lease: int, last: Result) -> None:
+        """See `End._release_after`: answers come here also while nobody waits for them."""
+
+        def free(_: object) -> None:
+            with suppress(ClusterError, OSError):
+                self.tell(Free(route.seat, lease), [])
+
+        last.add_done_callback(free)
+
+    def _post(self, to: int, parts: Parts) -> None:
+        self._controller.mail.send(to, SPAWNER, parts, SERVICES)
+
+    def _later(self, call: Callable[[], object]) -> None:
+        """See `End._later`."""
+        self._pump.soon(partial(_call, call))
+
+    def _answers(self, letter: Answers, parts: Parts) -> None:
+        self._take_answers((letter, iter(letter.answers), iter(parts)))
+
+    def _take_answers(self, come: tuple[Answers, Any, Any]) -> None:
+        """Take answers; a callback that waits meanwhile goes on with those that are left."""
+        letter, answers, parts = come
+        pending = self._pending.get(letter.seat)
+        if not pending:
+            return
+        for number, good, payload, count in answers:
+            result = pending.pop(number, None)
+            body = (
+                [payload] if not count else disclosed(payload, [next(parts) for _ in range(count)])
+            )
+            if result is None:
+                continue
+            called_back = result._called_back
+            if called_back:
+                self._pump.before_others(self._take_answers, [come])
+            result.settle(*value_of(result, good, body))
+            if called_back:
+                return
+        if not pending and self._pending.get(letter.seat) is pending:
+            del self._pending[letter.seat]
+
+
+def _call(call: Callable[[], object]) -> None:
+    call()

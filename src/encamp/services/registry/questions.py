@@ -1,0 +1,76 @@
+"""What is asked about services: whether they are ready, and what they have done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from encamp.errors import NotEnough
+from encamp.model import ServerStatistics, ServiceStatistics
+from encamp.services.letters import Ask, Letter, Refused, Told
+from encamp.services.registry.pool import Seat
+from encamp.services.registry.records import Records, Service
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import dump, portable_error
+
+
+class Questions:
+    """Answers what is asked about services; who waits for servers to be ready is told then."""
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+        self._waiters: list[tuple[int, int, Service, int]] = []
+        """Client, ticket, service, and how many servers are to be ready."""
+
+    def answer(self, service: Service, sender: int, letter: Ask, arguments: Any) -> None:
+        """Answer at once, or when there are so many servers."""
+        if letter.what == "ready":
+            self._waiters.append((sender, letter.ticket, service, *arguments))
+            self.tell_waiters()
+            return
+        answer: Any = None
+        if letter.what == "statistics":
+            answer = self.statistics(service)
+        elif letter.what == "servers":
+            answer = [seat.number for seat in service.pool.seats.values()]
+        self._records.tell(sender, Told(letter.ticket), dump(answer))
+
+    def forget(self, sender: int, ticket: int) -> None:
+        """A client does not wait any more."""
+        waiters = self._waiters
+        self._waiters = [one for one in waiters if one[:2] != (sender, ticket)]
+
+    def tell_waiters(self) -> None:
+        """Tell those who wait for servers, as far as there are enough, or never will be."""
+        left = []
+        told: list[tuple[int, Letter, Parts]] = []
+        for client, ticket, service, number in self._waiters:
+            over = service.over()
+            live = len(service.pool.live())
+            most = max(len(service.pool.seats), len(self._records.wanted(service)))
+            if over is None and number > most:
+                over = NotEnough(f"servers of {service.name}", number, most, together=True)
+            if over is not None:
+                told.append((client, Refused(ticket), dump(portable_error(over))))
+            elif live >= (number or most):
+                told.append((client, Told(ticket), dump(live)))
+            else:
+                left.append((client, ticket, service, number))
+        self._waiters = left
+        for client, letter, payload in told:
+            self._records.tell(client, letter, payload)
+
+    def statistics(self, service: Service) -> ServiceStatistics:
+        """What a service has done."""
+        servers = tuple(statistics_of(seat) for seat in service.pool.seats.values())
+        wanted = 0 if service.over() is not None else len(self._records.wanted(service))
+        queue, former = service.pool.waiting, tuple(service.former)
+        return ServiceStatistics(service.name, queue, wanted, service.lost, servers, former)
+
+
+def statistics_of(seat: Seat) -> ServerStatistics:
+    """What a server has done, as far as it has told."""
+    task, state = seat.task, seat.state
+    if task is not None and task._place is None and not seat.ready:
+        state = "waits for a slot"
+    slot = None if task is None else task.slot
+    return ServerStatistics(seat.number, seat.host, slot, state, *seat.seen)

@@ -1,0 +1,141 @@
+"""What the parts of a registry share: services, their servers, and who has them."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import ref
+
+from encamp.cluster.options import SpawnOptions
+from encamp.errors import EncampError, ServiceEnded, ServiceFailed
+from encamp.model import ServerStatistics
+from encamp.services.letters import Calls, Letter, Lost, encode
+from encamp.services.registry.pool import Pool, Seat
+from encamp.services.registry.saved import Kept
+from encamp.services.registry.watch import Watch
+from encamp.services.server import Blueprint
+from encamp.services.windows import Windows
+from encamp.wire.frames import Parts
+from encamp.wire.protocol import SERVICES, SPAWNER
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+    from encamp.cluster.controller import Controller
+    from encamp.services.registry.program_end import ProgramEnd
+
+_FORMER = 100
+"""Servers that are gone of which each service still tells."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """How a service was published. ``count`` is None for as many as there are slots or hosts."""
+
+    name: str
+    blueprint: Blueprint
+    options: SpawnOptions
+    per: str
+    count: int | None
+    restarts: int
+    checkpoint_every: int
+    at_least_once: bool
+    idle_limit: float | None
+    call_limit: float | None
+    windows: Windows | None
+
+
+class Service:
+    """One service, as the registry sees it."""
+
+    def __init__(self, number: int, published: Published, pool: Pool) -> None:
+        self.number, self.published, self.pool = number, published, pool
+        self.methods: list[str] = []
+        self.ended = False
+        self.failure: ServiceFailed | None = None
+        self.lost = 0
+        self.deaths = 0
+        """Servers that have died one after the other without having answered anything."""
+        self.withdrawn = 0
+        """Servers that are not to be replaced."""
+        self.states: list[Kept] = []
+        """States of dead servers that their successors take over."""
+        self.said = False
+        self.watch: Watch | None = None
+        self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.published.name
+
+    def over(self) -> EncampError | None:
+        """Why nobody can have a server of it any more, if that is so."""
+        return ServiceEnded(self.name) if self.ended else self.failure
+
+
+class Records:
+    """All services of a cluster, their servers, and who has these; for the thread that drives."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = ref(cluster)
+        self.controller: Controller = cluster._controller
+        self.pump = self.controller.pump
+        self.end: ProgramEnd | None = None
+        """The program's, which is told without a message."""
+        self.services: dict[int, Service] = {}
+        self.by_seat: dict[int, tuple[Service, Seat]] = {}
+        self.by_task: dict[int, tuple[Service, Seat]] = {}
+        self.held: dict[int, set[Seat]] = {}
+        """By tasks, the servers that they have."""
+        self.lost: dict[int, Lost] = {}
+        self.errors: dict[int, EncampError] = {}
+        """By servers that are gone, what clients are told of them."""
+        self.winding_up = self.closed = False
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """None if nobody has it any more."""
+        return self._cluster()
+
+    def wanted(self, service: Service) -> list[str]:
+        """How many servers there are to be: of each its host, or "" where that does not matter."""
+        published = service.published
+        on = published.options._need().on
+        stations = [
+            station
+            for station in self.controller.scheduler.stations.values()
+            if on is None or station.name in on
+        ]
+        if published.per == "host":
+            wanted = [station.name for station in stations]
+        else:
+            wanted = [""] * sum(len(station.places) for station in stations)
+        if published.count is not None:
+            wanted = (
+                wanted[: published.count] if published.per == "host" else [""] * published.count
+            )
+        return wanted
+
+    def usable(self) -> bool:
+        """Whether servers can still be started."""
+        controller = self.controller
+        cluster = self._cluster()
+        gone = controller.failure is not None or controller.closing
+        return not gone and cluster is not None and not cluster._life.closed
+
+    def order(self, seat: Seat, op: int, lease: int = 0) -> None:
+        """Tell a server something behind its calls."""
+        call = (0, lease, op, "", b"", 0)
+        self.post(seat.address, Calls(seat.number, [call]))
+
+    def post(self, task: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
+        """Send to a task."""
+        self.controller.mail.send(task, SPAWNER, [encode(letter), *payload], SERVICES)
+
+    def tell(self, client: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
+        """Send to a client: a task, or the program."""
+        if client == SPAWNER and self.end is not None:
+            self.end.take(letter, payload)
+        else:
+            self.post(client, letter, payload)

@@ -1,0 +1,267 @@
+"""All services of one cluster, at its controller: the cluster's tenant.
+
+All of it, and of what it consists of, runs in the thread that drives the cluster's pump.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from encamp.cluster.task import Task
+from encamp.errors import BadFrame
+from encamp.model import ServiceStatistics
+from encamp.services.here import program_end
+from encamp.services.letters import (
+    END,
+    RELEASE,
+    Acquire,
+    Alive,
+    Answers,
+    Ask,
+    Calls,
+    Circle,
+    Dying,
+    Forget,
+    Free,
+    Letter,
+    Ready,
+    Saved,
+    Uses,
+    Waits,
+    WaitsNoMore,
+    decode,
+)
+from encamp.services.registry.circles import Circles
+from encamp.services.registry.consoles import Consoles
+from encamp.services.registry.endings import Endings
+from encamp.services.registry.grants import Grants
+from encamp.services.registry.pool import STARTING, Seat
+from encamp.services.registry.program_end import ProgramEnd
+from encamp.services.registry.questions import Questions
+from encamp.services.registry.records import Published, Records, Service
+from encamp.services.registry.replays import Replays
+from encamp.services.registry.saved import States
+from encamp.services.registry.starter import Starter
+from encamp.services.windows import Opener
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import load
+from encamp.wire.protocol import SPAWNER
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
+
+_log = logging.getLogger("encamp")
+
+
+class Registry:
+    """The services of a cluster; its `Tenant`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._records = records = Records(cluster)
+        controller = records.controller
+        self.token = secrets.token_hex(8)
+        self.end = records.end = ProgramEnd(controller, self)
+        program_end(self.token, self.end)
+        self._said_crowded = False
+        self._states = States(controller.errands)
+        self._consoles = Consoles()
+        self._windows = Opener(controller.pump, controller.errands)
+        self._circles = Circles(self._seats_of, self._seat_of, self._waits_for)
+        self._grants, self._questions = Grants(records), Questions(records)
+        self._replays = Replays(records, self._states)
+        self._starter = Starter(
+            records, self._grants, self._questions, self._states, self._consoles, self
+        )
+        self._endings = Endings(records, self._grants, self._starter, self._states, self._consoles)
+        self._handlers: dict[type, Callable[[int, Any, Parts], None]] = {
+            Acquire: self._grants.acquire,
+            Forget: self._forget,
+            Free: self._grants.free,
+            Uses: self._grants.uses,
+            Ask: self._ask,
+            Calls: self._replays.relay,
+            Ready: self._ready,
+            Answers: self._answers,
+            Saved: self._replays.saved,
+            Dying: self._dying,
+            Alive: self._alive,
+            Waits: self._waits,
+            WaitsNoMore: lambda sender, letter, _: self._circles.waits_no_more(
+                sender, letter.ticket
+            ),
+        }
+        controller.tenant = self
+
+    def publish(self, published: Published) -> Service:
+        """Start the servers of a service; see `encamp.services.service.publish`."""
+        return self._starter.publish(published)
+
+    # Tenant
+
+    @property
+    def lasting(self) -> int:
+        """See `Tenant.lasting`."""
+        return len(self._records.by_task)
+
+    @property
+    def resting(self) -> int:
+        """See `Tenant.resting`."""
+        return max(0, len(self._records.by_task) - self.end.awaited - len(self._records.held))
+
+    @property
+    def idle(self) -> bool:
+        """See `Tenant.idle`."""
+        services = self._records.services.values()
+        return not (self.end.busy or any(one.pool.waiting for one in services))
+
+    def arrived(self, sender: int, parts: Parts) -> None:
+        """See `Tenant.arrived`."""
+        with suppress(BadFrame):
+            self.letter(sender, decode(parts[0]), parts[1:])
+
+    def letter(self, sender: int, letter: Letter, parts: Parts) -> None:
+        """Handle a letter of a client or a server."""
+        handler = self._handlers.get(type(letter))
+        if handler is not None:
+            handler(sender, letter, parts)
+
+    def crowded(self) -> None:
+        """See `Tenant.crowded`."""
+        if not self._said_crowded and not self._records.pump.driving:
+            self._said_crowded = True
+            names = ", ".join(one.name for one in self._records.services.values() if not one.ended)
+            _log.warning(
+                "tasks wait, since servers have all slots: publish %s with count=, or terminate it",
+                names,
+            )
+
+    def hosts_changed(self) -> None:
+        """See `Tenant.hosts_changed`."""
+        self._records.pump.soon(self._starter.reconcile)
+
+    def wind_up(self) -> None:
+        """See `Tenant.wind_up`."""
+        self._records.winding_up = True
+        for service in self._records.services.values():
+            self._starter.terminate(service)
+
+    def close(self) -> None:
+        """See `Tenant.close`."""
+        self._records.winding_up = self._records.closed = True
+        self._states.close()
+        self._consoles.close()
+
+    def statistics(self) -> list[ServiceStatistics]:
+        """See `Tenant.statistics`."""
+        return [self._questions.statistics(one) for one in self._records.services.values()]
+
+    def ended(self, task: Task, good: bool, value: Any) -> None:
+        """See `Tenant.ended`."""
+        found = self._records.by_task.pop(task.id, None)
+        if found is not None:
+            self._endings.server_ended(*found, task, good, value)
+        self._circles.waits_no_more(task.id)
+        held = self._records.held.pop(task.id, ())
+        for seat in list(held):
+            if seat.holder == task.id and seat.number in self._records.by_seat:
+                self._release(seat)
+        for service in self._records.services.values():
+            if service.pool.waiting:
+                service.pool.forget(task.id)
+
+    def _release(self, seat: Seat) -> None:
+        """The task that has a server has ended: the server is free behind what it was told."""
+        service, _ = self._records.by_seat[seat.number]
+        if service.published.at_least_once:
+            call = (0, seat.lease, RELEASE, "", b"", 0)
+            self._replays.relay(SPAWNER, Calls(seat.number, [call], SPAWNER), [])
+        else:
+            self._records.order(seat, RELEASE, seat.lease)
+
+    # What clients ask
+
+    def _forget(self, sender: int, letter: Forget, parts: Parts) -> None:
+        self._grants.forget(sender, letter.ticket)
+        self._questions.forget(sender, letter.ticket)
+
+    def _ask(self, sender: int, letter: Ask, parts: Parts) -> None:
+        service = self._records.services[letter.service]
+        arguments = load(parts)
+        if letter.what == "terminate":
+            self._starter.terminate(service, cancel=arguments[0])
+        self._questions.answer(service, sender, letter, arguments)
+
+    # What servers say
+
+    def _ready(self, sender: int, letter: Ready, parts: Parts) -> None:
+        found = self._records.by_task.get(sender)
+        if found is None:
+            return
+        service, seat = found
+        service.methods = letter.methods
+        task = seat.task
+        seat.host = (task.host if task is not None else "") or ""
+        self._show(service, seat)
+        if service.ended:
+            self._records.order(seat, END)
+            return
+        seat.ready = True
+        if seat.log:
+            self._replays.replay(seat)
+        if seat.state == STARTING:
+            service.pool.opened(seat)
+        self._grants.grant(service)
+        self._questions.tell_waiters()
+
+    def _show(self, service: Service, seat: Seat) -> None:
+        """Have the console of a server found by where it is, and opened if that is wanted."""
+        number, windows = seat.number, service.published.windows
+        slot = None if seat.task is None else seat.task.slot
+        self._consoles.introduce(service.name, number, seat.host, slot)
+        if windows is not None and seat.state == STARTING:
+            self._windows.open(windows, f"{service.name}/{number}", seat.host)
+
+    def _answers(self, sender: int, letter: Answers, parts: Parts) -> None:
+        found = self._records.by_task.get(sender)
+        if found is not None:
+            service, seat = found
+            seat.seen = letter.seen
+            if letter.answers:
+                service.deaths = 0
+                self.end.take(letter, parts)
+            for lease in letter.freed:
+                if lease == seat.lease:
+                    self._grants.freed(service, seat)
+
+    def _dying(self, sender: int, letter: Dying, parts: Parts) -> None:
+        found = self._records.by_task.get(sender)
+        if found is not None:
+            found[1].began = letter.about, letter.number
+
+    def _alive(self, sender: int, letter: Alive, parts: Parts) -> None:
+        found = self._records.by_task.get(sender)
+        if found is not None and found[0].watch is not None:
+            found[0].watch.answered(sender)
+
+    # Circles
+
+    def _waits(self, sender: int, letter: Waits, parts: Parts) -> None:
+        if self._circles.waits(sender, letter):
+            self._records.tell(sender, Circle(letter.ticket))
+
+    def _seats_of(self, service: int) -> list[Seat]:
+        return list(self._records.services[service].pool.seats.values())
+
+    def _seat_of(self, number: int) -> Seat | None:
+        found = self._records.by_seat.get(number)
+        return None if found is None else found[1]
+
+    def _waits_for(self, service: int, task: int) -> bool:
+        known = self._records.services.get(service)
+        return known is not None and any(
+            request.client == task for request in known.pool.requests()
+        )

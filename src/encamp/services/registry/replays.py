@@ -1,0 +1,70 @@
+"""Calls that a server's successor would have to run again, where that is wanted."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from encamp.services.letters import Call, Calls, Saved
+from encamp.services.registry.pool import Seat
+from encamp.services.registry.records import Records
+from encamp.services.registry.saved import States
+from encamp.wire.frames import Parts, own
+
+_TOGETHER = 1000
+"""Calls that go in one message at most."""
+Entry = tuple[int, Call, Parts]
+"""A call of a server's log, with its client and large buffers."""
+
+
+class Replays:
+    """The logs of servers that are replaced with all that they were told since their last state."""
+
+    def __init__(self, records: Records, states: States) -> None:
+        self._records, self._states = records, states
+
+    def relay(self, sender: int, letter: Calls, parts: Parts) -> None:
+        """Pass calls on to a server that is replaced with all that it was told."""
+        found = self._records.by_seat.get(letter.seat)
+        if found is None:
+            return
+        _, seat = found
+        at = 0
+        kept = own(parts)
+        for call in letter.calls:
+            seat.log.append((letter.client, call, kept[at : at + call[5]]))
+            at += call[5]
+        if seat.ready:
+            self.replay(seat)
+
+    def replay(self, seat: Seat) -> None:
+        """Send a server what of its log it does not have."""
+        new = itertools.islice(seat.log, seat.given, None)
+        for client, entries in itertools.groupby(new, lambda entry: entry[0]):
+            for some in _few(entries):
+                calls = [call for _, call, _ in some]
+                buffers = [part for _, _, parts in some for part in parts]
+                self._records.post(seat.address, Calls(seat.number, calls, client), buffers)
+        seat.given = len(seat.log)
+
+    def saved(self, sender: int, letter: Saved, parts: Parts) -> None:
+        """A server has sent its state."""
+        found = self._records.by_task.get(sender)
+        if found is None:
+            return
+        _, seat = found
+
+        def kept(new: int) -> None:
+            """The state is on the disk: what it knows of need not be run again."""
+            if seat.address == sender:
+                for _ in range(min(new, len(seat.log))):
+                    seat.log.popleft()
+                    seat.given -= 1
+
+        self._states.keep(seat.number, letter.serial, own(parts), kept)
+
+
+def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    """As many at a time as go in one message."""
+    while some := list(itertools.islice(entries, _TOGETHER)):
+        yield some

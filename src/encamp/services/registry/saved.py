@@ -1,0 +1,110 @@
+"""States of servers, kept on the controller's disk until they are needed or the cluster closes."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.cluster.errands import Errands
+from encamp.storage.owner import OwnedFolder
+from encamp.wire.frames import Parts
+
+_PARTIAL = ".part"
+
+
+@dataclass
+class Kept:
+    """A state on the disk. ``serial``: how many calls of the server that made it it knows of."""
+
+    path: Path
+    serial: int
+
+
+class _Writing:
+    """A state on its way to the disk; whoever needs it there first writes it."""
+
+    def __init__(self, path: Path, parts: Parts) -> None:
+        self.path, self._parts = path, parts
+        self._lock = threading.Lock()
+        self._tried = self.whole = False
+
+    def write(self) -> None:
+        """Write it, once; a disk that refuses it leaves ``whole`` false."""
+        with self._lock:
+            if self._tried:
+                return
+            self._tried = True
+            partial = self.path.with_name(self.path.name + _PARTIAL)
+            with suppress(OSError):
+                with partial.open("wb") as file:
+                    pickle.dump([bytes(part) for part in self._parts], file)
+                partial.replace(self.path)
+                self.whole = True
+
+
+class States:
+    """The last state of each server. Written beside the pump, and whole or not at all."""
+
+    def __init__(self, errands: Errands) -> None:
+        self._errands = errands
+        self._folder: OwnedFolder | None = None
+        self._kept: dict[int, Kept] = {}
+        self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
+
+    def keep(self, seat: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
+        """Keep a state in the place of the one before.
+
+        Then ``kept`` is told how many more calls it knows of. Where the disk is full the one before
+        stays.
+        """
+        if self._folder is None:
+            self._folder = OwnedFolder("states")
+        state = _Writing(self._folder.path / f"{seat} after {serial}", parts)
+        self._under_way.setdefault(seat, {})[state] = lambda: self._note(seat, serial, state, kept)
+        self._errands.run(state.write, lambda *_: self._finish(seat, state))
+
+    def settle(self, seat: int) -> None:
+        """Have all states on the disk that came before a server ended; blocks as long as that."""
+        for state in list(self._under_way.get(seat, ())):
+            state.write()
+            self._finish(seat, state)
+
+    def _finish(self, seat: int, state: _Writing) -> None:
+        note = self._under_way.get(seat, {}).pop(state, None)
+        if note is not None and state.whole:
+            note()
+
+    def _note(self, seat: int, serial: int, state: _Writing, kept: Callable[[int], None]) -> None:
+        before = self._kept.get(seat)
+        self._kept[seat] = Kept(state.path, serial)
+        kept(serial - (0 if before is None else before.serial))
+        if before is not None:
+            before.path.unlink(missing_ok=True)
+
+    def since(self, seat: int, calls: int) -> int:
+        """How many of a server's calls its last state does not know of."""
+        kept = self._kept.get(seat)
+        return max(0, calls - (0 if kept is None else kept.serial))
+
+    def take(self, seat: int) -> Kept | None:
+        """The last state of a dead server, for its successor."""
+        return self._kept.pop(seat, None)
+
+    def adopt(self, seat: int, kept: Kept) -> bytes | None:
+        """A state for a server that begins with it; None if it cannot be read any more."""
+        try:
+            state = kept.path.read_bytes()
+        except OSError:
+            return None
+        self._kept[seat] = Kept(kept.path, 0)
+        return state
+
+    def close(self) -> None:
+        """Remove all."""
+        if self._folder is not None:
+            self._folder.remove()
+            self._folder = None

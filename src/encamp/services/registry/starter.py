@@ -1,0 +1,201 @@
+"""Starting servers, as many as there are to be, and ending them."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
+from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
+from encamp.services.letters import END, Asked
+from encamp.services.registry.consoles import Consoles
+from encamp.services.registry.grants import Grants
+from encamp.services.registry.pool import Pool, Seat
+from encamp.services.registry.questions import Questions
+from encamp.services.registry.records import Published, Records, Service
+from encamp.services.registry.saved import States
+from encamp.services.registry.watch import Watch
+from encamp.services.server import Terms, serve
+from encamp.wire.pickling import portable_error
+
+_log = logging.getLogger("encamp")
+_SAY_AFTER = 1.0
+"""Seconds after which it is said that servers wait for slots."""
+
+
+class Starter:
+    """Starts servers, as many as there are to be, and has them end.
+
+    ``owner`` is whose tasks they are.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        grants: Grants,
+        questions: Questions,
+        states: States,
+        consoles: Consoles,
+        owner: object,
+    ) -> None:
+        self._records, self._grants, self._questions = records, grants, questions
+        self._states, self._consoles, self._owner = states, consoles, owner
+        self._numbers, self._seats = itertools.count(1), itertools.count(1)
+        self._leases, self._orders = itertools.count(1), itertools.count(1)
+
+    def publish(self, published: Published) -> Service:
+        """Start the servers of a new service. Raises where none can ever start."""
+        service = Service(next(self._numbers), published, Pool(self._leases, self._orders))
+        self._records.services[service.number] = service
+        try:
+            self._fill(service)
+        except BaseException:
+            service.ended = True
+            del self._records.services[service.number]
+            raise
+        self._watch_over(service)
+        return service
+
+    def _watch_over(self, service: Service) -> None:
+        """Have servers that answer nothing for too long replaced, if that is wanted."""
+        limit = service.published.call_limit
+        if limit is None:
+            return
+
+        def seats() -> list[Seat] | None:
+            some = service.pool.seats.values()
+            over = self._records.closed or (service.over() is not None and not some)
+            return None if over else [seat for seat in some if seat.ready]
+
+        def ask(seat: Seat) -> None:
+            self._records.post(seat.address, Asked())
+
+        service.watch = Watch(self._records.pump, limit, seats, ask, self._overdue)
+
+    def _overdue(self, seat: Seat) -> None:
+        if seat.task is not None and not seat.overdue:
+            seat.overdue = True
+            self._records.controller.recalls.stop_at_once(seat.task, "overdue")
+
+    def _fill(self, service: Service) -> None:
+        """Start the servers that are missing; those that wait and are too many go."""
+        if service.over() is not None or self._records.winding_up:
+            return
+        wanted = self._records.wanted(service)
+        seats = list(service.pool.seats.values())
+        if service.published.per == "host":
+            missing = [host for host in wanted if host not in {seat.fixed for seat in seats}]
+            missing = missing[: max(0, len(wanted) - len(seats) - service.withdrawn)]
+        else:
+            missing = [""] * max(0, len(wanted) - len(seats) - service.withdrawn)
+            waiting = [seat for seat in seats if seat.task is not None and seat.task._place is None]
+            for seat in waiting[: max(0, len(seats) - max(1, len(wanted)))]:
+                if seat.task is not None and seat.task._state == "PENDING":
+                    self._records.controller.scheduler.drop([seat.task])
+                    self._records.controller.recalls.cancelled(seat.task)
+        for host in missing:
+            seat = Seat(next(self._seats), fixed=host)
+            service.pool.seats[seat.number] = seat
+            self._records.by_seat[seat.number] = service, seat
+            try:
+                self.start(service, seat)
+            except BaseException:
+                del service.pool.seats[seat.number], self._records.by_seat[seat.number]
+                raise
+        if missing and not service.said:
+            service.said = True
+            self._records.pump.later(_SAY_AFTER, lambda: self._say_what_waits(service))
+
+    def start(self, service: Service, seat: Seat) -> None:
+        """Start a server, with the state of one that has died if there is any."""
+        cluster = self._records.cluster
+        if cluster is None:
+            return
+        published = service.published
+        state = None
+        if service.states:
+            state = self._states.adopt(seat.number, service.states.pop(0))
+        terms = Terms(
+            service.name,
+            seat.number,
+            published.checkpoint_every,
+            published.idle_limit,
+            published.call_limit,
+        )
+        options = published.options
+        if seat.fixed:
+            options = replace(options, on=seat.fixed)
+        heard = partial(self._consoles.printed, seat.number)
+        name = options.name or f"{service.name} {seat.number}"
+        options = replace(options, owner=self._owner, name=name, heard=heard)
+        args = (terms, published.blueprint, state)
+        seat.task = cluster._spawn(serve, args, {}, options)
+        seat.given, seat.ready, seat.overdue = 0, False, False
+        self._records.by_task[seat.task.id] = service, seat
+        self._consoles.introduce(service.name, seat.number)
+
+    def _say_what_waits(self, service: Service) -> None:
+        waiting = self._without_slot(service)
+        if waiting and service.over() is None:
+            _log.warning("%s", waiting_for_slots(service.name, waiting, self._holders(service)))
+
+    def _without_slot(self, service: Service) -> int:
+        seats = service.pool.seats.values()
+        return sum(seat.task is not None and seat.task._place is None for seat in seats)
+
+    def _holders(self, service: Service) -> list[str]:
+        """Other services that have slots."""
+        return [
+            one.name
+            for one in self._records.services.values()
+            if one is not service and not one.ended and one.pool.live()
+        ]
+
+    def reconcile(self) -> None:
+        """Have as many servers of each service as there are to be."""
+        for service in list(self._records.services.values()):
+            if service.over() is None and not self._records.winding_up and self._records.usable():
+                try:
+                    self._fill(service)
+                except EncampError as exc:
+                    self.fail(service, words_of(exc), exc)
+                self._grants.refuse_too_many(service)
+
+    def terminate(self, service: Service, *, cancel: bool = False) -> None:
+        """End a service: servers end when they have done what they were told by now, or at once."""
+        if not service.ended:
+            service.ended = True
+            self._refuse_all(service, ServiceEnded(service.name))
+        for seat in list(service.pool.seats.values()):
+            task = seat.task
+            if task is None:
+                continue
+            if task._place is None and task._state == "PENDING":
+                self._records.controller.scheduler.drop([task])
+                self._records.controller.recalls.cancelled(task)
+            elif cancel:
+                with suppress(UnsupportedByEngine):
+                    task.kill()
+            else:
+                self._records.order(seat, END)
+
+    def fail(self, service: Service, why: str, cause: BaseException | None) -> None:
+        """A service can have no servers any more."""
+        service.failure = ServiceFailed(service.name, why)
+        if cause is not None:
+            service.failure.__cause__ = portable_error(cause)
+        self._refuse_all(service, service.failure)
+
+    def _refuse_all(self, service: Service, error: EncampError) -> None:
+        self._grants.refuse_all(service, error)
+        self._questions.tell_waiters()
+
+
+def waiting_for_slots(name: str, count: int, holders: list[str]) -> str:
+    """What is told of servers that have no slot."""
+    who = (
+        f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} slots" if holders else ""
+    )
+    return f"{count} server{'s' * (count != 1)} of {name} wait for free slots{who}"

@@ -1,0 +1,63 @@
+"""Servers that answer nothing: each is asked now and then whether it is between two calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from encamp.loop.running import RunningTime
+
+if TYPE_CHECKING:
+    from encamp.loop.pump import Pump
+    from encamp.services.registry.pool import Seat
+
+_LOOKS = 8
+"""How often at least a server's limit is looked at before it is over."""
+_PERIOD = 0.5
+"""Seconds between two looks at most."""
+
+
+class Watch:
+    """Watches over a service's servers, for the thread that drives the pump.
+
+    ``seats`` gives those to watch, None when there will be none any more. ``ask`` asks one, which
+    answers when it is between two calls or waits for something; `answered` is to be told.
+    ``overdue`` is told of one that has not answered for ``limit`` seconds. Time in which this
+    program was stopped does not count: its servers were stopped, too, as a rule.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        limit: float,
+        seats: Callable[[], Iterable[Seat] | None],
+        ask: Callable[[Seat], None],
+        overdue: Callable[[Seat], None],
+    ) -> None:
+        self._pump, self._limit, self._seats = pump, limit, seats
+        self._ask, self._overdue = ask, overdue
+        self._period = min(limit / _LOOKS, _PERIOD)
+        self._time = RunningTime(2 * self._period)
+        self._asked: dict[int, float] = {}
+        """By the tasks of servers, when each was asked what it has not answered."""
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._pump.later(self._period, self._look)
+
+    def _look(self) -> None:
+        seats, now = self._seats(), self._time()
+        if seats is None:
+            return
+        for seat in list(seats):
+            asked = self._asked.get(seat.address)
+            if asked is None:
+                self._asked[seat.address] = now
+                self._ask(seat)
+            elif now - asked > self._limit:
+                self._overdue(seat)
+        self._look_again()
+
+    def answered(self, task: int) -> None:
+        """A server's task has answered."""
+        self._asked.pop(task, None)

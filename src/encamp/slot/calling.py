@@ -1,0 +1,89 @@
+"""Calling a user's function as a task: also one that forks, and one that is a coroutine's."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import CoroutineType
+from typing import Any, NoReturn
+
+from encamp.wire.pickling import traceback_of
+
+
+def called(
+    function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> Any:
+    """What ``function(*args, **kwargs)`` returns; a coroutine is run to its end.
+
+    A process that the function forks, and that comes back from it, ends here: what is done with
+    the value is for its parent.
+    """
+    pid = os.getpid()
+    try:
+        value = function(*args, **kwargs or {})
+        if type(value) is CoroutineType:
+            value = _awaited(value)
+    except BaseException as exc:
+        if os.getpid() != pid:
+            _end(exc)
+        raise
+    if os.getpid() != pid:
+        _end(None)
+    return value
+
+
+class _Forks:
+    """How many forks this process is away from the one that has imported this."""
+
+    count = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.forked)
+
+
+def called_for_each(
+    function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
+) -> list[Any]:
+    """`called` for each of some arguments, within a task: what it raises is for whoever calls that.
+
+    Quicker than one by one, as calls may be very short.
+    """
+    values, forks = [], _Forks.count
+    for args in arguments:
+        value = function(*args)
+        if _Forks.count != forks:
+            _end(None)
+        values.append(_awaited(value) if type(value) is CoroutineType else value)
+    return values
+
+
+def _awaited(coroutine: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def _end(exc: BaseException | None) -> NoReturn:
+    """End as a program would that comes to its end, or raises ``exc``."""
+    status = 0
+    if type(exc) is SystemExit and (exc.code is None or isinstance(exc.code, int)):
+        status = (exc.code or 0) & 0xFF
+    elif exc is not None:
+        status = 1
+        _complain(f"{exc.code}\n" if type(exc) is SystemExit else traceback_of(exc))
+    with suppress(BaseException):
+        sys.stdout.flush()
+    with suppress(BaseException):
+        sys.stderr.flush()
+    os._exit(status)
+
+
+def _complain(text: str) -> None:
+    with suppress(BaseException):
+        sys.stderr.write(text)

@@ -1,0 +1,687 @@
+"""What a slot does: take calls, run one after the other, and let each send and receive messages.
+
+The same for slots that are processes, threads of their agent, or the agent itself; what differs
+is the `Port` through which messages come and go.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+import pickle
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from weakref import WeakSet
+
+from msgspec import Raw
+
+from encamp.errors import InitializerFailed, Stopped, words_of
+from encamp.loop.held_off import if_task_has_any
+from encamp.quantities import as_number, as_whole
+from encamp.slot.calling import called
+from encamp.slot.isolation import leave, put_back
+from encamp.slot.ledger import Ledger
+from encamp.slot.threads import of_task
+from encamp.storage.import_path import extend_import_path
+from encamp.wire.frames import Buffer, Parts
+from encamp.wire.pickling import (
+    NotBegun,
+    NotImportable,
+    disclosed,
+    dump,
+    dump_as,
+    dump_failure,
+    dump_result,
+    dump_small,
+    enclosed,
+    load,
+    load_small,
+)
+from encamp.wire.protocol import (
+    NOWHERE,
+    SERVICES,
+    SPAWNER,
+    Answer,
+    Ask,
+    Call,
+    Message,
+    Received,
+    Run,
+    Started,
+    Told,
+    Where,
+    WhereIs,
+    addressed,
+    decode_calls,
+    encode,
+    encode_results,
+)
+
+if TYPE_CHECKING:
+    from encamp.engines.base import Line
+    from encamp.slot.folder import Staging
+    from encamp.slot.initialized import Initialized
+    from encamp.slot.short import ShortWay
+    from encamp.storage.outputs.landing import Piece
+
+
+_NOTHING: Parts = []
+BRIEF = 0.001
+"""Seconds for which the short way of messages may be tried in vain."""
+_LINES = 1000
+"""Short ways that a task has to others, at most."""
+_MOST_TASKS = 1 << 63
+FORKED = -2
+"""What runs in a process that a call has forked."""
+_WITH_CONTROLLER = NOWHERE, NOWHERE, 0
+INLINE_THREADS = (
+    "an inline task can send and receive in the thread that runs it only; "
+    "use inline='threads', or slots that are processes"
+)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How one call is to be run, where it is not just called."""
+
+    name: str = ""
+    tell_start: bool = False
+    environment: tuple[tuple[str, str], ...] = ()
+    cores: int = 1
+    sys_path: tuple[str, ...] = ()
+    follow: bool = False
+    """Whether what it prints is sent while it runs."""
+    initializer: int = 0
+    """Number of a function with its arguments, which runs once in every slot; 0: none."""
+    staging: Staging | None = None
+
+
+class Port(Protocol):
+    """A slot's way to its agent and to other slots."""
+
+    @property
+    def short(self) -> ShortWay | None:
+        """For small messages, where there is one."""
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """Send to the agent; ``message`` is the envelope if it is not for the agent itself."""
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """Send to another slot of this host by a link; False if there is none."""
+
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """Wait until ``found`` gives something, which it is asked for when something has come.
+
+        None if the time is over. What comes is given to `Slot.take`.
+        """
+
+    def tell_waiters(self) -> None:
+        """Have all threads that wait in `until` ask again."""
+
+
+class Slot:
+    """Runs calls one after the other. ``number`` is its number on its host."""
+
+    def __init__(self, number: int, host: str, port: Port, agent: int = 0) -> None:
+        self.number, self.host, self.agent = number, host, agent
+        self.port = port
+        _slots.add(self)
+        self.beside = False
+        """Whether it is a thread of the program whose tasks it runs."""
+        self.thread = threading.get_ident()
+        """Where there is a short way, only this one may use it."""
+        self.lock = threading.Lock()
+        """Held to change ``calls`` and ``running`` together."""
+        self.calls: deque[tuple[Call, Parts]] = deque()
+        """With the large buffers of their arguments."""
+        self.running = -1
+        self._task: CurrentTask | None = None
+        self.alone = leave()
+        """What is around each call to undo its effects on the process."""
+        self._context = copy_context()
+        """What calls begin with: what they do to context variables is for them alone."""
+        self.follow = False
+        """Whether what the running call prints is wanted while it runs."""
+        self.ended: Callable[[int], None] | None = None
+        """Is called with the task's number before its result is sent."""
+        self._functions: dict[int, Buffer | Callable[..., Any]] = {}
+        self.inbox: deque[tuple[int, Parts]] = deque()
+        self.letters: deque[tuple[int, Parts]] = deque()
+        """Messages for services: with their sender."""
+        self._early: dict[int, list[tuple[int, int, Parts]]] = {}
+        """Messages for calls that wait, or that have not come yet: other ways may be quicker."""
+        self._expected: dict[int, int] = {}
+        """Of those that have not come, the number of the `Run` that brings them."""
+        self._latest = 0
+        self._routes: dict[int, tuple[int, int, int]] = {}
+        self.lines: dict[int, Line | None] = {}
+        """Short ways of the running task to others; None to those that it has written to once."""
+        self._answers: dict[int, tuple[bool, Parts] | None] = {}
+        """Of the questions that were asked; None until the answer comes."""
+        # Not from 1: an answer to what the process before this one asked may still come.
+        self._tickets = count(int.from_bytes(os.urandom(7), "little"))
+        self.ledger = Ledger()
+        """Results that are not sent yet."""
+        self.leaves = False
+        """Whether its process is to end, and another to take its place."""
+        self.can_leave = False
+        self._reloads = 0
+        """Modules of the program that are known to have been loaded again."""
+        self._around = b""
+        """What is to be taken on before the next call."""
+        self._initialized: dict[int, Initialized] = {}
+        """What initializers have made, by their numbers."""
+        self._not_run = False
+        """Whether the last call could not begin here, and will elsewhere."""
+        self.stopping = False
+        """Whether its process was asked to end."""
+        self.interruptible = False
+        """Whether it may be interrupted: while a call runs, but not while its result is sent."""
+
+    def take(self, envelope: Any, parts: Parts) -> None:
+        """Note what has come for this slot."""
+        if isinstance(envelope, Message):
+            self._take_message(envelope, parts[1:])
+        elif isinstance(envelope, Run):
+            self._take_calls(envelope, parts)
+        elif isinstance(envelope, Where):
+            self._routes[envelope.task] = envelope.agent, envelope.its_slot, envelope.run
+        elif isinstance(envelope, Answer) and envelope.ticket in self._answers:
+            self._answers[envelope.ticket] = envelope.ok, parts[1:]
+
+    def _take_calls(self, run: Run, parts: Parts) -> None:
+        at = 2 + len(run.functions)
+        self._functions.update(zip(run.functions, parts[2:at], strict=True))
+        if run.around:
+            self._around = run.around
+        for number in run.dropped:
+            self._functions.pop(number, None)
+            self._initialized.pop(number, None)
+        calls = []
+        for call in decode_calls(parts[1]):
+            end = at + call[3]
+            calls.append((call, parts[at:end] if call[3] else _NOTHING))
+            at = end
+        with self.lock:
+            self.calls.extend(calls)
+            self._latest = run.number
+            if self._expected:
+                self._forget_gone()
+
+    def _forget_gone(self) -> None:
+        """Drop messages for calls that should be here by now, but have gone elsewhere."""
+        here = {call[0] for call, _ in self.calls}
+        for task, number in list(self._expected.items()):
+            if number <= self._latest:
+                del self._expected[task]
+                if task not in here:
+                    self._early.pop(task, None)
+
+    def _take_message(self, envelope: Message, payload: Parts) -> None:
+        with self.lock:
+            if envelope.to == self.running:
+                box = self.letters if envelope.port else self.inbox
+                box.append((envelope.sender, payload))
+                return
+            if envelope.run > self._latest:
+                self._expected[envelope.to] = envelope.run
+            elif not any(call[0] == envelope.to for call, _ in self.calls):
+                return
+            early = envelope.port, envelope.sender, payload
+            self._early.setdefault(envelope.to, []).append(early)
+
+    def give_back(self) -> tuple[list[int], int]:
+        """Let go of the calls that have not begun; their tasks, and the task that is running.
+
+        A call that has messages already stays: they were sent to this slot. So does the first one
+        where none is running: others take it to run by now, and may write to it.
+        """
+        with self.lock:
+            kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
+            kept += [waiting for waiting in self.calls if waiting[0][0] in self._early]
+            given = [call[0] for call, _ in self.calls if call[0] not in self._early]
+            self.calls.clear()
+            self.calls.extend(kept)
+            return given, self.running
+
+    def drop(self) -> None:
+        """Begin no more calls."""
+        with self.lock:
+            self.calls.clear()
+
+    def run_next(self) -> bool:
+        """Run one call if there is one."""
+        waiting = self._take_next()
+        if waiting is None:
+            self.send_results()
+            return False
+        call, buffers = waiting
+        if self._around and self._take_on():
+            self.leaves = self._not_run = True
+            self._ended(call[0], False, -1.0, _NOT_BEGUN)
+            return True
+        task = call[0]
+        begun = time.perf_counter()
+        parts, good = self._outcome(call, buffers)
+        if parts is _NOT_BEGUN:
+            self._not_run = True
+            self._ended(task, False, -1.0, parts)
+            return True
+        now = time.perf_counter()
+        if self.ended is not None:
+            self.ended(task)
+        self._ended(task, good, now - begun, parts)
+        return True
+
+    def _take_on(self) -> bool:
+        """Be surrounded as the program is; whether only another process can be."""
+        from encamp.slot.surroundings import take_on  # most have nothing to take on
+
+        told, self._around = self._around, b""
+        around = take_on(told)
+        new, self._reloads = around.reloads[self._reloads :], len(around.reloads)
+        if new and self.ledger.count > 1 and self.can_leave:
+            return True  # it may have the old ones, and what others have taken from these
+        for name in new:
+            if name in sys.modules:
+                importlib.reload(sys.modules[name])
+        self.alone.keep()
+        return False
+
+    def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
+        """Send a call's result, or hold it back; and what it has not read, if it did not begin."""
+        now = time.perf_counter()
+        self.running, self.follow = -1, False
+        talked = self.inbox or self.letters or self._routes or self.lines or self._not_run
+        unread = self._forget_messages() if talked else ()
+        payload, buffers = enclosed(parts)
+        result = encode((task, good, took, payload, len(buffers)))
+        if not self.calls or buffers or unread or not self.ledger.hold(result, now):
+            self.send_results(result, buffers, now)
+        for port, sender, letter in unread:  # the controller has them wait for it
+            message = Message(task, sender, port=port)
+            self.port.send([encode(message), *letter], message)
+
+    def hand_back(self) -> None:
+        """Return the calls that wait, as this process ends."""
+        while (waiting := self._take_next()) is not None:
+            self._not_run = True
+            self._ended(waiting[0][0], False, -1.0, _NOT_BEGUN)
+
+    def _take_next(self) -> tuple[Call, Parts] | None:
+        """Make the next call the running one."""
+        with self.lock:
+            if not self.calls:
+                return None
+            waiting = self.calls.popleft()
+            self.ledger.begin_call()
+            task = self.running = waiting[0][0]
+            if self.inbox or self.letters:  # messages for the one before came at its very end
+                self.inbox.clear()
+                self.letters.clear()
+            if self._early:
+                for port, sender, payload in self._early.pop(task, ()):
+                    (self.letters if port else self.inbox).append((sender, payload))
+            return waiting
+
+    def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
+        """Send the results that are held, and another one."""
+        ledger = self.ledger
+        results = [*ledger.held, Raw(result)] if result else ledger.held
+        if results:
+            head = encode_results(self.number, results, ledger.first)
+            self.port.send([head, *buffers])
+            ledger.sent(len(results), now)
+
+    def _forget_messages(self) -> Sequence[tuple[int, int, Parts]]:
+        """Forget what was for the call; the messages of one that could not begin here."""
+        with self.lock:
+            unread = []
+            if self._not_run:
+                for port, box in ((0, self.inbox), (SERVICES, self.letters)):
+                    unread += [(port, sender, payload) for sender, payload in box]
+            self._not_run = False
+            self.inbox.clear()
+            self.letters.clear()
+            self._routes.clear()
+            self.lines = {}  # a thread that the task has left may have the old ones
+        return unread
+
+    def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
+        try:
+            with self.alone:
+                self.interruptible = True
+                try:
+                    if self.stopping:  # it was asked to end when nothing could be interrupted
+                        return _NOT_BEGUN, False
+                    value = self._context.copy().run(self._value, call, buffers)
+                finally:
+                    self.interruptible = False
+                return [_NONE] if value is None else dump_result(value), True
+        except BaseException as exc:  # noqa: BLE001 - whose task it is decides what it means
+            self._not_run = issubclass(type(exc), NotImportable)
+            return dump_failure(exc), False
+
+    def _value(self, call: Call, buffers: Parts) -> Any:
+        _, number, arguments, _, setup = call
+        _current.set((self, call[0]))
+        try:
+            if setup:
+                return self._value_set_up(call, buffers, load([setup]))
+            function = self._functions[number]
+            if not callable(function):
+                function = self._load(number)
+            args, kwargs = load(disclosed(arguments, buffers) if buffers else (arguments,))
+            return called(function, args, kwargs)
+        finally:
+            self._task = None
+
+    def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
+        """The value of a call that is not just called."""
+        self._task = task = CurrentTask(self, call[0], setup.name)
+        made = self._set_up(call[0], setup)
+        function = self._functions[call[1]]
+        if not callable(function):
+            function = self._load(call[1])
+            if made is not None:
+                made.give(function)
+        args, kwargs = load(disclosed(call[2], buffers))
+        if made is not None:  # what is no function itself comes as an argument of one
+            for arg in args:
+                made.give(arg)
+        if setup.staging is None:
+            return called(function, args, kwargs)
+        from encamp.slot.folder import in_folder  # most calls have no folder: slots start quicker
+
+        return in_folder(setup.staging, task, SpawnersFiles(self.ask), function, args, kwargs)
+
+    @property
+    def task(self) -> CurrentTask:
+        """The running task, as it sees itself."""
+        if self._task is None:
+            self._task = CurrentTask(self, self.running, "")
+        return self._task
+
+    def _set_up(self, task: int, setup: Setup) -> Initialized | None:
+        extend_import_path(setup.sys_path)
+        self.follow = setup.follow
+        own = {**dict(setup.environment), **self._threads(setup.cores)}
+        os.environ.update(own)
+        if setup.tell_start:
+            self.port.send([encode(Started(self.number, task))])
+        number = setup.initializer
+        if not number:
+            return None
+        if number not in self._initialized:
+            self._initialized[number] = self._initialize(self._functions[number])
+            del self._functions[number]
+            self._context = copy_context()
+            kept = {name: os.environ.get(name) for name in own}
+            self.alone.keep(besides=[name for name, text in kept.items() if text == own[name]])
+        return self._initialized[number]
+
+    def _threads(self, cores: int) -> dict[str, str]:
+        """How many threads libraries are to start; what is not undone afterwards stays as it is."""
+        return of_task(cores) if isinstance(self.alone, put_back) else {}
+
+    def _initialize(self, payload: Any) -> Initialized:
+        from encamp.slot.initialized import Initialized  # few need it: slots start quicker
+
+        function, args = load([payload])
+        try:
+            return Initialized(function, args)
+        except Stopped:
+            raise
+        except BaseException as exc:
+            name = getattr(function, "__qualname__", repr(function))
+            raise InitializerFailed(name, self.host, words_of(exc)) from exc
+
+    def _load(self, number: int) -> Callable[..., Any]:
+        try:
+            function: Callable[..., Any] = load([self._functions[number]])  # type: ignore[list-item]
+        except ModuleNotFoundError as exc:
+            raise NotImportable(exc.name or "") from exc
+        self._functions[number] = function
+        return function
+
+    def tell(self, message: object) -> None:
+        """Send something to whoever supervises the running call."""
+        self.port.send([encode(Told(self.number, self.running)), *dump(message)])
+
+    def note(self, message: object) -> None:
+        """Leave something where whoever supervises the running call looks now and then.
+
+        It takes the place of what was left before; what is too long for that is told.
+        """
+        if not self.ledger.note(pickle.dumps((self.running, message))):
+            self.tell(message)
+
+    def ask(self, question: object) -> Any:
+        """Ask the controller; blocks until the answer is here, and raises what it raised."""
+        with if_task_has_any():
+            payload = dump(question)
+        ok, parts = self._answer(next(self._tickets), payload)
+        answer = load(parts)
+        if not ok:
+            raise answer
+        return answer
+
+    def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
+        """Ask, and wait; an answer that comes when nobody waits any more is dropped."""
+        self._answers[ticket] = None
+        try:
+            self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
+            answer = self.port.until(lambda: self._answers[ticket], None)
+            assert answer is not None  # noqa: S101 - there is no time limit
+            return answer
+        finally:
+            del self._answers[ticket]
+
+    def send(self, sender: int, to: int, message: object) -> None:
+        """Send a message from the running task to another."""
+        where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
+        envelope, head = addressed(to, sender, *where)
+        with if_task_has_any():  # what a handler raises is no error of the message
+            parts = [head, *dump_as("the message", message)]
+        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
+            self.port.send(parts, envelope)
+        short = self.port.short
+        if short is not None and envelope.agent != self.agent and not self.lines.get(to):
+            if len(self.lines) > _LINES:
+                self.lines.clear()
+            self.lines[to] = short.line(envelope) if to in self.lines else None
+
+    def post(self, sender: int, to: int, port: int, parts: Parts) -> None:
+        """Send parts to a port of another task, or of the controller's program."""
+        where = _WITH_CONTROLLER if to == SPAWNER else self._routes.get(to) or self._route(to)
+        envelope, head = addressed(to, sender, *where, port)
+        whole = [head, *parts]
+        if envelope.agent != self.agent or not self.port.send_to(envelope.slot, whole):
+            self.port.send(whole, envelope)
+
+    def _route(self, to: int) -> tuple[int, int, int]:
+        self.port.send([encode(WhereIs(self.number, to))])
+        route = self.port.until(lambda: self._routes.get(to), None)
+        assert route is not None  # noqa: S101 - there is no time limit
+        return route
+
+    def receive(self, task: int, timeout: float | None, source: int | None) -> Received | None:
+        """The next message for the running task; see `CurrentTask.receive`."""
+        found = self._from_inbox(task, source)
+        if found is None:
+            found = self.port.until(lambda: self._from_inbox(task, source), timeout)
+        return None if found is None else Received(found[0], load(found[1]))
+
+    def _from_inbox(self, task: int, source: int | None) -> tuple[int, Parts] | None:
+        inbox = self.inbox
+        if not inbox and self.running == task:
+            return None
+        with self.lock:  # other threads of the task may receive, too
+            self.check_runs(task)
+            for at, (sender, _) in enumerate(inbox):
+                if source in (None, sender):
+                    found = inbox[at]
+                    del inbox[at]
+                    return found
+        return None
+
+    def check_runs(self, task: int) -> None:
+        """Raise where a thread that a task has left would speak for the next one."""
+        if self.running == FORKED:
+            raise RuntimeError("a process that a task has forked can neither send nor receive")
+        if self.running != task:
+            raise RuntimeError(f"task {task} has ended; its threads can send and receive no more")
+
+
+_slots: WeakSet[Slot] = WeakSet()
+
+
+def _forked() -> None:
+    """What a call forks has nothing of the slot that it ran in: messages are its parent's."""
+    for slot in list(_slots):
+        slot.running = slot.thread = FORKED
+        slot.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forked)
+_thread = threading.get_ident
+_NONE = dump(None)[0]
+_NOT_BEGUN = dump_failure(NotBegun())
+_current: ContextVar[tuple[Slot, int] | None] = ContextVar("encamp_slot", default=None)
+"""The slot, and the task that it runs."""
+
+
+class CurrentTask:
+    """The task that this code runs in.
+
+    ``id`` is its number, ``parent`` that of the task that spawned it (0: the spawner), ``host``
+    the name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has
+    one. ``beside`` says that it runs in the spawner's own process.
+    """
+
+    parent = SPAWNER
+
+    def __init__(self, slot: Slot, task: int, name: str) -> None:
+        self._slot, self._lines, self._short = slot, slot.lines, slot.port.short
+        self.id = task
+        self.name = name or f"task {task}"
+        self.host, self.slot, self.beside = slot.host, slot.number, slot.beside
+        self.folder: Path | None = None
+
+    def send(self, to: int | Any, message: object) -> None:
+        """Send an object to a task (its id, or something with an ``id``), or to the spawner (0).
+
+        Objects to one receiver arrive in the order in which they were sent. May block until the
+        receiver's process takes it. What is sent to a task that has ended is dropped.
+        """
+        number = to if type(to) is int else task_number(to)
+        line = self._lines.get(number)
+        if line is not None and not self._short.waiting and _thread() == self._slot.thread:  # type: ignore[union-attr]
+            data = dump_small(message)
+            if data is not None and line(data):
+                return
+        self._slot.check_runs(self.id)
+        self._slot.send(self.id, task_number(number), message)
+
+    def receive(
+        self, timeout: float | None = None, source: int | Any | None = None
+    ) -> Received | None:
+        """The next message that was sent to this task, or None if the time is over.
+
+        ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only messages
+        of that task count; others stay for later calls, in their order.
+        """
+        if source is not None:
+            source = task_number(source)
+        if timeout is not None:
+            timeout = seconds(timeout)
+        slot, short = self._slot, self._short
+        if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
+            caught = short.catch(self.id, source) if _thread() == slot.thread else None
+            if caught is not None:
+                sender, data = caught
+                return Received(sender, load_small(data))
+        slot.check_runs(self.id)
+        return slot.receive(self.id, timeout, source)
+
+
+def task_number(task: Any) -> int:
+    """The id of a task, or of what has an ``id``; raises TypeError."""
+    number = as_whole(task)
+    if number is None:
+        number = as_whole(getattr(task, "id", None))
+    if number is None or not 0 <= number < _MOST_TASKS:
+        raise TypeError(f"a task or its id is wanted, not {task!r}")
+    return number
+
+
+def seconds(timeout: object) -> float | None:
+    """A timeout of `receive`, checked; None: for ever."""
+    number = as_number(timeout)
+    if number is None or number != number:
+        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
+    return None if number == math.inf else number
+
+
+def in_a_call() -> bool:
+    """Whether this thread runs a call."""
+    return _current.get() is not None
+
+
+def slot_here() -> tuple[Slot, int] | None:
+    """The slot of a cluster that this thread runs a call of, and the call's task."""
+    here = _current.get()
+    return here if here is not None and here[0].host else None  # a job's step is in none
+
+
+def current_task() -> CurrentTask:
+    """The task that this code runs in; RuntimeError outside one.
+
+    A thread that a task starts is outside: the task gives it what this function returns.
+    """
+    here = slot_here()
+    if here is None:
+        if in_a_call():
+            raise RuntimeError("a step of a job has no messages; tasks of `Cluster.spawn` do")
+        raise RuntimeError("this code does not run in a task of a cluster, nor in its first thread")
+    slot, task = here
+    slot.check_runs(task)  # a thread with a copy of the task's context may outlive it
+    return slot.task
+
+
+class SpawnersFiles:
+    """The spawner's disk, for hosts that do not share it (`ship.Channel`, `OutputChannel`).
+
+    ``ask`` asks the controller.
+    """
+
+    def __init__(self, ask: Callable[[object], Any]) -> None:
+        self._ask = ask
+
+    def chunk(self, path: Any, offset: int) -> Any:
+        """`Channel.chunk`."""
+        return self._ask(("chunk", path, offset))
+
+    def entries(self, path: Any, exclude: tuple[str, ...]) -> Any:
+        """`Channel.entries`."""
+        return self._ask(("entries", path, exclude))
+
+    def land(self, piece: Piece) -> Any:
+        """`OutputChannel.land`."""
+        return self._ask(("land", piece, None))
+
+
+def ask_here() -> Callable[[object], Any] | None:
+    """What asks the controller of the cluster that this thread runs a task of, if it does."""
+    here = _current.get()
+    return None if here is None else here[0].ask

@@ -1,0 +1,632 @@
+"""What runs in a slot's process: it takes calls from its supervisor until that one is gone.
+
+    supervisor                                       slot (this file)
+        ── data: Run, Message, Where, Answer ──────────►   main thread
+        ◄─ data: Told, Results, Message, … ────
+        ── control: Recall ─────────────────────────────►  watching thread
+        ◄─ control: GivenBack, Said ────────────────────
+
+When the supervisor dies the sockets end, and so does the slot, with every process that was started
+from it. A slot's standard output and error is a file that its supervisor can read too.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import errno
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from encamp.engines.kit.interpreter import default_signals
+from encamp.engines.kit.waker import Waker
+from encamp.errors import Stopped
+from encamp.loop import held_off
+from encamp.loop.looking import Looking
+from encamp.loop.turns import Turns
+from encamp.slot.bounded import ends_of, free_middle
+from encamp.slot.calls import Slot
+from encamp.slot.files import limit_files
+from encamp.slot.isolation import put_back
+from encamp.slot.ledger import Ledger
+from encamp.slot.processes import adopt_orphans, descendants, end_descendants, helpers
+from encamp.storage.import_path import extend_import_path
+from encamp.storage.inputs.overlay import enter_namespace
+from encamp.wire.frames import Parts, Reader, Writer
+from encamp.wire.protocol import (
+    GivenBack,
+    Leaves,
+    Link,
+    Message,
+    Recall,
+    Run,
+    Said,
+    decode,
+    encode,
+)
+
+if TYPE_CHECKING:
+    from psutil import Process
+
+T = TypeVar("T")
+OUTPUT_HINT = "Cluster(output_limit=...) keeps more"
+_CUT_OFF = (
+    "the task has opened so many files that none was left for messages of another task; "
+    "close some, or raise the limit (ulimit -n)"
+)
+_LEAVE_WITHIN = 2.0
+"""Seconds that what Python does at a program's end may take."""
+_LOOK_AGAIN = 0.05
+"""Seconds after which a thread that waits for another one sees for itself."""
+_FOLLOW = 0.1
+"""Seconds between looks at what a task has printed."""
+_LOOK = 1.0
+"""Seconds between looks whether a task runs, which might print."""
+
+
+class Birth(msgspec.Struct, array_like=True):
+    """What a slot's process is told when it starts."""
+
+    data: int = -1
+    control: int = -1
+    ledger: int = -1
+    streams: list[int] = []
+    """What to print to, where that is not what it is started with."""
+    files: int = 0
+    """How many files it may have open: its supervisor may have asked for more for itself."""
+    number: int = 0
+    host: str = ""
+    agent: int = 0
+    folder: str = "/"
+    sys_path: list[str] = []
+    own_mounts: bool = False
+    idle_limit: float | None = None
+    """Seconds after which a slot that nobody uses ends itself."""
+    capture: bool = False
+    follow: bool = False
+    output: int = 1 << 20
+    """Bytes of what a task prints that are kept, half of them from its beginning."""
+    cores: list[int] = []
+    """The numbers of those to use; none: those that its supervisor uses."""
+    threads: dict[str, str] = {}
+    """What the program has chosen of `threads.VARIABLES`; the host's own choice comes first."""
+    init_command: str = ""
+    """What its supervisor runs before, see `environment_after`."""
+    niceness: int = 0
+    """What is added to its supervisor's."""
+
+
+class _State:
+    """The one slot that this process is, if it is one."""
+
+    slot: Slot | None = None
+    stopping = False
+    orphaned = False
+    spoilt = False
+    left_alone = False
+    """Whether nothing of the process need be undone after the running call."""
+    last_words: Callable[[], None] | None = None
+
+
+def tell(message: object) -> None:
+    """Send something to the supervisor from the function that runs; nothing outside a slot."""
+    if _State.slot is not None:
+        _State.slot.tell(message)
+
+
+def note(message: object) -> None:
+    """Have the supervisor find something when it looks, or when this process has died.
+
+    Cheaper than to `tell`, but only the last one is found. Nothing happens outside a slot.
+    """
+    if _State.slot is not None:
+        _State.slot.note(message)
+
+
+def ask(question: object) -> Any:
+    """Ask the supervisor from the function that runs; blocks, and raises what it raised."""
+    if _State.slot is None:
+        raise RuntimeError("this process is no slot")
+    return _State.slot.ask(question)
+
+
+def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
+    """Have a function called if the supervisor dies while something runs here (None: none)."""
+    _State.last_words = last_words
+
+
+def spoil() -> None:
+    """Have this slot's process replaced after the call: something in it cannot be undone."""
+    _State.spoilt = True
+
+
+def leave_process_alone() -> None:
+    """Promise that the call changes nothing of this process but its current folder.
+
+    What it starts in processes of their own is ended all the same.
+    """
+    _State.left_alone = True
+
+
+@contextmanager
+def undone() -> Iterator[None]:
+    """What is done in the block to this process is undone at its end."""
+    try:
+        yield
+    finally:
+        slot = _State.slot
+        if slot is not None and isinstance(slot.alone, put_back) and not slot.alone.undo():
+            spoil()
+
+
+def orphaned() -> bool:
+    """Whether this process was a slot whose supervisor is dead: nobody will use what it does."""
+    return _State.orphaned
+
+
+def main(birth: bytes) -> None:
+    """Serve the supervisor at the other end of the sockets until it is gone."""
+    born = msgspec.msgpack.decode(birth, type=Birth)
+    default_signals()  # before there is another thread
+    if born.own_mounts:
+        enter_namespace()  # before there is another thread; without it inputs come another way
+    if born.cores:
+        with suppress(OSError):  # they may have been taken away meanwhile
+            os.sched_setaffinity(0, born.cores)
+    if born.niceness:
+        os.nice(born.niceness)
+    for fd in (born.data, born.control, born.ledger):
+        os.set_inheritable(fd, False)
+    limit_files(born.files)
+    # A handler, not SIG_IGN, which every command that is started here would inherit.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, _stop)
+    os.register_at_fork(after_in_child=_forked)
+    extend_import_path(born.sys_path)
+    with suppress(OSError):
+        os.chdir(born.folder)
+    adopt_orphans()
+    faulthandler.enable()
+    sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
+    port = _Sockets(born)
+    slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
+    folder = str(Path.cwd()) if born.folder != "/" else "/"
+    slot.alone = _Alone(folder)
+    slot.ledger, slot.can_leave = Ledger(born.ledger), True
+    if born.capture:
+        slot.ended = _Printed(port, born.output, follow=born.follow).ended
+    threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
+    atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
+    _print_to(born.streams)
+    slot.ledger.open()
+    with suppress(EOFError, OSError, Stopped):
+        while not (_State.stopping or _State.spoilt or slot.leaves):
+            if not slot.run_next() and not _rest(slot, port, born.idle_limit) and born.idle_limit:
+                break
+    _State.stopping = True  # from here on nothing is interrupted
+    with suppress(EOFError, OSError):
+        port.wait(0)  # what has come by now is handed back, too
+        slot.hand_back()
+        slot.send_results()
+        port.send([encode(Leaves(born.number))])
+    _end_all(os.getpid())
+    threading.Thread(target=_end_late, daemon=True).start()
+
+
+def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
+    """Wait until something comes; false if nothing has come in time."""
+    slot.interruptible = True
+    try:
+        return _State.stopping or port.wait(limit)
+    finally:
+        slot.interruptible = False
+
+
+def _end_all(pid: int) -> None:
+    """End what was started here, but for what ends itself when this process has."""
+    if os.getpid() == pid:
+        end_descendants(grace=0, spare=helpers())
+
+
+def _end_late() -> None:
+    """End this process where a thread or a library does not let it end."""
+    time.sleep(_LEAVE_WITHIN)
+    os._exit(1)
+
+
+def _print_to(streams: list[int]) -> None:
+    for fd, own in zip(streams, (1, 2), strict=False):
+        os.dup2(fd, own)
+        os.close(fd)
+
+
+def _forked() -> None:
+    """What a task forks is no slot: signals do there what they do anywhere."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _stop(*_: object) -> None:
+    if not _State.stopping:  # being asked once more must not keep it from clearing up
+        _State.stopping = True
+        slot = _State.slot
+        if slot is not None:
+            slot.stopping = True
+        if slot is None or slot.interruptible:
+            raise Stopped
+
+
+class _Alone(put_back):
+    """The process after a call is as it was before, and nothing that the call started runs on.
+
+    Modules may believe that what the call started is still there, such as the workers of a pool.
+    So a process that had to end something is replaced.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._opened = -1
+        self._lasting: list[Process] = []
+        """What was started by now and is to run on."""
+        self._open()
+
+    def _open(self) -> None:
+        if self._opened >= 0:
+            os.close(self._opened)
+            self._opened = -1
+        with suppress(OSError):
+            self._opened = os.open(self._folder, os.O_PATH | os.O_DIRECTORY)
+
+    def keep(self, besides: Iterable[str] = ()) -> None:
+        """See `leave.keep`."""
+        super().keep(besides)
+        self._open()
+        self._lasting = descendants()
+
+    def _go_back(self) -> None:
+        try:
+            os.fchdir(self._opened)  # quicker than by its name
+        except OSError:
+            super()._go_back()
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if end_descendants(grace=0, besides=self._lasting, spare=helpers()):
+                spoil()
+        finally:
+            left_alone, _State.left_alone = _State.left_alone, False
+            if left_alone:
+                self._go_back()
+            elif not self.undo():
+                spoil()
+
+
+class _Link(NamedTuple):
+    """A socket to another slot of the host."""
+
+    socket: socket.socket
+    reader: Reader
+    writer: Writer
+    writing: Turns
+
+
+class _Sockets:
+    """The slot's sockets: to its supervisor, and to other slots of its host (`calls.Port`).
+
+    Any thread of a task may send and wait. One at a time polls and reads, for all that wait.
+    """
+
+    slot: Slot
+    short = None
+
+    def __init__(self, born: Birth) -> None:
+        data = socket.socket(fileno=born.data)
+        data.setblocking(False)
+        self._control = socket.socket(fileno=born.control)
+        self._control.setblocking(False)
+        self._wake = Waker()
+        self._reading = threading.Lock()
+        self._reader = Reader(data, descriptors=True)
+        self._writer = Writer(data)
+        self._writing, self._polling = Turns(), Turns()
+        self._changed = threading.Condition()
+        self._others = 0
+        """Threads that wait for the one that polls."""
+        self._come = 0
+        """How often something has come."""
+        self._links: dict[int, _Link] = {}
+        self._numbers: dict[int, int] = {}
+        self._data = data.fileno()
+        self._runs = 0
+        self._looking = Looking()
+        self._cut_off: int | None = None
+        """The task that may have lost messages since there was no descriptor for a link."""
+        self._poll = select.poll()
+        self._poll.register(self._data, select.POLLIN)
+        self._poll.register(self._wake.fileno(), select.POLLIN)
+        # A signal that comes just before a poll would not end it: Python sees it afterwards.
+        self._signals, told = socket.socketpair()
+        for end in (self._signals, told):
+            end.setblocking(False)
+        self._poll.register(self._signals.fileno(), select.POLLIN)
+        signal.set_wakeup_fd(told.detach(), warn_on_full_buffer=False)
+        self.said = Writer(self._control)
+        self.follow: Callable[[], None] | None = None
+        self.look: Callable[[], None] | None = None
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """Send to the agent; blocks until its socket has taken everything."""
+        with held_off.if_task_has_any(), self._writing:
+            self._writer.send(parts)
+            if self._writer.waiting:
+                self._push(self._data, self._writer)
+
+    def send_to(self, slot: int, parts: Parts) -> bool:
+        """Send to another slot of this host by a link; False if there is none."""
+        link = self._links.get(slot)
+        if link is None:
+            return False
+        try:
+            with held_off.if_task_has_any(), link.writing:
+                link.writer.send(parts)
+                if link.writer.waiting:
+                    self._push(link.socket.fileno(), link.writer)
+        except OSError:
+            self._drop(slot)  # its process has ended, or had no descriptor for the link
+            return False
+        return True
+
+    def _push(self, fd: int, writer: Writer) -> None:
+        """Write what is left; reads meanwhile, as the other side may be doing the same."""
+        try:
+            while writer.waiting:
+                held_off.of_task.check()
+                if self._polling.take(wait=False):
+                    try:
+                        self._poll_to_write(fd)
+                    finally:
+                        self._leave()
+                else:  # whoever polls reads
+                    _wait_for_room(fd)
+                writer.flush()
+        except BaseException:
+            writer.own()  # a signal's handler raised, and the task may change what it has sent
+            raise
+
+    def _poll_to_write(self, fd: int) -> None:
+        self._poll.register(fd, select.POLLIN | select.POLLOUT)
+        try:
+            self._read(self._poll.poll())
+        finally:
+            with suppress(KeyError, ValueError, OSError):
+                self._poll.modify(fd, select.POLLIN)
+
+    def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
+        """See `calls.Port.until`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        over = False
+        while True:
+            come = self._come
+            if (got := found()) is not None or over:
+                return got
+            if self._cut_off == self.slot.running:
+                raise OSError(errno.EMFILE, _CUT_OFF)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            self.wait(left, come)
+            over = left == 0
+
+    def wait(self, timeout: float | None, come: int = -1) -> bool:
+        """Wait until something comes or the time is over; False if nothing came.
+
+        Not at all if something has come since ``come``.
+        """
+        with held_off.if_task_has_any():
+            return self._wait(timeout, come)
+
+    def _wait(self, timeout: float | None, come: int) -> bool:
+        if not self._polling.take(wait=False):
+            return self._wait_for_another(timeout)
+        try:
+            if come not in (-1, self._come):
+                return True
+            if timeout is not None and timeout <= 0:
+                events = self._poll.poll(0)
+            else:
+                limit = None if timeout is None else timeout * 1000
+                poll = self._poll.poll
+                events = self._looking.wait(lambda: poll(0), lambda: poll(limit))
+            self._read(events)
+        finally:
+            self._leave()
+        return bool(events)
+
+    def _wait_for_another(self, timeout: float | None) -> bool:
+        """Wait for a moment until the thread that polls has read something, or polls no more."""
+        with self._changed:
+            self._others += 1
+            told = self._changed.wait(_LOOK_AGAIN if timeout is None else min(timeout, _LOOK_AGAIN))
+            self._others -= 1
+        if not told and threading.current_thread() is threading.main_thread():
+            self._wake.wake()  # its task may have ended long ago
+        return True
+
+    def _leave(self) -> None:
+        """Poll no more."""
+        self._polling.leave()
+        if self._others:
+            self._tell_others()
+
+    def tell_waiters(self) -> None:
+        """See `calls.Port.tell_waiters`."""
+        if self._others:
+            self._tell_others()
+        self._wake.wake()
+
+    def _tell_others(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _read(self, events: list[tuple[int, int]]) -> None:
+        for fd, event in events:
+            if not event & ~select.POLLOUT:
+                continue
+            if fd == self._data:
+                self._read_data()
+            elif fd == self._wake.fileno():
+                self._wake.rest()
+            elif fd == self._signals.fileno():
+                self._signals.recv(4096)
+            elif fd in self._numbers:  # it may have been replaced just now
+                self._read_link(self._numbers[fd])
+        self._come += 1
+        if self._others:
+            self._tell_others()
+
+    def _read_data(self) -> None:
+        with self._reading:
+            for parts in self._reader.read():
+                envelope = decode(parts[0])
+                if isinstance(envelope, Link):
+                    self._take_link(envelope.slot)
+                else:
+                    self.slot.take(envelope, parts)
+                    self._runs += isinstance(envelope, Run)
+
+    def _take_link(self, slot: int) -> None:
+        while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:
+            self._read_link(slot)  # what its old process has said comes first
+        self._drop(slot)
+        if not self._reader.received:  # none was free here
+            self._cut_off = self.slot.running
+            return
+        link = socket.socket(fileno=self._reader.received.popleft())
+        link.setblocking(False)
+        self._links[slot] = _Link(link, Reader(link), Writer(link), Turns())
+        self._numbers[link.fileno()] = slot
+        self._poll.register(link.fileno(), select.POLLIN)
+
+    def _read_link(self, slot: int) -> None:
+        try:
+            for parts in self._links[slot].reader.read():
+                self.slot.take(decode(parts[0]), parts)
+        except (EOFError, OSError):
+            self._drop(slot)
+
+    def _drop(self, slot: int) -> None:
+        link = self._links.pop(slot, None)
+        if link is not None:
+            self._poll.unregister(link.socket.fileno())
+            del self._numbers[link.socket.fileno()]
+            link.socket.close()
+
+    def watch(self) -> None:
+        """Serve the control socket; at its end, end all that was started here, and the process."""
+        reader = Reader(self._control)
+        poll, fd = select.poll(), self._control.fileno()
+        with suppress(EOFError, OSError):
+            while True:
+                poll.register(fd, select.POLLIN | (select.POLLOUT if self.said.waiting else 0))
+                pause = _LOOK if self.follow is None and self.slot.running < 0 else _FOLLOW
+                if not poll.poll(pause * 1000 if self.look is not None else None):
+                    self._see()
+                self.said.flush()
+                for parts in reader.read():
+                    self._recall(decode(parts[0]))
+        _end()
+
+    def _see(self) -> None:
+        if self.follow is not None:
+            self.follow()
+        if self.look is not None and self.slot.running >= 0:
+            self.look()
+
+    def _recall(self, order: Recall) -> None:
+        # The main thread may be deep in a call: what it has not read yet is read here.
+        self._read_data()
+        while self._runs < order.runs:  # calls that were sent before are given back too
+            select.select([self._data], [], [], _FOLLOW)
+            self._read_data()
+        self._wake.wake()
+        tasks, running = self.slot.give_back()
+        self.said.send([encode(GivenBack(self.slot.number, order.ticket, tasks, running))])
+
+
+def _wait_for_room(fd: int) -> None:
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    poll.poll(_LOOK_AGAIN * 1000)
+
+
+def _end() -> None:
+    """The supervisor is gone."""
+    _State.orphaned = True
+    end_descendants(grace=1.0, spare=helpers())
+    if _State.last_words is not None:
+        with suppress(Exception):
+            _State.last_words()
+    os._exit(1)
+
+
+class _Printed:
+    """What tasks print to descriptors 1 and 2, which are one file, empty before each task."""
+
+    def __init__(self, port: _Sockets, most: int, *, follow: bool) -> None:
+        self._port, self._most = port, most
+        self._lock = threading.Lock()
+        self._told = 0
+        self._fd = os.dup(1)
+        """The file, whatever a call makes of its descriptors."""
+        self._flush = ctypes.CDLL(None).fflush
+        self._always = follow
+        port.look, port.follow = self._look, self._follow if follow else None
+
+    def ended(self, task: int) -> None:
+        """Send what a task printed, and empty the file."""
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:  # noqa: S110, BLE001 - a call may have put anything in their place
+            pass
+        self._flush(None)
+        for fd in (1, 2):  # a call may have put other files there
+            os.dup2(self._fd, fd)
+        size = os.lseek(self._fd, 0, os.SEEK_END)
+        if size:
+            with self._lock:
+                head, text = ends_of(self._fd, self._most, OUTPUT_HINT)
+                os.ftruncate(self._fd, 0)
+                self._told = 0
+            number, start = self._port.slot.number, size - len(text)
+            self._port.send([encode(Said(number, task, start, text, True, head))])
+
+    def _look(self) -> None:
+        """Send on what is wanted, and give back to the disk what is not kept of much output."""
+        if self._port.slot.follow and not self._always:
+            self._follow()
+        with self._lock:
+            free_middle(self._fd, self._most // 2, self._most // 2)
+
+    def _follow(self) -> None:
+        """Send on what the running task has printed since the last time."""
+        slot = self._port.slot
+        with self._lock:
+            size, task = os.fstat(self._fd).st_size, slot.running
+            if task < 0 or size <= self._told:
+                return
+            start = max(self._told, size - self._most)
+            text = os.pread(self._fd, size - start, start)
+            self._told = size
+        self._port.said.send([encode(Said(slot.number, task, start, text, False))])

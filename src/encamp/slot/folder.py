@@ -1,0 +1,143 @@
+"""One spawned call in a private folder of its own: inputs in, the call, outputs out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from encamp.errors import EncampError
+from encamp.slot.calling import called
+from encamp.storage.camp import Camp
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.ship import Channel
+from encamp.storage.outputs.landing import OutputChannel
+from encamp.storage.outputs.outputs import Output, Staged, stage
+from encamp.storage.persistent import give_back, persistent_camp
+from encamp.storage.sandbox import inside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Staging:
+    """What a call's folder has in it, and what is brought back from it.
+
+    Outputs are `bound`. ``beacon`` names the beacons at their destinations, by which hosts see
+    whether they reach these; empty if they do. ``persistent`` is the name under which the folder
+    stays for the slot's next call; empty if it is removed.
+    """
+
+    name: str
+    token: str
+    items: tuple[Item, ...]
+    outputs: tuple[Output, ...]
+    on_failure: tuple[Output, ...]
+    beacon: str = ""
+    persistent: str = ""
+    chdir: bool = True
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A call's value, and its outputs under their temporary names, for the controller to publish.
+
+    With ``error`` the call failed, and the outputs are what it was asked to leave.
+    """
+
+    value: Any
+    staged: list[Staged]
+    error: BaseException | None = None
+
+
+class Files(Channel, OutputChannel, Protocol):
+    """The spawner's disk."""
+
+
+class HasFolder(Protocol):
+    folder: Path | None
+
+
+def in_folder(
+    staging: Staging,
+    task: HasFolder,
+    channel: Files,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Brought:
+    """Call the function in its folder, which is its current folder and the task's ``folder``."""
+    camp = _camp(staging, channel)
+    task.folder = camp.folder
+    before = _current_folder()
+    try:
+        with inside(camp.folder):
+            if staging.chdir:
+                os.chdir(camp.folder)
+            try:
+                value = called(function, args, kwargs)
+            finally:
+                if staging.chdir:
+                    _go_back(before)
+        camp.check_inputs(staging.name)
+        return Brought(value, _staged(staging, camp, staging.outputs, channel))
+    except Exception as exc:
+        if not staging.on_failure:
+            raise
+        with suppress(EncampError, OSError):  # the call's own error matters more
+            return Brought(None, _staged(staging, camp, staging.on_failure, channel), exc)
+        raise
+    finally:
+        task.folder = None
+        if staging.persistent:
+            give_back(staging.persistent, camp)
+        else:
+            camp.remove()
+
+
+def _current_folder() -> str:
+    with suppress(OSError):  # somebody may have removed it
+        return os.getcwd()  # noqa: PTH109 - as it is
+    return "/"
+
+
+def _go_back(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError:
+        os.chdir("/")
+
+
+def _camp(staging: Staging, channel: Channel) -> Camp:
+    if staging.persistent:
+        items = list(staging.items)
+        return persistent_camp(staging.persistent, items, renew=False, channel=channel)
+    camp = Camp(staging.name, channel)
+    try:
+        camp.place(staging.items)
+    except BaseException:
+        camp.remove()
+        raise
+    return camp
+
+
+def _staged(
+    staging: Staging, camp: Camp, outputs: tuple[Output, ...], channel: OutputChannel
+) -> list[Staged]:
+    if not outputs:
+        return []
+    return stage(
+        camp.folder,
+        outputs,
+        token=staging.token,
+        task=staging.name,
+        inputs=camp.inputs,
+        unchanged=camp.unchanged,
+        is_from=camp.is_from,
+        announce=camp.note_parts,
+        channel=channel if staging.beacon else None,
+        beacon=staging.beacon,
+    )

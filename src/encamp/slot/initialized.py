@@ -1,0 +1,92 @@
+"""What an initializer has made, for functions that travel by value.
+
+Each of these has globals of its own, made when it was unpickled, where functions of one module
+share theirs. So that an initializer of a script can set something for the script's functions, or
+fill what is there, as in a pool whose processes were forked, that is given to each of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+from encamp.slot.calling import called
+from encamp.wire.by_value import Pickler
+
+_UNCHANGING = (int, float, complex, str, bytes, type(None), type, FunctionType, ModuleType)
+
+
+class Initialized:
+    """The globals that an initializer has set or changed in this process, by modules' names."""
+
+    def __init__(self, initializer: Callable[..., object], args: tuple[Any, ...]) -> None:
+        """Calls it; raises what it raises."""
+        self._made: dict[str, dict[str, Any]] = {}
+        before = [(function, _states(function.__globals__)) for function in _by_value(initializer)]
+        called(initializer, args)
+        for function, had in before:
+            now = function.__globals__
+            new = {
+                name: now[name] for name, state in _states(now).items() if had.get(name) != state
+            }
+            self._made.setdefault(_module(function), {}).update(new)
+
+    def give(self, function: object) -> None:
+        """Give a function what was made for those of its module."""
+        for found in _by_value(function):
+            found.__globals__.update(self._made.get(_module(found), {}))
+
+
+def _states(values: dict[str, Any]) -> dict[str, object]:
+    """What tells whether a value is the same, and as it was."""
+    return {name: (id(value), _digest(value)) for name, value in values.items() if name[:2] != "__"}
+
+
+def _digest(value: object) -> object:
+    """Of its contents; of what cannot be pickled something that is equal to nothing else."""
+    if isinstance(value, _UNCHANGING):
+        return None
+    digest = _Digest()
+    try:
+        Pickler(digest, 5).dump(value)
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        return object()
+    return digest.sum.digest()
+
+
+class _Digest:
+    """A file of which only a digest is kept."""
+
+    def __init__(self) -> None:
+        self.sum = hashlib.blake2b()
+
+    def write(self, data: bytes) -> int:
+        """As files have it."""
+        self.sum.update(data)
+        return len(data)
+
+
+def _module(function: FunctionType) -> str:
+    return str(function.__globals__.get("__name__"))
+
+
+def _by_value(function: object, depth: int = 3) -> Iterator[FunctionType]:
+    """The functions with globals of their own in what is called, as far as is usual."""
+    if isinstance(function, partial):
+        function = function.func
+    if isinstance(function, MethodType):
+        function = function.__func__
+    if not isinstance(function, FunctionType) or not depth:
+        return
+    module = sys.modules.get(_module(function))
+    if module is None or vars(module) is not function.__globals__:
+        yield function
+    for cell in function.__closure__ or ():
+        try:
+            yield from _by_value(cell.cell_contents, depth - 1)
+        except ValueError:  # an empty one
+            continue

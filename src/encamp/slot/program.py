@@ -1,0 +1,62 @@
+"""The program of a slot's process, also where the program that wants slots was frozen."""
+
+from __future__ import annotations
+
+import base64
+import sys
+
+from encamp.engines.kit.interpreter import python_command
+from encamp.errors import NoPython
+
+_START = """\
+import sys
+orders, *folders = sys.argv[1:]
+del sys.argv[1:]
+sys.path += [folder for folder in folders if folder not in sys.path]
+from encamp.slot.program import be_slot
+be_slot(orders)
+"""
+_SLOT = "--encamp-slot"
+_frozen_can = False
+"""Whether this program, frozen, becomes a slot when it is started as one."""
+
+
+def freeze_support() -> None:
+    """Let a frozen program, as PyInstaller makes them, have slots.
+
+    To be called first thing in the program, before it does anything: each slot is that program,
+    started once more, and becomes a slot here instead of going on. Does nothing anywhere else.
+    """
+    global _frozen_can
+    if not getattr(sys, "frozen", False):
+        return
+    if sys.argv[1:2] == [_SLOT]:
+        orders = sys.argv[2]
+        del sys.argv[1:]
+        be_slot(orders)
+        sys.exit(0)
+    _frozen_can = True
+
+
+def slot_command(orders: bytes) -> list[str]:
+    """The words that start a slot. Raises `NoPython`."""
+    words = base64.b64encode(orders).decode()
+    try:
+        # Where this process finds encamp and what it needs, whoever has told it so.
+        return [*python_command(), "-c", _START, words, *filter(None, sys.path)]
+    except NoPython:
+        if not _frozen_can:
+            raise
+        return [sys.executable, _SLOT, words]
+
+
+def check_slots() -> None:
+    """Raise `NoPython` where no slot can be started."""
+    slot_command(b"")
+
+
+def be_slot(orders: str) -> None:
+    """Be the slot that was ordered, until it ends."""
+    from encamp.slot.child import main
+
+    main(base64.b64decode(orders))

@@ -1,0 +1,149 @@
+"""The short way of small messages, from a task's `send` to another's `receive`, past everything.
+
+A turn of the pump, an envelope, a queue and holding Ctrl-C off each take as long as an MPI takes
+for a message. Where an engine has `ShortMessages`, one that was sent by a line is taken from the
+engine's own inbox by who waits for it, and an interrupt does no harm anywhere. All else stays
+where it is, for a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from itertools import islice, repeat
+from time import monotonic
+from typing import Any, Protocol
+
+from encamp.engines.base import Endpoint, Line, ShortMessages
+from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
+from encamp.wire.frames import MARK, Buffer
+from encamp.wire.outbox import Outbox
+from encamp.wire.pickling import load_small
+from encamp.wire.protocol import LABEL, Message, label
+
+_LOOKS = 40
+"""Looks that take less time than what is around them."""
+_TRIES = 32
+_TO, _SENDER = 1, 2
+"""Places in `LABEL`, by eight bytes."""
+
+
+class Short(Protocol):
+    """A short way between the program and its tasks. For any thread."""
+
+    @staticmethod
+    def load(data: Any, /) -> Any:
+        """The message that `receive` gives the pickle of."""
+
+    def line(self, message: Message) -> Line:
+        """What sends payloads as ``message``. Costs as much as to send one the usual way."""
+
+    def send(self, line: Line, payload: bytes) -> bool:
+        """Send by a line; false if somebody drives, or something else is to go before."""
+
+    def receive(self, to: int, source: int | None) -> tuple[int, Any] | None:
+        """The next message, if it is for ``to``, and from ``source``; None if it is not.
+
+        None also if none comes soon, or if somebody drives.
+        """
+
+
+class ShortWay:
+    """One end's. `catch` and lines are for the thread that drives its pump, the rest for any.
+
+    ``queue`` has what came before: nothing goes past that.
+    """
+
+    @staticmethod
+    def load(data: Any, /) -> Any:
+        """See `Short.load`."""
+        return load_small(data)
+
+    def __init__(
+        self,
+        pump: Pump,
+        end: Endpoint,
+        messages: ShortMessages,
+        outbox: Outbox,
+        queue: Sized = (),
+    ) -> None:
+        self._pump, self._end, self._messages, self._queue = pump, end, messages, queue
+        self.waiting = outbox.waiting
+        """Nothing may go by a line while there is something in here, which was to go before."""
+        self._tries = map(pump.lock.acquire, repeat(False))
+        """Each step of this is one of Python's, so that no interrupt comes within."""
+        self._release = pump.lock.release
+        self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
+        self._from = messages.start + LABEL.size
+        self._label = memoryview(messages.inbox)[self._start : self._from].cast("q")
+        self._size, self._taken = messages.size, messages.taken
+        self._open = True
+
+    def close(self) -> None:
+        """Nothing more is received this way."""
+        self._open = False
+
+    def line(self, message: Message) -> Line:
+        """What sends payloads as ``message``. Costs as much as to send one the usual way."""
+        return self._messages.line(max(0, message.agent), label(message))
+
+    def send(self, line: Line, payload: bytes) -> bool:
+        """Send by a line; false if somebody drives, or something else is to go before."""
+        for alone in self._tries:
+            if not alone:
+                break
+            try:
+                return not (self._pump.orders or self.waiting) and line(payload)
+            finally:
+                self._release()
+                if self._pump.waiters:
+                    self._pump.tell_waiters()
+        return False
+
+    def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """`catch`; None also if somebody drives, or something is in the queue."""
+        for alone in self._tries:
+            if not alone:
+                break
+            try:
+                return None if self._queue else self.catch(to, source)
+            finally:
+                self._release()
+                if self._pump.waiters:
+                    self._pump.tell_waiters()
+        return None
+
+    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """Sender and pickle of the next message, if it is for task ``to``, and from ``source``.
+
+        None if it is not, or if none comes soon. It runs no handlers, and nobody else's code.
+        """
+        pump, messages = self._pump, self._messages
+        pump.passed += 1
+        if pump.orders or pump.come or pump.nudged or pump.passed > PASSED or not self._open:
+            return None
+        caught = None
+        try:
+            if not messages.usable or not (any(islice(self._looks, _LOOKS)) or self._look_on()):
+                return None
+            self._end.busy = True
+            label = self._label
+            if self._inbox[self._start] != MARK or label[_TO] != to:
+                return None
+            sender = label[_SENDER]
+            if source is not None and source != sender:
+                return None
+            caught = sender, self._inbox[self._from : self._start + self._size[0]]
+            self._taken()
+        except messages.error:
+            messages.failed()
+        return caught
+
+    def _look_on(self) -> bool:
+        """Look for a message as long as the engine says that this is worth while."""
+        if monotonic() - self._pump.turned_at < TURN_WITHIN:
+            for _ in range(_TRIES):
+                if self._end.patience() != 0:
+                    return False
+                if any(islice(self._looks, _LOOKS)):
+                    return True
+        return False

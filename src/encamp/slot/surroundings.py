@@ -1,0 +1,224 @@
+"""What calls find around them as in the program: its logging, and its key for `multiprocessing`.
+
+A slot's process does not run the program's script, so what `logging.basicConfig` and the like have
+set up there is told to it: levels and formats. It writes to its standard error, which is the
+task's output.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from encamp.slot.isolation import set_up_loggers
+
+_LOOK_AGAIN = 0.02
+"""Seconds after which all loggers are looked at again, though the root logger is the same."""
+_LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents[1]) + os.sep)
+"""Where modules are that nobody loads again: Python's, and ours."""
+_CAPTURED = "_warnings_showwarning"
+"""What `logging` keeps while it captures warnings."""
+_PLAIN = "%(levelname)s:%(name)s:%(message)s"
+
+
+class Handler(msgspec.Struct, array_like=True, frozen=True):
+    """Something that writes what is logged."""
+
+    level: int
+    format: str
+    dates: str | None
+    style: str
+
+
+class Logger(msgspec.Struct, array_like=True, frozen=True):
+    """One that is not as loggers are by default. The root's name is empty."""
+
+    name: str
+    level: int
+    propagate: bool
+    handlers: list[Handler]
+
+
+class Around(msgspec.Struct, array_like=True, frozen=True):
+    """All that is told."""
+
+    loggers: list[Logger] = []
+    disabled: int = 0
+    warnings: bool = False
+    """Whether warnings are logged."""
+    key: bytes = b""
+    """What processes of `multiprocessing` know each other by."""
+    reloads: list[str] = []
+    """Modules that the program has loaded again, each as often as it has."""
+
+
+_NOTHING = Around()
+
+
+class Surroundings:
+    """Those of this process. They go to slots as calls do and in no other way: a key is in them."""
+
+    def __init__(self) -> None:
+        self._told = b""
+        self._reloads = Reloads()
+        self._quick: object = None
+        self._looked = 0.0
+
+    def now(self) -> bytes:
+        """What is to be told to a slot; the same object as long as it is the same."""
+        reloads = self._reloads.look()
+        quick, now = (*_quick_look(), len(reloads)), time.monotonic()
+        if quick != self._quick or now - self._looked > _LOOK_AGAIN:
+            self._quick, self._looked = quick, now
+            around = msgspec.structs.replace(_look(), reloads=reloads)
+            told = b"" if around == _NOTHING and not self._told else msgspec.msgpack.encode(around)
+            if told != self._told:
+                self._told = told
+        return self._told
+
+
+class Reloads:
+    """The program's own modules that were loaded again, by `importlib.reload` or %autoreload."""
+
+    def __init__(self) -> None:
+        self._specs: dict[str, Any] = {}
+        """Those of modules that were met. (They are kept, so that none has the id of another.)"""
+        self._count = 0
+        self._reloads: list[str] = []
+        self.look()
+
+    def look(self) -> list[str]:
+        """The names, in the order in which they were seen to be loaded again."""
+        if len(sys.modules) != self._count:
+            self._count = len(sys.modules)
+            for name, module in list(sys.modules.items()):
+                if name not in self._specs and _is_own(module):
+                    self._specs[name] = module.__spec__
+        for name, known in self._specs.items():
+            spec = getattr(sys.modules.get(name), "__spec__", known)
+            if spec is not known:
+                self._specs[name] = spec
+                self._reloads = [*self._reloads, name]
+        return self._reloads
+
+
+def _is_own(module: Any) -> bool:
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or getattr(module, "__spec__", None) is None:
+        return False
+    return "site-packages" not in file and not file.startswith(_LIBRARIES)
+
+
+def take_on(told: bytes) -> Around:
+    """Be surrounded so. What was loaded again is for the caller to see to."""
+    around = msgspec.msgpack.decode(told, type=Around)
+    if around.loggers or around.disabled or "logging" in sys.modules:
+        _log_as(around)
+    if around.key:
+        from multiprocessing import current_process
+
+        current_process().authkey = around.key
+        _Key.was_told = True
+    return around
+
+
+class _Key:
+    was_told = False
+    """Whether this process has its key from another, and passes it on to slots of its own."""
+
+    @staticmethod
+    def is_known() -> bool:
+        """Whether anybody else can know this process's key."""
+        return _Key.was_told or "multiprocessing.connection" in sys.modules
+
+
+def _quick_look() -> tuple[object, ...]:
+    logging = sys.modules.get("logging")
+    key = _Key.is_known()
+    if logging is None:
+        return (key,)
+    root = logging.root
+    manager, captured = root.manager, getattr(logging, _CAPTURED, None)
+    return key, root.level, root.handlers[:], manager.disable, len(manager.loggerDict), captured
+
+
+def _look() -> Around:
+    found: bytes = b""
+    if _Key.is_known():
+        from multiprocessing import current_process
+
+        found = bytes(current_process().authkey)
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return Around(key=found)
+    there = [logging.root, *list(logging.root.manager.loggerDict.values())]
+    loggers = [_described(logging, one) for one in there if isinstance(one, logging.Logger)]
+    changed = [one for one in loggers if one not in (_usual(one.name), _usual(""))]
+    captured = getattr(logging, _CAPTURED, None) is not None
+    return Around(changed, logging.root.manager.disable, captured, found)
+
+
+def _usual(name: str) -> Logger:
+    return Logger(name, 0 if name else 30, True, [])
+
+
+def _described(logging: ModuleType, logger: Any) -> Logger:
+    name = "" if logger is logging.root else logger.name
+    real = [one for one in logger.handlers if not isinstance(one, logging.NullHandler)]
+    # Wherever they write, there is one output: one of them is enough.
+    return Logger(name, logger.level, logger.propagate, [_format(one) for one in real[:1]])
+
+
+def _format(handler: Any) -> Handler:
+    formatter = getattr(handler, "formatter", None)
+    if formatter is None:
+        return Handler(getattr(handler, "level", 0), "%(message)s", None, "%")
+    text = getattr(formatter, "_fmt", None)
+    style = {"PercentStyle": "%", "StrFormatStyle": "{", "StringTemplateStyle": "$"}.get(
+        type(getattr(formatter, "_style", None)).__name__
+    )
+    if not isinstance(text, str) or style is None:
+        text, style = _PLAIN, "%"
+    dates = getattr(formatter, "datefmt", None)
+    return Handler(getattr(handler, "level", 0), text, dates, style)
+
+
+def _log_as(around: Around) -> None:
+    import logging
+
+    class ToOutput(logging.StreamHandler[Any]):
+        """Writes to what is standard error when something is logged."""
+
+        encamp = True
+
+        @property
+        def stream(self) -> Any:
+            return sys.stderr
+
+        @stream.setter
+        def stream(self, stream: object) -> None:
+            pass
+
+    before = [logger.name for logger in set_up_loggers]
+    usual = {name: _usual(name) for name in ("", *before)}
+    told_of = usual | {told.name: told for told in around.loggers}
+    set_up_loggers[:] = [logging.getLogger(name) for name in told_of if name]
+    for told in told_of.values():
+        logger = logging.getLogger(told.name or None)
+        logger.setLevel(told.level)
+        logger.propagate = told.propagate
+        for old in [one for one in logger.handlers if hasattr(one, "encamp")]:
+            logger.removeHandler(old)
+        for handler in told.handlers:
+            made = ToOutput()
+            made.setLevel(handler.level)
+            made.setFormatter(logging.Formatter(handler.format, handler.dates, handler.style))  # type: ignore[arg-type]
+            logger.addHandler(made)
+    logging.disable(around.disabled)
+    logging.captureWarnings(around.warnings)

@@ -1,0 +1,556 @@
+"""The host cache: every input that tasks share is brought to this host's disk once.
+
+One per user and host, used by any number of processes at once and kept between runs. An entry, a
+file or a whole tree, is found again by where its source is and by what it was like (size, time of
+change, permissions, inode, device; of a tree, all of these of everything in it), so a changed
+source is another entry. Entries come in by rename and are never written again; one that is not as
+it was fetched (a task wrote to it, the host lost power) is fetched anew. A lock that the kernel
+drops with its holder sees to it that each is fetched once, and that no tree goes while it is used.
+
+A source may have two entries: one that is handed out as it is, by links, and is read-only, and
+one with the source's own permissions, of which tasks get copies or overlays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import stat
+import time
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+
+from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
+from encamp.storage.cache.cleaners import keep_off
+from encamp.storage.cache.index import Event, Index, Row, opened
+from encamp.storage.cache.locks import KeyLock, alone, shared
+from encamp.storage.cache.sound import sound
+from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.disk import free_space, named_error
+from encamp.storage.disk.holes import allocated
+from encamp.storage.disk.removal import remove_tree
+from encamp.storage.disk.visible import until_not_older
+from encamp.storage.inputs.mirror import Item, is_here
+from encamp.storage.inputs.ship import Channel, receive_file, receive_tree
+from encamp.storage.inputs.tree import copy_tree, tree_state
+from encamp.storage.owner import named_refusals
+from encamp.storage.process import facts_in, this_process
+from encamp.storage.remote import download
+from encamp.storage.roots import local, local_storage, local_storage_path
+from encamp.storage.sizes import parse_size
+
+LIMIT = "ENCAMP_CACHE_LIMIT"
+INDEX = "index.sqlite"
+_SHARE_OF_DISK = 0.2
+_SPARE = 1 << 20
+"""Bytes that are left free on the disk at least."""
+_AT_ONCE = 100
+"""Entries that are looked at or dropped in one transaction."""
+_PLENTY = 100
+"""Room is asked for where the need is more than this part of what is free."""
+
+log = logging.getLogger("encamp.cache")
+
+
+class HostCache:
+    """Access to this host's cache; a context manager, not for sharing between threads.
+
+    Trees that it hands out stay until it is closed. ``files`` and ``bytes`` count what it brought
+    to this host. With a ``channel``, what is on no disk that this host sees is shipped by it.
+    ``storage`` is what `local_storage` has just given, if that was asked.
+    """
+
+    def __init__(self, channel: Channel | None = None, storage: Path | None = None) -> None:
+        self._storage = storage or local_storage()
+        self._channel = channel
+        self.root = self._storage / "cache"
+        self._locks = self.root / "locks"
+        keep_off(self._storage)
+        with named_refusals(self._storage):
+            for name in () if (self.root / "partial").is_dir() else ("files", "trees", "partial"):
+                (self.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._used: dict[str, Row] = {}
+        self._held: dict[str, KeyLock] = {}
+        self.files = 0
+        self.bytes = 0
+
+    def __enter__(self) -> HostCache:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Note what was used, and let go of trees; may be called twice."""
+        rows = [
+            row for row in self._used.values() if os.path.lexists(self._entry(row.key, row.kind))
+        ]
+        if rows:
+            now = time.time()
+            with suppress(OSError), self._index() as index:
+                for row in rows:
+                    index.add(replace(row, used=now))
+        self._used.clear()
+        for lock in self._held.values():
+            lock.close()
+        self._held.clear()
+
+    def _index(self) -> AbstractContextManager[Index]:
+        return opened(self.root / INDEX)
+
+    def _entry(self, key: str, kind: str) -> Path:
+        return self.root / f"{kind}s" / key[:2] / key
+
+    def ships(self, item: Item) -> bool:
+        """Whether an input comes by the channel: it is on no disk that this host sees."""
+        return self._channel is not None and item.url is None and not is_here(item)
+
+    def has(self, item: Item) -> bool:
+        """Whether the entry is here already."""
+        return self._entry(_key(item), item.kind).exists()
+
+    def bring(self, items: Iterable[Item]) -> None:
+        """Fetch what is not here yet; errors as in `get`."""
+        missing = [item for item in items if not self.has(item)]
+        if not missing:
+            return
+        try:
+            self._note_fetches(missing)
+        except OSError as exc:
+            need = sum(item.allocated for item in missing)
+            raise named_error(exc, missing[0].name, self.root, need) from exc
+        small: list[Item] = []
+        large: list[Item] = []
+        for item in missing:
+            (large if self._needs_room(item.allocated) else small).append(item)
+        with self.room_if_scarce(sum(item.allocated for item in small), "inputs"):
+            for item in small:
+                self._get(item, has_room=True)
+        for item in large:
+            self._get(item)
+        with self._index() as index:
+            for item in missing:  # others may have evicted them before they were here
+                index.add(_row(item))
+
+    def _note_fetches(self, items: list[Item]) -> None:
+        """Note entries before they are here, as a kill may come, and keep to the limit."""
+        with self._index() as index:
+            if index.fresh:
+                self._adopt(index)
+            for item in items:
+                index.tell(item.name, "fetched", why := self._why_fetch(item, index))
+                log.debug("fetching %s: %s", item.name, why)
+                index.add(_row(item))
+            over = index.total() - cache_limit(self.root)
+        if over > 0:
+            self._evict(over, "the cache's limit", spare={_key(item) for item in items})
+
+    def get(self, item: Item) -> Path:
+        """The entry for an input, fetched first if it is not here.
+
+        A file's entry may be evicted at any time, a tree's not before this object is closed.
+        Blocks while another process fetches the same. Raises `SourceChanged` if the input is no
+        longer what it was when the plan was made, `UnusableInput`, `DiskFull`, or OSError.
+        """
+        self.bring([item])
+        return self._get(item)
+
+    def _get(self, item: Item, *, has_room: bool = False) -> Path:
+        """As `get`, for what is noted; ``has_room`` if room for it was asked for already."""
+        key = _key(item)
+        entry = self._entry(key, item.kind)
+        if item.kind == "file":
+            if not sound(entry, item):
+                with alone(self._locks, _fetching(item.identity)):
+                    if not sound(entry, item):
+                        self._fetch(item, key, entry, has_room=has_room)
+        else:
+            self._hold_tree(item, key, entry, has_room=has_room)
+        self._used[key] = _row(item)
+        return entry / "tree" if item.kind == "tree" else entry
+
+    def _hold_tree(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
+        """Share the tree's lock until this object is closed, and see that it is here.
+
+        Who uses an entry shares the lock of its key, who evicts it must have that alone, and never
+        waits; who fetches has the lock of the identity alone. So nobody waits in a circle.
+        """
+        lock = self._held.setdefault(key, KeyLock(self._locks, key))
+        try:
+            lock.share()
+            if not sound(entry, item):
+                with alone(self._locks, _fetching(item.identity)):
+                    if not sound(entry, item):
+                        self._fetch(item, key, entry, has_room=has_room)
+        except BaseException:
+            self._held.pop(key).close()
+            raise
+
+    def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
+        """Make the entry; the lock of its identity is held."""
+        if os.path.lexists(entry):
+            self._tell(
+                item.name, "dropped", "it was no longer whole: a cleaner may have been there"
+            )
+        partial = self.root / "partial" / key
+        partial.parent.mkdir(mode=0o700, exist_ok=True)
+        self._remove(partial)  # what a killed process left
+        try:
+            with nullcontext() if has_room else self.room_if_scarce(item.allocated, item.name):
+                self._copy_in(item, partial)
+        except BaseException as exc:
+            self._remove(partial)
+            if isinstance(exc, OSError):
+                raise named_error(exc, item.name, self.root, item.allocated) from exc
+            raise
+        entry.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if item.kind == "tree":
+            self._set_aside(entry)
+        else:
+            self._remove(entry)
+        partial.rename(entry)
+
+    def _copy_in(self, item: Item, partial: Path) -> None:
+        """Copy the source, or the other entry of it if there is one, to ``partial``."""
+        brought = self._tree_in if item.kind == "tree" else self._file_in
+        if brought(item, partial):
+            self.files += item.files
+            self.bytes += item.size
+
+    def _tree_in(self, item: Item, partial: Path) -> bool:
+        """Returns whether the tree came from outside this cache."""
+        partial.mkdir(mode=0o700)
+        target, readonly = partial / "tree", item.readonly
+        other = _key(replace(item, readonly=not readonly))
+        with shared(self._locks, other):
+            entry = self._entry(other, "tree")
+            if near := sound(entry, item):
+                state = copy_tree(entry / "tree", target, (), readonly=readonly)
+        if not near and self._channel is not None and self.ships(item):
+            source = item.source
+            state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
+        elif not near:
+            state = copy_tree(local(item.source), target, item.exclude, readonly=readonly)
+        if state.content != item.content:
+            raise SourceChanged(item.name)
+        return not near
+
+    def _file_in(self, item: Item, target: Path) -> bool:
+        """Returns whether the file came from outside this cache."""
+        expected = (item.size, item.mtime_ns)
+        mode = item.permissions & 0o555 | 0o400 if item.readonly else item.permissions | 0o600
+        other = replace(item, readonly=not item.readonly)
+        near = self._entry(_key(other), "file")
+        if sound(near, other):
+            copy_file(near, target, expected, mode=mode)
+            return False
+        if item.url is not None:
+            download(item.url, target, *expected, mode=mode)
+        elif self._channel is not None and self.ships(item):
+            receive_file(self._channel, item.source, target, expected, mode)
+        else:
+            until_not_older(local(item.source), item.mtime_ns)
+            copy_file(local(item.source), target, expected, mode=mode)
+        return True
+
+    def is_whole(self, item: Item, *, written: bool = False) -> bool:
+        """Whether the entry is here as it was fetched, see `sound.sound`."""
+        return sound(self.place_of(item), item, written=written)
+
+    def _why_fetch(self, item: Item, index: Index) -> str:
+        source = item.name
+        rows, events = index.of_source(source), index.events(source)
+        keys, last = {row.key for row in rows}, events[-1] if events else None
+        if last is not None and last.what != "fetched" and (not rows or _key(item) in keys):
+            return f"it was {last.what}: {last.why}"
+        if _key(item) in keys or (last is not None and not rows):
+            return "its entry was gone"
+        if _key(replace(item, readonly=not item.readonly)) in keys:
+            return "it is wanted read-only too" if item.readonly else "it is wanted writable too"
+        return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
+
+    def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
+        """`room` where ``need`` is a good part of what is free; nothing where there is plenty."""
+        return self.room(need, what) if self._needs_room(need) else nullcontext()
+
+    def _needs_room(self, need: int) -> bool:
+        return need * _PLENTY > free_space(self.root)
+
+    @contextmanager
+    def room(self, need: int, what: str) -> Iterator[None]:
+        """See to it that ``need`` bytes may be written to the local disk during a block.
+
+        What others are about to write counts as written. The least recently used entries are
+        evicted where the disk asks for it. Raises `DiskFull`.
+        """
+        owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
+        while (free := self._free_for(need, owner)) < need:
+            if not self._evict(need - free, what, spare=set()):
+                self._tell(what, "refused", f"{need} bytes are needed, {free} are free")
+                raise DiskFull(str(self.root), need, max(0, free))
+        try:
+            yield
+        finally:
+            with suppress(OSError), self._index() as index:
+                index.give_room_back(owner)
+
+    def _free_for(self, need: int, owner: str) -> int:
+        """Bytes that are free and promised to nobody; if they suffice they are promised."""
+        with self._index() as index:
+            _forget_dead(index)
+            promised = sum(size for _, size in index.rooms())
+            free = free_space(self.root) - promised - _SPARE
+            if free >= need:
+                index.ask_room(owner, need)
+        return free
+
+    def _evict(self, size: int, what: str, *, spare: set[str]) -> bool:
+        """Drop what was not used for longest, ``size`` bytes by the index if there are as many.
+
+        Returns whether anything was dropped; the disk may have gained less, as entries are noted
+        before they are here.
+        """
+        dropped = 0
+        for page in self._pages():
+            for row in page:
+                if dropped < size and row.key not in spare and row.key not in self._held:
+                    gone = self.drop([row], f"room for {what}")
+                    dropped += sum(max(1, row.size) for row in gone)
+            if dropped >= size:
+                break
+        return dropped > 0
+
+    def _pages(self) -> Iterator[list[Row]]:
+        """All entries, some at a time, those first that were not used for longest."""
+        last = None
+        while True:
+            with self._index() as index:
+                page = index.next_oldest(last, _AT_ONCE)
+            if not page:
+                return
+            yield page
+            last = page[-1]
+
+    def _tell(self, source: str, what: str, why: str) -> None:
+        with suppress(OSError), self._index() as index:
+            index.tell(source, what, why)
+
+    def _set_aside(self, entry: Path) -> None:
+        """Make room for a sound tree; who still uses the old one keeps it, `tidy` removes it."""
+        if os.path.lexists(entry):
+            entry.rename(self.root / "partial" / f"{entry.name}-{token_hex(4)}")
+
+    def drop(self, rows: Iterable[Row], why: str, *, linked: bool = False) -> list[Row]:
+        """Remove entries, unless tasks use them; returns those that are gone.
+
+        Files that tasks have links to go only with ``linked``: that frees nothing.
+        """
+        with ExitStack() as locks:
+            gone = [row for row in rows if self._dropped(row, why, locks, linked=linked)]
+            if gone:
+                with self._index() as index:
+                    index.remove(row.key for row in gone)
+                    for row in gone:
+                        index.tell(row.source, "evicted", why)
+        return gone
+
+    def _dropped(self, row: Row, why: str, locks: ExitStack, *, linked: bool) -> bool:
+        """Remove an entry if nobody uses it; its lock is held until the index knows."""
+        lock = KeyLock(self._locks, row.key)
+        locks.callback(lock.close)
+        entry = self._entry(row.key, row.kind)
+        if not lock.take_if_free() or (not linked and _is_linked(entry)):
+            return False
+        log.debug("evicting %s: %s", row.source, why)
+        self._remove(entry)
+        return True
+
+    def _remove(self, path: Path) -> None:
+        """Remove an entry or a partial one, out of sight at once; its lock is held."""
+        if os.path.lexists(path):
+            doomed = self.root / "partial" / f"{path.name}-{token_hex(4)}"
+            with suppress(FileNotFoundError):
+                path.rename(doomed)
+                try:
+                    remove_tree(doomed, self._storage)
+                except OSError as exc:
+                    warnings.warn(f"cannot remove {doomed} from the cache: {exc}", stacklevel=2)
+
+    def rows(self) -> list[Row]:
+        """All entries that are noted, those first that were not used for longest."""
+        with self._index() as index:
+            return list(index.oldest_first())
+
+    def rows_of(self, source: str) -> list[Row]:
+        """The entries of one source, the newest first."""
+        with self._index() as index:
+            return index.of_source(source)
+
+    def events(self, source: str) -> list[Event]:
+        """What was done with one source and why, the oldest first."""
+        with self._index() as index:
+            return index.events(source)
+
+    def tidy(self) -> dict[Path, OSError]:
+        """Remove what killed processes left half fetched or half evicted, or was set aside.
+
+        Returns what cannot be removed.
+        """
+        stayed: dict[Path, OSError] = {}
+        for path in (self.root / "partial").iterdir():
+            key = path.name.split("-")[0]
+            using = KeyLock(self._locks, key)
+            fetching = KeyLock(self._locks, _fetching(key.removesuffix(_READONLY)))
+            try:
+                if using.take_if_free() and fetching.take_if_free():
+                    remove_tree(path, self._storage)
+            except OSError as exc:
+                stayed[path] = exc
+            finally:
+                using.close()
+                fetching.close()
+        return stayed
+
+    def adopt(self) -> None:
+        """Note entries that nobody has noted, as who fetched them was killed."""
+        with self._index() as index:
+            self._adopt(index)
+
+    def _adopt(self, index: Index) -> None:
+        """Note entries that the index does not know of."""
+        known = {row.key for row in index.oldest_first()}
+        for kind in ("file", "tree"):
+            for entry in (self.root / f"{kind}s").glob("*/*"):
+                if entry.name in known:
+                    continue
+                with suppress(FileNotFoundError, UnusableInput):  # somebody clears meanwhile
+                    size, files = _measured(entry)
+                    now = time.time()
+                    row = Row(entry.name, kind, "unknown", "unknown", size, files, now, now)
+                    index.add(row)
+
+    @property
+    def trees(self) -> Path:
+        """The folder that the entries of trees are in."""
+        return self.root / "trees"
+
+    def place_of(self, item: Item) -> Path:
+        """Where the entry for an input is, whether or not it is there."""
+        return self._entry(_key(item), item.kind)
+
+    def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
+        """Have the entry of an input fetched anew."""
+        entry = self._entry(_key(item), item.kind)
+        with alone(self._locks, _fetching(item.identity)):
+            if item.kind == "tree":
+                self._set_aside(entry)
+            else:
+                self._remove(entry)
+        self._tell(item.name, "dropped", why)
+
+
+_READONLY = ".ro"
+
+
+def _key(item: Item) -> str:
+    return item.identity + (_READONLY if item.readonly else "")
+
+
+def _fetching(identity: str) -> str:
+    """What the lock of those who fetch is called; it is not the lock of those who use."""
+    return f"fetching {identity}"
+
+
+def _is_linked(entry: Path) -> bool:
+    """Whether a file's entry is linked to some task's folder: evicting it would free nothing."""
+    try:
+        status = entry.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_nlink > 1
+
+
+def _state(item: Item) -> str:
+    what = f"{item.files} files, " if item.kind == "tree" else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(item.mtime_ns / 1e9))
+    nanoseconds = f"{item.mtime_ns % 10**9:09}"
+    return (
+        f"{what}{item.size} bytes, permissions {item.permissions:o}, changed {when}.{nanoseconds}"
+    )
+
+
+def _what_changed(before: str, now: str) -> str:
+    if before == now:
+        return "it changed: another file or folder took its place, like it in size and time"
+    return f"it changed: {before}; now {now}"
+
+
+def _row(item: Item) -> Row:
+    now = time.time()
+    room = item.allocated
+    return Row(_key(item), item.kind, item.name, _state(item), room, item.files, now, now)
+
+
+def _measured(entry: Path) -> tuple[int, int]:
+    if entry.is_file():
+        return allocated(entry.stat()), 1
+    state = tree_state(entry / "tree", ())
+    return state.allocated, state.files
+
+
+def _forget_dead(index: Index) -> None:
+    for owner, _ in index.rooms():
+        facts = facts_in(owner.encode())
+        if facts is None or facts.known_dead:
+            index.give_room_back(owner)
+
+
+def cache_limit(root: Path) -> int:
+    """How many bytes the cache may hold: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
+
+    Raises `BadJob` where that is no size.
+    """
+    given = os.environ.get(LIMIT)
+    if not given:
+        return int(shutil.disk_usage(root).total * _SHARE_OF_DISK)
+    size = parse_size(given)
+    if size is None:
+        raise BadJob(LIMIT, f"must be a size such as 500000000 or '20 GiB', not {given!r}")
+    return size
+
+
+def clear_cache(*, dry_run: bool = False) -> int:
+    """Remove all entries but trees in use; returns how many bytes they held."""
+    if not (local_storage_path() / "cache").is_dir():
+        return 0
+    freed = 0
+    with HostCache() as cache:
+        sources = {row.key: row.source for row in cache.rows()}
+        for kind in ("file", "tree"):
+            entries = iter(sorted((cache.root / f"{kind}s").glob("*/*")))
+            while some := list(islice(entries, _AT_ONCE)):
+                rows = [row for entry in some if (row := _row_of(entry, kind, sources))]
+                gone = rows if dry_run else cache.drop(rows, "the cache was cleared", linked=True)
+                freed += sum(row.size for row in gone)
+    return freed
+
+
+def _row_of(entry: Path, kind: str, sources: dict[str, str]) -> Row | None:
+    """What is known of an entry on the disk; None if somebody else removes it now."""
+    with suppress(FileNotFoundError, UnusableInput):
+        size, files = _measured(entry)
+        return Row(entry.name, kind, sources.get(entry.name, "unknown"), "", size, files, 0, 0)
+    return None

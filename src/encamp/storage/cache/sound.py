@@ -1,0 +1,114 @@
+"""Whether an entry of the cache is still as it was fetched.
+
+Files vanish from a disk without a word: cleaners of temporary files take what nobody has read for
+days, one by one, and a crash takes what had not reached the disk. So an entry is looked at whenever
+it is used, and once more when a task that was shown it has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.errors import EncampError
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.tree import TreeDigest, walk
+
+_ALWAYS = 1000
+"""Trees of so many files are looked through at every use, file by file."""
+_PAUSE = 50
+"""Larger ones not again for so many times as long as the last look took."""
+_KEPT = 100
+"""Of how many large trees this process remembers its last look."""
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A large tree that was found whole: until when that is believed, and its folders then."""
+
+    until: float
+    folders: tuple[tuple[str, tuple[int, int]], ...]
+
+
+_looks: dict[Path, _Look] = {}
+
+
+def sound(entry: Path, item: Item, *, written: bool = False) -> bool:
+    """Whether an entry is there, whole and unchanged.
+
+    Of a tree all sizes and times are compared. Between two such looks at a tree of more than 1,000
+    files only its folders are, which tells whether something was removed, added or replaced,
+    unless somebody may have ``written`` to its files.
+    """
+    if item.kind == "file":
+        return _sound_file(entry, item)
+    return _sound_tree(entry, item, believed=not written)
+
+
+def _sound_file(entry: Path, item: Item) -> bool:
+    try:
+        found = entry.lstat()
+    except OSError:
+        return False
+    closed = not (item.readonly and found.st_mode & 0o222)
+    return closed and (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns)
+
+
+def _sound_tree(entry: Path, item: Item, *, believed: bool) -> bool:
+    look = _looks.get(entry) if believed else None
+    if look is not None and time.monotonic() < look.until and _same_folders(look):
+        return True
+    try:
+        return _looked_through(entry, item)
+    except (OSError, EncampError):
+        return False
+
+
+def _looked_through(entry: Path, item: Item) -> bool:
+    start, digest, folders = time.monotonic(), TreeDigest(), [str(entry / "tree")]
+    before = [_facts(folders[0])]
+    for found in walk(entry / "tree"):
+        digest.take(found)
+        if found.kind == "folder":
+            folders.append(f"{folders[0]}/{found.path}")
+            before.append((found.status.st_mtime_ns, found.status.st_ino))
+    _looks.pop(entry, None)
+    if digest.state().content != item.content:
+        return False
+    if item.files > _ALWAYS:
+        now = time.monotonic()
+        _looks[entry] = _Look(
+            now + _PAUSE * (now - start), tuple(zip(folders, before, strict=True))
+        )
+        while len(_looks) > _KEPT:
+            del _looks[next(iter(_looks))]
+    return True
+
+
+def _same_folders(look: _Look) -> bool:
+    try:
+        return all(_facts(folder) == facts for folder, facts in look.folders)
+    except OSError:
+        return False
+
+
+def _facts(folder: str) -> tuple[int, int]:
+    status = os.lstat(folder)
+    return status.st_mtime_ns, status.st_ino
+
+
+def files_there(entry: Path) -> int:
+    """How many files a tree of the cache has now."""
+    try:
+        return sum(found.kind == "file" for found in walk(entry / "tree"))
+    except (OSError, EncampError):
+        return 0
+
+
+def doubt(entry: Path) -> None:
+    """Have a tree looked through at its next use, by whichever process."""
+    with suppress(OSError):
+        os.utime(entry / "tree")

@@ -1,0 +1,300 @@
+"""Our own files in folders where others may write: nothing else is ever taken for them.
+
+All names are opened relative to the folder's descriptor, links are not followed, and what is opened
+must be a plain file of a trusted owner. New files have random names until they are whole.
+
+Trusted are this user and root, and, where root works in somebody's folder, the owner of the folder
+above. Disks that show other owners than there are (a squashed root, FUSE, CIFS) are asked
+whom they show for a new file of ours. What is ``shared`` may belong to anybody in its group.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from secrets import token_hex
+from typing import IO
+
+from encamp.errors import NotOurs
+from encamp.storage.disk.disk import flushed
+from encamp.storage.disk.owners import name_of_user, uid_of_new_files
+from encamp.storage.disk.trusted import NAMED, opened
+
+_GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
+_REMEDY = "remove it, take another destination, or say that the job is shared (--shared)"
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+MOST = 1 << 32
+"""Bytes that are read of one file at most."""
+
+
+@dataclass(frozen=True)
+class OwnFolder:
+    """A folder of a job, and whether it is shared with a group."""
+
+    path: Path
+    shared: bool = False
+    anybody: bool = False
+    """Whether it may be anybody's, since nothing that it says does any harm."""
+    is_true: bool = False
+    """Whether the path is the true one: no link that another user puts there is followed."""
+
+    @contextmanager
+    def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
+        """Its files, for the time of a block; with ``make`` it is made where it is missing.
+
+        Raises `NotOurs`, `BadDestination`, or OSError from the disk.
+        """
+        with self._above(make) as folder:
+            files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
+        try:
+            yield files
+        finally:
+            files.close()
+
+    @contextmanager
+    def _above(self, make: bool) -> Iterator[int]:
+        """A descriptor of the folder that it is in."""
+        folder = self.path.parent
+        if self.is_true:
+            with opened(folder, NAMED, make=make) as fd:
+                yield fd
+            return
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        fd = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+
+class OwnFiles:
+    """The files of one folder; of two threads each needs its own.
+
+    ``folder`` is a descriptor of the one that it is in; ``owners`` are trusted, by default this
+    user and root, and for root whoever has that one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        folder: int,
+        *,
+        shared: bool = False,
+        anybody: bool = False,
+        make: bool = False,
+        owners: set[int] | None = None,
+    ) -> None:
+        self.path, self._shared, self._anybody = path, shared, anybody
+        self._owners = {os.geteuid(), 0} if owners is None else set(owners)
+        if owners is None and os.geteuid() == 0:
+            self._owners.add(os.fstat(folder).st_uid)
+        self._fd = self._opened(folder, make=make)
+        try:
+            self._check_folder()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the folder; may be called twice."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def tighten(self) -> None:
+        """See that only those write to the folder who may: the owner, or all of its group."""
+        status = os.fstat(self._fd)
+        mode = stat.S_IMODE(status.st_mode)
+        wanted = (mode | stat.S_IWGRP) & ~stat.S_IWOTH if self._shared else mode & ~_OTHERS
+        if wanted != mode and status.st_uid == os.geteuid():
+            with suppress(OSError):  # a disk that keeps no permissions
+                os.fchmod(self._fd, wanted)
+
+    def check_writers(self) -> None:
+        """Raise `NotOurs` for a folder that others could fill before `tighten` closed it to them.
+
+        Somebody may have given it this name who may rename what lies beside it.
+        """
+        mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+        if self._shared or self._anybody or not mode & _OTHERS:
+            return
+        if _keeps_modes(self._fd, mode):
+            why = "others than its owner may write to it, who could have put a journal there"
+            remedy = "chmod go-w it if its content is yours, or say that the job is shared"
+            raise NotOurs(str(self.path), f"{why}; {remedy} (--shared)")
+
+    def below(self, name: str, *, make: bool = False) -> OwnFiles:
+        """The files of a folder in this one."""
+        return OwnFiles(
+            self.path / name, self._fd, shared=self._shared, make=make, owners=self._owners
+        )
+
+    def open(self, name: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
+        """A descriptor of a file; raises `NotOurs`, or OSError from the disk."""
+        try:
+            fd = os.open(name, flags | _GUARDED, mode, dir_fd=self._fd)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise NotOurs(str(self.path / name), f"it is no plain file; {_REMEDY}") from exc
+            raise
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise NotOurs(str(self.path / name), f"it is no plain file; {_REMEDY}")
+            if not self.trusts(status):
+                raise NotOurs(str(self.path / name), _whose(status))
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def trusts(self, status: os.stat_result) -> bool:
+        """Whether something in this folder belongs to somebody who may put it there."""
+        return self._shared or self._anybody or status.st_uid in self._owners
+
+    def read(self, name: str, most: int = MOST) -> bytes:
+        """The bytes of a file; raises as `open`, and `NotOurs` for more than ``most``."""
+        fd = self.open(name)
+        with os.fdopen(fd, "rb") as file:
+            data = file.read(min(most, os.fstat(fd).st_size) + 1)
+            if len(data) > os.fstat(fd).st_size:
+                data += file.read(most + 1 - len(data))
+        if len(data) > most:
+            raise NotOurs(str(self.path / name), f"it has more than {most} bytes; {_REMEDY}")
+        return data
+
+    def make(self, name: str, data: bytes) -> os.stat_result:
+        """Make a new file; raises FileExistsError if something has the name."""
+        fd = os.open(name, os.O_WRONLY | _NEW, self._mode, dir_fd=self._fd)
+        with os.fdopen(fd, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            return os.fstat(fd)
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[IO[bytes]]:
+        """Write a file that takes the name when it is whole, and on the disk.
+
+        What has the name already is replaced, a link itself and not what it leads to.
+        """
+        temporary = f".{name}.{token_hex(8)}.tmp"
+        fd = os.open(temporary, os.O_RDWR | _NEW, self._mode, dir_fd=self._fd)
+        try:
+            with os.fdopen(fd, "w+b") as file:
+                if self._shared:
+                    with suppress(OSError):
+                        os.fchmod(fd, self._mode)  # whatever the umask says
+                yield file
+                file.flush()
+                flushed(fd, self.path / name)
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
+            self.remove(temporary)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a link itself, if it is there."""
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=self._fd)
+
+    def rename(self, name: str, to: str) -> None:
+        """Give a file another name."""
+        os.rename(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def link_new(self, name: str, to: str) -> None:
+        """Give a file another name as well; raises FileExistsError if something has that."""
+        os.link(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(os.listdir(self._fd))
+
+    def status(self, name: str) -> os.stat_result:
+        """The status of a name itself."""
+        return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+
+    def discard_temporary(self) -> None:
+        """Remove files that killed processes have not given their names."""
+        for name in self.names():
+            if _TEMPORARY.fullmatch(name):
+                with suppress(OSError):
+                    self.remove(name)
+
+    @property
+    def _mode(self) -> int:
+        return 0o664 if self._shared else 0o644
+
+    def _opened(self, above: int, *, make: bool) -> int:
+        name = self.path.name
+        if make:
+            with suppress(FileExistsError):
+                os.mkdir(name, 0o775 if self._shared else 0o755, dir_fd=above)
+        try:
+            return os.open(name, _FOLDER, dir_fd=above)
+        except NotADirectoryError as exc:
+            is_link = stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
+            what = "it is a symlink" if is_link else "it is a file, and no folder"
+            raise NotOurs(str(self.path), f"{what}; {_REMEDY}") from exc
+
+    def _check_folder(self) -> None:
+        status = os.fstat(self._fd)
+        if self._anybody or status.st_uid in self._owners:
+            return
+        if self._shared:
+            if status.st_gid not in {os.getegid(), *os.getgroups()} and os.geteuid() != 0:
+                why = f"it belongs to the group {status.st_gid}, in which this user is not"
+                raise NotOurs(str(self.path), why)
+            if status.st_mode & stat.S_IWOTH:
+                why = "everybody may write to it, not only its group; chmod o-w"
+                raise NotOurs(str(self.path), why)
+        elif status.st_uid != uid_of_new_files(self._fd):
+            raise NotOurs(str(self.path), _whose(status))
+        self._owners.add(status.st_uid)
+
+
+def _keeps_modes(fd: int, mode: int) -> bool:
+    """Whether a folder's disk knows permissions: some show all folders as everybody's."""
+    try:
+        os.fchmod(fd, mode & ~_OTHERS)
+        kept = not os.fstat(fd).st_mode & _OTHERS
+        os.fchmod(fd, mode)
+    except OSError:
+        return False
+    return kept
+
+
+def open_regular(
+    path: Path | str, *, follow: bool = True, folder: int | None = None
+) -> BufferedReader:
+    """A plain file that may be anybody's, to be read; nothing else is waited for.
+
+    It may be relative to ``folder``, a descriptor. Raises OSError, also for what is no plain file.
+    """
+    flags = _GUARDED & ~os.O_NOFOLLOW if follow else _GUARDED
+    fd = os.open(path, os.O_RDONLY | flags, dir_fd=folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return os.fdopen(fd, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The first bytes of a plain file that may be anybody's, and no symlink; raises OSError."""
+    with open_regular(path, follow=False) as file:
+        return file.read(most)
+
+
+def _whose(status: os.stat_result) -> str:
+    return f"it belongs to the user {name_of_user(status.st_uid)}; {_REMEDY}"

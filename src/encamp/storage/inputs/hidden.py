@@ -1,0 +1,61 @@
+"""Folders that a pattern does not look into unless it begins with them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from encamp.storage.inputs.globs import escape, is_glob
+from encamp.storage.outputs.parts import PART
+from encamp.storage.roots import real_folder
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What is hidden from one pattern, by real paths; ``start`` is where the pattern begins."""
+
+    start: Path
+    folders: tuple[Path, ...]
+    all: tuple[Path, ...]
+
+    @staticmethod
+    def of(pattern: str, base: Path, left_out: tuple[Path, ...]) -> Hidden:
+        """What of ``left_out`` a pattern does not begin with."""
+        if not left_out:
+            return _NOTHING
+        start, _ = split(pattern, base)
+        real = Path(os.path.realpath(start))
+        hidden = tuple(folder for folder in left_out if not real.is_relative_to(folder))
+        return Hidden(start, hidden, left_out)
+
+    def holds(self, path: Path) -> bool:
+        """Whether a match is in a hidden folder."""
+        if not self.folders or path == self.start or path.is_symlink():
+            return False
+        above, name = os.path.split(path)
+        real = os.path.join(real_folder(above), name, "")  # noqa: PTH118 - of a million files
+        return any(real.startswith(os.path.join(folder, "")) for folder in self.folders)  # noqa: PTH118
+
+    def below(self, tree: Path) -> Iterator[str]:
+        """Patterns that leave hidden folders out of a tree, and what is not published yet."""
+        real = Path(os.path.realpath(tree))
+        for folder in self.folders:
+            if folder.is_relative_to(real):
+                yield f"/{escape(str(folder.relative_to(real)))}"
+        if any(f.is_relative_to(real) or real.is_relative_to(f) for f in self.all):
+            yield f"{PART}*"
+
+
+_NOTHING = Hidden(Path("/"), (), ())
+
+
+def split(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
+    """A pattern as the path that all its matches begin with, and the names that follow."""
+    whole = Path(os.path.abspath(base / os.path.expanduser(pattern)))
+    if os.path.lexists(whole):
+        return whole, ()
+    parts = whole.parts
+    fixed = next((n for n, part in enumerate(parts) if is_glob(part)), len(parts))
+    return Path(*parts[:fixed]), parts[fixed:]

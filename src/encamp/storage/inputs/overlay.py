@@ -1,0 +1,280 @@
+"""Overlay mounts: a tree from the cache under a task's own changes, in milliseconds at any size.
+
+The kernel lets root mount, and anybody in a user namespace of his own (user_namespaces(7),
+Linux 5.11 for overlays). A slot may enter such a namespace at its start; its mounts then end with
+it. Mounts that root makes are seen by all processes and are undone when the folder is removed, also
+by the next owner of the local storage.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from encamp.storage.disk.removal import remove_tree
+from encamp.storage.disk.twin import copy_as_it_is
+
+_CLONE_NEWNS = 0x00020000
+_CLONE_NEWUSER = 0x10000000
+_MS_BIND = 4096
+_MS_REC_PRIVATE = 0x4000 | 0x40000
+_MNT_DETACH = 2
+SCRATCH = "over-"
+"""How the names of folders begin that hold a mount's changes, one beside a task's folder each."""
+VIEW = "view"
+"""The folder there that is shown under the task's."""
+VIEW_TASK = "task"
+"""The folder in a view that is shown at the task's, where the view is of the whole."""
+MERGED = "merged"
+"""Where in a folder for changes the whole is mounted, of which the task sees a part."""
+_WHAT = "what"
+"""The file in such a folder that says what is mounted where, for when the mount is gone."""
+_SPECIAL = set(",:\\")
+"""What a path in the mount options must not hold."""
+
+
+class _State:
+    """What this process knows about its own abilities."""
+
+    in_namespace = False
+
+
+def mount(lower: Path, target: Path, scratch: Path) -> None:
+    """Show ``lower`` at ``target``; changes go to ``scratch``, a new folder on the same disk.
+
+    Raises OSError where the kernel does not let this process.
+    """
+    upper, work = scratch / "upper", scratch / "work"
+    for folder in (scratch, upper, work):
+        folder.mkdir(mode=0o700)
+    if _SPECIAL & set(f"{lower}{scratch}"):
+        raise OSError(0, "the local storage's path holds ',', ':' or '\\'")
+    options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+    if _State.in_namespace:
+        options += ",userxattr"
+        (scratch / _WHAT).write_bytes(b"\0".join(map(os.fsencode, (lower, target))))
+    _call("mount", b"encamp", os.fsencode(target), b"overlay", 0, os.fsencode(options))
+
+
+def mount_whole(view: Path, trees: Path, target: Path, scratch: Path) -> None:
+    """Show the folder `VIEW_TASK` of ``view`` at ``target``, and in it trees that are in ``trees``.
+
+    Where they are in the view says `show_tree`. All is one disk to who works there: what is in the
+    trees can be renamed, linked and removed as anything else, which needs redirect_dir, see the
+    kernel's overlayfs.rst; only root may have that. Raises OSError as `mount` does.
+    """
+    upper, work, merged = (scratch / name for name in ("upper", "work", MERGED))
+    for folder in (scratch, upper, work, merged):
+        folder.mkdir(mode=0o700)
+    if _SPECIAL & set(f"{view}{trees}{scratch}"):
+        raise OSError(0, "the local storage's path holds ',', ':' or '\\'")
+    layers = f"lowerdir={view}:{trees},upperdir={upper},workdir={work},redirect_dir=on"
+    _call("mount", b"encamp", os.fsencode(merged), b"overlay", 0, os.fsencode(layers))
+    shown = os.fsencode(merged / VIEW_TASK)
+    _call("mount", shown, os.fsencode(target), None, _MS_BIND, None)
+
+
+def show_tree(place: Path, tree: str) -> None:
+    """Have ``place``, a new folder in a view, show what is at ``tree`` below the trees' folder."""
+    place.mkdir(mode=0o700)
+    os.setxattr(place, "trusted.overlay.redirect", os.fsencode(f"/{tree}"))
+
+
+def unmount_below(folder: Path) -> list[str]:
+    """Undo every mount at or below ``folder``, the innermost first; see umount2(2).
+
+    Returns those that this process may not undo.
+    """
+    points = mounts_below(folder)
+    for point in reversed(points):
+        with suppress(OSError):
+            _call("umount2", os.fsencode(point), _MNT_DETACH)
+    return mounts_below(folder) if points else []
+
+
+def settle(folder: Path) -> None:
+    """Turn every mount at or below ``folder`` into plain files, as they are seen now.
+
+    What was there for the mounts only is removed.
+    """
+    recover(folder)
+    for point in reversed(mounts_below(folder)):
+        seen, plain = Path(point), Path(f"{point}.plain")
+        if seen.name == MERGED and seen.parent.name.startswith(SCRATCH):
+            _call("umount2", os.fsencode(point), _MNT_DETACH)
+            continue
+        plain.mkdir()
+        copy_as_it_is(seen, plain)
+        _call("umount2", os.fsencode(point), _MNT_DETACH)
+        remove_tree(seen, folder)
+        plain.rename(seen)
+    for scratch in (folder / VIEW, *folder.glob(f"{SCRATCH}*")):
+        with suppress(OSError):
+            remove_tree(scratch, folder)
+
+
+def recover(folder: Path) -> None:
+    """Make plain files of what was seen by mounts that went with the namespace of their process."""
+    for scratch in sorted(folder.glob(f"{SCRATCH}*"), key=_number):
+        with suppress(FileNotFoundError):
+            lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
+            if target not in mounts_below(folder):
+                with suppress(FileNotFoundError):  # nobody held it any more: it was evicted
+                    Path(lower).stat()
+                    Path(target).mkdir(exist_ok=True)
+                    copy_as_it_is(Path(lower), Path(target))
+                _apply(scratch / "upper", Path(target))
+            (scratch / _WHAT).unlink()
+
+
+def _number(scratch: Path) -> int:
+    """Mounts are made one upon the other, in this order."""
+    return int(scratch.name.removeprefix(SCRATCH))
+
+
+def _apply(upper: Path, target: Path) -> None:
+    """Move the changes of an overlay to where they were seen, see the kernel's overlayfs.rst."""
+    pending = [(upper, target)]
+    while pending:
+        changes, seen = pending.pop()
+        seen.mkdir(mode=0o700, exist_ok=True)
+        for change in changes.iterdir():
+            place, kind = seen / change.name, stat.S_IFMT(change.lstat().st_mode)
+            joins = kind == stat.S_IFDIR and not _is_opaque(change)
+            if place.is_symlink() or not place.is_dir():
+                place.unlink(missing_ok=True)
+            elif not joins:
+                remove_tree(place, target)
+            if joins:
+                pending.append((change, place))
+            elif kind != stat.S_IFCHR:  # which stands for what was removed
+                change.replace(place)
+
+
+def _is_opaque(folder: Path) -> bool:
+    """Whether a folder of the changes took the place of one that was removed."""
+    try:
+        return os.getxattr(folder, "user.overlay.opaque") == b"y"
+    except OSError:
+        return False
+
+
+def mounts_below(folder: Path) -> list[str]:
+    """Where something is mounted at or below ``folder``, in the order of mounting."""
+    try:
+        told = _mountinfo()
+    except OSError:
+        return []
+    if _escaped(folder.name) not in told:
+        return []
+    inside = os.path.realpath(folder)
+    if _escaped(inside) not in told:
+        return []
+    points = [_unescaped(line.split()[4]) for line in told.splitlines()]
+    return [p for p in points if p == inside or p.startswith(f"{inside}/")]
+
+
+def _mountinfo() -> bytes:
+    """All that is mounted, see proc(5); asked for each folder, so without a file object."""
+    fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = []
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+_OCTAL = b"134", b"040", b"011", b"012"
+"""What is written in octal in mountinfo, see proc(5): the backslash, blanks and the like."""
+
+
+def _escaped(path: str) -> bytes:
+    written = os.fsencode(path)
+    for code in _OCTAL:
+        written = written.replace(bytes([int(code, 8)]), b"\\" + code)
+    return written
+
+
+def _unescaped(field: bytes) -> str:
+    plain = field
+    for code in reversed(_OCTAL):
+        plain = plain.replace(b"\\" + code, bytes([int(code, 8)]))
+    return os.fsdecode(plain)
+
+
+def why_not(folder: Path) -> str | None:
+    """Why this process cannot mount overlays in ``folder``, an empty one; None if it can."""
+    if sys.platform != "linux":
+        return "only Linux has overlay mounts"
+    if os.geteuid() != 0 and not _State.in_namespace:
+        return "only root, or a task in a process of its own, may mount"
+    try:
+        for name in ("lower", "target"):
+            (folder / name).mkdir()
+        mount(folder / "lower", folder / "target", folder / "scratch")
+    except OSError as exc:
+        return f"the kernel refuses an overlay mount: {exc.strerror or exc}"
+    unmount_below(folder)
+    return None
+
+
+def why_not_whole(folder: Path) -> str | None:
+    """As `why_not`, for `mount_whole`."""
+    if why := why_not(folder):
+        return why
+    if _State.in_namespace:
+        return "the kernel lets only root rename folders of an overlay"
+    try:
+        for name in ("trees/tree/a", "view", "whole"):
+            (folder / name).mkdir(parents=True)
+        (folder / "view" / VIEW_TASK).mkdir()
+        show_tree(folder / "view" / VIEW_TASK / "shown", "tree")
+        mount_whole(folder / "view", folder / "trees", folder / "whole", folder / "changes")
+        (folder / "whole/shown/a").rename(folder / "whole/b")
+        (folder / "whole/shown").rename(folder / "whole/other")
+    except OSError as exc:
+        return f"the kernel refuses an overlay that can be renamed: {exc.strerror or exc}"
+    finally:
+        unmount_below(folder)
+    return None
+
+
+def enter_namespace() -> bool:
+    """Give this process mounts of its own; returns whether it worked.
+
+    For a process with one thread that is not root. It keeps its user and group; of other users and
+    groups it only sees that they are somebody else. A child tries it first, for a process that
+    got only half-way would be nobody.
+    """
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _entered() else 1)
+    _, status = os.waitpid(child, 0)
+    _State.in_namespace = status == 0 and _entered()
+    return _State.in_namespace
+
+
+def _entered() -> bool:
+    user, group = os.geteuid(), os.getegid()
+    try:
+        _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNS)
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+        _call("mount", None, b"/", None, _MS_REC_PRIVATE, None)
+    except OSError:
+        return False
+    return True
+
+
+def _call(name: str, *args: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*args) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)

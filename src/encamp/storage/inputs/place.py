@@ -1,0 +1,377 @@
+"""From plan to folder: inputs are put where the task will look for them."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+from encamp.errors import (
+    InputDamaged,
+    InputLost,
+    ModeRefused,
+    SourceChanged,
+    TargetConflict,
+    UnsafeTarget,
+)
+from encamp.storage.cache.cache import HostCache
+from encamp.storage.cache.sound import files_there, sound
+from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.disk import named_error
+from encamp.storage.disk.holes import allocated
+from encamp.storage.disk.removal import remove_tree
+from encamp.storage.disk.visible import until_not_older
+from encamp.storage.inputs import overlay
+from encamp.storage.inputs.mirror import Item
+from encamp.storage.inputs.modes import Way, reflink, way_of, why_no_whole_overlay
+from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
+from encamp.storage.owner import OwnedFolder, named_refusals
+from encamp.storage.roots import local
+
+_NO_SHARING = {
+    errno.EMLINK, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY
+}  # fmt: skip
+_TRIES = 10
+
+log = logging.getLogger("encamp.place")
+
+
+@dataclass
+class Placed:
+    """What placing cost, and which files are shared with other tasks."""
+
+    files: int = 0
+    bytes: int = 0
+    """Bytes that were written to the local disk for this folder alone."""
+    linked: dict[str, tuple[Item, os.stat_result]] = field(default_factory=dict)
+    """Path of a linked file → its input, and its status before."""
+    linked_trees: list[Item] = field(default_factory=list)
+    mounted: list[Item] = field(default_factory=list)
+    """Trees that overlays show as they are in the cache."""
+    views: dict[Path, Item] = field(default_factory=dict)
+    """Files that an overlay shows, by their paths in its lower layer."""
+
+
+class Placer:
+    """Puts inputs into the folder of one task; `bring` may be called before `place`."""
+
+    def __init__(self, owned: OwnedFolder, cache: HostCache) -> None:
+        self.folder = owned.task
+        self.placed = Placed()
+        self._owned = owned
+        self._cache = cache
+        self._safe = {PurePosixPath()}
+        self._mounts = 0
+        self._whole = False
+        self._shipped: dict[Item, bool] = {}
+
+    def bring(self, items: Iterable[Item]) -> None:
+        """Fetch into the cache what goes by it; raises as `place` does."""
+        with named_refusals(self._owned.storage):
+            self._cache.bring(item for item, way in self._ways(items) if way != "direct")
+
+    def place(self, items: Iterable[Item]) -> None:
+        """Put every item of a plan into the folder.
+
+        Raises `TargetConflict`, `UnsafeTarget`, `UnusableInput`, `ModeRefused`, `SourceChanged`,
+        `DiskFull` or `BadLocalStorage`.
+        """
+        with named_refusals(self._owned.storage):
+            self._place(items)
+
+    def _place(self, items: Iterable[Item]) -> None:
+        ways = self._ways(items)
+        self._cache.bring(item for item, way in ways if way != "direct")
+        need = sum(item.allocated for item, way in ways if way in ("copy", "direct"))
+        with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
+            shown = self._mount_view([item for item, way in ways if way == "overlay"])
+            for item, way in ways:
+                if item not in shown:
+                    self._guarded(item, way)
+
+    def _ways(self, items: Iterable[Item]) -> list[tuple[Item, Way]]:
+        items = list(items)
+        trees = {PurePosixPath(item.target) for item in items if item.kind == "tree"}
+        ways = []
+        for item in items:
+            way, why = way_of(self._by_cache(item), self._owned.storage)
+            if way == "overlay" and _is_in(trees, item):
+                way, why = _into_tree(item)
+            if log.isEnabledFor(logging.DEBUG):
+                log.debug("%s by %s: %s", item.name, way, why)
+            ways.append((item, way))
+        return self._agreed(ways, trees)
+
+    def _agreed(
+        self, ways: list[tuple[Item, Way]], trees: set[PurePosixPath]
+    ) -> list[tuple[Item, Way]]:
+        """Let links and overlays agree: no link leads from an overlay's disk to the cache's."""
+        if all(way != "overlay" for _, way in ways):
+            return ways
+        self._whole = why_no_whole_overlay(self._owned.storage) is None
+        if self._whole:  # it shows entries of read-only inputs as well
+            return [(i, "overlay" if w == "link" and not _is_in(trees, i) else w) for i, w in ways]
+        if any(item.mode == "link" for item, _ in ways):
+            return [(i, "copy" if w == "overlay" and i.mode == "auto" else w) for i, w in ways]
+        return ways
+
+    def _by_cache(self, item: Item) -> Item:
+        """What is shipped goes by the cache, also what one task alone wants."""
+        if item.cached:
+            return item
+        if item not in self._shipped:
+            self._shipped[item] = self._cache.ships(item)
+        return replace(item, cached=self._shipped[item])
+
+    def _guarded(self, item: Item, way: Way) -> None:
+        try:
+            self._put(item, way)
+        except FileExistsError:
+            source = item.name
+            raise TargetConflict(item.target, source, "another input") from None
+        except OSError as exc:
+            raise named_error(exc, item.name, self.folder, item.allocated) from exc
+
+    def _put(self, item: Item, way: Way) -> None:
+        if way == "overlay":
+            self._folder(PurePosixPath(item.target))
+            self._mount(self._cache.get(item), self.folder / item.target)
+            self.placed.mounted.append(item)
+        elif way == "direct":
+            self._direct(local(item.source), item)
+        elif item.kind == "tree":
+            if self._tree(self._cache.get(item), item, way) != item.content:
+                raise SourceChanged(item.name)
+        else:
+            self._entry_of_file(item, way)
+
+    def _direct(self, source: Path, item: Item) -> None:
+        """From the source itself, which must be what it was when the plan was made."""
+        if item.kind == "tree":
+            until_not_older(source, item.mtime_ns)
+            same = self._tree(source, item, "direct") == item.content
+        else:
+            status = source.stat()
+            if not (same := _is_as_planned(status, item)):
+                until_not_older(source, item.mtime_ns)
+                same = _is_as_planned(status := source.stat(), item)
+            if same:
+                self._file(source, status, item, "direct")
+        if not same:
+            raise SourceChanged(item.name)
+
+    def _entry_of_file(self, item: Item, way: Way) -> None:
+        """A file's entry may be evicted between getting and using it; then it is fetched again."""
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                entry = self._cache.get(item)
+                self._file(entry, entry.stat(), item, way)
+                return
+        raise SourceChanged(item.name)
+
+    def _tree(self, origin: Path, item: Item, way: Way) -> str:
+        """Returns what tells the state that was placed, see `TreeState.content`."""
+        if way == "link" and self._tree_of_links(origin, item):
+            return item.content
+        self._folder(PurePosixPath(item.target))
+        top = f"{self.folder}/{item.target}"
+        digest = TreeDigest()
+        for entry in walk(origin, item.exclude if way == "direct" else ()):
+            digest.take(entry)
+            if entry.kind == "folder":
+                self._inner_folder(f"{item.target}/{entry.path}")
+            elif entry.kind == "link":
+                os.symlink(entry.goal, f"{top}/{entry.path}")
+            else:
+                place = f"{top}/{entry.path}"
+                self._one(f"{origin}/{entry.path}", place, entry.status, item, way)
+        return digest.state().content
+
+    def _tree_of_links(self, origin: Path, item: Item) -> bool:
+        """Link a whole tree where nothing is in its place yet; False where that cannot be."""
+        path = PurePosixPath(item.target)
+        self._folder(path.parent)
+        try:
+            self.placed.files += link_tree(origin, self.folder / path)
+        except OSError as exc:
+            if exc.errno not in (*_NO_SHARING, errno.EEXIST):
+                raise
+            if exc.errno != errno.EEXIST:
+                remove_tree(self.folder / path, self.folder)
+                _check_not_insisted(item, exc)
+            return False
+        self._safe.add(path)
+        self.placed.linked_trees.append(item)
+        self._owned.note_linked(map(self._cache.place_of, self.placed.linked_trees))
+        return True
+
+    def _file(self, origin: Path, status: os.stat_result, item: Item, way: Way) -> None:
+        path = PurePosixPath(item.target)
+        self._folder(path.parent)
+        self._one(str(origin), f"{self.folder}/{path}", status, item, way)
+
+    def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
+        if not _shared(origin, place, item, way):
+            mode = item.permissions | 0o200 if way == "direct" and item.kind == "file" else 0
+            copy_file(origin, place, (status.st_size, status.st_mtime_ns), mode)
+            self.placed.bytes += allocated(status)
+        elif way == "link":
+            self.placed.linked[place] = (item, status)
+        self.placed.files += 1
+
+    def _mount_view(self, items: list[Item]) -> set[Item]:
+        """Show inputs by one overlay over the whole folder, and return which.
+
+        Big files are links in its lower layer, and so are trees where the kernel allows that.
+        Nothing may be in the folder yet, it would be hidden.
+        """
+        whole = self._whole
+        items = [item for item in items if whole or item.kind == "file"]
+        if not items:
+            return set()
+        view = self._owned.path / overlay.VIEW
+        top = view / overlay.VIEW_TASK if whole else view
+        top.mkdir(mode=0o700, parents=True)
+        for item in sorted(items, key=lambda item: item.kind == "file"):
+            place = top / item.target
+            place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if item.kind == "file":
+                self._link_in_view(item, place)
+                self.placed.views[place] = item
+            else:
+                tree = self._cache.get(item)
+                overlay.show_tree(place, str(tree.relative_to(self._cache.trees)))
+                self.placed.mounted.append(item)
+        self._mount(view, self.folder, whole=whole)
+        return set(items)
+
+    def _link_in_view(self, item: Item, place: Path) -> None:
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):
+                entry = self._cache.get(item)
+                if not _shared(str(entry), str(place), replace(item, mode="auto"), "link"):
+                    copy_file(entry, place, (item.size, item.mtime_ns))
+                return
+        raise SourceChanged(item.name)
+
+    def _mount(self, lower: Path, target: Path, *, whole: bool = False) -> None:
+        scratch = self._owned.path / f"{overlay.SCRATCH}{self._mounts}"
+        self._mounts += 1
+        if whole:
+            overlay.mount_whole(lower, self._cache.trees, target, scratch)
+        else:
+            overlay.mount(lower, target, scratch)
+
+    def _folder(self, path: PurePosixPath) -> None:
+        """Make a folder and those above it; refuse to go through a symlink."""
+        if path in self._safe:
+            return
+        self._folder(path.parent)
+        place = self.folder / path
+        try:
+            place.mkdir(mode=0o700)
+        except FileExistsError:
+            if not stat.S_ISDIR(place.lstat().st_mode):
+                if place.is_symlink():
+                    raise UnsafeTarget(str(path), "goes through a symlink") from None
+                raise
+        self._safe.add(path)
+
+    def _inner_folder(self, target: str) -> None:
+        """Make a folder of a tree, whose parent is there and no symlink."""
+        try:
+            os.mkdir(f"{self.folder}/{target}", 0o700)  # noqa: PTH102
+        except FileExistsError:
+            self._folder(PurePosixPath(target))
+
+    def check(self, task: str) -> None:
+        """Look whether the inputs that are shared with others are as they were placed.
+
+        Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one.
+        What is wrong with an entry of the cache, it is fetched anew for the next task.
+        """
+        with named_refusals(self._owned.storage):
+            self._check(task)
+
+    def _check(self, task: str) -> None:
+        for place, (item, before) in self.placed.linked.items():
+            if _changed(place, before):
+                self._cache.forget_damaged(item)
+                raise InputDamaged(task, os.path.relpath(place, self.folder))
+        for item in self.placed.linked_trees:
+            if not self._cache.is_whole(item, written=True):
+                self._raise_for(item, task)
+        for item in self.placed.mounted:
+            if not self._cache.is_whole(item):
+                self._raise_for(item, task)
+        for view, item in self.placed.views.items():
+            if not sound(view, replace(item, readonly=False)):
+                raise InputLost(task, item.target, str(self._owned.storage))
+        if self.placed.linked_trees:
+            self._owned.note_linked(())
+
+    def _raise_for(self, item: Item, task: str) -> None:
+        """What is missing in a tree of the cache has not gone through the task's folder."""
+        lost = files_there(self._cache.place_of(item)) < item.files
+        self._cache.forget_damaged(item, "it was no longer whole" if lost else "a task wrote to it")
+        if lost:
+            raise InputLost(task, item.target, str(self._owned.storage))
+        raise InputDamaged(task, item.target)
+
+
+def _is_as_planned(status: os.stat_result, item: Item) -> bool:
+    return (status.st_size, status.st_mtime_ns) == (item.size, item.mtime_ns)
+
+
+def _is_in(trees: set[PurePosixPath], item: Item) -> bool:
+    return not trees.isdisjoint(PurePosixPath(item.target).parents)
+
+
+def _into_tree(item: Item) -> tuple[Way, str]:
+    """The way for what goes into another input's tree: a mount would hide, or be hidden."""
+    why = "it goes into the tree of another input"
+    if item.mode == "overlay":
+        raise ModeRefused(item.mode, item.name, why)
+    return "copy", why
+
+
+def _shared(origin: str, place: str, item: Item, way: Way) -> bool:
+    """Put a file in its place without a copy of its bytes; False where the disk does not do that.
+
+    Raises `ModeRefused` if just this way was asked for.
+    """
+    if way not in ("link", "reflink"):
+        return False
+    try:
+        if way == "link":
+            os.link(origin, place)
+        else:
+            reflink(Path(origin), Path(place))
+    except OSError as exc:
+        if exc.errno not in _NO_SHARING:
+            raise
+        _check_not_insisted(item, exc)
+        return False
+    return True
+
+
+def _check_not_insisted(item: Item, exc: OSError) -> None:
+    if item.mode in ("link", "reflink"):
+        why = f"the disk refuses: {(exc.strerror or str(exc)).lower()}"
+        if exc.errno == errno.EXDEV:
+            why = "the cache and that place in the task's folder are on different disks"
+        raise ModeRefused(item.mode, item.name, why) from exc
+
+
+def _changed(path: str, before: os.stat_result) -> bool:
+    try:
+        now = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    same_file = (now.st_ino, now.st_dev) == (before.st_ino, before.st_dev)
+    return same_file and (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns)

@@ -1,0 +1,134 @@
+"""Which paths a mirror pattern may read and an output may be published as, before there are any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+
+from encamp.storage.inputs.globs import escape, is_glob, may_meet
+from encamp.storage.inputs.hidden import split
+from encamp.storage.inputs.mirror import Mirror, renamed
+from encamp.storage.inputs.tree import excluded
+from encamp.storage.outputs.outputs import Output
+from encamp.storage.remote import is_url, url_parts
+
+BELOW = "**"
+"""Stands for whatever is below, as in patterns."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Paths that begin with the folders ``start`` and go on with what matches ``rest``.
+
+    Both are given name by name; ``start`` is a real path, or a URL.
+    """
+
+    start: tuple[str, ...]
+    rest: tuple[str, ...]
+
+    @property
+    def whole(self) -> tuple[str, ...]:
+        """All as one pattern."""
+        return (*map(escape, self.start), *self.rest)
+
+
+def published_by(output: Output, folder: Callable[[str], tuple[str, ...]]) -> Reach:
+    """What an output may be published as; ``folder`` is made by `folders_below`."""
+    name = output.pattern
+    parts = (name,) if "/" not in name and name not in ("", ".") else PurePosixPath(name).parts
+    parts = parts or (".",)
+    name = _new_name(output.rename, parts[-1])
+    if BELOW in parts:
+        rest = (*parts[parts.index(BELOW) : -1], BELOW if parts[-1] == BELOW else name)
+    else:
+        rest = (name, BELOW)  # it may be a folder
+    return Reach(folder(output.to), rest)
+
+
+def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
+    """What gives the names of folders that outputs go to; it remembers what it has looked up."""
+    return lru_cache(maxsize=1024)(partial(_names, to))
+
+
+def _names(base: Path, folder: str) -> tuple[str, ...]:
+    if is_url(folder):
+        return url_parts(folder)
+    return Path(os.path.realpath(base / os.path.expanduser(folder))).parts
+
+
+def _new_name(template: str | None, name: str) -> str:
+    """A pattern for the names that a rename makes of what ``name`` matches."""
+    if template is None or not is_glob(name):
+        return name if template is None else escape(renamed(template, name))
+    stem, dot, end = name.rpartition(".")
+    suffix = dot + end
+    if is_glob(suffix) or not stem:
+        stem, suffix = "*", "*"
+    try:
+        return escape(template).format(name=name, stem=stem, suffix=suffix)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return "*"
+
+
+def read_by(mirror: Mirror, base: Path) -> Reach:
+    """What a mirror pattern may read."""
+    pattern = mirror.pattern
+    if is_url(pattern):
+        parts = url_parts(pattern)
+        fixed = next((n for n, part in enumerate(parts) if is_glob(part)), len(parts))
+        return Reach(parts[:fixed], (*parts[fixed:], BELOW))
+    start, rest = split(pattern, base)
+    if not rest:
+        return read_at(start)
+    below = () if BELOW in rest else (BELOW,)
+    return Reach(Path(os.path.realpath(start)).parts, (*rest, *below))
+
+
+def read_at(path: Path) -> Reach:
+    """What may be read by the name of one file or folder."""
+    real = Path(os.path.realpath(path))
+    return Reach(real.parts, () if real.is_file() else (BELOW,))
+
+
+def symlinks_to(path: Path) -> Iterator[Path]:
+    """The symlinks that a path leads through, each as a real path but for its own name."""
+    names = list(reversed(path.parts))
+    here, seen = Path("/"), 0
+    while names:
+        name = names.pop()
+        here = here.parent if name == os.pardir else here / name
+        if here.is_symlink() and (seen := seen + 1) <= _MOST_SYMLINKS:
+            yield here
+            names.extend(reversed(here.readlink().parts))
+            here = here.parent
+
+
+_MOST_SYMLINKS = 40
+"""As many as Linux follows, see path_resolution(7)."""
+
+
+def may_make(output: Output, path: str, to: Path) -> bool:
+    """Whether an output may be published as ``path``, a real path or a URL."""
+    names = url_parts(path) if is_url(path) else Path(path).parts
+    reach = published_by(output, folders_below(to))
+    depth = len(reach.start)
+    return names[:depth] == reach.start and may_meet(tuple(map(escape, names[depth:])), reach.rest)
+
+
+def left_out(reach: Reach, read: Reach, exclude: tuple[str, ...]) -> bool:
+    """Whether all that ``reach`` publishes is excluded from what ``read`` matches.
+
+    Of names that are known only as patterns, those count that are excluded by the same pattern.
+    """
+    if not exclude:
+        return False
+    top = len(read.start) if len(read.rest) < 2 else len(read.whole) - 1
+    names = [name for name in (*reach.start, *reach.rest)[top:] if name != BELOW]
+    paths = ("/".join(names[:number]) for number in range(1, len(names) + 1))
+    return any(
+        excluded(name, path, exclude) or name in exclude
+        for name, path in zip(names, paths, strict=True)
+    )

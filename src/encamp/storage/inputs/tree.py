@@ -1,0 +1,295 @@
+"""Trees of files: what is in one, what state it is in, and copies of it."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Literal
+
+from encamp.errors import SourceChanged, UnusableInput
+from encamp.storage.disk.copy import copy_file
+from encamp.storage.disk.disk import Disks
+from encamp.storage.disk.holes import allocated
+from encamp.storage.roots import local_storage_path
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands at one path of a tree, the path relative to the tree; ``goal`` is a symlink's."""
+
+    path: str
+    kind: Literal["file", "folder", "link"]
+    status: os.stat_result
+    goal: str = ""
+
+
+@dataclass(frozen=True)
+class TreeState:
+    """What tells one state of a tree from another.
+
+    ``content`` covers names, kinds, sizes, times of change and goals of symlinks, which are the
+    same on every host and in a copy; ``identity`` also permissions, inodes and devices;
+    ``version`` instead what lasts of these, and what absolute symlinks lead to.
+    ``mtime_ns`` is the newest file's.
+    """
+
+    files: int
+    size: int
+    mtime_ns: int
+    content: str
+    identity: str
+    version: str
+    allocated: int
+    """Bytes of a disk that it needs: fewer than ``size`` where files have holes."""
+    leads_to: tuple[str, ...] = field(default=(), compare=False)
+    """Where its absolute symlinks lead: tasks read it there, it is not copied."""
+
+
+class TreeDigest:
+    """Takes in the entries of a tree one by one, in the order of `walk`."""
+
+    def __init__(self) -> None:
+        self.files = self.size = self.newest = self.allocated = 0
+        self._content = hashlib.blake2b(digest_size=16)
+        self._rest = hashlib.blake2b(digest_size=16)
+        self._version = hashlib.blake2b(digest_size=16)
+        self._disks = Disks()
+        self._leads_to: list[str] = []
+
+    def take_version(self, place: str, entry: Entry) -> None:
+        """Take in what lasts of an entry at ``place`` that its copies have not."""
+        if entry.kind == "file":
+            self._version.update(self._disks.lasting_number(place, entry.status).encode())
+        elif entry.kind == "link" and entry.goal.startswith("/"):
+            self._version.update(_goal_state(entry.goal).encode())
+            self._leads_to.append(entry.goal)
+        self._version.update(b"\0")
+
+    def take(self, entry: Entry) -> None:
+        status = entry.status
+        self.take_facts(entry.path, entry.kind, status.st_size, status.st_mtime_ns, entry.goal)
+        if entry.kind == "file":
+            self.allocated += allocated(status)
+            rest = f"{status.st_mode} {status.st_ino} {status.st_dev}\0"
+            self._rest.update(rest.encode())
+
+    def take_facts(self, path: str, kind: str, size: int, mtime_ns: int, goal: str) -> None:
+        facts = f"{path}\0{kind}\0{goal}"
+        if kind == "file":
+            facts += f"\0{size}\0{mtime_ns}"
+            self.files += 1
+            self.size += size
+            self.newest = max(self.newest, mtime_ns)
+        self._content.update(facts.encode("utf-8", "surrogateescape") + b"\0\0")
+
+    def state(self) -> TreeState:
+        content = self._content.hexdigest()
+        identity = content + self._rest.hexdigest()
+        version = content + self._version.hexdigest()
+        return TreeState(
+            self.files,
+            self.size,
+            self.newest,
+            content,
+            identity,
+            version,
+            self.allocated,
+            tuple(self._leads_to),
+        )
+
+
+def state_of_entries(
+    entries: Iterable[tuple[str, str, int, int]], goal: Callable[[str], str]
+) -> TreeState:
+    """The state of a tree of which only path, kind, size and mtime_ns of its entries are known."""
+    digest = TreeDigest()
+    for path, kind, size, mtime_ns in entries:
+        digest.take_facts(path, kind, size, mtime_ns, goal(path) if kind == "link" else "")
+    return digest.state()
+
+
+def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
+    """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
+    digest = TreeDigest()
+    for entry in walk(tree, exclude):
+        digest.take(entry)
+        digest.take_version(f"{tree}/{entry.path}", entry)
+    return digest.state()
+
+
+def _goal_state(goal: str) -> str:
+    """What stands where an absolute symlink leads."""
+    real = os.path.realpath(goal)
+    try:
+        status = Path(real).stat()
+    except OSError:
+        return f"{real} is not there"
+    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return f"{real} {size} {status.st_mtime_ns} {Disks().lasting_number(real, status)}"
+
+
+def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly: bool) -> TreeState:
+    """Copy a tree to a new folder, symlinks as symlinks; returns the state that was copied.
+
+    ``readonly`` takes away the right to write to files (folders keep it). Raises as `walk` and
+    `copy_file` do.
+    """
+    digest = TreeDigest()
+    target.mkdir(mode=0o700)
+    origin, to = str(source), str(target)
+    for entry in walk(source, exclude):
+        digest.take(entry)
+        place = f"{to}/{entry.path}"
+        status = entry.status
+        if entry.kind == "folder":
+            os.mkdir(place, 0o700)  # noqa: PTH102
+        elif entry.kind == "link":
+            os.symlink(entry.goal, place)
+        else:
+            mode = status.st_mode & 0o555 | 0o400 if readonly else status.st_mode & 0o777 | 0o600
+            expected = (status.st_size, status.st_mtime_ns)
+            copy_file(f"{origin}/{entry.path}", place, expected, mode=mode)
+    return digest.state()
+
+
+def link_tree(source: Path, target: Path) -> int:
+    """Make a new folder like ``source``, its files hard links; returns how many files.
+
+    Raises OSError, also where the disk has no (more) links.
+    """
+    target.mkdir(mode=0o700)
+    files, pending = 0, ["."]
+    while pending:
+        inner = pending.pop()
+        reader = os.open(source / inner, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            writer = os.open(target / inner, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                folders, linked = _link_all(reader, writer)
+            finally:
+                os.close(writer)
+        finally:
+            os.close(reader)
+        files += linked
+        pending.extend(f"{inner}/{name}" for name in folders)
+    return files
+
+
+def _link_all(reader: int, writer: int) -> tuple[list[str], int]:
+    """Link what is in one open folder to another; returns the folders made there, and a count."""
+    folders, files = [], 0
+    with os.scandir(reader) as entries:
+        for entry in entries:
+            name = entry.name
+            if entry.is_dir(follow_symlinks=False):
+                os.mkdir(name, 0o700, dir_fd=writer)
+                folders.append(name)
+            else:  # a symlink is linked as itself
+                files += entry.is_file(follow_symlinks=False)
+                os.link(name, name, src_dir_fd=reader, dst_dir_fd=writer, follow_symlinks=False)
+    return folders, files
+
+
+def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
+    """All entries of a tree, folders before what is in them, in a fixed order.
+
+    The local storage is left out where the tree holds it. Raises `UnusableInput`, or
+    `SourceChanged` where it is seen that the tree changes.
+    """
+    own = _status_of(local_storage_path())
+    pending = [""]
+    while pending:
+        inner = pending.pop()
+        folders = []
+        for found in _listed(tree, inner):
+            path = f"{inner}/{found.name}" if inner else found.name
+            if exclude and excluded(found.name, path, exclude):
+                continue
+            entry = _entry(found, path)
+            if entry is None:
+                continue  # it went away since the folder was listed
+            if entry.kind == "folder":
+                if own is not None and os.path.samestat(entry.status, own):
+                    continue
+                folders.append(path)
+            yield entry
+        pending.extend(reversed(folders))
+
+
+def _status_of(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
+
+
+def _listed(tree: Path, inner: str) -> list[os.DirEntry[str]]:
+    folder = f"{tree}/{inner}" if inner else str(tree)
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=_raw_name)
+    except OSError as exc:
+        if inner and isinstance(exc, FileNotFoundError | NotADirectoryError):
+            raise SourceChanged(folder) from exc  # it was a folder a moment ago
+        raise UnusableInput(folder, why_unusable(exc)) from exc
+
+
+def _raw_name(entry: os.DirEntry[str]) -> bytes:
+    return os.fsencode(entry.name)
+
+
+def why_unusable(exc: OSError) -> str:
+    """What keeps an input from being used, in words."""
+    if isinstance(exc, FileNotFoundError):
+        return "it is not there (a broken symlink?)"
+    return (exc.strerror or str(exc)).lower()
+
+
+def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
+    try:
+        return _entry_as_it_is(found, path)
+    except FileNotFoundError:
+        return None
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:  # a symlink no more
+            raise SourceChanged(found.path) from exc
+        raise UnusableInput(found.path, why_unusable(exc)) from exc
+
+
+def _entry_as_it_is(found: os.DirEntry[str], path: str) -> Entry:
+    status = found.stat(follow_symlinks=False)
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFREG:
+        return Entry(path, "file", status)
+    if kind == stat.S_IFDIR:
+        return Entry(path, "folder", status)
+    if kind == stat.S_IFLNK:
+        return Entry(path, "link", status, os.readlink(found.path))
+    why = f"it is {special(status)}; leave it out with exclude={found.name!r}"
+    raise UnusableInput(found.path, why)
+
+
+def special(status: os.stat_result) -> str:
+    """What a file is that is neither file, folder nor symlink."""
+    kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
+    return next((name for test, name in kinds if test(status.st_mode)), "a device")
+
+
+def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name, or a path below a tree, is matched by one of the exclude patterns.
+
+    A pattern that begins with a slash is for a path from the top of the tree on.
+    """
+    return any(_excludes(pattern.rstrip("/"), name, path) for pattern in patterns)
+
+
+def _excludes(pattern: str, name: str, path: str) -> bool:
+    if "/" not in pattern:
+        return fnmatch(name, pattern)
+    return fnmatch(f"/{path}" if pattern.startswith("/") else path, pattern)

@@ -1,0 +1,108 @@
+"""Which files of a task's folder are inputs that the task has left as they were."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from encamp.errors import UnusableInput
+from encamp.storage.cache.cache import HostCache
+from encamp.storage.inputs.mirror import Item, left_out
+from encamp.storage.roots import local
+
+_CHUNK = 1 << 20
+
+
+class Unchanged:
+    """Compares what is in ``folder`` with the inputs that were put there, by their bytes.
+
+    Times tell too little: a task may set them, or touch what it leaves alone.
+    """
+
+    def __init__(self, folder: Path, items: Iterable[Item], cache: HostCache) -> None:
+        self._folder, self._cache = folder, cache
+        self._files: dict[str, Item] = {}
+        self._trees: dict[str, Item] = {}
+        for item in items:
+            (self._trees if item.kind == "tree" else self._files)[item.target] = item
+
+    def __call__(self, path: str) -> bool:
+        """Whether a path in the folder is an input, or in one, as it was put there."""
+        found = self._item_of(path)
+        return found is not None and self._is_still(path, *found)
+
+    def _item_of(self, path: str) -> tuple[Item, str] | None:
+        """The input that was put at a path, and what of the path is inside of it."""
+        if (item := self._files.get(path)) is not None:
+            return item, ""
+        above = path
+        while above := above.rpartition("/")[0]:
+            if (item := self._trees.get(above)) is not None:
+                inner = path[len(above) :]
+                was_put_there = not left_out(PurePosixPath(inner[1:]), item.exclude)
+                return (item, inner) if was_put_there else None
+        return None
+
+    def is_from(self, path: str, final: Path) -> bool:
+        """Whether a path in the folder is an input, or in one, whose source is ``final``."""
+        with suppress(OSError, UnusableInput):
+            return final.samefile(self._source(path))
+        return False
+
+    def _source(self, path: str) -> str:
+        item, inner = self._item_of(path) or (None, "")
+        return f"{local(item.source)}{inner}" if item is not None and item.url is None else ""
+
+    def _is_still(self, path: str, item: Item, inner: str) -> bool:
+        """By what is in the cache, or by the source if that is still what was planned."""
+        place = f"{self._folder}/{path}"
+        with suppress(OSError):
+            return _same(place, f"{self._cache.place_of(item)}{inner}")
+        if item.url is not None:
+            return False
+        with suppress(OSError, UnusableInput):
+            source = f"{local(item.source)}{inner}"
+            found, now = Path(source).stat(), Path(place).lstat()
+            if inner or (found.st_size, found.st_mtime_ns) == (item.size, item.mtime_ns):
+                return _same(place, source)
+            return (now.st_size, now.st_mtime_ns) == (item.size, item.mtime_ns)
+        return False
+
+
+def _same(place: str, original: str) -> bool:
+    """Whether two are alike: links to the same, files with the same bytes, or folders."""
+    now, before = Path(place).lstat(), Path(original).lstat()
+    if stat.S_ISLNK(now.st_mode) and stat.S_ISLNK(before.st_mode):
+        return Path(place).readlink() == Path(original).readlink()
+    if stat.S_ISDIR(now.st_mode) and stat.S_ISDIR(before.st_mode):
+        return True
+    if stat.S_ISLNK(now.st_mode):
+        return False
+    if stat.S_ISLNK(before.st_mode):
+        before = Path(original).stat()  # a file by another name came as the file
+    if not (stat.S_ISREG(now.st_mode) and stat.S_ISREG(before.st_mode)):
+        return False
+    if now.st_size != before.st_size:
+        return False
+    if (now.st_dev, now.st_ino) == (before.st_dev, before.st_ino):
+        return True  # a link to it, which was seen to be as it was
+    return _same_bytes(place, original)
+
+
+def _same_bytes(first: str, second: str) -> bool:
+    with Path(first).open("rb", buffering=0) as one, Path(second).open("rb", buffering=0) as other:
+        while block := one.read(_CHUNK):
+            if block != _exactly(other.fileno(), len(block)):
+                return False
+        return not other.read(1)
+
+
+def _exactly(fd: int, size: int) -> bytes:
+    parts = []
+    while size and (part := os.read(fd, size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

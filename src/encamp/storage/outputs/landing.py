@@ -1,0 +1,251 @@
+"""Outputs of hosts that do not see the destination: sent in pieces, and taken in over there.
+
+    the task's host                                  the destination's host
+    send_file ── pieces ──► Channel ──► Receiver.land: temporary names beside the final ones
+
+It is the other direction of `ship`. Publishing is the same for both: by `publish.publish`, on the
+destination's host.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+
+from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
+from encamp.storage.disk.copy import write_at
+from encamp.storage.disk.disk import disk_full, flushed, set_permissions
+from encamp.storage.disk.holes import Hashed, data_parts, is_sparse
+from encamp.storage.disk.trusted import Trust, opened
+from encamp.storage.inputs.ship import CHUNK, Sender, digest_of_piece
+from encamp.storage.outputs.parts import PART, Written, discard
+from encamp.storage.roots import Portable, SharedPath, below, local, with_name
+
+if TYPE_CHECKING:
+    from encamp.storage.inputs.mirror import Item
+    from encamp.storage.outputs.outputs import Output
+
+
+@dataclass(frozen=True)
+class Far:
+    """Where an output goes that this host cannot see: a folder of another's, and a path below."""
+
+    folder: Portable
+    inner: PurePosixPath
+
+    @property
+    def place(self) -> Portable:
+        """The path as all hosts understand it."""
+        return below(self.folder, str(self.inner))
+
+    def __str__(self) -> str:
+        folder = self.folder
+        return f"{folder.rest if isinstance(folder, SharedPath) else folder}/{self.inner}"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one output from some place on; ``token`` tells its temporary name from others'.
+
+    The first piece begins at 0, also where a hole is there. ``size`` is the whole file's, told by
+    the last piece only.
+    """
+
+    folder: Portable
+    inner: str
+    token: str
+    offset: int
+    data: bytes
+    digest: bytes
+    permissions: int
+    size: int | None
+
+
+@dataclass(frozen=True)
+class Landed:
+    """Where an output is now, and where it is to be."""
+
+    part: Portable
+    final: Portable
+    written: Written | None = None
+    """The file when it is whole."""
+
+
+class OutputChannel(Protocol):
+    """Reaches the other side; a call blocks until it is done there, and raises what it raises."""
+
+    def land(self, piece: Piece) -> Landed:
+        """Add a piece to a file."""
+
+
+def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tuple[Landed, int, str]:
+    """Send a file; returns where it is, its size, and its blake2b-128 in hexadecimal.
+
+    Holes are not sent. Raises OSError from this host's disk, and what the other side raises.
+    """
+    hashed = Hashed()
+    with source.open("rb", buffering=0) as reader:
+        permissions = os.fstat(reader.fileno()).st_mode & 0o777 | 0o200
+        for offset, data, last in _blocks(reader.fileno()):
+            hashed.zeros(offset - hashed.size)
+            hashed.update(data)
+            size = hashed.size if last else None
+            digest = digest_of_piece(data)
+            inner = str(to.inner)
+            piece = Piece(to.folder, inner, token, offset, data, digest, permissions, size)
+            landed = channel.land(piece)
+    return landed, hashed.size, hashed.digest
+
+
+def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
+    """Where bytes are, the bytes, and whether they are the last; at least one, the first at 0."""
+    at, data = 0, b""
+    size = os.fstat(fd).st_size
+    for begin, end in _parts(fd):
+        while block := os.pread(fd, min(CHUNK, end - begin), begin):
+            if data or begin:
+                yield at, data, False
+            at, data = begin, block
+            begin += len(block)
+    if at + len(data) < size:  # a hole at the end
+        yield at, data, False
+        at, data = size, b""
+    yield at, data, True
+
+
+def _parts(fd: int) -> Iterator[tuple[int, int]]:
+    """Where to read, up to wherever the file ends."""
+    status = os.fstat(fd)
+    if is_sparse(status):
+        yield from data_parts(fd, status.st_size)
+        yield status.st_size, sys.maxsize
+    else:
+        yield 0, sys.maxsize
+
+
+class Receiver:
+    """Takes in outputs, for ``folders`` of this host and those below them only.
+
+    With each there is how far it is believed.
+    """
+
+    def __init__(self, folders: Mapping[Path, Trust]) -> None:
+        self._allowed = folders
+        self._parts: set[Path] = set()
+
+    def land(self, piece: Piece) -> Landed:
+        """Add a piece to its file, and see that the whole is on the disk if it is the last.
+
+        Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
+        """
+        final, trust = self._final(piece)
+        part = final.with_name(f"{PART}{piece.token}")
+        if digest_of_piece(piece.data) != piece.digest:
+            why = f"the bytes from {piece.offset} on were changed on the way"
+            raise ShippingFailed(piece.inner, why)
+        if piece.offset == 0:
+            self._parts.add(part)
+        elif part not in self._parts:
+            raise ShippingFailed(piece.inner, "its first piece is missing")
+        try:
+            written = _write(part, trust, piece)
+        except OSError as exc:
+            discard(part)
+            why = (exc.strerror or str(exc)).lower()
+            full = disk_full(exc, final, len(piece.data))
+            raise full or BadDestination(printable(final), why) from exc
+        to = below(piece.folder, piece.inner)
+        return Landed(with_name(to, part.name), to, written)
+
+    def _final(self, piece: Piece) -> tuple[Path, Trust]:
+        inner = PurePosixPath(piece.inner)
+        if inner.is_absolute() or ".." in inner.parts or "/" in piece.token or not inner.name:
+            raise UnsafeTarget(piece.inner, "would leave its destination")
+        folder = local(piece.folder)
+        if folder not in self._allowed:
+            raise BadDestination(str(folder), "it is no destination of the task's")
+        return folder / inner, self._allowed[folder].below(len(inner.parts) - 1)
+
+    def discard(self) -> None:
+        """Remove what was not published."""
+        for part in self._parts:
+            discard(part)
+
+
+class Depot:
+    """What one task has on this side: its inputs, to be sent, and outputs that come.
+
+    Any thread may use it. When it is closed nothing goes or comes any more.
+    """
+
+    def __init__(self, inputs: Iterable[Item], outputs: Iterable[Output]) -> None:
+        self._inputs, self._outputs = inputs, outputs
+        self._lock = threading.Lock()
+        self._sender: Sender | None = None
+        self._receiver: Receiver | None = None
+        self._over = False
+
+    def answer(self, question: Any) -> Any:
+        """Answer a host that does not see this one's disk; may wait for the disk.
+
+        Questions are ``(what, path or piece, detail)``; `Sender` and `Receiver` say what they
+        raise. "over" asks whether nobody wants the task any more.
+        """
+        what, about, detail = question
+        if what == "over":
+            return self._over
+        with self._lock:
+            if self._over:
+                raise UnusableInput(str(about), "the task that asks for it has ended")
+            if what == "land":
+                return self._taker.land(about)
+            giver = self._giver
+            return giver.chunk(about, detail) if what == "chunk" else giver.entries(about, detail)
+
+    @property
+    def _taker(self) -> Receiver:
+        if self._receiver is None:
+            places = {one.at: one.trust for one in self._outputs if one.at is not None}
+            self._receiver = Receiver({local(at): trust for at, trust in places.items()})
+        return self._receiver
+
+    @property
+    def _giver(self) -> Sender:
+        if self._sender is None:
+            self._sender = Sender(local(i.source) for i in self._inputs if i.url is None)
+        return self._sender
+
+    def stop(self) -> None:
+        """The task is not wanted any more."""
+        self._over = True
+
+    def close(self) -> None:
+        """Remove what has come and was not published; may wait for the disk."""
+        self.stop()
+        with self._lock:
+            if self._receiver is not None:
+                self._receiver.discard()
+
+
+def _write(part: Path, trust: Trust, piece: Piece) -> Written | None:
+    """Add a piece; returns what the file is like if it is the last."""
+    first = piece.offset == 0
+    new = os.O_CREAT | os.O_EXCL if first else 0
+    with opened(part.parent, trust, make=first) as folder:
+        flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | new
+        fd = os.open(part.name, flags, 0o600, dir_fd=folder)
+    try:
+        write_at(fd, piece.data, piece.offset)
+        if piece.size is not None:
+            os.ftruncate(fd, piece.size)
+            set_permissions(fd, piece.permissions & 0o777, part)
+            flushed(fd, part)
+            return Written.of(os.fstat(fd))
+    finally:
+        os.close(fd)
+    return None

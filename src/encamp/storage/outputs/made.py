@@ -1,0 +1,279 @@
+"""What of a task's folder goes home, and as what: files, symlinks and empty folders.
+
+A symlink goes home as one if what it leads to goes home with it, below the same destination, so
+that it leads there again. Otherwise it goes home as what it leads to: a file, or, where a pattern
+matches the symlink itself, a tree. What can go home in no way is an error: nothing is left out.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from encamp.errors import UnusableOutput, printable
+from encamp.storage.inputs.globs import is_glob
+from encamp.storage.inputs.mirror import find, globstar_depth, renamed
+from encamp.storage.inputs.tree import special
+
+if TYPE_CHECKING:
+    from encamp.storage.outputs.outputs import Output
+
+Kind = Literal["file", "link", "folder"]
+"""As what something goes home; a ``folder`` is an empty one."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """Something that goes home: its path in the task's folder, and below its destination.
+
+    ``goal`` is where a symlink is to lead at home.
+    """
+
+    path: str
+    inner: PurePosixPath
+    output: Output
+    kind: Kind
+    goal: str = ""
+
+
+@dataclass(frozen=True)
+class _Link:
+    """A symlink, as long as it is not known what goes home; ``top`` if a pattern matches it."""
+
+    path: str
+    inner: PurePosixPath
+    output: Output
+    top: bool
+
+
+class Homebound:
+    """Collects what the output patterns of one task match in its folder."""
+
+    def __init__(
+        self,
+        folder: Path,
+        task: str,
+        *,
+        lenient: bool = False,
+        unchanged: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._folder = folder
+        self._unchanged = unchanged
+        self.passed: list[Made] = []
+        """Inputs that patterns match, but that are as they were put there, and so no outputs."""
+        self._task = task
+        self._lenient = lenient
+        self._made: list[Made] = []
+        self._links: deque[_Link] = deque()
+        self._inside = {str(folder)}
+        self._homes: dict[str, list[tuple[object, PurePosixPath]]] = {}
+
+    @cached_property
+    def _real(self) -> str:
+        return os.path.realpath(self._folder)
+
+    def add(self, output: Output) -> bool:
+        """Take in what a pattern matches; returns whether it matches anything.
+
+        Raises `UnusableOutput` for what cannot go home; so does `all`. A lenient one leaves that
+        out.
+        """
+        before = len(self._made), len(self._links)
+        matches = find(output.pattern, self._folder)
+        self._check_listable(output.pattern)
+        depth = globstar_depth(output.pattern, self._folder)
+        holders = {parent for match in matches for parent in match.parents} if depth else set()
+        for match in matches:
+            inner = PurePosixPath(*match.parts[depth:]) if depth else PurePosixPath(match.name)
+            if inner.name:
+                to = inner.parent / renamed(output.rename, match.name)
+                path = os.path.relpath(match, self._folder)
+                with self._leniency():
+                    self._take(path, to, output, top=True, held=match in holders)
+        return (len(self._made), len(self._links)) != before
+
+    def all(self) -> list[Made]:
+        """All that goes home, now that it is known what does."""
+        links: list[_Link] = []
+        while self._links:
+            link = self._links.popleft()
+            with self._leniency():
+                if not self._unfolded(link):
+                    links.append(link)
+        for link in links:
+            with self._leniency():
+                self._made.append(self._resolved(link))
+        return self._made
+
+    def _take(
+        self, path: str, inner: PurePosixPath, output: Output, *, top: bool, held: bool = False
+    ) -> None:
+        """Take in one match; of a folder that is ``held`` the pattern matches what is in it."""
+        self._check_inside(path)
+        status = (self._folder / path).lstat()
+        if stat.S_ISDIR(status.st_mode):
+            self._homes.setdefault(path, []).append((_base(output), inner))
+            if not held:
+                self._take_tree(path, inner, output)
+        else:
+            self._take_leaf(path, inner, output, status, top=top)
+
+    def _take_leaf(
+        self,
+        path: str,
+        inner: PurePosixPath,
+        output: Output,
+        status: os.stat_result,
+        *,
+        top: bool = False,
+    ) -> None:
+        if self._passes(path, inner, output):
+            return
+        self._homes.setdefault(path, []).append((_base(output), inner))
+        if stat.S_ISLNK(status.st_mode):
+            self._links.append(_Link(path, inner, output, top))
+        elif stat.S_ISREG(status.st_mode):
+            self._made.append(Made(path, inner, output, "file"))
+        else:
+            raise self._refusal(path, f"it is {special(status)}; have the task remove it")
+
+    def _take_tree(self, path: str, inner: PurePosixPath, output: Output) -> None:
+        empty = True
+        for below, status in entries_below(self._folder / path):
+            empty = False
+            made, to = os.path.join(path, below), inner / below  # noqa: PTH118
+            if status is None:
+                if not self._passes(made, to, output):
+                    self._made.append(Made(made, to, output, "folder"))
+            elif stat.S_ISDIR(status.st_mode):
+                self._homes.setdefault(made, []).append((_base(output), to))
+            else:
+                with self._leniency():
+                    self._take_leaf(made, to, output, status)
+        if empty and not self._passes(path, inner, output):
+            self._made.append(Made(path, inner, output, "folder"))
+
+    def _passes(self, path: str, inner: PurePosixPath, output: Output) -> bool:
+        """Whether it is an input that was left as it was, and is not meant by its name."""
+        if self._unchanged is None or not is_glob(output.pattern):
+            return False
+        if not self._unchanged(path):
+            return False
+        self.passed.append(Made(path, inner, output, "file"))
+        return True
+
+    def _check_inside(self, path: str) -> None:
+        """What a pattern matches beyond a symlink may be anybody's."""
+        parent = str((self._folder / path).parent)
+        if parent not in self._inside:
+            real = os.path.realpath(parent)
+            if not Path(real).is_relative_to(self._real):
+                raise self._refusal(
+                    path, f"it is outside of the task's folder, in {printable(real)}"
+                )
+            self._inside.add(parent)
+
+    def _goal_of(self, link: _Link) -> str:
+        """The path in the task's folder of what a symlink leads to."""
+        place = self._folder / link.path
+        real, says = os.path.realpath(place), f"leads to {printable(place.readlink())}"
+        if not os.path.lexists(real) or Path(real).is_symlink():
+            raise self._refusal(link.path, f"it is a symlink that {says}, where nothing is")
+        if not Path(real).is_relative_to(self._real):
+            why = (
+                f"it is a symlink that {says}, outside of the task's folder; have the task copy it"
+            )
+            raise self._refusal(link.path, why)
+        return os.path.relpath(real, self._real)
+
+    def _unfolded(self, link: _Link) -> bool:
+        """Take in the tree that a matched symlink leads to, if it goes home in no other way."""
+        goal = self._goal_of(link)
+        if not link.top or self._home_of(link, goal) is not None:
+            return False
+        if not (self._folder / goal).is_dir():
+            return False
+        self._homes[link.path].remove((_base(link.output), link.inner))
+        self._homes.setdefault(goal, []).append((_base(link.output), link.inner))
+        self._take_tree(goal, link.inner, link.output)
+        return True
+
+    def _resolved(self, link: _Link) -> Made:
+        goal = self._goal_of(link)
+        if (text := self._home_of(link, goal)) is not None:
+            return Made(link.path, link.inner, link.output, "link", text)
+        if (self._folder / goal).is_file():
+            return Made(link.path, link.inner, link.output, "file")
+        if (self._folder / goal).is_dir():
+            why = f"it is a symlink to the folder {printable(goal)}, which is no output itself"
+        else:
+            why = f"it is a symlink to {printable(goal)}, which is no file"
+        raise self._refusal(link.path, why)
+
+    def _home_of(self, link: _Link, goal: str) -> str | None:
+        """Where a symlink is to lead at home; None if what it leads to does not go there."""
+        if "://" in link.output.to:
+            return None  # no service knows symlinks
+        base, above = _base(link.output), link.inner.parent
+        text = str((self._folder / link.path).readlink())
+        next_one = os.path.normpath(os.path.join(os.path.dirname(link.path), text))  # noqa: PTH118, PTH120
+        there = PurePosixPath(os.path.normpath(above / text))
+        if not text.startswith("/") and (base, there) in self._homes.get(next_one, ()):
+            return text
+        for other, home in self._homes.get(goal, ()):
+            if other == base and home != link.inner:
+                return os.path.relpath(home, above)
+        return None
+
+    def _check_listable(self, pattern: str) -> None:
+        """What is in a folder that cannot be listed would be missing without a word."""
+        parts = PurePosixPath(pattern).parts
+        if os.geteuid() == 0 or not any(c in "*?[" for part in parts[:-1] for c in part):
+            return
+        for depth in range(1, len(parts)):
+            above = str(PurePosixPath(*parts[:depth]))
+            for folder in find(above, self._folder):
+                if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+                    raise self._refusal(
+                        os.path.relpath(folder, self._folder), "it cannot be listed"
+                    )
+
+    def _refusal(self, path: str, why: str) -> UnusableOutput:
+        return UnusableOutput(self._task, path, why)
+
+    def _leniency(self) -> suppress:
+        return suppress(*((UnusableOutput,) if self._lenient else ()))
+
+
+def _base(output: Output) -> object:
+    """What tells one destination folder from another."""
+    return output.to if output.at is None else output.at
+
+
+def entries_below(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
+    """What is below a folder, by its path from there, in a fixed order; None for an empty folder.
+
+    Symlinks are not followed. Raises OSError for a folder that cannot be listed.
+    """
+    pending = [""]
+    while pending:
+        inner = pending.pop()
+        with os.scandir(f"{top}/{inner}") as found:
+            entries = sorted(found, key=lambda entry: os.fsencode(entry.name))
+        if inner and not entries:
+            yield inner, None
+        folders = []
+        for entry in entries:
+            path = f"{inner}/{entry.name}" if inner else entry.name
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                folders.append(path)
+            yield path, status
+        pending.extend(reversed(folders))

@@ -1,0 +1,102 @@
+"""Files that have not got their final names yet: how they are called, and how they go."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+
+from encamp.errors import printable
+from encamp.model import quickly_pickled
+from encamp.storage.disk.owners import uid_of_new_files
+
+PART = ".encamp-"
+"""How temporary names begin; hidden, so that ordinary patterns do not match them."""
+
+BEACON = "-beacon"
+"""How the name of a beacon ends; between the two is the token of its owner (see `beacon`)."""
+
+
+@quickly_pickled
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What tells a temporary file from one that another user has put in its place."""
+
+    uid: int
+    inode: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Written:
+        """What a file's status says."""
+        return cls(status.st_uid, status.st_ino, status.st_mtime_ns)
+
+
+_TOKEN_BYTES = 6
+_TOKEN = re.compile(rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
+
+
+def new_token() -> str:
+    """What the temporary names of one owner (a run, a cluster) have in common, and no others."""
+    return token_hex(_TOKEN_BYTES)
+
+
+def is_token(text: str) -> bool:
+    """Whether a text has the form of a token."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def discard(part: Path) -> None:
+    """Remove a temporary file; what cannot be removed is warned of, and no reason to stop."""
+    try:
+        part.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as exc:
+        warnings.warn(f"cannot remove the temporary file {printable(part)}: {exc}", stacklevel=3)
+
+
+def discard_leftovers(folders: Iterable[Path], token: str, owner: int) -> None:
+    """Remove temporary files of one token and user from folders and those below.
+
+    What is no token matches nothing, and files of other users stay.
+    """
+    if not is_token(token):
+        return
+    pending = [os.fspath(folder) for folder in folders]
+    while pending:
+        with suppress(OSError), os.scandir(pending.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith(PART + token):
+                    _discard_of(entry, owner)
+                elif entry.is_dir(follow_symlinks=False):
+                    pending.append(entry.path)
+
+
+def _discard_of(entry: os.DirEntry[str], owner: int) -> None:
+    with suppress(OSError):
+        status = entry.stat(follow_symlinks=False)
+        if status.st_uid == owner and not stat.S_ISDIR(status.st_mode):
+            discard(Path(entry.path))
+
+
+def token_of_beacon(name: str) -> str:
+    """The token in the name of a beacon; empty for any other name."""
+    token = name.removeprefix(PART).removesuffix(BEACON)
+    return token if name == f"{PART}{token}{BEACON}" and is_token(token) else ""
+
+
+def discard_noted(part: Path) -> None:
+    """Remove a temporary file of a dead owner; for a beacon all that have its owner's token."""
+    if token := token_of_beacon(part.name):
+        owner = uid_of_new_files(part.parent)
+        if owner is not None:
+            discard_leftovers([part.parent], token, owner)
+    elif part.name.startswith(PART):
+        discard(part)

@@ -1,0 +1,339 @@
+"""Making staged outputs visible: by rename, by one party, whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from encamp.errors import BadDestination, EncampError, OutputExists, printable
+from encamp.model import Published
+from encamp.storage import remote
+from encamp.storage.disk.disk import disk_full, keeps_owners
+from encamp.storage.disk.flush import flush_files, flush_folder
+from encamp.storage.disk.own_files import open_regular
+from encamp.storage.disk.trusted import NAMED, Trust, open_folder, opened
+from encamp.storage.disk.visible import is_network_device, until_visible
+from encamp.storage.outputs.outputs import Staged
+from encamp.storage.outputs.parts import PART, Written
+from encamp.storage.remote import is_url
+from encamp.storage.roots import Portable, local
+
+_NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+def publish(
+    staged: Collection[Staged],
+    *,
+    flush: bool = True,
+    own: Collection[str] = (),
+    checked: bool = False,
+) -> list[Published]:
+    """Give staged files their final names; returns what is there now.
+
+    What is there already is replaced, or kept, or an error (`OutputExists`, and nothing is
+    published), as each output says; ``own`` are final names that may be replaced anyway, being
+    earlier results of the same task. A file is seen whole or not at all; of several files none is
+    made visible if one is seen beforehand not to go. With ``flush`` the names
+    are on the disk on return; without, the caller sees to that with `flush_folders`. Blocks, on a
+    network disk also until it shows what another host has written there. ``checked`` if
+    `names_to_take` was asked just now, which looks at the same. Raises `BadDestination`, also for a
+    temporary file that is gone or was tampered with.
+    """
+    for one in staged if not checked else ():
+        _check(one, own)
+    published = [_published(one, own) for one in staged]
+    if flush:
+        flush_folders(parents(published))
+    return published
+
+
+def staged_by(one: Staged, token: str) -> bool:
+    """Whether its temporary file is beside its final name, and named for this owner."""
+    folder, _, _ = final_name(one.final).rpartition("/")
+    above, _, name = final_name(one.part).rpartition("/")
+    return above == folder and name.startswith(f"{PART}{token}")
+
+
+def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]:
+    """The final names that `publish` is going to give, but for those that are kept.
+
+    Raises as it does where that is seen beforehand.
+    """
+    for one in staged:
+        _check(one, own)
+    given = ((one, final_name(one.final)) for one in staged)
+    return [
+        name
+        for one, name in given
+        if one.kind != "folder"
+        and (one.existing == "replace" or name in own or not _is_there(one.final))
+    ]
+
+
+def _check(one: Staged, own: Collection[str]) -> None:
+    name = final_name(one.final)
+    if one.kind == "folder":
+        return _check_folder(one, name)
+    if one.existing == "error" and name not in own and _is_there(one.final):
+        raise OutputExists(name)
+    if is_url(one.final):
+        return None
+    try:
+        _check_way(os.path.dirname(name), one.trust)  # noqa: PTH120
+        if _is_folder(name) and not (one.kind == "link" and Path(name).is_symlink()):
+            raise BadDestination(name, "there is a folder of that name")
+        if one.kind == "link":
+            return None
+        part = local(one.part)
+        whole = _is_as_written(one, part, until_visible(part, one.size), None)
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+    if not whole:
+        raise BadDestination(name, f"its temporary file {printable(local(one.part))} was changed")
+    return None
+
+
+def _check_way(folder: str, trust: Trust) -> None:
+    """Raise `BadDestination` if another user has put a link or folder on the way to a folder."""
+    with suppress(FileNotFoundError):
+        os.close(open_folder(folder, trust))
+
+
+def _is_folder(name: str) -> bool:
+    """Raises OSError where that cannot be seen."""
+    try:
+        return stat.S_ISDIR(Path(name).stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return False
+        raise
+
+
+def _is_as_written(
+    one: Staged, path: Path | str, status: os.stat_result, folder: int | None
+) -> bool:
+    """Whether a file is the one that was staged, and nobody has written to it since.
+
+    ``path`` may be relative to the descriptor of a folder. Network disks may show another inode
+    and time on another host; there its bytes are compared.
+    """
+    if not stat.S_ISREG(status.st_mode) or status.st_size != one.size or one.written is None:
+        return False
+    if Written.of(status) == one.written:
+        return True
+    if not is_network_device(status.st_dev):
+        return False
+    shows_owners = keeps_owners(status.st_dev)
+    if shows_owners and status.st_uid not in (one.written.uid, os.geteuid()):
+        return False
+    return digest_of(path, folder) == one.digest
+
+
+def _check_folder(one: Staged, name: str) -> None:
+    """An empty folder shows nothing that could be half there: it is made before all else."""
+    if is_url(one.final):
+        return remote.make_folder(name)
+    try:
+        with opened(Path(name), one.trust.below(1), make=True):
+            pass
+    except NotADirectoryError as exc:
+        raise BadDestination(name, "there is a file of that name") from exc
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+    return None
+
+
+def final_name(final: Portable) -> str:
+    """A final name as this host calls it."""
+    return final if isinstance(final, str) else str(local(final))
+
+
+def _is_there(final: Portable) -> bool:
+    if is_url(final):
+        return remote.size_of(str(final)) is not None
+    return os.path.lexists(local(final))
+
+
+def _published(one: Staged, own: Collection[str]) -> Published:
+    name = final_name(one.final)
+    replace = one.existing == "replace" or name in own
+    if one.kind == "folder":
+        return Published(name, 0, 0, "", kind="folder")
+    if is_url(one.final):
+        return _published_url(one, name, replace=replace)
+    try:
+        with opened(Path(name).parent, one.trust, make=one.kind == "link") as folder:
+            return _named(one, name, folder, replace=replace)
+    except OSError as exc:
+        raise BadDestination(name, (exc.strerror or str(exc)).lower()) from exc
+
+
+def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
+    """Give a temporary file its final name; both are in ``folder``, a descriptor."""
+    part, final = local(one.part).name, os.path.basename(name)  # noqa: PTH119
+    if one.kind == "link":
+        with suppress(FileNotFoundError):
+            os.unlink(part, dir_fd=folder)
+        os.symlink(one.goal, part, dir_fd=folder)
+    if replace:
+        os.rename(part, final, src_dir_fd=folder, dst_dir_fd=folder)
+    elif not _moved_if_new(part, final, folder):
+        if one.existing == "error":
+            raise OutputExists(name)
+        return _as_it_is(name, folder)
+    found = os.stat(final, dir_fd=folder, follow_symlinks=False)
+    if one.kind == "file" and not _is_as_written(one, final, found, folder):
+        raise BadDestination(name, "somebody has put another file there meanwhile")
+    return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
+
+
+def _moved_if_new(part: str, final: str, folder: int) -> bool:
+    """Rename, but never over something: a link is refused where a rename would replace.
+
+    On a disk without links it is looked for first, which cannot see what comes right then.
+    """
+    try:
+        os.link(part, final, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        os.unlink(part, dir_fd=folder)
+        return False
+    except OSError as exc:
+        if exc.errno not in _NO_LINK:
+            raise
+        if new := not _is_in(final, folder):
+            os.rename(part, final, src_dir_fd=folder, dst_dir_fd=folder)
+        else:
+            os.unlink(part, dir_fd=folder)
+        return new
+    os.unlink(part, dir_fd=folder)
+    return True
+
+
+def _is_in(name: str, folder: int) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _as_it_is(path: str, folder: int) -> Published:
+    name = os.path.basename(path)  # noqa: PTH119
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    if stat.S_ISLNK(found.st_mode):
+        goal, size, at = os.readlink(name, dir_fd=folder), found.st_size, found.st_mtime_ns
+        return Published(path, size, at, "", kept=True, kind="link", goal=goal)
+    digest = digest_of(name, folder)
+    return Published(path, found.st_size, found.st_mtime_ns, digest, kept=True)
+
+
+def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
+    part = str(one.part)
+    if not replace and remote.size_of(name) is not None:
+        remote.remove(part)
+        if one.existing == "error":
+            raise OutputExists(name)
+        return Published(name, remote.size_of(name) or 0, 0, "", kept=True)
+    remote.move(part, name)
+    return Published(name, one.size, 0, one.digest)
+
+
+def parents(published: Iterable[Published]) -> set[Path]:
+    """The folders on disks of this host that published files are in."""
+    names = {os.path.dirname(one.path) for one in published if not is_url(one.path)}  # noqa: PTH120
+    return set(map(Path, names))
+
+
+def flush_copies(staged: Iterable[Staged], others: Iterable[Path] = ()) -> dict[Portable, OSError]:
+    """Wait until copies that `stage` left to this process, and other files, are on the disk.
+
+    Returns the (temporary) names of those that could not be brought there, and why.
+    """
+    names: dict[Path, Portable] = {local(one.part): one.part for one in staged if not one.flushed}
+    names |= {file: str(file) for file in others}
+    return {names[file]: exc for file, exc in flush_files(names).items()}
+
+
+def flush_error(one: Staged, exc: OSError) -> EncampError:
+    """Why a copy that `flush_copies` names cannot be published."""
+    name = final_name(one.final)
+    full = disk_full(exc, Path(name), one.size)
+    return full or BadDestination(name, (exc.strerror or str(exc)).lower())
+
+
+def flush_folders(folders: Iterable[Path]) -> None:
+    """Wait until the names in these folders are on the disk. Raises `BadDestination`."""
+    for folder in folders:
+        try:
+            flush_folder(folder)
+        except OSError as exc:
+            why = f"its new files may not outlive a power cut: {(exc.strerror or str(exc)).lower()}"
+            raise BadDestination(str(folder), why) from exc
+
+
+def intact(published: Published, trust: Trust = NAMED) -> bool:
+    """Whether a published file is still there as it was: same size and time, or same bytes.
+
+    It is not if another user's link is on the way there; see `trusted`.
+    """
+    try:
+        if is_url(published.path) and published.kind == "folder":
+            return True
+        if is_url(published.path):
+            return remote.size_of(published.path) == published.size
+        above, _, name = published.path.rpartition("/")
+        folder = open_folder(above or "/", trust)
+        try:
+            return _is_intact(published, name, folder)
+        finally:
+            os.close(folder)
+    except (OSError, ValueError, EncampError):  # a name with a null character is none
+        return False
+
+
+def _is_intact(published: Published, name: str, folder: int) -> bool:
+    if published.kind == "link":
+        return os.readlink(name, dir_fd=folder) == published.goal
+    found = os.stat(name, dir_fd=folder)
+    if published.kind == "folder":
+        return stat.S_ISDIR(found.st_mode)
+    if found.st_size != published.size or not stat.S_ISREG(found.st_mode):
+        return False
+    return found.st_mtime_ns == published.mtime_ns or digest_of(name, folder) == published.digest
+
+
+def digest_of(path: Path | str, folder: int | None = None) -> str:
+    """blake2b-128 of a file, in hexadecimal; it may be relative to the descriptor of a folder."""
+    with open_regular(path, folder=folder) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def manifest_lines(published: Iterable[Published], top: str) -> Iterator[bytes]:
+    """Files with their digests as ``b2sum --check`` reads them, paths relative to ``top``.
+
+    See b2sum(1); a name with a newline or a backslash has its line marked and them escaped.
+    """
+    for one in published:
+        if one.digest and not is_url(one.path):
+            yield _manifest_line(_below(one.path, top), one.digest)
+
+
+def _below(path: str, top: str) -> str:
+    """``path`` relative to ``top``; in most cases it begins with it."""
+    inner = path[len(top) + 1 :]
+    plain = path.startswith(f"{top}/") and "//" not in path and "/." not in inner
+    return inner if plain and inner[:1] != "." else os.path.relpath(path, top)
+
+
+def _manifest_line(path: str, digest: str) -> bytes:
+    name = os.fsencode(path)
+    escaped = name.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
+    mark = b"" if escaped == name else b"\\"
+    return mark + b"BLAKE2b-128 (" + escaped + b") = " + digest.encode() + b"\n"

@@ -1,0 +1,288 @@
+"""Frames: how messages look on a stream.
+
+A message is a few parts, each of bytes: an envelope first, then payloads and large buffers, which
+are neither copied together nor pickled again. On a stream it has a head in front::
+
+    2 bytes  b"eC"
+    2 bytes  number of parts, little endian
+    8 bytes  length of a part, for each
+    the parts, one after the other
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from array import array
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from itertools import accumulate, pairwise
+
+from encamp.errors import BadFrame
+
+Buffer = bytes | bytearray | memoryview
+Parts = list[Buffer]
+
+MARK = 0xC1
+"""First byte of what comes by a short way; no frame's first part begins with it."""
+MOST_PARTS = 0xFFFF
+LONGEST = 1 << 40
+"""Bytes that one part has at most."""
+_MAGIC = b"eC"
+_HEAD = struct.Struct("<2sH")
+_SIZE = struct.Struct("<Q")
+_HEAD_OF_ONE = struct.Struct("<2sHQ")
+_READ = 1 << 16
+"""Bytes that are read at once where messages are small; memory for many more takes long to get."""
+_TURNS = 64
+"""Reads before others have their turn."""
+_BIG = 1 << 16
+"""Messages from this size on are read straight into buffers of their own."""
+_TOGETHER = 1 << 14
+"""Messages of few parts below this size are written as one buffer."""
+_FEW = 4
+_SMALL = frozenset({bytes})
+_AT_ONCE = 512
+"""Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
+_FD = struct.calcsize("i")
+
+
+def head(parts: Sequence[Buffer]) -> bytes:
+    """What stands in front of a message on a stream. Raises `BadFrame` for too many parts."""
+    count = len(parts)
+    if count == 1:
+        return _HEAD_OF_ONE.pack(_MAGIC, 1, size_of(parts[0]))
+    if not 0 < count <= MOST_PARTS:
+        raise BadFrame(f"it has {count} parts; 1 to {MOST_PARTS} can travel")
+    sizes = map(size_of, parts)
+    return struct.pack(f"<2sH{count}Q", _MAGIC, count, *sizes)
+
+
+class Reader:
+    """Reads messages from a socket that does not block.
+
+    Parts are limited to ``longest`` bytes, and so is each message. With ``descriptors``, file
+    descriptors that come along are collected in ``received``.
+    """
+
+    def __init__(
+        self, source: socket.socket, *, longest: int = LONGEST, descriptors: bool = False
+    ) -> None:
+        self._socket = source
+        self._longest = longest
+        self._rest = b""
+        self._big: deque[memoryview] = deque()
+        self._parts: Parts = []
+        self._descriptors = descriptors
+        self.received: deque[int] = deque()
+
+    def read(self) -> list[Parts]:
+        """The messages that are there whole. Raises `EOFError` at the stream's end, `BadFrame`.
+
+        Comes back after a while though there may be more, so that a fast sender holds up nobody.
+        """
+        messages: list[Parts] = []
+        try:
+            for _ in range(_TURNS):
+                if self._big:
+                    if self._fill():
+                        messages.append(self._parts)
+                    continue
+                data = self._receive()
+                self._split(self._rest + data if self._rest else data, messages)
+                if len(data) < _READ and not self._big:
+                    break
+        except BlockingIOError:
+            pass
+        except (EOFError, ConnectionError):
+            if messages:
+                return messages  # the end is found again by the next call
+            raise EOFError from None
+        return messages
+
+    def _receive(self) -> bytes:
+        if not self._descriptors:
+            data = self._socket.recv(_READ)
+        else:
+            room = socket.CMSG_SPACE(4 * _FD)
+            data, ancillary, *_ = self._socket.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
+            self._collect(ancillary)
+        if not data:
+            raise EOFError
+        return data
+
+    def _collect(self, ancillary: list[tuple[int, int, bytes]]) -> None:
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                numbers = array("i")
+                numbers.frombytes(data[: len(data) - len(data) % _FD])
+                self.received.extend(numbers)
+
+    def _fill(self) -> bool:
+        """Read on into the buffers of a big message; whether it is whole now."""
+        view = self._big[0]
+        count = self._socket.recv_into(view)
+        if not count:
+            raise EOFError
+        self._big[0] = view[count:]
+        while self._big and not self._big[0]:
+            self._big.popleft()
+        return not self._big
+
+    def _split(self, data: bytes, messages: list[Parts]) -> None:
+        start, end = 0, len(data)
+        while start + 4 <= end:
+            magic, count = _HEAD.unpack_from(data, start)
+            if magic != _MAGIC or not count:
+                raise BadFrame("it does not begin like one")
+            body = start + 4 + 8 * count
+            if body > end:
+                break
+            if count == 1:  # most are like this, and this is quicker
+                (size,) = _SIZE.unpack_from(data, start + 4)
+                if body + size <= end and size <= self._longest:
+                    messages.append([data[body : body + size]])
+                    start = body + size
+                    continue
+            sizes = struct.unpack_from(f"<{count}Q", data, start + 4)
+            total = sum(sizes)
+            if total > self._longest:
+                raise BadFrame(f"it says that it has {total} bytes; {self._longest} may come")
+            if body + total > end:
+                if total >= _BIG:
+                    self._begin_big(sizes, data[body:])
+                    start = end
+                break
+            ends = list(accumulate(sizes, initial=body))
+            messages.append([data[a:b] for a, b in pairwise(ends)])
+            start = ends[-1]
+        self._rest = data[start:]
+
+    def _begin_big(self, sizes: Sequence[int], data: bytes) -> None:
+        try:
+            self._parts = [bytearray(size) for size in sizes]
+        except MemoryError:
+            raise BadFrame(f"there is no room for its {sum(sizes)} bytes") from None
+        position = 0
+        for part in self._parts:
+            here = data[position : position + len(part)]
+            view = memoryview(part)
+            view[: len(here)] = here
+            position += len(here)
+            if len(here) < len(part):
+                self._big.append(view[len(here) :])
+
+
+class Writer:
+    """Writes messages to a socket that does not block; what it does not take yet is kept."""
+
+    def __init__(self, target: socket.socket) -> None:
+        self._socket = target
+        self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something left to `flush`."""
+        return bool(self._waiting)
+
+    def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
+        """Write a message, or keep it.
+
+        File ``descriptors`` go along with its first byte, and are closed here then.
+
+        Raises OSError (`BrokenPipeError`) if nobody can read it any more.
+        """
+        buffers = [head(parts), *parts]
+        few = len(buffers) <= _FEW and not (self._waiting or descriptors)
+        if few and _SMALL.issuperset(map(type, buffers)) and sum(map(len, buffers)) < _TOGETHER:
+            self._send_small(b"".join(buffers))
+            return
+        if self._waiting or descriptors:
+            self._keep(buffers, tuple(descriptors))
+            self.flush()
+            return
+        try:
+            sent = self._socket.sendmsg(buffers[:_AT_ONCE])
+        except BlockingIOError:
+            sent = 0
+        if sent != sum(map(size_of, buffers)):
+            self._keep(buffers, ())
+            self._drop(sent)
+            self.flush()
+
+    def _send_small(self, data: bytes) -> None:
+        """One system call with one buffer, for what is sent most."""
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent != len(data):
+            self._keep((data[sent:],), ())
+
+    def _keep(self, buffers: Iterable[Buffer], fds: tuple[int, ...]) -> None:
+        for buffer in buffers:
+            view = memoryview(buffer).cast("B") if size_of(buffer) else memoryview(b"")
+            if len(view):
+                self._waiting.append((view, fds))
+                fds = ()
+
+    def flush(self) -> None:
+        """Write what was kept, as far as the socket takes it."""
+        with suppress(BlockingIOError):
+            while self._waiting:
+                fds = self._waiting[0][1]
+                self._drop(self._write(fds))
+
+    def _write(self, fds: tuple[int, ...]) -> int:
+        if fds:
+            rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
+            sent = self._socket.sendmsg([self._waiting[0][0]], [rights])
+            _close(fds)
+            return sent
+        views: list[memoryview] = []
+        for view, others in self._waiting:
+            if others or len(views) == _AT_ONCE:
+                break
+            views.append(view)
+        return self._socket.sendmsg(views)
+
+    def own(self) -> None:
+        """Copy what is kept, since whose it is may change it from now on."""
+        self._waiting = deque((memoryview(bytes(view)), fds) for view, fds in self._waiting)
+
+    def close(self) -> None:
+        """Let go of what was kept."""
+        for _, fds in self._waiting:
+            _close(fds)
+        self._waiting.clear()
+
+    def _drop(self, sent: int) -> None:
+        while sent:
+            view, _ = self._waiting[0]
+            if sent < len(view):
+                self._waiting[0] = view[sent:], ()
+                return
+            sent -= len(view)
+            self._waiting.popleft()
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def own(parts: Sequence[Buffer]) -> Parts:
+    """The parts, with copies of those that somebody else may change."""
+    return [part if type(part) is bytes else bytearray(part) for part in parts]
+
+
+def changeable(parts: Sequence[Buffer]) -> bool:
+    """Whether somebody may change any of the parts: bytes, and what looks into them, stay."""
+    return any(type(getattr(part, "obj", part)) is not bytes for part in parts)
+
+
+def size_of(buffer: Buffer) -> int:
+    """Its bytes."""
+    return buffer.nbytes if isinstance(buffer, memoryview) else len(buffer)

@@ -1,0 +1,316 @@
+"""Values on their way between processes: pickled, with large buffers beside the pickle.
+
+Classes and functions of importable modules go by reference, those of scripts and notebooks by
+value (cloudpickle). Buffers (NumPy arrays and the like) travel out of band, PEP 574.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
+from typing import Any
+
+from encamp.errors import CannotTravel, Stopped, name_of, text_of, words_of
+from encamp.wire.frames import Buffer, Parts
+
+_SMALL = 4096
+"""Buffers below this size stay in the pickle: a part of their own would cost more."""
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+"""Types whose values are pickled without any code of theirs, and have no buffers."""
+_UNDERSCORE = ord("_")
+"""To look for one byte takes a tenth of the time."""
+_LARGE = 1 << 20
+"""Texts and bytes from this length on are kept beside the pickle, too, where they are at hand."""
+_ENCLOSED = 1 << 16
+"""Bytes of pickles that stand in an envelope; longer ones follow it, without another copy."""
+_MOST = 1000
+"""Buffers that have parts of their own; a message cannot have any number of parts."""
+
+
+def dump(value: object) -> Parts:
+    """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
+    kind = type(value)
+    if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
+        data = pickle.dumps(value, 5)
+        if len(data) < _LARGE:
+            return [data]
+    if kind in _MAY_BE_LARGE:
+        value = _relieved(value)
+    buffers: Parts = []
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < _SMALL or len(buffers) == _MOST:
+            return True
+        buffers.append(view)
+        return False
+
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=keep)
+        if b"__main__" not in data:
+            return [data, *buffers]
+    except Exception:  # noqa: S110, BLE001 - what has no name to be found by goes by value
+        pass
+    from encamp.wire.by_value import dump_by_value  # most need it not: slots start quicker
+
+    buffers.clear()
+    return [dump_by_value(value, keep), *buffers]
+
+
+_MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
+
+
+def _relieved(value: Any) -> Any:
+    """The same with `_Beside` in the place of large texts and bytes."""
+    if type(value) is not tuple:
+        return _Beside(value) if len(value) >= _LARGE else value
+    # No bytearray, which may be in there again, and has to be the same then
+    large = {
+        id(item): _Beside(item)
+        for item in value
+        if type(item) in (str, bytes) and len(item) >= _LARGE
+    }
+    return tuple(large.get(id(item), item) for item in value) if large else value
+
+
+class _Beside:
+    """Pickled, a text or bytes without a copy: a pickle of its own would be one."""
+
+    def __init__(self, value: str | bytes | bytearray) -> None:
+        self._value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if isinstance(self._value, str):
+            return _text, (pickle.PickleBuffer(self._value.encode("utf-8", "surrogatepass")),)
+        kind = bytes if isinstance(self._value, bytes) else _changeable
+        return kind, (pickle.PickleBuffer(self._value),)
+
+
+def _text(data: Buffer) -> str:
+    return str(data, "utf-8", "surrogatepass")
+
+
+def _changeable(data: Buffer) -> bytearray:
+    return data if isinstance(data, bytearray) else bytearray(data)
+
+
+def enclosed(parts: Parts) -> tuple[bytes, Parts]:
+    """What stands in an envelope of a value's parts, and what follows that; see `disclosed`.
+
+    A long pickle leaves nothing there: an envelope is copied more than once, and has a limit.
+    """
+    return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= _ENCLOSED else (b"", parts)
+
+
+def disclosed(payload: bytes, buffers: Parts) -> Parts:
+    """The parts of a value again."""
+    return [payload, *buffers] if payload else buffers
+
+
+def _keep_small(buffer: pickle.PickleBuffer) -> bool:
+    if buffer.raw().nbytes < _SMALL:
+        return True
+    raise BufferError
+
+
+def dump_small(value: object) -> bytes | None:
+    """The pickle of ``value`` if that is all of it; None if `dump` has to see to it."""
+    if type(value) in _MAY_BE_LARGE and len(value) > _SMALL:  # type: ignore[arg-type]
+        return None
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=_keep_small)
+    except Exception:  # noqa: BLE001 - whatever its own code raises
+        return None
+    return None if _UNDERSCORE in data and b"__main__" in data else data
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
+    """`dump` of both; quicker for numbers and the like, which most calls get."""
+    if not kwargs and _PLAIN.issuperset(map(type, args)):
+        data = pickle.dumps((args, {}), 5)
+        if len(data) < _LARGE:
+            return [data]
+    return dump((_relieved(args), kwargs))
+
+
+def dump_as(what: str, value: object) -> Parts:
+    """The same. Raises `CannotTravel`, which says ``what`` it was."""
+    try:
+        return dump(value)
+    except Exception as exc:
+        raise cannot_travel(what, exc) from exc
+
+
+def dump_result(value: object) -> Parts:
+    """`dump` for what a call has returned, where no interrupt can come: nothing else is raised."""
+    try:
+        return dump(value)
+    except BaseException as exc:
+        raise cannot_travel("its result", exc) from exc
+
+
+def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
+    """What is told of a value whose pickling raised something."""
+    return CannotTravel(what, text_of(exc), "send what it stands for, such as a list or a path")
+
+
+def dump_failure(exc: BaseException) -> Parts:
+    """What a call has raised, with its traceback. Raises nothing, whatever ``exc`` is like."""
+    text = traceback_of(exc)
+    try:
+        error = pickle.dumps(dump(sendable(exc)), 5)
+    except BaseException:  # noqa: BLE001 - there has to be a result
+        error = pickle.dumps(dump(_in_words(exc)), 5)
+    return [pickle.dumps((error, text), 5)]
+
+
+def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
+    """What `dump_failure` has pickled. What cannot be read here comes in words."""
+    data, text = pickle.loads(parts[0])  # noqa: S301 - see `load`
+    try:
+        error = load(pickle.loads(data))  # noqa: S301 - see `load`
+    except BaseException as exc:  # noqa: BLE001 - unpickling runs the error's own code
+        return RuntimeError(f"what it raised cannot be read here: {words_of(exc)}"), text
+    if not issubclass(type(error), BaseException):
+        error = RuntimeError(f"what it raised cannot be read here: it became {repr_of(error)}")
+    return error, text
+
+
+def load(parts: Sequence[Buffer]) -> Any:
+    """The value again; only for bytes that come from one of our own processes."""
+    if len(parts) == 1:
+        return pickle.loads(parts[0])  # noqa: S301 - see above
+    # Whoever gets an array may write to it.
+    buffers = [bytearray(part) if isinstance(part, bytes) else part for part in parts[1:]]
+    return pickle.loads(parts[0], buffers=buffers)  # noqa: S301 - see above
+
+
+load_small = pickle.loads
+"""`load` for what `dump_small` has pickled."""
+
+
+def portable_error(exc: BaseException) -> BaseException:
+    """``exc`` if it survives pickling, else a RuntimeError that says the same."""
+    return BaseException.with_traceback(exc, None) if _travels(exc) else _in_words(exc)
+
+
+def sendable(exc: BaseException) -> object:
+    """What ``exc`` is pickled as: itself, or without calling its class, or at least its text."""
+    if _travels(exc):
+        return BaseException.with_traceback(exc, None)
+    try:
+        rebuilt = _Rebuilt(exc)
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
+        return _in_words(exc)
+    return rebuilt if _travels(rebuilt) else _in_words(exc)
+
+
+def _in_words(exc: BaseException) -> RuntimeError:
+    return RuntimeError(words_of(exc))
+
+
+def repr_of(value: object) -> str:
+    """What `repr` says, or what that raised."""
+    try:
+        return repr(value)
+    except Stopped:
+        raise
+    except BaseException as exc:  # noqa: BLE001 - whatever its own code raises
+        return f"something whose repr raises {name_of(exc)}"
+
+
+def frames_of(exc: BaseException) -> TracebackType | None:
+    """An error's ``__traceback__``, without its own code."""
+    found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(exc)
+    return found
+
+
+def traceback_of(exc: BaseException) -> str:
+    """An error as Python prints it, as far as its own code lets it be known."""
+    try:
+        return "".join(traceback.format_exception(exc))
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
+        frames = traceback.format_tb(frames_of(exc))
+        return "".join(["Traceback (most recent call last):\n", *frames, words_of(exc), "\n"])
+
+
+class _Rebuilt:
+    """Pickled, an exception that is made again without its ``__init__``, which may want others."""
+
+    def __init__(self, exc: BaseException) -> None:
+        state = {name: value for name, value in _state(exc).items() if _travels(value)}
+        args = exc.args
+        if isinstance(exc, BaseExceptionGroup):
+            args = exc.message, [sendable(one) for one in exc.exceptions]
+        args = tuple(arg if _travels(arg) else repr_of(arg) for arg in args)
+        self._parts = type(exc), args, state
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, self._parts
+
+
+def _state(exc: BaseException) -> dict[str, Any]:
+    """What it has besides its arguments, also what compiled classes keep (``errno``, ``name``)."""
+    state: dict[str, Any] = {}
+    for kind in type(exc).__mro__:
+        if kind is BaseException:
+            break
+        for name, found in vars(kind).items():
+            kept = isinstance(found, MemberDescriptorType | GetSetDescriptorType)
+            if kept and not name.startswith("__"):
+                state[name] = getattr(exc, name, None)
+    return {name: value for name, value in state.items() if value is not None} | vars(exc)
+
+
+def _rebuild(
+    kind: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    try:
+        exc = kind.__new__(kind, *args)
+    except TypeError:  # its own wants others
+        base = next(base for base in kind.__mro__ if base.__module__ == "builtins")
+        exc = base.__new__(kind, *args)
+    for name, value in {"args": args, **state}.items():
+        with suppress(AttributeError, TypeError):  # read-only
+            BaseException.__setattr__(exc, name, value)
+    return exc
+
+
+def _travels(value: object) -> bool:
+    try:
+        load(dump(value))
+    except Stopped:
+        raise
+    except BaseException:  # noqa: BLE001 - whatever its own code raises
+        return False
+    return True
+
+
+class NotImportable(Exception):
+    """A function is in a module that cannot be imported where it was to run."""
+
+    def __init__(self, module: str) -> None:
+        super().__init__(module)
+        self.module = module
+
+
+class NotBegun(Exception):
+    """Comes instead of a result: the slot ends, and the call is to run elsewhere."""
+
+
+class RemoteTraceback(Exception):
+    """How an error looked where it was raised; the cause of what a task's future raises."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
