@@ -68,9 +68,9 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
+from inspect import Parameter, Signature
 from pickle import PicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
 
 if TYPE_CHECKING:
     from encamp.model import JobReport
@@ -82,8 +82,37 @@ def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
     return error
 
 
+def _signature(cls: type[EncampError], facts: tuple[str, ...]) -> Signature:
+    """The facts as parameters; those that have a value in the class need not be given."""
+    empty, kind = Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD
+    return Signature([Parameter(name, kind, default=getattr(cls, name, empty)) for name in facts])
+
+
+@dataclass_transform(eq_default=False)
 class EncampError(Exception):
-    """Root of the tree; catch it to catch everything that encamp raises on purpose."""
+    """Root of the tree; catch it to catch everything that encamp raises on purpose.
+
+    Subclasses declare their facts as dataclasses do, and are made with them. They are no
+    dataclasses: to compile the methods of so many takes long each time that a slot starts.
+    """
+
+    _facts: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        cls._facts = tuple(dict.fromkeys((*cls._facts, *cls.__annotations__)))
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        super().__init__(*values)
+        if self._facts:
+            given = _signature(type(self), self._facts).bind(*values, **named)
+            given.apply_defaults()
+            self.__dict__.update(given.arguments)
+
+    def __repr__(self) -> str:
+        if not self._facts:
+            return super().__repr__()
+        facts = (f"{name}={getattr(self, name, None)!r}" for name in self._facts)
+        return f"{type(self).__qualname__}({', '.join(facts)})"
 
     def __reduce__(self) -> tuple[Callable[..., EncampError], tuple[Any, ...]]:
         return _rebuild, (type(self), dict(self.__dict__))
@@ -163,7 +192,6 @@ class InputError(EncampError):
     """What the user gave cannot be used; nothing was run and nothing was published."""
 
 
-@dataclass(eq=False)
 class NoMatch(InputError):
     """``required_anyway`` where the input cannot be marked as not required."""
 
@@ -183,7 +211,6 @@ class NoMatch(InputError):
         )
 
 
-@dataclass(eq=False)
 class UnusableInput(InputError):
     path: str
     why: str
@@ -192,7 +219,6 @@ class UnusableInput(InputError):
         return f"cannot use the input {printable(self.path)}: {self.why}"
 
 
-@dataclass(eq=False)
 class UnsafeTarget(InputError):
     target: str
     why: str
@@ -204,7 +230,6 @@ class UnsafeTarget(InputError):
         )
 
 
-@dataclass(eq=False)
 class TargetConflict(InputError):
     target: str
     first: str
@@ -217,7 +242,6 @@ class TargetConflict(InputError):
         )
 
 
-@dataclass(eq=False)
 class OutputConflict(InputError):
     destination: str
     first: str
@@ -230,7 +254,6 @@ class OutputConflict(InputError):
         )
 
 
-@dataclass(eq=False)
 class OutputExists(InputError):
     path: str
 
@@ -241,7 +264,6 @@ class OutputExists(InputError):
         )
 
 
-@dataclass(eq=False)
 class BadDestination(InputError):
     path: str
     why: str
@@ -250,7 +272,6 @@ class BadDestination(InputError):
         return f"cannot publish to {printable(self.path)}: {self.why}; name another folder"
 
 
-@dataclass(eq=False)
 class BadLocalStorage(InputError):
     path: str
     why: str
@@ -262,7 +283,6 @@ class BadLocalStorage(InputError):
         )
 
 
-@dataclass(eq=False)
 class NotOurs(InputError):
     path: str
     why: str
@@ -271,7 +291,6 @@ class NotOurs(InputError):
         return f"{printable(self.path)} is not used: {self.why}"
 
 
-@dataclass(eq=False)
 class BadJob(InputError, ValueError):
     """Also a ValueError, as standard pools raise for such values."""
 
@@ -282,7 +301,6 @@ class BadJob(InputError, ValueError):
         return f"{shortened(printable(self.what))}: {shortened(self.why)}"
 
 
-@dataclass(eq=False)
 class NotCallable(BadJob, TypeError):
     """Also a TypeError, as Python raises for a call of what is no function.
 
@@ -297,7 +315,6 @@ class NotCallable(BadJob, TypeError):
         )
 
 
-@dataclass(eq=False)
 class UnknownOption(InputError, TypeError):
     """Also a TypeError, as Python raises for names that a function does not know."""
 
@@ -308,7 +325,6 @@ class UnknownOption(InputError, TypeError):
         return f"there is no option {self.name!r}; there are {', '.join(self.known)}"
 
 
-@dataclass(eq=False)
 class BadJobFile(InputError):
     """``line`` and ``column`` count from 1; 0 where the file as a whole is meant."""
 
@@ -322,7 +338,6 @@ class BadJobFile(InputError):
         return f"{printable(self.file)}{place}: {self.why}"
 
 
-@dataclass(eq=False)
 class CannotTravel(InputError, PicklingError):
     """``what`` is an argument, a function, a message or a result. Also what `pickle` raises."""
 
@@ -335,7 +350,6 @@ class CannotTravel(InputError, PicklingError):
         return f"{what} cannot be sent to another process: {why}; {self.remedy}"
 
 
-@dataclass(eq=False)
 class JobBusy(InputError):
     folder: str
     owner: str
@@ -347,7 +361,6 @@ class JobBusy(InputError):
         )
 
 
-@dataclass(eq=False)
 class EngineUnavailable(InputError):
     engine: str
     why: str
@@ -357,7 +370,6 @@ class EngineUnavailable(InputError):
         return f"the engine {printable(self.engine)!r} cannot be used: {self.why}; {self.remedy}"
 
 
-@dataclass(eq=False)
 class UnsupportedByEngine(InputError):
     engine: str
     what: str
@@ -367,7 +379,6 @@ class UnsupportedByEngine(InputError):
         return f"the engine {self.engine!r} cannot {self.what}; {self.remedy}"
 
 
-@dataclass(eq=False)
 class BadHostfile(InputError):
     file: str
     why: str
@@ -376,7 +387,6 @@ class BadHostfile(InputError):
         return f"the hostfile {printable(self.file)} cannot be used: {self.why}"
 
 
-@dataclass(eq=False)
 class HostsNotReached(EncampError):
     """Host names → why the command did not end well there."""
 
@@ -387,7 +397,6 @@ class HostsNotReached(EncampError):
         return f"not done on {len(each)} host{'s' * (len(each) != 1)}: {'; '.join(each)}"
 
 
-@dataclass(eq=False)
 class WrongLength(InputError, ValueError):
     """Also a ValueError. ``what`` was given for each of ``servers``."""
 
@@ -399,7 +408,6 @@ class WrongLength(InputError, ValueError):
         return f"{self.given} {self.what} for {self.servers} servers; give one for each"
 
 
-@dataclass(eq=False)
 class NoSuchHost(InputError):
     host: str
     known: tuple[str, ...]
@@ -409,7 +417,6 @@ class NoSuchHost(InputError):
         return f"there is no host {printable(self.host)!r} in the cluster; its hosts are: {known}"
 
 
-@dataclass(eq=False)
 class NoSuchConsole(InputError):
     name: str
     known: tuple[str, ...]
@@ -421,7 +428,6 @@ class NoSuchConsole(InputError):
         return f"there is no server {printable(self.name)!r} on this host; {there}"
 
 
-@dataclass(eq=False)
 class SeveralConsoles(InputError):
     name: str
     programs: tuple[int, ...]
@@ -434,7 +440,6 @@ class SeveralConsoles(InputError):
         )
 
 
-@dataclass(eq=False)
 class NotEnough(InputError):
     """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs, servers.
 
@@ -474,14 +479,16 @@ class StorageError(EncampError):
     """A disk did not do what was asked of it; other tasks are not touched."""
 
 
-@dataclass(eq=False)
 class DiskFull(StorageError):
     """``need`` and ``free`` are bytes; ``host`` is where the disk is full."""
 
     path: str
     need: int
     free: int
-    host: str = field(default_factory=socket.gethostname)
+    host: str = ""
+
+    def __init__(self, path: str, need: int, free: int, host: str = "") -> None:
+        super().__init__(path, need, free, host or socket.gethostname())
 
     def __str__(self) -> str:
         return (
@@ -491,7 +498,6 @@ class DiskFull(StorageError):
         )
 
 
-@dataclass(eq=False)
 class CannotRemove(StorageError):
     """``left`` says of each folder why it stays."""
 
@@ -503,7 +509,6 @@ class CannotRemove(StorageError):
         )
 
 
-@dataclass(eq=False)
 class ModeRefused(StorageError):
     mode: str
     path: str
@@ -516,7 +521,6 @@ class ModeRefused(StorageError):
         )
 
 
-@dataclass(eq=False)
 class ShippingFailed(StorageError):
     path: str
     why: str
@@ -525,7 +529,6 @@ class ShippingFailed(StorageError):
         return f"{printable(self.path)} could not be sent to this host: {self.why}; try again"
 
 
-@dataclass(eq=False)
 class SourceChanged(StorageError):
     path: str
 
@@ -533,14 +536,12 @@ class SourceChanged(StorageError):
         return f"{printable(self.path)} changed while it was copied; run again when it is at rest"
 
 
-@dataclass(eq=False)
 class TaskError(EncampError):
     """A task did not end well. ``task`` is its name."""
 
     task: str
 
 
-@dataclass(eq=False)
 class StepFailed(TaskError):
     """``exit_code`` is None for a Python step; ``cause`` says what the step raised."""
 
@@ -554,7 +555,6 @@ class StepFailed(TaskError):
         return f"task {printable(self.task)}: step {step!r} {self.cause}"
 
 
-@dataclass(eq=False)
 class CommandNotFound(TaskError):
     command: str
     host: str
@@ -567,7 +567,6 @@ class CommandNotFound(TaskError):
         )
 
 
-@dataclass(eq=False)
 class MissingOutput(TaskError):
     """``unchanged`` are inputs that match, but are as they were put there."""
 
@@ -587,7 +586,6 @@ class MissingOutput(TaskError):
         )
 
 
-@dataclass(eq=False)
 class UnusableOutput(TaskError):
     path: str
     why: str
@@ -599,7 +597,6 @@ class UnusableOutput(TaskError):
         )
 
 
-@dataclass(eq=False)
 class BadValues(TaskError, ValueError):
     why: str
 
@@ -610,7 +607,6 @@ class BadValues(TaskError, ValueError):
         )
 
 
-@dataclass(eq=False)
 class NotInstalled(EncampError, ImportError):
     """A library that something optional needs. Also an ImportError."""
 
@@ -621,7 +617,6 @@ class NotInstalled(EncampError, ImportError):
         return f"{self.library} is not installed; pip install {self.library}, or {self.instead}"
 
 
-@dataclass(eq=False)
 class InputDamaged(TaskError):
     path: str
 
@@ -632,7 +627,6 @@ class InputDamaged(TaskError):
         )
 
 
-@dataclass(eq=False)
 class InputLost(TaskError):
     path: str
     storage: str
@@ -645,7 +639,6 @@ class InputLost(TaskError):
         )
 
 
-@dataclass(eq=False)
 class TimeLimitExceeded(TaskError):
     """``limit`` is in seconds; ``step`` is None where the limit was the whole task's."""
 
@@ -658,7 +651,6 @@ class TimeLimitExceeded(TaskError):
         return f"task {printable(self.task)}{what} ran longer than its limit of {self.limit:g} s"
 
 
-@dataclass(eq=False)
 class TaskKilled(TaskError):
     host: str
 
@@ -666,7 +658,6 @@ class TaskKilled(TaskError):
         return f"task {printable(self.task)} was killed on {self.host}"
 
 
-@dataclass(eq=False)
 class TaskLost(TaskError, BrokenExecutor):
     """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown.
 
@@ -701,7 +692,6 @@ class ServiceError(EncampError):
     """A service, or one of its servers, does not do what was asked of it."""
 
 
-@dataclass(eq=False)
 class ServerLost(ServiceError, BrokenExecutor):
     """``begun`` says whether the call had begun when the server died; None: nobody knows.
 
@@ -731,7 +721,6 @@ class ServerLost(ServiceError, BrokenExecutor):
         )
 
 
-@dataclass(eq=False)
 class ServiceEnded(ServiceError):
     service: str
 
@@ -739,7 +728,6 @@ class ServiceEnded(ServiceError):
         return f"the service {printable(self.service)} was terminated; publish it again"
 
 
-@dataclass(eq=False)
 class ServiceFailed(ServiceError, BrokenExecutor):
     """``why`` says what happened to its servers; its cause is what the last of them raised."""
 
@@ -750,7 +738,6 @@ class ServiceFailed(ServiceError, BrokenExecutor):
         return f"the service {printable(self.service)} has no server any more: {self.why}"
 
 
-@dataclass(eq=False)
 class ProxyReleased(ServiceError, RuntimeError):
     service: str
 
@@ -758,7 +745,6 @@ class ProxyReleased(ServiceError, RuntimeError):
         return f"this proxy of {printable(self.service)} was released; acquire another one"
 
 
-@dataclass(eq=False)
 class CircularCall(ServiceError, RuntimeError):
     """``what`` is waited for by something that waits for the caller itself."""
 
@@ -771,7 +757,6 @@ class CircularCall(ServiceError, RuntimeError):
         )
 
 
-@dataclass(eq=False)
 class GroupBroken(ServiceError):
     service: str
 
@@ -783,7 +768,6 @@ class ClusterError(EncampError):
     """A cluster as a whole does not do what was asked of it."""
 
 
-@dataclass(eq=False)
 class ClusterClosed(ClusterError, RuntimeError):
     """Also a RuntimeError, as every executor raises after its shutdown."""
 
@@ -793,7 +777,6 @@ class ClusterClosed(ClusterError, RuntimeError):
         return f"{self.what} is closed; make a new one"
 
 
-@dataclass(eq=False)
 class EngineFailed(ClusterError):
     engine: str
     why: str
@@ -802,7 +785,6 @@ class EngineFailed(ClusterError):
         return f"the engine {self.engine!r} failed: {self.why}"
 
 
-@dataclass(eq=False)
 class NoPython(ClusterError):
     why: str
 
@@ -814,7 +796,6 @@ class NoPython(ClusterError):
         )
 
 
-@dataclass(eq=False)
 class SlotsCannotStart(ClusterError):
     """``words`` are the last that one of them said, or the system."""
 
@@ -828,7 +809,6 @@ class SlotsCannotStart(ClusterError):
         return f"a slot cannot start on {self.host}, tried {times}: {printable(words)}"
 
 
-@dataclass(eq=False)
 class TooFewFiles(ClusterError):
     slots: int
     need: int
@@ -842,7 +822,6 @@ class TooFewFiles(ClusterError):
         )
 
 
-@dataclass(eq=False)
 class InitializerFailed(ClusterError, BrokenExecutor):
     """Also a BrokenExecutor, as the standard pools raise. ``why`` says what was raised."""
 
@@ -857,7 +836,6 @@ class InitializerFailed(ClusterError, BrokenExecutor):
         )
 
 
-@dataclass(eq=False)
 class BadFrame(ClusterError):
     why: str
 
@@ -865,7 +843,6 @@ class BadFrame(ClusterError):
         return f"refused a message: {self.why}"
 
 
-@dataclass(eq=False)
 class JobFailed(EncampError):
     """Some tasks failed. Everything else is done and published; run again to go on."""
 
@@ -880,7 +857,6 @@ class JobFailed(EncampError):
         return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
 
 
-@dataclass(eq=False)
 class OutOfTime(EncampError):
     """The allocation of the batch job ``allocation`` ends at ``end``, as `time.time` counts.
 

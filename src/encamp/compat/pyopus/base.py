@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, NamedTuple
 
@@ -37,7 +36,6 @@ __all__ = [
 ]
 
 
-@dataclass(eq=False)
 class PyOpusError(EncampError):
     """Something was asked of the virtual machine that it cannot do, or not here."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
@@ -38,7 +38,6 @@ _ASK = 1.0
 _TERMINATED = "it was sent SIGTERM by somebody else, or by its own code"
 
 
-@dataclass(eq=False)
 class Abandoned(EncampError):
     """The run that wanted this attempt has ended, or somebody has cancelled it."""
 
