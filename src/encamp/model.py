@@ -246,6 +246,59 @@ class ServiceStatistics:
         return "\n".join([head, *(line.rstrip() for line in lines)])
 
 
+@dataclass(frozen=True, slots=True)
+class RunningTask:
+    """A task that runs now; ``since`` is when it was first seen to run."""
+
+    name: str
+    attempt: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class FailedTask:
+    """A task that has failed, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    """How a run of a job stands, or how the last one ended. Times are in seconds."""
+
+    name: str
+    folder: str
+    """The job's own folder in the destination: journal, report, logs."""
+    state: Literal["running", "stopping", "ended", "stopped", "killed"]
+    """``stopping``: no more tasks are begun. ``stopped``: by a signal, or an error, before its end.
+    ``killed``: without being able to say so."""
+    controller: str
+    """The process that runs it, and its host."""
+    now: float
+    """When this was so."""
+    started: float | None = None
+    tasks: int | None = None
+    """How many the run is for; None if that is not known."""
+    counts: dict[State, int] = field(default_factory=dict)
+    """How many tasks are in each state; states of none are left out."""
+    handed_over: int = 0
+    """How many of those that wait the executor has, where it does not say which of these run."""
+    running: list[RunningTask] = field(default_factory=list)
+    """Those that have run for longest, a hundred at most."""
+    failed: list[FailedTask] = field(default_factory=list)
+    """The last twenty."""
+    left: float | None = None
+    """Seconds until the end, by how long tasks took so far; None if nothing is known of that."""
+    slots: int | None = None
+    bytes_mirrored: int = 0
+
+    @property
+    def ended(self) -> int:
+        """How many tasks have ended, well or not."""
+        return sum(n for state, n in self.counts.items() if state not in ("waiting", "running"))
+
+
 @dataclass(frozen=True)
 class JobReport:
     """What one run of a job did."""

@@ -140,7 +140,13 @@ _SHARED = "The job may be any member's of the group of its folder."
 _STATUS = """Say how the jobs in a destination stand.
 
 Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
-in it: results, or results/opamp.job.
+in it: results, or results/opamp.job. It may be asked from another terminal, or on another host
+that sees the folder.
+
+\b
+  encamp status results             once
+  encamp status --follow results    the tasks that run, counts and times, until the jobs have ended
+  encamp status --json results      for programs; with --follow a line for every change
 """
 
 
@@ -346,11 +352,13 @@ def cache_clear(dry_run: bool) -> None:
 
 @cli.command(help=_STATUS)
 @click.argument("destination", shell_complete=folders)
+@click.option("--follow", is_flag=True, help="Go on telling until none of the jobs is being run.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.option("--shared", is_flag=True, help=_SHARED)
-def status(destination: str, *, shared: bool) -> None:
+def status(destination: str, *, shared: bool, follow: bool, as_json: bool) -> None:
     from encamp.cli.status import status_command
 
-    status_command(Path(destination), shared=shared)
+    status_command(Path(destination), shared=shared, follow=follow, as_json=as_json)
 
 
 @cli.command(help=_ATTACH)

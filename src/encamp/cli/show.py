@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from encamp.cli.status import job_folders
+from encamp.cli.states import job_folders
 from encamp.errors import BadJob, printable, shown
 from encamp.jobs.display.console import time_text
 from encamp.jobs.file.jobfile import load_job

@@ -1,114 +1,134 @@
-"""``encamp status``: how the jobs in a destination stand."""
+"""``encamp status``: how the jobs in a destination stand, once or as long as they run."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import struct
+import sys
 import time
-from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
-from encamp.errors import BadJob, NotOurs, printable, shown
-from encamp.jobs.journal import NAME, Journal
-from encamp.jobs.report.last_report import last_check
-from encamp.jobs.report.report import Outline, read_outline
-from encamp.jobs.worker.lease import leases
-from encamp.model import State
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+
+from encamp.cli.states import JobState, job_folders, state_of
+from encamp.errors import NotOurs, shown
+from encamp.jobs.display.standing import Standing
+from encamp.jobs.report.carried import carried
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.sizes import counted
+
+_PAUSE = 1.0
+"""Seconds between two looks."""
+_A_SECOND = 2
+"""How often what is followed is drawn."""
 
 
-def status_command(destination: Path, *, shared: bool = False) -> None:
+def status_command(
+    destination: Path, *, shared: bool = False, follow: bool = False, as_json: bool = False
+) -> None:
     """Print the state of every job that has its folder in ``destination``.
 
-    Raises `NotOurs` if there is one job, and it may be another user's.
+    With ``follow`` it is told again and again until none of them is being run. Raises `NotOurs` if
+    there is one job, and it may be another user's.
     """
-    folders = job_folders(destination)
-    for folder in folders:
+    folders = [OwnFolder(folder, shared) for folder in job_folders(destination)]
+    if follow:
+        _follow(folders, as_json=as_json)
+    elif as_json:
+        states = carried([state.status for state in _states(folders)])
+        _say(msgspec.json.format(msgspec.json.encode(states), indent=2).decode())
+    if not as_json:
+        for state in _states(folders):
+            _say(*state.lines)
+
+
+def _states(folders: list[OwnFolder], tell: Callable[[str], None] | None = None) -> list[JobState]:
+    return list(_each_state(folders, tell or _say))
+
+
+def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterator[JobState]:
+    for own in folders:
         try:
-            _status(OwnFolder(folder, shared))
+            yield state_of(own)
         except NotOurs as exc:
             if len(folders) == 1:
                 raise
-            _say(str(exc))
+            tell(str(exc))
 
 
-def job_folders(destination: Path) -> list[Path]:
-    """The folders of jobs that have run to a destination, or the one that it is itself.
-
-    Raises `BadJob` if there is none.
-    """
-    if not destination.is_dir():
-        raise BadJob(str(destination), "there is no such folder; name a job's destination")
-    folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
-    folders = [folder for folder in folders if os.path.lexists(folder / NAME)]
-    if not folders:
-        raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
-    return folders
-
-
-def _status(own: OwnFolder) -> None:
-    folder = own.path
-    journal = Journal(folder, shared=own.shared)
-    journal.read()
-    name = printable(folder.name.removesuffix(".job"))
-    done = counted(sum(1 for _ in journal.current()), "task")
-    report = folder / "report.json"
-    for _, facts in leases(own):
-        who = f"process {facts.pid} on {printable(facts.host)}" if facts else "another process"
-        if _locked(own) and not (facts is not None and facts.known_dead):
-            _say(f"{name}: being run by {who}; {done} done so far")
-        else:
-            _say(f"{name}: {done} done; the last run, by {who}, was killed; run again to go on")
-        return
-    if not report.exists():
-        _say(f"{name}: {done} done; no run of it has ended yet")
-        return
-    _tell(read_outline(report, shared=own.shared), name, own)
+def _follow(folders: list[OwnFolder], *, as_json: bool) -> None:
+    """Tell how jobs stand until none of them is being run."""
+    console = Console(highlight=False)
+    drawn = console.is_terminal and not as_json
+    picture = _Picture()
+    told: dict[str, object] = {}
+    with _shown(console, picture) if drawn else nullcontext():
+        while True:
+            states = _states(folders, lambda _: None)
+            picture.note(states)
+            going_on = any(state.is_run for state in states)
+            if not drawn:
+                _tell_news(states, told, as_json=as_json)
+                sys.stdout.flush()
+            if not going_on:
+                return
+            time.sleep(_PAUSE)
 
 
-def _locked(folder: OwnFolder) -> bool:
-    """Whether some process, on any host, runs the job in ``folder``; see fcntl(2), F_GETLK."""
-    question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    try:
-        with folder.opened() as files, os.fdopen(files.open("lock"), "rb") as file:
-            answer: bytes = fcntl.fcntl(file, fcntl.F_GETLK, question)
-    except OSError:
-        return True  # a disk without locks does not contradict the lease
-    return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
-
-
-def _tell(report: Outline, name: str, own: OwnFolder) -> None:
-    folder = own.path
-    states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
-    found = Counter(task.state for task in report.tasks)
-    counts = ", ".join(
-        [f"{found[state]} {state}" for state in states if found[state]]
-        + ([f"{report.not_selected} not selected"] if report.not_selected else [])
+def _shown(console: Console, picture: _Picture) -> Live:
+    return Live(
+        console=console,
+        get_renderable=picture.drawn,
+        refresh_per_second=_A_SECOND,
+        transient=True,
     )
-    how = "stopped" if report.interrupted else "ended"
-    if (check := last_check(folder, shared=own.shared)) is not None:
-        _say(
-            f"{name}: {check.tasks} up to date; the last run ended {_when(check.ended)}, "
-            f"nothing had to run; the report is of the run that {how} {_when(report.ended)}"
-        )
-        _say(f"  report: {printable(folder / 'report.html')}")
-        return
-    _say(f"{name}: {counts}; the last run {how} {_when(report.ended)}")
-    for task in report.tasks:
-        if task.state == "failed":
-            log = f" (log: {printable(folder / task.log)})" if task.log else ""
-            _say(f"  failed: {printable(task.name)}: {task.why}{log}")
-    _say(f"  report: {printable(folder / 'report.html')}")
 
 
-def _when(seconds: float) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return "at an unknown time"
+def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool) -> None:
+    """Tell of the jobs of which something has changed since it was told."""
+    for state in states:
+        status = state.status
+        news = status.state, status.counts
+        if told.get(status.folder) == news or not (as_json or state.is_run):
+            continue
+        told[status.folder] = news
+        if as_json:
+            _say(msgspec.json.encode(carried(status)).decode())
+        else:
+            _say(*state.lines)
 
 
-def _say(text: str) -> None:
-    print(shown(text))  # noqa: T201 - the command's answer
+class _Picture:
+    """What is drawn of the jobs that are being run."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[JobState, float]] = {}
+        """What a job said last, and when that was seen: hosts' clocks may differ."""
+
+    def note(self, states: list[JobState]) -> None:
+        """Take in how the jobs stand now."""
+        before, now = self._seen, time.monotonic()
+        self._seen = {}
+        for state in states:
+            folder = state.status.folder
+            known = before.get(folder)
+            same = known is not None and known[0].status.now == state.status.now
+            if state.is_run:
+                self._seen[folder] = known if known is not None and same else (state, now)
+
+    def drawn(self) -> RenderableType:
+        """The jobs that run, one below the other."""
+        now = time.monotonic()
+        return Group(*(self._one(*seen, now) for seen in self._seen.values()))
+
+    @staticmethod
+    def _one(state: JobState, taken: float, now: float) -> RenderableType:
+        if state.status.tasks is None:
+            return "\n".join(map(shown, state.lines))
+        return Standing(state.status, now - taken)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        print(shown(line))  # noqa: T201 - the command's answer

@@ -10,7 +10,7 @@ import os
 import queue
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -40,6 +40,7 @@ from encamp.errors import (
 )
 from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
+from encamp.jobs.display.live import Live
 from encamp.jobs.display.progress import Progress, Shielded, progress_here
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
@@ -61,12 +62,14 @@ from encamp.jobs.report.account import (
     InHand,
     Workplaces,
     attempt_report,
+    controller_here,
     job_report,
     task_report,
     write_manifest,
 )
 from encamp.jobs.report.last_report import keep_report
 from encamp.jobs.report.parameters import parameters_of
+from encamp.jobs.report.report import write_page
 from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.report.table import write_table
 from encamp.jobs.worker.attempt import Abandoned, attempt
@@ -74,7 +77,7 @@ from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.time_left import TimeLeft
 from encamp.jobs.worker.work import Outcome, Work, log_name
-from encamp.model import JobReport, Published, State, TaskReport
+from encamp.model import JobReport, JobStatus, Published, State, TaskReport
 from encamp.slot.program import check_slots
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
@@ -226,7 +229,7 @@ class _Run:
         executor: Executor,
         workers: int | None,
         options: Options,
-        progress: Progress,
+        progress: Shielded,
         interrupts: Interrupts,
     ) -> None:
         self.job, self.tasks, self.prepared, self.journal = job, tasks, prepared, journal
@@ -268,6 +271,18 @@ class _Run:
         self.enough = False
         """Whether so many tasks have failed that no more are begun."""
         self.untidy = False
+        self.heard = time.monotonic()
+        """When something arrived last, or it was seen that the executor is there."""
+        self.live = Live(
+            job.name,
+            len(tasks),
+            workers,
+            self.clock,
+            progress,
+            journal.own_folder,
+            controller_here(),
+            self._draw,
+        )
         self.interrupts = interrupts
         interrupts.wake = lambda: self.arrived.put(None)
 
@@ -328,15 +343,20 @@ class _Run:
             ready.extend(graph.ready())
             while ready and self._may_begin():
                 self._check()
+                self.live.look(self.futures, self._attempt_of)
                 self._begin_in_time(ready.popleft())
             self._see_time_left(ready)
             self._check()
+            self.live.look(self.futures, self._attempt_of)
             if self.running:
-                arrivals = self._arrivals(SILENCE)
+                arrivals = self._arrivals(min(SILENCE, self.live.pause))
                 self._take_in(arrivals)
-                self._see_executor(silent=not arrivals)
+                self._see_executor(heard=bool(arrivals))
             if not self.enough:
                 self._unpark()
+
+    def _attempt_of(self, name: str) -> int:
+        return self.running[name].number
 
     def _may_begin(self) -> bool:
         """Whether another task may be handed over now."""
@@ -377,9 +397,13 @@ class _Run:
     def _done_so_far(self) -> int:
         return sum(state in ("done", "up to date") for state in self.ended.states())
 
-    def _see_executor(self, *, silent: bool) -> None:
-        """Give up what runs if nothing can come of it any more, seen twice."""
-        why = why_gone(self.executor) if silent else None
+    def _see_executor(self, *, heard: bool) -> None:
+        """Give up what runs if nothing can come of it any more, seen twice while all is silent."""
+        now = time.monotonic()
+        if not heard and now - self.heard < SILENCE:
+            return
+        self.heard = now
+        why = None if heard else why_gone(self.executor)
         if why is None:
             self._seen_gone = False
         elif not self._seen_gone:
@@ -438,6 +462,7 @@ class _Run:
         self._keep_names(name, outputs)
         self.ended.up_to_date(name, line)
         self._note_end(name, outputs)
+        self.live.up_to_date()
         tell_up_to_date(self.progress, name, self.ended)
 
     def _keep_names(self, name: str, outputs: list[Published]) -> None:
@@ -450,6 +475,7 @@ class _Run:
         current.tries += 1
         self.journal.write(Record("submitted", name, time.time(), current.number))
         self.running[name] = current
+        self.live.submitted()
         self.progress.submitted(name, current.number)
         self._hand_over(name)
 
@@ -772,6 +798,7 @@ class _Run:
     def _end(self, report: TaskReport, line: bytes | None = None) -> None:
         self.ended.add(report, line)
         self._note_end(report.name, (*report.outputs, *report.rescued))
+        self.live.ended(report)
         self.progress.ended(report)
         if report.state == "failed":
             self._note_failure(report.name)
@@ -804,18 +831,27 @@ class _Run:
         self.lease.end()
         deadline = time.monotonic() + STOP_WITHIN
         while self.running and (left := deadline - time.monotonic()) > 0:
-            self._take_in(self._arrivals(left))
+            self.live.look(self.futures, self._attempt_of, stopping=True)
+            self._take_in(self._arrivals(min(left, self.live.pause)))
 
-    def _report(self, *, interrupted: bool) -> JobReport:
-        report = job_report(
+    def _draw(self, status: JobStatus) -> None:
+        """Write the report's page while the run goes on."""
+        so_far = self._so_far(self.ended.for_disk(), interrupted=False)
+        write_page(so_far, self.journal.own_folder, status)
+
+    def _so_far(self, tasks: Sequence[TaskReport], *, interrupted: bool) -> JobReport:
+        return job_report(
             self.job,
-            as_list_if_few(self.ended),
+            tasks,
             self.clock,
             self._executor_name(),
             interrupted,
             [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
             services_of(self.executor),
         )
+
+    def _report(self, *, interrupted: bool) -> JobReport:
+        report = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
         write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
         keep_report(for_disk, self.journal.own_folder)

@@ -3,41 +3,28 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as RichProgress
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.text import Text
 
 from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
+from encamp.jobs.display.standing import STYLES, Standing
 from encamp.jobs.report.table import NAME as TABLE
-from encamp.model import AttemptReport, JobReport, State, TaskReport
+from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport
 from encamp.storage.sizes import counted, size_text
 
-_STYLES = {
-    "done": "green",
-    "failed": "bold red",
-    "blocked": "yellow",
-    "up to date": "dim",
-    "to do": "cyan",
-    "waiting": "dim",
-}
 _LISTED = 10
 """How many failures are shown with their logs."""
+_A_SECOND = 4
+"""How often a display is drawn."""
 
 
 def console_progress(*, quiet: bool, dry_run: bool) -> Progress:
@@ -156,59 +143,49 @@ def _line(task: TaskReport) -> str:
     if task.state in ("blocked", "to do"):
         return f"{line}: {task.why}"
     if not task.attempts:
-        return line
+        return f"{line}: {task.why}" if task.why else line
     last = task.attempts[-1]
     seconds = sum(phase.seconds for phase in last.phases)
     where = f" on {last.where.host} ({last.where.worker})" if last.where else ""
-    return f"{line}{where} in {time_text(seconds)}"
+    why = f": {task.why}" if task.state == "failed" else ""
+    return f"{line}{where} in {time_text(seconds)}{why}"
 
 
 class _Live(_Summary):
-    """A bar with counts, bytes and the time that is left; failures are printed above it."""
+    """A bar with counts, times and the tasks that run; failures are printed above it."""
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         super().began(job, tasks, workers)
-        self.counts: dict[str, int] = {}
-        self.running = 0
-        self.bytes = 0
-        self.bar = RichProgress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[states]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+        self._status: tuple[JobStatus, float] | None = None
+        self._live = Live(
             console=self.console,
+            get_renderable=self._standing,
+            refresh_per_second=_A_SECOND,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        self.id: TaskID = self.bar.add_task(printable(job), total=tasks, states="")
-        self.bar.start()
+        self._live.start()
 
-    def submitted(self, task: str, attempt: int) -> None:
-        self.running += 1
-        self._update(0)
+    def _standing(self) -> RenderableType:
+        if self._status is None:
+            return ""
+        status, taken = self._status
+        return Standing(status, time.monotonic() - taken)
+
+    def status(self, status: JobStatus) -> None:
+        self._status = status, time.monotonic()
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        self.running -= 1
         self._print(f"try {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)
-        if task.state in ("done", "failed") and task.attempts:
-            self.running -= 1
-            self.bytes += sum(a.bytes_mirrored + a.bytes_shared for a in task.attempts)
-        self.counts[task.state] = self.counts.get(task.state, 0) + 1
         if task.state in ("failed", "blocked"):
-            self._print(_line(task), _STYLES[task.state])
-        self._update(1)
-
-    def _update(self, advance: int) -> None:
-        shown = [f"{count} {state}" for state, count in self.counts.items()]
-        states = ", ".join([*shown, f"{self.running} in hand", size_text(self.bytes)])
-        self.bar.update(self.id, advance=advance, states=states)
+            self._print(_line(task), STYLES[task.state])
 
     def finished(self, report: JobReport) -> None:
-        self.bar.stop()
+        self._live.stop()
         super().finished(report)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from encamp.errors import BadJob
 
 if TYPE_CHECKING:
-    from encamp.model import JobReport, TaskReport
+    from encamp.model import JobReport, JobStatus, TaskReport
 
 _log = logging.getLogger("encamp")
 
@@ -21,6 +21,9 @@ class Progress(Protocol):
 
     An error that it raises never ends the run: it is logged once, with its traceback, and the
     object is told nothing more. KeyboardInterrupt stops the run in good order, as Ctrl-C does.
+
+    An object may also have a method ``status``: about twice a second it is given a `JobStatus`,
+    with the tasks that run, how many are in each state, and the time that is left.
     """
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
@@ -79,6 +82,8 @@ class Shielded:
         self._progress: Progress | None = progress
         self.wants_whole_reports: bool = getattr(progress, "wants_whole_reports", True)
         """Whether it looks at more than state and reason of what is up to date."""
+        self.wants_status = callable(getattr(progress, "status", None))
+        """Whether it is to be told how the run stands, about twice a second."""
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         """See `Progress.began`."""
@@ -91,6 +96,10 @@ class Shielded:
     def retried(self, task: str, attempt: int, error: str) -> None:
         """See `Progress.retried`."""
         self._tell("retried", task, attempt, error)
+
+    def status(self, status: JobStatus) -> None:
+        """See `Progress`."""
+        self._tell("status", status)
 
     def ended(self, task: TaskReport) -> None:
         """See `Progress.ended`."""

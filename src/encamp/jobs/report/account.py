@@ -80,6 +80,11 @@ class Workplaces:
         return Outcome(where=where, phases=[lost], error=error)
 
 
+def controller_here() -> str:
+    """This process, as the one that runs a job."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
 def job_report(
     job: Job,
     tasks: Sequence[TaskReport],
@@ -96,7 +101,7 @@ def job_report(
         folder=str(job.folder),
         started=clock.began,
         ended=clock.now(),
-        controller=f"process {os.getpid()} on {socket.gethostname()}",
+        controller=controller_here(),
         executor=executor,
         version=__version__,
         interrupted=interrupted,

@@ -16,6 +16,8 @@ import msgspec
 
 from encamp.errors import NotOurs
 from encamp.jobs.report.report import NAME, report_in, written
+from encamp.jobs.report.status_file import NAME as STATUS
+from encamp.jobs.report.status_file import left_by_a_killed_run
 from encamp.model import JobReport
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
@@ -37,10 +39,12 @@ def keep_report(report: JobReport, folder: OwnFolder) -> None:
     """
     idle = not report.interrupted and all(state == "up to date" for state in report.states())
     with folder.opened(make=True) as files:
+        idle = idle and not left_by_a_killed_run(files)
         earlier = _earlier(files) if idle else None
         if earlier is None:
             files.remove(_NOTE)
             written(report, files)
+            files.remove(STATUS)
             return
         if earlier != report.warnings:
             written(replace(report_in(files), warnings=report.warnings), files)

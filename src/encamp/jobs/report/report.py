@@ -17,7 +17,7 @@ from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.reports import Reports
 from encamp.jobs.report.trace import trace
-from encamp.model import JobReport, State
+from encamp.model import JobReport, JobStatus, State
 from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
@@ -44,6 +44,15 @@ def written(report: JobReport, files: OwnFiles) -> None:
     _replace(files, "trace.json", trace(report, lanes))
     facts = carried(replace(report, tasks=[]))
     _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
+
+
+def write_page(report: JobReport, folder: OwnFolder, status: JobStatus) -> None:
+    """Write report.html alone, of a run that goes on; raises as `write_report`."""
+    lanes = Lanes(report)
+    facts = {**carried(replace(report, tasks=[])), "live": carried(status)}
+    with folder.opened() as files:
+        page = page_of(report, facts, lanes, files.path)
+        _replace(files, "report.html", [page], flush=False)
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
@@ -75,6 +84,8 @@ class Outline(msgspec.Struct, frozen=True):
     interrupted: bool
     tasks: list[TaskOutline]
     not_selected: int = 0
+    started: float | None = None
+    controller: str = ""
 
 
 def read_outline(path: Path, *, shared: bool = False) -> Outline:
@@ -113,10 +124,10 @@ def _told_as_bad_job(path: Path) -> Iterator[None]:
         raise BadJob(str(path), f"is no report of a run: {exc}") from exc
 
 
-def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes]) -> None:
+def _replace(files: OwnFiles, name: str, pieces: Iterable[bytes], *, flush: bool = True) -> None:
     size = 0
     try:
-        with files.replacing(name) as file:
+        with files.replacing(name, flush=flush) as file:
             for data in pieces:
                 size += len(data)
                 file.write(data)

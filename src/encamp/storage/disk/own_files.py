@@ -184,10 +184,11 @@ class OwnFiles:
             return os.fstat(fd)
 
     @contextmanager
-    def replacing(self, name: str) -> Iterator[IO[bytes]]:
+    def replacing(self, name: str, *, flush: bool = True) -> Iterator[IO[bytes]]:
         """Write a file that takes the name when it is whole, and on the disk.
 
-        What has the name already is replaced, a link itself and not what it leads to.
+        What has the name already is replaced, a link itself and not what it leads to. Without
+        ``flush`` a power cut may leave it empty: for what counts for some seconds only.
         """
         temporary = f".{name}.{token_hex(8)}.tmp"
         fd = os.open(temporary, os.O_RDWR | _NEW, self._mode, dir_fd=self._fd)
@@ -198,7 +199,8 @@ class OwnFiles:
                         os.fchmod(fd, self._mode)  # whatever the umask says
                 yield file
                 file.flush()
-                flushed(fd, self.path / name)
+                if flush:
+                    flushed(fd, self.path / name)
             os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except BaseException:
             self.remove(temporary)

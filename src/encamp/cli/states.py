@@ -1,0 +1,186 @@
+"""How the jobs in a destination stand, by what is in their folders: for programs, and in words."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from encamp.errors import BadJob, printable
+from encamp.jobs.display.standing import clock_text
+from encamp.jobs.journal import NAME, Journal
+from encamp.jobs.report.last_report import last_check
+from encamp.jobs.report.report import Outline, read_outline
+from encamp.jobs.report.status_file import last_status
+from encamp.jobs.worker.lease import leases
+from encamp.model import FailedTask, JobStatus, State
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.process import ProcessFacts
+from encamp.storage.sizes import counted
+
+_MOST_FAILED = 20
+_MOST_RUNNING = 8
+_STATES: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
+_ENDED: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
+
+
+@dataclass(frozen=True)
+class JobState:
+    """How a job stands: for programs, and in words."""
+
+    status: JobStatus
+    lines: list[str]
+
+    @property
+    def is_run(self) -> bool:
+        """Whether a process runs the job now."""
+        return self.status.state in ("running", "stopping")
+
+
+def job_folders(destination: Path) -> list[Path]:
+    """The folders of jobs that have run to a destination, or the one that it is itself.
+
+    Raises `BadJob` if there is none.
+    """
+    if not destination.is_dir():
+        raise BadJob(str(destination), "there is no such folder; name a job's destination")
+    folders = [destination] if destination.suffix == ".job" else sorted(destination.glob("*.job"))
+    folders = [folder for folder in folders if os.path.lexists(folder / NAME)]
+    if not folders:
+        raise BadJob(str(destination), "no job has run to this folder; name a job's destination")
+    return folders
+
+
+def state_of(own: OwnFolder) -> JobState:
+    """How the job in a folder stands. Raises `NotOurs`, and `BadJob` for a broken report."""
+    report = own.path / "report.json"
+    for _, facts in leases(own):
+        if _locked(own) and not (facts is not None and facts.known_dead):
+            return _being_run(own, facts)
+        return _killed(own, facts)
+    if not report.exists():
+        status = _status(own, "ended", "")
+        words = f"{printable(status.name)}: {_done(status)} done; no run of it has ended yet"
+        return JobState(status, [words])
+    return _ended(read_outline(report, shared=own.shared), own)
+
+
+def _status(own: OwnFolder, state: str, controller: str) -> JobStatus:
+    """What the journal alone tells."""
+    journal = Journal(own.path, shared=own.shared)
+    journal.read()
+    done = sum(1 for _ in journal.current())
+    return JobStatus(
+        name=_name(own),
+        folder=str(own.path),
+        state=state,  # type: ignore[arg-type]
+        controller=controller,
+        now=time.time(),
+        counts={"done": done} if done else {},
+    )
+
+
+def _name(own: OwnFolder) -> str:
+    return own.path.name.removesuffix(".job")
+
+
+def _done(status: JobStatus) -> str:
+    return counted(status.counts.get("done", 0), "task")
+
+
+def _who(facts: ProcessFacts | None) -> str:
+    return f"process {facts.pid} on {printable(facts.host)}" if facts else "another process"
+
+
+def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
+    who = _who(facts)
+    status = last_status(own)
+    if status is None or (facts is not None and status.controller != who):
+        status = _status(own, "running", who)
+        done = _done(status)
+        return JobState(
+            status, [f"{printable(status.name)}: being run by {who}; {done} done so far"]
+        )
+    status = replace(status, folder=str(own.path))
+    return JobState(status, [f"{printable(status.name)}: being run by {who}", *_live(status)])
+
+
+def _live(status: JobStatus) -> list[str]:
+    """The lines of a run that goes on."""
+    counts = ", ".join(f"{status.counts[one]} {one}" for one in _STATES if status.counts.get(one))
+    times = "" if status.started is None else f"; elapsed {clock_text(status.now - status.started)}"
+    if status.left is not None:
+        times += f", about {clock_text(status.left)} left"
+    lines = [f"  {counts or 'nothing has begun'}{times}"]
+    if status.handed_over:
+        lines.append(f"  {status.handed_over} of those that wait are handed over")
+    for task in status.running[:_MOST_RUNNING]:
+        again = f", try {task.attempt}" if task.attempt > 1 else ""
+        ran = clock_text(status.now - task.since)
+        lines.append(f"  running: {printable(task.name)} for {ran}{again}")
+    if (more := status.counts.get("running", 0) - _MOST_RUNNING) > 0:
+        lines.append(f"  and {more} more")
+    return lines + [f"  failed: {printable(one.name)}: {one.why}" for one in status.failed]
+
+
+def _killed(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
+    who = _who(facts)
+    status = _status(own, "killed", who)
+    words = f"{_done(status)} done; the last run, by {who}, was killed; run again to go on"
+    return JobState(status, [f"{printable(status.name)}: {words}"])
+
+
+def _locked(folder: OwnFolder) -> bool:
+    """Whether some process, on any host, runs the job in ``folder``; see fcntl(2), F_GETLK."""
+    question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        with folder.opened() as files, os.fdopen(files.open("lock"), "rb") as file:
+            answer: bytes = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:
+        return True  # a disk without locks does not contradict the lease
+    return int(struct.unpack_from("h", answer)[0]) != fcntl.F_UNLCK
+
+
+def _ended(report: Outline, own: OwnFolder) -> JobState:
+    folder, name = own.path, printable(_name(own))
+    found = Counter(task.state for task in report.tasks)
+    how = "stopped" if report.interrupted else "ended"
+    failed = [task for task in report.tasks if task.state == "failed"]
+    status = JobStatus(
+        name=_name(own),
+        folder=str(folder),
+        state=how,  # type: ignore[arg-type]
+        controller=report.controller,
+        now=report.ended,
+        started=report.started,
+        tasks=len(report.tasks),
+        counts={state: found[state] for state in _ENDED if found[state]},
+        failed=[FailedTask(task.name, task.why) for task in failed[-_MOST_FAILED:]],
+    )
+    page = f"  report: {printable(folder / 'report.html')}"
+    if (check := last_check(folder, shared=own.shared)) is not None:
+        words = (
+            f"{name}: {check.tasks} up to date; the last run ended {_when(check.ended)}, "
+            f"nothing had to run; the report is of the run that {how} {_when(report.ended)}"
+        )
+        return JobState(replace(status, now=check.ended), [words, page])
+    counts = ", ".join(
+        [f"{found[state]} {state}" for state in _ENDED if found[state]]
+        + ([f"{report.not_selected} not selected"] if report.not_selected else [])
+    )
+    lines = [f"{name}: {counts}; the last run {how} {_when(report.ended)}"]
+    for task in failed:
+        log = f" (log: {printable(folder / task.log)})" if task.log else ""
+        lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
+    return JobState(status, [*lines, page])
+
+
+def _when(seconds: float) -> str:
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "at an unknown time"

@@ -1,0 +1,40 @@
+"""``status.json`` in a job's folder: how the run that goes on stands, for all who see the folder.
+
+It is removed when the report of the run is written.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import msgspec
+
+from encamp.errors import NotOurs
+from encamp.jobs.report.carried import carried
+from encamp.model import JobStatus
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
+
+NAME = "status.json"
+_MOST = 1 << 24
+
+
+def write_status(status: JobStatus, folder: OwnFolder) -> None:
+    """Say how the run stands now. Raises `NotOurs`, or OSError from the disk."""
+    with folder.opened() as files, files.replacing(NAME, flush=False) as file:
+        file.write(msgspec.json.encode(carried(status)))
+
+
+def left_by_a_killed_run(files: OwnFiles) -> bool:
+    """Whether a run has ended without a report, and its page may say that it goes on."""
+    try:
+        files.status(NAME)
+    except OSError:
+        return False
+    return True
+
+
+def last_status(folder: OwnFolder) -> JobStatus | None:
+    """How a run stood when it last said so; None if it has not."""
+    with suppress(OSError, ValueError, RecursionError, NotOurs), folder.opened() as files:
+        return msgspec.json.decode(files.read(NAME, _MOST), type=JobStatus)
+    return None
