@@ -25,6 +25,7 @@ PAGES = [
     "docs/slurm.md",
     "docs/storage.md",
     "docs/table.md",
+    "docs/watching.md",
 ]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ENCAMP = Path(sys.executable).with_name("encamp")
