@@ -20,7 +20,7 @@ from encamp.jobs.file.positions import Positions
 from encamp.jobs.job import Job
 from encamp.jobs.steps import Command
 from encamp.storage.inputs.mirror import Mirror, Mode
-from encamp.storage.outputs.outputs import Existing, Output
+from encamp.storage.outputs.patterns import Existing, Output
 
 DOCS = Path(__file__).parent.parent / "docs" / "jobfile.md"
 

@@ -11,8 +11,8 @@ from encamp.jobs.steps import Command
 from encamp.model import AttemptReport, Published, Span, TaskReport, Where
 from encamp.storage.disk.trusted import Trust
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.outputs.outputs import Output
 from encamp.storage.outputs.parts import Written
+from encamp.storage.outputs.patterns import Output
 
 FACTS = [
     Where("host", "worker", 7),

@@ -21,7 +21,7 @@ _HOMES = {
     "map_files": "encamp.jobs.mapping",
     "outputs_of": "encamp.jobs.outputs_of",
     "Mirror": "encamp.storage.inputs.mirror",
-    "Output": "encamp.storage.outputs.outputs",
+    "Output": "encamp.storage.outputs.patterns",
     "Cluster": "encamp.cluster.cluster",
     "freeze_support": "encamp.slot.program",
     "ClusterError": "encamp.errors",
@@ -53,7 +53,7 @@ _HOMES = {
     "TaskReport": "encamp.model",
     "EncampError": "encamp.errors",
     "InputError": "encamp.errors",
-    "JobFailed": "encamp.errors",
+    "JobFailed": "encamp.model",
     "StorageError": "encamp.errors",
     "TaskError": "encamp.errors",
 }
@@ -113,7 +113,6 @@ if TYPE_CHECKING:
         ClusterError,
         EncampError,
         InputError,
-        JobFailed,
         ServiceError,
         StorageError,
         TaskError,
@@ -123,7 +122,7 @@ if TYPE_CHECKING:
     from encamp.jobs.mapping import map_files
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
-    from encamp.model import AttemptReport, JobReport, ServiceStatistics, TaskReport
+    from encamp.model import AttemptReport, JobFailed, JobReport, ServiceStatistics, TaskReport
     from encamp.services.files import copy_files
     from encamp.services.parameters import Parameters
     from encamp.services.proxy import Proxy
@@ -133,7 +132,7 @@ if TYPE_CHECKING:
     from encamp.slot.calls import CurrentTask, current_task
     from encamp.slot.program import freeze_support
     from encamp.storage.inputs.mirror import Mirror
-    from encamp.storage.outputs.outputs import Output
+    from encamp.storage.outputs.patterns import Output
     from encamp.storage.sandbox import current_sandbox, sandbox, sandboxed
     from encamp.wire.protocol import Received
 

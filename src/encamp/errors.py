@@ -54,7 +54,7 @@
     │   ├── TooFewFiles            this process may not open as many files as it needs
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are no message of ours
-    ├── JobFailed                  some tasks of a job failed; carries the report
+    ├── JobFailed                  some tasks of a job failed (in `encamp.model`, with its report)
     └── OutOfTime                  a job stopped before its allocation ends; run it again to go on
 
 Errors take facts, not sentences; the sentence is made when it is read.
@@ -70,10 +70,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from inspect import Parameter, Signature
 from pickle import PicklingError
-from typing import TYPE_CHECKING, Any, ClassVar, dataclass_transform
-
-if TYPE_CHECKING:
-    from encamp.model import JobReport
+from typing import Any, ClassVar, dataclass_transform
 
 
 def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
@@ -841,20 +838,6 @@ class BadFrame(ClusterError):
 
     def __str__(self) -> str:
         return f"refused a message: {self.why}"
-
-
-class JobFailed(EncampError):
-    """Some tasks failed. Everything else is done and published; run again to go on."""
-
-    report: JobReport
-
-    def __str__(self) -> str:
-        failed = list(self.report.of_state("failed"))
-        names = ", ".join(printable(task.name) for task in failed[:5])
-        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-        tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
-        first = f"; {printable(failed[0].name)}: {shown(failed[0].why)}" if failed else ""
-        return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
 
 
 class OutOfTime(EncampError):

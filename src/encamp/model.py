@@ -14,7 +14,8 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Literal, TypeVar, get_args
 
-from encamp.values import Scalar
+from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
+from encamp.values import Scalar, row_of
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
 """``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
@@ -139,9 +140,6 @@ class TaskReport:
 
         Raises `BadValues` if the value is more than numbers and texts.
         """
-        from encamp.errors import BadValues
-        from encamp.values import row_of
-
         if self.not_kept:
             raise BadValues(self.name, f"its value is of the type {self.not_kept}")
         if self.value is None:
@@ -325,8 +323,6 @@ class JobReport:
 
     def __str__(self) -> str:
         """A summary: tasks by state, what failed and why, and where the whole report is."""
-        from encamp.errors import printable, shown
-
         found = Counter(self.states())
         counts = [f"{found[state]} {state}" for state in get_args(State) if found[state]]
         counts += [f"{self.not_selected} not selected"] if self.not_selected else []
@@ -371,8 +367,6 @@ class JobReport:
 
         Raises `NotInstalled` if pandas is not there, else as `values`.
         """
-        from encamp.errors import NotInstalled
-
         rows = self.values(tasks)
         try:
             import pandas as pd
@@ -394,3 +388,17 @@ class JobReport:
             if task.name == name:
                 return task
         raise KeyError(name)
+
+
+class JobFailed(EncampError):
+    """Some tasks failed. Everything else is done and published; run again to go on."""
+
+    report: JobReport
+
+    def __str__(self) -> str:
+        failed = list(self.report.of_state("failed"))
+        names = ", ".join(printable(task.name) for task in failed[:5])
+        more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+        tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
+        first = f"; {printable(failed[0].name)}: {shown(failed[0].why)}" if failed else ""
+        return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"

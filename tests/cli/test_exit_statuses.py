@@ -15,12 +15,11 @@ from encamp.errors import (
     DiskFull,
     EngineFailed,
     JobBusy,
-    JobFailed,
     NoMatch,
     TaskLost,
     UnusableInput,
 )
-from encamp.model import JobReport
+from encamp.model import JobFailed, JobReport
 from encamp.storage.signals import Terminated
 
 REPORT = JobReport("job", "out", "out/job.job", 0.0, 0.0, "", "", "", False, [])

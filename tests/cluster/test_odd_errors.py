@@ -11,9 +11,10 @@ import odd_errors as odd
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.errors import CannotTravel, JobFailed
+from encamp.errors import CannotTravel
 from encamp.jobs.job import Job
 from encamp.jobs.steps import call
+from encamp.model import JobFailed
 from encamp.wire.pickling import RemoteTraceback
 
 SOON = 30.0

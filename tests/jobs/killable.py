@@ -23,7 +23,7 @@ from job_steps import count
 
 import encamp
 from encamp.jobs.journal import Journal
-from encamp.storage.outputs.outputs import Existing
+from encamp.storage.outputs.patterns import Existing
 
 EXISTING: tuple[Existing, ...] = ("replace", "error", "keep")
 """What the outputs of each of three tasks say of files that are there."""

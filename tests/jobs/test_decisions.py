@@ -34,8 +34,8 @@ from encamp.jobs.journal import Journal
 from encamp.jobs.run import MOST_LOSSES, WINDOW
 from encamp.jobs.worker.work import Outcome, Work
 from encamp.model import AttemptReport, Span, TaskReport, Where
-from encamp.storage.outputs.outputs import Staged
 from encamp.storage.outputs.parts import Written
+from encamp.storage.outputs.stage import Staged
 from encamp.testing.waiting import until
 
 

@@ -22,10 +22,11 @@ import pytest
 
 from conftest import need
 from encamp import Job, command
-from encamp.errors import EngineFailed, JobFailed
+from encamp.errors import EngineFailed
 from encamp.jobs import pools, run
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.report.report import read_report
+from encamp.model import JobFailed
 from encamp.storage.roots import LOCAL
 from encamp.testing.waiting import until
 

@@ -16,7 +16,7 @@ from scripted import Scripted
 import encamp
 from encamp.jobs.steps import Call, Command
 from encamp.storage.inputs.mirror import Mirror
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 
 COMMAND = Command(("cat", "in/a.txt"), stdout="out.txt", env={"LEVEL": "1"})
 OUTPUT = Output("out.txt", "to")

@@ -18,7 +18,7 @@ from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.outputs_of import InputMap, Made, OutputsOf, chosen
 from encamp.jobs.plan.graph import Graph
 from encamp.model import JobReport, Published
-from encamp.storage.outputs.outputs import OutputMap, as_outputs
+from encamp.storage.outputs.patterns import OutputMap, as_outputs
 
 
 def run(job: encamp.Job, **options: Any) -> JobReport:

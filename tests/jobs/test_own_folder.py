@@ -13,7 +13,7 @@ import encamp
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.plan.prepare import Prepared
 from encamp.model import JobReport
-from encamp.storage.outputs.outputs import OutputMap
+from encamp.storage.outputs.patterns import OutputMap
 
 
 def _run(job: encamp.Job, **options: Any) -> JobReport:

@@ -22,8 +22,8 @@ from job_steps import (
 )
 
 import encamp
-from encamp.errors import InputDamaged, JobFailed, OutputConflict, TargetConflict
-from encamp.model import JobReport, TaskReport
+from encamp.errors import InputDamaged, OutputConflict, TargetConflict
+from encamp.model import JobFailed, JobReport, TaskReport
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import encamp
 from encamp.errors import BadJob, NoMatch
 from encamp.jobs.plan.prepare import Prepared
 from encamp.storage.inputs.mirror import Mirror, MirrorMap
-from encamp.storage.outputs.outputs import Output, OutputMap
+from encamp.storage.outputs.patterns import Output, OutputMap
 
 
 @pytest.fixture

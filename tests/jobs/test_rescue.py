@@ -12,10 +12,10 @@ import pytest
 from job_steps import fail, write
 
 import encamp
-from encamp.errors import JobFailed, OutputConflict, UnsafeTarget
+from encamp.errors import OutputConflict, UnsafeTarget
 from encamp.jobs.job import Step
-from encamp.model import TaskReport
-from encamp.storage.outputs.outputs import Output, OutputMap
+from encamp.model import JobFailed, TaskReport
+from encamp.storage.outputs.patterns import Output, OutputMap
 from encamp.storage.outputs.publish import intact
 
 LEAVE: OutputMap = {"part.txt": "failed", "none.txt": "failed"}

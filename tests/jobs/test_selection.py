@@ -11,9 +11,10 @@ import pytest
 from scripted import GOOD, Scripted
 
 import encamp
-from encamp.errors import BadJob, JobFailed, StepFailed
+from encamp.errors import BadJob, StepFailed
 from encamp.jobs.journal import Journal
 from encamp.jobs.worker.work import Outcome, Work
+from encamp.model import JobFailed
 
 BAD = Outcome(error=StepFailed("a", "true", 1, "ended with exit status 1"))
 

@@ -28,9 +28,9 @@ from encamp.jobs.worker.lease import PREFIX, leases
 from encamp.model import JobReport, Published, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.outputs.beacon import Beacons, _remove_dead, reaches
-from encamp.storage.outputs.outputs import Staged
 from encamp.storage.outputs.parts import Written, discard_leftovers, discard_noted, is_token
 from encamp.storage.outputs.publish import intact, publish, staged_by
+from encamp.storage.outputs.stage import Staged
 from encamp.storage.process import facts_in, this_process
 
 TOKEN = "0123456789ab"

@@ -30,9 +30,10 @@ from encamp.storage.inputs.ship import digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.believed import Believed
 from encamp.storage.outputs.landing import Depot, Piece
-from encamp.storage.outputs.outputs import Output, bound, folders_of, stage, unstage
 from encamp.storage.outputs.parts import discard_leftovers
+from encamp.storage.outputs.patterns import Output, bound, folders_of
 from encamp.storage.outputs.publish import intact, publish
+from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.roots import local, local_storage
 
 __all__ = ["scratch"]
@@ -370,7 +371,7 @@ def test_what_is_private_stays_so_while_it_is_staged(
         modes.append(stat.S_IMODE(os.fstat(fd).st_mode))
         os.fchmod(fd, mode)
 
-    monkeypatch.setattr("encamp.storage.outputs.outputs.set_permissions", seen)
+    monkeypatch.setattr("encamp.storage.outputs.stage.set_permissions", seen)
     folder = local_storage() / "task"
     folder.mkdir()
     for name, mode in (("private", 0o600), ("public", 0o644)):

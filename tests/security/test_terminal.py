@@ -12,10 +12,10 @@ import pytest
 
 import encamp
 from encamp.cli.main import _say, cli
-from encamp.errors import JobFailed, StepFailed, reason, shown, text_of
+from encamp.errors import StepFailed, reason, shown, text_of
 from encamp.jobs.display.console import console_progress
 from encamp.jobs.report.report import read_report, write_report
-from encamp.model import AttemptReport, JobReport, Span, TaskReport, Where
+from encamp.model import AttemptReport, JobFailed, JobReport, Span, TaskReport, Where
 
 EVIL = "\x1b]0;title\x07\x1b[2J\x9b31m\r\u202e\x08"
 

@@ -23,8 +23,9 @@ from encamp.storage.disk.trusted import NAMED
 from encamp.storage.inputs.ship import CHUNK, digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
 from encamp.storage.outputs.landing import Depot, Far, Landed, Piece, Receiver, send_file
-from encamp.storage.outputs.outputs import Output, Staged, as_outputs, bound, stage
+from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.owner import reclaim
 from encamp.storage.roots import MIRRORED
 

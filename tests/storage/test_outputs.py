@@ -15,16 +15,10 @@ from other_processes import open_folder, small_disk, start, unprivileged
 
 from encamp.errors import BadDestination, DiskFull, MissingOutput, OutputConflict, UnsafeTarget
 from encamp.model import Published
-from encamp.storage.outputs.outputs import (
-    Output,
-    OutputMap,
-    as_outputs,
-    check_outputs,
-    stage,
-    unstage,
-)
 from encamp.storage.outputs.parts import PART, discard_leftovers
+from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import digest_of, intact, publish
+from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.roots import MIRRORED, local, local_storage
 
 RUN, OTHER = "0123456789ab", "ba9876543210"

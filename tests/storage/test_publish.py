@@ -15,9 +15,10 @@ import encamp
 from encamp.errors import BadJob, OutputExists
 from encamp.model import Published
 from encamp.storage.outputs import publish as publishing
-from encamp.storage.outputs.outputs import Existing, Output, Staged, as_outputs, stage
 from encamp.storage.outputs.parts import PART
+from encamp.storage.outputs.patterns import Existing, Output, as_outputs
 from encamp.storage.outputs.publish import digest_of, manifest_lines, publish
+from encamp.storage.outputs.stage import Staged, stage
 
 
 @pytest.fixture

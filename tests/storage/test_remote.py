@@ -32,7 +32,7 @@ from encamp.errors import (
 from encamp.storage import remote
 from encamp.storage.camp import Camp
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
-from encamp.storage.outputs.outputs import Existing, Output
+from encamp.storage.outputs.patterns import Existing, Output
 from encamp.storage.outputs.publish import intact
 from encamp.storage.remote import find_remote
 from encamp.storage.roots import local_storage

@@ -19,8 +19,9 @@ from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.inputs.ship import Chunk, Sender, ShippedEntry, receive_file
 from encamp.storage.outputs.landing import Depot, Landed, Piece
-from encamp.storage.outputs.outputs import as_outputs, bound, stage
+from encamp.storage.outputs.patterns import as_outputs, bound
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import stage
 from encamp.storage.roots import LOCAL, MIRRORED
 
 MIB = 1 << 20

@@ -16,8 +16,9 @@ from encamp.storage.camp import Camp
 from encamp.storage.disk import visible
 from encamp.storage.disk.visible import WAIT, is_network_disk, until_not_older, until_visible
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.outputs.outputs import as_outputs, stage
+from encamp.storage.outputs.patterns import as_outputs
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import stage
 from encamp.storage.roots import portable
 from encamp.testing.waiting import until
 

@@ -10,20 +10,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from msgspec import Raw
 
 from encamp.agent.process import REFUSED, STOP_WITHIN, SlotProcess, may_pass
 from encamp.agent.starts import Starts
-from encamp.engines.base import CONTROLLER
+from encamp.engines.base import CONTROLLER, Endpoint
 from encamp.errors import BadFrame, EncampError, SlotsCannotStart
+from encamp.loop.pump import Pump
 from encamp.slot import ledger
 from encamp.slot.calls import INLINE_THREADS, Slot
 from encamp.slot.child import Birth
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
+from encamp.slot.short import ShortWay
 from encamp.storage.owner import reclaim
 from encamp.wire.frames import Parts, changeable, own
+from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
     RESULTS,
     SPAWNER,
@@ -44,9 +47,6 @@ from encamp.wire.protocol import (
     of_host,
 )
 
-if TYPE_CHECKING:
-    from encamp.agent.main import Agent
-
 T = TypeVar("T")
 
 ANSWER_WITHIN = 1.0
@@ -57,10 +57,36 @@ _LOOK = 0.02
 """Seconds between looks at whether a process that was let go has ended, or something has come."""
 
 
+class Holder(Protocol):
+    """What a slot needs of its agent."""
+
+    host: str
+    number: int
+    endpoint: Endpoint
+    pump: Pump
+    outbox: Outbox
+    orders: Orders | None
+    short: ShortWay | None
+    beside: bool
+    over: bool
+
+    def pass_on(self, envelope: Any, parts: Parts) -> None:
+        """Send what a slot says to where it belongs."""
+
+    def post(self, to: int, parts: Parts) -> None:
+        """Send a message."""
+
+    def unlink(self, slot: int) -> None:
+        """Forget the links of a slot whose process has ended."""
+
+    def turned(self) -> None:
+        """Send what was posted in this turn."""
+
+
 class Hosted(ABC):
     """One slot of an agent."""
 
-    def __init__(self, agent: Agent, number: int) -> None:
+    def __init__(self, agent: Holder, number: int) -> None:
         self.agent, self.number = agent, number
         self.busy = 0
         """Calls that it has been given and has not ended."""
@@ -95,7 +121,7 @@ class Hosted(ABC):
 class ProcessSlot(Hosted):
     """A slot that is a process; one that dies is told of, and replaced."""
 
-    def __init__(self, agent: Agent, number: int, folder: str) -> None:
+    def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
         orders = agent.orders
         self._birth = Birth(
@@ -546,7 +572,7 @@ class ThreadSlot(Hosted):
 
     short = None
 
-    def __init__(self, agent: Agent, number: int, folder: str, label: int | None = None) -> None:
+    def __init__(self, agent: Holder, number: int, folder: str, label: int | None = None) -> None:
         super().__init__(agent, number)
         self._slot = Slot(number, agent.host, self, agent.number)
         self._slot.beside = agent.beside
@@ -621,7 +647,7 @@ class ThreadSlot(Hosted):
 class InlineSlot(Hosted):
     """The agent's own main thread as a slot: the shortest way for messages, and shared fate."""
 
-    def __init__(self, agent: Agent, number: int, folder: str) -> None:
+    def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
         self.short = agent.short
         self._thread = threading.get_ident()

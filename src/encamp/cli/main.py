@@ -15,8 +15,9 @@ import click
 from encamp.cli.completion import SHELLS, engines, files, folders, script_for
 from encamp.engines.kit.interpreter import command_signals
 from encamp.engines.kit.streams import name_standard_streams
-from encamp.errors import EncampError, InputError, JobFailed, OutOfTime, printable, shown
+from encamp.errors import EncampError, InputError, OutOfTime, printable, shown
 from encamp.jobs.display.screen import Screen
+from encamp.model import JobFailed
 from encamp.storage.signals import Terminated
 from encamp.version import __version__
 

@@ -46,7 +46,7 @@ from encamp.slot.short import Short, ShortWay
 from encamp.slot.threads import chosen_here
 from encamp.storage.import_path import import_path
 from encamp.storage.inputs.mirror import MirrorMap
-from encamp.storage.outputs.outputs import OutputMap
+from encamp.storage.outputs.patterns import OutputMap
 from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire.frames import changeable, own
 from encamp.wire.pickling import dump_as, dump_small

@@ -11,8 +11,8 @@ from typing import Any
 from encamp.cluster.task import Task
 from encamp.loop.pump import Pump
 from encamp.slot.folder import Brought
-from encamp.storage.outputs.outputs import unstage
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import unstage
 
 Done = Callable[[Any, BaseException | None], None]
 Ended = Callable[[Task, bool, Any], None]

@@ -15,9 +15,10 @@ from encamp.slot.folder import Staging
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.believed import NOT_DECLARED, below
 from encamp.storage.outputs.landing import Depot
-from encamp.storage.outputs.outputs import Staged, folders_of
 from encamp.storage.outputs.parts import new_token
+from encamp.storage.outputs.patterns import folders_of
 from encamp.storage.outputs.publish import final_name, staged_by
+from encamp.storage.outputs.stage import Staged
 from encamp.wire.by_value import dump_by_value
 from encamp.wire.pickling import dump
 

@@ -1,6 +1,8 @@
-"""`concurrent.futures.Executor` on a cluster: submit, map, dispatch, also in private folders."""
+"""`concurrent.futures.Executor` on a cluster: submit, map, dispatch, also in private folders.
 
-from encamp.executor.dispatch import dispatch
-from encamp.executor.executor import Executor
+What is here knows `encamp.cluster` and is a standard face of it; nothing of jobs.
+"""
+
+from encamp.executor.executor import Executor, dispatch
 
 __all__ = ["Executor", "dispatch"]

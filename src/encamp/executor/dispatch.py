@@ -1,19 +1,17 @@
-"""Jobs from a generator that may look at earlier results: `dispatch`."""
+"""Jobs from a generator that may look at earlier results: what `Executor.dispatch` does."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from inspect import GEN_CREATED, getgeneratorstate
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from encamp.cluster.scheduler import HORIZON
 from encamp.errors import BadJob, ClusterClosed
 from encamp.executor.mapping import cancel_all
-
-if TYPE_CHECKING:
-    from encamp.executor.executor import Executor
 
 Job = Callable[[], Any] | Sequence[Any] | None
 """``(function, args, kwargs, …)``, of which all but the function may be left out, and what follows
@@ -25,27 +23,15 @@ MOST_AHEAD = 100
 """Jobs that wait for each slot at most, where their number is chosen."""
 
 
-def dispatch(
-    jobs: Iterable[Job],
-    collector: Collector | None = None,
-    cluster: Any = "local",
-    *,
-    prefetch: int | None = None,
-    return_exceptions: bool = False,
-    keep_results: bool = True,
-    **options: Any,
-) -> list[Any]:
-    """`Executor.dispatch` on an executor made for it: ``Executor(cluster, **options)``."""
-    from encamp.executor.executor import Executor
+@dataclass(frozen=True)
+class Runner:
+    """What a dispatch needs of its executor."""
 
-    with Executor(cluster, **options) as executor:
-        return executor.dispatch(
-            jobs,
-            collector,
-            prefetch=prefetch,
-            return_exceptions=return_exceptions,
-            keep_results=keep_results,
-        )
+    submit: Callable[..., Future[Any]]
+    slots: Callable[[], int]
+    """How many calls can run at the same time."""
+    drive: Callable[[Callable[[], object]], object]
+    """Waits until something is true, or the cluster is closed."""
 
 
 class Dispatch:
@@ -53,7 +39,7 @@ class Dispatch:
 
     def __init__(
         self,
-        executor: Executor,
+        runner: Runner,
         jobs: Iterable[Job],
         prefetch: int | None,
         return_exceptions: bool,
@@ -61,7 +47,7 @@ class Dispatch:
     ) -> None:
         if prefetch is not None and prefetch < 0:
             raise ValueError("prefetch must be None or >= 0")
-        self._executor = executor
+        self._runner = runner
         self._jobs = iter(jobs)
         self._prefetch = prefetch
         self._return_exceptions = return_exceptions
@@ -88,7 +74,7 @@ class Dispatch:
 
     def _fill(self) -> None:
         """Ask for jobs while there is room, but not before all results that are there were seen."""
-        most = self._executor._slots() * (1 + self._ahead)
+        most = self._runner.slots() * (1 + self._ahead)
         while not self._done and len(self._running) < most:
             job = next(self._jobs, _NO_MORE)
             if job is _NO_MORE:
@@ -101,7 +87,7 @@ class Dispatch:
 
     def _start(self, job: Any) -> None:
         function, args, kwargs = _call_of(job, self._count)
-        task = self._executor.submit(function, *args, **kwargs)
+        task = self._runner.submit(function, *args, **kwargs)
         self._running[task] = self._count, job
         self._count += 1
         if self._keep:
@@ -110,7 +96,7 @@ class Dispatch:
 
     def _next(self) -> tuple[int, Any, Any]:
         if not self._done:
-            self._executor.cluster._pump.until(self._done.__len__)
+            self._runner.drive(self._done.__len__)
             if not self._done:
                 raise ClusterClosed
         task = self._done.popleft()

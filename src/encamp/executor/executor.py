@@ -26,12 +26,12 @@ from encamp.cluster.options import PLAIN, Need, SpawnOptions
 from encamp.cluster.scheduler import Station
 from encamp.cluster.task import Task
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
-from encamp.executor.dispatch import Collector, Dispatch, Job
+from encamp.executor.dispatch import Collector, Dispatch, Job, Runner
 from encamp.executor.mapping import Flat, Results, chunked, good_size
 
 if TYPE_CHECKING:
     from encamp.storage.inputs.mirror import MirrorMap
-    from encamp.storage.outputs.outputs import OutputMap
+    from encamp.storage.outputs.patterns import OutputMap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -207,7 +207,8 @@ class Executor(futures.Executor):
         takes the place of its result. Without ``keep_results`` the list is empty, for jobs without
         number whose results the collector has seen.
         """
-        run = Dispatch(self, jobs, prefetch, return_exceptions, keep_results)
+        runner = Runner(self.submit, self._slots, self.cluster._pump.until)
+        run = Dispatch(runner, jobs, prefetch, return_exceptions, keep_results)
         return run.run(collector)
 
     def _slots(self) -> int:
@@ -262,6 +263,27 @@ class Executor(futures.Executor):
         for task in self._shared.pending(None if self._root is None else self._options.owner):
             with suppress(UnsupportedByEngine):
                 task.kill()
+
+
+def dispatch(
+    jobs: Iterable[Job],
+    collector: Collector | None = None,
+    cluster: Any = "local",
+    *,
+    prefetch: int | None = None,
+    return_exceptions: bool = False,
+    keep_results: bool = True,
+    **options: Any,
+) -> list[Any]:
+    """`Executor.dispatch` on an executor made for it: ``Executor(cluster, **options)``."""
+    with Executor(cluster, **options) as executor:
+        return executor.dispatch(
+            jobs,
+            collector,
+            prefetch=prefetch,
+            return_exceptions=return_exceptions,
+            keep_results=keep_results,
+        )
 
 
 _OPEN: WeakSet[Executor] = WeakSet()

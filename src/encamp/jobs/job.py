@@ -16,7 +16,7 @@ from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole, whole
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
-from encamp.storage.outputs.outputs import OutputMap, as_outputs
+from encamp.storage.outputs.patterns import OutputMap, as_outputs
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size

@@ -22,7 +22,7 @@ from encamp.jobs.placeholders import (
 from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
 from encamp.storage.inputs.mirror import Mirror, MirrorMap
-from encamp.storage.outputs.outputs import Output, OutputMap, as_outputs
+from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs
 
 
 def map_files(

@@ -24,7 +24,7 @@ from encamp.storage.inputs.mirror import (
     renamed,
     safe_target,
 )
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.remote import is_url, without_scheme
 
 

@@ -27,7 +27,6 @@ from encamp.errors import (
     EncampError,
     EngineFailed,
     InputError,
-    JobFailed,
     OutOfTime,
     OutputConflict,
     SlotsCannotStart,
@@ -77,15 +76,15 @@ from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.time_left import TimeLeft
 from encamp.jobs.worker.work import Outcome, Work, log_name
-from encamp.model import JobReport, JobStatus, Published, State, TaskReport
+from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
 from encamp.slot.program import check_slots
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.landing import Depot
-from encamp.storage.outputs.outputs import Output, Staged, folders_of, unstage
 from encamp.storage.outputs.parts import discard_leftovers, new_token
+from encamp.storage.outputs.patterns import Output, folders_of
 from encamp.storage.outputs.publish import (
     final_name,
     flush_copies,
@@ -96,6 +95,7 @@ from encamp.storage.outputs.publish import (
     parents,
     publish,
 )
+from encamp.storage.outputs.stage import Staged, unstage
 from encamp.storage.owner import reclaim
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable_name

@@ -14,7 +14,7 @@ from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.model import quickly_pickled
 from encamp.storage.inputs.mirror import Mirror
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.values import Scalar
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from encamp.cluster.light import LightFuture
 
-if TYPE_CHECKING:
-    from encamp.services.ends import End
+
+class Waited(Protocol):
+    """Where a result is waited for: an end of services."""
+
+    def wait(self, what: Awaited, timeout: float | None) -> None:
+        """Wait until it is done or the time is over."""
+
+    def attend(self, what: Awaited) -> None:
+        """See to it that it is done some time, also if nobody waits for it here."""
 
 
 class Awaited(LightFuture):
     """A future of one end: waiting for it drives that end."""
 
-    def __init__(self, end: End) -> None:
+    def __init__(self, end: Waited) -> None:
         self._end = end
 
     def _wait(self, timeout: float | None) -> float | None:
@@ -72,7 +79,7 @@ class Result(Awaited):
     """The number of the service, while the call waits for a server of it."""
     hint = ""
 
-    def __init__(self, end: End, service: str, call: str) -> None:
+    def __init__(self, end: Waited, service: str, call: str) -> None:
         super().__init__(end)
         self.service, self.call = service, call
 

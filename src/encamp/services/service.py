@@ -36,7 +36,7 @@ from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.windows import Windows
 from encamp.storage.inputs.mirror import MirrorMap
-from encamp.storage.outputs.outputs import OutputMap
+from encamp.storage.outputs.patterns import OutputMap
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, dump_as
 

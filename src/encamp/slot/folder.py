@@ -14,7 +14,8 @@ from encamp.storage.camp import Camp
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.ship import Channel
 from encamp.storage.outputs.landing import OutputChannel
-from encamp.storage.outputs.outputs import Output, Staged, stage
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.stage import Staged, stage
 from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.sandbox import inside
 

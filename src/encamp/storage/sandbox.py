@@ -19,15 +19,9 @@ from encamp.storage.camp import Camp
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.outputs import (
-    Output,
-    OutputMap,
-    as_outputs,
-    check_outputs,
-    stage,
-    unstage,
-)
+from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import publish
+from encamp.storage.outputs.stage import stage, unstage
 from encamp.storage.persistent import give_back, persistent_camp
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder

@@ -4,23 +4,30 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from encamp.model import ServerStatistics, ServiceStatistics
 from encamp.services import proxy as own
 from encamp.services.result import Result
 
-if TYPE_CHECKING:
-    from encamp.compat.isd.grid import AbstractGrid
-    from encamp.model import ServerStatistics
-
 LAST = 50
+
+
+class Grid(Protocol):
+    """What has the servers: an `AbstractGrid`."""
+
+    def statistics(self, service_id: str) -> ServiceStatistics:
+        """What a service has done."""
+
+    def find_server(self, service_id: str, timeout: float | None = None) -> Server:
+        """Acquire a server; waits. Raises TimeoutError."""
 
 
 class Server:
     """One server of a service. ``jobs`` is how many calls it has done, ``acquired`` whether
     somebody has it, ``time`` the mean time of its last 50 calls in seconds."""
 
-    def __init__(self, grid: AbstractGrid, service_id: str, number: int) -> None:
+    def __init__(self, grid: Grid, service_id: str, number: int) -> None:
         self.grid, self.service_id, self.number = grid, service_id, number
         self.proxy: Proxy | None = None
         """That of who has acquired it, while somebody of this grid has."""
@@ -92,7 +99,7 @@ class Proxy:
 class Free:
     """The free servers of a service, as a queue: taking one acquires it, putting it releases it."""
 
-    def __init__(self, grid: AbstractGrid, service_id: str) -> None:
+    def __init__(self, grid: Grid, service_id: str) -> None:
         self._grid, self._service_id = grid, service_id
 
     def qsize(self) -> int:

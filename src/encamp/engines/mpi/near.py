@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.base import CONTROLLER, Arrival, Engine, Frame, Joined
 from encamp.engines.kit.foreign import foreign
@@ -24,8 +24,6 @@ from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
-
-    from encamp.engines.mpi.engine import MPIEngine
 
 _AGENT = 1
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -62,6 +60,22 @@ def _standing() -> bytes:
     return blake2b(json.dumps(facts).encode(errors="surrogateescape")).digest()
 
 
+class Ranks(Protocol):
+    """Rank 0's end among the ranks."""
+
+    def check_open(self) -> None:
+        """Raise `EngineFailed` if it is closed or broken."""
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`."""
+
+    def close(self) -> None:
+        """See `Endpoint.close`."""
+
+
 class NearMPIEngine(MemoryEnd, Engine):
     """The controller's end as rank 0, which is also the only agent.
 
@@ -72,7 +86,7 @@ class NearMPIEngine(MemoryEnd, Engine):
     name = "mpi"
     private = True
 
-    def __init__(self, ranks: MPIEngine, cores: Sequence[Sequence[int]]) -> None:
+    def __init__(self, ranks: Ranks, cores: Sequence[Sequence[int]]) -> None:
         super().__init__(CONTROLLER)
         self._ranks = ranks
         self.slots_per_agent = len(cores)

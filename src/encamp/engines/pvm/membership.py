@@ -20,12 +20,13 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Protocol
 
 import msgspec
 
-from encamp.engines.base import CONTROLLER, Frame
+from encamp.engines.base import CONTROLLER, Arrival, Frame
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.libpvm import PVMError
 from encamp.engines.pvm.machine import Machine
@@ -38,9 +39,7 @@ from encamp.engines.pvm.pieces import (
     unpack_ints,
 )
 from encamp.errors import EngineFailed
-
-if TYPE_CHECKING:
-    from encamp.engines.pvm.endpoint import PVMEndpoint
+from encamp.wire.frames import Buffer
 
 CALL, HELLO, TABLE, FRAME, SIZES, MORE_SIZES, PIECE, TOOK = range(1, 9)
 """Tags of messages between ends."""
@@ -72,10 +71,37 @@ _decode_hello = msgspec.msgpack.Decoder(tuple[_Number, _Number]).decode
 """A number, and the id of its process."""
 
 
+class End(Protocol):
+    """One of the ends of this process: an engine's network may have several."""
+
+    number: int
+
+    def put(self, arrival: Arrival) -> None:
+        """Have this end receive something, whoever finds it."""
+
+    def wake(self) -> None:
+        """Make the descriptor readable."""
+
+    def watch(self, fds: Sequence[int]) -> None:
+        """Have the descriptor tell of these."""
+
+    def learn(self, table: dict[int, int]) -> None:
+        """Know the tasks of other agents."""
+
+    def met(self, line: Line, process: Sequence[int]) -> None:
+        """A direct line is there."""
+
+    def line(self, number: int, tid: int) -> Line:
+        """What is between this end and a task."""
+
+    def told(self, tag: int, values: Sequence[int], text: Buffer) -> None:
+        """A daemon says that a task has ended."""
+
+
 class Line:
     """What is between this task and the task ``tid``, which is ``number`` for ``end``."""
 
-    def __init__(self, tid: int, number: int, end: PVMEndpoint) -> None:
+    def __init__(self, tid: int, number: int, end: End) -> None:
         self.tid, self.number, self.end = tid, number, end
         self.open = self.called = False
         self.given_up = False
@@ -101,7 +127,7 @@ class Membership:
         self._left = False
         self.failure = ""
         """Why there is no machine any more."""
-        self.ends: list[PVMEndpoint] = []
+        self.ends: list[End] = []
         self.lines: dict[int, Line] = {}
         self.stirred = False
         """Whether libpvm may have messages that no descriptor tells of."""

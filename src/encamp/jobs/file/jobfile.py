@@ -36,7 +36,7 @@ from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.steps import Command, command
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.roots import current_folder
 
 __all__ = ["job_schema", "load_job"]

@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 
 from encamp.jobs.file.positions import KeyPath, Problem
 from encamp.storage.inputs.mirror import Mode
-from encamp.storage.outputs.outputs import Existing
+from encamp.storage.outputs.patterns import Existing
 
 Scalar = str | int | float | bool
 TimeLimit = Annotated[

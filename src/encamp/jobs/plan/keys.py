@@ -12,7 +12,7 @@ from encamp.jobs.plan.quick_digest import Fields, NotPlainError, joined
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.trusted import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import intact
 from encamp.storage.roots import Portable
 

@@ -17,7 +17,7 @@ from encamp.jobs.job import SUFFIX, Job
 from encamp.jobs.journal import NAME
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"

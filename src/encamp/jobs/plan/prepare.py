@@ -22,13 +22,7 @@ from encamp.jobs.worker.work import pack
 from encamp.storage.disk.trusted import Trust, trust_in
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.outputs.believed import Believed
-from encamp.storage.outputs.outputs import (
-    Folders,
-    Output,
-    bound,
-    check_destination,
-    check_outputs,
-)
+from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
 from encamp.storage.roots import portable
 from encamp.wire.repeats import Repeats
 

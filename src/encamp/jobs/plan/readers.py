@@ -34,7 +34,7 @@ from encamp.storage.inputs.reach import (
     read_by,
     symlinks_to,
 )
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.remote import is_url
 
 

@@ -48,7 +48,8 @@ from encamp.storage.camp import Camp
 from encamp.storage.disk.disk import free_space
 from encamp.storage.inputs.place import Placed
 from encamp.storage.outputs.landing import OutputChannel
-from encamp.storage.outputs.outputs import Output, Staged, stage
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.stage import Staged, stage
 from encamp.wire.pickling import (
     NotImportable,
     frames_of,

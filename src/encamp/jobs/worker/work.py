@@ -13,7 +13,8 @@ from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.lease import Lease
 from encamp.model import Span, Where
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.outputs.outputs import Output, Staged
+from encamp.storage.outputs.patterns import Output
+from encamp.storage.outputs.stage import Staged
 from encamp.wire.pickling import NotImportable
 
 Keep = Literal["never", "failed", "always"]

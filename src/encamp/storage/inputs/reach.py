@@ -12,7 +12,7 @@ from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.hidden import split
 from encamp.storage.inputs.mirror import Mirror, renamed
 from encamp.storage.inputs.tree import excluded
-from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.remote import is_url, url_parts
 
 BELOW = "**"

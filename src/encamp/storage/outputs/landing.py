@@ -15,20 +15,18 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from encamp.errors import BadDestination, ShippingFailed, UnsafeTarget, UnusableInput, printable
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, data_parts, is_sparse
 from encamp.storage.disk.trusted import Trust, opened
+from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.ship import CHUNK, Sender, digest_of_piece
 from encamp.storage.outputs.parts import PART, Written, discard
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.roots import Portable, SharedPath, below, local, with_name
-
-if TYPE_CHECKING:
-    from encamp.storage.inputs.mirror import Item
-    from encamp.storage.outputs.outputs import Output
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from encamp.errors import UnusableOutput, printable
 from encamp.storage.inputs.globs import is_glob
 from encamp.storage.inputs.mirror import find, globstar_depth, renamed
 from encamp.storage.inputs.tree import special
-
-if TYPE_CHECKING:
-    from encamp.storage.outputs.outputs import Output
+from encamp.storage.outputs.patterns import Output
 
 Kind = Literal["file", "link", "folder"]
 """As what something goes home; a ``folder`` is an empty one."""

@@ -18,8 +18,8 @@ from encamp.storage.disk.flush import flush_files, flush_folder
 from encamp.storage.disk.own_files import open_regular
 from encamp.storage.disk.trusted import NAMED, Trust, open_folder, opened
 from encamp.storage.disk.visible import is_network_device, until_visible
-from encamp.storage.outputs.outputs import Staged
 from encamp.storage.outputs.parts import PART, Written
+from encamp.storage.outputs.stage import Staged
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
 

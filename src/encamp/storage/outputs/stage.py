@@ -1,4 +1,4 @@
-"""What a task's folder gives back: output patterns, and their way to the destination.
+"""What a task's folder gives back, on its way to the destination.
 
 In two steps, so that one party alone makes files visible. `stage` copies to temporary names on
 the destination's own file system, checks and flushes; `publish.publish` renames to the final
@@ -9,104 +9,35 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
-from typing import Literal, get_args
 
-from encamp.errors import BadDestination, BadJob, MissingOutput, OutputConflict, printable
-from encamp.model import quickly_pickled
+from encamp.errors import BadDestination, MissingOutput, OutputConflict, printable
 from encamp.storage import remote
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
-from encamp.storage.disk.trusted import NAMED, Trust, opened, trust_in
-from encamp.storage.disk.trusted import below as folder_below
-from encamp.storage.inputs.mirror import renamed, safe_target
+from encamp.storage.disk.trusted import NAMED, Trust, opened
 from encamp.storage.outputs.beacon import reaches
 from encamp.storage.outputs.landing import Far, OutputChannel, send_file
 from encamp.storage.outputs.made import Homebound, Kind, Made, entries_below
 from encamp.storage.outputs.parts import PART, Written, discard
+from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.remote import is_url
 from encamp.storage.roots import (
     Portable,
     below,
     current_folder,
-    in_local_storage,
     local,
-    portable_name,
     with_name,
 )
 
 _CHUNK = 1 << 20
-
-
-Existing = Literal["replace", "error", "keep"]
-
-
-@quickly_pickled
-@dataclass(frozen=True, slots=True)
-class Output:
-    """Files to bring back from a task's folder after it has ended well.
-
-    pattern
-        Path or glob inside the task's folder; ``**`` matches folders to any depth. What is as it
-        was mirrored is an output only if it is named without a wildcard. A folder
-        brings back its whole tree, empty folders as well. A symlink stays one if what it leads to
-        is brought back with it; otherwise it brings back the file, or, if it is matched itself,
-        the tree that it leads to. What leads out of the task's folder or nowhere is an error
-        (`UnusableOutput`), and so are FIFOs, sockets and devices.
-    to
-        Destination folder, made where it is missing, or a URL that fsspec knows.
-    rename
-        New name; ``{name}``, ``{stem}`` and ``{suffix}`` stand for the match's.
-    required
-        Whether a pattern that matches nothing is an error (`MissingOutput`).
-    existing
-        What becomes of a file that is there already: "replace", "keep" it, or "error"
-        (`OutputExists`). A job may always replace what it has published itself.
-    """
-
-    pattern: str
-    to: str = "."
-    rename: str | None = None
-    required: bool = True
-    existing: Existing = "replace"
-    at: Portable | None = field(default=None, kw_only=True, repr=False)
-    """Where ``to`` is, as all hosts understand it; see `bound`."""
-    trust: Trust = field(default=NAMED, kw_only=True, repr=False)
-    """How far the folders of ``at`` are believed."""
-
-    def __post_init__(self) -> None:
-        if self.existing not in get_args(Existing):
-            raise BadJob(f"existing={self.existing!r}", f"is none of {get_args(Existing)}")
-        for given in (self.pattern, self.to):
-            if not isinstance(given, str | os.PathLike):
-                raise BadJob(f"outputs: {given!r}", "is no path; give text, such as '.'")
-        object.__setattr__(self, "pattern", os.fspath(self.pattern))
-        object.__setattr__(self, "to", remote.without_scheme(os.fspath(self.to)))
-
-
-OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
-"""``{pattern: destination folder}``, or `Output` objects, or bare patterns."""
-
-
-def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
-    """Any form of an output map as `Output` objects."""
-    if isinstance(spec, Output):
-        return (spec,)
-    if isinstance(spec, str | Path):
-        return (Output(str(spec)),)
-    if isinstance(spec, Mapping):
-        return tuple(Output(pattern, to) for pattern, to in spec.items())
-    if not isinstance(spec, Iterable):
-        why = f"must be patterns, a mapping of patterns to folders, or Outputs, not {spec!r}"
-        raise BadJob("outputs", why)
-    return tuple(item if isinstance(item, Output) else Output(str(item)) for item in spec)
 
 
 @dataclass(frozen=True)
@@ -137,113 +68,11 @@ Final = Path | str | Far
 """Where an output goes: a path on this host, a URL, or a path on the spawner's host."""
 
 
-def bound(
-    outputs: Iterable[Output], destination: Path, *, shared: bool = False
-) -> tuple[Output, ...]:
-    """The outputs for another host: where they go depends on nothing of this one.
-
-    By its one true name, so that conflicts are seen by those who cannot look. ``shared`` says
-    whether it is a group's. Raises `BadDestination` for folders that another user has put there.
-    """
-    return tuple(_bound(output, destination, shared) for output in outputs)
-
-
-def _bound(output: Output, destination: Path, shared: bool) -> Output:
-    if is_url(output.to) or output.at is not None:
-        return output
-    folder, trust = _true_place(output, destination, shared)
-    return replace(output, at=portable_name(folder), trust=trust)
-
-
-def _true_place(output: Output, destination: Path, shared: bool) -> tuple[Path, Trust]:
-    to = os.path.expanduser(output.to)
-    if to.startswith("/"):
-        folder = Path(os.path.realpath(to))
-        return folder, trust_in(folder, shared=shared)
-    return folder_below(destination, to, shared=shared)
-
-
-def folders_of(outputs: Iterable[Output]) -> dict[Path, Trust]:
-    """The folders of this host that `bound` outputs go to, and how far they are believed."""
-    return {local(output.at): output.trust for output in outputs if output.at is not None}
-
-
-Folders = dict[tuple[str, Portable | None], str]
-"""Destination folders that were checked, with how the final names in each begin."""
-
-
-def check_outputs(
-    outputs: Iterable[Output],
-    destination: Path,
-    folders: Folders | None = None,
-    *,
-    shared: bool = False,
-) -> dict[str, str]:
-    """The final names that are known before anything runs, with the pattern that makes each.
-
-    ``folders`` are those that earlier calls have checked, and are added to; ``shared`` says
-    whether the destination is a group's.
-    Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
-    destination in the local storage, one that cannot be written to, a folder beside it, or one
-    that another user has put there, `OutputConflict` for two outputs with one final name.
-    """
-    known: dict[str, str] = {}
-    folders = {} if folders is None else folders
-    for output in outputs:
-        plain = _is_name(output.pattern)
-        if not plain:
-            safe_target(output.pattern)
-        if (output.to, output.at) not in folders:
-            folders[output.to, output.at] = _checked_folder(output, destination, shared)
-        if not any(c in output.pattern for c in "*?["):
-            name = output.pattern if plain else PurePosixPath(output.pattern).name
-            final = folders[output.to, output.at] + renamed(output.rename, name)
-            if final in known:
-                raise OutputConflict(final, known[final], output.pattern)
-            known[final] = output.pattern
-    return known
-
-
-def _is_name(pattern: str) -> bool:
-    """Whether a pattern begins as the name of a file in the folder itself does."""
-    return "/" not in pattern and "\0" not in pattern and pattern[:1] not in ("", ".", "~")
-
-
-def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
-    """How the final names in an output's folder begin."""
-    if not is_url(output.to) and Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
-        why = "it is outside of the destination (if that is meant, write the whole path)"
-        raise BadDestination(output.to, why)
-    output = _bound(output, destination, shared)
-    if output.at is None:
-        remote.check(output.to)
-    else:
-        check_destination(local(output.at))
-    return str(_place((), output)(PurePosixPath("x")))[:-1]
-
-
 def _place(far: Collection[Portable], output: Output) -> Callable[[PurePosixPath], Final]:
     """What says where each file of a bound output goes, by whichever way."""
-    at = output.at
-    if at is None:
-        return lambda inner: f"{output.to.rstrip('/')}/{inner}"
-    return partial(Far, at) if at in far else local(at).joinpath
-
-
-def check_destination(folder: Path) -> None:
-    """Raise `BadDestination` unless files can be published to ``folder``; makes nothing."""
-    if in_local_storage(folder):
-        raise BadDestination(str(folder), "it is in the local storage, which is emptied")
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    try:
-        is_folder = there.is_dir()
-    except OSError as exc:
-        why = f"{printable(there)}: {(exc.strerror or str(exc)).lower()}"
-        raise BadDestination(str(folder), why) from exc
-    if not is_folder:
-        raise BadDestination(str(folder), f"{printable(there)} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise BadDestination(str(folder), f"{printable(there)} cannot be written to")
+    if output.at is None or output.at not in far:
+        return final_of(output)
+    return partial(Far, output.at)
 
 
 def stage(
