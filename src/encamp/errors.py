@@ -70,7 +70,7 @@ from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from inspect import Parameter, Signature
 from pickle import PicklingError
-from typing import Any, ClassVar, dataclass_transform
+from typing import Any, ClassVar, Self, dataclass_transform
 
 
 def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
@@ -104,6 +104,10 @@ class EncampError(Exception):
             given = _signature(type(self), self._facts).bind(*values, **named)
             given.apply_defaults()
             self.__dict__.update(given.arguments)
+
+    def with_facts(self, **facts: Any) -> Self:
+        """The same error, some of whose facts are others."""
+        return type(self)(**{name: getattr(self, name) for name in self._facts} | facts)
 
     def __repr__(self) -> str:
         if not self._facts:

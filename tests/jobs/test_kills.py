@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -49,13 +50,6 @@ class Runs:
         process = self.start()
         process.wait(60)
         assert process.returncode == 0, self.errors.read_text()
-
-    def chances(self) -> int:
-        """How many names and journal lines the controller makes in a run, half ones included."""
-        with self.errors.open("w") as errors:
-            words = [sys.executable, str(SCRIPT), str(self.to), str(self.counter), "0"]
-            output = subprocess.run(words, stdout=subprocess.PIPE, stderr=errors, check=True)
-        return int(output.stdout.split()[-1])
 
     def outputs(self) -> dict[str, bytes]:
         files = [path for path in self.to.rglob("*") if path.is_file()]
@@ -143,20 +137,68 @@ def test_the_job_is_as_expected_when_nobody_stops_it(runs: Runs) -> None:
     assert Counter(counted(runs.counter)) == Counter(NAMES)
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_killed_at_any_step_of_publishing_it_resumes(runs: Runs, tmp_path: Path, part: int) -> None:
-    numbers = range(1 + part, runs.chances() + 1, 4)
-    killed = 0
-    for number in numbers:
-        runs.to, runs.counter = tmp_path / str(number) / "out", tmp_path / f"counter-{number}"
-        process = runs.start(number)
-        process.wait(60)
-        killed += process.returncode == -signal.SIGKILL
-        with Journal(runs.to / "job.job").writing():
-            pass  # written anew, it must tell the next run all the same
-        runs.check_resumed()
-    assert killed > 8
-    assert len(numbers) - killed <= 1, "a run may have a journal line more than another"
+class ForkedRuns(Runs):
+    """Runs in forks of one program; how many results each takes in ``at_once`` is settled."""
+
+    def __init__(self, folder: Path, base: Path, at_once: int) -> None:
+        super().__init__(folder, base)
+        self.at_once = at_once
+        program, pipe = SCRIPT.with_name("forked_runs.py"), subprocess.PIPE
+        with self.errors.open("w") as errors:
+            self.program = subprocess.Popen(
+                [sys.executable, str(program)], stdin=pipe, stdout=pipe, stderr=errors, text=True
+            )
+
+    def run(self, stop: int) -> tuple[int, int]:
+        """The exit status of a run that is killed at a chance, and how many chances it had."""
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        order = [str(self.to), str(self.counter), stop, self.at_once]
+        print(json.dumps(order), file=self.program.stdin, flush=True)
+        status, chances = json.loads(self.program.stdout.readline())
+        return status, chances
+
+    def finish(self) -> None:
+        assert self.run(0)[0] == 0, self.errors.read_text()
+
+    def slots(self) -> list[psutil.Process]:
+        """There are none: tasks have ended before their results are taken in."""
+        return []
+
+    def close(self) -> None:
+        assert self.program.stdin is not None
+        assert self.program.stdout is not None
+        self.program.stdin.close()
+        self.program.stdout.close()
+        self.program.wait(60)
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_killed_at_any_step_of_publishing_it_resumes(
+    tmp_path: Path, local_storage_base: Path, at_once: int
+) -> None:
+    runs = ForkedRuns(tmp_path, local_storage_base, at_once)
+    try:
+        chances = runs.run(0)[1]
+        assert chances > 40
+        for number in range(1, chances + 1):
+            runs.to, runs.counter = tmp_path / str(number) / "out", tmp_path / f"counter-{number}"
+            assert runs.run(number)[0] == -signal.SIGKILL
+            with Journal(runs.to / "job.job").writing():
+                pass  # written anew, it must tell the next run all the same
+            runs.check_resumed()
+    finally:
+        runs.close()
+
+
+@pytest.mark.parametrize("number", [5, 17, 29])
+def test_killed_at_a_step_of_publishing_its_slots_leave_nothing_to_it(
+    runs: Runs, number: int
+) -> None:
+    process = runs.start(number)
+    process.wait(60)
+    assert process.returncode == -signal.SIGKILL
+    runs.check_resumed()
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -615,7 +615,7 @@ class _Run:
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
                 outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
-                outcome.error = replace(raised, task=name)
+                outcome.error = raised.with_facts(task=name)
                 return outcome
             gone = TaskLost(name, "its host", None, reason(raised))
             return self.workplaces.lost(future, gone, self.running[name].submitted)

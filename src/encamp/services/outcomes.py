@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from encamp.errors import ServerLost, ServiceError, words_of
@@ -14,7 +13,7 @@ from encamp.wire.pickling import RemoteTraceback, load, load_failure, traceback_
 
 def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceError:
     if isinstance(error, ServerLost):
-        lost = replace(error, call=result.call, begun=begun)
+        lost = error.with_facts(call=result.call, begun=begun)
         lost.__cause__ = error.__cause__
         return lost
     return error

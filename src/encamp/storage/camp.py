@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import InputDamaged, InputLost, printable
@@ -81,7 +80,7 @@ class Camp:
             except (InputDamaged, InputLost) as exc:
                 self._wrong = exc
         if self._wrong is not None:
-            raise replace(self._wrong, task=task)
+            raise self._wrong.with_facts(task=task)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
         """`OwnedFolder.note_parts`."""
