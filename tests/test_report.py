@@ -11,6 +11,7 @@ import random
 import shutil
 import stat
 import subprocess
+import time
 from base64 import b64encode
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -23,11 +24,14 @@ import pytest
 from encamp.errors import BadJob, DiskFull, NotOurs
 from encamp.jobs.report import page
 from encamp.jobs.report import trace as trace_module
-from encamp.jobs.report.report import read_report, write_report
+from encamp.jobs.report.report import read_report, write_page, write_report
 from encamp.model import (
     AttemptReport,
+    InputFile,
     JobReport,
+    JobStatus,
     Published,
+    RunningTask,
     ServerStatistics,
     ServiceStatistics,
     Span,
@@ -35,6 +39,7 @@ from encamp.model import (
     TaskReport,
     Where,
 )
+from encamp.storage.disk.own_files import OwnFolder
 
 START = 1_760_000_000.0
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -636,6 +641,80 @@ addEventListener("load", () => {
   document.body.append(out);
 });
 </script>"""
+
+
+def with_inputs() -> JobReport:
+    """The mosaic waits for the strips; the first one has inputs."""
+    report = six_tasks()
+    first, *rest, mosaic = report.tasks
+    inputs = [InputFile("/data/in.las", "in.las", 5000, int(START * 1e9))]
+    first = replace(first, inputs=inputs, more_inputs=3, parameters={"sun": 45})
+    after = {mosaic.name: [task.name for task in (first, *rest)]}
+    return replace(report, tasks=[first, *rest, mosaic], after=after)
+
+
+_UNFOLD = """
+document.querySelector("#tasks .plain").click();
+const all = "#tasks .detail h4, #tasks .detail td, #steps td, #graph text";
+const told = [...document.querySelectorAll(all)];
+document.body.append(Object.assign(document.createElement("output"), {textContent:
+  JSON.stringify(told.map(one => one.textContent))}));
+"""
+_AT_ONCE = """
+const again = performance.getEntriesByType("navigation")[0].type === "reload";
+window.setTimeout = call => { if (again) window.renewed = true; else call(); };
+addEventListener("load", () => { if (window.renewed) document.title = "renewed"; });
+"""
+"""Has what the page wants to do later done now, but once."""
+
+
+def with_script(page: Path, script: str, *, before: bool = False) -> Path:
+    """The page with a script of the test's, which its policy allows."""
+    allowed = b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    text = page.read_text().replace("script-src ", f"script-src 'sha256-{allowed}' ")
+    place = "</head>" if before else "</body>"
+    page.write_text(text.replace(place, f"<script>{script}</script>{place}"))
+    return page
+
+
+@pytest.mark.browser
+def test_the_page_shows_inputs_arguments_steps_and_the_order(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = with_inputs()
+    assert read_report(write_report(report, tmp_path).with_name("report.json")) == report
+    dom, said = browser.run(with_script(tmp_path / "report.html", _UNFOLD))
+    assert said == []
+    told = json.loads(Page(dom).texts["output"][0])
+    for text in ("Inputs (the first 1 of 4)", "in.las", "4.88 KiB", "Arguments"):
+        assert text in told
+    assert "task prephase" in told
+    name = report.tasks[-1].name
+    assert name in told
+
+
+@pytest.mark.browser
+def test_the_page_of_a_run_that_goes_on_says_so_and_reads_itself_again(
+    browser: Browser, tmp_path: Path
+) -> None:
+    report = six_tasks()
+    waiting = replace(report.tasks[-1], state="waiting", attempts=[], outputs=[], why="")
+    report = replace(report, tasks=[*report.tasks[:-1], waiting])
+    folder = OwnFolder(tmp_path)
+    status = JobStatus(
+        name=report.name, folder="/", state="running", controller="here", now=time.time(),
+        started=START, tasks=6, counts={"done": 5, "running": 1}, left=65.2,
+        running=[RunningTask(waiting.name, 2, time.time() - 3)],
+    )  # fmt: skip
+    write_page(report, folder, status)
+    page = with_script(tmp_path / "report.html", _AT_ONCE, before=True)
+    dom, said = browser.run(page)
+    assert said == []
+    assert "running: 5 of 6, about 1 min 05 s left" in dom
+    assert "for 3.00 s, attempt 2" in dom
+    assert Page(dom).texts["title"][0] == "renewed"
+    write_page(report, folder, replace(status, now=time.time() - 3600))
+    assert "the run may have been killed" in browser.run(tmp_path / "report.html")[0]
 
 
 @pytest.mark.browser

@@ -94,6 +94,18 @@ class Published:
 
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
+class InputFile:
+    """One input, as it was when it was looked up: the file or folder that it is, and its name in
+    the task's folder. Of a folder, the size of all files in it and the time of the newest."""
+
+    path: str
+    target: str
+    size: int
+    mtime_ns: int
+
+
+@quickly_pickled
+@dataclass(frozen=True, slots=True)
 class AttemptReport:
     """One try at one task."""
 
@@ -134,6 +146,10 @@ class TaskReport:
     """What the task was made for: values of ``foreach``, arguments of its function."""
     not_kept: str = ""
     """The type of the value where it cannot be written as JSON, so that later runs lack it."""
+    inputs: list[InputFile] = field(default_factory=list)
+    """Its own inputs when it was last handed over, the first twenty."""
+    more_inputs: int = 0
+    """How many it has beside these."""
 
     def row(self) -> dict[str, Scalar]:
         """The task's name, its parameters and its values; empty if it has no value.
@@ -320,6 +336,8 @@ class JobReport:
     """What the services on the job's cluster had done by its end."""
     not_selected: int = 0
     """How many tasks of the job the run was not for (``only``, ``failed``)."""
+    after: dict[str, list[str]] = field(default_factory=dict)
+    """Which tasks each one waited for; empty where there is no order, or one of very many."""
 
     def __str__(self) -> str:
         """A summary: tasks by state, what failed and why, and where the whole report is."""

@@ -127,7 +127,7 @@ def _prepare_inputs() -> None:
 
 
 def _foreseen(job: encamp.Job) -> str:
-    return job.run(dry_run=True)["task"].why
+    return job.run(dry_run=True)["task"].why.partition(": ")[0]
 
 
 def test_the_order_of_commands_and_the_one_that_a_variable_is_for_matter(here: Path) -> None:

@@ -146,7 +146,8 @@ def test_a_file_url_is_an_input_also_of_jobs(here: Path) -> None:
     assert report.ok
     assert [task.state for task in job.run(slots=2).tasks] == ["up to date"] * 2
     (here / "two words%20.txt").write_text("changed content")
-    assert [task.why for task in job.run(slots=2).tasks] == ["an input changed"] * 2
+    why = [task.why for task in job.run(slots=2).tasks]
+    assert why == ["an input changed: two words%20.txt"] * 2
     assert (here / "out/one.out").read_text() == "changed content"
 
 

@@ -74,6 +74,7 @@ def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
 
 
 def _why(name: str, prepared: Prepared, line: bytes | None, options: Options) -> str | None:
-    key = prepared.key(name, prepared.inputs.of(name))
+    inputs = prepared.inputs.of(name)
+    key = prepared.key(name, inputs)
     record = seen(line, name) if line else None
-    return "it was forced" if options.force else prepared.why_run(name, record, key)
+    return "it was forced" if options.force else prepared.why_run(name, record, key, inputs)

@@ -290,6 +290,7 @@ class _Run:
         self._sweep()
         self._pass_over()
         self.uid = self.lease.take(shared=self.shared)
+        self.prepared.note_job_inputs()
         self.progress.began(self.job.name, len(self.tasks), self.workers)
         try:
             self._loop()
@@ -447,7 +448,7 @@ class _Run:
         line = self.journal.done.line(name)
         record = seen(line, name) if line else None
         forced = self.options.force
-        why = "it was forced" if forced else self.prepared.why_run(name, record, key)
+        why = "it was forced" if forced else self.prepared.why_run(name, record, key, inputs)
         if why is None and line and record:
             self._up_to_date(name, line, outputs_in(record))
             return
@@ -848,6 +849,7 @@ class _Run:
             interrupted,
             [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
             services_of(self.executor),
+            self.prepared.graph.before,
         )
 
     def _report(self, *, interrupted: bool) -> JobReport:

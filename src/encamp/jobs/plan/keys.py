@@ -16,16 +16,20 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import intact
 from encamp.storage.roots import Portable
 
+JOB_INPUTS = "job inputs"
+"""What the part of a key is called that is the same for all tasks."""
 _WORDS = {
     "code": "the code of its steps",
     "arguments": "an argument of its steps",
     "commands": "a command line",
     "inputs": "an input",
     "taken": "what it takes from other tasks",
-    "job inputs": "a job input",
+    JOB_INPUTS: "a job input",
     "outputs": "its list of outputs",
     "values": "the name of its file of values",
 }
+INPUT_CHANGED = f"{_WORDS['inputs']} changed"
+JOB_INPUT_CHANGED = f"{_WORDS[JOB_INPUTS]} changed"
 
 
 class Keys:
@@ -42,7 +46,7 @@ class Keys:
 
     def job_inputs(self, shared: list[Item]) -> None:
         """Take in what the job's inputs are now."""
-        self._shared = fingerprint(identity(shared))
+        self.of_job_inputs = fingerprint(identity(shared))
 
     def key(self, task: Task, inputs: list[Item], digests: Mapping[str, str]) -> Key:
         """The key of one task; a time limit is no part of it.
@@ -65,7 +69,7 @@ class Keys:
             "commands": self._commands(kinds, lines) if lines else self._no_lines(kinds),
             "inputs": fingerprint(identity(given)) if given else "",
             "taken": fingerprint(sorted(taken)) if taken else "",
-            "job inputs": self._shared,
+            JOB_INPUTS: self.of_job_inputs,
             "outputs": self._outputs(task.outputs),
             "values": fingerprint(task.values) if task.values else "",
         }

@@ -11,10 +11,11 @@ from functools import partial
 from encamp.errors import BadJob, OutputConflict
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Key, Line
+from encamp.jobs.plan.changes import JobInputs, listed, which, with_name
 from encamp.jobs.plan.fingerprint import own_module
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.plan.inputs import Inputs, planner_of
-from encamp.jobs.plan.keys import Keys, why_run
+from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
 from encamp.jobs.plan.own_folder import check_own_folder
 from encamp.jobs.plan.readers import check_readers
 from encamp.jobs.steps import Call, Command
@@ -58,6 +59,7 @@ class Prepared:
         self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers, planner)
         self.shared = tuple(self.inputs.shared)
         self.keys = Keys(self.inputs.shared, portable(job.to))
+        self._job_inputs = JobInputs(journal.own_folder)
         self._by_value: set[types.ModuleType] = set()
         self._sent: dict[str, set[types.ModuleType]] = {}
         self._places: dict[str, Output] = {}
@@ -90,18 +92,36 @@ class Prepared:
         if self.inputs.shared != list(self.shared):
             self.shared = tuple(self.inputs.shared)
             self.keys.job_inputs(self.inputs.shared)
+            self.note_job_inputs()
         return inputs, self.key(name, inputs)
 
     def key(self, name: str, inputs: list[Item]) -> Key:
         """What the task's result depends on."""
         return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
 
-    def why_run(self, name: str, record: Line | None, key: Key) -> str | None:
+    def why_run(self, name: str, record: Line | None, key: Key, inputs: list[Item]) -> str | None:
         """Why a task must run, in words; None if what an earlier run did still holds."""
         if record is None and name in self._journal.failed:
             return "it failed when it was last run"
         outputs = self.job.tasks[name].outputs
-        return why_run(record, key, partial(self.believed.makes, outputs), self._trust)
+        why = why_run(record, key, partial(self.believed.makes, outputs), self._trust)
+        if why is None or record is None:
+            return why
+        return with_name(why, self._which_input(why, record, inputs))
+
+    def _which_input(self, why: str, record: Line, inputs: list[Item]) -> str:
+        """The input that changed, if that is why; empty if it is not known."""
+        if why == INPUT_CHANGED:
+            whole = self._journal.done.get(record.task)
+            before = whole.report.inputs if whole is not None and whole.report else []
+            return which(before, listed(inputs)) if before else ""
+        if why == JOB_INPUT_CHANGED:
+            return self._job_inputs.changed(record.key.get(JOB_INPUTS, ""), self.inputs.shared)
+        return ""
+
+    def note_job_inputs(self) -> None:
+        """Remember what the job's inputs are, so that a later run can tell which one changed."""
+        self._job_inputs.note(self.keys.of_job_inputs, self.inputs.shared)
 
     def steps(self, name: str) -> bytes:
         """The task's steps, pickled."""

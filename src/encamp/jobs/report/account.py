@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from encamp.errors import BadDestination, TaskLost, text_of
 from encamp.jobs.clock import Clock
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
+from encamp.jobs.plan.changes import listed
 from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.steps import Task
 from encamp.jobs.worker.work import Outcome
@@ -31,6 +32,9 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.roots import local
 from encamp.values import as_json
 from encamp.version import __version__
+
+_MOST_ORDER = 20_000
+"""Pairs of tasks, one of which waits for the other, that are told."""
 
 
 @dataclass
@@ -93,6 +97,7 @@ def job_report(
     interrupted: bool,
     warnings: Sequence[str] = (),
     services: Sequence[ServiceStatistics] = (),
+    after: Mapping[str, list[str]] | None = None,
 ) -> JobReport:
     """The report of a run that ends now."""
     return JobReport(
@@ -109,7 +114,14 @@ def job_report(
         warnings=list(warnings),
         services=list(services),
         not_selected=len(job.tasks) - len(tasks),
+        after=_order_of(after or {}),
     )
+
+
+def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Which tasks each one waits for, unless that is too much to be told."""
+    few = sum(map(len, after.values())) <= _MOST_ORDER
+    return dict(after) if few else {}
 
 
 def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
@@ -145,6 +157,8 @@ def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> 
         kept=outcome.kept,
         value=value,
         parameters=parameters_of(task),
+        inputs=(inputs := listed(current.inputs)),
+        more_inputs=len(current.inputs) - len(inputs),
         not_kept=type(value).__name__ if lost else "",
     )
 

@@ -54,6 +54,7 @@ def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> byte
     )
     facts["tasks"] = [msgspec.Raw(text) for text in chosen.values()]
     facts["left_out"] = _summed(report, chosen)
+    facts["steps"], facts["published"] = _steps_and_published(report)
     template = files("encamp.jobs.report").joinpath("report.html").read_text("utf-8")
     title, script = html.escape(facts["name"]), _hash_of_script(template)
     parts = {"TITLE": title, "FACTS": _harmless(facts).decode(), "SCRIPT": script}
@@ -92,6 +93,40 @@ def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
     return {**facts, "busy": busy, **sums, "peak_memory": peak}
 
 
+def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
+    """How long each kind of step took in all tasks that ran, and what they have published."""
+    steps: dict[str, list[float]] = {}
+    files, size = 0, 0
+    for task in report.of_state("done", "failed"):
+        own = [output for output in (*task.outputs, *task.rescued) if not output.kept]
+        files += len(own)
+        size += sum(output.size for output in own)
+        for attempt in task.attempts:
+            for span in attempt.phases:
+                kept = steps.setdefault(_step_name(span.name), [0, 0.0, 0.0])
+                kept[0] += 1
+                kept[1] += span.seconds
+                kept[2] = max(kept[2], span.seconds)
+    longest = sorted(steps, key=lambda name: -steps[name][1])[:_MOST_STEPS]
+    shown = [
+        {"name": carried(name), "count": count, "total": total, "longest": most}
+        for name, (count, total, most) in steps.items()
+        if name in longest
+    ]
+    return shown, {"files": files, "bytes": size}
+
+
+def _step_name(label: str) -> str:
+    """What steps have in common that differ in their arguments: the program of a command line."""
+    if label in _PHASES:
+        return label
+    words = (word for word in label.split() if "=" not in word.rstrip("="))
+    return next(words, label).rsplit("/", 1)[-1] or label
+
+
+_PHASES = ("job prephase", "task prephase", "task postphase")
+_MOST_STEPS = 40
+"""Kinds of steps that are shown, those that took longest."""
 _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 
@@ -101,7 +136,7 @@ def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Pat
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]
     shown["why"] = shortened(shown["why"])
-    for name in ("parameters", "not_kept"):
+    for name in ("parameters", "not_kept", "inputs", "more_inputs"):
         if not shown[name]:
             del shown[name]
     if task.value is not None:

@@ -1,0 +1,92 @@
+"""Which of a task's or a job's inputs changed since a task was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from encamp.errors import NotOurs, printable, shortened
+from encamp.model import InputFile
+from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.inputs.mirror import Item
+
+_KEPT = 20
+"""Inputs of a task that its report lists."""
+_KEPT_OF_JOB = 1000
+_STATES = 10
+"""States of the job's inputs that are remembered."""
+_NAME = "job-inputs.json"
+_MOST = 1 << 26
+
+
+def listed(items: Sequence[Item], most: int = _KEPT) -> list[InputFile]:
+    """What is kept of inputs: the first ones, as they were when they were looked up."""
+    return [InputFile(item.name, item.target, item.size, item.mtime_ns) for item in items[:most]]
+
+
+def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
+    """The first input that differs, in words; empty if none of those that are known does."""
+    was = {one.target: one for one in before}
+    for one in now:
+        if one.target not in was:
+            if len(before) in (_KEPT, _KEPT_OF_JOB):
+                continue  # it may have been one of those that were not kept
+            return f"{_named(one)} is new"
+        if was[one.target] != one:
+            return _named(one)
+    there = {one.target for one in now}
+    gone = [one for one in before if one.target not in there]
+    return f"{_named(gone[0])} is gone" if gone else ""
+
+
+def _named(one: InputFile) -> str:
+    """By its path from the current folder, if it is below."""
+    return shortened(printable(one.path.removeprefix(f"{Path.cwd()}/")))
+
+
+class JobInputs:
+    """The states that a job's inputs have been in, by the digest that is in tasks' keys.
+
+    They are kept in a file of the job's folder, so that it can be told what changed. One that
+    cannot be read or written is no reason not to run.
+    """
+
+    def __init__(self, folder: OwnFolder) -> None:
+        self._folder = folder
+
+    def note(self, digest: str, items: Sequence[Item]) -> None:
+        """Remember what the inputs are now."""
+        if not items:
+            return
+        states = self._states()
+        if digest in states:
+            return
+        states[digest] = listed(items, _KEPT_OF_JOB)
+        last = dict([*states.items()][-_STATES:])
+        with (
+            suppress(OSError, NotOurs, UnicodeEncodeError),
+            self._folder.opened(make=True) as files,
+            files.replacing(_NAME, flush=False) as file,
+        ):
+            file.write(msgspec.json.encode(last))
+
+    def changed(self, before: str, items: Sequence[Item]) -> str:
+        """Which input changed since the state with a digest; empty if that is not known."""
+        known = self._states().get(before)
+        return "" if known is None else which(known, listed(items, _KEPT_OF_JOB))
+
+    def _states(self) -> dict[str, list[InputFile]]:
+        with (
+            suppress(OSError, NotOurs, ValueError, RecursionError),
+            self._folder.opened() as files,
+        ):
+            return msgspec.json.decode(files.read(_NAME, _MOST), type=dict[str, list[InputFile]])
+        return {}
+
+
+def with_name(words: str, name: str) -> str:
+    """``an input changed: data/strip-3.las``"""
+    return f"{words}: {name}" if name else words
