@@ -86,10 +86,22 @@ def moved_tree(here: Path) -> tuple[str, Callable[[], None]]:
 
 
 def led_to_by_a_tree(here: Path) -> tuple[str, Callable[[], None]]:
-    """The task reads it where it is: an absolute symlink of a tree stays one."""
+    """A symlink that leads out of a tree comes as the file there."""
     (here / "tree").mkdir()
     (here / "tree/out").symlink_to(here / "v1/a")
     return "tree", lambda: (here / "v2/a").replace(here / "v1/a")
+
+
+def in_a_folder_led_to_by_a_tree(here: Path) -> tuple[str, Callable[[], None]]:
+    (here / "tree").mkdir()
+    (here / "tree/out").symlink_to("../v1")
+    return "tree", lambda: (here / "v2/a").replace(here / "v1/a")
+
+
+def a_symlink_in_a_tree_that_leads_elsewhere(here: Path) -> tuple[str, Callable[[], None]]:
+    (here / "tree").mkdir()
+    (here / "tree/out").symlink_to("../v1")
+    return "tree", lambda: link(here / "tree/out", "../v2")
 
 
 SWAPS = [
@@ -103,6 +115,8 @@ SWAPS = [
     moved_in_tree,
     moved_tree,
     led_to_by_a_tree,
+    in_a_folder_led_to_by_a_tree,
+    a_symlink_in_a_tree_that_leads_elsewhere,
 ]
 
 

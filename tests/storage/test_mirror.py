@@ -115,18 +115,75 @@ def test_two_stars_do_not_follow_symlinks_to_folders(here: Path, folder: Path) -
 
 
 def test_folders_are_mirrored_as_trees_with_their_symlinks(here: Path, folder: Path) -> None:
-    write(here, "tree/a", "tree/.hidden", "tree/deep/b", "outside")
+    write(here, "tree/a", "tree/.hidden", "tree/deep/b")
     (here / "tree/empty").mkdir()
-    (here / "tree/to file").symlink_to("a")
-    (here / "tree/to folder").symlink_to("deep")
-    (here / "tree/away").symlink_to("../outside")
-    (here / "tree/broken").symlink_to("no-such")
+    goals = {
+        "to file": "a",
+        "to folder": "deep",
+        "deep/up": "../a",
+        "broken": "no-such",
+        "nowhere": "/no/such",
+        "device": "/dev/null",
+        "itself": "itself",
+    }
+    for link, goal in goals.items():
+        (here / "tree" / link).symlink_to(goal)
     mirrored("tree", here, folder)
-    for link in ("to file", "to folder", "away", "broken"):
-        assert os.readlink(folder / "tree" / link) == os.readlink(here / "tree" / link)
+    assert {link: os.readlink(folder / "tree" / link) for link in goals} == goals
     assert (folder / "tree/deep/b").read_text() == (here / "tree/deep/b").read_text()
     assert (folder / "tree/.hidden").is_file()
     assert (folder / "tree/empty").is_dir()
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_symlinks_out_of_a_tree_come_as_what_they_lead_to(
+    here: Path, folder: Path, absolute: bool
+) -> None:
+    write(here, "tree/a", "outside", "far/x", "far/in/y", "farther/z", "tree/deep/b")
+    above = str(here) if absolute else ".."
+    (here / "tree/file").symlink_to(f"{above}/outside")
+    (here / "tree/deep/folder").symlink_to(f"{above if absolute else '../..'}/far")
+    (here / "tree/over").symlink_to(f"{above}/tree/a")  # leads out and in again
+    (here / "far/near").symlink_to("x")
+    (here / "far/in/on").symlink_to(f"{above if absolute else '../..'}/farther")
+    got = mirrored("tree", here, folder)
+    assert got == [
+        "tree/a",
+        "tree/deep/b",
+        "tree/deep/folder/in/on/z",
+        "tree/deep/folder/in/y",
+        "tree/deep/folder/near",
+        "tree/deep/folder/x",
+        "tree/file",
+        "tree/over",
+    ]
+    links = [name for name in got if (folder / name).is_symlink()]
+    assert links == ["tree/deep/folder/near"]
+    assert (folder / "tree/deep/folder/near").read_text() == (here / "far/x").read_text()
+    for name in ("tree/file", "tree/deep/folder/x"):
+        (folder / name).write_text("changed by the task")
+    for name in ("outside", "far/x"):
+        assert (here / name).read_text().startswith("content of")
+
+
+@pytest.mark.parametrize(
+    ("link", "goal"),
+    [
+        ("tree/deep/up", "../../tree"),
+        ("tree/top", ".."),
+        ("far/back", "{here}/tree"),
+        ("far/itself", "../far"),
+    ],
+)
+def test_a_symlink_to_a_folder_that_it_is_in_stays_one(
+    here: Path, folder: Path, link: str, goal: str
+) -> None:
+    write(here, "tree/deep/b", "far/x")
+    (here / "tree/out").symlink_to("../far")
+    (here / link).symlink_to(goal.format(here=here))
+    assert mirrored("tree", here, folder) == sorted(
+        ["tree/deep/b", "tree/out/x", link.replace("far/", "tree/out/")]
+    )
 
 
 def test_a_symlink_to_a_file_is_mirrored_as_the_file(here: Path, folder: Path) -> None:

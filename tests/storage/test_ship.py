@@ -142,7 +142,7 @@ def tree(away: Path) -> Path:
     make(away / "tree/b", 0)
     (away / "tree/deep/a").chmod(0o755)
     (away / "tree/link").symlink_to("deep/a")
-    (away / "tree/out").symlink_to("/etc")
+    (away / "tree/out").symlink_to("/no/such")
     (away / os.fsdecode(b"tree/caf\xe9 \n\\")).write_text("odd")
     (away / "tree/left.bak").write_text("x")
     return away / "tree"
@@ -153,7 +153,7 @@ def test_a_tree_arrives_as_it_is(channel: Pipe, tree: Path, to: Path) -> None:
     got = receive_tree(channel, str(tree), to / "tree", left_out, readonly=False)
     assert got.content == tree_state(tree, left_out).content == tree_state(to / "tree").content
     assert (got.files, got.size) == (3, 1003)
-    assert os.readlink(to / "tree/out") == "/etc"
+    assert os.readlink(to / "tree/out") == "/no/such"
     assert (to / "tree/deep/a").stat().st_mode & 0o777 == 0o755
     assert (to / "tree/deep/empty").is_dir()
 
@@ -309,6 +309,26 @@ def test_the_sender_gives_what_it_was_told_to_and_nothing_else(tmp_path: Path) -
     for bad in ("secret", "", "told/up", "told-too", "told/.."):
         with pytest.raises(UnusableInput, match="none of the files"):
             sender.entries(f"{tmp_path}/{bad}", ())
+
+
+def test_what_symlinks_of_a_tree_lead_to_comes_with_it(away: Path, to: Path) -> None:
+    (away / "tree").mkdir()
+    (away / "far").mkdir()
+    make(away / "file", 10)
+    make(away / "far/x", CHUNK + 1)
+    make(away / "secret", 10)
+    for link, goal in {"one": "../file", "all": "../far", "left": "../secret"}.items():
+        (away / "tree" / link).symlink_to(goal)
+    sender = Sender([away / "tree"])
+    with pytest.raises(UnusableInput, match="none of the files"):
+        sender.chunk(str(away / "tree/one"), 0)  # not listed yet
+    got = receive_tree(sender, str(away / "tree"), to / "tree", ("left",), readonly=False)
+    assert (to / "tree/one").read_bytes() == (away / "file").read_bytes()
+    assert (to / "tree/all/x").read_bytes() == (away / "far/x").read_bytes()
+    assert got.content == tree_state(away / "tree", ("left",)).content
+    assert got.content == tree_state(to / "tree").content
+    with pytest.raises(UnusableInput, match="none of the files"):
+        sender.chunk(str(away / "tree/left"), 0)
 
 
 def test_a_sender_that_was_told_nothing_gives_nothing() -> None:

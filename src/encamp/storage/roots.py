@@ -139,7 +139,7 @@ def current_folder() -> Path:
 
 def in_local_storage(path: Path) -> bool:
     """Whether ``path`` lies in this user's local storage."""
-    return _is_below(os.path.realpath(path), os.path.realpath(local_storage_path()))
+    return is_below(os.path.realpath(path), os.path.realpath(local_storage_path()))
 
 
 @dataclass(frozen=True)
@@ -184,15 +184,15 @@ def to_abstract(path: Path | str) -> SharedPath | None:
 
 def _in_root(real: str) -> SharedPath | None:
     roots = shared_roots()
-    holding = [i for i, root in enumerate(roots) if _is_below(real, str(root))]
+    holding = [i for i, root in enumerate(roots) if is_below(real, str(root))]
     if not holding:
         return None
     best = max(holding, key=lambda i: (len(roots[i].parts), -i))
     return SharedPath(best, real[len(str(roots[best])) :].lstrip("/") or ".")
 
 
-def _is_below(real: str, root: str) -> bool:
-    """Whether a real path is a folder, or in it."""
+def is_below(real: str, root: str) -> bool:
+    """Whether a real path is that of a folder, or of something in it."""
     return real == root or real.startswith(root if root.endswith("/") else f"{root}/")
 
 

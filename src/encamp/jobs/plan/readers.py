@@ -318,7 +318,7 @@ class _Check:
             yield from (Reach(link.parts, ()) for link in self._way(str(path))[1])
 
     def _leads_to(self, path: Path, mirror: Mirror) -> list[Path]:
-        """Where absolute symlinks in a tree lead: they do so in the task's folder, too."""
+        """Where symlinks lead out of a tree."""
         with suppress(OSError, InputError):  # it is told when it is the task's turn
             return list(map(Path, self._planner.leads_to(path, mirror) if path.is_dir() else ()))
         return []

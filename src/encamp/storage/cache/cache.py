@@ -238,7 +238,7 @@ class HostCache:
         with shared(self._locks, other):
             entry = self._entry(other, "tree")
             if near := sound(entry, item):
-                state = copy_tree(entry / "tree", target, (), readonly=readonly)
+                state = copy_tree(entry / "tree", target, (), readonly=readonly, is_copy=True)
         if not near and self._channel is not None and self.ships(item):
             source = item.source
             state = receive_tree(self._channel, source, target, item.exclude, readonly=readonly)
@@ -507,7 +507,7 @@ def _row(item: Item) -> Row:
 def _measured(entry: Path) -> tuple[int, int]:
     if entry.is_file():
         return allocated(entry.stat()), 1
-    state = tree_state(entry / "tree", ())
+    state = tree_state(entry / "tree", is_copy=True)
     return state.allocated, state.files
 
 

@@ -70,7 +70,7 @@ def _sound_tree(entry: Path, item: Item, *, believed: bool) -> bool:
 def _looked_through(entry: Path, item: Item) -> bool:
     start, digest, folders = time.monotonic(), TreeDigest(), [str(entry / "tree")]
     before = [_facts(folders[0])]
-    for found in walk(entry / "tree"):
+    for found in walk(entry / "tree", is_copy=True):
         digest.take(found)
         if found.kind == "folder":
             folders.append(f"{folders[0]}/{found.path}")
@@ -103,7 +103,7 @@ def _facts(folder: str) -> tuple[int, int]:
 def files_there(entry: Path) -> int:
     """How many files a tree of the cache has now."""
     try:
-        return sum(found.kind == "file" for found in walk(entry / "tree"))
+        return sum(found.kind == "file" for found in walk(entry / "tree", is_copy=True))
     except (OSError, EncampError):
         return 0
 

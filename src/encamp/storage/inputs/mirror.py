@@ -36,8 +36,9 @@ class Mirror:
         ``*``, ``?`` and ``[...]`` do not match a leading dot; ``**`` matches folders to any
         depth without following symlinks. A path that exists is taken as it is, so names with
         brackets need no escape, unless other files match as well (`BadJob`). A folder is
-        mirrored as a tree, its symlinks kept as symlinks; a symlink to a file is mirrored as
-        the file.
+        mirrored as a tree. A symlink in it stays one if it leads to something in the same tree,
+        or nowhere; one that leads out of the tree, and a match that is a symlink itself, are
+        mirrored as the file or tree there.
     to
         Folder inside the task's folder. Matches keep their name there; with ``**`` they also
         keep the folders that ``**`` stood for.
@@ -329,7 +330,7 @@ class Planner:
         return below(self._folders(str(file.parent)), file.name)
 
     def leads_to(self, tree: Path, mirror: Mirror) -> tuple[str, ...]:
-        """Where absolute symlinks in a tree lead. Raises `UnusableInput`."""
+        """Where symlinks lead out of a tree. Raises `UnusableInput`."""
         return self._tree(tree, self._exclude(tree, mirror, None)).leads_to
 
     def _exclude(self, tree: Path, mirror: Mirror, hidden: Hidden | None) -> tuple[str, ...]:

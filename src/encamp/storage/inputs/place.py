@@ -181,7 +181,8 @@ class Placer:
         self._folder(PurePosixPath(item.target))
         top = f"{self.folder}/{item.target}"
         digest = TreeDigest()
-        for entry in walk(origin, item.exclude if way == "direct" else ()):
+        direct = way == "direct"
+        for entry in walk(origin, item.exclude if direct else (), is_copy=not direct):
             digest.take(entry)
             if entry.kind == "folder":
                 self._inner_folder(f"{item.target}/{entry.path}")

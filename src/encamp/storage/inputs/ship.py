@@ -66,7 +66,10 @@ class Channel(Protocol):
 
 
 class Sender:
-    """Answers the other side of a channel about the files and trees at ``paths`` only."""
+    """Answers the other side of a channel about the files and trees at ``paths`` only.
+
+    What symlinks in these trees lead to may be asked for once its tree has been listed.
+    """
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
         self._allowed = {os.path.realpath(path) for path in paths}
@@ -93,7 +96,8 @@ class Sender:
 
     def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
         """What is in a tree; raises `UnusableInput`."""
-        tree = Path(self._checked(path))
+        found = list(walk(Path(self._checked(path)), exclude))
+        self._allowed.update(e.outside for e in found if e.outside and e.kind != "link")
         return [
             ShippedEntry(
                 entry.path,
@@ -101,9 +105,9 @@ class Sender:
                 entry.status.st_size,
                 entry.status.st_mtime_ns,
                 stat.S_IMODE(entry.status.st_mode),
-                os.readlink(tree / entry.path) if entry.kind == "link" else "",
+                entry.goal if entry.kind == "link" else "",
             )
-            for entry in walk(tree, exclude)
+            for entry in found
         ]
 
     def _checked(self, path: Portable) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
@@ -16,17 +16,22 @@ from encamp.errors import SourceChanged, UnusableInput
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import Disks
 from encamp.storage.disk.holes import allocated
-from encamp.storage.roots import local_storage_path
+from encamp.storage.roots import is_below, local_storage_path
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands at one path of a tree, the path relative to the tree; ``goal`` is a symlink's."""
+    """What stands at one path of a tree, the path relative to the tree; ``goal`` is a symlink's.
+
+    ``outside`` is the real path that a symlink out of the tree leads to; it counts as the file or
+    folder there, if there is one.
+    """
 
     path: str
     kind: Literal["file", "folder", "link"]
     status: os.stat_result
     goal: str = ""
+    outside: str = ""
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class TreeState:
 
     ``content`` covers names, kinds, sizes, times of change and goals of symlinks, which are the
     same on every host and in a copy; ``identity`` also permissions, inodes and devices;
-    ``version`` instead what lasts of these, and what absolute symlinks lead to.
+    ``version`` instead what lasts of these, and where symlinks lead out of the tree.
     ``mtime_ns`` is the newest file's.
     """
 
@@ -48,7 +53,7 @@ class TreeState:
     allocated: int
     """Bytes of a disk that it needs: fewer than ``size`` where files have holes."""
     leads_to: tuple[str, ...] = field(default=(), compare=False)
-    """Where its absolute symlinks lead: tasks read it there, it is not copied."""
+    """Where symlinks lead out of it, also those that lead nowhere yet."""
 
 
 class TreeDigest:
@@ -66,9 +71,9 @@ class TreeDigest:
         """Take in what lasts of an entry at ``place`` that its copies have not."""
         if entry.kind == "file":
             self._version.update(self._disks.lasting_number(place, entry.status).encode())
-        elif entry.kind == "link" and entry.goal.startswith("/"):
-            self._version.update(_goal_state(entry.goal).encode())
-            self._leads_to.append(entry.goal)
+        if entry.outside:
+            self._version.update(os.fsencode(entry.outside))
+            self._leads_to.append(entry.outside)
         self._version.update(b"\0")
 
     def take(self, entry: Entry) -> None:
@@ -114,28 +119,24 @@ def state_of_entries(
     return digest.state()
 
 
-def tree_state(tree: Path, exclude: tuple[str, ...] = ()) -> TreeState:
+def tree_state(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) -> TreeState:
     """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
     digest = TreeDigest()
-    for entry in walk(tree, exclude):
+    for entry in walk(tree, exclude, is_copy=is_copy):
         digest.take(entry)
         digest.take_version(f"{tree}/{entry.path}", entry)
     return digest.state()
 
 
-def _goal_state(goal: str) -> str:
-    """What stands where an absolute symlink leads."""
-    real = os.path.realpath(goal)
-    try:
-        status = Path(real).stat()
-    except OSError:
-        return f"{real} is not there"
-    size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-    return f"{real} {size} {status.st_mtime_ns} {Disks().lasting_number(real, status)}"
-
-
-def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly: bool) -> TreeState:
-    """Copy a tree to a new folder, symlinks as symlinks; returns the state that was copied.
+def copy_tree(
+    source: Path,
+    target: Path,
+    exclude: tuple[str, ...],
+    *,
+    readonly: bool,
+    is_copy: bool = False,
+) -> TreeState:
+    """Copy a tree to a new folder, as `walk` has it; returns the state that was copied.
 
     ``readonly`` takes away the right to write to files (folders keep it). Raises as `walk` and
     `copy_file` do.
@@ -143,7 +144,7 @@ def copy_tree(source: Path, target: Path, exclude: tuple[str, ...], *, readonly:
     digest = TreeDigest()
     target.mkdir(mode=0o700)
     origin, to = str(source), str(target)
-    for entry in walk(source, exclude):
+    for entry in walk(source, exclude, is_copy=is_copy):
         digest.take(entry)
         place = f"{to}/{entry.path}"
         status = entry.status
@@ -196,30 +197,68 @@ def _link_all(reader: int, writer: int) -> tuple[list[str], int]:
     return folders, files
 
 
-def walk(tree: Path, exclude: tuple[str, ...] = ()) -> Iterator[Entry]:
+def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) -> Iterator[Entry]:
     """All entries of a tree, folders before what is in them, in a fixed order.
+
+    A symlink that leads out of the tree counts as the file or the whole folder there: a copy of
+    the tree must be the same on every host, and nobody who writes to the copy may change what is
+    elsewhere. One that leads to something in the tree stays a symlink; so does one that leads
+    nowhere, to a device, or to a folder that it is in. In a tree that ``is_copy`` of one that was
+    walked, all that are left stay.
 
     The local storage is left out where the tree holds it. Raises `UnusableInput`, or
     `SourceChanged` where it is seen that the tree changes.
     """
     own = _status_of(local_storage_path())
-    pending = [""]
+    real = os.path.realpath(tree)
+    pending = [("", _Part("", real, (real,)))]
     while pending:
-        inner = pending.pop()
+        inner, part = pending.pop()
         folders = []
         for found in _listed(tree, inner):
             path = f"{inner}/{found.name}" if inner else found.name
             if exclude and excluded(found.name, path, exclude):
                 continue
-            entry = _entry(found, path)
+            entry = _entry(found, path, None if is_copy else part)
             if entry is None:
                 continue  # it went away since the folder was listed
             if entry.kind == "folder":
                 if own is not None and os.path.samestat(entry.status, own):
                     continue
-                folders.append(path)
+                folders.append((path, part.beyond(found.path, entry) if entry.outside else part))
             yield entry
         pending.extend(reversed(folders))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A tree, or a folder outside of it that a symlink in it leads to."""
+
+    path: str
+    real: str
+    inside: tuple[str, ...]
+    """Real paths of the folders that the part and the symlinks which led to it are in."""
+
+    def holds(self, path: str, goal: str, place: str) -> bool:
+        """Whether a symlink leads to something in this part, wherever that is copied to."""
+        if goal.startswith("/"):
+            return False
+        inner = os.path.relpath(path, self.path or ".")
+        lexical = os.path.normpath(os.path.join(os.path.dirname(inner), goal))  # noqa: PTH118, PTH120
+        return lexical.split("/")[0] != ".." and is_below(os.path.realpath(place), self.real)
+
+    def encloses(self, place: str, folder: str) -> bool:
+        """Whether a symlink at ``place`` would lead back into a folder that it is in itself."""
+        return any(is_below(one, folder) for one in (*self.inside, _real_parent(place)))
+
+    def beyond(self, place: str, entry: Entry) -> _Part:
+        """The part that a symlink at ``place`` leads to."""
+        inside = (*self.inside, _real_parent(place), entry.outside)
+        return _Part(entry.path, entry.outside, inside)
+
+
+def _real_parent(place: str) -> str:
+    return os.path.realpath(os.path.dirname(place))  # noqa: PTH120
 
 
 def _status_of(path: Path) -> os.stat_result | None:
@@ -251,9 +290,9 @@ def why_unusable(exc: OSError) -> str:
     return (exc.strerror or str(exc)).lower()
 
 
-def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
+def _entry(found: os.DirEntry[str], path: str, part: _Part | None) -> Entry | None:
     try:
-        return _entry_as_it_is(found, path)
+        return _entry_as_it_is(found, path, part)
     except FileNotFoundError:
         return None
     except OSError as exc:
@@ -262,7 +301,7 @@ def _entry(found: os.DirEntry[str], path: str) -> Entry | None:
         raise UnusableInput(found.path, why_unusable(exc)) from exc
 
 
-def _entry_as_it_is(found: os.DirEntry[str], path: str) -> Entry:
+def _entry_as_it_is(found: os.DirEntry[str], path: str, part: _Part | None) -> Entry:
     status = found.stat(follow_symlinks=False)
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFREG:
@@ -270,9 +309,31 @@ def _entry_as_it_is(found: os.DirEntry[str], path: str) -> Entry:
     if kind == stat.S_IFDIR:
         return Entry(path, "folder", status)
     if kind == stat.S_IFLNK:
-        return Entry(path, "link", status, os.readlink(found.path))
+        goal = os.readlink(found.path)
+        link = Entry(path, "link", status, goal)
+        if part is None or part.holds(path, goal, found.path):
+            return link
+        return _outside(found.path, link, part)
     why = f"it is {special(status)}; leave it out with exclude={found.name!r}"
     raise UnusableInput(found.path, why)
+
+
+def _outside(place: str, link: Entry, part: _Part) -> Entry:
+    """What a symlink out of a tree counts as."""
+    real = os.path.realpath(place)
+    try:
+        status = os.stat(real)  # noqa: PTH116
+    except (FileNotFoundError, NotADirectoryError):
+        return replace(link, outside=real)
+    except OSError as exc:
+        if exc.errno == errno.ELOOP:
+            return link
+        raise
+    if stat.S_ISREG(status.st_mode):
+        return Entry(link.path, "file", status, outside=real)
+    if stat.S_ISDIR(status.st_mode) and not part.encloses(place, real):
+        return Entry(link.path, "folder", status, outside=real)
+    return replace(link, outside=real)
 
 
 def special(status: os.stat_result) -> str:
