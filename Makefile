@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 TESTS := -n 3 --dist worksteal
 
-.PHONY: help demo test test-newest test-lowest lint bench chaos lock format clean
+.PHONY: help demo test test-newest test-lowest lint bench chaos docs dist lock format clean
 
 help:
 	@echo "make demo    real elevation data, strip by strip: results, a picture and a report"
 	@echo "make test    lint, types, import rules and all tests"
 	@echo "make lint    ruff, mypy --strict and the import rules"
 	@echo "make bench   the figures that count, each beside a named peer's"
+	@echo "make docs    the pages of documentation, in site/"
+	@echo "make dist    wheel and source archive, checked, in dist/"
 	@echo "make chaos   the fault tests with large counts"
 	@echo "make format  let ruff format the code"
 	@echo "make clean   remove what these commands made"
@@ -55,12 +57,21 @@ bench: $(VENV)/dev.stamp
 	tools/mpi-wheels $(VENV)
 	$(BIN)/python -m benchmarks
 
+docs: $(VENV)/docs.stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide broken links
+	@echo "open site/index.html"
+
+dist: $(VENV)/release.stamp
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest $(VENV)-lock demo .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-lowest $(VENV)-lock demo dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 lock:
 	tools/make-venv $(VENV)-lock lock
@@ -72,6 +83,14 @@ $(VENV)/demo.stamp: pyproject.toml requirements/demo.txt tools/make-venv
 
 $(VENV)/dev.stamp: pyproject.toml requirements/dev.txt tools/make-venv
 	tools/make-venv $(VENV) dev
+	touch $@
+
+$(VENV)/docs.stamp: pyproject.toml requirements/docs.txt tools/make-venv
+	tools/make-venv $(VENV) docs
+	touch $@
+
+$(VENV)/release.stamp: pyproject.toml requirements/release.txt tools/make-venv
+	tools/make-venv $(VENV) release
 	touch $@
 
 chaos: $(VENV)/dev.stamp
