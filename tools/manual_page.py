@@ -87,9 +87,7 @@ def option_lines(command: click.Command, words: str) -> Iterator[str]:
 
 
 def context(command: click.Command, words: str) -> click.Context:
-    return command.context_class(
-        command, info_name=words, help_option_names=["-h", "--help"]
-    )
+    return command.context_class(command, info_name=words, help_option_names=["-h", "--help"])
 
 
 def paragraphs(text: str) -> Iterator[str]:
@@ -98,7 +96,9 @@ def paragraphs(text: str) -> Iterator[str]:
         kept = paragraph.lstrip().startswith("\b")
         lines = [line for line in paragraph.replace("\b", "").splitlines() if line.strip()]
         yield from (".PP", ".nf") if kept else (".PP",)
-        yield from (escaped(line.strip() if not kept else line.removeprefix("  ")) for line in lines)
+        yield from (
+            escaped(line.strip() if not kept else line.removeprefix("  ")) for line in lines
+        )
         if kept:
             yield ".fi"
 
