@@ -298,6 +298,13 @@ def test_a_failed_task_leaves_what_can_go_home(folder: Path, here: Path) -> None
     assert seen(here / "to/tree") == {"a": "content of tree/a"}
 
 
+def test_a_task_that_removes_its_folder_is_told_so(folder: Path, here: Path) -> None:
+    folder.rmdir()
+    with pytest.raises(UnusableOutput, match=r"its output \*.txt .* the task's folder is gone"):
+        stage(folder, as_outputs("*.txt"), here / "to", token="t", task="name")
+    assert stage(folder, as_outputs("a"), here / "to", token="t", task="name", lenient=True) == []
+
+
 def test_folders_that_cannot_be_listed_are_an_error(here: Path) -> None:
     with open_folder() as base:
         for name in ("task", "task/shut", "to"):
@@ -314,6 +321,7 @@ def test_folders_that_cannot_be_listed_are_an_error(here: Path) -> None:
                 told = unprivileged(lambda: attempt(pattern))  # noqa: B023
             finally:
                 pass
+            assert "its output" in told, pattern
             assert "shut" in told, pattern
         (base / "task/shut").chmod(0o777)
 

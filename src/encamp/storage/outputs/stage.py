@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
-from encamp.errors import BadDestination, MissingOutput, OutputConflict, printable
+from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
 from encamp.storage import remote
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
@@ -112,17 +112,29 @@ def stage(
         outputs = bound(outputs, destination or current_folder())
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
-        where = partial(_place, far)
-        found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
-        wanted = _wanted(found, folder, outputs, where, task, inputs, is_from)
     except OSError as exc:
-        raise BadDestination(str(destination or folder), _unreadable(exc, folder)) from exc
+        why = (exc.strerror or str(exc)).lower()
+        raise BadDestination(str(destination or folder), why) from exc
+    try:
+        found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
+        wanted = _wanted(found, folder, outputs, partial(_place, far), task, inputs, is_from)
+    except OSError as exc:
+        if not folder.is_dir():
+            if lenient:
+                return []
+            why = "the task's folder is gone; have no step remove or rename it"
+            raise UnusableOutput(task, outputs[0].pattern, why) from exc
+        path = os.path.relpath(exc.filename or folder, folder)
+        raise UnusableOutput(task, path, str(_UnreadableError(exc))) from exc
     tokens = {final: f"{token}-{number}" for number, final in enumerate(wanted)}
     if announce is not None:
         announce([_part(one, tokens[one]) for one in wanted if isinstance(one, Path)])
     try:
         for final, made in wanted.items():
-            staged.append(_staged(folder, made, final, tokens[final], channel, flush))
+            try:
+                staged.append(_staged(folder, made, final, tokens[final], channel, flush))
+            except _UnreadableError as exc:
+                raise UnusableOutput(task, made.path, str(exc)) from exc.__cause__
     except BaseException:
         unstage(one for one in staged if not far)  # the other side sees to its own
         raise
@@ -181,7 +193,7 @@ def _sent(channel: OutputChannel, source: Path, made: Made, final: Far, token: s
     try:
         landed, size, digest = send_file(channel, source, final, token)
     except OSError as exc:
-        raise BadDestination(str(final), _unreadable(exc, source)) from exc
+        raise _UnreadableError(exc) from exc
     staged = Staged(made.path, landed.part, landed.final, size, digest, made.output.existing)
     return replace(staged, written=landed.written, trust=_trust(made))
 
@@ -307,10 +319,12 @@ def _named(exc: OSError, source: Path, final: Path) -> Exception:
     if full := disk_full(exc, final, allocated(source.stat())):
         return full
     if exc.filename == str(source):
-        return BadDestination(str(final), _unreadable(exc, source))
+        return _UnreadableError(exc)
     return BadDestination(str(final), (exc.strerror or str(exc)).lower())
 
 
-def _unreadable(exc: OSError, source: Path) -> str:
-    why = (exc.strerror or str(exc)).lower()
-    return f"what the task made, {printable(exc.filename or source)}, cannot be read: {why}"
+class _UnreadableError(Exception):
+    """What a task made cannot be read."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"it cannot be read: {(cause.strerror or str(cause)).lower()}")
