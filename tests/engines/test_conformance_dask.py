@@ -1,4 +1,7 @@
-"""The engine ``dask`` does what every engine must: nannies, several threads a worker, and TLS."""
+"""The engine ``dask`` does what every engine must: nannies, several threads a worker, and TLS.
+
+It does so as well where the program and the workers reach the scheduler only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from class_wide import ClassWide
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
+from encamp.engines.dask.engine import DaskEngine
 from encamp.testing.conformance import ClusterOf, Conformance, Facts, LosesController
+from encamp.testing.conformance.messages import MIB, Messages
 from some_dask import SomeDask, some_dask
 
 
@@ -43,3 +48,32 @@ class TestDask(ClassWide, Conformance, LosesController):
     @property
     def code(self) -> str:
         return f'Cluster("dask", slots=2, {self.dask.code})'
+
+
+class ByScheduler(ClassWide):
+    """Nobody reaches the program, it reaches the scheduler only, and agents do not reach agents."""
+
+    facts = Facts(engine="dask", idle_cpu=0.2, start=30)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def cluster_of(cls, dask: SomeDask) -> Iterator[ClusterOf]:
+        def unreachable(*_: Any) -> Any:
+            raise OSError("there is no route")
+
+        def make(slots: int, **options: Any) -> Cluster:
+            cluster = Cluster("dask", slots=slots, **dask.options, **options)
+            assert {host.frames_by for host in cluster.hosts()} == {"Dask's scheduler"}
+            return cluster
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(DaskEngine, "_dial", lambda *_: (("127.0.0.1", 1),))
+            patch.setattr(DaskEngine, "dial", unreachable)
+            patch.setattr(DaskEngine, "relays", True)
+            yield make
+
+
+class TestDaskByScheduler(ByScheduler, Messages):
+    @pytest.mark.parametrize("size", [0, 4096, 10 * MIB])  # more takes long that way
+    def test_bytes_of_any_size_come_as_they_went(self, cluster: Cluster, size: int) -> None:
+        super().test_bytes_of_any_size_come_as_they_went(cluster, size)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,6 +23,8 @@ from encamp.testing.conformance.bound import PATIENCE
 from encamp.testing.waiting import until
 from lab import Lab
 from reached_hosts import lab, of_clusters, reached
+
+distributed: Any = pytest.importorskip("distributed")
 
 __all__ = ["lab", "reached"]
 
@@ -90,3 +97,47 @@ def test_hosts_that_cannot_be_reached_are_named(lab: Lab) -> None:
         Cluster("dask", hosts=[])
     with pytest.raises(BadJob, match=r"hosts and hostfile: say by one of these"):
         Cluster("dask", hosts=["lab1"], hostfile="hosts")
+
+
+@contextmanager
+def _behind_the_scheduler(lab: Lab) -> Iterator[str]:
+    """A scheduler on one host, and a worker on the other, which this host has no way to."""
+    first, second = lab.hosts
+    port, out = _free_port(), {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    address = f"tcp://{first.address}:{port}"
+    scheduler = ["dask_scheduler", "--host", first.address, "--port", str(port)]
+    worker = ["dask_worker", address, "--no-nanny", "--nthreads", "1", "--host", second.address]
+    worker += ["--local-directory", str(second.disk)]
+    second.run(["ip", "route", "add", "unreachable", lab.address])
+    try:
+        with ExitStack() as ends:
+            for host, (program, *options) in ((first, scheduler), (second, worker)):
+                words = [sys.executable, "-m", f"distributed.cli.{program}", *options]
+                process = ends.enter_context(host.popen([*words, "--no-dashboard"], **out))
+                ends.callback(process.terminate)
+            yield address
+    finally:
+        second.run(["ip", "route", "del", "unreachable", lab.address])
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_a_worker_that_reaches_only_the_scheduler_works(lab: Lab, tmp_path: Path) -> None:
+    with _behind_the_scheduler(lab) as address:
+        with distributed.Client(address, set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(1, timeout=60)
+            with Cluster(client) as cluster:
+                (host,) = cluster.hosts()
+                assert (host.name, host.frames_by) == ("lab2", "Dask's scheduler")
+                task = cluster.spawn(len, b"x" * 3_000_000, on="lab2")
+                assert task.result(PATIENCE) == 3_000_000
+            handlers = client.run_on_scheduler(lambda dask_scheduler: [*dask_scheduler.handlers])
+            assert not any("encamp" in name for name in handlers)
+        command = [sys.executable, "-m", "encamp", "doctor", "-e", "dask"]
+        done = subprocess.run(
+            [*command, "-o", f"address={address}", tmp_path], capture_output=True, text=True
+        )
+    assert re.search(r"note +frames +go by Dask's scheduler", done.stdout), done

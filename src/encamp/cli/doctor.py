@@ -12,10 +12,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from encamp import slurm
 from encamp.cli.checks import Asked, Found, Line, check, libraries_here, python_here, why_of
 from encamp.cli.elsewhere import Said, log_in
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
+from encamp.cluster.events import Host
 from encamp.engines.kit.hosts import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
@@ -25,8 +27,10 @@ from encamp.storage.outputs.parts import PART, new_token
 from encamp.storage.roots import current_folder, portable
 from encamp.storage.sizes import counted
 
-_BY_SSH = ("mpi", "pvm")
+_BY_SSH = ("mpi", "pvm", "dask", "ipyparallel")
 """Engines that log in to their hosts by ssh."""
+_ON_MESH = ("dask", "ipyparallel")
+"""Engines whose frames go by connections of encamp's own."""
 _WITHIN = 120.0
 """Seconds that the checks of one host may take."""
 _APART = 1.0
@@ -72,7 +76,7 @@ def doctor_command(
             warnings.simplefilter("always", UserWarning)
             _look(engine, options, asked, table)
         _note(warned, table)
-        if named and engine in _BY_SSH:
+        if named and engine in _BY_SSH and slurm.job_id() is None:
             _log_in(named, table)
     for host, lines in table.items():
         _print(host, lines)
@@ -172,13 +176,13 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
         hosts = cluster.hosts()
         begun = time.time()
         tasks = {
-            host.name: cluster.spawn(
+            host: cluster.spawn(
                 check, replace(asked, slots=host.slots), on=host, name="check", notify=False
             )
             for host in hosts
         }
         for host, task in tasks.items():
-            lines_of_host = table.setdefault(host, [])
+            lines_of_host = table.setdefault(host.name, [])
             try:
                 found = task.result(_WITHIN)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is what was found
@@ -186,6 +190,8 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
                 lines_of_host.append(Line("fails", "task", why_of(exc), remedy))
             else:
                 lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
+            if engine in _ON_MESH:
+                lines_of_host.append(_frames(host))
         cluster.kill_all()
     missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
     if len(hosts) < len(set(wanted)):
@@ -202,6 +208,16 @@ def _clock(found: Found, begun: float, ended: float) -> Line:
     which = "ahead of" if off > 0 else "behind"
     text = f"{abs(off):.0f} s {which} the program's host"
     return Line("note", "clock", text, "set it by chrony or ntpd; times in reports are wrong")
+
+
+def _frames(host: Host) -> Line:
+    """By which way calls, results and files come and go."""
+    if not host.frames_by:
+        return Line("ok", "frames", "go directly between it and the program")
+    text = f"go by {host.frames_by}, as neither host reaches the other, which takes longer"
+    here = socket.gethostname()
+    remedy = f"let {here} connect to it, or it to {here}, at any port"
+    return Line("note", "frames", text, remedy)
 
 
 def _same(one: str, other: str) -> bool:

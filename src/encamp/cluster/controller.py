@@ -187,7 +187,7 @@ class Controller:
             except BadFrame:
                 return  # not from one of us: as if it had not come
         elif isinstance(arrival, Joined):
-            self.hosts.joined(arrival.agent)
+            self.hosts.joined(arrival.agent, arrival.by)
         elif isinstance(arrival, Left):
             self.hosts.left(arrival.agent, arrival.why)
 

@@ -24,7 +24,11 @@ class TaskExit:
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a cluster: facts. ``memory`` in bytes; ``gpus`` as the vendor's tools name them."""
+    """A host of a cluster: facts. ``memory`` in bytes; ``gpus`` as the vendor's tools name them.
+
+    ``frames_by`` is what carries calls, results and files between it and the program; it is empty
+    where they go directly, as they should.
+    """
 
     name: str
     slots: int
@@ -32,6 +36,7 @@ class Host:
     memory: int
     gpus: tuple[str, ...] = ()
     python: str = ""
+    frames_by: str = ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import socket
 import warnings
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
     from encamp.wire.frames import Parts
 
+_log = logging.getLogger("encamp")
 _READABLE = (
     "whoever can read the network between the hosts can read this engine's frames, and forge them; "
     "where that matters, use a network of your own, or the engines dask or ipyparallel"
@@ -51,8 +53,9 @@ _MISSED = 5
 class Agent:
     """An agent as the controller sees it."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, frames_by: str) -> None:
         self.number = number
+        self.frames_by = frames_by
         self.places: list[Place] = []
         self.facts: Hello | None = None
         self.tickets: list[int] = []
@@ -86,9 +89,9 @@ class Hosts:
         """Whether an agent has gone, so that there may be needs that no host can meet."""
         self._tickets = itertools.count(1)
 
-    def joined(self, number: int) -> None:
+    def joined(self, number: int, frames_by: str) -> None:
         """An agent is on its way."""
-        self.agents.setdefault(number, Agent(number))
+        self.agents.setdefault(number, Agent(number, frames_by))
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
         """An agent is there, and its slots may be given work."""
@@ -106,7 +109,11 @@ class Hosts:
             place = Place(agent.number, number, station)
             agent.places.append(place)
             self._scheduler.add(place)
-        self._know(station, facts.python)
+        self._know(station, agent)
+        if agent.frames_by:
+            _log.info(
+                "frames of %s go by %s: it is not reached directly", agent.host, agent.frames_by
+            )
 
     @staticmethod
     def _say_once(words: str) -> None:
@@ -115,10 +122,13 @@ class Hosts:
             with suppress(UserWarning):  # where warnings are errors, work must go on
                 warnings.warn(words, stacklevel=2)
 
-    def _know(self, station: Station, python: str) -> None:
+    def _know(self, station: Station, agent: Agent) -> None:
         known = self.known.get(station.name)
         gpus = tuple(station.gpus) if known is None else known.gpus
-        host = Host(station.name, len(station.places), station.cores, station.memory, gpus, python)
+        python = "" if agent.facts is None else agent.facts.python
+        by = agent.frames_by or ("" if known is None else known.frames_by)
+        slots = len(station.places)
+        host = Host(station.name, slots, station.cores, station.memory, gpus, python, by)
         self.known[station.name] = host
         self._slots_changed()
         if known is None:
@@ -188,7 +198,7 @@ class Hosts:
                 self._mail.put(SPAWNER, HostDeleted(self.known.pop(agent.facts.host)))
                 self._slots_changed()
             else:  # another agent is still there
-                self._know(station, agent.facts.python)
+                self._know(station, agent)
         self.has_lost = True
         self.end_unmet()
 

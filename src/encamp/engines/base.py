@@ -28,9 +28,10 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """An agent is there."""
+    """An agent is there. ``by`` is what carries its frames, where these do not go directly."""
 
     agent: int
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

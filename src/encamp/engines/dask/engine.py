@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from distributed.comm.addressing import get_address_host
 
 from encamp.engines.dask.hosts import HostsCluster
 from encamp.engines.dask.leases import Leases
+from encamp.engines.dask.relay import Relay, carry_here
 from encamp.engines.dask.worker import begin_here, end_here
 from encamp.engines.kit import begin as starting
 from encamp.engines.kit.begin import Order
@@ -200,6 +202,7 @@ class DaskEngine(MeshEngine):
     """The controller's end. Workers that join the cluster get agents, too."""
 
     elastic = True
+    tunnel = "Dask's scheduler"
 
     def __init__(self, client: Any, slots: int | None, restarts: int, own: Any) -> None:
         try:
@@ -212,11 +215,13 @@ class DaskEngine(MeshEngine):
         """The slots of each worker that has agents."""
         self._asked: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._leases = Leases(client, self.run)
+        self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._wanted: tuple[dict[str, int], int] = {}, 0
         self._waited = 0
         """How many calls waited a look before: what is over at once is to grow nothing."""
         self._given: dict[str, tuple[int, float]] = {}
         self._looks: threading.Thread | None = None
+        self._one_by_one = threading.Lock()
         self._helper = threading.Thread(target=self._help, name="encamp-dask", daemon=True)
 
     # Agents
@@ -239,6 +244,18 @@ class DaskEngine(MeshEngine):
             self._asked.put(self._look_for_workers)
         elif message.get("action") == "remove-worker":
             self.soon(partial(self._worker_gone, message["worker"]))
+        elif message.get("action") == "encamp-tunnel" and message.get("run") == self.run:
+            self._beside(partial(self._carry, message["worker"]))
+
+    def _carry(self, worker: str) -> None:
+        """Have bytes carried for agents beside a worker that do not reach this host."""
+        with self._one_by_one:
+            ready = not self._stopping and self._tunnels.open()
+        if ready:
+            self._run(carry_here, self.run, self._tunnels.name, workers=[worker])
+
+    def _come_by_tunnel(self, raw: socket.socket) -> None:
+        self.soon(partial(self.tunnelled, raw))
 
     def _look_for_workers(self) -> None:
         threads = dict(self._client.nthreads())
@@ -412,6 +429,7 @@ class DaskEngine(MeshEngine):
         with contextlib.suppress(Exception):
             self._client.unsubscribe_topic("all")
             self._leases.close()
+            self._tunnels.close()
         self._run(end_here, self.run, 1.0, workers=list(self._places))
 
     def _briefly(self, call: Callable[[], Any]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import dask
 from distributed import get_worker
+from distributed.comm.addressing import get_address_host
 
+from encamp.engines.dask import relay
 from encamp.engines.kit import begin
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
@@ -23,7 +26,16 @@ def begin_here(
     """Start agents beside this worker, one of those by whose addresses they are ordered."""
     set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
     unset = {name: str(value) for name, value in set_by_nanny.items()}
-    return begin.begin(order, agents[dask_worker.address], unset)
+    tunnels = begin.Tunnels(
+        partial(relay.begun, dask_worker, order.run), [get_address_host(dask_worker.address)]
+    )
+    mine = agents[dask_worker.address]
+    return begin.begin(order, mine, unset, tunnels=None if _inside(dask_worker) else tunnels)
+
+
+def _inside(worker: Any) -> bool:
+    """Whether it is in the program's process, and needs no tunnel."""
+    return str(worker.address).startswith("inproc://")
 
 
 async def end_here(run: str, within: float) -> None:

@@ -7,14 +7,16 @@ session of its own, and ends with the process that has started it.
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import msgspec
 
@@ -58,6 +60,21 @@ class Spec(msgspec.Struct):
     certificate: str
     key: str
     process: int
+    tunnel: int | None
+    """The descriptor of a socket that is an end of a tunnel."""
+    hosts: Sequence[str]
+    """Addresses of its host by which others may reach an agent that is in a tunnel."""
+
+
+@dataclass(frozen=True)
+class Tunnels:
+    """How tunnels of agents begin here: ``begun`` is given one's number and its socket.
+
+    ``hosts`` are addresses of this host by which others may reach agents.
+    """
+
+    begun: Callable[[int, socket.socket], object]
+    hosts: Sequence[str] = ()
 
 
 def host_id() -> str:
@@ -92,24 +109,38 @@ def begin(
     agents: Mapping[int, int],
     unset: Mapping[str, str],
     told: Callable[[int, str], None] | None = None,
+    tunnels: Tunnels | None = None,
 ) -> dict[int, str]:
     """Start agents of these numbers with so many slots; why some could not be started.
 
     Does not raise, as some systems print the arguments of what does. ``told`` is called in a thread
-    of its own when one has ended, with its number and last words.
+    of its own when one has ended, with its number and last words. With ``tunnels`` each agent has
+    the end of one, which it uses if it does not reach the controller.
     """
     failed = {}
     for number, slots in agents.items():
         try:
-            _begin(order, number, slots, unset, told)
+            _begin(order, number, slots, unset, told, tunnels)
         except Exception as exc:  # noqa: BLE001 - see above
             failed[number] = f"{type(exc).__name__}: {exc}"
     return failed
 
 
-def _begin(order: Order, number: int, slots: int, unset: Mapping[str, str], told: Any) -> None:
-    log = tempfile.TemporaryFile()  # noqa: SIM115
-    try:
+def _begin(
+    order: Order,
+    number: int,
+    slots: int,
+    unset: Mapping[str, str],
+    told: Callable[[int, str], None] | None,
+    tunnels: Tunnels | None,
+) -> None:
+    with ExitStack() as failed, ExitStack() as handed_over:
+        log: IO[bytes] = failed.enter_context(tempfile.TemporaryFile())
+        near = far = None
+        if tunnels is not None:
+            near, far = socket.socketpair()
+            failed.callback(near.close)
+            handed_over.callback(far.close)
         process = subprocess.Popen(
             [*python_command(), "-c", START, PACKAGE, "encamp.agent", "mesh"],
             stdin=subprocess.PIPE,
@@ -118,11 +149,13 @@ def _begin(order: Order, number: int, slots: int, unset: Mapping[str, str], told
             start_new_session=True,
             cwd="/",
             env=environment(order, unset),
+            pass_fds=[] if far is None else [far.fileno()],
         )
-    except BaseException:
-        log.close()
-        raise
-    spec = Spec(number, slots, order.dial, order.certificate, order.key, os.getpid())
+        failed.pop_all()
+        spec = Spec(
+            number, slots, order.dial, order.certificate, order.key, os.getpid(),
+            None if far is None else far.fileno(), () if tunnels is None else tunnels.hosts,
+        )  # fmt: skip
     assert process.stdin is not None  # noqa: S101
     with suppress(BrokenPipeError), process.stdin as pipe:
         pipe.write(msgspec.json.encode(spec))
@@ -131,6 +164,8 @@ def _begin(order: Order, number: int, slots: int, unset: Mapping[str, str], told
     )
     _running[order.run, number] = process, log, wait
     wait.start()
+    if tunnels is not None and near is not None:
+        tunnels.begun(number, near)
 
 
 def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import msgspec
 
@@ -13,12 +17,14 @@ from encamp.engines.base import CONTROLLER, Left
 from encamp.engines.kit.begin import Spec
 from encamp.engines.kit.mesh.identity import Identity
 from encamp.engines.kit.mesh.link import Link
-from encamp.engines.kit.mesh.mesh import Address, Mesh, addresses
+from encamp.engines.kit.mesh.mesh import Address, Greeting, Mesh, addresses
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.errors import EngineFailed
 
 _REACH_WITHIN = 60.0
 """Seconds that the controller has to answer: it may be at work."""
+_ANSWER_WITHIN = 20.0
+"""Seconds for whoever takes a connection to prove that it is the controller, which may be so."""
 
 
 class MeshAgent(Mesh):
@@ -27,33 +33,64 @@ class MeshAgent(Mesh):
     def __init__(self, number: int, identity: Identity, slots: int, process: int) -> None:
         super().__init__(number, identity)
         self.slots = slots
+        self._hosts: Sequence[str] = ()
         self._starter = Sentinel(process)
         if os.getppid() != process:
             raise EngineFailed("mesh", "the process that has started it has ended")
         self._poll.register(self._starter.fileno(), select.EPOLLIN)
 
-    def reach(self, controller: list[Address]) -> None:
-        """Connect to the controller, by the first of its addresses that works. Blocks.
+    def reach(
+        self,
+        controller: list[Address],
+        tunnel: socket.socket | None = None,
+        hosts: Sequence[str] = (),
+    ) -> None:
+        """Connect to the controller: by the first of its addresses that works, or a tunnel. Blocks.
 
-        Raises `EngineFailed`.
+        An agent in a tunnel listens on ``hosts``, addresses of its own by which others may reach
+        it. Raises `EngineFailed`.
         """
+        self._hosts = hosts
+        ways: list[Callable[[], Link]] = [partial(self.dial, address) for address in controller]
+        if tunnel is not None:
+            ways.append(partial(self.enter, tunnel))
         why = "it has no address"
-        for address in controller:
+        for way in ways:
             try:
-                link = self.dial(address)
+                link = way()
             except OSError as exc:
                 why = str(exc.strerror)
                 continue
-            deadline = time.monotonic() + _REACH_WITHIN
-            link.deadline = deadline if link.shaken else link.deadline
-            while link.fileno() >= 0 and not link.greeted:
-                self._poll.poll(max(0.0, min(link.deadline - time.monotonic(), 1.0)))
-                link.deadline = max(link.deadline, deadline) if link.shaken else link.deadline
-                self._look()
-            if link.greeted:
-                return
+            if self._comes_by(link):
+                break
             why = "it did not let this agent in"
-        raise EngineFailed("mesh", f"the controller is not reached at {_listed(controller)}: {why}")
+        else:
+            where = ", ".join(addresses(controller)) or "no address"
+            raise EngineFailed("mesh", f"the controller is not reached at {where}: {why}")
+        if tunnel is not None and self._ways[CONTROLLER].link is not link:
+            self._end(link, ConnectionError("it is not needed"))
+        elif tunnel is not None and not link.tunnelled:
+            tunnel.close()
+
+    def _comes_by(self, link: Link) -> bool:
+        """Whether the controller takes this connection, or makes one of its own meanwhile."""
+        began = time.monotonic()
+        while link.fileno() >= 0 and not self._reached:
+            self._poll.poll(max(0.0, min(link.deadline - time.monotonic(), 1.0)))
+            if link.connected:
+                within = _REACH_WITHIN if link.shaken else _ANSWER_WITHIN
+                link.deadline = max(link.deadline, began + within)
+            self._look()
+        return self._reached
+
+    @property
+    def _reached(self) -> bool:
+        way = self._ways.get(CONTROLLER)
+        return way is not None and way.link is not None
+
+    def knows(self, greeting: Greeting) -> bool:
+        """See `Mesh.knows`; the controller connects to this agent only if it is not there yet."""
+        return greeting.number != CONTROLLER or not self._reached
 
     def _look(self) -> None:
         kept = list(self.receive())
@@ -64,11 +101,15 @@ class MeshAgent(Mesh):
     def greet(self, link: Link) -> None:
         """See `Mesh.greet`; where the controller is reached from, others reach this agent."""
         if CONTROLLER not in self._ways:
-            self.listen(link.here)
+            for host in self._hosts if link.tunnelled else [link.here]:
+                with suppress(OSError):  # it may be somebody's on the way
+                    self.listen(host)
         super().greet(link)
 
     def ready(self, fd: int) -> None:
         """The process that has started this one has ended: so does this, and all are told."""
+        if fd != self._starter.fileno():
+            return
         self._poll.unregister(fd)
         for link in list(self._links.values()):
             link.drop()
@@ -81,10 +122,6 @@ class MeshAgent(Mesh):
         self._starter.close()
 
 
-def _listed(controller: list[Address]) -> str:
-    return ", ".join(addresses(controller)) or "no address"
-
-
 def join() -> MeshAgent:
     """The end of an agent that `begin` has started, which tells it what it needs by a pipe."""
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=Spec)
@@ -92,5 +129,14 @@ def join() -> MeshAgent:
     os.dup2(nothing, 0)
     os.close(nothing)
     end = MeshAgent(spec.number, Identity(spec.certificate, spec.key), spec.slots, spec.process)
-    end.reach(spec.dial)
+    end.reach(spec.dial, _tunnel(spec.tunnel), spec.hosts)
     return end
+
+
+def _tunnel(fd: int | None) -> socket.socket | None:
+    if fd is None:
+        return None
+    tunnel = socket.socket(fileno=fd)
+    tunnel.set_inheritable(False)
+    tunnel.setblocking(False)
+    return tunnel

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import secrets
+import socket
 import time
 from abc import abstractmethod
 from collections import deque
@@ -23,6 +24,8 @@ from encamp.engines.kit.mesh.mesh import (
     Mesh,
     Relay,
     There,
+    Way,
+    Welcome,
     WhereIs,
     control,
 )
@@ -55,6 +58,11 @@ class MeshEngine(Mesh, Engine):
     """
 
     private = True
+    tunnel = ""
+    """What carries frames of agents that neither reach this host nor are reached from it."""
+
+    relays = False
+    """Whether agents are to talk by the controller only."""
 
     def __init__(self, name: str, restarts: int) -> None:
         self.name = name
@@ -64,8 +72,6 @@ class MeshEngine(Mesh, Engine):
         """The agents that are there or under way."""
         self.whole = True
         """Whether agents have as many slots as their place has; else one each."""
-        self.relays = False
-        """Whether agents are to talk by the controller only."""
         self._orders = b""
         self._numbers = 0
         self._restarts = restarts
@@ -141,17 +147,43 @@ class MeshEngine(Mesh, Engine):
 
     def knows(self, greeting: Greeting) -> bool:
         """See `Mesh.knows`."""
-        agent = self.known.get(greeting.number)
-        return agent is not None and agent.link is None and not self._stopping
+        there = greeting.number in self.known and greeting.number not in self._ways
+        return there and not self._stopping
 
     def joined(self, link: Link, greeting: Greeting) -> None:
+        """An agent has greeted; one that is in a tunnel is dialled first, for a quicker way."""
+        agent = self.known[greeting.number]
+        agent.listens = greeting.listens
+        way = self._ways[agent.number] = Way()
+        way.other = link
+        way.addresses = list(greeting.listens) if link.tunnelled else []
+        self.dial_next(agent.number)
+
+    def welcomed(self, link: Link) -> None:
+        """See `Mesh.welcomed`; the agent may have gone meanwhile."""
+        if link.number in self._ways:
+            super().welcomed(link)
+        else:
+            self._end(link, ConnectionError("it has gone"))
+
+    def take_way(self, number: int, link: Link) -> None:
         """An agent has come; its orders are the first that it gets."""
         self._had_some = True
-        agent = self.known[greeting.number]
-        agent.link, agent.listens = link, greeting.listens
+        agent, way = self.known[number], self._ways[number]
+        agent.link = link
+        tunnel, way.other = way.other, None
+        if tunnel is link:
+            link.send([control(Welcome(self.number))])
+        elif tunnel is not None:
+            self._end(tunnel, ConnectionError("it is not needed"))
         link.send([self._orders])
-        super().joined(link, greeting)
-        self._come.append(Joined(agent.number))
+        super().take_way(number, link)
+        self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
+
+    def tunnelled(self, raw: socket.socket) -> None:
+        """An agent comes by a tunnel, of which this is the end."""
+        raw.setblocking(False)
+        self._add(Link(raw, self._identity, self._as_server, server=True))
 
     def arrived(self, link: Link, parts: Parts) -> None:
         """See `Mesh.arrived`; what comes from an agent that was given up is not read."""
@@ -176,8 +208,14 @@ class MeshEngine(Mesh, Engine):
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
         """An agent has gone, and nothing more comes from it."""
-        agent = self.known.pop(number)
+        agent = self.known.get(number)
+        if agent is None or agent.link not in (None, link):
+            return  # it has another way
         self._ways.pop(number, None)
+        if agent.link is None:
+            self.not_come(number, "its connection has ended")
+            return
+        del self.known[number]
         self._broken.pop(number, None)
         self._come.append(Left(number, f"the agent on {agent.label} has ended"))
         if not self._stopping:

@@ -190,6 +190,8 @@ class Link:
         """The events that are waited for."""
         self.shaken = False
         """Whether the other end has proved that it is one of us, and frames may be sent."""
+        self.tunnelled = raw.family == socket.AF_UNIX
+        """Whether another system carries its bytes, see `encamp.engines.kit.mesh.tunnel`."""
         self._raw, self._identity = raw, identity
         self._stream = _Stream(raw, context, server=server)
         stream = cast("socket.socket", self._stream)
@@ -204,6 +206,11 @@ class Link:
     def here(self) -> str:
         """The address of this end."""
         return str(self._raw.getsockname()[0])
+
+    @property
+    def connected(self) -> bool:
+        """Whether somebody has taken the connection, who need not be one of us."""
+        return not self._dialling
 
     @property
     def sending(self) -> bool:

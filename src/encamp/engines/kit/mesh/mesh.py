@@ -1,9 +1,12 @@
 """An end of the mesh: frames between any two ends by TCP inside TLS 1.3.
 
-Agents dial the controller. An agent that has something for another asks the controller where that
-one listens, and dials it; what neither reaches directly goes by the controller. Once a way is
-chosen it stays, as frames of a pair keep their order. A connection that breaks is not made again:
-what was under way is lost, so that one of its ends is.
+Agents dial the controller. One that does not reach it greets it by a tunnel, where its engine has
+one; then the controller dials the agent, and if that fails, too, the tunnel is what they have.
+
+An agent that has something for another asks the controller where that one listens, and dials it;
+what neither reaches directly goes by the controller. Once a way is chosen it stays, as frames of a
+pair keep their order. A connection that breaks is not made again: what was under way is lost, so
+that one of its ends is.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ def _control_in(parts: Parts) -> Control | None:
         raise BadFrame(str(exc)) from exc
 
 
-class _Way:
+class Way:
     """How frames go to another end; until that is known, they wait."""
 
     def __init__(self) -> None:
@@ -134,7 +137,7 @@ class Mesh(Endpoint):
         self._strangers: set[Link] = set()
         """Those that have not greeted, each until its deadline."""
         self._unread: set[Link] = set()
-        self._ways: dict[int, _Way] = {}
+        self._ways: dict[int, Way] = {}
         self._come: list[Arrival] = []
         self._rests_until = 0.0
         self._closed = False
@@ -188,7 +191,11 @@ class Mesh(Endpoint):
 
     def dial(self, address: Address) -> Link:
         """Begin to connect to another end. Raises OSError."""
-        link = Link(dial(address), self._identity, self._as_client, server=False)
+        return self.enter(dial(address))
+
+    def enter(self, raw: socket.socket) -> Link:
+        """Begin to greet who is at the other end of a socket."""
+        link = Link(raw, self._identity, self._as_client, server=False)
         self._add(link)
         return link
 
@@ -236,7 +243,7 @@ class Mesh(Endpoint):
         for number, way in self._ways.items():
             if way.dialling is link:
                 way.dialling = None
-                self._dial_next(number, way)
+                self.dial_next(number)
                 return
         if link.number is not None and link.greeted:
             self.lost(link.number, link, why)
@@ -267,7 +274,6 @@ class Mesh(Endpoint):
                 raise BadFrame("nobody of that number is expected here")
             link.number = said.number
             self._met(link)
-            link.send([control(Welcome(self.number))])
             self.joined(link, said)
         else:
             if not isinstance(said, Welcome):
@@ -285,14 +291,15 @@ class Mesh(Endpoint):
         return True
 
     def joined(self, link: Link, greeting: Greeting) -> None:
-        """Another end has connected to this one."""
-        self._offer(link, self._ways.setdefault(greeting.number, _Way()))
+        """Another end has connected to this one, and is to be made welcome."""
+        link.send([control(Welcome(self.number))])
+        self._offer(link, greeting.number)
 
     def welcomed(self, link: Link) -> None:
         """Another end has let this one in."""
-        way = self._ways.setdefault(link.number or CONTROLLER, _Way())
-        way.dialling = None
-        self._take_way(way, link)
+        number = link.number or CONTROLLER
+        self._ways.setdefault(number, Way()).dialling = None
+        self.take_way(number, link)
 
     def told(self, link: Link, said: Control, parts: Parts) -> None:
         """Another end has told the mesh something."""
@@ -303,7 +310,7 @@ class Mesh(Endpoint):
                 way.waiting.clear()
             elif way.link is None:
                 way.addresses = said.listens
-                self._dial_next(said.number, way)
+                self.dial_next(said.number)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
         """A connection to another end has ended that was in use."""
@@ -318,25 +325,29 @@ class Mesh(Endpoint):
 
     # Ways
 
-    def _offer(self, link: Link, way: _Way) -> None:
+    def _offer(self, link: Link, number: int) -> None:
         """Another agent has connected: a way to it, too, if there is none and none is looked for.
 
         (What it dials itself may be on its way meanwhile, so that each has one to the other.)
         """
+        way = self._ways.setdefault(number, Way())
         if way.link is None and way.dialling is None and not way.relayed:
-            self._take_way(way, link)
+            self.take_way(number, link)
         else:
             way.other = link
 
-    def _take_way(self, way: _Way, link: Link) -> None:
+    def take_way(self, number: int, link: Link) -> None:
+        """From now on a connection is the way to another end."""
+        way = self._ways[number]
         way.link = link
         waiting, way.waiting = way.waiting, []
         for parts in waiting:
             link.send(parts)
         self._watch(link)
 
-    def _dial_next(self, number: int, way: _Way) -> None:
-        """Dial the next address of another agent; without one, its own connection, or a relay."""
+    def dial_next(self, number: int) -> None:
+        """Dial the next address of another end; without one, its own connection, or a relay."""
+        way = self._ways[number]
         while way.addresses:
             with suppress(OSError):
                 way.dialling = self.dial(way.addresses.pop(0))
@@ -344,7 +355,7 @@ class Mesh(Endpoint):
         if way.link is not None or way.gone:
             return
         if way.other is not None:
-            self._take_way(way, way.other)
+            self.take_way(number, way.other)
             return
         way.relayed = True
         waiting, way.waiting = way.waiting, []
@@ -365,7 +376,7 @@ class Mesh(Endpoint):
                 self._watch(way.link)
         elif way is None:
             if to != CONTROLLER and not self._closed:
-                self._ways[to] = way = _Way()
+                self._ways[to] = way = Way()
                 way.waiting.append(parts)
                 self.send(CONTROLLER, [control(WhereIs(to))])
         elif way.relayed:

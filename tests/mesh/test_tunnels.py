@@ -1,0 +1,167 @@
+"""Tunnels: what they carry, and in which order an agent tries its ways to the controller."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from meshed import Controller, Net
+
+from encamp.engines.base import CONTROLLER, Frame, Joined, Left
+from encamp.engines.kit.mesh import tunnel as tunnel_module
+from encamp.engines.kit.mesh.agent import MeshAgent
+from encamp.engines.kit.mesh.tunnel import Said, Tunnel
+from encamp.errors import EngineFailed
+
+NOWHERE = ("127.0.0.1", 1)
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
+    monkeypatch.setattr(Controller, "tunnel", "a pair of sockets")
+    net = Net()
+    yield net
+    net.close()
+
+
+def come(net: Net, hosts: list[str]) -> MeshAgent:
+    """An agent that reaches nobody, and has a tunnel."""
+    (expected,) = net.controller.expect("here", "here", [1])
+    agent = MeshAgent(expected.number, net.identity, 1, os.getppid())
+    near, far = socket.socketpair()
+    far.setblocking(False)
+    net.controller.tunnelled(near)
+    reaching = threading.Thread(target=agent.reach, args=([NOWHERE], far, hosts))
+    reaching.start()
+    net.until(lambda: not reaching.is_alive())
+    net.agents[agent.number], net.come[agent.number] = agent, []
+    return agent
+
+
+def links(end: MeshAgent | Controller) -> list[bool]:
+    """Of each connection, whether it is a tunnel."""
+    return [link.tunnelled for link in end._links.values()]
+
+
+def test_an_agent_that_nobody_reaches_comes_by_a_tunnel(net: Net) -> None:
+    agent = come(net, [])
+    agent.send(CONTROLLER, [b"#" * 1_000_000])
+    net.controller.send(agent.number, [b"*" * 1_000_000])
+    net.until(lambda: net.frames(CONTROLLER) and len(net.frames(agent.number)) == 2)
+    assert net.come[CONTROLLER] == [
+        Joined(agent.number, "a pair of sockets"),
+        Frame(agent.number, [b"#" * 1_000_000]),
+    ]
+    assert links(agent) == links(net.controller) == [True]
+
+
+def test_an_agent_in_a_tunnel_is_dialled_first(net: Net) -> None:
+    agent = come(net, ["127.0.0.1"])
+    net.controller.send(agent.number, [b"hello"])
+    net.until(lambda: len(net.frames(agent.number)) == 2)
+    assert net.come[CONTROLLER] == [Joined(agent.number)]
+    assert links(agent) == links(net.controller) == [False]
+
+
+def test_agents_in_tunnels_reach_each_other(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object) -> None:
+        raise OSError("there is no route")
+
+    monkeypatch.setattr(Controller, "dial", unreachable)
+    one, other = come(net, ["127.0.0.1"]), come(net, ["127.0.0.1"])
+    one.send(other.number, [b"hello"])
+    net.until(lambda: len(net.frames(other.number)) == 2)
+    assert sorted(links(one)) == sorted(links(other)) == [False, True]
+    assert links(net.controller) == [True, True]
+
+
+def test_the_end_of_an_agent_in_a_tunnel_is_told(net: Net) -> None:
+    agent = come(net, [])
+    closing = threading.Thread(target=net.agents.pop(agent.number).close)
+    closing.start()
+    net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))
+    closing.join()
+    assert net.controller.known == {}
+
+
+def test_a_tunnel_that_breaks_before_the_agent_has_come_leaves_others_be(net: Net) -> None:
+    first = come(net, [])
+    (expected,) = net.controller.expect("here", "here", [1])
+    agent = MeshAgent(expected.number, net.identity, 1, os.getppid())
+    near, far = socket.socketpair()
+    net.controller.tunnelled(near)
+    far.close()
+    with pytest.raises(EngineFailed, match=r"not reached at 127\.0\.0\.1:1"):
+        agent.reach([NOWHERE])
+    agent.close()
+    net.until(lambda: not net.controller._strangers)
+    first.send(CONTROLLER, [b"still there"])
+    net.until(lambda: net.frames(CONTROLLER))
+
+
+# What carries the bytes
+
+
+def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
+    sent = os.urandom(3 * tunnel_module._WINDOW)
+
+    async def main() -> tuple[bytes, bytes]:
+        ours, theirs = socket.socketpair(), socket.socketpair()
+        ends: list[Tunnel] = []
+        loop = asyncio.get_running_loop()
+
+        def say(to: int, said: Said) -> None:
+            loop.call_soon(ends[to].heard, said)
+
+        ends += [Tunnel(ours[1], partial(say, 1)), Tunnel(theirs[1], partial(say, 0))]
+        carrying = [asyncio.create_task(end.carry()) for end in ends]
+
+        async def tell(near: socket.socket) -> None:
+            near.setblocking(False)
+            await loop.sock_sendall(near, sent)
+            near.shutdown(socket.SHUT_WR)
+
+        async def hear(near: socket.socket) -> bytes:
+            found = []
+            while data := await loop.sock_recv(near, 1 << 20):
+                found.append(data)
+            near.close()
+            return b"".join(found)
+
+        here, there = ours[0], theirs[0]
+        telling = [asyncio.create_task(tell(near)) for near in (here, there)]
+        while any(end._under_way < tunnel_module._WINDOW for end in ends):
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        most = tunnel_module._WINDOW + tunnel_module.PIECE
+        assert all(end._under_way <= most for end in ends)  # nobody reads
+        one, other = await asyncio.gather(hear(here), hear(there))
+        await asyncio.gather(*telling, *carrying)
+        return one, other
+
+    one, other = asyncio.run(main())
+    assert one == other == sent
+
+
+def test_who_hangs_up_is_told_to_the_other_end() -> None:
+    async def main() -> bytes:
+        ours, theirs = socket.socketpair(), socket.socketpair()
+        ends: list[Tunnel] = []
+        ends += [
+            Tunnel(ours[1], lambda said: ends[1].heard(said)),
+            Tunnel(theirs[1], lambda said: ends[0].heard(said)),
+        ]
+        carrying = asyncio.gather(*(end.carry() for end in ends))
+        ours[0].close()
+        theirs[0].setblocking(False)
+        end = await asyncio.get_running_loop().sock_recv(theirs[0], 1)
+        theirs[0].close()
+        await carrying
+        return end
+
+    assert asyncio.run(main()) == b""
