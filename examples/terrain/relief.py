@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-DRAWN = ("elevation", "hillshade", "slope", "aspect")
+DRAWN = ("elevation", "hillshade", "slope", "aspect", "sunshine")
 LOWLAND_TO_SUMMIT = "#4f8f6b #93b979 #d9d59a #d8b67c #b58a62 #a58d80 #f4f1ee"
 NORTH_ROUND_TO_NORTH = "#5a73c9 #4aa884 #e3b94b #cc5c66 #5a73c9"
 INK = "#2b2b2b"
@@ -47,7 +47,7 @@ def draw_files(picture: str) -> None:
 
 
 def draw(surfaces: dict[str, Array], strips: dict[str, dict[str, Array]]) -> Figure:
-    """The whole sheet: a large map on the left, slope and aspect on the right."""
+    """The whole sheet: a large map on the left; slope, aspect and sunshine on the right."""
     place = next(iter(strips.values()))
     figure = Figure(figsize=(12.6, 9.6), facecolor="#fbfaf7")
     large = figure.add_axes((0.068, 0.075, 0.573, 0.80))
@@ -57,6 +57,7 @@ def draw(surfaces: dict[str, Array], strips: dict[str, dict[str, Array]]) -> Fig
     draw_legend(figure, surfaces["elevation"])
     draw_slope(figure, surfaces["slope"], place)
     draw_aspect(figure, surfaces["aspect"], surfaces["slope"], place)
+    draw_sunshine(figure, surfaces["sunshine"], place)
     draw_title(figure, surfaces["elevation"], place, len(strips))
     return figure
 
@@ -165,19 +166,29 @@ def draw_legend(figure: Figure, elevation: Array) -> None:
 
 def draw_slope(figure: Figure, slope: Array, place: dict[str, Array]) -> None:
     """The small map of slope."""
-    axes = figure.add_axes((0.735, 0.529, 0.247, 0.346), title="Slope")
+    axes = figure.add_axes((0.76, 0.645, 0.17, 0.23), title="Slope")
     image = draw_map(axes, slope, place, cmap="magma_r", vmin=0, vmax=35)
     small_bar(figure, axes, image, {0: "0°", 10: "10°", 20: "20°", 30: "30°"})
 
 
 def draw_aspect(figure: Figure, aspect: Array, slope: Array, place: dict[str, Array]) -> None:
     """The small map of aspect; the flatter the ground, the paler."""
-    axes = figure.add_axes((0.735, 0.100, 0.247, 0.346), title="Aspect (paler where flatter)")
+    axes = figure.add_axes((0.76, 0.365, 0.17, 0.23), title="Aspect (paler where flatter)")
     strength = np.clip(slope / 15, 0, 1)
     how = {"cmap": shades(NORTH_ROUND_TO_NORTH), "vmin": 0, "vmax": 360, "interpolation": "nearest"}
     draw_map(axes, aspect, place, alpha=strength, **how)
     colours = mpl.cm.ScalarMappable(Normalize(0, 360), how["cmap"])
     small_bar(figure, axes, colours, {0: "N", 90: "E", 180: "S", 270: "W", 360: "N"})
+
+
+def draw_sunshine(figure: Figure, sunshine: Array, place: dict[str, Array]) -> None:
+    """The small map of direct sunlight in a year."""
+    axes = figure.add_axes((0.76, 0.085, 0.17, 0.23), title="Direct sunlight, kWh/m² a year")
+    low, high = np.percentile(sunshine, (1, 99)).round(-2)
+    image = draw_map(axes, sunshine, place, cmap="inferno", vmin=low, vmax=high)
+    small_bar(
+        figure, axes, image, {value: f"{value:.0f}" for value in (low, (low + high) / 2, high)}
+    )
 
 
 def small_bar(figure: Figure, axes: Axes, colours: Any, ticks: dict[int, str]) -> None:

@@ -1,13 +1,13 @@
 """Turn an elevation model into maps, strip by strip: the job that encamp is shown with.
 
     encamp run examples/terrain/terrain.py
-    python examples/terrain/terrain.py [DESTINATION]
+    python examples/terrain/terrain.py [DESTINATION] [--minutes 6]
 
 The model is cut into overlapping strips. Each strip is a task in a private folder of its own:
 it finds its strip there, makes its grids there, and encamp brings them to the destination.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import elevation
@@ -23,8 +23,13 @@ def draw(picture: str) -> None:
     relief.draw_files(picture)
 
 
+options = argparse.ArgumentParser()
+options.add_argument("to", nargs="?", default="demo/terrain", help="destination")
+options.add_argument("--minutes", type=int, default=6, help="between two positions of the sun")
+given = options.parse_args()
+
 here = Path(__file__).parent
-to = Path(sys.argv[1] if len(sys.argv) > 1 else "demo/terrain").absolute()
+to = Path(given.to).absolute()
 model = Path(get_sample_data("jacksboro_fault_dem.npz", asfileobj=False))
 survey = here / "survey.toml"
 strips = elevation.strip_names(survey)
@@ -45,6 +50,7 @@ for name in strips:
         [
             encamp.call(elevation.import_files, f"{name}.npz", f"{name}.grid.npz"),
             encamp.call(elevation.grid_files, f"{name}.grid.npz", name),
+            encamp.call(elevation.sunshine_files, f"{name}.grid.npz", name, given.minutes),
         ],
         mirror=encamp.outputs_of("cut", f"{name}.npz"),
         outputs={f"{name}.grid.npz": "import", f"{name}.*.npy": "grid"},

@@ -25,7 +25,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples/terrain/terrain.py"
 
 def terrain(host: Host, to: Path, *options: str, storage: str = "storage") -> None:
     """Run the job from a host, which ends well and says nothing."""
-    command = [COMMAND, "run", "--quiet", *options, EXAMPLE, to]
+    command = [COMMAND, "run", "--quiet", *options, EXAMPLE, to, "--minutes", "360"]
     done = host.run(command, env={LOCAL: f"{host.disk}/{storage}"}, timeout=100)
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if not re.search(READABLE, line)] == []
