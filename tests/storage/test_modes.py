@@ -15,7 +15,7 @@ from other_processes import open_folder, start, unprivileged
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
-from encamp.storage.cache.cache import sound
+from encamp.storage.cache import sound
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import needs_own_mounts, way_of
