@@ -9,7 +9,6 @@ import importlib
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 from functools import partial
@@ -262,10 +261,8 @@ class Running(Bound):
     def test_ten_thousand_queued_tasks_end_each_once(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
-        began = time.monotonic()
         tasks = cluster.spawn_many(work.add, [(number,) for number in range(10_000)], notify=False)
         assert [task.result(PATIENCE) for task in tasks] == list(range(1, 10_001))
-        assert time.monotonic() - began < PATIENCE
 
     def test_many_threads_may_spawn_at_once(self, cluster: Cluster) -> None:
         interval = sys.getswitchinterval()

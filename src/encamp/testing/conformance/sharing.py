@@ -17,9 +17,9 @@ from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, Bound, ClusterOf, Kept, gates, heard, say
 from encamp.testing.waiting import until
 
-TIMES = 30
-SIZES = [1000, 50_000, 400_000]
-"""Numbers in an array: in small parts, in big ones, and more than a socket takes at once."""
+SIZES = [(1000, 30), (50_000, 30), (400_000, 10)]
+"""Numbers in an array: in small parts, in big ones, and more than a socket takes at once; and how
+often it is sent."""
 
 
 class Sharing(Bound):
@@ -30,50 +30,52 @@ class Sharing(Bound):
         """Arrays are what is sent without a copy."""
         pytest.importorskip("numpy")
 
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize(("size", "times"), SIZES)
     def test_a_task_may_fill_an_array_anew_that_it_has_sent(
-        self, cluster: Cluster, size: int
+        self, cluster: Cluster, size: int, times: int
     ) -> None:
-        task = cluster.spawn(work.refill, 0, TIMES, size)
+        task = cluster.spawn(work.refill, 0, times, size)
         task.result(PATIENCE)
-        assert [work.whole(say(cluster, task)) for _ in range(TIMES)] == list(range(TIMES))
+        assert [work.whole(say(cluster, task)) for _ in range(times)] == list(range(times))
 
-    @pytest.mark.parametrize("size", SIZES)
-    def test_a_task_may_do_so_whatever_task_it_sends_to(self, cluster: Cluster, size: int) -> None:
-        target = cluster.spawn(work.fillings, TIMES)
-        sender = cluster.spawn(work.refill, target.id, TIMES, size)
-        assert target.result(PATIENCE) == list(range(TIMES))
+    @pytest.mark.parametrize(("size", "times"), SIZES)
+    def test_a_task_may_do_so_whatever_task_it_sends_to(
+        self, cluster: Cluster, size: int, times: int
+    ) -> None:
+        target = cluster.spawn(work.fillings, times)
+        sender = cluster.spawn(work.refill, target.id, times, size)
+        assert target.result(PATIENCE) == list(range(times))
         sender.result(PATIENCE)
-        itself = cluster.spawn(work.refill, -1, TIMES, size)
-        assert say(cluster, itself) == list(range(TIMES))
+        itself = cluster.spawn(work.refill, -1, times, size)
+        assert say(cluster, itself) == list(range(times))
         itself.result(PATIENCE)
 
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize(("size", "times"), SIZES)
     def test_a_program_may_do_so_whether_the_task_has_begun(
-        self, cluster: Cluster, size: int
+        self, cluster: Cluster, size: int, times: int
     ) -> None:
         import numpy
 
         array = numpy.empty(size)
         with gates(cluster, cluster.slots, work.pid):
-            late = cluster.spawn(work.fillings, TIMES)
-            for number in range(TIMES):
+            late = cluster.spawn(work.fillings, times)
+            for number in range(times):
                 array[:] = number
                 cluster.send(late, array)
-        assert late.result(PATIENCE) == list(range(TIMES))
-        task = cluster.spawn(work.gated, work.fillings, TIMES)
+        assert late.result(PATIENCE) == list(range(times))
+        task = cluster.spawn(work.gated, work.fillings, times)
         assert say(cluster, task) == "ready"
-        for number in ["go", *range(TIMES)]:
+        for number in ["go", *range(times)]:
             array[:] = number if number != "go" else 0
             cluster.send(task, array if number != "go" else number)
-        assert task.result(PATIENCE) == list(range(TIMES))
+        assert task.result(PATIENCE) == list(range(times))
 
-    @pytest.mark.parametrize("size", SIZES)
+    @pytest.mark.parametrize(("size", "times"), SIZES)
     def test_results_that_are_the_same_array_are_not_the_same(
-        self, cluster: Cluster, size: int
+        self, cluster: Cluster, size: int, times: int
     ) -> None:
-        tasks = cluster.spawn_many(work.lasting, [(number, size) for number in range(TIMES)])
-        assert [work.whole(task.result(PATIENCE)) for task in tasks] == list(range(TIMES))
+        tasks = cluster.spawn_many(work.lasting, [(number, size) for number in range(times)])
+        assert [work.whole(task.result(PATIENCE)) for task in tasks] == list(range(times))
 
     @pytest.mark.parametrize("size", [0, 500_000])
     def test_threads_of_a_task_send_and_receive(self, cluster: Cluster, size: int) -> None:
