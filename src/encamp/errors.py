@@ -118,6 +118,16 @@ class EncampError(Exception):
     def __reduce__(self) -> tuple[Callable[..., EncampError], tuple[Any, ...]]:
         return _rebuild, (type(self), dict(self.__dict__))
 
+    def _render_traceback_(self) -> list[str]:
+        """For notebooks: where it came up in the user's own code, and its sentence."""
+        from encamp.brief import brief_trace
+
+        return brief_trace(self, type(self).__name__, shown(self._in_notebook()))
+
+    def _in_notebook(self) -> str:
+        """What a notebook says of it."""
+        return str(self)
+
 
 def printable(path: object) -> str:
     """A path for a message: undecodable bytes and control characters escaped."""

@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 _LISTED = 10
 """How many failures a summary names."""
+_COLUMNS = 12
+"""Columns of values that a notebook shows."""
+_LOGS_SHOWN = 3
+"""Of how many failures a notebook shows the end of the log."""
 
 
 def quickly_pickled(kind: type[T]) -> type[T]:
@@ -151,6 +155,22 @@ class TaskReport:
     more_inputs: int = 0
     """How many it has beside these."""
 
+    def _repr_html_(self) -> str:
+        from encamp.markup import box, escaped, heading, table
+
+        last = self.attempts[-1] if self.attempts else None
+        facts: list[tuple[str, object]] = [("why", self.why)]
+        facts += [(name, value) for name, value in self.parameters.items()]
+        facts += [] if self.value is None else [("value", self.value)]
+        if last is not None and last.where is not None:
+            facts.append(("ran on", f"{last.where.host}, {last.where.worker}"))
+        if last is not None:
+            facts.append(("took", f"{sum(span.seconds for span in last.phases):.3g} s"))
+        facts += [("output", output.path) for output in self.outputs[:_LISTED]]
+        facts += [] if self.kept is None else [("folder", self.kept)]
+        log = f"<pre>{escaped(self.log_tail[-2000:], 2000)}</pre>" if self.log_tail else ""
+        return box(heading(self.name, self.state), table(("", ""), facts), log)
+
     def row(self) -> dict[str, Scalar]:
         """The task's name, its parameters and its values; empty if it has no value.
 
@@ -231,7 +251,14 @@ class ServiceStatistics:
         """Calls of all these servers, also of those that are gone."""
         return sum(server.calls for server in (*self.servers, *self.former))
 
-    def __str__(self) -> str:
+    def _repr_html_(self) -> str:
+        from encamp.markup import box, heading, table
+
+        head, (heads, *rows) = self._rows()
+        name, _, words = head.partition(": ")
+        return box(heading(name, words), table(heads, rows))
+
+    def _rows(self) -> tuple[str, list[tuple[Any, ...]]]:
         head = (
             f"{self.service}: {len(self.servers)} of {self.wanted} servers, {self.queue} waiting, "
             f"{self.lost} lost"
@@ -252,6 +279,10 @@ class ServiceStatistics:
             )
             for one in self.servers
         ]
+        return head, rows
+
+    def __str__(self) -> str:
+        head, rows = self._rows()
         widths = [max(len(str(row[at])) for row in rows) for at in range(len(rows[0]))]
         lines = [
             "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
@@ -353,6 +384,38 @@ class JobReport:
             lines.append(f"  and {found['failed'] - _LISTED} more failed")
         return "\n".join([*lines, f"  report: {printable(self.folder)}/report.html"])
 
+    def _repr_html_(self) -> str:
+        from encamp.markup import bar, box, heading, line, table
+
+        found = Counter(self.states())
+        counts = {state: found[state] for state in get_args(State) if found[state]}
+        words = ", ".join(f"{number} {state}" for state, number in counts.items()) or "no task"
+        some = islice(self.of_state("failed"), _LISTED)
+        failed = [(task.name, "failed", task.why) for task in some]
+        parts = [
+            heading(self.name, f"{words} in {self.ended - self.started:.3g} s"),
+            bar(counts),
+            *(line(f"warning: {warning}") for warning in self.warnings),
+        ]
+        if failed:
+            parts.append(table(("task", "", "why"), failed, found["failed"] - len(failed)))
+        parts.append(self._values_as_html())
+        return box(*parts, line(f"report: {self.folder}/report.html"))
+
+    def _values_as_html(self) -> str:
+        from encamp.errors import BadValues
+        from encamp.markup import table
+
+        try:
+            rows = self.values()
+        except BadValues:
+            return ""
+        if not rows:
+            return ""
+        heads = list(dict.fromkeys(name for row in rows[:_LISTED] for name in row))[:_COLUMNS]
+        cells = [[row.get(name, "") for name in heads] for row in rows[:_LISTED]]
+        return table(heads, cells, len(rows) - len(cells))
+
     def count(self, state: State) -> int:
         """How many tasks are in ``state``, such as "done", "up to date" or "failed"."""
         return sum(one == state for one in self.states())
@@ -420,3 +483,10 @@ class JobFailed(EncampError):
         tasks = "1 task" if len(failed) == 1 else f"{len(failed)} tasks"
         first = f"; {printable(failed[0].name)}: {shown(failed[0].why)}" if failed else ""
         return f"job {printable(self.report.name)}: {tasks} failed: {names}{more}{first}"
+
+    def _in_notebook(self) -> str:
+        lines = [f"some tasks of {self.report}"]
+        for task in islice(self.report.of_state("failed"), _LOGS_SHOWN):
+            last = task.log_tail.splitlines()[-8:]
+            lines += [f"  {printable(task.name)} | {line}" for line in last]
+        return "\n".join([*lines, "  in Python: sys.last_value.report, or job.report"])

@@ -25,7 +25,7 @@ from encamp.cluster.life import Life
 from encamp.cluster.options import PLAIN, Options, SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.scheduler import Place
-from encamp.cluster.table import table
+from encamp.cluster.table import rows_of, table
 from encamp.cluster.task import FORKED, Task
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.kit.streams import open_standard_streams
@@ -38,6 +38,8 @@ from encamp.errors import (
     NotEnough,
     UnsupportedByEngine,
 )
+from encamp.markup import box, heading
+from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
 from encamp.quantities import whole
 from encamp.slot.calls import BRIEF, seconds, task_number
@@ -675,6 +677,13 @@ class Cluster:
 
     def __reduce__(self) -> str:
         raise TypeError("a Cluster belongs to the program that has made it")
+
+    def _repr_html_(self) -> str:
+        """Hosts, slots and what runs, for notebooks."""
+        if self._life.closed:
+            return box(heading(f"Cluster {self._engine.name!r}", "closed"))
+        heads, rows, words = rows_of(self.hosts(), self._controller.scheduler, self.tasks())
+        return box(heading(f"Cluster {self._engine.name!r}", words), markup_table(heads, rows))
 
     def __repr__(self) -> str:
         state = (

@@ -10,10 +10,14 @@ from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import Task
 from encamp.storage.sizes import size_text
 
+_HEADS = ("host", "slots", "free", "cores", "memory", "gpus", "running")
 
-def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]) -> str:
-    """A line a host with its running tasks, and one for what waits."""
-    rows: list[Sequence[str]] = [["host", "slots", "free", "cores", "memory", "gpus", "running"]]
+
+def rows_of(
+    hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]
+) -> tuple[Sequence[str], list[Sequence[str]], str]:
+    """Heads, a row a host with its running tasks, and in words what waits."""
+    rows: list[Sequence[str]] = []
     running: dict[str, list[Task]] = {}
     for task in tasks:
         if task.running() and task.host:
@@ -27,10 +31,17 @@ def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]) ->
         rows.append(
             (host.name, *map(str, facts), names + (f" and {more} more" if more > 0 else ""))
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(7)]
+    states = Counter("running" if task.running() else "waiting" for task in tasks)
+    words = f"{states['running']} tasks running, {states['waiting']} waiting"
+    return _HEADS, rows, words
+
+
+def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]) -> str:
+    """A line a host with its running tasks, and one for what waits."""
+    heads, found, words = rows_of(hosts, scheduler, tasks)
+    rows = [heads, *found]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [
         "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
-    states = Counter("running" if task.running() else "waiting" for task in tasks)
-    lines.append(f"{states['running']} tasks running, {states['waiting']} waiting")
-    return "\n".join(lines)
+    return "\n".join([*lines, words])

@@ -6,8 +6,8 @@ import time
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from encamp.cluster.light import PENDING, RUNNING, LightFuture
-from encamp.errors import ClusterClosed
+from encamp.cluster.light import FINISHED, PENDING, RUNNING, LightFuture
+from encamp.errors import ClusterClosed, shortened
 
 if TYPE_CHECKING:
     from encamp.cluster.controller import Controller
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 FORKED = "in a forked process, its parent's cluster"
 """What is closed there: whatever else it did would take something from its parent."""
+_SHOWN = 1000
+"""Characters of a result, and of its output, that a notebook shows."""
 
 
 class Task(LightFuture):
@@ -110,6 +112,21 @@ class Task(LightFuture):
 
     def __reduce__(self) -> str:
         raise TypeError("a Task belongs to the program that has spawned it: send its id")
+
+    def _repr_html_(self) -> str:
+        from encamp.markup import box, escaped, heading
+
+        where = f" on {self.host}, slot {self.slot}" if self.host else ""
+        state = self._state.lower()
+        if self._exception is not None:
+            state = f"failed{where}: {type(self._exception).__name__}: {self._exception}"
+        elif self._state == FINISHED:
+            state = f"done{where}: {shortened(repr(self._result), _SHOWN)}"
+        else:
+            state += where
+        output = self.output[-_SHOWN:]
+        printed = f"<pre>{escaped(output, _SHOWN)}</pre>" if output else ""
+        return box(heading(self.name, state), printed)
 
     def __repr__(self) -> str:
         where = f" on {self.host}" if self.host else ""

@@ -125,5 +125,14 @@ def _die_of(number: int) -> None:
 def _free() -> list[int]:
     """Signals that would end this process, or a sandbox in order."""
     sandboxes = [number for number in ENDING if signal.getsignal(number) is exit_on]
-    keyboard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    keyboard = _ends_what_runs(signal.getsignal(signal.SIGINT))
     return [*untaken(), *sandboxes, *([signal.SIGINT] if keyboard else [])]
+
+
+def _ends_what_runs(handler: object) -> bool:
+    """Whether a handler of SIGINT is Python's, or a kernel's for cells that await something.
+
+    That one cancels the cell when its loop runs again, which it does not while a job runs.
+    """
+    module = getattr(handler, "__module__", None) or ""
+    return handler is signal.default_int_handler or module.partition(".")[0] == "ipykernel"

@@ -34,6 +34,8 @@ LOG_LIMIT = "ENCAMP_LOG_LIMIT"
 """Environment variable with the limit of logs, where a job does not say."""
 _USUAL_LOG_LIMIT = 8 << 20
 _LEAST_LOG_LIMIT = 1 << 10
+_LISTED = 10
+"""Tasks that a notebook shows."""
 
 
 class Job:
@@ -83,6 +85,8 @@ class Job:
         self.time_limit = _checked_limit(name, time_limit)
         self.log_limit = checked_log_limit(name, log_limit)
         self.tasks: dict[str, Task] = {}
+        self.report: JobReport | None = None
+        """Of its last run in this program."""
 
     def goes_to(self, to: str | Path, base: Path) -> None:
         """Have another destination, below ``base`` where it is no whole path."""
@@ -206,6 +210,7 @@ class Job:
         """
         from encamp.jobs.options import current
         from encamp.jobs.run import run_job
+        from encamp.model import JobFailed
 
         most = None if max_failures is None else whole("max_failures", max_failures, 1)
         given: dict[str, Any] = {
@@ -221,7 +226,30 @@ class Job:
             "engine_options": engine_options or None,
         }
         options = replace(current.get(), **{k: v for k, v in given.items() if v is not None})
-        return run_job(self, executor, options, check=check)
+        try:
+            self.report = run_job(self, executor, options, check=check)
+        except JobFailed as exc:
+            self.report = exc.report
+            raise
+        return self.report
+
+    def __repr__(self) -> str:
+        return f"<Job {self.name!r}: {len(self.tasks)} tasks, to {str(self.to)!r}>"
+
+    def _repr_html_(self) -> str:
+        from encamp.markup import box, heading, table
+
+        some = list(self.tasks.values())[:_LISTED]
+        rows = [
+            (
+                task.name,
+                ", ".join(step.label for step in task.steps),
+                ", ".join(output.pattern for output in task.outputs),
+            )
+            for task in some
+        ]
+        head = heading(f"Job {self.name}", f"{len(self.tasks)} tasks, to {self.to}")
+        return box(head, table(("task", "steps", "outputs"), rows, len(self.tasks) - len(rows)))
 
 
 def _checked_name(name: str, kind: str) -> str:

@@ -183,3 +183,12 @@ class Task:
     """None: the arguments of its function."""
     values: str | None = None
     """The file in its folder with its values."""
+
+    def _repr_html_(self) -> str:
+        from encamp.markup import box, heading, table
+
+        facts = [("step", step.label) for step in self.steps]
+        facts += [("input", one.pattern) for one in self.mirror]
+        facts += [("input", str(one)) for one in self.takes]
+        facts += [("output", f"{one.pattern} → {one.to}") for one in self.outputs]
+        return box(heading(self.name, "a task"), table(("", ""), facts))

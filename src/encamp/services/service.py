@@ -18,6 +18,7 @@ from encamp.cluster.options import SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.errors import (
     BadJob,
+    EncampError,
     NoSuchHost,
     NotEnough,
     ServerLost,
@@ -414,6 +415,13 @@ class Service(_All):
 
     def __repr__(self) -> str:
         return f"<Service {self.id}>"
+
+    def _repr_html_(self) -> str | None:
+        """What its servers have done, for notebooks; None where nobody can tell any more."""
+        try:
+            return self.statistics()._repr_html_()
+        except EncampError:  # it has ended, or its cluster has
+            return None
 
 
 def _service_here(token: str, number: int, name: str, methods: list[str]) -> Service:

@@ -120,7 +120,12 @@ class Shielded:
 
 
 def progress_here() -> Progress:
-    """What suits a script that says nothing about it: a display on a terminal, else silence."""
+    """What suits whoever says nothing: a display in a terminal or a notebook, or silence."""
+    if "IPython" in sys.modules:
+        from encamp.jobs.display.notebook import InNotebook, in_notebook
+
+        if in_notebook():
+            return InNotebook()
     if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
         return Silent()
     from encamp.jobs.display.console import console_progress

@@ -1,0 +1,97 @@
+"""What a person sees of a run in a notebook: a bar with counts and times, in the cell's output."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from encamp.errors import shown
+from encamp.jobs.display.standing import clock_text
+from encamp.markup import bar, box, heading, line, table
+from encamp.model import JobReport, JobStatus, State, TaskReport
+
+_ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
+_MOST_RUNNING = 5
+_MOST_FAILED = 5
+_FIRST_AFTER = 0.5
+"""Seconds before anything is shown: what is over by then needs no bar."""
+
+
+def in_notebook() -> bool:
+    """Whether this is a kernel's process, which shows what it displays in a notebook."""
+    module = sys.modules.get("IPython")
+    shell: Any = module.get_ipython() if module is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+class InNotebook:
+    """A progress object that keeps one output of the cell as the run stands."""
+
+    wants_whole_reports = False
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._began = 0.0
+        self._failed: list[tuple[str, str, str]] = []
+
+    def began(self, job: str, tasks: int, workers: int | None) -> None:
+        self._job, self._began, self._failed = job, time.monotonic(), []
+        self._handle = None
+
+    def submitted(self, task: str, attempt: int) -> None:
+        pass
+
+    def retried(self, task: str, attempt: int, error: str) -> None:
+        pass
+
+    def ended(self, task: TaskReport) -> None:
+        if task.state == "failed":
+            self._failed.append((task.name, "failed", task.why))
+
+    def status(self, status: JobStatus) -> None:
+        if time.monotonic() - self._began < _FIRST_AFTER:
+            return
+        counts: dict[str, int] = {
+            one: status.counts[one] for one in _ORDER if status.counts.get(one)
+        }
+        words = ", ".join(f"{number} {state}" for state, number in counts.items())
+        times = f"elapsed {clock_text(status.now - (status.started or status.now))}"
+        if status.state == "stopping":
+            times += ", stopping what runs"
+        elif status.left is not None:
+            times += f", about {clock_text(status.left)} left"
+        ended = {one: n for one, n in counts.items() if one not in ("running", "waiting")}
+        order = {**ended, **counts}
+        running = [(one.name, clock_text(status.now - one.since)) for one in status.running]
+        parts = [heading(status.name, words), bar(order), line(times)]
+        if running:
+            more = status.counts.get("running", 0) - min(len(running), _MOST_RUNNING)
+            parts.append(table(("running", "for"), running[:_MOST_RUNNING], more))
+        self._show(box(*parts, self._failures()), f"{status.name}: {words}; {times}")
+
+    def finished(self, report: JobReport) -> None:
+        if self._handle is None and not report.warnings and not self._failed:
+            return
+        counts: dict[str, int] = {one: report.count(one) for one in _ORDER if report.count(one)}
+        words = ", ".join(f"{number} {state}" for state, number in counts.items())
+        seconds = clock_text(report.ended - report.started)
+        warnings = [line(f"warning: {warning}") for warning in report.warnings]
+        head = heading(report.name, f"{words} in {seconds}")
+        where = line(f"report: {report.folder}/report.html")
+        self._show(box(head, bar(counts), *warnings, self._failures(), where), str(report))
+
+    def _failures(self) -> str:
+        if not self._failed:
+            return ""
+        some = self._failed[:_MOST_FAILED]
+        return table(("task", "", "why"), some, len(self._failed) - len(some))
+
+    def _show(self, markup: str, text: str) -> None:
+        from IPython.core.display_functions import display
+
+        data = {"text/html": markup, "text/plain": shown(text)}
+        if self._handle is None:
+            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(data, raw=True)

@@ -1,0 +1,112 @@
+"""Jobs and clusters in a notebook: cells that a real kernel runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from notebook_kernel import Kernel, kernel, living_kernel
+
+__all__ = ["kernel", "living_kernel"]
+
+STRIPS = """
+import time, encamp
+from pathlib import Path
+
+def ground(name):
+    time.sleep(wait)
+    if name == bad:
+        raise ValueError("no ground points")
+    Path(f"{name}.txt").write_text(name)
+    return {"points": len(name)}
+
+def strips():
+    job = encamp.Job("strips", to="results")
+    for name in ("s1", "s2", "s3"):
+        job.add(name, encamp.call(ground, name), outputs="*.txt")
+    return job
+
+wait, bad = 0.0, None
+"""
+
+
+def test_a_job_shows_itself_its_progress_and_its_report(kernel: Kernel) -> None:
+    kernel.run(STRIPS)
+    assert "3 tasks" in kernel.html("job = strips(); job")
+    assert "<b>s1" not in kernel.html("job.tasks['s1']")
+    outputs = kernel.run("wait = 0.6\nreport = job.run(slots=1)\nreport")
+    shown, result = outputs
+    assert shown["output_type"] == "display_data"
+    assert "3 done" in shown["data"]["text/html"]
+    assert "report.html" in shown["data"]["text/html"]
+    assert result["output_type"] == "execute_result"
+    assert "points" in result["data"]["text/html"]
+    assert "s1" in kernel.html("report['s1']")
+    assert kernel.text("print(job.report is report)") == "True\n"
+
+
+def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kernel) -> None:
+    kernel.run(STRIPS)
+    *_, error = kernel.run("bad = 's2'\njob = strips()\nreport = job.run(slots=2)")
+    assert (error["output_type"], error["ename"]) == ("error", "JobFailed")
+    text = "\n".join(error["traceback"])
+    assert len(text.splitlines()) < 20
+    assert "in a cell, line 3: report = job.run(slots=2)" in text
+    assert "s2: task s2: step 'ground' raised ValueError: no ground points" in text
+    assert "site-packages" not in text
+    assert kernel.text("import sys; print(sys.last_value.report.count('done'))") == "2\n"
+    assert kernel.text("print(job.report['s2'].state)") == "failed\n"
+    *_, error = kernel.run("encamp.Job('a/b', to='results')")
+    assert len(error["traceback"]) == 2
+    assert "must be a file name" in error["traceback"][-1]
+
+
+def test_an_interrupted_kernel_stops_the_job_in_good_order(kernel: Kernel, here: Path) -> None:
+    kernel.run(STRIPS)
+    kernel.run(
+        "def mark(name):\n    Path(begun).touch()\n    time.sleep(60 if name == 's2' else 0)\n"
+        "    Path(f'{name}.txt').write_text(name)\n"
+        f"ground, begun = mark, {str(here / 'begun')!r}\njob = strips()"
+    )
+    begun = here / "begun"
+    for cell in ("job.run(slots=2)", "import asyncio\nawait asyncio.sleep(0)\njob.run(slots=2)"):
+        *_, error = kernel.run(cell, interrupt=begun)
+        assert error["ename"] == "KeyboardInterrupt"
+        begun.unlink()
+        assert not list(here.glob("results/strips.job/running-*"))
+        assert kernel.text("print(1 + 1)") == "2\n"
+
+
+def test_a_function_that_a_cell_defines_anew_is_seen_as_changed(kernel: Kernel, here: Path) -> None:
+    kernel.run(STRIPS)
+    cell = "report = strips().run(slots=2)\nprint(*(task.why for task in report.tasks), sep='; ')"
+    again = "; ".join(["nothing changed"] * 3)
+    kernel.run(cell)
+    assert kernel.text(cell) == f"{again}\n"
+    kernel.run(STRIPS)  # as it was
+    assert kernel.text(cell) == f"{again}\n"
+    kernel.run(STRIPS.replace("write_text(name)", "write_text(name * 2)"))
+    assert kernel.text(cell) == "; ".join(["the code of its steps changed"] * 3) + "\n"
+    assert (here / "results/s1.txt").read_text() == "s1s1"
+    kernel.run(
+        "helper = lambda name: name\ndef ground(name): Path(f'{name}.txt').write_text(helper(name))"
+    )
+    kernel.run(cell)
+    kernel.run("helper = lambda name: name + '!'")
+    assert kernel.text(cell) == "; ".join(["the code of its steps changed"] * 3) + "\n"
+
+
+def test_a_cluster_in_a_notebook_awaits_and_takes_functions_as_they_are_now(kernel: Kernel) -> None:
+    kernel.run("import encamp\ncluster = encamp.Cluster('local', slots=2)\ndef f(x): return x + 1")
+    assert kernel.text("print(await cluster.spawn(f, 1))") == "2\n"
+    kernel.run("def f(x): return x * 10")
+    assert kernel.text("task = cluster.spawn(f, 4); print(await task)") == "40\n"
+    assert "40" in kernel.html("task")
+    assert "slots" in kernel.html("cluster")
+    kernel.run("class Server:\n    def add(self, x): return x + base\nbase = 5")
+    kernel.run("service = cluster.publish(Server)\nserver = await service.aacquire()")
+    assert kernel.text("print(await server.add(1))") == "6\n"
+    markup = kernel.html("service")
+    assert "2 of 2 servers" in markup
+    assert "held" in markup
+    kernel.run("cluster.close()")
+    assert "closed" in kernel.html("cluster")

@@ -1,0 +1,73 @@
+"""The notebooks of the docs: every cell is run by a real kernel, and raises nothing."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from conftest import need
+from notebook_kernel import Kernel, kernel, living_kernel
+
+__all__ = ["kernel", "living_kernel"]
+
+FOLDER = Path(__file__).parents[1] / "docs" / "notebooks"
+
+
+def run(name: str, kernel: Kernel) -> list[dict[str, Any]]:
+    """All outputs of a notebook."""
+    notebook = nbformat.read(FOLDER / name, as_version=4)
+    nbformat.validate(notebook)
+    outputs: list[dict[str, Any]] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert not cell.outputs, f"{name} is kept without outputs"
+            outputs += kernel.run(cell.source)
+            assert outputs[-1:] == [] or outputs[-1]["output_type"] != "error", outputs[-1]
+    return outputs
+
+
+def said(outputs: list[dict[str, Any]]) -> str:
+    """All text of outputs."""
+    data = [one.get("data", {}) for one in outputs]
+    return "\n".join(
+        [one.get("text", "") for one in outputs] + [str(one.get("text/plain", "")) for one in data]
+    )
+
+
+def pictures(outputs: list[dict[str, Any]]) -> int:
+    return sum("image/png" in one.get("data", {}) for one in outputs)
+
+
+@pytest.mark.simulator
+def test_the_notebook_of_circuit_sweeps(kernel: Kernel, here: Path) -> None:
+    need("ngspice", shutil.which("ngspice") is not None)
+    outputs = run("circuit-sweep.ipynb", kernel)
+    assert "60 up to date, 0 done" in said(outputs)
+    assert pictures(outputs) == 1
+    assert len(Path("results/filter.job/results.csv").read_text().splitlines()) == 61
+
+
+def test_the_notebook_of_strips(kernel: Kernel, here: Path) -> None:
+    outputs = run("lidar-strips.ipynb", kernel)
+    text = said(outputs)
+    assert "strip-2    to do       an input changed: data/strip-2.npy" in text
+    assert "strip-1    up to date" in text
+    assert "(2, 4)" in text
+    assert "job terrain: 1 task failed: strip-4" in text
+    assert pictures(outputs) == 1
+
+
+def test_the_notebook_of_replica_exchange(kernel: Kernel, here: Path) -> None:
+    outputs = run("replica-exchange.ipynb", kernel)
+    [share] = [line for line in said(outputs).splitlines() if "in the right well" in line]
+    assert 0.3 < float(share.split()[0]) < 1.0
+    assert pictures(outputs) == 1
+
+
+def test_every_notebook_is_run_here() -> None:
+    names = {file.name for file in FOLDER.glob("*.ipynb")}
+    assert names == {"circuit-sweep.ipynb", "lidar-strips.ipynb", "replica-exchange.ipynb"}
