@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from encamp.jobs.worker.slots import slots_here
+from encamp.slot.processes import descendants
 from encamp.storage.roots import LOCAL, MIRRORED
 from lab import Lab, missing
 
@@ -46,12 +48,18 @@ settings.register_profile("encamp", deadline=None, suppress_health_check=[Health
 settings.load_profile("encamp")
 
 
+@pytest.fixture(scope="session")
+def local_storage_bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where those of all tests are: pytest's own way looks through all that are there for each."""
+    return tmp_path_factory.mktemp("local")
+
+
 @pytest.fixture(autouse=True)
 def local_storage_base(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    local_storage_bases: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
     """A fresh PARALLEL_LOCAL_STORAGE for every test; afterwards no sandbox may be left in it."""
-    base = tmp_path_factory.mktemp("local")
+    base = Path(tempfile.mkdtemp(dir=local_storage_bases))
     monkeypatch.setenv(LOCAL, str(base))
     monkeypatch.delenv(MIRRORED, raising=False)
     yield base
@@ -72,11 +80,10 @@ def errors_are_pickled_by_python() -> None:
 @pytest.fixture(autouse=True)
 def no_slots_left() -> Iterator[None]:
     """No process that a test started through encamp may outlive it."""
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    before = {process.pid for process in descendants()}
     yield
     slots_here().close()
-    now = psutil.Process().children(recursive=True)
-    new = [process for process in now if process.pid not in before and _is_slot(process)]
+    new = [one for one in descendants() if one.pid not in before and _is_slot(one)]
     assert new == [], f"slots left running: {new}"
 
 
