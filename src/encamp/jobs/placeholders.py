@@ -149,18 +149,28 @@ def fill_word(word: str, values: Values) -> str:
 def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
     """A line for ``/bin/sh``, or for bash, with its placeholders filled and quoted.
 
-    A value is quoted as its place demands: bare, in single or in double quotes. Raises `BadJob`
-    where no quoting is safe, see `shell_place`.
+    Raises `BadJob` where a value might be run as code, or cannot be quoted: see `shell_line`.
     """
-    from encamp.jobs.shell_place import ShellPlace
+    from encamp.jobs.shell_line import fill_line
 
-    place = ShellPlace(bash=bash)
-    filled = "".join(
-        place.read(piece) if isinstance(piece, str) else place.quoted(piece, _value(piece, values))
-        for piece in parse(line)
-    )
-    place.check_closed()
-    return filled
+    pieces = parse(line)
+    found = {hole: _value(hole, values) for hole in pieces if isinstance(hole, Hole)}
+    return fill_line(pieces, found, bash=bash) if found else "".join(map(str, pieces))
+
+
+def _fill_variable(name: str, text: str, values: Values) -> str:
+    """The value of an environment's variable."""
+    from encamp.jobs.shell_commands import runs_variable
+    from encamp.jobs.shell_line import is_plain
+
+    if runs_variable(name) and not all(is_plain(value) for value in _filled_in(text, values)):
+        why = f"shells run what is in {name}, so only letters of ASCII, digits and .,:@%+=/-_ can"
+        raise BadJob(text, f"{why} be filled in there; give it by a variable of another name")
+    return fill(text, values)
+
+
+def _filled_in(text: str, values: Values) -> list[str]:
+    return [_value(piece, values) for piece in parse(text) if isinstance(piece, Hole)]
 
 
 def fill_command(command: Command, values: Values) -> Command:
@@ -173,7 +183,7 @@ def fill_command(command: Command, values: Values) -> Command:
     return replace(
         command,
         line=line,
-        env={name: fill(value, values) for name, value in command.env.items()},
+        env={name: _fill_variable(name, value, values) for name, value in command.env.items()},
         stdin=None if command.stdin is None else fill(command.stdin, values),
         stdout=None if command.stdout is None else fill(command.stdout, values),
     )

@@ -1,0 +1,249 @@
+"""Which commands of a shell line might run their words, or what they read, as code.
+
+`why_unsafe` says of a command why data must not come near it, or nothing. Programs that are not
+known here are taken for ordinary ones. Known are those that run what they read, those that take a
+word for a program, and those that run other commands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a shell line: what it says, if it says that literally."""
+
+    text: str | None
+    start: str = ""
+    """What it begins with, literally, as ``--to=`` in ``--to="$x"``."""
+    splits: bool = False
+    """Whether the shell may make several words of it, as of ``$x`` without quotes."""
+
+
+Words = Sequence[Word]
+DATA = Word(None)
+
+
+def names(text: str) -> frozenset[str]:
+    """The names in a text."""
+    return frozenset(text.split())
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """How a program gets the text or file that it runs: patterns for its options."""
+
+    flags: str = "(?!)"
+    """Those that stand alone."""
+    data: str = "(?!)"
+    """Those before a word of data, or with one."""
+    files: str = "(?!)"
+    """Those before the name of a file with code."""
+    texts: str = "(?!)"
+    """Those before a text to run."""
+    runs: str = ""
+    """What in a text may run data; a program without it has none, and its first word is a file."""
+
+
+_SHELL = _Texts(flags=r"-[euvx]+")
+_PYTHON = _Texts(flags=r"-[bBdEIOPsSuv]+|-[WX]\S+", files="-m")
+_VANILLA = _Texts(flags=r"--(vanilla|no-[\w-]+|quiet|silent|norc)")
+_AWK = _Texts(
+    data=r"-[Fv].*",
+    files="-f",
+    runs=r"system|getline|@|(?<!\|)\|(?=[\s\"$(&])|(?<=\s)\|(?!\|)|print[^;{}\n]*(?<!\|)\|(?!\|)",
+)
+_SED = _Texts(
+    flags=r"-[nErsuz]+|-i[.\w]*|--(quiet|silent|regexp-extended)",
+    files="-f",
+    texts=r"-[nErsuz]*e|--expression",
+    runs=r"(^|\W|[gpiImM\d])e([gpiImM\d]*w|[gpiImM\d]*\s*($|[;}\n]))",
+)
+_PROGRAMS = {
+    **dict.fromkeys(names("sh bash dash ash ksh mksh zsh fish csh tcsh"), _SHELL),
+    **dict.fromkeys(names("python pypy"), _PYTHON),
+    **dict.fromkeys(names("Rscript octave"), _VANILLA),
+    **dict.fromkeys(
+        names(
+            "ipython perl ruby node nodejs lua luajit php R julia tclsh wish expect gnuplot guile "
+            "scilab"
+        ),
+        _Texts(),
+    ),
+    **dict.fromkeys(names("awk gawk mawk nawk"), _AWK),
+    **dict.fromkeys(names("sed gsed"), _SED),
+}
+_RUNS_DATA = names(
+    # builtins of shells that take words for code or for names of variables
+    "eval let trap alias unalias bind complete compgen compopt coproc declare typeset local export "
+    "readonly unset mapfile readarray getopts wait source . enable fc hash history shopt "
+    # programs that run words or what they read, or give them to a shell
+    "ssh rsh scp sftp rsync pdsh clush watch parallel make gmake cmake tmux screen su runuser at "
+    "batch crontab ed ex red vi vim view nvim emacs m4 bc dc gdb script socat nc ncat telnet ftp "
+    "psql mysql sqlite mail mailx entr git docker podman kubectl matlab maxima gp ghci irb jshell "
+    "scala sbatch qsub bsub start-stop-daemon systemd-run newgrp sg less more man xterm"
+)
+_BEFORE_ANOTHER = names(
+    "env nice nohup timeout time command builtin exec stdbuf setsid ionice taskset chrt numactl "
+    "xargs sudo doas strace ltrace perf valgrind mpiexec mpirun orterun srun unbuffer chroot "
+    "nsenter unshare flock busybox toybox xvfb-run conda mamba micromamba singularity apptainer "
+    "poetry uv faketime fakeroot proot setarch prlimit dbus-run-session jsrun aprun "
+    "find gfind"
+)
+"""Commands that run another one, which is among their words."""
+_RUN_BY_OPTION = {
+    "find": "(?!)",
+    "env": r"-[^iu-].*|-i.+|--s.*",
+    "flock": r"-\w*c.*|--c.*",
+    "xargs": r"-[IiJ].*|--replace.*",
+    "tar": r"-?[A-Za-z]*[IF].*|-.*(action|command|program|script)\b.*",
+    "": r"-.*(command|program|filter|exec|eval|action|pager|editor|shell|rsh|script|hook)\b.*",
+}
+"""Options by which programs run what follows: of some, and of any other."""
+_RESERVED = names(
+    "! { } [[ ]] if then elif else fi for while until do done case esac in function select"
+)
+_COMMAND = re.compile(r"[\w./:@%+,-]+|\[", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_./][\w./+-]*", re.ASCII)
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
+_RUN_BY_SHELLS = re.compile(r"BASH_.*|ENV|PS[0-9]|PROMPT_COMMAND|SHELLOPTS|BASHOPTS")
+_SPECIAL = re.compile(
+    r"BASH.*|ENV|PS[0-9]|SHELL(OPTS)?|OPTIND|S?RANDOM|SECONDS|LINENO|HIST\w*|EPOCH\w*|IFS|(CD)?PATH|"
+    r"(LD|DYLD|LUA|R|GIT|JAVA|NODE)_\w+|_JAVA_OPTIONS|(PYTHON|PERL|RUBY|AWK|LESS|MAKE)\w*|VISUAL|"
+    r"\w*(EDITOR|PAGER|OPTIONS|RSH|COMMAND|BROWSER)"
+)
+
+_READ_INTO = re.compile(rf"(?!({_SPECIAL.pattern})$)[\w.,:-]*", re.ASCII)
+_KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, "test", "[", "printf", "read"}
+
+
+def runs_variable(name: str) -> bool:
+    """Whether shells run what is in the variable of this name."""
+    return _RUN_BY_SHELLS.fullmatch(name) is not None
+
+
+def is_special(name: str) -> bool:
+    """Whether shells or programs do more with this variable than keep it."""
+    return _SPECIAL.fullmatch(name) is not None
+
+
+def why_unsafe(words: Words) -> str:
+    """Why data in this command, or in what it reads, might be run as code; nothing if it is not."""
+    first, rest = words[0], words[1:]
+    if first.text is None or not _COMMAND.fullmatch(first.text):
+        return "a command there has a name that is not written out"
+    name = _known(first.text)
+    if name in _RESERVED:
+        return "it cannot be read for certain"
+    safe = name not in _RUNS_DATA
+    if name in _PROGRAMS:
+        safe = _runs_only_code(_PROGRAMS[name], rest)
+    elif name in _BEFORE_ANOTHER:
+        safe = not _by_option(name, rest) and _is_safe_inside(name, rest)
+    elif name in ("test", "["):
+        safe = is_safe_test(rest)
+    elif name == "printf":
+        safe = bool(rest and (rest[0].text or "-")[0] != "-")  # else the name of a variable
+    elif name == "read":
+        safe = all(word.text is not None and _READ_INTO.fullmatch(word.text) for word in rest)
+    elif name == "set":
+        safe = all(word.text for word in _until(rest, "--"))
+    elif name != "echo":
+        safe = safe and not _by_option(name, rest)
+    return "" if safe else f"its {name} might run data as code"
+
+
+def code_files(words: Words) -> set[str]:
+    """The names of files that a command runs: a script, or a program that has a path."""
+    files = {words[0].text} if words and "/" in (words[0].text or "") else set()
+    for at, word in enumerate(words):
+        if _known(word.text or "") in _PROGRAMS:
+            rest = [other.text for other in words[at + 1 :] if other.text]
+            files.update([one for one in rest if one[0] != "-"][:1])
+            files.update(other for one, other in pairwise(rest) if one == "-f")
+    return {file.rpartition("/")[2] for file in files if file}
+
+
+def is_safe_test(words: Words) -> bool:
+    """Whether no value in a ``[ ... ]`` can be ``-v``, and the next one a name with a subscript."""
+    named = any(word.splits or word.text in ("-v", "-R") for word in words)
+    literal = [word.text is not None for word in words]
+    return not named and (False, False) not in pairwise(literal)
+
+
+def _known(text: str) -> str:
+    """``python`` of ``/usr/bin/python3.11``."""
+    name = text.rpartition("/")[2]
+    return re.sub(r"[-.\d]+$", "", name) or name
+
+
+def _until(words: Words, end: str) -> Words:
+    return next((words[:at] for at, word in enumerate(words) if word.text == end), words)
+
+
+def _is_file(word: Word) -> bool:
+    text = word.text or "-"
+    return text[0] not in "-+" and not text.startswith(("/dev/", "/proc/"))
+
+
+def _runs_only_code(program: _Texts, words: Words) -> bool:
+    """Whether a program has a text or a file to run that is written out; other words are data."""
+    has_code = False
+    while words and (words[0].text or words[0].start)[:1] in ("-", "+"):
+        option, after = words[0], words[1] if len(words) > 1 else DATA
+        text = option.text or ""
+        is_data = re.fullmatch(program.data, text or option.start) is not None
+        is_code = (re.fullmatch(program.files, text) and _is_file(after)) or (
+            re.fullmatch(program.texts, text) and _runs_nothing(program, after)
+        )
+        if not (is_data or is_code or re.fullmatch(program.flags, text)):
+            return False
+        has_code = has_code or bool(is_code)
+        words = words[2 if is_code or (is_data and len(text) == 2) else 1 :]
+    if has_code:
+        return True
+    return bool(words) and (
+        _runs_nothing(program, words[0]) if program.runs else _is_file(words[0])
+    )
+
+
+def _runs_nothing(program: _Texts, text: Word) -> bool:
+    return text.text is not None and not re.search(program.runs, text.text)
+
+
+def _by_option(name: str, words: Words) -> bool:
+    """Whether an option may have data run."""
+    pattern = re.compile(_RUN_BY_OPTION.get(name, _RUN_BY_OPTION[""]))
+    always = name in _BEFORE_ANOTHER
+    return any(
+        pattern.fullmatch(one.text or one.start) and (always or None in (one.text, other.text))
+        for one, other in pairwise([*words, Word("")])
+    )
+
+
+def _is_safe_inside(name: str, words: Words) -> bool:
+    """Whether the command that is run is written out before any data, and safe itself."""
+    if name in ("find", "gfind"):
+        starts = [
+            at for at, word in enumerate(words) if re.fullmatch("-(exec|ok)(dir)?", word.text or "")
+        ]
+        return all(_is_safe_inside("", words[at + 1 :]) for at in starts)
+    named = False
+    words = [*words, DATA] if name == "xargs" else words
+    for at, word in enumerate(words):
+        text = word.text or word.start
+        assigned = _ASSIGNMENT.match(text)
+        if assigned and (
+            runs_variable(assigned[1]) or (word.text is None and is_special(assigned[1]))
+        ):
+            return False
+        if word.text is None and (word.splits or not (named or assigned)):
+            return bool(name == "xargs" and at == len(words) - 1)
+        if word.text and _known(text) in _KNOWN:
+            return not why_unsafe(words[at:])
+        named = named or bool(word.text and _NAME.fullmatch(text))
+    return True
