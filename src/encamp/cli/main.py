@@ -100,6 +100,21 @@ folder that a job has its results in, or the job's own folder in it.
   encamp show results mc-tt-001
 """
 
+_DEBUG = """Make a task's folder again with its inputs, and look into it.
+
+Commands get a shell in the folder, with the variables of the steps. Functions run in pdb from their
+first line on, after the steps before them; where one raises an error, pdb is there. Nothing is
+published. The inputs are mirrored to this host, wherever the task has run.
+
+\b
+  encamp debug opamp.toml mc-tt-001         a shell in the folder of a task
+  encamp debug survey.py strip-3            pdb in the function of a task
+  encamp debug --shell survey.py strip-3    a shell there, too
+
+All that follows the task's name is for the script. Exit status: of the shell; of pdb 0, or 1 if a
+step raised an error; 2 the input cannot be used.
+"""
+
 _PRUNE = """Remove files that jobs have published and no longer make.
 
 These are the outputs of tasks that were taken out of a job, and outputs that have another name
@@ -172,6 +187,7 @@ def cli() -> None:
       encamp map COMMAND FILES   one command line for many files
       encamp status results      how the jobs in a destination stand
       encamp show results TASK   how a task ended, its values, outputs and log
+      encamp debug JOB TASK      its folder again, with a shell or pdb in it
       encamp prune results       remove files that a job no longer makes
       encamp clean               remove what killed processes left on this host
       encamp doctor              what would go wrong on these hosts, and what to do
@@ -380,6 +396,19 @@ def show(place: str, task: str, *, shared: bool) -> None:
     from encamp.cli.show import show_command
 
     show_command(Path(place), task, shared=shared)
+
+
+@cli.command(help=_DEBUG, context_settings={"allow_interspersed_args": False})
+@click.argument("job", metavar="JOB.toml|SCRIPT.py", shell_complete=files)
+@click.argument("task")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("--shell", is_flag=True, help="A shell also where steps are functions.")
+@click.option("--keep", is_flag=True, help="Leave the folder where it can be looked into.")
+@click.option("--shared", is_flag=True, help=_SHARED)
+def debug(job: str, task: str, arguments: tuple[str, ...], **options: bool) -> None:
+    from encamp.cli.debug import debug_command
+
+    debug_command(Path(job), task, arguments, **options)
 
 
 @cli.command(help=_PRUNE)

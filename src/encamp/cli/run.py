@@ -39,9 +39,9 @@ def run_command(path: Path, arguments: tuple[str, ...], *, to: str | None, **giv
     is_script = path.suffix != ".toml"
     with running(options_of(for_script=is_script, **given)):
         if is_script:
-            _run_script(path, arguments, to)
+            run_script(path, arguments, to)
         else:
-            _run_job_file(path, arguments, to)
+            run_job_file(path, arguments, to)
 
 
 def options_of(
@@ -135,7 +135,7 @@ def names_in(hosts: str) -> list[str]:
     return names
 
 
-def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
+def run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     from encamp.jobs.file.jobfile import load_job
 
     if arguments:
@@ -143,7 +143,7 @@ def _run_job_file(path: Path, arguments: tuple[str, ...], to: str | None) -> Non
     load_job(path, to=to).run()
 
 
-def _run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
+def run_script(path: Path, arguments: tuple[str, ...], to: str | None) -> None:
     _check_script(path)
     if to is not None:
         raise BadJob("--to", f"this is for job files; give {path} its folder as an argument")

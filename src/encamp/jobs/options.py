@@ -10,6 +10,18 @@ from encamp.jobs.display.progress import Progress
 from encamp.jobs.worker.work import Keep
 
 
+@dataclass
+class Debugged:
+    """The task that `encamp debug` is for."""
+
+    task: str
+    shell: bool = False
+    """A shell also where steps are functions."""
+    keep: bool = False
+    others: list[str] = field(default_factory=list)
+    """Tasks of jobs that the script would have run before."""
+
+
 @dataclass(frozen=True)
 class Options:
     """``workers``, ``engine`` and ``engine_options`` are for the default executor, a cluster.
@@ -36,6 +48,8 @@ class Options:
     """How many tasks may fail until no more are begun."""
     for_script: bool = False
     """Whether `encamp run` runs a script, which a dry run ends where there is something to do."""
+    debugged: Debugged | None = None
+    """Nothing is run: the folder of this task is made, and looked into."""
 
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039

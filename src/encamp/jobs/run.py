@@ -131,6 +131,10 @@ def run_job(
 ) -> JobReport:
     """Run what is missing or changed of a job; see `Job.run`."""
     _check(executor)
+    if options.debugged is not None:
+        from encamp.jobs.debug import debug  # and pdb, which is for few
+
+        return debug(job, options, options.debugged)
     progress = options.progress or progress_here()
     if options.dry_run:
         return dry_run(job, options, progress)  # which is for its listing's sake

@@ -1,0 +1,26 @@
+"""``encamp debug``: a task's folder with its inputs, and a shell or pdb in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from encamp.cli.run import run_job_file, run_script, running
+from encamp.jobs.debug import not_found
+from encamp.jobs.options import Debugged, Options
+
+
+def debug_command(
+    path: Path, task: str, arguments: tuple[str, ...], *, shell: bool, keep: bool, shared: bool
+) -> None:
+    """Debug a task of a job file, or of a job that a script runs; ends the program.
+
+    Raises `BadJob` if there is no such task.
+    """
+    wanted = Debugged(task, shell, keep)
+    is_script = path.suffix != ".toml"
+    with running(Options(debugged=wanted, shared=shared, for_script=is_script)):
+        if not is_script:
+            run_job_file(path, arguments, None)
+        else:
+            run_script(path.absolute(), arguments, None)  # pdb looks for it from the folder
+    raise not_found(wanted)

@@ -1,0 +1,175 @@
+"""Debugging a task: its folder as it would be when it begins, and a shell or pdb in it."""
+
+from __future__ import annotations
+
+import bdb
+import os
+import pdb
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from encamp.errors import BadJob, EncampError, printable, shown
+from encamp.jobs.display.progress import Silent
+from encamp.jobs.dry import dry_run
+from encamp.jobs.job import Job
+from encamp.jobs.journal import Journal
+from encamp.jobs.options import Debugged, Options
+from encamp.jobs.plan.prepare import Prepared
+from encamp.jobs.plan.selection import no_task_named
+from encamp.jobs.steps import Call, Command
+from encamp.jobs.worker.commands import run_command
+from encamp.model import JobReport
+from encamp.slot.threads import with_chosen
+from encamp.storage.camp import Camp
+from encamp.storage.owner import reclaim
+from encamp.storage.roots import local_storage
+
+
+class DebugEnds(SystemExit):
+    """Ends a script: the task was debugged, and what follows would run jobs."""
+
+
+def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
+    """Debug a task of a job, and end the program; of a job without it, its report as it is.
+
+    Nothing is published or written down. Raises `BadJob` for a task that waits for others which
+    are not done, and as `Job.run` for inputs that are missing.
+    """
+    if wanted.task not in job.tasks:
+        wanted.others += job.tasks
+        if not options.for_script:
+            raise not_found(wanted)
+        return _as_it_is(job, wanted.task, options)
+    shared = job.shared or options.shared
+    journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
+    prepared = Prepared(job, journal)
+    journal.read()
+    waits = [one for one in prepared.graph.before[wanted.task] if one not in journal.done]
+    if waits:
+        why = f"waits for {printable(waits[0])}, which is not done; run that first"
+        raise BadJob(f"task {wanted.task}", why)
+    with _folder(job, prepared, wanted) as folder:
+        whose = f"{printable(wanted.task)} of the job {printable(job.name)}"
+        _say(f"task {whose}; nothing is published")
+        _say(f"  folder: {printable(folder)}{'' if wanted.keep else ', removed at the end'}")
+        steps = job.tasks[wanted.task].steps
+        for step in steps:
+            _say(f"  step: {shown(step.label)}")
+        if wanted.shell or not any(isinstance(step, Call) for step in steps):
+            status = _shell(folder, steps)
+        else:
+            status = _run(wanted.task, folder, steps)
+    raise DebugEnds(status)
+
+
+def not_found(wanted: Debugged) -> BadJob:
+    """What to raise where no job of a script has the task."""
+    return BadJob(f"task {wanted.task}", no_task_named(wanted.task, wanted.others))
+
+
+def _as_it_is(job: Job, task: str, options: Options) -> JobReport:
+    """The report of a job that comes before; raises `BadJob` if it has something to do."""
+    report = dry_run(job, replace(options, for_script=False), Silent())
+    if report.count("to do"):
+        remedy = "check the name, or run that first"
+        why = f"is not in the job {printable(job.name)}, which has tasks to do; {remedy}"
+        raise BadJob(f"task {task}", why)
+    return report
+
+
+@contextmanager
+def _folder(job: Job, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
+    """The task's folder with its inputs in it."""
+    inputs = prepared.inputs.of(wanted.task)
+    local_storage()
+    camp = Camp(f"{job.name}.{wanted.task}")
+    try:
+        camp.bring(prepared.shared)
+        camp.place((*prepared.shared, *inputs))
+        before = Path.cwd()
+        os.chdir(camp.folder)
+        try:
+            yield camp.folder
+        finally:
+            os.chdir(before)
+    finally:
+        if wanted.keep:
+            _say(f"  the folder is kept: {printable(camp.keep())}; encamp clean --all removes it")
+        else:
+            camp.remove()
+            reclaim()
+
+
+def _shell(folder: Path, steps: tuple[Call | Command, ...]) -> int:
+    """A shell in the folder, with the variables of the steps; its exit status."""
+    chosen: dict[str, str] = {}
+    for step in steps:
+        chosen |= step.env if isinstance(step, Command) else {}
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    _say(f"  a shell, {printable(shell)}; exit ends it")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for what the shell runs
+    try:
+        process = subprocess.Popen(
+            [shell], cwd=folder, env=with_chosen(chosen), preexec_fn=_interruptible
+        )
+        return process.wait()
+    except OSError as exc:
+        why = (exc.strerror or str(exc)).lower()
+        raise BadJob(f"SHELL={shell}", f"it does not start: {why}") from exc
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interruptible() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
+    """The steps one after the other: functions in pdb, commands as ever."""
+    for number, step in enumerate(steps, 1):
+        _say(f"step {number}: {shown(step.label)}")
+        try:
+            if isinstance(step, Command):
+                run_command(step, folder, task)
+            else:
+                _call(step)
+        except bdb.BdbQuit:
+            return 0
+        except EncampError as exc:
+            _say(str(exc))
+            return 1
+        except Exception as exc:  # noqa: BLE001 - a step may raise what it likes
+            _after(exc)
+            return 1
+        os.chdir(folder)
+    return 0
+
+
+def _call(step: Call) -> Any:
+    debugger = pdb.Pdb()
+    value = debugger.runcall(step.function, *step.args, **step.kwargs)
+    if value is not None:
+        _say(f"returned {value!r}")
+    return value
+
+
+def _after(exc: BaseException) -> None:
+    """pdb where an error came up, from the step's own first frame on."""
+    trace = exc.__traceback__
+    while trace is not None and (trace.tb_frame.f_code.co_filename in (__file__, bdb.__file__)):
+        trace = trace.tb_next
+    traceback.print_exception(exc.with_traceback(trace))
+    with suppress(bdb.BdbQuit):
+        pdb.post_mortem(trace)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
