@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from encamp.cluster.functions import Function
 from encamp.cluster.mail import Mail
-from encamp.cluster.options import SpawnOptions
-from encamp.cluster.task import Task
+from encamp.cluster.task import Task, Timing
 from encamp.errors import JobBusy
 from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
@@ -92,9 +90,8 @@ def test_each_message_is_taken_by_one_thread() -> None:
 
 
 def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
-    controller: Any = SimpleNamespace()
-    function, options = Function(1, len, b"", by_value=False), SpawnOptions().checked()
-    tasks = [Task(number, controller, function, (), options) for number in range(700)]
+    keeper: Any = SimpleNamespace()
+    tasks = [Task(number, "", Timing(), keeper) for number in range(700)]
     called: list[tuple[int, int]] = []
 
     def add(which: int) -> None:
@@ -103,7 +100,7 @@ def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
 
     def end() -> None:
         for task in tasks:
-            task._begins()
+            task.set_begun("host", 0)
             task.set_result(task.id)
 
     at_once(end, *[lambda w=which: add(w) for which in range(3)])
@@ -122,9 +119,8 @@ def test_a_callback_that_is_added_just_as_its_task_ends_is_called_once() -> None
                 ended.wait(0.2)  # in which it does not end, or what was seen would be wrong
             return was
 
-    controller: Any = SimpleNamespace()
-    function, options = Function(1, len, b"", by_value=False), SpawnOptions().checked()
-    task, called = Slow(1, controller, function, (), options), []
+    keeper: Any = SimpleNamespace()
+    task, called = Slow(1, "", Timing(), keeper), []
 
     def end() -> None:
         adding.wait(60)

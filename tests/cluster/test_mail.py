@@ -10,8 +10,7 @@ import pytest
 from encamp.cluster.functions import Function
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.scheduler import Place, Station
-from encamp.cluster.task import Task
+from encamp.cluster.records import Place, Record, Station
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import dump, load
 from encamp.wire.protocol import NOWHERE, SPAWNER, Message, unbundled
@@ -23,19 +22,19 @@ class Post:
     def __init__(self) -> None:
         self.sent: list[tuple[int, list[Any]]] = []
         end: Any = SimpleNamespace(send=lambda to, parts: self.sent.append((to, list(parts))))
-        self.tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Record] = {}
         self.mail = Mail(self.tasks, Outbox(end))
 
-    def task(self, number: int) -> Task:
-        options, controller = SpawnOptions().checked(), SimpleNamespace()
+    def task(self, number: int) -> Record:
+        options, keeper = SpawnOptions().checked(), SimpleNamespace()
         function = Function(1, len, b"", by_value=False)
-        self.tasks[number] = Task(number, controller, function, (), options)  # type: ignore[arg-type]
+        self.tasks[number] = Record(number, keeper, function, (), options)  # type: ignore[arg-type]
         return self.tasks[number]
 
-    def begin(self, task: Task, agent: int = 3, slot: int = 5) -> Place:
+    def begin(self, task: Record, agent: int = 3, slot: int = 5) -> Place:
         place = Place(agent, slot, Station("host", 1, 1, ()))
-        task._place = place
-        task._begins()
+        task.sent(place)
+        task.begins()
         self.mail.begins(task)
         return place
 
@@ -72,8 +71,8 @@ def test_what_is_for_a_task_waits_for_its_beginning_and_keeps_its_order(post: Po
 def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post) -> None:
     task = post.task(1)
     post.mail.send(1, 7, dump("first"))
-    task._place = Place(3, 5, Station("host", 1, 1, ()))
-    task._begins()
+    task.sent(Place(3, 5, Station("host", 1, 1, ())))
+    task.begins()
     assert not post.mail.goes_out(1)
     post.mail.send(1, 7, dump("second"))
     assert post.came() == []
@@ -108,7 +107,7 @@ def test_only_of_a_task_that_runs_is_it_known_where(post: Post) -> None:
     assert post.mail.place_of(1) == post.mail.place_of(9) == (NOWHERE, NOWHERE, 0)
     post.begin(task).runs = 8
     assert post.mail.place_of(1) == (3, 5, 8)
-    task._waits_again()
+    task.waits_again()
     assert post.mail.place_of(1) == (NOWHERE, NOWHERE, 0)
 
 

@@ -14,16 +14,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.options import PLAIN
-from encamp.cluster.scheduler import Place, Scheduler, Station
-from encamp.cluster.task import Task
+from encamp.cluster.functions import Function
+from encamp.cluster.options import SpawnOptions
+from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.scheduler import Scheduler
+from encamp.cluster.task import Keeper, Task
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
@@ -517,19 +519,12 @@ def test_a_forked_child_of_the_program_ends(local_storage_base: Path, tmp_path: 
 # Slots and queues
 
 
-class _Quick:
-    seconds = 1e-4
-
-
-def _calls(count: int) -> list[Any]:
-    class Call:
-        _options = type("Options", (), {"need": PLAIN})()
-        _function, _place, _devices = _Quick, None, ()
-
-        def done(self) -> bool:
-            return False
-
-    return [Call() for _ in range(count)]
+def _calls(count: int) -> list[Record]:
+    """Short calls."""
+    function, nobody = Function(1, abs, b"", by_value=False), cast("Keeper", None)
+    function.timing.took(1e-4)
+    options = SpawnOptions().checked()
+    return [Record(number, nobody, function, (), options) for number in range(count)]
 
 
 def test_a_slot_that_is_about_to_be_ended_gets_no_more_calls() -> None:

@@ -197,19 +197,23 @@ def test_a_callback_may_close_the_cluster_that_another_thread_closes(
 # Cancelling
 
 
+def _is_sent(cluster: Cluster, task: Task) -> bool:
+    return cluster._place_of(task) is not None
+
+
 def _sent_ahead(cluster: Cluster, seconds: float) -> list[Task]:
     """Some calls of which a slot has more than one, behind one that takes that long."""
     for task in cluster.spawn_many(_nap, [(0.0,)] * 300):
         task.result(SOON)
     arguments = [(seconds,), *[(0.0,)] * 40]
     tasks: list[Task] = cluster._pump.call(lambda: cluster.spawn_many(_nap, arguments))
-    until(lambda: sum(task._place is not None for task in tasks) > 1)
+    until(lambda: sum(_is_sent(cluster, task) for task in tasks) > 1)
     return tasks
 
 
 def test_a_call_behind_a_long_one_is_cancelled_at_once(one: Cluster) -> None:
     tasks = _sent_ahead(one, 1.5)
-    last = [task for task in tasks if task._place is not None][-1]
+    last = [task for task in tasks if _is_sent(one, task)][-1]
     assert last.cancel()
     assert not tasks[0].done()
     assert last.cancelled()

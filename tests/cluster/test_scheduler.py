@@ -11,8 +11,8 @@ import pytest
 
 from encamp.cluster.functions import Function
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.scheduler import HORIZON, Place, Scheduler, Station
-from encamp.cluster.task import Task
+from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.scheduler import HORIZON, Scheduler
 
 
 class Bench:
@@ -22,30 +22,30 @@ class Bench:
         self.scheduler = Scheduler()
         self.function = Function(1, len, b"", by_value=False)
         self.count = 0
-        self.running: dict[Place, list[Task]] = {}
+        self.running: dict[Place, list[Record]] = {}
         for number in range(hosts):
             devices = [f"gpu-{number}-{device}" for device in range(gpus)]
             station = Station(f"host-{number}", cores, 1000, devices)
             for slot in range(slots):
                 self.scheduler.add(Place(number + 1, slot, station))
 
-    def put(self, count: int = 1, **options: Any) -> list[Task]:
+    def put(self, count: int = 1, **options: Any) -> list[Record]:
         checked = SpawnOptions(**options).checked()
         tasks = []
         for _ in range(count):
             self.count += 1
-            controller: Any = None
-            tasks.append(Task(self.count, controller, self.function, (), checked))
+            keeper: Any = None
+            tasks.append(Record(self.count, keeper, self.function, (), checked))
             self.scheduler.put(tasks[-1])
         return tasks
 
-    def assign(self) -> list[tuple[Place, list[Task]]]:
+    def assign(self) -> list[tuple[Place, list[Record]]]:
         given = list(self.scheduler.assign())
         for place, tasks in given:
             self.running.setdefault(place, []).extend(tasks)
         return given
 
-    def end(self, place: Place) -> Task:
+    def end(self, place: Place) -> Record:
         task = self.running[place].pop(0)
         self.scheduler.ended(place, task)
         return task
@@ -68,7 +68,7 @@ def test_a_call_of_unknown_length_has_its_slot_alone_and_short_ones_come_by_the_
     bench.put(1000)
     first = bench.assign()
     assert [len(tasks) for _, tasks in first] == [1, 1]
-    bench.function.took(HORIZON / 20)
+    bench.function.timing.took(HORIZON / 20)
     bench.end(first[0][0])
     (place, tasks), *rest = bench.assign()
     assert place is first[0][0]
@@ -78,7 +78,7 @@ def test_a_call_of_unknown_length_has_its_slot_alone_and_short_ones_come_by_the_
 
 def test_long_calls_are_not_sent_ahead() -> None:
     bench = Bench(slots=2)
-    bench.function.took(10 * HORIZON)
+    bench.function.timing.took(10 * HORIZON)
     bench.put(10)
     assert [len(tasks) for _, tasks in bench.assign()] == [1, 1]
     assert bench.scheduler.queued == 8
@@ -86,7 +86,7 @@ def test_long_calls_are_not_sent_ahead() -> None:
 
 def test_the_last_calls_are_shared_out_evenly() -> None:
     bench = Bench(hosts=2, slots=2)
-    bench.function.took(1e-6)
+    bench.function.timing.took(1e-6)
     bench.put(16)
     counts = [len(tasks) for _, tasks in bench.assign()]
     assert len(counts) == 4
@@ -96,17 +96,18 @@ def test_the_last_calls_are_shared_out_evenly() -> None:
 def test_a_cancelled_task_is_passed_over() -> None:
     bench = Bench(slots=1)
     first, second = bench.put(2)
-    first._cancelled()
+    first.ended()
     assert [tasks for _, tasks in bench.assign()] == [[second]]
 
 
 def test_what_is_put_back_comes_first_again() -> None:
     bench = Bench(slots=1)
-    bench.function.took(1e-6)
+    bench.function.timing.took(1e-6)
     tasks = bench.put(30)
     ((place, given),) = bench.assign()
     for task in reversed(given[1:]):
         bench.scheduler.ended(place, task)
+        task.waits_again()
     bench.scheduler.put_back(given[1:])
     bench.running[place] = given[:1]
     assert bench.end(place) is tasks[0]
@@ -127,7 +128,7 @@ def test_a_host_never_gets_more_than_it_has() -> None:
         if busy:
             bench.end(rng.choice(busy))
         for _, tasks in bench.assign():
-            assert all(len(task._devices) == task._options.need.gpus for task in tasks)
+            assert all(len(task.devices) == task.options.need.gpus for task in tasks)
         _check(bench)
     for _ in range(10_000):
         busy = [place for place, tasks in bench.running.items() if tasks]
@@ -144,7 +145,7 @@ def test_a_host_never_gets_more_than_it_has() -> None:
 
 def _check(bench: Bench) -> None:
     for station in bench.scheduler.stations.values():
-        heads = [tasks[0]._options.need for p in station.places if (tasks := bench.running.get(p))]
+        heads = [tasks[0].options.need for p in station.places if (tasks := bench.running.get(p))]
         assert sum(need.cores for need in heads) <= 4
         assert sum(need.memory for need in heads) <= 1000
         assert sum(need.gpus for need in heads) + len(station.gpus) == 2
@@ -152,7 +153,7 @@ def _check(bench: Bench) -> None:
 
 def test_a_big_task_is_not_passed_by_small_ones_for_ever() -> None:
     bench = Bench(slots=4, cores=4)
-    bench.function.took(1.0)
+    bench.function.timing.took(1.0)
     bench.put(4)
     bench.assign()
     (big,) = bench.put(1, cores=4)
@@ -201,7 +202,7 @@ def test_a_closed_slot_gets_nothing_until_it_is_opened() -> None:
 
 def test_a_closed_slot_that_still_has_calls_gets_no_more_of_them() -> None:
     bench = Bench(slots=1)
-    bench.function.took(HORIZON / 8)
+    bench.function.timing.took(HORIZON / 8)
     bench.put(40)
     ((place, given),) = bench.assign()
     assert len(given) > 3
@@ -222,7 +223,7 @@ def _check_counts(bench: Bench) -> None:
 
 def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
     bench = Bench(hosts=3, slots=2)
-    bench.function.took(HORIZON / 50)
+    bench.function.timing.took(HORIZON / 50)
     bench.put(3)
     assert len(bench.assign()) == 3
     bench.put(60)
@@ -236,7 +237,7 @@ def test_slots_that_go_take_their_counts_along_whatever_they_had() -> None:
     for place in places:
         had = list(place.ahead)
         assert bench.scheduler.remove(place) == had
-        assert {task._place for task in had} <= {None}
+        assert {task.place for task in had} <= {None}
         _check_counts(bench)
     assert bench.scheduler.stations == {}
     assert bench.assign() == []
@@ -257,7 +258,7 @@ def test_an_idle_slot_that_goes_is_counted_no_more() -> None:
 def test_counts_stay_right_whatever_happens(remove: bool) -> None:
     rng = random.Random(7)
     bench = Bench(hosts=4, slots=3, cores=3)
-    bench.function.took(HORIZON / 50)
+    bench.function.timing.took(HORIZON / 50)
     acts: list[Callable[[], object]] = [
         lambda: bench.put(rng.randint(1, 40)),
         lambda: [bench.end(p) for p, t in bench.running.items() if t and rng.random() < 0.5],

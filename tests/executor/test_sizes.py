@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.scheduler import Place, Station
+from encamp.cluster.records import Place, Station
 from encamp.executor.executor import _room
 from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, chunked, good_size
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import secrets
@@ -22,11 +21,11 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
 from encamp.cluster.life import Life
-from encamp.cluster.options import PLAIN, Options, SpawnOptions, bytes_of
+from encamp.cluster.options import SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
-from encamp.cluster.scheduler import Place
+from encamp.cluster.records import Place
 from encamp.cluster.table import rows_of, table
-from encamp.cluster.task import FORKED, Task
+from encamp.cluster.task import Task
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.engines.registry import open_end
@@ -35,7 +34,6 @@ from encamp.errors import (
     ClusterClosed,
     EngineFailed,
     NoSuchHost,
-    NotEnough,
     UnsupportedByEngine,
 )
 from encamp.markup import box, heading
@@ -160,12 +158,12 @@ class Cluster:
             what = "give inline tasks an init_command or niceness"
             raise UnsupportedByEngine(end.name, what, NOT_INLINE)
         self._beats = end.agent_here is None and self._kind != "inline"
-        self._controller = Controller(end, inline=bool(inline), follow=told)
+        self._controller = Controller(end, kind=self._kind, follow=told)
         self._pump = self._controller.pump
+        self._keeper = self._controller.recalls
         self._lines = self._controller.mail.lines
         self._short: Short | None = None
         self._life = Life(self._controller)
-        self._numbers = itertools.count(1)
         self._agent: Agent | None = None
         self._start(folder, start_timeout, output)
         _ALL.add(self)
@@ -211,7 +209,7 @@ class Cluster:
             folder=folder,
             sys_path=import_path(),
             key=key,
-            follow=controller.follow is not None,
+            follow=controller.printed.follow is not None,
             lonely=LONELY if self._beats else 0.0,
             output=output,
             threads=chosen_here(),
@@ -261,13 +259,15 @@ class Cluster:
         station = self._controller.scheduler.stations.get(host)
         return [] if station is None else list(station.places)
 
+    def _place_of(self, task: Task) -> Place | None:
+        """The slot that a task was sent to, as long as it is there."""
+        record = self._controller.tasks.get(task.id)
+        return None if record is None else record.place
+
     @property
     def _changes(self) -> int:
         """Grows whenever a slot comes or goes."""
         return self._controller.scheduler.changes
-
-    def _has(self, host: str, place: Place | None) -> bool:
-        return place is None or place in self._places(host)
 
     def add_hosts(self, *hosts: str) -> None:
         """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
@@ -310,7 +310,7 @@ class Cluster:
 
     def tasks(self) -> list[Task]:
         """The tasks that have not ended."""
-        return self._pump.call(self._controller.known)
+        return [record.future for record in self._pump.call(self._controller.known)]
 
     def table(self) -> str:
         """Hosts, slots and tasks as lines of text."""
@@ -363,28 +363,11 @@ class Cluster:
         kwargs: Mapping[str, Any],
         options: SpawnOptions,
     ) -> Task:
-        if self._life.closed:
-            self._check()
         controller = self._controller
-        if controller.failure is not None:
-            raise controller.failure
-        checked = options.checked()
-        if controller.inline:
-            self._check_inline(checked)
-        if checked.need is not PLAIN:
-            self._check_need(checked)
-        functions = controller.functions
-        if checked.initializer is not None:
-            functions = functions.of(checked.initializer)
-        found, args = functions.find(function, args)
-        number = next(self._numbers)
-        task = Task(number, controller, found, (args, kwargs), checked)
-        if checked.at_once:
-            task._parts = controller.taken(task)
-        controller.incoming.append(task)
+        task = controller.spawn(function, args, kwargs, options).future
         if self._life.ended:  # just now
             controller.abandon()
-        if not number % _EAGER:
+        if not task.id % _EAGER:
             self._pump.nudge(_PATIENCE)
         else:
             self._have_begun()
@@ -397,38 +380,6 @@ class Cluster:
             self._pump.nudge()
         elif tenant is not None and tenant.lasting >= self.slots:
             tenant.crowded()
-
-    def _check_inline(self, options: Options) -> None:
-        """Raise if tasks in agents themselves cannot have what is wanted."""
-        for what, wanted in (
-            ("a fresh interpreter", options.fresh),
-            ("a time limit", options.time_limit is not None),
-            ("GPUs of their own", options.need.gpus and self._kind == "thread"),
-        ):
-            if wanted:
-                what = f"give inline tasks {what}"
-                raise UnsupportedByEngine(self._engine.name, what, NOT_INLINE)
-
-    def _check_need(self, options: Options) -> None:
-        scheduler, need = self._controller.scheduler, options.need
-        for name in need.on or ():
-            if name not in scheduler.stations or not self._has(name, need.place):
-                raise NoSuchHost(name, tuple(scheduler.stations))
-        if any(scheduler.most(need)):
-            return
-        stations = [
-            station
-            for station in scheduler.stations.values()
-            if need.on is None or station.name in need.on
-        ]
-        for what, wanted, most in (
-            ("cores", need.cores, max(station.cores for station in stations)),
-            ("bytes of memory", need.memory, max(station.memory for station in stations)),
-            ("GPUs", need.gpus, max(station.all_gpus for station in stations)),
-        ):
-            if wanted > most:
-                raise NotEnough(what, wanted, most)
-        raise NotEnough("cores, memory and GPUs together", 1, 0)
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
         """Publish an object as a service: one server for each slot, which anybody may call.
@@ -453,7 +404,7 @@ class Cluster:
         `UnsupportedByEngine` for a ``call_limit`` of inline servers; `ClusterClosed`.
         """
         layer_above = import_module("encamp.services.service")
-        service: Service = layer_above.publish(self, what, args, options)
+        service: Service = layer_above.publish(self._controller, self, what, args, options)
         return service
 
     def _services(self) -> list[ServiceStatistics]:
@@ -469,7 +420,7 @@ class Cluster:
         It is kept for a task that has not begun, and dropped if the task has ended. What was sent
         may be changed afterwards: with large arrays this blocks until they are on their way.
         """
-        ours = type(to) is Task and to._controller is self._controller
+        ours = type(to) is Task and to._keeper is self._keeper
         number = to.id if ours else self._number(to)  # type: ignore[union-attr]
         line, short = self._lines.get(number), self._short
         if line is not None and short is not None:
@@ -481,7 +432,7 @@ class Cluster:
     def _number(self, task: Task | int) -> int:
         if type(task) is not Task:
             return task_number(task)
-        if task._controller is not self._controller:
+        if not task.kept_by(self._keeper):
             raise TypeError(f"{task.name} is not a task of this cluster")
         return task.id
 
@@ -645,8 +596,7 @@ class Cluster:
         await asyncio.to_thread(self.close, cancel)
 
     def _check(self) -> None:
-        if self._life.closed:
-            raise ClusterClosed(FORKED) if self._pump.elsewhere else ClusterClosed
+        self._controller.check_open()
 
     def __del__(self) -> None:
         life = self.__dict__.get("_life")  # none if there was an error in its options

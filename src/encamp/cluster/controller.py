@@ -1,19 +1,19 @@
 """The controller: what a cluster does when something comes from its agents, or is to go there.
 
     Cluster.spawn ─► incoming ─► Scheduler ─► Run ─► agent ─► slot
-    Task, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
+    Record, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
 
 All of it runs in the thread that drives the pump.
 """
 
 from __future__ import annotations
 
-import codecs
-import logging
+import itertools
 import pickle
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
 from itertools import repeat
@@ -25,20 +25,25 @@ from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Function, Functions, name_of_called
 from encamp.cluster.hosts import Agent, Hosts
 from encamp.cluster.mail import Mail
-from encamp.cluster.recalls import Recalls, why_ended
-from encamp.cluster.scheduler import Place, Scheduler
+from encamp.cluster.options import PLAIN, Options, SpawnOptions
+from encamp.cluster.printed import Printed
+from encamp.cluster.recalls import NOT_INLINE, Recalls
+from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
+from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.setups import Setups
-from encamp.cluster.task import Task
+from encamp.cluster.task import FORKED, Task
 from encamp.cluster.tenant import Tenant
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
     BadFrame,
     CannotTravel,
+    ClusterClosed,
     EncampError,
     EngineFailed,
     Stopped,
     TaskKilled,
     TaskLost,
+    UnsupportedByEngine,
     reason,
     text_of,
     words_of,
@@ -86,19 +91,19 @@ from encamp.wire.protocol import (
 )
 from encamp.wire.repeats import has_generator
 
-_log = logging.getLogger("encamp")
-_decoder = codecs.getincrementaldecoder("utf-8")
 _NONE = pickle.dumps(None, 5)
 _NO_BUFFERS: Parts = []
-_FOLLOWED = 1 << 20
-"""Characters of a running task's output that are kept; in the end it tells itself what is."""
 
 
 class Controller:
     """All that a cluster knows, behind its public face (`Cluster`)."""
 
-    def __init__(self, engine: Engine, *, inline: bool, follow: Callable[[int, str], None] | None):
-        self.engine, self.inline, self.follow = engine, inline, follow
+    def __init__(
+        self, engine: Engine, *, kind: str, follow: Callable[[int, str], None] | None
+    ) -> None:
+        self.engine, self.kind = engine, kind
+        self.inline = kind != "child"
+        """Whether tasks run in agents themselves."""
         self.pump = Pump()
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
@@ -107,18 +112,24 @@ class Controller:
         self.surroundings = Surroundings()
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
-        self.tasks: dict[int, Task] = {}
+        self.tasks: dict[int, Record] = {}
         """All that have not ended."""
-        self.incoming: deque[Task] = deque()
+        self.incoming: deque[Record] = deque()
+        self._numbers = itertools.count(1)
         self.mail = Mail(self.tasks, self.outbox)
-        self.recalls = Recalls(self)
-        self.hosts = Hosts(self)
+        self.printed = Printed(follow)
+        named = engine.name if self.inline else ""
+        self.recalls = Recalls(self, self.scheduler, self.pump, self.outbox, named)
+        self.hosts = Hosts(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
         self.failure: EngineFailed | None = None
         self.tenant: Tenant | None = None
         """What has tasks here that last: services."""
+        self.closed = False
+        """Whether it takes nothing new."""
         self.closing = False
+        """Whether its agents were told to end."""
         self._has_slots_here, self._cores = engine.agent_here is not None, quota.cores()
-        self._shares_memory = inline and engine.agent_here is not None
+        self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
             Hello: self.hosts.hello,
@@ -136,6 +147,53 @@ class Controller:
         self.pump.attach(engine, self.arrived)
         self.pump.turned.append(self.turned)
         self.pump.broken = self.fail
+
+    # What is spawned
+
+    def spawn(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: SpawnOptions,
+    ) -> Record:
+        """Take in a call, which begins when somebody drives; for any thread.
+
+        Raises what `Cluster.spawn` raises.
+        """
+        self.check_open()
+        if self.failure is not None:
+            raise self.failure
+        checked = options.checked()
+        if self.inline:
+            self._check_inline(checked)
+        if checked.need is not PLAIN:
+            self.scheduler.check(checked.need)
+        functions = self.functions
+        if checked.initializer is not None:
+            functions = functions.of(checked.initializer)
+        found, args = functions.find(function, args)
+        record = Record(next(self._numbers), self.recalls, found, (args, kwargs), checked)
+        if checked.at_once:
+            record.parts = self._taken(record)
+        self.incoming.append(record)
+        return record
+
+    def check_open(self) -> None:
+        """Raise `ClusterClosed` if nothing new is taken."""
+        if self.closed:
+            raise ClusterClosed(FORKED) if self.pump.elsewhere else ClusterClosed
+
+    def _check_inline(self, options: Options) -> None:
+        """Raise if tasks in agents themselves cannot have what is wanted."""
+        for what, wanted in (
+            ("a fresh interpreter", options.fresh),
+            ("a time limit", options.time_limit is not None),
+            ("GPUs of their own", options.need.gpus and self.kind == "thread"),
+        ):
+            if wanted:
+                what = f"give inline tasks {what}"
+                raise UnsupportedByEngine(self.engine.name, what, NOT_INLINE)
 
     # One turn of the pump
 
@@ -169,10 +227,28 @@ class Controller:
             self.scheduler.put(task)
             incoming.popleft()
 
-    def known(self) -> list[Task]:
+    def known(self) -> list[Record]:
         """The tasks that have not ended; for the thread that drives."""
         self.take_in()
         return list(self.tasks.values())
+
+    def record(self, task: Task) -> Record | None:
+        """What is known of a task, None if it has ended; for the thread that drives."""
+        self.take_in()
+        return self.tasks.get(task.id)
+
+    def agents(self) -> list[Agent]:
+        """The agents that there are."""
+        return list(self.hosts.agents.values())
+
+    def slots_changed(self) -> None:
+        """There are more or fewer slots."""
+        if self.tenant is not None:
+            self.tenant.hosts_changed()
+
+    def put_back(self, records: list[Record], place: Place) -> None:
+        """Let tasks wait that slots have given back; those that are not to run any more end."""
+        self.recalls.put_back(records, place)
 
     def send(self, to: int, payload: Parts) -> None:
         """Send a message of the program to a task; for the thread that drives."""
@@ -213,25 +289,25 @@ class Controller:
 
     # Sending calls
 
-    def _run(self, place: Place, tasks: list[Task]) -> None:
+    def _run(self, place: Place, tasks: list[Record]) -> None:
         """Send calls to a slot; a call that cannot be pickled fails alone."""
         calls: list[Call] = []
         buffers: Parts = []
-        sent: list[Task] = []
+        sent: list[Record] = []
         for task in tasks:
             try:
-                parts = task._parts or self._dumped(task)
-                setup = b"" if task._options.plain else self.setups.of(task)
+                parts = task.parts or self._dumped(task)
+                setup = b"" if task.options.plain else self.setups.of(task)
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
                 self._fail_unsent(place, task, exc)
                 continue
             sent.append(task)
             payload, large = enclosed(parts)
-            calls.append((task.id, task._function.number, payload, len(large), setup))
+            calls.append((task.id, task.function.number, payload, len(large), setup))
             if large:
                 buffers += own(large) if self._shares_memory else large
         if calls:
-            functions, fresh = self._new_functions(place, sent), tasks[0]._options.fresh
+            functions, fresh = self._new_functions(place, sent), tasks[0].options.fresh
             numbers = [function.number for function in functions]
             place.runs += 1
             dropped = [] if fresh else self._dropped(place)
@@ -245,16 +321,16 @@ class Controller:
                 place.known.update(numbers)
             self.begins(place)
 
-    def _dumped(self, task: Task) -> Parts:
+    def _dumped(self, task: Record) -> Parts:
         """The pickle of a call's arguments, whose own code may raise anything."""
-        parts = dump_arguments(*task._arguments)
+        parts = dump_arguments(*task.arguments)
         if has_generator(parts[0]):
-            args, kwargs = task._arguments
-            named = name_of_called(task._function, args)
+            args, kwargs = task.arguments
+            named = name_of_called(task.function, args)
             self.functions.repeats.of_arguments(named, (*args, *kwargs.values()), task.id)
         return parts
 
-    def taken(self, task: Task) -> Parts:
+    def _taken(self, task: Record) -> Parts:
         """The arguments of a call as they are now. Raises `CannotTravel`; for any thread."""
         try:
             return own(self._dumped(task))
@@ -263,14 +339,14 @@ class Controller:
                 raise
             raise _unsendable(task, exc) from exc
 
-    def _new_functions(self, place: Place, tasks: list[Task]) -> list[Function]:
+    def _new_functions(self, place: Place, tasks: list[Record]) -> list[Function]:
         """What a slot does not have of functions and initializers."""
-        used = {task._function.number: task._function for task in tasks}
+        used = {task.function.number: task.function for task in tasks}
         for task in tasks:
-            if task._options.initializer is not None:
-                function = self.setups.function_of(task._options.initializer)
+            if task.options.initializer is not None:
+                function = self.setups.function_of(task.options.initializer)
                 used[function.number] = function
-        if tasks[0]._options.fresh:
+        if tasks[0].options.fresh:
             return list(used.values())
         return [function for number, function in used.items() if number not in place.known]
 
@@ -292,13 +368,13 @@ class Controller:
             return []
         alive = kept.numbers.keys() | self.setups.kept.keys()
         gone = place.known - alive
-        wanted = {task._function.number for task in place.ahead} if gone else set()
+        wanted = {task.function.number for task in place.ahead} if gone else set()
         place.known -= gone - wanted
         if not gone & wanted:
             place.changes = kept.changes
         return list(gone - wanted)
 
-    def _fail_unsent(self, place: Place, task: Task, exc: BaseException) -> None:
+    def _fail_unsent(self, place: Place, task: Record, exc: BaseException) -> None:
         self.scheduler.ended(place, task)
         error = _unsendable(task, exc)
         if error is not exc:
@@ -312,9 +388,8 @@ class Controller:
         """
         if place.ahead and not place.ticket:
             task = place.ahead[0]
-            if task._state == "PENDING":
-                task._begins()
-                task.host, task.slot = place.station.name, place.number
+            if task.state is SENT:
+                task.begins()
             self.mail.begins(task)
 
     # What comes of them
@@ -349,18 +424,19 @@ class Controller:
     def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
-        if task is not None and task._place is place:
-            if task.host is None:  # its result came with that of the call before it
-                task.host, task.slot = place.station.name, place.number
+        if task is not None and task.place is place:
+            future = task.future
+            if future.host is None:  # its result came with that of the call before it
+                future.host, future.slot = place.station.name, place.number
             if seconds >= 0:
-                task._function.took(seconds)
+                task.function.timing.took(seconds)
             self.scheduler.ended(place, task)
-            if good and payload == _NONE and not task._options.staged:
+            if good and payload == _NONE and not task.options.staged:
                 self.end(task, True, None)
             else:
                 self._result(task, place, good, disclosed(payload, buffers))
 
-    def _result(self, task: Task, place: Place, good: bool, body: Parts) -> None:
+    def _result(self, task: Record, place: Place, good: bool, body: Parts) -> None:
         if not good:
             self._failed(task, place, *load_failure(body))
             return
@@ -370,13 +446,13 @@ class Controller:
             cause = f"its result cannot be read here: {words_of(exc)}"
             self._failed(task, place, RuntimeError(cause), traceback_of(exc))
             return
-        if task._options.staged:
+        if task.options.staged:
             check = partial(self.setups.check, task, value.staged)
             self.errands.publish(task, value, check, self.end)
         else:
             self.end(task, True, value)
 
-    def _failed(self, task: Task, place: Place, error: BaseException, text: str) -> None:
+    def _failed(self, task: Record, place: Place, error: BaseException, text: str) -> None:
         kind = type(error)  # `isinstance` would run the error's own code
         if kind is NotImportable and self._again_by_value(task, error.module):  # type: ignore[attr-defined]
             return
@@ -385,7 +461,7 @@ class Controller:
             self.recalls.put_back([task], place)
             return
         if kind is Stopped:
-            error = why_ended(task, place, None, "its slot was asked to end")
+            error = task.why_ended(place, None, "its slot was asked to end")
         elif kind is NotImportable:
             module = error.module  # type: ignore[attr-defined]
             error = ModuleNotFoundError(
@@ -396,67 +472,65 @@ class Controller:
             BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
         self.end(task, False, error)
 
-    def waits_again(self, task: Task) -> None:
+    def waits_again(self, task: Record) -> None:
         """A task that was given to a slot is there no more, and has not begun."""
-        task._waits_again()
+        task.waits_again()
         self.mail.lines.pop(task.id, None)
 
-    def _again_by_value(self, task: Task, module: str) -> bool:
-        functions = self.functions.of(task._options.initializer)
-        again = functions.again_by_value(task._function, module)
+    def _again_by_value(self, task: Record, module: str) -> bool:
+        functions = self.functions.of(task.options.initializer)
+        again = functions.again_by_value(task.function, module)
         if again is None:
             return False
-        task._function = again
+        task.function = again
         self.waits_again(task)
         self.scheduler.put_back([task])
         return True
 
-    def end(self, task: Task, good: bool, value: Any) -> None:
+    def end(self, task: Record, good: bool, value: Any) -> None:
         """A task has ended: tell its future, and the queue if that was wanted."""
         if self.tasks.pop(task.id, None) is None:
             return
-        task._let_go()
-        self.mail.forget(task)
-        if self.tenant is not None:
-            self.tenant.ended(task, good, value)
-        options = task._options
+        self._forget(task, good, value)
+        options = task.options
         if options.staged and (depot := self.setups.forget(task)) is not None:
             self.errands.run(depot.close, _nothing)
-        if task.done():  # cancelled meanwhile
-            return
         if options.notify:
-            self.mail.put(task.id, TaskResult(task.id, good, value))
-            self.mail.put(task.id, TaskExit(task.id))
+            self._tell_end(task, good, value)
         if good:
-            task.set_result(value)
+            task.future.set_result(value)
         else:
-            task.set_exception(value)
+            task.future.set_exception(value)
+
+    def cancelled(self, task: Record) -> None:
+        """A task that waits is not to run."""
+        if self.tasks.pop(task.id, None) is None:
+            return
+        error = CancelledError()
+        self._forget(task, False, error)
+        task.future.set_cancelled()
+        if task.options.notify:
+            self._tell_end(task, False, error)
+
+    def _forget(self, task: Record, good: bool, value: Any) -> None:
+        task.ended()
+        self.mail.forget(task)
+        self.printed.forget(task)
+        if self.tenant is not None:
+            self.tenant.ended(task, good, value)
+
+    def _tell_end(self, task: Record, good: bool, value: Any) -> None:
+        self.mail.put(task.id, TaskResult(task.id, good, value))
+        self.mail.put(task.id, TaskExit(task.id))
 
     def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
-        task = self.tasks.get(envelope.task)
-        if task is None:
-            return
-        raw = envelope.text[max(0, task._told - envelope.start) :]
-        task._told = max(task._told, envelope.start + len(envelope.text))
-        if raw and task._options.heard is not None:
-            task._options.heard(bytes(raw))
-        new = ""
-        if self.follow is not None:
-            task._decoder = task._decoder or _decoder("replace")
-            new = task._decoder.decode(raw, envelope.last)
-        if envelope.last:
-            task.output = (envelope.head + envelope.text).decode("utf-8", "replace")
-        else:
-            task.output = (task.output + new)[-_FOLLOWED:]
-        if new and self.follow is not None:
-            try:
-                self.follow(task.id, new)
-            except Exception:  # noqa: BLE001 - it is a user's
-                _log.exception("the function that follows the output of tasks raised")
+        """A task has printed something."""
+        if (task := self.tasks.get(envelope.task)) is not None:
+            self.printed.said(task, envelope)
 
     def _started(self, agent: Agent, envelope: Started, parts: Parts) -> None:
         task = self.tasks.get(envelope.task)
-        if task is not None and (limit := task._options.time_limit) is not None:
+        if task is not None and (limit := task.options.time_limit) is not None:
             self._watch(task.id, limit)  # not the task itself, which may end long before
 
     def _watch(self, number: int, left: float) -> None:
@@ -475,7 +549,7 @@ class Controller:
     def _time_is_over(self, number: int) -> None:
         task = self.tasks.get(number)
         if task is not None:
-            self.recalls.stop(task, "time")
+            self.recalls.stop(task, Cause.TIME)
 
     # What tasks send and ask
 
@@ -511,10 +585,10 @@ class Controller:
     def abandon(self) -> None:
         """The cluster is closed: what has not ended never will."""
         for task in self.known():
-            if task._place is None and task._state == "PENDING":
-                self.recalls.cancelled(task)
+            if task.state is WAITING:
+                self.cancelled(task)
             else:
-                self.end(task, False, TaskKilled(task.label, task.host or "its host"))
+                self.end(task, False, TaskKilled(task.label, task.future.host or "its host"))
 
     def fail(self, exc: Exception) -> None:
         """The engine as a whole is gone: everything fails."""
@@ -528,11 +602,11 @@ class Controller:
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
 
 
-def _unsendable(task: Task, exc: BaseException) -> CannotTravel:
+def _unsendable(task: Record, exc: BaseException) -> CannotTravel:
     """Why a call's arguments cannot be sent."""
     if isinstance(exc, CannotTravel):
         return exc
-    named = name_of_called(task._function, task._arguments[0])
+    named = name_of_called(task.function, task.arguments[0])
     return CannotTravel(f"an argument of {named}", text_of(exc))
 
 

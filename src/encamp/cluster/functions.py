@@ -21,6 +21,7 @@ from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
+from encamp.cluster.task import Timing
 from encamp.errors import CannotTravel, text_of
 from encamp.wire.repeats import Repeats, has_generator, uses_generator
 
@@ -50,19 +51,18 @@ MOST_BYTES = 64 << 20
 
 
 class Function:
-    """A function that was pickled. ``seconds`` is how long its calls take, as far as known."""
+    """A function that was pickled."""
 
     __slots__ = (
         "__weakref__",
         "by_value",
-        "done",
         "function",
         "name",
         "number",
         "payload",
         "random",
-        "seconds",
         "state",
+        "timing",
     )
 
     def __init__(
@@ -73,29 +73,11 @@ class Function:
         self.name = getattr(function, "__qualname__", type(function).__name__)
         self.payload = payload
         self.by_value = by_value
-        self.seconds = -1.0
+        self.timing = Timing()
         self.state: Hashable = None
         """What it used when it was pickled; None if it is found by its name."""
-        self.done: Function | None = None
         self.random = False
         """Whether it brings a random number generator along, or its module does."""
-
-    def took(self, seconds: float) -> None:
-        """Note how long a call took."""
-        known = self.seconds
-        self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
-
-    def emptied(self) -> Function:
-        """The same for tasks that have ended, without what takes memory."""
-        if self.done is None:
-            self.done = Function(self.number, _nothing, b"", by_value=self.by_value)
-            self.done.name = self.name
-        self.done.seconds = self.seconds
-        return self.done
-
-
-def _nothing() -> None:
-    """Stands for what is no longer known."""
 
 
 class Kept:

@@ -8,15 +8,19 @@ import socket
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from encamp.agent.process import last_words
 from encamp.cluster.events import Host, HostAdded, HostDeleted
-from encamp.cluster.recalls import why_ended
-from encamp.cluster.scheduler import Place, Station
-from encamp.cluster.task import Task
+from encamp.cluster.mail import Mail
+from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.scheduler import Scheduler
+from encamp.engines.base import Engine
 from encamp.errors import EngineFailed, TaskLost
+from encamp.loop.pump import Pump
 from encamp.storage.import_path import left_out_words
+from encamp.wire.frames import Parts
+from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (
     SPAWNER,
     End,
@@ -28,10 +32,6 @@ from encamp.wire.protocol import (
     SlotEnded,
     encode,
 )
-
-if TYPE_CHECKING:
-    from encamp.cluster.controller import Controller
-    from encamp.wire.frames import Parts
 
 _log = logging.getLogger("encamp")
 _READABLE = (
@@ -72,15 +72,54 @@ class Agent:
         return "" if self.facts is None else self.facts.host
 
 
+class Controls(Protocol):
+    """What hosts need of their controller."""
+
+    @property
+    def inline(self) -> bool:
+        """Whether tasks run in agents themselves."""
+
+    @property
+    def closing(self) -> bool:
+        """Whether agents go because they were told to."""
+
+    @property
+    def failure(self) -> EngineFailed | None:
+        """Why nothing works any more, if that is so."""
+
+    def slots_changed(self) -> None:
+        """There are more or fewer slots."""
+
+    def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
+        """A task has printed something."""
+
+    def waits_again(self, record: Record) -> None:
+        """A task that was given to a slot is there no more, and has not begun."""
+
+    def put_back(self, records: list[Record], place: Place) -> None:
+        """Let tasks that were given back wait."""
+
+    def end(self, record: Record, good: bool, value: Any) -> None:
+        """A task has ended."""
+
+    def fail(self, exc: Exception) -> None:
+        """The engine as a whole is gone."""
+
+
 class Hosts:
     """Of one controller; for the thread that drives its pump."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
-        self._scheduler = controller.scheduler
-        self._pump = controller.pump
-        self._outbox = controller.outbox
-        self._mail = controller.mail
+    def __init__(
+        self,
+        controller: Controls,
+        engine: Engine,
+        scheduler: Scheduler,
+        pump: Pump,
+        outbox: Outbox,
+        mail: Mail,
+    ) -> None:
+        self._controller, self._engine, self._scheduler = controller, engine, scheduler
+        self._pump, self._outbox, self._mail = pump, outbox, mail
         self.agents: dict[int, Agent] = {}
         self.known: dict[str, Host] = {}
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
@@ -130,13 +169,9 @@ class Hosts:
         slots = len(station.places)
         host = Host(station.name, slots, station.cores, station.memory, gpus, python, by)
         self.known[station.name] = host
-        self._slots_changed()
+        self._controller.slots_changed()
         if known is None:
             self._mail.put(SPAWNER, HostAdded(host))
-
-    def _slots_changed(self) -> None:
-        if self._controller.tenant is not None:
-            self._controller.tenant.hosts_changed()
 
     def here(self) -> list[Agent]:
         """The agents that have come, in the order in which they did."""
@@ -157,7 +192,7 @@ class Hosts:
             if count := sum(bool(place.ahead) for place in agent.places):
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
-        self._controller.engine.needs(busy, waiting)
+        self._engine.needs(busy, waiting)
         self._pump.later(_TELL, self.tell_needs)
 
     def _beat(self) -> None:
@@ -172,7 +207,7 @@ class Hosts:
                 agent.missed += 1
             if agent.missed >= _MISSED:
                 self.left(agent.number, f"nothing was heard of it for {_BEAT * _MISSED:g} s")
-                self._controller.engine.give_up(agent.number)
+                self._engine.give_up(agent.number)
                 self._outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
                 continue
             agent.heard = False
@@ -196,7 +231,7 @@ class Hosts:
             station = self._scheduler.stations.get(agent.facts.host)
             if station is None:
                 self._mail.put(SPAWNER, HostDeleted(self.known.pop(agent.facts.host)))
-                self._slots_changed()
+                self._controller.slots_changed()
             else:  # another agent is still there
                 self._know(station, agent)
         self.has_lost = True
@@ -204,7 +239,7 @@ class Hosts:
 
     def end_unmet(self) -> None:
         """End what no host that is left could run; all, if none comes soon."""
-        if not self.agents and self._controller.engine.elastic:
+        if not self.agents and self._engine.elastic:
             return  # it has some when there is work again
         if not self.agents:
             self._pump.later(_NOBODY, self._fail_alone)
@@ -214,7 +249,7 @@ class Hosts:
 
     def _fail_alone(self) -> None:
         if not self.agents and self._controller.failure is None:
-            engine = self._controller.engine.name
+            engine = self._engine.name
             self._controller.fail(EngineFailed(engine, "all of its hosts are gone"))
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
@@ -227,7 +262,7 @@ class Hosts:
         place.ticket = 0
         ahead = list(place.ahead)
         if ahead:
-            ahead[0]._mark = envelope.mark
+            ahead[0].mark = envelope.mark
         if ahead and envelope.text and envelope.began:
             said = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
             self._controller.said(agent, said, [])
@@ -246,24 +281,29 @@ class Hosts:
         self._scheduler.remove(place)
         agent.gone.add(place)
         if len(agent.gone) < len(agent.places):
-            self._slots_changed()
+            self._controller.slots_changed()
             self.end_unmet()
             return
         if len(self.agents) == 1:  # whatever comes in its place would fare no better
-            self._controller.fail(EngineFailed(self._controller.engine.name, why))
+            self._controller.fail(EngineFailed(self._engine.name, why))
         self.left(agent.number, why)
-        self._controller.engine.give_up(agent.number)
+        self._engine.give_up(agent.number)
         self._outbox.post(agent.number, [encode(End())])
 
     def _lose(
-        self, place: Place, begun: list[Task], others: list[Task], exit_code: int | None, why: str
+        self,
+        place: Place,
+        begun: list[Record],
+        others: list[Record],
+        exit_code: int | None,
+        why: str,
     ) -> None:
         """A slot's process is gone with the call that had begun; the others go elsewhere."""
         for task in others:
             self._controller.waits_again(task)
-        self._controller.recalls.put_back(others, place)
+        self._controller.put_back(others, place)
         for task in begun:
-            self._controller.end(task, False, why_ended(task, place, exit_code, why))
+            self._controller.end(task, False, task.why_ended(place, exit_code, why))
 
     def order(self, what: str, *, each: bool) -> dict[int, str]:
         """Have ``each`` agent, or one on each host, do something; tickets → host names."""
@@ -289,7 +329,7 @@ class Hosts:
             agent.refreshing = 0
             inline = self._controller.inline
             for place in agent.places:
-                if inline or not (place.stopping or any(task._end for task in place.ahead)):
+                if inline or not (place.stopping or any(task.cause for task in place.ahead)):
                     self._scheduler.open(place)
 
     def all_done(self, tickets: Iterable[int]) -> bool:

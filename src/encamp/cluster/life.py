@@ -11,6 +11,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from encamp.cluster.records import WAITING, Cause
 from encamp.errors import ClusterError
 from encamp.wire.protocol import End, encode
 
@@ -29,13 +30,20 @@ class Life:
     def __init__(self, controller: Controller) -> None:
         self._controller, self._pump = controller, controller.pump
         self.agent: Agent | None = None
-        self.closed = False
-        """Whether it takes nothing new."""
         self.ended = False
         self._dropped = False
         self._ending = threading.RLock()
         self.process = os.getpid()
         """The one that has made it, as others may be forked from it."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing new."""
+        return self._controller.closed
+
+    @closed.setter
+    def closed(self, closed: bool) -> None:
+        self._controller.closed = closed
 
     def begin(self) -> None:
         """It is there, and is to be ended before the program is."""
@@ -92,9 +100,9 @@ class Life:
     def _cancel(self) -> None:
         controller = self._controller
         for task in controller.known():
-            task._end = task._end or "killed"
-            if task._place is None and task._state == "PENDING":
-                controller.recalls.cancelled(task)
+            task.end_soon(Cause.KILLED)
+            if task.state is WAITING:
+                controller.cancelled(task)
 
     def end(self, *, wait: bool = True) -> None:
         """Let all agents end, and the engine; what still runs is killed. Once is enough."""

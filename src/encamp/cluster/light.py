@@ -80,7 +80,7 @@ class LightFuture(Future[Any]):
         """Whether it was cancelled before it began."""
         return self._state in CANCELLED
 
-    def _cancelled(self) -> None:
+    def set_cancelled(self) -> None:
         """For who runs it: it was taken back."""
         super().cancel()
         super().set_running_or_notify_cancel()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from encamp.cluster.task import Task
+from encamp.cluster.records import RUNNING, Record
 from encamp.engines.base import Line
 from encamp.slot.short import Short
 from encamp.wire.frames import Parts
@@ -20,7 +20,7 @@ from encamp.wire.protocol import NOWHERE, SPAWNER, Message, Received, addressed
 class Mail:
     """The queue of what has come for the program, and what waits for tasks that have not begun."""
 
-    def __init__(self, tasks: Mapping[int, Task], outbox: Outbox) -> None:
+    def __init__(self, tasks: Mapping[int, Record], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
         self.come: deque[tuple[int, Any]] = deque()
         self._early: dict[int, list[tuple[int, int, Parts]]] = {}
@@ -83,16 +83,16 @@ class Mail:
     def goes_out(self, number: int) -> bool:
         """Whether what is sent to a task now goes out at once."""
         task = self._tasks.get(number)
-        return task is not None and task.running() and number not in self._early
+        return task is not None and task.state is RUNNING and number not in self._early
 
     def send(self, to: int, sender: int, payload: Parts, port: int = 0) -> None:
         """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
         task = self._tasks.get(to)
         if task is None:
             return
-        if task._state != "RUNNING" or to in self._early:
+        if task.state is not RUNNING or to in self._early:
             self._early.setdefault(to, []).append((port, sender, payload))
-        elif (place := task._place) is not None:
+        elif (place := task.place) is not None:
             envelope, head = addressed(to, sender, place.agent, place.number, 0, port)
             if self.near is None or not self.near(envelope, [head, *payload]):
                 self._outbox.send(place.agent, [head, *payload])
@@ -101,12 +101,12 @@ class Mail:
             if self.short is not None and sender == SPAWNER and not self.lines.get(to):
                 self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
-    def begins(self, task: Task) -> None:
+    def begins(self, task: Record) -> None:
         """A task begins: it gets what has waited for it."""
         for port, sender, payload in self._early.pop(task.id, ()) if self._early else ():
             self.send(task.id, sender, payload, port)
 
-    def forget(self, task: Task) -> None:
+    def forget(self, task: Record) -> None:
         """A task has ended."""
         self.lines.pop(task.id, None)
         if self._early:
@@ -118,6 +118,5 @@ class Mail:
         Messages to one that does not run come by here.
         """
         task = self._tasks.get(number)
-        if task is None or not task.running() or task._place is None:
-            return NOWHERE, NOWHERE, 0
-        return task._place.agent, task._place.number, task._place.runs
+        place = task.place if task is not None and task.state is RUNNING else None
+        return (NOWHERE, NOWHERE, 0) if place is None else (place.agent, place.number, place.runs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
 from encamp.quantities import as_number, whole
@@ -14,9 +14,6 @@ from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.roots import current_folder
 from encamp.storage.sizes import parse_size
-
-if TYPE_CHECKING:
-    from encamp.cluster.scheduler import Place
 
 
 class Need(NamedTuple):
@@ -28,8 +25,8 @@ class Need(NamedTuple):
     gpus: int = 0
     alone: bool = False
     """It shares its slot with nothing that waits: no calls are sent ahead."""
-    place: Place | None = None
-    """The only slot that it may have."""
+    place: tuple[int, int] | None = None
+    """The only slot that it may have: its agent's number and its own."""
 
 
 PLAIN = Need()
@@ -98,7 +95,7 @@ class SpawnOptions:
     owner: object = None
     heard: Callable[[bytes], None] | None = None
     at_once: bool = False
-    place: Place | None = None
+    place: tuple[int, int] | None = None
     alone: bool = False
 
     @classmethod

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from encamp.cluster.options import PLAIN, Need
-from encamp.cluster.task import Task
+from encamp.cluster.records import WAITING, Place, Record, Station
+from encamp.errors import NoSuchHost, NotEnough
 
 HORIZON = 0.02
 """Seconds of work that a slot has ahead of it, so that it need not wait for more."""
@@ -20,91 +21,7 @@ _MOST = 4000
 """Calls that a slot has ahead of it at most."""
 
 
-class Place:
-    """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
-
-    __slots__ = (
-        "agent",
-        "ahead",
-        "around",
-        "backlog",
-        "changes",
-        "closed",
-        "known",
-        "life",
-        "number",
-        "runs",
-        "station",
-        "stopping",
-        "ticket",
-    )
-
-    def __init__(self, agent: int, number: int, station: Station) -> None:
-        self.agent, self.number, self.station = agent, number, station
-        self.ahead: deque[Task] = deque()
-        self.backlog = 0.0
-        self.known: set[int] = set()
-        """Numbers of the functions that it has."""
-        self.around = b""
-        """What it was told of the program's surroundings."""
-        self.changes = 0
-        """`Kept.changes` when these were looked through."""
-        self.closed = False
-        self.stopping = False
-        """Whether its process was asked to end, and has not ended yet."""
-        self.life = 0
-        self.runs = 0
-        """Messages with calls that were sent to it."""
-        self.ticket = 0
-        """Of the last request to give calls back, until it is answered."""
-
-
-class Station:
-    """A host as the scheduler sees it."""
-
-    def __init__(self, name: str, cores: int, memory: int, gpus: Iterable[str]) -> None:
-        self.name, self.cores, self.memory = name, cores, memory
-        self.gpus = list(gpus)
-        self.all_gpus = len(self.gpus)
-        self.places: list[Place] = []
-        self.free: dict[Place, None] = {}
-        self.used_cores = 0
-        self.used_memory = 0
-        self.wide = 0
-        """Running tasks that need more than one core."""
-        self.reserved = False
-        self.bucket = -1
-
-    def room(self) -> int:
-        """How many plain tasks can begin here now."""
-        if self.reserved:
-            return 0
-        cores = self.cores if self.wide else max(self.cores, len(self.places))
-        return max(0, min(len(self.free), cores - self.used_cores))
-
-    def can(self, need: Need) -> bool:
-        """Whether it could meet a need if nothing else ran."""
-        wide = need.cores if need.cores > 1 else 0
-        if need.place is not None and need.place not in self.places:
-            return False
-        return wide <= self.cores and need.memory <= self.memory and need.gpus <= self.all_gpus
-
-    def fits(self, need: Need) -> bool:
-        """Whether it can meet a need now."""
-        return self.lacks_slots_only(need) and self._has_slots(need)
-
-    def lacks_slots_only(self, need: Need) -> bool:
-        """Whether a need could be met if enough slots and cores were free."""
-        return self.used_memory + need.memory <= self.memory and need.gpus <= len(self.gpus)
-
-    def _has_slots(self, need: Need) -> bool:
-        if not self.free or (need.place is not None and need.place not in self.free):
-            return False
-        most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
-        return self.used_cores + need.cores <= most
-
-
-Assignment = tuple[Place, list[Task]]
+Assignment = tuple[Place, list[Record]]
 
 
 class Scheduler:
@@ -119,8 +36,8 @@ class Scheduler:
         """Tasks that were sent to slots that run another."""
         self.changes = 0
         """How often a slot has come or gone."""
-        self._plain: deque[Task] = deque()
-        self._needy: dict[Need, deque[Task]] = {}
+        self._plain: deque[Record] = deque()
+        self._needy: dict[Need, deque[Record]] = {}
         self._buckets: list[dict[Station, None]] = [{}]
         self._top = 0
         self._hungry: dict[Place, None] = {}
@@ -138,14 +55,14 @@ class Scheduler:
         self.changes += 1
         self._sort(station)
 
-    def remove(self, place: Place) -> list[Task]:
+    def remove(self, place: Place) -> list[Record]:
         """A slot is gone; the tasks that were sent there."""
         station = place.station
         tasks = list(place.ahead)
         if tasks:
             self._release(station, tasks[0])
         for task in tasks:
-            task._place = None
+            task.left()
         self.ahead -= max(0, len(tasks) - 1)
         place.ahead.clear()
         if not tasks and not place.closed:
@@ -180,24 +97,46 @@ class Scheduler:
             if (need.on is None or station.name in need.on) and station.can(need):
                 yield station
 
+    def check(self, need: Need) -> None:
+        """Raise `NoSuchHost` or `NotEnough` if no host can ever meet a need."""
+        for name in need.on or ():
+            station = self.stations.get(name)
+            if station is None or (need.place and station.only(need, station.places) is None):
+                raise NoSuchHost(name, tuple(self.stations))
+        if any(self.most(need)):
+            return
+        stations = [
+            station
+            for station in self.stations.values()
+            if need.on is None or station.name in need.on
+        ]
+        for what, wanted, most in (
+            ("cores", need.cores, max(station.cores for station in stations)),
+            ("bytes of memory", need.memory, max(station.memory for station in stations)),
+            ("GPUs", need.gpus, max(station.all_gpus for station in stations)),
+        ):
+            if wanted > most:
+                raise NotEnough(what, wanted, most)
+        raise NotEnough("cores, memory and GPUs together", 1, 0)
+
     # Waiting tasks
 
-    def put(self, task: Task) -> None:
+    def put(self, task: Record) -> None:
         """Let a task wait."""
-        need = task._options.need
+        need = task.options.need
         if need is PLAIN or need == PLAIN:
             self._plain.append(task)
         else:
             self._needy.setdefault(need, deque()).append(task)
 
-    def put_back(self, tasks: Iterable[Task]) -> None:
+    def put_back(self, tasks: Iterable[Record]) -> None:
         """Let tasks wait that were sent out and have not begun, before all others."""
         for task in reversed(list(tasks)):
-            need = task._options.need
+            need = task.options.need
             queue = self._plain if need == PLAIN else self._needy.setdefault(need, deque())
             queue.appendleft(task)
 
-    def drop(self, tasks: Iterable[Task]) -> None:
+    def drop(self, tasks: Iterable[Record]) -> None:
         """Forget tasks that wait."""
         gone = set(tasks)
         for queue in (self._plain, *self._needy.values()):
@@ -206,11 +145,11 @@ class Scheduler:
             queue.extend(left)
         self._needy = {need: queue for need, queue in self._needy.items() if queue}
 
-    def waiting(self) -> Iterator[Task]:
+    def waiting(self) -> Iterator[Record]:
         """The tasks that wait."""
         for queue in (self._plain, *self._needy.values()):
             for task in list(queue):
-                if not task.done():
+                if task.state is WAITING:
                     yield task
 
     @property
@@ -218,9 +157,9 @@ class Scheduler:
         """How many wait, with those that were cancelled and not yet let go of."""
         return len(self._plain) + sum(map(len, self._needy.values()))
 
-    def unmet(self) -> list[Task]:
+    def unmet(self) -> list[Record]:
         """Take out the tasks whose needs no host can meet any more."""
-        lost: list[Task] = []
+        lost: list[Record] = []
         for need in list(self._needy):
             if not any(self.most(need)):
                 lost.extend(self._needy.pop(need))
@@ -261,7 +200,8 @@ class Scheduler:
         for need in sorted(self._needy, key=lambda need: self._needy[need][0].id):
             queue = self._needy[need]
             while queue and (best := self._best(need, reserved)) is not None:
-                if given := self._give(need.place or next(iter(best.free)), queue, need):
+                place = best.slot_for(need)
+                if place is not None and (given := self._give(place, queue, need)):
                     yield given
             if not queue:
                 del self._needy[need]
@@ -274,7 +214,7 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         for need, queue in list(self._needy.items()):
-            while queue and queue[0].done():
+            while queue and queue[0].state is not WAITING:
                 queue.popleft()
             if not queue:
                 del self._needy[need]
@@ -286,17 +226,17 @@ class Scheduler:
     def _nearest(self, need: Need) -> Station | None:
         return min(self.most(need), key=lambda station: station.used_cores, default=None)
 
-    def _give(self, place: Place, queue: deque[Task], need: Need) -> Assignment | None:
+    def _give(self, place: Place, queue: deque[Record], need: Need) -> Assignment | None:
         """Move tasks from a queue to a slot: as many as it can do in a short time."""
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
-        tasks: list[Task] = []
+        tasks: list[Record] = []
         backlog, count = place.backlog, len(place.ahead)
         while queue and len(tasks) < limit and count < _MOST:
-            seconds = queue[0]._function.seconds
+            seconds = queue[0].function.timing.seconds
             if count and (seconds < 0 or backlog + seconds > HORIZON):
                 break
             task = queue.popleft()
-            if task.done():
+            if task.state is not WAITING:
                 continue
             tasks.append(task)
             count += 1
@@ -308,7 +248,7 @@ class Scheduler:
             self._take(place, tasks, need, backlog)
         return (place, tasks) if tasks else None
 
-    def _take(self, place: Place, tasks: list[Task], need: Need, backlog: float) -> None:
+    def _take(self, place: Place, tasks: list[Record], need: Need, backlog: float) -> None:
         station = place.station
         if not place.ahead:
             del station.free[place]
@@ -317,7 +257,7 @@ class Scheduler:
             station.used_memory += need.memory
             station.wide += need.cores > 1
             if need.gpus:
-                tasks[0]._devices = tuple(station.gpus[: need.gpus])
+                tasks[0].devices = tuple(station.gpus[: need.gpus])
                 del station.gpus[: need.gpus]
             self.ahead -= 1
             self._sort(station)
@@ -325,20 +265,20 @@ class Scheduler:
         place.ahead.extend(tasks)
         place.backlog = backlog
         for task in tasks:
-            task._place = place
+            task.sent(place)
 
     # What has ended
 
-    def ended(self, place: Place, task: Task) -> None:
+    def ended(self, place: Place, task: Record) -> None:
         """A task that was sent to a slot has ended there, or was given back."""
         ahead = place.ahead
         if ahead and ahead[0] is task:
             ahead.popleft()
         else:
             ahead.remove(task)
-        task._place = None
+        task.left()
         if ahead:
-            seconds = task._function.seconds
+            seconds = task.function.timing.seconds
             left = place.backlog - (seconds + _OVERHEAD if seconds > 0 else _OVERHEAD)
             place.backlog = left if left > 0 else 0.0
             self.ahead -= 1
@@ -350,14 +290,13 @@ class Scheduler:
         if not place.closed:
             self._free(place)
 
-    def _release(self, station: Station, task: Task) -> None:
-        need = task._options.need
-        station.gpus.extend(task._devices)
-        task._devices = ()
+    def _release(self, station: Station, task: Record) -> None:
+        need = task.options.need
+        station.gpus.extend(task.devices)
+        task.devices = ()
         station.used_cores = max(0, station.used_cores - need.cores)
         station.used_memory = max(0, station.used_memory - need.memory)
         station.wide -= need.cores > 1
-        task._place = None
 
     def _free(self, place: Place) -> None:
         place.station.free[place] = None
@@ -380,5 +319,5 @@ class Scheduler:
             place.closed = False
             if not place.ahead:
                 self._free(place)
-            elif place.backlog < HORIZON / 2 and not place.ahead[0]._options.need.alone:
+            elif place.backlog < HORIZON / 2 and not place.ahead[0].options.need.alone:
                 self._hungry[place] = None

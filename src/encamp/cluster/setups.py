@@ -8,7 +8,7 @@ from typing import Any
 from encamp.agent.gpus import VISIBLE
 from encamp.cluster.functions import Function
 from encamp.cluster.options import Options
-from encamp.cluster.task import Task
+from encamp.cluster.records import ENDED, Record
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.calls import Setup
 from encamp.slot.folder import Staging
@@ -49,12 +49,12 @@ class Setups:
         self.kept: dict[int, Any] = {}
         """Initializers by their numbers, which are nobody else's, as long as they may be needed."""
 
-    def of(self, task: Task) -> bytes:
+    def of(self, task: Record) -> bytes:
         """A call's setup, pickled."""
-        options = task._options
+        options = task.options
         environment: tuple[tuple[str, str], ...] = ()
         if options.need.gpus:
-            devices = ",".join(task._devices)
+            devices = ",".join(task.devices)
             environment = tuple((name, devices) for name in VISIBLE)
         setup = Setup(
             name=options.name,
@@ -86,8 +86,8 @@ class Setups:
         if known is not None:
             del self.kept[known.number]
 
-    def _staging(self, task: Task) -> Staging:
-        options = task._options
+    def _staging(self, task: Record) -> Staging:
+        options = task.options
         outputs = (*options.outputs, *options.on_failure)
         self._depots[task.id] = Depot(options.items, outputs)
         return Staging(
@@ -100,14 +100,14 @@ class Setups:
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
-    def answer(self, task: Task | None, question: Any) -> Any:
+    def answer(self, task: Record | None, question: Any) -> Any:
         """What a task asks for: pieces of its own inputs, or to take some of its outputs.
 
         May wait for the disk. Raises `UnusableInput`, and what `Receiver.land` raises.
         """
-        if task is None or task.done():
+        if task is None or task.state is ENDED:
             raise UnusableInput(str(question[0]), "the task that asks for it has ended")
-        options = task._options
+        options = task.options
         if options.answer is not None:
             return options.answer(question)
         depot = self._depots.get(task.id)
@@ -122,11 +122,11 @@ class Setups:
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.told
 
-    def check(self, task: Task, staged: Collection[Staged]) -> None:
+    def check(self, task: Record, staged: Collection[Staged]) -> None:
         """Raise `BadDestination` for what is no output of a task, or was not staged for it."""
         if not staged:
             return
-        outputs = (*task._options.outputs, *task._options.on_failure)
+        outputs = (*task.options.outputs, *task.options.on_failure)
         urls = [output.to for output in outputs if output.at is None]
         may_publish = below([*folders_of(outputs), *urls])
         token = f"{self._token}-{task.id}"
@@ -134,7 +134,7 @@ class Setups:
             if not (may_publish(final := final_name(one.final)) and staged_by(one, token)):
                 raise BadDestination(final, NOT_DECLARED)
 
-    def forget(self, task: Task) -> Depot | None:
+    def forget(self, task: Record) -> Depot | None:
         """What a task that has ended has here; to be closed."""
         depot = self._depots.pop(task.id, None)
         if depot is not None:

@@ -1,23 +1,62 @@
-"""A task: a `concurrent.futures.Future` that is light while it waits, and can be killed."""
+"""A task as its user sees it: a `concurrent.futures.Future` that can be killed."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from typing import Protocol
 
 from encamp.cluster.light import FINISHED, PENDING, RUNNING, LightFuture
 from encamp.errors import ClusterClosed, shortened
-
-if TYPE_CHECKING:
-    from encamp.cluster.controller import Controller
-    from encamp.cluster.functions import Function
-    from encamp.cluster.options import Options
 
 FORKED = "in a forked process, its parent's cluster"
 """What is closed there: whatever else it did would take something from its parent."""
 _SHOWN = 1000
 """Characters of a result, and of its output, that a notebook shows."""
+
+
+class Driven(Protocol):
+    """The pump that results come by."""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it belongs to the process that this one was forked from."""
+
+    def until(self, ready: Callable[[], object], timeout: float | None = None) -> bool:
+        """Drive until that is true; False if the time is over."""
+
+
+class Keeper(Protocol):
+    """What a task asks for in its user's name: what keeps the cluster's records."""
+
+    @property
+    def pump(self) -> Driven:
+        """What brings its result."""
+
+    def take_back_all(self, tasks: Iterable[Task]) -> None:
+        """Cancel those that have not begun; from any thread, blocks while their slots are asked."""
+
+    def take_back_soon(self, tasks: Iterable[Task]) -> None:
+        """The same without waiting for it."""
+
+    def kill(self, task: Task) -> None:
+        """End a running task; from any thread."""
+
+
+class Timing:
+    """How long the calls of one function take."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = -1.0
+        """Below 0 as long as that is not known."""
+
+    def took(self, seconds: float) -> None:
+        """Note how long a call took."""
+        known = self.seconds
+        self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
 
 
 class Task(LightFuture):
@@ -32,47 +71,28 @@ class Task(LightFuture):
     host: str | None = None
     slot: int | None = None
     output: str = ""
-    _mark = (0, 0)
-    """How far it had come when its process died, if it has noted that."""
-    _end: str = ""
-    _unwanted: bool = False
-    """Whether it is to be cancelled if its slot gives it back."""
-    _place: Any = None
-    _parts: Any = None
-    """The pickle of its arguments, where that was made when it was spawned."""
-    _devices: tuple[str, ...] = ()
-    _decoder: Any = None
-    """Of what it prints while it runs: characters may come in parts."""
-    _told = 0
-    """Bytes of its output that were told."""
 
-    def __init__(
-        self,
-        number: int,
-        controller: Controller,
-        function: Function,
-        arguments: tuple[Any, ...],
-        options: Options,
-    ) -> None:
+    def __init__(self, number: int, name: str, timing: Timing, keeper: Keeper) -> None:
         self.id = number
-        self._controller = controller
-        self._function = function
-        self._arguments: Any = arguments
-        self._options = options
+        self._named = name
+        self._timing = timing
+        self._keeper = keeper
 
     @property
     def name(self) -> str:
         """What it is called in messages and errors."""
-        return self._options.name or f"task {self.id}"
+        return self._named or f"task {self.id}"
 
     @property
-    def label(self) -> str:
-        """What errors call it, which put "task" before it."""
-        return self._options.name or str(self.id)
+    def usual_seconds(self) -> float:
+        """How long calls of its function have taken lately; below 0 if none has ended."""
+        return self._timing.seconds
 
     def cancel(self) -> bool:
         """Take it back if it has not begun; False if it runs or has ended, see `kill`."""
-        return self.cancelled() or (not self.done() and self._controller.recalls.take_back(self))
+        if not self.done():
+            self._keeper.take_back_all([self])
+        return self.cancelled()
 
     def kill(self) -> None:
         """End it wherever it is: one that waits is cancelled, one that runs fails (`TaskKilled`).
@@ -81,34 +101,35 @@ class Task(LightFuture):
         tasks run in agents themselves.
         """
         if not self.done() and not self.cancel():
-            self._controller.recalls.kill(self)
+            self._keeper.kill(self)
 
     def _wait(self, timeout: float | None) -> float | None:
         """Wait; seconds that are left, in which whoever closes the cluster ends the task."""
         if self.done():
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
-        pump = self._controller.pump
+        pump = self._keeper.pump
         pump.until(self.done, timeout)
         if pump.elsewhere and not self.done():
             raise ClusterClosed(FORKED)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    def _begins(self) -> None:
-        """It is at the head of its slot's queue now."""
+    # For the cluster, as `set_result` is
+
+    def kept_by(self, keeper: Keeper) -> bool:
+        """Whether it is one of a cluster's."""
+        return self._keeper is keeper
+
+    def set_begun(self, host: str, slot: int) -> None:
+        """It runs there."""
+        self.host, self.slot = host, slot
         if self._state == PENDING:
             self._state = RUNNING
 
-    def _waits_again(self) -> None:
+    def set_waiting(self) -> None:
         """It was given back by its slot."""
         if self._state == RUNNING:
             self._state = PENDING
-
-    def _let_go(self) -> None:
-        """It has ended: what takes memory is not kept."""
-        self._arguments, self._function = None, self._function.emptied()
-        if self._parts is not None:
-            self._parts = None
 
     def __reduce__(self) -> str:
         raise TypeError("a Task belongs to the program that has spawned it: send its id")
@@ -133,4 +154,26 @@ class Task(LightFuture):
         return f"<{self.name}: {self._state.lower()}{where}>"
 
 
-__all__ = ["CancelledError", "Task"]
+def take_back(tasks: Iterable[Task]) -> None:
+    """Cancel those of a cluster's tasks that have not begun; blocks while slots are asked."""
+    tasks = list(tasks)
+    if tasks:
+        tasks[0]._keeper.take_back_all(tasks)
+
+
+def take_back_soon(tasks: Iterable[Task]) -> None:
+    """The same without waiting for it."""
+    tasks = list(tasks)
+    if tasks:
+        tasks[0]._keeper.take_back_soon(tasks)
+
+
+__all__ = [
+    "FORKED",
+    "CancelledError",
+    "Keeper",
+    "Task",
+    "Timing",
+    "take_back",
+    "take_back_soon",
+]

@@ -23,7 +23,7 @@ from weakref import WeakSet, finalize
 
 from encamp.cluster.cluster import Cluster, TaskOptions
 from encamp.cluster.options import PLAIN, Need, SpawnOptions
-from encamp.cluster.scheduler import Station
+from encamp.cluster.records import Record, Station
 from encamp.cluster.task import Task
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job, Runner
@@ -345,19 +345,20 @@ class _Shared:
     def check(self, closed: bool) -> None:
         """Raise the reason why nothing can be submitted, if there is one."""
         if self._broken is not None:
-            raise replace(self._broken) from self._broken
+            raise self._broken.with_facts() from self._broken
         if self.closed or closed:
             raise ClusterClosed("the executor")
 
     def pending(self, owner: object = None) -> list[Task]:
         """The tasks that are not done: all, or those of one ``owner``; blocks for a moment."""
         # asked where tasks are ended, so that none is just ending
-        return self.cluster._controller.pump.call(lambda: self._find(owner))
+        found = self.cluster._controller.pump.call(lambda: self._find(owner))
+        return [record.future for record in found]
 
-    def _find(self, owner: object = None) -> list[Task]:
+    def _find(self, owner: object = None) -> list[Record]:
         found = []
         for task in self.cluster._controller.known():
-            whose = task._options.owner
+            whose = task.options.owner
             if isinstance(whose, _Owner) and whose.shared is self and owner in (None, whose):
                 found.append(task)
         return found
@@ -374,7 +375,7 @@ class _Shared:
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self._find():
-            if task._place is None and not task.done():  # others see for themselves
+            if task.place is None:  # others see for themselves
                 self.cluster._controller.end(task, False, error)
 
     def forget(self, initializer: object) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 from types import FunctionType
 from typing import Any, TypeVar
 
-from encamp.cluster.task import Task
+from encamp.cluster.task import Task, take_back, take_back_soon
 from encamp.slot.calling import called_for_each
 
 T = TypeVar("T")
@@ -129,15 +129,12 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
             tasks.append(call)
         else:
             call.cancel()
-    if tasks:
-        tasks[0]._controller.recalls.take_back_all(tasks)
+    take_back(tasks)
 
 
 def let_go(calls: Iterable[Future[Any]]) -> None:
     """The same without waiting, from anywhere, also while Python clears up."""
-    tasks = [call for call in calls if isinstance(call, Task) and not call.done()]
-    if tasks:
-        tasks[0]._controller.recalls.take_back_soon(tasks)
+    take_back_soon(call for call in calls if isinstance(call, Task) and not call.done())
 
 
 def _result(call: Future[T], deadline: float | None) -> T:

@@ -5,19 +5,24 @@ from __future__ import annotations
 import logging
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from encamp.errors import ProxyReleased, words_of
-from encamp.services.ends import Outgoing, Route
+from encamp.services.ends import End, Outgoing, Route
 from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import cannot_travel, dump_arguments
 
-if TYPE_CHECKING:
-    from encamp.services.service import Service
-
 _log = logging.getLogger("encamp")
+
+
+class Served(Protocol):
+    """The service that a proxy's server is one of."""
+
+    name: str
+    methods: frozenset[str]
+    _end: End
 
 
 class Proxy:
@@ -43,7 +48,7 @@ class Proxy:
         "_service",
     )
 
-    def __init__(self, service: Service, route: Route, lease: int, *, passed: bool = False) -> None:
+    def __init__(self, service: Served, route: Route, lease: int, *, passed: bool = False) -> None:
         own = object.__setattr__
         own(self, "_service", service)
         own(self, "_end", service._end)
@@ -155,7 +160,7 @@ class Proxy:
         return f"<Proxy of {self._service.name}, server {self._route.seat}{state}>"
 
 
-def _passed(service: Service, seat: int, to: int, lease: int) -> Proxy:
+def _passed(service: Served, seat: int, to: int, lease: int) -> Proxy:
     return Proxy(service, Route(seat, to), lease, passed=True)
 
 
@@ -190,7 +195,7 @@ def _complain(result: Future[Any]) -> None:
         _log.warning("%s.%s could not be set: %s", result.service, result.call, words_of(error))
 
 
-def proxies(service: Service, granted: Any) -> list[Proxy]:
+def proxies(service: Served, granted: Any) -> list[Proxy]:
     """The proxies of servers that were granted."""
     return [
         Proxy(service, Route(seat, 0 if granted.relayed else task), lease)

@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
+from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.recalls import NOT_INLINE
@@ -40,9 +41,6 @@ from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, dump_as
-
-if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
 
 
 class ServiceOptions(TypedDict, total=False):
@@ -83,36 +81,36 @@ _MAKERS = (
 
 
 def publish(
-    cluster: Cluster,
+    controller: Controller,
+    cluster: object,
     what: Any,
     args: tuple[Any, ...],
     options: ServiceOptions,
 ) -> Service:
-    """See `Cluster.publish`."""
+    """See `Cluster.publish`; ``cluster`` stays as long as somebody has the service."""
     published = _published(what, args, options)
-    controller, pump = cluster._controller, cluster._pump
 
     def begin() -> Service:
         registry = controller.tenant
         if not isinstance(registry, Registry):
-            registry = Registry(cluster)
-        _check_hosts(cluster, published)
+            registry = Registry(controller, cluster)
+        _check_hosts(controller, published)
         made = registry.publish(published)
         service = Service(registry.end, registry.token, made.number, published.name)
         service._cluster = cluster
         return service
 
-    cluster._check()
+    controller.check_open()
     if controller.inline and published.call_limit is not None:
         what = "end inline servers that answer nothing"
         raise UnsupportedByEngine(controller.engine.name, what, NOT_INLINE)
-    return pump.call(begin)
+    return controller.pump.call(begin)
 
 
-def _check_hosts(cluster: Cluster, published: Published) -> None:
+def _check_hosts(controller: Controller, published: Published) -> None:
     """Raise if there can never be servers where, and as many as, it is wanted."""
     on = published.options._need().on
-    known = {host.name: host for host in cluster.hosts()}
+    known = dict(controller.hosts.known)
     for name in on or ():
         if name not in known:
             raise NoSuchHost(name, tuple(known))
@@ -227,7 +225,7 @@ class Service(_All):
     called, ``id`` a text that names it alone.
     """
 
-    _cluster: Cluster | None = None
+    _cluster: object = None
     _retries = 0
 
     def __init__(

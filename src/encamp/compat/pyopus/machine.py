@@ -29,7 +29,7 @@ from encamp.executor.mapping import cancel_all
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.cluster.events import Host
-    from encamp.cluster.scheduler import Place
+    from encamp.cluster.records import Place
     from encamp.cluster.task import Task
 
 
@@ -286,10 +286,11 @@ class Machine:
         at: dict[Place | None, int] = {}
         waiting = []
         for task in list(self.jobs.running.values()):
-            if task._place is None:
+            place = None if self.cluster is None else self.cluster._place_of(task)
+            if place is None:
                 waiting.append(task.id)
             else:
-                at.setdefault(task._place, task.id)
+                at.setdefault(place, task.id)
         slots = {place: slot for slot, place in self._live.items()}
         found = {slots[place]: number for place, number in at.items() if place in slots}
         others = (slot for one in self._used() for slot in one.free if slot not in found)
@@ -356,7 +357,7 @@ class Machine:
         """How to spawn in a slot; the same object each time where there is nothing special."""
         known = self._plain.get(slot)
         if known is None or options:
-            where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot]}
+            where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot].key}
             known = SpawnOptions(notify=True, **where, **options)
             if not options:
                 self._plain[slot] = known

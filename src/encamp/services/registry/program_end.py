@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from encamp.cluster.controller import Controller
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
+from encamp.services.ends import End, Outgoing, Route
 from encamp.services.letters import Answers, Free, Letter
+from encamp.services.outcomes import value_of
 from encamp.services.result import Awaited, Result
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.pickling import disclosed
 from encamp.wire.protocol import SERVICES, SPAWNER
-
-if TYPE_CHECKING:
-    from encamp.cluster.controller import Controller
-    from encamp.services.registry.registry import Registry
-
-from encamp.services.ends import End, Outgoing, Route
-from encamp.services.outcomes import value_of
 
 _EAGER = 64
 """After how many calls at the latest the program's thread sends them out itself."""
@@ -29,7 +25,9 @@ _EAGER = 64
 class ProgramEnd(End):
     """The end of the program that has made the cluster: the registry is in the same process."""
 
-    def __init__(self, controller: Controller, registry: Registry) -> None:
+    def __init__(
+        self, controller: Controller, registry: Callable[[int, Letter, Parts], None]
+    ) -> None:
         super().__init__(SPAWNER)
         self._controller, self._registry = controller, registry
         self._pump = controller.pump
@@ -63,7 +61,7 @@ class ProgramEnd(End):
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `End.tell`."""
         self._check()
-        self._pump.now(lambda: self._registry.letter(SPAWNER, letter, payload))
+        self._pump.now(lambda: self._registry(SPAWNER, letter, payload))
 
     def call(self, outgoing: Outgoing) -> None:
         """See `End.call`; arguments are taken now."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 from weakref import ref
 
+from encamp.cluster.controller import Controller
 from encamp.cluster.options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.model import ServerStatistics
@@ -18,11 +19,6 @@ from encamp.services.server import Blueprint
 from encamp.services.windows import Windows
 from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
-
-if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
-    from encamp.cluster.controller import Controller
-    from encamp.services.registry.program_end import ProgramEnd
 
 _FORMER = 100
 """Servers that are gone of which each service still tells."""
@@ -74,14 +70,20 @@ class Service:
         return ServiceEnded(self.name) if self.ended else self.failure
 
 
+class Program(Protocol):
+    """The end of the program, to which nothing has to be sent."""
+
+    def take(self, letter: Letter, payload: Parts) -> None:
+        """Take a letter."""
+
+
 class Records:
     """All services of a cluster, their servers, and who has these; for the thread that drives."""
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, controller: Controller, cluster: object) -> None:
+        self.controller, self.pump = controller, controller.pump
         self._cluster = ref(cluster)
-        self.controller: Controller = cluster._controller
-        self.pump = self.controller.pump
-        self.end: ProgramEnd | None = None
+        self.end: Program | None = None
         """The program's, which is told without a message."""
         self.services: dict[int, Service] = {}
         self.by_seat: dict[int, tuple[Service, Seat]] = {}
@@ -94,9 +96,9 @@ class Records:
         self.winding_up = self.closed = False
 
     @property
-    def cluster(self) -> Cluster | None:
-        """None if nobody has it any more."""
-        return self._cluster()
+    def dropped(self) -> bool:
+        """Whether nobody has the cluster any more."""
+        return self._cluster() is None
 
     def wanted(self, service: Service) -> list[str]:
         """How many servers there are to be: of each its host, or "" where that does not matter."""
@@ -120,9 +122,8 @@ class Records:
     def usable(self) -> bool:
         """Whether servers can still be started."""
         controller = self.controller
-        cluster = self._cluster()
         gone = controller.failure is not None or controller.closing
-        return not gone and cluster is not None and not cluster._life.closed
+        return not (gone or self.dropped or controller.closed)
 
     def order(self, seat: Seat, op: int, lease: int = 0) -> None:
         """Tell a server something behind its calls."""

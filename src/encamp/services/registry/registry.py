@@ -9,9 +9,10 @@ import logging
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from encamp.cluster.task import Task
+from encamp.cluster.controller import Controller
+from encamp.cluster.records import Record
 from encamp.errors import BadFrame
 from encamp.model import ServiceStatistics
 from encamp.services.here import program_end
@@ -51,20 +52,16 @@ from encamp.wire.frames import Parts
 from encamp.wire.pickling import load
 from encamp.wire.protocol import SPAWNER
 
-if TYPE_CHECKING:
-    from encamp.cluster.cluster import Cluster
-
 _log = logging.getLogger("encamp")
 
 
 class Registry:
     """The services of a cluster; its `Tenant`."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._records = records = Records(cluster)
-        controller = records.controller
+    def __init__(self, controller: Controller, cluster: object) -> None:
+        self._records = records = Records(controller, cluster)
         self.token = secrets.token_hex(8)
-        self.end = records.end = ProgramEnd(controller, self)
+        self.end = records.end = ProgramEnd(controller, self.letter)
         program_end(self.token, self.end)
         self._said_crowded = False
         self._states = States(controller.errands)
@@ -159,7 +156,7 @@ class Registry:
         """See `Tenant.statistics`."""
         return [self._questions.statistics(one) for one in self._records.services.values()]
 
-    def ended(self, task: Task, good: bool, value: Any) -> None:
+    def ended(self, task: Record, good: bool, value: Any) -> None:
         """See `Tenant.ended`."""
         found = self._records.by_task.pop(task.id, None)
         if found is not None:
@@ -204,7 +201,7 @@ class Registry:
         service, seat = found
         service.methods = letter.methods
         task = seat.task
-        seat.host = (task.host if task is not None else "") or ""
+        seat.host = (task.future.host if task is not None else "") or ""
         self._show(service, seat)
         if service.ended:
             self._records.order(seat, END)
@@ -220,7 +217,7 @@ class Registry:
     def _show(self, service: Service, seat: Seat) -> None:
         """Have the console of a server found by where it is, and opened if that is wanted."""
         number, windows = seat.number, service.published.windows
-        slot = None if seat.task is None else seat.task.slot
+        slot = None if seat.task is None else seat.task.future.slot
         self._consoles.introduce(service.name, number, seat.host, slot)
         if windows is not None and seat.state == STARTING:
             self._windows.open(windows, f"{service.name}/{number}", seat.host)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
+from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
 from encamp.services.letters import END, Asked
 from encamp.services.registry.consoles import Consoles
@@ -77,7 +78,7 @@ class Starter:
     def _overdue(self, seat: Seat) -> None:
         if seat.task is not None and not seat.overdue:
             seat.overdue = True
-            self._records.controller.recalls.stop_at_once(seat.task, "overdue")
+            self._records.controller.recalls.stop_at_once(seat.task, Cause.OVERDUE)
 
     def _fill(self, service: Service) -> None:
         """Start the servers that are missing; those that wait and are too many go."""
@@ -90,11 +91,10 @@ class Starter:
             missing = missing[: max(0, len(wanted) - len(seats) - service.withdrawn)]
         else:
             missing = [""] * max(0, len(wanted) - len(seats) - service.withdrawn)
-            waiting = [seat for seat in seats if seat.task is not None and seat.task._place is None]
-            for seat in waiting[: max(0, len(seats) - max(1, len(wanted)))]:
-                if seat.task is not None and seat.task._state == "PENDING":
-                    self._records.controller.scheduler.drop([seat.task])
-                    self._records.controller.recalls.cancelled(seat.task)
+            waiting = [seat.task for seat in seats if seat.task and seat.task.place is None]
+            many = max(0, len(seats) - max(1, len(wanted)))
+            too_many = [task for task in waiting[:many] if task.state is WAITING]
+            self._records.controller.recalls.cancel(too_many)
         for host in missing:
             seat = Seat(next(self._seats), fixed=host)
             service.pool.seats[seat.number] = seat
@@ -110,8 +110,7 @@ class Starter:
 
     def start(self, service: Service, seat: Seat) -> None:
         """Start a server, with the state of one that has died if there is any."""
-        cluster = self._records.cluster
-        if cluster is None:
+        if self._records.dropped:
             return
         published = service.published
         state = None
@@ -131,7 +130,7 @@ class Starter:
         name = options.name or f"{service.name} {seat.number}"
         options = replace(options, owner=self._owner, name=name, heard=heard)
         args = (terms, published.blueprint, state)
-        seat.task = cluster._spawn(serve, args, {}, options)
+        seat.task = self._records.controller.spawn(serve, args, {}, options)
         seat.given, seat.ready, seat.overdue = 0, False, False
         self._records.by_task[seat.task.id] = service, seat
         self._consoles.introduce(service.name, seat.number)
@@ -143,7 +142,7 @@ class Starter:
 
     def _without_slot(self, service: Service) -> int:
         seats = service.pool.seats.values()
-        return sum(seat.task is not None and seat.task._place is None for seat in seats)
+        return sum(seat.task is not None and seat.task.place is None for seat in seats)
 
     def _holders(self, service: Service) -> list[str]:
         """Other services that have slots."""
@@ -172,12 +171,11 @@ class Starter:
             task = seat.task
             if task is None:
                 continue
-            if task._place is None and task._state == "PENDING":
-                self._records.controller.scheduler.drop([task])
-                self._records.controller.recalls.cancelled(task)
+            if task.state is WAITING:
+                self._records.controller.recalls.cancel([task])
             elif cancel:
                 with suppress(UnsupportedByEngine):
-                    task.kill()
+                    task.future.kill()
             else:
                 self._records.order(seat, END)
 

@@ -1,0 +1,56 @@
+"""What tasks print, as far as it has been told: their output, and who follows it."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+from collections.abc import Callable
+
+from encamp.cluster.records import Record
+from encamp.wire.protocol import Said
+
+_log = logging.getLogger("encamp")
+_FOLLOWED = 1 << 20
+"""Characters of a running task's output that are kept; in the end it tells itself what is."""
+
+
+class _Heard:
+    """What was told of one task that still runs."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        """Bytes of its output that were told."""
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        """Characters may come in parts."""
+
+
+class Printed:
+    """The output of one cluster's tasks; ``follow`` gets a task's id and what it has printed."""
+
+    def __init__(self, follow: Callable[[int, str], None] | None) -> None:
+        self.follow = follow
+        self._heard: dict[int, _Heard] = {}
+
+    def said(self, task: Record, envelope: Said) -> None:
+        """A task has printed something."""
+        heard = self._heard.setdefault(task.id, _Heard())
+        raw = envelope.text[max(0, heard.told - envelope.start) :]
+        heard.told = max(heard.told, envelope.start + len(envelope.text))
+        if raw and task.options.heard is not None:
+            task.options.heard(bytes(raw))
+        new = heard.decoder.decode(raw, envelope.last) if self.follow is not None else ""
+        future = task.future
+        if envelope.last:
+            future.output = (envelope.head + envelope.text).decode("utf-8", "replace")
+        else:
+            future.output = (future.output + new)[-_FOLLOWED:]
+        if new and self.follow is not None:
+            try:
+                self.follow(task.id, new)
+            except Exception:  # noqa: BLE001 - it is a user's
+                _log.exception("the function that follows the output of tasks raised")
+
+    def forget(self, task: Record) -> None:
+        """A task has ended."""
+        if self._heard:
+            self._heard.pop(task.id, None)

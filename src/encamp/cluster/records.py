@@ -1,0 +1,242 @@
+"""What the controller knows of a task, of a slot and of a host, and how a task's state changes.
+
+    WAITING ──sent──► SENT ──begins──► RUNNING ──left──► LEFT ──ended──► ENDED
+       ▲                │                 │               │
+       └────────────────┴── waits_again ──┴───────────────┘
+
+A task that waits is in a queue of the scheduler's. One that was sent to a slot may wait there
+behind others, and be given back. When its slot has no more to do with it, it is at its end but
+for outputs that are published, or waits again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from encamp.cluster.functions import Function
+from encamp.cluster.options import Need, Options
+from encamp.cluster.task import Keeper, Task
+from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
+from encamp.wire.frames import Parts
+
+
+class State(Enum):
+    """Where a task is on its way."""
+
+    WAITING = "waiting"
+    SENT = "sent to a slot, and not known to have begun"
+    RUNNING = "running"
+    LEFT = "no longer at its slot"
+    ENDED = "ended"
+
+
+WAITING, SENT, RUNNING, LEFT, ENDED = State
+
+
+class Cause(Enum):
+    """Why a task was ended before it had done its work."""
+
+    KILLED = "killed"
+    TIME = "its time was over"
+    OVERDUE = "a server that answered nothing for too long"
+
+
+class Record:
+    """A task as the controller sees it. ``future`` is what its user has of it."""
+
+    __slots__ = (
+        "arguments",
+        "cause",
+        "devices",
+        "function",
+        "future",
+        "id",
+        "mark",
+        "options",
+        "parts",
+        "place",
+        "state",
+        "unwanted",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        keeper: Keeper,
+        function: Function,
+        arguments: tuple[Any, ...],
+        options: Options,
+    ) -> None:
+        self.id = number
+        self.future = Task(number, options.name, function.timing, keeper)
+        self.function = function
+        self.arguments = arguments
+        self.parts: Parts | None = None
+        """The pickle of its arguments, where that was made when it was spawned."""
+        self.options = options
+        self.state = WAITING
+        self.place: Place | None = None
+        """The slot that it was sent to, until it leaves that."""
+        self.devices: tuple[str, ...] = ()
+        self.cause: Cause | None = None
+        self.unwanted = False
+        """Whether it is to be cancelled if its slot gives it back."""
+        self.mark = (0, 0)
+        """How far it had come when its process died, if it has noted that."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages and errors."""
+        return self.future.name
+
+    @property
+    def label(self) -> str:
+        """What errors call it, which put "task" before it."""
+        return self.options.name or str(self.id)
+
+    # Its states
+
+    def sent(self, place: Place) -> None:
+        """It was given to a slot."""
+        self.place, self.state = place, SENT
+
+    def begins(self) -> None:
+        """It is at the head of its slot's queue now."""
+        place = self.place
+        if self.state is SENT and place is not None:
+            self.state = RUNNING
+            self.future.set_begun(place.station.name, place.number)
+
+    def left(self) -> None:
+        """Its slot has no more to do with it."""
+        if self.state is not ENDED:
+            self.state = LEFT
+        self.place = None
+
+    def waits_again(self) -> None:
+        """It was given back, and has not begun."""
+        if self.state is not ENDED:
+            self.state = WAITING
+            self.future.set_waiting()
+
+    def ended(self) -> None:
+        """It has ended: what takes memory is not kept."""
+        self.state = ENDED
+        self.arguments, self.parts = (), None
+
+    def end_soon(self, cause: Cause) -> None:
+        """Note why it is to end; the first cause counts."""
+        if self.cause is None:
+            self.cause = cause
+
+    def why_ended(self, place: Place, exit_code: int | None, why: str) -> EncampError:
+        """What is told of it if its slot was ended, or ended by itself."""
+        if self.cause is Cause.KILLED:
+            return TaskKilled(self.label, place.station.name)
+        if self.cause is Cause.TIME and self.options.time_limit is not None:
+            return TimeLimitExceeded(self.label, None, self.options.time_limit)
+        return TaskLost(self.label, place.station.name, exit_code, why)
+
+
+class Place:
+    """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
+
+    __slots__ = (
+        "agent",
+        "ahead",
+        "around",
+        "backlog",
+        "changes",
+        "closed",
+        "known",
+        "life",
+        "number",
+        "runs",
+        "station",
+        "stopping",
+        "ticket",
+    )
+
+    def __init__(self, agent: int, number: int, station: Station) -> None:
+        self.agent, self.number, self.station = agent, number, station
+        self.ahead: deque[Record] = deque()
+        self.backlog = 0.0
+        """Seconds of work that it has."""
+        self.known: set[int] = set()
+        """Numbers of the functions that it has."""
+        self.around = b""
+        """What it was told of the program's surroundings."""
+        self.changes = 0
+        """`Kept.changes` when these were looked through."""
+        self.closed = False
+        self.stopping = False
+        """Whether its process was asked to end, and has not ended yet."""
+        self.life = 0
+        self.runs = 0
+        """Messages with calls that were sent to it."""
+        self.ticket = 0
+        """Of the last request to give calls back, until it is answered."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """What it is called in a `Need`."""
+        return self.agent, self.number
+
+
+class Station:
+    """A host as the scheduler sees it."""
+
+    def __init__(self, name: str, cores: int, memory: int, gpus: Iterable[str]) -> None:
+        self.name, self.cores, self.memory = name, cores, memory
+        self.gpus = list(gpus)
+        self.all_gpus = len(self.gpus)
+        self.places: list[Place] = []
+        self.free: dict[Place, None] = {}
+        self.used_cores = 0
+        self.used_memory = 0
+        self.wide = 0
+        """Running tasks that need more than one core."""
+        self.reserved = False
+        self.bucket = -1
+
+    def room(self) -> int:
+        """How many plain tasks can begin here now."""
+        if self.reserved:
+            return 0
+        cores = self.cores if self.wide else max(self.cores, len(self.places))
+        return max(0, min(len(self.free), cores - self.used_cores))
+
+    def can(self, need: Need) -> bool:
+        """Whether it could meet a need if nothing else ran."""
+        wide = need.cores if need.cores > 1 else 0
+        if need.place is not None and self.only(need, self.places) is None:
+            return False
+        return wide <= self.cores and need.memory <= self.memory and need.gpus <= self.all_gpus
+
+    def fits(self, need: Need) -> bool:
+        """Whether it can meet a need now."""
+        return self.lacks_slots_only(need) and self._has_slots(need)
+
+    def lacks_slots_only(self, need: Need) -> bool:
+        """Whether a need could be met if enough slots and cores were free."""
+        return self.used_memory + need.memory <= self.memory and need.gpus <= len(self.gpus)
+
+    def _has_slots(self, need: Need) -> bool:
+        if self.slot_for(need) is None:
+            return False
+        most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
+        return self.used_cores + need.cores <= most
+
+    def slot_for(self, need: Need) -> Place | None:
+        """A free slot for a need; None if there is none."""
+        if need.place is None:
+            return next(iter(self.free), None)
+        return self.only(need, self.free)
+
+    @staticmethod
+    def only(need: Need, places: Iterable[Place]) -> Place | None:
+        """The only slot that a need may have, if it is among these."""
+        return next((place for place in places if place.key == need.place), None)

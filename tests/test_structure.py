@@ -1,0 +1,80 @@
+"""The package's structure: nothing imports in a circle, and each folder says what lives there."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parents[1] / "src"
+MOST = 21
+"""Modules in one folder."""
+
+
+def _modules(source: Path) -> dict[str, Path]:
+    found = {}
+    for path in source.rglob("*.py"):
+        parts = path.relative_to(source).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """What runs when a module is loaded, or is only there for types."""
+    for statement in body:
+        yield statement
+        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+            for part in ("body", "orelse", "handlers", "finalbody"):
+                yield from _statements(getattr(statement, part, ()))
+
+
+def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    for statement in _statements(ast.parse(path.read_text()).body):
+        if isinstance(statement, ast.ImportFrom) and statement.module is not None:
+            for alias in statement.names:
+                inner = f"{statement.module}.{alias.name}"
+                yield inner if inner in modules else statement.module
+        elif isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+
+
+def _circle(source: Path) -> list[str]:
+    """Modules that import each other in a circle, those for type checkers counted; or none."""
+    modules = _modules(source)
+    graph = {
+        name: {other for other in _imported(path, modules) if other in modules and other != name}
+        for name, path in modules.items()
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as exc:
+        return list(exc.args[1])
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
+    assert _circle(SOURCE) == []
+
+
+def test_a_circle_is_found_also_where_a_part_of_it_is_for_types_only(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "__init__.py").write_text("")
+    (tmp_path / "some" / "one.py").write_text("def f():\n    from some import other\n")
+    (tmp_path / "some" / "other.py").write_text("from some.one import f\n")
+    assert _circle(tmp_path) == []
+    for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from some import other\n"
+    (tmp_path / "some" / "one.py").write_text(for_types)
+    assert set(_circle(tmp_path)) == {"some.one", "some.other"}
+
+
+FOLDERS = [path.parent for path in SOURCE.rglob("__init__.py")]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_folder_says_what_lives_there_and_is_small_enough_to_be_read(folder: Path) -> None:
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    assert said
+    assert len(list(folder.glob("*.py"))) - 1 <= MOST
