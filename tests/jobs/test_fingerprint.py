@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import encamp
 from encamp.jobs.plan.fingerprint import _Hasher, fingerprint
-from encamp.jobs.plan.quick_digest import NotPlainError, quick_digest
+from encamp.jobs.plan.quick_digest import Fields, NotPlainError, digest_of_calls, quick_digest
 
 PROJECT = {
     "low.py": """\
@@ -420,3 +421,16 @@ def test_what_is_not_plain_goes_the_long_way() -> None:
         with pytest.raises(NotPlainError):
             quick_digest(value)
         assert fingerprint(value) == _Hasher().digest(value).hex()
+
+
+@pytest.mark.parametrize("env", [{}, {"A": "1"}, {"B": "2", "A": "1"}, {"A": "1", "B": "2"}])
+def test_the_quick_digest_of_a_command_is_that_of_its_fields(env: dict[str, str]) -> None:
+    command = encamp.command("sort a.txt", env=env)
+    facts = {name: getattr(command, name) for name in command.__dataclass_fields__}
+    quick = Fields(facts, "line")
+    assert quick.digest(command) == quick.digest(command) == quick_digest(facts)
+
+
+def test_the_quick_digest_of_calls_is_that_of_their_list() -> None:
+    calls = [((1, "two"), {}), ((), {"three": [4.0, None]})]
+    assert digest_of_calls(calls) == quick_digest(calls)

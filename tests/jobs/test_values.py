@@ -87,6 +87,42 @@ def test_parameters_are_those_of_the_job_as_it_is_now(here: Path) -> None:
     assert {row["lot"] for row in in_file()} == {"8"}
 
 
+def test_a_run_in_which_nothing_changed_does_not_write_the_table_again(here: Path) -> None:
+    sweep().run(slots=2)
+    first = TABLE.stat()
+    assert sweep().run(slots=2).count("up to date") == 3
+    assert TABLE.stat().st_ino == first.st_ino
+    TABLE.write_text("somebody was here\n")
+    sweep().run(slots=2)
+    assert in_file() == as_texts(ROWS)
+    TABLE.unlink()
+    sweep().run(slots=2)
+    assert in_file() == as_texts(ROWS)
+
+
+def test_the_table_has_the_order_and_the_tasks_of_the_job_as_it_is_now(here: Path) -> None:
+    sweep().run(slots=2)
+    job = sweep()
+    job.tasks = dict(reversed(job.tasks.items()))
+    assert job.run(slots=2).count("up to date") == 3
+    assert in_file() == as_texts(ROWS[::-1])
+    del job.tasks["tt-1"]
+    job.run(slots=2)
+    assert in_file() == as_texts([ROWS[2], ROWS[1]])
+
+
+def test_columns_are_those_of_all_rows_also_where_the_first_has_fewer(here: Path) -> None:
+    job = encamp.Job("sweep", to="out")
+    job.add("a", encamp.call(doubled, 4))
+    job.add("b", encamp.call(gain, "tt", run=1))
+    job.run(slots=1)
+    assert TABLE.read_text().splitlines() == [
+        "task,run,value,corner,gain,ok,label",
+        "a,4,8,,,,",
+        "b,1,,tt,41.0,False,TT",
+    ]
+
+
 def test_a_number_alone_is_a_column_and_nothing_makes_no_row(here: Path) -> None:
     job = encamp.Job("sweep", to="out")
     job.add("a", encamp.call(doubled, 4))

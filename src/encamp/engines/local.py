@@ -40,6 +40,11 @@ class LocalEngine(MemoryEnd, Engine):
 
 def open_end(slots: int | None = None) -> LocalEngine:
     """The controller's end, for ``slots`` slots or as many as this process has cores."""
-    if slurm.count() > 1:
-        warnings.warn(_ALONE.format(hosts=slurm.count()), stacklevel=2)
+    warn_if_alone()
     return LocalEngine(slots or 0)
+
+
+def warn_if_alone() -> None:
+    """Warn where Slurm has given other hosts as well."""
+    if slurm.count() > 1:
+        warnings.warn(_ALONE.format(hosts=slurm.count()), stacklevel=3)

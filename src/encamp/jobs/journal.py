@@ -503,23 +503,26 @@ def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Place]]:
 
 _DECODER = msgspec.json.Decoder(Record)
 _SEEN = msgspec.json.Decoder(Line)
+_NO_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def decoded(line: bytes) -> Record | None:
     """A line as a record; None if it is none, as one is that was cut off."""
-    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+    try:
         if _MARK not in line:
             return _DECODER.decode(line)
         return msgspec.convert(_unescaped(msgspec.json.decode(line)), Record)
-    return None
+    except _NO_RECORD:
+        return None
 
 
 def seen(line: bytes, task: str | None = None) -> Line | None:
     """A line as far as a run must know it; None if it is none, or of another ``task``."""
-    with suppress(msgspec.MsgspecError, ValueError, RecursionError):
+    try:
         if _MARK not in line:
             found = _SEEN.decode(line)
         else:
             found = msgspec.convert(_unescaped(msgspec.json.decode(line)), Line)
-        return found if task in (None, found.task) else None
-    return None
+    except _NO_RECORD:
+        return None
+    return found if task in (None, found.task) else None

@@ -18,6 +18,8 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
+from encamp import quota
+from encamp.engines.local import warn_if_alone
 from encamp.engines.registry import launched
 from encamp.errors import (
     BadDestination,
@@ -70,13 +72,15 @@ from encamp.jobs.report.last_report import keep_report
 from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.report.report import write_page
 from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
-from encamp.jobs.report.table import write_table
+from encamp.jobs.report.table import facts_of, write_table
 from encamp.jobs.worker.attempt import Abandoned, attempt
 from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
 from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.time_left import TimeLeft
+from encamp.jobs.worker.watchers import Watchers
 from encamp.jobs.worker.work import Outcome, Work, log_name
 from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
+from encamp.quantities import whole
 from encamp.slot.program import check_slots
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
@@ -191,25 +195,37 @@ def _check(executor: object) -> None:
 def _pool(
     executor: Executor | Cluster | None, options: Options
 ) -> Iterator[tuple[Executor, int | None]]:
-    """The user's executor, or a cluster whose agents watch over a slot for each task."""
+    """The user's executor, or one whose workers watch over a slot for each task."""
     if isinstance(executor, Executor):
         yield one_worker_a_call(executor), _workers_of(executor)
         return
-    from encamp.executor.executor import Executor as ClusterExecutor
-
     if executor is not None:
+        from encamp.executor.executor import Executor as ClusterExecutor
+
         with ClusterExecutor(executor) as view:
             yield view, executor.slots
         return
-    pool = ClusterExecutor(
-        options.engine, slots=options.workers, inline="threads", **options.engine_options
-    )
+    pool, workers = _own_pool(options)
     try:
-        yield pool, pool.cluster.slots
+        yield pool, workers
     finally:
         pool.shutdown(cancel_futures=True)
         slots_here().close()
         reclaim()  # a slot that was stopped while it removed its folder has left the rest
+
+
+def _own_pool(options: Options) -> tuple[Executor, int]:
+    """Threads of this program, or a cluster whose agents have some."""
+    if options.engine == "local" and not options.engine_options:
+        warn_if_alone()
+        slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
+        return Watchers(slots), slots
+    from encamp.executor.executor import Executor as ClusterExecutor
+
+    pool = ClusterExecutor(
+        options.engine, slots=options.workers, inline="threads", **options.engine_options
+    )
+    return pool, pool.cluster.slots
 
 
 def _workers_of(executor: Executor) -> int | None:
@@ -861,7 +877,8 @@ class _Run:
         write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
         keep_report(for_disk, self.journal.own_folder)
-        write_table(self._with_values, self.journal.own_folder)
+        made_of = None if self.passed_over else facts_of(self.job.tasks, self.ended.done)
+        write_table(self._with_values, self.journal.own_folder, made_of)
         self.progress.finished(report)
         return report
 
@@ -874,7 +891,7 @@ class _Run:
                 if record is not None and record.report is not None:
                     yield replace(record.report, parameters=self._parameters_of(name))
             elif self._is_done(name):
-                yield self.ended.named(name)
+                yield self.ended.valued(name)
 
     def _too_many(self) -> list[str]:
         if not self.enough:
@@ -883,5 +900,5 @@ class _Run:
         return [f"no more tasks were begun after {most} had failed; run again to go on"]
 
     def _executor_name(self) -> str:
-        cluster = getattr(self.executor, "cluster", None)
-        return type(self.executor).__name__ if cluster is None else cluster.about
+        told = getattr(self.executor, "cluster", self.executor)
+        return getattr(told, "about", None) or type(self.executor).__name__

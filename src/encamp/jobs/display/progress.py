@@ -84,6 +84,7 @@ class Shielded:
         """Whether it looks at more than state and reason of what is up to date."""
         self.wants_status = callable(getattr(progress, "status", None))
         """Whether it is to be told how the run stands, about twice a second."""
+        self.is_silent = type(progress) is Silent
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         """See `Progress.began`."""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from encamp.errors import printable, shortened
 from encamp.jobs.journal import Key, Line
 from encamp.jobs.plan.fingerprint import digest, fingerprint
-from encamp.jobs.plan.quick_digest import Fields, NotPlainError, joined
+from encamp.jobs.plan.quick_digest import Fields, NotPlainError, digest_of_calls, joined
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.trusted import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
@@ -54,26 +54,35 @@ class Keys:
         ``digests`` are of the inputs that other tasks made, by target: these count by their
         bytes, whenever they were made.
         """
-        given = [item for item in inputs if item.target not in digests] if digests else inputs
-        taken = [
-            (str(item.source), item.target, digests[item.target])
-            for item in (inputs if digests else ())
-            if item.target in digests
-        ]
-        calls = [step for step in task.steps if isinstance(step, Call)]
-        lines = [step for step in task.steps if isinstance(step, Command)]
-        kinds = tuple(isinstance(step, Call) for step in task.steps)
-        parts = {
-            "code": self._codes(tuple(map(self._code_of, calls))) if calls else "",
-            "arguments": fingerprint([(c.args, c.kwargs) for c in calls]) if calls else "",
-            "commands": self._commands(kinds, lines) if lines else self._no_lines(kinds),
-            "inputs": fingerprint(identity(given)) if given else "",
-            "taken": fingerprint(sorted(taken)) if taken else "",
-            JOB_INPUTS: self.of_job_inputs,
-            "outputs": self._outputs(task.outputs),
-            "values": fingerprint(task.values) if task.values else "",
-        }
-        return {name: digest for name, digest in parts.items() if digest}
+        kinds = tuple([isinstance(step, Call) for step in task.steps])
+        key = {}
+        if any(kinds):
+            calls = [step for step in task.steps if isinstance(step, Call)]
+            key["code"] = self._codes(tuple([self._code_of(call) for call in calls]))
+            key["arguments"] = _arguments([(call.args, call.kwargs) for call in calls])
+        if all(kinds):
+            key["commands"] = self._no_lines(kinds)
+        else:
+            lines = [step for step in task.steps if isinstance(step, Command)]
+            key["commands"] = self._commands(kinds, lines)
+        if inputs:
+            key |= self._of_inputs(inputs, digests)
+        key[JOB_INPUTS] = self.of_job_inputs
+        key["outputs"] = self._outputs(task.outputs)
+        if task.values:
+            key["values"] = fingerprint(task.values)
+        return key
+
+    def _of_inputs(self, inputs: list[Item], digests: Mapping[str, str]) -> Key:
+        """Of the inputs, and of those among them that other tasks made."""
+        parts = {}
+        if given := [item for item in inputs if item.target not in digests]:
+            parts["inputs"] = fingerprint(identity(given))
+        if len(given) < len(inputs):
+            taken = [item for item in inputs if item.target in digests]
+            facts = [(str(item.source), item.target, digests[item.target]) for item in taken]
+            parts["taken"] = fingerprint(sorted(facts))
+        return parts
 
     def _outputs_of(self, outputs: tuple[Output, ...]) -> str:
         """Of the destination, which is the same for all tasks, and a list of outputs."""
@@ -99,6 +108,13 @@ class Keys:
             return fingerprint(step.function)
 
 
+def _arguments(calls: list[tuple[object, object]]) -> str:
+    try:
+        return digest_of_calls(calls).hex()
+    except NotPlainError:
+        return fingerprint(calls)
+
+
 _COMMAND = Fields(Command.__dataclass_fields__, "line")
 _WHERE = {"at", "trust"}
 """What an output is told of its folder, which says no more than ``to`` and the destination."""
@@ -118,9 +134,10 @@ def why_run(
     """
     if record is None or record.report is None:
         return "it was not done before"
-    for part, words in _WORDS.items():
-        if record.key.get(part) != key.get(part):
-            return f"{words} changed"
+    if record.key != key:  # which may also have parts that only another version knows
+        for part, words in _WORDS.items():
+            if record.key.get(part) != key.get(part):
+                return f"{words} changed"
     for output in record.report.outputs:
         if not makes(output.path):
             return f"the journal names {shortened(printable(output.path))}, which it cannot make"

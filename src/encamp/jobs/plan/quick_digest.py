@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 SIZE = 16
 """Bytes of a digest."""
@@ -30,6 +30,12 @@ def quick_digest(value: object, depth: int = 0) -> bytes:
     return found(value, depth)
 
 
+def digest_of_calls(calls: Iterable[tuple[object, object]]) -> bytes:
+    """`quick_digest` of a list of pairs, the arguments of calls by their places and by names."""
+    each = [joined(b"tuple", (quick_digest(args), quick_digest(kw))) for args, kw in calls]
+    return joined(b"list", each)
+
+
 def joined(kind: bytes, digests: Iterable[bytes]) -> bytes:
     """The digest of what has these parts."""
     return blake2b(_BEFORE_DIGEST.join([kind, *digests]), digest_size=SIZE).digest()
@@ -48,6 +54,19 @@ def _of_text(text: Any, _depth: int) -> bytes:
     return _of_short(text) if len(text) < _SHORT else _of_short.__wrapped__(text)
 
 
+class _Items(NamedTuple):
+    """A dictionary that can be hashed; its values also by their types."""
+
+    items: tuple[tuple[str, object], ...]
+    kinds: tuple[type, ...]
+
+
+def _hashable(value: object) -> object:
+    if type(value) is not dict:
+        return value
+    return _Items(tuple(value.items()), tuple(map(type, value.values())))
+
+
 class Fields:
     """Digests of objects as dictionaries of their fields, where all but one often repeat."""
 
@@ -64,15 +83,16 @@ class Fields:
         """
         rest = [other[name] if name in other else getattr(value, name) for name in self._rest]
         try:
-            before, after = self._around(*rest)
-        except TypeError:  # what cannot be hashed, as a dictionary
+            before, after = self._around(*map(_hashable, rest))
+        except TypeError:  # what cannot be hashed
             before, after = self._made_around(*rest)
         own = quick_digest(getattr(value, self._own))
         return blake2b(before + own + after, digest_size=SIZE).digest()
 
     def _made_around(self, *rest: object) -> tuple[bytes, bytes]:
         """What is hashed before and after the digest of the field that does not repeat."""
-        values = dict(zip(self._rest, rest, strict=True))
+        plain = [dict(one.items) if type(one) is _Items else one for one in rest]
+        values = dict(zip(self._rest, plain, strict=True))
         before: list[bytes] = [b"dict"]
         after: list[bytes] = []
         for name in self._names:

@@ -11,14 +11,21 @@ import msgspec
 from encamp.model import TaskReport
 
 _DEEPEST = 64
+_LONG = 4096
+"""Bits of a number that Python may refuse to write in decimal."""
 
 
 def task_json(task: TaskReport) -> bytes:
     """A task as JSON; what msgspec does not take, or takes in another way, goes the long way."""
     with suppress(TypeError, ValueError, OverflowError):
-        if task.value is None or type(task.value) in (str, float, bool):
+        if task.value is None or type(task.value) in (str, float, bool) or _is_short(task.value):
             return msgspec.json.encode(task)
     return msgspec.json.encode(carried(task))
+
+
+def _is_short(value: object) -> bool:
+    """Whether a value is a number that is written as it is."""
+    return type(value) is int and value.bit_length() < _LONG
 
 
 def carried(value: Any, above: tuple[int, ...] = ()) -> Any:
@@ -31,7 +38,7 @@ def carried(value: Any, above: tuple[int, ...] = ()) -> Any:
         return float(value)
     if isinstance(value, int):
         # Python refuses to write much longer numbers in decimal.
-        return int(value) if value.bit_length() < 4096 else hex(value)
+        return int(value) if value.bit_length() < _LONG else hex(value)
     if id(value) in above or len(above) > _DEEPEST:
         return "…"
     return _carried_parts(value, (*above, id(value)))

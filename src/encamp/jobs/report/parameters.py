@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
@@ -40,17 +40,35 @@ def parameters_of(task: Task) -> dict[str, Scalar]:
     """Those that were given, else the simple arguments of its last Python step, by their names."""
     if task.parameters is not None:
         return dict(zip(*task.parameters, strict=True))
-    last = next((step for step in reversed(task.steps) if isinstance(step, Call)), None)
+    last = _last_call(task)
     return {} if last is None else _arguments(last)
+
+
+def parameters_but_values(task: Task) -> object:
+    """What they depend on besides the arguments of its steps, which are part of its key."""
+    if task.parameters is not None:
+        return task.parameters
+    last = _last_call(task)
+    return None if last is None else _names_of(last)
+
+
+def _last_call(task: Task) -> Call | None:
+    for step in reversed(task.steps):
+        if isinstance(step, Call):
+            return step
+    return None
+
+
+def _names_of(step: Call) -> Sequence[str]:
+    with suppress(TypeError, ValueError):  # not hashable, or without a signature
+        return _names(step.function)
+    return ()
 
 
 def _arguments(step: Call) -> dict[str, Scalar]:
     if not (step.args or step.kwargs):
         return {}
-    names: Iterable[str] = ()
-    with suppress(TypeError, ValueError):  # not hashable, or without a signature
-        names = _names(step.function)
-    given = {**dict(zip(names, step.args, strict=False)), **step.kwargs}
+    given = {**dict(zip(_names_of(step), step.args, strict=False)), **step.kwargs}
     simple = {name: _plain(value) for name, value in given.items()}
     return {name: value for name, value in simple.items() if _is_simple(value)}
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, get_args, overload
 
 import msgspec
@@ -28,6 +29,9 @@ _STATES: tuple[State, ...] = get_args(State)
 _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 UNCHANGED = "nothing changed"
 """Why a task that is up to date did not run."""
+_WELL: tuple[State, ...] = ("done", "up to date")
+_DIGEST = 32
+"""Bytes of a digest."""
 _WAITING = TaskReport("", "waiting", why="the run was stopped before it was done")
 _NO_VALUE = b'"value":null,'
 _PLAIN = (str, bool, int, float)
@@ -37,6 +41,16 @@ class _Report(msgspec.Struct):
     report: msgspec.Raw
 
 
+class _Valued(msgspec.Struct):
+    value: Any = None
+    not_kept: str = ""
+
+
+class _ValuedLine(msgspec.Struct):
+    report: _Valued | None = None
+
+
+_VALUED = msgspec.json.Decoder(_ValuedLine)
 _REPORT = msgspec.json.Decoder(_Report)
 _EMPTY = msgspec.to_builtins(TaskReport("", "done"))
 """What is not in lines that older versions have written."""
@@ -57,6 +71,7 @@ class Reports(TaskReports):
         self._parameters = parameters
         self.has_values = False
         """Whether a task may have one."""
+        self._done = 0
         self._names = tuple(names)
         self._at: dict[str, int] = {}
         """Task → the number of its line."""
@@ -82,6 +97,8 @@ class Reports(TaskReports):
 
     def _add(self, name: str, line: bytes, state: State) -> None:
         self._at[name] = len(self._states)
+        if state in _WELL:
+            self._done += int.from_bytes(sha256(line).digest())
         self.has_values = self.has_values or _NO_VALUE not in line
         self._states.append(_NUMBERS[state])
         self._open.append(line.rstrip(b"\n"))
@@ -95,6 +112,11 @@ class Reports(TaskReports):
         vars(other).update(vars(self))
         other._values = {}
         return other
+
+    @property
+    def done(self) -> bytes:
+        """Tells one set of records of tasks that are done from another, whatever their order."""
+        return (self._done % (1 << 8 * _DIGEST)).to_bytes(_DIGEST)
 
     @property
     def ended(self) -> int:
@@ -122,6 +144,20 @@ class Reports(TaskReports):
         if record is None or record.report is None:  # only by somebody else's hand
             return self._completed(name, TaskReport(name, self.state(name)))
         return self._completed(name, record.report)
+
+    def valued(self, name: str) -> TaskReport:
+        """The report of a task as far as its row in the table needs it."""
+        number = self._at.get(name)
+        line = b"" if number is None or name in self._values else self._line(number)
+        try:
+            found = _VALUED.decode(line).report if not has_odd(line) else None
+        except ValueError:
+            found = None
+        if found is None:
+            return self.named(name)
+        parameters, lost = self._parameters(name), found.not_kept
+        value = found.value
+        return TaskReport(name, "done", value=value, parameters=parameters, not_kept=lost)
 
     def _completed(self, name: str, report: TaskReport) -> TaskReport:
         state = self.state(name)
@@ -185,5 +221,7 @@ def as_list_if_few(reports: Reports) -> Sequence[TaskReport]:
 
 def tell_up_to_date(progress: Progress, name: str, reports: Reports) -> None:
     """A task is up to date: what no one looks at of its report is not made for our own displays."""
+    if getattr(progress, "is_silent", False):
+        return
     whole = getattr(progress, "wants_whole_reports", True)
     progress.ended(reports.named(name) if whole else TaskReport(name, "up to date", why=UNCHANGED))

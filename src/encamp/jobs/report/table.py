@@ -4,31 +4,89 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from hashlib import blake2b
+from typing import IO
 
-from encamp.errors import BadValues
+import msgspec
+
+from encamp.errors import BadValues, NotOurs
+from encamp.jobs.report.parameters import parameters_but_values
+from encamp.jobs.steps import Task
 from encamp.model import TaskReport
 from encamp.storage.disk.disk import disk_full
-from encamp.storage.disk.own_files import OwnFolder
+from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.values import Scalar
+from encamp.version import __version__
 
 NAME = "results.csv"
+_NOTE = "table.json"
+_MOST_NOTE = 1 << 12
 Row = dict[str, Scalar]
 
 
-def write_table(reports: Callable[[], Iterable[TaskReport]], folder: OwnFolder) -> None:
-    """Write the rows of tasks; they are gone through twice, since there may be a million."""
-    columns = list(dict.fromkeys(name for row in _rows(reports()) for name in row))
+class Written(msgspec.Struct, frozen=True):
+    """Of what the table was made, and the file as it was when it was whole."""
+
+    made_of: str
+    size: int
+    mtime_ns: int
+
+
+def facts_of(tasks: Mapping[str, Task], done: bytes) -> str:
+    """A digest of all that the rows are made of.
+
+    These are the tasks and their parameters as they are now, and ``done``, which stands for the
+    journal's records of what is done.
+    """
+    digest = blake2b(done + __version__.encode(), digest_size=16)
+    for name, task in tasks.items():
+        digest.update(repr((name, parameters_but_values(task))).encode())
+    return digest.hexdigest()
+
+
+def write_table(
+    reports: Callable[[], Iterable[TaskReport]], folder: OwnFolder, made_of: str | None = None
+) -> None:
+    """Write the rows of tasks; there may be a million, so none is kept.
+
+    ``made_of`` says of which facts, see `facts_of`: a table of the same ones that is there already
+    stays. None: that is not known.
+    """
     with folder.opened(make=True) as files:
-        if not columns:
+        if made_of is not None and _is_there(files, made_of):
+            return
+        files.remove(_NOTE)
+        first = next(_rows(reports()), None)
+        if first is None:
             files.remove(NAME)
             return
         try:
             with files.replacing(NAME) as file:
-                file.writelines(_lines(columns, _rows(reports())))
+                _write(file, list(first), reports)
+            if made_of is not None:
+                _note(files, made_of)
         except OSError as exc:
             raise (disk_full(exc, files.path / NAME, 0) or exc) from exc
+
+
+def _is_there(files: OwnFiles, made_of: str) -> bool:
+    """Whether the table of these facts is as it was written."""
+    with suppress(OSError, ValueError, NotOurs):
+        noted = msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Written)
+        return noted == _written(files, made_of)
+    return False
+
+
+def _note(files: OwnFiles, made_of: str) -> None:
+    with files.replacing(_NOTE) as file:
+        file.write(msgspec.json.encode(_written(files, made_of)))
+
+
+def _written(files: OwnFiles, made_of: str) -> Written:
+    status = files.status(NAME)
+    return Written(made_of, status.st_size, status.st_mtime_ns)
 
 
 def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
@@ -39,12 +97,32 @@ def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
                 yield row
 
 
+class _MoreColumns(Exception):
+    """A row has columns that were not known."""
+
+
+def _write(
+    file: IO[bytes], columns: list[str], reports: Callable[[], Iterable[TaskReport]]
+) -> None:
+    """Write all rows; again if there are more ``columns`` than those of the first row."""
+    try:
+        file.writelines(_lines(columns, _rows(reports())))
+    except _MoreColumns:
+        file.seek(0)
+        file.truncate()
+        columns = list(dict.fromkeys(name for row in _rows(reports()) for name in row))
+        file.writelines(_lines(columns, _rows(reports())))
+
+
 def _lines(columns: list[str], rows: Iterable[Row]) -> Iterator[bytes]:
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    known = frozenset(columns)
     for row in rows:
-        writer.writerow(row)
+        if not row.keys() <= known:
+            raise _MoreColumns
+        writer.writerow([row.get(name, "") for name in columns])
         yield text.getvalue().encode("utf-8", "backslashreplace")
         text.seek(0)
         text.truncate()

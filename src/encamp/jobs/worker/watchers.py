@@ -1,0 +1,67 @@
+"""The executor that jobs use on this machine: threads, each of which watches over a slot.
+
+What a job submits, `attempt.attempt`, hands its work to a process. So nothing need be pickled on
+the way to a thread, or back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from functools import partial
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, ParamSpec, TypeVar
+
+from encamp.agent.process import STOP_WITHIN
+from encamp.engines.kit.streams import open_standard_streams
+from encamp.slot.files import need_files
+from encamp.storage.sizes import counted
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Watchers(Executor):
+    """As many threads as there are slots; ``about`` says that in a few words.
+
+    A thread that hangs does not keep the program from ending.
+    """
+
+    def __init__(self, slots: int) -> None:
+        open_standard_streams()
+        need_files(slots)
+        self.about = f"{counted(slots, 'slot')} on this host"
+        self._orders: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._threads = [
+            Thread(target=self._work, name=f"slot-{number}", daemon=True) for number in range(slots)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """See `concurrent.futures.Executor.submit`."""
+        future: Future[T] = Future()
+        self._orders.put((future, partial(fn, *args, **kwargs)))
+        return future
+
+    def _work(self) -> None:
+        while (order := self._orders.get()) is not None:
+            future, call = order
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(call())
+                except BaseException as exc:  # noqa: BLE001 - for whoever asks for the result
+                    future.set_exception(exc)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Have the threads end; waits some seconds at most for what still runs."""
+        while cancel_futures and not self._orders.empty():
+            if (order := self._orders.get()) is not None:
+                order[0].cancel()
+        for _ in self._threads:
+            self._orders.put(None)
+        deadline = time.monotonic() + STOP_WITHIN
+        for thread in self._threads if wait else ():
+            thread.join(max(0.0, deadline - time.monotonic()))
