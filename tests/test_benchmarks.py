@@ -184,3 +184,22 @@ def test_the_figures_of_services_are_measured(here: Path) -> None:
         "broadcast to 8 servers, to one call",
     ]
     assert all(figure.value > 0 for figure in figures)
+
+
+def test_the_comparison_finds_what_each_system_does_after_changes_and_a_kill(here: Path) -> None:
+    need("ngspice", shutil.which("ngspice") is not None)
+    need("parallel", shutil.which("parallel") is not None)
+    compared = _module("compared")
+    chosen = [system for system in compared.SYSTEMS if system.name in ("GNU parallel", "encamp")]
+    theirs, ours = (compared.compare(one, here / one.file, 6) for one in chosen)
+    assert (theirs.first.calls, ours.first.calls) == (6, 6)
+    assert (theirs.again.calls, ours.again.calls) == (0, 0)
+    assert (theirs.noticed, ours.noticed) == (False, True)
+    assert (theirs.rows, ours.rows) == (5, 5)
+    assert theirs.right
+    assert ours.right
+    page = here / "page.md"
+    page.write_text(f"before\n{compared.BEGIN}\nold\n{compared.END}\nafter\n")
+    compared.write(compared.table([theirs, ours], 6), page)
+    assert "| Lines of user code | 12 | 7 |" in page.read_text()
+    assert "old" not in page.read_text().splitlines()
