@@ -8,9 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-from encamp.jobs.worker.slots import slots_here
-from encamp.storage.roots import LOCAL
-
 
 def double(scale: int) -> int:
     """Read ``numbers.txt``, write ``doubled.txt``; says so on both outputs."""
@@ -42,6 +39,9 @@ def meet(mine: str, others: list[str], place: str, seconds: float = 60.0) -> Non
 
 def close_slots(mine: str, place: str, storage: str) -> None:
     """End the slots of one of two workers, which meet in a folder, and settle its storage."""
+    from encamp.jobs.worker.slots import slots_here  # slots themselves do without
+    from encamp.storage.roots import LOCAL
+
     meet(mine, ["0", "1"], place)
     slots_here().close()
     os.environ[LOCAL] = storage
