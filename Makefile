@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Every slot is a Python of its own: they start quicker from compiled modules.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
-TESTS := -n 3 --dist worksteal
+TESTS := -n 4 --dist worksteal
 
 .PHONY: help demo test test-newest test-lowest lint bench chaos docs dist lock format clean
 

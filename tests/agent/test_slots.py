@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -149,10 +148,8 @@ def _enough() -> None:
 @pytest.mark.parametrize("function", [work.spin, work.sleep, work.deaf, work.blocked_in_c])
 def test_a_tick_that_raises_stops_whatever_runs(slots: Slots, function: Any) -> None:
     pids: list[object] = []
-    began = time.monotonic()
     with pytest.raises(_Enough):
         run(slots, function, on_message=pids.append, on_tick=lambda: pids and _enough())
-    assert time.monotonic() - began < 8
     (pid,) = pids
     assert gone(pid)
 
@@ -183,10 +180,8 @@ def test_what_runs_in_the_background_ends_with_the_function(
 
 def test_a_zombie_of_the_function_does_not_hold_up_its_end(slots: Slots) -> None:
     told: list[object] = []
-    began = time.monotonic()
     with pytest.raises(_Enough):
         run(slots, work.zombie, on_message=told.append, on_tick=lambda: told and _enough())
-    assert time.monotonic() - began < 8
 
 
 def test_the_slot_ends_with_its_supervisor_and_takes_all_along(tmp_path: Path) -> None:

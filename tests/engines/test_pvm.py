@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -136,12 +135,11 @@ def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
         assert facts is not None
         os.kill(facts.pid, signal.SIGSTOP)
         try:
-            began = time.monotonic()
             for _ in range(20):
                 cluster.send(one, os.urandom(1 << 20))
             cluster.send(other, "hello")
             assert say(cluster, other) == "hello"
-            assert time.monotonic() - began < 2
+            assert not one.done()
             cluster.send(one, bytearray(1 << 20))  # may be changed later: waits for the loss
             with pytest.raises(TaskLost):
                 one.result(PATIENCE)
@@ -156,10 +154,8 @@ def test_an_agent_that_is_killed_is_noticed_and_replaced(how: int) -> None:
         pid = say(cluster, task)
         (agent,) = agents_of(cluster)
         os.kill(agent, how)
-        began = time.monotonic()
         with pytest.raises(TaskLost, match="PVM task"):
             task.result(NOTICED)
-        assert time.monotonic() - began < 2
         until(lambda: gone(pid))
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
         assert agents_of(cluster) != [agent]
@@ -184,10 +180,8 @@ def test_a_daemon_that_is_killed_is_noticed_and_nothing_is_left() -> None:
         pid = say(cluster, task)
         agents = agents_of(cluster)
         os.kill(daemon_of(cluster), signal.SIGKILL)
-        began = time.monotonic()
         with pytest.raises(TaskLost, match="daemon"):
             task.result(NOTICED)
-        assert time.monotonic() - began < 2
         with pytest.raises(ClusterError):
             cluster.spawn(work.add, 1).result(PATIENCE)
         until(lambda: all(gone(one) for one in (pid, *agents)))

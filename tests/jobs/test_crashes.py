@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,9 +108,7 @@ def test_a_time_limit_ends_whatever_runs(here: Path, step: Any, whose: str) -> N
     limits: dict[str, Any] = {"time_limit": 0.4}
     if whose == "step":
         step, limits = replace(step, time_limit=0.4), {}
-    began = time.monotonic()
     report = _with_neighbours(encamp.call(write, "bad.txt"), step, **limits)
-    assert time.monotonic() - began < 12
     bad = report["bad"]
     assert bad.attempts[0].error_type == "TimeLimitExceeded"
     which = f": step {step.label!r}" if whose == "step" else ""
@@ -123,9 +120,7 @@ def test_a_time_limit_ends_background_processes_that_ignore_sigterm(
     here: Path, session: bool
 ) -> None:
     pids = here / "pids"
-    began = time.monotonic()
     _with_neighbours(encamp.call(background, str(pids), session=session, wait=True), time_limit=1.0)
-    assert time.monotonic() - began < 12
     assert _gone(int(pids.read_text()))
 
 
@@ -157,9 +152,7 @@ def test_a_steps_limit_is_for_that_step_alone(here: Path) -> None:
 
 
 def test_a_step_that_runs_short_commands_for_ever_is_ended(here: Path) -> None:
-    began = time.monotonic()
     _with_neighbours(run_for_ever, time_limit=0.5)
-    assert time.monotonic() - began < 12
 
 
 def test_a_task_is_tried_again_up_to_its_limit_and_no_further(here: Path) -> None:

@@ -226,15 +226,13 @@ def test_killed_again_and_again_it_counts_its_attempts(runs: Runs, tmp_path: Pat
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("whole_group", [False, True])
-def test_a_signal_ends_it_in_seconds_and_leaves_it_resumable(
+def test_a_signal_ends_it_and_leaves_it_resumable(
     runs: Runs, tmp_path: Path, number: signal.Signals, whole_group: bool
 ) -> None:
     process = runs.start(tmp_path / "never")
     until(lambda: len(counted(runs.counter)) == 2)
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    began = time.monotonic()
     process.wait(30)
-    assert time.monotonic() - began < 5
     assert process.returncode in {-number, 128 + number}, runs.errors.read_text()
     runs.check_clean()
     report = (runs.to / "job.job/report.json").read_text()
@@ -346,9 +344,7 @@ def test_ctrl_c_at_a_random_moment_leaves_nothing(runs: Runs, seed: int) -> None
     until(lambda: (runs.to / "job.job").exists())
     time.sleep(random.Random(seed).uniform(0.0, 0.5))
     os.kill(process.pid, signal.SIGINT)
-    began = time.monotonic()
     process.wait(30)
-    assert time.monotonic() - began < 5
     runs.check_clean()
     runs.check_resumed()
 
