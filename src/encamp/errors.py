@@ -213,7 +213,7 @@ class NoMatch(InputError):
     def __str__(self) -> str:
         pattern, way_out = printable(self.pattern), ""
         if not self.required_anyway:
-            way_out = ", or mark the input as not required (required=False)"
+            way_out = ", or mark the input as not required"
         if not any(c in self.pattern for c in "*?["):
             where = "" if self.pattern[:1] in ("/", "~") else f" in {printable(self.folder)}"
             return f"there is no {pattern!r}{where}; check its name and folder{way_out}"
@@ -271,7 +271,7 @@ class OutputExists(InputError):
     def __str__(self) -> str:
         return (
             f"{printable(self.path)} is there already and is not to be replaced; "
-            "remove it, or say existing='replace' or existing='keep'"
+            "remove it, or let the output replace or keep what is there (existing)"
         )
 
 
@@ -527,8 +527,8 @@ class ModeRefused(StorageError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path} cannot be mirrored with mode={self.mode!r}: {self.why}; "
-            "mode='auto' takes the best way that there is"
+            f"{self.path} cannot be mirrored in the mode {self.mode!r}: {self.why}; "
+            "the mode 'auto' takes the best way that there is"
         )
 
 
@@ -634,7 +634,7 @@ class InputDamaged(TaskError):
     def __str__(self) -> str:
         return (
             f"task {printable(self.task)} wrote to {printable(self.path)}, an input that it shares "
-            "with other tasks; copy the file before changing it, or mirror it with mode='copy'"
+            "with other tasks; copy the file before changing it, or mirror it with the mode 'copy'"
         )
 
 

@@ -53,7 +53,7 @@ REFUSED = {
     "missing absolute input": ('mirror = "/none/a.txt"', ["there is no '/none/a.txt'; check"]),
     "pattern that matches nothing": (
         'mirror = "data/*.las"',
-        ["no file matches 'data/*.las' in {here}", "check the pattern", "required=False"],
+        ["no file matches 'data/*.las' in {here}", "check the pattern", "not required"],
     ),
     "foreach that matches nothing": (
         'foreach = "data/*.las"',

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -188,3 +190,28 @@ def drawn(of: JobStatus, width: int, height: int = 24) -> list[str]:
 )  # fmt: skip
 def test_times_have_their_units(seconds: float, text: str) -> None:
     assert clock_text(seconds) == text
+
+
+def test_a_script_prints_what_the_command_prints_and_a_library_nothing(here: Path) -> None:
+    Path("library.py").write_text(
+        "import encamp\n"
+        "def run(to):\n"
+        "    job = encamp.Job('quiet', to=to)\n"
+        "    job.add('one', 'true')\n"
+        "    return job.run(slots=1)\n"
+    )
+    script = Path("script.py")
+    script.write_text(
+        "import encamp, library\n"
+        "job = encamp.Job('told', to='results')\n"
+        "job.add('one', 'true')\n"
+        "job.run(slots=1, dry_run=True)\n"
+        "job.run(slots=1)\n"
+        "library.run('results')\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+    first, line, *_, report = done.stderr.splitlines()
+    assert first == "told: 1 task in 1 slot"
+    assert line.startswith("[1/1] done one on ")
+    assert report == f"report: {here}/results/told.job/report.html"

@@ -147,7 +147,7 @@ def test_a_mode_that_cannot_be_had_is_refused_with_the_reason(
     assert (caught.value.mode, caught.value.path) == (mode, str(here / "big"))
     assert caught.value.why == why
     assert why in str(caught.value)
-    assert "mode='auto'" in str(caught.value)
+    assert "the mode 'auto'" in str(caught.value)
 
 
 def test_an_ordinary_user_outside_a_slot_may_not_mount_and_is_told_why() -> None:

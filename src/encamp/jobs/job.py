@@ -198,8 +198,9 @@ class Job:
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress
-            Is told of what happens; by default there is a display where standard error is a
-            terminal, and silence elsewhere.
+            Is told of what happens, see `encamp.jobs.display.progress.Progress`; by default there
+            is a display where standard error is a terminal, and in notebooks. A script prints a
+            line for each task elsewhere, what libraries run there is silent.
 
         What is None is taken from the ``encamp run`` command line, where the script runs under it.
         Tasks that failed do not stop others that do not wait for them. Raises `InputError` of some

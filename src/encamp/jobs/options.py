@@ -34,7 +34,7 @@ class Options:
     keep: Keep = "never"
     shared: bool = False
     progress: Progress | None = None
-    """None: a live display where standard error is a terminal, nothing elsewhere."""
+    """None: what suits the program, see `progress_here`."""
     engine: str = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
     retries: int | None = None

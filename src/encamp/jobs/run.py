@@ -42,7 +42,7 @@ from encamp.errors import (
 from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
 from encamp.jobs.display.live import Live
-from encamp.jobs.display.progress import Progress, Shielded, progress_here
+from encamp.jobs.display.progress import Progress, Shielded, Silent, progress_here
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.job import Job
@@ -139,9 +139,9 @@ def run_job(
         from encamp.jobs.debug import debug  # and pdb, which is for few
 
         return debug(job, options, options.debugged)
-    progress = options.progress or progress_here()
     if options.dry_run:
-        return dry_run(job, options, progress)  # which is for its listing's sake
+        return dry_run(job, options, options.progress or Silent())
+    progress = options.progress or progress_here()
     shielded = Shielded(progress)
     shared = job.shared or options.shared
     journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)

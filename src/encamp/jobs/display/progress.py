@@ -62,11 +62,22 @@ class Silent:
 
 def _depth() -> int:
     """How many calls of encamp's own there are above this one, up to the script."""
+    return _callers()[0] - 1
+
+
+def _callers() -> tuple[int, str]:
+    """How many calls of encamp's own there are up to here, and the module that has called it."""
     depth = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
         frame, depth = frame.f_back, depth + 1
-    return depth
+    return depth, "" if frame is None else frame.f_globals.get("__name__", "")
+
+
+def _is_script() -> bool:
+    """Whether the code that runs the job is a script's own, and not a library's or typed in."""
+    main = sys.modules.get("__main__")
+    return _callers()[1] == "__main__" and getattr(main, "__file__", None) is not None
 
 
 class Shielded:
@@ -121,13 +132,16 @@ class Shielded:
 
 
 def progress_here() -> Progress:
-    """What suits whoever says nothing: a display in a terminal or a notebook, or silence."""
+    """What suits whoever says nothing: what the command prints, or a display in a notebook.
+
+    Silence where a library runs the job, off a terminal.
+    """
     if "IPython" in sys.modules:
         from encamp.jobs.display.notebook import InNotebook, in_notebook
 
         if in_notebook():
             return InNotebook()
-    if sys.stderr is None or sys.stderr.closed or not sys.stderr.isatty():
+    if sys.stderr is None or sys.stderr.closed or not (sys.stderr.isatty() or _is_script()):
         return Silent()
     from encamp.jobs.display.console import console_progress
 
