@@ -89,6 +89,25 @@ def test_hosts_that_cannot_be_reached_are_lines_of_their_own(
     assert "local storage" in ended.out  # of this host
 
 
+def test_an_engine_is_not_asked_for_hosts_that_do_not_answer(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PVM would wait for minutes."""
+    silent = here / "silent"
+    silent.write_text("#!/bin/sh\necho 'ssh: Connection timed out' >&2; exit 255\n")
+    silent.chmod(0o755)
+    monkeypatch.setenv("ENCAMP_SSH", str(silent))
+    pytest.importorskip("mpi4py")
+    ended = encamp("doctor", "-e", "mpi", "--hosts", "one.invalid,two.invalid", timeout=110)
+    assert ended.status == 1, ended
+    for host in ("one.invalid", "two.invalid"):
+        first, second, third = ended.out.split(f"{host}\n", 1)[1].splitlines()[:3]
+        assert first.split()[:2] == ["fails", "ssh"]
+        assert "switched on" in second
+        assert not third.startswith(" ")
+    assert "local storage" in ended.out  # of this host
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -15,6 +15,7 @@ from pathlib import Path
 from encamp import slurm
 from encamp.cli.checks import Asked, Found, Line, check, libraries_here, python_here, why_of
 from encamp.cli.elsewhere import Said, log_in
+from encamp.cli.ports import ports
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host
@@ -33,6 +34,9 @@ _ON_MESH = ("dask", "ipyparallel")
 """Engines whose frames go by connections of encamp's own."""
 _WITHIN = 120.0
 """Seconds that the checks of one host may take."""
+_LOGIN_WITHIN = 30.0
+"""Seconds that a host has to answer to ssh."""
+_SILENT = ("timed out", "No route to host")
 _APART = 1.0
 """Seconds by which clocks may differ."""
 _SIGN = "encamp-doctor"
@@ -72,12 +76,19 @@ def doctor_command(
     table: Table = {}
     with _asked(_there(base / destination if destination else base), table) as asked:
         named = [host_in(line).name for line in options.get("hosts", [])]  # type: ignore[attr-defined]
+        logins = _log_in(named) if engine in _BY_SSH and slurm.job_id() is None else []
+        dead = {said.host for said in logins if _silent(said)}
+        if dead:  # some engines wait for them for minutes
+            lines = options["hosts"]
+            options["hosts"] = [line for line in lines if host_in(line).name not in dead]  # type: ignore[attr-defined]
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always", UserWarning)
-            _look(engine, options, asked, table)
+            if dead and not options["hosts"]:
+                _look_here(asked, table)
+            else:
+                _look(engine, options, asked, table)
         _note(warned, table)
-        if named and engine in _BY_SSH and slurm.job_id() is None:
-            _log_in(named, table)
+        _tell_logins(logins, table)
     for host, lines in table.items():
         _print(host, lines)
     return _sum_up(table)
@@ -151,8 +162,12 @@ def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table
         elif well:
             table[_ALL] = [replace(whole, remedy="each of them works by itself; see docs/hosts.md")]
     if not any(_same(socket.gethostname(), host) and len(table[host]) > 1 for host in table):
-        here = check(replace(asked, told="", lock=None))
-        table.setdefault(socket.gethostname(), []).extend(here.lines)
+        _look_here(asked, table)
+
+
+def _look_here(asked: Asked, table: Table) -> None:
+    here = check(replace(asked, told="", lock=None))
+    table.setdefault(socket.gethostname(), []).extend(here.lines)
 
 
 def _ask_alone(
@@ -192,6 +207,8 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
                 lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
             if engine in _ON_MESH:
                 lines_of_host.append(_frames(host))
+        for name, line in ports(cluster).items():
+            table.setdefault(name, []).append(line)
         cluster.kill_all()
     missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
     if len(hosts) < len(set(wanted)):
@@ -231,12 +248,19 @@ def _same(one: str, other: str) -> bool:
 # Logging in
 
 
-def _log_in(names: Sequence[str], table: Table) -> None:
+def _log_in(names: Sequence[str]) -> list[Said]:
     """See how ssh logs in to hosts other than this one."""
     others = [name for name in dict.fromkeys(names) if not _same(name, socket.gethostname())]
-    if not others:
-        return
-    for said in log_in(others, f'echo {_SIGN} "$SHELL"'):
+    return log_in(others, f'echo {_SIGN} "$SHELL"', _LOGIN_WITHIN) if others else []
+
+
+def _silent(said: Said) -> bool:
+    """Whether a host does not answer at all: no engine is asked for it then."""
+    return any(words in said.why for words in _SILENT)
+
+
+def _tell_logins(logins: Sequence[Said], table: Table) -> None:
+    for said in logins:
         host = next((host for host in table if _same(host, said.host)), said.host)
         table.setdefault(host, []).append(_login(said, here=_works(table.get(host, []))))
 

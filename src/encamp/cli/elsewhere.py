@@ -37,18 +37,18 @@ def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None
     return log_in(hosts, shlex.join([python or python_here(), "-m", "encamp", *arguments]))
 
 
-def log_in(hosts: Sequence[str], line: str) -> list[Said]:
-    """Have the login shell of each host run a line; blocks until all have ended."""
+def log_in(hosts: Sequence[str], line: str, within: float = _WITHIN) -> list[Said]:
+    """Have the login shell of each host run a line, ``within`` seconds; blocks until all ended."""
     ssh, log_ins = remote_command(), LogIns()
 
     def on(host: str) -> Said:
-        return log_ins.call(lambda: _on(ssh, line, host), lambda said: said.refused)
+        return log_ins.call(lambda: _on(ssh, line, host, within), lambda said: said.refused)
 
     with ThreadPoolExecutor(min(len(hosts), _AT_ONCE)) as pool:
         return list(pool.map(on, hosts))
 
 
-def _on(ssh: list[str], command: str, host: str) -> Said:
+def _on(ssh: list[str], command: str, host: str, within: float) -> Said:
     try:
         done = subprocess.run(
             [*ssh, "--", host, command],
@@ -56,11 +56,13 @@ def _on(ssh: list[str], command: str, host: str) -> Said:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_WITHIN,
+            timeout=within,
         )
     except FileNotFoundError:
         return Said(host, [], f"there is no command {ssh[0]}; install it, or name one in {SSH}")
-    except (OSError, subprocess.TimeoutExpired) as exc:
+    except subprocess.TimeoutExpired:
+        return Said(host, [], f"it timed out: nothing was said within {within:g} s")
+    except OSError as exc:
         return Said(host, [], str(exc))
     why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
     if done.returncode in _NO_COMMAND:
