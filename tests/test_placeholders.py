@@ -264,11 +264,19 @@ def test_only_plain_values_are_filled_in_where_others_may_be_run(bash):
 
 
 def test_a_value_that_a_program_would_take_for_an_option_is_refused():
-    for line in ("tar cf x.tar {v}", "tar cf x.tar '{v}'", 'tar cf x.tar "{v}"'):
+    for line in (
+        "tar cf x.tar {v}",
+        "tar cf x.tar '{v}'",
+        'tar cf x.tar "{v}"',
+        'x={v}; tar cf x.tar "$x"',
+        'for x in {v}; do tar cf x.tar "$x"; done',
+        'set -- {v}; tar cf x.tar "$1"',
+        "echo {v} | xargs -0 tar cf x.tar",
+    ):
         assert "take it for an option (write ./{v} if it is a file)" in why(
             fill_shell, line, {"v": "--to-command=a b"}
         )
-    for line in ("tar cf x.tar ./{v}", "tar cf x.tar -- {v}", "echo {v}", "[ {v} = x ]", "x={v}"):
+    for line in ("tar cf x.tar ./{v}", "tar cf x.tar -- {v}", "echo {v}", "[ {v} = x ]", "x=./{v}"):
         assert fill_shell(line, {"v": "--to-command=a b"})
     assert fill_shell("tar cf x.tar {input}", {"input": "-a b"}).endswith('./"$encamp_input"')
 

@@ -347,6 +347,29 @@ tar cf a.tar --checkpoint=1 {v} f
 }
 """Where a program runs that value."""
 MAYBE = r"""
+echo {v} | dd of=s.sh; bash s.sh
+echo {v} > "s.sh"; bash 's.sh'
+echo {v} > s''.sh; bash s.sh
+x=s.sh; echo {v} > $x; bash s.sh
+echo {v} > *.sh; bash s.sh
+rbash -c {v}
+/lib64/ld-linux-x86-64.so.2 /bin/sh -c {v}
+ssh-agent sh -c {v}
+echo {v} | xargs -0 tar cf x.tar --checkpoint=1 f
+x={v}; tar cf x.tar --checkpoint=1 "$x" f
+echo {v} | python3 -m code
+echo {v} | sh ../../../../../../../../dev/stdin
+echo {v} | sh //dev/stdin
+set -k; bash -x f PS4={v}
+gnuplot g.gp {v}
+f() sh; f <<< {v}
+[() {{ eval "$2"; }}; [ {v} ]
+cat() {{ eval "$@"; }}; cat {v}
+: {v}; eval "$_"
+echo {v} | while read -r x; do y=$((x)); done
+echo {v} | (read -r PS4; set -x; :)
+sed 's/a/b/w x\ne' <<< {v}
+echo {v} | tee p | python3 -; mkfifo q; sh q
 env PS4={v} bash -xc :
 x={v}; unset "$x"
 SECONDS={v}

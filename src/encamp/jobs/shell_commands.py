@@ -8,7 +8,7 @@ word for a program, and those that run other commands.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,7 +64,10 @@ _SED = _Texts(
     runs=r"(^|\W|[gpiImM\d])e([gpiImM\d]*w|[gpiImM\d]*\s*($|[;}\n]))",
 )
 _PROGRAMS = {
-    **dict.fromkeys(names("sh bash dash ash ksh mksh zsh fish csh tcsh"), _SHELL),
+    **dict.fromkeys(
+        names("sh bash rbash dash ash ksh mksh lksh pdksh yash posh zsh fish csh tcsh xonsh pwsh"),
+        _SHELL,
+    ),
     **dict.fromkeys(names("python pypy"), _PYTHON),
     **dict.fromkeys(names("Rscript octave"), _VANILLA),
     **dict.fromkeys(
@@ -80,7 +83,7 @@ _PROGRAMS = {
 _RUNS_DATA = names(
     # builtins of shells that take words for code or for names of variables
     "eval let trap alias unalias bind complete compgen compopt coproc declare typeset local export "
-    "readonly unset mapfile readarray getopts wait source . enable fc hash history shopt "
+    "readonly unset mapfile readarray getopts wait source . enable fc hash history shopt jobs "
     # programs that run words or what they read, or give them to a shell
     "ssh rsh scp sftp rsync pdsh clush watch parallel make gmake cmake tmux screen su runuser at "
     "batch crontab ed ex red vi vim view nvim emacs m4 bc dc gdb script socat nc ncat telnet ftp "
@@ -100,6 +103,7 @@ _RUN_BY_OPTION = {
     "env": r"-[^iu-].*|-i.+|--s.*",
     "flock": r"-\w*c.*|--c.*",
     "xargs": r"-[IiJ].*|--replace.*",
+    "zip": r"-TT|--unzip-command.*",
     "tar": r"-?[A-Za-z]*[IF].*|-.*(action|command|program|script)\b.*",
     "": r"-.*(command|program|filter|exec|eval|action|pager|editor|shell|rsh|script|hook)\b.*",
 }
@@ -108,17 +112,23 @@ _RESERVED = names(
     "! { } [[ ]] if then elif else fi for while until do done case esac in function select"
 )
 _COMMAND = re.compile(r"[\w./:@%+,-]+|\[", re.ASCII)
+_SUBCOMMANDS = names("run exec stat record")
+_SET = re.compile(r"[-+][efuvxC]+|[-+]o|errexit|noglob|nounset|pipefail|noclobber")
 _NAME = re.compile(r"[A-Za-z_./][\w./+-]*", re.ASCII)
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=", re.ASCII)
 _RUN_BY_SHELLS = re.compile(r"BASH_.*|ENV|PS[0-9]|PROMPT_COMMAND|SHELLOPTS|BASHOPTS")
 _SPECIAL = re.compile(
     r"BASH.*|ENV|PS[0-9]|SHELL(OPTS)?|OPTIND|S?RANDOM|SECONDS|LINENO|HIST\w*|EPOCH\w*|IFS|(CD)?PATH|"
     r"(LD|DYLD|LUA|R|GIT|JAVA|NODE)_\w+|_JAVA_OPTIONS|(PYTHON|PERL|RUBY|AWK|LESS|MAKE)\w*|VISUAL|"
-    r"\w*(EDITOR|PAGER|OPTIONS|RSH|COMMAND|BROWSER)"
+    r"CC|CXX|FC|AR|\w*(EDITOR|PAGER|OPTIONS|RSH|COMMAND|BROWSER)"
 )
 
 _READ_INTO = re.compile(rf"(?!({_SPECIAL.pattern})$)[\w.,:-]*", re.ASCII)
-_KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, "test", "[", "printf", "read"}
+_RUN_INPUT = names(
+    "code pdb timeit profile cProfile trace runpy asyncio doctest IPython ptpython bpython"
+)
+"""Modules of Python that run what they are given."""
+_KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, "test", "[", "printf", "read", "set"}
 
 
 def runs_variable(name: str) -> bool:
@@ -139,31 +149,29 @@ def why_unsafe(words: Words) -> str:
     name = _known(first.text)
     if name in _RESERVED:
         return "it cannot be read for certain"
-    safe = name not in _RUNS_DATA
+    return "" if _is_safe(name, rest) else f"its {name} might run data as code"
+
+
+def _is_safe(name: str, words: Words) -> bool:
+    if name in _RULES:
+        return _RULES[name](words)
     if name in _PROGRAMS:
-        safe = _runs_only_code(_PROGRAMS[name], rest)
-    elif name in _BEFORE_ANOTHER:
-        safe = not _by_option(name, rest) and _is_safe_inside(name, rest)
-    elif name in ("test", "["):
-        safe = is_safe_test(rest)
-    elif name == "printf":
-        safe = bool(rest and (rest[0].text or "-")[0] != "-")  # else the name of a variable
-    elif name == "read":
-        safe = all(word.text is not None and _READ_INTO.fullmatch(word.text) for word in rest)
-    elif name == "set":
-        safe = all(word.text for word in _until(rest, "--"))
-    elif name != "echo":
-        safe = safe and not _by_option(name, rest)
-    return "" if safe else f"its {name} might run data as code"
+        return _runs_only_code(_PROGRAMS[name], words)
+    if name in _RUNS_DATA or _by_option(name, words):
+        return False
+    if name in _BEFORE_ANOTHER:
+        return _is_safe_inside(name, words)
+    inside = (at for at, word in enumerate(words) if _known(word.text or "") in _PROGRAMS)
+    return not any(why_unsafe(words[at:]) for at in inside)
 
 
 def code_files(words: Words) -> set[str]:
     """The names of files that a command runs: a script, or a program that has a path."""
     files = {words[0].text} if words and "/" in (words[0].text or "") else set()
     for at, word in enumerate(words):
-        if _known(word.text or "") in _PROGRAMS:
+        if program := _PROGRAMS.get(_known(word.text or "")):
             rest = [other.text for other in words[at + 1 :] if other.text]
-            files.update([one for one in rest if one[0] != "-"][:1])
+            files.update([one for one in rest if one[0] != "-"][: not program.runs])
             files.update(other for one, other in pairwise(rest) if one == "-f")
     return {file.rpartition("/")[2] for file in files if file}
 
@@ -173,6 +181,33 @@ def is_safe_test(words: Words) -> bool:
     named = any(word.splits or word.text in ("-v", "-R") for word in words)
     literal = [word.text is not None for word in words]
     return not named and (False, False) not in pairwise(literal)
+
+
+def _is_safe_printf(words: Words) -> bool:
+    return bool(words and (words[0].text or "-")[0] != "-")  # else it may be -v, and a name
+
+
+def _is_safe_read(words: Words) -> bool:
+    return all(word.text is not None and _READ_INTO.fullmatch(word.text) for word in words)
+
+
+def _is_safe_set(words: Words) -> bool:
+    return all(_SET.fullmatch(word.text or "") for word in _until(words, "--"))
+
+
+def _are_files(words: Words) -> bool:
+    return all(_is_file(word) for word in words)
+
+
+_RULES: dict[str, Callable[[Words], bool]] = {
+    "echo": lambda _: True,
+    "test": is_safe_test,
+    "[": is_safe_test,
+    "printf": _is_safe_printf,
+    "read": _is_safe_read,
+    "set": _is_safe_set,
+    "gnuplot": _are_files,
+}
 
 
 def _known(text: str) -> str:
@@ -187,7 +222,7 @@ def _until(words: Words, end: str) -> Words:
 
 def _is_file(word: Word) -> bool:
     text = word.text or "-"
-    return text[0] not in "-+" and not text.startswith(("/dev/", "/proc/"))
+    return text[0] not in "-+" and not re.search(r"(^|/)(dev|proc)/|[^\w.,:@%+=/-]", text, re.ASCII)
 
 
 def _runs_only_code(program: _Texts, words: Words) -> bool:
@@ -197,7 +232,8 @@ def _runs_only_code(program: _Texts, words: Words) -> bool:
         option, after = words[0], words[1] if len(words) > 1 else DATA
         text = option.text or ""
         is_data = re.fullmatch(program.data, text or option.start) is not None
-        is_code = (re.fullmatch(program.files, text) and _is_file(after)) or (
+        is_file = re.fullmatch(program.files, text) and after.text not in _RUN_INPUT
+        is_code = (is_file and _is_file(after)) or (
             re.fullmatch(program.texts, text) and _runs_nothing(program, after)
         )
         if not (is_data or is_code or re.fullmatch(program.flags, text)):
@@ -245,5 +281,5 @@ def _is_safe_inside(name: str, words: Words) -> bool:
             return bool(name == "xargs" and at == len(words) - 1)
         if word.text and _known(text) in _KNOWN:
             return not why_unsafe(words[at:])
-        named = named or bool(word.text and _NAME.fullmatch(text))
+        named = named or bool(word.text and _NAME.fullmatch(text) and text not in _SUBCOMMANDS)
     return True

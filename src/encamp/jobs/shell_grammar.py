@@ -42,6 +42,7 @@ _HOLDS_A_WORD = names(
     "case_statement case_item test_command unary_expression binary_expression "
     "parenthesized_expression"
 )
+_KEEPS_A_WORD = names("variable_assignment array for_statement")
 _EXPANSION = re.compile(
     r"\$\{#?(\w+|[@*#?$!-])(\[([0-9]+|[@*])\])?"
     r"((:?[-+?]|##?|%%?|//?|\^\^?|,,?)[\w ./*?:,@%+=^-]*)?\}"
@@ -107,7 +108,7 @@ class Line:
         return Place(
             quotes=_QUOTES.get(leaf.type, ""),
             begins_word=begins,
-            may_be_option=begins and _may_be_option(word),
+            may_be_option=start - word.start_byte < 2 and self._may_be_option(word),
             never=self._never(leaf, start),
             only_numbers=next((place for node in _above(word) if (place := _of_sum(node))), ""),
             only_plain=_only_plain(leaf, word),
@@ -131,6 +132,16 @@ class Line:
             f"cannot be filled in inside {places[0]} of a shell step; "
             'give it as env = { VALUE = "{v}" } and write "$VALUE" there'
         )
+
+    def _may_be_option(self, word: Node) -> bool:
+        """Whether a program could take the word for an option, now or by way of a variable."""
+        holder = word.parent
+        if holder is None or holder.type != "command":
+            return holder is not None and holder.type in _KEEPS_A_WORD
+        before = [_text(one) for one in _word_nodes(holder) if one.start_byte < word.start_byte]
+        if before[:1] in (["echo"], ["printf"], ["test"], [":"]):
+            return b"xargs" in self._source
+        return before[:1] == ["set"] or "--" not in before
 
     # Whether data is run
 
@@ -201,15 +212,22 @@ class Line:
     def _why_file(self) -> str:
         """Whether a file that the line runs may be written by it."""
         run: set[str] = set()
-        other = {_text(one.named_children[-1]) for one in self._all if one.type == "file_redirect"}
+        other: set[str] = set()
         for words in (self._words(node) for node in self._all if node.type == "command"):
             files = code_files(words)
             run |= files
             other |= {
                 word.text for word in words if word.text and _file_name(word.text) not in files
             }
-        both = run.intersection(map(_file_name, other))
-        return f"the line may write {min(both)}, which it runs" if both else ""
+        for node in (one.named_children[-1] for one in self._all if one.type == "file_redirect"):
+            if not self._has_value(node):  # else it is none of the names that can be run
+                text = re.sub("['\"]", "", _text(node))
+                other.add(re.sub(r".*(\$\w+|[$`*?\])}])", "*", text))
+        for file in run:
+            for text in other:
+                if text.endswith(file) or (text[0] == "*" and re.search(rf"{text[1:]}$", file)):
+                    return f"the line may write {file}, which it runs"
+        return ""
 
     # Words
 
@@ -299,14 +317,6 @@ def _of_sum(node: Node) -> str:
     if node.type == "test_command" and text.startswith("[[") and operators & _COMPARES_NUMBERS:
         return "[[ ... ]] with a comparison of numbers"
     return ""
-
-
-def _may_be_option(word: Node) -> bool:
-    """Whether a program could take a word for an option."""
-    if word.parent is None or word.parent.type != "command":
-        return False
-    before = [_text(one) for one in _word_nodes(word.parent) if one.start_byte < word.start_byte]
-    return before[:1] not in (["echo"], ["printf"], ["test"], [":"]) and "--" not in before
 
 
 def _word_nodes(command: Node) -> list[Node]:
