@@ -17,9 +17,13 @@ from encamp.testing.conformance import (
     Facts,
     Inline,
     LosesController,
+    Sharing,
     SharingInline,
     SharingThreads,
 )
+from encamp.testing.conformance.closing import Closing
+from encamp.testing.conformance.messages import Messages
+from encamp.testing.conformance.running import Running
 
 
 class MPI(ClassWide):
@@ -45,7 +49,9 @@ class TestMPICH(MPI, Conformance, LosesController):
     code = 'Cluster("mpi", slots=2, mpi="mpich")'
 
 
-class TestOpenMPI(MPI, Conformance, LosesController):
+class TestOpenMPI(MPI, Running, Messages, Sharing, Closing, LosesController):
+    """What goes through the MPI: how tasks end and what they find is the same code with both."""
+
     mpi = "openmpi"
     code = 'Cluster("mpi", slots=2, mpi="openmpi")'
 

@@ -11,7 +11,11 @@ from lab_suite import OnLab
 
 from conftest import need
 from encamp.cluster.cluster import Cluster
-from encamp.testing.conformance import ClusterOf, Conformance, Facts, LosesController
+from encamp.testing.conformance import ClusterOf, Facts, LosesController
+from encamp.testing.conformance.closing import Closing
+from encamp.testing.conformance.files import Files
+from encamp.testing.conformance.messages import Messages
+from encamp.testing.conformance.running import Running
 
 
 class PVMOnLab(OnLab):
@@ -43,5 +47,5 @@ class PVMOnLab(OnLab):
         return f'Cluster("pvm", slots=2, **{self.options()!r})'
 
 
-class TestPVMOnLab(PVMOnLab, Conformance, LosesController):
-    pass
+class TestPVMOnLab(PVMOnLab, Running, Messages, Files, Closing, LosesController):
+    """Only what depends on the engine and its hosts: MPICH does all on hosts, PVM all on one."""
