@@ -293,7 +293,8 @@ class ServiceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """A task that runs now; ``since`` is when it was first seen to run."""
+    """A task that runs now. ``since`` is when it was first seen to run, ``attempt`` which of this
+    run's attempts at it that is."""
 
     name: str
     attempt: int
@@ -344,7 +345,7 @@ class JobStatus:
         return sum(n for state, n in self.counts.items() if state not in ("waiting", "running"))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class JobReport:
     """What one run of a job did."""
 
@@ -369,6 +370,11 @@ class JobReport:
     """How many tasks of the job the run was not for (``only``, ``failed``)."""
     after: dict[str, list[str]] = field(default_factory=dict)
     """Which tasks each one waited for; empty where there is no order, or one of very many."""
+
+    def __repr__(self) -> str:
+        found = Counter(self.states())
+        counts = ", ".join(f"{found[state]} {state}" for state in get_args(State) if found[state])
+        return f"<JobReport {self.name!r}: {counts or 'no task'}>"
 
     def __str__(self) -> str:
         """A summary: tasks by state, what failed and why, and where the whole report is."""

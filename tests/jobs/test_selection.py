@@ -196,3 +196,11 @@ def test_a_run_with_too_many_failures_on_slots_goes_on_when_it_is_run_again(here
 def test_the_limit_of_failures_is_a_whole_number(here: Path, most: Any) -> None:
     with pytest.raises(BadJob, match="max_failures"):
         plain("a").run(failing(), max_failures=most)
+
+
+def test_what_to_keep_is_one_of_three(here: Path) -> None:
+    job = encamp.Job("kept", to="results")
+    job.add("one", "true")
+    with pytest.raises(BadJob, match="keep='sometimes': is not known; say 'never', 'failed' or"):
+        job.run(keep="sometimes")  # type: ignore[arg-type]
+    assert not Path("results").exists()

@@ -213,6 +213,8 @@ class Job:
         from encamp.jobs.run import run_job
         from encamp.model import JobFailed
 
+        if keep not in (None, "never", "failed", "always"):
+            raise BadJob(f"keep={keep!r}", "is not known; say 'never', 'failed' or 'always'")
         most = None if max_failures is None else whole("max_failures", max_failures, 1)
         given: dict[str, Any] = {
             "workers": slots,

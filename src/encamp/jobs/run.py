@@ -364,11 +364,11 @@ class _Run:
             ready.extend(graph.ready())
             while ready and self._may_begin():
                 self._check()
-                self.live.look(self.futures, self._attempt_of)
+                self.live.look(self.futures, self._try_of)
                 self._begin_in_time(ready.popleft())
             self._see_time_left(ready)
             self._check()
-            self.live.look(self.futures, self._attempt_of)
+            self.live.look(self.futures, self._try_of)
             if self.running:
                 arrivals = self._arrivals(min(SILENCE, self.live.pause))
                 self._take_in(arrivals)
@@ -376,8 +376,8 @@ class _Run:
             if not self.enough:
                 self._unpark()
 
-    def _attempt_of(self, name: str) -> int:
-        return self.running[name].number
+    def _try_of(self, name: str) -> int:
+        return self.running[name].tries
 
     def _may_begin(self) -> bool:
         """Whether another task may be handed over now."""
@@ -852,7 +852,7 @@ class _Run:
         self.lease.end()
         deadline = time.monotonic() + STOP_WITHIN
         while self.running and (left := deadline - time.monotonic()) > 0:
-            self.live.look(self.futures, self._attempt_of, stopping=True)
+            self.live.look(self.futures, self._try_of, stopping=True)
             self._take_in(self._arrivals(min(left, self.live.pause)))
 
     def _draw(self, status: JobStatus) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -12,6 +14,7 @@ from encamp.errors import NotOurs, printable, shortened
 from encamp.model import InputFile
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Item
+from encamp.storage.roots import MIRRORED, Portable, SharedPath, local
 
 _KEPT = 20
 """Inputs of a task that its report lists."""
@@ -24,7 +27,24 @@ _MOST = 1 << 26
 
 def listed(items: Sequence[Item], most: int = _KEPT) -> list[InputFile]:
     """What is kept of inputs: the first ones, as they were when they were looked up."""
-    return [InputFile(item.name, item.target, item.size, item.mtime_ns) for item in items[:most]]
+    return [
+        InputFile(_path_of(item.source), item.target, item.size, item.mtime_ns)
+        for item in items[:most]
+    ]
+
+
+def _path_of(source: Portable) -> str:
+    """What a source is called on this host, as `Item.name` says."""
+    if isinstance(source, str):
+        return printable(source)
+    root = _root(source.root, os.environ.get(MIRRORED), os.environ.get("HOME"))
+    return printable(os.path.join(root, source.rest))  # noqa: PTH118
+
+
+@lru_cache(maxsize=64)
+def _root(number: int, _roots: str | None, _home: str | None) -> str:
+    """Where a shared root is; to look that up takes longer than all else here."""
+    return str(local(SharedPath(number, "")))
 
 
 def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
