@@ -110,6 +110,21 @@ def test_a_job_file_that_cannot_work_is_refused(here: Path, what: str) -> None:
     refused_without_harm(run_task(text), *(word.format(here=here) for word in words))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["map", "true {line}", "--lines", "/dev/zero", "--no-outputs"],
+        ["map", "true {x}", "--csv", "/dev/zero", "--no-outputs"],
+        ["run", "zero.toml"],
+        ["run", "job.toml", "-e", "mpi", "--hostfile", "/dev/zero"],
+    ],
+)
+def test_a_file_without_an_end_is_refused(here: Path, line: list[str]) -> None:
+    Path("job.toml").write_text('[[task]]\nname = "t"\nsteps = ["true"]\n')
+    Path("zero.toml").symlink_to("/dev/zero")
+    encamp(*line).check_refused("zero", "or no end; give a smaller file")
+
+
 def test_a_broken_symlink_is_refused(here: Path) -> None:
     (here / "data" / "b.txt").symlink_to("nowhere")
     ended = run_task('mirror = "data/*.txt"')

@@ -148,8 +148,8 @@ def test_whoever_reads_one_by_an_absolute_symlink_in_a_tree_is_told(here: Path) 
         _run(_job([1], mirror=Mirror("tree")), dry_run=True)
 
 
-@pytest.mark.parametrize("old", ["{out}/m", "file://{out}/m", "local://{out}/m"])
-@pytest.mark.parametrize("new", ["m", "file://{out}/m"])
+@pytest.mark.parametrize("old", ["{out}/m", "file://{out}/m", "file:{out}/m", "local://{out}/m"])
+@pytest.mark.parametrize("new", ["m", "file://{out}/m", "file:{out}/m"])
 def test_one_disk_has_one_notation(
     here: Path, old: str, new: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -624,6 +624,68 @@ def test_two_runs_keep_off_each_other_whatever_a_stranger_made(scratch: Path) ->
     (scratch / "sums.job").mkdir()
     (scratch / "sums.job").chmod(0o777)
     stranger('ln -s "$PWD/elsewhere" sums.job/lock')
-    with pytest.raises(NotOurs, match="lock"), alone(scratch / "sums.job"):
+    with pytest.raises(NotOurs, match="lock"), alone(OwnFolder(scratch / "sums.job")):
         pass
     assert not (scratch / "elsewhere").exists()
+
+
+def _files_of(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
+@as_root
+def test_a_folder_that_comes_in_place_of_the_jobs_while_it_runs_gets_nothing(
+    scratch: Path,
+) -> None:
+    scratch.chmod(0o777)
+    other = encamp.Job("other", to=".")
+    other.add("two", "touch two.sum", outputs={"*.sum": "sums"})
+    other.run()
+    before = _files_of(Path("other.job"))
+
+    class Swapping(Silent):
+        def began(self, job: str, total: int, workers: int | None) -> None:
+            stranger("mv sums.job was; mv other.job sums.job")
+
+    with pytest.raises(NotOurs, match="another folder has come in its place since the run began"):
+        _job().run(progress=Swapping())
+    assert _files_of(Path("sums.job")) == before
+    assert sorted(file.name for file in Path("sums.job/logs").iterdir()) == []
+    assert not Path("sums/one.sum").exists()
+    shutil.move("sums.job", "other.job")
+    shutil.move("was", "sums.job")
+    assert _job().run().count("done") == 1
+
+
+@as_root
+def test_a_strangers_job_beside_keeps_nobody_from_seeing_a_task(
+    scratch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _job().run()
+    stranger("mkdir a.job; echo {} > a.job/report.json; echo > a.job/journal.jsonl")
+    stranger("mkdir z.job; mkfifo z.job/journal.jsonl")
+    cli.main(["show", ".", "one"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "one: done" in said
+    assert "a.job is not used: it belongs to the user nobody" in said
+    assert "z.job is not used: it belongs to the user nobody" in said
+    with pytest.raises(NotOurs, match="belongs to the user nobody"):
+        cli.main(["show", ".", "none"], standalone_mode=False)
+
+
+@as_root
+def test_a_closed_job_folder_of_a_stranger_is_told_with_its_owner(scratch: Path) -> None:
+    stranger("mkdir -m 700 sums.job")
+    child = os.fork()
+    if not child:
+        os.setgroups([])
+        os.setgid(12345)
+        os.setuid(12345)
+        try:
+            with OwnFolder(scratch / "sums.job").opened(make=True):
+                os._exit(1)
+        except NotOurs as exc:
+            os._exit(0 if "it belongs to the user nobody" in str(exc) else 2)
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -17,7 +17,7 @@ from encamp.cli.run import options_of, running
 from encamp.errors import BadJob, InputError, OutputConflict
 from encamp.jobs.file.jobfile import job_of
 from encamp.jobs.file.positions import Problem, at
-from encamp.jobs.file.rows import Rows, lines_in, read_text, rows_in
+from encamp.jobs.file.rows import Rows, lines_in, read_bounded, read_text, rows_in
 from encamp.jobs.file.schema import JobTable, MirrorItem, Numbers, OutputItem, StepTable, TaskTable
 from encamp.jobs.job import Job
 from encamp.jobs.mapping import job_name
@@ -177,7 +177,7 @@ def _files(mapped: Mapped) -> list[str | Path]:
 
 def _names(*, null: bool) -> Sequence[Path]:
     """The names that standard input has, one a line or, as from ``find -print0``, with nulls."""
-    names = sys.stdin.buffer.read().split(b"\0" if null else b"\n")
+    names = read_bounded(sys.stdin.buffer, "standard input").split(b"\0" if null else b"\n")
     found = [Path(os.fsdecode(name)) for name in names if name]
     if not found:
         raise BadJob("standard input", "has no names of files; write one a line")
@@ -203,7 +203,8 @@ def _text(file: str, folder: Path) -> tuple[str, str]:
     if file != _STDIN:
         return read_text(folder / file), file
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig"), "standard input"
+        given = read_bounded(sys.stdin.buffer, "standard input")
+        return given.decode("utf-8-sig"), "standard input"
     except UnicodeDecodeError:
         raise BadJob("standard input", "is not UTF-8 text") from None
 

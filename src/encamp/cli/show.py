@@ -8,7 +8,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from encamp.cli.states import job_folders
-from encamp.errors import BadJob, printable, shown
+from encamp.errors import BadJob, InputError, NotOurs, printable, shown
 from encamp.jobs.display.console import time_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
@@ -39,13 +39,21 @@ def show_command(place: Path, task: str, *, shared: bool = False) -> None:
 def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Iterator[str]:
     known: list[str] = []
     found = False
+    refused: list[InputError] = []
     for folder in folders:
-        report = _report_of(task, folder, shared, known)
+        try:
+            report = _report_of(task, folder, shared, known)
+        except (NotOurs, BadJob) as exc:  # the folder of another job may be a stranger's
+            refused.append(exc)
+            continue
         if report is not None:
             found = True
             yield from _of_report(report)
             yield from ([] if job is None else _of_job(job, task))
             yield from _of_log(report, OwnFolder(folder, shared))
+    if refused and not found:
+        raise refused[0]
+    yield from (f"warning: {exc}" for exc in refused)
     if not found and job is None:
         raise BadJob(f"task {task}", no_task_named(task, sorted(set(known))))
     if not found and job is not None:

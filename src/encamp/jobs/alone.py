@@ -43,19 +43,19 @@ def refusals(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, *, shared: bool = False) -> Iterator[bool]:
-    """Be the only run of the job in ``folder``; yields whether a lock keeps others out.
+def alone(own: OwnFolder) -> Iterator[bool]:
+    """Be the only run of the job in a folder; yields whether a lock keeps others out.
 
     Without locks it blocks for some seconds where a run on another host has left its files.
     Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the folder cannot be written.
     """
+    folder, shared = own.path, own.shared
     real = folder.resolve()
     with _entrance:
         if real in _open_here:
             raise JobBusy(str(folder), "this process")
         _open_here.add(real)
     try:
-        own = OwnFolder(folder, shared)
         with refusals(folder), own.opened() as files:
             fd = files.open("lock", os.O_RDWR | os.O_CREAT, 0o664 if shared else 0o644)
         try:

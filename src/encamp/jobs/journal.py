@@ -12,7 +12,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -303,7 +303,28 @@ class Journal:
         Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the job's folder cannot be
         written.
         """
+        with ExitStack() as held:
+            self._begin(held)
+            with alone(self.own_folder) as locked:
+                self.has_locks = locked
+                self.read()
+                with refusals(self.folder), self.own_folder.opened() as files:
+                    files.discard_temporary()
+                    self._compact(files)
+                    self._fd = files.open(NAME, os.O_WRONLY | os.O_APPEND)
+                    self._end = os.fstat(self._fd).st_size
+                try:
+                    yield
+                finally:
+                    self.flush()
+                    os.close(self._fd)
+                    self._fd = -1
+                    self.done.close()
+
+    def _begin(self, held: ExitStack) -> None:
+        """Make the job's folder where it is missing, and hold on to it."""
         with refusals(self.folder), self.own_folder.opened(make=True) as files:
+            held.enter_context(self.own_folder.held(files))
             _check_is_jobs(files)
             with suppress(FileNotFoundError):
                 os.close(_opened(files))
@@ -311,21 +332,6 @@ class Journal:
             logs = files.below("logs", make=True)
             logs.tighten()
             logs.close()
-        with alone(self.folder, shared=self.own_folder.shared) as locked:
-            self.has_locks = locked
-            self.read()
-            with refusals(self.folder), self.own_folder.opened() as files:
-                files.discard_temporary()
-                self._compact(files)
-                self._fd = files.open(NAME, os.O_WRONLY | os.O_APPEND)
-                self._end = os.fstat(self._fd).st_size
-            try:
-                yield
-            finally:
-                self.flush()
-                os.close(self._fd)
-                self._fd = -1
-                self.done.close()
 
     def write(self, *records: Record) -> None:
         """Append records; they outlive this process at once, the host after `flush`.

@@ -595,6 +595,7 @@ class _Run:
 
     def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:
         """See that copies, and whose their names will be, are on the disk before they get these."""
+        self.journal.own_folder.check()  # logs get their names by its path
         logs = [outcome.log for outcome in outcomes if outcome.log is not None]
         copies = [*logs, *(one for outcome in outcomes for one in outcome.staged)]
         failed = flush_copies(copies, journal)

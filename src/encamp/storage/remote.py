@@ -30,9 +30,10 @@ def is_url(path: object) -> bool:
 
 def without_scheme(place: str) -> str:
     """A URL of this host's disk as the path that it stands for; raises `BadJob` if it has none."""
-    scheme, is_there, path = place.partition("://")
-    if not is_there or scheme not in _OF_THIS_DISK:
+    scheme, is_there, path = place.partition(":")
+    if not is_there or scheme not in _OF_THIS_DISK or not path.startswith("/"):
         return place
+    path = path.removeprefix("//")  # RFC 8089 has file:/folder as well
     if not path.startswith("/"):
         raise BadJob(f"the URL {place!r}", f"names no whole path; write {scheme}:///folder/name")
     return f"/{path.lstrip('/')}"

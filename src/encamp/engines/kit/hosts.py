@@ -109,6 +109,10 @@ def hosts_of(
     return found
 
 
+_MOST = 1 << 24
+"""Bytes of a hostfile at most."""
+
+
 def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
     """The hosts of a file as MPIs read, one a line, as editors of any system write it.
 
@@ -116,7 +120,11 @@ def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
     """
     file = os.fspath(hostfile)
     try:
-        text = Path(file).read_text("utf-8-sig")
+        with Path(file).open("rb") as opened:
+            data = opened.read(_MOST + 1)
+        if len(data) > _MOST:
+            raise BadHostfile(file, "it has more than 16 MiB, or no end; give a smaller file")
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is no text in UTF-8"
         raise BadHostfile(file, f"{why}"[:1].lower() + f"{why}"[1:]) from exc

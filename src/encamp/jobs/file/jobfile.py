@@ -14,6 +14,7 @@ from typing import Any
 from encamp.errors import BadJob, BadJobFile
 from encamp.jobs.file.foreach import Case, cases, checked_path
 from encamp.jobs.file.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
+from encamp.jobs.file.rows import read_bounded
 from encamp.jobs.file.schema import (
     JobTable,
     MirrorItem,
@@ -65,7 +66,10 @@ def job_of(table: JobTable, path: Path, to: str | None = None) -> Job:
 
 def _read(path: Path) -> str:
     try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        with path.open("rb") as file:
+            data = read_bounded(file, str(path), _MOST).removeprefix(b"\xef\xbb\xbf")
+    except BadJob as exc:
+        raise BadJobFile(str(path), 0, 0, exc.why) from exc
     except (OSError, ValueError) as exc:
         raise BadJobFile(str(path), 0, 0, _unreadable(exc)) from exc
     try:
@@ -100,6 +104,10 @@ def _parsed(path: Path, text: str) -> dict[str, Any]:
 
 def _end_of(text: str) -> tuple[int, int]:
     return line_and_column(text, len(text.rstrip()))
+
+
+_MOST = 1 << 26
+"""Bytes of a job file at most."""
 
 
 class _Loader:

@@ -6,9 +6,13 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from encamp.errors import BadJob
+from encamp.storage.sizes import size_text
 
+MOST_TEXT = 1 << 28
+"""Bytes of a list or table at most, so that none without an end fills the memory."""
 _DELIMITERS = ",;\t"
 Row = dict[str, str]
 """Column → value."""
@@ -25,12 +29,23 @@ class Rows(list[Row]):
 def read_text(path: Path) -> str:
     """A text file as it is, but for a byte order mark. Raises `BadJob`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            return read_bounded(file, str(path)).decode("utf-8-sig")
+    except BadJob:
+        raise
     except UnicodeDecodeError:
         raise BadJob(str(path), "is not UTF-8; save the file as UTF-8 text") from None
     except (OSError, ValueError) as exc:
         why = getattr(exc, "strerror", None) or str(exc)
         raise BadJob(str(path), f"cannot be read ({why}); check its name and folder") from None
+
+
+def read_bounded(file: IO[bytes], name: str, most: int = MOST_TEXT) -> bytes:
+    """What is in a file. Raises `BadJob` for more than ``most`` bytes, as devices have."""
+    data = file.read(most + 1)
+    if len(data) > most:
+        raise BadJob(name, f"has more than {size_text(most)}, or no end; give a smaller file")
+    return data
 
 
 def lines_in(text: str, name: str) -> list[str]:

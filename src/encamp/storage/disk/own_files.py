@@ -16,7 +16,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 from secrets import token_hex
@@ -47,6 +47,8 @@ class OwnFolder:
     """Whether it may be anybody's, since nothing that it says does any harm."""
     is_true: bool = False
     """Whether the path is the true one: no link that another user puts there is followed."""
+    _held: list[tuple[int, int]] = field(default_factory=list, compare=False, repr=False)
+    """Which folder it must be, by device and inode."""
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
@@ -57,9 +59,26 @@ class OwnFolder:
         with self._above(make) as folder:
             files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
         try:
+            if self._held and files.identity not in self._held:
+                why = "another folder has come in its place since the run began"
+                raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
             yield files
         finally:
             files.close()
+
+    @contextmanager
+    def held(self, files: OwnFiles) -> Iterator[None]:
+        """Take no other folder for this one, whatever has its name, for the time of a block."""
+        self._held[:] = [files.identity]
+        try:
+            yield
+        finally:
+            self._held.clear()
+
+    def check(self) -> None:
+        """Raise `NotOurs` if another folder has the name of the one that is held."""
+        with self.opened():
+            pass
 
     @contextmanager
     def _above(self, make: bool) -> Iterator[int]:
@@ -105,6 +124,12 @@ class OwnFiles:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Which folder it is, by device and inode."""
+        status = os.fstat(self._fd)
+        return status.st_dev, status.st_ino
 
     def close(self) -> None:
         """Let go of the folder; may be called twice."""
@@ -245,6 +270,11 @@ class OwnFiles:
                 os.mkdir(name, 0o775 if self._shared else 0o755, dir_fd=above)
         try:
             return os.open(name, _FOLDER, dir_fd=above)
+        except PermissionError as exc:
+            status = os.stat(name, dir_fd=above, follow_symlinks=False)
+            if status.st_uid in self._owners:
+                raise
+            raise NotOurs(str(self.path), _whose(status)) from exc
         except NotADirectoryError as exc:
             is_link = stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
             what = "it is a symlink" if is_link else "it is a file, and no folder"
