@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.peers.installed import installed
@@ -199,6 +199,13 @@ def compare(system: System, folder: Path, runs: int) -> Found:
                  unlocked, right)  # fmt: skip
 
 
+def once_more(one: Found, runs: int) -> Found:
+    """With the quicker of two first runs; the second one is made when all systems have had one."""
+    with tempfile.TemporaryDirectory(prefix="encamp-compared-") as folder:
+        again = Place(one.system, Path(folder, "three"), runs).run()
+    return replace(one, first=min(one.first, again, key=lambda ran: ran.seconds))
+
+
 def rows(found: list[Found], runs: int) -> Iterator[list[str]]:
     """The table's rows."""
     base = found[0].first.seconds
@@ -253,6 +260,11 @@ def main(runs: int = 300) -> None:
         with tempfile.TemporaryDirectory(prefix="encamp-compared-") as folder:
             found.append(compare(system, Path(folder), runs))
             print(found[-1], flush=True)
+    write_all([once_more(one, runs) for one in found], runs)
+
+
+def write_all(found: list[Found], runs: int) -> None:
+    """Print the table; that of 300 runs goes into the page."""
     text = table(found, runs)
     print(text)
     load = os.getloadavg()[0]

@@ -27,8 +27,8 @@ _GO_ON = "what is done stays done, run again to go on"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
-Only what is missing or changed is run, so the same line goes on after Ctrl-C, a failure or a
-power cut. Results, logs and a report are in the job's destination.
+Only what is missing or has changed is run, so the same command continues after Ctrl-C, a failure
+or a power cut. Results, logs and a report are in the job's destination.
 
 \b
   encamp run opamp.toml                 run a job file
@@ -41,16 +41,17 @@ power cut. Results, logs and a report are in the job's destination.
   encamp run --failed --retries 2 opamp.toml
                                         run what has failed, with two further tries
 
-All that follows the name of a script is for the script. Exit status: 0 all tasks are done, 1 some
-failed or hosts did, 2 the input cannot be used, 75 stopped in time before the end of the batch
-system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP,
-which a terminal sends when it is closed.
+Arguments after the name of a script are passed to the script.
+
+Exit status: 0 all tasks are done, 1 some failed or hosts did, 2 the input cannot be used, 75
+stopped before the end of the batch system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C,
+143 by SIGTERM, 129 by SIGHUP, which a terminal sends when it is closed.
 """
 
 _MAP = """Run one command line for many files, or for many values.
 
-Each task has a folder of its own with its file in it, and what it makes is brought home whole.
-Only what is missing or changed is run, so the same line goes on after Ctrl-C or a failure.
+Each task runs in its own folder, with its file in it, and its outputs are published whole. Only
+what is missing or has changed is run, so the same command continues after Ctrl-C or a failure.
 
 \b
   encamp map "sort -n {input} -o {stem}.sorted" data/*.xyz --outputs "*.sorted"
@@ -59,12 +60,12 @@ Only what is missing or changed is run, so the same line goes on after Ctrl-C or
   encamp map "simulate -t {temperature} {corner}" --csv corners.csv --outputs gain.txt --into {task}
   encamp map "simulate --seed {run}" --foreach run=1..300 --mirror amp.cir --stdout {run}.log
 
-FILES are names or patterns, or - for names from standard input, one a line. Placeholders are
-{input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}; with --csv the columns,
-with --lines {line}, with --foreach the names. Values stay one word each. Exit status as of run.
+FILES are names or patterns, or - for names from standard input, one on each line. Placeholders are
+{input}, {stem}, {name}, {suffix}, {parent}, {path}, {index} and {task}, the columns of --csv, the
+{line} of --lines and the names of --foreach. Each value stays one word. Exit status: as for run.
 """
 
-_COMPLETION = """Print what makes a shell complete encamp's command lines.
+_COMPLETION = """Print a script with which a shell completes encamp's command lines.
 
 \b
   eval "$(encamp completion bash)"                                in ~/.bashrc
@@ -74,65 +75,66 @@ _COMPLETION = """Print what makes a shell complete encamp's command lines.
 
 _CLEAN = """Remove what dead processes left in this host's local storage.
 
-Folders of living processes are never touched. With --all, folders that were kept for looking
-into and the host's cache of input files go too.
+Folders of living processes are never touched. With --all, kept folders and the host's cache of
+input files are removed too.
 
 \b
-  encamp clean                           what is left on this host
-  encamp clean --all --hosts node1,node2 everything on others, also on one that was switched off
+  encamp clean                           clean this host
+  encamp clean --all --hosts node1,node2 remove everything on other hosts
 
-Other hosts are reached through ssh without a password, by the command that ENCAMP_SSH names.
+Other hosts are reached by ssh without a password; ENCAMP_SSH names another command.
 """
 
-_CACHE = """Look into this host's cache of inputs, or clear it.
+_CACHE = """Show or clear this host's cache of inputs.
 
-Files that several tasks want are brought to a host once and kept for later runs, within the
-limit that ENCAMP_CACHE_LIMIT sets ("50 GiB"; a fifth of the disk by default).
+Files that several tasks need are copied to a host once and kept for later runs. ENCAMP_CACHE_LIMIT
+limits the size of the cache ("50 GiB"; by default a fifth of the disk).
 """
 
-_SHOW = """Say what is known of one task: how it ended, where it ran, its values, outputs and log.
+_SHOW = """Show how a task ended, where it ran, its values, outputs and log.
 
-PLACE is a job file, which also tells the task's command lines, environment and inputs, or the
-folder that a job has its results in, or the job's own folder in it.
+With a job file, its command lines, environment and inputs are shown too. DESTINATION is the folder
+with a job's results, or the job's own folder in it.
 
 \b
   encamp show opamp.toml mc-tt-001
   encamp show results mc-tt-001
 """
 
-_DEBUG = """Make a task's folder again with its inputs, and look into it.
+_DEBUG = """Create a task's folder again, with its inputs, to debug the task.
 
-Commands get a shell in the folder, with the variables of the steps. Functions run in pdb from their
-first line on, after the steps before them; where one raises an error, pdb is there. Nothing is
-published. The inputs are mirrored to this host, wherever the task has run.
+For commands, a shell starts in the folder, with the variables of the steps. Functions run under pdb
+from their first line, after the steps before them; pdb also stops where one raises an error.
+Nothing is published. The inputs are mirrored to this host, wherever the task ran.
 
 \b
   encamp debug opamp.toml mc-tt-001         a shell in the folder of a task
   encamp debug survey.py strip-3            pdb in the function of a task
   encamp debug --shell survey.py strip-3    a shell there, too
 
-All that follows the task's name is for the script. Exit status: of the shell; of pdb 0, or 1 if a
-step raised an error; 2 the input cannot be used.
+Arguments after the task's name are passed to the script.
+
+Exit status: that of the shell; with pdb 0, or 1 if a step raised an error; 2 the input cannot be
+used.
 """
 
 _PRUNE = """Remove files that jobs have published and no longer make.
 
-These are the outputs of tasks that were taken out of a job, and outputs that have another name
-now. What counts is the job as it was last run. Files that were changed since, and files that no
-job has published, stay.
-DESTINATION is the folder that a job has its results in, or the job's own folder in it.
+These are outputs of tasks that were taken out of a job, and outputs that have another name now, as
+of the job's last run. Files that were changed since, and files that no job has published, stay.
+DESTINATION is the folder with a job's results, or the job's own folder in it.
 """
 
-_DOCTOR = """Check what usually goes wrong on hosts, and say what to do about it.
+_DOCTOR = """Check hosts for what usually goes wrong, and say what to do about it.
 
-On every host of an engine a task looks at Python and libraries, local storage, shared folders,
-locks, clocks, limits and shared memory. DESTINATION is the folder that results are to go to; the
-current one by default.
+On every host of an engine, a task checks Python and libraries, local storage, shared folders,
+locks, clocks, limits and shared memory. DESTINATION is the folder for results, by default the
+current one.
 
 \b
   encamp doctor                             this host
   encamp doctor -e mpi --hosts n1,n2 /net/results
-                                            others, and what they see of /net/results
+                                            other hosts, and whether they see /net/results
 
 Lines say ok, note (it works, but slower or less safely than it could) or fails. Exit status: 0 all
 will work, 1 something will not, 2 the input cannot be used.
@@ -140,9 +142,9 @@ will work, 1 something will not, 2 the input cannot be used.
 
 _ATTACH = """Follow what a server of a service prints, until it ends.
 
-NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it the servers
-of your programs on this host are listed. To be called on the host of the program that has
-published the service, whichever host the server is on. What it has printed last comes first.
+NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it, the servers of
+your programs on this host are listed. Run it on the host of the program that has published the
+service, whichever host the server is on. It first shows what the server printed last.
 
 \b
   encamp attach                list servers
@@ -151,13 +153,13 @@ published the service, whichever host the server is on. What it has printed last
 Exit status: 0 the server has ended, 2 there is no such server, 130 stopped by Ctrl-C.
 """
 
-_SHARED = "The job may be any member's of the group of its folder."
+_SHARED = "The job may belong to any member of its folder's group."
 
-_STATUS = """Say how the jobs in a destination stand.
+_STATUS = """Show the state of the jobs in a destination.
 
-Nothing is run. DESTINATION is the folder that a job has its results in, or the job's own folder
-in it: results, or results/opamp.job. It may be asked from another terminal, or on another host
-that sees the folder.
+Nothing is run. DESTINATION is the folder with a job's results, or the job's own folder in it:
+results, or results/opamp.job. It also works while the job runs, from another terminal or from
+another host that sees the folder.
 
 \b
   encamp status results             once
@@ -179,21 +181,21 @@ class _Run(click.Command):
 def cli() -> None:
     """Run functions and command lines, each in a private folder of its own.
 
-    The files a task needs are mirrored into its folder, the files it makes are brought back
-    whole, and the folder is removed afterwards.
+    The files a task needs are mirrored into its folder, its outputs are published whole or not at
+    all, and the folder is removed afterwards.
 
     \b
-      encamp run JOB.toml        run a job; run it again to go on where it stopped
+      encamp run JOB.toml        run a job; run it again to continue where it stopped
       encamp map COMMAND FILES   one command line for many files
-      encamp status results      how the jobs in a destination stand
+      encamp status results      the state of the jobs in a destination
       encamp show results TASK   how a task ended, its values, outputs and log
-      encamp debug JOB TASK      its folder again, with a shell or pdb in it
-      encamp prune results       remove files that a job no longer makes
+      encamp debug JOB TASK      a shell or pdb in its folder, with its inputs
+      encamp prune results       remove published files that a job no longer makes
       encamp clean               remove what killed processes left on this host
-      encamp doctor              what would go wrong on these hosts, and what to do
+      encamp doctor              check hosts for what usually goes wrong
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
       encamp attach Sampler/3    follow what a server of a service prints
-      encamp completion bash     have the shell complete command lines
+      encamp completion bash     let the shell complete command lines
     """
 
 
@@ -209,11 +211,11 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 
 _reached = _options(
-    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, with commas between."),
+    click.option("--hosts", metavar="A,B,…", help="Hosts for the engine, separated by commas."),
     click.option("--hostfile", metavar="FILE", shell_complete=files,
-                 help="Hosts for the engine, in a file that mpirun could read."),
+                 help="File with hosts for the engine, as mpirun reads it."),
     click.option("-o", "--option", "more", multiple=True, metavar="NAME=VALUE",
-                 help="What else the engine takes: mpi=openmpi, machine=own."),
+                 help="Other options of the engine: mpi=openmpi, machine=own."),
 )  # fmt: skip
 """What an engine is told."""
 
@@ -221,26 +223,26 @@ _reached = _options(
 _running = _options(
     click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
                  shell_complete=engines,
-                 help="What runs the slots: local, mpi, pvm, dask, ipyparallel."),
-    click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Slots to run tasks in "
+                 help="Engine to run on: local, mpi, pvm, dask, ipyparallel."),
+    click.option("-n", "-j", "--slots", type=click.IntRange(min=1), help="Number of slots "
                  "[default: one for each core]."),
     _reached,
     click.option("--retries", type=click.IntRange(min=0), metavar="N",
-                 help="Further tries after a failure, whatever the job says."),
+                 help="Further attempts after a failure, whatever the job says."),
     click.option("--time-limit", metavar="TIME",
-                 help="How long a try may take, whatever the job says: 30, '5 min', 2h."),
+                 help="Limit for one attempt, whatever the job says: 30, '5 min', 2h."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
-                 help="Begin no more tasks when so many have failed."),
-    click.option("-f", "--force", is_flag=True, help="Run everything, also what is up to date."),
-    click.option("--dry-run", is_flag=True, help="Only say what would run, and why."),
+                 help="Start no more tasks after N failures."),
+    click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
+    click.option("--dry-run", is_flag=True, help="Only show what would run, and why."),
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
-                 show_default=True, help="Which task folders to keep for looking into."),
+                 show_default=True, help="Which task folders to keep."),
     click.option("--shared", is_flag=True,
                  help="Let all members of the job folder's group run it."),
     click.option("--only", multiple=True, metavar="PATTERN",
-                 help="Run tasks of this name only, and what they wait for."),
-    click.option("--failed", is_flag=True, help="Run only tasks that failed when last run."),
-    click.option("-q", "--quiet", is_flag=True, help="Say nothing but what went wrong."),
+                 help="Run only tasks with this name, and what they wait for."),
+    click.option("--failed", is_flag=True, help="Run only tasks that failed in their last run."),
+    click.option("-q", "--quiet", is_flag=True, help="Print only failures."),
 )  # fmt: skip
 """What commands take that run tasks."""
 
@@ -271,7 +273,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     "--output",
     multiple=True,
     metavar="PATTERN",
-    help="Files to bring home from each task's folder, such as '*.sorted'.",
+    help="Files to publish from each task's folder, such as '*.sorted'.",
 )
 @click.option(
     "--into",
@@ -279,8 +281,10 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     metavar="FOLDER",
     help="Folder for them inside the destination, such as '{parent}'.",
 )
-@click.option("--no-outputs", is_flag=True, help="There is nothing to bring home.")
-@click.option("--stdout", metavar="NAME", help="File for what the command prints; an output, too.")
+@click.option("--no-outputs", is_flag=True, help="There is nothing to publish.")
+@click.option(
+    "--stdout", metavar="NAME", help="File for the output of the command; it is published too."
+)
 @click.option(
     "--values",
     metavar="NAME",
@@ -303,16 +307,14 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     metavar="NAME=VALUES",
     help="Tasks for each of these values: corner=tt,ff or run=1..70.",
 )
-@click.option("-0", "--null", is_flag=True, help="Names from - end with nulls: find -print0.")
-@click.option("--shell", is_flag=True, help="Have /bin/sh run the command: pipes, >, variables.")
 @click.option(
-    "--bash", is_flag=True, help="Have bash run it, where a pipeline fails with any part."
+    "-0", "--null", is_flag=True, help="Names on standard input end with null bytes (find -print0)."
 )
+@click.option("--shell", is_flag=True, help="Let /bin/sh run the command: pipes, >, variables.")
+@click.option("--bash", is_flag=True, help="Let bash run it; a pipeline fails if any part fails.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command.")
 @click.option("--name", help="The job's name [default: map- and the command's first word].")
-@click.option(
-    "--task", metavar="NAME", help="What tasks are called [default: {stem}, or the values]."
-)
+@click.option("--task", metavar="NAME", help="Names of tasks [default: {stem}, or the values].")
 @_running
 def map_(shell: bool, bash: bool, **given: Any) -> None:
     from dataclasses import fields
@@ -324,11 +326,13 @@ def map_(shell: bool, bash: bool, **given: Any) -> None:
 
 
 @cli.command(help=_CLEAN)
-@click.option("-a", "--all", "everything", is_flag=True, help="Also kept folders and the cache.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-@click.option("--hosts", metavar="A,B,…", help="Clean these hosts, through ssh, not this one.")
 @click.option(
-    "--python", metavar="PATH", help="The interpreter on them [default: this one's path]."
+    "-a", "--all", "everything", is_flag=True, help="Also remove kept folders and the cache."
+)
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
+@click.option("--hosts", metavar="A,B,…", help="Clean these hosts by ssh, not this one.")
+@click.option(
+    "--python", metavar="PATH", help="Interpreter on these hosts [default: the path of this one]."
 )
 def clean(**options: object) -> None:
     from encamp.cli.clean import clean_command
@@ -343,7 +347,7 @@ def cache() -> None:
 
 @cache.command("list")
 def cache_list() -> None:
-    """List the inputs that are in the cache, those first that were not used for longest."""
+    """List the inputs in the cache, least recently used first."""
     from encamp.cli.cache import list_command
 
     list_command()
@@ -352,14 +356,14 @@ def cache_list() -> None:
 @cache.command("why")
 @click.argument("file")
 def cache_why(file: str) -> None:
-    """Say why an input was fetched, fetched again, evicted or refused, and how it would come."""
+    """Show why an input was fetched, fetched again, evicted or refused, and its mode now."""
     from encamp.cli.cache import why_command
 
     why_command(file)
 
 
 @cache.command("clear")
-@click.option("--dry-run", is_flag=True, help="Only say how much would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show how much would be removed.")
 def cache_clear(dry_run: bool) -> None:
     """Remove every entry that no task is using now."""
     from encamp.cli.cache import clear_command
@@ -369,8 +373,8 @@ def cache_clear(dry_run: bool) -> None:
 
 @cli.command(help=_STATUS)
 @click.argument("destination", shell_complete=folders)
-@click.option("--follow", is_flag=True, help="Go on telling until none of the jobs is being run.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--follow", is_flag=True, help="Follow the jobs until none of them is running.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @click.option("--shared", is_flag=True, help=_SHARED)
 def status(destination: str, *, shared: bool, follow: bool, as_json: bool) -> None:
     from encamp.cli.status import status_command
@@ -381,7 +385,7 @@ def status(destination: str, *, shared: bool, follow: bool, as_json: bool) -> No
 @cli.command(help=_ATTACH)
 @click.argument("name", required=False)
 @click.option("--program", type=int, metavar="PID",
-              help="The process that has published it, if several have.")  # fmt: skip
+              help="Process that published it, if there are several.")  # fmt: skip
 def attach(name: str | None, *, program: int | None) -> None:
     from encamp.cli.attach import attach_command
 
@@ -402,8 +406,8 @@ def show(place: str, task: str, *, shared: bool) -> None:
 @click.argument("job", metavar="JOB.toml|SCRIPT.py", shell_complete=files)
 @click.argument("task")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@click.option("--shell", is_flag=True, help="A shell also where steps are functions.")
-@click.option("--keep", is_flag=True, help="Leave the folder where it can be looked into.")
+@click.option("--shell", is_flag=True, help="Start a shell even if steps are functions.")
+@click.option("--keep", is_flag=True, help="Keep the folder.")
 @click.option("--shared", is_flag=True, help=_SHARED)
 def debug(job: str, task: str, arguments: tuple[str, ...], **options: bool) -> None:
     from encamp.cli.debug import debug_command
@@ -413,7 +417,7 @@ def debug(job: str, task: str, arguments: tuple[str, ...], **options: bool) -> N
 
 @cli.command(help=_PRUNE)
 @click.argument("destination")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--shared", is_flag=True, help=_SHARED)
 def prune(destination: str, *, dry_run: bool, shared: bool) -> None:
     from encamp.cli.prune import prune_command
@@ -430,8 +434,10 @@ def completion(shell: str) -> None:
 @cli.command(help=_DOCTOR)
 @click.argument("destination", required=False)
 @click.option("-e", "--engine", default="local", metavar="NAME", show_default=True,
-              help="What reaches the hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
-@click.option("-n", "--slots", type=click.IntRange(min=1), help="Slots that are to be there.")
+              help="Engine to reach hosts: local, mpi, pvm, dask, ipyparallel.")  # fmt: skip
+@click.option(
+    "-n", "--slots", type=click.IntRange(min=1), help="Number of slots that must be available."
+)
 @_reached
 def doctor(destination: str | None, **options: object) -> int:
     from encamp.cli.doctor import doctor_command
