@@ -75,7 +75,7 @@ def test_a_failure_is_told_with_what_the_job_file_says(
         "  step: echo gain 3 > bad.txt",
         "    env: V=bad x",
     ]
-    assert "  input: shared.txt" in lines
+    assert "  mirror: shared.txt" in lines
     assert lines[-1] == "  | hello bad"
 
 

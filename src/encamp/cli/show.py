@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from encamp.cli.states import job_folders
+from encamp.cli.states import job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
 from encamp.jobs.display.console import time_text
 from encamp.jobs.file.jobfile import load_job
@@ -19,7 +19,7 @@ from encamp.jobs.report.report import read_report
 from encamp.jobs.steps import Call, Command
 from encamp.model import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.sizes import size_text
+from encamp.storage.sizes import counted, size_text
 
 _MOST_LOG = 1 << 30
 _LISTED = 20
@@ -84,6 +84,11 @@ def _of_report(report: TaskReport) -> Iterator[str]:
         yield f"  values: {_pairs(value)}"
     for attempt in report.attempts[-_LISTED:]:
         yield from _of_attempt(attempt, report.why)
+    for one in report.inputs:
+        when = moment_text(one.mtime_ns / 1e9)
+        yield f"  input: {printable(one.path)} ({size_text(one.size)}, of {when})"
+    if report.more_inputs:
+        yield f"  and {counted(report.more_inputs, 'more input', 'more inputs')}"
     for output in [*report.outputs, *report.rescued][-_LISTED:]:
         yield f"  output: {printable(output.path)} ({size_text(output.size)})"
     if report.kept:
@@ -111,7 +116,7 @@ def _of_job(job: Job, task: str) -> Iterator[str]:
         for name, value in step.env.items() if isinstance(step, Command) else ():
             yield f"    env: {printable(name)}={printable(value)}"
     for mirror in (*job.mirror, *job.tasks[task].mirror):
-        yield f"  input: {printable(mirror.pattern)}"
+        yield f"  mirror: {printable(mirror.pattern)}"
 
 
 def _line_of(step: Call | Command) -> str:

@@ -164,22 +164,23 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
     page = f"  report: {printable(folder / 'report.html')}"
     if (check := last_check(folder, shared=own.shared)) is not None:
         words = (
-            f"{name}: {check.tasks} up to date; the last run ended {_when(check.ended)}, "
-            f"nothing had to run; the report is of the run that {how} {_when(report.ended)}"
+            f"{name}: {check.tasks} up to date; the last run ended {moment_text(check.ended)}, "
+            f"nothing had to run; the report is of the run that {how} {moment_text(report.ended)}"
         )
         return JobState(replace(status, now=check.ended), [words, page])
     counts = ", ".join(
         [f"{found[state]} {state}" for state in _ENDED if found[state]]
         + ([f"{report.not_selected} not selected"] if report.not_selected else [])
     )
-    lines = [f"{name}: {counts}; the last run {how} {_when(report.ended)}"]
+    lines = [f"{name}: {counts}; the last run {how} {moment_text(report.ended)}"]
     for task in failed:
         log = f" (log: {printable(folder / task.log)})" if task.log else ""
         lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
     return JobState(status, [*lines, page])
 
 
-def _when(seconds: float) -> str:
+def moment_text(seconds: float) -> str:
+    """``2026-11-30 17:00:00``, by this host's time."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
