@@ -704,14 +704,14 @@ def test_the_page_of_a_run_that_goes_on_says_so_and_reads_itself_again(
         started=START, tasks=6, counts={"done": 5, "running": 1}, left=65.2,
         running=[RunningTask(waiting.name, 2, time.time() - 3)],
     )  # fmt: skip
-    write_page(report, folder, status)
+    write_page(report, folder, status, 4.0)
     page = with_script(tmp_path / "report.html", _AT_ONCE, before=True)
     dom, said = browser.run(page)
     assert said == []
     assert "running: 5 of 6, about 1 min 05 s left" in dom
     assert "for 3.00 s, attempt 2" in dom
     assert Page(dom).texts["title"][0] == "renewed"
-    write_page(report, folder, replace(status, now=time.time() - 3600))
+    write_page(report, folder, replace(status, now=time.time() - 3600), 4.0)
     assert "the run may have been killed" in browser.run(tmp_path / "report.html")[0]
 
 

@@ -856,10 +856,10 @@ class _Run:
             self.live.look(self.futures, self._try_of, stopping=True)
             self._take_in(self._arrivals(min(left, self.live.pause)))
 
-    def _draw(self, status: JobStatus) -> None:
+    def _draw(self, status: JobStatus, pause: float) -> None:
         """Write the report's page while the run goes on."""
         so_far = self._so_far(self.ended.for_disk(), interrupted=False)
-        write_page(so_far, self.journal.own_folder, status)
+        write_page(so_far, self.journal.own_folder, status, pause)
 
     def _so_far(self, tasks: Sequence[TaskReport], *, interrupted: bool) -> JobReport:
         return job_report(

@@ -40,7 +40,7 @@ class Due:
     """When something is to be done again, that takes a certain part of the time at most."""
 
     def __init__(self, every: float, first: float | None = None) -> None:
-        self._every = every
+        self._every = self.pause = every
         self._next = time.monotonic() + (every if first is None else first)
 
     def __call__(self) -> bool:
@@ -49,13 +49,15 @@ class Due:
 
     def done(self, took: float) -> None:
         """It was done, in so many seconds."""
-        self._next = time.monotonic() + max(self._every, took * _SHARE)
+        self.pause = max(self._every, took * _SHARE)
+        self._next = time.monotonic() + self.pause
 
 
 class Live:
     """Follows one run; all is called by the thread that runs it.
 
-    ``draw`` writes the report's page, and is told how the run stands.
+    ``draw`` writes the report's page; it is told how the run stands, and after how many seconds the
+    next page comes, as far as is known.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Live:
         progress: Shielded,
         folder: OwnFolder,
         controller: str,
-        draw: Callable[[JobStatus], None],
+        draw: Callable[[JobStatus, float], None],
     ) -> None:
         self._name, self._tasks, self._slots = name, tasks, slots
         self._clock, self._progress, self._folder = clock, progress, folder
@@ -132,7 +134,7 @@ class Live:
             if self._page() and not stopping:
                 began = time.monotonic()
                 with suppress(EncampError, OSError):  # the one at the end says what is wrong
-                    self._draw(status)
+                    self._draw(status, self._page.pause)
                 self._page.done(time.monotonic() - began)
 
     def _status(

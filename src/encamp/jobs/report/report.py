@@ -46,10 +46,13 @@ def written(report: JobReport, files: OwnFiles) -> None:
     _replace(files, "report.html", [page_of(report, facts, lanes, folder)])
 
 
-def write_page(report: JobReport, folder: OwnFolder, status: JobStatus) -> None:
-    """Write report.html alone, of a run that goes on; raises as `write_report`."""
+def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: float) -> None:
+    """Write report.html alone, of a run that goes on; raises as `write_report`.
+
+    ``pause`` is in how many seconds the next one is to be expected.
+    """
     lanes = Lanes(report)
-    facts = {**carried(replace(report, tasks=[])), "live": carried(status)}
+    facts = {**carried(replace(report, tasks=[])), "live": carried(status), "pause": pause}
     with folder.opened() as files:
         page = page_of(report, facts, lanes, files.path)
         _replace(files, "report.html", [page], flush=False)
