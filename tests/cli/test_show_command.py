@@ -44,7 +44,9 @@ def test_a_task_is_told_with_its_values_outputs_and_log(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = re.compile(r" on \S+ \(\S+\):")
-    lines = [where.sub(":", line) for line in shown("out", "good", capsys)]
+    when = re.compile(r"of \d{4}(-\d\d){2} \d\d(:\d\d){2}")
+    told = shown("out", "good", capsys)
+    lines = [when.sub("of WHEN", where.sub(":", line)) for line in told]
     assert lines == [
         "good: done (it was not done before)",
         "  parameters: c = 'good'",
@@ -56,6 +58,7 @@ def test_a_task_is_told_with_its_values_outputs_and_log(
         " TIME echo gain 3",
         " TIME test good '!=' bad",
         " TIME task postphase",
+        f"  input: {job.parent}/shared.txt (0 B, of WHEN)",
         f"  output: {job.parent}/out/good.txt (7 B)",
         "  log: out/job.job/logs/good.1.log",
         "  | hello good",
