@@ -61,6 +61,7 @@ class OwnedFolder:
         self._has_linked = False
         self.path = sandboxes(self._root) / f"{_short(name)}.{token_hex(6)}"
         self.task = self.path / TASK
+        self._lock_file = f"{self.path}{LOCK}"
         try:
             self._make()
         except OSError as exc:
@@ -70,10 +71,10 @@ class OwnedFolder:
     def _make(self) -> None:
         keep_off(self._root)
         try:
-            self._lock = _take_new(_lock_of(self.path))
+            self._lock = _take_new(self._lock_file)
         except FileNotFoundError:  # it is the first one here
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            self._lock = _take_new(_lock_of(self.path))
+            self._lock = _take_new(self._lock_file)
         os.write(self._lock, _about(this_process()))
         self.path.mkdir(mode=0o700)
         self._folder = locked(self.path, fcntl.LOCK_EX)
@@ -128,7 +129,7 @@ class OwnedFolder:
 
     def _release(self) -> None:
         with suppress(OSError):
-            _lock_of(self.path).unlink(missing_ok=True)
+            os.unlink(self._lock_file)  # noqa: PTH108 - once for each task
         for fd in (self._lock, self._folder):
             if fd is not None:
                 with suppress(OSError):  # it is closed whatever close(2) says
@@ -192,7 +193,7 @@ def _lock_of(folder: Path) -> Path:
     return Path(f"{folder}{LOCK}")
 
 
-def _take_new(path: Path) -> int:
+def _take_new(path: str) -> int:
     """Make the lock file and lock it, again if a cleaner took it in between."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -202,9 +203,9 @@ def _take_new(path: Path) -> int:
         os.close(fd)
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def _is_at(fd: int, path: str | Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
         return False
 

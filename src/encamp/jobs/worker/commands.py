@@ -78,13 +78,13 @@ def _words(command: Command) -> Sequence[str]:
 
 def _found(word: str, path: str | None) -> str | None:
     """The program that a command's first word names, looked up once where that cannot depend."""
-    if "/" in word or path is None or not all(map(os.path.isabs, path.split(os.pathsep))):
-        return shutil.which(word, path=path)
-    if (word, path) not in _programs or not os.access(_programs[word, path], os.X_OK):
-        if (program := shutil.which(word, path=path)) is None:
-            return None
+    known = _programs.get((word, path or ""))
+    if known is not None and os.access(known, os.X_OK):
+        return known
+    program = shutil.which(word, path=path)
+    if program and path and "/" not in word and all(map(os.path.isabs, path.split(os.pathsep))):
         _programs[word, path] = program
-    return _programs[word, path]
+    return program
 
 
 _programs: dict[tuple[str, str], str] = {}

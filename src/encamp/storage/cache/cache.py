@@ -114,6 +114,11 @@ class HostCache:
     def _entry(self, key: str, kind: str) -> Path:
         return self.root / f"{kind}s" / key[:2] / key
 
+    @property
+    def may_ship(self) -> bool:
+        """Whether anything comes by a channel."""
+        return self._channel is not None
+
     def ships(self, item: Item) -> bool:
         """Whether an input comes by the channel: it is on no disk that this host sees."""
         return self._channel is not None and item.url is None and not is_here(item)

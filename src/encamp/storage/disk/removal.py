@@ -51,14 +51,13 @@ def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None
     another disk, is left alone. Raises `UnsafeTarget` for a folder that is not below ``root``, also
     by a symlink, `NotRemoved` when all is gone that can be removed.
     """
-    if folder == root or not folder.is_relative_to(root) or ".." in folder.parts:
-        raise UnsafeTarget(str(folder), f"is not in the local storage {root}")
+    *names, name = _names_below(folder, root)
     for left in reversed(range(_TRIES)):
         try:
-            above = _opened_above(folder, root)
+            above = _opened_above(folder, root, names)
         except FileNotFoundError:
             return
-        if not mounted and _removed_at_once(folder.name, above):
+        if not mounted and _removed_at_once(name, above):
             return
         removal = _Removal(folder, above, mounted)
         removal.run()
@@ -68,10 +67,19 @@ def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None
             raise NotRemoved(removal.stayed)
 
 
-def _opened_above(folder: Path, root: Path) -> int:
+def _names_below(folder: Path, root: Path) -> list[str]:
+    """The names on the way from ``root`` to ``folder``. Raises `UnsafeTarget`."""
+    top, whole = f"{root}/", str(folder)
+    names = whole.removeprefix(top).split("/")
+    if not whole.startswith(top) or ".." in names:
+        raise UnsafeTarget(whole, f"is not in the local storage {root}")
+    return names
+
+
+def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
     """A descriptor of what ``folder`` is in, to which no symlink below ``root`` leads."""
     fd = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
-    for name in folder.parent.relative_to(root).parts:
+    for name in names:
         try:
             below = os.open(name, _FOLDER, dir_fd=fd)
         except OSError:

@@ -122,7 +122,7 @@ class Placer:
 
     def _by_cache(self, item: Item) -> Item:
         """What is shipped goes by the cache, also what one task alone wants."""
-        if item.cached:
+        if item.cached or not self._cache.may_ship:
             return item
         if item not in self._shipped:
             self._shipped[item] = self._cache.ships(item)
@@ -212,9 +212,9 @@ class Placer:
         return True
 
     def _file(self, origin: Path, status: os.stat_result, item: Item, way: Way) -> None:
-        path = PurePosixPath(item.target)
-        self._folder(path.parent)
-        self._one(str(origin), f"{self.folder}/{path}", status, item, way)
+        if above := item.target.rpartition("/")[0]:
+            self._folder(PurePosixPath(above))
+        self._one(str(origin), f"{self.folder}/{item.target}", status, item, way)
 
     def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
         if not _shared(origin, place, item, way):

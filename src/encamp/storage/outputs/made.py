@@ -70,6 +70,7 @@ class Homebound:
         self._lenient = lenient
         self._made: list[Made] = []
         self._links: deque[_Link] = deque()
+        self._top = f"{folder}/"
         self._inside = {str(folder)}
         self._homes: dict[str, list[tuple[object, PurePosixPath]]] = {}
 
@@ -85,17 +86,25 @@ class Homebound:
         """
         before = len(self._made), len(self._links)
         matches = find(output.pattern, self._folder)
-        self._check_listable(output.pattern)
+        if "/" in output.pattern:
+            self._check_listable(output.pattern)
         depth = globstar_depth(output.pattern, self._folder)
         holders = {parent for match in matches for parent in match.parents} if depth else set()
         for match in matches:
             inner = PurePosixPath(*match.parts[depth:]) if depth else PurePosixPath(match.name)
             if inner.name:
-                to = inner.parent / renamed(output.rename, match.name)
-                path = os.path.relpath(match, self._folder)
+                to = inner
+                if output.rename is not None:
+                    to = inner.parent / renamed(output.rename, match.name)
+                path = self._below(str(match))
                 with self._leniency():
                     self._take(path, to, output, top=True, held=match in holders)
         return (len(self._made), len(self._links)) != before
+
+    def _below(self, path: str) -> str:
+        """A path as it is called from the task's folder."""
+        inner = path.removeprefix(self._top)
+        return os.path.relpath(path, self._folder) if inner == path else inner
 
     def all(self) -> list[Made]:
         """All that goes home, now that it is known what does."""
@@ -115,7 +124,7 @@ class Homebound:
     ) -> None:
         """Take in one match; of a folder that is ``held`` the pattern matches what is in it."""
         self._check_inside(path)
-        status = (self._folder / path).lstat()
+        status = os.lstat(self._top + path)
         if stat.S_ISDIR(status.st_mode):
             self._homes.setdefault(path, []).append((_base(output), inner))
             if not held:
@@ -169,7 +178,7 @@ class Homebound:
 
     def _check_inside(self, path: str) -> None:
         """What a pattern matches beyond a symlink may be anybody's."""
-        parent = str((self._folder / path).parent)
+        parent = os.path.dirname(self._top + path)  # noqa: PTH120 - often called
         if parent not in self._inside:
             real = os.path.realpath(parent)
             if not Path(real).is_relative_to(self._real):

@@ -109,7 +109,9 @@ def stage(
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
     try:
-        outputs = bound(outputs, destination or current_folder())
+        outputs = tuple(outputs)
+        if any(output.at is None for output in outputs):
+            outputs = bound(outputs, destination or current_folder())
         ats = {output.at for output in outputs if channel is not None}
         far = {at for at in ats if at is not None and not reaches(at, beacon)}
     except OSError as exc:
