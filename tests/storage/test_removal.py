@@ -16,7 +16,7 @@ from camps import mirrored
 from other_processes import open_folder
 
 import encamp
-from encamp.errors import BadDestination, UnusableInput
+from encamp.errors import UnusableInput, UnusableOutput
 from encamp.storage.disk.removal import NotRemoved, remove_tree
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Mirror, plan
@@ -141,7 +141,7 @@ def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
     nest(doomed / "tree", 30, "d" * 200)
     with pytest.raises(UnusableInput, match="file name too long"):
         plan([Mirror("tree")], doomed)
-    with pytest.raises(BadDestination, match="file name too long"):
+    with pytest.raises(UnusableOutput, match="file name too long"):
         stage(doomed, as_outputs("tree"), here / "to", token="t", task="name")
     remove_tree(doomed, local_storage())
 
