@@ -154,8 +154,9 @@ class Place:
 
     def left(self) -> str:
         """What it keeps of a run that was taken away, besides the table."""
-        last = self.work / f"runs/{self.runs}/corner.txt"
-        return "its files stay" if last.exists() else "nothing is left"
+        if (self.work / f"runs/{self.runs}/corner.txt").exists():
+            return "its files stay"
+        return "its value stays in the cache" if (self.work / "cache").exists() else "nothing else"
 
 
 @dataclass(frozen=True)
