@@ -88,10 +88,11 @@ class InNotebook:
         return table(("task", "", "why"), some, len(self._failed) - len(some))
 
     def _show(self, markup: str, text: str) -> None:
-        from IPython.core.display_functions import display
+        from IPython.core import display_functions
 
+        display: Any = display_functions.display
         data = {"text/html": markup, "text/plain": shown(text)}
         if self._handle is None:
-            self._handle = display(data, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+            self._handle = display(data, raw=True, display_id=True)
         else:
             self._handle.update(data, raw=True)
