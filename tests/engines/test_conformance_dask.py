@@ -74,6 +74,16 @@ class ByScheduler(ClassWide):
 
 
 class TestDaskByScheduler(ByScheduler, Messages):
-    @pytest.mark.parametrize("size", [0, 4096, 10 * MIB])  # more takes long that way
+    """What is very large takes long that way: here it is ten megabytes at most."""
+
+    test_very_many_arrays_in_one_message_come_as_they_went = None  # type: ignore[assignment]
+
+    @pytest.mark.parametrize("size", [0, 4096, 10 * MIB])
     def test_bytes_of_any_size_come_as_they_went(self, cluster: Cluster, size: int) -> None:
         super().test_bytes_of_any_size_come_as_they_went(cluster, size)
+
+    @pytest.mark.parametrize("size", [0, 1, MIB])
+    def test_arrays_come_as_they_went_and_can_be_written_to(
+        self, cluster: Cluster, size: int
+    ) -> None:
+        super().test_arrays_come_as_they_went_and_can_be_written_to(cluster, size)
