@@ -10,7 +10,7 @@ from conftest import need
 from encamp.testing.waiting import until
 from lab import Host, Lab, missing
 
-_MARKS = ("encamp.engines", "encamp.agent", "spawn_main", "ipyparallel")
+_MARKS = ("encamp.engines", "encamp.agent", "encamp.slot", "spawn_main", "ipyparallel")
 
 
 @pytest.fixture(scope="module")

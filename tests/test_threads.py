@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from encamp.cluster.mail import Mail
-from encamp.cluster.task import Task, Timing
+from encamp.cluster.task import SpawnedTask, Timing
 from encamp.errors import JobBusy
 from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
@@ -91,7 +91,7 @@ def test_each_message_is_taken_by_one_thread() -> None:
 
 def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
     keeper: Any = SimpleNamespace()
-    tasks = [Task(number, "", Timing(), keeper) for number in range(700)]
+    tasks = [SpawnedTask(number, "", Timing(), keeper) for number in range(700)]
     called: list[tuple[int, int]] = []
 
     def add(which: int) -> None:
@@ -111,7 +111,7 @@ def test_a_callback_that_is_added_just_as_its_task_ends_is_called_once() -> None
     adding, ended = threading.Event(), threading.Event()
     adder = threading.get_ident()
 
-    class Slow(Task):
+    class Slow(SpawnedTask):
         def done(self) -> bool:
             was = super().done()
             if threading.get_ident() == adder:

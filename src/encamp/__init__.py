@@ -42,6 +42,7 @@ _HOMES = {
     "HostDeleted": "encamp.cluster.events",
     "Received": "encamp.wire.protocol",
     "SPAWNER": "encamp.cluster.cluster",
+    "SpawnedTask": "encamp.cluster.task",
     "TaskExit": "encamp.cluster.events",
     "TaskResult": "encamp.cluster.events",
     "current_task": "encamp.slot.calls",
@@ -85,6 +86,7 @@ __all__ = [
     "Service",
     "ServiceError",
     "ServiceStatistics",
+    "SpawnedTask",
     "StorageError",
     "Task",
     "TaskError",
@@ -109,6 +111,7 @@ __all__ = [
 if TYPE_CHECKING:
     from encamp.cluster.cluster import SPAWNER, Cluster
     from encamp.cluster.events import Host, HostAdded, HostDeleted, TaskExit, TaskResult
+    from encamp.cluster.task import SpawnedTask
     from encamp.errors import (
         ClusterError,
         EncampError,

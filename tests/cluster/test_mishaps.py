@@ -25,7 +25,7 @@ from encamp.cluster.functions import Function
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.records import Place, Record, Station
 from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.task import Keeper, Task
+from encamp.cluster.task import Keeper, SpawnedTask
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
@@ -46,7 +46,7 @@ def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
         yield cluster
 
 
-def ready(cluster: Cluster, task: Task) -> None:
+def ready(cluster: Cluster, task: SpawnedTask) -> None:
     """Wait until a task has said something."""
     got = cluster.receive(SOON, source=task)
     assert got is not None
@@ -75,7 +75,7 @@ class LateAnswers(SimulatedEngine):
         """Let the host say something."""
         self._inbox.put([Frame(1, parts) for parts in answers])
 
-    def finish(self, *tasks: Task) -> None:
+    def finish(self, *tasks: SpawnedTask) -> None:
         """Have tasks end, whenever they come."""
 
         def all_done() -> bool:
@@ -373,7 +373,7 @@ def test_callbacks_may_call_back_into_the_cluster(
 ) -> None:
     end: Any = FakeEngine(hosts=1, slots=3) if engine == "fake" else engine
     options: dict[str, Any] = {} if engine == "fake" else {"slots": 3}
-    tasks: list[Task] = []
+    tasks: list[SpawnedTask] = []
     waited: list[Any] = []
     with Cluster(end, **options) as cluster:
 
@@ -733,7 +733,7 @@ def test_a_task_does_not_get_the_answer_for_one_that_was_killed(
 ) -> None:
     controller, answers = one._controller, threading.Event()
 
-    def answer(task: Task, question: str) -> str:
+    def answer(task: SpawnedTask, question: str) -> str:
         if question == "B":
             threading.Event().wait(0.3)  # so that the other answer comes first, and alone
         return f"to {question}"

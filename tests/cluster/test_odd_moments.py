@@ -20,7 +20,7 @@ from encamp.agent import main as agent
 from encamp.agent.hosted import ProcessSlot
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
 from encamp.slot.calls import current_task
 from encamp.testing import fake, work
@@ -39,7 +39,7 @@ def one(local_storage_base: Path, no_slots_left: None) -> Iterator[Cluster]:
         yield cluster
 
 
-def ready(cluster: Cluster, task: Task) -> None:
+def ready(cluster: Cluster, task: SpawnedTask) -> None:
     """Wait until a task has said something."""
     assert cluster.receive(SOON, source=task) is not None
 
@@ -197,16 +197,16 @@ def test_a_callback_may_close_the_cluster_that_another_thread_closes(
 # Cancelling
 
 
-def _is_sent(cluster: Cluster, task: Task) -> bool:
+def _is_sent(cluster: Cluster, task: SpawnedTask) -> bool:
     return cluster._place_of(task) is not None
 
 
-def _sent_ahead(cluster: Cluster, seconds: float) -> list[Task]:
+def _sent_ahead(cluster: Cluster, seconds: float) -> list[SpawnedTask]:
     """Some calls of which a slot has more than one, behind one that takes that long."""
     for task in cluster.spawn_many(_nap, [(0.0,)] * 300):
         task.result(SOON)
     arguments = [(seconds,), *[(0.0,)] * 40]
-    tasks: list[Task] = cluster._pump.call(lambda: cluster.spawn_many(_nap, arguments))
+    tasks: list[SpawnedTask] = cluster._pump.call(lambda: cluster.spawn_many(_nap, arguments))
     until(lambda: sum(_is_sent(cluster, task) for task in tasks) > 1)
     return tasks
 

@@ -230,7 +230,7 @@ def test_neither_side_sees_what_the_other_does_to_an_array(cluster: Cluster) -> 
 
 def test_tasks_and_clusters_as_arguments_say_what_to_send(cluster: Cluster) -> None:
     task = cluster.spawn(work.add, 1)
-    with pytest.raises(CannotTravel, match=r"a Task belongs to the program .*: send its id"):
+    with pytest.raises(CannotTravel, match=r"a SpawnedTask belongs to the program .*: send its id"):
         cluster.spawn(print, task).result(SOON)
     with pytest.raises(CannotTravel, match="a Cluster belongs to the program that has made it"):
         cluster.spawn(print, cluster).result(SOON)

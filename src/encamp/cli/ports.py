@@ -13,7 +13,7 @@ import psutil
 
 from encamp.cli.checks import Line
 from encamp.cluster.cluster import SPAWNER, Cluster
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.slot.calls import current_task
 
 _KNOCKS = 2.0
@@ -95,7 +95,7 @@ def ports(cluster: Cluster) -> dict[str, Line]:
     return {name: _line(closed[name]) for name in closed}
 
 
-def _heard(cluster: Cluster, tasks: Mapping[str, Task]) -> dict[str, Any]:
+def _heard(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]:
     """What each task says next, as far as it does so in time."""
     found: dict[str, Any] = {}
     until = time.monotonic() + _WITHIN

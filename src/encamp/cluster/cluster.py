@@ -25,7 +25,7 @@ from encamp.cluster.options import SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.cluster.records import Place
 from encamp.cluster.table import rows_of, table
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.engines.base import Endpoint, Engine
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.engines.registry import open_end
@@ -259,7 +259,7 @@ class Cluster:
         station = self._controller.scheduler.stations.get(host)
         return [] if station is None else list(station.places)
 
-    def _place_of(self, task: Task) -> Place | None:
+    def _place_of(self, task: SpawnedTask) -> Place | None:
         """The slot that a task was sent to, as long as it is there."""
         record = self._controller.tasks.get(task.id)
         return None if record is None else record.place
@@ -308,7 +308,7 @@ class Cluster:
         where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
         return f"{self.slots} slots on {where}"
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[SpawnedTask]:
         """The tasks that have not ended."""
         return [record.future for record in self._pump.call(self._controller.known)]
 
@@ -325,7 +325,7 @@ class Cluster:
         *args: Any,
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[TaskOptions],
-    ) -> Task:
+    ) -> SpawnedTask:
         """Have ``function(*args, **kwargs)`` called in a slot; does not wait for it.
 
         It begins when a slot is free: on the host with most free ones, or on one of ``on``. Not
@@ -351,7 +351,7 @@ class Cluster:
         arguments: Iterable[tuple[Any, ...]],
         /,
         **options: Unpack[TaskOptions],
-    ) -> list[Task]:
+    ) -> list[SpawnedTask]:
         """A task for each tuple of arguments, spread evenly; options as `spawn` takes them."""
         shared = SpawnOptions.of({"notify": True, **options})
         return [self._spawn(function, _tuple(args), {}, shared) for args in arguments]
@@ -362,7 +362,7 @@ class Cluster:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: SpawnOptions,
-    ) -> Task:
+    ) -> SpawnedTask:
         controller = self._controller
         task = controller.spawn(function, args, kwargs, options).future
         if self._life.ended:  # just now
@@ -414,13 +414,13 @@ class Cluster:
 
     # Messages
 
-    def send(self, to: Task | int, message: object) -> None:
+    def send(self, to: SpawnedTask | int, message: object) -> None:
         """Send an object to a task; does not wait until it is received.
 
         It is kept for a task that has not begun, and dropped if the task has ended. What was sent
         may be changed afterwards: with large arrays this blocks until they are on their way.
         """
-        ours = type(to) is Task and to._keeper is self._keeper
+        ours = type(to) is SpawnedTask and to._keeper is self._keeper
         number = to.id if ours else self._number(to)  # type: ignore[union-attr]
         line, short = self._lines.get(number), self._short
         if line is not None and short is not None:
@@ -429,8 +429,8 @@ class Cluster:
                 return
         self._send(number, message)
 
-    def _number(self, task: Task | int) -> int:
-        if type(task) is not Task:
+    def _number(self, task: SpawnedTask | int) -> int:
+        if type(task) is not SpawnedTask:
             return task_number(task)
         if not task.kept_by(self._keeper):
             raise TypeError(f"{task.name} is not a task of this cluster")
@@ -455,7 +455,7 @@ class Cluster:
         self._pump.until(lambda: not self._engine.sending or self._controller.failure is not None)
 
     def receive(
-        self, timeout: float | None = None, source: Task | int | None = None
+        self, timeout: float | None = None, source: SpawnedTask | int | None = None
     ) -> Received | None:
         """The next message or event with its sender's id; None if the time is over.
 
@@ -514,7 +514,7 @@ class Cluster:
         return None
 
     async def areceive(
-        self, timeout: float | None = None, source: Task | int | None = None
+        self, timeout: float | None = None, source: SpawnedTask | int | None = None
     ) -> Received | None:
         """`receive` for coroutines."""
         import asyncio

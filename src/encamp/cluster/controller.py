@@ -31,7 +31,7 @@ from encamp.cluster.recalls import NOT_INLINE, Recalls
 from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.setups import Setups
-from encamp.cluster.task import FORKED, Task
+from encamp.cluster.task import FORKED, SpawnedTask
 from encamp.cluster.tenant import Tenant
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.errors import (
@@ -232,7 +232,7 @@ class Controller:
         self.take_in()
         return list(self.tasks.values())
 
-    def record(self, task: Task) -> Record | None:
+    def record(self, task: SpawnedTask) -> Record | None:
         """What is known of a task, None if it has ended; for the thread that drives."""
         self.take_in()
         return self.tasks.get(task.id)

@@ -17,7 +17,7 @@ from encamp.agent.hosted import ANSWER_WITHIN
 from encamp.cluster.hosts import Agent
 from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
 from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
 from encamp.loop.pump import Pump
 from encamp.wire.frames import Parts
@@ -38,7 +38,7 @@ class Controls(Protocol):
     def known(self) -> list[Record]:
         """The tasks that have not ended."""
 
-    def record(self, task: Task) -> Record | None:
+    def record(self, task: SpawnedTask) -> Record | None:
         """What is known of a task; None if it has ended."""
 
     def agents(self) -> Iterable[Agent]:
@@ -173,7 +173,7 @@ class Recalls:
                 if len(place.ahead) > 1 and not place.closed and not place.ticket:
                     self.recall(place)
 
-    def kill(self, task: Task) -> None:
+    def kill(self, task: SpawnedTask) -> None:
         """End a running task; from any thread."""
         if self._inline:
             raise UnsupportedByEngine(self._inline, "end inline tasks", NOT_INLINE)
@@ -211,7 +211,7 @@ class Recalls:
         for task in waiting:  # last, for their callbacks may wait for others
             self._controller.cancelled(task)
 
-    def take_back_all(self, tasks: Iterable[Task]) -> None:
+    def take_back_all(self, tasks: Iterable[SpawnedTask]) -> None:
         """Cancel those that have not begun; from any thread, blocks while their slots are asked."""
         left = deque(self.pump.call(lambda: self._cancel_waiting(tasks)))
 
@@ -225,7 +225,7 @@ class Recalls:
             self.pump.until(answered, ANSWER_WITHIN)
             self.pump.call(lambda: self._cancel_no_more(asked))
 
-    def take_back_soon(self, tasks: Iterable[Task]) -> None:
+    def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
         """The same without waiting for it, and without saying what was cancelled."""
 
         def take_back() -> None:
@@ -234,7 +234,7 @@ class Recalls:
 
         self.pump.soon(take_back)
 
-    def _cancel_waiting(self, tasks: Iterable[Task]) -> list[Record]:
+    def _cancel_waiting(self, tasks: Iterable[SpawnedTask]) -> list[Record]:
         """Cancel what waits here, and ask for the rest; that is what is returned."""
         elsewhere: list[Record] = []
         for task in tasks:

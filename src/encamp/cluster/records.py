@@ -18,7 +18,7 @@ from typing import Any
 
 from encamp.cluster.functions import Function
 from encamp.cluster.options import Need, Options
-from encamp.cluster.task import Keeper, Task
+from encamp.cluster.task import Keeper, SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.wire.frames import Parts
 
@@ -71,7 +71,7 @@ class Record:
         options: Options,
     ) -> None:
         self.id = number
-        self.future = Task(number, options.name, function.timing, keeper)
+        self.future = SpawnedTask(number, options.name, function.timing, keeper)
         self.function = function
         self.arguments = arguments
         self.parts: Parts | None = None

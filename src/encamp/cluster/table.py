@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 
 from encamp.cluster.events import Host
 from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.storage.sizes import size_text
 
 _HEADS = ("host", "slots", "free", "cores", "memory", "gpus", "running")
 
 
 def rows_of(
-    hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]
+    hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[SpawnedTask]
 ) -> tuple[Sequence[str], list[Sequence[str]], str]:
     """Heads, a row a host with its running tasks, and in words what waits."""
     rows: list[Sequence[str]] = []
-    running: dict[str, list[Task]] = {}
+    running: dict[str, list[SpawnedTask]] = {}
     for task in tasks:
         if task.running() and task.host:
             running.setdefault(task.host, []).append(task)
@@ -36,7 +36,7 @@ def rows_of(
     return _HEADS, rows, words
 
 
-def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[Task]) -> str:
+def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[SpawnedTask]) -> str:
     """A line a host with its running tasks, and one for what waits."""
     heads, found, words = rows_of(hosts, scheduler, tasks)
     rows = [heads, *found]

@@ -34,13 +34,13 @@ class Keeper(Protocol):
     def pump(self) -> Driven:
         """What brings its result."""
 
-    def take_back_all(self, tasks: Iterable[Task]) -> None:
+    def take_back_all(self, tasks: Iterable[SpawnedTask]) -> None:
         """Cancel those that have not begun; from any thread, blocks while their slots are asked."""
 
-    def take_back_soon(self, tasks: Iterable[Task]) -> None:
+    def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
         """The same without waiting for it."""
 
-    def kill(self, task: Task) -> None:
+    def kill(self, task: SpawnedTask) -> None:
         """End a running task; from any thread."""
 
 
@@ -59,7 +59,7 @@ class Timing:
         self.seconds = seconds if known < 0 else known + 0.2 * (seconds - known)
 
 
-class Task(LightFuture):
+class SpawnedTask(LightFuture):
     """A call on a cluster, and what comes of it.
 
     All that a `concurrent.futures.Future` has, and: ``id``, a number that messages are sent to;
@@ -132,7 +132,7 @@ class Task(LightFuture):
             self._state = PENDING
 
     def __reduce__(self) -> str:
-        raise TypeError("a Task belongs to the program that has spawned it: send its id")
+        raise TypeError("a SpawnedTask belongs to the program that has spawned it: send its id")
 
     def _repr_html_(self) -> str:
         from encamp.markup import box, escaped, heading
@@ -154,14 +154,14 @@ class Task(LightFuture):
         return f"<{self.name}: {self._state.lower()}{where}>"
 
 
-def take_back(tasks: Iterable[Task]) -> None:
+def take_back(tasks: Iterable[SpawnedTask]) -> None:
     """Cancel those of a cluster's tasks that have not begun; blocks while slots are asked."""
     tasks = list(tasks)
     if tasks:
         tasks[0]._keeper.take_back_all(tasks)
 
 
-def take_back_soon(tasks: Iterable[Task]) -> None:
+def take_back_soon(tasks: Iterable[SpawnedTask]) -> None:
     """The same without waiting for it."""
     tasks = list(tasks)
     if tasks:
@@ -172,7 +172,7 @@ __all__ = [
     "FORKED",
     "CancelledError",
     "Keeper",
-    "Task",
+    "SpawnedTask",
     "Timing",
     "take_back",
     "take_back_soon",

@@ -24,7 +24,7 @@ from weakref import WeakSet, finalize
 from encamp.cluster.cluster import Cluster, TaskOptions
 from encamp.cluster.options import PLAIN, Need, SpawnOptions
 from encamp.cluster.records import Record, Station
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job, Runner
 from encamp.executor.mapping import Flat, Results, chunked, good_size
@@ -127,7 +127,7 @@ class Executor(futures.Executor):
         return view
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `Task`.
+        """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `SpawnedTask`.
 
         Does not wait for a free slot. Arguments are taken when there is one, and may not be
         changed before the call has ended. What cannot be pickled fails its own future, with
@@ -349,7 +349,7 @@ class _Shared:
         if self.closed or closed:
             raise ClusterClosed("the executor")
 
-    def pending(self, owner: object = None) -> list[Task]:
+    def pending(self, owner: object = None) -> list[SpawnedTask]:
         """The tasks that are not done: all, or those of one ``owner``; blocks for a moment."""
         # asked where tasks are ended, so that none is just ending
         found = self.cluster._controller.pump.call(lambda: self._find(owner))

@@ -10,7 +10,7 @@ from itertools import islice
 from types import FunctionType
 from typing import Any, TypeVar
 
-from encamp.cluster.task import Task, take_back, take_back_soon
+from encamp.cluster.task import SpawnedTask, take_back, take_back_soon
 from encamp.slot.calling import called_for_each
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
     """Cancel what has not begun; blocks while slots are asked."""
     tasks = []
     for call in calls:
-        if isinstance(call, Task):
+        if isinstance(call, SpawnedTask):
             tasks.append(call)
         else:
             call.cancel()
@@ -134,7 +134,7 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
 
 def let_go(calls: Iterable[Future[Any]]) -> None:
     """The same without waiting, from anywhere, also while Python clears up."""
-    take_back_soon(call for call in calls if isinstance(call, Task) and not call.done())
+    take_back_soon(call for call in calls if isinstance(call, SpawnedTask) and not call.done())
 
 
 def _result(call: Future[T], deadline: float | None) -> T:

@@ -49,6 +49,12 @@ _AT_ONCE = 512
 _FD = struct.calcsize("i")
 
 
+def flat(part: Buffer) -> memoryview:
+    """A part as single bytes, whatever its items and its shape are."""
+    view = memoryview(part)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
 def head(parts: Sequence[Buffer]) -> bytes:
     """What stands in front of a message on a stream. Raises `BadFrame` for too many parts."""
     count = len(parts)

@@ -202,7 +202,6 @@ class AbstractGrid(Thread):
 
     def release_service(self, proxy: Proxy) -> None:
         """Let others have a server when its last call has ended."""
-        proxy._selfrelease = True
         self._held.pop(proxy._server.number, None)
         proxy._release_service()
 

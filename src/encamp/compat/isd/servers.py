@@ -73,12 +73,10 @@ class Proxy:
 
     def __init__(self, server: Server, proxy: own.Proxy) -> None:
         self._server, self._proxy = server, proxy
-        self._selfrelease = False
 
     def _release_service(self) -> None:
         """Let others have the server after the last call."""
         self._proxy.release()
-        self._selfrelease = False
         if self._server.proxy is self:
             self._server.proxy = None
 

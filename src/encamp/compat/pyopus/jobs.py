@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.compat.pyopus.base import EndedJob, PyOpusError
 from encamp.compat.pyopus.clustered import ClusteredMachine, run_task
 from encamp.compat.pyopus.machine import Machine, opened
@@ -34,7 +34,7 @@ class JobMachine(ClusteredMachine):
 
     def startJob(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Task:
+    ) -> SpawnedTask:
         """See `VirtualMachine.startJob`."""
         spawner = self._spawner()
         vm = self._as_it_is(spawner)
@@ -70,7 +70,7 @@ class JobMachine(ClusteredMachine):
         where = spawner.where().items()
         return {(place.agent, place.number): self._place(slot) for slot, place in where}
 
-    def _ended(self, job: Task) -> EndedJob:
+    def _ended(self, job: SpawnedTask) -> EndedJob:
         host = None if job.host is None else self._host(job.host)
         if job.cancelled():
             return EndedJob(job, None, PyOpusError("the job was taken back"), host)

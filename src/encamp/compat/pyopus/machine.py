@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.cluster.events import Host
     from encamp.cluster.records import Place
-    from encamp.cluster.task import Task
+    from encamp.cluster.task import SpawnedTask
 
 
 class Letter(NamedTuple):  # which is pickled quicker than a dataclass
@@ -117,14 +117,14 @@ class Jobs:
 
     def __init__(self, cluster: Cluster | None) -> None:
         self._cluster = cluster
-        self.running: dict[int, Task] = {}
-        self.ended: deque[Task] = deque()
+        self.running: dict[int, SpawnedTask] = {}
+        self.ended: deque[SpawnedTask] = deque()
         self.ahead = 0
         """How many more may wait at each slot, going by how long the last one took."""
 
     def start(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> Task:
+    ) -> SpawnedTask:
         """Run a function in a slot that the cluster chooses."""
         if self._cluster is None:
             raise ClusterClosed("the virtual machine")
@@ -172,7 +172,7 @@ class Machine:
         """Number of a task → its slot, until its exit was received."""
         self.ids: dict[int, Any] = {}
         """Number of a task → its id in the dialect, until then."""
-        self._tasks: dict[int, Task] = {}
+        self._tasks: dict[int, SpawnedTask] = {}
         self.silent: set[int] = set()
         """Numbers of tasks whose result nobody wants."""
         self.titles: dict[int, str] = {}

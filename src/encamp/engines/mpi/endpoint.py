@@ -27,7 +27,7 @@ from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessage
 from encamp.engines.mpi.processes import Processes
 from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineFailed
-from encamp.wire.frames import MARK, Buffer, Parts
+from encamp.wire.frames import MARK, Buffer, Parts, flat
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -157,7 +157,7 @@ class MPIEndpoint(Endpoint):
         return data
 
     def _send_big(self, rank: int, parts: Sequence[Buffer]) -> None:
-        views = [_flat(part) for part in parts]
+        views = list(map(flat, parts))
         self._post(rank, self._head_and(list(map(len, views))), FRAME)
         small = b"".join(view for view in views if len(view) <= _SMALL)
         for view in (memoryview(small), *(view for view in views if len(view) > _SMALL)):
@@ -478,8 +478,3 @@ def _is_small(parts: Sequence[Buffer]) -> bool:
         if size > _SMALL or total > _TOGETHER:
             return False
     return True
-
-
-def _flat(part: Buffer) -> memoryview:
-    view = memoryview(part)
-    return view.cast("B") if view.nbytes else memoryview(b"")

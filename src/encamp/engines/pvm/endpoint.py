@@ -25,7 +25,7 @@ from encamp.engines.pvm.membership import (
 )
 from encamp.engines.pvm.pieces import SMALL
 from encamp.errors import EngineFailed
-from encamp.wire.frames import Buffer
+from encamp.wire.frames import Buffer, flat
 
 _TOGETHER = 1 << 15
 """Bytes of small parts that go as one message."""
@@ -135,7 +135,7 @@ class PVMEndpoint(Endpoint):
         return None if tid is None else self.line(to, tid)
 
     def _queue_big(self, line: Line, parts: Sequence[Buffer]) -> None:
-        views = [_flat(part) for part in parts]
+        views = list(map(flat, parts))
         sizes = encode([len(view) for view in views])
         for start in range(0, len(sizes), _PIECE):
             last = start + _PIECE >= len(sizes)
@@ -231,8 +231,3 @@ class PVMEndpoint(Endpoint):
                 self._member.sync()
                 self._poll.poll(0.1)
             self._arrivals.clear()
-
-
-def _flat(part: Buffer) -> memoryview:
-    view = memoryview(part)
-    return view.cast("B") if view.nbytes else memoryview(b"")

@@ -16,11 +16,11 @@ NAME = "libpvm3.so.3"
 
 TASK_HOST = 1
 """Flag of `spawn`: ``where`` names a host, and a folder behind a colon."""
-TASK_EXIT, HOST_DELETE, HOST_ADD = 1, 2, 3
+TASK_EXIT, HOST_ADD = 1, 3
 """What `notify` tells of."""
 ROUTE, AUTO_ERR, OUTPUT_TID, OUTPUT_CODE, FRAG_SIZE = 1, 3, 4, 5, 10
 """What `setopt` sets."""
-DONT_ROUTE, ALLOW_DIRECT, ROUTE_DIRECT = 1, 2, 3
+ROUTE_DIRECT = 3
 DATA_RAW, DATA_IN_PLACE = 1, 2
 ANY = -1
 
@@ -194,11 +194,6 @@ def setopt(what: int, value: int) -> int:
     return _checked(_waits.pvm_setopt(what, value))
 
 
-def getopt(what: int) -> int:
-    """An option's value."""
-    return _checked(_waits.pvm_getopt(what))
-
-
 def getfds() -> list[int]:
     """File descriptors of the daemon and of direct routes; may change with every call."""
     count = _checked(_quick.pvm_getfds(_fds_at))
@@ -249,18 +244,6 @@ def fail_host(tid: int) -> bool:
     count, answer = c_int(), (c_int * 10)()
     _checked(_waits.pvm_tickle(2, (c_int * 2)(8, tid), byref(count), answer))
     return bool(answer[0])
-
-
-def pstat(tid: int) -> int:
-    """0 if a task runs, else an error code."""
-    code: int = _waits.pvm_pstat(tid)
-    return code
-
-
-def mstat(host: str) -> int:
-    """0 if a host is in the machine and well, else an error code. Waits for dead ones, for long."""
-    code: int = _waits.pvm_mstat(host.encode())
-    return code
 
 
 def tidtohost(tid: int) -> int:

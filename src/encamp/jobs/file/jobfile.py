@@ -14,7 +14,6 @@ from typing import Any
 from encamp.errors import BadJob, BadJobFile
 from encamp.jobs.file.foreach import Case, cases, checked_path
 from encamp.jobs.file.positions import KeyPath, Positions, Problem, at, items_of, line_and_column
-from encamp.jobs.file.rows import read_bounded
 from encamp.jobs.file.schema import (
     JobTable,
     MirrorItem,
@@ -34,6 +33,7 @@ from encamp.jobs.job import Job, checked_log_limit
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.jobs.placeholders import Values, fill, fill_command, fill_pattern, fill_rename
 from encamp.jobs.plan.selection import no_task_named
+from encamp.jobs.rows import read_bounded
 from encamp.jobs.steps import Command, command
 from encamp.quantities import TIMES, seconds_in
 from encamp.storage.inputs.mirror import Mirror, safe_target

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 from encamp.errors import BadJob, BadValues
-from encamp.jobs.file.rows import rows_in
+from encamp.jobs.rows import rows_in
 from encamp.values import Scalar, row_of, scalar_in
 
 _LARGEST = 1 << 16

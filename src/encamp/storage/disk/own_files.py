@@ -240,10 +240,6 @@ class OwnFiles:
         """Give a file another name."""
         os.rename(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
-    def link_new(self, name: str, to: str) -> None:
-        """Give a file another name as well; raises FileExistsError if something has that."""
-        os.link(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
-
     def names(self) -> list[str]:
         """All names, sorted."""
         return sorted(os.listdir(self._fd))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput, printable
 from encamp.model import quickly_pickled
@@ -20,6 +20,7 @@ from encamp.storage.disk.holes import allocated
 from encamp.storage.inputs.globs import escape, is_glob, matches
 from encamp.storage.inputs.hidden import Hidden
 from encamp.storage.inputs.tree import TreeState, excluded, special, tree_state, why_unusable
+from encamp.storage.maps import each_of
 from encamp.storage.remote import find_remote, is_url, without_scheme
 from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
 
@@ -90,19 +91,11 @@ MirrorMap = Mapping[str, str] | Iterable[Mirror | str] | Mirror | str
 
 def as_mirrors(spec: MirrorMap) -> tuple[Mirror, ...]:
     """Any form of a mirror map as `Mirror` objects."""
-    if isinstance(spec, Mirror):
-        return (spec,)
-    if isinstance(spec, str | PurePath):
-        return (Mirror(spec),)
-    if isinstance(spec, Mapping):
-        return tuple(
-            replace(given, to=to) if isinstance(given, Mirror) else Mirror(given, to)
-            for given, to in spec.items()
-        )
-    if not isinstance(spec, Iterable):
-        why = f"must be patterns, a mapping of patterns to folders, or Mirrors, not {spec!r}"
-        raise BadJob("mirror", why)
-    return tuple(item if isinstance(item, Mirror) else Mirror(item) for item in spec)
+    return each_of(spec, Mirror, Mirror, _to, "mirror")
+
+
+def _to(given: Any, to: Any) -> Mirror:
+    return replace(given, to=to) if isinstance(given, Mirror) else Mirror(given, to)
 
 
 @quickly_pickled

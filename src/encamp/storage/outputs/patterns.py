@@ -14,6 +14,7 @@ from encamp.storage import remote
 from encamp.storage.disk.trusted import NAMED, Trust, trust_in
 from encamp.storage.disk.trusted import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
+from encamp.storage.maps import each_of
 from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, in_local_storage, local, portable_name
 
@@ -69,16 +70,7 @@ OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
 
 def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
     """Any form of an output map as `Output` objects."""
-    if isinstance(spec, Output):
-        return (spec,)
-    if isinstance(spec, str | Path):
-        return (Output(str(spec)),)
-    if isinstance(spec, Mapping):
-        return tuple(Output(pattern, to) for pattern, to in spec.items())
-    if not isinstance(spec, Iterable):
-        why = f"must be patterns, a mapping of patterns to folders, or Outputs, not {spec!r}"
-        raise BadJob("outputs", why)
-    return tuple(item if isinstance(item, Output) else Output(str(item)) for item in spec)
+    return each_of(spec, Output, lambda pattern: Output(str(pattern)), Output, "outputs")
 
 
 def bound(

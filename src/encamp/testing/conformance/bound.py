@@ -19,7 +19,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.storage.roots import LOCAL, MIRRORED
 from encamp.testing import work
 from encamp.testing.waiting import gone, until
@@ -73,7 +73,7 @@ class Bound:
         """The local storage of each host as it is to be seen from here."""
         return [Path(os.environ[LOCAL])]
 
-    def told(self, cluster: Cluster, task: Task) -> int:
+    def told(self, cluster: Cluster, task: SpawnedTask) -> int:
         """The process that a task says that it is, as it is called here."""
         pid = say(cluster, task)
         return self.here(task.host, pid)
@@ -166,13 +166,13 @@ class Kept:
             cluster.close(cancel=True)
 
 
-def say(cluster: Cluster, source: Task | int | None = None) -> Any:
+def say(cluster: Cluster, source: SpawnedTask | int | None = None) -> Any:
     """The next message that is no event; fails if none comes."""
     got = heard(cluster, source)
     return got[1]
 
 
-def heard(cluster: Cluster, source: Task | int | None = None) -> tuple[int, Any]:
+def heard(cluster: Cluster, source: SpawnedTask | int | None = None) -> tuple[int, Any]:
     """The next message that is no event, and who sent it."""
     deadline = time.monotonic() + PATIENCE
     while (left := deadline - time.monotonic()) > 0:
@@ -182,7 +182,7 @@ def heard(cluster: Cluster, source: Task | int | None = None) -> tuple[int, Any]
     raise AssertionError("no message came")
 
 
-def results(tasks: Sequence[Task]) -> list[Any]:
+def results(tasks: Sequence[SpawnedTask]) -> list[Any]:
     """What tasks return."""
     return [task.result(PATIENCE) for task in tasks]
 

@@ -15,7 +15,7 @@ import pytest
 from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted, TaskExit, TaskResult
-from encamp.cluster.task import Task
+from encamp.cluster.task import SpawnedTask
 from encamp.errors import TaskLost
 from encamp.storage.roots import portable
 from encamp.testing import work
@@ -168,7 +168,7 @@ def _busy(cluster: Cluster) -> Iterator[None]:
         cluster.send(task, "go")
 
 
-def _ends(cluster: Cluster, tasks: list[Task]) -> list[type]:
+def _ends(cluster: Cluster, tasks: list[SpawnedTask]) -> list[type]:
     """What was told of the ends of these tasks, task by task."""
     told: dict[int, list[type]] = {task.id: [] for task in tasks}
     while (got := cluster.receive(0)) is not None:

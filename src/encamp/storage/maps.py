@@ -1,0 +1,32 @@
+"""Maps as users write them: of patterns to folders, for what is mirrored and for what goes home."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from encamp.errors import BadJob
+
+T = TypeVar("T")
+
+
+def each_of(
+    spec: Any, kind: type[T], one: Callable[[Any], T], pair: Callable[[Any, Any], T], what: str
+) -> tuple[T, ...]:
+    """Any form of a map as objects of a kind: one or several of them, bare patterns, or a mapping.
+
+    ``one`` makes one of a bare pattern, ``pair`` of a pattern and its folder. Raises `BadJob`, with
+    ``what`` as the option's name.
+    """
+    if isinstance(spec, kind):
+        return (spec,)
+    if isinstance(spec, str | PurePath):
+        return (one(spec),)
+    if isinstance(spec, Mapping):
+        return tuple(pair(given, to) for given, to in spec.items())
+    if not isinstance(spec, Iterable):
+        kinds = f"{kind.__name__}s"
+        why = f"must be patterns, a mapping of patterns to folders, or {kinds}, not {spec!r}"
+        raise BadJob(what, why)
+    return tuple(item if isinstance(item, kind) else one(item) for item in spec)
