@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass  # noqa: F401 - who is no longer root may not be able to read Python's own files
 import os
 import shutil
 import subprocess

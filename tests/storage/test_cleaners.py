@@ -15,7 +15,8 @@ from other_processes import finish, run, start
 
 import encamp
 from encamp.errors import InputLost
-from encamp.storage.cache.cache import INDEX, HostCache, sound
+from encamp.storage.cache import sound
+from encamp.storage.cache.cache import INDEX, HostCache
 from encamp.storage.cache.cleaners import locked
 from encamp.storage.cache.locks import KeyLock
 from encamp.storage.inputs import modes
