@@ -1,59 +1,59 @@
 """Every error that encamp raises, in one tree.
 
     EncampError
-    ├── InputError                 what the user gave cannot be used; the command exits with 2
+    ├── InputError                 unusable input from the user; the command exits with 2
     │   ├── NoMatch                a pattern that matches nothing
     │   ├── UnusableInput          an input that is missing, unreadable or no file or folder
     │   ├── UnsafeTarget           a target that would leave the sandbox
     │   ├── TargetConflict         two inputs for one place in the sandbox
     │   ├── OutputConflict         two outputs for one destination
-    │   ├── OutputExists           an output that is there already and may not be replaced
+    │   ├── OutputExists           an output that exists already and may not be replaced
     │   ├── BadDestination         a destination that cannot be written
     │   ├── BadLocalStorage        a local storage root that cannot be used
     │   ├── NotOurs                a file or folder of a job that another user may have put there
-    │   ├── BadJob                 a job put together wrongly (names, dependencies, values)
-    │   │   └── NotCallable        something else than a function where one is wanted
+    │   ├── BadJob                 a job with wrong names, dependencies or values
+    │   │   └── NotCallable        something other than a function where one is needed
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
     │   ├── JobBusy                another process is running this job
     │   ├── EngineUnavailable      an engine that is not known or not installed
     │   ├── UnsupportedByEngine    something that this engine cannot do
-    │   ├── WrongLength            not as many values as there are servers
+    │   ├── WrongLength            a number of values other than that of servers
     │   ├── NoSuchHost             a host that is not in the cluster
-    │   ├── NoSuchConsole          a server that no program of the user on this host has
-    │   ├── SeveralConsoles        a server that several programs have, by this name
+    │   ├── NoSuchConsole          a server that none of the user's programs here has
+    │   ├── SeveralConsoles        a server name that several programs have
     │   └── NotEnough              a need that no host can meet
-    ├── StorageError               a disk did not do what was asked of it
-    │   ├── DiskFull               no room, with what was needed and what is free
-    │   ├── ShippingFailed         a file did not come whole to a host without the shared disk
-    │   ├── CannotRemove           folders that are to go, and do not
-    │   ├── ModeRefused            a way of mirroring that was insisted on cannot be had
+    ├── StorageError               a disk did not do what it was asked to
+    │   ├── DiskFull               no room; says how much is needed and free
+    │   ├── ShippingFailed         a file did not arrive whole on a host without the share
+    │   ├── CannotRemove           folders that could not be removed
+    │   ├── ModeRefused            a requested mode of mirroring is not available
     │   └── SourceChanged          an input changed while it was copied
     ├── TaskError                  a task did not end well; other tasks go on
     │   ├── StepFailed             a step raised, or its command ended with a failure
     │   ├── CommandNotFound        a step's command is not on the host's PATH
     │   ├── MissingOutput          a declared output was not made
-    │   ├── UnusableOutput         an output that can go home in no way (a FIFO, a broken symlink)
+    │   ├── UnusableOutput         an output that cannot be published (FIFO, broken symlink)
     │   ├── InputDamaged           the task wrote to an input that it shares with others
     │   ├── InputLost              an input vanished from the host's disk while the task ran
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
     │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
-    ├── ServiceError               a service or one of its servers does not do what was asked of it
+    ├── ServiceError               a service or one of its servers failed
     │   ├── ServerLost             a server died; says whether the call had begun
     │   ├── ServiceEnded           the service was terminated
-    │   ├── ServiceFailed          no server of the service can start, or stay alive
+    │   ├── ServiceFailed          no server of the service can start or stay alive
     │   ├── ProxyReleased          a call on a proxy that was released
-    │   ├── CircularCall           a call that waits, in the end, for itself
+    │   ├── CircularCall           a call that would wait for itself
     │   └── GroupBroken            a message to or from a member that is gone
-    ├── ClusterError               a cluster as a whole does not do what was asked of it
+    ├── ClusterError               a cluster as a whole failed
     │   ├── ClusterClosed          it is closed, or closing
     │   ├── EngineFailed           the engine could not start or broke down
     │   ├── NoPython               this process cannot start a Python for slots
     │   ├── SlotsCannotStart       the processes of a host's slots end before they have begun
-    │   ├── TooFewFiles            this process may not open as many files as it needs
+    │   ├── TooFewFiles            this process may not open enough files
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
-    │   └── BadFrame               bytes from the network that are no message of ours
+    │   └── BadFrame               bytes from the network that are not a message of encamp
     ├── JobFailed                  some tasks of a job failed (in `encamp.model`, with its report)
     └── OutOfTime                  a job stopped before its allocation ends; run it again to go on
 
