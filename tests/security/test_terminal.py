@@ -52,7 +52,9 @@ def test_the_console_shows_no_escape_sequences(
     assert _is_harmless(said)
 
 
-def test_status_shows_no_escape_sequences(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_and_show_show_no_escape_sequences(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     job = encamp.Job("sums", to="out")
     job.add("one", "true")
     job.run()
@@ -62,6 +64,10 @@ def test_status_shows_no_escape_sequences(here: Path, capsys: pytest.CaptureFixt
     cli.main(["status", "out"], standalone_mode=False)
     said = capsys.readouterr().out
     assert "at an unknown time" in said
+    assert _is_harmless(said)
+    cli.main(["show", "out", f"task{EVIL}"], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "failed (why" in said
     assert _is_harmless(said)
 
 

@@ -123,6 +123,8 @@ def _told_as_bad_job(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         raise BadJob(str(path), f"cannot be read: {exc.strerror or exc}") from exc
+    except BadJob:
+        raise
     except (ValueError, RecursionError) as exc:
         raise BadJob(str(path), f"is no report of a run: {exc}") from exc
 
