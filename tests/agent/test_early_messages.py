@@ -124,7 +124,9 @@ def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -
 
 
 def test_an_agent_that_is_its_own_slot_begins_nothing_more_at_the_end(here: Path) -> None:
-    inline = InlineSlot(SimpleNamespace(host="here", number=1, short=None), 0, str(here))  # type: ignore[arg-type]
+    inline = InlineSlot(
+        SimpleNamespace(host="here", number=1, short=None, cluster=""), 0, str(here)
+    )  # type: ignore[arg-type]
     give(inline._slot, 1, 5, 6)
     inline.end(0)
     assert not inline._slot.run_next()

@@ -1,4 +1,4 @@
-"""Looking again and again before a sleep: only after a short wait, and not for long."""
+"""Looking again and again before a sleep: only after a short wait, not for long, not in vain."""
 
 from __future__ import annotations
 
@@ -66,3 +66,48 @@ def test_it_sleeps_when_nothing_has_come_in_a_moment(clock: Clock) -> None:
     clock.found_at = clock.now
     waits.wait(clock.look, clock.sleep)
     assert clock.looks == before
+
+
+def test_each_look_in_vain_is_followed_by_a_longer_time_without_any(clock: Clock) -> None:
+    waits, pauses = Looking(), []
+    for _ in range(5):
+        clock.found_at, begun = float("inf"), clock.now
+        assert waits.look(clock.look) == []
+        ended, before = clock.now, clock.looks
+        clock.found_at = clock.now
+        while not waits.look(clock.look):
+            assert clock.looks == before
+            clock.now += LOOK_ON / 10
+        pauses.append(round((clock.now - ended) / (ended - begun)))
+        waits._pause *= 2  # as if that had been in vain, too
+    assert pauses == [1, 4, 16, 64, 64]
+
+
+def test_looks_that_find_something_make_up_for_one_in_vain(clock: Clock) -> None:
+    waits = Looking()
+    for _ in range(10):
+        clock.found_at = float("inf")
+        assert waits.look(clock.look) == []
+        clock.now += 1.1 * LOOK_ON
+        for _ in range(3):
+            clock.found_at = clock.now
+            assert waits.look(clock.look) == [1]
+
+
+def test_who_has_lost_the_core_while_it_looked_does_not_look_for_as_long(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slice_of_others = 10 * LOOK_ON
+
+    def yield_the_core() -> None:
+        clock.now += slice_of_others
+
+    monkeypatch.setattr(looking.os, "sched_yield", yield_the_core)
+    waits = Looking()
+    assert waits.look(clock.look) == []
+    clock.found_at = clock.now
+    clock.now += 0.9 * slice_of_others
+    assert waits.look(clock.look) == []
+    assert clock.looks == 1
+    clock.now += 0.2 * slice_of_others
+    assert waits.look(clock.look) == [1]

@@ -1,9 +1,13 @@
-"""What hosts do before their slots start: a command of the shell, and a niceness."""
+"""How the slots of a host start: after a command of the shell, with a niceness, by which Python."""
 
 from __future__ import annotations
 
 import os
 import socket
+import sys
+import venv
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +50,75 @@ def test_hosts_may_have_others() -> None:
     assert found == {"fake-1": "1", "fake-2": None}
 
 
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment that has one module of its own, and no encamp."""
+    folder = tmp_path_factory.mktemp("another")
+    venv.create(folder, symlinks=True, with_pip=False)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    module = folder / "lib" / version / "site-packages" / "only_there.py"
+    module.write_text("VALUE = 6\n")
+    return folder / "bin" / "python"
+
+
+def _by_which() -> tuple[str, int]:
+    import only_there  # type: ignore[import-not-found]
+
+    return sys.prefix, only_there.VALUE
+
+
+def _own_prefix() -> str:
+    return sys.prefix
+
+
+def test_slots_run_with_the_interpreter_that_is_said_for_their_host(another: Path) -> None:
+    found = str(another.parent.parent), 6
+    with Cluster("local", slots=1, interpreter=str(another)) as cluster:
+        assert cluster.spawn(_by_which).result(20) == found
+        assert cluster.spawn(_by_which, fresh=True).result(20) == found
+    engine = FakeEngine(slots=[1, 1])
+    with Cluster(engine, interpreter={"fake-2": str(another)}) as cluster:
+        assert cluster.spawn(_own_prefix, on="fake-1").result(20) == sys.prefix
+        assert cluster.spawn(_own_prefix, on="fake-2").result(20) == found[0]
+
+
+def test_an_interpreters_name_is_looked_up_after_the_hosts_command(another: Path) -> None:
+    path = f"export PATH={another.parent}:$PATH"
+    with Cluster("local", slots=1, init_command=path, interpreter="python") as cluster:
+        assert cluster.spawn(_own_prefix).result(20) == str(another.parent.parent)
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Callable[[str], str]:
+    """Makes a program of the shell that takes an interpreter's place."""
+
+    def made(text: str) -> str:
+        path = tmp_path / f"python-{len(list(tmp_path.iterdir()))}"
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    return made
+
+
+def test_a_wrapper_may_be_the_interpreter(script: Callable[[str], str]) -> None:
+    wrapper = script(f'export FROM_INIT=wrapped; exec {sys.executable} "$@"')
+    with Cluster("local", slots=1, interpreter=wrapper) as cluster:
+        assert cluster.spawn(_look).result(20)[1] == "wrapped"
+
+
+def test_an_interpreter_that_cannot_be_a_slot_is_told_of(script: Callable[[str], str]) -> None:
+    version = ".".join(map(str, sys.version_info[:2]))
+    for interpreter, why in (
+        ("/nowhere/python", "there is no such program"),
+        (script("echo cpython 2 7 0.1"), rf"it is cpython 2.7 .*agent cpython {version}"),
+        (script("echo not today >&2; exit 4"), "ended with 4 .*: not today"),
+        (script("echo hello"), "ended with 0"),
+    ):
+        with pytest.raises(EngineFailed, match=why):
+            Cluster("local", slots=1, interpreter=interpreter)
+
+
 def test_what_cannot_be_done_is_told() -> None:
     with pytest.raises(EngineFailed, match="'exit 3': it ended with 3"):
         Cluster("local", slots=1, init_command="exit 3")
@@ -53,7 +126,8 @@ def test_what_cannot_be_done_is_told() -> None:
         environment_after("echo no such module >&2; false", {"PATH": os.environ["PATH"]})
     with pytest.raises(NoSuchHost, match="nowhere"):
         Cluster("local", slots=1, niceness={"nowhere": 3})
-    for options in ({"init_command": 3}, {"niceness": "high"}, {"niceness": {"*": 1.5}}):
+    wrong = {"init_command": 3}, {"niceness": "high"}, {"niceness": {"*": 1.5}}, {"interpreter": 3}
+    for options in wrong:
         with pytest.raises(BadJob):
             Cluster("local", slots=1, **options)
     with pytest.raises(UnsupportedByEngine, match="init_command"):

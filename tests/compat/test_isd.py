@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import statistics
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,8 +232,26 @@ def test_hosts_say_how_servers_run(grid: isd.Grid, tmp_path: Path) -> None:
     assert place == (str(tmp_path / "work"), "yes", before + 3)
     with pytest.raises(BadJob, match="wrapper"):
         isd.Host("here", init_cmd="valgrind!")
-    with pytest.raises(BadJob, match="interpreter"):
-        isd.Host("here", python="/opt/python2")
+
+
+def test_servers_run_with_the_python_of_their_host(tmp_path: Path) -> None:
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nexport FROM_INIT=wrapped; exec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    own = isd.Grid([isd.Host("localhost", python=str(wrapper))])
+    try:
+        assert own.acquire_service(own.publish(Model())).place().get()[1] == "wrapped"
+    finally:
+        own.terminate()
+    both = isd.Grid([isd.Host("localhost"), isd.Host("127.0.0.1", python=str(wrapper))])
+    with pytest.raises(BadJob, match="the same interpreter"):
+        both.publish(Model())
+
+
+def test_the_python_of_a_host_is_refused_on_an_open_cluster(grid: isd.Grid) -> None:
+    grid.hosts = [isd.Host("localhost", python="/opt/python/bin/python")]
+    with pytest.raises(BadJob, match=r"Cluster\(interpreter="):
+        grid.publish(Model())
 
 
 def test_a_display_has_the_consoles_of_all_servers(

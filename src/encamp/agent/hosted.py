@@ -66,12 +66,16 @@ class Holder(Protocol):
     pump: Pump
     outbox: Outbox
     orders: Orders | None
+    cluster: str
     short: ShortWay | None
     beside: bool
     over: bool
 
-    def pass_on(self, envelope: Any, parts: Parts) -> None:
-        """Send what a slot says to where it belongs."""
+    def pass_on(self, envelope: Any, parts: Parts) -> bool:
+        """Send what a slot says to where it belongs.
+
+        Whether the controller has it already, and it was a message, so that no turn has to follow.
+        """
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message."""
@@ -138,6 +142,8 @@ class ProcessSlot(Hosted):
             threads=(orders or Orders()).threads,
             init_command=of_host((orders or Orders()).init_commands, agent.host, ""),
             niceness=of_host((orders or Orders()).niceness, agent.host, 0),
+            interpreter=of_host((orders or Orders()).interpreters, agent.host, ""),
+            cluster=agent.cluster,
         )
         self._life = 0
         self._number = 0
@@ -269,16 +275,17 @@ class ProcessSlot(Hosted):
         else:
             self._send([encode(envelope)], (fd,))
 
-    def _readable(self, process: SlotProcess) -> None:
+    def _readable(self, process: SlotProcess) -> bool:
+        """Read what is there; see `Agent.pass_on`."""
         if process.writer.waiting:
             with suppress(OSError):
                 process.writer.flush()
                 if not process.writer.waiting:
                     self._watch(process, writable=False)
-        self._read(process)
+        return self._read(process)
 
-    def _read(self, process: SlotProcess) -> None:
-        self._take(process, self._messages(process))
+    def _read(self, process: SlotProcess) -> bool:
+        return self._take(process, self._messages(process))
 
     def _messages(self, process: SlotProcess) -> list[Parts]:
         try:
@@ -287,7 +294,8 @@ class ProcessSlot(Hosted):
             self._unheard(process, process.data, exc)
             return []
 
-    def _take(self, process: SlotProcess, messages: list[Parts]) -> None:
+    def _take(self, process: SlotProcess, messages: list[Parts]) -> bool:
+        no_more = bool(messages)
         for parts in messages:
             try:
                 are_results = parts[0][:2] == RESULTS
@@ -299,15 +307,17 @@ class ProcessSlot(Hosted):
                 break
             if envelope is None:
                 self._results += parts
+                no_more = False
             elif isinstance(envelope, Leaves):
                 self._replace(process)
-                return
+                return False
             else:
                 self._pass_results()
-                self.agent.pass_on(envelope, parts)
+                no_more = self.agent.pass_on(envelope, parts) and no_more
         self._pass_results()
         if self._spare is not None and not self.busy:
             self._restore()
+        return no_more
 
     def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
         """Results without those that were found in the slot's ledger before."""
@@ -574,7 +584,7 @@ class ThreadSlot(Hosted):
 
     def __init__(self, agent: Holder, number: int, folder: str, label: int | None = None) -> None:
         super().__init__(agent, number)
-        self._slot = Slot(number, agent.host, self, agent.number)
+        self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._slot.beside = agent.beside
         self._folder = folder
         self._news = threading.Condition()
@@ -651,7 +661,7 @@ class InlineSlot(Hosted):
         super().__init__(agent, number)
         self.short = agent.short
         self._thread = threading.get_ident()
-        self._slot = Slot(number, agent.host, self, agent.number)
+        self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._folder: str | None = folder
 
     def give(self, envelope: Any, parts: Parts) -> None:

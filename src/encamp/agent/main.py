@@ -90,8 +90,12 @@ class Agent:
         self.short: ShortWay | None = None
         """Where frames are not sealed, and nobody has to know when the controller was heard."""
         self.orders: Orders | None = None
+        self.cluster = ""
+        """See `Orders.cluster`."""
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
+        self.up: Callable[[Any, Parts], bool] | None = None
+        """Hands to a controller in this process what is for it, unless others are to go before."""
         self._linked: set[tuple[int, int]] = set()
         pump.attach(endpoint, self.arrived)
         pump.turned.append(self.turned)
@@ -121,7 +125,7 @@ class Agent:
         orders = decode(parts[0])
         if not isinstance(orders, Orders):
             raise BadFrame("orders come first")
-        self.orders = orders
+        self.orders, self.cluster = orders, orders.cluster
         if orders.key:
             self.outbox.seal = Seal(orders.key, self.number)
         left_out = extend_import_path(orders.sys_path)
@@ -233,14 +237,17 @@ class Agent:
         """Forget the links of a slot whose process has ended."""
         self._linked = {pair for pair in self._linked if slot not in pair}
 
-    def pass_on(self, envelope: Any, parts: Parts) -> None:
-        """Send what a slot says to where it belongs."""
+    def pass_on(self, envelope: Any, parts: Parts) -> bool:
+        """See `Holder.pass_on`."""
         if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
+            if self.up is not None and self.up(envelope, parts):
+                return isinstance(envelope, Message)
             self.post(CONTROLLER, parts)
         elif envelope.agent == self.number:
             self._handle(self.number, envelope, parts)
         else:
             self.post(envelope.agent, parts)
+        return False
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message; those of one turn go in one frame, where it goes by a network."""

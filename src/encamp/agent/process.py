@@ -16,6 +16,7 @@ from secrets import token_hex
 import msgspec
 
 from encamp import slurm
+from encamp.agent import own_python
 from encamp.agent.init_command import environment_after
 from encamp.engines.kit.foreign import foreign
 from encamp.engines.kit.sentinel import Sentinel
@@ -103,9 +104,12 @@ class SlotProcess:
             files=files_of_others(),
         )
         environment = environment_after(self.birth.init_command, slot_environment())
+        interpreter = self.birth.interpreter and own_python.found(
+            self.birth.interpreter, environment
+        )
         # What it says while it starts is kept in any case, to be told if it does not manage to.
         self._process = subprocess.Popen(
-            slot_command(msgspec.msgpack.encode(birth)),
+            slot_command(msgspec.msgpack.encode(birth), interpreter),
             pass_fds=fds,
             stdin=subprocess.DEVNULL,
             stdout=self._output,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from encamp.agent.hosted import ProcessSlot
 from encamp.engines.base import Endpoint, Line
-from encamp.loop.looking import LOOK_ON
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import load
@@ -90,7 +89,7 @@ class ShortWayHere:
         return not late and self._nothing_waits() and self._end.patience() != 0
 
     def _come(self, source: int | None) -> tuple[int, Parts] | None:
-        fd = self._pump.look_on(LOOK_ON)
+        fd = self._pump.look_on()
         if fd is None:
             return None
         for slot in self._agent.slots:

@@ -117,6 +117,9 @@ class Cluster:
         that are not named.
     niceness
         What is added to the niceness of slots, in the same way.
+    interpreter
+        Another Python for slots, in the same way: its path on that host, or a name that is looked
+        up there after `init_command`. It has to be of this one's version; its packages come first.
     options
         What else the engine takes.
 
@@ -138,6 +141,7 @@ class Cluster:
         start_timeout: float = 60.0,
         init_command: str | Mapping[str, str] = "",
         niceness: int | Mapping[str, int] = 0,
+        interpreter: str | Mapping[str, str] = "",
         **options: Any,
     ) -> None:
         if not (isinstance(inline, bool) or inline == "threads"):
@@ -153,9 +157,13 @@ class Cluster:
             raise SystemExit(0)
         self._engine = end
         self._kind = _kind(inline, end)
-        self._own = _each("init_command", init_command, ""), _each("niceness", niceness, 0)
+        self._own = (
+            _each("init_command", init_command, ""),
+            _each("niceness", niceness, 0),
+            _each("interpreter", interpreter, ""),
+        )
         if any(self._own) and self._kind != "child":
-            what = "give inline tasks an init_command or niceness"
+            what = "give inline tasks an init_command, niceness or interpreter"
             raise UnsupportedByEngine(end.name, what, NOT_INLINE)
         self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, kind=self._kind, follow=told)
@@ -215,6 +223,8 @@ class Cluster:
             threads=chosen_here(),
             init_commands=self._own[0],
             niceness=self._own[1],
+            interpreters=self._own[2],
+            cluster=controller.token,
         )
         if key:
             controller.outbox.seal = Seal(key, engine.number)
@@ -224,6 +234,7 @@ class Cluster:
             self._agent = Agent(engine.agent_here, self._pump, beside=True)
             self._life.agent = self._agent
             controller.mail.near = self._agent.near(controller.outbox)
+            self._agent.up = controller.handed_up(self._agent.number)
         engine.start(encode(orders))
         return key
 
@@ -239,7 +250,7 @@ class Cluster:
     def _check_names(self) -> None:
         """Raise `NoSuchHost` if something is said for a host that will not come."""
         names = tuple(host.name for host in self.hosts())
-        for name in {*self._own[0], *self._own[1]} - {ANY, *names}:
+        for name in {name for each in self._own for name in each} - {ANY, *names}:
             if not self._engine.elastic:
                 raise NoSuchHost(name, names)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -104,6 +105,8 @@ class Controller:
         self.engine, self.kind = engine, kind
         self.inline = kind != "child"
         """Whether tasks run in agents themselves."""
+        self.token = secrets.token_hex(8)
+        """What no other cluster is called."""
         self.pump = Pump()
         self.outbox = Outbox(engine)
         self.scheduler = Scheduler()
@@ -146,6 +149,7 @@ class Controller:
         }
         self.pump.attach(engine, self.arrived)
         self.pump.turned.append(self.turned)
+        self.pump.due.append(self._due)
         self.pump.broken = self.fail
 
     # What is spawned
@@ -218,6 +222,10 @@ class Controller:
         self.outbox.flush()
         self.mail.call_waiters(failed=self.failure is not None)
 
+    def _due(self) -> bool:
+        """Whether anything waits for the end of a turn, and nothing but messages has come."""
+        return bool(self.incoming or self.outbox.waiting or self.mail.awaited)
+
     def take_in(self) -> None:
         """Let what was spawned wait. Other threads only add to ``incoming``, in one step."""
         incoming = self.incoming
@@ -279,6 +287,19 @@ class Controller:
             self._handle((agent, *messages[0]))
         else:
             self.pump.before_others(self._handle, [(agent, *message) for message in messages])
+
+    def handed_up(self, number: int) -> Callable[[Any, Parts], bool]:
+        """What hands over what an agent in this process says, without a network between."""
+        engine, come = self.engine, self.pump.come
+
+        def hand_up(envelope: Any, parts: Parts) -> bool:
+            agent = self.hosts.agents.get(number)
+            if agent is None or engine.patience() == 0:  # something was sent before
+                return False
+            come.append((self._handle, (agent, envelope, parts)))
+            return True
+
+        return hand_up
 
     def _handle(self, message: tuple[Agent, Any, Parts]) -> None:
         agent, envelope, parts = message

@@ -69,6 +69,11 @@ class Mail:
         with suppress(ValueError):
             self._waiters.remove(wake)
 
+    @property
+    def awaited(self) -> bool:
+        """Whether there is anybody to be told of what has come."""
+        return bool(self._waiters) and self._news
+
     def call_waiters(self, *, failed: bool) -> None:
         """Tell those who wait that there is something to take, or that nothing will come."""
         if self._waiters and (self._news or failed):

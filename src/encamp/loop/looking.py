@@ -1,6 +1,7 @@
 """Looking again and again before a sleep: to be woken takes longer than most answers.
 
-Only after a wait that was short, so that what waits for long costs nothing.
+Only after a wait that was short, and only while others leave the core to it, so that what waits
+for long costs nothing, and a machine that has other work to do loses nothing by it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ LOOK_ON = 0.0005
 """Seconds of looking."""
 SOON = 0.001
 """Seconds of a wait after which another one may be as short."""
+PAUSE_GROWS, MOST_PAUSE = 4, 64
+"""How many times as long as a look in vain there is none: 1, then 4, 16 and 64 if more follow."""
 
 
 class Looking:
@@ -24,14 +27,33 @@ class Looking:
     def __init__(self) -> None:
         self._soon = False
         """Whether the last wait was a short one."""
+        self._not_before = 0.0
+        """When a look may be worth while again."""
+        self._pause = 1
+        """How long that is after a look in vain; halved by each that finds something."""
 
     def wait(self, look: Callable[[], list[T]], sleep: Callable[[], list[T]]) -> list[T]:
         """What ``look`` finds in a moment, or else ``sleep`` returns; the last wait permitting."""
         begun = time.perf_counter()
-        found: list[T] = []
-        while self._soon and not found and time.perf_counter() - begun < LOOK_ON:
-            if not (found := look()):
-                os.sched_yield()  # to those that may have the answer
-        found = found or sleep()
+        found = (self._soon and self.look(look)) or sleep()
         self._soon = time.perf_counter() - begun < SOON
         return found
+
+    def look(self, look: Callable[[], list[T]]) -> list[T]:
+        """What ``look`` finds in a moment; nothing for a while after a look in vain.
+
+        Where others want the core, they have it for milliseconds after the first look: who has
+        slept gets it back sooner, as the kernel favours those who did not use up their time.
+        """
+        begun = now = time.perf_counter()
+        if begun < self._not_before:
+            return []
+        while now - begun < LOOK_ON:
+            if found := look():
+                self._pause = self._pause // 2 or 1
+                return found
+            os.sched_yield()  # to those that may have the answer
+            now = time.perf_counter()
+        self._not_before = now + self._pause * (now - begun)
+        self._pause = min(PAUSE_GROWS * self._pause, MOST_PAUSE)
+        return []

@@ -8,7 +8,6 @@ the driving thread, one at a time.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal's own functions are slow
-import os
 import select
 import signal
 import threading
@@ -45,7 +44,8 @@ _AT_LEAST = 60.0
 """Seconds after which the thread in the background looks again, if it is told nothing."""
 _FOREVER = 3600.0
 
-Ready = Callable[[int], None]
+Ready = Callable[[int], object]
+"""Is told which events there are. True says that there is nothing more to do in this turn."""
 
 
 def by_signal(exc: Exception) -> bool:
@@ -59,10 +59,15 @@ def by_signal(exc: Exception) -> bool:
 
 
 class Pump:
-    """One loop. What is in ``turned`` is called at the end of each turn, to send what is to go."""
+    """One loop. What is in ``turned`` is called at the end of each turn, to send what is to go.
+
+    A turn in which only messages came, for somebody in this process, goes without that, unless
+    anything in ``due`` is true: then there is something to send.
+    """
 
     def __init__(self) -> None:
         self.turned: list[Callable[[], None]] = []
+        self.due: list[Callable[[], object]] = []
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
         self._new: set[int] = set()
@@ -82,7 +87,7 @@ class Pump:
         self.watch(self._wake.fileno(), lambda _: self._wake.rest())
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = count()
-        self.orders: deque[Callable[[], None]] = deque()
+        self.orders: deque[Callable[[], object]] = deque()
         self.lock = threading.Lock()
         self._driver = 0
         self._sleeping = False
@@ -133,7 +138,7 @@ class Pump:
         """Call something in some time, in the driving thread."""
         heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
 
-    def soon(self, call: Callable[[], None]) -> None:
+    def soon(self, call: Callable[[], object]) -> None:
         """Call something in the next turn; from any thread."""
         self.orders.append(call)
         if self._sleeping:
@@ -163,12 +168,11 @@ class Pump:
             if self.orders or self.nudged:  # before the flag could be seen
                 limit = 0
         events = self._wait(limit, look_on=look_on)
-        self.turned_at = time.monotonic()
-        self.passed = 0
         self._sleeping = self.nudged = False
         with self.held_off:
             try:
-                self._handle(events)
+                if not self._handle(events) or limit <= 0 or self._more_to_do():
+                    self._rest_of_turn()
             except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
                 self._break(exc)
         if self.waiters:
@@ -181,18 +185,16 @@ class Pump:
             return self._looking.wait(lambda: poll(0, 256), lambda: poll(limit, 256))
         return poll(limit, 256)
 
-    def look_on(self, seconds: float) -> int | None:
+    def look_on(self) -> int | None:
         """The only descriptor by which something comes in a moment; nothing is handled.
 
         None if nothing comes, or more. For a thread that has the lock.
         """
-        until = time.perf_counter() + seconds
-        while not (events := self._poll.poll(0, 2)):
-            if time.perf_counter() > until:
-                return None
-            os.sched_yield()
+        events = self._looking.look(lambda: self._poll.poll(0, 2))
+        if len(events) != 1:
+            return None
         fd, event = events[0]
-        return fd if len(events) == 1 and event == select.EPOLLIN else None
+        return fd if event == select.EPOLLIN else None
 
     def _break(self, exc: Exception) -> None:
         """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
@@ -200,13 +202,35 @@ class Pump:
             raise exc
         self.broken(exc)
 
-    def _handle(self, events: list[tuple[int, int]]) -> None:
+    def _handle(self, events: list[tuple[int, int]]) -> bool:
+        """Whether these events leave nothing more to do in this turn."""
         handlers, new = self._handlers, self._new
         new.clear()
+        all_done = bool(events)
         for fd, event in events:
             handler = handlers.get(fd)
-            if handler is not None and fd not in new:
-                handler(event)
+            if handler is not None and fd not in new and handler(event) is not True:
+                all_done = False
+        self._handle_come()
+        return all_done
+
+    def _more_to_do(self) -> bool:
+        """Whether a turn is needed after messages for somebody here; now and then it is anyway."""
+        self.passed += 1
+        if self.orders or self._due or self.passed > PASSED:
+            return True
+        for due in self.due:
+            if due():
+                return True
+        for end, _ in self._ends:
+            if end.patience() == 0:
+                return True
+        return time.monotonic() - self.turned_at > TURN_WITHIN
+
+    def _rest_of_turn(self) -> None:
+        """All but what descriptors have brought."""
+        self.turned_at = time.monotonic()
+        self.passed = 0
         self._arrivals()
         self._chores()
         self._due = False

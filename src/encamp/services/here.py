@@ -1,16 +1,20 @@
-"""Which end serves the code that asks: its task's, or its program's."""
+"""Which end serves the code that asks: its task's, its program's, or that of a job's step."""
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from encamp.services.ends import End
+from encamp.services.relay import RelayedEnd
 from encamp.services.task_end import TaskEnd
-from encamp.slot.calls import Slot, slot_here
+from encamp.slot.calls import Slot, slot_here, step_here
 
 _of_slots: WeakKeyDictionary[Slot, TaskEnd] = WeakKeyDictionary()
 _of_programs: WeakValueDictionary[str, End] = WeakValueDictionary()
 """By the tokens of clusters."""
+_of_steps: WeakKeyDictionary[Slot, tuple[int, dict[str, RelayedEnd]]] = WeakKeyDictionary()
+"""By the slots of jobs' steps: the number of the call that runs, and its ends by tokens."""
 
 
 def program_end(token: str, end: End) -> None:
@@ -32,11 +36,34 @@ def task_end() -> TaskEnd | None:
 
 
 def end_of(token: str) -> End:
-    """Where calls of a cluster's services are made from here."""
-    end = task_end() or _of_programs.get(token)
+    """Where calls of a cluster's services are made from here.
+
+    A task of another cluster has none, but where it is a thread of the program. A step of a job
+    has the one of its worker.
+    """
+    here = slot_here()
+    end = task_end() if here is not None and here[0].cluster == token else _of_programs.get(token)
+    if end is None and (step := step_here()) is not None:
+        return _end_of_step(token, *step)
     if end is None:
         raise RuntimeError(
-            "a service or proxy can be used in the program that has made its cluster, and in tasks "
-            "that were spawned there; a step of a job can give what it has made to the program only"
+            "a service or proxy can be used in the program that has made its cluster, in tasks "
+            "that were spawned there, and in steps of jobs that run in either"
         )
     return end
+
+
+def _end_of_step(token: str, slot: Slot, call: int) -> End:
+    """The one end of a step for a cluster's services."""
+    of_call, ends = _of_steps.get(slot, (-1, {}))
+    if of_call != call:
+        ends = {}
+        _of_steps[slot] = call, ends
+
+    def ask(question: object) -> Any:
+        slot.check_runs(call)
+        return slot.ask(question)
+
+    if token not in ends:
+        ends[token] = RelayedEnd(token, ask)
+    return ends[token]

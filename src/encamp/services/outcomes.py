@@ -24,6 +24,8 @@ def settle(result: Result, good: bool, body: Parts) -> None:
 
 
 def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
+    if result.unread:
+        return (good, body), None
     if good:
         try:
             return load(body), None

@@ -78,6 +78,8 @@ class Result(Awaited):
     wanted = 0
     """The number of the service, while the call waits for a server of it."""
     hint = ""
+    unread = False
+    """Whether its value is for another process: what has come, and whether it is good."""
 
     def __init__(self, end: Waited, service: str, call: str) -> None:
         super().__init__(end)

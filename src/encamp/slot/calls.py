@@ -132,8 +132,10 @@ class Port(Protocol):
 class Slot:
     """Runs calls one after the other. ``number`` is its number on its host."""
 
-    def __init__(self, number: int, host: str, port: Port, agent: int = 0) -> None:
-        self.number, self.host, self.agent = number, host, agent
+    def __init__(
+        self, number: int, host: str, port: Port, agent: int = 0, cluster: str = ""
+    ) -> None:
+        self.number, self.host, self.agent, self.cluster = number, host, agent, cluster
         self.port = port
         _slots.add(self)
         self.beside = False
@@ -642,6 +644,12 @@ def slot_here() -> tuple[Slot, int] | None:
     """The slot of a cluster that this thread runs a call of, and the call's task."""
     here = _current.get()
     return here if here is not None and here[0].host else None  # a job's step is in none
+
+
+def step_here() -> tuple[Slot, int] | None:
+    """The slot in which this thread runs a step of a job, and the number of that call."""
+    here = _current.get()
+    return here if here is not None and not here[0].host else None
 
 
 def current_task() -> CurrentTask:

@@ -106,6 +106,10 @@ class Birth(msgspec.Struct, array_like=True):
     """What its supervisor runs before, see `environment_after`."""
     niceness: int = 0
     """What is added to its supervisor's."""
+    interpreter: str = ""
+    """What it runs with; empty: with its supervisor's."""
+    cluster: str = ""
+    """See `Orders`."""
 
 
 class _State:
@@ -201,7 +205,7 @@ def main(birth: bytes) -> None:
     faulthandler.enable()
     sys.stdout.reconfigure(line_buffering=True, errors="surrogateescape")  # type: ignore[union-attr]
     port = _Sockets(born)
-    slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent)
+    slot = _State.slot = port.slot = Slot(born.number, born.host, port, born.agent, born.cluster)
     folder = str(Path.cwd()) if born.folder != "/" else "/"
     slot.alone = _Alone(folder)
     slot.ledger, slot.can_leave = Ledger(born.ledger), True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 
-from encamp.engines.kit.interpreter import python_command
+from encamp.engines.kit.interpreter import interpreter_flags, python_command
 from encamp.errors import NoPython
 
 _START = """\
@@ -38,9 +38,15 @@ def freeze_support() -> None:
     _frozen_can = True
 
 
-def slot_command(orders: bytes) -> list[str]:
-    """The words that start a slot. Raises `NoPython`."""
+def slot_command(orders: bytes, interpreter: str = "") -> list[str]:
+    """The words that start a slot, with this process's own interpreter if none is given.
+
+    The packages of another one come before those of this process. Raises `NoPython`.
+    """
     words = base64.b64encode(orders).decode()
+    if interpreter:
+        start = [interpreter, "-P", *interpreter_flags()]
+        return [*start, "-c", _START, words, *filter(None, sys.path)]
     try:
         # Where this process finds encamp and what it needs, whoever has told it so.
         return [*python_command(), "-c", _START, words, *filter(None, sys.path)]

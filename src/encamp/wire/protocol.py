@@ -23,6 +23,8 @@ from encamp.wire.frames import MARK, Buffer, Parts
 SPAWNER = 0
 """Task number of the controller's own program."""
 SERVICES = 1
+ABOUT_SERVICES = "service"
+"""What questions begin with that steps of jobs ask about services."""
 """`Message.port` of what services, their servers and clients say to each other."""
 NOWHERE = -1
 ANY = "*"
@@ -58,6 +60,9 @@ class Orders(Envelope, tag=0):
     init_commands: dict[str, str] = {}
     """By hosts, what is run before slots start; `ANY` is for all others."""
     niceness: dict[str, int] = {}
+    interpreters: dict[str, str] = {}
+    cluster: str = ""
+    """What no other cluster is called: what slots are given may be of another one."""
 
 
 def of_host(each: Mapping[str, T], host: str, otherwise: T) -> T:

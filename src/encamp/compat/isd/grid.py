@@ -14,12 +14,13 @@ from typing import Any, TextIO
 from encamp.cluster.cluster import Cluster
 from encamp.compat.isd.hosts import Host
 from encamp.compat.isd.servers import Free, Proxy, Server
-from encamp.errors import ServiceEnded, WrongLength
+from encamp.errors import BadJob, ServiceEnded, WrongLength
 from encamp.model import ServiceStatistics
 from encamp.services.files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
 from encamp.services.service import Service, gather
+from encamp.wire.protocol import ANY
 
 _HERE = frozenset({"localhost", "127.0.0.1", "::1", socket.gethostname()})
 _WINDOW = "80x24"
@@ -100,6 +101,9 @@ class AbstractGrid(Thread):
 
     def publish(self, instance: Any) -> str:
         """Start a server with a copy of an instance for each host; the service's id."""
+        if self._cluster is not None and any(host.own_python for host in self.hosts):
+            why = "on an open cluster, give Cluster(interpreter=...) instead"
+            raise BadJob("python of hosts", why)
         service_id = self.create_service_id(instance)
         cluster = self._cluster or self._open()
         count = min(len(self.hosts), cluster.slots)
@@ -126,11 +130,24 @@ class AbstractGrid(Thread):
 
     def _open(self) -> Cluster:
         names = [host.name for host in self.hosts]
+        here = all(name in _HERE for name in names)
+        own = {"interpreter": pythons} if (pythons := self._pythons(here=here)) else {}
+        options = own | self._options
         if self._engine is not None:
-            return Cluster(self._engine, slots=len(names), **self._options)
-        if all(name in _HERE for name in names):
-            return Cluster("local", slots=len(names), **self._options)
-        return Cluster("mpi", hosts=names, **self._options)
+            return Cluster(self._engine, slots=len(names), **options)
+        if here:
+            return Cluster("local", slots=len(names), **options)
+        return Cluster("mpi", hosts=names, **options)
+
+    def _pythons(self, *, here: bool) -> dict[str, str]:
+        """Interpreters by hosts; all names of this one stand for the same. Raises `BadJob`."""
+        found: dict[str, str] = {}
+        for host in self.hosts:
+            name = ANY if here else host.name
+            if found.setdefault(name, host.own_python) != host.own_python:
+                what = f"python {host.own_python!r} of {host.name}"
+                raise BadJob(what, "all servers of one host have the same interpreter")
+        return {name: python for name, python in found.items() if python}
 
     def _source(self, host: str) -> str:
         """Where servers of a host find modules."""

@@ -16,8 +16,9 @@ from encamp.errors import BadJob
 class Host:
     """A machine, and how servers run there.
 
-    ``temp_path`` is where they work; ``niceness`` is added to theirs. ``init_cmd`` is a command of
-    the shell that runs before: what it changes in the environment holds for the servers.
+    ``temp_path`` is where they work; ``niceness`` is added to theirs, and ``python`` is their
+    interpreter, if it is not the cluster's. ``init_cmd`` is a command of the shell that runs
+    before: what it changes in the environment holds for the servers.
     """
 
     name: str = "localhost"
@@ -31,13 +32,15 @@ class Host:
         if self.init_cmd.rstrip().endswith("!"):
             raise BadJob(
                 f"init_cmd {self.init_cmd!r} of {self.name}",
-                "a wrapper of the interpreter cannot be had here; use niceness, or a command",
+                "a wrapper of the interpreter cannot be had here; use niceness, a command, or a "
+                "script as python",
             )
-        if self.python and self.python not in ("python", "python3", sys.executable):
-            raise BadJob(
-                f"python {self.python!r} of {self.name}",
-                "servers run with the interpreter of the cluster; start that with another one",
-            )
+
+    @property
+    def own_python(self) -> str:
+        """The interpreter of its servers; empty where that is the cluster's."""
+        usual = ("", "python", "python3", sys.executable)
+        return "" if self.python in usual else self.python
 
     def enter(self, source: str) -> None:
         """Be in a server of this host: its environment, niceness, folder and import path."""

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from encamp.errors import EncampError, Stopped, TaskLost, TimeLimitExceeded
 from encamp.jobs.interrupts import ended_in_order
@@ -28,6 +29,10 @@ from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
 from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
 from encamp.wire.pickling import NotImportable
+from encamp.wire.protocol import ABOUT_SERVICES
+
+if TYPE_CHECKING:
+    from encamp.services.relay import Relays
 
 TICK = 0.2
 """Seconds between looks at the clock and at the lease."""
@@ -70,7 +75,7 @@ def _attempt(work: Work) -> Outcome:
             tick=TICK,
             on_tick=watcher.on_tick,
             on_message=watcher.on_note,
-            on_question=watcher.ask,
+            on_question=watcher.answer,
             on_note=watcher.on_note,
         )
     except SlotLost as exc:
@@ -80,6 +85,8 @@ def _attempt(work: Work) -> Outcome:
     except BaseException:
         watcher.outcome(Abandoned())
         raise
+    finally:
+        watcher.let_go()
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):
             return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
@@ -112,6 +119,25 @@ class _Watcher:
         self._step_began = 0.0
         self._task_began: float | None = None
         self._phase_began = work.clock.now(), time.monotonic()
+        self._services: Relays | None = None
+
+    def answer(self, question: Any) -> Any:
+        """Answer what the step asks; raises what is to be raised there."""
+        if question[0] == ABOUT_SERVICES:
+            if self._services is None:
+                from encamp.services.here import end_of  # most need none
+                from encamp.services.relay import Relays
+
+                self._services = Relays(end_of)
+            return self._services.answer(*question[1:])
+        if self.ask is None:
+            raise RuntimeError("nobody here answers questions")
+        return self.ask(question)
+
+    def let_go(self) -> None:
+        """The step has ended."""
+        if self._services is not None:
+            self._services.close()
 
     def on_note(self, standing: Standing) -> None:
         """See what the attempt says of itself."""

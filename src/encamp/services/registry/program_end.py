@@ -32,6 +32,7 @@ class ProgramEnd(End):
         self._controller, self._registry = controller, registry
         self._pump = controller.pump
         self._pump.turned.insert(0, self.flush)  # before the controller sends what is posted
+        self._pump.due.append(lambda: self._outgoing)
 
     @property
     def awaited(self) -> int:

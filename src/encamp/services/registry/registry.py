@@ -6,7 +6,6 @@ All of it, and of what it consists of, runs in the thread that drives the cluste
 from __future__ import annotations
 
 import logging
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -60,7 +59,7 @@ class Registry:
 
     def __init__(self, controller: Controller, cluster: object) -> None:
         self._records = records = Records(controller, cluster)
-        self.token = secrets.token_hex(8)
+        self.token = controller.token
         self.end = records.end = ProgramEnd(controller, self.letter)
         program_end(self.token, self.end)
         self._said_crowded = False

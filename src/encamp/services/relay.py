@@ -1,0 +1,264 @@
+"""Services in a step of a job: its process asks the worker that watches over it, which calls.
+
+    step: RelayedEnd ── letters to the registry and to servers ──►  worker: Relay ──►  its own end
+                     ◄── letters with what has come of them ──────
+
+The worker is a task of the services' cluster, or a thread of the program that has made it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from encamp.services.ends import Acquisition, End, Outgoing, Route
+from encamp.services.letters import (
+    END,
+    GROUP,
+    RELEASE,
+    Acquire,
+    Answers,
+    Ask,
+    Calls,
+    Forget,
+    Free,
+    Granted,
+    Letter,
+    Refused,
+    Told,
+    decode,
+    encode,
+)
+from encamp.services.result import Awaited, Result
+from encamp.wire.frames import Parts
+from encamp.wire.pickling import disclosed, dump, dump_failure, enclosed, load
+from encamp.wire.protocol import ABOUT_SERVICES, SPAWNER
+
+_PIECE = 0.1
+"""Seconds that the worker waits at most before it looks after the step again."""
+_ATTEND = 0.02
+"""Seconds between looks at what nobody waits for."""
+_WITHOUT_ANSWER = (RELEASE, GROUP, END)
+
+Come = list[tuple[bytes, list[Any]]]
+"""Letters with their payloads."""
+
+
+class RelayedEnd(End):
+    """The end of a step; ``ask`` asks its worker. Raises what that says if it cannot call."""
+
+    def __init__(self, token: str, ask: Callable[[object], Any]) -> None:
+        super().__init__(SPAWNER)
+        self._ask_worker = partial(_asked, ask, token)
+        self._attended: set[Awaited] = set()
+        self._attendant: threading.Thread | None = None
+        self._ask_worker("open")
+
+    def tell(self, letter: Letter, payload: Parts) -> None:
+        """See `End.tell`."""
+        self._ask_worker("tell", encode(letter), _beside(payload))
+
+    def _post(self, to: int, parts: Parts) -> None:
+        self._ask_worker("post", to, bytes(parts[0]), _beside(parts[1:]))
+
+    def _begin(self, route: Route | None) -> None:
+        self.flush()
+
+    def wait(self, what: Awaited, timeout: float | None) -> None:
+        """See `End.wait`."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not what.done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            self._take_what_comes(_PIECE if left is None else min(left, _PIECE))
+
+    def _take_what_comes(self, seconds: float) -> None:
+        come: Come = self._ask_worker("come", seconds)
+        for head, payload in come:
+            self.take(decode(head), payload)
+        while self._left:
+            self._left.popleft()()
+
+    def attend(self, what: Awaited) -> None:
+        """See `End.attend`: a thread looks now and then, as long as there is something."""
+        if what.done():
+            return
+        self._attended.add(what)
+        if self._attendant is None or not self._attendant.is_alive():
+            name = "encamp-services"
+            self._attendant = threading.Thread(target=self._attend, name=name, daemon=True)
+            self._attendant.start()
+
+    def _attend(self) -> None:
+        while self._attended:
+            time.sleep(_ATTEND)
+            try:
+                self._take_what_comes(0)
+            except (RuntimeError, EOFError, OSError):
+                return  # the step has ended
+            self._attended = {what for what in self._attended if not what.done()}
+
+
+def _asked(ask: Callable[[object], Any], token: str, what: str, *rest: Any) -> Any:
+    return ask((ABOUT_SERVICES, token, what, *rest))
+
+
+def _beside(parts: Parts) -> list[pickle.PickleBuffer]:
+    """Parts that travel in a question or an answer without being copied, if they are large."""
+    return [pickle.PickleBuffer(part) for part in parts]
+
+
+class Relays:
+    """What a worker does for the step that it watches over. ``end_of`` finds a cluster's end."""
+
+    def __init__(self, end_of: Callable[[str], End]) -> None:
+        self._end_of = end_of
+        self._of: dict[str, Relay] = {}
+        """By the tokens of clusters."""
+
+    def answer(self, token: str, what: str, *rest: Any) -> Any:
+        """Answer a question of the step; raises what is to be raised there."""
+        relay = self._of.get(token)
+        if relay is None:
+            relay = self._of[token] = Relay(self._end_of(token))
+        return relay.answer(what, *rest)
+
+    def close(self) -> None:
+        """The step has ended: let go of what it had."""
+        for relay in self._of.values():
+            relay.close()
+
+
+class Relay:
+    """The letters of a step, put into calls of the worker's own end."""
+
+    def __init__(self, end: End) -> None:
+        self._end = end
+        self._awaited: dict[Awaited, Callable[[Awaited], tuple[Letter, Parts]]] = {}
+        """What was asked for, and what makes the letter for the step of it."""
+        self._tickets: dict[int, Acquisition] = {}
+        self._held: dict[int, Route] = {}
+        """By leases, servers that the step has acquired."""
+        self._routes: dict[tuple[int, int], Route] = {}
+        self._handlers: dict[type, Callable[[Any, Parts], None]] = {
+            Acquire: self._acquire,
+            Forget: self._forget,
+            Free: self._free,
+            Ask: self._ask,
+            Calls: partial(self._calls, SPAWNER),
+        }
+
+    def answer(self, what: str, *rest: Any) -> Any:
+        """See `Relays.answer`."""
+        if what == "come":
+            return self._come(*rest)
+        if what == "tell":
+            head, payload = rest
+            letter = decode(head)
+            handler = self._handlers.get(type(letter))
+            if handler is not None:  # who uses a server is the worker, which tells that itself
+                handler(letter, payload)
+        elif what == "post":
+            to, head, payload = rest
+            self._calls(to, decode(head), payload)
+        return None
+
+    def close(self) -> None:
+        """See `Relays.close`."""
+        for wanted in self._tickets.values():
+            self._give_up(wanted)
+        for lease, route in self._held.items():
+            self._end.release(route, lease, None, shared=True)
+
+    # What comes of it
+
+    def _come(self, seconds: float) -> Come:
+        if not any(one.done() for one in self._awaited):
+            first = next(iter(self._awaited), None)
+            if first is None:
+                time.sleep(seconds)
+            else:
+                self._end.wait(first, seconds)
+        done = [one for one in self._awaited if one.done()]
+        letters = [self._awaited.pop(one)(one) for one in done]
+        return [(encode(letter), _beside(payload)) for letter, payload in letters]
+
+    # What is asked of the registry
+
+    def _acquire(self, letter: Acquire, parts: Parts) -> None:
+        wanted = self._end.acquire(letter.service, letter.count, letter.seat)
+        self._tickets[letter.ticket] = wanted
+
+        def outcome(one: Awaited) -> tuple[Letter, Parts]:
+            del self._tickets[letter.ticket]
+            error = one.exception()
+            if error is not None:
+                return Refused(letter.ticket), dump(error)
+            granted: Granted = one.result()
+            for seat, task, lease in granted.leases:
+                self._held[lease] = self._route(seat, SPAWNER if granted.relayed else task)
+            leases, relayed = granted.leases, granted.relayed
+            return Granted(letter.ticket, leases, relayed, granted.methods), []
+
+        self._awaited[wanted] = outcome
+
+    def _forget(self, letter: Forget, parts: Parts) -> None:
+        wanted = self._tickets.pop(letter.ticket, None)
+        if wanted is not None:
+            del self._awaited[wanted]
+            self._give_up(wanted)
+
+    def _give_up(self, wanted: Acquisition) -> None:
+        """Nobody takes servers that were asked for, or granted and not told of."""
+        self._end.forget(wanted)
+        if wanted.done() and wanted.exception() is None:
+            for seat, _, lease in wanted.result().leases:
+                self._end.tell(Free(seat, lease), [])
+
+    def _free(self, letter: Free, parts: Parts) -> None:
+        route = self._held.pop(letter.lease, None)
+        if route is not None:
+            self._end.release(route, letter.lease, None, shared=False)
+
+    def _ask(self, letter: Ask, parts: Parts) -> None:
+        asked = self._end.ask(letter.service, letter.what, *load(parts))
+
+        def outcome(one: Awaited) -> tuple[Letter, Parts]:
+            error = one.exception()
+            if error is not None:
+                return Refused(letter.ticket), dump(error)
+            return Told(letter.ticket), dump(one.result())
+
+        self._awaited[asked] = outcome
+
+    # Calls
+
+    def _route(self, seat: int, to: int) -> Route:
+        return self._routes.setdefault((seat, to), Route(seat, to))
+
+    def _calls(self, to: int, letter: Calls, parts: Parts) -> None:
+        route, at = self._route(letter.seat, to), 0
+        with self._end.together():
+            for number, lease, op, name, payload, count in letter.calls:
+                body = disclosed(payload, parts[at : at + count])
+                at += count
+                result = None
+                if op == RELEASE:
+                    self._held.pop(lease, None)
+                if op not in _WITHOUT_ANSWER:
+                    result = Result(self._end, "", name)
+                    result.unread = True
+                    self._awaited[result] = partial(_answer, letter.seat, number)
+                self._end.call(Outgoing(route, lease, op, name, body, result))
+
+
+def _answer(seat: int, number: int, result: Awaited) -> tuple[Letter, Parts]:
+    error = result.exception()
+    good, body = result.result() if error is None else (False, dump_failure(error))
+    payload, buffers = enclosed(body)
+    return Answers(seat, [(number, good, payload, len(buffers))], [], (0, 0, 0.0, 0.0)), buffers

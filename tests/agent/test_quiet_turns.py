@@ -1,0 +1,109 @@
+"""Turns in which only messages came for somebody here: their rest is left out, but not for long."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from encamp.engines.kit.memory import MemoryEnd
+from encamp.loop import pump as module
+from encamp.loop.pump import PASSED, Pump
+
+SOON = 10.0
+
+
+class Messages:
+    """A pipe by which messages come; ``rests`` counts the turns that were whole."""
+
+    def __init__(self, pump: Pump) -> None:
+        self.pump = pump
+        self.rests = self.come = 0
+        self.alone = True
+        """Whether messages need nothing more in their turn."""
+        self.there, self._here = os.pipe()
+        pump.watch(self.there, self._ready)
+        pump.turned.append(self._turned)
+
+    def _ready(self, _: int) -> bool:
+        self.come += len(os.read(self.there, 100))
+        return self.alone
+
+    def _turned(self) -> None:
+        self.rests += 1
+
+    def turn(self) -> bool:
+        """Whether a turn with a message was whole."""
+        rests, come = self.rests, self.come
+        os.write(self._here, b"m")
+        self.pump.turn(SOON)
+        assert self.come == come + 1
+        return self.rests > rests
+
+    def close(self) -> None:
+        os.close(self.there)
+        os.close(self._here)
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[Messages]:
+    monkeypatch.setattr(module, "TURN_WITHIN", SOON)  # whatever else this machine has to do
+    pump = Pump()
+    messages = Messages(pump)
+    pump.turn(0)  # a whole one, as there was none
+    yield messages
+    pump.close()
+    messages.close()
+
+
+def test_a_message_for_somebody_here_needs_no_whole_turn(messages: Messages) -> None:
+    assert [messages.turn() for _ in range(3)] == [False] * 3
+    messages.alone = False
+    assert messages.turn()
+
+
+def test_what_is_to_be_done_is_done_in_the_turn_of_a_message(messages: Messages) -> None:
+    pump, done = messages.pump, []
+
+    def ready(events: int) -> bool:
+        pump.soon(lambda: done.append("order"))
+        return messages._ready(events)
+
+    pump.watch(messages.there, ready)
+    assert messages.turn()
+    assert done == ["order"]
+
+
+def test_what_is_due_to_be_sent_is_sent(messages: Messages) -> None:
+    due = False
+    messages.pump.due.append(lambda: due)
+    assert not messages.turn()
+    due = True
+    assert messages.turn()
+
+
+def test_what_has_come_at_an_end_without_descriptors_is_taken_in(messages: Messages) -> None:
+    here, there = MemoryEnd(0), MemoryEnd(1)
+    there.join(here)
+    come: list[object] = []
+    messages.pump.attach(here, come.append)
+
+    def ready(events: int) -> bool:
+        there.send(0, [b"frame"])
+        return messages._ready(events)
+
+    messages.pump.watch(messages.there, ready)
+    assert messages.turn()
+    assert len(come) == 1
+
+
+def test_messages_without_a_pause_leave_a_turn_for_others(
+    messages: Messages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [messages.turn() for _ in range(2 * PASSED + 2)]
+    assert [at + 1 for at, one in enumerate(whole) if one] == [PASSED + 1, 2 * PASSED + 2]
+    monkeypatch.setattr(module, "TURN_WITHIN", 0.001)
+    time.sleep(0.002)
+    assert messages.turn()
