@@ -52,6 +52,8 @@ def fill_line(pieces: Pieces, values: Mapping[Hole, str], *, bash: bool) -> str:
             if is_plain(values[hole]):
                 piece = _plain_word(hole, values[hole], place, after)
         rest.append(piece)
+    if all(map(is_plain, values.values())):
+        return "".join(map(str, rest))
     return _with_odd(tuple(rest), values, bash=bash)
 
 
