@@ -2,23 +2,28 @@
 
     python -m benchmarks.steps
 
-Counted by `sys.setprofile`, in all threads of the program, and beside the standard library's pool.
+Counted by `sys.setprofile` in the thread that waits, which does the work; beside it the standard
+library's pool.
 The least of several tries, as it depends on the machine how often somebody has to look again.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import sys
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import encamp
+from encamp import Cluster, Job
+from encamp.jobs.display.progress import Silent
 
 TRIES = 15
 
@@ -59,10 +64,7 @@ class Counted:
         self._last[thread] = file
 
     def __enter__(self) -> Counted:
-        threading.setprofile_all_threads(self._seen) if sys.version_info >= (
-            3,
-            12,
-        ) else threading.setprofile(self._seen)
+        threading.setprofile(self._seen)  # for threads that are started meanwhile
         sys.setprofile(self._seen)
         return self
 
@@ -93,11 +95,6 @@ def nothing() -> None:
 
 def main(names: list[str]) -> int:
     """Print a line for each way; with ``-v`` also what is called."""
-    import concurrent.futures
-
-    import encamp
-    from encamp import Cluster, Job
-
     ours = str(Path(encamp.__file__).parent) + os.sep
     theirs = str(Path(concurrent.futures.__file__).parent) + os.sep
     ways: list[tuple[str, Counted]] = []
@@ -107,7 +104,7 @@ def main(names: list[str]) -> int:
         ways.append(
             ("a warm spawn().result()", least(ours, lambda: cluster.spawn(nothing).result()))
         )
-    with ProcessPoolExecutor(1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(1) as pool:
         pool.submit(nothing).result()
         ways.append(
             (
@@ -121,7 +118,7 @@ def main(names: list[str]) -> int:
         def run() -> None:
             job = Job(f"one-{next(numbers)}", to=folder)
             job.add("task", [encamp.call(nothing)])
-            job.run(executor, progress=None)
+            job.run(executor, progress=Silent())
 
         run()
         ways.append(("a job of one task", least(ours, run, 5)))
