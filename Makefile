@@ -59,7 +59,7 @@ bench: $(VENV)/dev.stamp
 
 docs: $(VENV)/docs.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide broken links
-	@echo "open site/index.html"
+	@echo "open site/index.html; search needs a server: python3 -m http.server -d site"
 
 dist: $(VENV)/release.stamp
 	rm -rf dist
