@@ -347,6 +347,11 @@ tar cf a.tar --checkpoint=1 {v} f
 }
 """Where a program runs that value."""
 MAYBE = r"""
+echo {v} > e.sh; . ./e.sh
+echo {v} > e.sh; source e.sh
+echo {v} | tee e.sh; nice cat f; . e.sh
+. /dev/stdin f <<< {v}
+command . /dev/fd/0 <<< {v}
 echo {v} | dd of=s.sh; bash s.sh
 echo {v} > "s.sh"; bash 's.sh'
 echo {v} > s''.sh; bash s.sh
@@ -456,7 +461,7 @@ timeout 5 cat {v}; nice -n 5 cat {v}; env X={v} Y=1 sort {v}; time cat {v}
 command -v cat; exec > {v}; command cat {v}
 tool {v} > {v}.txt
 sort {v} | uniq -c | head -n 5 >> {v} 2>&1
-cat f && cat {v} || cat ./{v}; cat {v} &
+cat f && cat {v} || cat ./{v}; cat {v} & wait
 if [ -f {v} ]; then cat {v}; elif test -d {v}; then ls {v}; else echo; fi
 if ! [ -e {v} ] && [ ! -s {v} -o {v} = x ]; then echo; fi
 for x in {v} b; do cat "$x" | sort > "$x.txt"; done
@@ -494,6 +499,8 @@ expr {v} + 1
 """
 """Where all values can be filled in."""
 SAFE_BUT_SLOW = """
+. ./env.sh && ./sim {v}; source env.sh; python3 -W ignore -m pkg.tool --in={v}
+julia --project=. g.jl {v}; gnuplot g.gp; cat {v}
 python3 g.py {v} {v}; python3 -u g.py {v}; python3 -m json.tool f {v}
 printf %s {v} | xargs -0 -n 1 python3 g.py
 nohup python3 g.py {v}

@@ -50,7 +50,7 @@ class _Texts:
 
 
 _SHELL = _Texts(flags=r"-[euvx]+")
-_PYTHON = _Texts(flags=r"-[bBdEIOPsSuv]+|-[WX]\S+", files="-m")
+_PYTHON = _Texts(flags=r"-[bBdEIOPsSuv]+", data=r"-[WX].*", files="-m")
 _VANILLA = _Texts(flags=r"--(vanilla|no-[\w-]+|quiet|silent|norc)")
 _AWK = _Texts(
     data=r"-[Fv].*",
@@ -70,10 +70,10 @@ _PROGRAMS = {
     ),
     **dict.fromkeys(names("python pypy"), _PYTHON),
     **dict.fromkeys(names("Rscript octave"), _VANILLA),
+    "julia": _Texts(flags=r"--(project|threads)=\S*|-[Ot]\d*"),
     **dict.fromkeys(
         names(
-            "ipython perl ruby node nodejs lua luajit php R julia tclsh wish expect gnuplot guile "
-            "scilab"
+            "ipython perl ruby node nodejs lua luajit php R tclsh wish expect gnuplot guile scilab"
         ),
         _Texts(),
     ),
@@ -83,7 +83,7 @@ _PROGRAMS = {
 _RUNS_DATA = names(
     # builtins of shells that take words for code or for names of variables
     "eval let trap alias unalias bind complete compgen compopt coproc declare typeset local export "
-    "readonly unset mapfile readarray getopts wait source . enable fc hash history shopt jobs "
+    "readonly unset mapfile readarray getopts enable fc hash history shopt jobs "
     # programs that run words or what they read, or give them to a shell
     "ssh rsh scp sftp rsync pdsh clush watch parallel make gmake cmake tmux screen su runuser at "
     "batch crontab ed ex red vi vim view nvim emacs m4 bc dc gdb script socat nc ncat telnet ftp "
@@ -128,7 +128,6 @@ _RUN_INPUT = names(
     "code pdb timeit profile cProfile trace runpy asyncio doctest IPython ptpython bpython"
 )
 """Modules of Python that run what they are given."""
-_KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, "test", "[", "printf", "read", "set"}
 
 
 def runs_variable(name: str) -> bool:
@@ -169,7 +168,9 @@ def code_files(words: Words) -> set[str]:
     """The names of files that a command runs: a script, or a program that has a path."""
     files = {words[0].text} if words and "/" in (words[0].text or "") else set()
     for at, word in enumerate(words):
-        if program := _PROGRAMS.get(_known(word.text or "")):
+        if word.text in (".", "source") and at == 0:
+            files.update(other.text for other in words[1:])
+        elif program := _PROGRAMS.get(_known(word.text or "")):
             rest = [other.text for other in words[at + 1 :] if other.text]
             files.update([one for one in rest if one[0] != "-"][: not program.runs])
             files.update(other for one, other in pairwise(rest) if one == "-f")
@@ -196,7 +197,7 @@ def _is_safe_set(words: Words) -> bool:
 
 
 def _are_files(words: Words) -> bool:
-    return all(_is_file(word) for word in words)
+    return bool(words) and all(_is_file(word) for word in words)
 
 
 _RULES: dict[str, Callable[[Words], bool]] = {
@@ -206,8 +207,12 @@ _RULES: dict[str, Callable[[Words], bool]] = {
     "printf": _is_safe_printf,
     "read": _is_safe_read,
     "set": _is_safe_set,
+    "wait": lambda words: all((word.text or "-")[0] != "-" for word in words),  # else wait -p NAME
     "gnuplot": _are_files,
+    ".": _are_files,
+    "source": _are_files,
 }
+_KNOWN = {*_PROGRAMS, *_RUNS_DATA, *_BEFORE_ANOTHER, *_RULES}
 
 
 def _known(text: str) -> str:
@@ -239,6 +244,8 @@ def _runs_only_code(program: _Texts, words: Words) -> bool:
         if not (is_data or is_code or re.fullmatch(program.flags, text)):
             return False
         has_code = has_code or bool(is_code)
+        if has_code and not program.runs:
+            return True  # all behind it is the module's
         words = words[2 if is_code or (is_data and len(text) == 2) else 1 :]
     if has_code:
         return True
