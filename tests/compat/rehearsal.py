@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 from encamp.cluster.events import Host
 from encamp.cluster.options import SpawnOptions
@@ -102,6 +103,12 @@ class RehearsedTask(Future[None]):
         self.id, self.host, self.fresh = number, host, fresh
 
 
+class RehearsedPlace(NamedTuple):
+    """A slot of a host, by its key; see `encamp.cluster.records.Place`."""
+
+    key: tuple[int, int]
+
+
 @dataclass
 class RehearsedCluster:
     """Notes what it is asked for; what is received is what the test has put into ``coming``.
@@ -116,13 +123,14 @@ class RehearsedCluster:
     waits: list[float | None] = field(default_factory=list)
     refusal: Exception | None = None
     closed: int = 0
-    places: dict[str, list[object]] = field(default_factory=dict)
+    places: dict[str, list[RehearsedPlace]] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=count)
 
-    def _places(self, name: str) -> list[object]:
+    def _places(self, name: str) -> list[RehearsedPlace]:
         """See `Cluster._places`."""
         have = self.places.setdefault(name, [])
         slots = dict(self.sizes).get(name, 0)
-        have[slots:] = [object() for _ in range(slots - len(have))]
+        have[slots:] = [RehearsedPlace((0, next(self._numbers))) for _ in range(slots - len(have))]
         return [*have]
 
     @property
@@ -146,7 +154,7 @@ class RehearsedCluster:
         """See `Cluster._spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        assert options.place in self._places(options.on)
+        assert options.place in [place.key for place in self._places(options.on)]
         task = RehearsedTask(len(self.spawned) + 1, options.on, fresh=options.fresh)
         self.spawned.append(task)
         return task

@@ -59,6 +59,8 @@ class OwnFolder:
         with self._above(make) as folder:
             files = OwnFiles(self.path, folder, shared=self.shared, anybody=self.anybody, make=make)
         try:
+            if self._held and files.made:  # the one that was held has been removed
+                self._held[:] = [files.identity]
             if self._held and files.identity not in self._held:
                 why = "another folder has come in its place since the run began"
                 raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
@@ -76,8 +78,11 @@ class OwnFolder:
             self._held.clear()
 
     def check(self) -> None:
-        """Raise `NotOurs` if another folder has the name of the one that is held."""
-        with self.opened():
+        """Raise `NotOurs` if another folder has the name of the one that is held.
+
+        One that is gone is found where something is to be put into it.
+        """
+        with suppress(FileNotFoundError), self.opened():
             pass
 
     @contextmanager
@@ -118,6 +123,8 @@ class OwnFiles:
         self._owners = {os.geteuid(), 0} if owners is None else set(owners)
         if owners is None and os.geteuid() == 0:
             self._owners.add(os.fstat(folder).st_uid)
+        self.made = False
+        """Whether the folder was not there before."""
         self._fd = self._opened(folder, make=make)
         try:
             self._check_folder()
@@ -264,6 +271,7 @@ class OwnFiles:
         if make:
             with suppress(FileExistsError):
                 os.mkdir(name, 0o775 if self._shared else 0o755, dir_fd=above)
+                self.made = True
         try:
             return os.open(name, _FOLDER, dir_fd=above)
         except PermissionError as exc:
