@@ -69,8 +69,9 @@ def _ipyparallel(folder: Path, storage: Path) -> Iterator[Any]:
         cluster = ipyparallel.Cluster(
             n=1, profile_dir=str(folder / "profile"), controller_ip="127.0.0.1"
         )
+        before = set(psutil.Process().children(recursive=True))
         cluster.start_cluster_sync()
-    engines = list(psutil.Process().children(recursive=True))
+    engines = list(set(psutil.Process().children(recursive=True)) - before)
     try:
         yield cluster
     finally:
