@@ -333,7 +333,11 @@ class UnknownOption(InputError, TypeError):
     known: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"there is no option {self.name!r}; there are {', '.join(self.known)}"
+        from difflib import get_close_matches  # which takes long to load in every slot
+
+        close = get_close_matches(self.name, self.known, 1)
+        guess = f"did you mean {close[0]!r}? There are" if close else "there are"
+        return f"there is no option {self.name!r}; {guess} {', '.join(self.known)}"
 
 
 class BadJobFile(InputError):

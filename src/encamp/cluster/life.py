@@ -90,7 +90,8 @@ class Life:
             tenant = controller.tenant
             if controller.incoming or tenant is None:
                 return not (controller.incoming or controller.tasks)
-            return len(controller.tasks) <= tenant.lasting and tenant.idle
+            alone = len(controller.tasks) <= tenant.lasting or tenant.crowding
+            return alone and tenant.idle
 
         self._pump.until(done)
         if controller.tenant is not None:

@@ -22,7 +22,11 @@ class Tenant(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for anything of it."""
+        """Whether nobody waits for anything of it that can still come."""
+
+    @property
+    def crowding(self) -> bool:
+        """Whether its own tasks have all slots, so that nothing else can begin."""
 
     def arrived(self, sender: int, parts: Parts) -> None:
         """A message has come on its port (`protocol.SERVICES`)."""

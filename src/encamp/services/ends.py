@@ -10,7 +10,7 @@ import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -43,11 +43,15 @@ _MOST = 1000
 """Calls that go in one message at most."""
 
 
-class Acquisition(Awaited):
-    """Servers that were asked for; its value is what `Granted` says of them."""
+class Question(Awaited):
+    """What was asked about a service."""
 
     ticket = 0
     service = 0
+
+
+class Acquisition(Question):
+    """Servers that were asked for; its value is what `Granted` says of them."""
 
 
 class Outgoing:
@@ -84,7 +88,7 @@ class End(ABC):
         self._sending = threading.Lock()
         self._pending: dict[int, dict[int, Result]] = {}
         """By server and call number, what was sent and not answered."""
-        self._asked: dict[int, Awaited] = {}
+        self._asked: dict[int, Question] = {}
         """By tickets."""
         self._known: set[int] = set()
         """Servers whose loss is told here."""
@@ -121,10 +125,10 @@ class End(ABC):
     def _begin(self, route: Route | None) -> None:
         """Have what is in ``_outgoing``, the last for ``route`` if that is given, sent soon."""
 
-    @property
-    def busy(self) -> bool:
-        """Whether anything is awaited from servers."""
-        return bool(self._outgoing or self._asked or any(self._pending.values()))
+    def awaits(self, unserved: Collection[int]) -> bool:
+        """Whether anything is awaited from servers, but for the services that have none."""
+        asked = any(one.service not in unserved for one in list(self._asked.values()))
+        return bool(asked or self._outgoing or any(self._pending.values()))
 
     # Calls
 
@@ -240,17 +244,17 @@ class End(ABC):
         self.tell(Acquire(service, wanted.ticket, count, seat), [])
         return wanted
 
-    def forget(self, wanted: Acquisition) -> None:
-        """Nobody waits for servers any more."""
+    def forget(self, wanted: Question) -> None:
+        """Nobody waits for an answer any more."""
         if self._asked.pop(wanted.ticket, None) is not None:
             self.tell(Forget(wanted.ticket), [])
 
-    def ask(self, service: int, what: str, *arguments: Any) -> Awaited:
+    def ask(self, service: int, what: str, *arguments: Any) -> Question:
         """Ask something about a service."""
-        asked = Awaited(self)
-        ticket = next(self._tickets)
-        self._asked[ticket] = asked
-        self.tell(Ask(service, ticket, what), dump(arguments))
+        asked = Question(self)
+        asked.ticket, asked.service = next(self._tickets), service
+        self._asked[asked.ticket] = asked
+        self.tell(Ask(service, asked.ticket, what), dump(arguments))
         return asked
 
     # What comes

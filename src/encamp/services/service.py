@@ -23,6 +23,7 @@ from encamp.errors import (
     NoSuchHost,
     NotEnough,
     ServerLost,
+    UnknownOption,
     UnsupportedByEngine,
     WrongLength,
 )
@@ -122,6 +123,9 @@ def _check_hosts(controller: Controller, published: Published) -> None:
 
 
 def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Published:
+    known = ServiceOptions.__annotations__
+    for unknown in options.keys() - known.keys():
+        raise UnknownOption(unknown, tuple(sorted(known)))
     rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN}
     made = not isinstance(what, _MAKERS)
     if made and (args or options.get("kwargs")):
@@ -379,6 +383,7 @@ class Service(_All):
         try:
             return int(asked.result(timeout))
         except TimeoutError:
+            self._end.forget(asked)
             now = self.statistics()
             waiting = sum(server.state == "waits for a slot" for server in now.servers)
             why = f"; {waiting} wait for free slots" if waiting else ""

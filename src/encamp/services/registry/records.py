@@ -65,6 +65,12 @@ class Service:
         """What it is called."""
         return self.published.name
 
+    @property
+    def placed(self) -> int:
+        """How many of its servers have a slot."""
+        tasks = [seat.task for seat in self.pool.seats.values()]
+        return sum(task is not None and task.place is not None for task in tasks)
+
     def over(self) -> EncampError | None:
         """Why nobody can have a server of it any more, if that is so."""
         return ServiceEnded(self.name) if self.ended else self.failure

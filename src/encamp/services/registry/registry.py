@@ -112,7 +112,15 @@ class Registry:
     def idle(self) -> bool:
         """See `Tenant.idle`."""
         services = self._records.services.values()
-        return not (self.end.busy or any(one.pool.waiting for one in services))
+        unserved = [one for one in services if not one.placed] if self.crowding else []
+        waiting = any(one.pool.waiting for one in services if one not in unserved)
+        return not (waiting or self.end.awaits({one.number for one in unserved}))
+
+    @property
+    def crowding(self) -> bool:
+        """See `Tenant.crowding`."""
+        slots = self._records.controller.scheduler.slots
+        return 0 < slots <= sum(one.placed for one in self._records.services.values())
 
     def arrived(self, sender: int, parts: Parts) -> None:
         """See `Tenant.arrived`."""

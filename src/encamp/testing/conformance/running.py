@@ -197,7 +197,9 @@ class Running(Bound):
         ):
             with pytest.raises(BadJob, match=words):
                 cluster.spawn(work.pid, **options)
-        with pytest.raises(UnknownOption, match="no option 'corse'; there are cores"):
+        with pytest.raises(
+            UnknownOption, match=r"no option 'corse'; did you mean 'cores'\? There are "
+        ):
             cluster.spawn(work.pid, corse=2)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="a task or its id"):
             cluster.send("somebody", 1)  # type: ignore[arg-type]

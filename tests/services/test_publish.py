@@ -1,0 +1,53 @@
+"""How services are published, and how a cluster ends whose servers have all slots."""
+
+from __future__ import annotations
+
+import pytest
+
+from encamp.cluster.cluster import Cluster
+from encamp.errors import ServiceEnded, UnknownOption
+
+SOON = 30.0
+
+
+class Adder:
+    def add(self, number: int) -> int:
+        return number + 1
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("wait", ["ready", "call", "none"])
+def test_a_cluster_ends_though_a_service_waits_for_slots_of_another(wait: str) -> None:
+    with Cluster("local", slots=1) as cluster:
+        cluster.publish(Adder, count=1).ready(timeout=SOON)
+        other = cluster.publish(Adder, name="other", count=1)
+        call = other.call("add", 1) if wait == "call" else None
+        if wait == "ready":
+            with pytest.raises(TimeoutError, match="1 wait for free slots"):
+                other.ready(timeout=0.1)
+    if call is not None:
+        with pytest.raises(ServiceEnded):
+            call.get(SOON)
+
+
+@pytest.mark.timeout(60)
+def test_what_waits_behind_servers_that_have_all_slots_runs_when_they_end() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Adder, count=1)
+        service.ready(timeout=SOON)
+        task = cluster.spawn(abs, -1)
+        answer = service.call("add", 1)
+    assert task.result(SOON) == 1
+    assert answer.get(SOON) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("checkpoints_every", "checkpoint_every"), ("time_limit", "idle_limit")]
+)
+def test_an_option_that_is_none_of_publish_is_refused(given: str, meant: str) -> None:
+    with Cluster("local", slots=1) as cluster, pytest.raises(UnknownOption) as caught:
+        cluster.publish(Adder, **{given: 1})  # type: ignore[misc]
+    assert f"no option {given!r}" in str(caught.value)
+    assert meant in str(caught.value)
+    assert "call_limit" in str(caught.value)
+    assert "persistent" not in str(caught.value)
