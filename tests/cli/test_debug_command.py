@@ -19,7 +19,7 @@ outputs = "*.out"
 [[task]]
 name = "bad"
 mirror = ["strip.txt", { outputs_of = "first" }]
-steps = [{ run = "wc -l strip.txt nothing.txt", env = { LEVEL = "3" } }]
+steps = [{ run = "wc -l strip.txt nothing.txt", env = { LEVEL = "3" }, stdout = "n.txt" }]
 """
 SCRIPT = """
 import sys
@@ -73,7 +73,7 @@ def test_a_shell_finds_the_inputs_and_the_variables_of_a_task(job: Path) -> None
     *names, level, folder = ended.out.split("\n")[:-1]
     assert (names, level) == (["first.out", "shared.lib", "strip.txt"], "level 3")
     assert ended.status == 7
-    assert "step: wc -l strip.txt nothing.txt" in ended.err
+    assert "  step: wc -l strip.txt nothing.txt > n.txt\n    env: LEVEL=3\n" in ended.err
     assert not Path(folder).exists()
     assert sorted(Path("results").rglob("*")) == before
     kept = debug("touch left.out\n", "--keep", "j.toml", "bad")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from console_command import encamp
 from encamp.cli.show import show_command
 from encamp.errors import BadJob
 from encamp.jobs.file.jobfile import load_job
+from encamp.jobs.journal import Journal, Record, encoded
+from encamp.model import TaskReport
 
 JOB = """
 to = "out"
@@ -90,6 +93,45 @@ def test_a_task_that_the_last_run_was_not_for_is_found_in_the_journal(
     job.write_text(JOB.replace('"good"', '"good", "new"'))
     lines = shown(job, "new", capsys)
     assert lines[:2] == ["new: has not run yet", "  step: echo hello new"]
+
+
+def written(*records: Record, to: str = "out/job.job") -> None:
+    """What a run that was killed has written after the last report."""
+    with Path(to, "journal.jsonl").open("ab") as file:
+        file.writelines(encoded(record) + b"\n" for record in records)
+
+
+def test_what_a_killed_run_wrote_is_newer_than_the_report(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failure = TaskReport("good", "failed", why="it was late")
+    later = time.time() + 1
+    written(Record("submitted", "good", later, 1), Record("submitted", "bad", later, 2))
+    assert (
+        shown("out", "good", capsys)[0] == "good: waiting (try 1 was in a run that did not end it)"
+    )
+    assert shown(job, "bad", capsys)[0].startswith("bad: waiting (try 2 ")
+    written(Record("failed", "good", later, report=failure), Record("failed", "new", later))
+    assert shown(job, "good", capsys)[0] == "good: failed (it was late)"
+    assert shown("out", "new", capsys)[0] == "new: failed (the journal does not say why)"
+    with Journal(Path("out/job.job")).writing():
+        pass  # the next run writes the journal anew
+    assert shown("out", "good", capsys)[0] == "good: failed (it was late)"
+    load_job(job).run(slots=1, only="good")
+    assert shown("out", "good", capsys)[0].startswith("good: done")
+
+
+def test_a_task_of_several_jobs_is_told_with_their_names(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("out/other.job").mkdir(mode=0o700)
+    Path("out/other.job/journal.jsonl").touch(mode=0o600)
+    written(Record("failed", "good", 1.0, report=TaskReport("good", "failed")), to="out/other.job")
+    heads = [line for line in shown("out", "good", capsys) if not line.startswith(" ")]
+    assert heads == [
+        "good of the job job: done (it was not done before)",
+        "good of the job other: failed",
+    ]
 
 
 def test_a_task_that_is_not_there_is_told(job: Path) -> None:

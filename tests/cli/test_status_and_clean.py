@@ -236,8 +236,16 @@ def test_a_report_of_a_killed_run_is_not_needed_for_status(here: Path) -> None:
     folder = here / "results" / "job.job"
     folder.mkdir(parents=True)
     record = {"event": "submitted", "task": "t", "time": 0.0, "attempt": 1}
-    (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
+    journal = folder / "journal.jsonl"
+    journal.write_text(json.dumps(record) + "\n")
     assert encamp("status", "results").out == "job: 0 tasks done; no run of it has ended yet\n"
+    report = {"name": "t", "state": "failed", "why": "it was late"}
+    failed = {"event": "failed", "task": "t", "time": 0.0, "report": report}
+    journal.write_text(json.dumps(record) + "\n" + json.dumps(failed) + "\n")
+    assert encamp("status", "results").out.splitlines() == [
+        "job: 0 tasks done, 1 failed; no run of it has ended yet",
+        "  failed: t: it was late",
+    ]
 
 
 @pytest.mark.parametrize(

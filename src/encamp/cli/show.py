@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from encamp.cli.states import job_folders, moment_text
+from encamp.cli.states import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
 from encamp.jobs.display.console import time_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
-from encamp.jobs.journal import Journal
+from encamp.jobs.journal import Journal, Line
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.report.report import NAME as REPORT
 from encamp.jobs.report.report import read_report
-from encamp.jobs.steps import Call, Command
+from encamp.jobs.steps import lines_of
 from encamp.model import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.sizes import counted, size_text
@@ -41,16 +40,18 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
     found = False
     refused: list[InputError] = []
     for folder in folders:
+        own = OwnFolder(folder, shared)
         try:
-            report = _report_of(task, folder, shared, known)
+            report = _report_of(task, own, known)
         except (NotOurs, BadJob) as exc:  # the folder of another job may be a stranger's
             refused.append(exc)
             continue
         if report is not None:
             found = True
-            yield from _of_report(report)
+            job_name = folder.name.removesuffix(".job")
+            yield from _of_report(report, job_name if len(folders) > 1 else None)
             yield from ([] if job is None else _of_job(job, task))
-            yield from _of_log(report, OwnFolder(folder, shared))
+            yield from [] if report.state in ("running", "waiting") else _of_log(report, own)
     if refused and not found:
         raise refused[0]
     yield from (f"warning: {exc}" for exc in refused)
@@ -61,22 +62,63 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
         yield from _of_job(job, task)
 
 
-def _report_of(task: str, folder: Path, shared: bool, known: list[str]) -> TaskReport | None:
-    """What the last run that was for the task says of it; ``known`` takes the names of others."""
-    if (folder / REPORT).exists():
-        report = read_report(folder / REPORT, shared=shared)
-        known += [one.name for one in report.tasks]
-        with suppress(KeyError):
-            return report[task]
-    journal = Journal(folder, shared=shared)
-    journal.read()
-    known += journal.tasks
-    record = journal.done.get(task)
-    return None if record is None else record.report
+def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None:
+    """What is known of the task, by the last report or a newer line of the journal.
+
+    ``known`` takes the names of others.
+    """
+    reported, ended = _in_report(task, own, known)
+    last: Line | None = None
+
+    def watch(line: Line) -> None:
+        nonlocal last
+        if line.task == task and line.event in ("submitted", "failed", "done"):
+            last = line
+
+    journal = Journal(own.path, shared=own.shared)
+    journal.read(watch)
+    known += {*journal.tasks, *journal.failed}
+    if last is None or (reported is not None and not _is_newer(last, reported, ended)):
+        return reported
+    if last.event == "submitted":
+        return _handed_over(last, own)
+    record = (journal.done if last.event == "done" else journal.failed).get(task)
+    if record is None:
+        return reported
+    return record.report or TaskReport(task, "failed", why="the journal does not say why")
 
 
-def _of_report(report: TaskReport) -> Iterator[str]:
-    yield f"{printable(report.name)}: {report.state}" + (f" ({report.why})" if report.why else "")
+def _in_report(task: str, own: OwnFolder, known: list[str]) -> tuple[TaskReport | None, float]:
+    """What the report of the last run that ended says of a task, and when that run ended."""
+    if not (own.path / REPORT).exists():
+        return None, 0.0
+    report = read_report(own.path / REPORT, shared=own.shared)
+    known += [one.name for one in report.tasks]
+    with suppress(KeyError):
+        return report[task], report.ended
+    return None, report.ended
+
+
+def _is_newer(line: Line, report: TaskReport, ended: float) -> bool:
+    """Whether a line of the journal was written after the report; old lines lose their times."""
+    was_done = report.state in ("done", "up to date")
+    return line.time > ended or (was_done and line.event != "done")
+
+
+def _handed_over(line: Line, own: OwnFolder) -> TaskReport:
+    """What is known of a task whose last try has not ended."""
+    number = f"try {line.attempt}"
+    if is_run(own):
+        why = f"{number} was handed over at {moment_text(line.time)}"
+        return TaskReport(line.task, "running", why=why)
+    return TaskReport(line.task, "waiting", why=f"{number} was in a run that did not end it")
+
+
+def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
+    """What there is to say; ``job`` names its job where there are several."""
+    whose = "" if job is None else f" of the job {printable(job)}"
+    why = f" ({report.why})" if report.why else ""
+    yield f"{printable(report.name)}{whose}: {report.state}{why}"
     if report.parameters:
         yield f"  parameters: {_pairs(report.parameters)}"
     if report.value is not None:
@@ -112,19 +154,9 @@ def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:
 def _of_job(job: Job, task: str) -> Iterator[str]:
     """What the job file says that the task runs."""
     for step in job.tasks[task].steps:
-        yield f"  step: {_line_of(step)}"
-        for name, value in step.env.items() if isinstance(step, Command) else ():
-            yield f"    env: {printable(name)}={printable(value)}"
+        yield from (f"  {line}" for line in lines_of(step))
     for mirror in (*job.mirror, *job.tasks[task].mirror):
         yield f"  mirror: {printable(mirror.pattern)}"
-
-
-def _line_of(step: Call | Command) -> str:
-    if isinstance(step, Call):
-        return step.label
-    line = step.line if isinstance(step.line, str) else shlex.join(step.line)
-    read = f" < {step.stdin}" if step.stdin else ""
-    return printable(line + read + (f" > {step.stdout}" if step.stdout else ""))
 
 
 def _of_log(report: TaskReport, folder: OwnFolder) -> Iterator[str]:

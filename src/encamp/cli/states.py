@@ -59,14 +59,23 @@ def state_of(own: OwnFolder) -> JobState:
     """How the job in a folder stands. Raises `NotOurs`, and `BadJob` for a broken report."""
     report = own.path / "report.json"
     for _, facts in leases(own):
-        if _locked(own) and not (facts is not None and facts.known_dead):
+        if _goes_on(own, facts):
             return _being_run(own, facts)
         return _killed(own, facts)
     if not report.exists():
         status = _status(own, "ended", "")
-        words = f"{printable(status.name)}: {_done(status)} done; no run of it has ended yet"
-        return JobState(status, [words])
+        words = f"{printable(status.name)}: {_done(status)}; no run of it has ended yet"
+        return JobState(status, [words, *_failures(status)])
     return _ended(read_outline(report, shared=own.shared), own)
+
+
+def is_run(own: OwnFolder) -> bool:
+    """Whether a process runs the job in a folder now. Raises `NotOurs`."""
+    return any(_goes_on(own, facts) for _, facts in leases(own))
+
+
+def _goes_on(own: OwnFolder, facts: ProcessFacts | None) -> bool:
+    return _locked(own) and not (facts is not None and facts.known_dead)
 
 
 def _status(own: OwnFolder, state: str, controller: str) -> JobStatus:
@@ -74,14 +83,22 @@ def _status(own: OwnFolder, state: str, controller: str) -> JobStatus:
     journal = Journal(own.path, shared=own.shared)
     journal.read()
     done = sum(1 for _ in journal.current())
+    failed = [task for task in journal.failed if task not in journal.left]
+    counts: dict[State, int] = {"done": done, "failed": len(failed)}
     return JobStatus(
         name=_name(own),
         folder=str(own.path),
         state=state,  # type: ignore[arg-type]
         controller=controller,
         now=time.time(),
-        counts={"done": done} if done else {},
+        counts={name: count for name, count in counts.items() if count},
+        failed=[FailedTask(task, _why(journal, task)) for task in failed[-_MOST_FAILED:]],
     )
+
+
+def _why(journal: Journal, task: str) -> str:
+    record = journal.failed.get(task)
+    return record.report.why if record is not None and record.report is not None else ""
 
 
 def _name(own: OwnFolder) -> str:
@@ -89,7 +106,17 @@ def _name(own: OwnFolder) -> str:
 
 
 def _done(status: JobStatus) -> str:
-    return counted(status.counts.get("done", 0), "task")
+    """``3 tasks done``, and how many failed."""
+    failed = status.counts.get("failed", 0)
+    done = f"{counted(status.counts.get('done', 0), 'task')} done"
+    return f"{done}, {failed} failed" if failed else done
+
+
+def _failures(status: JobStatus) -> list[str]:
+    return [
+        f"  failed: {printable(one.name)}" + (f": {one.why}" if one.why else "")
+        for one in status.failed
+    ]
 
 
 def _who(facts: ProcessFacts | None) -> str:
@@ -101,10 +128,8 @@ def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
     status = last_status(own)
     if status is None or (facts is not None and status.controller != who):
         status = _status(own, "running", who)
-        done = _done(status)
-        return JobState(
-            status, [f"{printable(status.name)}: being run by {who}; {done} done so far"]
-        )
+        words = f"{printable(status.name)}: being run by {who}; {_done(status)} so far"
+        return JobState(status, [words, *_failures(status)])
     status = replace(status, folder=str(own.path))
     return JobState(status, [f"{printable(status.name)}: being run by {who}", *_live(status)])
 
@@ -124,14 +149,14 @@ def _live(status: JobStatus) -> list[str]:
         lines.append(f"  running: {printable(task.name)} for {ran}{again}")
     if (more := status.counts.get("running", 0) - _MOST_RUNNING) > 0:
         lines.append(f"  and {more} more")
-    return lines + [f"  failed: {printable(one.name)}: {one.why}" for one in status.failed]
+    return lines + _failures(status)
 
 
 def _killed(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
     who = _who(facts)
     status = _status(own, "killed", who)
-    words = f"{_done(status)} done; the last run, by {who}, was killed; run again to go on"
-    return JobState(status, [f"{printable(status.name)}: {words}"])
+    words = f"{_done(status)}; the last run, by {who}, was killed; run again to go on"
+    return JobState(status, [f"{printable(status.name)}: {words}", *_failures(status)])
 
 
 def _locked(folder: OwnFolder) -> bool:

@@ -23,7 +23,7 @@ from encamp.jobs.journal import Journal
 from encamp.jobs.options import Debugged, Options
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import no_task_named
-from encamp.jobs.steps import Call, Command
+from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
 from encamp.model import JobReport
 from encamp.slot.threads import with_chosen
@@ -61,7 +61,8 @@ def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
         _say(f"  folder: {printable(folder)}{'' if wanted.keep else ', removed at the end'}")
         steps = job.tasks[wanted.task].steps
         for step in steps:
-            _say(f"  step: {shown(step.label)}")
+            for line in lines_of(step):
+                _say(f"  {shown(line)}")
         if wanted.shell or not any(isinstance(step, Call) for step in steps):
             status = _shell(folder, steps)
         else:
@@ -134,7 +135,7 @@ def _interruptible() -> None:
 def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
     """The steps one after the other: functions in pdb, commands as ever."""
     for number, step in enumerate(steps, 1):
-        _say(f"step {number}: {shown(step.label)}")
+        _say(f"step {number}: {shown(line_of(step))}")
         try:
             if isinstance(step, Command):
                 run_command(step, folder, task)

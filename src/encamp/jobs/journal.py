@@ -83,7 +83,7 @@ _LENGTH = 32
 
 
 class Records(Mapping[str, Record]):
-    """What is done, left in the journal's file: each record is read when it is asked for."""
+    """Records of tasks, left in the journal's file: each is read when it is asked for."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
@@ -96,15 +96,15 @@ class Records(Mapping[str, Record]):
         self._places, self._folder = {}, folder
 
     def note(self, task: str, at: Place) -> None:
-        """A task is done: its record is at a place."""
+        """The record of a task is at a place."""
         self._places[task] = at[0] << _LENGTH | at[1]
 
-    def forget(self, task: str) -> None:
-        """A task is done no more."""
+    def discard(self, task: str) -> None:
+        """The record of a task counts no longer."""
         self._places.pop(task, None)
 
     def line(self, task: str) -> bytes | None:
-        """A record as it stands in the file; None if the task is not done."""
+        """A record as it stands in the file; None if the task has none."""
         return self._line(task) if task in self._places else None
 
     def outputs(self, task: str) -> list[Published]:
@@ -192,7 +192,7 @@ class Journal:
         came between a name and the rest."""
         self.rescued: dict[str, set[str]] = {}
         """Of these, what was rescued from a failure."""
-        self.failed: set[str] = set()
+        self.failed = Records()
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""
@@ -202,12 +202,17 @@ class Journal:
         self._end = 0
         """Where the next line will stand."""
 
-    def read(self) -> None:
-        """Take in what is written; a journal that is not there is empty. Raises `NotOurs`."""
+    def read(self, watch: Callable[[Line], object] = lambda _: None) -> None:
+        """Take in what is written; a journal that is not there is empty. Raises `NotOurs`.
+
+        ``watch`` gets all lines, in their order.
+        """
         for part in (self.done, self.attempts, self.earlier, self.rescued, self.failed, self.left):
             part.clear()
         self.done.stand_in(self.own_folder)
+        self.failed.stand_in(self.own_folder)
         for record, at in _lines(self.own_folder):
+            watch(record)
             self._take_in(record, at)
 
     @property
@@ -252,7 +257,7 @@ class Journal:
                 self.failed.discard(task)
                 self._forget(task, _own(outputs_in(record)))
             case "failed":
-                self.failed.add(task)
+                self.failed.note(task, at)
             case "submitted":
                 self._supersede(task)
                 self.attempts[task] = record.attempt
@@ -285,7 +290,7 @@ class Journal:
         """What the task made so far counts no longer, but it was once its own."""
         if outputs := _own(self.done.outputs(task)):
             self.earlier.setdefault(task, {}).update(outputs)
-        self.done.forget(task)
+        self.done.discard(task)
 
     def _forget(self, task: str, paths: Iterable[str]) -> None:
         for part in (self.earlier, self.rescued):
@@ -320,6 +325,7 @@ class Journal:
                     os.close(self._fd)
                     self._fd = -1
                     self.done.close()
+                    self.failed.close()
 
     def _begin(self, held: ExitStack) -> None:
         """Make the job's folder where it is missing, and hold on to it."""
@@ -375,17 +381,18 @@ class Journal:
         """Write anew what still counts, so that a journal does not grow with every run."""
         if self._is_compact(files):
             return
+        tries = [Record("submitted", task, 0.0, number) for task, number in self.attempts.items()]
         records: list[Record] = []
-        for task, number in self.attempts.items():
-            records.append(Record("submitted", task, 0.0, number))
         for task, earlier in self.earlier.items():
             records += _as_records(task, earlier, self.rescued.get(task, set()))
-        records += [Record("failed", task, 0.0) for task in sorted(self.failed)]
         records += [Record("left", task, 0.0) for task in sorted(self.left)]
         with files.replacing(NAME) as file:
-            places = self.done.copy_to(file)
+            done = self.done.copy_to(file)
+            file.writelines(encoded(record) + b"\n" for record in tries)
+            failed = self.failed.copy_to(file)  # after the tries that failed
             file.writelines(encoded(record) + b"\n" for record in records)
-        self.done.moved_to(self.own_folder, places)
+        self.done.moved_to(self.own_folder, done)
+        self.failed.moved_to(self.own_folder, failed)
 
 
 def outputs_in(record: Record | Line | None) -> list[Published]:

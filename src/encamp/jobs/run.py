@@ -823,11 +823,12 @@ class _Run:
         self.live.ended(report)
         self.progress.ended(report)
         if report.state == "failed":
-            self._note_failure(report.name)
+            self._note_failure(report)
 
-    def _note_failure(self, name: str) -> None:
+    def _note_failure(self, report: TaskReport) -> None:
         """Write it down for a run of what failed, and see whether it was one too many."""
-        self.journal.write(Record("failed", name, time.time()))
+        kept = replace(report, value=None, log_tail="")
+        self.journal.write(Record("failed", report.name, time.time(), report=kept))
         self.failures += 1
         if self.failures == self.options.max_failures:
             self._begin_no_more()

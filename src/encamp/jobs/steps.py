@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from encamp.errors import LONGEST_STEP, BadJob, NotCallable, shortened
+from encamp.errors import LONGEST_STEP, BadJob, NotCallable, printable, shortened
 from encamp.jobs.outputs_of import OutputsOf
 from encamp.model import quickly_pickled
 from encamp.storage.inputs.mirror import Mirror
@@ -64,6 +64,22 @@ class Command:
         """The step's name in reports; the middle of a long one is left out."""
         line = self.line if isinstance(self.line, str) else shlex.join(self.line)
         return shortened(line, LONGEST_STEP)
+
+
+def line_of(step: Call | Command) -> str:
+    """What a step runs, on one line: a command with its redirections, as a shell has it."""
+    if isinstance(step, Call):
+        return step.label
+    line = step.line if isinstance(step.line, str) else shlex.join(step.line)
+    read = f" < {step.stdin}" if step.stdin else ""
+    return printable(line + read + (f" > {step.stdout}" if step.stdout else ""))
+
+
+def lines_of(step: Call | Command) -> list[str]:
+    """What a step runs, and a line for each of its variables."""
+    env = step.env if isinstance(step, Command) else {}
+    variables = [f"  env: {printable(name)}={printable(value)}" for name, value in env.items()]
+    return [f"step: {line_of(step)}", *variables]
 
 
 _SHELLS: tuple[Shell, ...] = (False, True, "bash")

@@ -45,7 +45,7 @@ def _named(patterns: Iterable[str], tasks: Mapping[str, Task]) -> Collection[str
 
 def no_task_named(pattern: str, names: list[str]) -> str:
     """Why a name or pattern is wrong: no task has it."""
-    if close := get_close_matches(pattern, names, 1):
+    if (close := get_close_matches(pattern, names, 1)) and close[0] != pattern:
         return f"no task of this job is called {pattern!r}; did you mean {close[0]!r}?"
     some = ", ".join(map(printable, names[:5]))
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
