@@ -732,7 +732,8 @@ class ServerLost(ServiceError, BrokenExecutor):
         begun = {True: "had begun", False: "had not begun", None: "may have begun"}[self.begun]
         return (
             f"a server of {printable(self.service)} was lost: its process on "
-            f"{self.host or 'its host'} {end}{why}; the call of {printable(self.call)} {begun}"
+            f"{self.host or 'its host'} {end}{why}; the call of {printable(self.call)} {begun}; "
+            "acquire another server"
         )
 
 

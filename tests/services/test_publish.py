@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
+
 import pytest
 
 from encamp.cluster.cluster import Cluster
-from encamp.errors import ServiceEnded, UnknownOption
+from encamp.errors import ServerLost, ServiceEnded, ServiceError, ServiceFailed, UnknownOption
 
 SOON = 30.0
 
@@ -51,3 +54,40 @@ def test_an_option_that_is_none_of_publish_is_refused(given: str, meant: str) ->
     assert meant in str(caught.value)
     assert "call_limit" in str(caught.value)
     assert "persistent" not in str(caught.value)
+
+
+class Unsaved(Adder):
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Unrestored(Adder):
+    def checkpoint(self) -> str:
+        return "old"
+
+    def restore(self, state: str) -> None:
+        raise ValueError("old format")
+
+    def end(self) -> None:
+        os._exit(3)
+
+
+def test_a_state_that_cannot_be_saved_is_named() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Unsaved, checkpoint_every=1)
+        assert service.call("add", 1).get(SOON) == 2
+        with pytest.raises(
+            ServiceError, match=r"state of Unsaved could not be saved: .*pickle"
+        ) as e:
+            service.call("add", 1).get(SOON)
+        assert "see to the object's checkpoint() and restore()" in str(e.value)
+
+
+def test_a_state_that_cannot_be_restored_is_named() -> None:
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Unrestored, checkpoint_every=1, restarts=1)
+        service.call("add", 1).get(SOON)
+        with pytest.raises(ServerLost, match="acquire another server"):
+            service.call("end").get(SOON)
+        with pytest.raises(ServiceFailed, match=r"last saved state of Unrestored .*old format"):
+            service.call("add", 1).get(SOON)

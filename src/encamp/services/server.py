@@ -6,12 +6,13 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped
+from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
 from encamp.services.here import task_end
 from encamp.services.letters import (
     APPLY,
@@ -158,10 +159,13 @@ class Server:
         self._post(SPAWNER, [encode(ready)])
 
     def _restore(self, state: bytes) -> None:
-        if hasattr(self._object, "restore"):
-            self._object.restore(load(pickle.loads(state)))  # noqa: S301 - see `load`
-        else:
-            self._object = load(pickle.loads(state))  # noqa: S301 - see `load`
+        kind = type(self._object).__name__
+        with _told_of(f"the last saved state of {kind} could not be restored", "restore"):
+            saved = load(pickle.loads(state))  # noqa: S301 - see `load`
+            if hasattr(self._object, "restore"):
+                self._object.restore(saved)
+            else:
+                self._object = saved
 
     # Calls, one after the other
 
@@ -349,8 +353,11 @@ class Server:
     def _save(self) -> None:
         self._flush()
         self._saved = self._serial
-        saved = self._object.checkpoint() if hasattr(self._object, "checkpoint") else self._object
-        self._post(SPAWNER, [encode(Saved(self.terms.seat, self._serial)), *dump(saved)])
+        kind = type(self._object).__name__
+        with _told_of(f"the state of {kind} could not be saved", "checkpoint", "restore"):
+            own = hasattr(self._object, "checkpoint")
+            parts = dump(self._object.checkpoint() if own else self._object)
+        self._post(SPAWNER, [encode(Saved(self.terms.seat, self._serial)), *parts])
 
     def over(self) -> None:
         """Nothing more is done."""
@@ -466,3 +473,13 @@ def methods_of(one: object) -> list[str]:
         if callable(own):
             found.append(name)
     return found
+
+
+@contextmanager
+def _told_of(what: str, *methods: str) -> Iterator[None]:
+    """Say of an error in a block that it is about a server's state, and whose methods count."""
+    try:
+        yield
+    except Exception as exc:
+        own = " and ".join(f"{name}()" for name in methods)
+        raise RuntimeError(f"{what}: {reason(exc)}; see to the object's {own}") from exc
