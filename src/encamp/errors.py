@@ -618,7 +618,7 @@ class BadValues(TaskError, ValueError):
     def __str__(self) -> str:
         return (
             f"task {printable(self.task)}: {shortened(self.why)}; the values of a task are "
-            "numbers, texts, true, false and None, one alone or several by name"
+            "numbers, texts, true, false and null (None in Python), one alone or several by name"
         )
 
 

@@ -65,18 +65,21 @@ def check_scalar(value: object, name: str, task: str) -> None:
 
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+_FORTRAN = re.compile(r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)[dD][-+]?[0-9]+")
 
 
 def scalar_in(text: str) -> Scalar:
     """What a text in a file stands for: a number if it is written as one, None if it is empty.
 
-    Digits that begin with a zero, as ``007``, are a name rather than a number.
+    Digits that begin with a zero, as ``007``, are a name rather than a number. Numbers of Fortran
+    with a point and an exponent, as ``1.0D+03``, are numbers.
     """
     text = text.strip()
     if _WHOLE.fullmatch(text) and len(text) < _MOST_DIGITS:
         return int(text)
-    if _NUMBER.fullmatch(text) and not re.match("[-+]?0[0-9]", text):
-        return float(text)
+    written = re.sub("[dD]", "e", text) if _FORTRAN.fullmatch(text) else text
+    if _NUMBER.fullmatch(written) and not re.match("[-+]?0[0-9]", written):
+        return float(written)
     return None if text.lower() in ("", "nan") else text
 
 

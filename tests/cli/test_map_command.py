@@ -137,6 +137,17 @@ def test_what_the_command_has_besides_is_as_in_a_job_file(data: Path) -> None:
     assert job.name == "mine"
 
 
+@pytest.mark.parametrize(
+    ("listed", "values"),
+    [("1..10..2", "1 3 5 7 9"), ("1..3,7", "1 2 3 7"), ("5..1..2", "5 3 1"),
+     ("-1..1,a", "-1 0 1 a"),
+     ("../a,../../b", "../a ../../b"), ("2..1,9..9", "2 1 9")],
+)  # fmt: skip
+def test_foreach_takes_ranges_steps_and_lists(listed: str, values: str, data: Path) -> None:
+    job = job_for("prog {x}", foreach=(f"x={listed}",), task="t{index}")
+    assert [line.removeprefix("prog ") for line in lines_of(job).values()] == values.split()
+
+
 BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no files": (["prog"], {}, "no files: name some, or - to read their names from standard"),
     "no match": (["prog", "*.xyz"], {}, "no file matches '*.xyz' in "),
@@ -170,6 +181,13 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     ),
     "job's name": (["prog", "data/a.txt"], {"name": "a/b"}, "the job name 'a/b' (--name): must"),
     "no value": (["prog"], {"foreach": ("a",)}, "--foreach a: write it as NAME=VALUE"),
+    "empty": (["p"], {"foreach": ("x=",)}, "--foreach x=: has no value; give some, such as x=tt"),
+    "step of 0": (["p"], {"foreach": ("x=1..9..0",)}, "'1..9..0' is no range; write whole"),
+    "huge": (["p"], {"foreach": ("x=1..99999999999,0",)}, "makes more than 1,000,000 tasks"),
+    **{
+        text: (["p"], {"foreach": (f"x={text}",)}, f"--foreach x={text}: ")
+        for text in ("1..", "..3", "0.1..0.5", "a..c", "1,2..", "1..2..3..4", "1...3", "..")
+    },
     "a variable": (["prog", "data/a.txt"], {"env": ("a",)}, "--env a: write it as NAME=VALUE"),
     "twice a name": (["p"], {"foreach": ("a=1", "a=2")}, "--foreach a=2: {a} is there twice"),
     "a taken word": (["p"], {"foreach": ("input=1",)}, "--foreach: {input} has a meaning of its"),
@@ -189,12 +207,12 @@ def test_bad_input_is_one_sentence(case: str, data: Path) -> None:
 TABLES = {
     "": "t.csv: has no columns; its first line names them",
     "a,b\n": "t.csv: has no row below its columns",
-    "a,b\n1\n": "row 1 of t.csv: has 1 values for 2 columns",
+    "a,b\n1\n": "t.csv, line 2: has 1 value for 2 columns",
     "a,a\n1,2\n": "t.csv: has two columns 'a'",
     "a b,c\n1,2\n": "--csv: 'a b' cannot be a placeholder; use letters, digits and '_'",
     "name\nx\n": "--csv: {name} has a meaning of its own",
     'a\n"b\n': "t.csv, line 2: is no row of a table: unexpected end of data",
-    "a\n1\n1\n": "task 1 (--task): is made twice, for a = '1' and for a = '1'",
+    "a\n1\n1\n": "task 1 (--task): is made twice, as a = '1' is given twice; give it once, or",
     "x\n1\n": "--foreach: {x} is there twice; call one by another name",
 }
 

@@ -186,10 +186,39 @@ def test_a_run_with_too_many_failures_on_slots_goes_on_when_it_is_run_again(here
     with pytest.raises(JobFailed) as raised, pytest.warns(UserWarning, match="no more tasks"):
         job.run(slots=2, max_failures=3)
     report = raised.value.report
-    assert report.count("failed") >= 3
+    assert 3 <= report.count("failed") <= 3 + 2
     assert report.count("waiting") > 0
     again = job.run(slots=2, check=False)
     assert (again.count("failed"), again.count("waiting")) == (6, 0)
+
+
+def test_failures_that_have_come_are_counted_before_another_task_begins(here: Path) -> None:
+    report = plain(*"abcdefgh").run(failing(*"abcdefgh"), max_failures=3, check=False)
+    assert (report.count("failed"), report.count("waiting")) == (3, 5)
+
+
+class Two(Executor):
+    """An executor of two workers, whose tasks fail when ``held`` of them are in hand."""
+
+    _max_workers = 2
+
+    def __init__(self, held: int) -> None:
+        self.held, self.futures = held, list[Future[Outcome]]()
+
+    def submit(self, function: Any, /, work: Any) -> Future[Outcome]:  # type: ignore[override]
+        self.futures.append(Future())
+        if len(self.futures) == self.held:
+            for future in self.futures:
+                future.set_running_or_notify_cancel()
+                future.set_result(BAD)
+        return self.futures[-1]
+
+
+def test_few_tasks_are_handed_over_ahead_where_failures_are_limited(here: Path) -> None:
+    pool = Two(held=2 + 3)
+    report = plain(*"abcdefgh", retries=0).run(pool, max_failures=3, check=False)
+    assert len(pool.futures) == 2 + 3
+    assert report.count("failed") == 2 + 3
 
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True])

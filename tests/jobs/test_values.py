@@ -189,6 +189,13 @@ FILES: dict[str, tuple[str, Any]] = {
     "one.json": ("3", {"value": 3}),
     "v.csv": ("a, b,c,d\n1,-2.5e3,x y,\n", {"a": 1, "b": -2500.0, "c": "x y", "d": None}),
     "semi.csv": ("a;b\n1;2,5\n", {"a": 1, "b": "2,5"}),
+    "meas.txt": (("* transient\ngain_db             =  4.548422e+01 at=  1.000000e+06\n"
+                 "rise = 2e-9 targ= 3e-9 trig= 1e-9\nx = 1 from=0 to=2\n"),
+                 {"gain_db": 45.48422, "rise": 2e-9, "x": 1}),
+    "fortran.txt": ("% units\n# more\nenergy -1.0D+03\nid 1D3\n",
+                    {"energy": -1000.0, "id": "1D3"}),
+    "units.txt": ("a = 4.5e1 dB\nb 1k\nc = low at= 3\nd = failed\n",
+                  {"a": "4.5e1 dB", "b": "1k", "c": "low at= 3", "d": "failed"}),
     "v.txt": ("gain_db 73.2\nseed = 007\n\nnote: two words\nn\t1\n",
               {"gain_db": 73.2, "seed": "007", "note": "two words", "n": 1}),
 }  # fmt: skip
@@ -207,8 +214,11 @@ BAD_FILES = {
     "deep.json": ("[" * 9000, "the file 'deep.json' cannot be read as values: "),
     "cut.json": ('{"a": ', "the file 'cut.json' cannot be read as values: Expecting value"),
     "v.csv": ("a,b\n1,2\n3,4\n", "it has 2 rows, and there must be one"),
-    "short.csv": ("a,b\n1\n", "has 1 values for 2 columns"),
-    "v.txt": ("alone\n", "the line 'alone' is no name with a value"),
+    "short.csv": ("a,b\n1\n", "values: line 2 has 1 value for 2 columns"),
+    "v.txt": ("alone\n", "line 1, 'alone', is no name with a value"),
+    "number.txt": ("# gains\n1.0 2.5\n", "line 2, '1.0 2.5', begins with a number, not with a"),
+    "twice.txt": ("a 1\nb 2\na=3\n", "line 3, 'a=3', has the name 'a' for the second time"),
+    "twice.json": ('{"a": 1, "a": 2}', "the name 'a' is there twice"),
     "large.txt": ("a " + "x" * 70_000, "'large.txt', is larger than 64 KiB"),
     "long.txt": ("a " + "x" * 20_000, "'a' is a text of 20000 characters, more than 10000"),
     "many.txt": ("".join(f"a{n} 1\n" for n in range(1001)), "it has 1001 values, more than 1000"),
@@ -223,6 +233,7 @@ def test_a_file_that_has_no_values_is_told(name: str, here: Path) -> None:
     with pytest.raises(BadValues) as raised:
         read_values(Path(name), "t")
     assert said in str(raised.value)
+    assert str(raised.value).count("the values of a task are") == 1
 
 
 def test_a_file_that_is_not_there_is_told_with_what_is(here: Path) -> None:

@@ -232,7 +232,7 @@ _running = _options(
     click.option("--time-limit", metavar="TIME",
                  help="Limit for one attempt, whatever the job says: 30, '5 min', 2h."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
-                 help="Start no more tasks after N failures."),
+                 help="Start no more tasks after N failures; those that run then end."),
     click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
     click.option("--dry-run", is_flag=True, help="Only show what would run, and why."),
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
@@ -305,7 +305,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     "--foreach",
     multiple=True,
     metavar="NAME=VALUES",
-    help="Tasks for each of these values: corner=tt,ff or run=1..70.",
+    help="Tasks for each of these values: corner=tt,ff or run=1..70, or run=1..70..3 by steps.",
 )
 @click.option(
     "-0", "--null", is_flag=True, help="Names on standard input end with null bytes (find -print0)."

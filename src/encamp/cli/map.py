@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 
 from encamp.cli.run import options_of, running
 from encamp.errors import BadJob, InputError, OutputConflict
+from encamp.jobs.file.foreach import MOST_TASKS
 from encamp.jobs.file.jobfile import job_of
 from encamp.jobs.file.positions import Problem, at
 from encamp.jobs.file.schema import JobTable, MirrorItem, Numbers, OutputItem, StepTable, TaskTable
@@ -194,7 +195,10 @@ def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
         name, listed = _named("--foreach", given)
         if name in values:
             raise BadJob(f"--foreach {given}", f"{{{name}}} is there twice")
-        values[name] = _listed(name, listed)
+        try:
+            values[name] = _listed(name, listed)
+        except ValueError as exc:
+            raise BadJob(f"--foreach {given}", str(exc)) from None
     return values
 
 
@@ -215,9 +219,41 @@ def _texts(name: str, texts: Sequence[str]) -> Rows:
 
 
 def _listed(name: str, text: str) -> Rows | Numbers:
-    """Values with commas between, or ``FROM..TO``."""
-    match = re.fullmatch(r"(-?[0-9]+)\.\.(-?[0-9]+)", text)
+    """Values and ranges with commas between. Raises ValueError, which says what is wrong."""
+    if not text:
+        raise ValueError(f"has no value; give some, such as {name}=tt,ff or {name}=1..70")
+    parts = [_range_in(part) or part for part in text.split(",")]
+    if len(parts) == 1 and isinstance(parts[0], Numbers):
+        return parts[0]
+    texts: list[str] = []
+    for part in parts:
+        texts += [part] if isinstance(part, str) else map(str, _numbers_of(part))
+    return _texts(name, texts)
+
+
+def _range_in(text: str) -> Numbers | None:
+    """The numbers of ``FROM..TO`` or ``FROM..TO..STEP``; None for a text without ``..``.
+
+    The ``..`` of a path, as in ``../amp.cir``, is none of a range.
+    """
+    if ".." not in text.replace("../", ""):
+        return None
+    match = _RANGE.fullmatch(text)
     if match is None:
-        return _texts(name, text.split(","))
-    first, last = int(match[1]), int(match[2])
-    return Numbers(from_=first, to=last, step=1 if first <= last else -1)
+        raise ValueError(
+            f"{text!r} is no range; write whole numbers as 1..70, or 1..70..2 with a step of 2; "
+            "list other values with commas, or texts with '..' in a file for --lines"
+        )
+    first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
+    return Numbers(from_=first, to=last, step=step if first <= last else -step)
+
+
+def _numbers_of(given: Numbers) -> range:
+    """Raises ValueError if these are too many to list."""
+    down = given.step < 0
+    if abs(given.to - given.from_) // abs(given.step) >= MOST_TASKS:
+        raise ValueError(f"makes more than {MOST_TASKS:,} tasks; check the numbers")
+    return range(given.from_, given.to + (-1 if down else 1), given.step)
+
+
+_RANGE = re.compile(r"(-?[0-9]{1,18})\.\.(-?[0-9]{1,18})(?:\.\.([1-9][0-9]{0,17}))?")

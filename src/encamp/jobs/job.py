@@ -194,7 +194,8 @@ class Job:
         failed
             Only tasks that have failed, and were not done since.
         max_failures
-            After so many failed tasks no more are begun; those that run end as usual.
+            After so many failed tasks no more are begun; those that run then end as usual, so
+            at most as many more may fail as there are slots.
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress

@@ -6,10 +6,13 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from encamp.errors import BadJob
-from encamp.storage.sizes import size_text
+from encamp.storage.sizes import counted, size_text
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 MOST_TEXT = 1 << 28
 """Bytes of a list or table at most, so that none without an end fills the memory."""
@@ -91,13 +94,13 @@ def _check_columns(columns: list[str], name: str) -> None:
             raise BadJob(name, f"has two columns {column!r}; give each a name of its own")
 
 
-def _rows(reader: Iterator[list[str]], columns: list[str], name: str) -> Iterator[Row]:
-    for number, row in enumerate(reader, start=1):
+def _rows(reader: Reader, columns: list[str], name: str) -> Iterator[Row]:
+    for row in reader:
         if not row:
             continue
         if len(row) != len(columns):
-            why = f"has {len(row)} values for {len(columns)} columns"
-            raise BadJob(f"row {number} of {name}", why)
+            why = f"has {counted(len(row), 'value')} for {counted(len(columns), 'column')}"
+            raise BadJob(f"{name}, line {reader.line_num}", why)
         yield dict(zip(columns, row, strict=True))
 
 

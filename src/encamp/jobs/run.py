@@ -362,7 +362,7 @@ class _Run:
         ready: deque[str] = deque()
         while graph.going_on and not (self.enough and not self.running):
             ready.extend(graph.ready())
-            while ready and self._may_begin():
+            while ready and self._may_begin() and not self._may_be_enough():
                 self._check()
                 self.live.look(self.futures, self._try_of)
                 self._begin_in_time(ready.popleft())
@@ -381,7 +381,19 @@ class _Run:
 
     def _may_begin(self) -> bool:
         """Whether another task may be handed over now."""
-        return len(self.running) < self.window and self.over is None and not self.enough
+        return len(self.running) < self._most_ahead() and self.over is None and not self.enough
+
+    def _most_ahead(self) -> int:
+        """Tasks in hand at once: where failures are counted, few that would run in vain."""
+        most = self.options.max_failures
+        if most is None or self.workers is None:
+            return self.window
+        return min(self.window, self.workers + most - self.failures)
+
+    def _may_be_enough(self) -> bool:
+        """Whether something has come that must be counted before another task is begun."""
+        counts = self.options.max_failures is not None
+        return counts and bool(self.running) and not self.arrived.empty()
 
     def _begin_in_time(self, name: str) -> None:
         if self.time_left.enough_for(self.job.tasks[name]):

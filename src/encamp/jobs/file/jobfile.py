@@ -234,6 +234,9 @@ def _key_of_name(task: TaskTable) -> str:
 
 
 def _twice(template: str, case: Case, other: str) -> str:
+    if case.file is None and other == case.origin:
+        hint = "give it once, or put {index} into the name"
+        return f"is made twice, as {case.origin} is given twice; {hint}"
     own = [key for key in case.values if key != "index"]
     keys = own if case.file is None else ["name", "parent", "index"]
     unused = [f"{{{key}}}" for key in keys if f"{{{key}" not in template]

@@ -13,24 +13,40 @@ from encamp.jobs.rows import rows_in
 from encamp.values import Scalar, row_of, scalar_in
 
 _LARGEST = 1 << 16
-_LINE = re.compile(r"\s*([^\s=:]+)\s*[=:\s]\s*(.*?)\s*")
+_LINE = re.compile(r"([^\s=:]+)\s*[=:\s]\s*(.*)")
+_COMMENT = ("#", "*", "%")
+_MEASURED = re.compile(r"(\S+)(?:\s+(?:at|from|to|targ|trig)\s*=\s*\S+)+")
+"""A value and where it was measured, as ngspice prints them: ``45.5 at= 1.0e+06``."""
 
 
 def read_values(file: Path, task: str) -> dict[str, Scalar]:
     """The values that a file of at most 64 KiB has by name. Raises `BadValues`.
 
     ``.json`` is an object, or one value; ``.csv`` is a line of names and a line of values; any
-    other file has lines of a name and its value, with a space, ``=`` or ``:`` between.
+    other file has lines of a name and its value, with a space, ``=`` or ``:`` between, and
+    comments that begin with ``#``, ``*`` or ``%``.
     """
     text = _text(file, task)
     try:
         if file.suffix == ".json":
-            return row_of(json.loads(text), task)
+            return row_of(json.loads(text, object_pairs_hook=_once_each), task)
         pairs = _of_table(text, file.name) if file.suffix == ".csv" else _of_lines(text)
+        return row_of({name: scalar_in(value) for name, value in pairs.items()}, task)
     except (ValueError, RecursionError) as exc:
-        why = exc.why if isinstance(exc, BadJob) else exc
+        why = exc.why if isinstance(exc, BadJob | BadValues) else exc
+        if isinstance(exc, BadJob):
+            place = exc.what.removeprefix(file.name).removeprefix(", ")
+            why = f"{place} {exc.why}".strip()
         raise BadValues(task, f"the file {file.name!r} cannot be read as values: {why}") from exc
-    return row_of({name: scalar_in(value) for name, value in pairs.items()}, task)
+
+
+def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the name {name[:60]!r} is there twice")
+        found[name] = value
+    return found
 
 
 def _of_table(text: str, name: str) -> dict[str, str]:
@@ -42,12 +58,29 @@ def _of_table(text: str, name: str) -> dict[str, str]:
 
 def _of_lines(text: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for line in filter(str.strip, text.splitlines()):
-        match = _LINE.fullmatch(line)
+    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+        if not line or line.startswith(_COMMENT):
+            continue
+        match, where = _LINE.fullmatch(line), f"line {number}, {line[:60]!r},"
         if match is None:
-            raise ValueError(f"the line {line[:60]!r} is no name with a value")
-        pairs[match[1]] = match[2]
+            raise ValueError(f"{where} is no name with a value")
+        name, value = match.groups()
+        if _is_number(name):
+            raise ValueError(f"{where} begins with a number, not with a name")
+        if name in pairs:
+            raise ValueError(f"{where} has the name {name!r} for the second time")
+        pairs[name] = _measured(value)
     return pairs
+
+
+def _measured(value: str) -> str:
+    """The number alone where a simulator has printed also where it was measured."""
+    match = _MEASURED.fullmatch(value)
+    return match[1] if match is not None and _is_number(match[1]) else value
+
+
+def _is_number(text: str) -> bool:
+    return isinstance(scalar_in(text), int | float)
 
 
 def _text(file: Path, task: str) -> str:
