@@ -256,9 +256,9 @@ def test_only_plain_values_are_filled_in_where_others_may_be_run(bash):
             assert why(
                 lambda value=value, line=line: fill_shell(line, {"v": value}, bash=bash)
             ) == (
-                f"{{v}}: is {value!r} here, but this shell step can only have letters of ASCII, "
-                f"digits and .,:@%+=/-_ there, since {reason}; pass it as an argument to a script "
-                "in a file, or write the step as a list of words, which no shell reads"
+                f"{{v}}: is {value!r} here, but this place of the shell line takes only letters of "
+                f"ASCII, digits and .,:@%+=/-_, since {reason}; give it as an argument to a script "
+                "in a file, or use no shell for it: a list of words, or encamp map without --shell"
             )
         assert "a-1.las" in fill_shell(line, {"v": "a-1.las"}, bash=bash)
 

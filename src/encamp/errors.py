@@ -376,6 +376,11 @@ class JobBusy(InputError):
         )
 
 
+def extra_text(extra: str) -> str:
+    """What to do where an extra of encamp is missing, wherever encamp was installed from."""
+    return f"install encamp with its extra {extra!r} (in a clone: pip install '.[{extra}]')"
+
+
 class EngineUnavailable(InputError):
     engine: str
     why: str
@@ -684,12 +689,13 @@ class TaskLost(TaskError, BrokenExecutor):
     why: str = ""
 
     def __str__(self) -> str:
-        end = "went away" if self.exit_code is None else _ending(self.exit_code)
+        end = "went away" if self.exit_code is None else ending_text(self.exit_code)
         why = f" ({self.why})" if self.why else ""
         return f"task {printable(self.task)} was lost: its process on {self.host} {end}{why}"
 
 
-def _ending(exit_code: int) -> str:
+def ending_text(exit_code: int) -> str:
+    """How a process ended, by its exit code as `subprocess` gives it."""
     if exit_code >= 0:
         return f"ended with exit status {exit_code}"
     try:
@@ -725,7 +731,7 @@ class ServerLost(ServiceError, BrokenExecutor):
     limit: float | None = None
 
     def __str__(self) -> str:
-        end = "went away" if self.exit_code is None else _ending(self.exit_code)
+        end = "went away" if self.exit_code is None else ending_text(self.exit_code)
         if self.limit is not None:
             end = f"had answered nothing for its call_limit of {self.limit:g} s, and was ended"
         why = f" ({self.why})" if self.why else ""

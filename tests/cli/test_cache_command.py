@@ -65,12 +65,14 @@ def test_one_entry_with_one_file_is_told_in_the_singular(data: Path) -> None:
 def test_entries_are_listed_by_use_with_size_kind_and_source(data: Path) -> None:
     use("model.lib")
     use("tree")
-    first, second, total = said("list").splitlines()
+    heading, first, second, total = said("list").splitlines()
+    assert heading.split() == ["last", "used", "size", "kind", "source"]
+    assert heading.index("source") == first.index(str(data))
     assert re.fullmatch(rf"{WHEN} +4\.9 KiB +file +{data}/model\.lib", first)
     assert re.fullmatch(rf"{WHEN} +6\.0 KiB +3 files +{data}/tree", second)
     assert re.fullmatch(r"2 entries, 10\.9 KiB of at most [\d.]+ [GT]iB", total)
     use("model.lib")
-    assert [line.rpartition("/")[2] for line in said("list").splitlines()[:2]] == [
+    assert [line.rpartition("/")[2] for line in said("list").splitlines()[1:3]] == [
         "tree", "model.lib",
     ]  # fmt: skip
 
@@ -226,7 +228,7 @@ def test_odd_names_stay_on_their_lines(here: Path) -> None:
     for name in names:
         (here / os.fsdecode(name)).write_text("x")
         use(Mirror(os.fsdecode(name)))
-    assert len(said("list").splitlines()) == len(names) + 1
+    assert len(said("list").splitlines()) == len(names) + 2  # a heading and a sum
     for name in names:
         out = said("why", os.fsdecode(name))
         assert "is in the cache" in out

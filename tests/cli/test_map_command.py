@@ -171,7 +171,7 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "a shell's sign": (
         ["prog | sort", "data/a.txt"],
         {},
-        "holds '|', but no shell runs; ask for one by 'shell'",
+        "holds '|', but no shell runs; let one run it (shell = true in a job file, ",
     ),
     "no command": (["", "data/a.txt"], {}, "a step: has an empty command line"),
     "names twice": (

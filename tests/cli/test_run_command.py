@@ -20,6 +20,7 @@ import psutil
 import pytest
 from console_command import ENCAMP, encamp, results, start, stopped
 
+from encamp.jobs.display.console import kept_text
 from encamp.testing.waiting import until
 
 UPPER = """
@@ -141,8 +142,13 @@ def test_keep_chooses_whose_folders_stay(
     kept = list(local_storage_base.glob("encamp-*/kept/*"))
     assert len(kept) == count
     if keep == "failed":
-        assert f"its folder was kept: {os.uname().nodename}:{kept[0]}" in ended.err
+        assert f"its folder was kept: {kept[0]}\n" in ended.err
         assert (kept[0] / "task" / "b.txt").read_text() == "b text\n"
+
+
+def test_a_kept_folder_is_told_with_its_host_only_where_that_is_another() -> None:
+    assert kept_text(f"{os.uname().nodename}:/tmp/kept/a") == "/tmp/kept/a"
+    assert kept_text("elsewhere:/tmp/kept/a") == "elsewhere:/tmp/kept/a"
 
 
 def test_workers_says_how_many_tasks_run_at_once(data: Path) -> None:

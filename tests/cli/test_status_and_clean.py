@@ -53,6 +53,18 @@ def half_done(here: Path) -> Path:
     return here
 
 
+def test_status_tells_of_ten_failures_at_most(here: Path) -> None:
+    task = '[[task]]\nname = "t{i:02d}"\nforeach = { i = { from = 1, to = 12 } }\nsteps = "false"\n'
+    (here / "bad.toml").write_text(f'to = "results"\n{task}')
+    assert encamp("run", "bad.toml").status == 1
+    ended = encamp("status", "results")
+    assert ended.status == 0
+    lines = ended.out.splitlines()
+    assert [line[:14] for line in lines[1:11]] == [f"  failed: t{i:02d}:" for i in range(1, 11)]
+    assert lines[11] == "  … and 2 more failed"
+    assert lines[12] == "  report: results/bad.job/report.html"
+
+
 def test_status_tells_how_every_job_of_a_destination_stands(half_done: Path) -> None:
     (half_done / "other.toml").write_text('to = "results"\n[[task]]\nname = "t"\nsteps = "true"\n')
     encamp("run", "other.toml")
@@ -194,7 +206,7 @@ def test_clean_leaves_kept_folders_and_the_cache_but_tells_of_them(
     [kept] = (storage / "kept").iterdir()
     assert encamp("clean").out.splitlines() == [
         f"nothing to remove in {storage}",
-        f"1 folder was kept in {storage}/kept; --all removes what was kept",
+        f"1 folder was kept in {storage}/kept; --all removes what was kept, and empties the cache",
     ]
     assert kept.is_dir()
     dry = encamp("clean", "--all", "--dry-run").out.splitlines()

@@ -330,7 +330,11 @@ def test_a_mirrored_script_runs_by_its_relative_path(here: Path) -> None:
         (encamp.command("cat", stdin="none.txt"), "no such file or directory: none.txt"),
         (encamp.command("./plain.txt"), "permission denied: ./plain.txt"),
         (encamp.command(["echo", "a\0b"]), "embedded null byte"),
-        (encamp.command("sh -c 'kill -9 $$'"), "was ended by signal 9"),
+        (
+            encamp.command("sh -c 'kill -9 $$'"),
+            "by SIGKILL: killed, often for want of memory",
+        ),
+        (encamp.command("sh -c 'kill -11 $$'"), "was ended by SIGSEGV: a crash in compiled code"),
         (encamp.command("sh -c 'exit 5'"), "ended with exit status 5"),
     ],
 )

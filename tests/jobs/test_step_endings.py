@@ -32,7 +32,7 @@ def test_a_step_that_ends_its_process_group_ends_no_more_than_itself(here: Path)
         after=give_pid,
     )
     assert [task.state for task in report.tasks] == ["done", "failed", "done", "done"]
-    assert report["trap"].why.endswith("was ended by signal 15")
+    assert report["trap"].why.endswith("was ended by SIGTERM")
     assert report["before"].value == report["after"].value  # the slot is the same
 
 

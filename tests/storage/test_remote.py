@@ -302,7 +302,7 @@ def test_without_fsspec_one_sentence_says_what_to_install(
     with pytest.raises(InputError) as caught, encamp.sandbox(mirror, outputs):
         pytest.fail("there is no way to reach it")
     assert isinstance(caught.value, UnusableInput if where == "input" else BadDestination)
-    assert "pip install 'encamp[remote]'" in str(caught.value)
+    assert "extra 'remote' (in a clone: pip install '.[remote]')" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -18,6 +18,8 @@ def list_command() -> None:
     """Print every entry, those first that were not used for longest."""
     with HostCache() as cache:
         rows = cache.rows()
+        if rows:
+            _say(f"{'last used':19}  {'size':>10}  {'kind':>12}  source")
         for row in rows:
             kind = counted(row.files, "file") if row.kind == "tree" else "file"
             _say(f"{_when(row.used)}  {size_text(row.size):>10}  {kind:>12}  {row.source}")

@@ -173,7 +173,7 @@ def _local_storage(_: Asked) -> Iterator[Line]:
     if kind.startswith(_NETWORK):
         yield Line("note", name, f"{text}: that is a disk of the network", elsewhere)
     elif free < _ROOM:
-        remedy = f"make room (encamp clean --all), or {elsewhere}"
+        remedy = f"make room (encamp clean --all, which also empties the cache), or {elsewhere}"
         yield Line("note", name, text, remedy)
     else:
         yield Line("ok", name, text)
@@ -203,23 +203,23 @@ def _cleaners(storage: Path) -> Iterator[Line]:
         remedy = f"set {LOCAL} to a folder on a disk with locks (flock)"
         yield Line("note", name, "the disk has no lock that keeps cleaners off", remedy)
     else:
-        yield Line("ok", name, "kept off by a lock")
+        yield Line("ok", name, "they leave this folder alone: a lock is held while it is used")
 
 
 def _cheap_ways(storage: Path) -> Iterator[Line]:
     """How big inputs come from the cache into a task's folder."""
     overlay, reflink = why_no_overlay(storage), why_no_reflink(storage)
     copied = "inputs that tasks may write to are copied"
-    for what, why, remedy in (
-        ("overlay", overlay, _MOUNTS),
-        ("reflink", reflink, f"put {LOCAL} on btrfs, or on xfs made with reflink=1"),
+    for what, other, why, remedy in (
+        ("overlay", "reflink", overlay, _MOUNTS),
+        ("reflink", "overlay", reflink, f"put {LOCAL} on btrfs, or on xfs made with reflink=1"),
     ):
         if why is None:
             yield Line("ok", what, "works here")
         elif overlay is not None and reflink is not None:
             yield Line("note", what, f"{why}; {copied}", remedy)
         else:
-            yield Line("ok", what, f"{why}; the other way is used")
+            yield Line("ok", what, f"not here ({why}); {other} is used instead")
 
 
 def _shared_folders(asked: Asked) -> Iterator[Line]:

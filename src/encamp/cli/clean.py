@@ -62,7 +62,8 @@ def _tell_of_kept(everything: bool) -> None:
     folders: list[Path] = sorted(parent.iterdir()) if parent.is_dir() else []
     if folders and not everything:
         count = counted(len(folders), "folder was", "folders were")
-        _say(f"{count} kept in {printable(parent)}; --all removes what was kept")
+        remedy = "--all removes what was kept, and empties the cache"
+        _say(f"{count} kept in {printable(parent)}; {remedy}")
 
 
 def _say(text: str) -> None:

@@ -221,7 +221,7 @@ def _clock(found: Found, begun: float, ended: float) -> Line:
     """How far the clock of a host is off: it was read between ``begun`` and ``ended`` here."""
     off = min(found.now - begun, 0.0) + max(found.now - ended, 0.0)
     if abs(off) <= _APART:
-        return Line("ok", "clock", "agrees with the program's host")
+        return Line("ok", "clock", "agrees with that of the program's host")
     which = "ahead of" if off > 0 else "behind"
     text = f"{abs(off):.0f} s {which} the program's host"
     return Line("note", "clock", text, "set it by chrony or ntpd; times in reports are wrong")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encamp.cli.states import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
-from encamp.jobs.display.console import time_text
+from encamp.jobs.display.console import kept_text, time_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Line
@@ -134,7 +134,7 @@ def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
     for output in [*report.outputs, *report.rescued][-_LISTED:]:
         yield f"  output: {printable(output.path)} ({size_text(output.size)})"
     if report.kept:
-        yield f"  folder: {printable(report.kept)}"
+        yield f"  folder: {kept_text(report.kept)}"
     elif report.state == "failed":
         yield "  folder: removed; --keep failed keeps it in the next run"
 

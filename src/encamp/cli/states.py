@@ -23,6 +23,8 @@ from encamp.storage.process import ProcessFacts
 from encamp.storage.sizes import counted
 
 _MOST_FAILED = 20
+_MOST_TOLD = 10
+"""Failed tasks that are told with their reasons, as many as a run tells."""
 _MOST_RUNNING = 8
 _STATES: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _ENDED: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
@@ -113,10 +115,16 @@ def _done(status: JobStatus) -> str:
 
 
 def _failures(status: JobStatus) -> list[str]:
-    return [
+    lines = [
         f"  failed: {printable(one.name)}" + (f": {one.why}" if one.why else "")
-        for one in status.failed
+        for one in status.failed[:_MOST_TOLD]
     ]
+    return lines + _untold(max(len(status.failed), status.counts.get("failed", 0)))
+
+
+def _untold(failed: int) -> list[str]:
+    """What stands for failures beyond those that are told."""
+    return [f"  … and {failed - _MOST_TOLD} more failed"] if failed > _MOST_TOLD else []
 
 
 def _who(facts: ProcessFacts | None) -> str:
@@ -189,8 +197,9 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
     page = f"  report: {printable(folder / 'report.html')}"
     if (check := last_check(folder, shared=own.shared)) is not None:
         words = (
-            f"{name}: {check.tasks} up to date; the last run ended {moment_text(check.ended)}, "
-            f"nothing had to run; the report is of the run that {how} {moment_text(report.ended)}"
+            f"{name}: {check.tasks} up to date; the last run ended {moment_text(check.ended)}; "
+            "nothing had to run in it, so the report is of an earlier run, which "
+            f"{how} {moment_text(report.ended)}"
         )
         return JobState(replace(status, now=check.ended), [words, page])
     counts = ", ".join(
@@ -198,9 +207,10 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
         + ([f"{report.not_selected} not selected"] if report.not_selected else [])
     )
     lines = [f"{name}: {counts}; the last run {how} {moment_text(report.ended)}"]
-    for task in failed:
+    for task in failed[:_MOST_TOLD]:
         log = f" (log: {printable(folder / task.log)})" if task.log else ""
         lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
+    lines += _untold(len(failed))
     return JobState(status, [*lines, page])
 
 

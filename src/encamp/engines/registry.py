@@ -16,17 +16,17 @@ from types import ModuleType
 from typing import Any
 
 from encamp.engines.base import Endpoint
-from encamp.errors import BadJob, EngineUnavailable
+from encamp.errors import BadJob, EngineUnavailable, extra_text
 
 _MODULES = {
     "local": ("encamp.engines.local", ""),
     "mpi": (
         "encamp.engines.mpi.engine",
-        "pip install 'encamp[mpi]' and an MPI, such as openmpi or mpich",
+        f"{extra_text('mpi')} and an MPI, such as openmpi or mpich",
     ),
     "pvm": ("encamp.engines.pvm.ends", "install PVM (Debian: apt-get install pvm libpvm3)"),
-    "dask": ("encamp.engines.dask.engine", "pip install 'encamp[dask]'"),
-    "ipyparallel": ("encamp.engines.ipyparallel.engine", "pip install 'encamp[ipyparallel]'"),
+    "dask": ("encamp.engines.dask.engine", extra_text("dask")),
+    "ipyparallel": ("encamp.engines.ipyparallel.engine", extra_text("ipyparallel")),
     "fake": ("encamp.testing.fake", ""),
     "mesh": ("encamp.engines.mesh", ""),
 }

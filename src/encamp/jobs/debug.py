@@ -102,7 +102,8 @@ def _folder(job: Job, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
             os.chdir(before)
     finally:
         if wanted.keep:
-            _say(f"  the folder is kept: {printable(camp.keep())}; encamp clean --all removes it")
+            remedy = "encamp clean --all removes it, and empties the cache"
+            _say(f"  the folder is kept: {printable(camp.keep())}; {remedy}")
         else:
             camp.remove()
             reclaim()

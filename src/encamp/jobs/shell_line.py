@@ -97,9 +97,9 @@ def _check_odd(hole: Hole, value: str, place: Place, line: Line) -> None:
     if why:
         raise BadJob(
             hole.written,
-            f"is {value!r} here, but this shell step can only have letters of ASCII, digits and "
-            f".,:@%+=/-_ there, since {why}; pass it as an argument to a script in a file, or "
-            "write the step as a list of words, which no shell reads",
+            f"is {value!r} here, but this place of the shell line takes only letters of ASCII, "
+            f"digits and .,:@%+=/-_, since {why}; give it as an argument to a script in a file, or "
+            "use no shell for it: a list of words, or encamp map without --shell",
         )
 
 

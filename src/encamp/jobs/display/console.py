@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import time
 from collections import Counter
@@ -82,7 +83,7 @@ class _Failures:
             for line in task.log_tail.splitlines()[-5:]:
                 self._print(f"  | {printable(line)}", "dim")
             if task.kept:
-                self._print(f"  its folder was kept: {printable(task.kept)}")
+                self._print(f"  its folder was kept: {kept_text(task.kept)}")
         if len(failed) > _LISTED:
             self._print(f"… and {len(failed) - _LISTED} more; the report lists them all")
 
@@ -206,3 +207,8 @@ class _Listing(_Failures):
     @staticmethod
     def _line(text: str) -> None:
         print(shown(text))  # noqa: T201 - what the user asked for
+
+
+def kept_text(kept: str) -> str:
+    """Where the folder of a failed task is kept, without the host where that is this one."""
+    return printable(kept.removeprefix(f"{socket.gethostname()}:"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from encamp.agent.process import GRACE
-from encamp.errors import CommandNotFound, StepFailed, printable, text_of
+from encamp.errors import CommandNotFound, StepFailed, ending_text, printable, text_of
 from encamp.jobs.steps import Command
 from encamp.slot.processes import end_descendants
 from encamp.slot.threads import with_chosen
@@ -35,7 +35,7 @@ def run_command(command: Command, folder: Path, task: str) -> int:
         status, usage = _waited(process)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
-        raise StepFailed(task, command.label, process.returncode, _ending(process.returncode))
+        raise StepFailed(task, command.label, process.returncode, ending_text(process.returncode))
     return usage.ru_maxrss * 1024
 
 
@@ -119,7 +119,3 @@ def _too_long(words: Sequence[str], environment: Mapping[str, str]) -> str:
         return f"its command line is too long: {kind} has {size} bytes, {most} are allowed; {_FILE}"
     size, beside = (sum(len(os.fsencode(what)) + 1 for what in all_) for all_ in (words, variables))
     return f"its command line is too long: {size} bytes, with {beside} of environment; {_FILE}"
-
-
-def _ending(code: int) -> str:
-    return f"ended with exit status {code}" if code > 0 else f"was ended by signal {-code}"

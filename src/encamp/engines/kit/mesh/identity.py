@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from encamp.errors import EngineUnavailable
+from encamp.errors import EngineUnavailable, extra_text
 
 _NAME = "encamp"
 _FROM, _TO = datetime(1970, 1, 2, tzinfo=UTC), datetime(2199, 1, 1, tzinfo=UTC)
@@ -67,7 +67,7 @@ def new_identity(engine: str) -> Identity:
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError as exc:
-        remedy = f"pip install 'encamp[{engine}]', or cryptography alone"
+        remedy = f"{extra_text(engine)}, or cryptography alone"
         raise EngineUnavailable(engine, str(exc), remedy) from exc
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, _NAME)])
