@@ -11,6 +11,7 @@ import pytest
 from console_command import ENCAMP, encamp, results
 
 from encamp.cli.map import Mapped, map_job
+from encamp.cli.map_line import note_line, other_line, warning_of
 from encamp.errors import InputError
 from encamp.jobs.job import Job
 from encamp.jobs.steps import Command
@@ -255,3 +256,28 @@ def test_failures_are_counted_and_run_again(data: Path) -> None:
         )
         assert done.returncode == 1
         assert done.stderr.startswith(told)
+
+
+def test_a_command_that_takes_over_the_job_of_another_is_warned_of(data: Path) -> None:
+    def warned(command: str) -> str:
+        job = job_for(command, "data/a.txt")
+        before = other_line(job, command, shared=False)
+        note_line(job, command, shared=False)
+        return "" if before is None else warning_of(job, before)
+
+    (data / "results/map-prog.job").mkdir(parents=True)
+    assert warned("prog {input}") == ""
+    assert warned("prog {input}") == ""
+    said = warned("prog -r {input}")
+    assert "the job map-prog was made by another command, 'prog {input}'; " in said
+    assert said.endswith("--name map-prog-2")
+    assert warned("prog -r {input}") == ""
+
+
+def test_the_warning_comes_where_no_name_is_given(data: Path) -> None:
+    more = ("data/a.txt", "--stdout", "x", "-j", "1")
+    first, second = ("map", "echo 1", *more), ("map", "echo 2", *more)
+    assert "warning: " not in encamp(*first).err
+    assert "--name map-echo-2" in encamp(*second, "--dry-run").err
+    assert "warning: the job map-echo was made by another command, 'echo 1'" in encamp(*second).err
+    assert "warning: " not in encamp(*first, "--name", "map-echo").err

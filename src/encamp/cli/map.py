@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import click
+
+from encamp.cli.map_line import note_line, other_line, warning_of
 from encamp.cli.run import options_of, running
-from encamp.errors import BadJob, InputError, OutputConflict
+from encamp.errors import BadJob, InputError, OutputConflict, printable
 from encamp.jobs.file.foreach import MOST_TASKS
 from encamp.jobs.file.jobfile import job_of
 from encamp.jobs.file.positions import Problem, at
@@ -79,12 +82,20 @@ class Mapped:
 
 def map_command(mapped: Mapped, **options: Any) -> None:
     """Run a command line for each of many things; raises `JobFailed` if tasks failed."""
-    with running(options_of(for_script=False, **options)):
+    run_options = options_of(for_script=False, **options)
+    with running(run_options):
+        job = map_job(mapped)
+        before = other_line(job, mapped.command, shared=run_options.shared)
+        if before is not None and mapped.name is None:
+            click.echo(f"warning: {printable(warning_of(job, before))}", err=True)
         try:
-            map_job(mapped).run()
+            job.run()
         except OutputConflict as exc:
             clash = BadJob(exc.destination, f"{exc.first} and {exc.second} {_ONE_NAME}")
             raise clash from None
+        finally:
+            if not run_options.dry_run:
+                note_line(job, mapped.command, shared=run_options.shared)
 
 
 def map_job(mapped: Mapped) -> Job:
