@@ -370,6 +370,9 @@ class JobReport:
     """How many tasks of the job the run was not for (``only``, ``failed``)."""
     after: dict[str, list[str]] = field(default_factory=dict)
     """Which tasks each one waited for; empty where there is no order, or one of very many."""
+    orphans: int = 0
+    """Files that the job has published and that none of its tasks makes any more; 1001 stands for
+    more than 1000."""
 
     def __repr__(self) -> str:
         found = Counter(self.states())

@@ -14,10 +14,12 @@ from job_steps import write
 
 import encamp
 from encamp.cli.prune import prune_command
+from encamp.cli.states import state_of
 from encamp.errors import BadJob, JobBusy
 from encamp.jobs.journal import Journal, Record, outputs_in
 from encamp.jobs.plan.orphans import _NAMED, OrphanWatch, orphans
 from encamp.model import JobReport, Published, TaskReport
+from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.inputs.mirror import Mirror, plan
 
 
@@ -287,6 +289,32 @@ def test_prune_waits_for_no_running_job(here: Path) -> None:
             prune_command(Path("out"), dry_run=False)
     with pytest.raises(BadJob, match="there is no such folder"):
         prune_command(Path("nowhere"), dry_run=True)
+
+
+def test_a_run_and_the_status_count_them_until_they_are_gone(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(*numbers: int) -> encamp.Job:
+        return _job(numbers, mirror="models")
+
+    def told() -> list[str]:
+        lines = state_of(OwnFolder(Path("out/job.job"))).lines
+        return [line for line in lines if "makes any more" in line]
+
+    Path("models").mkdir()
+    assert _run(job(1, 2, 3)).orphans == 0
+    assert told() == []
+    assert _run(job(1), dry_run=True).orphans == 2
+    assert _run(job(1)).orphans == 2  # nothing had to run, and the report says it all the same
+    end = "of earlier runs that no task of the job makes any more: encamp prune out"
+    assert told() == [f"  2 files {end}"]
+    Path("out/m/2/m2.txt").unlink()
+    assert told() == [f"  1 file {end}"]
+    monkeypatch.setattr("encamp.jobs.plan.orphans._COUNTED", 0)
+    assert told() == [f"  more than 0 files {end}"]
+    prune_command(Path("out"), dry_run=False)
+    assert told() == []
+    assert _run(job(1)).orphans == 0
 
 
 def test_of_many_orphans_some_are_named_and_the_others_counted(here: Path) -> None:

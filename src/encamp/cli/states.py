@@ -13,6 +13,7 @@ from pathlib import Path
 from encamp.errors import BadJob, printable
 from encamp.jobs.display.standing import clock_text
 from encamp.jobs.journal import NAME, Journal
+from encamp.jobs.plan.orphans import count_of, orphans, orphans_told
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
@@ -194,14 +195,14 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
         counts={state: found[state] for state in _ENDED if found[state]},
         failed=[FailedTask(task.name, task.why) for task in failed[-_MOST_FAILED:]],
     )
-    page = f"  report: {printable(folder / 'report.html')}"
+    page = [f"  report: {printable(folder / 'report.html')}", *_orphans(report, own)]
     if (check := last_check(folder, shared=own.shared)) is not None:
         words = (
             f"{name}: {check.tasks} up to date; the last run ended {moment_text(check.ended)}; "
             "nothing had to run in it, so the report is of an earlier run, which "
             f"{how} {moment_text(report.ended)}"
         )
-        return JobState(replace(status, now=check.ended), [words, page])
+        return JobState(replace(status, now=check.ended), [words, *page])
     counts = ", ".join(
         [f"{found[state]} {state}" for state in _ENDED if found[state]]
         + ([f"{report.not_selected} not selected"] if report.not_selected else [])
@@ -211,7 +212,17 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
         log = f" (log: {printable(folder / task.log)})" if task.log else ""
         lines.append(f"  failed: {printable(task.name)}: {task.why}{log}")
     lines += _untold(len(failed))
-    return JobState(status, [*lines, page])
+    return JobState(status, [*lines, *page])
+
+
+def _orphans(report: Outline, own: OwnFolder) -> list[str]:
+    """How many orphans are still there of those that the report counts."""
+    if not report.orphans:
+        return []
+    journal = Journal(own.path, shared=own.shared)
+    journal.read()
+    count = count_of(orphans(journal))
+    return [f"  {orphans_told(count, own.path.parent)}"] if count else []
 
 
 def moment_text(seconds: float) -> str:

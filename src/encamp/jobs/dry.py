@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from encamp.errors import InputError
 from encamp.jobs.clock import Clock
@@ -51,6 +52,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
             _look(orphans, name, prepared)
             graph.ended(name)
     report = job_report(job, as_list_if_few(reports), clock, "dry run", False, orphans.warnings)
+    report = replace(report, orphans=orphans.count)
     progress.finished(report)
     if options.for_script and report.count("to do"):
         raise DryRunEnds(job.name)

@@ -887,7 +887,8 @@ class _Run:
         )
 
     def _report(self, *, interrupted: bool) -> JobReport:
-        report = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
+        so_far = self._so_far(as_list_if_few(self.ended), interrupted=interrupted)
+        report = replace(so_far, orphans=self.orphans.count)
         write_manifest(self.journal.own_folder, self.manifest)
         for_disk = replace(report, tasks=self.ended.for_disk())
         keep_report(for_disk, self.journal.own_folder)

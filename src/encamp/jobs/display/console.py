@@ -18,6 +18,7 @@ from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
 from encamp.jobs.display.standing import STYLES, Standing
+from encamp.jobs.plan.orphans import orphans_told
 from encamp.jobs.report.table import NAME as TABLE
 from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport
 from encamp.storage.sizes import counted, size_text
@@ -106,6 +107,8 @@ class _Summary(_Failures):
             f"{printable(report.name)}: {', '.join(counts)} in {time_text(seconds)}, "
             f"{size_text(mirrored)} mirrored"
         )
+        if report.orphans:
+            self._print(orphans_told(report.orphans, Path(report.destination)))
         if Path(report.folder, TABLE).exists():
             self._print(f"table: {printable(report.folder)}/{TABLE}")
         self._print(f"report: {printable(report.folder)}/report.html")
@@ -203,6 +206,8 @@ class _Listing(_Failures):
         self._failures(report)
         todo, kept = report.count("to do"), report.count("up to date")
         self._line(f"{printable(report.name)}: {todo} to do, {kept} up to date; nothing was run")
+        if report.orphans:
+            self._line(orphans_told(report.orphans, Path(report.destination)))
 
     @staticmethod
     def _line(text: str) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from encamp.errors import BadDestination, InputError, printable
@@ -26,9 +27,12 @@ from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
 from encamp.storage.remote import is_url, url_parts
 from encamp.storage.roots import local
+from encamp.storage.sizes import counted
 
 _NAMED = 5
 """How many orphans a warning names."""
+_COUNTED = 1000
+"""Orphans that are counted: each is looked for on the disk."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
     return _not_made(journal, (one for one in _published_before(journal) if not one.is_folder))
 
 
+def count_of(found: Iterable[str]) -> int:
+    """How many orphans are still there, one more than 1000 of very many; URLs are not opened."""
+    there = (path for path in found if is_url(path) or os.path.lexists(path))
+    return sum(1 for _ in islice(there, _COUNTED + 1))
+
+
+def orphans_told(count: int, to: Path) -> str:
+    """That there are so many orphans, and what removes them."""
+    files = counted(count, "file") if count <= _COUNTED else f"more than {_COUNTED} files"
+    return (
+        f"{files} of earlier runs that no task of the job makes any more: "
+        f"encamp prune {printable(to)}"
+    )
+
+
 def _folders(journal: Journal) -> dict[str, Orphan]:
     """The folders that were published empty, and are no task's any more."""
     return _not_made(journal, (one for one in _published_before(journal) if one.is_folder))
@@ -67,8 +86,8 @@ def _folders(journal: Journal) -> dict[str, Orphan]:
 
 def elsewhere(journal: Journal) -> list[str]:
     """What would be orphans if the journal were believed, by their paths; URLs are not opened."""
-    told = (one for one in _told_of(journal) if not journal.believed(one.path))
-    found = _not_made(journal, (one for one in told if not one.is_folder))
+    others = (one for one in _told_of(journal) if not journal.believed(one.path))
+    found = _not_made(journal, (one for one in others if not one.is_folder))
     return sorted(path for path in found if is_url(path) or os.path.lexists(path))
 
 
@@ -114,6 +133,11 @@ class OrphanWatch:
     def has_any(self) -> bool:
         """Whether there is anything to look for."""
         return bool(self._orphans)
+
+    @property
+    def count(self) -> int:
+        """How many there are, as `count_of`."""
+        return count_of(self._orphans)
 
     def note(self, task: str, makers: Mapping[str, str]) -> None:
         """The task is done: what it has made before and not now is an orphan.

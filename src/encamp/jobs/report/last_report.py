@@ -46,8 +46,9 @@ def keep_report(report: JobReport, folder: OwnFolder) -> None:
             written(report, files)
             files.remove(STATUS)
             return
-        if earlier != report.warnings:
-            written(replace(report_in(files), warnings=report.warnings), files)
+        if earlier != _Earlier(report.warnings, report.orphans):
+            news = replace(report_in(files), warnings=report.warnings, orphans=report.orphans)
+            written(news, files)
         with files.replacing(_NOTE) as file:
             file.write(msgspec.json.encode(Checked(report.ended, len(report.tasks))))
 
@@ -56,17 +57,18 @@ class _Earlier(msgspec.Struct):
     """What has to be known of a report that may be of a million tasks."""
 
     warnings: list[str] = []
+    orphans: int = 0
 
 
-def _earlier(files: OwnFiles) -> list[str] | None:
-    """The warnings of the last report; None if there is none that can be read."""
+def _earlier(files: OwnFiles) -> _Earlier | None:
+    """What the last report warns of; None if there is none that can be read."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
         os.fdopen(files.open(NAME), "rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         files.status("report.html")
-        return msgspec.json.decode(_end_of(text) or text, type=_Earlier).warnings
+        return msgspec.json.decode(_end_of(text) or text, type=_Earlier)
     return None
 
 

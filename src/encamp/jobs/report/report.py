@@ -87,6 +87,7 @@ class Outline(msgspec.Struct, frozen=True):
     interrupted: bool
     tasks: list[TaskOutline]
     not_selected: int = 0
+    orphans: int = 0
     started: float | None = None
     controller: str = ""
 
