@@ -108,9 +108,10 @@ def test_what_a_killed_run_wrote_is_newer_than_the_report(
     later = time.time() + 1
     written(Record("submitted", "good", later, 1), Record("submitted", "bad", later, 2))
     assert (
-        shown("out", "good", capsys)[0] == "good: waiting (try 1 was in a run that did not end it)"
+        shown("out", "good", capsys)[0]
+        == "good: waiting (its run was killed before try 1 had ended)"
     )
-    assert shown(job, "bad", capsys)[0].startswith("bad: waiting (try 2 ")
+    assert shown(job, "bad", capsys)[0].startswith("bad: waiting (its run was killed before try 2 ")
     written(Record("failed", "good", later, report=failure), Record("failed", "new", later))
     assert shown(job, "good", capsys)[0] == "good: failed (it was late)"
     assert shown("out", "new", capsys)[0] == "new: failed (the journal does not say why)"

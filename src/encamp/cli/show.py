@@ -111,7 +111,7 @@ def _handed_over(line: Line, own: OwnFolder) -> TaskReport:
     if is_run(own):
         why = f"{number} was handed over at {moment_text(line.time)}"
         return TaskReport(line.task, "running", why=why)
-    return TaskReport(line.task, "waiting", why=f"{number} was in a run that did not end it")
+    return TaskReport(line.task, "waiting", why=f"its run was killed before {number} had ended")
 
 
 def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
