@@ -153,7 +153,7 @@ def test_local_tasks_need_greenlet_and_say_how_to_get_it(
     system: OpusOS, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "greenlet", None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'encamp\[cooperative\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install '\.\[cooperative\]'"):
         system.Spawn(abs, [1])
     assert system.Join() == {}
     system.Yield()

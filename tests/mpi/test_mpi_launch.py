@@ -104,7 +104,7 @@ def test_without_a_launcher_the_error_says_how_to_get_one(nothing_found: Path) -
 
 def test_without_mpi4py_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("encamp.engines.mpi.gateway.find_spec", lambda name: None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'encamp\[mpi\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install '\.\[mpi\]'"):
         LaunchedMPI(slots=1)
 
 
