@@ -221,6 +221,17 @@ def test_few_tasks_are_handed_over_ahead_where_failures_are_limited(here: Path) 
     assert report.count("failed") == 2 + 3
 
 
+def test_more_tasks_are_handed_over_when_the_executor_has_grown(here: Path) -> None:
+    class Growing(Two):
+        def submit(self, function: Any, /, work: Any) -> Future[Outcome]:  # type: ignore[override]
+            self._max_workers = 4
+            return super().submit(function, work)
+
+    pool = Growing(held=4 + 1)
+    report = plain(*"abcdefgh", retries=0).run(pool, max_failures=1, check=False)
+    assert len(pool.futures) == report.count("failed") == 4 + 1
+
+
 @pytest.mark.parametrize("most", [0, -1, 1.5, True])
 def test_the_limit_of_failures_is_a_whole_number(here: Path, most: Any) -> None:
     with pytest.raises(BadJob, match="max_failures"):

@@ -195,7 +195,8 @@ class Job:
             Only tasks that have failed, and were not done since.
         max_failures
             After so many failed tasks no more are begun; those that run then end as usual, so
-            at most as many more may fail as there are slots.
+            at most as many more may fail as there are slots (workers of an executor, if it says
+            how many these are).
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress

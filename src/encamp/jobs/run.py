@@ -388,7 +388,8 @@ class _Run:
         most = self.options.max_failures
         if most is None or self.workers is None:
             return self.window
-        return min(self.window, self.workers + most - self.failures)
+        workers = _workers_of(self.executor) or self.workers  # a cluster may have grown
+        return min(self.window, workers + most - self.failures)
 
     def _may_be_enough(self) -> bool:
         """Whether something has come that must be counted before another task is begun."""
