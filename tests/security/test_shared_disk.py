@@ -666,7 +666,7 @@ def test_a_strangers_job_beside_keeps_nobody_from_seeing_a_task(
     stranger("mkdir z.job; mkfifo z.job/journal.jsonl")
     cli.main(["show", ".", "one"], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "one: done" in said
+    assert "one of the job sums: done" in said
     assert "a.job is not used: it belongs to the user nobody" in said
     assert "z.job is not used: it belongs to the user nobody" in said
     with pytest.raises(NotOurs, match="belongs to the user nobody"):
