@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -78,3 +79,9 @@ def test_a_folder_says_what_lives_there_and_is_small_enough_to_be_read(folder: P
     said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert said
     assert len(list(folder.glob("*.py"))) - 1 <= MOST
+
+
+def test_no_two_test_modules_have_one_name() -> None:
+    """pytest imports them by their names alone."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1 and name != "__init__.py"] == []
