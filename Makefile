@@ -77,20 +77,8 @@ lock:
 	tools/make-venv $(VENV)-lock lock
 	tools/lock $(VENV)-lock
 
-$(VENV)/demo.stamp: pyproject.toml requirements/demo.txt tools/make-venv
-	tools/make-venv $(VENV) demo
-	touch $@
-
-$(VENV)/dev.stamp: pyproject.toml requirements/dev.txt tools/make-venv
-	tools/make-venv $(VENV) dev
-	touch $@
-
-$(VENV)/docs.stamp: pyproject.toml requirements/docs.txt tools/make-venv
-	tools/make-venv $(VENV) docs
-	touch $@
-
-$(VENV)/release.stamp: pyproject.toml requirements/release.txt tools/make-venv
-	tools/make-venv $(VENV) release
+$(VENV)/%.stamp: pyproject.toml requirements/%.txt tools/make-venv
+	tools/make-venv $(VENV) $*
 	touch $@
 
 chaos: $(VENV)/dev.stamp

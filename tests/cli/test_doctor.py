@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from console_command import encamp, with_small_disk, works
+from console_command import Ended, encamp, with_small_disk, works
 
 from conftest import need
 from encamp.cli import checks
@@ -71,17 +71,23 @@ def test_a_small_shared_memory_and_few_files_are_noted(here: Path) -> None:
     assert line(ended.out, "open files")[0] == "note"
 
 
+def _with_ssh_that_says(words: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """What doctor finds out of two hosts where every login fails like this."""
+    ssh = here / "ssh"
+    ssh.write_text(f"#!/bin/sh\necho '{words}' >&2; exit 255\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("ENCAMP_SSH", str(ssh))
+    pytest.importorskip("mpi4py")
+    ended = encamp("doctor", "-e", "mpi", "--hosts", "one.invalid,two.invalid", timeout=110)
+    assert ended.status == 1, ended
+    return ended
+
+
 def test_hosts_that_cannot_be_reached_are_lines_of_their_own(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the engine names only the first of them."""
-    deny = here / "deny"
-    deny.write_text("#!/bin/sh\necho 'nobody@host: Permission denied (publickey).' >&2; exit 255\n")
-    deny.chmod(0o755)
-    monkeypatch.setenv("ENCAMP_SSH", str(deny))
-    pytest.importorskip("mpi4py")
-    ended = encamp("doctor", "-e", "mpi", "--hosts", "one.invalid,two.invalid", timeout=110)
-    assert ended.status == 1, ended
+    ended = _with_ssh_that_says("nobody@host: Permission denied (publickey).", here, monkeypatch)
     for host in ("one.invalid", "two.invalid"):
         section = ended.out.split(f"{host}\n", 1)[1]
         assert section.startswith("  fails")
@@ -93,13 +99,7 @@ def test_an_engine_is_not_asked_for_hosts_that_do_not_answer(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PVM would wait for minutes."""
-    silent = here / "silent"
-    silent.write_text("#!/bin/sh\necho 'ssh: Connection timed out' >&2; exit 255\n")
-    silent.chmod(0o755)
-    monkeypatch.setenv("ENCAMP_SSH", str(silent))
-    pytest.importorskip("mpi4py")
-    ended = encamp("doctor", "-e", "mpi", "--hosts", "one.invalid,two.invalid", timeout=110)
-    assert ended.status == 1, ended
+    ended = _with_ssh_that_says("ssh: Connection timed out", here, monkeypatch)
     for host in ("one.invalid", "two.invalid"):
         first, second, third = ended.out.split(f"{host}\n", 1)[1].splitlines()[:3]
         assert first.split()[:2] == ["fails", "ssh"]

@@ -1,57 +1,47 @@
-"""The threads that watch over the slots of a job on this machine."""
+"""The threads that watch over slots: their end, whatever they have taken by then."""
 
 from __future__ import annotations
-
-import threading
-from concurrent.futures import CancelledError
 
 import pytest
 
 from encamp.jobs.worker.watchers import Watchers
 
 
-def test_as_many_calls_run_at_once_as_there_are_slots_each_in_a_thread_with_a_name() -> None:
-    both = threading.Barrier(2, timeout=60)
-
-    def here() -> str:
-        both.wait()
-        return threading.current_thread().name
-
-    watchers = Watchers(2)
-    assert watchers.about == "2 slots on this host"
-    futures = [watchers.submit(here), watchers.submit(here)]
-    assert {future.result(60) for future in futures} == {"slot-0", "slot-1"}
-    threads = [thread for thread in threading.enumerate() if thread.name.startswith("slot-")]
-    watchers.shutdown()
-    assert not any(thread.is_alive() for thread in threads)
+@pytest.mark.timeout(60)
+def test_they_end_while_they_take_what_is_cancelled() -> None:
+    for _ in range(300):
+        watchers = Watchers(2)
+        futures = [watchers.submit(int) for _ in range(3)]
+        watchers.shutdown(cancel_futures=True)
+        assert all(future.done() for future in futures)
 
 
-def test_what_a_call_raises_is_for_whoever_asks_and_the_thread_goes_on() -> None:
+@pytest.mark.timeout(60)
+def test_a_thread_that_takes_the_last_order_first_does_not_stop_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     watchers = Watchers(1)
 
-    def leave() -> None:
-        raise SystemExit(3)
+    class Stale:
+        """Of a queue that another thread has emptied since one looked."""
 
-    failed, good = watchers.submit(leave), watchers.submit(pow, 2, 10)
-    with pytest.raises(SystemExit):
-        failed.result(60)
-    assert good.result(60) == 1024
-    watchers.shutdown()
+        def __init__(self, queue: object) -> None:
+            self._queue = queue
 
+        def empty(self) -> bool:
+            return False
 
-def test_calls_that_have_not_begun_are_cancelled_with_the_executor() -> None:
-    begun, end = threading.Event(), threading.Event()
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._queue, name)
 
-    def wait() -> bool:
-        begun.set()
-        return end.wait(60)
-
-    watchers = Watchers(1)
-    running, waiting, taken_back = (watchers.submit(wait) for _ in range(3))
-    assert taken_back.cancel()
-    assert begun.wait(60)
-    threading.Timer(0.05, end.set).start()
+    monkeypatch.setattr(watchers, "_orders", Stale(watchers._orders))
     watchers.shutdown(cancel_futures=True)
-    assert running.result(60)
-    with pytest.raises(CancelledError):
-        waiting.result(60)
+    assert not any(thread.is_alive() for thread in watchers._threads)
+
+
+def test_what_has_not_begun_is_cancelled() -> None:
+    watchers = Watchers(1)
+    begun, go = watchers.submit(int), [watchers.submit(int) for _ in range(50)]
+    begun.result(30)
+    watchers.shutdown(cancel_futures=True)
+    assert all(future.cancelled() or future.result(0) == 0 for future in go)

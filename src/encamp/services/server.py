@@ -147,19 +147,17 @@ class Server:
         """Make the object, with the state of its predecessor if there is any."""
         loaded = load(blueprint.parts)
         kind, args, kwargs = (None, (), {}) if blueprint.made else loaded
-        if state is not None and isinstance(kind, type) and not hasattr(kind, "restore"):
-            self._object = load(pickle.loads(state))  # noqa: S301 - see `load`
-        else:
+        replaced = isinstance(kind, type) and not hasattr(kind, "restore")
+        if state is None or not replaced:
             self._object = loaded if blueprint.made else called(kind, args, kwargs)
-            if state is not None:
-                self._restore(state)
+        if state is not None:
+            self._restore(state, kind.__name__ if replaced else type(self._object).__name__)
         self._methods = frozenset(methods_of(self._object))
         name = type(self._object).__name__
         ready = Ready(self.terms.seat, name, sorted(self._methods))
         self._post(SPAWNER, [encode(ready)])
 
-    def _restore(self, state: bytes) -> None:
-        kind = type(self._object).__name__
+    def _restore(self, state: bytes, kind: str) -> None:
         with _told_of(f"the last saved state of {kind} could not be restored", "restore"):
             saved = load(pickle.loads(state))  # noqa: S301 - see `load`
             if hasattr(self._object, "restore"):

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from functools import partial
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
@@ -57,9 +58,10 @@ class Watchers(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Have the threads end; waits some seconds at most for what still runs."""
-        while cancel_futures and not self._orders.empty():
-            if (order := self._orders.get()) is not None:
-                order[0].cancel()
+        with suppress(Empty):  # the threads take orders, too
+            while cancel_futures:
+                if (order := self._orders.get_nowait()) is not None:
+                    order[0].cancel()
         for _ in self._threads:
             self._orders.put(None)
         deadline = time.monotonic() + STOP_WITHIN
