@@ -166,14 +166,14 @@ def draw_legend(figure: Figure, elevation: Array) -> None:
 
 def draw_slope(figure: Figure, slope: Array, place: dict[str, Array]) -> None:
     """The small map of slope."""
-    axes = figure.add_axes((0.76, 0.645, 0.17, 0.23), title="Slope")
+    axes = figure.add_axes((0.76, 0.67, 0.152, 0.205), title="Slope")
     image = draw_map(axes, slope, place, cmap="magma_r", vmin=0, vmax=35)
     small_bar(figure, axes, image, {0: "0°", 10: "10°", 20: "20°", 30: "30°"})
 
 
 def draw_aspect(figure: Figure, aspect: Array, slope: Array, place: dict[str, Array]) -> None:
     """The small map of aspect; the flatter the ground, the paler."""
-    axes = figure.add_axes((0.76, 0.365, 0.17, 0.23), title="Aspect (paler where flatter)")
+    axes = figure.add_axes((0.76, 0.375, 0.152, 0.205), title="Aspect (paler where flatter)")
     strength = np.clip(slope / 15, 0, 1)
     how = {"cmap": shades(NORTH_ROUND_TO_NORTH), "vmin": 0, "vmax": 360, "interpolation": "nearest"}
     draw_map(axes, aspect, place, alpha=strength, **how)
@@ -183,7 +183,7 @@ def draw_aspect(figure: Figure, aspect: Array, slope: Array, place: dict[str, Ar
 
 def draw_sunshine(figure: Figure, sunshine: Array, place: dict[str, Array]) -> None:
     """The small map of direct sunlight in a year."""
-    axes = figure.add_axes((0.76, 0.085, 0.17, 0.23), title="Direct sunlight, kWh/m² a year")
+    axes = figure.add_axes((0.76, 0.08, 0.152, 0.205), title="Direct sunlight, kWh/m² a year")
     low, high = np.percentile(sunshine, (1, 99)).round(-2)
     image = draw_map(axes, sunshine, place, cmap="inferno", vmin=low, vmax=high)
     small_bar(
