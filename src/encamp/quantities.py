@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from contextlib import suppress
@@ -34,6 +35,15 @@ def seconds_in(text: str) -> float | None:
     """The seconds that a text such as ``"5 min"`` says; None if it says none."""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h)\s*", text)
     return float(match[1]) * _UNITS[match[2]] if match else None
+
+
+def duration(name: str, value: object) -> float:
+    """The option ``name`` as seconds, 0 or more, also from a text. Raises `BadJob`."""
+    with suppress(TypeError, ValueError):
+        number = float(value)  # type: ignore[arg-type]
+        if 0 <= number < math.inf and not isinstance(value, bool):
+            return number
+    raise BadJob(name, f"must be seconds, not {value!r}")
 
 
 def whole(name: str, value: object, least: int) -> int:

@@ -315,8 +315,8 @@ def test_a_host_that_is_written_badly_is_refused_by_its_words(
         {"restarts": -1},
         {"restarts": True},
         {"slots": "two"},
-        {"start_within": "soon"},
-        {"start_within": float("nan")},
+        {"start_timeout": "soon"},
+        {"start_timeout": float("nan")},
         {"hosts": 3},
         {"hosts": ["node1", 2]},
         {"hostfile": 3},
@@ -438,7 +438,7 @@ def test_a_launcher_that_neither_starts_the_ranks_nor_ends_is_killed(tmp_path: P
     path = make(tmp_path, "mpich")
     stubborn = "trap '' TERM; echo waiting; while :; do sleep 1; done"
     Path(path).write_text(Path(path).read_text().replace("exit 7", f"{{ {stubborn}; }}"))
-    engine = LaunchedMPI(slots=1, launcher=path, start_within=0.5)
+    engine = LaunchedMPI(slots=1, launcher=path, start_timeout=0.5)
     with pytest.raises(EngineFailed, match=r"within 0.5 s.*waiting"):
         engine.start(b"")
     assert engine.pid is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,10 +182,24 @@ def test_a_cluster_of_its_own_is_gone_afterwards() -> None:
     until(lambda: {c.pid for c in psutil.Process().children(recursive=True)} <= before)
 
 
-def test_what_is_no_cluster_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("encamp.engines.dask.engine._CONNECT_WITHIN", 0.2)
-    with pytest.raises(EngineUnavailable, match="no scheduler at tcp"):
-        Cluster("dask", address="tcp://127.0.0.1:1")
+def test_a_server_of_another_kind_is_no_scheduler() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        page = threading.Thread(target=_answer_once, args=(server,))
+        page.start()
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(EngineUnavailable, match=f"no scheduler at {address}"):
+            Cluster("dask", address=address, start_timeout=0.5)
+        page.join()
+
+
+def _answer_once(server: socket.socket) -> None:
+    with server.accept()[0] as connection:
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" * 20)
+
+
+def test_what_is_no_cluster_is_said() -> None:
+    with pytest.raises(EngineUnavailable, match=r"no scheduler at tcp.*after 0\.2 s"):
+        Cluster("dask", address="tcp://127.0.0.1:1", start_timeout=0.2)
     with pytest.raises(BadJob, match="address and cluster"):
         Cluster("dask", address="tcp://127.0.0.1:1", cluster=object())
     with pytest.raises(BadJob, match="must be a Client or a cluster"):

@@ -39,7 +39,7 @@ from encamp.errors import (
 from encamp.markup import box, heading
 from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
-from encamp.quantities import whole
+from encamp.quantities import duration, whole
 from encamp.slot.calls import BRIEF, seconds, task_number
 from encamp.slot.program import check_slots
 from encamp.slot.short import Short, ShortWay
@@ -148,10 +148,11 @@ class Cluster:
             raise BadJob("inline", f"must be True, False or 'threads', not {inline!r}")
         if slots is not None:
             options["slots"] = whole("slots", slots, 1)
+        within = duration("start_timeout", start_timeout)
         folder, told = _folder(startup_dir), _follower(follow)
         output = bytes_of("output_limit", output_limit, 1 << 10)
         open_standard_streams()
-        end = open_end(engine, **options)
+        end = open_end(engine, within, **options)
         if not isinstance(end, Engine):
             serve(end)
             raise SystemExit(0)
@@ -173,7 +174,7 @@ class Cluster:
         self._short: Short | None = None
         self._life = Life(self._controller)
         self._agent: Agent | None = None
-        self._start(folder, start_timeout, output)
+        self._start(folder, within, output)
         _ALL.add(self)
         self._life.begin()
 

@@ -43,12 +43,16 @@ def engine_names() -> list[str]:
     return sorted(found - _FOR_TESTS)
 
 
-def open_end(engine: str | Endpoint | object, **options: Any) -> Endpoint:
+def open_end(
+    engine: str | Endpoint | object, start_timeout: float = 60.0, **options: Any
+) -> Endpoint:
     """The end of the engine's network that this process is; a ready one is given back.
 
     That is the controller's (an `Engine`), or an agent's where the process was started as one, by
     ``mpirun`` for example. ``engine`` may also be an address such as ``dask://host:8786``, or a
-    client of the system that is meant. Raises `EngineUnavailable`, `BadJob`.
+    client of the system that is meant. An engine that waits for others here, or later for its
+    hosts, has an option ``start_timeout``: the seconds that it may take. Raises
+    `EngineUnavailable`, `BadJob`.
     """
     if isinstance(engine, Endpoint):
         return engine
@@ -57,6 +61,9 @@ def open_end(engine: str | Endpoint | object, **options: Any) -> Endpoint:
     elif "://" in engine:
         engine, _, options["address"] = engine.partition("://")
     module = engine_module(engine)
+    taken = signature(getattr(module, "takes", module.open_end)).parameters
+    if "start_timeout" in (*taken, *signature(module.open_end).parameters):
+        options["start_timeout"] = start_timeout
     try:
         end: Endpoint = module.open_end(**options)
     except TypeError as exc:
@@ -64,8 +71,8 @@ def open_end(engine: str | Endpoint | object, **options: Any) -> Endpoint:
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
         why = f"it takes no option {name[1]!r}" if name else str(exc)
-        taken = ", ".join(signature(getattr(module, "takes", module.open_end)).parameters)
-        remedy = f"it takes these: {taken}" if taken else "leave it out: it takes none"
+        known = ", ".join(name for name in taken if name != "start_timeout")
+        remedy = f"it takes these: {known}" if known else "leave it out: it takes none"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
 

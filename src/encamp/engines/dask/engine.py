@@ -37,8 +37,6 @@ _LOOK = 1.0
 """Seconds between looks at agents that have not come."""
 _CALM = 2.0
 """Seconds for which a lease outlives its need, so that short pauses cost Dask nothing."""
-_CONNECT_WITHIN = 20.0
-_HOSTS_WITHIN = 60.0
 _ENDS_WITHIN = 3.0
 _OF_JOBQUEUE = "see the options of dask-jobqueue"
 
@@ -54,6 +52,7 @@ def open_end(
     hosts: Sequence[str] | str | None = None,
     hostfile: str | os.PathLike[str] | None = None,
     restarts: int = 3,
+    start_timeout: float = 60.0,
     **more: Any,
 ) -> DaskEngine:
     """The controller's end.
@@ -82,9 +81,10 @@ def open_end(
     if jobqueue is not None:
         own = cluster = _by_jobs(jobqueue, slots, more)
     elif not said or said[0] in ("hosts", "hostfile"):
-        own = cluster = _own_cluster(slots, hosts_of("dask", hosts, hostfile))
+        own = cluster = _own_cluster(slots, hosts_of("dask", hosts, hostfile), start_timeout)
     try:
-        return DaskEngine(_connect(client or cluster, address, security), slots, restarts, own)
+        client = _connect(client or cluster, address, security, start_timeout)
+        return DaskEngine(client, slots, restarts, own)
     except BaseException:
         if own is not None:
             _close(own)
@@ -153,10 +153,10 @@ def _close(cluster: Any) -> None:
         cluster.close()
 
 
-def _own_cluster(slots: int | None, hosts: Sequence[HostLine]) -> Any:
+def _own_cluster(slots: int | None, hosts: Sequence[HostLine], within: float) -> Any:
     """One on hosts, or a scheduler and a worker in this process, which no other can reach."""
     if hosts:
-        return HostsCluster(hosts, _HOSTS_WITHIN)
+        return HostsCluster(hosts, within)
     cluster: Any = distributed.LocalCluster
     return cluster(
         n_workers=1,
@@ -168,7 +168,7 @@ def _own_cluster(slots: int | None, hosts: Sequence[HostLine]) -> Any:
     )
 
 
-def _connect(given: Any, address: str | None, security: Any) -> Any:
+def _connect(given: Any, address: str | None, security: Any, within: float) -> Any:
     """A client of the engine's own: the user's may be closed, restarted or asynchronous."""
     if given is not None:
         address, security = _address_of(given), security or given.security
@@ -177,12 +177,12 @@ def _connect(given: Any, address: str | None, security: Any) -> Any:
         return client(
             address,
             security=security,
-            timeout=_CONNECT_WITHIN,
+            timeout=within,
             set_as_default=False,
             asynchronous=False,
             name="encamp",
         )
-    except (OSError, ValueError, ImportError) as exc:
+    except Exception as exc:  # what answers there may be anything
         remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
         raise EngineUnavailable("dask", f"no scheduler at {address}: {exc}", remedy) from exc
 

@@ -29,9 +29,7 @@ from encamp.quantities import whole
 
 _LOOK, _SOON = 0.5, 0.02
 """Seconds between looks at engines that come, and while some are asked for something."""
-_CONNECT_WITHIN = 10
 _ENDS_WITHIN = 3.0
-_HOSTS_WITHIN = 60.0
 _OUTWARDS = "192.0.2.1"
 """An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
 _WHOSE = "ipyparallel's engines"
@@ -47,6 +45,7 @@ def open_end(
     slots: int | None = None,
     per_engine: int | None = None,
     restarts: int = 3,
+    start_timeout: float = 60.0,
 ) -> IPythonEngine:
     """The controller's end.
 
@@ -69,17 +68,17 @@ def open_end(
         if not isinstance(given[name], str | None):
             raise BadJob(name, f"must be a text, not {given[name]!r}")
     if not said or said[0] in ("hosts", "hostfile"):
-        return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile))
+        return _own(slots, each, restarts, hosts_of("ipyparallel", hosts, hostfile), start_timeout)
     if client is None:
-        client, close = _connected(connection_file, profile), True
+        client, close = _connected(connection_file, profile, start_timeout), True
     else:
         client, close = _client_of(client)
     return IPythonEngine(client, slots, each or 1, restarts, client.close if close else None)
 
 
-def _connected(file: str | None, profile: str | None) -> Any:
+def _connected(file: str | None, profile: str | None, within: float) -> Any:
     try:
-        return ipyparallel.Client(file, profile=profile, timeout=_CONNECT_WITHIN)
+        return ipyparallel.Client(file, profile=profile, timeout=within)
     except Exception as exc:
         what = f"connection_file {file!r}" if file else f"profile {profile!r}"
         why = f"no cluster is reached by its {what}: {exc}"
@@ -97,7 +96,11 @@ def _client_of(given: Any) -> tuple[Any, bool]:
 
 
 def _own(
-    slots: int | None, each: int | None, restarts: int, hosts: Sequence[HostLine]
+    slots: int | None,
+    each: int | None,
+    restarts: int,
+    hosts: Sequence[HostLine],
+    within: float,
 ) -> IPythonEngine:
     """A cluster of one's own: by default one engine a host with all its slots; engines are large.
 
@@ -110,14 +113,14 @@ def _own(
     engines = [(host, -(-host.places // each)) for host in hosts]
     total = sum(host.places for host in hosts) if slots is None else slots
     with contextlib.ExitStack() as stack:
-        own = OwnCluster(engines, _HOSTS_WITHIN)
+        own = OwnCluster(engines, within)
         stack.callback(own.close)
         with _told("its cluster did not start"):
-            client = ipyparallel.Client(own.connection_file, timeout=_CONNECT_WITHIN)
+            client = ipyparallel.Client(own.connection_file, timeout=within)
         stack.callback(client.close)
         with _told("not all of its engines came"):
             count = sum(number for _, number in engines)
-            client.wait_for_engines(count, timeout=_HOSTS_WITHIN, interactive=False)
+            client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
     return IPythonEngine(client, total, each, restarts, close)
 

@@ -37,7 +37,7 @@ from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_int
 from encamp.engines.mpi.remains import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
-from encamp.quantities import whole
+from encamp.quantities import duration, whole
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
 
 _GONE_WITHIN = 2.0
@@ -153,7 +153,7 @@ class LaunchedMPI(Engine):
         launcher: str | os.PathLike[str] | None = None,
         mpi: str | None = None,
         restarts: int = 3,
-        start_within: float = 60.0,
+        start_timeout: float = 60.0,
         module: str = "encamp.agent",
     ) -> None:
         if find_spec("mpi4py") is None:
@@ -169,7 +169,7 @@ class LaunchedMPI(Engine):
         self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent
         _check_addresses(named, self._launcher.mpi)
         self._restarts, self._module = whole("restarts", restarts, 0), module
-        self._start_within = _seconds("start_within", start_within)
+        self._start_timeout = duration("start_timeout", start_timeout)
         self.private = not named
         self._poll = select.epoll()
         self._run: Run | None = None
@@ -231,7 +231,7 @@ class LaunchedMPI(Engine):
         with _ctrl_c_held_off():
             self._run = Run(plan, self._base, self._poll)
             self._base += self._slots
-            self._deadline = time.monotonic() + self._start_within
+            self._deadline = time.monotonic() + self._start_timeout
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
@@ -292,7 +292,7 @@ class LaunchedMPI(Engine):
             self._refusals -= not intruded
             self._launch()
             return
-        limit = f"its ranks were not there within {self._start_within:g} s; " if late else ""
+        limit = f"its ranks were not there within {self._start_timeout:g} s; " if late else ""
         self._failure = EngineFailed(self.name, _sentence(faults) or limit + why)
 
     def _go_without(self, faults: Mapping[str, str]) -> bool:
@@ -337,14 +337,6 @@ def _check_addresses(hosts: Sequence[HostLine], mpi: str) -> None:
         why = f"MPICH's launcher takes no IPv6 addresses, such as {six[0]}"
         remedy = "give the host a name in /etc/hosts or ~/.ssh/config, or use Open MPI"
         raise EngineUnavailable("mpi", why, remedy)
-
-
-def _seconds(name: str, value: float | str) -> float:
-    """Seconds as they come from a program, or from the command line as text."""
-    with suppress(TypeError, ValueError):
-        if 0 <= float(value) < math.inf:
-            return float(value)
-    raise BadJob(name, f"must be seconds, not {value!r}")
 
 
 def _check_words(**options: object) -> None:
