@@ -14,23 +14,23 @@ from encamp.engines.pvm.naming import host_names
 from encamp.errors import BadHostfile, BadJob, EngineUnavailable
 
 LINES = {
-    "node1": ("node1", 1),
+    "node1": ("node1", 0),
     "node1:4": ("node1", 4),
     "node1 : 4": ("node1", 4),
     "node1 slots=4": ("node1", 4),
     "node1 slots = 4 max_slots=8": ("node1", 4),
     "node-1.example.org:12 binding=user:4,5": ("node-1.example.org", 12),
-    "node1 ip=10.0.0.2 lo=me": ("node1", 1),
+    "node1 ip=10.0.0.2 lo=me": ("node1", 0),
     "user@node1:2": ("user@node1", 2),
     "10.0.0.7:3": ("10.0.0.7", 3),
-    "::1": ("::1", 1),
-    "fe80::1": ("fe80::1", 1),
+    "::1": ("::1", 0),
+    "fe80::1": ("fe80::1", 0),
     "[fe80::1]:4": ("fe80::1", 4),
     "[fe80::1%eth0] slots=2": ("fe80::1%eth0", 2),
     "2001:db8:0:0:0:0:0:7 slots=3": ("2001:db8:0:0:0:0:0:7", 3),
     "user@[::1]:4": ("user@::1", 4),
-    "user@::1": ("user@::1", 1),
-    "::ffff:10.0.0.1": ("::ffff:10.0.0.1", 1),
+    "user@::1": ("user@::1", 0),
+    "::ffff:10.0.0.1": ("::ffff:10.0.0.1", 0),
 }
 
 

@@ -16,6 +16,7 @@ import pytest
 from mpis import MPIS, launcher_of
 
 from conftest import need
+from encamp import quota
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostAdded, HostDeleted
 from encamp.engines.mpi.gateway import LaunchedMPI
@@ -32,7 +33,7 @@ SCRIPT = """\
 import json, sys
 from encamp.cluster.cluster import Cluster
 from encamp.testing import work
-with Cluster("mpi", mpi=sys.argv[1], hosts=["lab1:2", "lab2", "lab3"]) as cluster:
+with Cluster("mpi", mpi=sys.argv[1], hosts=["lab1:2", "lab2:1", "lab3:1"]) as cluster:
     tasks = cluster.spawn_many(work.gated, [(work.whoami,)] * 4)
     for task in tasks:
         cluster.receive(20, source=task)
@@ -82,7 +83,9 @@ def left(lab: Lab) -> list[str]:
 
 
 def on(lab: Lab, mpi: str, *hosts: str, **options: Any) -> Cluster:
-    return Cluster("mpi", mpi=mpi, hosts=hosts, rsh_agent=lab.ssh_command, **options)
+    """A cluster with a slot on each of these hosts."""
+    places = [f"{host}:1" for host in hosts]
+    return Cluster("mpi", mpi=mpi, hosts=places, rsh_agent=lab.ssh_command, **options)
 
 
 def engine_of(cluster: Cluster) -> LaunchedMPI:
@@ -97,8 +100,10 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
     monkeypatch.setenv("OF_NOBODY_ELSE", "yes")
     monkeypatch.setenv("LD_LIBRARY_PATH", "/usr/lib:/tmp")
     monkeypatch.setattr("encamp.cluster.hosts._said", set())
-    with on(lab, mpi, "lab1", "lab2", "lab3") as cluster:
-        assert sorted(host.name for host in cluster.hosts()) == ["lab1", "lab2", "lab3"]
+    hosts = ["lab1", "lab2:1", "lab3"]
+    with Cluster("mpi", mpi=mpi, hosts=hosts, rsh_agent=lab.ssh_command) as cluster:
+        slots = {"lab1": quota.cores(), "lab2": 1, "lab3": quota.cores()}
+        assert {host.name: host.slots for host in cluster.hosts()} == slots
         for host in lab.hosts:
             found = {
                 name: cluster.spawn(work.variable, name, on=host.name).result(20)
@@ -189,7 +194,7 @@ def test_when_the_only_host_is_lost_the_cluster_says_so(lab: Lab, mpi: str) -> N
 
 
 def test_agents_end_everywhere_when_the_launcher_is_killed(lab: Lab, mpi: str) -> None:
-    cluster = on(lab, mpi, "lab1", "lab2:2", restarts=0)
+    cluster = on(lab, mpi, "lab1", "lab2", "lab2", restarts=0)
     try:
         task = cluster.spawn(work.family, on="lab2", notify=False)
         assert cluster.receive(20, source=task)

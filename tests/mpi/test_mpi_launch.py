@@ -20,13 +20,13 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from conftest import need
 from encamp.engines.base import Joined
-from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of
+from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of, spread
 from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
 from encamp.engines.mpi import remains as mpi_remains
 from encamp.engines.mpi.engine import launched
 from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
-from encamp.engines.mpi.hosts import Questions, spread
+from encamp.engines.mpi.hosts import Questions
 from encamp.engines.mpi.launch import Launcher, Plan, ended_by_intruder, find_launcher
 from encamp.errors import BadHostfile, BadJob, EngineFailed, EngineUnavailable
 from encamp.testing.waiting import until
@@ -210,12 +210,12 @@ def test_ranks_fill_the_places_of_hosts_in_rounds(ranks: int, wanted: list[str])
 @pytest.mark.parametrize(
     ("mpi", "given", "wanted"),
     [
-        ("mpich", ["node1", "node2:2"], ["HERE:1", "node1:1", "node2:2"]),
-        ("mpich", ["node1", "HERE:2"], ["HERE:1", "node1:1", "HERE:2"]),
-        ("mpich", ["node1", "localhost:3"], ["localhost:1", "node1:1", "localhost:3"]),
-        ("openmpi", ["node1", "node2"], ["HERE slots=1", "node1 slots=1", "node2 slots=1"]),
+        ("mpich", ["node1:1", "node2:2"], ["HERE:1", "node1:1", "node2:2"]),
+        ("mpich", ["node1:1", "HERE:2"], ["HERE:1", "node1:1", "HERE:2"]),
+        ("mpich", ["node1:1", "localhost:3"], ["localhost:1", "node1:1", "localhost:3"]),
+        ("openmpi", ["node1:1", "node2:1"], ["HERE slots=1", "node1 slots=1", "node2 slots=1"]),
         ("openmpi", ["node1:3", "HERE slots = 2"], ["HERE slots=3", "node1 slots=3"]),
-        ("openmpi", ["node1", "HERE", "HERE"], ["HERE slots=3", "node1 slots=1"]),
+        ("openmpi", ["node1:1", "HERE", "HERE"], ["HERE slots=3", "node1 slots=1"]),
     ],
 )
 def test_rank_0_is_put_on_this_host_besides_those_that_work(

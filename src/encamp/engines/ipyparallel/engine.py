@@ -21,9 +21,11 @@ import ipyparallel
 
 from encamp.engines.ipyparallel.hosts import OwnCluster
 from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
-from encamp.engines.kit.hosts import HostLine, hosts_of
+from encamp.engines.kit.cores import with_cores
+from encamp.engines.kit.hosts import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.mesh.routes import address_towards
+from encamp.engines.kit.remote import command_on
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 
@@ -106,12 +108,10 @@ def _own(
 
     Where hosts have different numbers of slots, they have several engines of the same size.
     """
-    from encamp import quota
-
-    hosts = hosts or [HostLine("localhost", slots or quota.cores())]
+    hosts = hosts or [HostLine("localhost")]
+    hosts = spread(hosts, slots) if slots else with_cores(hosts, command_on, within)
     each = each or math.gcd(*(host.places for host in hosts))
     engines = [(host, -(-host.places // each)) for host in hosts]
-    total = sum(host.places for host in hosts) if slots is None else slots
     with contextlib.ExitStack() as stack:
         own = OwnCluster(engines, within)
         stack.callback(own.close)
@@ -122,7 +122,7 @@ def _own(
             count = sum(number for _, number in engines)
             client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
-    return IPythonEngine(client, total, each, restarts, close)
+    return IPythonEngine(client, sum(host.places for host in hosts), each, restarts, close)
 
 
 @contextlib.contextmanager

@@ -29,12 +29,13 @@ _AS = "write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'"
 
 @dataclass(frozen=True)
 class HostLine:
-    """A host by its ``name``, without brackets, and how many ranks it takes."""
+    """A host by its ``name``, without brackets, and how many slots it is to have.
+
+    ``places`` is 0 where nothing is said: as many as its cores.
+    """
 
     name: str
-    places: int
-    counted: bool = True
-    """Whether its line says how many."""
+    places: int = 0
 
     @property
     def here(self) -> bool:
@@ -60,7 +61,7 @@ def host_in(line: str) -> HostLine:
         why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
         raise BadJob(repr(line), why)
     name = (said["user"] or "") + (address or said["name"])
-    return HostLine(name, int(count or 1), bool(count))
+    return HostLine(name, int(count or 0))
 
 
 def _is_six(text: str) -> bool:
@@ -72,11 +73,31 @@ def _is_six(text: str) -> bool:
 
 
 def hosts_in(lines: Iterable[str]) -> tuple[HostLine, ...]:
-    """The hosts that lines name. One that is named again has more places. Raises `BadJob`."""
-    found: dict[str, int] = {}
+    """The hosts that lines name. One that is named again has more places. Raises `BadJob`.
+
+    Batch systems name a host once for each slot, so a name counts as one where it comes again.
+    """
+    found: dict[str, list[HostLine]] = {}
     for host in map(host_in, lines):
-        found[host.name] = found.get(host.name, 0) + host.places
-    return tuple(HostLine(name, places) for name, places in found.items())
+        found.setdefault(host.name, []).append(host)
+    return tuple(
+        same[0] if len(same) == 1 else HostLine(name, sum(host.places or 1 for host in same))
+        for name, same in found.items()
+    )
+
+
+def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
+    """How many of so many slots each host gets: what its line says, in rounds if need be.
+
+    One that says nothing counts as one in each round.
+    """
+    got = dict.fromkeys((host.name for host in hosts), 0)
+    while slots > 0 and hosts:
+        for host in hosts:
+            more = min(host.places or 1, slots)
+            got[host.name] += more
+            slots -= more
+    return [HostLine(name, count) for name, count in got.items() if count]
 
 
 def names_in(hosts: Sequence[str] | str) -> list[str]:

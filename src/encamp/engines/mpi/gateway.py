@@ -29,10 +29,11 @@ import msgspec
 
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
-from encamp.engines.kit.hosts import HostLine, hosts_of
+from encamp.engines.kit.cores import with_cores
+from encamp.engines.kit.hosts import HostLine, hosts_of, spread
 from encamp.engines.kit.logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
-from encamp.engines.mpi.hosts import Questions, spread
+from encamp.engines.mpi.hosts import Questions, command_by, remote_shell
 from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_intruder, find_launcher
 from encamp.engines.mpi.remains import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
@@ -163,13 +164,15 @@ class LaunchedMPI(Engine):
         path = str(launcher) if isinstance(launcher, os.PathLike) else launcher
         _check_words(rsh_agent=rsh_agent, launcher=path, mpi=mpi, module=module)
         named = hosts_of(self.name, hosts, hostfile)
-        places = sum(host.places for host in named) or quota.cores()
-        self._slots = self.agents = slots or places
-        self._hosts = spread(named, self._slots)
         self._launcher, self._rsh_agent = find_launcher(path, mpi), rsh_agent
         _check_addresses(named, self._launcher.mpi)
         self._restarts, self._module = whole("restarts", restarts, 0), module
         self._start_timeout = duration("start_timeout", start_timeout)
+        command = command_by(remote_shell(rsh_agent, self._launcher.mpi))
+        within = self._start_timeout
+        self._hosts = spread(named, slots) if slots else with_cores(named, command, within)
+        places = sum(host.places for host in self._hosts) or quota.cores()
+        self._slots = self.agents = slots or places
         self.private = not named
         self._poll = select.epoll()
         self._run: Run | None = None

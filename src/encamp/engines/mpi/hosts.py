@@ -1,4 +1,4 @@
-"""The hosts of an MPI job: how ranks are spread over them, and why one cannot be used.
+"""The hosts of an MPI job: how they are reached, and why one cannot be used.
 
 Launchers tell in many words of their own what is wrong with a host, or wait for minutes. So hosts
 are asked by the same remote shell that the launcher uses, when a job does not come up.
@@ -12,7 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from encamp.engines.kit.hosts import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.routes import address_towards
+from encamp.engines.kit.remote import command_on
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
@@ -44,17 +45,6 @@ _CHECK = (
 )
 
 
-def spread(hosts: Sequence[HostLine], ranks: int) -> list[HostLine]:
-    """How many of the ranks each host gets: as many as it has places, in rounds if need be."""
-    got = dict.fromkeys((host.name for host in hosts), 0)
-    while ranks > 0 and any(host.places for host in hosts):
-        for host in hosts:
-            more = min(host.places, ranks)
-            got[host.name] += more
-            ranks -= more
-    return [HostLine(name, count) for name, count in got.items() if count]
-
-
 def remote_shell(given: str | None, mpi: str) -> list[str] | None:
     """The command that a launcher reaches hosts with; None where it has other ways."""
     variables: Mapping[str, str] = os.environ
@@ -65,6 +55,16 @@ def remote_shell(given: str | None, mpi: str) -> list[str] | None:
     if other or any(name in variables for name in _OTHER_WAYS) or not shutil.which("ssh"):
         return None
     return ["ssh"]
+
+
+def command_by(shell: Sequence[str] | None) -> Callable[[HostLine, Sequence[str]], list[str]]:
+    """What gives the command that runs a program on a host through a remote shell.
+
+    Without one it is what encamp itself would use there.
+    """
+    if shell is None:
+        return command_on
+    return lambda host, words: [*shell, host.name, shlex.join(words)]
 
 
 def interface_towards(address: str) -> str | None:

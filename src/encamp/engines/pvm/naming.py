@@ -59,7 +59,7 @@ def _host(given: object) -> str:
     line = parsed(host)
     if line is not None and line.six:
         raise BadJob(f"host {host!r}", "PVM knows no IPv6; name the host by an address of IPv4")
-    if line is not None and line.counted:
+    if line is not None and line.places:
         why = "PVM takes no numbers of slots with hosts; leave it out, and say slots=… for all"
         raise BadJob(f"host {host!r}", why)
     if not _HOST.fullmatch(host):

@@ -1,0 +1,67 @@
+"""How many cores hosts have, where an engine must know before it starts something there."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+from encamp import quota
+from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.interpreter import PACKAGE, START, python_command
+from encamp.engines.kit.logins import LogIns, refused
+
+_AT_ONCE = 64
+
+
+def with_cores(
+    hosts: Sequence[HostLine],
+    command: Callable[[HostLine, Sequence[str]], list[str]],
+    within: float,
+) -> list[HostLine]:
+    """The hosts, and as many places as cores where their lines name none.
+
+    ``command`` gives the words that run a program on a host. Blocks until all have answered, at
+    most about ``within`` seconds. One that does not answer gets one place; what is wrong with it is
+    said when the engine starts there.
+    """
+    log_ins = LogIns(within)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(lambda host: _with_cores(host, command, log_ins, within), hosts))
+
+
+def _with_cores(
+    host: HostLine,
+    command: Callable[[HostLine, Sequence[str]], list[str]],
+    log_ins: LogIns,
+    within: float,
+) -> HostLine:
+    if host.places:
+        return host
+    if host.here:
+        return replace(host, places=quota.cores())
+    words = command(host, [*python_command(), "-c", START, PACKAGE, quota.__name__])
+    answer = log_ins.call(lambda: _run(words, within), lambda one: refused(one[0], one[2]))
+    with suppress(ValueError, IndexError):
+        return replace(host, places=max(1, int(answer[1].split()[-1])))
+    return replace(host, places=1)
+
+
+def _run(words: Sequence[str], within: float) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command; without a terminal that might ask somebody."""
+    try:
+        ended = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=within,
+            start_new_session=True,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return 1, "", ""
+    return ended.returncode, ended.stdout, ended.stderr
