@@ -14,6 +14,7 @@ from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
 
 _AT_ONCE = 64
+_ANSWER_WITHIN = 10.0
 
 
 def with_cores(
@@ -24,9 +25,10 @@ def with_cores(
     """The hosts, and as many places as cores where their lines name none.
 
     ``command`` gives the words that run a program on a host. Blocks until all have answered, at
-    most about ``within`` seconds. One that does not answer gets one place; what is wrong with it is
-    said when the engine starts there.
+    most ``within`` seconds. A host that does not answer gets one place; the engine says what is
+    wrong with it when it starts there.
     """
+    within = min(within, _ANSWER_WITHIN)
     log_ins = LogIns(within)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda host: _with_cores(host, command, log_ins, within), hosts))
