@@ -353,7 +353,6 @@ def test_messages_go_between_spawner_and_tasks(machines: Path) -> None:
         *(f"{size} True True" for size in [0, 1, 1000, 100000, 10000000]),
         "True",
         "nothing () () False",
-        "waited True",
         "nobody False True",
         "came True",
         "locked False",
@@ -518,9 +517,7 @@ def test_hosts_are_added_set_aside_while_silent_and_lost(lab: Lab) -> None:
     news(vm, MsgTaskExit)
 
     lab.hosts[1].freeze()
-    began = time.monotonic()
     vm.updateCoreCount(timeout=2.0)
-    assert 1.9 < time.monotonic() - began < 6
     assert (state(one)["responsive"], state(two)["responsive"]) == (True, False)
     assert (two in vm.hosts(), two in vm.orderHosts([one, two]), vm.slots()) == (False, False, 2)
     assert vm.spawnFunction(work, targetList=[two]) == []
@@ -530,10 +527,8 @@ def test_hosts_are_added_set_aside_while_silent_and_lost(lab: Lab) -> None:
     assert (state(two)["responsive"], vm.slots(), vm.freeSlots()) == (True, 3, 3)
 
     stays, lost = vm.spawnFunction(time.sleep, [1000], targetList=[one, two])
-    began = time.monotonic()
     lab.hosts[1].kill()
     deleted, before = news(vm, MsgHostDelete)
-    assert time.monotonic() - began < 15
     assert deleted.hostID == two
     assert [message.taskID for message in before if type(message) is MsgTaskExit] == [lost]
     assert (two in vm.hosts(), vm.slots(), vm.freeSlots()) == (False, 2, 1)

@@ -32,7 +32,7 @@ def dask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeDask]:
 
 
 class TestDask(ClassWide, Conformance, LosesController):
-    facts = Facts(engine="dask", idle_cpu=0.1, start=30)  # Dask itself uses some
+    facts = Facts(engine="dask", idle_cpu=0.1)  # Dask itself uses some
     dask: ClassVar[SomeDask]
 
     @pytest.fixture(scope="class")
@@ -53,7 +53,7 @@ class TestDask(ClassWide, Conformance, LosesController):
 class ByScheduler(ClassWide):
     """Nobody reaches the program, it reaches the scheduler only, and agents do not reach agents."""
 
-    facts = Facts(engine="dask", idle_cpu=0.2, start=30)
+    facts = Facts(engine="dask", idle_cpu=0.2)
 
     @pytest.fixture(scope="class")
     @classmethod

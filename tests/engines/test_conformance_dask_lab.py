@@ -44,7 +44,7 @@ def scheduler(address: str, folder: Path) -> Iterator[str]:
 
 
 class DaskOnLab(OnLab):
-    facts = Facts(engine="dask", hosts=3, idle_cpu=0.1, start=30)
+    facts = Facts(engine="dask", hosts=3, idle_cpu=0.1)
     SPARE: ClassVar[int] = 0
     """Hosts of the lab that clusters do not begin with."""
     address: ClassVar[str]

@@ -26,7 +26,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SomeEngines]:
 
 
 class TestIPyparallel(ClassWide, Conformance, LosesController):
-    facts = Facts(engine="ipyparallel", idle_cpu=0.1, start=30)  # its own processes use some
+    facts = Facts(engine="ipyparallel", idle_cpu=0.1)  # its own processes use some
     engines: ClassVar[SomeEngines]
 
     @pytest.fixture(scope="class")

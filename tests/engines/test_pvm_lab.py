@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -79,10 +78,8 @@ class TestHosts(PVMOnLab, Hosts):
             commands = host.commands().items()
             (daemon,) = (one for one, line in commands if "pvmd" in line.split()[0])
             os.kill(daemon, signal.SIGKILL)
-            began = time.monotonic()
             with pytest.raises(TaskLost):
-                doomed.result(2 * self.NOTICED)
-            assert time.monotonic() - began < self.NOTICED
+                doomed.result(self.NOTICED)
             until(lambda: gone(pid))
             until(lambda: remains(host) == [])
             cluster.add_hosts(self.name_of(host.name))

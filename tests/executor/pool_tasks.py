@@ -88,6 +88,12 @@ def hold_from(number: int, first: int, gate: Path) -> int:
     return number if number < first else hold(gate, number)
 
 
+def same_later(number: int, seconds: float) -> int:
+    """A number, after a while."""
+    time.sleep(seconds)
+    return number
+
+
 def note(line: str, path: Path) -> str:
     with path.open("a") as file:
         file.write(f"{line}\n")

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import (
@@ -299,12 +298,10 @@ def test_a_cancelled_call_never_runs(pool: Executor, gate: Path, tmp_path: Path)
 
 def test_waiting_for_a_result_may_be_limited_and_repeated(pool: Executor, gate: Path) -> None:
     call = pool.submit(hold, gate, 7)
-    begun = time.monotonic()
     with pytest.raises(TimeoutError):
         call.result(0.05)
     with pytest.raises(TimeoutError):
         call.exception(0)
-    assert 0.05 <= time.monotonic() - begun < 30
     gate.touch()
     assert call.result(SOON) == 7
 
@@ -480,15 +477,16 @@ def note_unless_first(number: int, gate: Path, ran: Path) -> None:
 
 
 def test_map_limits_the_time_for_all_results_together(pool: Executor, gate: Path) -> None:
+    """Every result comes within that time after the one before it, but all do not."""
     assert list(pool.map(tasks.add, range(4))) == [0, 1, 2, 3]
-    begun = time.monotonic()
-    results = pool.map(tasks.hold_from, range(20), [1] * 20, [gate] * 20, timeout=1.0)
+    results = pool.map(tasks.hold_from, range(20), [1] * 20, [gate] * 20, timeout=0.5)
     assert next(results) == 0
     with pytest.raises(TimeoutError):
         next(results)
-    assert 0.9 < time.monotonic() - begun < 30
     gate.touch()
     assert list(results) == []
+    with pytest.raises(TimeoutError):
+        list(pool.map(tasks.same_later, range(8), [0.1] * 8, timeout=0.3))
 
 
 def test_map_cancels_the_rest_when_its_iterator_is_closed(
@@ -579,9 +577,7 @@ def test_shutdown_may_be_called_again(pool: Executor, gate: Path) -> None:
 
 def test_shutdown_without_waiting_lets_everything_end(pool: Executor, gate: Path) -> None:
     calls = [*busy(pool, gate), *(pool.submit(tasks.add, n) for n in range(10))]
-    begun = time.monotonic()
     pool.shutdown(wait=False)
-    assert time.monotonic() - begun < 30
     assert not calls[0].done()
     with pytest.raises(RuntimeError):
         pool.submit(tasks.add, 1)

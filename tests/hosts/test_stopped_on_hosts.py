@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 
 from lab import Lab
 
@@ -17,14 +16,13 @@ import encamp
 def work():
     Path("begun").touch()
     Path("out.txt").write_text("never wanted")
-    time.sleep(90)
+    time.sleep(1000)
 
 if __name__ == "__main__":
     job = encamp.Job("far", to=sys.argv[1])
     job.add("one", work, outputs="out.txt")
     job.run(engine="pvm", machine="own", hosts=["lab4"])
 """
-SOON = 20.0
 
 
 def test_a_stopped_run_ends_its_tasks_on_a_host_without_the_share(lab: Lab) -> None:
@@ -37,12 +35,10 @@ def test_a_stopped_run_ends_its_tasks_on_a_host_without_the_share(lab: Lab) -> N
         begun = ["find", afar.storage, "-name", "begun"]
         while not afar.run(begun, check=False).stdout:
             assert run.poll() is None, run.communicate()
-        stopped_at = time.monotonic()
         commands = controller.commands().items()
         python = next(pid for pid, line in commands if "stopped.py" in line)
         subprocess.run(["kill", f"-{signal.SIGINT}", str(python)], check=True)
         run.communicate(timeout=60)
-    assert time.monotonic() - stopped_at < SOON
     assert afar.run(["find", afar.storage, "-path", "*sandboxes/*"]).stdout == ""
     assert list((lab.share / "stopped").rglob(".encamp-*")) == []
     assert not (lab.share / "stopped/out.txt").exists()

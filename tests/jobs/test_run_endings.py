@@ -156,16 +156,16 @@ def test_two_maps_with_one_destination_do_not_undo_each_other(here: Path) -> Non
 
 
 def test_a_background_child_that_holds_the_socket_hides_no_death(here: Path) -> None:
+    """A run that waited for the socket's end would take longer than a test may."""
+
     def die() -> None:
-        os.system("sleep 20 &")
+        os.system("sleep 1000 &")
         os.kill(os.getpid(), signal.SIGKILL)
 
     job = encamp.Job("job", to="out")
     job.add("a", die)
-    began = time.monotonic()
     report = job.run(check=False)
     assert "SIGKILL" in report["a"].why
-    assert time.monotonic() - began < 15
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -324,7 +323,5 @@ def test_patience_is_over_when_something_has_to_be_looked_at(net: Net) -> None:
     assert net.controller.patience() is None
     net.controller.soon(lambda: None)
     assert net.controller.patience() == 0
-    began = time.monotonic()
     net.until(lambda: net.controller.patience() is None)
-    assert time.monotonic() - began < PATIENCE
     assert agent.patience() is None

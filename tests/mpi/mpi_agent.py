@@ -114,7 +114,6 @@ def _facts(end: Endpoint, sender: int, parts: Parts) -> None:
     facts: dict[str, object] = {
         "pid": os.getpid(),
         "environment": sorted(os.environ),
-        "cpu": time.process_time(),
     }
     facts |= {"got": _got, "turns": _turns[0]}
     end.send(sender, [json.dumps(facts).encode()])

@@ -163,9 +163,7 @@ def test_a_host_without_power_loses_its_tasks_and_is_left_out_from_then_on(
         other = cluster.spawn(work.gated, work.add, 1, on="lab1", notify=False)
         assert all(cluster.receive(20, source=task) for task in (doomed, other))
         lab.hosts[2].kill()
-        began = time.monotonic()
-        error = doomed.exception(30)
-        assert time.monotonic() - began < NOTICED
+        error = doomed.exception(NOTICED)
         assert isinstance(error, TaskLost)
         assert "nothing was heard of it" in str(error)
         cluster.send(other, "go")
@@ -221,10 +219,9 @@ def frozen(host: Host) -> Iterator[None]:
 
 
 def refused(lab: Lab, mpi: str, *hosts: str) -> str:
-    began = time.monotonic()
+    """What is said of hosts that cannot be used, long before the ranks would have to be there."""
     with pytest.raises(EngineFailed) as caught:
-        on(lab, mpi, *hosts)
-    assert time.monotonic() - began < 2 * NOTICED  # 60 s otherwise
+        on(lab, mpi, *hosts, start_within=1000)
     return str(caught.value)
 
 

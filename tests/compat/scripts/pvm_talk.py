@@ -17,9 +17,7 @@ if __name__ == "__main__":
     for number in range(100):
         vm.sendMessage(bouncer, number)
     print([vm.receiveMessage(-1, bouncer)[1] for _ in range(100)] == list(range(100)))
-    began = time.monotonic()
     print("nothing", vm.receiveMessage(0), vm.receiveMessage(0.2), vm.checkForIncoming())
-    print("waited", time.monotonic() - began >= 0.2)
     print("nobody", vm.sendMessage(PVMTaskID.bad(), "x"), vm.sendMessage(bouncer, time.sleep))
     print("came", vm.receiveMessage(60)[1] is time.sleep)
     print("locked", vm.sendMessage(bouncer, __import__("threading").Lock()))

@@ -40,14 +40,12 @@ class Facts:
     """What the engine that is tested is like.
 
     ``hosts`` is how many hosts a cluster of four slots has. ``idle_cpu`` is the part of a core
-    that each process of an idle cluster may use. ``start`` is how long a cluster takes to start
-    and stop, in seconds.
+    that each process of an idle cluster may use.
     """
 
     engine: str
     hosts: int = 1
     idle_cpu: float = 0.02
-    start: float = 20.0
 
 
 class Bound:

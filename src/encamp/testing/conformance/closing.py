@@ -50,9 +50,7 @@ class Closing(Bound):
         running = cluster.spawn_many(work.wait_for_ever, [()] * 2)
         pids = [self.told(cluster, task) for task in running]
         waiting = cluster.spawn_many(work.pid, [()] * 100)
-        began = time.monotonic()
         cluster.close(cancel=True)
-        assert time.monotonic() - began < self.facts.start
         for task in (*running, *waiting):
             assert task.done()
             assert task.cancelled() or isinstance(task.exception(0), TaskKilled | ClusterClosed)
@@ -82,11 +80,9 @@ class Closing(Bound):
     def test_an_error_in_the_block_ends_the_cluster_at_once(
         self, cluster_of: ClusterOf, tidy: None
     ) -> None:
-        began = time.monotonic()
         with pytest.raises(ZeroDivisionError), cluster_of(1) as cluster:  # noqa: PT012
             cluster.spawn(work.wait_for_ever)
             raise ZeroDivisionError
-        assert time.monotonic() - began < self.facts.start
 
     def test_a_receive_that_waits_ends_with_the_cluster(
         self, cluster_of: ClusterOf, tidy: None

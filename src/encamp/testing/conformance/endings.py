@@ -44,11 +44,9 @@ class Endings(Bound):
         with gates(cluster, cluster.slots - 1, work.pid) as neighbours:
             task = cluster.spawn(function, name="the victim")
             pid = self.told(cluster, task)
-            began = time.monotonic()
             task.kill()
             with pytest.raises(TaskKilled, match="the victim"):
                 task.result(PATIENCE)
-            assert time.monotonic() - began < 10
             until(lambda: gone(pid))
         assert len(results(neighbours)) == cluster.slots - 1
         assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
@@ -198,12 +196,10 @@ class Endings(Bound):
     def test_a_time_limit_ends_a_task_whatever_it_does(
         self, cluster: Cluster, function: Callable[[], Any]
     ) -> None:
-        began = time.monotonic()
         task = cluster.spawn(function, time_limit=0.4, name="the slow one")
         pid = self.told(cluster, task)
         with pytest.raises(TimeLimitExceeded, match="the slow one"):
             task.result(PATIENCE)
-        assert 0.35 < time.monotonic() - began < 15
         until(lambda: gone(pid))
         assert cluster.spawn(work.add, 1, time_limit=20).result(PATIENCE) == 2
 

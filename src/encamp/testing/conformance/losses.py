@@ -7,7 +7,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import ClassVar
 
@@ -81,12 +80,10 @@ class LosesHosts(Bound):
                 behind = cluster.spawn_many(work.add, [(1,)] * 50)
                 only_there = cluster.spawn(work.add, 1, on=lost)
                 self.kill_host(cluster, lost.name)
-                began = time.monotonic()
                 for task in doomed:
                     with pytest.raises(TaskLost) as caught:
-                        task.result(PATIENCE)
+                        task.result(self.NOTICED)
                     assert caught.value.host == lost.name
-                assert time.monotonic() - began < self.NOTICED
                 assert isinstance(only_there.exception(PATIENCE), TaskLost)
             assert results(others)
             assert results(behind) == [2] * 50
