@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -46,6 +47,21 @@ _as_if_nobody_had_started_us()
 # How long an example takes says nothing on a machine that others use.
 settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("encamp")
+
+
+_LIMIT = pytest.StashKey[Any]()
+
+
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
+    """Note a test's time limit."""
+    item.stash[_LIMIT] = settings
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Bound what a failed test's fixtures do: pytest-timeout leaves that to the debugger's user."""
+    if _LIMIT in node.stash and not node.config.option.usepdb:
+        node.ihook.pytest_timeout_set_timer(item=node, settings=node.stash[_LIMIT])
 
 
 @pytest.fixture(scope="session")
