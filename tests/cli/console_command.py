@@ -1,12 +1,20 @@
-"""Running the ``encamp`` command as its users do: in a process of its own, from any folder."""
+"""Running the ``encamp`` command as its users do: in a process of its own, from any folder.
+
+Where nothing speaks against it, that process is a fork of one which has loaded the command.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import os
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +52,63 @@ class Ended:
 
 def encamp(*words: str | Path, by: Sequence[str | Path] = (), timeout: float = 60) -> Ended:
     """Run the command to its end; ``by`` is a command line that starts it."""
-    line = [*by, ENCAMP, *words]
+    line = [str(word) for word in (*by, ENCAMP, *words)]
+    status, *said = (
+        _by_itself(line, timeout) if by or not _as_at_first() else _forked(line, timeout)
+    )
+    out, err = (text.decode("utf-8", "backslashreplace") for text in said)
+    return Ended(status, out, err)
+
+
+def _by_itself(line: list[str], timeout: float) -> tuple[int, bytes, bytes]:
     ended = subprocess.run(line, capture_output=True, timeout=timeout, check=False)
-    out, err = (text.decode("utf-8", "backslashreplace") for text in (ended.stdout, ended.stderr))
-    return Ended(ended.returncode, out, err)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
+_AT_FIRST = dict(os.environ)
+_LONGEST = 1 << 17
+"""Bytes of the longest message to `forked_commands.py`."""
+
+
+def _as_at_first() -> bool:
+    """Whether all that a Python looks at when it starts is as it was."""
+    at_start = ("PYTHON", "LC_", "LANG", "LD_")
+    names = {name for name in {*os.environ, *_AT_FIRST} if name.startswith(at_start)}
+    return all(os.environ.get(name) == _AT_FIRST.get(name) for name in names)
+
+
+@functools.cache
+def _forks() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A process that forks into commands, with what speaks with it; it ends with this one."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    program, number = Path(__file__).with_name("forked_commands.py"), theirs.fileno()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, program, str(number)], pass_fds=[number], cwd="/", env=_AT_FIRST,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+    return ours, process
+
+
+def _forked(line: list[str], timeout: float) -> tuple[int, bytes, bytes]:
+    umask = os.umask(0)
+    os.umask(umask)
+    message = json.dumps([line, dict(os.environ), umask]).encode()
+    if len(message) > _LONGEST:
+        return _by_itself(line, timeout)
+    (forks, _), folder = _forks(), os.open(".", os.O_PATH)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        socket.send_fds(forks, [message], [folder, out.fileno(), err.fileno()])
+        os.close(folder)
+        pid = int(forks.recv(20))
+        if not select.select([forks], [], [], timeout)[0]:
+            os.kill(pid, signal.SIGKILL)
+            forks.recv(20)
+            raise subprocess.TimeoutExpired(line, timeout)
+        status = int(forks.recv(20))
+        for file in (out, err):
+            file.seek(0)
+        return status, out.read(), err.read()
 
 
 def stopped(number: signal.Signals, ready: Callable[[], bool], *words: str | Path) -> Ended:
