@@ -7,6 +7,7 @@ answered by the command's process id, and at its end by its exit status.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -42,6 +43,7 @@ def become(message: bytes, folder: int, out: int, err: int) -> None:
 
 
 def serve(link: socket.socket) -> None:
+    gc.freeze()  # so that forks leave the memory of what is loaded to all
     while True:
         message, descriptors, _, _ = socket.recv_fds(link, 1 << 17, 3)
         if not message:
