@@ -8,6 +8,7 @@ is told. Tasks run in forks as well: what is looked at here is the controller.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import pickle
@@ -69,6 +70,7 @@ def run_to(end: int, to: str, counter: str, stop: int, at_once: int) -> None:
 
 
 def main() -> None:
+    gc.freeze()  # so that forks leave the memory of what is loaded to all
     for line in sys.stdin:
         told, end = os.pipe()
         pid = os.fork()

@@ -137,6 +137,10 @@ def test_the_job_is_as_expected_when_nobody_stops_it(runs: Runs) -> None:
     assert Counter(counted(runs.counter)) == Counter(NAMES)
 
 
+PARTS = 4
+"""Tests into which the steps of a run are divided, so that each takes a while only."""
+
+
 class ForkedRuns(Runs):
     """Runs in forks of one program; how many results each takes in ``at_once`` is settled."""
 
@@ -174,14 +178,15 @@ class ForkedRuns(Runs):
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("part", range(PARTS))
 def test_killed_at_any_step_of_publishing_it_resumes(
-    tmp_path: Path, local_storage_base: Path, at_once: int
+    tmp_path: Path, local_storage_base: Path, at_once: int, part: int
 ) -> None:
     runs = ForkedRuns(tmp_path, local_storage_base, at_once)
     try:
         chances = runs.run(0)[1]
         assert chances > 40
-        for number in range(1, chances + 1):
+        for number in range(1 + part, chances + 1, PARTS):
             runs.to, runs.counter = tmp_path / str(number) / "out", tmp_path / f"counter-{number}"
             assert runs.run(number)[0] == -signal.SIGKILL
             with Journal(runs.to / "job.job").writing():

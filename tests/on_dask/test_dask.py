@@ -139,9 +139,9 @@ def test_workers_that_join_get_work_and_those_that_leave_do_not(
 ) -> None:
     with Cluster(client) as cluster:
         dask.order("scale 3")
-        until(lambda: cluster.slots == 6)
+        until(lambda: cluster.slots == 6, 60)  # a worker of Dask's takes seconds to start
         dask.order("scale 2")
-        until(lambda: cluster.slots == 4)
+        until(lambda: cluster.slots == 4, 60)
         assert results(cluster.spawn_many(work.add, [(1,)] * 20)) == [2] * 20
 
 
