@@ -57,6 +57,17 @@ def test_one_slot_is_used_again(slots: Slots) -> None:
     assert os.getpid() not in pids
 
 
+def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    real = Slot.ask_to_stop, Slot.stop
+    monkeypatch.setattr(Slot, "ask_to_stop", lambda slot: told.append("ask") or real[0](slot))
+    monkeypatch.setattr(Slot, "stop", lambda slot: told.append("stop") or real[1](slot))
+    with slots.borrow(), slots.borrow(), slots.borrow():
+        pass
+    slots.close()
+    assert told == ["ask"] * 3 + ["stop"] * 3
+
+
 def test_as_many_slots_as_run_at_once(slots: Slots) -> None:
     together = threading.Barrier(3)
 

@@ -18,7 +18,7 @@ from scripted import Scripted
 import encamp
 from encamp.errors import StepFailed
 from encamp.jobs.display.progress import Silent
-from encamp.jobs.journal import Journal, Record, encoded
+from encamp.jobs.journal import Journal, Record, decoded, encoded
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import reports as kept
 from encamp.jobs.report.report import read_report, write_report
@@ -96,6 +96,35 @@ def test_what_is_asked_of_all_is_told_without_making_a_report_of_each() -> None:
     assert repr([kept_small[task.name] for task in listed]) == repr(listed)
     with pytest.raises(KeyError):
         kept_small["no such task"]
+
+
+class _Compared(str):
+    """A name that counts how often it is compared with another."""
+
+    count = 0
+
+    def __eq__(self, other: object) -> bool:
+        _Compared.count += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
+    names = [_Compared(f"t{number}") for number in range(300)]
+    reports = Reports(names)
+    _Compared.count = 0
+    assert {report.state for report in reports.for_disk()} == {"waiting"}
+    assert _Compared.count < 10 * len(names)
+
+
+def test_reports_for_a_disk_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports, listed = _both()
+    lines: list[bytes] = []
+    monkeypatch.setattr(kept, "decoded", lambda line: lines.append(line) or decoded(line))
+    for_disk = reports.for_disk()
+    assert [report.name for report in for_disk] == [report.name for report in for_disk]
+    assert len(lines) == reports.ended < len(listed)
 
 
 def test_the_same_is_written_of_them(tmp_path: Path) -> None:

@@ -118,11 +118,13 @@ MOST_CHANGES = 3
 """How often a task is run again for inputs that changed meanwhile, whatever its retries."""
 SILENCE = 5.0
 """Seconds without any result after which it is seen whether the executor is still there."""
-TOGETHER = 0.01
-"""Seconds in which results are collected where there are many: their outputs are flushed, and
-written down, together."""
+TOGETHER = 0.1
+"""Seconds at most in which results are collected where there are many: their outputs are flushed,
+and written down, together."""
+_SHORTEST = 0.001
+"""Seconds that a worker needs for any task, by which is known how long those in hand last."""
 _PLENTY = 10
-"""Tasks in hand for each worker that keep it busy for longer than that."""
+"""Tasks in hand for each worker, from which on results are collected."""
 STOP_WITHIN = 10.0
 """Seconds that running tasks have to stop after Ctrl-C."""
 
@@ -568,16 +570,18 @@ class _Run:
         arrivals: list[_Arrival | None] = []
         with suppress(queue.Empty):
             arrivals.append(self.arrived.get(timeout=timeout))
-            if self._may_linger():
-                time.sleep(TOGETHER)
+            if pause := self._pause():
+                time.sleep(pause)
             while len(arrivals) < self.window:
                 arrivals.append(self.arrived.get_nowait())
         return [arrival for arrival in arrivals if arrival is not None]
 
-    def _may_linger(self) -> bool:
-        """Whether nobody waits for what has come, by all that is known."""
-        plenty = self.workers is not None and len(self.running) > _PLENTY * self.workers
-        return plenty and not self.prepared.graph.before and not self.stopping
+    def _pause(self) -> float:
+        """Seconds for which nobody waits for what has come: workers have enough to do."""
+        if self.workers is None or self.prepared.graph.before or self.stopping:
+            return 0.0
+        ahead = len(self.running) / self.workers
+        return min(TOGETHER, ahead * _SHORTEST) if ahead > _PLENTY else 0.0
 
     def _take_in(self, arrivals: list[_Arrival]) -> None:
         """Publish what is done, then journal it: a record follows what it speaks of."""

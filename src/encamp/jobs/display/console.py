@@ -70,9 +70,11 @@ class _Failures:
         if isinstance(self.console.file, Screen):
             self.console.file.drain()
 
-    def _print(self, text: str | Text, style: str = "") -> None:
-        plain = Text(shown(text)) if isinstance(text, str) else text
-        self.console.print(plain, style=style)
+    def _print(self, text: str, style: str = "") -> None:
+        if self.console.is_terminal:
+            self.console.print(Text(shown(text)), style=style)
+        else:  # the same, sooner: there may be a line for each of very many tasks
+            self.console.file.write(f"{shown(text)}\n")
 
     def _failures(self, report: JobReport) -> None:
         for warning in report.warnings:

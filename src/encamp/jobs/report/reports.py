@@ -81,6 +81,8 @@ class Reports(TaskReports):
         self._values: dict[str, Any] = {}
         self._read: dict[int, list[bytes]] = {}
         """The lines of the blocks that were read last: tasks do not end in their order."""
+        self._made: dict[str, TaskReport] | None = None
+        """Those that were asked for, where they are kept."""
 
     def add(self, report: TaskReport, line: bytes | None = None) -> None:
         """A task has ended; ``line`` is its record in the journal, if it has one there."""
@@ -107,10 +109,11 @@ class Reports(TaskReports):
             self._open = []
 
     def for_disk(self) -> Reports:
-        """The same with values only as JSON has them."""
+        """The same with values only as JSON has them; what is not very many is read only once."""
         other = Reports(())
         vars(other).update(vars(self))
         other._values = {}
+        other._made = {} if len(self) <= _FEW else None
         return other
 
     @property
@@ -132,13 +135,24 @@ class Reports(TaskReports):
         return map(self.state, self._names)
 
     def of_state(self, *states: State) -> Iterator[TaskReport]:
-        return (self.named(name) for name in self._names if self.state(name) in states)
+        return (self._of(name) for name in self._names if self.state(name) in states)
 
     def named(self, name: str) -> TaskReport:
+        if name not in self._at and name not in self._names:
+            raise KeyError(name)
+        return self._of(name)
+
+    def _of(self, name: str) -> TaskReport:
+        """The report of a task that is known to be one of them."""
+        if self._made is None:
+            return self._read_of(name)
+        if name not in self._made:
+            self._made[name] = self._read_of(name)
+        return self._made[name]
+
+    def _read_of(self, name: str) -> TaskReport:
         number = self._at.get(name)
         if number is None:
-            if name not in self._names:
-                raise KeyError(name)
             return replace(_WAITING, name=name)
         record = decoded(self._line(number))
         if record is None or record.report is None:  # only by somebody else's hand
@@ -154,7 +168,7 @@ class Reports(TaskReports):
         except ValueError:
             found = None
         if found is None:
-            return self.named(name)
+            return self._of(name)
         parameters, lost = self._parameters(name), found.not_kept
         value = found.value
         return TaskReport(name, "done", value=value, parameters=parameters, not_kept=lost)
@@ -182,7 +196,7 @@ class Reports(TaskReports):
             number = self._at.get(name)
             line = b"" if number is None else self._line(number)
             yield (
-                task_json(self.named(name))
+                task_json(self._of(name))
                 if not line or has_odd(line)
                 else self._in_line(name, line)
             )
@@ -200,11 +214,11 @@ class Reports(TaskReports):
     def __getitem__(self, at: slice) -> list[TaskReport]: ...
     def __getitem__(self, at: int | slice) -> TaskReport | list[TaskReport]:
         if isinstance(at, slice):
-            return [self.named(name) for name in self._names[at]]
-        return self.named(self._names[at])
+            return [self._of(name) for name in self._names[at]]
+        return self._of(self._names[at])
 
     def __iter__(self) -> Iterator[TaskReport]:
-        return map(self.named, self._names)
+        return map(self._of, self._names)
 
     def __len__(self) -> int:
         return len(self._names)

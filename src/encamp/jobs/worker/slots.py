@@ -113,6 +113,10 @@ class Slot:
         """See `SlotProcess.stillborn`."""
         return self._process.stillborn
 
+    def ask_to_stop(self) -> None:
+        """`SlotProcess.ask_to_stop`."""
+        self._process.ask_to_stop()
+
     def stop(self) -> None:
         """`SlotProcess.stop`."""
         self._process.stop()
@@ -279,8 +283,7 @@ class Slots:
         with self._lock:
             others = [slot for _, slot in self._idle if slot.batch != batch]
             self._idle = [idle for idle in self._idle if idle[1].batch == batch]
-        for slot in others:
-            slot.stop()
+        _stop_all(others)
 
     def _take(self, batch: str, own_mounts: bool) -> Slot:
         with self._lock:
@@ -332,8 +335,15 @@ class Slots:
         """Stop the idle slots; may be called twice."""
         with self._lock:
             idle, self._idle = self._idle, []
-        for _, slot in idle:
-            slot.stop()
+        _stop_all([slot for _, slot in idle])
+
+
+def _stop_all(slots: list[Slot]) -> None:
+    """Stop slots, in about the time that one takes."""
+    for slot in slots:
+        slot.ask_to_stop()
+    for slot in slots:
+        slot.stop()
 
 
 _here: Slots | None = None
