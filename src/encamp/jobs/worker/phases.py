@@ -27,7 +27,7 @@ from encamp.jobs.worker.commands import run_command
 from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.values_file import read_values
 from encamp.jobs.worker.work import Outcome, Work, log_name, unpack
-from encamp.model import Span
+from encamp.model import Span, quickly_pickled
 from encamp.slot.bounded import cut
 from encamp.slot.calling import called
 from encamp.slot.calls import SpawnersFiles
@@ -67,7 +67,8 @@ TAIL = 4096
 """How many bytes of a log's end travel with the outcome."""
 
 
-@dataclass(frozen=True)
+@quickly_pickled
+@dataclass(frozen=True, slots=True)
 class Standing:
     """Noted for the supervisor: all that would be lost with this process."""
 
@@ -79,7 +80,8 @@ class Standing:
     step: StepBegins | None = None
 
 
-@dataclass(frozen=True)
+@quickly_pickled
+@dataclass(frozen=True, slots=True)
 class StepBegins:
     """A step that runs; without a label: the steps are over."""
 
