@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -55,6 +56,12 @@ def test_one_slot_is_used_again(slots: Slots) -> None:
     pids = {run(slots, os.getpid) for _ in range(5)}
     assert len(pids) == 1
     assert os.getpid() not in pids
+
+
+def test_what_a_slot_has_loaded_before_its_first_call_is_not_looked_through_again(
+    slots: Slots,
+) -> None:
+    assert run(slots, gc.get_freeze_count) > 10_000
 
 
 def test_slots_end_at_the_same_time(slots: Slots, monkeypatch: pytest.MonkeyPatch) -> None:

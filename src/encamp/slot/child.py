@@ -16,6 +16,7 @@ import atexit
 import ctypes
 import errno
 import faulthandler
+import gc
 import os
 import select
 import signal
@@ -214,6 +215,7 @@ def main(birth: bytes) -> None:
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
     atexit.register(_end_all, os.getpid())  # the first, so that libraries end theirs before
     _print_to(born.streams)
+    gc.freeze()  # what is loaded by now stays, so that no collection need look through it
     slot.ledger.open()
     with suppress(EOFError, OSError, Stopped):
         while not (_State.stopping or _State.spoilt or slot.leaves):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -185,7 +186,7 @@ def keep_dead(folder: Path) -> Path | None:
 
 def _short(name: str) -> str:
     """``name`` as a file name of at most 100 bytes."""
-    clean = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name).lstrip(".") or "sandbox"
+    clean = re.sub(r"[^\w.+-]", "_", name).lstrip(".") or "sandbox"
     return clean.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
 
 

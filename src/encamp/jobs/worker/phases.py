@@ -217,8 +217,9 @@ class _Attempt:
             spoil()
 
     def _step(self, step: Call | Command, folder: Path) -> None:
-        self._note_step(step.label, step.time_limit)
-        with self._phase(step.label):
+        label = step.label
+        self._note_step(label, step.time_limit)
+        with self._phase(label):
             os.chdir(folder)
             if isinstance(step, Command):
                 peak = run_command(step, folder, self.work.task)
