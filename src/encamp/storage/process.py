@@ -43,7 +43,7 @@ class ProcessFacts:
     def known_dead(self) -> bool:
         """Whether it is sure that the process is no more; never guessed from afar."""
         if self.near:
-            return start_of(self.pid) != self.start
+            return self != this_process() and start_of(self.pid) != self.start
         return self.host == socket.gethostname() and bool(self.boot) and self.boot != boot_id()
 
 
