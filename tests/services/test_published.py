@@ -7,8 +7,16 @@ import threading
 
 import pytest
 
+from encamp import gather
 from encamp.cluster.cluster import Cluster
-from encamp.errors import ServerLost, ServiceEnded, ServiceError, ServiceFailed, UnknownOption
+from encamp.errors import (
+    BadJob,
+    ServerLost,
+    ServiceEnded,
+    ServiceError,
+    ServiceFailed,
+    UnknownOption,
+)
 
 SOON = 30.0
 
@@ -91,3 +99,32 @@ def test_a_state_that_cannot_be_restored_is_named() -> None:
             service.call("end").get(SOON)
         with pytest.raises(ServiceFailed, match=r"last saved state of Unrestored .*old format"):
             service.call("add", 1).get(SOON)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", [3, None, "", b"add"])
+def test_what_names_no_method_is_refused_and_the_servers_go_on(name: object) -> None:
+    method: str = name  # type: ignore[assignment]
+    with Cluster("local", slots=1) as cluster:
+        service = cluster.publish(Adder)
+        for call in (
+            lambda: service.call(method, 1),
+            lambda: service.broadcast(method, 1),
+            lambda: service.scatter(method, [1]),
+            lambda: service.map(method, [1]),
+        ):
+            with pytest.raises(BadJob, match="Adder: name a method or an attribute"):
+                call()
+        with service.acquire(SOON) as proxy:
+            for read in (proxy.call, proxy.read):
+                with pytest.raises(BadJob, match="Adder: name a method or an attribute"):
+                    read(method)
+        assert service.call("add", 1).get(SOON) == 2
+
+
+def test_arguments_and_results_of_the_wrong_kind_are_refused() -> None:
+    with Cluster("local", slots=1) as cluster:
+        with pytest.raises(BadJob, match=r"kwargs: must be a dict of named arguments, not \[1\]"):
+            cluster.publish(Adder, kwargs=[1])  # type: ignore[typeddict-item]
+        with pytest.raises(TypeError, match=r"gather takes results of calls.*not 1"):
+            gather([1])  # type: ignore[list-item]

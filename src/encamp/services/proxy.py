@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol
 
-from encamp.errors import ProxyReleased, words_of
+from encamp.errors import BadJob, ProxyReleased, words_of
 from encamp.services.ends import End, Outgoing, Route
 from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
@@ -70,6 +70,7 @@ class Proxy:
 
     def read(self, name: str) -> Result:
         """The value of an attribute of the object; does not wait for it."""
+        _check_name(self._service.name, name)
         return self._send(READ, name, [])
 
     def write(self, name: str, value: Any) -> Result:
@@ -181,10 +182,17 @@ class _Method:
 
 
 def pickled(service: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parts:
+    """The arguments of a method. Raises `CannotTravel`, and `BadJob` for what names no method."""
+    _check_name(service, name)
     try:
         return dump_arguments(args, kwargs)
     except Exception as exc:
         raise cannot_travel(f"an argument of {service}.{name}", exc) from exc
+
+
+def _check_name(service: str, name: object) -> None:
+    if not (isinstance(name, str) and name):
+        raise BadJob(service, f"name a method or an attribute, such as 'update', not {name!r}")
 
 
 def _complain(result: Future[Any]) -> None:

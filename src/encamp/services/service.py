@@ -44,20 +44,25 @@ from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, dump_as
 
 
-class ServiceOptions(TypedDict, total=False):
-    """How a service is published; see `Cluster.publish`."""
+class _ServerOptions(TypedDict, total=False):
+    """What servers take as any task does; see `Cluster.spawn`."""
 
-    per: Literal["slot", "host"]
-    count: int | None
     on: Host | str | Iterable[Host | str] | None
-    name: str
-    kwargs: Mapping[str, Any] | None
     mirror: MirrorMap
     outputs: OutputMap
     to: str | Path | None
     cores: int
     memory: int | str
     gpus: int
+
+
+class ServiceOptions(_ServerOptions, total=False):
+    """How a service is published; see `Cluster.publish`."""
+
+    per: Literal["slot", "host"]
+    count: int | None
+    name: str
+    kwargs: Mapping[str, Any] | None
     restarts: int
     checkpoint_every: int
     at_least_once: bool
@@ -66,10 +71,6 @@ class ServiceOptions(TypedDict, total=False):
     display: str | bool
     window: str
     window_delay: float
-
-
-_OWN = {"per", "count", "name", "kwargs", "restarts", "checkpoint_every", "at_least_once",
-        "call_limit", "idle_limit", "display", "window", "window_delay"}  # fmt: skip
 
 
 _MAKERS = (
@@ -126,9 +127,13 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     known = ServiceOptions.__annotations__
     for unknown in options.keys() - known.keys():
         raise UnknownOption(unknown, tuple(sorted(known)))
-    rest: dict[str, Any] = {key: value for key, value in options.items() if key not in _OWN}
+    of_tasks = _ServerOptions.__annotations__
+    rest: dict[str, Any] = {key: value for key, value in options.items() if key in of_tasks}
+    kwargs = options.get("kwargs") or {}
+    if not isinstance(kwargs, Mapping):
+        raise BadJob("kwargs", f"must be a dict of named arguments, not {kwargs!r}")
     made = not isinstance(what, _MAKERS)
-    if made and (args or options.get("kwargs")):
+    if made and (args or kwargs):
         raise BadJob("publish", "arguments are for a class or a function that makes the object")
     per, count = options.get("per", "slot"), options.get("count")
     if per not in ("slot", "host"):
@@ -141,8 +146,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     default = getattr(kind, "__name__", type(kind).__name__)
     spawned = SpawnOptions.of(rest)
     name = options.get("name") or default
-    kwargs = dict(options.get("kwargs") or {})
-    parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), kwargs))
+    parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), dict(kwargs)))
     blueprint = Blueprint(tuple(map(bytes, parts)), made)
     published = Published(
         name,
@@ -517,11 +521,14 @@ def gather(
     """The values of results, in their order; waits for all of them.
 
     The first error is raised when all have ended, or each stands in its place with
-    ``return_exceptions``. ``timeout`` is for each; then TimeoutError is raised.
+    ``return_exceptions``. ``timeout`` is for each; then TimeoutError is raised. Raises TypeError
+    for what is no result.
     """
     values: list[Any] = []
     failed: BaseException | None = None
     for result in results:
+        if not isinstance(result, Future):
+            raise TypeError(f"gather takes results of calls, as broadcast returns, not {result!r}")
         error = result.exception(timeout)
         if error is None:
             values.append(result.result())
