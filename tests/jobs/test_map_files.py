@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import encamp
-from encamp.errors import BadJob, NoMatch, OutputConflict
+from encamp.errors import BadJob, NoMatch, OutputConflict, UnknownOption
 from encamp.model import JobReport
 
 
@@ -93,3 +94,20 @@ def test_a_pattern_that_matches_nothing_is_named(data: Path) -> None:
 def test_a_file_that_two_patterns_match_is_one_task(data: Path) -> None:
     report = encamp.map_files("true", ["data/*.txt", "data/a.*"], to="out")
     assert sorted(task.name for task in report.tasks) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"), [("output", "outputs"), ("value", "values"), ("slot", "slots")]
+)
+def test_a_misspelt_option_is_no_option_of_an_engine(data: Path, option: str, meant: str) -> None:
+    options: dict[str, Any] = {option: 1}
+    with pytest.raises(UnknownOption, match=f"{option!r}; did you mean {meant!r}"):
+        encamp.map_files(shout, "data/*.txt", to="out", **options)
+    assert not Path("out").exists()
+
+
+def test_what_is_no_file_and_no_destination_is_refused(data: Path) -> None:
+    with pytest.raises(BadJob, match="files: must be paths or patterns, not 3"):
+        encamp.map_files(shout, ["data/*.txt", 3], to="out")  # type: ignore[list-item]
+    with pytest.raises(BadJob, match="to: must be a folder or a URL, not 3"):
+        encamp.map_files(shout, "data/*.txt", to=3)  # type: ignore[arg-type]

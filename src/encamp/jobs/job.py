@@ -90,6 +90,8 @@ class Job:
 
     def goes_to(self, to: str | Path, base: Path) -> None:
         """Have another destination, below ``base`` where it is no whole path."""
+        if not isinstance(to, str | os.PathLike):
+            raise BadJob("to", f"must be a folder or a URL, not {to!r}")
         folder = folder_name(to)
         self.to = base / folder
         self._below = None if folder.startswith("/") else base
@@ -211,10 +213,11 @@ class Job:
         end (SIGTERM, SIGHUP, a batch system's warning); what is done stays done, and running again
         goes on from there.
         """
-        from encamp.jobs.options import current
+        from encamp.jobs.options import check_spelling, current
         from encamp.jobs.run import run_job
         from encamp.model import JobFailed
 
+        check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
             raise BadJob(f"keep={keep!r}", "is not known; say 'never', 'failed' or 'always'")
         most = None if max_failures is None else whole("max_failures", max_failures, 1)

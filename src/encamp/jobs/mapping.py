@@ -12,6 +12,7 @@ from typing import Any
 from encamp.errors import BadJob
 from encamp.jobs.file.foreach import files_of, parameters_of_file
 from encamp.jobs.job import Job
+from encamp.jobs.options import check_spelling
 from encamp.jobs.placeholders import (
     expand_files,
     fill,
@@ -51,6 +52,7 @@ def map_files(
 
         encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
     """
+    check_spelling(run_options, map_files)
     given = as_steps(steps)
     if not given:
         raise BadJob("map_files", "has no steps; give a function or a command line")
@@ -90,7 +92,9 @@ def job_name(step: Call | Command) -> str:
 
 
 def _found(files: str | Path | Iterable[str | Path], base: Path) -> list[Path]:
-    patterns = [files] if isinstance(files, str | Path) else files
+    patterns = [files] if isinstance(files, str | Path) else list(files)
+    if strange := [one for one in patterns if not isinstance(one, str | Path)]:
+        raise BadJob("files", f"must be paths or patterns, not {strange[0]!r}")
     return list(dict.fromkeys(file for one in patterns for file in files_of(one, base)))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
+from encamp.errors import UnknownOption
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.worker.work import Keep
 
@@ -54,3 +57,21 @@ class Options:
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039
 """What `Job.run` falls back to."""
+
+_LIKE = 0.8
+"""How like another a name is that was hardly meant for an engine, from 0 to 1."""
+
+
+def check_spelling(names: Iterable[str], function: Callable[..., Any]) -> None:
+    """Raise `UnknownOption` for a name that is a misspelt option of ``function``.
+
+    Other names are options of an engine, which checks them.
+    """
+    from difflib import get_close_matches
+
+    known = [
+        one.name for one in signature(function).parameters.values() if one.kind == one.KEYWORD_ONLY
+    ]
+    for name in names:
+        if get_close_matches(name, known, 1, _LIKE):
+            raise UnknownOption(name, tuple(known))
