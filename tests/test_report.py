@@ -147,9 +147,7 @@ def _corner(
         seen.add(host)
         end = phases[-1].start + phases[-1].seconds
         free[host, slot] = end
-        error = (
-            f"task {name}: step 'ngspice -b corner.cir' ended with exit status 1" if fails else None
-        )
+        error = "step 'ngspice -b corner.cir' ended with exit status 1" if fails else None
         attempts.append(
             AttemptReport(
                 number,

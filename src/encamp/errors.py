@@ -190,6 +190,11 @@ def text_of(exc: BaseException) -> str:
     return shortened(_said(exc), 4 * _LONGEST) or name_of(exc)
 
 
+def reason_of(exc: BaseException, task: str) -> str:
+    """What an exception says, for a place that names the task anyway."""
+    return text_of(exc).removeprefix(f"task {printable(task)}: ")
+
+
 def _said(exc: BaseException) -> str:
     try:
         return shown("".join(str(exc)).strip())

@@ -23,6 +23,8 @@ State = Literal["waiting", "running", "done", "failed", "blocked", "up to date",
 T = TypeVar("T")
 
 
+MOST_COUNTED = 1000
+"""Orphans that are counted at most: each is looked for on the disk."""
 _LISTED = 10
 """How many failures a summary names."""
 _COLUMNS = 12
@@ -345,6 +347,17 @@ class JobStatus:
         return sum(n for state, n in self.counts.items() if state not in ("waiting", "running"))
 
 
+def orphans_told(count: int, destination: str) -> str:
+    """That there are so many orphans, and the command that removes them."""
+    files = "1 file" if count == 1 else f"{count} files"
+    if count > MOST_COUNTED:
+        files = f"more than {MOST_COUNTED} files"
+    return (
+        f"{files} of earlier runs that no task of the job makes any more: "
+        f"encamp prune {printable(destination)}"
+    )
+
+
 @dataclass(frozen=True, repr=False)
 class JobReport:
     """What one run of a job did."""
@@ -391,6 +404,7 @@ class JobReport:
             lines.append(f"  failed: {printable(task.name)}: {shown(task.why)}")
         if found["failed"] > _LISTED:
             lines.append(f"  and {found['failed'] - _LISTED} more failed")
+        lines += [f"  {text}" for text in self._orphans_told()]
         return "\n".join([*lines, f"  report: {printable(self.folder)}/report.html"])
 
     def _repr_html_(self) -> str:
@@ -408,8 +422,11 @@ class JobReport:
         ]
         if failed:
             parts.append(table(("task", "", "why"), failed, found["failed"] - len(failed)))
-        parts.append(self._values_as_html())
+        parts += [self._values_as_html(), *map(line, self._orphans_told())]
         return box(*parts, line(f"report: {self.folder}/report.html"))
+
+    def _orphans_told(self) -> list[str]:
+        return [orphans_told(self.orphans, self.destination)] if self.orphans else []
 
     def _values_as_html(self) -> str:
         from encamp.errors import BadValues

@@ -72,7 +72,7 @@ def test_a_failure_is_told_with_what_the_job_file_says(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = shown(job, "bad", capsys)
-    assert re.match(r"bad: failed \(task bad: step .* ended with exit status 1\)$", lines[0])
+    assert re.match(r"bad: failed \(step .* ended with exit status 1\)$", lines[0])
     assert "  folder: removed; --keep failed keeps it in the next run" in lines
     at = lines.index("  step: echo gain 3 > bad.txt")
     assert lines[at - 2 : at + 2] == [

@@ -73,7 +73,7 @@ def test_status_tells_how_every_job_of_a_destination_stands(half_done: Path) -> 
     first, failed, report, second, _ = ended.out.splitlines()
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     assert re.fullmatch(f"half: 1 done, 1 failed, 1 blocked; the last run ended {when}", first)
-    assert failed.startswith("  failed: bad: task bad: step 'echo oh no; exit 3' ended with")
+    assert failed.startswith("  failed: bad: step 'echo oh no; exit 3' ended with")
     log = re.search(r"\(log: (.*)\)$", failed)
     assert log is not None
     assert Path(log[1]).read_text() == "oh no\n"

@@ -111,8 +111,8 @@ def test_a_time_limit_ends_whatever_runs(here: Path, step: Any, whose: str) -> N
     report = _with_neighbours(encamp.call(write, "bad.txt"), step, **limits)
     bad = report["bad"]
     assert bad.attempts[0].error_type == "TimeLimitExceeded"
-    which = f": step {step.label!r}" if whose == "step" else ""
-    assert bad.why == f"task bad{which} ran longer than its limit of 0.4 s"
+    which = f"step {step.label!r}" if whose == "step" else "task bad"
+    assert bad.why == f"{which} ran longer than its limit of 0.4 s"
 
 
 @pytest.mark.parametrize("session", [False, True])

@@ -51,7 +51,7 @@ def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kern
     text = "\n".join(error["traceback"])
     assert len(text.splitlines()) < 20
     assert "in a cell, line 3: report = job.run(slots=2)" in text
-    assert "s2: task s2: step 'ground' raised ValueError: no ground points" in text
+    assert "s2: step 'ground' raised ValueError: no ground points" in text
     assert "site-packages" not in text
     assert kernel.text("import sys; print(sys.last_value.report.count('done'))") == "2\n"
     assert kernel.text("print(job.report['s2'].state)") == "failed\n"

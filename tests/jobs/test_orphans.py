@@ -305,12 +305,17 @@ def test_a_run_and_the_status_count_them_until_they_are_gone(
     assert _run(job(1, 2, 3)).orphans == 0
     assert told() == []
     assert _run(job(1), dry_run=True).orphans == 2
-    assert _run(job(1)).orphans == 2  # nothing had to run, and the report says it all the same
+    report = _run(job(1))
+    assert report.orphans == 2  # nothing had to run, and the report says it all the same
+    words = "2 files of earlier runs that no task of the job makes any more: encamp prune"
+    assert words in str(report)
+    assert words in report._repr_html_()
     end = "of earlier runs that no task of the job makes any more: encamp prune out"
     assert told() == [f"  2 files {end}"]
     Path("out/m/2/m2.txt").unlink()
     assert told() == [f"  1 file {end}"]
-    monkeypatch.setattr("encamp.jobs.plan.orphans._COUNTED", 0)
+    for module in ("encamp.jobs.plan.orphans", "encamp.model"):
+        monkeypatch.setattr(f"{module}.MOST_COUNTED", 0)
     assert told() == [f"  more than 0 files {end}"]
     prune_command(Path("out"), dry_run=False)
     assert told() == []

@@ -303,9 +303,7 @@ def test_two_outputs_found_to_have_one_name_publish_only_the_first(here: Path) -
 
 def test_a_missing_output_fails_the_task_and_publishes_none_of_the_others(here: Path) -> None:
     report = run_one(encamp.call(write, "a.txt"), outputs={"a.txt": ".", "b.txt": "."}, check=False)
-    assert report.why == (
-        "task task: nothing in its folder matches the output 'b.txt'; the task made a.txt"
-    )
+    assert report.why == ("nothing in its folder matches the output 'b.txt'; the task made a.txt")
     assert published() == {}
 
 

@@ -86,8 +86,8 @@ def _end_own_group() -> None:
 @pytest.mark.parametrize(
     ("step", "why"),
     [
-        (_mute, "task step: step '_mute' raised ValueError"),
-        (_leave, "task step: step '_leave' raised SystemExit"),
+        (_mute, "step '_mute' raised ValueError"),
+        (_leave, "step '_leave' raised SystemExit"),
         (
             _unprintable,
             "step '_unprintable' raised _Unprintable: (its text cannot be made: KeyError)",

@@ -13,12 +13,12 @@ from pathlib import Path
 from encamp.errors import BadJob, printable
 from encamp.jobs.display.standing import clock_text
 from encamp.jobs.journal import NAME, Journal
-from encamp.jobs.plan.orphans import count_of, orphans, orphans_told
+from encamp.jobs.plan.orphans import count_of, orphans
 from encamp.jobs.report.last_report import last_check
 from encamp.jobs.report.report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.worker.lease import leases
-from encamp.model import FailedTask, JobStatus, State
+from encamp.model import FailedTask, JobStatus, State, orphans_told
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts
 from encamp.storage.sizes import counted
@@ -222,7 +222,7 @@ def _orphans(report: Outline, own: OwnFolder) -> list[str]:
     journal = Journal(own.path, shared=own.shared)
     journal.read()
     count = count_of(orphans(journal))
-    return [f"  {orphans_told(count, own.path.parent)}"] if count else []
+    return [f"  {orphans_told(count, str(own.path.parent))}"] if count else []
 
 
 def moment_text(seconds: float) -> str:

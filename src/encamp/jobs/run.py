@@ -37,7 +37,7 @@ from encamp.errors import (
     TaskLost,
     TimeLimitExceeded,
     reason,
-    text_of,
+    reason_of,
 )
 from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
@@ -478,7 +478,7 @@ class _Run:
             self.orphans.look(f"task {name}", inputs)
             key = self.prepared.key(name, inputs)
         except (InputError, OSError) as exc:
-            self._end(TaskReport(name, "failed", why=text_of(exc)))
+            self._end(TaskReport(name, "failed", why=reason_of(exc, name)))
             return
         line = self.journal.done.line(name)
         record = seen(line, name) if line else None
@@ -734,7 +734,7 @@ class _Run:
         reports: list[TaskReport] = []
         for name, outcome, published in done:
             current = self.running.pop(name)
-            current.attempts.append(attempt_report(current, outcome))
+            current.attempts.append(attempt_report(name, current, outcome))
             report = replace(self._task_report(name, "done", current, outcome), outputs=published)
             self.time_left.note(self.job.tasks[name], outcome.phases)
             kept = replace(report, value=as_json(report.value))
@@ -747,7 +747,7 @@ class _Run:
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
-        current.attempts.append(attempt_report(current, outcome))
+        current.attempts.append(attempt_report(name, current, outcome))
         unstage(outcome.staged)
         self.untidy |= isinstance(outcome.error, Abandoned | TaskLost | TimeLimitExceeded)
         if self._is_given_up(outcome):

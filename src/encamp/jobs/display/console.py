@@ -12,15 +12,15 @@ from typing import IO, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.text import Text
 
 from encamp.errors import printable, shown
 from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
 from encamp.jobs.display.standing import STYLES, Standing
-from encamp.jobs.plan.orphans import orphans_told
 from encamp.jobs.report.table import NAME as TABLE
-from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport
+from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport, orphans_told
 from encamp.storage.sizes import counted, size_text
 
 _LISTED = 10
@@ -76,13 +76,21 @@ class _Failures:
         else:  # the same, sooner: there may be a line for each of very many tasks
             self.console.file.write(f"{shown(text)}\n")
 
+    def _say(self, text: str, style: str = "", indent: int = 0) -> None:
+        """Print sentences, which a terminal shows with line breaks between words only."""
+        if self.console.is_terminal:
+            words = Padding(Text(shown(text)), (0, 0, 0, indent))
+            self.console.print(words, style=style, soft_wrap=False)
+        else:
+            self._print(" " * indent + text, style)
+
     def _failures(self, report: JobReport) -> None:
         for warning in report.warnings:
-            self._print(f"warning: {warning}", "yellow")
+            self._say(f"warning: {warning}", "yellow")
         failed = list(report.of_state("failed"))
         for task in failed[:_LISTED]:
             self._print(f"failed: {printable(task.name)}", "bold red")
-            self._print(f"  {task.why}")
+            self._say(task.why, indent=2)
             for line in task.log_tail.splitlines()[-5:]:
                 self._print(f"  | {printable(line)}", "dim")
             if task.kept:
@@ -110,7 +118,7 @@ class _Summary(_Failures):
             f"{size_text(mirrored)} mirrored"
         )
         if report.orphans:
-            self._print(orphans_told(report.orphans, Path(report.destination)))
+            self._print(orphans_told(report.orphans, report.destination))
         if Path(report.folder, TABLE).exists():
             self._print(f"table: {printable(report.folder)}/{TABLE}")
         self._print(f"report: {printable(report.folder)}/report.html")
@@ -183,12 +191,12 @@ class _Live(_Summary):
         self._status = status, time.monotonic()
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        self._print(f"try {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
+        self._say(f"try {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)
         if task.state in ("failed", "blocked"):
-            self._print(_line(task), STYLES[task.state])
+            self._say(_line(task), STYLES[task.state])
 
     def finished(self, report: JobReport) -> None:
         self._live.stop()
@@ -209,7 +217,7 @@ class _Listing(_Failures):
         todo, kept = report.count("to do"), report.count("up to date")
         self._line(f"{printable(report.name)}: {todo} to do, {kept} up to date; nothing was run")
         if report.orphans:
-            self._line(orphans_told(report.orphans, Path(report.destination)))
+            self._line(orphans_told(report.orphans, report.destination))
 
     @staticmethod
     def _line(text: str) -> None:

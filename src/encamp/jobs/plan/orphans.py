@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from encamp.errors import BadDestination, InputError, printable
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
-from encamp.model import Published
+from encamp.model import MOST_COUNTED, Published
 from encamp.storage import remote
 from encamp.storage.disk.trusted import Trust, opened, trust_in
 from encamp.storage.inputs.mirror import Item, left_out
@@ -27,12 +27,9 @@ from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
 from encamp.storage.remote import is_url, url_parts
 from encamp.storage.roots import local
-from encamp.storage.sizes import counted
 
 _NAMED = 5
 """How many orphans a warning names."""
-_COUNTED = 1000
-"""Orphans that are counted: each is looked for on the disk."""
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,7 @@ def orphans(journal: Journal) -> dict[str, Orphan]:
 def count_of(found: Iterable[str]) -> int:
     """How many orphans are still there, one more than 1000 of very many; URLs are not opened."""
     there = (path for path in found if is_url(path) or os.path.lexists(path))
-    return sum(1 for _ in islice(there, _COUNTED + 1))
-
-
-def orphans_told(count: int, to: Path) -> str:
-    """That there are so many orphans, and what removes them."""
-    files = counted(count, "file") if count <= _COUNTED else f"more than {_COUNTED} files"
-    return (
-        f"{files} of earlier runs that no task of the job makes any more: "
-        f"encamp prune {printable(to)}"
-    )
+    return sum(1 for _ in islice(there, MOST_COUNTED + 1))
 
 
 def _folders(journal: Journal) -> dict[str, Orphan]:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from encamp.errors import BadDestination, TaskLost, text_of
+from encamp.errors import BadDestination, TaskLost, reason_of
 from encamp.jobs.clock import Clock
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Key
@@ -124,7 +124,7 @@ def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return dict(after) if few else {}
 
 
-def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
+def attempt_report(task: str, current: InHand, outcome: Outcome) -> AttemptReport:
     """What came of one try."""
     error = outcome.error
     return AttemptReport(
@@ -137,7 +137,7 @@ def attempt_report(current: InHand, outcome: Outcome) -> AttemptReport:
         bytes_shared=outcome.bytes_shared,
         cpu_seconds=outcome.cpu_seconds,
         peak_memory=outcome.peak_memory,
-        error=None if error is None else text_of(error),
+        error=None if error is None else reason_of(error, task),
         error_type=None if error is None else type(error).__name__,
     )
 
@@ -151,7 +151,7 @@ def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> 
         task.name,
         state,
         attempts=current.attempts,
-        why=current.why if outcome.error is None else text_of(outcome.error),
+        why=current.why if outcome.error is None else reason_of(outcome.error, task.name),
         log=log,
         log_tail=outcome.log_tail,
         kept=outcome.kept,
