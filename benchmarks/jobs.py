@@ -77,7 +77,7 @@ def _many(folder: Path) -> Iterator[Figure]:
     how = f"{share:g} times what {MANY} took"
     for what, most in (("and writing their report", 60), ("when nothing changed", 30)):
         done = subprocess.run([*words, "resume"], check=True, cwd=root, stdout=subprocess.PIPE)
-        seconds, size = json.loads(done.stdout)
+        seconds, _, size = json.loads(done.stdout)
         yield amount(
             f"resuming a million tasks {what}", seconds * share, "s", at_most=most, how=how
         )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import shutil
 import tracemalloc
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from scripted import Scripted
 import encamp
 from encamp.errors import StepFailed
 from encamp.jobs.display.progress import Silent
-from encamp.jobs.journal import Journal, Record, decoded, encoded
+from encamp.jobs.journal import Journal, Record, Records, decoded
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.report import reports as kept
 from encamp.jobs.report.report import read_report, write_report
@@ -39,20 +41,30 @@ def _task(number: int, state: Any = "done", **facts: Any) -> TaskReport:
     return TaskReport(f"t{number}", state, attempts, outputs, "why", log_tail="x\n", **facts)
 
 
-def _both(count: int = 200) -> tuple[Reports, list[TaskReport]]:
+def _written(folder: Path, tasks: Iterable[TaskReport]) -> Records:
+    """The records of these tasks in a journal, as done."""
+    journal = Journal(folder)
+    with journal.writing():
+        for task in tasks:
+            task = replace(task, state="done", value=as_json(task.value))
+            journal.write(Record("done", task.name, 1.0, report=task))
+        return journal.done.kept()
+
+
+def _both(folder: Path, count: int = 200) -> tuple[Reports, list[TaskReport]]:
     """Reports of tasks that have ended in another order, some of them up to date or not at all."""
     listed = [
         replace(_task(n, value=VALUES[n % len(VALUES)]), name=f"t{n}{ODD if n % 7 == 0 else ''}")
         for n in range(count)
     ]
-    reports = Reports([task.name for task in listed])
+    records = _written(folder, listed)
+    reports = Reports([task.name for task in listed], records)
     for n in sorted(range(count), key=lambda n: (n % 3, n)):
         task = listed[n]
         if n % 4 == 0:
-            task = replace(task, value=as_json(task.value))
-            line = encoded(Record("done", task.name, 1.0, report=task))
-            reports.up_to_date(task.name, line + b"\n")
-            listed[n] = replace(task, state="up to date", why="nothing changed")
+            reports.up_to_date(task.name, records.line(task.name) or b"")
+            on_disk = replace(task, value=as_json(task.value))
+            listed[n] = replace(on_disk, state="up to date", why="nothing changed")
         elif n % 4 == 1:
             listed[n] = replace(task, state="failed")
             reports.add(listed[n])
@@ -60,8 +72,7 @@ def _both(count: int = 200) -> tuple[Reports, list[TaskReport]]:
             why = "the run was stopped before it was done"
             listed[n] = TaskReport(task.name, "waiting", why=why)
         else:
-            on_disk = replace(task, value=as_json(task.value))
-            reports.add(task, encoded(Record("done", task.name, 1.0, report=on_disk)))
+            reports.add(task)
     return reports, listed
 
 
@@ -69,8 +80,8 @@ def _report(tasks: Any) -> JobReport:
     return JobReport("job", "/out", "/out/job.job", 1.0, 2.0, "here", "", "", False, tasks)
 
 
-def test_they_are_as_a_list_of_them() -> None:
-    reports, listed = _both()
+def test_they_are_as_a_list_of_them(tmp_path: Path) -> None:
+    reports, listed = _both(tmp_path)
     assert len(reports) == len(listed)
     assert repr(reports) == repr(listed)  # NaN is not equal to itself
     assert repr([reports[-1], *reports[5:70:3]]) == repr([listed[-1], *listed[5:70:3]])
@@ -79,14 +90,16 @@ def test_they_are_as_a_list_of_them() -> None:
         assert type(alike) is list
         assert repr(alike) == repr(listed)
     assert repr(one + reports) == repr(one + listed)
-    few, same = _both(6)
+    few, same = _both(tmp_path / "few", 6)
     assert few == same
     assert same == few
     assert few != same[1:]
 
 
-def test_what_is_asked_of_all_is_told_without_making_a_report_of_each() -> None:
-    reports, listed = _both()
+def test_what_is_asked_of_all_is_told_without_making_a_report_of_each(
+    tmp_path: Path,
+) -> None:
+    reports, listed = _both(tmp_path)
     kept_small, whole = _report(reports), _report(listed)
     assert list(kept_small.states()) == list(whole.states())
     for state in ("done", "failed", "up to date", "waiting", "blocked"):
@@ -112,14 +125,14 @@ class _Compared(str):
 
 def test_the_page_of_a_run_that_has_just_begun_compares_no_task_with_all_others() -> None:
     names = [_Compared(f"t{number}") for number in range(300)]
-    reports = Reports(names)
+    reports = Reports(names, Records())
     _Compared.count = 0
     assert {report.state for report in reports.for_disk()} == {"waiting"}
     assert _Compared.count < 10 * len(names)
 
 
-def test_reports_for_a_disk_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports, listed = _both()
+def test_reports_for_a_disk_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports, listed = _both(tmp_path)
     lines: list[bytes] = []
     monkeypatch.setattr(kept, "decoded", lambda line: lines.append(line) or decoded(line))
     for_disk = reports.for_disk()
@@ -128,7 +141,7 @@ def test_reports_for_a_disk_are_read_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_same_is_written_of_them(tmp_path: Path) -> None:
-    reports, listed = _both()
+    reports, listed = _both(tmp_path)
     for_disk = [replace(task, value=as_json(task.value)) for task in listed]
     write_report(_report(reports.for_disk()), tmp_path / "small")
     write_report(_report(for_disk), tmp_path / "whole")
@@ -166,10 +179,31 @@ def test_a_run_of_many_tasks_has_the_same_report_as_one_of_few(
     assert list(small[0]["t2"].value) == [0, 1, 2]
 
 
-def test_a_line_with_a_report_of_nonsense_does_not_stop_the_rest() -> None:
-    reports = Reports(["a"])
-    reports.up_to_date("a", b'{"event": "done", "task": "a", "time": 1, "report": {"name": 3}}\n')
-    assert reports[0] == TaskReport("a", "up to date", why="nothing changed")
+def test_a_line_with_a_report_of_nonsense_does_not_stop_the_rest(tmp_path: Path) -> None:
+    records = _written(tmp_path, [_task(0)])
+    reports = Reports(["t0"], records)
+    reports.up_to_date("t0", records.line("t0") or b"")
+    file = tmp_path / "journal.jsonl"
+    with file.open("r+b") as journal:
+        journal.write(file.read_bytes().replace(b'"report":{"name"', b'"report":{"mean"'))
+    assert reports[0] == TaskReport("t0", "up to date", why="nothing changed")
+
+
+def test_a_report_of_many_tasks_outlives_what_it_is_read_from(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of its own run, whatever later ones write, and whether or not the folder is there."""
+    monkeypatch.setattr(kept, "_FEW", 1)
+    job = encamp.Job("job", to="out")
+    for n in range(3):
+        job.add(f"t{n}", "true")
+    first = job.run(Scripted({}))
+    job.run(Scripted({}), force=True)
+    job.run(Scripted({}))
+    before = [(task.state, [one.number for one in task.attempts]) for task in first.tasks]
+    shutil.rmtree("out")
+    after = [(task.state, [one.number for one in task.attempts]) for task in first.tasks]
+    assert before == after == [("done", [1])] * 3
 
 
 def test_a_display_of_the_users_own_is_told_whole_reports(here: Path) -> None:

@@ -33,7 +33,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
     orphans.look("the job", prepared.shared)
     tasks = Selection(job.tasks, graph, options).tasks(journal)
     graph.choose(tasks)
-    reports = Reports(tasks, lambda name: parameters_of(job.tasks[name]))
+    reports = Reports(tasks, journal.done, lambda name: parameters_of(job.tasks[name]))
     clock = Clock()
     progress.began(job.name, len(tasks), None)
     while graph.going_on:

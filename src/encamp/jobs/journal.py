@@ -53,6 +53,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28
 """Bytes; what is longer is none of ours."""
+_READ_AT_ONCE = 1 << 20
+"""Bytes of the file, which may have a million lines."""
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
@@ -114,7 +116,14 @@ class Records(Mapping[str, Record]):
 
     def clear(self) -> None:
         """Forget all."""
-        self._places.clear()
+        self._places = {}
+
+    def kept(self) -> Records:
+        """The same, to be read as long as this object lives, whatever becomes of the folder."""
+        other = Records()
+        other._places, other._folder = self._places, self._folder
+        other._fd = os.dup(self._opened())
+        return other
 
     @property
     def size(self) -> int:
@@ -163,10 +172,13 @@ class Records(Mapping[str, Record]):
 
     def _line(self, task: str) -> bytes:
         start, length = divmod(self._places[task], 1 << _LENGTH)
+        return os.pread(self._opened(), length, start)
+
+    def _opened(self) -> int:
         if self._fd < 0:
             with self._folder.opened() as files:
                 self._fd = files.open(NAME)
-        return os.pread(self._fd, length, start)
+        return self._fd
 
 
 class Journal:
@@ -503,7 +515,7 @@ _OF_RUNS = ("lock", NAME, PREFIX)
 def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Place]]:
     try:
         with folder.opened() as files:
-            file = os.fdopen(_opened(files), "rb")
+            file = os.fdopen(_opened(files), "rb", _READ_AT_ONCE)
     except FileNotFoundError:
         return
     with file:

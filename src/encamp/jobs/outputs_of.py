@@ -133,13 +133,15 @@ InputMap = (
 
 def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]]:
     """Any form of an input map as what is mirrored and what is taken from other tasks."""
+    if isinstance(spec, str | Mirror) or (not spec and type(spec) is tuple):
+        return as_mirrors(spec), ()
     if isinstance(spec, OutputsOf):
         return (), (spec,)
     if isinstance(spec, Mapping):
         taken = [replace(key, to=to) for key, to in spec.items() if isinstance(key, OutputsOf)]
         rest: Any = {key: to for key, to in spec.items() if not isinstance(key, OutputsOf)}
         return as_mirrors(rest), tuple(taken)
-    if isinstance(spec, str | Mirror) or not isinstance(spec, Iterable):
+    if not isinstance(spec, Iterable):
         return as_mirrors(spec), ()
     items: list[Any] = list(spec)
     others: list[Any] = [item for item in items if not isinstance(item, OutputsOf)]

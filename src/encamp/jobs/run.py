@@ -271,7 +271,7 @@ class _Run:
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
         self.parked: dict[str, InHand] = {}
-        self.ended = Reports(tasks, self._parameters_of)
+        self.ended = Reports(tasks, journal.done, self._parameters_of)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
         self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
@@ -743,7 +743,7 @@ class _Run:
         self.journal.write(*records)
         for report in reports:
             self.orphans.note(report.name, self.finals)
-            self._end(report, self.journal.done.line(report.name))
+            self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
         current = self.running[name]
@@ -834,8 +834,8 @@ class _Run:
             return []
         return rescued
 
-    def _end(self, report: TaskReport, line: bytes | None = None) -> None:
-        self.ended.add(report, line)
+    def _end(self, report: TaskReport) -> None:
+        self.ended.add(report)
         self._note_end(report.name, (*report.outputs, *report.rescued))
         self.live.ended(report)
         self.progress.ended(report)

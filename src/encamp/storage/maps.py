@@ -19,6 +19,8 @@ def each_of(
     ``one`` makes one of a bare pattern, ``pair`` of a pattern and its folder. Raises `BadJob`, with
     ``what`` as the option's name.
     """
+    if not spec and type(spec) is tuple:  # of a million tasks most have none
+        return ()
     if isinstance(spec, kind):
         return (spec,)
     if isinstance(spec, str | PurePath):

@@ -1,8 +1,8 @@
-"""The reports of a run's tasks, kept small: those of a million tasks take some 200 megabytes.
+"""The reports of a run's tasks, kept small: each is made when somebody asks for it.
 
-Each is a line of JSON, as the journal has it. Lines are compressed some at a time, and a report is
-made of its line when somebody asks for it. What a line cannot carry, as the object that a step
-returned, is kept beside it.
+Of a task that is done it is read from the journal. Of the others there are lines as in a journal,
+compressed some at a time. What a line cannot carry, as the object that a step returned, is kept
+beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, get_args, overload
 import msgspec
 
 from encamp.jobs.display.progress import Progress
-from encamp.jobs.journal import Record, decoded, encoded, has_odd
+from encamp.jobs.journal import Record, Records, decoded, encoded, has_odd
 from encamp.jobs.report.carried import task_json
 from encamp.model import State, TaskReport, TaskReports
 from encamp.values import Scalar, as_json
@@ -33,7 +33,8 @@ _WELL: tuple[State, ...] = ("done", "up to date")
 _DIGEST = 32
 """Bytes of a digest."""
 _WAITING = TaskReport("", "waiting", why="the run was stopped before it was done")
-_NO_VALUE = b'"value":null,'
+_NO_VALUE = b'"value":null,"rescued":['
+"""As each line has it; parameters, which may have these names, are no lists."""
 _PLAIN = (str, bool, int, float)
 
 
@@ -60,22 +61,24 @@ _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 class Reports(TaskReports):
     """What has ended of the tasks called ``names``; the rest is waiting. Ordered as the names.
 
-    ``parameters`` are those that a task has now, whatever it had when it was done.
+    ``done`` are the journal's records of what is done, ``parameters`` those that a task has now,
+    whatever it had then.
     """
 
     def __init__(
         self,
         names: Iterable[str],
+        done: Records,
         parameters: Callable[[str], dict[str, Scalar]] = lambda _: {},
     ) -> None:
-        self._parameters = parameters
+        self._records, self._parameters = done, parameters
         self.has_values = False
         """Whether a task may have one."""
         self._done = 0
         self._names = tuple(names)
-        self._at: dict[str, int] = {}
-        """Task → the number of its line."""
-        self._states = bytearray()
+        self._ended: dict[str, int] = {}
+        """Task → its state, and the number of its line here; one number, which takes no room."""
+        self._lines = 0
         self._blocks: list[bytes] = []
         self._open: list[bytes] = []
         self._values: dict[str, Any] = {}
@@ -84,36 +87,44 @@ class Reports(TaskReports):
         self._made: dict[str, TaskReport] | None = None
         """Those that were asked for, where they are kept."""
 
-    def add(self, report: TaskReport, line: bytes | None = None) -> None:
-        """A task has ended; ``line`` is its record in the journal, if it has one there."""
+    def add(self, report: TaskReport) -> None:
+        """A task has ended, or would run."""
         value = report.value
         if value is not None and not (type(value) in _PLAIN and as_json(value) == value):
             self._values[report.name] = value
             report = replace(report, value=as_json(value))
-        line = line or encoded(Record("ended", "", 0.0, report=report))
-        self._add(report.name, line, report.state)
-
-    def up_to_date(self, name: str, line: bytes) -> None:
-        """A task is done by an earlier run; ``line`` is its record in the journal."""
-        self._add(name, line, "up to date")
-
-    def _add(self, name: str, line: bytes, state: State) -> None:
-        self._at[name] = len(self._states)
-        if state in _WELL:
-            self._done += int.from_bytes(sha256(line).digest())
-        self.has_values = self.has_values or _NO_VALUE not in line
-        self._states.append(_NUMBERS[state])
-        self._open.append(line.rstrip(b"\n"))
+        if report.state == "done":
+            self._well(report.name, "done", self._records.line(report.name) or b"")
+            return
+        line = encoded(Record("ended", "", 0.0, report=report))
+        self._ended[report.name] = self._lines * len(_STATES) + _NUMBERS[report.state]
+        self._lines += 1
+        self._open.append(line)
         if len(self._open) == _BLOCK:
             self._blocks.append(zlib.compress(b"\n".join(self._open), 1))
             self._open = []
 
+    def up_to_date(self, name: str, line: bytes) -> None:
+        """A task is done by an earlier run; ``line`` is its record in the journal."""
+        self._well(name, "up to date", line)
+
+    def _well(self, name: str, state: State, line: bytes) -> None:
+        self._ended[name] = _NUMBERS[state]
+        if _NO_VALUE not in line:
+            self.has_values = True
+            self._done += int.from_bytes(sha256(line).digest())
+
     def for_disk(self) -> Reports:
         """The same with values only as JSON has them; what is not very many is read only once."""
-        other = Reports(())
-        vars(other).update(vars(self))
-        other._values = {}
-        other._made = {} if len(self) <= _FEW else None
+        return self._with(_values={}, _made={} if len(self) <= _FEW else None)
+
+    def kept(self) -> Reports:
+        """The same, for longer than the run's journal is open."""
+        return self._with(_records=self._records.kept())
+
+    def _with(self, **parts: object) -> Reports:
+        other = Reports((), self._records)
+        vars(other).update(vars(self) | parts)
         return other
 
     @property
@@ -124,12 +135,12 @@ class Reports(TaskReports):
     @property
     def ended(self) -> int:
         """How many tasks have ended."""
-        return len(self._states)
+        return len(self._ended)
 
     def state(self, name: str) -> State:
         """The state of a task."""
-        number = self._at.get(name)
-        return "waiting" if number is None else _STATES[self._states[number]]
+        ended = self._ended.get(name)
+        return "waiting" if ended is None else _STATES[ended % len(_STATES)]
 
     def states(self) -> Iterator[State]:
         return map(self.state, self._names)
@@ -138,7 +149,7 @@ class Reports(TaskReports):
         return (self._of(name) for name in self._names if self.state(name) in states)
 
     def named(self, name: str) -> TaskReport:
-        if name not in self._at and name not in self._names:
+        if name not in self._ended and name not in self._names:
             raise KeyError(name)
         return self._of(name)
 
@@ -151,18 +162,16 @@ class Reports(TaskReports):
         return self._made[name]
 
     def _read_of(self, name: str) -> TaskReport:
-        number = self._at.get(name)
-        if number is None:
+        if name not in self._ended:
             return replace(_WAITING, name=name)
-        record = decoded(self._line(number))
+        record = decoded(self._line(name))
         if record is None or record.report is None:  # only by somebody else's hand
             return self._completed(name, TaskReport(name, self.state(name)))
         return self._completed(name, record.report)
 
     def valued(self, name: str) -> TaskReport:
         """The report of a task as far as its row in the table needs it."""
-        number = self._at.get(name)
-        line = b"" if number is None or name in self._values else self._line(number)
+        line = b"" if name in self._values else self._line(name)
         try:
             found = _VALUED.decode(line).report if not has_odd(line) else None
         except ValueError:
@@ -180,8 +189,13 @@ class Reports(TaskReports):
             return replace(report, state=state, why=UNCHANGED, parameters=parameters)
         return replace(report, value=self._values[name]) if name in self._values else report
 
-    def _line(self, number: int) -> bytes:
-        block, row = divmod(number, _BLOCK)
+    def _line(self, name: str) -> bytes:
+        """The record of a task that has ended, empty if there is none."""
+        if self.state(name) in _WELL:
+            return self._records.line(name) or b""
+        if name not in self._ended:
+            return b""
+        block, row = divmod(self._ended[name] // len(_STATES), _BLOCK)
         if block == len(self._blocks):
             return self._open[row]
         lines = self._read.get(block)
@@ -193,8 +207,7 @@ class Reports(TaskReports):
     def as_json(self) -> Iterator[bytes]:
         """Each report as report.json has it, with its value as JSON has it."""
         for name in self._names:
-            number = self._at.get(name)
-            line = b"" if number is None else self._line(number)
+            line = self._line(name)
             yield (
                 task_json(self._of(name))
                 if not line or has_odd(line)
@@ -230,7 +243,7 @@ _FEW = 10_000
 
 def as_list_if_few(reports: Reports) -> Sequence[TaskReport]:
     """The reports in the form that is best for their number."""
-    return reports if len(reports) > _FEW else list(reports)
+    return reports.kept() if len(reports) > _FEW else list(reports)
 
 
 def tell_up_to_date(progress: Progress, name: str, reports: Reports) -> None:

@@ -25,6 +25,7 @@ from encamp.storage.remote import find_remote, is_url, without_scheme
 from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
 
 Mode = Literal["auto", "overlay", "reflink", "link", "copy"]
+_MODES = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class Mirror:
         object.__setattr__(self, "literal", self.literal or isinstance(self.pattern, PurePath))
         object.__setattr__(self, "pattern", without_scheme(os.fspath(self.pattern)))
         object.__setattr__(self, "to", os.fspath(self.to))
-        if self.mode not in get_args(Mode):
-            raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(get_args(Mode))}")
+        if self.mode not in _MODES:
+            raise BadJob(f"the mode {self.mode!r}", f"is none of {', '.join(_MODES)}")
         exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         object.__setattr__(self, "exclude", exclude)
 

@@ -19,6 +19,7 @@ from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, in_local_storage, local, portable_name
 
 Existing = Literal["replace", "error", "keep"]
+_EXISTING = get_args(Existing)
 
 
 @quickly_pickled
@@ -55,8 +56,8 @@ class Output:
     """How far the folders of ``at`` are believed."""
 
     def __post_init__(self) -> None:
-        if self.existing not in get_args(Existing):
-            raise BadJob(f"existing={self.existing!r}", f"is none of {get_args(Existing)}")
+        if self.existing not in _EXISTING:
+            raise BadJob(f"existing={self.existing!r}", f"is none of {_EXISTING}")
         for given in (self.pattern, self.to):
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"outputs: {given!r}", "is no path; give text, such as '.'")
