@@ -40,8 +40,9 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
 
 def _pruned(folder: Path, shared: bool, *, dry_run: bool) -> Pruned:
     journal = Journal(folder, shared=shared)
-    with nullcontext() if dry_run else journal.writing():
+    if dry_run:
         journal.read()
+    with nullcontext() if dry_run else journal.writing():
         return prune(journal, folder.parent, _made_by_others(folder), dry_run=dry_run)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 from encamp.cli.states import is_run, job_folders, moment_text
@@ -14,7 +14,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Line
 from encamp.jobs.plan.selection import no_task_named
 from encamp.jobs.report.report import NAME as REPORT
-from encamp.jobs.report.report import read_report
+from encamp.jobs.report.report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.model import AttemptReport, TaskReport
 from encamp.storage.disk.own_files import OwnFolder
@@ -65,9 +65,9 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
 def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None:
     """What is known of the task, by the last report or a newer line of the journal.
 
-    ``known`` takes the names of others.
+    ``known`` takes the names of others, if it is not known.
     """
-    reported, ended = _in_report(task, own, known)
+    reported, ended = _in_report(task, own)
     last: Line | None = None
 
     def watch(line: Line) -> None:
@@ -77,7 +77,8 @@ def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None
 
     journal = Journal(own.path, shared=own.shared)
     journal.read(watch)
-    known += {*journal.tasks, *journal.failed}
+    if last is None and reported is None:
+        known += _names_in_report(own) | journal.tasks | {*journal.failed}
     if last is None or (reported is not None and not _is_newer(last, reported, ended)):
         return reported
     if last.event == "submitted":
@@ -88,15 +89,17 @@ def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None
     return record.report or TaskReport(task, "failed", why="the journal does not say why")
 
 
-def _in_report(task: str, own: OwnFolder, known: list[str]) -> tuple[TaskReport | None, float]:
+def _in_report(task: str, own: OwnFolder) -> tuple[TaskReport | None, float]:
     """What the report of the last run that ended says of a task, and when that run ended."""
     if not (own.path / REPORT).exists():
         return None, 0.0
-    report = read_report(own.path / REPORT, shared=own.shared)
-    known += [one.name for one in report.tasks]
-    with suppress(KeyError):
-        return report[task], report.ended
-    return None, report.ended
+    return read_task(own.path / REPORT, task, shared=own.shared)
+
+
+def _names_in_report(own: OwnFolder) -> set[str]:
+    if not (own.path / REPORT).exists():
+        return set()
+    return {one.name for one in read_outline(own.path / REPORT, shared=own.shared).tasks}
 
 
 def _is_newer(line: Line, report: TaskReport, ended: float) -> bool:

@@ -166,9 +166,7 @@ class _Loader:
             outputs = list(_outputs(task.outputs, values, *path, "outputs"))
             on_failure = list(_outputs(task.on_failure, values, *path, "on_failure"))
             after = self._after(task, values, *path)
-            with at(*path, "values"):
-                of_values = None if task.values is None else fill(task.values, values)
-                safe_target(of_values or ".")
+            of_values = self._of_values(task, values, *path, "values")
             with at(*path, _key_of_name(task)):
                 self.job.add(
                     values["task"],
@@ -206,6 +204,14 @@ class _Loader:
             for pattern in given.tasks if isinstance(given, OutputsOf) else ():
                 self.awaited.setdefault(pattern, (*where, "outputs_of"))
         return [given for _, given in inputs]
+
+    def _of_values(self, task: TaskTable, values: Values, *path: str | int) -> str | None:
+        if task.values is None:
+            return None
+        with at(*path):
+            of_values = fill(task.values, values)
+            safe_target(of_values or ".")
+        return of_values
 
     def _after(self, task: TaskTable, values: Values, *path: str | int) -> list[str]:
         filled = []
@@ -283,7 +289,7 @@ def _filled_step(
     with at(*path):
         filled = fill_command(step, values)
         _check_env_names(filled.env)
-    return replace(filled, env={**env, **filled.env})
+    return replace(filled, env={**env, **filled.env}) if env else filled
 
 
 def _filled_env(env: Mapping[str, str], values: Values, *path: str | int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
@@ -194,6 +194,10 @@ def _matching(folders: dict[str, _Folder], name: str) -> list[str]:
     return [one for one in folders if names_may_meet(escape(one), name)]
 
 
+_Met = tuple[Reach, _Writes]
+"""What is read, and what may be published there."""
+
+
 @dataclass(frozen=True)
 class _Hit:
     """A task whose mirror may read what tasks publish."""
@@ -224,19 +228,19 @@ class _Check:
         self._to = Path(os.path.realpath(job.to))
         self._way = lru_cache(maxsize=1024)(_way_to)
         self._found = lru_cache(maxsize=1024)(partial(find, literal=True))
-        self._met = lru_cache(maxsize=1024)(self._met_by)
         self._task = ""
         self._before: set[str] = set()
 
     def run(self) -> set[str]:
+        met = lru_cache(maxsize=1024)(self._met_by)  # no attribute: all this is to be freed at once
         for mirror in self._job.mirror:
-            for _, writes in self._read(mirror):
+            for _, writes in self._read(mirror, met):
                 raise BadJob(f"the job's {_said(mirror)}", _for_all(writes))
         hits = [
             _Hit(task, mirror, read, writes)
             for task in self._job.tasks.values()
             for mirror in task.mirror
-            for read, writes in self._read(mirror)
+            for read, writes in self._read(mirror, met)
         ]
         for hit in hits:
             if hit.sweeps:
@@ -245,16 +249,16 @@ class _Check:
             self._check(hit)
         return {hit.task.name for hit in hits if hit.sweeps}
 
-    def _read(self, mirror: Mirror) -> Iterator[tuple[Reach, _Writes]]:
+    def _read(self, mirror: Mirror, met: Callable[[Mirror], list[_Met]]) -> Iterator[_Met]:
         """What a pattern may read of what tasks publish; also through symlinks that are there."""
         pattern = mirror.pattern
         plain = not (is_glob(pattern) or is_url(pattern) or pattern[:1] in ("", "~", "."))
         path = pattern if pattern.startswith("/") else f"{self._base}/{pattern}"
         if plain and "/." not in pattern and not self._near(path):
             return
-        yield from self._met(mirror)
+        yield from met(mirror)
 
-    def _met_by(self, mirror: Mirror) -> list[tuple[Reach, _Writes]]:
+    def _met_by(self, mirror: Mirror) -> list[_Met]:
         matches = [] if is_url(mirror.pattern) else self._matches(mirror)
         reaches = [(read, mirror.exclude) for read in self._reaches(mirror, matches)]
         reaches += [(read, ()) for read in self._by_symlinks(mirror, matches)]

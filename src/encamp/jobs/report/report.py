@@ -17,7 +17,7 @@ from encamp.jobs.report.lanes import Lanes
 from encamp.jobs.report.page import page_of
 from encamp.jobs.report.reports import Reports
 from encamp.jobs.report.trace import trace
-from encamp.model import JobReport, JobStatus, State
+from encamp.model import JobReport, JobStatus, State, TaskReport
 from encamp.storage.disk.disk import disk_full
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 
@@ -101,6 +101,33 @@ def read_outline(path: Path, *, shared: bool = False) -> Outline:
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text,
     ):
         return msgspec.json.decode(text, type=Outline)
+
+
+class _Named(msgspec.Struct, frozen=True, gc=False):
+    name: str
+
+
+class _InParts(msgspec.Struct, frozen=True):
+    ended: float
+    tasks: list[msgspec.Raw]
+
+
+def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskReport | None, float]:
+    """What a report.json says of one task, and when its run ended; raises as `read_report`.
+
+    None if it is of other tasks. The reports of these, which may be a million, are not made.
+    """
+    name_of = msgspec.json.Decoder(_Named)
+    with (
+        _told_as_bad_job(path),
+        OwnFolder(path.parent, shared).opened() as files,
+        os.fdopen(files.open(path.name), "rb") as file,
+    ):
+        text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # closed after its parts
+        parts = msgspec.json.decode(text, type=_InParts)
+        own = next((one for one in parts.tasks if name_of.decode(one).name == task), None)
+        found = None if own is None else msgspec.json.decode(own, type=TaskReport)
+        return found, parts.ended
 
 
 def read_report(path: Path, *, shared: bool = False) -> JobReport:
