@@ -1,4 +1,4 @@
-"""What mirroring, the cache and striking cost, beside rsync, cp, shutil.copytree and rm."""
+"""What mirroring, the cache and removing sandboxes cost, beside rsync, cp, copytree and rm."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.reads import count_reads
 from benchmarks.timing import Action, Figure, Side, compare, median_of
 from encamp.storage.cache.cache import HostCache, clear_cache
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import way_of
 from encamp.storage.roots import local_storage
@@ -46,7 +46,7 @@ def figures(folder: Path, sizes: Sizes | None = None) -> Iterator[Figure]:
     yield _first_tree(tree, folder, sizes)
     yield _first_file(big, folder, sizes)
     yield from _later(tree, folder, sizes)
-    yield _striking(tree, folder, sizes)
+    yield _removing(tree, folder, sizes)
     yield from _read_once(big, folder, sizes)
     yield from _large_cache(folder, sizes)
 
@@ -85,14 +85,14 @@ def _first_file(big: Path, folder: Path, sizes: Sizes) -> Figure:
 
 def _first(path: Path, folder: Path) -> Side:
     """The way from nothing but the source to a folder that has it."""
-    camps = _Camps()
+    sandboxes = _Sandboxes()
 
     def after() -> None:
-        camps.remove()
+        sandboxes.remove()
         clear_cache()
 
     return Side(
-        lambda: camps.place(plan([Mirror(str(path))], folder)), before=clear_cache, after=after
+        lambda: sandboxes.place(plan([Mirror(str(path))], folder)), before=clear_cache, after=after
     )
 
 
@@ -109,18 +109,18 @@ def _later(tree: Path, folder: Path, sizes: Sizes) -> Iterator[Figure]:
 
 def _placing(items: list[Item]) -> Side:
     """The way from a plan to a folder, then to its end."""
-    camps = _Camps()
-    return Side(lambda: camps.place(items), after=camps.end)
+    sandboxes = _Sandboxes()
+    return Side(lambda: sandboxes.place(items), after=sandboxes.end)
 
 
-def _striking(tree: Path, folder: Path, sizes: Sizes) -> Figure:
+def _removing(tree: Path, folder: Path, sizes: Sizes) -> Figure:
     items = plan([Mirror(str(tree), mode="copy")], folder)
-    camps, copy = _Camps(), folder / "copytree"
-    ours = Side(camps.remove, before=lambda: camps.place(items))
+    sandboxes, copy = _Sandboxes(), folder / "copytree"
+    ours = Side(sandboxes.remove, before=lambda: sandboxes.place(items))
     peer = Side(
         _command("rm", "-rf", str(copy)), before=lambda: shutil.copytree(tree, copy, symlinks=True)
     )
-    what = f"striking a sandbox of {sizes.files} files, to rm -rf"
+    what = f"removing a sandbox of {sizes.files} files, to rm -rf"
     figure = compare(what, ours, peer, at_most=1.2, runs=sizes.runs)
     clear_cache()
     return figure
@@ -186,25 +186,25 @@ def _many_entries(folder: Path, sizes: Sizes) -> list[Item]:
     return items
 
 
-class _Camps:
+class _Sandboxes:
     """Folders with inputs in them, one after the other."""
 
     def __init__(self) -> None:
-        self._camp: Camp | None = None
+        self._sandbox: Sandbox | None = None
 
     def place(self, items: list[Item]) -> None:
-        self._camp = Camp("benchmark")
-        self._camp.place(items)
+        self._sandbox = Sandbox("benchmark")
+        self._sandbox.place(items)
 
     def end(self) -> None:
         """What comes after a task that has ended well; a tree that was linked is looked through."""
-        assert self._camp is not None
-        self._camp.check_inputs("benchmark")
-        self._camp.remove()
+        assert self._sandbox is not None
+        self._sandbox.check_inputs("benchmark")
+        self._sandbox.remove()
 
     def remove(self) -> None:
-        assert self._camp is not None
-        self._camp.remove()
+        assert self._sandbox is not None
+        self._sandbox.remove()
 
 
 def _way(path: Path) -> str:

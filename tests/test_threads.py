@@ -21,7 +21,7 @@ from encamp.jobs import alone as alone_in
 from encamp.jobs.journal import Journal
 from encamp.slot.calls import Slot
 from encamp.storage.cache.locks import alone
-from encamp.storage.persistent import give_back, persistent_camp, remove_idle
+from encamp.storage.persistent import give_back, persistent_sandbox, remove_idle
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import dump
@@ -205,15 +205,15 @@ def test_a_persistent_folder_has_one_user_at_a_time(local_storage_base: Path) ->
     def use() -> None:
         nonlocal most
         for _ in range(10):
-            camp = persistent_camp("shared", [], renew=False)
+            sandbox = persistent_sandbox("shared", [], renew=False)
             with guard:
-                users[camp.folder] += 1
+                users[sandbox.folder] += 1
                 most = max(most, *users.values())
-                used.append(camp.folder)
-            assert camp.folder.is_dir()
+                used.append(sandbox.folder)
+            assert sandbox.folder.is_dir()
             with guard:
-                users[camp.folder] -= 1
-            give_back("shared", camp)
+                users[sandbox.folder] -= 1
+            give_back("shared", sandbox)
 
     at_once(*[use] * THREADS)
     assert most == 1

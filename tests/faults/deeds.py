@@ -26,7 +26,7 @@ from sealed import files_below, is_whole, seal
 import encamp
 import encamp.storage.sandbox
 from encamp.errors import EncampError, SourceChanged
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.leftovers import reclaim_leftovers
@@ -49,7 +49,7 @@ def staging(source: str, to: str) -> None:
     outputs = [encamp.Output(name) for name in ("all.out", "large.out", "tree")]
     outputs.append(encamp.Output("kept", existing="keep"))
     with encamp.sandbox(mirrors, outputs, to=to, name="staging") as folder:
-        alone = Camp("alone")
+        alone = Sandbox("alone")
         try:
             items = plan([Mirror(f"{source}/{name}") for name in ALONE], top)
             alone.place(replace(item, cached=False) for item in items)
@@ -97,14 +97,14 @@ def using(source: str, names: list[str], *, at_once: bool = False) -> int:
 
 def _use(source: Path, names: list[str]) -> int:
     mirrors = [Mirror(f"{source}/{name}", readonly=len(name) % 2 == 0) for name in names]
-    camp = Camp("using")
+    sandbox = Sandbox("using")
     try:
-        camp.place(plan(mirrors, source))
-        found = files_below(camp.folder)
+        sandbox.place(plan(mirrors, source))
+        found = files_below(sandbox.folder)
         assert found == {n: t for n, t in files_below(source).items() if n.split("/")[0] in names}
-        return camp.brought
+        return sandbox.brought
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 def reclaiming() -> list[str]:
@@ -247,18 +247,18 @@ def _random_use(source: Path, rng: random.Random, log: Path) -> None:
         for name in names
     ]
     items = plan(mirrors, source)
-    camp = Camp("random")
+    sandbox = Sandbox("random")
     try:
-        camp.place(items)
+        sandbox.place(items)
         for item in items:
-            check_version(camp.folder / item.target, item)
+            check_version(sandbox.folder / item.target, item)
         if rng.random() < 0.5:
-            _scribble(camp.folder, items)
+            _scribble(sandbox.folder, items)
         with log.open("a") as file:
             used = {item.identity: item.size for item in items}
-            file.write(json.dumps({"brought": camp.brought, "used": used}) + "\n")
+            file.write(json.dumps({"brought": sandbox.brought, "used": used}) + "\n")
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 _MODES: list[Any] = ["auto", "copy", "link", "overlay" if os.geteuid() == 0 else "auto"]

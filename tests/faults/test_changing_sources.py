@@ -14,7 +14,7 @@ from forks import CHAOS, SEED, Forks, forks
 from sealed import files_below, is_whole
 
 from encamp.errors import SourceChanged
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.tree import tree_state
 
@@ -36,17 +36,17 @@ def make_tree(tree: Path, rng: random.Random) -> None:
 
 def placed(items: list[Item]) -> dict[str, bytes] | None:
     """What a task finds in its folder; None if it is told that an input changed."""
-    camp = Camp("task")
+    sandbox = Sandbox("task")
     try:
-        camp.place(items)
+        sandbox.place(items)
         for item in items:
             if item.kind == "tree":
-                assert tree_state(camp.folder / item.target).content == item.content
-        return files_below(camp.folder)
+                assert tree_state(sandbox.folder / item.target).content == item.content
+        return files_below(sandbox.folder)
     except SourceChanged:
         return None
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 def race(line: Forks, top: Path, how: str, rng: random.Random) -> str:

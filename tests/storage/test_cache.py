@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import placed
 from other_processes import finish, run, start, wait_until
+from placed_inputs import placed
 
 from encamp.errors import BadJob, DiskFull, InputDamaged
 from encamp.storage.cache.cache import INDEX, LIMIT, HostCache, clear_cache
@@ -320,8 +320,8 @@ def test_an_entry_that_goes_between_fetch_and_link_is_fetched_again(
         real(entry, target, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "link", link)
-    with placed([planned(here / "a")]) as camp:
-        assert (camp.folder / "a").read_text() == "content"
+    with placed([planned(here / "a")]) as sandbox:
+        assert (sandbox.folder / "a").read_text() == "content"
     assert len(calls) == 2
 
 
@@ -480,10 +480,10 @@ def test_a_disk_without_links_gets_copies(here: Path, monkeypatch: pytest.Monkey
     (here / "a").write_text("content")
     for brought in (14, 0):
         items = plan([Mirror("*", readonly=True)], here)
-        with placed(items) as camp:
-            assert camp.brought == brought
-            assert (camp.folder / "a").read_text() == "content"
-            assert (camp.folder / "tree/a").read_text() == "content"
+        with placed(items) as sandbox:
+            assert sandbox.brought == brought
+            assert (sandbox.folder / "a").read_text() == "content"
+            assert (sandbox.folder / "tree/a").read_text() == "content"
 
 
 ASKING = """
@@ -550,9 +550,9 @@ def test_a_read_only_tree_comes_as_links_and_is_counted_once(here: Path) -> None
     items = plan([Mirror("tree", mode="link")], here)
     inodes = set()
     for brought in (1, 0):
-        with placed(items) as camp:
-            assert camp.brought == brought
-            assert os.readlink(camp.folder / "tree/link") == "deep/a"
-            inodes.add((camp.folder / "tree/deep/a").stat().st_ino)
-            camp.check_inputs("name")
+        with placed(items) as sandbox:
+            assert sandbox.brought == brought
+            assert os.readlink(sandbox.folder / "tree/link") == "deep/a"
+            inodes.add((sandbox.folder / "tree/deep/a").stat().st_ino)
+            sandbox.check_inputs("name")
     assert len(inodes) == 1

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import mirrored, placed
 from other_processes import finish, run, start
+from placed_inputs import mirrored, placed
 
 import encamp
 from encamp.errors import InputLost
@@ -283,8 +283,8 @@ def test_parts_of_the_cache_that_vanish_while_it_is_open_are_made_anew(
         shutil.rmtree(path) if path.is_dir() else path.unlink()
         for item in items:
             assert cache.get(item).exists()
-    with placed(items) as camp:
-        assert contents(camp.folder / "tree") == contents(tree)
+    with placed(items) as sandbox:
+        assert contents(sandbox.folder / "tree") == contents(tree)
 
 
 def test_processes_that_use_a_tree_are_safe_from_one_another(tree: Path) -> None:

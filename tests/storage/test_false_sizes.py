@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import mirrored
+from placed_inputs import mirrored
 
 import encamp
 from encamp.errors import InputError, SourceChanged, UnusableInput

@@ -13,7 +13,7 @@ import pytest
 from other_processes import open_folder, unprivileged
 
 from encamp.errors import BadJob, NoMatch, TargetConflict, UnsafeTarget, UnusableInput
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, MirrorMap, as_mirrors, plan
 from encamp.storage.roots import local_storage
 
@@ -35,12 +35,12 @@ def write(base: Path, *names: str) -> None:
 
 def mirrored(spec: MirrorMap, here: Path, folder: Path) -> list[str]:
     """Mirror, and copy what is in the task's folder then, also after an error, to ``folder``."""
-    camp = Camp("test")
+    sandbox = Sandbox("test")
     try:
-        camp.place(plan(as_mirrors(spec), here))
+        sandbox.place(plan(as_mirrors(spec), here))
     finally:
-        shutil.copytree(camp.folder, folder, symlinks=True, dirs_exist_ok=True)
-        camp.remove()
+        shutil.copytree(sandbox.folder, folder, symlinks=True, dirs_exist_ok=True)
+        sandbox.remove()
     return below(folder)
 
 

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from camps import mirrored
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from placed_inputs import mirrored
 
 from encamp.errors import UnusableInput
 from encamp.storage.inputs.mirror import Mirror, Mode, plan

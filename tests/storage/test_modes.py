@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from camps import placed
 from other_processes import open_folder, start, unprivileged
+from placed_inputs import placed
 
 import encamp
 from encamp.errors import BadJob, InputDamaged, ModeRefused
@@ -238,16 +238,16 @@ def test_a_task_that_writes_to_its_inputs_changes_its_own_copy_only(mode: Mode, 
     sources = seen(here)
     with placed(mirrors) as other:
         for _ in range(2):
-            with placed(mirrors) as camp:
-                assert seen(camp.folder) == sources
-                rewrite(camp.folder)
-                changed = seen(camp.folder)
+            with placed(mirrors) as sandbox:
+                assert seen(sandbox.folder) == sources
+                rewrite(sandbox.folder)
+                changed = seen(sandbox.folder)
                 assert changed["big"] == changed["tree/deep/000"] == b"mine"
                 assert changed["tree/deep/003"][:8] == b"MINE" + bytes([3]) * 4
                 assert changed["tree/new/file"] == b"new"
                 assert "tree/deep/001" not in changed
                 assert "tree/deep/002" not in changed
-                camp.check_inputs("task")
+                sandbox.check_inputs("task")
         assert seen(other.folder) == sources
     assert seen(here) == sources
 
@@ -277,23 +277,23 @@ def test_writing_through_a_link_is_found_and_hurts_nobody_else(
 ) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
     sources = seen(here)
-    with placed(items) as camp:
-        damage(camp.folder / target)
+    with placed(items) as sandbox:
+        damage(sandbox.folder / target)
         with pytest.raises(InputDamaged) as caught:
-            camp.check_inputs("culprit")
+            sandbox.check_inputs("culprit")
     assert caught.value.task == "culprit"
     assert caught.value.path == target.partition("/")[0]
     assert seen(here) == sources
-    with placed(items) as camp:
-        assert seen(camp.folder) == sources
-        camp.check_inputs("next")
+    with placed(items) as sandbox:
+        assert seen(sandbox.folder) == sources
+        sandbox.check_inputs("next")
 
 
 @pytest.mark.usefixtures("no_mounts")
 def test_links_are_without_the_right_to_write_also_in_trees(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True), item_of(big(here), readonly=True)]
-    with placed(items) as camp:
-        modes = {p.stat().st_mode & 0o222 for p in camp.folder.rglob("*") if p.is_file()}
+    with placed(items) as sandbox:
+        modes = {p.stat().st_mode & 0o222 for p in sandbox.folder.rglob("*") if p.is_file()}
     assert modes == {0}
 
 
@@ -302,10 +302,10 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_never_checked_does_not_last(
     """It failed before anybody looked; the next task must not get what it left."""
     items = [item_of(tree(here, 40, 100), readonly=True)]
     sources = seen(here)
-    with placed(items) as camp:
-        write_in_place(camp.folder / "tree/deep/007")
-    with placed(items) as camp:
-        assert seen(camp.folder) == sources
+    with placed(items) as sandbox:
+        write_in_place(sandbox.folder / "tree/deep/007")
+    with placed(items) as sandbox:
+        assert seen(sandbox.folder) == sources
 
 
 KILLED = """
@@ -326,8 +326,8 @@ def test_damage_to_a_linked_tree_by_a_task_that_was_killed_does_not_last(here: P
     process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert len(reclaim()) == 1
-    with placed(items) as camp:
-        assert seen(camp.folder) == sources
+    with placed(items) as sandbox:
+        assert seen(sandbox.folder) == sources
 
 
 def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
@@ -343,16 +343,16 @@ def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
         looked.append(entry)
         return real(entry, item)
 
-    with placed(items) as camp:
-        camp.check_inputs("task")
+    with placed(items) as sandbox:
+        sandbox.check_inputs("task")
     monkeypatch.setattr(sound, "_looked_through", look)
     for _ in range(2):
         with placed(items):
             pass
     assert len(looked) == 1, "the task before had not been asked whether it wrote to it"
-    with placed(items) as camp:
+    with placed(items) as sandbox:
         assert len(looked) == 2
-        camp.check_inputs("task")
+        sandbox.check_inputs("task")
         assert len(looked) == 3, "it was asked now"
     with placed(items):
         assert len(looked) == 3
@@ -361,13 +361,13 @@ def test_a_large_tree_is_looked_through_again_only_where_there_is_doubt(
 @pytest.mark.usefixtures("no_mounts")
 def test_what_a_task_removes_or_adds_in_a_linked_tree_is_its_own_affair(here: Path) -> None:
     items = [item_of(tree(here, 40, 100), readonly=True)]
-    with placed(items) as camp:
-        (camp.folder / "tree/deep/000").unlink()
-        (camp.folder / "tree/deep/000").write_text("mine")
-        (camp.folder / "tree/more").write_text("mine")
-        camp.check_inputs("task")
-    with placed(items) as camp:
-        assert (camp.folder / "tree/deep/000").read_bytes() == bytes(100)
+    with placed(items) as sandbox:
+        (sandbox.folder / "tree/deep/000").unlink()
+        (sandbox.folder / "tree/deep/000").write_text("mine")
+        (sandbox.folder / "tree/more").write_text("mine")
+        sandbox.check_inputs("task")
+    with placed(items) as sandbox:
+        assert (sandbox.folder / "tree/deep/000").read_bytes() == bytes(100)
 
 
 def test_a_user_who_asks_for_links_may_not_write(
@@ -382,8 +382,8 @@ def test_a_user_who_asks_for_links_may_not_write(
         monkeypatch.setenv(LOCAL, str(base / "local"))
 
         def attempt() -> str:
-            with placed([item_of(base / "data", mode="link")]) as camp:
-                (camp.folder / "data").write_text("mine")
+            with placed([item_of(base / "data", mode="link")]) as sandbox:
+                (sandbox.folder / "data").write_text("mine")
             return "written"
 
         assert unprivileged(attempt).startswith("PermissionError")

@@ -9,13 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import placed
 from other_processes import run, start
+from placed_inputs import placed
 
 import encamp
 from encamp.errors import ModeRefused, SourceChanged, TargetConflict, UnsafeTarget
-from encamp.storage.camp import Camp
 from encamp.storage.disk.removal import remove_tree
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.owner import keep_dead, reclaim, sandboxes
@@ -46,22 +46,22 @@ def mounts() -> list[str]:
     return overlay.mounts_below(local_storage())
 
 
-def whole_mounts(camp: Camp) -> list[str]:
+def whole_mounts(sandbox: Sandbox) -> list[str]:
     """One overlay over all, of which the task sees the part that is its folder."""
     if modes.why_no_whole_overlay(local_storage()) is not None:
         pytest.skip("this user may not have overlays with folders that can be renamed")
-    return [str(camp.path / "over-0/merged"), str(camp.folder)]
+    return [str(sandbox.path / "over-0/merged"), str(sandbox.folder)]
 
 
 def left() -> list[Path]:
     return sorted(sandboxes(local_storage()).glob("*"))
 
 
-def camp_with_overlays(sources: Path) -> Camp:
-    camp = Camp("test")
-    camp.place(plan([Mirror("tree"), Mirror("big")], sources))
-    assert mounts() == whole_mounts(camp)
-    return camp
+def sandbox_with_overlays(sources: Path) -> Sandbox:
+    sandbox = Sandbox("test")
+    sandbox.place(plan([Mirror("tree"), Mirror("big")], sources))
+    assert mounts() == whole_mounts(sandbox)
+    return sandbox
 
 
 def test_the_trial_leaves_nothing() -> None:
@@ -72,37 +72,39 @@ def test_the_trial_leaves_nothing() -> None:
 
 
 def test_the_folder_shows_the_files_and_no_bytes_are_written_for_it(sources: Path) -> None:
-    with placed(plan([Mirror("tree"), Mirror("big")], sources)) as camp:
-        assert camp.placed.bytes == 0
-        assert (camp.folder / "big").read_bytes() == (sources / "big").read_bytes()
-        assert (camp.folder / "tree/deep/39").read_text() == "content 39"
-        assert os.readlink(camp.folder / "tree/link") == "deep/1"
-        assert sorted(os.listdir(camp.folder)) == ["big", "tree"]
+    with placed(plan([Mirror("tree"), Mirror("big")], sources)) as sandbox:
+        assert sandbox.placed.bytes == 0
+        assert (sandbox.folder / "big").read_bytes() == (sources / "big").read_bytes()
+        assert (sandbox.folder / "tree/deep/39").read_text() == "content 39"
+        assert os.readlink(sandbox.folder / "tree/link") == "deep/1"
+        assert sorted(os.listdir(sandbox.folder)) == ["big", "tree"]
 
 
 def test_two_big_files_and_a_small_one_share_one_mount(sources: Path) -> None:
     shutil.copy(sources / "big", sources / "other")
     (sources / "small").write_text("small")
     mirrors = [Mirror("big", "deep/in"), Mirror("other"), Mirror("small")]
-    with placed(plan(mirrors, sources)) as camp:
-        assert mounts() == whole_mounts(camp)
-        names = [str(p.relative_to(camp.folder)) for p in camp.folder.rglob("*") if p.is_file()]
+    with placed(plan(mirrors, sources)) as sandbox:
+        assert mounts() == whole_mounts(sandbox)
+        names = [
+            str(p.relative_to(sandbox.folder)) for p in sandbox.folder.rglob("*") if p.is_file()
+        ]
         assert sorted(names) == ["deep/in/big", "other", "small"]
-        (camp.folder / "deep/in/more").write_text("mine")
+        (sandbox.folder / "deep/in/more").write_text("mine")
     assert mounts() == []
 
 
-def test_striking_undoes_the_mounts(sources: Path) -> None:
-    camp = camp_with_overlays(sources)
-    camp.remove()
+def test_removing_undoes_the_mounts(sources: Path) -> None:
+    sandbox = sandbox_with_overlays(sources)
+    sandbox.remove()
     assert mounts() == []
     assert left() == []
 
 
-def test_striking_undoes_mounts_also_where_a_process_still_works_in_them(sources: Path) -> None:
-    camp = camp_with_overlays(sources)
-    with (camp.folder / "tree/deep/1").open() as file:
-        camp.remove()
+def test_removing_undoes_mounts_also_where_a_process_still_works_in_them(sources: Path) -> None:
+    sandbox = sandbox_with_overlays(sources)
+    with (sandbox.folder / "tree/deep/1").open() as file:
+        sandbox.remove()
         assert file.read() == "content 1"
     assert mounts() == []
     assert left() == []
@@ -234,7 +236,7 @@ def test_what_is_deep_odd_or_locked_is_kept_too(sources: Path) -> None:
 
 
 def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> None:
-    lower, seen, scratch = here / "lower", here / "camp/task/tree", here / "camp/over-0"
+    lower, seen, scratch = here / "lower", here / "sandbox/task/tree", here / "sandbox/over-0"
     for folder in (lower / "old/sub", seen, scratch / "upper/old"):
         folder.mkdir(parents=True)
     deepen(lower, 2500)
@@ -242,12 +244,12 @@ def test_deep_changes_of_a_mount_that_is_gone_become_plain_files(here: Path) -> 
     os.setxattr(scratch / "upper/old", "user.overlay.opaque", b"y")
     deepen(scratch / "upper/old", 1000)
     (scratch / "what").write_bytes(b"\0".join(map(os.fsencode, (lower, seen))))
-    overlay.recover(here / "camp")
+    overlay.recover(here / "sandbox")
     assert (seen / "pipe").is_fifo()
     assert not (seen / "old/sub").exists()
     assert bottom(seen) == (2500, ["bottom"])
     assert bottom(seen / "old") == (1000, ["bottom"])
-    for folder in (here / "camp", lower):
+    for folder in (here / "sandbox", lower):
         remove_tree(folder, here)
 
 
@@ -310,9 +312,9 @@ def test_local_storage_with_any_name_works(
 
 @pytest.mark.parametrize("name", ["with blank", "back\\slash", "a,b", "new\nline"])
 def test_targets_with_any_name_are_mounted_and_undone(name: str, sources: Path) -> None:
-    with placed(plan([Mirror("tree", name)], sources)) as camp:
-        assert (camp.folder / name / "tree/deep/3").read_text() == "content 3"
-        assert mounts() == whole_mounts(camp)
+    with placed(plan([Mirror("tree", name)], sources)) as sandbox:
+        assert (sandbox.folder / name / "tree/deep/3").read_text() == "content 3"
+        assert mounts() == whole_mounts(sandbox)
     assert mounts() == []
     assert left() == []
 
@@ -323,10 +325,10 @@ def test_a_tree_in_a_tree_joins_it(sources: Path) -> None:
     for number in range(40):
         (sources / f"other/deep/more-{number}").write_text("more")
     mirrors = [Mirror("tree", rename="both"), Mirror("other/deep", "both")]
-    with placed(plan(mirrors, sources)) as camp:
-        assert mounts() == whole_mounts(camp)
-        assert (camp.folder / "both/link").is_symlink()
-        assert len(list((camp.folder / "both/deep").iterdir())) == 80
+    with placed(plan(mirrors, sources)) as sandbox:
+        assert mounts() == whole_mounts(sandbox)
+        assert (sandbox.folder / "both/link").is_symlink()
+        assert len(list((sandbox.folder / "both/deep").iterdir())) == 80
 
 
 def test_two_files_for_one_place_in_trees_that_join_are_refused(sources: Path) -> None:
@@ -358,10 +360,12 @@ def test_a_tree_in_the_place_of_another_is_refused(sources: Path) -> None:
 def test_a_file_in_a_tree_is_not_hidden_by_the_trees_mount(name: str, sources: Path) -> None:
     (sources / "small").write_text("small")
     mirrors = [Mirror("tree"), Mirror(name, "tree/deep/er"), Mirror("big", rename="other")]
-    with placed(plan(mirrors, sources)) as camp:
-        assert (camp.folder / f"tree/deep/er/{name}").read_bytes() == (sources / name).read_bytes()
-        assert (camp.folder / "tree/deep/3").read_text() == "content 3"
-        assert (camp.folder / "other").stat().st_size == 1 << 20
+    with placed(plan(mirrors, sources)) as sandbox:
+        assert (sandbox.folder / f"tree/deep/er/{name}").read_bytes() == (
+            sources / name
+        ).read_bytes()
+        assert (sandbox.folder / "tree/deep/3").read_text() == "content 3"
+        assert (sandbox.folder / "other").stat().st_size == 1 << 20
     assert mounts() == []
     assert left() == []
 
@@ -466,9 +470,9 @@ def test_links_come_as_read_only_beside_an_overlay_too(sources: Path) -> None:
     """The overlay is a disk of its own, on which no link to the cache can be: it shows them."""
     (sources / "small").write_text("small")
     mirrors = [Mirror("big"), Mirror("small", mode="link"), Mirror("tree", mode="link")]
-    with placed(plan(mirrors, sources)) as camp:
+    with placed(plan(mirrors, sources)) as sandbox:
         for name, text in {"small": "small", "tree/deep/3": "content 3"}.items():
-            assert (camp.folder / name).read_text() == text
-            assert (camp.folder / name).stat().st_mode & 0o222 == 0
-        assert camp.placed.bytes == 0
-        camp.check_inputs("task")
+            assert (sandbox.folder / name).read_text() == text
+            assert (sandbox.folder / name).stat().st_mode & 0o222 == 0
+        assert sandbox.placed.bytes == 0
+        sandbox.check_inputs("task")

@@ -242,7 +242,7 @@ def test_a_forked_child_that_unwinds_leaves_its_parents_folder_alone() -> None:
     assert left() == []
 
 
-def test_striking_follows_no_symlink(tmp_path: Path) -> None:
+def test_removing_follows_no_symlink(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis").write_text("x")
@@ -269,7 +269,7 @@ def test_a_folder_replaced_by_a_symlink_loses_only_the_symlink(tmp_path: Path) -
     assert left() == []
 
 
-def test_nothing_outside_the_root_is_ever_struck(tmp_path: Path) -> None:
+def test_nothing_outside_the_root_is_ever_removed(tmp_path: Path) -> None:
     root = local_storage()
     precious = tmp_path / "precious"
     (precious / "inner").mkdir(parents=True)
@@ -292,7 +292,7 @@ def test_nothing_outside_the_root_is_ever_struck(tmp_path: Path) -> None:
     assert not (root / "way").is_symlink()
 
 
-def test_striking_what_is_not_there_does_nothing() -> None:
+def test_removing_what_is_not_there_does_nothing() -> None:
     remove_tree(local_storage() / "gone", local_storage())
 
 

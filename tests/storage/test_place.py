@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from camps import mirrored, placed
 from other_processes import open_folder, small_disk, unprivileged
+from placed_inputs import mirrored, placed
 
 import encamp
 from encamp.errors import DiskFull, SourceChanged, UnusableInput
@@ -38,8 +38,8 @@ def test_permissions_and_times_come_along_and_inputs_become_writable(
         path.chmod(mode)
         os.utime(path, ns=(111, 1_600_000_000_123_456_789))
     items = [replace(item, cached=cached) for item in plan(as_mirrors(["file", "tree"]), here)]
-    with placed(items) as camp:
-        for path in (camp.folder / "file", camp.folder / "tree/file"):
+    with placed(items) as sandbox:
+        for path in (sandbox.folder / "file", sandbox.folder / "tree/file"):
             assert path.stat().st_mode & 0o7777 == (mode & 0o777) | 0o200 | 0o400
             assert path.stat().st_mtime_ns == 1_600_000_000_123_456_789
             path.write_text("mine")
@@ -76,9 +76,9 @@ def test_what_was_copied_is_counted(here: Path) -> None:
     for number in range(5):
         (here / f"tree/{number}").write_bytes(bytes(1000 * number))
     for brought in (10_000, 0):
-        with placed(plan(as_mirrors(Mirror("tree", mode="copy")), here)) as camp:
-            assert (camp.placed.files, camp.placed.bytes) == (5, 10_000)
-            assert camp.brought == brought
+        with placed(plan(as_mirrors(Mirror("tree", mode="copy")), here)) as sandbox:
+            assert (sandbox.placed.files, sandbox.placed.bytes) == (5, 10_000)
+            assert sandbox.brought == brought
 
 
 def truncate(path: Path) -> None:

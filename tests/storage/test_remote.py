@@ -30,7 +30,7 @@ from encamp.errors import (
     UnusableInput,
 )
 from encamp.storage import remote
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
 from encamp.storage.outputs.patterns import Existing, Output
 from encamp.storage.outputs.publish import intact
@@ -117,12 +117,12 @@ def test_a_changed_file_is_downloaded_anew(bucket: Any) -> None:
 def test_a_file_that_changes_between_plan_and_download_is_named(bucket: Any) -> None:
     items = plan([Mirror("memory://bucket/a.txt")], Path())
     bucket.pipe("/bucket/a.txt", b"longer than it was")
-    camp = Camp("test")
+    sandbox = Sandbox("test")
     try:
         with pytest.raises(SourceChanged, match=r"bucket/a\.txt"):
-            camp.place(items)
+            sandbox.place(items)
     finally:
-        camp.remove()
+        sandbox.remove()
     assert not list((local_storage() / "cache/partial").iterdir())
 
 
@@ -551,10 +551,10 @@ def test_so_may_a_file_of_a_disk_without_permissions(cached: bool, here: Path) -
     (here / "tool").chmod(0o640)
     for executable in (True, False):
         items = plan([Mirror("tool", executable=executable)], here)
-        camp = Camp("test")
+        sandbox = Sandbox("test")
         try:
-            camp.place(replace(item, cached=cached) for item in items)
-            mode = (camp.folder / "tool").stat().st_mode & 0o777
+            sandbox.place(replace(item, cached=cached) for item in items)
+            mode = (sandbox.folder / "tool").stat().st_mode & 0o777
         finally:
-            camp.remove()
+            sandbox.remove()
         assert mode == (0o750 if executable else 0o640)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from camps import mirrored
 from other_processes import open_folder
+from placed_inputs import mirrored
 
 import encamp
 from encamp.errors import UnusableInput, UnusableOutput

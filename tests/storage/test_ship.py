@@ -15,7 +15,7 @@ import pytest
 from other_processes import DEADLINE, finish, start
 
 from encamp.errors import ShippingFailed, SourceChanged, UnusableInput
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import ship
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.ship import (
@@ -388,16 +388,16 @@ def test_a_camp_fetches_once_a_host_what_it_does_not_see(
     monkeypatch.setenv(MIRRORED, here.format(to=to))
     for first in (True, False):
         asked = len(channel.asked)
-        camp = Camp("test", as_their_root(channel, items, away))
+        sandbox = Sandbox("test", as_their_root(channel, items, away))
         try:
-            camp.place(items)
-            assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
-            assert (camp.folder / "linked").read_bytes() == (away / "a").read_bytes()
-            assert tree_state(camp.folder / "tree").content == tree_state(tree).content
+            sandbox.place(items)
+            assert (sandbox.folder / "a").read_bytes() == (away / "a").read_bytes()
+            assert (sandbox.folder / "linked").read_bytes() == (away / "a").read_bytes()
+            assert tree_state(sandbox.folder / "tree").content == tree_state(tree).content
             assert (len(channel.asked) > asked) == first
-            assert camp.brought == (6004 if first else 0)
+            assert sandbox.brought == (6004 if first else 0)
         finally:
-            camp.remove()
+            sandbox.remove()
 
 
 def as_their_root(channel: Pipe, items: list[Item], away: Path) -> Pipe:
@@ -421,12 +421,12 @@ def test_what_the_host_sees_itself_is_not_shipped(
 ) -> None:
     make(away / "a", 5000)
     monkeypatch.setenv(MIRRORED, str(away))
-    camp = Camp("test", channel)
+    sandbox = Sandbox("test", channel)
     try:
-        camp.place(plan(MAP, away))
-        assert (camp.folder / "a").stat().st_size == 5000
+        sandbox.place(plan(MAP, away))
+        assert (sandbox.folder / "a").stat().st_size == 5000
     finally:
-        camp.remove()
+        sandbox.remove()
     assert channel.asked == []
 
 
@@ -435,12 +435,12 @@ def test_what_the_host_sees_is_not_shipped_either_where_no_root_holds_it(
 ) -> None:
     make(away / "a", 5000)
     monkeypatch.setenv(MIRRORED, "/no-such-folder")
-    camp = Camp("test", channel)
+    sandbox = Sandbox("test", channel)
     try:
-        camp.place(plan(MAP, away))
-        assert (camp.folder / "tree/b").stat().st_size == 0
+        sandbox.place(plan(MAP, away))
+        assert (sandbox.folder / "tree/b").stat().st_size == 0
     finally:
-        camp.remove()
+        sandbox.remove()
     assert channel.asked == []
 
 
@@ -454,24 +454,24 @@ def test_another_file_or_tree_by_the_same_name_is_not_taken_for_the_input(
     (to / "tree").mkdir()
     make(to / "tree/b", 10)
     monkeypatch.setenv(MIRRORED, str(to))
-    camp = Camp("test", as_their_root(channel, items, away))
+    sandbox = Sandbox("test", as_their_root(channel, items, away))
     try:
-        camp.place(items)
-        assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
-        assert tree_state(camp.folder / "tree").content == tree_state(tree).content
+        sandbox.place(items)
+        assert (sandbox.folder / "a").read_bytes() == (away / "a").read_bytes()
+        assert tree_state(sandbox.folder / "tree").content == tree_state(tree).content
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 def test_what_one_task_alone_wants_is_shipped_too(channel: Pipe, away: Path) -> None:
     make(away / "a", 5000)
     items = [replace(item, cached=False) for item in planned_there(away, "/none", Mirror("a"))]
-    camp = Camp("test", channel)
+    sandbox = Sandbox("test", channel)
     try:
-        camp.place(items)
-        assert (camp.folder / "a").read_bytes() == (away / "a").read_bytes()
+        sandbox.place(items)
+        assert (sandbox.folder / "a").read_bytes() == (away / "a").read_bytes()
     finally:
-        camp.remove()
+        sandbox.remove()
     assert len(channel.asked) == 1
 
 
@@ -483,12 +483,12 @@ def test_a_corrupted_shipment_leaves_nothing_in_the_cache(away: Path) -> None:
         return replace(sender.chunk(path, offset), digest=b"no such digest")
 
     items = planned_there(away, "/none", Mirror("a"))
-    camp = Camp("test", Scripted(answer=corrupted))
+    sandbox = Sandbox("test", Scripted(answer=corrupted))
     try:
         with pytest.raises(ShippingFailed, match=str(away / "a")):
-            camp.place(items)
+            sandbox.place(items)
     finally:
-        camp.remove()
+        sandbox.remove()
     cache = local_storage() / "cache"
     assert [p for name in ("files", "trees", "partial") for p in (cache / name).rglob("*")] == []
 
@@ -503,19 +503,19 @@ def test_a_tree_that_changes_while_it_is_shipped_is_named_and_not_cached(
         return sender.chunk(path, offset)
 
     items = planned_there(away, "/none", Mirror("tree"))
-    camp = Camp("test", Scripted(sender.entries(str(tree), ()), changing))
+    sandbox = Sandbox("test", Scripted(sender.entries(str(tree), ()), changing))
     try:
         with pytest.raises(SourceChanged):
-            camp.place(items)
+            sandbox.place(items)
     finally:
-        camp.remove()
+        sandbox.remove()
     assert not list((local_storage() / "cache/trees").glob("*/*"))
 
 
 PLACING = """
     import socket, sys
     from dataclasses import replace
-    from encamp.storage.camp import Camp
+    from encamp.storage.folder import Sandbox
     from encamp.storage.inputs.mirror import Mirror, plan
     from encamp.storage.inputs.ship import Sender
     from pathlib import Path
@@ -530,11 +530,11 @@ PLACING = """
     items = [replace(item, identity=item.identity[::-1]) for item in plan([Mirror("*")], away)]
     print("ready", flush=True)
     sys.stdin.readline()
-    camp = Camp("test", Counting())
-    camp.place(items)
+    sandbox = Sandbox("test", Counting())
+    sandbox.place(items)
     for item in items:
-        assert (camp.folder / item.target).read_bytes() == (away / item.target).read_bytes()
-    camp.remove()
+        assert (sandbox.folder / item.target).read_bytes() == (away / item.target).read_bytes()
+    sandbox.remove()
     print(len(asked))
 """
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from camps import mirrored
 from other_processes import small_disk
+from placed_inputs import mirrored
 
 import encamp
 from encamp.errors import DiskFull

@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 
 from encamp.errors import BadDestination
-from encamp.storage.camp import Camp
 from encamp.storage.disk import visible
 from encamp.storage.disk.visible import WAIT, is_network_disk, until_not_older, until_visible
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.outputs.patterns import as_outputs
 from encamp.storage.outputs.publish import publish
@@ -207,13 +207,13 @@ def test_an_input_that_this_host_sees_as_it_was_is_waited_for(readonly: bool, he
         os.utime(here / "a", ns=(0, mtime_ns))
 
     see("old", 1000)
-    camp = Camp("test")
+    sandbox = Sandbox("test")
     try:
         with later(lambda: see("new", 2000), 2):
-            camp.place(items)
-        assert (camp.folder / "a").read_text() == "new"
+            sandbox.place(items)
+        assert (sandbox.folder / "a").read_text() == "new"
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 def test_that_a_file_is_not_seen_is_believed_for_a_while_only(

@@ -27,7 +27,7 @@ from encamp.jobs.steps import Call, Command, line_of, lines_of
 from encamp.jobs.worker.commands import run_command
 from encamp.model import JobReport
 from encamp.slot.threads import with_chosen
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.owner import reclaim
 from encamp.storage.roots import local_storage
 
@@ -90,22 +90,22 @@ def _folder(job: Job, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
     """The task's folder with its inputs in it."""
     inputs = prepared.inputs.of(wanted.task)
     local_storage()
-    camp = Camp(f"{job.name}.{wanted.task}")
+    sandbox = Sandbox(f"{job.name}.{wanted.task}")
     try:
-        camp.bring(prepared.shared)
-        camp.place((*prepared.shared, *inputs))
+        sandbox.bring(prepared.shared)
+        sandbox.place((*prepared.shared, *inputs))
         before = Path.cwd()
-        os.chdir(camp.folder)
+        os.chdir(sandbox.folder)
         try:
-            yield camp.folder
+            yield sandbox.folder
         finally:
             os.chdir(before)
     finally:
         if wanted.keep:
             remedy = "encamp clean --all removes it, and empties the cache"
-            _say(f"  the folder is kept: {printable(camp.keep())}; {remedy}")
+            _say(f"  the folder is kept: {printable(sandbox.keep())}; {remedy}")
         else:
-            camp.remove()
+            sandbox.remove()
             reclaim()
 
 

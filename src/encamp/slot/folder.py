@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import EncampError
 from encamp.slot.calling import called
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.ship import Channel
 from encamp.storage.outputs.landing import OutputChannel
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.persistent import give_back, persistent_camp
+from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.sandbox import inside
 
 if TYPE_CHECKING:
@@ -71,32 +71,32 @@ def in_folder(
     kwargs: dict[str, Any],
 ) -> Brought:
     """Call the function in its folder, which is its current folder and the task's ``folder``."""
-    camp = _camp(staging, channel)
-    task.folder = camp.folder
+    sandbox = _sandbox(staging, channel)
+    task.folder = sandbox.folder
     before = _current_folder()
     try:
-        with inside(camp.folder):
+        with inside(sandbox.folder):
             if staging.chdir:
-                os.chdir(camp.folder)
+                os.chdir(sandbox.folder)
             try:
                 value = called(function, args, kwargs)
             finally:
                 if staging.chdir:
                     _go_back(before)
-        camp.check_inputs(staging.name)
-        return Brought(value, _staged(staging, camp, staging.outputs, channel))
+        sandbox.check_inputs(staging.name)
+        return Brought(value, _staged(staging, sandbox, staging.outputs, channel))
     except Exception as exc:
         if not staging.on_failure:
             raise
         with suppress(EncampError, OSError):  # the call's own error matters more
-            return Brought(None, _staged(staging, camp, staging.on_failure, channel), exc)
+            return Brought(None, _staged(staging, sandbox, staging.on_failure, channel), exc)
         raise
     finally:
         task.folder = None
         if staging.persistent:
-            give_back(staging.persistent, camp)
+            give_back(staging.persistent, sandbox)
         else:
-            camp.remove()
+            sandbox.remove()
 
 
 def _current_folder() -> str:
@@ -112,33 +112,33 @@ def _go_back(folder: str) -> None:
         os.chdir("/")
 
 
-def _camp(staging: Staging, channel: Channel) -> Camp:
+def _sandbox(staging: Staging, channel: Channel) -> Sandbox:
     if staging.persistent:
         items = list(staging.items)
-        return persistent_camp(staging.persistent, items, renew=False, channel=channel)
-    camp = Camp(staging.name, channel)
+        return persistent_sandbox(staging.persistent, items, renew=False, channel=channel)
+    sandbox = Sandbox(staging.name, channel)
     try:
-        camp.place(staging.items)
+        sandbox.place(staging.items)
     except BaseException:
-        camp.remove()
+        sandbox.remove()
         raise
-    return camp
+    return sandbox
 
 
 def _staged(
-    staging: Staging, camp: Camp, outputs: tuple[Output, ...], channel: OutputChannel
+    staging: Staging, sandbox: Sandbox, outputs: tuple[Output, ...], channel: OutputChannel
 ) -> list[Staged]:
     if not outputs:
         return []
     return stage(
-        camp.folder,
+        sandbox.folder,
         outputs,
         token=staging.token,
         task=staging.name,
-        inputs=camp.inputs,
-        unchanged=camp.unchanged,
-        is_from=camp.is_from,
-        announce=camp.note_parts,
+        inputs=sandbox.inputs,
+        unchanged=sandbox.unchanged,
+        is_from=sandbox.is_from,
+        announce=sandbox.note_parts,
         channel=channel if staging.beacon else None,
         beacon=staging.beacon,
     )

@@ -12,56 +12,56 @@ import threading
 from contextlib import suppress
 
 from encamp.errors import EncampError
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.ship import Channel
 
 _lock = threading.Lock()
-_idle: dict[str, tuple[Camp, list[Item]]] = {}
+_idle: dict[str, tuple[Sandbox, list[Item]]] = {}
 """Name → folder that nobody uses now, and what is mirrored in it."""
-_given: dict[Camp, list[Item]] = {}
+_given: dict[Sandbox, list[Item]] = {}
 _pid = os.getpid()
 
 
-def persistent_camp(
+def persistent_sandbox(
     name: str, items: list[Item], *, renew: bool, channel: Channel | None = None
-) -> Camp:
+) -> Sandbox:
     """The folder of this name with these inputs, as its last user left it, or a new one.
 
     One that is in use is not waited for: another is made. Blocks while inputs are mirrored.
     """
     _forget_parents()
     with _lock:
-        camp, before = _idle.pop(name, (None, []))
-    if camp is not None and (renew or before != items or not camp.folder.is_dir()):
-        camp.remove()
-        camp = None
-    if camp is None:
-        camp = Camp(name, channel)
+        sandbox, before = _idle.pop(name, (None, []))
+    if sandbox is not None and (renew or before != items or not sandbox.folder.is_dir()):
+        sandbox.remove()
+        sandbox = None
+    if sandbox is None:
+        sandbox = Sandbox(name, channel)
         try:
-            camp.place(items)
+            sandbox.place(items)
         except BaseException:
-            camp.remove()
+            sandbox.remove()
             raise
     with _lock:
-        _given[camp] = items
-    return camp
+        _given[sandbox] = items
+    return sandbox
 
 
-def give_back(name: str, camp: Camp) -> None:
+def give_back(name: str, sandbox: Sandbox) -> None:
     """Let the next user have the folder; one too many, or with damaged inputs, is removed."""
-    sound = _is_sound(name, camp)
+    sound = _is_sound(name, sandbox)
     with _lock:
-        items = _given.pop(camp)
+        items = _given.pop(sandbox)
         if sound and name not in _idle:
-            _idle[name] = (camp, items)
+            _idle[name] = (sandbox, items)
             return
-    camp.remove()
+    sandbox.remove()
 
 
-def _is_sound(name: str, camp: Camp) -> bool:
+def _is_sound(name: str, sandbox: Sandbox) -> bool:
     try:
-        camp.check_inputs(name)
+        sandbox.check_inputs(name)
     except (EncampError, OSError):
         return False
     return True
@@ -71,11 +71,11 @@ def remove_idle() -> None:
     """Remove all persistent folders of this process that nobody uses now."""
     _forget_parents()
     with _lock:
-        camps = [camp for camp, _ in _idle.values()]
+        sandboxes = [sandbox for sandbox, _ in _idle.values()]
         _idle.clear()
-    for camp in camps:
+    for sandbox in sandboxes:
         with suppress(OSError):
-            camp.remove()
+            sandbox.remove()
 
 
 def _forget_parents() -> None:

@@ -15,14 +15,14 @@ from secrets import token_hex
 from typing import ParamSpec, TypeVar
 
 from encamp.errors import EncampError
-from encamp.storage.camp import Camp
 from encamp.storage.disk.trusted import named
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import MirrorMap, as_mirrors, plan
 from encamp.storage.leftovers import reclaim_leftovers
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, check_outputs
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import stage, unstage
-from encamp.storage.persistent import give_back, persistent_camp
+from encamp.storage.persistent import give_back, persistent_sandbox
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
 from encamp.storage.signals import signals_exit
@@ -92,29 +92,29 @@ def sandbox(
     items = plan(as_mirrors(mirror), base)
     _reclaim_once()
     with signals_exit():
-        camp = persistent_camp(name, items, renew=renew) if persistent else Camp(name)
+        sandbox = persistent_sandbox(name, items, renew=renew) if persistent else Sandbox(name)
         try:
             if not persistent:
-                camp.place(items)
-            with inside(camp.folder):
-                yield camp.folder
-            camp.check_inputs(name)
-            _publish(camp, wanted, destination, name)
+                sandbox.place(items)
+            with inside(sandbox.folder):
+                yield sandbox.folder
+            sandbox.check_inputs(name)
+            _publish(sandbox, wanted, destination, name)
         except BaseException:
             with suppress(EncampError, OSError):  # the block's own error matters more
-                _publish(camp, rescued, destination, name, failed=True)
+                _publish(sandbox, rescued, destination, name, failed=True)
             raise
         finally:
             if persistent:
-                give_back(name, camp)
+                give_back(name, sandbox)
             elif keep:
-                camp.keep()
+                sandbox.keep()
             else:
-                camp.remove()
+                sandbox.remove()
 
 
 def _publish(
-    camp: Camp,
+    sandbox: Sandbox,
     wanted: tuple[Output, ...],
     destination: Path,
     name: str,
@@ -122,15 +122,15 @@ def _publish(
     failed: bool = False,
 ) -> None:
     staged = stage(
-        camp.folder,
+        sandbox.folder,
         wanted,
         destination,
         token=token_hex(8),
         task=name,
-        inputs=camp.inputs,
-        unchanged=None if failed else camp.unchanged,
-        is_from=camp.is_from,
-        announce=camp.note_parts,
+        inputs=sandbox.inputs,
+        unchanged=None if failed else sandbox.unchanged,
+        is_from=sandbox.is_from,
+        announce=sandbox.note_parts,
     )
     try:
         publish(staged)

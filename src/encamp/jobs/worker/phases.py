@@ -44,8 +44,8 @@ from encamp.slot.child import (
 from encamp.slot.isolation import put_folder_back
 from encamp.slot.output import flush, output_to
 from encamp.slot.processes import end_descendants, helpers
-from encamp.storage.camp import Camp
 from encamp.storage.disk.disk import free_space
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.place import Placed
 from encamp.storage.outputs.landing import OutputChannel
 from encamp.storage.outputs.patterns import Output
@@ -148,62 +148,62 @@ class _Attempt:
         return steps
 
     def _in_folder(self, steps: tuple[Call | Command, ...]) -> None:
-        camp = Camp(f"{self.work.job}.{self.work.task}", self.files)
-        at_supervisors_end(camp.remove)
-        self._stand(str(camp.path))
+        sandbox = Sandbox(f"{self.work.job}.{self.work.task}", self.files)
+        at_supervisors_end(sandbox.remove)
+        self._stand(str(sandbox.path))
         failed = True
         try:
-            with output_to(camp.path / "log"):
-                self._all_phases(steps, camp)
+            with output_to(sandbox.path / "log"):
+                self._all_phases(steps, sandbox)
             failed = self.outcome.error is not None
         finally:
             if not isinstance(self.outcome.error, Stopped):  # then its supervisor sees to it
-                self._leave(camp, failed=failed)
+                self._leave(sandbox, failed=failed)
             at_supervisors_end(None)
 
-    def _leave(self, camp: Camp, *, failed: bool) -> None:
+    def _leave(self, sandbox: Sandbox, *, failed: bool) -> None:
         """Bring home what is wanted of a folder, and remove it."""
         if failed and not orphaned():
-            self.outcome.rescued = rescue(camp.folder, self.work, self.files)
-        self._bring_log(camp.path)
+            self.outcome.rescued = rescue(sandbox.folder, self.work, self.files)
+        self._bring_log(sandbox.path)
         keep = self.work.keep
         if keep == "always" or (failed and keep == "failed"):
-            self.outcome.kept = f"{socket.gethostname()}:{camp.keep()}"
+            self.outcome.kept = f"{socket.gethostname()}:{sandbox.keep()}"
         else:
-            camp.remove()
+            sandbox.remove()
 
-    def _all_phases(self, steps: tuple[Call | Command, ...], camp: Camp) -> None:
-        self.placed = camp.placed
+    def _all_phases(self, steps: tuple[Call | Command, ...], sandbox: Sandbox) -> None:
+        self.placed = sandbox.placed
         try:
             with self._phase("job prephase"):
-                camp.bring(self.work.shared)
+                sandbox.bring(self.work.shared)
             with self._phase("task prephase"):
-                camp.place((*self.work.shared, *self.work.inputs))
-                self.outcome.bytes_shared = camp.brought
+                sandbox.place((*self.work.shared, *self.work.inputs))
+                self.outcome.bytes_shared = sandbox.brought
             with undone() if self._calls else put_folder_back("/"):
                 for step in steps:
-                    self._step(step, camp.folder)
+                    self._step(step, sandbox.folder)
             self._note_step(None, None)
             self._end_rest()
             if self.work.values is not None:
-                self.value = read_values(camp.folder / self.work.values, self.work.task)
+                self.value = read_values(sandbox.folder / self.work.values, self.work.task)
             self.outcome.value = _pickled(self.value)
-            camp.check_inputs(self.work.task)
+            sandbox.check_inputs(self.work.task)
             self._check_wanted()
             with self._phase("task postphase"):
                 self.outcome.staged = stage(
-                    camp.folder,
+                    sandbox.folder,
                     self.work.outputs,
                     token=self.work.token,
                     task=self.work.task,
-                    inputs=camp.inputs,
-                    unchanged=camp.unchanged,
+                    inputs=sandbox.inputs,
+                    unchanged=sandbox.unchanged,
                     channel=self.files,
                     beacon=self.work.beacon,
                     flush=self._flushes,
                 )
         except StepFailed as exc:
-            self._failed(_for_want_of_room(exc, camp.folder) or exc)
+            self._failed(_for_want_of_room(exc, sandbox.folder) or exc)
         except (EncampError, Stopped) as exc:
             self._failed(exc)
 

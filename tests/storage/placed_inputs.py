@@ -6,23 +6,23 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from encamp.storage.camp import Camp
+from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 
 
 @contextmanager
-def placed(items: Iterable[Item]) -> Iterator[Camp]:
+def placed(items: Iterable[Item]) -> Iterator[Sandbox]:
     """A folder with the items of a plan in it."""
-    camp = Camp("test")
+    sandbox = Sandbox("test")
     try:
-        camp.place(items)
-        yield camp
+        sandbox.place(items)
+        yield sandbox
     finally:
-        camp.remove()
+        sandbox.remove()
 
 
 @contextmanager
 def mirrored(spec: MirrorMap, base: Path) -> Iterator[Path]:
     """A folder with what ``spec`` finds in ``base``."""
-    with placed(plan(as_mirrors(spec), base)) as camp:
-        yield camp.folder
+    with placed(plan(as_mirrors(spec), base)) as sandbox:
+        yield sandbox.folder

@@ -1,4 +1,4 @@
-"""A private folder with its inputs in it: everything that lives as long as one sandbox does."""
+"""One sandbox: a private folder with its lock, its inputs, and its use of the cache."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from encamp.storage.inputs.unchanged import Unchanged
 from encamp.storage.owner import OwnedFolder
 
 
-class Camp:
-    """One task's folder, from pitching to striking. Not for sharing between threads.
+class Sandbox:
+    """A private folder, created with this object and removed by `remove` or `keep`.
 
-    ``folder`` is where the task works, ``path`` what encamp has around it. Raises
-    `BadLocalStorage` or `DiskFull`.
+    ``folder`` is the task's own folder; ``path`` is the folder around it, which also holds encamp's
+    files. For one thread at a time. Raises `BadLocalStorage` or `DiskFull`.
     """
 
     def __init__(self, name: str, channel: Channel | None = None) -> None:
@@ -42,37 +42,38 @@ class Camp:
 
     @property
     def brought(self) -> int:
-        """Bytes that were brought to this host's cache."""
+        """Bytes that were fetched into this host's cache."""
         return self._cache.bytes
 
     @property
     def inputs(self) -> frozenset[str]:
-        """Where inputs were put, relative to ``folder``."""
+        """Paths of the inputs, relative to ``folder``."""
         return frozenset(self._inputs)
 
     def unchanged(self, path: str) -> bool:
-        """Whether a path in ``folder`` is an input, or in one, that is as it was put there."""
+        """Whether a path in ``folder`` is an unchanged input, or in one."""
         return self._unchanged(path)
 
     def is_from(self, path: str, final: Path) -> bool:
-        """Whether a path in ``folder`` is an input, or in one, whose source is ``final``."""
+        """Whether a path in ``folder`` is an input with the source ``final``, or in one."""
         return self._unchanged.is_from(path, final)
 
     def bring(self, items: Iterable[Item]) -> None:
-        """Fetch inputs into the cache that are not there yet; blocks. Raises as `place`."""
+        """Fetch missing inputs into the cache; blocks. Raises the errors of `place`."""
         self._placer.bring(items)
 
     def place(self, items: Iterable[Item]) -> None:
-        """Put inputs into the folder; blocks. Raises as `Placer.place`. To be called once."""
+        """Put inputs into the folder; blocks. Call it once. Raises the errors of `Placer.place`."""
         items = list(items)
         self._placer.place(items)
         self._unchanged = Unchanged(self.folder, items, self._cache)
         self._inputs.update(item.target for item in items)
 
     def check_inputs(self, task: str) -> None:
-        """Raise `InputDamaged` if the task wrote to what it shares with others, now or before.
+        """Raise `InputDamaged` if the task has written to an input that others share.
 
-        Raises `InputLost` if some of that has vanished from this host's disk.
+        Raises `InputLost` if a shared input has vanished from this host's disk. A folder with such
+        an error raises it again at each later call.
         """
         if self._wrong is None:
             try:
@@ -89,8 +90,8 @@ class Camp:
     def remove(self) -> None:
         """Remove the folder; may be called twice, and from a process that is about to end.
 
-        What cannot be removed (root's files, made by a container) is warned of and left to
-        `encamp clean`: it is no reason to lose a result.
+        Warns about files that cannot be removed (root's files, made by a container) and leaves them
+        to `encamp clean`, so that the result is not lost.
         """
         try:
             self._owned.remove()
@@ -99,7 +100,7 @@ class Camp:
         self._cache.close()
 
     def keep(self) -> Path:
-        """Move the folder out of the owned ones, as plain files; returns its new place."""
+        """Move the folder to the kept ones, as plain files; returns its new path."""
         kept = self._owned.keep()
         self._cache.close()
         return kept
