@@ -319,40 +319,40 @@ def test_a_thousand_tasks_load_with_few_steps_for_each(tmp_path):
 # Bad files: line, column and sentence
 
 PLACEHOLDERS = "write {{ and }} for plain braces"
-BASE = "known are {index}, {jobdir}, {task}, {to}; " + PLACEHOLDERS
+BASE = "the placeholders are {index}, {jobdir}, {task}, {to}; " + PLACEHOLDERS
 
 BAD = {
     "unknown key of the job": (
         'name = "x"\nretires = 1\n',
-        (2, 1, ("unknown key 'retires'; did you mean 'retries'? known here are "
+        (2, 1, ("unknown key 'retires'; did you mean 'retries'? the keys here are "
                "name, to, mirror, retries, time_limit, log_limit, shared, env, task")),
     ),
     "unknown key of a task": (
         '[[task]]\nsteps = "x"\n\n[[task]]\nsteps = "x"\n  "out puts" = 1',
-        (6, 3, ("unknown key 'out puts'; did you mean 'outputs'? known here are name, foreach, "
+        (6, 3, ("unknown key 'out puts'; did you mean 'outputs'? the keys here are name, foreach, "
                "mirror, steps, outputs, on_failure, env, values, after, retries, time_limit")),
     ),
     "unknown key without a likeness": (
         '[[task]]\nsteps = [{ run = "x", 1 = 2 }]',
-        (2, 23, "unknown key '1'; known here are run, shell, time_limit, env, stdin, stdout"),
+        (2, 23, "unknown key '1'; the keys here are run, shell, time_limit, env, stdin, stdout"),
     ),
     "unknown key of a range": (
         '[[task]]\nsteps = "x"\nforeach = { ok = [1], run = { from = 1, too = 2 } }',
-        (3, 41, "unknown key 'too'; did you mean 'to'? known here are from, to, step"),
+        (3, 41, "unknown key 'too'; did you mean 'to'? the keys here are from, to, step"),
     ),
     "unknown key of an output": (
         '[[task]]\nsteps = "x"\n[task.outputs]\n"*.a" = "."\n"*.b" = { renam = "x" }',
-        (5, 11, ("unknown key 'renam'; did you mean 'rename'? known here are "
+        (5, 11, ("unknown key 'renam'; did you mean 'rename'? the keys here are "
                 "to, rename, required, existing")),
     ),
     "unknown key in a list of mirrors": (
         'mirror = ["é", { pattern = "x", depth = 2 }]',
-        (1, 33, ("unknown key 'depth'; known here are to, rename, exclude, required, readonly, "
+        (1, 33, ("unknown key 'depth'; the keys here are to, rename, exclude, required, readonly, "
                 "mode, executable, outputs_of, pattern")),
     ),
     "unknown key in a list for failures": (
         '[[task]]\nsteps = "x"\non_failure = [{ pattern = "x", mode = "copy" }]',
-        (3, 32, "unknown key 'mode'; known here are to, rename, required, existing, pattern"),
+        (3, 32, "unknown key 'mode'; the keys here are to, rename, required, existing, pattern"),
     ),
     "a mode that there is not": (
         'mirror = { "a" = ".", "b" = { mode = "links" } }',
@@ -367,7 +367,7 @@ BAD = {
     "text for read-only": (
         'mirror = { "a" = { readonly = "true" } }',
         (1, 31, ("'readonly' must be true or false, not the text 'true'; "
-                "leave the quotes away: true")),
+                "leave out the quotes: true")),
     ),
     "a policy that there is not": (
         ('[[task]]\nsteps = "x"\n[task.outputs]\n"*.a" = { existing = "keep" }\n'
@@ -403,7 +403,7 @@ BAD = {
     ),
     "text for a number": (
         '[[task]]\nsteps = "x"\nretries = "2"',
-        (3, 11, "'retries' must be a whole number, not the text '2'; leave the quotes away: 2"),
+        (3, 11, "'retries' must be a whole number, not the text '2'; leave out the quotes: 2"),
     ),
     "negative retries": (
         "retries = -1",
@@ -421,7 +421,7 @@ BAD = {
     "text for true": (
         '[[task]]\nsteps = [{ run = "x", shell = "true" }]',
         (2, 31, ("'shell' must be true, false or 'bash', not the text 'true'; "
-                 "leave the quotes away: true")),
+                 "leave out the quotes: true")),
     ),
     "a shell that is not known": (
         '[[task]]\nsteps = [{ run = "x", shell = "zsh" }]',
@@ -453,12 +453,12 @@ BAD = {
     ),
     "time limit of no unit": (
         'time_limit = "5 minutes"',
-        (1, 14, ("the text '5 minutes' is no time limit; write a number of seconds above 0, or a "
-                "time such as '500 ms', '30 s', '5 min', '2 h'")),
+        (1, 14, ("the text '5 minutes' is not a time limit; write a number of seconds above 0, "
+                "or a time such as '500 ms', '30 s', '5 min', '2 h'")),
     ),
     "time limit of nothing": (
         '[[task]]\nname = "x"\nsteps = [{ run = "x", time_limit = 0 }]',
-        (3, 36, ("the number 0 is no time limit; write a number of seconds above 0, or a "
+        (3, 36, ("the number 0 is not a time limit; write a number of seconds above 0, or a "
                 "time such as '500 ms', '30 s', '5 min', '2 h'")),
     ),
     "bad placeholder in a step": (
@@ -475,22 +475,23 @@ BAD = {
     ),
     "bad placeholder in a folder": (
         '[[task]]\nname = "x"\nsteps = "y"\noutputs = { "a" = "{input}" }',
-        (4, 20, ("{input}: no such placeholder here; it is for tasks that are made for files; "
-                + BASE)),
+        (4, 20, "{input}: no such placeholder here; it is only for tasks that foreach makes "
+                "for files; " + BASE),
     ),
     "bad placeholder in a rename": (
         '[[task]]\nname = "x"\nsteps = "y"\noutputs = { "a" = { rename = "{stm}" } }',
-        (4, 31, "{stm}: no such placeholder here; did you mean {stem}? known are {index}, "
-                "{jobdir}, {name}, {stem}, {suffix}, {task}, {to}; " + PLACEHOLDERS),
+        (4, 31, "{stm}: no such placeholder here; did you mean {stem}? the placeholders are "
+                "{index}, {jobdir}, {name}, {stem}, {suffix}, {task}, {to}; " + PLACEHOLDERS),
     ),
     "task in its own name": (
         '[[task]]\nname = "a{task}"\nsteps = "y"',
-        (2, 10, "{task}: no such placeholder here; known are {index}, {jobdir}, {to}; "
+        (2, 10, "{task}: no such placeholder here; the placeholders are {index}, {jobdir}, {to}; "
                 + PLACEHOLDERS),
     ),
     "task in the job's mirror": (
         'mirror = "{task}"\n[[task]]\nname = "x"\nsteps = "y"',
-        (1, 11, "{task}: no such placeholder here; known are {jobdir}, {to}; " + PLACEHOLDERS),
+        (1, 11, "{task}: no such placeholder here; the placeholders are {jobdir}, {to}; "
+                + PLACEHOLDERS),
     ),
     "bad placeholder in the job's environment": (
         'env = { A = "a", B = "b {x}" }\n[[task]]\nname = "x"\nsteps = "y"',
@@ -552,7 +553,7 @@ BAD = {
     ),
     "a key of foreach that is taken": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { name = [1] }',
-        (4, 20, "{name} has a meaning of its own; choose another word than 'name'"),
+        (4, 20, "{name} has another meaning; choose another name than 'name'"),
     ),
     "a key of foreach that is no word": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { a-b = [1] }',
@@ -586,11 +587,11 @@ BAD = {
     ),
     "a null character": (
         '[[task]]\nname = "x"\nsteps = ["y", "a\\u0000"]',
-        (3, 15, "'a\\x00': holds a null character, which no name or command can have"),
+        (3, 15, "'a\\x00': holds a null character, which is not allowed in names and commands"),
     ),
     "a null character in a value": (
         '[[task]]\nname = "x"\nsteps = "y"\nforeach = { v = ["a", "\\u0000"] }',
-        (4, 23, "'\\x00' holds a null character; leave it away"),
+        (4, 23, "'\\x00' holds a null character; remove it"),
     ),
     "an unknown user": (
         'to = "~no-such-user/x"\n[[task]]\nname = "x"\nsteps = "y"',
@@ -598,7 +599,7 @@ BAD = {
     ),
     "a variable with no name": (
         'env = { "A=B" = "1" }\n[[task]]\nname = "x"\nsteps = "y"',
-        (1, 17, "the variable 'A=B': has no name that an environment can hold"),
+        (1, 17, "the variable 'A=B': has a name that is not allowed in an environment"),
     ),
     "after a task that is not there": (
         ('[[task]]\nname = "strip-{v}"\nforeach = { v = [1, 2] }\nsteps = "y"\n'
@@ -611,7 +612,7 @@ BAD = {
     ),
     "a shell step whose value stands where it cannot be quoted": (
         '[[task]]\nname = "x"\nsteps = [{ shell = true, run = "echo `cat {task}`" }]',
-        (3, 43, ("{task}: cannot be filled in inside backquotes of a shell step; "
+        (3, 43, ("{task}: cannot be inserted inside backquotes of a shell step; "
                 'give it as env = { VALUE = "{task}" } and write "$VALUE" there')),
     ),
 }  # fmt: skip

@@ -56,7 +56,7 @@ def test_whole_numbers_can_be_padded_with_zeros(text, filled):
 
 
 UNKNOWN = "no such placeholder here; "
-KNOWN = "known are {index}, {input}; write {{ and }} for plain braces"
+KNOWN = "the placeholders are {index}, {input}; write {{ and }} for plain braces"
 PADDING = "only zero padding can be added, as {index:03d}; "
 
 
@@ -73,7 +73,7 @@ PADDING = "only zero padding can be added, as {index:03d}; "
         ("a { b", "{: a lone brace; write {{ for a plain brace"),
         ("a } b", "}: a lone brace; write }} for a plain brace"),
         ("{input:03d}", "{input:03d}: pads whole numbers only, and input is 'x.las' here"),
-        ("a\0b", "'a\\x00b': holds a null character, which no name or command can have"),
+        ("a\0b", "'a\\x00b': holds a null character, which is not allowed in names and commands"),
     ],
 )
 def test_a_bad_placeholder_is_told_with_what_to_write(text, message):
@@ -99,7 +99,9 @@ def test_the_renamed_files_own_placeholders_are_left_for_it():
     values = {"task": "t{1}", "stem": "no", "name": "no", "suffix": "no"}
     template = fill_rename("{{{task}-{stem}{suffix}", values)
     assert renamed(template, "a.raw") == "{t{1}-a.raw"
-    assert "known are {name}, {stem}, {suffix}, {task}" in why(fill_rename, "{x}", {"task": "t"})
+    assert "the placeholders are {name}, {stem}, {suffix}, {task}" in why(
+        fill_rename, "{x}", {"task": "t"}
+    )
     assert "zero padding" in why(fill_rename, "{stem.upper}", values)
 
 
@@ -196,7 +198,7 @@ def test_any_text_passes_through_the_shells_quoting(value):
 )
 def test_where_no_quoting_is_safe_the_shell_step_is_refused(line, place):
     assert why(fill_shell, line, {"v": "x"}) == (
-        f"{{v}}: cannot be filled in inside {place} of a shell step; "
+        f"{{v}}: cannot be inserted inside {place} of a shell step; "
         'give it as env = { VALUE = "{v}" } and write "$VALUE" there'
     )
 
@@ -243,7 +245,7 @@ PLAIN_ONLY = [
     ("$X {v}", "a command there has a name that is not written out"),
     ("PATH={v}", "PATH is more than a word to programs"),
     ("PS4={v}; set -x", "PS4 is more than a word to programs"),
-    ("sort {v}; echo don't", "the line cannot be read for certain"),
+    ("sort {v}; echo don't", "the line cannot be parsed for certain"),
     ("sort {v} > x.sh; sh x.sh", "the line may write x.sh, which it runs"),
     ("[ {v} -a $x ]", "[ {v} -a $x ] might run data as code"),
 ]
@@ -284,7 +286,9 @@ def test_a_value_that_a_program_would_take_for_an_option_is_refused():
 @pytest.mark.parametrize("name", ["BASH_ENV", "ENV", "PS4", "PROMPT_COMMAND"])
 def test_a_variable_that_shells_run_has_only_plain_values(name):
     step = command(["bash", "x.sh"], env={name: "{v}"})
-    assert f"shells run what is in {name}" in why(fill_command, step, {"v": "$(touch hacked)"})
+    assert f"shells run the value of {name} as code" in why(
+        fill_command, step, {"v": "$(touch hacked)"}
+    )
     assert fill_command(step, {"v": "start.sh"}).env == {name: "start.sh"}
     own = command(["bash", "x.sh"], env={name: "$(date)"})
     assert fill_command(own, {"v": "a b"}).env == {name: "$(date)"}
@@ -303,9 +307,9 @@ def test_values_that_would_mean_more_than_a_word_are_quoted():
 def test_a_placeholder_after_a_dollar_or_backslash_is_refused():
     assert why(fill_shell, "echo ${v}", {"v": "x"}) == (
         "{v}: cannot follow a $ in a shell step; "
-        "for a variable of the shell write ${{v}}, or leave the $ away"
+        "for a variable of the shell write ${{v}}, or leave out the $"
     )
-    message = "{v}: cannot follow a \\ in a shell step; leave the \\ away"
+    message = "{v}: cannot follow a \\ in a shell step; leave out the \\"
     assert why(fill_shell, "echo \\{v}", {"v": "x"}) == message
 
 

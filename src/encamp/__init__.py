@@ -1,9 +1,9 @@
 """encamp: private folders for tasks, on the hosts that do the work.
 
-Runs functions and command lines on one or many machines, each task in a private folder on its
-host's own disk, with its input files mirrored into it and its outputs brought back whole.
+Runs functions and command lines on one or many machines. Each task gets a private folder on its
+host's own disk with its inputs mirrored into it; its outputs are published whole.
 
-Every public name is loaded when it is first used, so that ``import encamp`` costs next to nothing.
+Every public name is loaded when it is first used, so that ``import encamp`` costs almost nothing.
 """
 
 from importlib import import_module

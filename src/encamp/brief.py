@@ -1,4 +1,4 @@
-"""Where in the user's own code an error came up: what a notebook shows in place of a traceback."""
+"""A short traceback for notebooks: only the lines of the user's own code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NOTEBOOKS = ("/IPython/", "/ipykernel/", "/concurrent/futures/", "/asyncio/", "
 
 
 def brief_trace(exc: BaseException, name: str, words: str) -> list[str]:
-    """Lines: the user's own frames, the innermost last, and the error in its own words."""
+    """Lines: the user's own frames, the innermost last, and the text of the error."""
     frames = [*_own_frames(exc.__traceback__)]
     return [*frames, f"{name}: {words}"]
 
@@ -30,5 +30,5 @@ def _own_frames(trace: TracebackType | None) -> list[str]:
 
 
 def _place(file: str) -> str:
-    """Cells have no file; the kernel gives them names in a folder of its own."""
+    """A file, or a notebook's cell, for which the kernel makes up a file name."""
     return "in a cell" if "ipykernel_" in file or file.startswith("<ipython-input") else file

@@ -4,61 +4,66 @@
     ├── InputError                 unusable input from the user; the command exits with 2
     │   ├── NoMatch                a pattern that matches nothing
     │   ├── UnusableInput          an input that is missing, unreadable or no file or folder
-    │   ├── UnsafeTarget           a target that would leave the sandbox
-    │   ├── TargetConflict         two inputs for one place in the sandbox
+    │   ├── UnsafeTarget           a target outside of the sandbox
+    │   ├── TargetConflict         two inputs with one target in the sandbox
     │   ├── OutputConflict         two outputs for one destination
     │   ├── OutputExists           an output that exists already and may not be replaced
     │   ├── BadDestination         a destination that cannot be written
     │   ├── BadLocalStorage        a local storage root that cannot be used
     │   ├── NotOurs                a file or folder of a job that another user may have put there
     │   ├── BadJob                 a job with wrong names, dependencies or values
-    │   │   └── NotCallable        something other than a function where one is needed
+    │   │   └── NotCallable        not a function, where one is needed
+    │   ├── UnknownOption          an option that does not exist
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
     │   ├── CannotTravel           a callable or argument that cannot be pickled
     │   ├── JobBusy                another process is running this job
     │   ├── EngineUnavailable      an engine that is not known or not installed
-    │   ├── UnsupportedByEngine    something that this engine cannot do
-    │   ├── WrongLength            a number of values other than that of servers
+    │   ├── UnsupportedByEngine    a request that this engine does not support
+    │   ├── BadHostfile            a hostfile that cannot be used
+    │   ├── WrongLength            not one value for each server
     │   ├── NoSuchHost             a host that is not in the cluster
     │   ├── NoSuchConsole          a server that none of the user's programs here has
     │   ├── SeveralConsoles        a server name that several programs have
     │   └── NotEnough              a need that no host can meet
-    ├── StorageError               a disk did not do what it was asked to
-    │   ├── DiskFull               no room; says how much is needed and free
+    ├── StorageError               a disk operation failed
+    │   ├── DiskFull               a full disk; says how much is needed and free
     │   ├── ShippingFailed         a file did not arrive whole on a host without the share
     │   ├── CannotRemove           folders that could not be removed
     │   ├── ModeRefused            a requested mode of mirroring is not available
     │   └── SourceChanged          an input changed while it was copied
-    ├── TaskError                  a task did not end well; other tasks go on
-    │   ├── StepFailed             a step raised, or its command ended with a failure
+    ├── TaskError                  a task failed; other tasks continue
+    │   ├── StepFailed             a step raised an exception, or its command failed
     │   ├── CommandNotFound        a step's command is not on the host's PATH
     │   ├── MissingOutput          a declared output was not made
     │   ├── UnusableOutput         an output that cannot be published (FIFO, broken symlink)
+    │   ├── BadValues              values that cannot be a row of the job's table
     │   ├── InputDamaged           the task wrote to an input that it shares with others
     │   ├── InputLost              an input vanished from the host's disk while the task ran
     │   ├── TimeLimitExceeded      a task or step ran longer than it may
     │   ├── TaskKilled             the task was killed on request
     │   └── TaskLost               the process that ran the task died
     ├── ServiceError               a service or one of its servers failed
-    │   ├── ServerLost             a server died; says whether the call had begun
+    │   ├── ServerLost             a server died; says whether the call had started
     │   ├── ServiceEnded           the service was terminated
     │   ├── ServiceFailed          no server of the service can start or stay alive
     │   ├── ProxyReleased          a call on a proxy that was released
     │   ├── CircularCall           a call that would wait for itself
-    │   └── GroupBroken            a message to or from a member that is gone
+    │   └── GroupBroken            a message to or from a member that has ended
     ├── ClusterError               a cluster as a whole failed
     │   ├── ClusterClosed          it is closed, or closing
     │   ├── EngineFailed           the engine could not start or broke down
-    │   ├── NoPython               this process cannot start a Python for slots
-    │   ├── SlotsCannotStart       the processes of a host's slots end before they have begun
+    │   ├── NoPython               this process knows no interpreter for slots
+    │   ├── SlotsCannotStart       the processes of a host's slots end while they start
     │   ├── TooFewFiles            this process may not open enough files
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are not a message of encamp
+    ├── HostsNotReached            a command failed on some hosts
+    ├── NotInstalled               an optional library that is not installed
     ├── JobFailed                  some tasks of a job failed (in `encamp.model`, with its report)
-    └── OutOfTime                  a job stopped before its allocation ends; run it again to go on
+    └── OutOfTime                  a job stopped before its allocation ends; run it again
 
-Errors take facts, not sentences; the sentence is made when it is read.
-All of them survive a trip between processes by pickle.
+Errors take facts, and build their sentence when it is read.
+All of them can be pickled.
 """
 
 from __future__ import annotations
@@ -80,7 +85,7 @@ def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
 
 
 def _signature(cls: type[EncampError], facts: tuple[str, ...]) -> Signature:
-    """The facts as parameters; those that have a value in the class need not be given."""
+    """The facts as parameters; facts with a value in the class are optional."""
     empty, kind = Parameter.empty, Parameter.POSITIONAL_OR_KEYWORD
     return Signature([Parameter(name, kind, default=getattr(cls, name, empty)) for name in facts])
 
@@ -89,8 +94,8 @@ def _signature(cls: type[EncampError], facts: tuple[str, ...]) -> Signature:
 class EncampError(Exception):
     """Root of the tree; catch it to catch everything that encamp raises on purpose.
 
-    Subclasses declare their facts as dataclasses do, and are made with them. They are no
-    dataclasses: to compile the methods of so many takes long each time that a slot starts.
+    Subclasses declare their facts like dataclasses. They are not real dataclasses, because
+    compiling the methods of so many would take long at each start of a slot.
     """
 
     _facts: ClassVar[tuple[str, ...]] = ()
@@ -106,7 +111,7 @@ class EncampError(Exception):
             self.__dict__.update(given.arguments)
 
     def with_facts(self, **facts: Any) -> Self:
-        """The same error, some of whose facts are others."""
+        """A copy of this error with some facts replaced."""
         return type(self)(**{name: getattr(self, name) for name in self._facts} | facts)
 
     def __repr__(self) -> str:
@@ -119,18 +124,18 @@ class EncampError(Exception):
         return _rebuild, (type(self), dict(self.__dict__))
 
     def _render_traceback_(self) -> list[str]:
-        """For notebooks: where it came up in the user's own code, and its sentence."""
+        """For notebooks: where it was raised in the user's own code, and its sentence."""
         from encamp.brief import brief_trace
 
         return brief_trace(self, type(self).__name__, shown(self._in_notebook()))
 
     def _in_notebook(self) -> str:
-        """What a notebook says of it."""
+        """The text that a notebook shows."""
         return str(self)
 
 
 def printable(path: object) -> str:
-    """A path for a message: undecodable bytes and control characters escaped."""
+    """A path for a message, with undecodable bytes and control characters escaped."""
     text = str(path)
     if text.isprintable():
         return text
@@ -138,9 +143,9 @@ def printable(path: object) -> str:
 
 
 def shown(text: str) -> str:
-    """Text of several lines that others may have written, for a terminal.
+    """Untrusted text of several lines, for a terminal.
 
-    Line ends and tabs stay; all else by which a terminal could be steered, is escaped.
+    Line ends and tabs stay; all other control characters are escaped.
     """
     if text.isprintable():
         return text
@@ -153,12 +158,12 @@ def _escaped(char: str) -> str:
 
 
 _LONGEST = 1000
-"""Characters of a value that a message shows; what is longer hides what the message says."""
+"""Characters of a value that a message shows; a longer value would hide the message."""
 LONGEST_STEP = 250
 
 
 def shortened(text: str, most: int = _LONGEST) -> str:
-    """A value for a message: the middle of a long one is left out."""
+    """A value for a message, without the middle if it is long."""
     if len(text) <= most:
         return text
     head, tail = most * 2 // 3, most // 3
@@ -175,18 +180,18 @@ def name_of(exc: BaseException) -> str:
 
 
 def words_of(exc: BaseException) -> str:
-    """What an exception says, after its type; never empty, whatever its own code does."""
+    """The type and text of an exception; never empty, whatever the exception's code does."""
     said = _said(exc)
     return f"{name_of(exc)}: {said}" if said else name_of(exc)
 
 
 def reason(exc: BaseException) -> str:
-    """`words_of`, of which the middle is left out where they are long."""
+    """`words_of`, without the middle if they are long."""
     return shortened(words_of(exc))
 
 
 def text_of(exc: BaseException) -> str:
-    """What an exception says, never very long; its type where it says nothing."""
+    """The text of an exception, never very long; its type if it has no text."""
     return shortened(_said(exc), 4 * _LONGEST) or name_of(exc)
 
 
@@ -205,11 +210,11 @@ def _said(exc: BaseException) -> str:
 
 
 class InputError(EncampError):
-    """What the user gave cannot be used; nothing was run and nothing was published."""
+    """The user's input cannot be used; nothing was run and nothing was published."""
 
 
 class NoMatch(InputError):
-    """``required_anyway`` where the input cannot be marked as not required."""
+    """``required_anyway`` if the input cannot be marked as not required."""
 
     pattern: str
     folder: str
@@ -275,8 +280,8 @@ class OutputExists(InputError):
 
     def __str__(self) -> str:
         return (
-            f"{printable(self.path)} is there already and is not to be replaced; "
-            "remove it, or let the output replace or keep what is there (existing)"
+            f"{printable(self.path)} exists already; remove it, or set the "
+            "output's option existing to 'replace' or 'keep'"
         )
 
 
@@ -304,7 +309,7 @@ class NotOurs(InputError):
     why: str
 
     def __str__(self) -> str:
-        return f"{printable(self.path)} is not used: {self.why}"
+        return f"cannot use {printable(self.path)}: {self.why}"
 
 
 class BadJob(InputError, ValueError):
@@ -318,9 +323,9 @@ class BadJob(InputError, ValueError):
 
 
 class NotCallable(BadJob, TypeError):
-    """Also a TypeError, as Python raises for a call of what is no function.
+    """Also a TypeError, as Python raises for a call of something that is not a function.
 
-    ``use`` shows how it should have been written.
+    ``use`` shows the right way to write it.
     """
 
     use: str = "call(f, x), not call(f(x))"
@@ -332,7 +337,7 @@ class NotCallable(BadJob, TypeError):
 
 
 class UnknownOption(InputError, TypeError):
-    """Also a TypeError, as Python raises for names that a function does not know."""
+    """Also a TypeError, as Python raises for unknown keyword arguments."""
 
     name: str
     known: tuple[str, ...]
@@ -341,12 +346,12 @@ class UnknownOption(InputError, TypeError):
         from difflib import get_close_matches  # which takes long to load in every slot
 
         close = get_close_matches(self.name, self.known, 1)
-        guess = f"did you mean {close[0]!r}? There are" if close else "there are"
+        guess = f"did you mean {close[0]!r}? The options are" if close else "the options are"
         return f"there is no option {self.name!r}; {guess} {', '.join(self.known)}"
 
 
 class BadJobFile(InputError):
-    """``line`` and ``column`` count from 1; 0 where the file as a whole is meant."""
+    """``line`` and ``column`` count from 1; 0 stands for the file as a whole."""
 
     file: str
     line: int
@@ -382,7 +387,7 @@ class JobBusy(InputError):
 
 
 def extra_text(extra: str) -> str:
-    """What to do where an extra of encamp is missing, wherever encamp was installed from."""
+    """The remedy for a missing extra of encamp, however encamp was installed."""
     return f"install encamp with its extra {extra!r} (in a clone: pip install '.[{extra}]')"
 
 
@@ -413,17 +418,17 @@ class BadHostfile(InputError):
 
 
 class HostsNotReached(EncampError):
-    """Host names → why the command did not end well there."""
+    """Host names → why the command failed there."""
 
     why: dict[str, str]
 
     def __str__(self) -> str:
         each = [f"{printable(host)}: {printable(why)}" for host, why in self.why.items()]
-        return f"not done on {len(each)} host{'s' * (len(each) != 1)}: {'; '.join(each)}"
+        return f"failed on {len(each)} host{'s' * (len(each) != 1)}: {'; '.join(each)}"
 
 
 class WrongLength(InputError, ValueError):
-    """Also a ValueError. ``what`` was given for each of ``servers``."""
+    """Also a ValueError. ``what`` names the values, of which each server gets one."""
 
     what: str
     given: int
@@ -449,7 +454,7 @@ class NoSuchConsole(InputError):
     def __str__(self) -> str:
         there = f"there are {', '.join(map(printable, self.known))}"
         if not self.known:
-            there = "no program of yours on this host has any"
+            there = "your programs on this host have none"
         return f"there is no server {printable(self.name)!r} on this host; {there}"
 
 
@@ -468,7 +473,7 @@ class SeveralConsoles(InputError):
 class NotEnough(InputError):
     """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs, servers.
 
-    ``together`` if it is of all hosts that there are no more than ``most``, and not of each.
+    ``together`` if ``most`` is the sum over all hosts, and not what the largest host has.
     """
 
     what: str
@@ -485,7 +490,7 @@ class NotEnough(InputError):
 
 
 class RandomNumbersRepeat(UserWarning):
-    """Several tasks got copies of one random number generator, in the same state."""
+    """Several tasks get copies of one random number generator in the same state."""
 
     def __init__(self, function: str, names: tuple[str, ...] = ()) -> None:
         super().__init__(function, names)
@@ -495,13 +500,13 @@ class RandomNumbersRepeat(UserWarning):
         named = "".join(f" {name!r}" for name in self.names[:1])
         return (
             f"each task of {printable(self.function)} gets a copy of the random number generator"
-            f"{named}, and all draw the same numbers; make one in the function, from a seed that "
+            f"{named}, and all draw the same numbers; create one in the function, from a seed that "
             "is an argument: one of numpy.random.SeedSequence(1).spawn(n) for each task"
         )
 
 
 class StorageError(EncampError):
-    """A disk did not do what was asked of it; other tasks are not touched."""
+    """A disk operation failed; other tasks are not affected."""
 
 
 class DiskFull(StorageError):
@@ -517,14 +522,14 @@ class DiskFull(StorageError):
 
     def __str__(self) -> str:
         return (
-            f"no room on the disk of {printable(self.path)} on the host {self.host}: "
+            f"the disk of {printable(self.path)} on the host {self.host} is full: "
             f"{self.need} bytes are needed, "
-            f"{self.free} are free; free some space, or name another disk"
+            f"{self.free} are free; free some space, or use another disk"
         )
 
 
 class CannotRemove(StorageError):
-    """``left`` says of each folder why it stays."""
+    """``left`` says for each folder why it cannot be removed."""
 
     left: dict[str, str]
 
@@ -542,7 +547,7 @@ class ModeRefused(StorageError):
     def __str__(self) -> str:
         return (
             f"{self.path} cannot be mirrored in the mode {self.mode!r}: {self.why}; "
-            "the mode 'auto' takes the best way that there is"
+            "use the mode 'auto' for the best one available"
         )
 
 
@@ -558,11 +563,14 @@ class SourceChanged(StorageError):
     path: str
 
     def __str__(self) -> str:
-        return f"{printable(self.path)} changed while it was copied; run again when it is at rest"
+        return (
+            f"{printable(self.path)} changed while it was copied; run again when it no "
+            "longer changes"
+        )
 
 
 class TaskError(EncampError):
-    """A task did not end well. ``task`` is its name."""
+    """A task failed. ``task`` is its name."""
 
     task: str
 
@@ -593,7 +601,7 @@ class CommandNotFound(TaskError):
 
 
 class MissingOutput(TaskError):
-    """``unchanged`` are inputs that match, but are as they were put there."""
+    """``unchanged`` are inputs that match, but that the task has not changed."""
 
     pattern: str
     made: tuple[str, ...]
@@ -617,8 +625,8 @@ class UnusableOutput(TaskError):
 
     def __str__(self) -> str:
         return (
-            f"task {printable(self.task)}: its output {printable(self.path)} cannot be brought "
-            f"home: {self.why}"
+            f"task {printable(self.task)}: its output {printable(self.path)} cannot be "
+            f"published: {self.why}"
         )
 
 
@@ -633,7 +641,7 @@ class BadValues(TaskError, ValueError):
 
 
 class NotInstalled(EncampError, ImportError):
-    """A library that something optional needs. Also an ImportError."""
+    """An optional library is missing. Also an ImportError."""
 
     library: str
     instead: str
@@ -658,14 +666,14 @@ class InputLost(TaskError):
 
     def __str__(self) -> str:
         return (
-            f"task {printable(self.task)}: its input {printable(self.path)} was no longer whole "
-            "when it ended, so its result cannot be trusted; has a cleaner of temporary files "
-            f"been in {printable(self.storage)}?"
+            f"task {printable(self.task)}: its input {printable(self.path)} was damaged or "
+            "removed while it ran, so its outputs were not published; exclude "
+            f"{printable(self.storage)} from cleaners of temporary files"
         )
 
 
 class TimeLimitExceeded(TaskError):
-    """``limit`` is in seconds; ``step`` is None where the limit was the whole task's."""
+    """``limit`` is in seconds; ``step`` is None if it was the limit of the whole task."""
 
     step: str | None
     limit: float
@@ -684,9 +692,9 @@ class TaskKilled(TaskError):
 
 
 class TaskLost(TaskError, BrokenExecutor):
-    """``exit_code`` as `subprocess` gives it: negative for a signal, None where unknown.
+    """``exit_code`` as `subprocess` gives it: negative for a signal, None if unknown.
 
-    Also a `BrokenExecutor`, as standard pools raise, though here all other tasks go on.
+    Also a `BrokenExecutor`, as standard pools raise, though here all other tasks continue.
     """
 
     host: str
@@ -708,22 +716,23 @@ def ending_text(exit_code: int) -> str:
     except ValueError:
         name = f"signal {-exit_code}"
     hint = {
-        "SIGSEGV": ": a crash in compiled code",
-        "SIGKILL": ": killed, often for want of memory",
+        "SIGSEGV": ", a crash in compiled code",
+        "SIGKILL": ", often because memory ran out",
     }.get(name, "")
-    return f"was ended by {name}{hint}"
+    return f"was killed by {name}{hint}"
 
 
 class ServiceError(EncampError):
-    """A service, or one of its servers, does not do what was asked of it."""
+    """A service, or one of its servers, failed."""
 
 
 class ServerLost(ServiceError, BrokenExecutor):
-    """``begun`` says whether the call had begun when the server died; None: nobody knows.
+    """``begun`` says whether the call had started when the server died; None if unknown.
 
-    A call that had not begun can be made again; one that had may have had its effect. ``lost`` is
-    how many answered calls the state of the server's successor does not know of. ``limit`` is the
-    service's ``call_limit``, if the server was ended since it had answered nothing for so long.
+    A call that had not started can be repeated; one that had may have had its effect. ``lost`` is
+    the number of answered calls that are missing from the state of the server's successor.
+    ``limit`` is the service's ``call_limit``, if the server was killed because it did not answer
+    within it.
     """
 
     service: str
@@ -738,7 +747,7 @@ class ServerLost(ServiceError, BrokenExecutor):
     def __str__(self) -> str:
         end = "went away" if self.exit_code is None else ending_text(self.exit_code)
         if self.limit is not None:
-            end = f"had answered nothing for its call_limit of {self.limit:g} s, and was ended"
+            end = f"did not answer within its call_limit of {self.limit:g} s and was killed"
         why = f" ({self.why})" if self.why else ""
         begun = {True: "had begun", False: "had not begun", None: "may have begun"}[self.begun]
         return (
@@ -756,13 +765,13 @@ class ServiceEnded(ServiceError):
 
 
 class ServiceFailed(ServiceError, BrokenExecutor):
-    """``why`` says what happened to its servers; its cause is what the last of them raised."""
+    """``why`` says what happened to its servers; the cause is the last server's error."""
 
     service: str
     why: str
 
     def __str__(self) -> str:
-        return f"the service {printable(self.service)} has no server any more: {self.why}"
+        return f"the service {printable(self.service)} has no servers left: {self.why}"
 
 
 class ProxyReleased(ServiceError, RuntimeError):
@@ -773,14 +782,14 @@ class ProxyReleased(ServiceError, RuntimeError):
 
 
 class CircularCall(ServiceError, RuntimeError):
-    """``what`` is waited for by something that waits for the caller itself."""
+    """The caller would wait for ``what``, whose server waits for the caller."""
 
     what: str
 
     def __str__(self) -> str:
         return (
-            f"waiting for {printable(self.what)} would never end, since its server waits, directly "
-            "or through others, for the call that waits here; let one of them return before"
+            f"waiting for {printable(self.what)} would never end: its server waits, directly "
+            "or through others, for this call; let one of the two return first"
         )
 
 
@@ -788,11 +797,11 @@ class GroupBroken(ServiceError):
     service: str
 
     def __str__(self) -> str:
-        return f"a member of this group of {printable(self.service)} is gone"
+        return f"a member of this group of {printable(self.service)} has ended"
 
 
 class ClusterError(EncampError):
-    """A cluster as a whole does not do what was asked of it."""
+    """A cluster as a whole failed."""
 
 
 class ClusterClosed(ClusterError, RuntimeError):
@@ -817,21 +826,21 @@ class NoPython(ClusterError):
 
     def __str__(self) -> str:
         return (
-            f"cannot start Python for slots: {self.why}; say where one with encamp is by "
-            "multiprocessing.set_executable(), or in a frozen program call "
+            f"cannot start Python for slots: {self.why}; name an interpreter with "
+            "multiprocessing.set_executable() or, in a frozen program, call "
             "encamp.freeze_support() before anything else"
         )
 
 
 class SlotsCannotStart(ClusterError):
-    """``words`` are the last that one of them said, or the system."""
+    """``words`` are the last output of one of them, or an error of the system."""
 
     host: str
     tries: int
     words: str
 
     def __str__(self) -> str:
-        words = self.words or "they say nothing"
+        words = self.words or "it printed nothing"
         times = "once" if self.tries == 1 else f"{self.tries} times in a row"
         return f"a slot cannot start on {self.host}, tried {times}: {printable(words)}"
 
@@ -844,7 +853,7 @@ class TooFewFiles(ClusterError):
     def __str__(self) -> str:
         slots = f"{self.slots} slot{'s' * (self.slots != 1)}"
         return (
-            f"{slots} need {self.need} open files, and this process may have {self.limit}; "
+            f"{slots} need {self.need} open files, but this process may have only {self.limit}; "
             f"raise the limit (ulimit -n {max(256, 2 * self.need)}), or use fewer slots"
         )
 
@@ -859,7 +868,7 @@ class InitializerFailed(ClusterError, BrokenExecutor):
     def __str__(self) -> str:
         return (
             f"the initializer {printable(self.initializer)} failed on {self.host}: {self.why}; "
-            "the executor runs nothing any more: mend the initializer and make a new one"
+            "fix the initializer and make a new executor"
         )
 
 
@@ -873,8 +882,8 @@ class BadFrame(ClusterError):
 class OutOfTime(EncampError):
     """The allocation of the batch job ``allocation`` ends at ``end``, as `time.time` counts.
 
-    What is done is published; ``waiting`` is a task that was not begun, as it may take ``needed``
-    seconds. The command exits with 75: the same again, in another allocation, goes on.
+    Finished tasks are published; ``waiting`` is a task that was not started, because it may take
+    ``needed`` seconds. The command exits with 75; run it again in another allocation to continue.
     """
 
     allocation: str
@@ -887,9 +896,10 @@ class OutOfTime(EncampError):
     def __str__(self) -> str:
         end = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.end))
         text = (
-            f"stopped with {self.done} of {self.tasks} tasks done, as the allocation of Slurm's "
+            f"stopped with {self.done} of {self.tasks} tasks done, because the allocation of "
+            "Slurm's "
             f"job {printable(self.allocation)} ends at {end}"
         )
         if self.waiting is not None and self.needed:
             text += f" and task {printable(self.waiting)} may take {self.needed:.0f} s"
-        return f"{text}; run again to go on"
+        return f"{text}; run again to continue"

@@ -1,4 +1,4 @@
-"""Plain facts that travel between the layers: who ran what, when, and what came of it.
+"""Facts that the layers exchange: who ran what, when, and with which result.
 
 Times are seconds since the epoch (`time.time`) on the host that took them; sizes are bytes.
 """
@@ -62,7 +62,8 @@ def _made(kind: type[T], names: tuple[str, ...], values: tuple[Any, ...]) -> T:
 @dataclass(frozen=True, slots=True)
 class Where:
     """Where an attempt ran. ``worker`` names the executor's worker (an ipyparallel engine, a Dask
-    worker, a pool's process); ``slot`` is the process id of the slot that ran the steps."""
+    worker, a pool's process); ``slot`` is the process id of the slot that ran the steps.
+    """
 
     host: str
     worker: str
@@ -74,7 +75,8 @@ class Where:
 class Span:
     """One phase of one attempt: ``job prephase``, ``task prephase``, each step, ``task postphase``.
 
-    Phases stand in the order in which they ran."""
+    Phases are listed in the order in which they ran.
+    """
 
     name: str
     start: float
@@ -101,8 +103,10 @@ class Published:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class InputFile:
-    """One input, as it was when it was looked up: the file or folder that it is, and its name in
-    the task's folder. Of a folder, the size of all files in it and the time of the newest."""
+    """One input as it was when it was looked up: its real path, and its name in the task's folder.
+
+    For a folder, the size of all files in it and the time of the newest.
+    """
 
     path: str
     target: str
@@ -113,7 +117,7 @@ class InputFile:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class AttemptReport:
-    """One try at one task."""
+    """One attempt at one task."""
 
     number: int
     where: Where | None
@@ -176,7 +180,7 @@ class TaskReport:
     def row(self) -> dict[str, Scalar]:
         """The task's name, its parameters and its values; empty if it has no value.
 
-        Raises `BadValues` if the value is more than numbers and texts.
+        Raises `BadValues` if the value contains anything except numbers and texts.
         """
         if self.not_kept:
             raise BadValues(self.name, f"its value is of the type {self.not_kept}")
@@ -188,11 +192,11 @@ class TaskReport:
 
 
 class TaskReports(Sequence[TaskReport]):
-    """The reports of very many tasks, each made when it is asked for; equal to a list of them."""
+    """The reports of very many tasks, each built when it is needed; equal to a list of them."""
 
     @abstractmethod
     def states(self) -> Iterator[State]:
-        """The state of each task; no report is made for that."""
+        """The state of each task, without building its report."""
 
     @abstractmethod
     def of_state(self, *states: State) -> Iterator[TaskReport]:
@@ -237,8 +241,11 @@ class ServerStatistics:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatistics:
-    """What a service has done. ``queue`` is how many wait for a server, ``lost`` how many servers
-    have died, and ``wanted`` how many there are to be."""
+    """What a service has done.
+
+    ``queue`` is how many callers wait for a server, ``lost`` how many servers
+    have died, and ``wanted`` how many there should be.
+    """
 
     service: str
     queue: int
@@ -250,7 +257,7 @@ class ServiceStatistics:
 
     @property
     def calls(self) -> int:
-        """Calls of all these servers, also of those that are gone."""
+        """Calls of all these servers, including those that have ended."""
         return sum(server.calls for server in (*self.servers, *self.former))
 
     def _repr_html_(self) -> str:
@@ -295,8 +302,11 @@ class ServiceStatistics:
 
 @dataclass(frozen=True, slots=True)
 class RunningTask:
-    """A task that runs now. ``since`` is when it was first seen to run, ``attempt`` which of this
-    run's attempts at it that is."""
+    """A running task.
+
+    ``since`` is when it was first seen running, ``attempt`` the number of the attempt
+    in this run.
+    """
 
     name: str
     attempt: int
@@ -313,7 +323,7 @@ class FailedTask:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """How a run of a job stands, or how the last one ended. Times are in seconds."""
+    """The state of a running job, or how its last run ended. Times are in seconds."""
 
     name: str
     folder: str
@@ -343,7 +353,7 @@ class JobStatus:
 
     @property
     def ended(self) -> int:
-        """How many tasks have ended, well or not."""
+        """How many tasks have ended, in any state."""
         return sum(n for state, n in self.counts.items() if state not in ("waiting", "running"))
 
 
@@ -360,7 +370,7 @@ def orphans_told(count: int, destination: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class JobReport:
-    """What one run of a job did."""
+    """The report of one run of a job."""
 
     name: str
     destination: str
@@ -393,7 +403,7 @@ class JobReport:
         return f"<JobReport {self.name!r}: {counts or 'no task'}>"
 
     def __str__(self) -> str:
-        """A summary: tasks by state, what failed and why, and where the whole report is."""
+        """A summary: tasks by state, which failed and why, and the path of the complete report."""
         found = Counter(self.states())
         counts = [f"{found[state]} {state}" for state in get_args(State) if found[state]]
         counts += [f"{self.not_selected} not selected"] if self.not_selected else []
@@ -461,8 +471,8 @@ class JobReport:
     def values(self, tasks: str | Iterable[str] = "*") -> list[dict[str, Scalar]]:
         """A row for each task that has a value: its name, its parameters and its values.
 
-        ``tasks`` are names or patterns. Raises `BadValues` for a value that is no number or text,
-        nor several of these by name.
+        ``tasks`` are names or patterns. Raises `BadValues` for a value that is neither a number nor
+        a text, nor several of these by name.
         """
         patterns = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         done = self.of_state("done", "up to date")
@@ -470,9 +480,9 @@ class JobReport:
         return [row for row in rows if row]
 
     def table(self, tasks: str | Iterable[str] = "*") -> Any:
-        """The same as a pandas DataFrame, whose index has the tasks' names.
+        """The same as a pandas DataFrame, indexed by the tasks' names.
 
-        Raises `NotInstalled` if pandas is not there, else as `values`.
+        Raises `NotInstalled` without pandas, and the errors of `values`.
         """
         rows = self.values(tasks)
         try:
@@ -498,7 +508,7 @@ class JobReport:
 
 
 class JobFailed(EncampError):
-    """Some tasks failed. Everything else is done and published; run again to go on."""
+    """Some tasks failed. All other tasks are done and published; run again to continue."""
 
     report: JobReport
 

@@ -1,4 +1,4 @@
-"""Numbers as users give them: Python's, NumPy's and others, but no truth values."""
+"""Numbers as users give them: of Python, NumPy and others, but no truth values."""
 
 from __future__ import annotations
 

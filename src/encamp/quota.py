@@ -1,8 +1,8 @@
-"""How many CPU cores and how much memory this process may use: what it was given of its machine.
+"""How many CPU cores and how much memory this process may use.
 
-Containers and batch systems give a share of a machine by control groups, cgroups(7): of CPU time
-and of memory, both of the group and of all that are around it. Other limits on cores come by
-affinity, which heeds cpusets. Where Slurm binds nothing, it still says what it has given.
+Containers and batch systems limit CPU time and memory with control groups, cgroups(7); the limits
+of a group and of all groups around it apply. CPU affinity, which follows cpusets, limits cores,
+too. Where Slurm binds no cores, its variables still tell the number.
 """
 
 from __future__ import annotations

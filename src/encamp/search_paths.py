@@ -1,6 +1,6 @@
-"""Folders in which nobody else can put anything, and the search paths that keep to these.
+"""Folders that no other user can write to, and search paths made only of these.
 
-On another host a folder may have the same name and be another user's.
+On another host, a folder of the same name may belong to another user.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What Slurm has given this process: hosts, cores, memory and time; see sbatch(1) and srun(1)."""
+"""Hosts, cores, memory and time allocated by Slurm to this process; see sbatch(1), srun(1)."""
 
 from __future__ import annotations
 
@@ -118,6 +118,6 @@ def _asked(command: list[str]) -> str:
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError) as exc:
         said = (getattr(exc, "stderr", None) or str(exc)).strip()
-        remedy = "name hosts yourself, or run where Slurm's commands are"
+        remedy = "name the hosts yourself, or run where Slurm's commands are installed"
         raise EngineUnavailable("slurm", f"{command[0]}: {said}", remedy) from exc
     return done.stdout

@@ -1,4 +1,4 @@
-"""What tasks return or write: numbers and texts, which make the rows of one table."""
+"""The values of tasks: numbers and texts, the rows of a job's table."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_a_step_may_be_a_coroutines_function(here: Path) -> None:
 
 
 def test_a_coroutines_function_cannot_have_a_folder_that_would_be_gone() -> None:
-    with pytest.raises(TypeError, match=r"would be gone before .*; use `with encamp.sandbox"):
+    with pytest.raises(TypeError, match=r"would be removed before .*; use `with encamp.sandbox"):
         encamp.sandboxed()(later)
 
 

@@ -46,7 +46,7 @@ def test_a_server_is_followed_from_another_terminal_until_it_ends(cluster: Clust
         proxy._service.terminate()
         assert attached.communicate(timeout=20)[1] == f"[encamp: {name} has ended]\n"
         assert attached.returncode == 0
-    encamp("attach", name).check_refused("no program of yours on this host has any")
+    encamp("attach", name).check_refused("your programs on this host have none")
 
 
 def test_several_programs_may_have_a_server_of_one_name() -> None:

@@ -90,10 +90,10 @@ def test_the_limit_is_the_users(data: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_input_that_was_never_used_says_how_it_would_come(data: Path) -> None:
     lines = said("why", "model.lib").splitlines()
     assert lines[0] == f"{data}/model.lib: 4.9 KiB (5000 bytes)"
-    assert lines[1] == "  is not in the cache as it is now"
+    assert lines[1] == "  is not in the cache in its present state"
     assert re.fullmatch("  as a task's own input, it would come by (copy|reflink): .+", lines[2])
     assert re.fullmatch(
-        "  as a job input, or declared read-only, it would come by (link|reflink): .+", lines[3]
+        "  as a job input, or if declared read-only, it would come by (link|reflink): .+", lines[3]
     )
     assert len(lines) == 4
 
@@ -126,14 +126,14 @@ def test_a_tree_is_told_with_its_files(data: Path) -> None:
             lambda path: path.chmod(0o755),
             "5000 bytes, permissions 644, .*; now 5000 bytes, permissions 755, ",
         ),
-        (lambda path: _replace(path), "another file or folder took its place"),
+        (lambda path: _replace(path), "another file or folder with the same size"),
     ],
 )
 def test_a_changed_file_says_what_changed(change: object, words: str, data: Path) -> None:
     (data / "model.lib").chmod(0o644)
     use("model.lib")
     change(data / "model.lib")  # type: ignore[operator]
-    assert "is not in the cache as it is now" in said("why", "model.lib")
+    assert "is not in the cache in its present state" in said("why", "model.lib")
     use("model.lib")
     out = said("why", "model.lib")
     assert "fetched: it changed" in out
@@ -186,7 +186,7 @@ def test_two_kinds_of_use_say_why_there_are_two_entries(data: Path) -> None:
     use("model.lib")
     use(Mirror("model.lib", mode="link"))
     out = said("why", "model.lib")
-    assert "fetched: it is wanted read-only too" in out
+    assert "fetched: it is needed read-only, too" in out
     assert out.count("  entry of ") == 2
 
 
@@ -206,13 +206,13 @@ def test_a_file_that_is_gone_is_still_told_of(data: Path) -> None:
     use("model.lib")
     (data / "model.lib").unlink()
     out = said("why", "model.lib")
-    assert out.startswith(f"{data}/model.lib: is not there now\n")
+    assert out.startswith(f"{data}/model.lib: does not exist now\n")
     assert "entry of 5000 bytes" in out
     assert "fetched: first use on this host" in out
 
 
 def test_a_file_that_nobody_ever_saw_is_refused(here: Path) -> None:
-    encamp("cache", "why", "none").check_refused("none", "not there", "never seen it")
+    encamp("cache", "why", "none").check_refused("none", "not there", "never held it")
 
 
 def test_a_pattern_tells_of_each_file(data: Path) -> None:
@@ -299,12 +299,12 @@ def test_why_sees_job_inputs_that_are_there(data: Path) -> None:
     use(Mirror("model.lib", readonly=True))
     assert "  is in the cache, read-only, as job inputs are\n" in said("why", "model.lib")
     use(Mirror("model.lib", mode="copy"))
-    assert "  is in the cache, once read-only (for job inputs) and once as it is\n" in said(
-        "why", "model.lib"
-    )
+    assert (
+        "  is in the cache twice: read-only (for job inputs), and with its own permissions\n"
+    ) in said("why", "model.lib")
 
 
 def test_why_does_not_take_what_is_half_gone_for_an_entry(data: Path) -> None:
     use("tree")
     next((local_storage() / "cache/trees").glob("*/*/tree/1")).unlink()
-    assert "  is not in the cache as it is now\n" in said("why", "tree")
+    assert "  is not in the cache in its present state\n" in said("why", "tree")

@@ -113,7 +113,7 @@ def test_an_engine_is_not_asked_for_hosts_that_do_not_answer(
     [
         (["-e", "nope"], "there is no such engine"),
         (["-o", "mpi"], "write it as NAME=VALUE"),
-        (["-o", "colour=red"], "it takes no option 'colour'"),
+        (["-o", "colour=red"], "it has no option 'colour'"),
         (["--hosts", ","], "it names no host"),
     ],
 )

@@ -34,9 +34,9 @@ def test_it_goes_as_far_as_the_results_do(here: Path, options: str) -> None:
     dry = encamp("run", "--dry-run", "jobs.py")
     assert (dry.status, dry.err) == (0, "")
     assert dry.out.splitlines() == [
-        "to do       task  (it was not done before)",
+        "to do       task  (it has not been done before)",
         "one: 1 to do, 0 up to date; nothing was run",
-        "the dry run of the script ends here: what follows needs the results of the job one",
+        "the dry run of the script ends here: the rest needs the results of the job one",
     ]
     assert sorted(path.name for path in here.iterdir()) == ["finally", "jobs.py"]
     assert encamp("run", "jobs.py").status == 0

@@ -153,7 +153,11 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "no files": (["prog"], {}, "no files: name some, or - to read their names from standard"),
     "no match": (["prog", "*.xyz"], {}, "no file matches '*.xyz' in "),
     "no such file": (["prog", "x.txt"], {}, "there is no 'x.txt' in "),
-    "no outputs": (["prog", "data/*.txt"], {"outputs": ()}, "no outputs: what the command makes"),
+    "no outputs": (
+        ["prog", "data/*.txt"],
+        {"outputs": ()},
+        "no outputs: the files that the command makes",
+    ),
     "placeholder": (
         ["prog {inptu}", "data/*.txt"],
         {},
@@ -183,15 +187,15 @@ BAD: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "job's name": (["prog", "data/a.txt"], {"name": "a/b"}, "the job name 'a/b' (--name): must"),
     "no value": (["prog"], {"foreach": ("a",)}, "--foreach a: write it as NAME=VALUE"),
     "empty": (["p"], {"foreach": ("x=",)}, "--foreach x=: has no value; give some, such as x=tt"),
-    "step of 0": (["p"], {"foreach": ("x=1..9..0",)}, "'1..9..0' is no range; write whole"),
+    "step of 0": (["p"], {"foreach": ("x=1..9..0",)}, "'1..9..0' is not a range; write whole"),
     "huge": (["p"], {"foreach": ("x=1..99999999999,0",)}, "makes more than 1,000,000 tasks"),
     **{
         text: (["p"], {"foreach": (f"x={text}",)}, f"--foreach x={text}: ")
         for text in ("1..", "..3", "0.1..0.5", "a..c", "1,2..", "1..2..3..4", "1...3", "..")
     },
     "a variable": (["prog", "data/a.txt"], {"env": ("a",)}, "--env a: write it as NAME=VALUE"),
-    "twice a name": (["p"], {"foreach": ("a=1", "a=2")}, "--foreach a=2: {a} is there twice"),
-    "a taken word": (["p"], {"foreach": ("input=1",)}, "--foreach: {input} has a meaning of its"),
+    "twice a name": (["p"], {"foreach": ("a=1", "a=2")}, "--foreach a=2: {a} occurs twice"),
+    "a taken word": (["p"], {"foreach": ("input=1",)}, "--foreach: {input} has another meaning"),
     "no word": (["p"], {"foreach": ("a-b=1",)}, "--foreach: 'a-b' cannot be a placeholder"),
     "no table": (["p"], {"csv": "none.csv"}, "none.csv: cannot be read (No such file or dir"),
     "no list": (["p"], {"lines": "none"}, "none: cannot be read (No such file or directory)"),
@@ -207,14 +211,14 @@ def test_bad_input_is_one_sentence(case: str, data: Path) -> None:
 
 TABLES = {
     "": "t.csv: has no columns; its first line names them",
-    "a,b\n": "t.csv: has no row below its columns",
+    "a,b\n": "t.csv: has no rows below its header",
     "a,b\n1\n": "t.csv, line 2: has 1 value for 2 columns",
     "a,a\n1,2\n": "t.csv: has two columns 'a'",
     "a b,c\n1,2\n": "--csv: 'a b' cannot be a placeholder; use letters, digits and '_'",
-    "name\nx\n": "--csv: {name} has a meaning of its own",
-    'a\n"b\n': "t.csv, line 2: is no row of a table: unexpected end of data",
+    "name\nx\n": "--csv: {name} has another meaning",
+    'a\n"b\n': "t.csv, line 2: is not a row of a table: unexpected end of data",
     "a\n1\n1\n": "task 1 (--task): is made twice, as a = '1' is given twice; give it once, or",
-    "x\n1\n": "--foreach: {x} is there twice; call one by another name",
+    "x\n1\n": "--foreach: {x} occurs twice; rename one of them",
 }
 
 
@@ -224,7 +228,7 @@ def test_a_table_that_is_none_is_told(text: str, data: Path) -> None:
     assert TABLES[text] in refused("prog", csv="t.csv", foreach=("x=1",) if "x" in text else ())
 
 
-@pytest.mark.parametrize(("given", "said"), [(b"", "standard input: has no names of files")])
+@pytest.mark.parametrize(("given", "said"), [(b"", "standard input: has no file names")])
 def test_an_empty_standard_input_is_told(
     given: bytes, said: str, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,7 +273,7 @@ def test_a_command_that_takes_over_the_job_of_another_is_warned_of(data: Path) -
     assert warned("prog {input}") == ""
     assert warned("prog {input}") == ""
     said = warned("prog -r {input}")
-    assert "the job map-prog was made by another command, 'prog {input}'; " in said
+    assert "the job map-prog was created by another command, 'prog {input}'; " in said
     assert said.endswith("--name map-prog-2")
     assert warned("prog -r {input}") == ""
 
@@ -279,5 +283,7 @@ def test_the_warning_comes_where_no_name_is_given(data: Path) -> None:
     first, second = ("map", "echo 1", *more), ("map", "echo 2", *more)
     assert "warning: " not in encamp(*first).err
     assert "--name map-echo-2" in encamp(*second, "--dry-run").err
-    assert "warning: the job map-echo was made by another command, 'echo 1'" in encamp(*second).err
+    assert (
+        "warning: the job map-echo was created by another command, 'echo 1'" in encamp(*second).err
+    )
     assert "warning: " not in encamp(*first, "--name", "map-echo").err

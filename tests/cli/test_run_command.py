@@ -99,7 +99,7 @@ def test_a_dry_run_says_what_would_run_and_why_and_changes_nothing(data: Path) -
     assert first.status == 0
     assert not (data / "results").exists()
     assert first.out.splitlines() == [
-        *(f"to do       {name}  (it was not done before)" for name in "abc"),
+        *(f"to do       {name}  (it has not been done before)" for name in "abc"),
         "upper: 3 to do, 0 up to date; nothing was run",
     ]
     encamp("run", file)
@@ -142,7 +142,7 @@ def test_keep_chooses_whose_folders_stay(
     kept = list(local_storage_base.glob("encamp-*/kept/*"))
     assert len(kept) == count
     if keep == "failed":
-        assert f"its folder was kept: {kept[0]}\n" in ended.err
+        assert f"the folder was kept: {kept[0]}\n" in ended.err
         assert (kept[0] / "task" / "b.txt").read_text() == "b text\n"
 
 
@@ -318,7 +318,7 @@ def test_a_signal_ends_running_tasks_and_another_run_goes_on(
     assert "Traceback" not in ended.err
     assert list((here / "results/long.job").glob("running-*")) == []
     assert "long: 1 done, 1 waiting in" in ended.err
-    assert ended.err.endswith(f"encamp: {said}; what is done stays done, run again to go on\n")
+    assert ended.err.endswith(f"encamp: {said}; finished tasks stay done; run again to continue\n")
     assert not psutil.pid_exists(int((here / "pid").read_text()))
     assert list(local_storage_base.glob("encamp-*/sandboxes/*")) == []
     again = encamp("run", job_file("long", LONG.replace("sleep 600", "true")))
@@ -429,5 +429,5 @@ def test_what_failed_is_run_again_with_more_tries_and_another_limit(data: Path) 
 def test_a_run_is_stopped_by_too_many_failures(data: Path) -> None:
     text = 'task = [{name = "{n}", foreach = {n = {from = 1, to = 50}}, steps = "false"}]'
     ended = encamp("run", "-n", "1", "--max-failures", "2", job_file("bad", text))
-    ended.check_failed("warning: no more tasks were begun after", "waiting")
+    ended.check_failed("warning: no more tasks were started after", "waiting")
     assert "waiting; the last run stopped" in encamp("status", "results").out

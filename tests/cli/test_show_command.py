@@ -51,7 +51,7 @@ def test_a_task_is_told_with_its_values_outputs_and_log(
     told = shown("out", "good", capsys)
     lines = [when.sub("of WHEN", where.sub(":", line)) for line in told]
     assert lines == [
-        "good: done (it was not done before)",
+        "good: done (it has not been done before)",
         "  parameters: c = 'good'",
         "  values: gain = 3",
         "  try 1:",
@@ -108,8 +108,7 @@ def test_what_a_killed_run_wrote_is_newer_than_the_report(
     later = time.time() + 1
     written(Record("submitted", "good", later, 1), Record("submitted", "bad", later, 2))
     assert (
-        shown("out", "good", capsys)[0]
-        == "good: waiting (its run was killed before try 1 had ended)"
+        shown("out", "good", capsys)[0] == "good: waiting (its run was killed before try 1 ended)"
     )
     assert shown(job, "bad", capsys)[0].startswith("bad: waiting (its run was killed before try 2 ")
     written(Record("failed", "good", later, report=failure), Record("failed", "new", later))
@@ -130,7 +129,7 @@ def test_a_task_of_several_jobs_is_told_with_their_names(
     written(Record("failed", "good", 1.0, report=TaskReport("good", "failed")), to="out/other.job")
     heads = [line for line in shown("out", "good", capsys) if not line.startswith(" ")]
     assert heads == [
-        "good of the job job: done (it was not done before)",
+        "good of the job job: done (it has not been done before)",
         "good of the job other: failed",
     ]
 

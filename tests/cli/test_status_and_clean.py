@@ -117,7 +117,7 @@ def test_status_of_a_job_that_is_stopped_or_running_or_killed(here: Path) -> Non
         process.kill()
         process.communicate()
     told = encamp("status", "results").out
-    end = f"the last run, by {who(process.pid)}, was killed; run again to go on\n"
+    end = f"the last run, by {who(process.pid)}, was killed; run again to continue\n"
     assert told == f"long: 1 task done; {end}"
 
 
@@ -206,7 +206,7 @@ def test_clean_leaves_kept_folders_and_the_cache_but_tells_of_them(
     [kept] = (storage / "kept").iterdir()
     assert encamp("clean").out.splitlines() == [
         f"nothing to remove in {storage}",
-        f"1 folder was kept in {storage}/kept; --all removes what was kept, and empties the cache",
+        f"1 folder was kept in {storage}/kept; --all removes kept folders, and empties the cache",
     ]
     assert kept.is_dir()
     dry = encamp("clean", "--all", "--dry-run").out.splitlines()

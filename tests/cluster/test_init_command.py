@@ -110,7 +110,7 @@ def test_a_wrapper_may_be_the_interpreter(script: Callable[[str], str]) -> None:
 def test_an_interpreter_that_cannot_be_a_slot_is_told_of(script: Callable[[str], str]) -> None:
     version = ".".join(map(str, sys.version_info[:2]))
     for interpreter, why in (
-        ("/nowhere/python", "there is no such program"),
+        ("/nowhere/python", "this host has no such program"),
         (script("echo cpython 2 7 0.1"), rf"it is cpython 2.7 .*agent cpython {version}"),
         (script("echo not today >&2; exit 4"), "ended with 4 .*: not today"),
         (script("echo hello"), "ended with 0"),

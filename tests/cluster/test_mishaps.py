@@ -667,7 +667,7 @@ def _there(name: str | None, to: str | None = None) -> tuple[str, str]:
 
 
 BAD_TIMEOUT = "a timeout is a number of seconds or None, not"
-BAD_TASK = "a task or its id is wanted, not"
+BAD_TASK = "give a task or its id, not"
 
 
 @pytest.mark.parametrize(
@@ -708,7 +708,7 @@ def test_options_that_are_no_flags_and_arguments_that_are_none_are_refused(one: 
         with pytest.raises(BadJob, match=f"{name}: must be True or False, not 1"):
             one.spawn(abs, -1, **{name: 1})  # type: ignore[arg-type]
     for arguments in ([1], ["ab"]):
-        with pytest.raises(TypeError, match="a tuple of arguments is wanted for each task"):
+        with pytest.raises(TypeError, match="give a tuple of arguments for each task"):
             one.spawn_many(abs, arguments)  # type: ignore[arg-type]
 
 

@@ -63,7 +63,7 @@ def test_values_that_cannot_be_pickled_or_unpickled(cluster: Cluster) -> None:
         assert isinstance(error, CannotTravel)
         assert kind.reason.__name__ in str(error) or "recursion" in str(error)
     error = outcome(cluster, odd.give, odd.UnpicklingExits)
-    assert str(error) == "its result cannot be read here: SystemExit: 9"
+    assert str(error) == "its result cannot be unpickled here: SystemExit: 9"
 
 
 def test_arguments_that_cannot_be_pickled(cluster: Cluster) -> None:

@@ -238,7 +238,7 @@ def test_without_a_machine_nothing_is_known() -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda vm: vm.spawnFunction("f"), "only what can be called can be spawned, not 'f'"),
+        (lambda vm: vm.spawnFunction("f"), "only a callable can be spawned, not 'f'"),
         (lambda vm: vm.spawnFunction(work, count=-1), "a whole number, 0 or more, not -1"),
         (lambda vm: vm.spawnFunction(work, count=1.5), "a whole number, 0 or more, not 1.5"),
         (lambda vm: vm.spawnFunction(work, targetList=PVMHostID(1)), "a list of hosts' ids, not"),
@@ -252,8 +252,8 @@ def test_without_a_machine_nothing_is_known() -> None:
         (lambda vm: PVMTaskID("7"), "a tid is a whole number, not '7'"),
         (lambda vm: PVMHostID("one"), "a dtid is a whole number, not 'one'"),
         (lambda vm: use_machine("mine"), "the machine is 'running', 'own' or None, not 'mine'"),
-        (lambda vm: use_machine("own"), "there is a virtual machine already"),
-        (lambda vm: PVM(persistentStorage=True, freshInterpreter=True), "not in a fresh one"),
+        (lambda vm: use_machine("own"), "the program is in a virtual machine already"),
+        (lambda vm: PVM(persistentStorage=True, freshInterpreter=True), "not a fresh one"),
     ],
 )
 def test_bad_input_is_said_in_one_sentence(

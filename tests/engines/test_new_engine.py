@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from class_wide import ClassWide
-from page_samples import blocks
 
 from encamp import Cluster
 from encamp.engines.registry import engine_names
 from encamp.errors import EngineFailed
 from encamp.testing.conformance import ClusterOf, Conformance, Facts, Inline, LosesController
+from page_samples import blocks
 
 PAGE = Path(__file__).parents[2] / "docs/new-engine.md"
 

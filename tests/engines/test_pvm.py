@@ -463,7 +463,7 @@ def test_a_folder_that_is_left_is_used_again_if_it_is_ours() -> None:
     assert not folder.exists()
     folder.touch()
     try:
-        with pytest.raises(EngineUnavailable, match="is no folder of ours"):
+        with pytest.raises(EngineUnavailable, match="is not a folder of this user"):
             Cluster("pvm", slots=1, machine="own")
     finally:
         folder.unlink()

@@ -90,7 +90,7 @@ def test_hosts_that_cannot_be_reached_are_named_and_the_others_cleaned(lab: Lab)
     done = lab.hosts[0].run(command, check=False, env={"ENCAMP_SSH": "ssh -o ConnectTimeout=2"})
     assert done.returncode == 1
     assert done.stdout.startswith("lab1: ")
-    assert done.stderr.startswith("encamp: not done on 2 hosts: lab2: ")
+    assert done.stderr.startswith("encamp: failed on 2 hosts: lab2: ")
     assert "nowhere: " in done.stderr
     assert len(done.stderr.splitlines()) == 1
 

@@ -49,8 +49,8 @@ def _with_neighbours(*steps: Any, **options: Any) -> JobReport:
 @pytest.mark.parametrize(
     ("how", "kind", "message"),
     [
-        ("segv", "TaskLost", "was ended by SIGSEGV: a crash in compiled code"),
-        ("kill", "TaskLost", "was ended by SIGKILL: killed, often for want of memory"),
+        ("segv", "TaskLost", "was killed by SIGSEGV, a crash in compiled code"),
+        ("kill", "TaskLost", "was killed by SIGKILL, often because memory ran out"),
         ("exit 0", "TaskLost", "ended with exit status 0"),
         ("exit 3", "TaskLost", "ended with exit status 3"),
         ("sys.exit", "StepFailed", "raised SystemExit: 4"),

@@ -135,7 +135,7 @@ def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:
         AttemptReport(2, good.where, submitted[1], bytes_mirrored=11, **rest),
     ]
     assert (report.log_tail, report.kept) == ("tail", "node:/kept")
-    assert report.why == "it was not done before"
+    assert report.why == "it has not been done before"
 
 
 FULL = failed(DiskFull("/local", 100, 10))
@@ -169,7 +169,7 @@ def test_a_task_that_finds_no_room_though_it_is_alone_has_failed(here: Path) -> 
     report = run(job_of("a", retries=1), pool)["a"]
     assert report.state == "failed"
     assert pool.numbers("a") == [1, 2]
-    assert "no room on the disk" in report.why
+    assert "is full" in report.why
 
 
 @pytest.mark.parametrize(("workers", "most"), [(None, WINDOW), (300, 1200)])
@@ -296,7 +296,7 @@ def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_
         folders = list(folders)
         for folder in folders:
             if folder.name == "bad":
-                raise BadDestination(str(folder), "its new files may not outlive a power cut")
+                raise BadDestination(str(folder), "its new files may be lost in a power cut")
         flush(folders)
 
     monkeypatch.setattr(run_module, "flush_folders", flushed)
@@ -335,7 +335,7 @@ class Broken(Executor):
     """Takes nothing any more."""
 
     def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        raise EngineFailed("pvm", "all of its hosts are gone")
+        raise EngineFailed("pvm", "all of its hosts are lost")
 
 
 def test_what_an_executor_had_in_hand_when_it_broke_is_taken_in(here: Path) -> None:
@@ -344,7 +344,7 @@ def test_what_an_executor_had_in_hand_when_it_broke_is_taken_in(here: Path) -> N
             if len(self.works) == 3:
                 for _ in range(3):
                     self.release()
-                raise EngineFailed("pvm", "all of its hosts are gone")
+                raise EngineFailed("pvm", "all of its hosts are lost")
             return super().submit(fn, *args, **kwargs)
 
     job = job_of(*"abcdef")

@@ -400,7 +400,7 @@ def test_a_crash_ends_its_task_alone_and_the_executor_goes_on(workers: Workers, 
     report = workers.run(job)
     assert states(report) == {"bad": "failed", "good": "done"}
     assert report["bad"].attempts[0].error_type == "TaskLost"
-    assert "was ended by SIGSEGV" in report["bad"].why
+    assert "was killed by SIGSEGV" in report["bad"].why
     assert report["bad"].log_tail.startswith("here I go\n")
     later = Job("later", to="later")
     later.add("good", call(steps.write, "still here"))
@@ -529,6 +529,6 @@ def _listening(process: psutil.Process) -> list[Any]:
 def test_what_is_no_executor_is_refused(here: Path, given: Any) -> None:
     job = Job("job", to="out")
     job.add("task", "true")
-    with pytest.raises(BadJob, match="is no executor and no cluster"):
+    with pytest.raises(BadJob, match="is neither an executor nor a cluster"):
         job.run(given)
     assert not job.folder.exists()

@@ -85,7 +85,7 @@ def test_names_that_cannot_be_file_names_are_refused(here: Path, name: str) -> N
 def test_a_job_refuses_what_cannot_work(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", nothing)
-    with pytest.raises(BadJob, match="is there twice"):
+    with pytest.raises(BadJob, match="occurs twice"):
         job.add("a", nothing)
     with pytest.raises(BadJob, match="has no steps"):
         job.add("b", [])

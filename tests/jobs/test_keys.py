@@ -198,7 +198,7 @@ def test_each_published_file_is_looked_at(here: Path) -> None:
         for which in ("first", "last"):
             path, before = Path("out", which), Path("out", which).stat().st_mtime_ns
             change(path)
-            assert _foreseen(job) == f"its output {here}/out/{which} vanished or changed"
+            assert _foreseen(job) == f"its output {here}/out/{which} was removed or changed"
             path.write_text(f"{which}\n")
             os.utime(path, ns=(0, before))
             assert _foreseen(job) == NOT

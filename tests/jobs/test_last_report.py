@@ -45,11 +45,11 @@ def test_the_report_stays_until_something_runs(
     status_command(Path("out"))
     said = capsys.readouterr().out
     assert said.startswith("job: 2 up to date; the last run ended ")
-    assert "nothing had to run" in said
+    assert "no task had to run" in said
     _run("a", "b", "c")
     assert read_report(FOLDER / "report.json").count("done") == 1
     status_command(Path("out"))
-    assert "nothing had to run" not in capsys.readouterr().out
+    assert "no task had to run" not in capsys.readouterr().out
 
 
 def test_a_failure_that_is_no_part_of_the_job_any_more_is_not_told(

@@ -98,7 +98,7 @@ def test_only_the_middle_of_a_file_is_given_back(tmp_path: Path) -> None:
     assert kept[-100_000:] == data[-100_000:]
     with file.open("ab") as more:
         more.write(b"more")
-    cut(file, 200_000, "log_limit = 200000 bytes can be raised")
+    cut(file, 200_000, "raise log_limit = 200000 bytes to keep more")
     assert len(file.read_bytes()) < 200_200
     assert file.read_bytes().endswith(data[-99_996:] + b"more")
     small = tmp_path / "small"

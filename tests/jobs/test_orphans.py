@@ -197,7 +197,7 @@ def test_orphans_elsewhere_are_told_of_but_not_opened_by_prune(
     assert "any more: memory://there/b; take" in watch.warnings[0]
     monkeypatch.setattr(type(memory), "info", None)
     prune_command(Path("out"), dry_run=False)
-    why = "it is not below out; remove it by hand if nobody needs it"
+    why = "it is not below out; remove it yourself if nobody needs it"
     kept = capsys.readouterr().out.splitlines()
     assert kept == [f"kept {here}/elsewhere: {why}", f"kept memory://there/b: {why}"]
 
@@ -279,7 +279,7 @@ def test_prune_leaves_what_is_not_the_jobs_own(
         "unknown",
     ]
     said = capsys.readouterr().out
-    assert f"kept {files['unknown']}: it is not what the job published" in said
+    assert f"kept {files['unknown']}: it has changed since the job published it" in said
 
 
 def test_prune_waits_for_no_running_job(here: Path) -> None:

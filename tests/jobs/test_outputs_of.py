@@ -233,7 +233,7 @@ def test_what_cannot_be_is_said_before_anything_runs(here: Path) -> None:
     job = encamp.Job("job", to="out")
     job.add("a", "true", mirror=encamp.outputs_of("a"))
     assert "no task is called 'a' but this one" in _refused(job)
-    with pytest.raises(BadJob, match="job inputs are there before any task has run"):
+    with pytest.raises(BadJob, match="job inputs must exist before any task runs"):
         encamp.Job("job", to="out", mirror=[encamp.outputs_of("a")])
     with pytest.raises(BadJob, match="names no task"):
         encamp.outputs_of([])

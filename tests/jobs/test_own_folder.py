@@ -129,7 +129,7 @@ def test_it_cannot_be_named_as_an_input(here: Path, pattern: str) -> None:
     Path("out/job.job/report.json").touch()
     job = encamp.Job("job", to="out")
     job.add("task", "true", mirror=pattern)
-    with pytest.raises(UnusableInput, match="every run of the job writes to"):
+    with pytest.raises(UnusableInput, match="every run of the job writes there"):
         Prepared(job)
 
 

@@ -69,7 +69,7 @@ def _both(folder: Path, count: int = 200) -> tuple[Reports, list[TaskReport]]:
             listed[n] = replace(task, state="failed")
             reports.add(listed[n])
         elif n % 10 == 2:
-            why = "the run was stopped before it was done"
+            why = "the run was stopped before this task was done"
             listed[n] = TaskReport(task.name, "waiting", why=why)
         else:
             reports.add(task)

@@ -159,13 +159,13 @@ CHANGES: dict[str, tuple[Callable[[Strips], object], set[str], str, str]] = {
         lambda s: Path("out/copy.txt").write_text("changed!!!"),
         {"copy"},
         "copy",
-        "vanished or changed",
+        "was removed or changed",
     ),
     "output of the last": (
         lambda s: Path("out/joined/out.txt").unlink(),
         {"join"},
         "join",
-        "out/joined/out.txt vanished or changed",
+        "out/joined/out.txt was removed or changed",
     ),
     "touched output": (_touch("out/copy.txt"), set(), "copy", "nothing changed"),
     "report and logs": (
@@ -178,7 +178,7 @@ CHANGES: dict[str, tuple[Callable[[Strips], object], set[str], str, str]] = {
         lambda s: Path("out/job.job/journal.jsonl").unlink(),
         {"a", "b", "join", "copy"},
         "a",
-        "it was not done before",
+        "it has not been done before",
     ),
 }
 

@@ -124,7 +124,7 @@ def test_what_was_there_before_the_job_is_not_its_own(here: Path) -> None:
     job.add("a", "touch result", outputs=encamp.Output("result", existing="error"))
     report = job.run(check=False)
     assert report["a"].state == "failed"
-    assert "is there already" in report["a"].why
+    assert "exists already" in report["a"].why
     assert (here / "out/result").read_text() == "precious"
 
 
@@ -198,13 +198,13 @@ def test_what_was_done_before_an_executor_broke_down_is_journaled(here: Path) ->
                 lost.set_exception(TaskLost("b", "node1", None, "its host is gone"))
                 return lost
             if self.taken > 2:
-                raise EngineFailed("pvm", "all of its hosts are gone")
+                raise EngineFailed("pvm", "all of its hosts are lost")
             return super().submit(*args, **kwargs)
 
     job = encamp.Job("job", to="out")
     for name in ("a", "b"):
         job.add(name, f"touch {name}.txt", outputs=f"{name}.txt")
-    with Breaking(1) as pool, pytest.raises(EngineFailed, match="all of its hosts are gone"):
+    with Breaking(1) as pool, pytest.raises(EngineFailed, match="all of its hosts are lost"):
         job.run(pool)
     assert Counter(task.state for task in job.run().tasks) == {"up to date": 1, "done": 1}
 

@@ -57,7 +57,11 @@ def test_what_nobody_reads_is_kept_for_later_and_then_left_out(
     lines = (early.decode() + _written(reader)).splitlines()
     os.close(reader)
     assert 600 < lines.count("x" * 99) < 5000
-    assert lines[-3:] == ["", "… some lines were left out, as nobody was reading", "the last line"]
+    assert lines[-3:] == [
+        "",
+        "… some lines were left out because nobody read them",
+        ("the last line"),
+    ]
 
 
 @pytest.mark.parametrize("how", ["full", "reader gone", "terminal gone", "closed", "none"])
@@ -139,7 +143,7 @@ def test_an_error_of_a_progress_object_is_logged_once_and_the_run_goes_on(
         assert job.run(slots=1, progress=progress).ok
     assert progress.told == 1
     [record] = caplog.records
-    assert "the run goes on without it" in record.getMessage()
+    assert "the run continues without it" in record.getMessage()
     assert record.exc_info is not None
 
 

@@ -96,9 +96,9 @@ def test_failed_runs_what_failed_and_was_not_done_since(here: Path) -> None:
     plain(*"abcd").run(failing("b", "d"), check=False)
     report = plain(*"abcd").run(failing("d"), failed=True, check=False)
     assert states(report) == {"b": "done", "d": "failed"}
-    assert report["b"].why == "it failed when it was last run"
+    assert report["b"].why == "it failed in its last run"
     dry = plain(*"abcd").run(dry_run=True)
-    assert dry["d"].why == "it failed when it was last run"
+    assert dry["d"].why == "it failed in its last run"
     assert states(plain(*"abcd").run(failing(), only="c", force=True)) == {"c": "done"}
     assert states(plain(*"abcd").run(failing(), failed=True)) == {"d": "done"}
 
@@ -123,7 +123,7 @@ def test_where_nothing_failed_there_is_nothing_to_run(here: Path) -> None:
     pool = failing()
     report = plain("a").run(pool, failed=True)
     assert (report.tasks, report.not_selected) == ([], 1)
-    assert report.warnings == ["no task failed when it was last run"]
+    assert report.warnings == ["no task failed in its last run"]
     assert pool.works == []
     assert Path("out/job.job/report.json").read_bytes() == before
 
@@ -161,7 +161,7 @@ def test_after_enough_failures_what_has_begun_ends_and_nothing_else_begins(here:
     assert states(report) == {"a": "failed", "b": "done", "c": "waiting"}
     assert pool.futures["c"].cancelled()
     assert report.interrupted
-    assert re.search("no more tasks were begun after 1 task had failed", report.warnings[0])
+    assert re.search("no more tasks were started after 1 task had failed", report.warnings[0])
 
 
 def test_a_failure_is_not_tried_again_when_there_were_enough(here: Path) -> None:

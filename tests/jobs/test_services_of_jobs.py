@@ -174,4 +174,4 @@ def test_a_step_that_would_wait_for_messages_fails_at_once(here: Path) -> None:
         job = encamp.Job("far", to="results")
         job.add("receives", encamp.call(_receive))
         report = job.run(cluster, check=False)
-    assert "a step of a job has no messages" in report["receives"].why
+    assert "a step of a job cannot send messages" in report["receives"].why

@@ -32,7 +32,7 @@ def test_a_step_that_ends_its_process_group_ends_no_more_than_itself(here: Path)
         after=give_pid,
     )
     assert [task.state for task in report.tasks] == ["done", "failed", "done", "done"]
-    assert report["trap"].why.endswith("was ended by SIGTERM")
+    assert report["trap"].why.endswith("was killed by SIGTERM")
     assert report["before"].value == report["after"].value  # the slot is the same
 
 
@@ -92,7 +92,7 @@ def _end_own_group() -> None:
             _unprintable,
             "step '_unprintable' raised _Unprintable: (its text cannot be made: KeyError)",
         ),
-        (_end_own_group, "it was sent SIGTERM by somebody else, or by its own code"),
+        (_end_own_group, "another process, or its own code, sent it SIGTERM"),
         (_loud, "raised ValueError: xxx"),
     ],
 )
@@ -169,5 +169,5 @@ def test_a_host_without_bash_is_named(here: Path) -> None:
     (here / "bin").mkdir()
     step = encamp.command("true | true", shell="bash", env={"PATH": str(here / "bin")})
     assert "no command 'bash' on " in _run(step=step)["step"].why
-    with pytest.raises(BadJob, match="shell='zsh': is not known; say True for /bin/sh, or 'bash'"):
+    with pytest.raises(BadJob, match="shell='zsh': is not known; use True for /bin/sh, or 'bash'"):
         encamp.command("true", shell="zsh")  # type: ignore[arg-type]

@@ -41,8 +41,10 @@ def test_a_task_that_could_not_end_in_time_is_not_begun(
         job.run(executor)
     assert [work.task for work in executor.works] == ["short", "free"]
     text = str(caught.value)
-    assert "stopped with 2 of 4 tasks done, as the allocation of Slurm's job 17 ends at " in text
-    assert text.endswith(" and task long may take 101 s; run again to go on")
+    assert (
+        "stopped with 2 of 4 tasks done, because the allocation of Slurm's job 17 ends at " in text
+    )
+    assert text.endswith(" and task long may take 101 s; run again to continue")
     _ends(monkeypatch, 1000)
     report = job.run(executor)
     assert [task.state for task in report.tasks] == ["done", "done", "up to date", "up to date"]

@@ -213,12 +213,12 @@ BAD_FILES = {
     "list.json": ("[1, 2]", "'value' is a list"),
     "deep.json": ("[" * 9000, "the file 'deep.json' cannot be read as values: "),
     "cut.json": ('{"a": ', "the file 'cut.json' cannot be read as values: Expecting value"),
-    "v.csv": ("a,b\n1,2\n3,4\n", "it has 2 rows, and there must be one"),
+    "v.csv": ("a,b\n1,2\n3,4\n", "it has 2 rows instead of one"),
     "short.csv": ("a,b\n1\n", "values: line 2 has 1 value for 2 columns"),
-    "v.txt": ("alone\n", "line 1, 'alone', is no name with a value"),
+    "v.txt": ("alone\n", "line 1, 'alone', is not a name with a value"),
     "number.txt": ("# gains\n1.0 2.5\n", "line 2, '1.0 2.5', begins with a number, not with a"),
     "twice.txt": ("a 1\nb 2\na=3\n", "line 3, 'a=3', has the name 'a' for the second time"),
-    "twice.json": ('{"a": 1, "a": 2}', "the name 'a' is there twice"),
+    "twice.json": ('{"a": 1, "a": 2}', "the name 'a' occurs twice"),
     "large.txt": ("a " + "x" * 70_000, "'large.txt', is larger than 64 KiB"),
     "long.txt": ("a " + "x" * 20_000, "'a' is a text of 20000 characters, more than 10000"),
     "many.txt": ("".join(f"a{n} 1\n" for n in range(1001)), "it has 1001 values, more than 1000"),
@@ -240,7 +240,7 @@ def test_a_file_that_is_not_there_is_told_with_what_is(here: Path) -> None:
     Path("gain.txt").touch()
     with pytest.raises(BadValues, match=r"cannot be read \(No such file or directory\); in its "):
         read_values(Path("gain.json"), "t")
-    with pytest.raises(BadValues, match="is no file"):
+    with pytest.raises(BadValues, match="is not a file"):
         read_values(here, "t")
 
 

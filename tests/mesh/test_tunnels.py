@@ -96,7 +96,7 @@ def test_a_tunnel_that_breaks_before_the_agent_has_come_leaves_others_be(net: Ne
     near, far = socket.socketpair()
     net.controller.tunnelled(near)
     far.close()
-    with pytest.raises(EngineFailed, match=r"not reached at 127\.0\.0\.1:1"):
+    with pytest.raises(EngineFailed, match=r"cannot be reached at 127\.0\.0\.1:1"):
         agent.reach([NOWHERE])
     agent.close()
     net.until(lambda: not net.controller._strangers)

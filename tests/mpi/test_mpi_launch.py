@@ -291,10 +291,10 @@ def test_a_bad_host_file_is_refused_at_once(
         ("node1 slots=-1", "not '-1'"),
         (
             "node1:",
-            "this is no host; write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'",
+            "this is not a host; write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe",
         ),
-        ("one two three", "this is no host"),
-        ("-oProxyCommand=true", "this is no host"),
+        ("one two three", "this is not a host"),
+        ("-oProxyCommand=true", "this is not a host"),
     ],
 )
 def test_a_host_that_is_written_badly_is_refused_by_its_words(
@@ -480,5 +480,5 @@ def test_shared_memory_that_is_too_small_is_named_in_one_sentence(mpi: str, here
     )
     last = done.stderr.strip().splitlines()[-1]
     assert "EngineFailed" in last
-    assert "/dev/shm, by which ranks of one host talk, has 0.0 MiB free" in last
+    assert "/dev/shm, through which ranks of one host communicate, has 0.0 MiB free" in last
     assert len(last) < 300

@@ -52,7 +52,7 @@ def test_ranks_whose_work_is_done_wait_for_the_script_without_using_their_core(
 
 
 def test_a_second_cluster_in_a_script_is_refused_with_the_reason(launcher: Launcher) -> None:
-    assert "one cluster for all" in answer(launcher, "again")
+    assert "one cluster in the whole script" in answer(launcher, "again")
 
 
 SUMS = """
@@ -160,8 +160,8 @@ def test_ctrl_c_to_all_ranks_is_for_the_program_and_for_what_runs_in_the_ranks(
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ("slotz=2", "it takes no option 'slotz'; it takes these: slots, hosts,"),
-        ("slots=5", "mpirun has started 2 ranks, of which 1 work, not 5; leave slots out"),
+        ("slotz=2", "it has no option 'slotz'; its options are: slots, hosts,"),
+        ("slots=5", "mpirun has started 2 ranks, 1 of them for slots, not 5; leave slots out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_under_mpirun_too(
@@ -320,7 +320,7 @@ def test_a_second_job_needs_the_cluster_of_the_first(
     done = mpirun(launcher, 3, str(script))
     assert done.returncode != 0
     assert done.stdout.split() == ["True"]
-    assert "use one for all" in done.stderr
+    assert "use one cluster for everything" in done.stderr
 
 
 def test_what_agents_start_does_not_believe_to_be_a_rank(launcher: Launcher) -> None:
@@ -354,4 +354,4 @@ def test_a_launcher_of_another_mpi_is_an_error_that_says_so() -> None:
     other = launcher_of("openmpi").library
     done = run(launcher_of("mpich"), "talk", library=other)
     assert done.returncode != 0
-    assert "the launcher is of another" in done.stderr
+    assert "the launcher belongs to another MPI" in done.stderr

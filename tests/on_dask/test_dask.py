@@ -206,7 +206,7 @@ def test_what_is_no_cluster_is_said() -> None:
         Cluster("dask", client=object())
     with pytest.raises(BadJob, match="name of an engine"):
         Cluster(object())
-    with pytest.raises(EngineUnavailable, match="it takes no option 'adress'"):
+    with pytest.raises(EngineUnavailable, match="it has no option 'adress'"):
         Cluster("dask", adress="x")
 
 

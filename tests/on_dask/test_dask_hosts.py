@@ -96,7 +96,7 @@ def test_hosts_that_cannot_be_reached_are_named(lab: Lab) -> None:
         Cluster("dask", hosts=["lab1", "lab7"])
     with pytest.raises(EngineUnavailable, match="hosts names no host"):
         Cluster("dask", hosts=[])
-    with pytest.raises(BadJob, match=r"hosts and hostfile: say by one of these"):
+    with pytest.raises(BadJob, match=r"hosts and hostfile: choose the cluster with one of these"):
         Cluster("dask", hosts=["lab1"], hostfile="hosts")
 
 
@@ -142,6 +142,6 @@ def test_a_worker_that_reaches_only_the_scheduler_works(lab: Lab, tmp_path: Path
             [*command, "-o", f"address={address}", tmp_path], capture_output=True, text=True
         )
     assert re.search(r"note +frames +go by Dask's scheduler", done.stdout), done
-    assert re.search(rf"note +ports +none is reached of {socket.gethostname()}\n", done.stdout), (
-        done
-    )
+    assert re.search(
+        rf"note +ports +no port can be reached of {socket.gethostname()}\n", done.stdout
+    ), done

@@ -131,7 +131,7 @@ def test_a_cluster_of_its_own_is_gone_afterwards(tmp_path: Path, monkeypatch: An
 
 
 def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match="no cluster is reached by its connection_file"):
+    with pytest.raises(EngineUnavailable, match="no cluster was reached by its connection_file"):
         Cluster("ipyparallel", connection_file=str(tmp_path / "none.json"))
     with pytest.raises(BadJob, match="client and profile"):
         Cluster("ipyparallel", client=object(), profile="x")

@@ -69,9 +69,9 @@ def test_a_folder_that_others_may_write_to_is_no_jobs(scratch: Path) -> None:
         "paths": [str(precious / "ch1.tex")],
     }
     (folder / "journal.jsonl").write_text(json.dumps(record) + "\n")
-    with pytest.raises(NotOurs, match="others than its owner may write to it"):
+    with pytest.raises(NotOurs, match="other users may write to it"):
         Journal(folder).read()
-    with pytest.raises(NotOurs, match="others than its owner may write to it"):
+    with pytest.raises(NotOurs, match="other users may write to it"):
         _job().run()
     assert (precious / "ch1.tex").read_text() == "years of work"
     folder.chmod(0o755)
@@ -83,7 +83,7 @@ def test_a_folder_with_files_that_are_no_jobs_is_left_alone(scratch: Path) -> No
     folder = scratch / "sums.job"
     folder.mkdir()
     (folder / "report.html").write_text("a paper of the owner's")
-    with pytest.raises(NotOurs, match="it has files, and no journal of a job"):
+    with pytest.raises(NotOurs, match="it contains files but no journal of a job"):
         _job().run()
     assert [path.name for path in folder.iterdir()] == ["report.html"]
     assert (folder / "report.html").read_text() == "a paper of the owner's"
@@ -126,7 +126,7 @@ def test_copied_files_follow_no_link_of_a_stranger(scratch: Path) -> None:
 def test_a_job_folder_of_a_stranger_is_refused(scratch: Path, script: str) -> None:
     stranger(script)
     for dry_run in (True, False):
-        with pytest.raises(NotOurs, match=r"sums.job is not used: it (is|belongs)"):
+        with pytest.raises(NotOurs, match=r"cannot use .*sums.job: it (is|belongs)"):
             _job().run(dry_run=dry_run)
     assert not (scratch / "sums").exists()
 
@@ -614,7 +614,7 @@ def test_a_strangers_job_keeps_nobody_from_pruning(
     job.run()
     cli.main(["prune", "."], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "evil.job is not used: it belongs to the user nobody" in said
+    assert "evil.job: it belongs to the user nobody" in said
     assert "sums/one.sum" in said
     assert [file.name for file in (scratch / "sums").iterdir()] == ["two.sum"]
 
@@ -647,7 +647,7 @@ def test_a_folder_that_comes_in_place_of_the_jobs_while_it_runs_gets_nothing(
         def began(self, job: str, total: int, workers: int | None) -> None:
             stranger("mv sums.job was; mv other.job sums.job")
 
-    with pytest.raises(NotOurs, match="another folder has come in its place since the run began"):
+    with pytest.raises(NotOurs, match="another folder has replaced it since the run began"):
         _job().run(progress=Swapping())
     assert _files_of(Path("sums.job")) == before
     assert sorted(file.name for file in Path("sums.job/logs").iterdir()) == []
@@ -667,8 +667,8 @@ def test_a_strangers_job_beside_keeps_nobody_from_seeing_a_task(
     cli.main(["show", ".", "one"], standalone_mode=False)
     said = capsys.readouterr().out
     assert "one of the job sums: done" in said
-    assert "a.job is not used: it belongs to the user nobody" in said
-    assert "z.job is not used: it belongs to the user nobody" in said
+    assert "a.job: it belongs to the user nobody" in said
+    assert "z.job: it belongs to the user nobody" in said
     with pytest.raises(NotOurs, match="belongs to the user nobody"):
         cli.main(["show", ".", "none"], standalone_mode=False)
 

@@ -88,7 +88,7 @@ def test_a_state_that_cannot_be_saved_is_named() -> None:
             ServiceError, match=r"state of Unsaved could not be saved: .*pickle"
         ) as e:
             service.call("add", 1).get(SOON)
-        assert "see to the object's checkpoint() and restore()" in str(e.value)
+        assert "check the object's checkpoint() and restore()" in str(e.value)
 
 
 def test_a_state_that_cannot_be_restored_is_named() -> None:

@@ -41,7 +41,7 @@ def test_a_task_never_calls_a_server_of_its_own_cluster_instead(
     assert clusters["one"].spawn(name_of, services["one"]).result(SOON) == "one"
     with services["other"].acquire() as proxy:
         for what in (services["other"], proxy):
-            with pytest.raises(RuntimeError, match="made its cluster"):
+            with pytest.raises(RuntimeError, match="created its cluster"):
                 clusters["one"].spawn(name_of, what).result(SOON)
 
 

@@ -101,9 +101,9 @@ def test_a_job_stops_before_its_allocation_ends_and_goes_on_in_the_next(
     line = f"{BIN}/encamp run sleepers.py; echo status $?"
     first = slurm.submit(line, "-n2", "-t1", cwd=here).ended()
     found = re.search(
-        r"encamp: stopped with (\d+) of 21 tasks done, as the allocation of Slurm's job \d+ ends "
-        r"at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d and task long may take 7200 s; run again to go on\n"
-        r"status 75\n",
+        r"encamp: stopped with (\d+) of 21 tasks done, because the allocation of Slurm's job \d+ "
+        r"ends at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d and task long may take 7200 s; "
+        r"run again to continue\nstatus 75\n",
         first,
     )
     assert found, first
@@ -121,7 +121,7 @@ def test_the_warning_of_slurm_stops_a_job_in_good_order(slurm: SomeSlurm, here: 
     line = f"exec {BIN}/encamp run --keep failed -n 1 job.toml"
     batch = slurm.submit(line, "-n1", "--signal=B:USR1@55", "-t1", cwd=here)
     said = batch.ended()
-    assert "encamp: stopped by SIGUSR1; what is done stays done, run again to go on" in said
+    assert "encamp: stopped by SIGUSR1; finished tasks stay done; run again to continue" in said
 
 
 def test_the_script_of_the_page_runs(slurm: SomeSlurm, here: Path) -> None:

@@ -180,11 +180,11 @@ def test_a_frozen_program_is_told_what_to_call_and_starts_nothing(
     from encamp.jobs.job import Job
 
     monkeypatch.setattr(sys, "frozen", True, raising=False)
-    with pytest.raises(NoPython, match=r"was frozen.*freeze_support"):
+    with pytest.raises(NoPython, match=r"is frozen.*freeze_support"):
         Cluster("local", slots=1)
     job = Job("frozen", to="results")
     job.add("one", "true")
-    with pytest.raises(NoPython, match=r"was frozen.*freeze_support"):
+    with pytest.raises(NoPython, match=r"is frozen.*freeze_support"):
         job.run(slots=1)
 
 
@@ -297,7 +297,7 @@ def test_too_few_files_are_told_of_once_before_anything_runs(here: Path) -> None
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert "2 slots need" in line
-    assert "this process may have 30" in line
+    assert "this process may have only 30" in line
     assert "ulimit -n" in line
 
 

@@ -138,7 +138,7 @@ def test_the_cache_tells_that_an_entry_was_not_whole(tree: Path) -> None:
     with HostCache() as cache:
         events = cache.events(str(tree))
     assert [event.what for event in events] == ["fetched", "dropped"]
-    assert "no longer whole" in events[1].why
+    assert "damaged" in events[1].why
 
 
 @pytest.mark.parametrize("harm", [Path.unlink, lambda path: os.truncate(path, 1)])
@@ -166,7 +166,7 @@ def test_a_task_whose_cached_tree_loses_a_file_meanwhile_publishes_nothing(
             remove_file(cached_tree())
             (folder / "result").write_text("of 39 files")
 
-    with pytest.raises(InputLost, match="tree was no longer whole"):
+    with pytest.raises(InputLost, match="tree was damaged or removed"):
         block()
     assert not Path("out/result").exists()
     with mirrored("tree", tree.parent) as folder:

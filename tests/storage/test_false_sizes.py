@@ -25,7 +25,7 @@ MADE_UP = [name for name in MADE_UP if os.access(name, os.R_OK)]
 def test_what_the_kernel_makes_up_is_refused_before_anything_runs(name: str, here: Path) -> None:
     job = encamp.Job("job", to="out", mirror=name)
     job.add("task", "true")
-    with pytest.raises(UnusableInput, match=r"is said to hold \d+ bytes and does not"):
+    with pytest.raises(UnusableInput, match=r"does not hold the \d+ bytes that the disk reports"):
         job.run(slots=1)
 
 

@@ -242,7 +242,7 @@ def outward_relative(path: Path) -> None:
 ODD = [
     (fifo, "it is a FIFO"),
     (listening, "it is a socket"),
-    (dangling, "where nothing is"),
+    (dangling, "which does not exist"),
     (outward_file, "leads to /etc/passwd, outside of the task's folder"),
     (outward_folder, "leads to /etc, outside of the task's folder"),
     (outward_relative, "outside of the task's folder"),
@@ -266,7 +266,7 @@ def test_what_can_go_home_in_no_way_is_an_error_that_names_it(
 def test_so_is_a_symlink_to_itself(pattern: str, bring: Bring, folder: Path) -> None:
     write(folder, "tree/a")
     loop(folder / "tree/odd")
-    with pytest.raises(UnusableOutput, match="where nothing is"):
+    with pytest.raises(UnusableOutput, match="which does not exist"):
         bring(pattern)
 
 
@@ -284,7 +284,9 @@ def test_a_symlink_in_a_tree_to_a_folder_that_does_not_come_is_an_error(
 ) -> None:
     write(folder, "tree/a", "other/b")
     (folder / "tree/link").symlink_to("../other")
-    with pytest.raises(UnusableOutput, match="a symlink to the folder other, which is no output"):
+    with pytest.raises(
+        UnusableOutput, match="a symlink to the folder other, which is not an output"
+    ):
         bring("tree")
     assert seen(bring(["tree", "other"]))["tree/link"] == "-> ../other"
 
@@ -300,7 +302,9 @@ def test_a_failed_task_leaves_what_can_go_home(folder: Path, here: Path) -> None
 
 def test_a_task_that_removes_its_folder_is_told_so(folder: Path, here: Path) -> None:
     folder.rmdir()
-    with pytest.raises(UnusableOutput, match=r"its output \*.txt .* the task's folder is gone"):
+    with pytest.raises(
+        UnusableOutput, match=r"its output \*.txt .* the task's folder has vanished"
+    ):
         stage(folder, as_outputs("*.txt"), here / "to", token="t", task="name")
     assert stage(folder, as_outputs("a"), here / "to", token="t", task="name", lenient=True) == []
 
@@ -414,4 +418,4 @@ def test_a_jobs_task_says_what_cannot_go_home(here: Path) -> None:
     job.add("task", "mkfifo pipe", outputs="*")
     report = job.run(slots=1, check=False)
     assert report["task"].state == "failed"
-    assert "pipe cannot be brought home: it is a FIFO" in report["task"].why
+    assert "pipe cannot be published: it is a FIFO" in report["task"].why

@@ -183,7 +183,7 @@ def test_the_log_says_by_which_way_and_why(here: Path, caplog: pytest.LogCapture
     said = "\n".join(record.getMessage() for record in caplog.records)
     assert f"{here}/linked by link: it is declared read-only" in said
     assert f"{here}/copied by copy: no reflink here: {REFUSED}; not declared read-only" in said
-    assert f"{here}/direct by direct: only one task wants it" in said
+    assert f"{here}/direct by direct: only one task needs it" in said
     assert f"fetching {here}/linked: first use on this host" in said
 
 

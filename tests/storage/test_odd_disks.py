@@ -38,7 +38,7 @@ def test_a_destination_that_cannot_flush_is_named_once_and_gets_all(
     number: int, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refuse(monkeypatch, "fsync", number)
-    with pytest.warns(UserWarning, match="cannot be told to flush") as told:
+    with pytest.warns(UserWarning, match="cannot flush") as told:
         publish()
     assert len(told) == 1
     assert (here / "out/b").read_text() == "b"

@@ -372,7 +372,7 @@ def test_an_unreadable_output_is_named_as_such(tmp_path: Path) -> None:
             stage(base / "task", as_outputs("a"), base / "to", token="t", task="name")
 
         said = unprivileged(attempt)
-        assert "task name: its output a cannot be brought home" in said
+        assert "task name: its output a cannot be published" in said
         assert "it cannot be read: permission denied" in said
         assert below(base / "to") == []
 

@@ -186,7 +186,7 @@ def test_an_output_that_exists_fails_its_task_which_publishes_nothing(here: Path
     report = job("error").run(slots=1, check=False)
     assert report["task"].attempts[0].error_type == "OutputExists"
     assert len(report["task"].attempts) == 1
-    assert "out/a is there already" in report["task"].why
+    assert "out/a exists already" in report["task"].why
     assert results() == {"a": "theirs"}
     assert not list(Path("out").rglob(f"{PART}*"))
 

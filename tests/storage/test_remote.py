@@ -252,7 +252,7 @@ def test_a_missing_page_is_no_match(server: tuple[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "why"), [("/secret", "403"), ("/endless", "does not tell its size")]
+    ("path", "why"), [("/secret", "403"), ("/endless", "does not report its size")]
 )
 def test_what_the_server_does_not_give_is_named(
     path: str, why: str, server: tuple[str, Any]
@@ -473,7 +473,7 @@ def test_a_url_of_this_hosts_disk_is_the_path_that_it_stands_for(here: Path, sch
     with encamp.sandbox((), {"a.txt": f"{scheme}://{here}/link"}, to=f"{scheme}://{here}/out") as f:
         (f / "a.txt").write_text("new")
     assert Path("real/a.txt").read_text() == "new"
-    with pytest.raises(BadJob, match="names no whole path"):
+    with pytest.raises(BadJob, match="has no absolute path"):
         Output("a", f"{scheme}://to")
 
 

@@ -304,10 +304,10 @@ def test_the_sender_gives_what_it_was_told_to_and_nothing_else(tmp_path: Path) -
         path = f"{tmp_path}/{good}"
         assert sender.chunk(path, 0).data == Path(path).read_bytes()
     for bad in ("secret/a", "told/../secret/a", "told/link", "told/up/a", "told-too/a", "file2"):
-        with pytest.raises(UnusableInput, match="none of the files"):
+        with pytest.raises(UnusableInput, match="not one of the files"):
             sender.chunk(f"{tmp_path}/{bad}", 0)
     for bad in ("secret", "", "told/up", "told-too", "told/.."):
-        with pytest.raises(UnusableInput, match="none of the files"):
+        with pytest.raises(UnusableInput, match="not one of the files"):
             sender.entries(f"{tmp_path}/{bad}", ())
 
 
@@ -320,14 +320,14 @@ def test_what_symlinks_of_a_tree_lead_to_comes_with_it(away: Path, to: Path) -> 
     for link, goal in {"one": "../file", "all": "../far", "left": "../secret"}.items():
         (away / "tree" / link).symlink_to(goal)
     sender = Sender([away / "tree"])
-    with pytest.raises(UnusableInput, match="none of the files"):
+    with pytest.raises(UnusableInput, match="not one of the files"):
         sender.chunk(str(away / "tree/one"), 0)  # not listed yet
     got = receive_tree(sender, str(away / "tree"), to / "tree", ("left",), readonly=False)
     assert (to / "tree/one").read_bytes() == (away / "file").read_bytes()
     assert (to / "tree/all/x").read_bytes() == (away / "far/x").read_bytes()
     assert got.content == tree_state(away / "tree", ("left",)).content
     assert got.content == tree_state(to / "tree").content
-    with pytest.raises(UnusableInput, match="none of the files"):
+    with pytest.raises(UnusableInput, match="not one of the files"):
         sender.chunk(str(away / "tree/left"), 0)
 
 
@@ -348,7 +348,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
 
 
 def test_errors_of_the_other_side_come_over_a_channel_as_they_are(channel: Pipe, to: Path) -> None:
-    with pytest.raises(UnusableInput, match=r"/etc/hostname: it is none of the files"):
+    with pytest.raises(UnusableInput, match=r"/etc/hostname: it is not one of the files"):
         receive_file(channel, "/etc/hostname", to / "a", (1, 1), 0o600)
     assert list(to.iterdir()) == []
 

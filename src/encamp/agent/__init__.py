@@ -1,5 +1,5 @@
-"""One host: an agent holds its slots, and passes on what goes between them and others.
+"""One host's side of a cluster: the agent, which runs the slots and forwards messages.
 
-Here live starting, watching and ending slots. What runs in a slot's process is `encamp.slot`; which
-task goes where is decided by `encamp.cluster`, of which nothing is known here.
+This package starts, watches and ends slots. The code that runs inside a slot is in `encamp.slot`.
+`encamp.cluster` decides which task goes where; nothing here imports it.
 """

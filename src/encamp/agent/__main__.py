@@ -11,7 +11,7 @@ from encamp.errors import InputError
 
 
 def main(arguments: list[str]) -> None:
-    """Join the engine's network, and serve; some engines have other work for some processes."""
+    """Join the engine's network, and serve; with some engines, some processes do other work."""
     default_signals()  # a launcher or a daemon may ignore some
     end = engine_module(arguments[0]).join(arguments[1:])
     if end is None:

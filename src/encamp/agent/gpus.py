@@ -1,4 +1,4 @@
-"""The graphics processors of this host, as their vendors' tools call them."""
+"""The GPUs of this host, as their vendors' tools report them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _ASK = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
 def gpus_here() -> list[str]:
     """Names of the devices that this process may use.
 
-    ENCAMP_GPUS or CUDA_VISIBLE_DEVICES say so where one is set (names with commas between);
-    otherwise nvidia-smi is asked, if there is one.
+    ENCAMP_GPUS or CUDA_VISIBLE_DEVICES lists them if set (names separated by commas); otherwise
+    nvidia-smi is asked, if there is one.
     """
     for name in ("ENCAMP_GPUS", *VISIBLE):
         if (given := os.environ.get(name)) is not None:

@@ -1,4 +1,4 @@
-"""Slots as their agent holds them: processes, threads, or the agent itself."""
+"""The slots of an agent: processes, threads, or the agent itself."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _LOOK = 0.02
 
 
 class Holder(Protocol):
-    """What a slot needs of its agent."""
+    """What a slot needs from its agent."""
 
     host: str
     number: int
@@ -72,9 +72,10 @@ class Holder(Protocol):
     over: bool
 
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
-        """Send what a slot says to where it belongs.
+        """Forward what a slot sends.
 
-        Whether the controller has it already, and it was a message, so that no turn has to follow.
+        Returns whether the controller has it already, and it was a message, so that no turn has to
+        follow.
         """
 
     def post(self, to: int, parts: Parts) -> None:
@@ -99,31 +100,31 @@ class Hosted(ABC):
 
     @abstractmethod
     def give(self, envelope: Any, parts: Parts) -> None:
-        """Hand over what is for the slot."""
+        """Pass a message to the slot."""
 
     @abstractmethod
     def recall(self, order: Recall) -> None:
-        """Have the slot give back what it has not begun."""
+        """Have the slot give back the calls that it has not started."""
 
     def stop(self, life: int, ticket: int) -> None:  # noqa: B027 - most have nothing to do
-        """End what runs, and the slot's process with it; nothing where it has none. See `Stop`."""
+        """End the running call and the slot's process; does nothing without a process. See `Stop`."""
 
     def refresh(self) -> None:  # noqa: B027 - most have nothing to do
-        """Have an idle slot let go of all that it holds; from another thread, blocks."""
+        """Have an idle slot release everything that it holds; from another thread, blocks."""
 
     def work(self) -> None:  # noqa: B027 - most have nothing to do
-        """Run what there is to run in the agent's own thread."""
+        """Run waiting calls in the agent's own thread."""
 
     def begin_end(self) -> None:  # noqa: B027 - most have nothing to do
         """Ask the slot to end."""
 
     @abstractmethod
     def end(self, within: float) -> None:
-        """Return when the slot has ended."""
+        """Wait until the slot has ended."""
 
 
 class ProcessSlot(Hosted):
-    """A slot that is a process; one that dies is told of, and replaced."""
+    """A slot that is a process; a process that dies is reported, and replaced."""
 
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
@@ -208,7 +209,7 @@ class ProcessSlot(Hosted):
                 self.give(message, its_parts)
 
     def _take_fresh(self, envelope: Run) -> bool:
-        """Have a process of its own for a call; without one, the slot's end is told."""
+        """Start a separate process for a call; if that fails, report the slot's end."""
         try:
             fresh = self._start()
         except (OSError, EncampError) as exc:
@@ -242,20 +243,20 @@ class ProcessSlot(Hosted):
 
     @property
     def data_fd(self) -> int:
-        """What the slot's process sends by; -1 when it has ended."""
+        """The descriptor that the slot's process sends on; -1 when it has ended."""
         return self._process.data.fileno()
 
     def send_now(self, parts: Parts) -> bool:
-        """Send the process what it waits for; False if something else has to be seen to first."""
+        """Send a message to the process at once; False if something else has to be sent first."""
         if self._down or self._early:
             return False
         self._send(parts)
         return True
 
     def read_now(self, source: int | None) -> tuple[int, Parts] | None:
-        """Take what has come: sender and payload if it is one message of ``source`` to the program.
+        """Read from the process: sender and payload of one message of ``source`` to the program.
 
-        All else goes its usual way.
+        Everything else is handled as usual.
         """
         process = self._process
         messages = self._messages(process)
@@ -269,14 +270,14 @@ class ProcessSlot(Hosted):
         return None
 
     def link(self, envelope: Link, fd: int) -> None:
-        """Give the slot a socket to another one, and close it here."""
+        """Pass the slot a socket to another slot, and close it here."""
         if self._down:
             os.close(fd)
         else:
             self._send([encode(envelope)], (fd,))
 
     def _readable(self, process: SlotProcess) -> bool:
-        """Read what is there; see `Agent.pass_on`."""
+        """Read what has arrived; see `Agent.pass_on`."""
         if process.writer.waiting:
             with suppress(OSError):
                 process.writer.flush()
@@ -320,7 +321,7 @@ class ProcessSlot(Hosted):
         return no_more
 
     def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
-        """Results without those that were found in the slot's ledger before."""
+        """Results without those that were read from the slot's ledger before."""
         come = count_results(parts[0])
         old = process.results - come.first
         process.results += come.count - old
@@ -333,7 +334,7 @@ class ProcessSlot(Hosted):
         return [encode(Results(come.slot, new, come.first + old, len(new))), *parts[1:]]
 
     def _look_later(self) -> None:
-        """Where the slot stays silent from now on, see what it holds back."""
+        """Read the slot's ledger if it sends nothing for a while."""
         if self._looks:
             return
         self._looks = True
@@ -351,7 +352,7 @@ class ProcessSlot(Hosted):
         self.agent.pump.later(_LOOK_AFTER, look)
 
     def _take_held(self, process: SlotProcess) -> bool:
-        """Pass on results from the ledger that have not come; False if others are on their way."""
+        """Forward results from the ledger that have not arrived; False if others are in transit."""
         found = ledger.read(process.ledger)
         if found is None or found[0] > process.results:
             return False
@@ -364,7 +365,7 @@ class ProcessSlot(Hosted):
         return True
 
     def _pass_results(self) -> None:
-        """Send the results that came one after the other as one message."""
+        """Forward consecutive results as one message."""
         results = self._results
         if results:
             self._results = []
@@ -372,7 +373,7 @@ class ProcessSlot(Hosted):
             self.agent.post(CONTROLLER, [*head, *results])
 
     def _restore(self) -> None:
-        """Go back to the lasting process after a call in a fresh one."""
+        """Return to the usual process after a call in a fresh one."""
         fresh, lasting, self._spare = self._process, self._spare, None
         self.agent.unlink(self.number)
         self._let_go(fresh)
@@ -385,7 +386,7 @@ class ProcessSlot(Hosted):
             self._tell_end(0, b"")
 
     def _replace(self, process: SlotProcess) -> None:
-        """Have another process in the place of one that ends; what it has not begun is told of."""
+        """Start a process in place of one that is ending, and report calls that it has not started."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
             self.agent.unlink(self.number)
@@ -393,7 +394,7 @@ class ProcessSlot(Hosted):
             self._start_again(0, b"", began=False)
 
     def _let_go(self, process: SlotProcess) -> None:
-        """End a process that has nothing to do, without waiting for it."""
+        """End an idle process, without waiting for it."""
         self._forget(process)
         self._leaving.append(process)
         process.ask_to_stop()
@@ -430,13 +431,13 @@ class ProcessSlot(Hosted):
             self._restore()
 
     def _unheard(self, process: SlotProcess, link: socket.socket, exc: Exception) -> None:
-        """Listen to a socket no more; what a task does to it is to harm no other."""
+        """Stop listening to a socket that a task has broken, so that no other slot is affected."""
         self.agent.pump.forget(link.fileno())
         if isinstance(exc, BadFrame):
             process.kill()
 
     def _exited(self, process: SlotProcess) -> None:
-        """Its last words first, then its end; and a new one in its place."""
+        """Report the last output, then the end of the process; start another."""
         with suppress(ValueError):
             self._read(process)
             self._take_held(process)
@@ -458,9 +459,9 @@ class ProcessSlot(Hosted):
             self._start_again(exit_code, text, began=began)
 
     def _start_again(self, exit_code: int | None, text: bytes, *, began: bool) -> None:
-        """Put another process in the place of one that has ended, and tell of that.
+        """Start another process in place of one that has ended, and report it.
 
-        Tell of the slot's own end if there is none to be had.
+        Reports the slot's own end if no process can start.
         """
         if self._ending:
             return
@@ -563,21 +564,21 @@ class ProcessSlot(Hosted):
 
 
 def reclaim_quietly() -> None:
-    """Remove what processes that were killed have left in the local storage."""
+    """Remove what killed processes have left in the local storage."""
     with suppress(Exception):
         reclaim()
 
 
 def reclaim_in_background() -> None:
-    """The same in a thread, since it may take long."""
+    """`reclaim_quietly` in a thread, since it may take long."""
     threading.Thread(target=reclaim_quietly, name="encamp-reclaim", daemon=True).start()
 
 
 class ThreadSlot(Hosted):
-    """A slot that is a thread of its agent: little protects the agent from what it does.
+    """A slot that is a thread of its agent, which is hardly protected from what the thread does.
 
-    ``label`` is what reports call it by, if not by its number. Each has a current folder of its
-    own, where Linux gives it one.
+    ``label`` is its name in reports, by default its number. Each thread has its own current folder,
+    if Linux allows it.
     """
 
     short = None
@@ -649,13 +650,13 @@ class ThreadSlot(Hosted):
         self._tell()
 
     def end(self, within: float) -> None:
-        """Wait some seconds for the running call's end, for a thread cannot be ended."""
+        """Wait some seconds for the end of the running call; a thread cannot be killed."""
         if self._thread is not threading.current_thread():
             self._thread.join(within)
 
 
 class InlineSlot(Hosted):
-    """The agent's own main thread as a slot: the shortest way for messages, and shared fate."""
+    """The agent's own main thread as a slot: fastest for messages, but a crash ends both."""
 
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
@@ -723,7 +724,7 @@ class InlineSlot(Hosted):
             raise SystemExit  # the cluster is closed, or the controller gone, while a call waits
 
     def _check_thread(self) -> None:
-        """Raise RuntimeError in another thread: what there is of locks would cost more than MPI."""
+        """Raise RuntimeError in another thread: locks would cost more than MPI's messages."""
         if threading.get_ident() != self._thread:
             raise RuntimeError(INLINE_THREADS)
 

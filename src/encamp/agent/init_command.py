@@ -1,4 +1,4 @@
-"""A command that a host's user wants to run before slots start: what it changes holds for them."""
+"""A user's command that runs on a host before its slots start; they get its environment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LONGEST = 200
 
 
 def environment_after(command: str, before: dict[str, str]) -> dict[str, str]:
-    """An environment as a command of the shell leaves it behind. Raises `BadJob`."""
+    """The environment that a shell command leaves behind. Raises `BadJob`."""
     return dict(_after(command, tuple(sorted(before.items())))) if command else before
 
 
@@ -24,7 +24,9 @@ def _after(command: str, before: tuple[tuple[str, str], ...]) -> dict[str, str]:
     done = subprocess.run(shell, capture_output=True, check=False, env=dict(before))
     if done.returncode:
         said = done.stderr.decode("utf-8", "replace").strip()[-_LONGEST:]
-        raise BadJob(f"init_command {command!r}", f"it ended with {done.returncode}: {said}")
+        raise BadJob(
+            f"init_command {command!r}", f"it exited with status {done.returncode}: {said}"
+        )
     pairs = [os.fsdecode(entry).partition("=") for entry in done.stdout.split(b"\0") if entry]
     after = {name: text for name, _, text in pairs if name not in _SHELLS_OWN}
     return {**{name: text for name, text in before if name in _SHELLS_OWN}, **after}

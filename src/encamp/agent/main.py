@@ -1,10 +1,10 @@
-"""The agent of one host: it holds the slots there, and passes messages on between them and others.
+"""The agent of one host: it runs the slots there, and forwards messages between them and others.
 
     endpoint ◄──► Agent ◄──► its slots: processes (`ProcessSlot`), threads, or the agent itself
 
-Results and messages go through it unread; it looks at envelopes only. It also sees to what only
-somebody outside a slot can do: end it, start it again, link it with another, look after what it
-left.
+It reads only the envelopes of messages, and forwards results and payloads undecoded. It also does
+what a slot cannot do for itself: end it, restart it, connect it with another slot, and clean up
+after it.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ _LOOK_AGAIN = 1.0
 
 
 class Agent:
-    """Serves one end of an engine's network, on a pump that somebody drives.
+    """Serves one end of an engine's network, on a pump that some thread drives.
 
     ``host`` is the name of its host; ``beside`` says that the pump is the controller's own.
-    ``over`` is true when the cluster was closed or the controller is gone.
+    ``over`` is true when the cluster was closed or the controller has gone.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Agent:
         pump.turned.append(self.turned)
 
     def arrived(self, arrival: Arrival) -> None:
-        """Handle what the engine brings."""
+        """Handle what the engine receives."""
         if isinstance(arrival, Frame):
             try:
                 self._frame(arrival.sender, arrival.parts)
@@ -155,7 +155,7 @@ class Agent:
             pump.later(orders.lonely, lambda: self._look_for_controller(orders.lonely))
 
     def _look_for_controller(self, limit: float, *, again: bool = False) -> None:
-        """End where nothing was heard for long, also not while it was looked for once more."""
+        """End if the controller has been silent for long, even after being looked for once more."""
         silent = time.monotonic() - self._heard
         if silent >= limit and again:
             self.end()
@@ -203,9 +203,9 @@ class Agent:
             self.end()
 
     def near(self, outbox: Outbox) -> Callable[[Message, Parts], bool]:
-        """What hands messages of a controller in this process to slots, without a turn between.
+        """A function that passes messages of a controller in this process to slots, without a turn.
 
-        It says no where something of its ``outbox`` is to come first.
+        It returns False if something in its ``outbox`` has to be sent first.
         """
         end = self.endpoint
 
@@ -218,9 +218,9 @@ class Agent:
         return give
 
     def _link(self, one: int, other: int) -> None:
-        """Give two slots a socket to each other, so that their messages need not come by here.
+        """Give two slots a socket to each other, so that their messages bypass this agent.
 
-        Where no descriptor is free, all their messages do: they are to arrive in order.
+        Without a free descriptor, all their messages go through the agent, to keep their order.
         """
         pair = (min(one, other), max(one, other))
         first, second = self.slots[pair[0]], self.slots[pair[1]]
@@ -250,14 +250,14 @@ class Agent:
         return False
 
     def post(self, to: int, parts: Parts) -> None:
-        """Send a message; those of one turn go in one frame, where it goes by a network."""
+        """Send a message; over a network, those of one turn go in one frame."""
         if self.beside:
             self.outbox.send(to, parts)  # so that the controller has it in this turn
         else:
             self.outbox.post(to, parts)
 
     def turned(self) -> None:
-        """Send what was posted in this turn; beside the controller, take what that has sent."""
+        """Send what was posted in this turn; beside the controller, receive what it has sent."""
         if self.beside:
             for arrival in self.endpoint.receive():
                 self.arrived(arrival)
@@ -267,7 +267,7 @@ class Agent:
             self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
 
     def _begin(self, order: Order) -> None:
-        """Carry out what may take long beside the pump."""
+        """Carry out a slow order in a thread."""
 
         def work() -> None:
             try:
@@ -280,7 +280,7 @@ class Agent:
         threading.Thread(target=work, name=f"encamp-{order.what}", daemon=True).start()
 
     def end(self) -> None:
-        """End all slots; blocks until they are gone, what runs in them is interrupted."""
+        """End all slots, interrupting their calls; blocks until they have ended."""
         if not self.over:
             self.over = True
             if self.short is not None:
@@ -297,14 +297,14 @@ class Agent:
 
 
 def _refresh(agent: Agent) -> None:
-    """Have idle slots let go of folders that were to stay for their next task."""
+    """Have idle slots release persistent folders."""
     for slot in agent.slots:
         slot.refresh()
     remove_idle()
 
 
 def _clear(_: Agent) -> int:
-    """Empty this host's local storage of everything that nobody uses now; bytes of the cache."""
+    """Empty this host's local storage except for files in use; returns freed bytes."""
     reclaim_leftovers()
     return clear_cache()
 
@@ -313,9 +313,9 @@ _WHAT: dict[str, Callable[[Agent], object]] = {"clear": _clear, "refresh": _refr
 
 
 def _folder(portable: str, *, far: bool) -> str:
-    """Where tasks start on this host, if that is here.
+    """The folder in which tasks start, if this host has it.
 
-    With ``far`` the folder was named on another host, and here it may be another user's.
+    With ``far`` the folder was named on another host, and here it may belong to another user.
     """
     if not portable:
         return "/"
@@ -329,9 +329,9 @@ def _folder(portable: str, *, far: bool) -> str:
 
 
 def serve(endpoint: Endpoint, host: str | None = None) -> None:
-    """Be an agent until the cluster is closed or its controller is gone.
+    """Run an agent until the cluster is closed or its controller has gone.
 
-    ``host`` is the host's name where it is not to be the machine's. Blocks.
+    ``host`` is the host's name if it is not the machine's. Blocks.
     """
     pump = Pump()
     agent = Agent(endpoint, pump, host)
@@ -349,10 +349,9 @@ def serve(endpoint: Endpoint, host: str | None = None) -> None:
 
 @contextmanager
 def _interrupts_are_the_controllers() -> Iterator[None]:
-    """Have Ctrl-C interrupt the call that runs in this thread, if one does, and nothing else.
+    """Let Ctrl-C interrupt only the call that runs in this thread, if there is one.
 
-    It comes to all of a terminal's processes, and it is for the controller to say what becomes of
-    the cluster.
+    A terminal sends it to all its processes; what it means for the cluster, the controller decides.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

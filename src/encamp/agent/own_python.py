@@ -1,4 +1,4 @@
-"""Another interpreter for the slots of a host: found, and asked whether it can be a slot."""
+"""Another interpreter for the slots of a host: find it, and check that it can run slots."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ _WITHIN = 60.0
 
 
 def found(interpreter: str, environment: dict[str, str]) -> str:
-    """The path of an interpreter that slots of this process can run with. Raises `BadJob`.
+    """The path of an interpreter that can run slots of this process. Raises `BadJob`.
 
-    A name without a folder is looked up as the environment's ``PATH`` says.
+    A name without a folder is looked up in the environment's ``PATH``.
     """
     return _found(interpreter, tuple(sorted(environment.items())), tuple(filter(None, sys.path)))
 
@@ -40,7 +40,7 @@ def _found(
     name = os.path.expanduser(interpreter)
     path = shutil.which(name, path=variables.get("PATH"))
     if path is None:
-        raise BadJob(_named(interpreter), "there is no such program on this host")
+        raise BadJob(_named(interpreter), "this host has no such program")
     command = [path, "-P", "-c", _ASKED, *folders]
     try:
         done = subprocess.run(
@@ -56,12 +56,12 @@ def _found(
     said = done.stdout.decode("utf-8", "replace").split()
     if done.returncode or len(said) != len(_own()):
         words = done.stderr.decode("utf-8", "replace").strip()[-_LONGEST:]
-        why = f"it ended with {done.returncode} when it was asked for its version: {words}"
+        why = f"it exited with status {done.returncode} when asked for its version: {words}"
         raise BadJob(_named(interpreter), why)
     if said != _own():
         its, ours = (f"{name} {a}.{b} with encamp {c}" for name, a, b, c in (said, _own()))
         raise BadJob(
-            _named(interpreter), f"it is {its}, and this host's agent {ours}: take alike ones"
+            _named(interpreter), f"it is {its}, and this host's agent {ours}; use the same version"
         )
     return path
 

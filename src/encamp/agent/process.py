@@ -1,4 +1,4 @@
-"""The process of a slot as its supervisor sees it: started, spoken to through sockets, ended."""
+"""The process of a slot as its supervisor sees it: start it, talk to it through sockets, end it."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ MARK = "ENCAMP_SLOT"
 
 
 class SlotProcess:
-    """One slot's process; belongs to one thread at a time.
+    """One slot's process; for one thread at a time.
 
-    ``birth`` says what it is; its descriptors are filled in here. What it prints goes to a file
-    that has no name, if ``birth.capture`` says so, or where this process prints.
+    ``birth`` describes it; its descriptors are filled in here. Its output goes to an unnamed file
+    if ``birth.capture`` says so, and otherwise to this process's output.
     """
 
     def __init__(self, birth: Birth) -> None:
@@ -70,7 +70,7 @@ class SlotProcess:
         self.control_reader, self.control_writer = Reader(self.control), Writer(self.control)
 
     def _begin(self, undo: ExitStack) -> None:
-        """Start the process; what was opened is closed again if that goes wrong half way."""
+        """Start the process; closes what it has opened if that fails."""
         self.ledger = ledger.create()
         undo.callback(os.close, self.ledger)
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
@@ -129,7 +129,7 @@ class SlotProcess:
 
     @property
     def was_ready(self) -> bool:
-        """Whether it has ever been ready for calls, also if it has ended since then."""
+        """Whether it has ever been ready for calls, even if it has ended since."""
         return ledger.is_open(self.ledger)
 
     @property
@@ -144,9 +144,9 @@ class SlotProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """As `subprocess` has it; None while it runs, and where nobody can know it.
+        """As in `subprocess`; None while it runs, and if it cannot be known.
 
-        That is where this process ignores SIGCHLD, or waits for whichever child has ended.
+        It cannot be known if this process ignores SIGCHLD, or waits for any child.
         """
         return None if self._unknown else self._process.returncode
 
@@ -161,7 +161,7 @@ class SlotProcess:
         return True
 
     def _wait(self, within: float | None = None) -> bool:
-        """Wait for the end; False if the time is over before."""
+        """Wait for the end; False if the time is over first."""
         if self._process.returncode is None:
             poll = select.poll()
             poll.register(self._sentinel, select.POLLIN)
@@ -170,29 +170,29 @@ class SlotProcess:
 
     @property
     def has_begun(self) -> bool:
-        """Whether it has begun any call."""
+        """Whether it has started any call."""
         return ledger.begun(self.ledger) > 0
 
     def begun(self, call: int) -> bool:
-        """Whether it has begun the call of this number, from 1 on."""
+        """Whether it has started the call of this number, from 1 on."""
         return ledger.begun(self.ledger) >= call
 
     def noted(self) -> bytes:
-        """What it has left for whoever supervises it; empty if there is nothing."""
+        """Its note for the supervisor; empty if there is none."""
         return ledger.noted(self.ledger) if self.exit_fd >= 0 else b""
 
     @property
     def in_a_call(self) -> bool:
-        """Whether it has begun a call of which no result has come."""
+        """Whether it has started a call whose result has not arrived."""
         return ledger.begun(self.ledger) > self.results
 
     @property
     def mark(self) -> tuple[int, int]:
-        """What its call has noted of how far it is."""
+        """The progress that its call has noted."""
         return ledger.marked(self.ledger)
 
     def ended(self) -> int | None:
-        """Wait for a process that has ended, and end what it has left behind; its exit code."""
+        """Wait for a process that has ended, and end its children; returns its exit code."""
         self._wait()
         left_something = self.exit_code != 0 or self.in_a_call
         self.close()  # first, for to look for processes takes descriptors, and there may be no more
@@ -201,20 +201,20 @@ class SlotProcess:
         return self.exit_code
 
     def printed(self) -> bytes:
-        """What the running task has printed, as far as it is kept."""
+        """The captured output of the running task."""
         return b"".join(ends_of(self._output.fileno(), self.birth.output, OUTPUT_HINT))
 
     def ask_to_stop(self) -> None:
-        """Interrupt what runs by `Stopped`; the process ends when it has cleared up.
+        """Interrupt the call with `Stopped`; the process ends after its cleanup.
 
-        Also one that was stopped by SIGSTOP, which would not see it before it is continued.
+        A process that was stopped by SIGSTOP is continued, so that it sees this.
         """
         if self.alive:
             self._process.terminate()
             self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End the process and everything that it started; returns when they are gone."""
+        """Kill the process and all its descendants; returns when they have ended."""
         if self.alive:
             self._process.send_signal(signal.SIGSTOP)  # so that it starts nothing more
             end_descendants(0, self.pid)
@@ -222,11 +222,10 @@ class SlotProcess:
         self._wait()
 
     def stop(self, within: float = STOP_WITHIN) -> bool:
-        """End the process and everything that it started; returns when they are gone.
+        """End the process and all its descendants; returns when they have ended.
 
-        True if it has ended by itself, and cleared up. The running call is interrupted by
-        `Stopped`; the process is killed if that does not help.
-        May be called twice.
+        True if it has ended by itself, with its cleanup. The running call is interrupted by
+        `Stopped`; the process is killed if that does not help. May be called twice.
         """
         self.ask_to_stop()
         self._wait(within)
@@ -238,7 +237,7 @@ class SlotProcess:
         return well
 
     def close(self) -> None:
-        """Let go of the sockets; may be called twice."""
+        """Close the sockets; may be called twice."""
         self.data.close()
         self.control.close()
         self.writer.close()
@@ -251,17 +250,17 @@ class SlotProcess:
 
 
 def slot_environment() -> dict[str, str]:
-    """This process's environment, less what would make slots believe they were such."""
+    """This process's environment, without variables that only the process itself may have."""
     return slurm.without_step({k: text for k, text in os.environ.items() if not foreign(k)})
 
 
 def may_pass(exc: BaseException) -> bool:
-    """Whether the system has refused a process for want of what it may have a moment later."""
+    """Whether the system has refused a process for lack of something that may be available soon."""
     return isinstance(exc, OSError) and exc.errno in _MAY_PASS
 
 
 def last_words(text: bytes) -> str:
-    """The line of a dead process's output that says most: what Python says, or the last."""
+    """The most informative line of a dead process's output: Python's error, or the last line."""
     lines = text.decode("utf-8", "replace").strip().splitlines()
     fatal = [line for line in lines if line.startswith("Fatal Python error")]
     return (fatal or lines[-1:] or [""])[0][:200]

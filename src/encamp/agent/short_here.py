@@ -1,7 +1,7 @@
-"""The short way between the program and slots that its own process holds: their sockets alone.
+"""The shortcut between the program and slots of its own process: directly over their sockets.
 
-What goes this way is what would go there anyway, in the same order; only the turn of the pump is
-left out, and all that is looked at in one. Whatever else is there waits for a turn.
+Messages take the same sockets in the same order as in a turn of the pump, but skip the rest of the
+turn. Everything except a single message waits for a turn.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class ShortWayHere:
     """A `Short` for the slots of an agent beside the controller, whose end is ``end``.
 
-    ``queue`` has what came before: nothing goes past that. Messages are looked for as long as there
-    are ``lines`` to tasks, since with others results come, which take a turn in any case.
+    ``queue`` has earlier messages, which come first. It polls for messages only while there are
+    ``lines`` to tasks, since other tasks send results, which need a turn.
     """
 
     @staticmethod
@@ -80,7 +80,7 @@ class ShortWayHere:
         return not (pump.orders or pump.come or self._agent.endpoint.patience() == 0)
 
     def _may_pass(self) -> bool:
-        """Whether a message may go past a turn of the pump; not for long."""
+        """Whether a message may bypass the turn of the pump; not for long."""
         pump = self._pump
         pump.passed += 1
         if self._queue or pump.nudged or pump.passed > PASSED or not pump.eager:

@@ -1,4 +1,4 @@
-"""When there is no hope that another process for a slot fares better than the last ones."""
+"""When to give up starting a slot's process."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ TRIES = 3
 class Starts:
     """Counts the failed starts of one slot's processes, or of those that one call was given to.
 
-    A start has failed if the process ended before it was ready for calls, or before it had begun
-    one that waited for it. In the first case no slot can start here; in the second it is the call
-    that ends them.
+    A start has failed if the process ended before it was ready for calls, or before it had started
+    a call that waited for it. In the first case no slot can start here; in the second, the call
+    ends the processes.
     """
 
     def __init__(self) -> None:
@@ -23,17 +23,17 @@ class Starts:
         self._words: str | None = None
 
     def note(self, stillborn: str | None, *, begun: bool, waited: bool) -> None:
-        """A process has ended; ``stillborn`` are its last words if it never was ready for calls."""
+        """A process has ended; ``stillborn`` is its last output if it never was ready for calls."""
         failed = stillborn is not None or (waited and not begun)
         self._failed = self._failed + 1 if failed else 0
         self._words = stillborn
 
     @property
     def by_call(self) -> bool:
-        """Whether it is the call that waits which ends all processes."""
+        """Whether the waiting call ends all processes."""
         return self._failed >= TRIES and self._words is None
 
     def check(self, host: str = "") -> None:
-        """Raise `SlotsCannotStart` if no process comes so far that it is ready for calls."""
+        """Raise `SlotsCannotStart` if no process ever becomes ready."""
         if self._failed >= TRIES and self._words is not None:
             raise SlotsCannotStart(host or socket.gethostname(), self._failed, self._words)

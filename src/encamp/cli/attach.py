@@ -1,4 +1,4 @@
-"""``encamp attach``: what the servers of services print, as they do."""
+"""``encamp attach``: follow the output of the servers of services."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from encamp.services.registry.consoles import Console, consoles, find
 
 
 def attach_command(name: str | None, program: int | None) -> None:
-    """Follow a server's console until the server ends, or list those that there are.
+    """Follow a server's console until the server ends, or list the servers.
 
     Raises `NoSuchConsole` or `SeveralConsoles`.
     """

@@ -15,7 +15,7 @@ from encamp.storage.sizes import counted, size_text
 
 
 def list_command() -> None:
-    """Print every entry, those first that were not used for longest."""
+    """Print every entry, least recently used first."""
     with HostCache() as cache:
         rows = cache.rows()
         if rows:
@@ -29,7 +29,7 @@ def list_command() -> None:
 
 
 def why_command(path: str) -> None:
-    """Print what the cache did with one input and why, and what it would do now."""
+    """Print the history of one input in the cache, and how it would be mirrored now and why."""
     items = plan([Mirror(path, required=False)], current_folder())
     with HostCache() as cache:
         for item in items:
@@ -37,9 +37,9 @@ def why_command(path: str) -> None:
             _tell_past(item.name, cache)
         gone = printable(Path(path).absolute())
         if not items and not cache.events(gone):
-            raise UnusableInput(path, "it is not there, and the cache has never seen it")
+            raise UnusableInput(path, "it does not exist, and the cache has never held it")
         if not items:
-            _say(f"{gone}: is not there now")
+            _say(f"{gone}: does not exist now")
             _tell_past(gone, cache)
 
 
@@ -51,13 +51,13 @@ def _tell_of(item: Item, cache: HostCache) -> None:
 
 
 def _where(item: Item, cache: HostCache) -> str:
-    """Job inputs have an entry of their own, which is read-only."""
+    """Which entries there are; job inputs have a separate, read-only entry."""
     own, shared = (cache.is_whole(replace(item, readonly=readonly)) for readonly in (False, True))
     if own and shared:
-        return "is in the cache, once read-only (for job inputs) and once as it is"
+        return "is in the cache twice: read-only (for job inputs), and with its own permissions"
     if own or shared:
         return f"is in the cache{', read-only, as job inputs are' if shared else ''}"
-    return "is not in the cache as it is now"
+    return "is not in the cache in its present state"
 
 
 def _tell_past(name: str, cache: HostCache) -> None:
@@ -75,7 +75,7 @@ def clear_command(*, dry_run: bool) -> None:
 
 def _way(item: Item, *, readonly: bool) -> str:
     way, why = way_of(replace(item, readonly=readonly), local_storage())
-    declared = "as a job input, or declared read-only" if readonly else "as a task's own input"
+    declared = "as a job input, or if declared read-only" if readonly else "as a task's own input"
     return f"{declared}, it would come by {way}: {why}"
 
 

@@ -1,4 +1,4 @@
-"""What usually goes wrong on a host, looked at on that host; a task of ``encamp doctor``."""
+"""The checks of ``encamp doctor`` that run on each host, as a task."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _TMP = ("/tmp", "/var/tmp")  # noqa: S108 - where cleaners work
 
 @dataclass(frozen=True)
 class Line:
-    """What was found, and what to do about it unless it is ``ok``."""
+    """The result of a check, and a remedy unless it is ``ok``."""
 
     level: Level
     what: str
@@ -62,9 +62,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a host is to compare itself with, and what it is to look for.
+    """The facts of the program's host that other hosts compare with their own.
 
-    ``folder`` has a beacon that ``told`` tells of, see `beacon`; ``lock`` is a file in it whose
+    ``folder`` has a beacon, described by ``told``, see `beacon`; ``lock`` is a file in it whose
     lock the asking process holds, None if it has none.
     """
 
@@ -79,24 +79,24 @@ class Asked:
 
 @dataclass(frozen=True)
 class Found:
-    """What a host says of itself; ``now`` is the time there."""
+    """What a host reports; ``now`` is the time there."""
 
     now: float
     lines: list[Line] = field(default_factory=list)
 
 
 def why_of(exc: BaseException) -> str:
-    """What an error says; those of encamp speak for themselves."""
+    """The text of an error, with its type unless it is encamp's."""
     return shortened(str(exc)) if isinstance(exc, EncampError) else reason(exc)
 
 
 def python_here() -> str:
-    """Version and kind of this Python."""
+    """Version and kind of this interpreter."""
     return f"{platform.python_implementation()} {platform.python_version()}"
 
 
 def libraries_here() -> dict[str, str]:
-    """Versions of encamp and of what must agree between hosts."""
+    """Versions of encamp and of libraries that must agree between hosts."""
     found = {"encamp": __version__}
     for name in (*LIBRARIES, *_OTHERS):
         with suppress(metadata.PackageNotFoundError):
@@ -105,14 +105,14 @@ def libraries_here() -> dict[str, str]:
 
 
 def check(asked: Asked) -> Found:
-    """Look at this host."""
+    """Run all checks on this host."""
     found = Found(time.time())
     for checks in _CHECKS:
         try:
             found.lines.extend(checks(asked))
         except (OSError, EncampError, ValueError) as exc:
             what = checks.__name__.strip("_").replace("_", " ")
-            found.lines.append(Line("note", what, f"it could not be looked at: {why_of(exc)}"))
+            found.lines.append(Line("note", what, f"it could not be checked: {why_of(exc)}"))
     return found
 
 
@@ -153,14 +153,14 @@ def _slots(asked: Asked) -> Iterator[Line]:
         f"{size_text(quota.memory())} of memory"
     )
     if asked.slots > cores:
-        yield Line("note", "slots", text, "have no more slots than cores, if tasks compute")
+        yield Line("note", "slots", text, "use no more slots than cores if tasks compute")
     else:
         yield Line("ok", "slots", text)
 
 
 def _local_storage(_: Asked) -> Iterator[Line]:
     name = "local storage"
-    elsewhere = f"set {LOCAL} on this host to a folder on a disk of its own"
+    elsewhere = f"set {LOCAL} on this host to a folder on its own disk"
     try:
         storage = local_storage()
         _write_there()
@@ -171,9 +171,11 @@ def _local_storage(_: Asked) -> Iterator[Line]:
     free = free_space(storage)
     text = f"{printable(storage)} ({kind or 'disk of unknown kind'}), {size_text(free)} free"
     if kind.startswith(_NETWORK):
-        yield Line("note", name, f"{text}: that is a disk of the network", elsewhere)
+        yield Line("note", name, f"{text}: this is a network disk", elsewhere)
     elif free < _ROOM:
-        remedy = f"make room (encamp clean --all, which also empties the cache), or {elsewhere}"
+        remedy = (
+            f"free some space (encamp clean --all, which also empties the cache), or {elsewhere}"
+        )
         yield Line("note", name, text, remedy)
     else:
         yield Line("ok", name, text)
@@ -198,18 +200,18 @@ def _cleaners(storage: Path) -> Iterator[Line]:
         os.close(fd)
     if deaf and any(storage.is_relative_to(folder) for folder in _TMP):
         remedy = f"have it leave out {printable(storage)}, or set {LOCAL}"
-        yield Line("note", name, f"{deaf[0]} may remove what is in use", remedy)
+        yield Line("note", name, f"{deaf[0]} may remove files in use", remedy)
     elif fd is None:
         remedy = f"set {LOCAL} to a folder on a disk with locks (flock)"
-        yield Line("note", name, "the disk has no lock that keeps cleaners off", remedy)
+        yield Line("note", name, "the disk has no locks, which would keep cleaners away", remedy)
     else:
-        yield Line("ok", name, "they leave this folder alone: a lock is held while it is used")
+        yield Line("ok", name, "they skip this folder: it is locked while it is in use")
 
 
 def _cheap_ways(storage: Path) -> Iterator[Line]:
-    """How big inputs come from the cache into a task's folder."""
+    """How big inputs get from the cache into a task's folder."""
     overlay, reflink = why_no_overlay(storage), why_no_reflink(storage)
-    copied = "inputs that tasks may write to are copied"
+    copied = "writable inputs are copied"
     for what, other, why, remedy in (
         ("overlay", "reflink", overlay, _MOUNTS),
         ("reflink", "overlay", reflink, f"put {LOCAL} on btrfs, or on xfs made with reflink=1"),
@@ -229,7 +231,7 @@ def _shared_folders(asked: Asked) -> Iterator[Line]:
     try:
         here = local(asked.folder)
     except UnusableInput as exc:
-        here, why = None, f"{asked.shown} is in a folder that is not there: {exc.why}"
+        here, why = None, f"{asked.shown} is in a folder that does not exist: {exc.why}"
     else:
         why = f"{printable(here)} is not {asked.shown} of the program's host"
     if here is not None and reaches(asked.folder, asked.told):
@@ -237,7 +239,8 @@ def _shared_folders(asked: Asked) -> Iterator[Line]:
         yield from _locks(asked)
         return
     remedy = (
-        f"this host is sent what it needs, which takes longer; if it has the disk, say where: "
+        "encamp sends this host its files, which takes longer; if it has the disk, tell encamp "
+        "where: "
         f"{MIRRORED} names the shared folders in the same order on every host"
     )
     yield Line("note", name, why, remedy)
@@ -311,7 +314,7 @@ def _shared_memory(asked: Asked) -> Iterator[Line]:
     name, need = str(_SHARED_MEMORY), asked.slots * _SHARED_EACH
     remedy = "MPI and multiprocessing need it: make it larger (in a container: --shm-size=1g)"
     if not os.access(_SHARED_MEMORY, os.W_OK):
-        yield Line("note", name, "is not there or cannot be written to", remedy)
+        yield Line("note", name, "does not exist or is not writable", remedy)
         return
     free = free_space(_SHARED_MEMORY)
     text = f"{size_text(free)} free"

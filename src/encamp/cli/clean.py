@@ -1,4 +1,4 @@
-"""``encamp clean``: what dead processes left goes, on this host or on others."""
+"""``encamp clean``: remove the files of dead processes, on this host or on others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from encamp.storage.sizes import counted
 def clean_command(
     *, everything: bool, dry_run: bool, hosts: str | None = None, python: str | None = None
 ) -> None:
-    """Remove leftovers, or only list them; on ``hosts``, through ssh, if they are given."""
+    """Remove leftovers, or only list them; on ``hosts``, through ssh, if given."""
     if hosts is not None:
         _clean_elsewhere(_plain(names_in(hosts)), everything, dry_run, python)
         return
     if python is not None:
-        raise BadJob("--python", "this is for --hosts; name some")
+        raise BadJob("--python", "it needs --hosts; name some")
     verb = "would remove" if dry_run else "removed"
     stayed: dict[Path, OSError] = {}
     removed = reclaim_leftovers(dry_run=dry_run, stayed=stayed)
@@ -41,12 +41,12 @@ def clean_command(
 
 
 def _plain(hosts: list[str]) -> list[str]:
-    """Each host once, without what engines are told besides: ``node1:4``, ``node1 ip=10.0.0.1``."""
+    """Each host once, without options for engines: ``node1:4``, ``node1 ip=10.0.0.1``."""
     return list(dict.fromkeys(host_in(host).name for host in hosts))
 
 
 def _clean_elsewhere(hosts: list[str], everything: bool, dry_run: bool, python: str | None) -> None:
-    """Have hosts clean themselves; raises `HostsNotReached` with those that did not."""
+    """Run the command on other hosts; raises `HostsNotReached` with those that failed."""
     given = {"--all": everything, "--dry-run": dry_run}
     options = [option for option, wanted in given.items() if wanted]
     answers = encamp_on(hosts, ["clean", *options], python)
@@ -62,7 +62,7 @@ def _tell_of_kept(everything: bool) -> None:
     folders: list[Path] = sorted(parent.iterdir()) if parent.is_dir() else []
     if folders and not everything:
         count = counted(len(folders), "folder was", "folders were")
-        remedy = "--all removes what was kept, and empties the cache"
+        remedy = "--all removes kept folders, and empties the cache"
         _say(f"{count} kept in {printable(parent)}; {remedy}")
 
 

@@ -1,4 +1,4 @@
-"""Completing command lines in shells: ``eval "$(encamp completion bash)"``."""
+"""Completion of command lines in shells: ``eval "$(encamp completion bash)"``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _VARIABLE = "_ENCAMP_COMPLETE"
 
 
 def script_for(shell: str, command: click.Command) -> str:
-    """What makes a shell complete ``command``; raises `BadJob`."""
+    """A shell script that completes ``command``; raises `BadJob`."""
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)

@@ -1,4 +1,4 @@
-"""``encamp doctor``: what would go wrong on the hosts of an engine, and what to do about it."""
+"""``encamp doctor``: check the hosts of an engine for problems, and suggest remedies."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _REMEDIES = {
     "Could not resolve": "correct the name, or give its HostName in ~/.ssh/config",
     "Name or service": "correct the name, or give its HostName in ~/.ssh/config",
     "Host key verification": "log in once by hand and accept its key: ssh {host}",
-    "timed out": "see whether it is switched on, and whether a firewall is between",
-    "No route to host": "see whether it is switched on, and in this network",
+    "timed out": "check that it is switched on, and that no firewall is in between",
+    "No route to host": "check that it is switched on, and in this network",
     "Connection refused": "start its ssh server, or give its Port in ~/.ssh/config",
 }
 """What ssh says → what to do."""
-_BY_HAND = "try it by hand: ssh {host} true"
+_BY_HAND = "try: ssh {host} true"
 
 Table = dict[str, list[Line]]
 """Host → what was found there."""
@@ -67,7 +67,7 @@ def doctor_command(
     hostfile: str | None,
     more: tuple[str, ...],
 ) -> int:
-    """Print what was found; the exit status is 1 if something will not work."""
+    """Print the results of all checks; exit status 1 if something will not work."""
     base = current_folder()
     engine_module(engine)
     options = engine_options(hosts, hostfile, more)
@@ -98,13 +98,13 @@ def doctor_command(
 
 
 def _there(folder: Path) -> Path:
-    """The folder, or the one above it that is there: nothing is made."""
+    """The folder, or its nearest existing parent; creates nothing."""
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 
 @contextmanager
 def _asked(folder: Path, table: Table) -> Iterator[Asked]:
-    """What hosts are asked, while there is a beacon and a lock in ``folder`` for them to see."""
+    """The facts for other hosts, while ``folder`` has a beacon and a lock for them to see."""
     token = new_token()
     beacons, lock = Beacons(token), folder / f"{PART}{token}-lock"
     asked = Asked(python_here(), libraries_here(), portable(folder), printable(folder))
@@ -115,7 +115,7 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
             fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as exc:
             why = f"{printable(folder)}: {(exc.strerror or str(exc)).lower()}"
-            remedy = "give a DESTINATION in which you may write"
+            remedy = "give a DESTINATION that you can write to"
             table[socket.gethostname()] = [Line("fails", "destination", why, remedy)]
             yield asked
             return
@@ -133,7 +133,7 @@ def _asked(folder: Path, table: Table) -> Iterator[Asked]:
 
 
 def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
-    """What was warned of on the way is a note on the program's host."""
+    """Add warnings during the checks as a note on the program's host."""
     for text in dict.fromkeys(str(one.message) for one in warned):
         table.setdefault(socket.gethostname(), []).append(Line("note", "warning", text))
 
@@ -142,7 +142,7 @@ def _note(warned: Sequence[warnings.WarningMessage], table: Table) -> None:
 
 
 def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
-    """Ask all hosts; each by itself if they cannot be had together."""
+    """Check all hosts together; each alone if the cluster does not start."""
     lines = options.get("hosts")
     each = lines if isinstance(lines, list) else []
     try:
@@ -150,7 +150,7 @@ def _look(engine: str, options: Mapping[str, object], asked: Asked, table: Table
     except InputError:
         raise
     except EncampError as exc:
-        whole = Line("fails", "cluster", why_of(exc), "see what is said of each host")
+        whole = Line("fails", "cluster", why_of(exc), "see the lines of each host")
         alone = dict(options)
         alone.pop("slots", None)
         well = True
@@ -173,7 +173,7 @@ def _look_here(asked: Asked, table: Table) -> None:
 def _ask_alone(
     engine: str, options: Mapping[str, object], name: str, asked: Asked, table: Table
 ) -> bool:
-    """Ask one host; whether it could be had."""
+    """Check one host; returns whether it could be reached."""
     try:
         _ask(engine, options, asked, table)
     except EncampError as exc:
@@ -184,7 +184,7 @@ def _ask_alone(
 
 
 def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table) -> None:
-    """Have the hosts of a cluster look at themselves. Raises an `EncampError`."""
+    """Run the checks on the hosts of a cluster. Raises an `EncampError`."""
     lines = options.get("hosts")
     wanted = [host_in(line).name for line in lines] if isinstance(lines, list) else []
     with Cluster(engine, **options) as cluster:  # type: ignore[arg-type]
@@ -201,7 +201,7 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
             try:
                 found = task.result(_WITHIN)
             except Exception as exc:  # noqa: BLE001 - whatever it is, it is what was found
-                remedy = "see what else is said of this host; tasks cannot run there"
+                remedy = "see the other lines of this host; tasks cannot run there"
                 lines_of_host.append(Line("fails", "task", why_of(exc), remedy))
             else:
                 lines_of_host.extend([*found.lines, _clock(found, begun, time.time())])
@@ -213,7 +213,7 @@ def _ask(engine: str, options: Mapping[str, object], asked: Asked, table: Table)
     missing = [name for name in wanted if not any(_same(name, host.name) for host in hosts)]
     if len(hosts) < len(set(wanted)):
         for name in missing:
-            line = Line("fails", "cluster", "it has not come", _BY_HAND.format(host=name))
+            line = Line("fails", "cluster", "it has not joined", _BY_HAND.format(host=name))
             table.setdefault(name, []).append(line)
 
 
@@ -224,21 +224,21 @@ def _clock(found: Found, begun: float, ended: float) -> Line:
         return Line("ok", "clock", "agrees with that of the program's host")
     which = "ahead of" if off > 0 else "behind"
     text = f"{abs(off):.0f} s {which} the program's host"
-    return Line("note", "clock", text, "set it by chrony or ntpd; times in reports are wrong")
+    return Line("note", "clock", text, "set it with chrony or ntpd; times in reports are wrong")
 
 
 def _frames(host: Host) -> Line:
-    """By which way calls, results and files come and go."""
+    """The route of calls, results and files."""
     if not host.frames_by:
         return Line("ok", "frames", "go directly between it and the program")
-    text = f"go by {host.frames_by}, as neither host reaches the other, which takes longer"
+    text = f"go by {host.frames_by}, since neither host can connect to the other; this takes longer"
     here = socket.gethostname()
     remedy = f"let {here} connect to it, or it to {here}, at any port"
     return Line("note", "frames", text, remedy)
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two names are of one host, one of which may lack the domain or have a user."""
+    """Whether two names are of one host; one may lack the domain or have a user."""
     one, other = one.rpartition("@")[2], other.rpartition("@")[2]
     here = socket.gethostname()
     one, other = (here if name == "localhost" else name for name in (one, other))
@@ -249,13 +249,13 @@ def _same(one: str, other: str) -> bool:
 
 
 def _log_in(names: Sequence[str]) -> list[Said]:
-    """See how ssh logs in to hosts other than this one."""
+    """Check how ssh logs in to the other hosts."""
     others = [name for name in dict.fromkeys(names) if not _same(name, socket.gethostname())]
     return log_in(others, f'echo {_SIGN} "$SHELL"', _LOGIN_WITHIN) if others else []
 
 
 def _silent(said: Said) -> bool:
-    """Whether a host does not answer at all: no engine is asked for it then."""
+    """Whether a host does not answer at all; then the engine is not tried there."""
     return any(words in said.why for words in _SILENT)
 
 
@@ -266,15 +266,17 @@ def _tell_logins(logins: Sequence[Said], table: Table) -> None:
 
 
 def _login(said: Said, *, here: bool) -> Line:
-    """What is to be said of one; ``here``: the host has come all the same."""
+    """The line of one login; ``here``: the engine reaches the host anyway."""
     if said.why:
         remedy = _remedy(said.why, said.host)
         return Line("note" if here else "fails", "ssh", said.why, remedy)
     signs = [line for line in said.lines if line.startswith(_SIGN)]
     printed = [line for line in said.lines if not line.startswith(_SIGN)]
     if printed or not signs:
-        text = f"the login prints {printable(printed[0])!r}" if printed else "it runs no commands"
-        remedy = "print nothing in ~/.bashrc and its kin where the shell is not interactive"
+        text = (
+            f"the login prints {printable(printed[0])!r}" if printed else ("it cannot run commands")
+        )
+        remedy = "print nothing in ~/.bashrc and similar files in non-interactive shells"
         return Line("note", "ssh", text, remedy)
     shell = signs[0].split(maxsplit=1)[-1].rpartition("/")[2]
     if shell not in _SHELLS:
@@ -291,9 +293,7 @@ def _remedy(why: str, host: str) -> str:
         if words.lower() in why.lower():
             return remedy.format(host=host)
     return (
-        "see what else is said here"
-        if _same(host, socket.gethostname())
-        else _BY_HAND.format(host=host)
+        "see the other lines" if _same(host, socket.gethostname()) else _BY_HAND.format(host=host)
     )
 
 

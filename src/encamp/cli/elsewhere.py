@@ -1,4 +1,4 @@
-"""Commands on other hosts, through ssh, on all of them at the same time."""
+"""Commands on other hosts through ssh, on all of them at the same time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NO_COMMAND = (126, 127)
 
 @dataclass(frozen=True)
 class Said:
-    """What a command said on a host; ``why`` is empty if it ended well."""
+    """The output of a command on a host; ``why`` is empty if it succeeded."""
 
     host: str
     lines: list[str]
@@ -32,13 +32,13 @@ class Said:
 def encamp_on(hosts: Sequence[str], arguments: Sequence[str], python: str | None) -> list[Said]:
     """Run the command encamp on hosts; blocks until it has ended on all.
 
-    ``python`` is the interpreter there, by default at the path that this one has here.
+    ``python`` is the interpreter there, by default at the path of this one.
     """
     return log_in(hosts, shlex.join([python or python_here(), "-m", "encamp", *arguments]))
 
 
 def log_in(hosts: Sequence[str], line: str, within: float = _WITHIN) -> list[Said]:
-    """Have the login shell of each host run a line, ``within`` seconds; blocks until all ended."""
+    """Run a line in the login shell of each host, for at most ``within`` seconds; blocks."""
     ssh, log_ins = remote_command(), LogIns()
 
     def on(host: str) -> Said:
@@ -61,12 +61,12 @@ def _on(ssh: list[str], command: str, host: str, within: float) -> Said:
     except FileNotFoundError:
         return Said(host, [], f"there is no command {ssh[0]}; install it, or name one in {SSH}")
     except subprocess.TimeoutExpired:
-        return Said(host, [], f"it timed out: nothing was said within {within:g} s")
+        return Said(host, [], f"it timed out: no answer within {within:g} s")
     except OSError as exc:
         return Said(host, [], str(exc))
     why = "" if done.returncode == 0 else _last(done.stderr) or f"exit status {done.returncode}"
     if done.returncode in _NO_COMMAND:
-        why += "; say which Python has encamp there: --python"
+        why += "; name a Python there that has encamp: --python"
     return Said(host, done.stdout.splitlines(), why, refused(done.returncode, done.stderr))
 
 

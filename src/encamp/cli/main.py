@@ -1,4 +1,4 @@
-"""The ``encamp`` command: what each subcommand is called and takes."""
+"""The ``encamp`` command: its subcommands and their options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from encamp.version import __version__
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_GO_ON = "what is done stays done, run again to go on"
+_GO_ON = "finished tasks stay done; run again to continue"
 
 _RUN = """Run a job: a TOML job file, or a Python script that runs jobs.
 
@@ -200,7 +200,7 @@ def cli() -> None:
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options that commands have in common, in the order in which help shows them."""
+    """Common options of commands, in the order in which help shows them."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -446,7 +446,7 @@ def doctor(destination: str | None, **options: object) -> int:
 
 
 def main() -> NoReturn:
-    """Entry point: every ending has its exit status, bad input never a traceback."""
+    """Entry point: every ending has its exit status, and bad input never gives a traceback."""
     name_standard_streams()
     command_signals()
     if isinstance(sys.stdout, TextIOWrapper):
@@ -455,7 +455,7 @@ def main() -> NoReturn:
 
 
 def _status() -> int:
-    """Do what the command line says; returns the exit status."""
+    """Run the command line; returns the exit status."""
     try:
         code = cli.main(standalone_mode=False, prog_name="encamp")
     except SystemExit as exc:
@@ -481,7 +481,7 @@ def _status() -> int:
 
 
 def _ended(exc: SystemExit) -> int:
-    """What a signal, or the script, has to say of its end."""
+    """The exit status after a signal, or of the script."""
     if isinstance(exc, Terminated):
         _say(f"stopped by {signal.Signals(exc.number).name}; {_GO_ON}")
     if exc.code is None or isinstance(exc.code, int):
@@ -491,7 +491,7 @@ def _ended(exc: SystemExit) -> int:
 
 
 def _written(code: int) -> int:
-    """The exit status, also if nobody takes what is still to be written to standard output."""
+    """The exit status, even if standard output cannot be written."""
     try:
         sys.stdout.flush()
     except OSError as exc:
@@ -502,7 +502,7 @@ def _written(code: int) -> int:
 
 
 def _refused(exc: OSError, what: str = "") -> None:
-    """Say what the system refused; that nobody reads on is no news."""
+    """Report an error of the system; a closed output is none."""
     if not isinstance(exc, BrokenPipeError):
         what = printable(exc.filename) if exc.filename else what
         where = f"{what}: " if what else ""
@@ -510,7 +510,7 @@ def _refused(exc: OSError, what: str = "") -> None:
 
 
 def _say(text: str) -> None:
-    """The command's own voice; nobody need be there to hear it."""
+    """Print a message of the command, if somebody reads it."""
     screen = Screen(sys.stderr)
     screen.write(f"encamp: {shown(text)}\n")
     screen.drain()

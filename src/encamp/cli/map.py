@@ -1,6 +1,6 @@
 """``encamp map``: one command line for many files, rows of a table, lines or values.
 
-It makes the table that a job file would have, so placeholders and rules are those of job files.
+It makes the table that a job file would contain, so the placeholders and rules are the same.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from encamp.storage.roots import current_folder
 
 _STDIN = "-"
 _NOTHING = (
-    "name some, or - to read their names from standard input, or values by --csv FILE, "
+    "name some, or - to read their names from standard input, or give values with --csv FILE, "
     "--lines FILE or --foreach NAME=VALUES"
 )
 _NO_OUTPUTS = (
-    "what the command makes would be lost with its folder; say what to bring home by --outputs "
-    "PATTERN, --stdout NAME or --values NAME, or --no-outputs"
+    "the files that the command makes are removed with its folder; name those to publish with "
+    "--outputs PATTERN, --stdout NAME or --values NAME, or use --no-outputs"
 )
 _ONE_NAME = (
-    "would both be published under one name; put a placeholder into it, such as {stem}, or "
+    "would both be published under one name; use a placeholder in it, such as {stem}, or "
     "--into {task}"
 )
 _OPTIONS = {
@@ -58,7 +58,7 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class Mapped:
-    """What the command line says of the job."""
+    """The job as the command line describes it."""
 
     command: str
     files: tuple[str, ...]
@@ -81,7 +81,7 @@ class Mapped:
 
 
 def map_command(mapped: Mapped, **options: Any) -> None:
-    """Run a command line for each of many things; raises `JobFailed` if tasks failed."""
+    """Run a command line for many files or values; raises `JobFailed` if tasks failed."""
     run_options = options_of(for_script=False, **options)
     with running(run_options):
         job = map_job(mapped)
@@ -99,7 +99,7 @@ def map_command(mapped: Mapped, **options: Any) -> None:
 
 
 def map_job(mapped: Mapped) -> Job:
-    """The job that a command line asks for. Raises `InputError` of some kind."""
+    """The job of a command line. Raises an `InputError`."""
     folder = current_folder()
     try:
         table = _job_table(mapped, folder)
@@ -109,7 +109,7 @@ def map_job(mapped: Mapped) -> Job:
 
 
 def _refusal(problem: Problem) -> InputError:
-    """The same in the words of the command line."""
+    """An error of the job in terms of the command line."""
     cause = problem.__cause__
     if isinstance(cause, BadJob) and problem.path[-1] in ("foreach", "name"):
         option = "--task" if len(problem.path) > 1 else "--name"
@@ -166,7 +166,7 @@ def _named(option: str, given: str) -> tuple[str, str]:
 
 
 def _foreach(mapped: Mapped, folder: Path) -> list[str | Path] | dict[str, Any]:
-    """What a job file's ``foreach`` would be."""
+    """The equivalent of a job file's ``foreach``."""
     if [*mapped.files, mapped.csv, mapped.lines].count(_STDIN) > 1:
         raise BadJob(_STDIN, "standard input can be read only once; name a file instead")
     values = _values(mapped, folder)
@@ -188,11 +188,11 @@ def _files(mapped: Mapped) -> list[str | Path]:
 
 
 def _names(*, null: bool) -> Sequence[Path]:
-    """The names that standard input has, one a line or, as from ``find -print0``, with nulls."""
+    """The names on standard input: one per line or, from ``find -print0``, separated by nulls."""
     names = read_bounded(sys.stdin.buffer, "standard input").split(b"\0" if null else b"\n")
     found = [Path(os.fsdecode(name)) for name in names if name]
     if not found:
-        raise BadJob("standard input", "has no names of files; write one a line")
+        raise BadJob("standard input", "has no file names; write one per line")
     return found
 
 
@@ -214,7 +214,7 @@ def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
 
 
 def _text(file: str, folder: Path) -> tuple[str, str]:
-    """What is in a file, or comes by standard input, and how to call that."""
+    """The content of a file or of standard input, and its name."""
     if file != _STDIN:
         return read_text(folder / file), file
     try:
@@ -225,12 +225,12 @@ def _text(file: str, folder: Path) -> tuple[str, str]:
 
 
 def _texts(name: str, texts: Sequence[str]) -> Rows:
-    """Values that may be written as numbers, but go into the command as they are written."""
+    """Values that may look like numbers, but go into the command as they are written."""
     return Rows([{name: text} for text in texts], [name])
 
 
 def _listed(name: str, text: str) -> Rows | Numbers:
-    """Values and ranges with commas between. Raises ValueError, which says what is wrong."""
+    """Values and ranges separated by commas. Raises ValueError with the reason."""
     if not text:
         raise ValueError(f"has no value; give some, such as {name}=tt,ff or {name}=1..70")
     parts = [_range_in(part) or part for part in text.split(",")]
@@ -245,14 +245,14 @@ def _listed(name: str, text: str) -> Rows | Numbers:
 def _range_in(text: str) -> Numbers | None:
     """The numbers of ``FROM..TO`` or ``FROM..TO..STEP``; None for a text without ``..``.
 
-    The ``..`` of a path, as in ``../amp.cir``, is none of a range.
+    The ``..`` of a path, as in ``../amp.cir``, does not make a range.
     """
     if ".." not in text.replace("../", ""):
         return None
     match = _RANGE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r} is no range; write whole numbers as 1..70, or 1..70..2 with a step of 2; "
+            f"{text!r}is not a range; write whole numbers as 1..70, or 1..70..2 with a step of 2; "
             "list other values with commas, or texts with '..' in a file for --lines"
         )
     first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)

@@ -1,4 +1,4 @@
-"""The command line of ``encamp map`` that a job was last run with, noted in the job's folder."""
+"""The last command line of ``encamp map`` for a job, recorded in the job's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SHOWN = 80
 
 
 def other_line(job: Job, command: str, *, shared: bool) -> str | None:
-    """The line that the job was run with before, if it is another one than ``command``."""
+    """The line with which the job was run before, if it is different from ``command``."""
     with suppress(OSError, EncampError), _folder(job, shared).opened() as files:
         before = files.read(_NAME, _MOST).decode("utf-8", "replace")
         return None if before == _noted(command) else before
@@ -22,18 +22,18 @@ def other_line(job: Job, command: str, *, shared: bool) -> str | None:
 
 
 def warning_of(job: Job, before: str) -> str:
-    """What to say to a user whose line takes over the job of another one."""
+    """The warning for a line that takes over the job of another one."""
     line = before if len(before) <= _SHOWN else f"{before[: _SHOWN - 1]}…"
     taken = {path.name.removesuffix(".job") for path in job.to.glob("*.job")}
     number = next(n for n in range(2, len(taken) + 3) if f"{job.name}-{n}" not in taken)
     return (
-        f"the job {job.name} was made by another command, {line!r}; this one takes "
+        f"the job {job.name} was created by another command, {line!r}; this one takes "
         f"over its results; to keep both, give this one a name: --name {job.name}-{number}"
     )
 
 
 def note_line(job: Job, command: str, *, shared: bool) -> None:
-    """Note the line of a job that has run; where that is impossible there is no note."""
+    """Record the line of a job that has run, if possible."""
     with (
         suppress(OSError, EncampError),
         _folder(job, shared).opened() as files,

@@ -1,4 +1,4 @@
-"""Whether hosts get through to each other's ports, as most engines need; for ``encamp doctor``."""
+"""Whether hosts can connect to each other's ports, as most engines need; for ``encamp doctor``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REMEDY = "let the hosts connect to each other at any port above 1023, or see do
 
 
 class Door(NamedTuple):
-    """A port that is open, and under which addresses its host may be reached."""
+    """An open port, and the addresses of its host."""
 
     addresses: list[str]
     port: int
@@ -33,7 +33,7 @@ class Door(NamedTuple):
 
 @contextmanager
 def _open() -> Iterator[Door]:
-    """A port of this host to which others can connect, and where nothing is said or read."""
+    """A port of this host that accepts connections and ignores them."""
     with socket.create_server(("", 0), backlog=256) as door:
         yield Door(_addresses(), door.getsockname()[1])
 
@@ -50,7 +50,7 @@ def _addresses() -> list[str]:
 
 
 def _closed(doors: Mapping[str, Door]) -> list[str]:
-    """The hosts whose ports this one does not reach."""
+    """The hosts whose ports cannot be reached from this one."""
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         opens = list(pool.map(_opens, doors.values()))
     return [name for name, does in zip(doors, opens, strict=True) if not does]
@@ -67,7 +67,7 @@ def _opens(door: Door) -> bool:
 
 
 def _knock() -> None:
-    """Be a host among others; the program says which these are, and when all have knocked."""
+    """Test the ports of the other hosts; the program names them, and says when all are done."""
     me = current_task()
     with _open() as door:
         me.send(SPAWNER, tuple(door))
@@ -77,7 +77,7 @@ def _knock() -> None:
 
 
 def ports(cluster: Cluster) -> dict[str, Line]:
-    """A line for each host of a cluster, none where there is but this one."""
+    """A line for each host of a cluster, none for a single host."""
     names = [host.name for host in cluster.hosts()]
     here = socket.gethostname()
     if set(names) <= {here}:
@@ -96,7 +96,7 @@ def ports(cluster: Cluster) -> dict[str, Line]:
 
 
 def _heard(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]:
-    """What each task says next, as far as it does so in time."""
+    """The next message of each task, if it arrives in time."""
     found: dict[str, Any] = {}
     until = time.monotonic() + _WITHIN
     for name, task in tasks.items():
@@ -108,5 +108,5 @@ def _heard(cluster: Cluster, tasks: Mapping[str, SpawnedTask]) -> dict[str, Any]
 
 def _line(closed: Collection[str]) -> Line:
     if not closed:
-        return Line("ok", "ports", "those of all other hosts are reached")
-    return Line("note", "ports", f"none is reached of {', '.join(sorted(closed))}", _REMEDY)
+        return Line("ok", "ports", "the ports of all other hosts can be reached")
+    return Line("note", "ports", f"no port can be reached of {', '.join(sorted(closed))}", _REMEDY)

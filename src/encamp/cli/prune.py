@@ -1,4 +1,4 @@
-"""``encamp prune``: remove from a destination what its jobs have published and no longer make."""
+"""``encamp prune``: remove published files that the jobs of a destination no longer make."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from encamp.jobs.plan.orphans import Pruned, prune
 
 
 def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> None:
-    """Remove the orphans of every job that has its folder in ``destination``, or list them.
+    """Remove the orphans of every job with a folder in ``destination``, or list them.
 
-    Raises `NotOurs` if there is one job, and it may be another user's.
+    Raises `NotOurs` if there is one job, and it may belong to another user.
     """
     folders = job_folders(destination)
     pruned: list[Pruned] = []
@@ -31,9 +31,9 @@ def prune_command(destination: Path, *, dry_run: bool, shared: bool = False) -> 
         for path in (*one.removed, *one.folders):
             _say(f"{verb} {printable(path)}")
         not_below = f"it is not below {destination}"
-        kept = dict.fromkeys(one.kept, "it is not what the job published (any more)")
+        kept = dict.fromkeys(one.kept, "it has changed since the job published it")
         for path, why in {**kept, **dict.fromkeys(one.elsewhere, not_below)}.items():
-            _say(f"kept {printable(path)}: {why}; remove it by hand if nobody needs it")
+            _say(f"kept {printable(path)}: {why}; remove it yourself if nobody needs it")
     if not any(one.removed or one.folders or one.kept or one.elsewhere for one in pruned):
         _say(f"nothing to remove in {printable(destination)}")
 

@@ -29,9 +29,7 @@ _SAID_OTHERWISE = {"slots": "-n", "engine": "-e", "hosts": "--hosts", "hostfile"
 """Options that the command has, under these names."""
 
 
-_DRY_RUN_ENDS = (
-    "the dry run of the script ends here: what follows needs the results of the job {job}"
-)
+_DRY_RUN_ENDS = "the dry run of the script ends here: the rest needs the results of the job {job}"
 
 
 def run_command(path: Path, arguments: tuple[str, ...], *, to: str | None, **given: Any) -> None:
@@ -63,7 +61,7 @@ def options_of(
     max_failures: int | None,
     for_script: bool,
 ) -> Options:
-    """How jobs are to be run by what the command line says. Raises `BadJob`."""
+    """The job options of the command line. Raises `BadJob`."""
     current_folder()  # one that has been removed is told of as such
     engine_module(engine)  # a name that is none is found before anything is read
     return Options(
@@ -86,7 +84,7 @@ def options_of(
 
 @contextmanager
 def running(options: Options) -> Iterator[None]:
-    """Jobs that are run meanwhile are run so."""
+    """Use these options for jobs that run in the block."""
     token = current.set(options)
     try:
         yield
@@ -97,16 +95,16 @@ def running(options: Options) -> Iterator[None]:
 def engine_options(
     hosts: str | None, hostfile: str | None, more: tuple[str, ...]
 ) -> dict[str, object]:
-    """What the engine is told; raises `BadJob` for what says nothing."""
+    """The options of the engine; raises `BadJob` for malformed ones."""
     options: dict[str, object] = {}
     for given in more:
         name, equals, value = given.partition("=")
         if not (name.isidentifier() and equals):
             raise BadJob(f"--option {given}", "write it as NAME=VALUE")
         if name in _SAID_OTHERWISE:
-            raise BadJob(f"--option {given}", f"say it by {_SAID_OTHERWISE[name]}")
+            raise BadJob(f"--option {given}", f"use {_SAID_OTHERWISE[name]}")
         if name in _OURS:
-            raise BadJob(f"--option {given}", f"it is for programs; jobs take no {name}")
+            raise BadJob(f"--option {given}", f"it is an option for programs; jobs have no {name}")
         options[name] = int(value) if value.isdecimal() else value
     if hosts is not None:
         options["hosts"] = names_in(hosts)
@@ -126,12 +124,12 @@ def seconds_of(limit: str | None) -> float | None:
 
 
 def names_in(hosts: str) -> list[str]:
-    """Names with commas between; raises `BadJob` if there is none."""
+    """Names separated by commas; raises `BadJob` if there is none."""
     from encamp.engines.kit import hosts as of_engines
 
     names = of_engines.names_in(hosts)
     if not names:
-        raise BadJob("--hosts", "it names no host; write them like --hosts node1,node2")
+        raise BadJob("--hosts", "it names no host; write --hosts node1,node2")
     return names
 
 
@@ -175,7 +173,7 @@ def _check_script(path: Path) -> None:
 
 
 def _show(exc: Exception, script: str) -> None:
-    """Print a traceback that begins in the script, as if Python itself had run it."""
+    """Print a traceback that begins in the script, as Python itself would."""
     frame = exc.__traceback__
     while frame is not None and frame.tb_frame.f_code.co_filename != script:
         frame = frame.tb_next

@@ -1,4 +1,4 @@
-"""``encamp show``: what is known of one task, and what it runs."""
+"""``encamp show``: everything about one task."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LISTED = 20
 
 
 def show_command(place: Path, task: str, *, shared: bool = False) -> None:
-    """Print what is known of a task of a job file, or of the jobs in a destination."""
+    """Print everything about a task of a job file, or of the jobs in a destination."""
     job = load_job(place) if place.suffix == ".toml" else None
     if job is not None and task not in job.tasks:
         raise BadJob(f"task {task}", no_task_named(task, list(job.tasks)))
@@ -63,7 +63,7 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
 
 
 def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None:
-    """What is known of the task, by the last report or a newer line of the journal.
+    """The task's report, from the last report or a newer record of the journal.
 
     ``known`` takes the names of others, if it is not known.
     """
@@ -103,22 +103,22 @@ def _names_in_report(own: OwnFolder) -> set[str]:
 
 
 def _is_newer(line: Line, report: TaskReport, ended: float) -> bool:
-    """Whether a line of the journal was written after the report; old lines lose their times."""
+    """Whether a record of the journal is newer than the report; old records lose their times."""
     was_done = report.state in ("done", "up to date")
     return line.time > ended or (was_done and line.event != "done")
 
 
 def _handed_over(line: Line, own: OwnFolder) -> TaskReport:
-    """What is known of a task whose last try has not ended."""
+    """The report of a task whose last attempt has not ended."""
     number = f"try {line.attempt}"
     if is_run(own):
-        why = f"{number} was handed over at {moment_text(line.time)}"
+        why = f"{number} was submitted at {moment_text(line.time)}"
         return TaskReport(line.task, "running", why=why)
-    return TaskReport(line.task, "waiting", why=f"its run was killed before {number} had ended")
+    return TaskReport(line.task, "waiting", why=f"its run was killed before {number} ended")
 
 
 def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
-    """What there is to say; ``job`` names its job where there are several."""
+    """The lines of a report; ``job`` names its job if there are several."""
     whose = "" if job is None else f" of the job {printable(job)}"
     why = f" ({report.why})" if report.why else ""
     yield f"{printable(report.name)}{whose}: {report.state}{why}"
@@ -155,7 +155,7 @@ def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:
 
 
 def _of_job(job: Job, task: str) -> Iterator[str]:
-    """What the job file says that the task runs."""
+    """The lines of the job file about the task."""
     for step in job.tasks[task].steps:
         yield from (f"  {line}" for line in lines_of(step))
     for mirror in (*job.mirror, *job.tasks[task].mirror):

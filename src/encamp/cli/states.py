@@ -1,4 +1,4 @@
-"""How the jobs in a destination stand, by what is in their folders: for programs, and in words."""
+"""The state of the jobs in a destination, read from their folders: as data, and as text."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _ENDED: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting
 
 @dataclass(frozen=True)
 class JobState:
-    """How a job stands: for programs, and in words."""
+    """The state of a job: as data, and as text."""
 
     status: JobStatus
     lines: list[str]
 
     @property
     def is_run(self) -> bool:
-        """Whether a process runs the job now."""
+        """Whether a process is running the job."""
         return self.status.state in ("running", "stopping")
 
 
 def job_folders(destination: Path) -> list[Path]:
-    """The folders of jobs that have run to a destination, or the one that it is itself.
+    """The folders of jobs in a destination, or the one that it is itself.
 
     Raises `BadJob` if there is none.
     """
@@ -59,7 +59,7 @@ def job_folders(destination: Path) -> list[Path]:
 
 
 def state_of(own: OwnFolder) -> JobState:
-    """How the job in a folder stands. Raises `NotOurs`, and `BadJob` for a broken report."""
+    """The state of the job in a folder. Raises `NotOurs`, and `BadJob` for a broken report."""
     report = own.path / "report.json"
     for _, facts in leases(own):
         if _goes_on(own, facts):
@@ -73,7 +73,7 @@ def state_of(own: OwnFolder) -> JobState:
 
 
 def is_run(own: OwnFolder) -> bool:
-    """Whether a process runs the job in a folder now. Raises `NotOurs`."""
+    """Whether a process is running the job in a folder. Raises `NotOurs`."""
     return any(_goes_on(own, facts) for _, facts in leases(own))
 
 
@@ -82,7 +82,7 @@ def _goes_on(own: OwnFolder, facts: ProcessFacts | None) -> bool:
 
 
 def _status(own: OwnFolder, state: str, controller: str) -> JobStatus:
-    """What the journal alone tells."""
+    """The state according to the journal alone."""
     journal = Journal(own.path, shared=own.shared)
     journal.read()
     done = sum(1 for _ in journal.current())
@@ -124,7 +124,7 @@ def _failures(status: JobStatus) -> list[str]:
 
 
 def _untold(failed: int) -> list[str]:
-    """What stands for failures beyond those that are told."""
+    """A line for the failures that are not listed."""
     return [f"  … and {failed - _MOST_TOLD} more failed"] if failed > _MOST_TOLD else []
 
 
@@ -144,14 +144,14 @@ def _being_run(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
 
 
 def _live(status: JobStatus) -> list[str]:
-    """The lines of a run that goes on."""
+    """The lines of a running job."""
     counts = ", ".join(f"{status.counts[one]} {one}" for one in _STATES if status.counts.get(one))
     times = "" if status.started is None else f"; elapsed {clock_text(status.now - status.started)}"
     if status.left is not None:
         times += f", about {clock_text(status.left)} left"
-    lines = [f"  {counts or 'nothing has begun'}{times}"]
+    lines = [f"  {counts or 'no task has started'}{times}"]
     if status.handed_over:
-        lines.append(f"  {status.handed_over} of those that wait are handed over")
+        lines.append(f"  {status.handed_over} of the waiting tasks are submitted")
     for task in status.running[:_MOST_RUNNING]:
         again = f", try {task.attempt}" if task.attempt > 1 else ""
         ran = clock_text(status.now - task.since)
@@ -164,12 +164,12 @@ def _live(status: JobStatus) -> list[str]:
 def _killed(own: OwnFolder, facts: ProcessFacts | None) -> JobState:
     who = _who(facts)
     status = _status(own, "killed", who)
-    words = f"{_done(status)}; the last run, by {who}, was killed; run again to go on"
+    words = f"{_done(status)}; the last run, by {who}, was killed; run again to continue"
     return JobState(status, [f"{printable(status.name)}: {words}", *_failures(status)])
 
 
 def _locked(folder: OwnFolder) -> bool:
-    """Whether some process, on any host, runs the job in ``folder``; see fcntl(2), F_GETLK."""
+    """Whether a process on any host runs the job in ``folder``; see fcntl(2), F_GETLK."""
     question = struct.pack("hhqqixxxx", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with folder.opened() as files, os.fdopen(files.open("lock"), "rb") as file:
@@ -199,7 +199,7 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
     if (check := last_check(folder, shared=own.shared)) is not None:
         words = (
             f"{name}: {check.tasks} up to date; the last run ended {moment_text(check.ended)}; "
-            "nothing had to run in it, so the report is of an earlier run, which "
+            "no task had to run, so the report is that of an earlier run, which "
             f"{how} {moment_text(report.ended)}"
         )
         return JobState(replace(status, now=check.ended), [words, *page])
@@ -216,7 +216,7 @@ def _ended(report: Outline, own: OwnFolder) -> JobState:
 
 
 def _orphans(report: Outline, own: OwnFolder) -> list[str]:
-    """How many orphans are still there of those that the report counts."""
+    """How many orphans of the report still exist."""
     if not report.orphans:
         return []
     journal = Journal(own.path, shared=own.shared)
@@ -226,7 +226,7 @@ def _orphans(report: Outline, own: OwnFolder) -> list[str]:
 
 
 def moment_text(seconds: float) -> str:
-    """``2026-11-30 17:00:00``, by this host's time."""
+    """``2026-11-30 17:00:00``, in this host's time."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):

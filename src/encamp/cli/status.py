@@ -1,4 +1,4 @@
-"""``encamp status``: how the jobs in a destination stand, once or as long as they run."""
+"""``encamp status``: the state of the jobs in a destination, once or until they have ended."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _A_SECOND = 2
 def status_command(
     destination: Path, *, shared: bool = False, follow: bool = False, as_json: bool = False
 ) -> None:
-    """Print the state of every job that has its folder in ``destination``.
+    """Print the state of every job with a folder in ``destination``.
 
-    With ``follow`` it is told again and again until none of them is being run. Raises `NotOurs` if
-    there is one job, and it may be another user's.
+    With ``follow`` prints it again and again until none of them is running. Raises `NotOurs` if
+    there is one job, and it may belong to another user.
     """
     folders = [OwnFolder(folder, shared) for folder in job_folders(destination)]
     if follow:
@@ -58,7 +58,7 @@ def _each_state(folders: list[OwnFolder], tell: Callable[[str], None]) -> Iterat
 
 
 def _follow(folders: list[OwnFolder], *, as_json: bool) -> None:
-    """Tell how jobs stand until none of them is being run."""
+    """Print the state of jobs until none of them is running."""
     console = Console(highlight=False)
     drawn = console.is_terminal and not as_json
     picture = _Picture()
@@ -86,7 +86,7 @@ def _shown(console: Console, picture: _Picture) -> Live:
 
 
 def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool) -> None:
-    """Tell of the jobs of which something has changed since it was told."""
+    """Print the state of jobs that have changed."""
     for state in states:
         status = state.status
         news = status.state, status.counts
@@ -100,14 +100,14 @@ def _tell_news(states: list[JobState], told: dict[str, object], *, as_json: bool
 
 
 class _Picture:
-    """What is drawn of the jobs that are being run."""
+    """The drawing of the running jobs."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[JobState, float]] = {}
         """What a job said last, and when that was seen: hosts' clocks may differ."""
 
     def note(self, states: list[JobState]) -> None:
-        """Take in how the jobs stand now."""
+        """Update the states of the jobs."""
         before, now = self._seen, time.monotonic()
         self._seen = {}
         for state in states:
@@ -118,7 +118,7 @@ class _Picture:
                 self._seen[folder] = known if known is not None and same else (state, now)
 
     def drawn(self) -> RenderableType:
-        """The jobs that run, one below the other."""
+        """The running jobs, one below the other."""
         now = time.monotonic()
         return Group(*(self._one(*seen, now) for seen in self._seen.values()))
 

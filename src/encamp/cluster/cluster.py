@@ -72,7 +72,7 @@ _USUAL = SpawnOptions(notify=True)
 
 
 class TaskOptions(TypedDict, total=False):
-    """How a task is to be run; see `Cluster.spawn`."""
+    """The options of a task; see `Cluster.spawn`."""
 
     on: Host | str | Iterable[Host | str] | None
     mirror: MirrorMap
@@ -94,39 +94,40 @@ class Cluster:
 
     engine
         "local", "mpi" or another engine's name, "dask://host:8786", a client or cluster of Dask or
-        ipyparallel, or an engine that is open already.
+        ipyparallel, or an engine object.
     slots
-        How many in all; by default as many as there are cores.
+        Number of slots on all hosts together; by default one for each core.
     inline
-        Run tasks in the agents themselves instead of processes of their own: shortest way for
-        messages, but a task that crashes takes its agent with it, and cannot be killed. "threads"
-        runs each slot's tasks in a thread, so that the agent itself stays free.
+        Run tasks in the agents themselves instead of separate processes. Messages are then fastest,
+        but a task that crashes ends its agent, and tasks cannot be killed. "threads" runs each
+        slot's tasks in a thread, so that the agent itself stays free.
     startup_dir
-        Where tasks start, also on other hosts, if it is there; by default the current folder.
+        The current folder of tasks, also on other hosts if they have it; by default the program's.
     follow
-        True to print what tasks print while they run, or a function that gets the task's id and
+        True to print the output of tasks while they run, or a function that gets the task's id and
         the text.
     output_limit
-        Bytes of what a task prints that are kept, or text like "20 MiB": half of them from its
-        beginning, half from its end; a line says what is left out.
+        Bytes of a task's output to keep, or text like "20 MiB": half of them from the beginning,
+        half from the end; a line between them says what is left out.
     start_timeout
         Seconds to wait for the engine's hosts.
     init_command
-        A command of the shell that each host runs before its slots start: the environment that it
-        leaves behind is theirs. A text for all hosts, or for each by its name, with "*" for those
-        that are not named.
+        A shell command that each host runs before its slots start; the slots get the environment
+        that it leaves. A text for all hosts, or a mapping of host names to texts, with "*" for all
+        other hosts.
     niceness
-        What is added to the niceness of slots, in the same way.
+        Added to the niceness of slots; also per host.
     interpreter
-        Another Python for slots, in the same way: its path on that host, or a name that is looked
-        up there after `init_command`. It has to be of this one's version; its packages come first.
+        Another interpreter for slots, also per host: its path there, or a name that is looked up
+        there after `init_command`. It must be of the same Python version; its packages come first.
     options
-        What else the engine takes.
+        Other options of the engine.
 
-    A context manager: leaving it waits for all tasks, or ends them if the block raised. One that is
-    dropped without `close` ends by itself when its tasks have, with a ResourceWarning. Blocks
-    until the hosts are there. Raises `EngineUnavailable` or `EngineFailed`. In a process that
-    the engine has started as a worker (a rank other than 0 under ``mpirun``) it does not return.
+    A context manager: its end waits for all tasks, or kills them if the block raised an exception.
+    A cluster that is dropped without `close` issues a ResourceWarning and ends after its tasks.
+    Blocks until the hosts have joined. Raises `EngineUnavailable` or `EngineFailed`. Does not
+    return in a process that the engine has started as a worker (a rank other than 0 under
+    ``mpirun``).
     """
 
     def __init__(
@@ -196,7 +197,7 @@ class Cluster:
         self._pump.start()
 
     def _short_way(self, engine: Engine, *, sealed: bool) -> Short | None:
-        """Of small messages, where there is one."""
+        """The shortcut for small messages, if there is one."""
         pump, queue = self._pump, self._controller.mail.come
         if sealed:
             return None
@@ -207,7 +208,7 @@ class Cluster:
         return None
 
     def _have_agents(self, folder: str, output: int) -> bytes:
-        """Have the engine start its agents; the key of their seals, if there are any."""
+        """Start the engine's agents; returns the key of their seals, if there are any."""
         engine, controller = self._engine, self._controller
         if self._kind == "inline":
             engine.one_slot_each()
@@ -245,11 +246,11 @@ class Cluster:
         if controller.failure is not None:
             raise controller.failure
         if not controller.hosts.known:
-            raise EngineFailed(self._engine.name, f"no host has come within {timeout:g} s")
+            raise EngineFailed(self._engine.name, f"no host has joined within {timeout:g} s")
         self._check_names()
 
     def _check_names(self) -> None:
-        """Raise `NoSuchHost` if something is said for a host that will not come."""
+        """Raise `NoSuchHost` if an option names a host that the cluster does not have."""
         names = tuple(host.name for host in self.hosts())
         for name in {name for each in self._own for name in each} - {ANY, *names}:
             if not self._engine.elastic:
@@ -263,47 +264,47 @@ class Cluster:
     # What there is
 
     def hosts(self) -> list[Host]:
-        """The hosts, in the order in which they came."""
+        """The hosts, in the order in which they joined."""
         return list(self._controller.hosts.known.values())
 
     def _places(self, host: str) -> list[Place]:
-        """What the scheduler has for the slots of a host; none if it is gone."""
+        """The scheduler's records of the slots of a host; none if it is lost."""
         station = self._controller.scheduler.stations.get(host)
         return [] if station is None else list(station.places)
 
     def _place_of(self, task: SpawnedTask) -> Place | None:
-        """The slot that a task was sent to, as long as it is there."""
+        """The slot that a task was sent to, while the slot exists."""
         record = self._controller.tasks.get(task.id)
         return None if record is None else record.place
 
     @property
     def _changes(self) -> int:
-        """Grows whenever a slot comes or goes."""
+        """A number that grows whenever a slot is added or removed."""
         return self._controller.scheduler.changes
 
     def add_hosts(self, *hosts: str) -> None:
-        """Take in more hosts, as the engine's option ``hosts`` names them, or lost ones again.
+        """Add hosts, as the engine's option ``hosts`` names them, or lost hosts again.
 
-        Blocks until they are under way; `HostAdded` tells of each that has come. Raises
-        `UnsupportedByEngine` where the engine's hosts are fixed, and `EngineFailed`.
+        Blocks until they are being started; the event `HostAdded` reports each that joins. Raises
+        `UnsupportedByEngine` if the engine's hosts are fixed, and `EngineFailed`.
         """
         self._check()
         self._engine.add_hosts(hosts)
 
     @property
     def slots(self) -> int:
-        """How many slots there are."""
+        """Number of slots."""
         return self._controller.scheduler.slots
 
     @property
     def free_slots(self) -> int:
-        """How many slots run nothing."""
+        """Number of idle slots."""
         self._check()
         self._pump.nudge()
         return self._controller.scheduler.idle
 
     def hosts_with_free_slots(self) -> dict[str, int]:
-        """Host names → free slots, of hosts that have some; most free ones first."""
+        """Host names → number of idle slots, for hosts that have some; the most first."""
         stations = self._controller.scheduler.stations.values()
         free = {station.name: len(station.free) for station in stations if station.free}
         return dict(sorted(free.items(), key=lambda item: -item[1]))
@@ -315,7 +316,7 @@ class Cluster:
 
     @property
     def about(self) -> str:
-        """The cluster in a few words."""
+        """A short description of the cluster."""
         hosts = len(self._controller.hosts.known)
         where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
         return f"{self.slots} slots on {where}"
@@ -338,19 +339,19 @@ class Cluster:
         kwargs: Mapping[str, Any] | None = None,
         **options: Unpack[TaskOptions],
     ) -> SpawnedTask:
-        """Have ``function(*args, **kwargs)`` called in a slot; does not wait for it.
+        """Call ``function(*args, **kwargs)`` in a slot; returns at once.
 
-        It begins when a slot is free: on the host with most free ones, or on one of ``on``. Not
-        before that are its arguments taken: they may not be changed until the task has ended.
+        The task starts when a slot is free: on the host with the most free slots, or on one of
+        ``on``. Its arguments are pickled then, so do not change them until the task has ended.
         ``mirror``, ``outputs``, ``on_failure`` and ``to`` give it a private folder, see
-        `encamp.sandbox`; a ``persistent`` one stays for the next such task of the slot. ``cores``,
-        ``memory`` (bytes, or text like "2 GiB") and ``gpus`` are what it needs: a host never gets
-        more than it has, and the task sees only its own GPUs. ``time_limit`` in seconds ends it
-        with `TimeLimitExceeded`. ``fresh`` gives it a new interpreter of its own. With ``notify``
-        its result and exit are put on the queue that `receive` reads.
+        `encamp.sandbox`; a ``persistent`` folder is kept for the slot's next such task. ``cores``,
+        ``memory`` (bytes, or text like "2 GiB") and ``gpus`` are what it needs: a host is never
+        overbooked, and the task sees only its own GPUs. After ``time_limit`` seconds it fails with
+        `TimeLimitExceeded`. ``fresh`` runs it in a new interpreter. With ``notify`` its result and
+        exit are put on the queue that `receive` reads.
 
-        Raises an `InputError` of some kind: `CannotTravel`, `NoSuchHost`, `NotEnough` and what
-        `Mirror` and `Output` say; `ClusterClosed`.
+        Raises an `InputError`, such as `CannotTravel`, `NoSuchHost`, `NotEnough` and the errors of
+        `Mirror` and `Output`; `ClusterClosed`.
         """
         if not options:
             return self._spawn(function, args, kwargs or {}, _USUAL)
@@ -364,7 +365,7 @@ class Cluster:
         /,
         **options: Unpack[TaskOptions],
     ) -> list[SpawnedTask]:
-        """A task for each tuple of arguments, spread evenly; options as `spawn` takes them."""
+        """A task for each tuple of arguments, spread evenly; options as for `spawn`."""
         shared = SpawnOptions.of({"notify": True, **options})
         return [self._spawn(function, _tuple(args), {}, shared) for args in arguments]
 
@@ -386,7 +387,7 @@ class Cluster:
         return task
 
     def _have_begun(self) -> None:
-        """Have what was spawned begin, if there is room."""
+        """Start spawned tasks, if a slot is free."""
         tenant = self._controller.tenant
         if self._controller.scheduler.idle:
             self._pump.nudge()
@@ -394,25 +395,26 @@ class Cluster:
             tenant.crowded()
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
-        """Publish an object as a service: one server for each slot, which anybody may call.
+        """Publish an object as a service, with one server in each slot.
 
-        ``what`` is the object, or a class or function that makes it, of ``args`` and ``kwargs``, in
-        each server. ``per="host"`` has one server for each host, ``count`` so many in all, ``on``
-        only on some hosts; new hosts get servers, too. Each is a task with a folder of its own, so
-        that ``mirror``, ``outputs``, ``to``, ``cores``, ``memory`` and ``gpus`` are as for `spawn`.
-        Returns at once; the service can be used as soon as one server is ready.
+        ``what`` is the object, or a class or function that creates it in each server from ``args``
+        and ``kwargs``. ``per="host"`` has one server on each host, ``count`` is the number of
+        servers in all, ``on`` restricts them to some hosts; hosts that join later get servers, too.
+        Each server is a task with its own folder, so ``mirror``, ``outputs``, ``to``, ``cores``,
+        ``memory`` and ``gpus`` are as for `spawn`. Returns at once; the service can be used as soon
+        as one server is ready.
 
         A server that dies is replaced, at most ``restarts`` times in a row. With
-        ``checkpoint_every`` its successor has its state after the last so many calls: what the
-        object's ``checkpoint()`` returned, for ``restore(state)``, or the pickled object. With
-        ``at_least_once`` calls since then are run again, instead of failing with `ServerLost`.
-        A server that answers nothing for ``call_limit`` seconds, since it is frozen or a call takes
-        longer, is ended and replaced. ``idle_limit`` in seconds ends servers that nobody calls.
-        ``display`` (":0", or True for DISPLAY) opens a terminal window there with the console of
-        each server, of a size like ``window="80x24+0+0"``, with ``window_delay`` seconds in
-        between; it stays when the server has ended.
+        ``checkpoint_every`` its successor gets the state after the last so many calls: the value of
+        the object's ``checkpoint()``, for ``restore(state)``, or the pickled object. With
+        ``at_least_once``, calls since then are repeated instead of failing with `ServerLost`. A
+        server that does not answer for ``call_limit`` seconds, because it is frozen or a call takes
+        longer, is killed and replaced. After ``idle_limit`` seconds without a call a server ends.
+        ``display`` (":0", or True for DISPLAY) opens a terminal window with the console of each
+        server, of a size like ``window="80x24+0+0"``, with ``window_delay`` seconds in between; it
+        stays open when the server has ended.
 
-        Raises an `InputError` of some kind, `NotEnough` where no slots can ever serve it;
+        Raises an `InputError`, such as `NotEnough` if no slots can ever run it;
         `UnsupportedByEngine` for a ``call_limit`` of inline servers; `ClusterClosed`.
         """
         layer_above = import_module("encamp.services.service")
@@ -420,7 +422,7 @@ class Cluster:
         return service
 
     def _services(self) -> list[ServiceStatistics]:
-        """What the services that were published here have done."""
+        """The statistics of the services that were published here."""
         tenant = self._controller.tenant
         return [] if tenant is None else self._pump.call(tenant.statistics)
 
@@ -429,8 +431,9 @@ class Cluster:
     def send(self, to: SpawnedTask | int, message: object) -> None:
         """Send an object to a task; does not wait until it is received.
 
-        It is kept for a task that has not begun, and dropped if the task has ended. What was sent
-        may be changed afterwards: with large arrays this blocks until they are on their way.
+        It is kept for a task that has not started, and dropped if the task has ended. The object
+        may be changed afterwards: with large arrays `send` blocks until they have been copied or
+        sent.
         """
         ours = type(to) is SpawnedTask and to._keeper is self._keeper
         number = to.id if ours else self._number(to)  # type: ignore[union-attr]
@@ -449,7 +452,7 @@ class Cluster:
         return task.id
 
     def _send(self, number: int, message: object) -> None:
-        """Send a message the usual way."""
+        """Send a message without the shortcut."""
         self._check()
         with self._pump.held_off:  # what a signal's handler raises is no error of the message
             payload = dump_as("the message", message)
@@ -471,9 +474,9 @@ class Cluster:
     ) -> Received | None:
         """The next message or event with its sender's id; None if the time is over.
 
-        ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only what
-        comes from that task counts (0: news of hosts); the rest stays, in its order. Raises
-        `EngineFailed` if there is nothing more to come, `ClusterClosed`.
+        ``timeout`` in seconds; None waits forever, 0 does not wait. With ``source``, returns only
+        messages of that task (0: events of hosts); the others stay in the queue, in order. Raises
+        `EngineFailed` if nothing more can arrive, and `ClusterClosed`.
         """
         wanted = None if source is None else self._number(source)
         if timeout is not None:
@@ -488,16 +491,16 @@ class Cluster:
 
     @property
     def _has_mail(self) -> bool:
-        """Whether there is something in the queue."""
+        """Whether the queue has a message."""
         return bool(self._controller.mail.come)
 
     def _taken_in(self) -> Received | None:
-        """The next of the queue; does not look for more. Raises `ClusterClosed`."""
+        """The next message of the queue, without a look at the network. Raises `ClusterClosed`."""
         self._check()
         return self._controller.mail.take(None)
 
     def _receive(self, timeout: float | None, wanted: int | None) -> Received | None:
-        """What is there, or comes the usual way."""
+        """A message from the queue, or the next that arrives there."""
         self._check()
         controller = self._controller
         got = controller.mail.take(wanted)
@@ -552,19 +555,19 @@ class Cluster:
     # Ending
 
     def kill_all(self) -> None:
-        """End all tasks: those that wait are cancelled, those that run are killed.
+        """End all tasks: waiting tasks are cancelled, running tasks are killed.
 
-        Returns at once. Raises `UnsupportedByEngine` if there are some that run in agents
-        themselves; the others are ended nevertheless.
+        Returns at once. Raises `UnsupportedByEngine` if some run in agents themselves, after ending
+        the others.
         """
         self._check()
         self._pump.call(self._controller.recalls.kill_all)
 
     def clear_local_storage(self, timeout: float | None = None) -> dict[str, int]:
-        """Empty the local storage of every host; host names → bytes that were freed.
+        """Empty the local storage of every host; returns host names → freed bytes.
 
-        What running tasks use stays. Blocks. Raises TimeoutError, or `ClusterError` if a host
-        could not do it.
+        Files that running tasks use stay. Blocks. Raises TimeoutError, or `ClusterError` if a host
+        failed to do it.
         """
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -572,12 +575,12 @@ class Cluster:
         return {host: int(freed) for host, freed in self._order("clear", deadline, each=False)}
 
     def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
-        """Have agents do something; the hosts, and what they say of it."""
+        """Have agents do something; returns the hosts and their answers."""
         controller = self._controller
         tickets = self._pump.call(lambda: controller.hosts.order(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._pump.until(lambda: controller.hosts.all_done(tickets), left):
-            raise TimeoutError("some host has not cleared its local storage in time")
+            raise TimeoutError("a host has not cleared its local storage in time")
         answers = []
         for ticket, host in tickets.items():
             done = controller.hosts.orders.pop(ticket)
@@ -594,9 +597,9 @@ class Cluster:
         return await asyncio.to_thread(self.clear_local_storage, timeout)
 
     def close(self, cancel: bool = False) -> None:
-        """Wait for all tasks, or end them (``cancel``), and let the hosts go. Twice does no harm.
+        """Wait for all tasks, or kill them (``cancel``), and release the hosts.
 
-        Blocks. What is in the queue of messages is lost.
+        Blocks. Messages in the queue are lost.
         """
         self._life.close(cancel=cancel)
         self._short = None
@@ -638,10 +641,10 @@ class Cluster:
         await self.aclose(cancel=kind is not None)
 
     def __reduce__(self) -> str:
-        raise TypeError("a Cluster belongs to the program that has made it")
+        raise TypeError("a Cluster cannot be pickled: it belongs to the program that created it")
 
     def _repr_html_(self) -> str:
-        """Hosts, slots and what runs, for notebooks."""
+        """Hosts, slots and running tasks, for notebooks."""
         if self._life.closed:
             return box(heading(f"Cluster {self._engine.name!r}", "closed"))
         heads, rows, words = rows_of(self.hosts(), self._controller.scheduler, self.tasks())
@@ -656,19 +659,19 @@ class Cluster:
 
 def _tuple(args: object) -> tuple[Any, ...]:
     if isinstance(args, str | bytes) or not isinstance(args, Iterable):
-        raise TypeError(f"a tuple of arguments is wanted for each task, not {args!r}")
+        raise TypeError(f"give a tuple of arguments for each task, not {args!r}")
     return tuple(args)
 
 
 def _kind(inline: bool | str, engine: Engine) -> str:
-    """What slots are: the main thread of this process is its program's, so not that of an agent."""
+    """The kind of slots. This process's main thread belongs to the program, so it is not a slot."""
     if not inline:
         return "child"
     return "thread" if inline == "threads" or engine.agent_here is not None else "inline"
 
 
 def _folder(startup_dir: str | Path | None) -> str:
-    """Where tasks start, as JSON of a portable path."""
+    """The current folder of tasks, as JSON of a portable path."""
     given = Path(startup_dir or ".").expanduser()
     if not given.is_absolute():
         given = current_folder() / given
@@ -679,7 +682,7 @@ def _folder(startup_dir: str | Path | None) -> str:
 
 
 def _each(name: str, given: T | Mapping[str, T], none: T) -> dict[str, T]:
-    """What is said for each host. Raises `BadJob`."""
+    """An option per host. Raises `BadJob`."""
     each = dict(given) if isinstance(given, Mapping) else {ANY: given} if given != none else {}
     for host, one in each.items():
         if not isinstance(host, str) or type(one) is not type(none):
@@ -704,7 +707,7 @@ def _print(task: int, text: str) -> None:
 
 
 def _forked() -> None:
-    """The short way belongs to the process that this one was forked from."""
+    """The shortcut belongs to the parent process, not to this forked one."""
     for cluster in list(_ALL):
         cluster._short = None
 

@@ -1,4 +1,4 @@
-"""The controller: what a cluster does when something comes from its agents, or is to go there.
+"""The controller: handles what arrives from the agents, and sends them calls and messages.
 
     Cluster.spawn ─► incoming ─► Scheduler ─► Run ─► agent ─► slot
     Record, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
@@ -464,7 +464,7 @@ class Controller:
         try:
             value = load(body)
         except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
-            cause = f"its result cannot be read here: {words_of(exc)}"
+            cause = f"its result cannot be unpickled here: {words_of(exc)}"
             self._failed(task, place, RuntimeError(cause), traceback_of(exc))
             return
         if task.options.staged:

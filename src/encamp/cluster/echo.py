@@ -1,4 +1,4 @@
-"""What tasks print, shown where the program prints: in whole lines between those of the program."""
+"""The output of tasks, printed by the program: whole lines, between the program's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the controller does with files for its tasks, beside the pump."""
+"""The controller's work with files for its tasks, in a thread beside the pump."""
 
 from __future__ import annotations
 

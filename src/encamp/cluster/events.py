@@ -1,4 +1,4 @@
-"""What a cluster tells on the queue of messages, and what it says of its hosts."""
+"""The events of a cluster, and the facts about its hosts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task has ended: ``ok`` if it returned ``value``; otherwise that is the error."""
+    """A task has ended: with ``ok`` it returned ``value``, otherwise ``value`` is its error."""
 
     task: int
     ok: bool
@@ -17,17 +17,17 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class TaskExit:
-    """A task is gone; comes after its result."""
+    """A task has ended; follows its result."""
 
     task: int
 
 
 @dataclass(frozen=True)
 class Host:
-    """A host of a cluster: facts. ``memory`` in bytes; ``gpus`` as the vendor's tools name them.
+    """A host of a cluster. ``memory`` is in bytes; ``gpus`` are named as by the vendor's tools.
 
-    ``frames_by`` is what carries calls, results and files between it and the program; it is empty
-    where they go directly, as they should.
+    ``frames_by`` names the relay that carries calls, results and files between the host and the
+    program; it is empty if they have a direct connection.
     """
 
     name: str
@@ -48,6 +48,6 @@ class HostAdded:
 
 @dataclass(frozen=True)
 class HostDeleted:
-    """A host is gone; its tasks are lost."""
+    """A host has left the cluster; its tasks are lost."""
 
     host: Host

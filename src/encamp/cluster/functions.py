@@ -1,12 +1,12 @@
-"""How functions travel: pickled once, sent to each slot once, and only their numbers after that.
+"""How functions are sent: pickled once, sent to each slot once, and by number after that.
 
-A function of an importable module goes by reference; one of a script, a notebook or another
-function by value (cloudpickle). By value means with all that it uses, as it is now: it is pickled
-anew unless everything it uses is of a kind that cannot change.
+A function of an importable module is sent by reference; a function of a script or notebook, or a
+nested one, by value (cloudpickle), with everything that it uses, in its present state. It is
+pickled again for each call unless everything it uses is of a kind that cannot change.
 
-Slots forget functions that nobody is likely to call again: those that were replaced because what
-they use has changed, and the oldest where there are many, or large ones (`Kept`). What was
-forgotten and is called again is sent again.
+Slots forget functions that are unlikely to be called again: those that were replaced by a newer
+version, and the oldest if there are many or large ones (`Kept`). A forgotten function that is
+called again is sent again.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The hosts of a cluster and their agents: how they come, are ordered and listened for, and go."""
+"""The hosts of a cluster and their agents: how they join, get orders, are watched, and leave."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ from encamp.wire.protocol import (
 
 _log = logging.getLogger("encamp")
 _READABLE = (
-    "whoever can read the network between the hosts can read this engine's frames, and forge them; "
+    "anybody who can read the network between the hosts can read this engine's frames, and forge "
+    "them; "
     "where that matters, use a network of your own, or the engines dask or ipyparallel"
 )
 _said: set[str] = set()
@@ -151,7 +152,9 @@ class Hosts:
         self._know(station, agent)
         if agent.frames_by:
             _log.info(
-                "frames of %s go by %s: it is not reached directly", agent.host, agent.frames_by
+                "frames of %s go through %s, because there is no direct connection",
+                agent.host,
+                agent.frames_by,
             )
 
     @staticmethod
@@ -206,7 +209,7 @@ class Hosts:
             else:
                 agent.missed += 1
             if agent.missed >= _MISSED:
-                self.left(agent.number, f"nothing was heard of it for {_BEAT * _MISSED:g} s")
+                self.left(agent.number, f"it has not answered for {_BEAT * _MISSED:g} s")
                 self._engine.give_up(agent.number)
                 self._outbox.post(agent.number, [encode(End())])  # maybe it was only cut off
                 continue
@@ -250,7 +253,7 @@ class Hosts:
     def _fail_alone(self) -> None:
         if not self.agents and self._controller.failure is None:
             engine = self._engine.name
-            self._controller.fail(EngineFailed(engine, "all of its hosts are gone"))
+            self._controller.fail(EngineFailed(engine, "all of its hosts are lost"))
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
         """A slot has another process: what the last one had is lost or goes elsewhere."""

@@ -1,6 +1,7 @@
 """How a cluster ends: closed by its program, dropped, or left open when the program ends.
 
-It knows nothing of `Cluster`, so that one that nobody has any more can be told from one in use.
+This module holds no reference to the `Cluster`, so that the garbage collector can tell that nobody
+uses it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A `concurrent.futures.Future` that is light while it waits.
+"""A `concurrent.futures.Future` that takes little memory while nobody waits for it.
 
-A standard future has a lock, a condition and a queue of its own, more than a kilobyte. Here these
-are made when somebody waits for it by them; until then a lock of all guards what changes.
+A standard future has its own lock, condition and queue, more than a kilobyte. Here they are created
+when a thread waits; until then one lock for all futures protects the state.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class _Made:
 
 
 class LightFuture(Future[Any]):
-    """Base of what is waited for by driving something: `_wait` says how."""
+    """Base of futures for which a waiting thread drives something; `_wait` says how."""
 
     _state = PENDING
     _result: Any = None
@@ -65,7 +65,7 @@ class LightFuture(Future[Any]):
         pass
 
     def _wait(self, timeout: float | None) -> float | None:
-        """Wait until it is done or the time is over; seconds that are left."""
+        """Wait until it is done or the time is over; returns the seconds left."""
         raise NotImplementedError
 
     def done(self) -> bool:
@@ -73,11 +73,11 @@ class LightFuture(Future[Any]):
         return self._state in ENDED
 
     def running(self) -> bool:
-        """Whether it has begun and not ended."""
+        """Whether it has started and not ended."""
         return self._state == RUNNING
 
     def cancelled(self) -> bool:
-        """Whether it was cancelled before it began."""
+        """Whether it was cancelled before it started."""
         return self._state in CANCELLED
 
     def set_cancelled(self) -> None:
@@ -86,14 +86,14 @@ class LightFuture(Future[Any]):
         super().set_running_or_notify_cancel()
 
     def result(self, timeout: float | None = None) -> Any:
-        """What came of it; waits, and raises what was raised. See `Future.result`."""
+        """Its result; waits, and raises the error of the call. See `Future.result`."""
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED and self._exception is None:
             return self._result
         return super().result(left)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """What was raised, or None; waits. See `Future.exception`."""
+        """Its error, or None; waits. See `Future.exception`."""
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED:
             return self._exception

@@ -1,4 +1,4 @@
-"""Messages between tasks and the program that spawned them, as the controller sees them."""
+"""Messages between tasks and the program, at the controller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How calls are to be run: what `Cluster.spawn` takes besides the call itself."""
+"""The options of `Cluster.spawn`: how a call is to be run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PLAIN = Need()
 
 @dataclass(frozen=True)
 class Options:
-    """The options of a call, checked. ``items`` is the plan of its mirror map."""
+    """The checked options of a call. ``items`` is the plan of its mirror map."""
 
     need: Need = PLAIN
     name: str = ""
@@ -75,7 +75,7 @@ _INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "place", "alon
 
 @dataclass(frozen=True)
 class SpawnOptions:
-    """The options of a call as they were given; see `Cluster.spawn`."""
+    """The options of a call as given; see `Cluster.spawn`."""
 
     on: Any = None
     mirror: MirrorMap = ()
@@ -100,7 +100,7 @@ class SpawnOptions:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> SpawnOptions:
-        """From what was given by name. Raises `UnknownOption`."""
+        """From keyword arguments. Raises `UnknownOption`."""
         known = set(cls.__dataclass_fields__) - set(_INTERNAL)
         for name in given:
             if name not in known:
@@ -108,7 +108,7 @@ class SpawnOptions:
         return cls(**given)
 
     def checked(self) -> Options:
-        """The same, checked; the mirror map is planned now. Raises an `InputError`."""
+        """The checked options; the mirror map is planned now. Raises an `InputError`."""
         if (known := self.__dict__.get("_checked")) is not None:
             return known  # type: ignore[no-any-return]
         if not (isinstance(self.name, str) and self.name.isprintable()):
@@ -163,10 +163,10 @@ def _check_flag(what: str, value: object) -> None:
 
 
 def bytes_of(what: str, given: int | str, least: int) -> int:
-    """A number of bytes that was given so, or as text. Raises `BadJob`."""
+    """A number of bytes, given as a number or as text. Raises `BadJob`."""
     if isinstance(given, str):
         if (size := parse_size(given)) is None:
-            raise BadJob(what, f"{given!r} is no size; write it like '2 GiB'")
+            raise BadJob(what, f"{given!r} is not a size; write it like '2 GiB'")
         given = size
     return whole(what, given, least)
 
@@ -178,7 +178,7 @@ def _bytes(memory: int | str) -> int:
 
 
 def names(on: Any) -> frozenset[str] | None:
-    """Host names from whatever was given for ``on``."""
+    """The host names in any form of ``on``."""
     if on is None:
         return None
     given: list[Any] = [on] if isinstance(on, str) or not isinstance(on, Iterable) else list(on)

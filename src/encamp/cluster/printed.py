@@ -1,4 +1,4 @@
-"""What tasks print, as far as it has been told: their output, and who follows it."""
+"""The output of tasks that has arrived at the controller, and who follows it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Calls that slots give back, or that are ended there: kills, cancels, and what waits too long.
+"""Taking calls back from slots, and ending them there: kills, cancels, and overdue calls.
 
-A slot is asked first: it says which of its calls it lets go, and which one it is running, so that
-nothing is ended that has just begun. One that is deep in compiled code says nothing; its agent
-ends it after a while.
+The controller first asks the slot, which says which calls it gives back and which one it is
+running, so that a kill never hits a call that has just started. If a slot is in compiled code and
+does not answer, its agent ends it after a while.
 """
 
 from __future__ import annotations

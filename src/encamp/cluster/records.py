@@ -1,12 +1,12 @@
-"""What the controller knows of a task, of a slot and of a host, and how a task's state changes.
+"""What the controller knows of a task, a slot and a host, and how the state of a task changes.
 
     WAITING ──sent──► SENT ──begins──► RUNNING ──left──► LEFT ──ended──► ENDED
        ▲                │                 │               │
        └────────────────┴── waits_again ──┴───────────────┘
 
-A task that waits is in a queue of the scheduler's. One that was sent to a slot may wait there
-behind others, and be given back. When its slot has no more to do with it, it is at its end but
-for outputs that are published, or waits again.
+A waiting task is in a queue of the scheduler. A sent task may wait at its slot behind others, and
+be given back. A task that has left its slot either waits again or has ended, except that outputs
+may still have to be published.
 """
 
 from __future__ import annotations

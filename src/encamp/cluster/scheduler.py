@@ -1,7 +1,7 @@
-"""Which task runs where: queues of waiting tasks, and what is free on the hosts.
+"""Which task runs where: queues of waiting tasks, and the free slots of hosts.
 
-No engine and no process is known here. Putting a task into its queue, taking the next one and
-finding the host with most free slots cost the same however many there are.
+This module knows no engine and no process. Queueing a task, taking the next one and finding the
+host with the most free slots take the same time however many tasks and hosts there are.
 """
 
 from __future__ import annotations

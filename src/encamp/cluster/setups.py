@@ -1,4 +1,4 @@
-"""What goes with a call that is not just called: its folder, devices, limits, and its files."""
+"""What a call needs besides its function: its folder, devices, limits, and the files for it."""
 
 from __future__ import annotations
 
@@ -106,13 +106,13 @@ class Setups:
         May wait for the disk. Raises `UnusableInput`, and what `Receiver.land` raises.
         """
         if task is None or task.state is ENDED:
-            raise UnusableInput(str(question[0]), "the task that asks for it has ended")
+            raise UnusableInput(str(question[0]), "the task that asked for it has ended")
         options = task.options
         if options.answer is not None:
             return options.answer(question)
         depot = self._depots.get(task.id)
         if depot is None:
-            raise UnusableInput(str(question[1]), "the task that asks for it has no files")
+            raise UnusableInput(str(question[1]), "the task that asked for it has no files")
         return depot.answer(question)
 
     def _beacon(self, options: Options) -> str:

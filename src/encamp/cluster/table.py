@@ -1,4 +1,4 @@
-"""Hosts, slots and tasks as text for people."""
+"""Hosts, slots and tasks as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task as its user sees it: a `concurrent.futures.Future` that can be killed."""
+"""A spawned task as its user sees it: a `concurrent.futures.Future` with ``kill``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Driven(Protocol):
 
 
 class Keeper(Protocol):
-    """What a task asks for in its user's name: what keeps the cluster's records."""
+    """What a task's future may ask the cluster to do."""
 
     @property
     def pump(self) -> Driven:
@@ -60,12 +60,12 @@ class Timing:
 
 
 class SpawnedTask(LightFuture):
-    """A call on a cluster, and what comes of it.
+    """A call on a cluster, and its result.
 
-    All that a `concurrent.futures.Future` has, and: ``id``, a number that messages are sent to;
-    ``host`` and ``slot`` where it runs or ran (None before); ``output``, what it has printed (a
-    mebibyte of it, see `Cluster`); `kill`. It can be awaited. An error that the call raised comes
-    as itself, with a `RemoteTraceback` as its cause.
+    It has everything of a `concurrent.futures.Future`, and: ``id``, the number to send messages to;
+    ``host`` and ``slot``, where it runs or ran (None before); ``output``, what it has printed (a
+    mebibyte of it, see `Cluster`); `kill`. It can be awaited. An error of the call is raised with a
+    `RemoteTraceback` as its cause.
     """
 
     host: str | None = None
@@ -80,31 +80,31 @@ class SpawnedTask(LightFuture):
 
     @property
     def name(self) -> str:
-        """What it is called in messages and errors."""
+        """Its name in messages and errors."""
         return self._named or f"task {self.id}"
 
     @property
     def usual_seconds(self) -> float:
-        """How long calls of its function have taken lately; below 0 if none has ended."""
+        """How long calls of its function took lately; below 0 if none has ended."""
         return self._timing.seconds
 
     def cancel(self) -> bool:
-        """Take it back if it has not begun; False if it runs or has ended, see `kill`."""
+        """Cancel it if it has not started; False if it runs or has ended, see `kill`."""
         if not self.done():
             self._keeper.take_back_all([self])
         return self.cancelled()
 
     def kill(self) -> None:
-        """End it wherever it is: one that waits is cancelled, one that runs fails (`TaskKilled`).
+        """End it: a waiting task is cancelled, a running task fails with `TaskKilled`.
 
-        Returns at once; nothing happens to one that has ended. Raises `UnsupportedByEngine` where
-        tasks run in agents themselves.
+        Returns at once; does nothing if the task has ended. Raises `UnsupportedByEngine` if tasks
+        run in agents themselves.
         """
         if not self.done() and not self.cancel():
             self._keeper.kill(self)
 
     def _wait(self, timeout: float | None) -> float | None:
-        """Wait; seconds that are left, in which whoever closes the cluster ends the task."""
+        """Wait; returns the seconds that are left."""
         if self.done():
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -117,11 +117,11 @@ class SpawnedTask(LightFuture):
     # For the cluster, as `set_result` is
 
     def kept_by(self, keeper: Keeper) -> bool:
-        """Whether it is one of a cluster's."""
+        """Whether it belongs to this cluster."""
         return self._keeper is keeper
 
     def set_begun(self, host: str, slot: int) -> None:
-        """It runs there."""
+        """It runs there now."""
         self.host, self.slot = host, slot
         if self._state == PENDING:
             self._state = RUNNING
@@ -132,7 +132,10 @@ class SpawnedTask(LightFuture):
             self._state = PENDING
 
     def __reduce__(self) -> str:
-        raise TypeError("a SpawnedTask belongs to the program that has spawned it: send its id")
+        raise TypeError(
+            "a SpawnedTask cannot be pickled: it belongs to the program that "
+            "spawned it; send its id"
+        )
 
     def _repr_html_(self) -> str:
         from encamp.markup import box, escaped, heading
@@ -155,14 +158,14 @@ class SpawnedTask(LightFuture):
 
 
 def take_back(tasks: Iterable[SpawnedTask]) -> None:
-    """Cancel those of a cluster's tasks that have not begun; blocks while slots are asked."""
+    """Cancel those of a cluster's tasks that have not started; blocks while slots are asked."""
     tasks = list(tasks)
     if tasks:
         tasks[0]._keeper.take_back_all(tasks)
 
 
 def take_back_soon(tasks: Iterable[SpawnedTask]) -> None:
-    """The same without waiting for it."""
+    """`take_back` without waiting."""
     tasks = list(tasks)
     if tasks:
         tasks[0]._keeper.take_back_soon(tasks)

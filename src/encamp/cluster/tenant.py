@@ -1,4 +1,4 @@
-"""What stays on a cluster beside its tasks and is told what goes on there: services."""
+"""The interface for services: an object that uses a cluster and is told about tasks and hosts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The narrow waist: all that a cluster needs of an engine.
+"""The interface of an engine: everything that a cluster needs from it.
 
-An engine starts an *agent* on every host, carries frames of bytes between any two of them and the
-controller, and says who came and who is gone. It pickles nothing, knows no paths and has no
-policy. The controller is number 0, agents are 1, 2, 3, …
+An engine starts an *agent* on every host, carries frames of bytes between any two agents and the
+controller, and reports which agents have joined and left. It pickles nothing, knows no paths and
+makes no decisions. The controller is number 0, agents are 1, 2, 3, …
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The engine of one machine without a network: its agent lives in the controller's process."""
+"""The engine of one machine, without a network: its agent is in the controller's process."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from encamp.engines.kit.memory import MemoryEnd
 
 _AGENT = 1
 _ALONE = (
-    "Slurm has given {hosts} hosts, and the engine 'local' uses this one alone; for all of them "
-    "use one of the engines mpi, dask and pvm"
+    "Slurm has allocated {hosts} hosts, but the engine 'local' uses only this one; to use all of "
+    "them, "
+    "choose one of the engines mpi, dask and pvm"
 )
 
 

@@ -1,7 +1,7 @@
-"""The bare mesh: agents are processes of this host. For tests, and for what agents run.
+"""The bare mesh: agents are processes of this host. For tests, and for the agents themselves.
 
-Engines that start agents by another system's processes have them run ``encamp.agent mesh``, so that
-an agent needs nothing of that system.
+Engines that start agents through processes of another system run ``encamp.agent mesh`` there, so
+that an agent does not need that system's library.
 """
 
 from __future__ import annotations

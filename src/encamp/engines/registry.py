@@ -1,9 +1,9 @@
 """Engines by name, loaded when they are asked for.
 
-Others can bring engines of their own: an entry point in the group ``encamp.engines`` names a
-module that has what the modules here have: ``open_end(**options)``, which gives the end of the
-network that this process is, and ``join(arguments)`` for processes that the engine starts; if the
-options of the former are those of something else, that is named ``takes``.
+Third parties can provide engines: an entry point in the group ``encamp.engines`` names a module
+with the functions of the modules here: ``open_end(**options)``, which returns this process's end
+of the network, and, for processes that the engine starts, ``join(arguments)``. If another function
+has the options of ``open_end``, it is named ``takes``. See docs/new-engine.md.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ def open_end(
         if "argument" not in str(exc):
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
-        why = f"it takes no option {name[1]!r}" if name else str(exc)
+        why = f"it has no option {name[1]!r}" if name else str(exc)
         known = ", ".join(name for name in taken if name != "start_timeout")
-        remedy = f"it takes these: {known}" if known else "leave it out: it takes none"
+        remedy = f"its options are: {known}" if known else "leave it out: it has none"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
 
@@ -104,6 +104,6 @@ def engine_module(name: str) -> ModuleType:
             module: ModuleType = point.load()
             return module
     except ImportError as exc:
-        raise EngineUnavailable(name, str(exc), remedy or "install what it needs") from exc
+        raise EngineUnavailable(name, str(exc), remedy or "install its libraries") from exc
     known = ", ".join(engine_names())
     raise EngineUnavailable(name, "there is no such engine", f"use one of these: {known}")

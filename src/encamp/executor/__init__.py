@@ -1,6 +1,6 @@
 """`concurrent.futures.Executor` on a cluster: submit, map, dispatch, also in private folders.
 
-What is here knows `encamp.cluster` and is a standard face of it; nothing of jobs.
+This package is the standard interface to `encamp.cluster`. It knows nothing of jobs.
 """
 
 from encamp.executor.executor import Executor, dispatch

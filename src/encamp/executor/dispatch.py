@@ -1,4 +1,4 @@
-"""Jobs from a generator that may look at earlier results: what `Executor.dispatch` does."""
+"""`Executor.dispatch`: jobs from a generator that may depend on earlier results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Runner:
 
 
 class Dispatch:
-    """One run of `Executor.dispatch`, whose words these are."""
+    """One run of `Executor.dispatch`; see there."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ _NO_MORE: Any = object()
 
 
 def calls_ahead(task: Future[Any]) -> int:
-    """How many calls like this one keep a slot busy while the next are on their way."""
+    """How many calls like this one keep a slot busy while the next are being sent."""
     seconds = task.usual_seconds if isinstance(task, SpawnedTask) else -1.0
     return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_AHEAD))
 
@@ -125,7 +125,7 @@ def _call_of(job: Any, index: int) -> tuple[Callable[..., Any], Iterable[Any], d
     if callable(job):
         return job, (), {}
     if not isinstance(job, Sequence) or not job or not callable(job[0]):
-        raise BadJob(f"job {index}", f"is {job!r}, not a function nor (function, args, kwargs)")
+        raise BadJob(f"job {index}", f"is {job!r}, neither a function nor (function, args, kwargs)")
     args: Any = job[1] if len(job) > 1 else ()
     kwargs: Any = job[2] if len(job) > 2 else {}
     if not isinstance(args, Iterable) or isinstance(args, str):

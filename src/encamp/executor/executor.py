@@ -1,9 +1,9 @@
-"""The executor: what is submitted and not yet done, and how it comes to an end.
+"""The executor: which submitted calls are not done yet, and how it shuts down.
 
 Executor ── submit(function, …)        ──► Cluster ──► slots on hosts
-  │         map(function, items)             its own, or one that others use too
+  │         map(function, items)             its own, or a shared one
   │         dispatch(jobs, collector)
-  └─ options(mirror=…, on=…)               the same cluster, tasks run in another way
+  └─ options(mirror=…, on=…)               a view of the same cluster with other options
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ T = TypeVar("T")
 
 
 class Executor(futures.Executor):
-    """Calls functions in a cluster's slots, with everything that `concurrent.futures` promises.
+    """Calls functions in a cluster's slots, with the interface of `concurrent.futures`.
 
-    ``cluster`` is a `Cluster`, which stays open, or what `Cluster` makes one of (with ``slots``
-    and ``engine_options``), which is closed with the executor. ``initializer(*initargs)`` is
-    called in every slot's process before its first task. What it does to the process stays, where
-    what tasks do is undone: environment, current folder, processes that it starts. What it sets in
-    a script's globals, or puts into them, is there for the functions of this executor (but not
-    attributes of a script's classes). If it raises, the executor is broken: what waits fails with
-    `InitializerFailed`, and so does every later `submit`.
+    ``cluster`` is a `Cluster`, which stays open, or an engine for a new one (with ``slots`` and
+    ``engine_options``), which is closed with the executor. ``initializer(*initargs)`` is called in
+    every slot's process before its first task. Its changes to the process stay, while those of
+    tasks are undone: environment, current folder, child processes. Globals of a script that it sets
+    or fills are visible to the functions of this executor (but attributes of a script's classes are
+    not). If it raises, the executor is broken: waiting tasks fail with `InitializerFailed`, and so
+    does every later `submit`.
 
-    The other options say how all its tasks are run, see `Cluster.spawn`.
+    The other options apply to all its tasks, see `Cluster.spawn`.
 
-    It differs from the standard pools where they could be better: a task whose process dies fails
-    alone, with `TaskLost`, and all others go on; a running task can be killed
-    (``future.kill()``); lambdas, closures and functions of ``__main__`` can be submitted.
+    It differs from the standard pools: a task whose process dies fails alone, with `TaskLost`, and
+    all other tasks continue; a running task can be killed (``future.kill()``); lambdas, closures
+    and functions of ``__main__`` can be submitted.
 
-    Methods may be called from any thread. Raises what `Cluster` and `Cluster.spawn` raise.
+    Methods may be called from any thread. Raises the errors of `Cluster` and `Cluster.spawn`.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class Executor(futures.Executor):
         return self._shared.cluster
 
     def options(self, **changes: Unpack[TaskOptions]) -> Executor:
-        """An executor on the same cluster and slots whose tasks are run in another way.
+        """An executor on the same cluster and slots with other options for its tasks.
 
-        It need not be shut down: it ends with this executor, and leaves it alone when it is shut
-        down itself.
+        It need not be shut down: it ends with this executor. Shutting it down does not affect this
+        executor.
         """
         view = object.__new__(type(self))
         view._shared, view._closed = self._shared, False
@@ -121,16 +121,16 @@ class Executor(futures.Executor):
         return view
 
     def _answering(self, answer: Callable[[Any], Any]) -> Executor:
-        """`options` for tasks whose questions are answered by a function of the caller's."""
+        """`options` for tasks whose questions are answered by a function of the caller."""
         view = self.options()
         view._options = replace(view._options, answer=answer)
         return view
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have ``fn(*args, **kwargs)`` called in a slot. What is returned is a `SpawnedTask`.
+        """Call ``fn(*args, **kwargs)`` in a slot; returns a `SpawnedTask`.
 
-        Does not wait for a free slot. Arguments are taken when there is one, and may not be
-        changed before the call has ended. What cannot be pickled fails its own future, with
+        Does not wait for a free slot. Arguments are pickled when a slot is free, so do not change
+        them until the call has ended. If they cannot be pickled, this future fails with
         `CannotTravel`. Raises `ClusterClosed`, a RuntimeError, after `shutdown`, and
         `InitializerFailed` if the executor is broken.
         """
@@ -158,11 +158,11 @@ class Executor(futures.Executor):
     ) -> Iterator[T]:
         """Results of ``fn`` for the items of ``iterables``, in their order.
 
-        All calls are submitted now; or, with ``buffersize``, so many tasks, and one more each time
-        that a task's result is asked for. ``chunksize`` items make one task, which pays where calls
-        are short; None chooses a good number. Raises what a call raised when its turn comes, and
-        TimeoutError when a result is not there ``timeout`` seconds after the call of `map`. Then,
-        and when the iterator is closed, what has not begun is cancelled.
+        All calls are submitted at once or, with ``buffersize``, so many, and one more for each
+        result that is read. ``chunksize`` items make one task, which is faster for short calls;
+        None chooses a good number. Raises the error of a call when its result is read, and
+        TimeoutError when a result is not available ``timeout`` seconds after the call of `map`.
+        Then, and when the iterator is closed, calls that have not started are cancelled.
         """
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or >= 1")
@@ -186,26 +186,26 @@ class Executor(futures.Executor):
         return_exceptions: bool = False,
         keep_results: bool = True,
     ) -> list[Any]:
-        """Run jobs that may depend on results of earlier ones; blocks, and returns all in order.
+        """Run jobs that may depend on earlier results; blocks; returns all results in order.
 
-        A job is ``(function, args, kwargs, …)``, of which all but the function may be left out;
-        what follows is not passed on. A function without arguments may stand alone.
+        A job is ``(function, args, kwargs, …)``; everything except the function is optional, and
+        further items are not passed on. A function without arguments may stand alone.
 
         ``jobs`` is asked for the next job when there is room for it, and again after every result,
-        also if it had no more before. It may give None: no job until there is another result.
-        There is room if a slot is free, and for ``prefetch`` jobs that wait for each slot: 0 for
-        generators that should know as many results as they can; by default 0 where jobs take long,
-        and up to 100 where slots would have to wait for the next job.
+        even if it had none before. It may return None: no job until there is another result. There
+        is room if a slot is free, and for ``prefetch`` waiting jobs per slot: use 0 for generators
+        that should know as many results as possible. The default is 0 if jobs take long, and up to
+        100 if slots would have to wait for the next job.
 
         ``collector(index, job, result)`` is called for every job as it ends, in this thread and
         before the next job is asked for. A generator gets all three as one tuple by ``yield``, and
-        is closed at the end. If it returns before that, no more jobs are begun, and results that
-        are not there are None.
+        is closed at the end. If it returns earlier, no more jobs are started, and missing results
+        are None.
 
-        The first error ends it all: jobs that have not begun are cancelled, and it is raised; so
-        with errors of ``jobs`` and ``collector``. With ``return_exceptions`` the error of a job
-        takes the place of its result. Without ``keep_results`` the list is empty, for jobs without
-        number whose results the collector has seen.
+        The first error of a job, ``jobs`` or ``collector`` ends everything: jobs that have not
+        started are cancelled, and the error is raised. With ``return_exceptions`` the error of a
+        job takes the place of its result. Without ``keep_results`` the list is empty, for endless
+        jobs whose results only the collector needs.
         """
         runner = Runner(self.submit, self._slots, self.cluster._pump.until)
         run = Dispatch(runner, jobs, prefetch, return_exceptions, keep_results)
@@ -220,10 +220,10 @@ class Executor(futures.Executor):
         return max(1, sum(_room(s, need) for s in stations if need.on is None or s.name in need.on))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more tasks, and free everything when those submitted are done.
+        """Accept no more tasks, and release everything when the submitted ones are done.
 
-        With ``wait`` blocks until then. ``cancel_futures`` cancels what has not begun. May be
-        called again, also to wait after all.
+        With ``wait`` blocks until then. ``cancel_futures`` cancels tasks that have not started. May
+        be called again, for example to wait after all.
         """
         shared = self._shared
         if shared.cluster._life.process != os.getpid():  # a forked one has nothing of it
@@ -250,7 +250,7 @@ class Executor(futures.Executor):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Wait for all; after Ctrl-C and the like end all, which the standard pools wait for."""
+        """Wait for all tasks; after Ctrl-C and similar, end them, while the standard pools wait."""
         if kind is not None and not issubclass(kind, Exception):
             self._kill()
         self.shutdown()
@@ -275,7 +275,7 @@ def dispatch(
     keep_results: bool = True,
     **options: Any,
 ) -> list[Any]:
-    """`Executor.dispatch` on an executor made for it: ``Executor(cluster, **options)``."""
+    """`Executor.dispatch` on a new executor: ``Executor(cluster, **options)``."""
     with Executor(cluster, **options) as executor:
         return executor.dispatch(
             jobs,
@@ -290,7 +290,7 @@ _OPEN: WeakSet[Executor] = WeakSet()
 
 
 def _wait_for_all() -> None:
-    """What a program has submitted is done before it ends, as with the standard pools."""
+    """Wait for submitted tasks before the program ends, as the standard pools do."""
     for executor in list(_OPEN):
         if executor.cluster._life.process != os.getpid():
             continue
@@ -312,7 +312,7 @@ threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
 
 
 def _room(station: Station, need: Need) -> int:
-    """How many tasks with such a need can run on a host at the same time."""
+    """How many tasks with this need can run on a host at the same time."""
     most = len(station.places)
     wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
     there = (station.cores, station.memory, station.all_gpus)
@@ -329,13 +329,13 @@ class _Owner:
 
 
 class _Shared:
-    """What an executor and those with other options have in common."""
+    """What an executor shares with those that `options` returns."""
 
     def __init__(self, cluster: Any, slots: int | None, engine_options: dict[str, Any]) -> None:
         self.is_ours = not isinstance(cluster, Cluster)
         if not self.is_ours and (slots is not None or engine_options):
             given = ", ".join([*["slots"] * (slots is not None), *engine_options])
-            raise TypeError(f"a cluster that is there already takes no {given}")
+            raise TypeError(f"an existing cluster takes no {given}")
         self.cluster = Cluster(cluster, slots=slots, **engine_options) if self.is_ours else cluster
         self.lock = threading.RLock()  # pickling an argument may submit something
         self.closed = False

@@ -1,4 +1,4 @@
-"""What `Executor.map` is made of: items in chunks, and results in order."""
+"""The parts of `Executor.map`: items in chunks, and results in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST_CHUNK = 1000
 def good_size(
     iterables: tuple[Iterable[Any], ...], slots: int
 ) -> tuple[int, tuple[Iterable[Any], ...]]:
-    """A good number of items for a chunk, and the iterables again, whose lengths it looks at."""
+    """A good number of items for a chunk, and the iterables, whose lengths it may have to read."""
     known = tuple(items if isinstance(items, Sized) else list(items) for items in iterables)
     length = min((len(items) for items in known), default=0)
     size = -(-length // (CHUNKS_PER_SLOT * max(1, slots)))
@@ -47,7 +47,7 @@ def _calls(
     by_value: Callable[[Callable[..., T]], Callable[..., list[T]]],
     chunks: Iterator[Any],
 ) -> Chunks[T]:
-    """A function with a name goes with every chunk, any other only once to every slot."""
+    """A function with a name is sent with every chunk, any other only once to every slot."""
     if isinstance(fn, FunctionType) and (fn.__module__ == "__main__" or "<" in fn.__qualname__):
         return by_value(fn), ((chunk,) for chunk in chunks)
     return by_name, ((fn, chunk) for chunk in chunks)
@@ -70,7 +70,7 @@ def _each_of_several_by_value(function: Callable[..., T]) -> Callable[..., list[
 
 
 def _slices(items: Any, size: int) -> Iterator[Any]:
-    """Slices where they are as good as lists of items; ranges and arrays travel in few bytes."""
+    """Slices where possible instead of lists of items; slices of ranges and arrays are small."""
     kind = type(items)
     is_array = f"{kind.__module__}.{kind.__qualname__}" == "numpy.ndarray" and items.ndim > 0
     if is_array or kind in (range, list, tuple):
@@ -86,9 +86,9 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 class Results(Iterator[T]):
     """Results in order. ``calls`` are made now (or ``ahead`` of them), and one with each result.
 
-    ``deadline`` as `time.monotonic` counts. What has not begun is cancelled after an error, by
-    `close`, and, as the standard pools do it, when it is let go of after its first result; not
-    before that, so that nobody has to ask for results.
+    ``deadline`` as `time.monotonic` counts. Calls that have not started are cancelled after an
+    error, by `close`, and, as in the standard pools, when the iterator is dropped after its first
+    result; not before that, so that results need not be read.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Results(Iterator[T]):
 
 
 def cancel_all(calls: Iterable[Future[Any]]) -> None:
-    """Cancel what has not begun; blocks while slots are asked."""
+    """Cancel calls that have not started; blocks while slots are asked."""
     tasks = []
     for call in calls:
         if isinstance(call, SpawnedTask):
@@ -133,7 +133,7 @@ def cancel_all(calls: Iterable[Future[Any]]) -> None:
 
 
 def let_go(calls: Iterable[Future[Any]]) -> None:
-    """The same without waiting, from anywhere, also while Python clears up."""
+    """`cancel_all` without waiting, from anywhere, even while the interpreter shuts down."""
     take_back_soon(call for call in calls if isinstance(call, SpawnedTask) and not call.done())
 
 
@@ -146,7 +146,7 @@ def _result(call: Future[T], deadline: float | None) -> T:
 
 
 class Flat(Iterator[T]):
-    """The items of all chunks; lets go of each when it is given."""
+    """The items of all chunks; releases each item when it is returned."""
 
     def __init__(self, chunks: Results[list[T]]) -> None:
         self._chunks = chunks

@@ -1,9 +1,9 @@
-"""One run of a job at a time, on all hosts: by a lock, or on a disk without locks by signs of life.
+"""One run of a job at a time, on all hosts: by a lock, or by heartbeats on a disk without locks.
 
-A record lock (fcntl(2)) goes with its process, also over a network disk, and a forked worker does
-not inherit it. Where the disk has none, whoever makes the file `OWNER` first may run the job. Of
-another run it is then asked whether it lives: by its process on the same host, by whether it still
-touches its file from others.
+A record lock (fcntl(2)) is dropped with its process, also over a network disk, and a forked worker
+does not inherit it. On a disk without locks, the process that creates the file `OWNER` first may
+run the job. Whether another run is alive is decided by its process on the same host, or by whether
+it still touches its file from another host.
 """
 
 from __future__ import annotations

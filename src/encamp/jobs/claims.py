@@ -1,7 +1,7 @@
-"""What workers say that they have staged, checked before the controller touches it.
+"""Checks what workers say that they have staged, before the controller touches it.
 
-A worker runs anybody's code on any host. Nothing that it names is published, flushed or removed
-unless the task's own outputs can have that name, and it was staged beside it for this run.
+A worker runs arbitrary code on any host. A name that it reports is published, flushed or removed
+only if the task's outputs can have that name, and if it was staged beside it for this run.
 """
 
 from __future__ import annotations
@@ -36,4 +36,4 @@ def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, lo
         if not believed.makes(task.outputs, final := final_name(one.final)):
             outcome.error = BadDestination(final, NOT_DECLARED)
     if len(outcome.staged) < len(claimed):
-        outcome.error = BadDestination(name, "what it has staged is not of this run")
+        outcome.error = BadDestination(name, "its outputs do not belong to this run")

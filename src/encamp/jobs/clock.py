@@ -1,4 +1,4 @@
-"""The time of day as one run counts it: nothing happens to it if somebody sets a host's clock."""
+"""The time of day as one run counts it, unaffected by changes of the host's clock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Debugging a task: its folder as it would be when it begins, and a shell or pdb in it."""
+"""Debugging a task: its folder as at its start, and a shell or pdb in it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
     journal.read()
     waits = [one for one in prepared.graph.before[wanted.task] if one not in journal.done]
     if waits:
-        why = f"waits for {printable(waits[0])}, which is not done; run that first"
+        why = f"waits for {printable(waits[0])}, which is not done; run it first"
         raise BadJob(f"task {wanted.task}", why)
     with _folder(job, prepared, wanted) as folder:
         whose = f"{printable(wanted.task)} of the job {printable(job.name)}"

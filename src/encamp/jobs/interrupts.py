@@ -1,4 +1,4 @@
-"""Ctrl-C and other signals that ask a program to end, held back until a run can stop in order."""
+"""Ctrl-C and other signals that end a program, deferred until a run can stop cleanly."""
 
 from __future__ import annotations
 

@@ -46,19 +46,19 @@ class Job:
     to
         Destination folder; relative destinations of outputs are below it.
     mirror
-        Job inputs: files that every task finds in its folder. They are brought to each host
-        once, however many tasks run there.
+        Job inputs: files that every task finds in its folder. Each host fetches them once, however
+        many tasks run there.
     retries, time_limit
-        Defaults for the job's tasks: further tries after a failure, seconds for one try.
+        Defaults for the job's tasks: further attempts after a failure, seconds for one attempt.
     log_limit
-        Bytes of a try's log that are kept, or a size such as "20 MiB": half of them from its
-        beginning, half from its end, with a line between them that says what is left out (by
-        default what ENCAMP_LOG_LIMIT says, or 8 MiB).
+        Bytes of an attempt's log to keep, or a size such as "20 MiB": half of them from the
+        beginning, half from the end, with a line between them that says what is left out (default:
+        ENCAMP_LOG_LIMIT, or 8 MiB).
     base
-        Folder that relative patterns and destinations start from (default: the current one).
+        Folder from which relative patterns and destinations start (default: the current folder).
     shared
-        Whether all members of the group that the job's folder belongs to may run the job. They can
-        then change what it knows of its results; without it, the job is its owner's alone.
+        Whether all members of the group that owns the job's folder may run the job. They can then
+        change what it knows of its results; otherwise only its owner can.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Job:
         self.goes_to(to, self.base)
         self.mirror, taken = as_inputs(mirror)
         if taken:
-            why = "is for the mirror of a task: job inputs are there before any task has run"
+            why = "is for the mirror of a task, since job inputs must exist before any task runs"
             raise BadJob(str(taken[0]), why)
         self.shared = bool(shared)
         self.retries = _checked_retries(name, retries)
@@ -98,13 +98,13 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where the job's journal, report and logs are."""
+        """The folder with the job's journal, report and logs."""
         return self.to / f"{self.name}{SUFFIX}"
 
     def true_folder(self, *, shared: bool = False) -> Path:
-        """The same by its true name. Raises `BadDestination` if another user has put a link there.
+        """`folder` without symlinks. Raises `BadDestination` for another user's link in its path.
 
-        ``shared`` says whether the run is a group's.
+        ``shared`` says whether a group shares the job.
         """
         below, to = self._below, self.to
         if below is not None and to.is_relative_to(below):
@@ -127,20 +127,20 @@ class Job:
     ) -> Task:
         """Add a task.
 
-        ``steps`` run one after the other in the task's folder: functions (see `call` for
-        arguments) and command lines. ``mirror`` may hold what other tasks of this job make, see
-        `outputs_of`. ``after`` names tasks that must be done first where no file tells it, also
-        as glob patterns (``"strip-*"``); patterns in ``mirror`` are then looked up only when
-        those are done. ``on_failure`` says what to bring home of a task that failed or was
-        killed, as far as it is there. ``values`` names a file that the steps write, with the
-        task's values (see `TaskReport.value`); without it these are what the last function
-        returns. ``parameters`` stand before them in the job's table, by default the simple
-        arguments of that function. Raises `BadJob` for a name used twice, no step, or bad
-        numbers.
+        ``steps`` run one after the other in the task's folder: functions (see `call` for arguments)
+        and command lines. ``mirror`` may include outputs of other tasks of this job, see
+        `outputs_of`. ``after`` names tasks that must be done first, also as glob patterns
+        (``"strip-*"``); patterns in ``mirror`` are then looked up when those tasks are done.
+        ``on_failure`` names files to publish, if they exist, when the task fails or is killed.
+        ``values`` names a file that the steps write, with the task's values (see
+        `TaskReport.value`); by default the values are those that the last function returns.
+        ``parameters`` are the first columns of the job's table, by default the arguments of that
+        function that are numbers, texts or truth values. Raises `BadJob` for a name used twice, no
+        step, or bad numbers.
         """
         _checked_name(name, "task")
         if name in self.tasks:
-            raise BadJob(f"task {name}", "is there twice; give every task a name of its own")
+            raise BadJob(f"task {name}", "occurs twice; give every task its own name")
         mirrors, taken = as_inputs(mirror)
         task = Task(
             name,
@@ -176,42 +176,43 @@ class Job:
         progress: Progress | None = None,
         **engine_options: Any,
     ) -> JobReport:
-        """Run what is missing or changed; blocks until all tasks have ended.
+        """Run what is missing or has changed; blocks until all tasks have ended.
 
         executor
-            Any `concurrent.futures.Executor`, or a `Cluster`; by default a cluster of its own.
+            Any `concurrent.futures.Executor`, or a `Cluster`; by default the job starts its own
+            slots.
         slots, engine, engine_options
-            Of that cluster: how many slots (by default one for each core), on which engine
-            ("local" by default), and what else `Cluster` takes (``hosts=["node1", "node2"]``).
+            For these: the number of slots (by default one for each core), the engine ("local" by
+            default), and other options of `Cluster` (``hosts=["node1", "node2"]``).
         force
-            Run everything, also what is up to date.
+            Run all tasks, even if they are up to date.
         dry_run
             Only say in the report what would run, and why. ``encamp run --dry-run`` ends a script
             with SystemExit at its first job that has something to do.
         keep
-            Which task folders to keep for looking into: "never", "failed" or "always".
+            Which task folders to keep: "never", "failed" or "always".
         only
-            Names of tasks, or patterns such as ``"mc-*"``: only these are run, and what they wait
-            for where that is missing or changed. The report is of them alone.
+            Names of tasks, or patterns such as ``"mc-*"``: only these run, and the tasks that they
+            depend on if those are missing or have changed. The report contains only these.
         failed
-            Only tasks that have failed, and were not done since.
+            Run only tasks that failed in their last run.
         max_failures
-            After so many failed tasks no more are begun; those that run then end as usual, so
-            at most as many more may fail as there are slots (workers of an executor, if it says
-            how many these are).
+            Start no more tasks after so many failures. Running tasks still end, so at most as many
+            more may fail as there are slots (or workers of an executor, if it tells their number).
         check
             Raise `JobFailed` at the end if tasks failed; it carries the report.
         progress
-            Is told of what happens, see `encamp.jobs.display.progress.Progress`; by default there
-            is a display where standard error is a terminal, and in notebooks. A script prints a
-            line for each task elsewhere, what libraries run there is silent.
+            An object whose methods are called during the run, see
+            `encamp.jobs.display.progress.Progress`. The default is a display if standard error is a
+            terminal, and in notebooks; otherwise a script prints a line for each task, and a
+            library prints nothing.
 
-        What is None is taken from the ``encamp run`` command line, where the script runs under it.
-        Tasks that failed do not stop others that do not wait for them. Raises `InputError` of some
-        kind for a job that cannot work, before anything runs, and `JobBusy` if another process
-        runs this job. Ctrl-C ends the running tasks, and so does any signal that asks a program to
-        end (SIGTERM, SIGHUP, a batch system's warning); what is done stays done, and running again
-        goes on from there.
+        Options that are None are taken from the ``encamp run`` command line, if the script runs
+        under it. Tasks that fail do not stop tasks that do not depend on them. Raises an
+        `InputError` for a job that cannot work, before anything runs, and `JobBusy` if another
+        process runs this job. Ctrl-C stops the running tasks, and so does any signal that ends a
+        program (SIGTERM, SIGHUP, a batch system's warning); finished tasks stay done, and the next
+        run continues from there.
         """
         from encamp.jobs.options import check_spelling, current
         from encamp.jobs.run import run_job
@@ -219,7 +220,7 @@ class Job:
 
         check_spelling(engine_options, Job.run)
         if keep not in (None, "never", "failed", "always"):
-            raise BadJob(f"keep={keep!r}", "is not known; say 'never', 'failed' or 'always'")
+            raise BadJob(f"keep={keep!r}", "is not known; use 'never', 'failed' or 'always'")
         most = None if max_failures is None else whole("max_failures", max_failures, 1)
         given: dict[str, Any] = {
             "workers": slots,
@@ -285,7 +286,7 @@ def _checked_values(name: str, values: str | None) -> str | None:
 
 
 def checked_log_limit(name: str, limit: int | str | None) -> int:
-    """Bytes that a log may have. Raises `BadJob`."""
+    """The limit of a log in bytes. Raises `BadJob`."""
     if limit is None:
         given = os.environ.get(LOG_LIMIT)
         return checked_log_limit(LOG_LIMIT, given) if given else _USUAL_LOG_LIMIT

@@ -1,9 +1,9 @@
-"""A job's memory: what is done, so that another run does only the rest.
+"""The journal of a job: what is done, so that another run does only the rest.
 
-``journal.jsonl`` in the job's folder: one JSON object a line, only ever appended to while a run
-goes on. A line that a killed run left unfinished is passed over. What it says is checked against
-the disk before it is believed, and nothing in it is ever executed. Names of files are believed only
-where the job could have published them (see `believed`).
+``journal.jsonl`` in the job's folder has one JSON object per line, and is only appended to while a
+run goes on. An unfinished line of a killed run is skipped. The journal's records are checked
+against the disk before they are used, and nothing in them is ever executed. File names count only
+if the job could have published them (see `believed`).
 """
 
 from __future__ import annotations
@@ -233,8 +233,8 @@ class Journal:
         if self.has_locks:
             return []
         disk = f"the disk of {printable(self.folder)} has no locks"
-        why = "another run of the job is noticed by its signs of life only"
-        return [f"{disk}: {why}; do not start two at the same time"]
+        why = "encamp notices another run of the job only by its heartbeats"
+        return [f"{disk}: {why}; do not start two runs at the same time"]
 
     def own(self, task: str) -> set[str]:
         """All final names that were ever this task's."""
@@ -493,7 +493,10 @@ def _check_is_jobs(files: OwnFiles) -> None:
     """Raise `NotOurs` for a folder with files of which none is a run's: somebody put it here."""
     names = set(files.names()) - {"logs"}
     if names and not any(name.startswith(_OF_RUNS) for name in names):
-        why = "it has files, and no journal of a job; give the job another name, or move it away"
+        why = (
+            "it contains files but no journal of a job; give the job another name, or move "
+            "the folder away"
+        )
         raise NotOurs(str(files.path), why)
 
 

@@ -1,4 +1,4 @@
-"""The commonest job in one line: the same steps for every file."""
+"""`map_files`: the same steps for every file."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def map_files(
     executor: Executor | None = None,
     **run_options: Any,
 ) -> JobReport:
-    """Run the same steps for every file, each in a private folder that holds a copy of it.
+    """Run the same steps for every file, each in a private folder with a copy of it.
 
-    ``files`` is a pattern or several (or paths). A function is called with the file's name in the
-    task's folder, before any arguments of its own; command lines and outputs may hold
-    ``{input}``, ``{name}``, ``{stem}``, ``{suffix}`` and the like. ``mirror`` is what all tasks
-    share, ``values`` a file that holds a task's values, as in `Job.add`. Tasks are called after
-    the files' stems, the job after its first step unless ``name`` says otherwise. The rest is as
-    in `Job` and `Job.run`.
+    ``files`` is a pattern, a path, or a list of these. A function is called with the file's name in
+    the task's folder, followed by its own arguments; command lines and outputs may contain
+    ``{input}``, ``{name}``, ``{stem}``, ``{suffix}`` and the like. ``mirror`` names files for all
+    tasks, ``values`` a file with a task's values, as in `Job.add`. Tasks are named after the stems
+    of their files, the job after its first step unless ``name`` is given. The other arguments are
+    those of `Job` and `Job.run`.
 
         encamp.map_files("gzip -k {input}", "data/*.las", to="packed", outputs={"*.gz": "."})
     """
@@ -85,7 +85,7 @@ def map_files(
 
 
 def job_name(step: Call | Command) -> str:
-    """The name of a job whose tasks have this step first: after its function or program."""
+    """The name of a job whose first step this is: the name of its function or program."""
     first = step.label.rpartition("<locals>.")[2].split() or [""]
     words = re.findall(r"\w[\w.+-]*", first[0].rpartition("/")[2])
     return f"map-{words[0][:60] if words else 'files'}"

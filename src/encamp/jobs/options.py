@@ -1,4 +1,4 @@
-"""How a job is to be run, where its script does not say: set by the command for scripts."""
+"""How to run a job, where its script does not say; the command sets these options for scripts."""
 
 from __future__ import annotations
 

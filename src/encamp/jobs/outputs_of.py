@@ -1,7 +1,7 @@
-"""Inputs that are the outputs of other tasks: which of them, and where they go in the folder.
+"""Inputs that are outputs of other tasks: which ones, and where they go in the folder.
 
-What a task made is what the journal says that it published when it was last done; nothing else
-that lies in the destination counts.
+The outputs of a task are those that the journal says it published when it was last done; other
+files in the destination do not count.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class OutputsOf:
 
     def __post_init__(self) -> None:
         if not self.tasks:
-            raise BadJob("outputs_of", "names no task; give a task's name, or a pattern as 'cut-*'")
+            raise BadJob(
+                "outputs_of", "names no task; give a task's name, or a pattern such as 'cut-*'"
+            )
         if self.pattern is not None and not self.pattern.strip("/"):
             raise BadJob(f"{self}: the pattern {self.pattern!r}", "names nothing")
         if self.mode not in get_args(Mode):
@@ -76,27 +78,27 @@ def outputs_of(
 ) -> OutputsOf:
     """The outputs of other tasks of the job as inputs of a task: for ``mirror`` of `Job.add`.
 
-    The task comes after those tasks by itself, and runs again when the set of their outputs or
-    the bytes of one change. What lies in the destination besides, as the outputs of tasks that
-    are no longer in the job, is not looked at.
+    The task runs after those tasks, and runs again when the set of their outputs, or the contents
+    of one, changes. Other files in the destination, such as outputs of tasks that are no longer in
+    the job, are ignored.
 
         job.add("sum", "cat *.txt", mirror=encamp.outputs_of("m*", "*.txt"))
 
     tasks
         Names of tasks, patterns of names (``"strip-*"``), or what `Job.add` returned; one or many.
     pattern
-        Which of their outputs; all by default. A pattern without a slash is for the names of
-        files (``"*.txt"``), one with a slash for paths from the job's destination
-        (``"grids/*.npy"``; absolute ones and URLs for outputs that go elsewhere), as a mirror
-        map would have it: ``**`` stands for folders to any depth, a folder for its tree.
+        Which of their outputs; all by default. A pattern without a slash matches file names
+        (``"*.txt"``), one with a slash matches paths from the job's destination
+        (``"grids/*.npy"``; absolute ones and URLs for outputs that go elsewhere), as in a mirror
+        map: ``**`` matches folders to any depth, a folder stands for its tree.
     to
-        Folder inside the task's folder. Files keep the path that they have below the folder that
-        their task's output names; with a slash in the pattern they are placed as `Mirror` would.
+        Folder inside the task's folder. Files keep their path below the folder that their task's
+        output names; with a slash in the pattern they are placed as `Mirror` would.
     required
-        Whether it is an error, of the task that takes them, if there are none.
+        Whether it is an error of this task if there are none.
 
-    ``rename``, ``exclude``, ``readonly`` and ``mode`` are as in `Mirror`. Raises `BadJob`; that a
-    task is missing is said when the job runs, before anything else does.
+    ``rename``, ``exclude``, ``readonly`` and ``mode`` are as in `Mirror`. Raises `BadJob`; a
+    missing task is an error when the job runs, before any task.
     """
     one = isinstance(tasks, str) or hasattr(tasks, "name")
     given: Any = [tasks] if one else tasks
@@ -150,7 +152,7 @@ def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]
 
 @dataclass(frozen=True)
 class Made:
-    """A task's outputs: how they are declared, and what there is of them."""
+    """A task's outputs: their declarations, and the published files."""
 
     outputs: Sequence[Output]
     published: Sequence[Published]

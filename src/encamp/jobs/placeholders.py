@@ -1,7 +1,7 @@
-"""Placeholders such as ``{stem}``: their values, and how they are filled into each kind of text.
+"""Placeholders such as ``{stem}``: their values, and how to insert them into each kind of text.
 
-A text is a pattern, a command's word, a shell line or plain; a value must stay one value in all
-of them, whatever characters are in it. ``{run:03d}`` pads a whole number with zeros; ``{{`` and
+A text is a pattern, a word of a command, a shell line or plain text. A value stays one value in all
+of them, whatever characters it contains. ``{run:03d}`` pads a whole number with zeros; ``{{`` and
 ``}}`` are plain braces.
 """
 
@@ -43,7 +43,9 @@ class Hole:
 def parse(text: str) -> tuple[str | Hole, ...]:
     """A text as plain pieces and `Hole` objects, never two plain pieces in a row."""
     if "\0" in text:
-        raise BadJob(repr(text), "holds a null character, which no name or command can have")
+        raise BadJob(
+            repr(text), "holds a null character, which is not allowed in names and commands"
+        )
     pieces: list[str | Hole] = []
     for piece in _pieces(text):
         if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
@@ -89,10 +91,10 @@ def _unknown(hole: Hole, known: list[str]) -> str:
     close = get_close_matches(word, known, 1)
     guess = f"did you mean {{{close[0]}}}? " if close and close[0] != word else ""
     padding = "only zero padding can be added, as {index:03d}; " if word in known else ""
-    files = "it is for tasks that are made for files; " if hole.name in FILE_NAMES else ""
+    files = "it is only for tasks that foreach makes for files; " if hole.name in FILE_NAMES else ""
     names = ", ".join(f"{{{name}}}" for name in sorted(known))
     return (
-        f"no such placeholder here; {guess}{padding}{files}known are {names}; "
+        f"no such placeholder here; {guess}{padding}{files}the placeholders are {names}; "
         "write {{ and }} for plain braces"
     )
 
@@ -164,8 +166,11 @@ def _fill_variable(name: str, text: str, values: Values) -> str:
     from encamp.jobs.shell_line import is_plain
 
     if runs_variable(name) and not all(is_plain(value) for value in _filled_in(text, values)):
-        why = f"shells run what is in {name}, so only letters of ASCII, digits and .,:@%+=/-_ can"
-        raise BadJob(text, f"{why} be filled in there; give it by a variable of another name")
+        why = (
+            f"shells run the value of {name} as code, so only ASCII letters, digits and "
+            ".,:@%+=/-_ can"
+        )
+        raise BadJob(text, f"{why} be inserted there; use a variable of another name")
     return fill(text, values)
 
 

@@ -1,4 +1,4 @@
-"""Executors that do not quite do what `concurrent.futures.Executor` promises, or more."""
+"""Executors that differ from the promises of `concurrent.futures.Executor`."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def why_gone(executor: Executor) -> str | None:
     client = getattr(executor, "_client", None)
     distributed = sys.modules.get("distributed")
     if distributed is not None and isinstance(client, distributed.Client):
-        return None if client.status == "running" else "the connection to its scheduler is lost"
+        return None if client.status == "running" else "the connection to its scheduler was lost"
     ipyparallel = sys.modules.get("ipyparallel")
     view = getattr(executor, "view", None)
     if ipyparallel is not None and isinstance(view, ipyparallel.client.view.View):
@@ -72,7 +72,7 @@ def _why_controller_gone(client: Any) -> str | None:
         return "its client is closed"
     if not _answers(client._config.get("task", "")):
         return "its controller does not answer"
-    return None if client.ids else "none of its engines is left"
+    return None if client.ids else "it has no engines left"
 
 
 def _answers(url: str) -> bool:

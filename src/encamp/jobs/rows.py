@@ -1,4 +1,4 @@
-"""Parameters that stand in files: the rows of a table (CSV), the lines of a list."""
+"""Parameters from files: the rows of a table (CSV), the lines of a list."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def read_bounded(file: IO[bytes], name: str, most: int = MOST_TEXT) -> bytes:
     """What is in a file. Raises `BadJob` for more than ``most`` bytes, as devices have."""
     data = file.read(most + 1)
     if len(data) > most:
-        raise BadJob(name, f"has more than {size_text(most)}, or no end; give a smaller file")
+        raise BadJob(name, f"has more than {size_text(most)}; give a smaller file")
     return data
 
 
@@ -56,7 +56,7 @@ def lines_in(text: str, name: str) -> list[str]:
     _check_text(text, name)
     lines = [line for line in text.replace("\r\n", "\n").split("\n") if line]
     if not lines:
-        raise BadJob(name, "has no line; write one value a line")
+        raise BadJob(name, "has no lines; write one value per line")
     return lines
 
 
@@ -75,15 +75,15 @@ def rows_in(text: str, name: str) -> Rows:
         _check_columns(columns, name)
         rows = Rows(_rows(reader, columns, name), columns)
     except csv.Error as exc:
-        raise BadJob(f"{name}, line {reader.line_num}", f"is no row of a table: {exc}") from None
+        raise BadJob(f"{name}, line {reader.line_num}", f"is not a row of a table: {exc}") from None
     if not rows:
-        raise BadJob(name, "has no row below its columns; each row makes a task")
+        raise BadJob(name, "has no rows below its header; each row makes a task")
     return rows
 
 
 def _check_text(text: str, name: str) -> None:
     if "\0" in text:
-        raise BadJob(name, "holds null characters, which no value can have")
+        raise BadJob(name, "holds null characters, which are not allowed in values")
 
 
 def _check_columns(columns: list[str], name: str) -> None:
@@ -91,7 +91,7 @@ def _check_columns(columns: list[str], name: str) -> None:
         raise BadJob(name, "has no columns; its first line names them: corner,temperature")
     for column in columns:
         if columns.count(column) > 1:
-            raise BadJob(name, f"has two columns {column!r}; give each a name of its own")
+            raise BadJob(name, f"has two columns {column!r}; rename one of them")
 
 
 def _rows(reader: Reader, columns: list[str], name: str) -> Iterator[Row]:

@@ -1,7 +1,7 @@
-"""Running a job: what must run is found, handed to an executor, and published when it is done.
+"""Running a job: finds the tasks that must run, submits them to an executor, and publishes results.
 
-One thread does everything here: results arrive in a queue, are published and journaled in the
-order of their arrival, and set free what waited for them.
+One thread does all of this. Results arrive in a queue, and are published and journaled in the order
+of their arrival; then the tasks that waited for them are submitted.
 """
 
 from __future__ import annotations
@@ -189,7 +189,10 @@ def _check(executor: object) -> None:
     from encamp.cluster.cluster import Cluster
 
     if not isinstance(executor, Cluster):
-        why = "is no executor and no cluster; name what else it is, as engine='mpi' or slots=4"
+        why = (
+            "is neither an executor nor a cluster; use keywords for other options, such as "
+            "engine='mpi' or slots=4"
+        )
         raise BadJob(f"job.run({executor!r})", why)
 
 
@@ -451,7 +454,7 @@ class _Run:
 
     def _gone(self, why: str) -> EngineFailed:
         library = type(self.executor).__module__.partition(".")[0]
-        return EngineFailed(library, f"{why}; what is done stays done, run again to go on")
+        return EngineFailed(library, f"{why}; finished tasks stay done; run again to continue")
 
     def _check(self) -> None:
         """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
@@ -648,7 +651,9 @@ class _Run:
         except CancelledError:
             if not self.stopping and self.over is None and (why := why_gone(self.executor)):
                 self.over = self._gone(why)
-            cancelled = Abandoned("it was cancelled before it began, or its executor shut down")
+            cancelled = Abandoned(
+                "it was cancelled before it started, or its executor was shut down"
+            )
             return Outcome(error=cancelled, lost=self.over is not None)
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
@@ -917,7 +922,7 @@ class _Run:
         if not self.enough:
             return []
         most = counted(self.failures, "task")
-        return [f"no more tasks were begun after {most} had failed; run again to go on"]
+        return [f"no more tasks were started after {most} had failed; run again to continue"]
 
     def _executor_name(self) -> str:
         told = getattr(self.executor, "cluster", self.executor)

@@ -1,8 +1,8 @@
 """Which commands of a shell line might run their words, or what they read, as code.
 
-`why_unsafe` says of a command why data must not come near it, or nothing. Programs that are not
-known here are taken for ordinary ones. Known are those that run what they read, those that take a
-word for a program, and those that run other commands.
+`why_unsafe` returns why a command must not get data, or an empty string. Programs that are not
+listed here count as harmless. Listed are programs that run their input, that take a word for a
+program, or that run other commands.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def why_unsafe(words: Words) -> str:
         return "a command there has a name that is not written out"
     name = _known(first.text)
     if name in _RESERVED:
-        return "it cannot be read for certain"
+        return "it cannot be parsed for certain"
     return "" if _is_safe(name, rest) else f"its {name} might run data as code"
 
 

@@ -1,6 +1,6 @@
-"""A shell line as the grammar of bash reads it: where values stand, and whether it runs data.
+"""A shell line as the grammar of bash parses it: where values are, and whether it runs data.
 
-Only what is known to be read alike by this grammar, dash and bash counts as read.
+A line counts as parsed only if this grammar, dash and bash are known to agree on it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class Line:
     def why_unsafe(self) -> str:
         """Why data in this line might be run as code; nothing if it is not."""
         if self._root.has_error or _READ_OTHERWISE.search(self._source.decode(errors="replace")):
-            return "the line cannot be read for certain"
+            return "the line cannot be parsed for certain"
         return next((why for node in self._all if (why := self._why(node))), "") or self._why_file()
 
     def _place(self, start: int) -> Place:
@@ -118,10 +118,10 @@ class Line:
         if leaf.type not in ("raw_string", "comment"):
             before = self._source[:start]
             if before.endswith(b"$"):
-                instead = "for a variable of the shell write ${{v}}, or leave the $ away"
+                instead = "for a variable of the shell write ${{v}}, or leave out the $"
                 return f"cannot follow a $ in a shell step; {instead}"
             if (len(before) - len(before.rstrip(b"\\"))) % 2:
-                return "cannot follow a \\ in a shell step; leave the \\ away"
+                return "cannot follow a \\ in a shell step; leave out the \\"
         places = [_NEVER[node.type] for node in _above(leaf) if node.type in _NEVER]
         places += ["backquotes" for node in _above(leaf) if _is_backquoted(node)]
         documents = [node for node in self._all if node.type == "heredoc_redirect"]
@@ -129,7 +129,7 @@ class Line:
         if not places:
             return ""
         return (
-            f"cannot be filled in inside {places[0]} of a shell step; "
+            f"cannot be inserted inside {places[0]} of a shell step; "
             'give it as env = { VALUE = "{v}" } and write "$VALUE" there'
         )
 

@@ -1,9 +1,9 @@
-"""Shell lines with values filled in, so that no shell takes a value for code.
+"""Shell lines with inserted values, so that no shell takes a value for code.
 
-A *plain* value, of letters of ASCII, digits and ``.,:@%+=/-_``, is no more than a word to any shell
-and goes into the line as it is. Any other goes into a variable at the line's beginning, and
-``"$variable"`` stands where it is used, so that no shell parses it; and it is refused unless the
-line proves that nothing in it runs data (`shell_grammar`).
+A *plain* value, of ASCII letters, digits and ``.,:@%+=/-_``, is a mere word to any shell and goes
+into the line as it is. Any other value goes into a variable at the beginning of the line, and
+``"$variable"`` into its place, so that no shell parses it; and it is refused unless the line
+provably runs no data (`shell_grammar`).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _check(hole: Hole, value: str, place: Place) -> None:
     if place.only_numbers and not _NUMBER.fullmatch(value):
         raise BadJob(
             hole.written,
-            f"cannot be filled in inside {place.only_numbers} of a shell step unless it is a "
+            f"cannot be inserted inside {place.only_numbers} of a shell step unless it is a "
             f"number, for the shell runs what is there as code, and it is {value!r} here; do that "
             "in a Python step, or leave it to another program, such as awk",
         )

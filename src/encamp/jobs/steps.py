@@ -1,4 +1,4 @@
-"""What a task does: steps, in every form that its user may write them, and the task itself."""
+"""Tasks and steps, in every form in which users may write them."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ Shell = bool | Literal["bash"]
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A step that runs a command line in a process of its own in the task's folder.
+    """A step that runs a command line in its own process in the task's folder.
 
     ``line`` is the argument list, or one string for a shell: with ``shell=True`` for
     ``/bin/sh -c``, with ``shell="bash"`` for ``bash -o pipefail -c``.
-    ``stdin`` and ``stdout`` name files in the task's folder; otherwise standard input is
-    empty and all output goes to the task's log. ``env`` adds to the worker's environment.
+    ``stdin`` and ``stdout`` name files in the task's folder; without them standard input is
+    empty and all output goes to the task's log. ``env`` is added to the worker's environment.
     """
 
     line: tuple[str, ...] | str
@@ -67,7 +67,7 @@ class Command:
 
 
 def line_of(step: Call | Command) -> str:
-    """What a step runs, on one line: a command with its redirections, as a shell has it."""
+    """What a step runs, on one line: a command with its redirections, as in a shell."""
     if isinstance(step, Call):
         return step.label
     line = step.line if isinstance(step.line, str) else shlex.join(step.line)
@@ -76,7 +76,7 @@ def line_of(step: Call | Command) -> str:
 
 
 def lines_of(step: Call | Command) -> list[str]:
-    """What a step runs, and a line for each of its variables."""
+    """What a step runs, with a line for each of its variables."""
     env = step.env if isinstance(step, Command) else {}
     variables = [f"  env: {printable(name)}={printable(value)}" for name, value in env.items()]
     return [f"step: {line_of(step)}", *variables]
@@ -86,8 +86,8 @@ _SHELLS: tuple[Shell, ...] = (False, True, "bash")
 Step = Callable[..., Any] | Call | Command | str
 
 
-def not_callable(given: object, use: str, why: str = "is no function") -> NotCallable:
-    """What to raise where ``given`` should be a function; a coroutine is never begun then."""
+def not_callable(given: object, use: str, why: str = "is not a function") -> NotCallable:
+    """The error for ``given`` where a function is needed; closes a coroutine."""
     if inspect.iscoroutine(given):
         given.close()
     return NotCallable(
@@ -102,7 +102,7 @@ _SHOWN = 60
 def call(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Call:
     """A step that calls ``function(*args, **kwargs)`` in the task's folder.
 
-    Raises `NotCallable`, a `BadJob`, for what is no function.
+    Raises `NotCallable`, a `BadJob`, if it is not a function.
     """
     return Call(function, args, kwargs)
 
@@ -127,7 +127,7 @@ def command(
     ``time_limit`` is in seconds. Raises `BadJob` for an empty line or unbalanced quotes.
     """
     if not any(shell is known or shell == known == "bash" for known in _SHELLS):
-        raise BadJob(f"shell={shell!r}", "is not known; say True for /bin/sh, or 'bash'")
+        raise BadJob(f"shell={shell!r}", "is not known; use True for /bin/sh, or 'bash'")
     if shell:
         if not isinstance(line, str):
             raise BadJob("a shell step", "is one string, not a list of words")
@@ -154,7 +154,7 @@ _WITHOUT_QUOTES = re.compile(r"[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\U0010ffff'\"\\]
 
 
 def _split(line: str) -> tuple[str, ...]:
-    """A line's words as a shell would have them; most have no quotes, and need no lexer."""
+    """A line's words as in a shell; most lines have no quotes, and need no lexer."""
     return tuple(line.split() if _WITHOUT_QUOTES.fullmatch(line) else shlex.split(line))
 
 

@@ -1,5 +1,5 @@
-"""The one event loop, which whoever waits drives, and what it shares with signals and clocks.
+"""The event loop, which a waiting thread drives, with its signals and clocks.
 
-Here live waiting, waking, and holding signals off meanwhile. What is waited for (slots, agents,
-tasks) lives above and is known here as callbacks only.
+This package waits, wakes, and defers signals meanwhile. It knows slots, agents and tasks only as
+callbacks.
 """

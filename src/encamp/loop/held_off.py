@@ -1,4 +1,4 @@
-"""Signals that are held off while something is done that must not be left half done."""
+"""Signals that are deferred while something must not be interrupted."""
 
 from __future__ import annotations
 

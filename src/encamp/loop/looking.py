@@ -1,7 +1,7 @@
-"""Looking again and again before a sleep: to be woken takes longer than most answers.
+"""Polling before a sleep, since waking a process takes longer than most answers.
 
-Only after a wait that was short, and only while others leave the core to it, so that what waits
-for long costs nothing, and a machine that has other work to do loses nothing by it.
+It polls only after a short wait, and only while other processes leave the core free, so that long
+waits cost nothing and a busy machine loses nothing.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Who waits, pumps: one loop over sockets and engines, driven by whichever thread waits.
+"""The pump: one event loop over sockets and engines, driven by whichever thread waits.
 
-A thread that waits for a result or a message drives the loop itself, so that what comes needs no
-second thread to reach it. While nobody waits, a thread in the background drives it. Handlers run in
-the driving thread, one at a time.
+A thread that waits for a result or a message drives the loop itself, so that received data need not
+be passed between threads. While no thread waits, a background thread drives it. Handlers run in the
+driving thread, one at a time.
 """
 
 from __future__ import annotations

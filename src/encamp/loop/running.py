@@ -1,4 +1,4 @@
-"""Time that counts for time limits: that in which this process could run."""
+"""Time for time limits: only while this process could run."""
 
 from __future__ import annotations
 

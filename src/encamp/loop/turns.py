@@ -1,4 +1,4 @@
-"""A lock for what a signal's handler may come back to in the middle of it."""
+"""A lock for code that a signal's handler may call again while it runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Turns:
             return False
         if self._taken:
             self._lock.release()
-            raise RuntimeError("a signal's handler came while this thread sent or received itself")
+            raise RuntimeError(
+                "the handler of a signal called this while this thread was sending or receiving"
+            )
         self._taken = True
         return True
 

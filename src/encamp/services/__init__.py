@@ -1,5 +1,5 @@
-"""Services: objects that live on a cluster, each server in a slot, called from anywhere.
+"""Services: objects with state on a cluster, a server in each slot, called from anywhere.
 
-Here live servers, and the ends where calls are made. Who has which server is decided in
-``registry``, at the controller. Messages travel as those of tasks do.
+This package has the servers, and the ends from which they are called. ``registry``, at the
+controller, decides who uses which server. Calls and answers are messages between tasks.
 """

@@ -1,7 +1,7 @@
-"""Where calls of services are made: what the ends of a program and of tasks have in common.
+"""The end from which services are called; what the ends of a program and of tasks have in common.
 
-One end serves all proxies of its process's program or task, without threads: who waits for a result
-drives it, as everywhere in encamp.
+One end serves all proxies of its program or task, without threads: a thread that waits for a result
+drives the end.
 """
 
 from __future__ import annotations

@@ -26,13 +26,13 @@ def copy_files(
     hosts: Iterable[Host | str] | None = None,
     exclude: Iterable[str] = (),
 ) -> list[str]:
-    """Copy files below a folder to every host, or some, with their folders; their paths.
+    """Copy files below a folder to all hosts, or some, with their subfolders; returns their paths.
 
-    ``to`` is the folder there, or one for each host's name. A pattern like ``data/*.txt`` means the
-    files of that name in ``data`` and in all folders below it; what contains one of ``exclude``
-    stays. They go by the host cache, each once to a host. Blocks until all are there, so it needs a
-    free slot on each host: before services take them all. Raises what a task with these inputs
-    would, and `NoMatch` for a pattern that no file has.
+    ``to`` is the folder there, or a mapping of host names to folders. A pattern like ``data/*.txt``
+    matches files of that name in ``data`` and in all folders below it; paths that contain one of
+    ``exclude`` are left out. The files go through the host cache, once to each host. Blocks until
+    all are copied, and needs a free slot on each host: call it before services occupy all slots.
+    Raises the errors of a task with these inputs, and `NoMatch` for a pattern that matches no file.
     """
     paths = found(root, patterns, exclude)
     mirror = {str(Path(root, path)): str(Path(path).parent) for path in paths}
@@ -48,15 +48,15 @@ def copy_files(
 
 
 def names_of(hosts: Iterable[Host | str]) -> set[str]:
-    """Host names from what was given."""
+    """The names of hosts."""
     return {host if isinstance(host, str) else host.name for host in hosts}
 
 
 def found(root: str | Path, patterns: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
     """Paths of files below a root that match a pattern, relative to it.
 
-    A pattern's name is looked for in its folder and in all below that. What contains one of
-    ``exclude`` is left out. Raises `NoMatch`.
+    A pattern's name is looked for in its folder and in all below it. Paths that contain one of
+    ``exclude`` are left out. Raises `NoMatch`.
     """
     left_out = tuple(exclude)
     paths: dict[str, None] = {}

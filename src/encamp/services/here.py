@@ -1,4 +1,4 @@
-"""Which end serves the code that asks: its task's, its program's, or that of a job's step."""
+"""The end for the calling code: that of its task, its program, or a job's step."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def end_of(token: str) -> End:
         return _end_of_step(token, *step)
     if end is None:
         raise RuntimeError(
-            "a service or proxy can be used in the program that has made its cluster, in tasks "
-            "that were spawned there, and in steps of jobs that run in either"
+            "a service or proxy can be used only in the program that created its cluster, in tasks "
+            "of that cluster, and in steps of jobs that run in either"
         )
     return end
 

@@ -1,4 +1,4 @@
-"""What services, their servers and their clients say to each other, on a port of their own.
+"""The letters of services: what registry, servers and clients send each other on their port.
 
     client  ── Acquire, Forget, Free, Uses, Waits, WaitsNoMore, Ask ──►  registry (controller)
     client  ◄── Granted, Refused, Told, Lost, Circle ──────────────────  registry
@@ -7,7 +7,7 @@
     server  ◄── Asked ─────────────────────────────────────────  registry
 
 A letter is the first part of a message; payloads and large buffers follow. Clients and servers
-send calls and answers to each other directly; only who may call whom is the registry's.
+send calls and answers to each other directly; the registry only decides who may call whom.
 """
 
 from __future__ import annotations

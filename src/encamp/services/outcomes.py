@@ -1,4 +1,4 @@
-"""What comes of a call, from what its server has sent or from its loss."""
+"""The outcome of a call: from the answer of its server, or from the server's loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters: values that are set on whichever server runs a call, and read back after it."""
+"""Parameters: values that are set on the server before each call, and read back after it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from encamp.services.service import Service
 
 
 class Parameters(MutableMapping[str, Any]):
-    """A service with values of its own, as a mapping.
+    """A service with parameter values, as a mapping.
 
-    Each call sets all values first, by ``set_NAME(value)`` where the object has such a method, or
-    else as an attribute; ``read`` are those whose value is read back after it, by ``get_NAME()`` or
-    as an attribute. Calls that are under way at the same time each have the values that there were
-    when they were made; the one that ends last says what is read back.
+    Each call first sets all values, with ``set_NAME(value)`` if the object has such a method, and
+    otherwise as attributes. The values of ``read`` are read back after it, with ``get_NAME()`` or
+    as attributes. Each of several calls at the same time uses the values that were set when it was
+    made; the call that ends last decides what is read back.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class Parameters(MutableMapping[str, Any]):
         self._read = (read,) if isinstance(read, str) else tuple(read)
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
-        """Have any free server set the values, call a method, and tell the values to be read."""
+        """Set the values on any free server, call a method there, and read values back."""
         service = self.service
         applied = Applied(dict(self._values), self._read, method, args, kwargs)
         result = Result(service._end, service.name, method)

@@ -1,4 +1,4 @@
-"""A proxy: the calls of who has acquired a server."""
+"""A proxy: calls to an acquired server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger("encamp")
 
 
 class Served(Protocol):
-    """The service that a proxy's server is one of."""
+    """The service of a proxy's server."""
 
     name: str
     methods: frozenset[str]
@@ -26,14 +26,13 @@ class Served(Protocol):
 
 
 class Proxy:
-    """Calls the methods of one server's object, one after the other, and tells when it is done.
+    """Calls methods of one server's object, in order, and releases the server.
 
     ``proxy.method(...)`` and ``proxy.attribute`` return a `Result` at once; ``proxy.attribute = x``
-    sets it. `release` lets others have the server after the last of these calls; the end of a
-    ``with`` or ``async with`` block does that, too. Methods of the object that are named as one
-    of the proxy's own (``release``, ``call``, ``read``, ``write``) are called by `call`. Any thread
-    may use it; passed to a task or to another service it works there as well. After its release
-    it raises `ProxyReleased`.
+    sets it. `release` frees the server after the last of these calls; so does the end of a ``with``
+    or ``async with`` block. Use `call` for methods of the object that have the name of a proxy's
+    own method (``release``, ``call``, ``read``, ``write``). Any thread may use a proxy, and so may
+    a task or another service that it is passed to. After its release it raises `ProxyReleased`.
     """
 
     __slots__ = (
@@ -62,7 +61,7 @@ class Proxy:
     # Calls
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
-        """What ``object.method(*args, **kwargs)`` returns; does not wait for it.
+        """Call ``object.method(*args, **kwargs)``; returns a result, and does not wait for it.
 
         Raises `CannotTravel` for arguments that cannot be pickled, and `ProxyReleased`.
         """
@@ -74,13 +73,13 @@ class Proxy:
         return self._send(READ, name, [])
 
     def write(self, name: str, value: Any) -> Result:
-        """Set an attribute of the object; the result is None, when it is done."""
+        """Set an attribute of the object; the result is None when it is set."""
         return self._send(WRITE, name, pickled(self._service.name, name, (value,), {}))
 
     def release(self) -> None:
-        """Let others have the server when the calls that were made by now have ended.
+        """Free the server when the calls made so far have ended.
 
-        Does not wait. Does nothing the second time.
+        Does not wait. Does nothing when called again.
         """
         if not self._released:
             object.__setattr__(self, "_released", True)
@@ -98,7 +97,7 @@ class Proxy:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(f"a proxy has no {name!r}; private names stay with the object")
+            raise AttributeError(f"a proxy has no {name!r}; it has no private names")
         if name in self._service.methods:
             return _Method(self, name)
         result = self.read(name)
@@ -107,11 +106,11 @@ class Proxy:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name.startswith("_"):
-            raise AttributeError(f"a proxy has no {name!r}; private names stay with the object")
+            raise AttributeError(f"a proxy has no {name!r}; it has no private names")
         self.write(name, value).add_done_callback(_complain)
 
     def __delattr__(self, name: str) -> None:
-        raise AttributeError("attributes of a service's object cannot be deleted by a proxy")
+        raise AttributeError("a proxy cannot delete attributes of the object")
 
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._service.methods]
@@ -120,7 +119,7 @@ class Proxy:
 
     @property
     def server(self) -> int:
-        """The server's number, which no other has."""
+        """The server's number, which is unique."""
         return int(self._route.seat)
 
     def __enter__(self) -> Proxy:
@@ -196,7 +195,7 @@ def _check_name(service: str, name: object) -> None:
 
 
 def _complain(result: Future[Any]) -> None:
-    """Setting an attribute by a statement has no result to look at."""
+    """Log the error of an assignment, which returns no result."""
     error = result.exception()
     if error is not None:
         assert isinstance(result, Result)  # noqa: S101 - see `write`

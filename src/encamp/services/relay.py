@@ -1,9 +1,9 @@
-"""Services in a step of a job: its process asks the worker that watches over it, which calls.
+"""Services in a step of a job: its process asks its worker, which makes the calls.
 
     step: RelayedEnd ── letters to the registry and to servers ──►  worker: Relay ──►  its own end
-                     ◄── letters with what has come of them ──────
+                     ◄── letters with the answers ────────────────
 
-The worker is a task of the services' cluster, or a thread of the program that has made it.
+The worker is a task of the services' cluster, or a thread of the program that created it.
 """
 
 from __future__ import annotations

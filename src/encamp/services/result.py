@@ -1,4 +1,4 @@
-"""What comes of a call of a service: a `concurrent.futures.Future` with `get`."""
+"""The result of a service call: a `concurrent.futures.Future` with `get`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from encamp.cluster.light import LightFuture
 
 
 class Waited(Protocol):
-    """Where a result is waited for: an end of services."""
+    """The end of services at which a result is waited for."""
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
         """Wait until it is done or the time is over."""
 
     def attend(self, what: Awaited) -> None:
-        """See to it that it is done some time, also if nobody waits for it here."""
+        """Make sure that it is done at some time, even if no thread waits for it here."""
 
 
 class Awaited(LightFuture):
@@ -45,7 +45,7 @@ class Awaited(LightFuture):
         self._end.attend(self)
 
     def settle(self, value: Any, error: BaseException | None) -> bool:
-        """End it, unless it has ended: an answer may come after its server was given up.
+        """End it, unless it has ended: an answer may arrive after its server was given up.
 
         False if it had ended, or was cancelled.
         """
@@ -61,14 +61,14 @@ class Awaited(LightFuture):
         return True
 
     def __reduce__(self) -> str:
-        raise TypeError(f"a {type(self).__name__} belongs to where it was made: send its value")
+        raise TypeError(f"a {type(self).__name__} cannot be pickled: send its value")
 
 
 class Result(Awaited):
-    """What comes of a call: all that a `concurrent.futures.Future` has, and `get`.
+    """The result of a call: everything of a `concurrent.futures.Future`, and `get`.
 
-    It can be awaited. What the call raised comes as itself, with a `RemoteTraceback` as its cause;
-    `ServerLost` says that the server died, and whether the call had begun.
+    It can be awaited. An error of the call is raised with a `RemoteTraceback` as its cause;
+    `ServerLost` says that the server died, and whether the call had started.
     """
 
     seat = 0
@@ -86,14 +86,14 @@ class Result(Awaited):
         self.service, self.call = service, call
 
     def get(self, timeout: float | None = None) -> Any:
-        """The value; waits, at most ``timeout`` seconds, and raises what the call raised.
+        """The value; waits at most ``timeout`` seconds, and raises the error of the call.
 
-        Raises TimeoutError if the time is over; the call goes on.
+        Raises TimeoutError if the time is over; the call continues.
         """
         return self.result(timeout)
 
     def cancel(self) -> bool:
-        """False: what was sent to a server is not taken back."""
+        """False: a call that was sent to a server cannot be cancelled."""
         return self.cancelled()
 
     def __call__(self, *_: Any, **__: Any) -> Any:

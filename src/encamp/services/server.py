@@ -1,4 +1,4 @@
-"""A server: the task that holds a service's object, and runs the calls that come for it."""
+"""A server: the task that holds a service's object, and runs the calls that arrive for it."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ _LOOKS = 10
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How a server's object is made, as it was when the service was published.
+    """How to create a server's object, as it was when the service was published.
 
-    ``parts`` is the pickle of what makes it and of the arguments of that, or of the object
-    itself if it is ``made``.
+    ``parts`` is the pickle of a class or function and its arguments, or, if it is ``made``, of the
+    object itself.
     """
 
     parts: tuple[bytes, ...]
@@ -65,7 +65,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Terms:
-    """What is agreed for a server. ``checkpoint_every`` in calls; 0: never."""
+    """The settings of a server. ``checkpoint_every`` in calls; 0: never."""
 
     service: str
     seat: int
@@ -76,7 +76,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Applied:
-    """A call between setting and reading values: ``set_NAME(value)``, or the attribute."""
+    """A call that sets and reads parameter values: ``set_NAME(value)``, or the attribute."""
 
     values: dict[str, Any]
     read: tuple[str, ...]
@@ -103,7 +103,7 @@ def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> Non
 
 
 class Server:
-    """A server as it is in its slot."""
+    """A server in its slot."""
 
     def __init__(self, end: TaskEnd, terms: Terms) -> None:
         self.end, self.terms = end, terms
@@ -144,7 +144,7 @@ class Server:
         end.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
 
     def make(self, blueprint: Blueprint, state: bytes | None) -> None:
-        """Make the object, with the state of its predecessor if there is any."""
+        """Create the object, with the state of its predecessor if there is any."""
         loaded = load(blueprint.parts)
         kind, args, kwargs = (None, (), {}) if blueprint.made else loaded
         replaced = isinstance(kind, type) and not hasattr(kind, "restore")
@@ -189,7 +189,7 @@ class Server:
         self._flush()
 
     def _look(self) -> None:
-        """See whether it is asked for a sign of life, where calls that have come keep it busy."""
+        """Answer a question whether it is alive, while queued calls keep it busy."""
         limit = self.terms.call_limit
         if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
             self.end.look()
@@ -245,7 +245,7 @@ class Server:
         return called(getattr(self._object, name), args, kwargs)
 
     def _apply(self, name: str, args: tuple[Applied], kwargs: dict[str, Any]) -> Any:
-        """Set values, call, and read values back; they come with what the call returned."""
+        """Set values, call, and read values back; they are returned with the call's value."""
         wanted = args[0]
         for key, value in wanted.values.items():
             setter = f"set_{key}"
@@ -292,7 +292,7 @@ class Server:
             self._answer(call[0], False, dump_failure(error), time.perf_counter())
 
     def _flush(self, now: float = 0.0) -> None:
-        """Send the answers that are held, and tell of leases that have ended."""
+        """Send the answers that are held back, and report leases that have ended."""
         with self._flushing:
             answers, buffers, freed = self._answers, self._buffers, self._freed
             if not (answers or freed):
@@ -318,7 +318,7 @@ class Server:
         return self._calls, self._failed, self._busy, sum(times) / len(times) if times else 0.0
 
     def _have_flushed(self) -> None:
-        """See to it that what is held goes out also if the next call takes long."""
+        """Make sure that held answers are sent even if the next call takes long."""
         if self._flusher is None:
             self._flusher = threading.Thread(
                 target=self._look_after, name="encamp-answers", daemon=True
@@ -358,12 +358,12 @@ class Server:
         self._post(SPAWNER, [encode(Saved(self.terms.seat, self._serial)), *parts])
 
     def over(self) -> None:
-        """Nothing more is done."""
+        """Stop making calls."""
         self._over = True
         self._wanted.set()
 
     def dying(self) -> None:
-        """It was asked to stop: say how far it is."""
+        """It was asked to stop: report which call it was in."""
         words = self._ledger.now
         self._post(SPAWNER, [encode(Dying(self.terms.seat, *words))])
 
@@ -400,7 +400,9 @@ class Server:
     def _talking(self) -> tuple[int, int, tuple[int, ...]]:
         group = self._group()
         if SPAWNER in group[2]:
-            raise RuntimeError("servers of a service with at_least_once=True cannot talk")
+            raise RuntimeError(
+                "servers of a service with at_least_once=True cannot send each other messages"
+            )
         return group
 
     def _group(self) -> tuple[int, int, tuple[int, ...]]:
@@ -408,7 +410,7 @@ class Server:
             return self.groups[self.lease]
         except KeyError:
             raise RuntimeError(
-                "this call was not made for a group: acquire one by service.group()"
+                "this call was not made through a group; acquire one with service.group()"
             ) from None
 
 
@@ -416,7 +418,7 @@ _current: ContextVar[Server | None] = ContextVar("encamp_server", default=None)
 
 
 class CurrentServer:
-    """The server that a method of a service's object runs in, and its place in a group.
+    """The server in which a method of a service's object runs, and its rank in a group.
 
     ``service`` and ``server`` name it, ``rank`` and ``size`` are those of the group that the call
     was made for.
@@ -428,12 +430,12 @@ class CurrentServer:
 
     @property
     def rank(self) -> int:
-        """Its number in the group, from 0 on. RuntimeError if the call is for no group."""
+        """Its number in the group, from 0 on. RuntimeError if the call is not for a group."""
         return self._server._group()[1]
 
     @property
     def size(self) -> int:
-        """How many members the group has. RuntimeError if the call is for no group."""
+        """How many members the group has. RuntimeError if the call is not for a group."""
         return len(self._server._group()[2])
 
     def send(self, rank: int, message: object) -> None:
@@ -443,10 +445,10 @@ class CurrentServer:
     def receive(
         self, timeout: float | None = None, rank: int | None = None
     ) -> tuple[int, Any] | None:
-        """The rank of a member and what it has sent; with ``rank`` only from that one.
+        """The rank of a member and its message; with ``rank`` only from that one.
 
-        Waits for ever (None), not at all (0) or some seconds; None if the time is over. Raises
-        `GroupBroken` if a member is gone.
+        Waits forever (None), not at all (0) or some seconds; None if the time is over. Raises
+        `GroupBroken` if a member has ended.
         """
         return self._server.receive(timeout, rank)
 
@@ -475,9 +477,9 @@ def methods_of(one: object) -> list[str]:
 
 @contextmanager
 def _told_of(what: str, *methods: str) -> Iterator[None]:
-    """Say of an error in a block that it is about a server's state, and whose methods count."""
+    """Describe an error of a block as one of saving or restoring a server's state."""
     try:
         yield
     except Exception as exc:
         own = " and ".join(f"{name}()" for name in methods)
-        raise RuntimeError(f"{what}: {reason(exc)}; see to the object's {own}") from exc
+        raise RuntimeError(f"{what}: {reason(exc)}; check the object's {own}") from exc

@@ -1,4 +1,4 @@
-"""A service: what can be called on a cluster, and the ways to call it."""
+"""A service: its options, and the ways to call it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def publish(
 
 
 def _check_hosts(controller: Controller, published: Published) -> None:
-    """Raise if there can never be servers where, and as many as, it is wanted."""
+    """Raise if there can never be as many servers, on these hosts, as requested."""
     on = published.options._need().on
     known = dict(controller.hosts.known)
     for name in on or ():
@@ -141,7 +141,10 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     every = whole("checkpoint_every", options.get("checkpoint_every", 0), 0)
     at_least_once = options.get("at_least_once", False)
     if at_least_once and not every:
-        raise BadJob("at_least_once", "needs checkpoint_every=, or all calls would be kept")
+        raise BadJob(
+            "at_least_once",
+            ("needs checkpoint_every=, since otherwise all calls would have to be kept"),
+        )
     kind = type(what) if made else what
     default = getattr(kind, "__name__", type(kind).__name__)
     spawned = SpawnOptions.of(rest)
@@ -188,7 +191,7 @@ _Caller = Callable[[str, Parts], Result]
 
 
 class _All(ABC):
-    """What servers do together, in their order: those of a service, or the members of a group."""
+    """Calls to all servers, in their order: of a service, or of the members of a group."""
 
     name: str
     """The service's."""
@@ -198,9 +201,9 @@ class _All(ABC):
     def _callers(self) -> list[_Caller]: ...
 
     def broadcast(self, method: str, /, *args: Any, **kwargs: Any) -> list[Result]:
-        """Have every server call a method; results in the order of the servers; does not wait.
+        """Call a method on every server; returns the results, in order; does not wait.
 
-        Each does it when it is free, or has been released.
+        Each server makes the call when it is free, or has been released.
         """
         parts, callers = pickled(self.name, method, args, kwargs), self._callers()
         with self._end.together():
@@ -212,9 +215,9 @@ class _All(ABC):
         arguments: Iterable[Any],
         keywords: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[Result]:
-        """The same, each server with arguments of its own: a tuple, or one value that is none.
+        """`broadcast` with separate arguments for each server: a tuple, or any other single value.
 
-        Raises `WrongLength` where there are not as many as servers.
+        Raises `WrongLength` unless there is one for each server.
         """
         callers = self._callers()
         each = scattered(self.name, method, arguments, keywords, len(callers))
@@ -222,15 +225,15 @@ class _All(ABC):
             return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
 
     def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
-        """What an operation makes of what all servers return, in their order; waits for them."""
+        """Combine the values of all servers, in their order, with an operation; waits for them."""
         return functools.reduce(operation, gather(self.broadcast(method, *args)))
 
 
 class Service(_All):
-    """Servers on a cluster, each with an object of its own; calls to them from anywhere.
+    """Servers on a cluster, each with its own object, which can be called from anywhere.
 
-    Made by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is what it is
-    called, ``id`` a text that names it alone.
+    Created by `Cluster.publish`. Can be passed to tasks and to other services. ``name`` is its
+    name, ``id`` a text that identifies it.
     """
 
     _cluster: object = None
@@ -252,11 +255,11 @@ class Service(_All):
     # A server of one's own
 
     def acquire(self, timeout: float | None = None) -> Proxy:
-        """A proxy of a free server, which nobody else has until it is released.
+        """A proxy of a free server, for exclusive use until it is released.
 
-        Waits for one: who has asked first gets the first, on the host with fewest in use. Raises
+        Waits for a server: first come, first served, on the host with the fewest in use. Raises
         TimeoutError after ``timeout`` seconds, and `ServiceEnded`, `ServiceFailed` or
-        `CircularCall` where none will ever be free.
+        `CircularCall` if no server will ever be free.
         """
         return self._proxies(self._acquired(1, timeout))[0]
 
@@ -265,9 +268,9 @@ class Service(_All):
         return Acquiring(self)
 
     def group(self, count: int | None = None, timeout: float | None = None) -> Group:
-        """Several servers at once, by default all, which have ranks and can talk to each other.
+        """Several servers at once, by default all, with ranks and messages between them.
 
-        Waits as `acquire` does, until all of them are free. Raises `NotEnough` at once where there
+        Waits as `acquire` does, until all of them are free. Raises `NotEnough` at once if there
         will never be so many.
         """
         wanted = 0 if count is None else whole("count", count, 1)
@@ -301,14 +304,14 @@ class Service(_All):
     # Calls to whichever server is free
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
-        """Have any free server call a method: acquire, call and release in one; does not wait.
+        """Call a method on any free server: acquire, call and release in one; does not wait.
 
         A call whose server dies fails with `ServerLost`, unless `options` ask for retries.
         """
         return self._call(method, pickled(self.name, method, args, kwargs))
 
     def call_one(self, server: int, method: str, /, *args: Any, **kwargs: Any) -> Result:
-        """`call` for a certain server (`Proxy.server`), when that is free."""
+        """`call` on a certain server (`Proxy.server`), when it is free."""
         return self._call(method, pickled(self.name, method, args, kwargs), server)
 
     def map(self, method: str, *iterables: Iterable[Any]) -> Iterator[Any]:
@@ -326,7 +329,7 @@ class Service(_All):
         return values()
 
     def options(self, *, retries: int = 0) -> Service:
-        """The same service, with calls (`call`, `map`) that are made again if a server dies.
+        """The same service, whose calls (`call`, `map`) are repeated if a server dies.
 
         ``retries`` is how often. A call may then have its effect more than once.
         """
@@ -378,10 +381,10 @@ class Service(_All):
     # What it is like
 
     def ready(self, count: int = 1, timeout: float | None = None) -> int:
-        """Wait until so many servers can be called (0: all of them); how many can.
+        """Wait until so many servers can be called (0: all of them); returns how many can.
 
-        Raises TimeoutError, which says whether some wait for slots, `NotEnough` where there will
-        never be so many, and `ServiceFailed` where none can start.
+        Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
+        be so many, and `ServiceFailed` if none can start.
         """
         asked = self._end.ask(self._number, "ready", whole("count", count, 0))
         try:
@@ -396,14 +399,14 @@ class Service(_All):
             ) from None
 
     def statistics(self) -> ServiceStatistics:
-        """What it and its servers have done; printed, it is a table."""
+        """The statistics of the service and its servers; they print as a table."""
         found: ServiceStatistics = self._end.ask(self._number, "statistics").result()
         return found
 
     def terminate(self, *, cancel: bool = False) -> None:
-        """End it: its servers end when they have run what they were told by now; does not wait.
+        """End it when its servers have finished the calls made so far; does not wait.
 
-        Those who wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
+        Callers that wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
         too.
         """
         self._end.ask(self._number, "terminate", cancel).result()
@@ -424,7 +427,7 @@ class Service(_All):
         return f"<Service {self.id}>"
 
     def _repr_html_(self) -> str | None:
-        """What its servers have done, for notebooks; None where nobody can tell any more."""
+        """The statistics of its servers, for notebooks; None if the cluster has ended."""
         try:
             return self.statistics()._repr_html_()
         except EncampError:  # it has ended, or its cluster has
@@ -436,7 +439,7 @@ def _service_here(token: str, number: int, name: str, methods: list[str]) -> Ser
 
 
 class Acquiring:
-    """A server that a coroutine waits for: awaited, or entered, it gives the proxy."""
+    """A server that a coroutine waits for: awaiting or entering it gives the proxy."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -472,10 +475,10 @@ class Acquiring:
 
 
 class Group(_All):
-    """Servers that are held together. ``members`` are their proxies, by rank.
+    """Several servers that were acquired together. ``members`` are their proxies, by rank.
 
-    A context manager that releases them. In a call of a member `encamp.current_server` has the
-    rank and sends messages to others.
+    A context manager that releases them. In a call of a member, `encamp.current_server` has the
+    rank and sends messages to the other members.
     """
 
     def __init__(self, service: Service, members: list[Proxy]) -> None:
@@ -496,7 +499,7 @@ class Group(_All):
         return [functools.partial(member._send, CALL) for member in self.members]
 
     def release(self) -> None:
-        """Let others have all members after the calls that were made by now."""
+        """Release all members after the calls made so far."""
         for member in self.members:
             member.release()
 

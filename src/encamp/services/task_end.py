@@ -1,4 +1,4 @@
-"""The end of a task: letters come to its slot, and whoever waits there takes them."""
+"""The end of a task: letters arrive at its slot, and the waiting thread there handles them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Terminal windows on an X display, each with a server's console."""
+"""Terminal windows on an X display with the consoles of servers."""
 
 from __future__ import annotations
 

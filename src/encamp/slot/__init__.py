@@ -1,5 +1,5 @@
-"""The process, or thread, that runs calls: one at a time, each with what surrounds it.
+"""The process, or thread, that runs calls one at a time, each in the environment that it needs.
 
-Here live the program of a slot, calls, their results, and undoing what they did to the process.
-Who starts a slot and ends it lives above: `encamp.agent`, and `encamp.jobs.worker`.
+This package has the program of a slot, calls, results, and undoing their changes to the process.
+`encamp.agent` and `encamp.jobs.worker` start slots and end them.
 """

@@ -1,7 +1,7 @@
-"""Files that grow as long as a program writes to them: their beginning and end are kept.
+"""Files of bounded size for output: their beginning and end are kept.
 
-While it writes, the disk blocks of the middle are given back (fallocate(2)), so that neither a pipe
-nor a thread stands between the program and its file.
+While a program writes, the disk blocks of the middle are freed (fallocate(2)), so that neither a
+pipe nor a thread is needed between the program and its file.
 """
 
 from __future__ import annotations

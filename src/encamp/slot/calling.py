@@ -1,4 +1,4 @@
-"""Calling a user's function as a task: also one that forks, and one that is a coroutine's."""
+"""Calling a user's function as a task, including one that forks, and coroutine functions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a slot does: take calls, run one after the other, and let each send and receive messages.
+"""What a slot does: it takes calls, runs them in order, and lets each send and receive messages.
 
-The same for slots that are processes, threads of their agent, or the agent itself; what differs
-is the `Port` through which messages come and go.
+The code is the same for slots that are processes, threads of their agent, or the agent itself; they
+differ in the `Port` through which messages are sent and received.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ FORKED = -2
 """What runs in a process that a call has forked."""
 _WITH_CONTROLLER = NOWHERE, NOWHERE, 0
 INLINE_THREADS = (
-    "an inline task can send and receive in the thread that runs it only; "
+    "an inline task can send and receive only in the thread that runs it; "
     "use inline='threads', or slots that are processes"
 )
 T = TypeVar("T")
@@ -564,11 +564,11 @@ _current: ContextVar[tuple[Slot, int] | None] = ContextVar("encamp_slot", defaul
 
 
 class CurrentTask:
-    """The task that this code runs in.
+    """The task in which this code runs.
 
-    ``id`` is its number, ``parent`` that of the task that spawned it (0: the spawner), ``host``
-    the name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has
-    one. ``beside`` says that it runs in the spawner's own process.
+    ``id`` is its number, ``parent`` that of the task that spawned it (0: the program), ``host`` the
+    name of its host, ``slot`` its slot's number there, ``folder`` its private folder if it has one.
+    ``beside`` says that it runs in the program's own process.
     """
 
     parent = SPAWNER
@@ -581,10 +581,10 @@ class CurrentTask:
         self.folder: Path | None = None
 
     def send(self, to: int | Any, message: object) -> None:
-        """Send an object to a task (its id, or something with an ``id``), or to the spawner (0).
+        """Send an object to a task (its id, or an object with an ``id``), or to the program (0).
 
         Objects to one receiver arrive in the order in which they were sent. May block until the
-        receiver's process takes it. What is sent to a task that has ended is dropped.
+        receiver's process takes it. A message to a task that has ended is dropped.
         """
         number = to if type(to) is int else task_number(to)
         line = self._lines.get(number)
@@ -600,8 +600,8 @@ class CurrentTask:
     ) -> Received | None:
         """The next message that was sent to this task, or None if the time is over.
 
-        ``timeout`` in seconds; None waits for ever, 0 does not wait. With ``source`` only messages
-        of that task count; others stay for later calls, in their order.
+        ``timeout`` in seconds; None waits forever, 0 does not wait. With ``source``, returns only
+        messages of that task; the others stay for later calls, in order.
         """
         if source is not None:
             source = task_number(source)
@@ -623,7 +623,7 @@ def task_number(task: Any) -> int:
     if number is None:
         number = as_whole(getattr(task, "id", None))
     if number is None or not 0 <= number < _MOST_TASKS:
-        raise TypeError(f"a task or its id is wanted, not {task!r}")
+        raise TypeError(f"give a task or its id, not {task!r}")
     return number
 
 
@@ -653,14 +653,16 @@ def step_here() -> tuple[Slot, int] | None:
 
 
 def current_task() -> CurrentTask:
-    """The task that this code runs in; RuntimeError outside one.
+    """The task in which this code runs; RuntimeError outside one.
 
-    A thread that a task starts is outside: the task gives it what this function returns.
+    A thread that a task starts is outside: the task must pass it the result of this function.
     """
     here = slot_here()
     if here is None:
         if in_a_call():
-            raise RuntimeError("a step of a job has no messages; tasks of `Cluster.spawn` do")
+            raise RuntimeError(
+                "a step of a job cannot send messages; a task of `Cluster.spawn` can"
+            )
         raise RuntimeError("this code does not run in a task of a cluster, nor in its first thread")
     slot, task = here
     slot.check_runs(task)  # a thread with a copy of the task's context may outlive it

@@ -1,4 +1,4 @@
-"""What runs in a slot's process: it takes calls from its supervisor until that one is gone.
+"""The program of a slot's process: it takes calls from its supervisor until that has gone.
 
     supervisor                                       slot (this file)
         ── data: Run, Message, Where, Answer ──────────►   main thread
@@ -6,8 +6,8 @@
         ── control: Recall ─────────────────────────────►  watching thread
         ◄─ control: GivenBack, Said ────────────────────
 
-When the supervisor dies the sockets end, and so does the slot, with every process that was started
-from it. A slot's standard output and error is a file that its supervisor can read too.
+When the supervisor dies, the sockets end, and so do the slot and all processes that were started
+from it. A slot's standard output and error are a file that its supervisor can read, too.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One spawned call in a private folder of its own: inputs in, the call, outputs out."""
+"""One spawned call in a private folder: inputs in, the call, outputs out."""
 
 from __future__ import annotations
 

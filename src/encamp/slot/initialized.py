@@ -1,8 +1,8 @@
-"""What an initializer has made, for functions that travel by value.
+"""The globals that an initializer has set, for functions that are sent by value.
 
-Each of these has globals of its own, made when it was unpickled, where functions of one module
-share theirs. So that an initializer of a script can set something for the script's functions, or
-fill what is there, as in a pool whose processes were forked, that is given to each of them.
+Each such function has its own globals, created when it was unpickled, while functions of one module
+share theirs. So the globals that an initializer of a script sets or fills are given to each
+function, as in a pool whose processes were forked.
 """
 
 from __future__ import annotations

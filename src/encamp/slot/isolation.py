@@ -1,7 +1,7 @@
-"""Undoing what code did to the process that it ran in.
+"""Undoing the changes that code has made to its process.
 
-What can be changed is in one table, `_ASPECTS`: how each is looked at, and put back. All looks take
-some microseconds together; only what differs is put back.
+The table `_ASPECTS` lists what can change: how to look at each property, and how to restore it.
+Looking at all of them takes some microseconds; only properties that differ are restored.
 """
 
 from __future__ import annotations

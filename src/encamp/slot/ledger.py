@@ -1,21 +1,21 @@
-"""Results that a slot has and has not sent yet, where its agent finds them.
+"""Results that a slot has and has not sent yet, in memory that its agent can read.
 
-To send one result takes as long as a short call. So a slot whose calls are short sends the results
-of some of them together. Meanwhile they stand in memory that its agent shares, in case that the
-process ends, or that a call takes long after all. Nothing waits for ever: a result is held only
-within `HOLD` seconds of the message before it, and is here before twice as many are over; an agent
-that hears no more of a slot for four times as long looks here (`read`).
+Sending one result takes as long as a short call. So a slot with short calls sends several results
+together. Until then they are in memory that its agent shares, in case the process ends, or a call
+takes long after all. No result waits forever: it is held only within `HOLD` seconds of the message
+before it, and is here before twice as many are over; an agent that receives nothing from a slot for
+four times as long looks here (`read`).
 
     8 bytes   number of the first result here << 20 | bytes that are in use, with these 8
-    results:  4 bytes of length, and what `encode` made of it
+    results:  4 bytes of length, and the output of `encode`
     8 bytes   behind `SIZE`: how many calls the slot has begun
-    16 bytes  then: what the running call has noted of how far it is (`Ledger.mark`)
+    16 bytes  then: a note of the running call's progress (`Ledger.mark`)
     8 bytes   number of the note << 20 | its length, or 0 while there is none
-    a note:   what would be lost with the process, such as where the running call is
+    a note:   what would be lost with the process, such as the position of the running call
 
-The first 8 bytes are one word, written last; so is that of the note. Numbers grow as long as the
-process lives. A call that the slot has begun, and of which there is no result when its process has
-ended, is lost; those that it has not begun can run elsewhere.
+The first 8 bytes are one word, written last; so is that of the note. Numbers only grow. A call that
+the slot has begun, without a result when its process has ended, is lost; calls that it has not
+begun can run elsewhere.
 """
 
 from __future__ import annotations

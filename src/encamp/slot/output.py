@@ -1,4 +1,4 @@
-"""Sending a process's output, and that of everything it starts, to a file."""
+"""Redirecting a process's output, and that of its children, to a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending processes with everything that they started."""
+"""Ending processes together with all their descendants."""
 
 from __future__ import annotations
 

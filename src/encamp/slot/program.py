@@ -1,4 +1,4 @@
-"""The program of a slot's process, also where the program that wants slots was frozen."""
+"""The program of a slot's process, also in a frozen program."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""The short way of small messages, from a task's `send` to another's `receive`, past everything.
+"""The shortcut for small messages, from a task's `send` straight to another's `receive`.
 
-A turn of the pump, an envelope, a queue and holding Ctrl-C off each take as long as an MPI takes
-for a message. Where an engine has `ShortMessages`, one that was sent by a line is taken from the
-engine's own inbox by who waits for it, and an interrupt does no harm anywhere. All else stays
-where it is, for a turn.
+A turn of the pump, an envelope, a queue and deferring Ctrl-C each take as long as MPI takes for a
+message. If an engine has `ShortMessages`, the receiver takes a message that was sent over a line
+directly from the engine's inbox, and an interrupt does no harm at any point. All other messages
+stay there for a turn.
 """
 
 from __future__ import annotations

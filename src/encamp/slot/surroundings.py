@@ -1,7 +1,7 @@
-"""What calls find around them as in the program: its logging, and its key for `multiprocessing`.
+"""The program's logging settings and `multiprocessing` key, for the calls in a slot.
 
-A slot's process does not run the program's script, so what `logging.basicConfig` and the like have
-set up there is told to it: levels and formats. It writes to its standard error, which is the
+A slot's process does not run the program's script, so the program sends the levels and formats that
+`logging.basicConfig` and the like have set. The slot logs to its standard error, which is the
 task's output.
 """
 

@@ -1,7 +1,7 @@
 """How many threads numerical libraries start in a slot: as many as its task has cores.
 
-Each of a host's slots would start as many as the host has cores otherwise. What the user has set
-stays: in the program's environment, on the host, or for a command.
+Otherwise each of a host's slots would start as many as the host has cores. Values that the user has
+set stay: in the program's environment, on the host, or for a command.
 """
 
 from __future__ import annotations

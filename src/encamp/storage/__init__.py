@@ -1,5 +1,6 @@
-"""One host's disk: private folders, whose they are and how long, and the shared roots of hosts.
+"""One host's disk: private folders with their owners and lifetimes, and the hosts' shared roots.
 
-``inputs`` plans and places what goes into a folder, ``cache`` holds what tasks share, ``outputs``
-brings home what was made, ``disk`` is about files as such. Nothing here knows tasks or engines.
+``inputs`` plans and places the inputs of a folder, ``cache`` holds inputs that tasks share,
+``outputs`` publishes the results, ``disk`` has operations on files. Nothing here knows tasks or
+engines.
 """

@@ -1,7 +1,7 @@
-"""Where Python looks for modules, for processes on hosts that have shared folders elsewhere.
+"""Where Python looks for modules, for processes on hosts with other paths of shared folders.
 
-On another host a folder of the same name may be another user's. There only those are taken in which
-nobody else can put modules, and they come after the places that are known there.
+On another host, a folder of the same name may belong to another user. There, only folders in which
+nobody else can put modules are added, after the host's own.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def left_out_words(folders: list[str], host: str) -> str:
         return ""
     names = ", ".join(map(printable, folders))
     return (
-        f"on {printable(host)}, modules and libraries are not looked for in {names}, where others "
+        f"on {printable(host)}, modules and libraries are not searched in {names}, where others "
         "can write; install them there, or keep them in a folder that only you can write to"
     )
 

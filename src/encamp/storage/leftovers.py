@@ -1,4 +1,4 @@
-"""What dead processes left in this host's local storage."""
+"""Removing what dead processes left in this host's local storage."""
 
 from __future__ import annotations
 

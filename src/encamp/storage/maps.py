@@ -1,4 +1,4 @@
-"""Maps as users write them: of patterns to folders, for what is mirrored and for what goes home."""
+"""Maps as users write them: patterns and folders, for inputs and for outputs."""
 
 from __future__ import annotations
 

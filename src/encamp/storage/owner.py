@@ -1,9 +1,9 @@
-"""Who owns a folder of the local storage, whether the owner lives, and what the dead left behind.
+"""Who owns a folder of the local storage, and removing the folders of dead owners.
 
-Beside a folder stands a file of the same name with ``.lock`` at its end. Its owner holds a
-`flock` on it, which the kernel drops when the owner's process dies, however it dies. The lock
-file is made before the folder and removed after it, so a folder without one has no owner, unless a
-cleaner of temporary files took the lock file: so the owner holds a `flock` on the folder as well.
+Beside a folder is a file of the same name with ``.lock`` at its end. Its owner holds a `flock` on
+it, which the kernel drops when the owner's process dies, in any way. The lock file is created
+before the folder and removed after it, so a folder without one has no owner, unless a cleaner of
+temporary files removed the lock file; therefore the owner holds a `flock` on the folder as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Folders that stay between the tasks of one process, and end with it.
+"""Persistent sandboxes, which are kept for later tasks of one process, and end with it.
 
-Their owner is the process, which holds their locks: after its death in any way, a reboot or with
-a process id used again, they are leftovers like any other and nobody uses them.
+Their owner is the process, which holds their locks: after its death, a reboot, or the reuse of its
+process id, they are leftovers like any other, and no process uses them.
 """
 
 from __future__ import annotations

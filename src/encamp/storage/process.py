@@ -1,4 +1,4 @@
-"""Telling one process from another, also after a reboot or where process ids are used again."""
+"""Identifying a process, also after a reboot or when process ids are reused."""
 
 from __future__ import annotations
 

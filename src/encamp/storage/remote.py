@@ -42,7 +42,7 @@ def without_scheme(place: str) -> str:
         return place
     path = path.removeprefix("//")  # RFC 8089 has file:/folder as well
     if not path.startswith("/"):
-        raise BadJob(f"the URL {place!r}", f"names no whole path; write {scheme}:///folder/name")
+        raise BadJob(f"the URL {place!r}", f"has no absolute path; write {scheme}:///folder/name")
     return f"/{path.lstrip('/')}"
 
 
@@ -98,7 +98,7 @@ def _files(system: Any, path: str) -> Iterator[RemoteFile]:
         info = system.info(found)
         url = system.unstrip_protocol(found)
         if info.get("size") is None:
-            raise UnusableInput(url, "its server does not tell its size; fetch it in a step")
+            raise UnusableInput(url, "its server does not report its size; fetch it in a step")
         state = next((str(info[key]) for key in _STATES if info.get(key)), system.ukey(found))
         yield RemoteFile(
             url, PurePosixPath(found).relative_to(top), int(info["size"]), state, _mtime_ns(info)
@@ -174,7 +174,7 @@ def upload(source: Path, url: str) -> tuple[int, str]:
                 writer.write(block)
                 size += len(block)
         if system.size(path) not in (None, size):
-            raise BadDestination(url, "fewer bytes arrived there than were sent")
+            raise BadDestination(url, "fewer bytes arrived than were sent")
     return size, hashed.hexdigest()
 
 
@@ -184,7 +184,7 @@ def make_folder(url: str) -> None:
         system, path = _opened(url)
         system.makedirs(path, exist_ok=True)
         if not system.isdir(path):
-            raise BadDestination(url, "an empty folder is to go there, and that service has none")
+            raise BadDestination(url, "this service cannot store an empty folder")
 
 
 def move(part: str, final: str) -> None:
@@ -241,7 +241,7 @@ def _reading(url: str) -> Iterator[None]:
     except ImportError as exc:
         raise UnusableInput(url, f"{exc}; {extra_text('remote')}") from exc
     except FileNotFoundError as exc:
-        raise UnusableInput(url, "it is not there") from exc
+        raise UnusableInput(url, "it does not exist") from exc
     except (UnusableInput, SourceChanged):
         raise
     except Exception as exc:

@@ -1,4 +1,4 @@
-"""Where folders are: this host's local storage, and the shared roots that hosts have in common."""
+"""Where folders are: this host's local storage, and the shared roots of the hosts."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def to_actual(shared: SharedPath) -> Path:
     """Where ``shared`` is on this host; raises `UnusableInput` if this host has fewer roots."""
     roots = shared_roots()
     if shared.root >= len(roots):
-        why = f"shared root {shared.root + 1} is wanted, but {MIRRORED} here names {len(roots)}"
+        why = f"shared root {shared.root + 1} is needed, but {MIRRORED} here names {len(roots)}"
         raise UnusableInput(shared.rest, why)
     return roots[shared.root] / shared.rest
 

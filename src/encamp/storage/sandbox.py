@@ -1,4 +1,4 @@
-"""The whole life of one private folder, for any function in any process."""
+"""`sandbox` and `sandboxed`: a private folder for any block or function in any process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def current_sandbox() -> Path:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Let `current_sandbox` give ``folder``."""
+    """Make `current_sandbox` return ``folder``."""
     token = _current.set(folder)
     try:
         yield
@@ -64,24 +64,24 @@ def sandbox(
     renew: bool = False,
     on_failure: OutputMap = (),
 ) -> Iterator[Path]:
-    """A private folder on this host's own disk, for the time of a ``with`` block.
+    """A private folder on this host's own disk, for a ``with`` block.
 
-    ``mirror`` says which files to put in it: each is brought to this host's cache once and comes
-    from there by the cheapest way that is safe. When the block ends well, what ``outputs`` matches
-    is published to its destination folders (relative ones below ``to``, by default the current
-    folder); then the folder is removed. It is also removed when the block raises, on Ctrl-C and on
-    signals that ask a program to end, such as SIGTERM and SIGHUP (in the main thread); what a
-    killed process leaves goes with the next sandbox on this host. ``keep`` moves the folder to the
-    local storage's ``kept`` instead.
+    ``mirror`` names the files to put in it: each is fetched into this host's cache once, and gets
+    into the folder by the cheapest safe way. When the block ends normally, the files that
+    ``outputs`` matches are published to their destination folders (relative ones below ``to``, by
+    default the current folder); then the folder is removed. It is also removed when the block
+    raises an exception, on Ctrl-C and on signals that end a program, such as SIGTERM and SIGHUP (in
+    the main thread). The next sandbox on this host removes the folders of killed processes.
+    ``keep`` moves the folder to ``kept`` in the local storage instead.
 
-    ``on_failure`` says what to publish, as far as it is there, when the block raises.
+    ``on_failure`` names files to publish, if they exist, when the block raises an exception.
 
-    A ``persistent`` folder stays until this process ends, and the next block of the same ``name``
-    finds it as it was left, with nothing mirrored again; a changed mirror map, changed inputs or
-    ``renew`` make it anew.
+    A ``persistent`` folder is kept until this process ends. The next block of the same ``name``
+    finds it as it was left, and nothing is mirrored again; a changed mirror map, changed inputs or
+    ``renew`` create it anew.
 
-    The current folder of the process stays as it is: paths that the block uses start with the
-    folder that it is given. Blocks while files are copied. Raises what `Mirror` and `Output` say.
+    The current folder of the process does not change: the block must use paths that start with the
+    folder that it gets. Blocks while files are copied. Raises the errors of `Mirror` and `Output`.
     """
     base = current_folder()
     destination = named(base, to or ".")
@@ -139,7 +139,7 @@ def _publish(
 
 
 def _reclaim_once() -> None:
-    """Remove what dead processes left, once in the life of this one."""
+    """Remove what dead processes left, once per process."""
     if not _reclaimed.is_set():
         _reclaimed.set()
         reclaim_leftovers()
@@ -161,20 +161,20 @@ def sandboxed(
     keep: bool = False,
     persistent: bool = False,
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: every call of the function has a sandbox of its own as its current folder.
+    """Decorator: every call of the function has its own sandbox as its current folder.
 
     ``mirror`` and ``outputs`` may be functions of the call's arguments. The decorated function
     works with any executor. The current folder belongs to the whole process, so outside the main
     thread (a thread pool) a call raises RuntimeError unless ``chdir=False``; the function then
-    asks `current_sandbox` for its folder.
+    gets its folder from `current_sandbox`.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if not callable(function):
-            raise TypeError("write @encamp.sandboxed(...) with its brackets")
+            raise TypeError("write @encamp.sandboxed(...) with parentheses")
         if any(is_late(function) for is_late in _LATE):
             raise TypeError(
-                "the folder would be gone before a coroutine or generator runs; "
+                "the folder would be removed before a coroutine or generator runs; "
                 "use `with encamp.sandbox(...)` inside it, or asyncio.run in a plain function"
             )
 
@@ -207,7 +207,7 @@ def sandboxed(
 def _check_main_thread() -> None:
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError(
-            "a thread cannot have a current folder of its own; use @encamp.sandboxed(chdir=False) "
+            "a thread cannot have its own current folder; use @encamp.sandboxed(chdir=False) "
             "and encamp.current_sandbox(), or an executor of processes"
         )
 

@@ -1,4 +1,4 @@
-"""Making the signals that ask a program to end an orderly end, so that what is open is closed."""
+"""Turning signals that end a program into exceptions, so that open sandboxes are closed."""
 
 from __future__ import annotations
 

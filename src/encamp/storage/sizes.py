@@ -1,4 +1,4 @@
-"""Numbers of bytes and of things as people write and read them."""
+"""Numbers of bytes and counts as people write and read them."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""For those who test engines and programs of encamp: the conformance suite and a fake engine."""
+"""For tests of engines and of programs that use encamp: the conformance suite and a fake engine."""

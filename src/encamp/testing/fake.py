@@ -1,9 +1,9 @@
-"""Two engines without a network: one to try out faults on, one to measure a controller with.
+"""Two engines without a network: one to inject faults, one to measure a controller.
 
 `FakeEngine` is a network in memory. Its agents are threads of this process and their slots real
-child processes, so that everything above the engine is as it will be, while hosts can be added,
-killed and cut off, and frames forged, lost and doubled. `SimulatedEngine` answers every call at
-once, without running it, for ten thousand hosts if need be.
+child processes, so that everything above the engine is real, while hosts can be added, killed and
+cut off, and frames forged, lost and doubled. `SimulatedEngine` answers every call at once, without
+running it, for up to ten thousand hosts.
 """
 
 from __future__ import annotations

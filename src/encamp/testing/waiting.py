@@ -1,4 +1,4 @@
-"""Ways for a test to wait for what other processes bring about, and to look at them."""
+"""Ways for a test to wait for other processes, and to inspect them."""
 
 # ruff: noqa: S101
 

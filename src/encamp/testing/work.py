@@ -1,4 +1,4 @@
-"""What the conformance suite runs in tasks. Loads nothing that only tests need."""
+"""Functions that the conformance suite runs in tasks. It imports nothing that only tests need."""
 
 # ruff: noqa: S101
 

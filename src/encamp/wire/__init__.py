@@ -1,5 +1,5 @@
-"""All that travels between processes: frames, seals, envelopes, pickles, and what is to be sent.
+"""Everything that is sent between processes: frames, seals, envelopes, pickles, and the outbox.
 
-Here live formats, and what makes and reads them. What is done about a message lives where it is
-handled: in `encamp.slot`, `encamp.agent` and `encamp.cluster`. No engine is known here.
+This package has the formats, and the code that writes and reads them. Messages are handled in
+`encamp.slot`, `encamp.agent` and `encamp.cluster`. No engine is known here.
 """

@@ -1,8 +1,8 @@
-"""Pickles of code that has no name to be found by: cloudpickle's, and what that lacks.
+"""Pickles of code that cannot be imported by name: cloudpickle's, with two additions.
 
-Functions that keep their results (`functools.cache`) are such: cloudpickle takes them by name,
-also those of scripts. And tracebacks should say where code is from: cloudpickle calls its file
-``<dynamic-code>``, and has no lines of a notebook's cells, which are in no file.
+Functions with a cache (`functools.cache`): cloudpickle pickles them by name, even those of scripts.
+And tracebacks: cloudpickle calls the file of such code ``<dynamic-code>``, and has no source lines
+of a notebook's cells, which are in no file.
 """
 
 from __future__ import annotations

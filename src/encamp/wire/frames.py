@@ -1,7 +1,7 @@
-"""Frames: how messages look on a stream.
+"""Frames: messages on a stream.
 
-A message is a few parts, each of bytes: an envelope first, then payloads and large buffers, which
-are neither copied together nor pickled again. On a stream it has a head in front::
+A message has a few parts, each of bytes: an envelope first, then payloads and large buffers, which
+are neither joined nor pickled again. On a stream it begins with a head::
 
     2 bytes  b"eC"
     2 bytes  number of parts, little endian
@@ -142,7 +142,7 @@ class Reader:
         while start + 4 <= end:
             magic, count = _HEAD.unpack_from(data, start)
             if magic != _MAGIC or not count:
-                raise BadFrame("it does not begin like one")
+                raise BadFrame("it does not begin like a frame")
             body = start + 4 + 8 * count
             if body > end:
                 break
@@ -155,7 +155,9 @@ class Reader:
             sizes = struct.unpack_from(f"<{count}Q", data, start + 4)
             total = sum(sizes)
             if total > self._longest:
-                raise BadFrame(f"it says that it has {total} bytes; {self._longest} may come")
+                raise BadFrame(
+                    f"it has {total} bytes, more than the {self._longest} that are allowed"
+                )
             if body + total > end:
                 if total >= _BIG:
                     self._begin_big(sizes, data[body:])
@@ -170,7 +172,7 @@ class Reader:
         try:
             self._parts = [bytearray(size) for size in sizes]
         except MemoryError:
-            raise BadFrame(f"there is no room for its {sum(sizes)} bytes") from None
+            raise BadFrame(f"there is not enough memory for its {sum(sizes)} bytes") from None
         position = 0
         for part in self._parts:
             here = data[position : position + len(part)]

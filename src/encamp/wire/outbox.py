@@ -1,4 +1,4 @@
-"""What one end has to send: messages of one turn to one receiver go in one frame, sealed."""
+"""The outbox of one end: the messages of one turn to one receiver go in one frame, sealed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Values on their way between processes: pickled, with large buffers beside the pickle.
+"""Pickling values for other processes, with large buffers beside the pickle.
 
-Classes and functions of importable modules go by reference, those of scripts and notebooks by
-value (cloudpickle). Buffers (NumPy arrays and the like) travel out of band, PEP 574.
+Classes and functions of importable modules are sent by reference, those of scripts and notebooks by
+value (cloudpickle). Buffers (NumPy arrays and the like) are sent out of band, PEP 574.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def dump_result(value: object) -> Parts:
 
 def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
     """What is told of a value whose pickling raised something."""
-    return CannotTravel(what, text_of(exc), "send what it stands for, such as a list or a path")
+    return CannotTravel(what, text_of(exc), "send its content instead, such as a list or a path")
 
 
 def dump_failure(exc: BaseException) -> Parts:
@@ -173,9 +173,9 @@ def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
     try:
         error = load(pickle.loads(data))  # noqa: S301 - see `load`
     except BaseException as exc:  # noqa: BLE001 - unpickling runs the error's own code
-        return RuntimeError(f"what it raised cannot be read here: {words_of(exc)}"), text
+        return RuntimeError(f"its exception cannot be unpickled here: {words_of(exc)}"), text
     if not issubclass(type(error), BaseException):
-        error = RuntimeError(f"what it raised cannot be read here: it became {repr_of(error)}")
+        error = RuntimeError(f"its exception cannot be unpickled here: it became {repr_of(error)}")
     return error, text
 
 

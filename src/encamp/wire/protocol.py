@@ -1,7 +1,7 @@
-"""What the two ends of a cluster say to each other: the envelopes of their messages.
+"""The protocol between the two sides of a cluster: the envelopes of their messages.
 
-An envelope is the first part of a message; payloads and buffers follow it. Agents read envelopes
-only. What is pickled in payloads is unpickled in slots and by the controller, nowhere between.
+An envelope is the first part of a message; payloads and buffers follow it. Agents read only
+envelopes. Payloads are unpickled only in slots and by the controller.
 
     controller ── Run, Recall, Stop, Message, Where, Answer, Order, Ping, End ──► agent ──► slot
     controller ◄── Hello, Results, Started, Said, Told, Message, WhereIs, Ask, GivenBack,

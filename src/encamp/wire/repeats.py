@@ -1,6 +1,6 @@
-"""Random number generators that travel to several tasks: all of these draw the same numbers.
+"""Random number generators that are sent to several tasks, which then all draw the same numbers.
 
-Nobody means that, and nothing shows it. So it is warned of, once for each function.
+Nobody wants that, and nothing shows it. So encamp warns, once for each function.
 """
 
 from __future__ import annotations

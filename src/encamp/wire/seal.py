@@ -1,7 +1,7 @@
-"""Seals: how messages prove that they come from one of us.
+"""Seals: messages prove that they come from a process of the cluster.
 
 Where others could put frames into the network, a message is *sealed*: its last part is a keyed
-BLAKE2b digest (RFC 7693) of who sends to whom, its place in the sequence, and all other parts.
+BLAKE2b digest (RFC 7693) of sender, receiver, sequence number, and all other parts.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
     service_id = grid.publish(instance)
     proxy = grid.acquire_service(service_id)
 
-Names, arguments and order of calls are those of the grid. Where it loses errors, arguments or
-clients, this does not: an error of a remote call comes out of `Result.get`, `scatter` refuses a
-wrong number of arguments, and a client that dies ends nobody else.
+Names, arguments and order of calls are those of the grid. Unlike the grid, this dialect loses no
+errors, arguments or clients: `Result.get` raises the error of a remote call, `scatter` refuses a
+wrong number of arguments, and a client that dies affects no other client.
 """
 
 from encamp.compat.isd.grid import (

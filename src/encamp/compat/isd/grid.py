@@ -1,4 +1,4 @@
-"""The ISD grid's `AbstractGrid` and those derived from it, on clusters."""
+"""The ISD grid's `AbstractGrid` and its subclasses, on clusters."""
 
 from __future__ import annotations
 

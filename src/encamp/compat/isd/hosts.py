@@ -32,7 +32,7 @@ class Host:
         if self.init_cmd.rstrip().endswith("!"):
             raise BadJob(
                 f"init_cmd {self.init_cmd!r} of {self.name}",
-                "a wrapper of the interpreter cannot be had here; use niceness, a command, or a "
+                "a wrapper of the interpreter is not supported; use niceness, a command, or a "
                 "script as python",
             )
 

@@ -1,4 +1,4 @@
-"""`AbstractService`: a service with parameters that go before each call and come back after it."""
+"""`AbstractService`: a service with parameters that are set before each call and read after it."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
     pyopus.parallel.pvm           →  encamp.compat.pyopus.pvm
     pyopus.parallel.cooperative   →  encamp.compat.pyopus.cooperative
 
-Names, arguments, ids, the order of messages and return values are those of PyOPUS. Where it loses
-errors, files or runs, this does not: see `encamp.compat.pyopus.mpi` and
+Names, arguments, ids, the order of messages and return values are those of PyOPUS. Unlike PyOPUS,
+this dialect loses no errors, files or runs; see `encamp.compat.pyopus.mpi` and
 `encamp.compat.pyopus.pvm`.
 """
 

@@ -1,6 +1,6 @@
-"""What all virtual machines of the dialect have in common: ids, messages, paths, storage.
+"""What all virtual machines of the dialect share: ids, messages, paths, storage.
 
-Names are PyOPUS's own.
+The names are those of PyOPUS.
 """
 
 # ruff: noqa: N802, N803

@@ -1,6 +1,6 @@
-"""What the dialect's virtual machines do alike on a cluster: spawn, send, receive, clear, end.
+"""What the dialect's virtual machines do in the same way on a cluster: spawn, send, receive, end.
 
-What their ids look like, and what there is to know of hosts, is told by those that are made of it.
+Subclasses define their ids and what they know of hosts.
 """
 
 # ruff: noqa: N802, N803
@@ -318,7 +318,7 @@ class ClusteredMachine(VirtualMachine):
 
 def _check_call(function: object, count: object) -> None:
     if not callable(function):
-        raise PyOpusError(f"only what can be called can be spawned, not {function!r}")
+        raise PyOpusError(f"only a callable can be spawned, not {function!r}")
     number = as_whole(count)
     if count is not None and (number is None or number < 0):
         raise PyOpusError(f"count must be None or a whole number, 0 or more, not {count!r}")

@@ -1,10 +1,10 @@
-"""Tasks that take turns in one process, and others that run elsewhere: spawn, join, dispatch.
+"""Tasks that take turns in one process, and tasks that run elsewhere: spawn, join, dispatch.
 
 ``cOS`` is the only instance. Its calls ``Spawn``, ``Join`` and ``Yield`` let other tasks of this
-process run; these need greenlet (the extra ``cooperative``), remote ones do not.
+process run; these tasks need greenlet (the extra ``cooperative``), remote ones do not.
 
-Different from PyOPUS on purpose: what a task raises is raised by the ``Join`` that collects it, and
-what nobody has collected is printed when the program ends.
+Different from PyOPUS on purpose: the ``Join`` that collects a task raises the task's error, and the
+errors of tasks that nobody collects are printed when the program ends.
 """
 
 # ruff: noqa: N802, N803

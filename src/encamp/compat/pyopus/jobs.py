@@ -1,7 +1,7 @@
-"""Jobs of a dispatch on a cluster: tasks that have no slot of their own.
+"""The jobs of a dispatch on a cluster: tasks without a fixed slot.
 
-A task that is spawned by itself has a slot from the beginning, since its id tells which. Nobody
-asks for a job's id, so the cluster may choose its slot, and send short ones there ahead of time.
+A task that is spawned by itself has a slot from the beginning, since its id contains the slot.
+Nobody asks for a job's id, so the cluster may choose its slot, and send short jobs ahead.
 """
 
 # ruff: noqa: N802

@@ -1,8 +1,8 @@
-"""The cluster behind the virtual machines of this process, and who has which of its slots.
+"""The cluster behind the virtual machines of this process, and which tasks occupy its slots.
 
-A slot counts as taken from the spawn of its task until the spawner has received the message of
-its end, as PyOPUS counts, and not until the task has ended. So the cluster has always a slot free
-for what is spawned here, and no task waits.
+As in PyOPUS, a slot is occupied from the spawn of its task until the spawner has received the
+message of the task's end, not just until the task has ended. So there is always a free slot for a
+spawned task, and no task waits.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """The virtual machine on MPI: ``mpirun -n N python script.py`` runs the script on rank 0 only.
 
 The other ranks become slots when this module is imported. Without mpirun there are no slots, as in
-PyOPUS, unless the program has said `encamp.compat.pyopus.use_cluster`.
+PyOPUS, unless the program has called `encamp.compat.pyopus.use_cluster`.
 
-Different from PyOPUS on purpose: a task's exception is printed where the spawner runs and comes as
-``MsgTaskResult`` with ``success`` False, and the program goes on; so it does when a task's process
-dies. Tasks run in processes of their own on their rank's host and do not take part in MPI. Waiting
-uses no processor. ``finalize()`` may come while messages are under way.
+Different from PyOPUS on purpose: a task's exception is printed at the spawner and arrives as
+``MsgTaskResult`` with ``success`` False, and the program continues, also when a task's process
+dies. Tasks run in their own processes on their rank's host and do not take part in MPI. Waiting
+uses no processor time. ``finalize()`` may be called while messages are in transit.
 """
 
 # ruff: noqa: N802, N803

@@ -1,15 +1,15 @@
-"""The virtual machine on PVM: the program is its spawner, and hosts come and go as PVM has them.
+"""The virtual machine on PVM: the program is its spawner; hosts come and go as in PVM.
 
-It joins the user's virtual machine if its daemon runs on this host, else it has one of its own,
-when it is first needed; see `use_machine`, and `encamp.compat.pyopus.use_cluster` for more.
+The program joins the user's virtual machine if its daemon runs on this host, and otherwise starts
+its own when it first needs one; see `use_machine`, and `encamp.compat.pyopus.use_cluster`.
 
-Each function is spawned in a new interpreter, as PVM spawns tasks, unless the storage is to persist
-or the virtual machine was made with ``freshInterpreter=False``, which is quicker.
+Each function is spawned in a new interpreter, as PVM spawns tasks, unless the storage is persistent
+or the virtual machine was created with ``freshInterpreter=False``, which is faster.
 
-Different from PyOPUS on purpose: a task's exception is printed where the spawner runs and comes as
+Different from PyOPUS on purpose: a task's exception is printed at the spawner and arrives as
 ``MsgTaskResult`` with ``success`` False. There are never more tasks than slots, and the spawner
-takes none. Only the program's own tasks are listed, and killed. Waiting uses no processor. Asking
-for the state of the machine as often as one likes takes no memory.
+occupies none. Only the program's own tasks are listed and killed. Waiting uses no processor time,
+and asking for the state of the machine uses no memory.
 """
 
 # ruff: noqa: N802, N803
@@ -64,7 +64,9 @@ def use_machine(which: str | None = None, **options: Any) -> None:
     if which not in (None, "running", "own"):
         raise PyOpusError(f"the machine is 'running', 'own' or None, not {which!r}")
     if opened() is not None:
-        raise PyOpusError("there is a virtual machine already; PVM.finalize() leaves it")
+        raise PyOpusError(
+            "the program is in a virtual machine already; leave it with PVM.finalize()"
+        )
     _wanted.clear()
     _wanted.update(options, machine=which)
 
@@ -185,7 +187,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
     ) -> None:
         """See `VirtualMachine.setSpawn`."""
         if persistentStorage and self.freshInterpreter:
-            raise PyOpusError("storage persists in an interpreter that does, not in a fresh one")
+            raise PyOpusError("persistent storage needs a persistent interpreter, not a fresh one")
         super().setSpawn(startupDir, translateStartupDir, mirrorMap, persistentStorage)
 
     # The machine

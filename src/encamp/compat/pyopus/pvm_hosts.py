@@ -1,7 +1,7 @@
-"""What PVM says of the hosts of a cluster, and how its integer ids tell hosts and tasks.
+"""What PVM reports about the hosts of a cluster, and how its integer ids name hosts and tasks.
 
-A task's id has its host's id in the bits that PVM keeps for it. The rest is a number that PVM
-itself gives to nobody: tasks run in slots, which PVM does not know of.
+A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
+PVM itself never uses: tasks run in slots, which PVM does not know.
 """
 
 from __future__ import annotations

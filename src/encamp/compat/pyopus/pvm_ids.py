@@ -1,4 +1,4 @@
-"""PVM's ids in the dialect: integers, one of a host's daemon, and one of a task."""
+"""PVM's ids in the dialect: integers, one for a host's daemon, and one for a task."""
 
 from __future__ import annotations
 

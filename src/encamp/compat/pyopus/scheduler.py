@@ -1,8 +1,8 @@
-"""Whose turn it is: tasks of this process one at a time, and what comes from those elsewhere.
+"""The turns of the tasks of this process, and what arrives from remote tasks.
 
-Tasks of this process are greenlets. Each call that a task makes may hand the turn to another; a
-task that has been answered comes after those that were ready before it. Nothing here runs in a
-greenlet of its own, so a program with remote tasks only does without them.
+Tasks of this process are greenlets. Each call that a task makes may pass the turn to another; a
+task that gets its answer queues behind those that were ready before it. Nothing here runs in a
+greenlet itself, so a program with remote tasks only does not need greenlet.
 """
 
 # ruff: noqa: N802, N815

@@ -1,6 +1,8 @@
-"""Dask: agents run beside workers; frames go over the mesh.
+"""Dask: an agent for each worker; frames go over the mesh.
 
-engine      the controller's end, by a client of the user's or of its own
+engine      the controller's end, through a client of the user's or its own
+hosts       a Dask cluster that the engine starts on hosts
+relay       tunnels through Dask's scheduler
 worker      what workers run to start and end agents
-leases      Dask's view of what encamp runs, by which adaptive clusters scale
+leases      the tasks that show Dask what encamp runs, so that adaptive clusters scale
 """

@@ -1,7 +1,7 @@
-"""The engine ``dask``: an agent beside each worker of a Dask cluster, with a slot for each thread.
+"""The engine ``dask``: an agent for each worker of a Dask cluster, with a slot for each thread.
 
-The cluster is the user's, or one of its own on this host. Dask only starts the agents; tasks and
-messages go by the mesh, as a task of Dask's own for each of them would cost milliseconds.
+The cluster is the user's, or one that the engine starts. Dask only starts the agents; calls and
+messages go over the mesh, since a Dask task for each of them would take milliseconds.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def open_end(
              "hosts": hosts, "hostfile": hostfile}  # fmt: skip
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
-        raise BadJob(" and ".join(said), "say by one of these which Dask cluster is meant")
+        raise BadJob(" and ".join(said), "choose the Dask cluster with one of these")
     if address is not None and not isinstance(address, str):
         raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
     if more and jobqueue is None:
@@ -108,7 +108,7 @@ def takes(
 def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
     """A cluster whose workers are jobs of a batch system, as many as have that many cores."""
     if slots is None:
-        raise BadJob("slots", "say how many cores the batch system is to be asked for")
+        raise BadJob("slots", "say how many cores to request from the batch system")
     try:
         dask_jobqueue = import_module("dask_jobqueue")
     except ImportError as exc:
@@ -190,7 +190,9 @@ def _connect(given: Any, address: str | None, security: Any, within: float) -> A
 def _address_of(given: Any) -> str:
     if isinstance(given, distributed.Client):
         if given.scheduler is None:
-            raise EngineUnavailable("dask", "its client is closed", "give one that is connected")
+            raise EngineUnavailable(
+                "dask", "its client is closed", "give a client that is connected"
+            )
         return str(given.scheduler.address)
     address = getattr(given, "scheduler_address", None)
     if not isinstance(address, str) or not address:
@@ -404,7 +406,7 @@ class DaskEngine(MeshEngine):
             self.soon(self._fail)
 
     def _fail(self) -> None:
-        raise EngineFailed(self.name, "its scheduler is gone")
+        raise EngineFailed(self.name, "its scheduler has ended")
 
     # The end
 

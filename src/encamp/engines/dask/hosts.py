@@ -1,7 +1,7 @@
-"""A Dask cluster of the engine's own: a scheduler in this process, a worker on each of some hosts.
+"""A Dask cluster that the engine starts: a scheduler in this process, a worker on each host.
 
-Everything goes through TLS with a certificate of the cluster's own, which hosts are told through
-ssh. (Distributed's SSHCluster would listen without it, or show the key in command lines.)
+All connections use TLS with a certificate made for the cluster, which hosts get through ssh.
+(Distributed's SSHCluster would listen without TLS, or show the key in command lines.)
 """
 
 from __future__ import annotations

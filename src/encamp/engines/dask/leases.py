@@ -1,8 +1,7 @@
-"""Leases: what encamp has to do on a Dask cluster, shown to Dask as tasks of its own.
+"""Leases: Dask tasks that stand for encamp's work on a Dask cluster.
 
-An adaptive cluster grows while tasks wait, and retires workers that have none. So there is a lease
-on a worker for each of its slots that is at work, and one that may run anywhere for each call that
-waits for a slot.
+An adaptive cluster grows while tasks wait, and retires workers without tasks. So there is a lease
+on a worker for each of its busy slots, and a lease that may run anywhere for each waiting call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tunnels through Dask's scheduler, for agents that do not reach the program, nor it them.
+"""Tunnels through Dask's scheduler, for agents and programs that cannot connect to each other.
 
-Program and workers each have a connection of Dask's own to the scheduler, which passes on what
-comes by them. It needs no encamp for that: what it runs travels by value.
+Program and workers each have a Dask connection to the scheduler, which forwards what arrives. The
+scheduler needs no encamp for this: the code that it runs is sent by value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the engine ``dask`` has done in Dask's workers; not in encamp's own processes."""
+"""What the engine ``dask`` runs in Dask's workers."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""ipyparallel: agents run beside its engines; frames go over the mesh.
+"""ipyparallel: an agent for each of its engines; frames go over the mesh.
 
-engine      the controller's end, by a client of the user's or of its own
-hosts       what starts ipyparallel's engines on hosts, for a cluster of its own
+engine      the controller's end, through a client of the user's or its own
+hosts       an ipyparallel cluster that the engine starts on hosts
 """

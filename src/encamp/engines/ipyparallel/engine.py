@@ -1,8 +1,8 @@
-"""The engine ``ipyparallel``: an agent beside each engine of an ipyparallel cluster.
+"""The engine ``ipyparallel``: an agent for each engine of an ipyparallel cluster.
 
-The cluster is the user's, or one of its own on this host. ipyparallel only starts the agents, by a
-short task on each of its engines; tasks and messages go by the mesh. An engine that is busy with
-the user's own work gets its agent when that is done, and nobody waits for it.
+The cluster is the user's, or one that the engine starts. ipyparallel only starts the agents, with
+one short task on each of its engines; calls and messages go over the mesh. An engine that is busy
+with the user's own tasks gets its agent when it is free, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def open_end(
              "hosts": hosts, "hostfile": hostfile}  # fmt: skip
     said = [name for name, value in given.items() if value is not None]
     if len(said) > 1:
-        raise BadJob(" and ".join(said), "say by one of these which cluster is meant")
+        raise BadJob(" and ".join(said), "choose the cluster with one of these")
     for name in ("profile", "connection_file"):
         if not isinstance(given[name], str | None):
             raise BadJob(name, f"must be a text, not {given[name]!r}")
@@ -83,8 +83,8 @@ def _connected(file: str | None, profile: str | None, within: float) -> Any:
         return ipyparallel.Client(file, profile=profile, timeout=within)
     except Exception as exc:
         what = f"connection_file {file!r}" if file else f"profile {profile!r}"
-        why = f"no cluster is reached by its {what}: {exc}"
-        raise EngineUnavailable("ipyparallel", why, "start one, by ipcluster start -n 4") from exc
+        why = f"no cluster was reached by its {what}: {exc}"
+        raise EngineUnavailable("ipyparallel", why, "start one: ipcluster start -n 4") from exc
 
 
 def _client_of(given: Any) -> tuple[Any, bool]:
@@ -118,7 +118,7 @@ def _own(
         with _told("its cluster did not start"):
             client = ipyparallel.Client(own.connection_file, timeout=within)
         stack.callback(client.close)
-        with _told("not all of its engines came"):
+        with _told("not all of its engines have joined"):
             count = sum(number for _, number in engines)
             client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
@@ -184,7 +184,7 @@ class IPythonEngine(MeshEngine):
         ids = self._client.ids
         if not ids:
             why = "its cluster has no engines"
-            raise EngineUnavailable(self.name, why, "start some, by ipcluster engines -n 4")
+            raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
         busy = {place for place, said in self._client.queue_status().items() if _busy(said)}
         self._have(ids)
         idle = sum(

@@ -1,7 +1,7 @@
-"""A cluster of ipyparallel of this engine's own: its controller here, its engines on hosts.
+"""An ipyparallel cluster that the engine starts: a controller here, engines on hosts.
 
-All of them end with this program, also when it is killed. What engines need to connect comes by
-their standard input, not by a file on a shared disk.
+All of it ends with this program, even if that is killed. Engines get their connection file through
+standard input, not through a shared disk.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Starting agents beside a process of another system, such as a Dask worker, and ending them.
+"""Starting agents for a process of another system, such as a Dask worker, and ending them.
 
-All of this runs in that process, which it must not harm: an agent is a process of its own, with a
-session of its own, and ends with the process that has started it.
+All of this runs in that process, which it must not disturb: an agent is a separate process in its
+own session, and ends with the process that started it.
 """
 
 from __future__ import annotations

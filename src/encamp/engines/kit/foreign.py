@@ -1,4 +1,4 @@
-"""Environment variables by which an MPI and PVM know the processes that they have started."""
+"""Environment variables by which MPI and PVM recognize the processes that they have started."""
 
 from __future__ import annotations
 

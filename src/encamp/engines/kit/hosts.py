@@ -54,7 +54,7 @@ def host_in(line: str) -> HostLine:
     said = _HOST.fullmatch(line.strip())
     address = said and (said["six"] or said["bare"])
     if said is None or (address and not _is_six(address)):
-        raise BadJob(repr(line), f"this is no host; {_AS}")
+        raise BadJob(repr(line), f"this is not a host; {_AS}")
     slots = _SLOTS.search(said["more"])
     count = said["count"] or (slots[1] if slots else "")
     if count and not (count.isascii() and count.isdigit() and int(count)):
@@ -144,10 +144,10 @@ def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
         with Path(file).open("rb") as opened:
             data = opened.read(_MOST + 1)
         if len(data) > _MOST:
-            raise BadHostfile(file, "it has more than 16 MiB, or no end; give a smaller file")
+            raise BadHostfile(file, "it has more than 16 MiB; give a smaller file")
         text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as exc:
-        why = exc.strerror if isinstance(exc, OSError) else "it is no text in UTF-8"
+        why = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise BadHostfile(file, f"{why}"[:1].lower() + f"{why}"[1:]) from exc
     lines = [line.partition("#")[0].strip() for line in text.splitlines()]
     try:
@@ -155,5 +155,5 @@ def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
     except BadJob as exc:
         raise BadHostfile(file, str(exc)) from exc
     if not found:
-        raise BadHostfile(file, "it names no host; write one a line, like 'node1:4'")
+        raise BadHostfile(file, "it names no host; write one per line, like 'node1:4'")
     return found

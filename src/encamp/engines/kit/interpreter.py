@@ -1,4 +1,4 @@
-"""How a Python like this process's is started: which program, with which flags and signals."""
+"""How to start an interpreter like this one: which program, with which flags and signals."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def python_here() -> str:
     if told:
         return told
     if getattr(sys, "frozen", False):
-        raise NoPython("this program was frozen, so that it is no Python")
+        raise NoPython("this program is frozen, so it is not a Python interpreter")
     if sys.executable:
         return sys.executable
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     usual = Path(sys.exec_prefix, "bin", version)
     if os.access(usual, os.X_OK):
         return str(usual)
-    raise NoPython("sys.executable, which should say where Python is, is empty")
+    raise NoPython("sys.executable, the path of the interpreter, is empty")
 
 
 def _told() -> str:

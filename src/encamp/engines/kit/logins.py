@@ -1,8 +1,8 @@
-"""Logging in to many hosts at once through ssh, no faster than a server or a jump host lets in.
+"""Logging in to many hosts through ssh, no faster than a server or a jump host allows.
 
-By default sshd refuses some of those that come while ten others have not proved who they are
-(``MaxStartups 10:30:100``, sshd_config(5)), and all hosts may be behind one. So log-ins begin one
-after the other, and those that are refused are tried again.
+By default sshd refuses some connections while ten others have not authenticated yet
+(``MaxStartups 10:30:100``, sshd_config(5)), and all hosts may be behind one jump host. So logins
+start one after the other, and refused ones are tried again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Programs on other hosts, which end with this one: through ssh, or through srun in Slurm.
+"""Programs on other hosts that end with this one: through ssh, or through srun in Slurm.
 
-A program is told what it needs by a line on its standard input, says ``ready`` in a line on its
-standard output, and ends when its standard input does. So nothing secret is in a command line, and
-nothing stays behind when this process is killed.
+A program reads its orders from its standard input, writes ``ready`` to its standard output, and
+ends when its standard input does. So no secret is in a command line, and no program remains when
+this process is killed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def remote_command() -> list[str]:
     except ValueError:
         words = []
     if not words:
-        raise BadJob(f"{SSH}={given!r}", "is no command; write it as in a shell")
+        raise BadJob(f"{SSH}={given!r}", "is not a command; write it as in a shell")
     return [*words, *(QUIET if words[0].endswith("ssh") else ())]
 
 
@@ -93,7 +93,10 @@ class RemotePrograms:
                 ]
             faults = [why for one in started if (why := one.result())]
             if faults:
-                remedy = "see that ssh gets there without a password, and that encamp is there"
+                remedy = (
+                    "check that ssh gets there without a password, and that encamp is "
+                    "installed there"
+                )
                 raise EngineUnavailable(engine, "; ".join(faults), remedy)
         except BaseException:
             self.close()

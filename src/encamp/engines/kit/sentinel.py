@@ -1,4 +1,4 @@
-"""Waiting for the end of a process beside other descriptors, and ending that process for sure."""
+"""Waiting for the end of a process together with other descriptors, and ending that process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard streams that this process was started without."""
+"""Standard streams that were closed when this process started."""
 
 from __future__ import annotations
 

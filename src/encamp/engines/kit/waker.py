@@ -1,4 +1,4 @@
-"""Ending another thread's wait for descriptors."""
+"""Waking a thread that waits for descriptors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""MPI: ranks are agents; frames are messages of MPI, or go through rank 0 of a launched job.
+"""MPI: ranks are agents; frames are MPI messages, or go through rank 0 of a launched job.
 
-engine      opening this process's end, and the controller's where it is a rank
+engine      opens this process's end: an agent's, or the controller's if it is a rank
 launch      a controller outside of MPI, which starts mpiexec and talks to rank 0
-gateway     rank 0 of such a job; run is the controller's view of it
-endpoint    sending and receiving as a rank; inbox and near are its short ways
-hosts, processes, remains    whom mpiexec starts where, who still lives, what it leaves behind
+gateway     rank 0 of such a job; run is the controller's view of the job
+endpoint    sending and receiving as a rank; inbox and near are its shortcuts
+hosts, processes, remains    the ranks' hosts, which ranks live, what a job leaves behind
 """

@@ -1,12 +1,11 @@
 """How a rank of an MPI job sends frames, receives them, and leaves.
 
 The first message of each frame goes to the receiver's inbox (`mpi_inbox`): a msgpack array of the
-frame's parts, if all are small, else of their sizes. Then one message with the small parts and one
-for each big part follow with another tag, without copies. An array of -1 or -2 says that its
-sender leaves, or that all are to leave without more ado.
+frame's parts if all are small, and otherwise of their sizes. Then one message with the small parts,
+and one for each big part, follow with another tag, without copies. An array of -1 or -2 says that
+its sender leaves, or that all ranks are to leave at once.
 
-MPI wakes nobody up, so that a rank looks again and again: at once while something goes on, then
-less and less often.
+MPI wakes nobody up, so a rank polls: at once while something happens, then less and less often.
 """
 
 from __future__ import annotations

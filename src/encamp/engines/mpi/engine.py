@@ -1,8 +1,8 @@
-"""The MPI engine: rank 0 is the controller, or a gateway to it, and all other ranks are agents.
+"""The MPI engine: rank 0 is the controller, or a gateway to it; all other ranks are agents.
 
 Under ``mpirun -n N python script.py`` the script of rank 0 is the controller. From a plain Python
-process, or by ``encamp run --engine mpi``, the engine starts ``mpiexec`` itself; rank 0 is then a
-gateway, so that the controller outlives the MPI job (`LaunchedMPI`), and needs no mpi4py.
+process, or with ``encamp run --engine mpi``, the engine starts ``mpiexec`` itself; rank 0 is then a
+gateway. So the controller survives the MPI job (`LaunchedMPI`), and needs no mpi4py.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _open_rank(*, near: bool) -> Endpoint:
     global _opened
     if _opened:
         why = "the ranks of this mpirun have ended with their first cluster"
-        raise EngineUnavailable("mpi", why, "use one for all: job.run(cluster), Executor(cluster)")
+        raise EngineUnavailable(
+            "mpi", why, "use one cluster for everything: job.run(cluster), Executor(cluster)"
+        )
     _opened = True
     private = _count(_SIZES_HERE) == _ranks() and "mpi4py.MPI" not in sys.modules
     with _endable(), _variables(SHARED_MEMORY if private else {}):
@@ -122,7 +124,7 @@ takes = LaunchedMPI
 
 def _check_slots(slots: int | None, ranks: int) -> None:
     if slots not in (None, ranks - 1):
-        why = f"mpirun has started {ranks} ranks, of which {ranks - 1} work, not {slots}"
+        why = f"mpirun has started {ranks} ranks, {ranks - 1} of them for slots, not {slots}"
         raise EngineUnavailable("mpi", why, "leave slots out, or start one rank more than slots")
 
 
@@ -200,7 +202,7 @@ class MPIEngine(MPIEndpoint, Engine):
     def check_open(self) -> None:
         """Raise `EngineFailed` if the ranks have left."""
         if self._closed:
-            why = "its ranks have ended with the first cluster; use one cluster for all of a script"
+            why = "its ranks have ended with the first cluster; use one cluster in the whole script"
             raise EngineFailed(self.name, why)
 
     def stop(self) -> None:
@@ -312,10 +314,13 @@ def _communicator(mpi: ModuleType) -> Intracomm:
     if comm.size != _ranks():
         remove(remains_here())  # a rank for itself leaves its memory behind, even if it ends well
         library = mpi.Get_library_version().strip()[:40]
-        why = f"mpi4py uses {library}, and the launcher is of another"
+        why = f"mpi4py uses {library}, but the launcher belongs to another MPI"
         raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
     if not _poll(request.Test, _COME_WITHIN):
-        why = f"not all ranks have opened a cluster within {_COME_WITHIN:g} s; all must run alike"
+        why = (
+            f"not all ranks have opened a cluster within {_COME_WITHIN:g} s; all ranks must "
+            "run the same script"
+        )
         raise EngineFailed("mpi", why)
     comm.Set_errhandler(mpi.ERRORS_RETURN)
     return comm

@@ -1,10 +1,10 @@
-"""The controller outside of the MPI job, and the gateway: the job's rank 0, which speaks for it.
+"""A controller outside of the MPI job, and the gateway: rank 0 of the job, which relays frames.
 
     controller ◄── a Unix-domain socket ──► rank 0, the gateway ◄── MPI ──► ranks 1…N, the agents
 
-Only processes of the same user that know the key which the job was started with get in. Both only
-pass frames on. The controller waits for its socket, so that it needs no CPU meanwhile; and it can
-start another job when this one has died, whose agents have numbers of their own.
+Only processes of the same user that know the job's key can connect. Both ends only relay frames.
+The controller waits for its socket, which uses no CPU; it can start another job when this one has
+died, whose agents get new numbers.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ class LaunchedMPI(Engine):
             if questions is not None:
                 questions.end()
         if self._run is None:
-            raise self._failure or EngineFailed(self.name, "it was stopped while it started")
+            raise self._failure or EngineFailed(self.name, "it was interrupted while it started")
 
     def _heed(self, run: Run | None, questions: Questions) -> None:
         """Give up a job that does not come up because of hosts that cannot be used."""
@@ -295,7 +295,7 @@ class LaunchedMPI(Engine):
             self._refusals -= not intruded
             self._launch()
             return
-        limit = f"its ranks were not there within {self._start_timeout:g} s; " if late else ""
+        limit = f"its ranks have not joined within {self._start_timeout:g} s; " if late else ""
         self._failure = EngineFailed(self.name, _sentence(faults) or limit + why)
 
     def _go_without(self, faults: Mapping[str, str]) -> bool:
@@ -350,7 +350,7 @@ def _check_words(**options: object) -> None:
     try:
         shlex.split(str(options["rsh_agent"]))
     except ValueError as exc:
-        why = "is no command; write it as in a shell"
+        why = "is not a command; write it as in a shell"
         raise BadJob(f"rsh_agent={options['rsh_agent']!r}", why) from exc
 
 

@@ -1,7 +1,7 @@
-"""The hosts of an MPI job: how they are reached, and why one cannot be used.
+"""The hosts of an MPI job: how they are reached, and why a host cannot be used.
 
-Launchers tell in many words of their own what is wrong with a host, or wait for minutes. So hosts
-are asked by the same remote shell that the launcher uses, when a job does not come up.
+Launchers describe problems of a host in many ways, or wait for minutes. So when a job does not
+start, the hosts are tested with the launcher's own remote shell.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What comes to a rank, one message after the other, and the short way of small ones.
+"""What arrives at a rank, one message after the other, and the shortcut for small messages.
 
-Each message says itself whose it is, and how long, so that it does no harm to ask MPI twice for
-the same one: a receive that has ended stays so until it is started again (MPI 4.1, 3.9). An
-interrupt anywhere finds the message in the inbox or behind it.
+Each message contains its receiver, sender and length, so MPI may be asked twice for the same
+message: a completed receive stays complete until it is started again (MPI 4.1, 3.9). After an
+interrupt at any point, the message is still in the inbox or behind it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Finding an MPI's launcher, and running a job with it: its command line, its end, its remains."""
+"""Finding an MPI's launcher, and running a job with it: command line, end, and clean-up."""
 
 from __future__ import annotations
 
@@ -399,9 +399,9 @@ def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
 
 def short_of_shared_memory(ranks: int, each: int = _EACH) -> str:
     """What to do about a /dev/shm without ``each`` bytes for every rank; empty if it has them."""
-    what = f"{_SHARED_MEMORY}, by which ranks of one host talk,"
+    what = f"{_SHARED_MEMORY}, through which ranks of one host communicate,"
     if not os.access(_SHARED_MEMORY, os.W_OK):
-        return f"{what} is not there or cannot be written to; mount one"
+        return f"{what} does not exist or is not writable; mount it"
     there = os.statvfs(_SHARED_MEMORY)
     free, need = there.f_bavail * there.f_frsize, ranks * _EACH
     if free >= ranks * each:

@@ -1,7 +1,7 @@
-"""Folders of shared libraries on the hosts of an MPI job: only those that are nobody else's.
+"""Folders of shared libraries on the hosts of an MPI job: only those that no other user can change.
 
-A program needs its libraries before anything of it runs. So a shell looks at the folders first,
-as `search_paths.only_ours` does, and then becomes the program.
+A program needs its libraries before any of its code runs. So a shell checks the folders first, as
+`search_paths.only_ours` does, and then becomes the program.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Rank 0 with the slots of all ranks, where these are on its host and in nothing else than it is.
+"""Rank 0 with the slots of all ranks, if the ranks differ from it in nothing but their cores.
 
-A call then takes no way through MPI and another process: rank 0 speaks with its slots by
-socketpairs, as on one machine without MPI. The other ranks only wait for the end.
+A call then bypasses MPI and the other rank: rank 0 talks to its slots over socketpairs, as on one
+machine without MPI. The other ranks only wait for the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Processes of this host that a rank watches, since not every MPI tells of their deaths."""
+"""Processes of this host that a rank watches, since not every MPI reports their deaths."""
 
 from __future__ import annotations
 

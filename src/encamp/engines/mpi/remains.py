@@ -1,4 +1,4 @@
-"""What jobs of MPIs leave behind on a host when they are killed, and how to find what is ours."""
+"""What MPI jobs leave behind on a host when they are killed, and how to recognize our own."""
 
 from __future__ import annotations
 

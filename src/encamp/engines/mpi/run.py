@@ -1,6 +1,6 @@
-"""One MPI job as its controller sees it: the socket that its rank 0 calls by, and its ends.
+"""One MPI job as its controller sees it: the socket to its rank 0, and how the job ends.
 
-Both the controller and the gateway send messages whose first part is a head.
+Controller and gateway both send messages whose first part is a head.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Run:
         kind, number = HEAD.unpack(parts[0])
         if not self._admitted:
             if not self._door.admits(parts):
-                raise BadFrame("it does not show the key")
+                raise BadFrame("it does not prove that it knows the key")
             self._admitted = True
             self._poll.unregister(self._door.socket)
             self._door.close()
@@ -175,7 +175,10 @@ class Run:
             self.job.end(within if self.ready else 0)
         why = self.job.why()
         if ended_by_intruder(why, ready=self.ready):
-            why = f"somebody who is not of the job has called MPICH's launcher, which ended; {why}"
+            why = (
+                "a process outside of the job has connected to MPICH's launcher, which "
+                f"ended; {why}"
+            )
         for watched in (self._link, self.job.sentinel, self._door.socket):
             if watched is not None:
                 with suppress(OSError, ValueError):

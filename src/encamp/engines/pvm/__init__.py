@@ -1,7 +1,7 @@
 """PVM: agents are tasks of the virtual machine; frames are its messages.
 
-ends        opening this process's end; engine is the controller's, endpoint what both have
-libpvm      PVM's library; pieces cuts frames into messages that it takes
-machine     starting and ending a virtual machine of one's own; keeper ends it with its program
-membership  which tasks belong to a cluster; hosts and naming tell and add hosts
+ends        opens this process's end; engine is the controller's, endpoint what both share
+libpvm      PVM's library; pieces cuts frames into messages that it accepts
+machine     starts and ends a virtual machine; keeper ends it with the program
+membership  the tasks of a cluster; hosts and naming add hosts and report errors
 """

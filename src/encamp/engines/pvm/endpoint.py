@@ -1,7 +1,7 @@
 """How an end of the PVM engine's network sends frames, receives them, and leaves.
 
-It queues what it sends on its lines, and wakes whoever waits on its one descriptor; messages are
-the process's membership's (`encamp.engines.pvm.membership`).
+It queues frames on its lines, and wakes whoever waits on its one descriptor. The process's
+membership sends and receives the messages (`encamp.engines.pvm.membership`).
 """
 
 from __future__ import annotations

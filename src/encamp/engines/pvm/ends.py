@@ -1,7 +1,7 @@
-"""The PVM engine: the controller is a PVM task, and every host of the virtual machine has another.
+"""The PVM engine: the controller is a PVM task, and every host of the virtual machine has an agent.
 
-Works with the virtual machine that runs, or with one of its own. Agents come with their hosts, also
-with those that are added while it runs, and a new one takes the place of one that has died alone.
+It uses a running virtual machine, or starts one. Agents join with their hosts, including hosts that
+are added later, and an agent that dies alone is replaced.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
     end.slots = slots
     controller = libpvm.parent()
     if controller is None:
-        raise EngineFailed("pvm", "it was not spawned by a controller")
+        raise EngineFailed("pvm", "it was not started by a controller")
     with member.lock:
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [controller])
         member.say_hello(end.line(CONTROLLER, controller))

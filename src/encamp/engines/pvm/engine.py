@@ -1,7 +1,7 @@
-"""The controller's end of the PVM engine: agents on the machine's hosts, and who comes and goes.
+"""The controller's end of the PVM engine: agents on the machine's hosts, and which join and leave.
 
-Agents come with their hosts, also with those that are added while it runs, and a new one takes the
-place of one that has died alone.
+Agents join with their hosts, including hosts that are added later, and an agent that dies alone is
+replaced.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Agent:
         last = self.said.decode(errors="replace").strip().splitlines()[-1:]
         after = ": " if last else ""
         lacks = "ModuleNotFoundError" in "".join(last)
-        what = "; install encamp for that Python there, or say python=…" if lacks else ""
+        what = "; install encamp for that Python there, or set python=…" if lacks else ""
         return f"its PVM task on {self.host.name} ended{after}{''.join(last)[:300]}{what}"
 
 

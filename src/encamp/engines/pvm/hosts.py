@@ -1,7 +1,7 @@
-"""The program that adds hosts to a virtual machine, as a task of it that does nothing else.
+"""The program that adds hosts to a virtual machine, as a PVM task of its own.
 
-It is a process of its own because libpvm waits until a daemon has started, or has not, for minutes
-where a host does not answer. Needs nothing but the standard library.
+It is a separate process because libpvm blocks until a daemon has started or failed, for minutes if
+a host does not answer. It needs only the standard library.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The program that keeps a virtual machine for another process: ``keeper.py NAME FOLDER``.
+"""The program that owns a virtual machine for another process: ``keeper.py NAME FOLDER``.
 
-It starts the PVM daemon, says so, and halts the machine and removes its files when its standard
-input ends, so that nothing is left of it also when the other process was killed. The environment
+It starts the PVM daemon, reports that, and halts the machine and removes its files when its
+standard input ends, so that nothing remains even if the other process was killed. The environment
 says where the machine has its files (``PVM_TMP``) and what it is called (``PVM_VMID``). ``FOLDER``
-is removed at the end, if one is named. A byte on its input says before that all tasks have ended.
-It stands alone, to be a small process.
+is removed at the end, if one is named. A byte on its input before that says that all tasks have
+ended. It imports nothing of encamp, to be a small process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""libpvm3 as Python functions: the calls that the engine uses, with types, and nothing else.
+"""libpvm3 as Python functions: the calls that the engine uses, with types.
 
-Functions are called as the C ones without ``pvm_``; the header ``pvm3.h`` and the pages of
-section 3PVM say what they do. An error code becomes a `PVMError`. A process has one membership in
-one virtual machine, and one thread at a time may use it.
+Functions are named like the C ones without ``pvm_``; the header ``pvm3.h`` and section 3PVM of the
+manual describe them. An error code becomes a `PVMError`. A process has one membership in one
+virtual machine, and one thread at a time may use it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _ERRORS = {
     -31: "no such task",
     -32: "not found",
     -33: "exists already",
-    LOOPBACK: "this host's name stands for its loopback address, which others cannot reach",
+    LOOPBACK: "this host's name resolves to its loopback address, which others cannot reach",
 }
 
 try:

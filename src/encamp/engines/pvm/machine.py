@@ -1,7 +1,7 @@
-"""The virtual machine that a process joins: one that runs already, or one of its own.
+"""The virtual machine that a process joins: a running one, or one that it starts.
 
-A machine of one's own is kept by another small process (`encamp.engines.pvm.keeper`), which ends
-it when this process does, however that comes about.
+A machine that it starts belongs to another small process (`encamp.engines.pvm.keeper`), which ends
+it when this process ends, even by a kill.
 """
 
 from __future__ import annotations
@@ -162,9 +162,11 @@ class OwnMachine(Machine):
         word, _, pid = line.partition(" ")
         if word == "ready":
             return int(pid)
-        said = line + _rest(self._keeper.stdout) if ready else "it does not say that it is ready"
+        said = (
+            line + _rest(self._keeper.stdout) if ready else ("it has not reported that it is ready")
+        )
         why = f"its daemon does not start: {' '.join(said.split())}"
-        raise EngineUnavailable("pvm", why, "see what the command pvmd says")
+        raise EngineUnavailable("pvm", why, "see what the command pvmd prints")
 
     def close(self) -> None:
         """Halt it, and leave none of its files. May be called twice."""
@@ -221,8 +223,8 @@ def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
     if machine is None and which == "running":
         raise EngineUnavailable("pvm", "no virtual machine runs here", "start one: pvm")
     if machine is not None and address:
-        why = f"address={address!r} comes too late for the virtual machine that runs here"
-        remedy = f"say machine='own', or end that one and start it by: pvm -n{address}"
+        why = f"address={address!r} is not possible for a virtual machine that runs already"
+        remedy = f"use machine='own', or end that one and start it with: pvm -n{address}"
         raise EngineUnavailable("pvm", why, remedy)
     return machine or OwnMachine(address or usual)
 
@@ -232,8 +234,10 @@ def _check_address(address: str) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
             trial.bind((address, 0))
     except OSError:
-        why = f"address={address!r} is none of this host's"
-        remedy = "give the one by which the other hosts reach it, such as 10.0.0.5; see: ip address"
+        why = f"address={address!r} is not an address of this host"
+        remedy = (
+            "give the address at which the other hosts reach it, such as 10.0.0.5; see: ip address"
+        )
         raise EngineUnavailable("pvm", why, remedy) from None
 
 
@@ -299,8 +303,8 @@ def _check_programs() -> None:
     if missing:
         raise EngineUnavailable("pvm", f"there is no command {missing[0]}", REMEDY)
     if os.geteuid() == 0 and "PVM_ALLOW_ROOT" not in os.environ:
-        why = "PVM does not work for root, who had better not run what other hosts ask for"
-        raise EngineUnavailable("pvm", why, "be another user, or set PVM_ALLOW_ROOT=1")
+        why = "PVM refuses to work for root, since other hosts could then run anything as root"
+        raise EngineUnavailable("pvm", why, "use another account, or set PVM_ALLOW_ROOT=1")
 
 
 def _folder() -> str:
@@ -327,7 +331,10 @@ def _make_again(folder: Path) -> None:
     except FileExistsError:
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
-            why = f"{folder}, which this process had for its virtual machine, is no folder of ours"
+            why = (
+                f"{folder}, the folder of this process's virtual machine, is not a folder of "
+                "this user"
+            )
             raise EngineUnavailable("pvm", why, "remove it") from None
         folder.chmod(0o700)
 

@@ -1,15 +1,15 @@
-"""A process as a task of a virtual machine, and the lines that it has to other tasks.
+"""A process as a task of a virtual machine, and its lines to other tasks.
 
-A process is one PVM task, whichever of its ends (`encamp.engines.pvm.endpoint`) sends: the
-`Membership` is shared. Every pair of tasks has a *line* by the direct route. A small frame is one
-message, a msgpack array of its parts; a big one has its parts' sizes first, then the parts in
-pieces (`encamp.engines.pvm.pieces`). Any task of the machine may send messages: one that cannot be
-read is dropped as if it had not come.
+A process is one PVM task, whichever of its ends (`encamp.engines.pvm.endpoint`) sends: they share
+the `Membership`. Every pair of tasks has a *line* over a direct route. A small frame is one
+message, a msgpack array of its parts; a big one sends its parts' sizes first, then the parts in
+pieces (`encamp.engines.pvm.pieces`). Any task of the machine may send messages, so unreadable ones
+are dropped.
 
-``pvm_send`` waits until the receiver takes what the socket does not hold. So no more is sent than
-that, until the receiver has said that it took it: nobody waits for one who computes, is frozen or
-has gone. For the same reason who wants a direct route *calls* by way of the daemons, and the other
-one, who is listening then, makes it.
+``pvm_send`` blocks until the receiver takes what the socket does not hold. So no more than that is
+sent until the receiver has acknowledged it: nobody waits for a receiver that computes, is frozen or
+has gone. For the same reason a task that wants a direct route *calls* through the daemons, and the
+other task, which is listening then, opens it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How hosts are named for PVM, and in plain words why some of them could not be taken in."""
+"""How hosts are named for PVM, and plain reasons why some could not be added."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ _HOST = re.compile(r"\w[\w.-]*( +(bx|dx|ep|id|ip|lo|so|sp|wd)=\S+)*", re.ASCII)
 """A name with options as pvmd(1) has them in host files."""
 _NOTATION = "write it as in PVM's host files, like 'node1' or 'node1 ip=10.0.0.1 lo=other_user'"
 _ADDRESS = (
-    "say by which address they reach it: address=10.0.0.5 (encamp run: --option address=10.0.0.5) "
-    "for a machine of the program's own, pvm -n10.0.0.5 for one that you start"
+    "give the address at which they reach it: address=10.0.0.5 (encamp run: --option "
+    "address=10.0.0.5) "
+    "for a virtual machine of the program's own, pvm -n10.0.0.5 for one that you start"
 )
 _NOISE = ("", "EOF")
 _SAID = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
@@ -30,10 +31,10 @@ _COMMON = (
         "Permission denied",
         "Permission denied; {shell} must get there without a password, as with a key in ssh-agent",
     ),
-    ("No route to host", "No route to host; see whether it is up, and its address right"),
-    ("Network is unreachable", "Network is unreachable; see whether its address is right"),
-    ("Connection refused", "Connection refused; see whether its ssh server runs"),
-    ("timed out", "the connection timed out; see whether it is up"),
+    ("No route to host", "No route to host; check that it is up, and its address"),
+    ("Network is unreachable", "Network is unreachable; check its address"),
+    ("Connection refused", "Connection refused; check that its ssh server runs"),
+    ("timed out", "the connection timed out; check that it is up"),
 )
 """What a host's answer holds, and what to say then."""
 
@@ -58,9 +59,9 @@ def _host(given: object) -> str:
     host = " ".join(given.lstrip("\ufeff").split())
     line = parsed(host)
     if line is not None and line.six:
-        raise BadJob(f"host {host!r}", "PVM knows no IPv6; name the host by an address of IPv4")
+        raise BadJob(f"host {host!r}", "PVM does not support IPv6; give an IPv4 address")
     if line is not None and line.places:
-        why = "PVM takes no numbers of slots with hosts; leave it out, and say slots=… for all"
+        why = "PVM takes no number of slots per host; leave it out, and set slots=… for all"
         raise BadJob(f"host {host!r}", why)
     if not _HOST.fullmatch(host):
         raise BadJob(f"host {given!r}", _NOTATION)

@@ -1,7 +1,7 @@
-"""What has come in a message of PVM, and big frames that come in many.
+"""Incoming PVM messages, and big frames that arrive in many pieces.
 
-Any task of the virtual machine may send them: what cannot be read is `Unreadable`, and memory is
-taken as pieces come, whatever is said before of how many will.
+Any task of the virtual machine may send messages: what cannot be read is `Unreadable`, and memory
+is allocated as pieces arrive, whatever their number is said to be.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on.
+"""The display of a run for people.
 
-Nothing here waits for a terminal, ends a run, or is needed for one.
+Nothing here blocks on a terminal or ends a run, and no run depends on it.
 """

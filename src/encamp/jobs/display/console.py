@@ -1,4 +1,4 @@
-"""What a person at the console sees of a run: a live display, or plain lines off a terminal."""
+"""The display of a run on the console: live in a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class _Failures:
             for line in task.log_tail.splitlines()[-5:]:
                 self._print(f"  | {printable(line)}", "dim")
             if task.kept:
-                self._print(f"  its folder was kept: {kept_text(task.kept)}")
+                self._print(f"  the folder was kept: {kept_text(task.kept)}")
         if len(failed) > _LISTED:
             self._print(f"… and {len(failed) - _LISTED} more; the report lists them all")
 

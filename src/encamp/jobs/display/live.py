@@ -1,7 +1,7 @@
-"""Telling those who watch a run how it stands: its display, `encamp status` and the report's page.
+"""The state of a run for all who watch it: its display, `encamp status` and the report's page.
 
-While a run goes on, ``status.json`` in the job's folder says how it stands, for other terminals and
-hosts, and ``report.html`` is what it is like so far. Both take a small part of the time only.
+While a run goes on, ``status.json`` in the job's folder holds its state, for other terminals and
+hosts, and ``report.html`` is the report so far. Both take only a small part of the time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a person sees of a run in a notebook: a bar with counts and times, in the cell's output."""
+"""The display of a run in a notebook: a bar with counts and times, in the cell's output."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class InNotebook:
         words = ", ".join(f"{number} {state}" for state, number in counts.items())
         times = f"elapsed {clock_text(status.now - (status.started or status.now))}"
         if status.state == "stopping":
-            times += ", stopping what runs"
+            times += ", stopping running tasks"
         elif status.left is not None:
             times += f", about {clock_text(status.left)} left"
         ended = {one: n for one, n in counts.items() if one not in ("running", "waiting")}

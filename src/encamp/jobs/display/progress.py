@@ -1,4 +1,4 @@
-"""What a run tells those who watch it."""
+"""The methods by which a run reports its progress."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ _log = logging.getLogger("encamp")
 
 
 class Progress(Protocol):
-    """Told of a run's progress, always from the thread that runs the job.
+    """Methods that a run calls to report its progress, in the thread that runs the job.
 
-    An error that it raises never ends the run: it is logged once, with its traceback, and the
-    object is told nothing more. KeyboardInterrupt stops the run in good order, as Ctrl-C does.
+    An exception in one of them never ends the run: it is logged once, with its traceback, and no
+    method is called any more. KeyboardInterrupt stops the run cleanly, as Ctrl-C does.
 
-    An object may also have a method ``status``: about twice a second it is given a `JobStatus`,
-    with the tasks that run, how many are in each state, and the time that is left.
+    An object may also have a method ``status``: about twice a second it gets a `JobStatus`, with
+    the running tasks, how many are in each state, and the estimated time left.
     """
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
-        """A run begins; ``workers`` is None where the executor does not say."""
+        """A run begins; ``workers`` is None if the executor does not tell."""
 
     def submitted(self, task: str, attempt: int) -> None:
-        """A task was handed to the executor."""
+        """A task was submitted to the executor."""
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        """A try failed and another follows."""
+        """An attempt failed and another follows."""
 
     def ended(self, task: TaskReport) -> None:
         """A task is done, failed, blocked, up to date or (dry run) to do."""
 
     def finished(self, report: JobReport) -> None:
-        """The run is over; the report is written."""
+        """The run has ended; the report is written."""
 
 
 class Silent:
-    """Says nothing; what the report warns of becomes Python's warnings."""
+    """Prints nothing; the report's warnings become Python warnings."""
 
     wants_whole_reports = False
 
@@ -61,12 +61,12 @@ class Silent:
 
 
 def _depth() -> int:
-    """How many calls of encamp's own there are above this one, up to the script."""
+    """How many frames of encamp's own are on the stack above this one, up to the script."""
     return _callers()[0] - 1
 
 
 def _callers() -> tuple[int, str]:
-    """How many calls of encamp's own there are up to here, and the module that has called it."""
+    """How many frames of encamp's own are on the stack, and the module that called encamp."""
     depth = 0
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
@@ -75,15 +75,15 @@ def _callers() -> tuple[int, str]:
 
 
 def _is_script() -> bool:
-    """Whether the code that runs the job is a script's own, and not a library's or typed in."""
+    """Whether the calling code is a script, and not a library or typed in."""
     main = sys.modules.get("__main__")
     return _callers()[1] == "__main__" and getattr(main, "__file__", None) is not None
 
 
 class Shielded:
-    """Passes everything on to a progress object until that raises an error.
+    """Calls a progress object until it raises an error.
 
-    Raises `BadJob` for what is no progress object.
+    Raises `BadJob` for an object without the methods.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -127,14 +127,14 @@ class Shielded:
         try:
             getattr(self._progress, what)(*facts)
         except Exception:  # noqa: BLE001 - a user's own may raise what it likes
-            _log.exception("%r raised in %r; the run goes on without it", self._progress, what)
+            _log.exception("%r raised in %r; the run continues without it", self._progress, what)
             self._progress = None
 
 
 def progress_here() -> Progress:
-    """What suits whoever says nothing: what the command prints, or a display in a notebook.
+    """The default: the command's display, or a display in a notebook.
 
-    Silence where a library runs the job, off a terminal.
+    Silent if a library runs the job, and standard error is not a terminal.
     """
     if "IPython" in sys.modules:
         from encamp.jobs.display.notebook import InNotebook, in_notebook

@@ -1,7 +1,7 @@
-"""Standard error as a display uses it: writing to it neither waits nor fails.
+"""Standard error for a display: writing to it neither blocks nor fails.
 
-A terminal that was stopped (Ctrl-S), a pager that nobody reads, a pipe whose reader is gone, a full
-disk and a closed terminal must not keep a run from going on.
+A stopped terminal (Ctrl-S), a pager that nobody reads, a pipe without a reader, a full disk and a
+closed terminal must not stop a run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PIECE = 4096
 _PATIENCE = 5.0
 """Seconds without any progress after which `Screen.drain` gives up."""
 _PAUSE = 0.05
-_LEFT_OUT = "\n… some lines were left out, as nobody was reading\n"
+_LEFT_OUT = "\n… some lines were left out because nobody read them\n"
 
 
 class Screen(io.TextIOBase):

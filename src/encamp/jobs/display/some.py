@@ -1,5 +1,4 @@
-"""Which of very many tasks are shown: as many as there is room for of those that went wrong, and of
-the others some that are evenly spread."""
+"""Which tasks to show if there are very many: failed ones first, and an even sample of the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run stands, drawn for a terminal: a bar, counts, times, and the tasks that run."""
+"""The state of a run, drawn for a terminal: a bar, counts, times, and the running tasks."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Standing:
         if status.started is not None:
             parts.append((f"elapsed {clock_text(self._now - status.started)}", ""))
         if status.state == "stopping":
-            parts.append(("stopping what runs", "yellow"))
+            parts.append(("stopping running tasks", "yellow"))
         elif self._left is not None:
             parts.append((f"about {clock_text(self._left)} left", ""))
         if status.bytes_mirrored:
@@ -79,7 +79,7 @@ class Standing:
         counts = self._status.counts
         parts = [(f"{counts[one]} {one}", STYLES[one]) for one in _ORDER if counts.get(one)]
         over = self._status.handed_over
-        return [*parts, *([(f"{over} of them handed over", "dim")] if over else [])]
+        return [*parts, *([(f"{over} of them submitted", "dim")] if over else [])]
 
     def _running(self, width: int, most: int) -> Iterator[Text]:
         running, total = self._status.running, self._status.counts.get("running", 0)

@@ -1,4 +1,4 @@
-"""Job files (docs/jobfile.md): TOML, its tables as types, and what a line of it stands for.
+"""Job files (docs/jobfile.md): TOML, its tables as types, and how they become tasks.
 
-What a job is lives in `encamp.jobs`; here it is only read.
+This package only reads job files; the job itself is in `encamp.jobs`.
 """

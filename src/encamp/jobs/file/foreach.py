@@ -1,4 +1,4 @@
-"""``foreach``: the files or values that a table of a job file makes a task for, one each."""
+"""``foreach``: the files or values for which a table of a job file makes tasks."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _check_distinct(values: Mapping[str, Values], *path: str | int) -> None:
     for key, one in values.items():
         for name in one.columns if isinstance(one, Rows) else [key]:
             if name in found:
-                raise Problem((*path, key), f"{{{name}}} is there twice; call one by another name")
+                raise Problem((*path, key), f"{{{name}}} occurs twice; rename one of them")
             found[name] = key
 
 
@@ -162,7 +162,7 @@ def _check_placeholder(key: str, *path: str | int) -> None:
     if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", key):
         raise Problem(path, f"{key!r} cannot be a placeholder; use letters, digits and '_'")
     if key in RESERVED:
-        raise Problem(path, f"{{{key}}} has a meaning of its own; choose another word than {key!r}")
+        raise Problem(path, f"{{{key}}} has another meaning; choose another name than {key!r}")
 
 
 def _listed(key: str, given: Sequence[Scalar] | Numbers, *path: str | int) -> Sequence[Scalar]:
@@ -170,7 +170,7 @@ def _listed(key: str, given: Sequence[Scalar] | Numbers, *path: str | int) -> Se
         raise Problem((*path, "step"), "a step of 0 never ends; give 1 or more, or -1 to go down")
     for number, value in enumerate(given if isinstance(given, list) else ()):
         if "\0" in str(value):
-            raise Problem((*path, number), f"{value!r} holds a null character; leave it away")
+            raise Problem((*path, number), f"{value!r} holds a null character; remove it")
     numbers = _range(given) if isinstance(given, Numbers) else given
     if not numbers:
         raise Problem(

@@ -131,7 +131,10 @@ class _Loader:
     def _job_inputs(self) -> Iterator[Mirror]:
         for where, given in _inputs(self.table.mirror, self.values, "mirror"):
             if isinstance(given, OutputsOf):
-                why = "is for the mirror of a [[task]]: job inputs are there before any task runs"
+                why = (
+                    "is for the mirror of a [[task]], since job inputs must exist before any "
+                    "task runs"
+                )
                 raise Problem(where, f"outputs_of {why}")
             yield given
 
@@ -256,7 +259,7 @@ def _seconds(limit: float | str | None, *path: str | int) -> float | None:
     seconds = seconds_in(limit) if isinstance(limit, str) else float(limit)
     if seconds is not None and math.isfinite(seconds) and seconds > 0:
         return seconds
-    raise Problem(path, f"{described(limit)} is no time limit; {TIMES}")
+    raise Problem(path, f"{described(limit)} is not a time limit; {TIMES}")
 
 
 def _commands(
@@ -304,7 +307,9 @@ def _filled_env(env: Mapping[str, str], values: Values, *path: str | int) -> dic
 def _check_env_names(names: Iterable[str]) -> None:
     for name in names:
         if not name or "=" in name or "\0" in name:
-            raise BadJob(f"the variable {name!r}", "has no name that an environment can hold")
+            raise BadJob(
+                f"the variable {name!r}", "has a name that is not allowed in an environment"
+            )
 
 
 def _inputs(

@@ -1,7 +1,7 @@
-"""Where in a TOML file something stands, for messages with line and column.
+"""Lines and columns in a TOML file, for error messages.
 
-`tomllib` keeps no positions, so the file is read again with tree-sitter, only when there is an
-error to be located.
+`tomllib` keeps no positions, so the file is parsed again with tree-sitter, only when an error has
+to be located.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What may stand in a job file: its tables as types, and sentences for what breaks them."""
+"""The schema of a job file: its tables as types, and error messages for violations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Scalar = str | int | float | bool
 TimeLimit = Annotated[
     int | float | str, Meta(description="Seconds, or like '500 ms', '30 s', '5 min', '2 h'.")
 ]
-Retries = Annotated[int, Meta(ge=0, description="Further tries after a failure.")]
+Retries = Annotated[int, Meta(ge=0, description="Further attempts after a failure.")]
 Env = Annotated[dict[str, str], Meta(description="Added to the environment of commands.")]
 
 
@@ -35,13 +35,18 @@ class MirrorTo(_Table, kw_only=True):
     exclude: list[str] | str = []
     required: bool = True
     readonly: Annotated[bool, Meta(description="The task does not write to these.")] = False
-    mode: Annotated[Mode, Meta(description="How they come into the task's folder.")] = "auto"
+    mode: Annotated[Mode, Meta(description="How they get into the task's folder.")] = "auto"
     executable: Annotated[
-        bool, Meta(description="Who may read these files may execute them, such as from a URL.")
+        bool,
+        Meta(
+            description=(
+                "Everybody who may read these files may execute them, for files from a URL."
+            )
+        ),
     ] = False
     outputs_of: Annotated[
         str | list[str] | None,
-        Meta(description="Tasks whose outputs these are; globs work. The task comes after them."),
+        Meta(description="Tasks that make these files; globs work. The task runs after them."),
     ] = None
 
 
@@ -61,7 +66,7 @@ class OutputTo(_Table, kw_only=True):
     rename: str | None = None
     required: bool = True
     existing: Annotated[
-        Existing, Meta(description="What becomes of a file that is there already.")
+        Existing, Meta(description="What to do about a file that exists already.")
     ] = "replace"
 
 
@@ -109,9 +114,9 @@ class TaskTable(_Table, kw_only=True):
     ] = None
     mirror: Annotated[Mirrors, Meta(description="Files for the task's folder.")] = {}
     steps: Annotated[Steps, Meta(description="Command lines, run one after the other.")]
-    outputs: Annotated[Outputs, Meta(description="Files to bring back, and where to.")] = {}
+    outputs: Annotated[Outputs, Meta(description="Files to publish, and where to.")] = {}
     on_failure: Annotated[
-        Outputs, Meta(description="Files to bring back if the task fails, where they are there.")
+        Outputs, Meta(description="Files to publish, if they exist, when the task fails.")
     ] = {}
     env: Env = {}
     values: Annotated[
@@ -134,7 +139,7 @@ class JobTable(_Table, kw_only=True):
     retries: Retries = 0
     time_limit: TimeLimit | None = None
     log_limit: Annotated[
-        int | str | None, Meta(description="What is kept of a log: '20 MiB', or bytes.")
+        int | str | None, Meta(description="How much of a log to keep: '20 MiB', or bytes.")
     ] = None
     shared: Annotated[
         bool, Meta(description="Let all members of the job folder's group run the job.")
@@ -216,7 +221,7 @@ def _unknown_key(key: str, path: KeyPath) -> str:
     known = [item.encode_name for item in msgspec.structs.fields(_table_of(path))]
     close = get_close_matches(key, known, 1)
     guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown key {key!r}; {guess}known here are {', '.join(known)}"
+    return f"unknown key {key!r}; {guess}the keys here are {', '.join(known)}"
 
 
 def _table_of(path: KeyPath) -> type[Struct]:
@@ -308,7 +313,7 @@ def _hint(types: str, path: KeyPath, value: Any) -> str:
     if types == "str" and isinstance(value, int | float) and not isinstance(value, bool):
         return f'; put it in quotes: "{value}"'
     if isinstance(value, str) and re.fullmatch("-?[0-9]+|true|false", value):
-        return f"; leave the quotes away: {value}"
+        return f"; leave out the quotes: {value}"
     return f"; for example {_EXAMPLES[path[-1]]}" if path[-1] in _EXAMPLES else ""
 
 

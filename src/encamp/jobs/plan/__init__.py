@@ -1,4 +1,4 @@
-"""All that is known of a job before anything runs: inputs, order, keys, and what is wrong with it.
+"""Everything that is known of a job before it runs: inputs, order, keys, and errors.
 
 Nothing here runs a task or changes a destination.
 """

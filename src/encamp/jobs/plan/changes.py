@@ -1,4 +1,4 @@
-"""Which of a task's or a job's inputs changed since a task was done."""
+"""Which inputs of a task or a job have changed since a task was done."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Telling whether code or arguments changed: one digest for what a step would do.
+"""Digests that tell whether code or arguments have changed.
 
 The digest of a function covers its bytecode (so comments and line numbers do not count), its
-defaults and closure, and what it uses of the user's own project: functions, classes, constants,
-at any depth. Of a module that it imports while it runs, the whole file counts. Installed packages
-and the standard library count by name only. Another Python version compiles other bytecode and so
-gives other digests. The order of sets and dictionaries does not count; the bytes of arrays do.
+defaults and closure, and what it uses from the user's own project: functions, classes, constants,
+at any depth. For a module that it imports while it runs, the whole file counts. Installed packages
+and the standard library count by name only. Another Python version compiles to other bytecode and
+so gives other digests. The order of sets and dictionaries does not count; the bytes of arrays do.
 
-What refers to each other in circles is walked once: functions, classes and objects are numbered as
-they are met, and count by their number after that.
+Functions, classes and objects that refer to each other in cycles are visited once: they are
+numbered in the order of the visit, and count by their number after that.
 """
 
 from __future__ import annotations

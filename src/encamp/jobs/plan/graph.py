@@ -1,4 +1,4 @@
-"""Which task waits for which."""
+"""The order of tasks: which task waits for which."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes into the tasks' folders: looked up before anything runs, or when it is their turn."""
+"""The inputs of tasks: looked up before anything runs, or when the task is next."""
 
 from __future__ import annotations
 

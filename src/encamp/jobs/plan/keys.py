@@ -1,4 +1,4 @@
-"""What a task's result depends on, and why an earlier one does not count."""
+"""The key of a task, made from everything its result depends on, and why a task has to run."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def why_run(
     ``makes`` says whether the task can publish a path: nothing else is looked at.
     """
     if record is None or record.report is None:
-        return "it was not done before"
+        return "it has not been done before"
     if record.key != key:  # which may also have parts that only another version knows
         for part, words in _WORDS.items():
             if record.key.get(part) != key.get(part):
@@ -142,5 +142,5 @@ def why_run(
         if not makes(output.path):
             return f"the journal names {shortened(printable(output.path))}, which it cannot make"
         if not intact(output, trust):
-            return f"its output {output.path} vanished or changed"
+            return f"its output {output.path} was removed or changed"
     return None

@@ -1,8 +1,8 @@
-"""Orphans: files that a job published, and that no task of it makes any more.
+"""Orphans: files that a job has published but that none of its tasks makes any more.
 
-A task was taken out of the job, or its outputs have other names now: what it published stays where
-it is, for nobody knows who wants it. Whoever reads it by a pattern is warned, and `prune` removes
-it on request.
+A task was removed from the job, or its outputs were renamed. Its files stay, since somebody may
+need them. encamp warns about tasks that read them by a pattern, and `prune` removes them on
+request.
 """
 
 from __future__ import annotations

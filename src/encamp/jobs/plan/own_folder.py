@@ -1,8 +1,8 @@
-"""A job's own folder (journal, lock, report, logs) is no place for outputs, and no input.
+"""A job's own folder (journal, lock, report, logs): neither a place for outputs, nor an input.
 
-Where an output goes is known beforehand, and so is a pattern for names of jobs' folders
-(``*.job``). If a wider one could lead into the folder by a name that a task has yet to make, that
-is known when the output is there.
+The path of an output is known before a run, and so is the pattern of job folders' names
+(``*.job``). If an output could get into the folder by a name that its task has yet to choose, this
+is checked when the output exists.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from encamp.storage.outputs.patterns import Output
 from encamp.storage.remote import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
-_FOR_ANOTHERS = "it is in the folder of another job, which holds that one's journal and report"
+_FOR_ANOTHERS = "it is in the folder of another job, which holds that job's journal and report"
 _FOR_INPUTS = (
-    "it is the job's own folder, or in it, which every run of the job writes to; "
-    "of that only its logs can be mirrored"
+    "it is the job's own folder, or in it, and every run of the job writes there; "
+    "only its logs can be mirrored"
 )
 
 

@@ -1,4 +1,4 @@
-"""Everything about a job that can be known before anything runs, and all that is wrong with it."""
+"""Everything about a job that can be known, and all errors that can be found, before it runs."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Prepared:
     def why_run(self, name: str, record: Line | None, key: Key, inputs: list[Item]) -> str | None:
         """Why a task must run, in words; None if what an earlier run did still holds."""
         if record is None and name in self._journal.failed:
-            return "it failed when it was last run"
+            return "it failed in its last run"
         outputs = self.job.tasks[name].outputs
         why = why_run(record, key, partial(self.believed.makes, outputs), self._trust)
         if why is None or record is None:

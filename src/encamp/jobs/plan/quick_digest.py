@@ -1,6 +1,6 @@
-"""Digests of plain values, as `fingerprint` makes them, in a tenth of the time.
+"""Digests of plain values, equal to those of `fingerprint`, in a tenth of the time.
 
-Of a million tasks the arguments, commands, inputs and outputs are texts, numbers and lists.
+The arguments, commands, inputs and outputs of a million tasks are texts, numbers and lists.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""No task reads what another one publishes without coming after it.
+"""Checks that no task reads files of another task without running after it.
 
-What tasks publish is known before anything runs, by name or by pattern, and so is what they read.
-A task that reads what another makes, and does not wait for it, would work on what is there by
-chance: nothing, half of it, or what an earlier run has left. So it is of what another leaves when
-it fails.
+Before a run, names or patterns tell what tasks publish and what they read. A task that reads the
+files of another without waiting for it would find them by chance: missing, incomplete, or left by
+an earlier run. The same holds for files that a task publishes on failure.
 """
 
 from __future__ import annotations
@@ -397,7 +396,7 @@ def _for_all(writes: _Writes) -> str:
     )
 
 
-_PART_THEM = "publish to another folder or name, or leave it out of the mirror (exclude)"
+_PART_THEM = "publish to another folder or name, or exclude it from the mirror"
 
 
 def _of_own_failure(mirror: Mirror, writes: _Writes) -> str:

@@ -1,4 +1,4 @@
-"""Which tasks of a job a run is for: all of them, or some with what these need."""
+"""Which tasks of a job a run includes: all, or some and the tasks that these depend on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from encamp.jobs.options import Options
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 
-NONE_FAILED = "no task failed when it was last run"
+NONE_FAILED = "no task failed in its last run"
 
 
 class Selection:

@@ -1,8 +1,8 @@
-"""Tasks whose outputs go where their own inputs are: what they have made there is no input.
+"""Tasks whose outputs go to the folder of their inputs: their own outputs are not their inputs.
 
-``mirror="data/*.csv"`` with ``outputs={"*.csv": "data"}``: a second run would find the results of
-the first among the inputs, and make everything anew. An input that was changed in place is refused
-as an output: the next run would change it once more.
+With ``mirror="data/*.csv"`` and ``outputs={"*.csv": "data"}``, a second run would find the results
+of the first among the inputs, and make everything again. An input that was changed in place is
+refused as an output, since every run would change it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from encamp.storage.inputs.mirror import Item, Mirror, Planner
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local
 
-_IS_INPUT = "it is an input of the job, which every run would change once more"
+_IS_INPUT = "it is an input of the job, which every run would change again"
 
 
 class Swept:

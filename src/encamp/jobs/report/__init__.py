@@ -1,4 +1,4 @@
-"""What stays of a run for people and programs: the report, its page, the trace and the table.
+"""The lasting results of a run: the report, its page, the trace and the table.
 
-Facts come in as `encamp.model` has them; nothing here decides what runs.
+Its facts come as dataclasses of `encamp.model`; nothing here decides what runs.
 """

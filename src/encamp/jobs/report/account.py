@@ -1,4 +1,4 @@
-"""Giving account of a run: tasks in hand, what came of tries and tasks, the lists that stay."""
+"""Records of a run for its report: running tasks, attempts and finished tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Facts of a report as JSON can carry them; odd names and values never stand in the way."""
+"""The facts of a report as JSON; odd names and values never break it."""
 
 from __future__ import annotations
 

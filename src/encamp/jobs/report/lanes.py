@@ -1,6 +1,6 @@
-"""The lanes of a timeline: which of them each attempt of a run is drawn in.
+"""The lanes of a timeline: in which one each attempt of a run is drawn.
 
-A lane holds one thing at a time that a worker did. Of a million attempts only the numbers of their
+A lane shows one attempt at a time of a worker. For a million attempts only the numbers of their
 lanes are kept.
 """
 

@@ -1,7 +1,7 @@
-"""The report that stays: a run in which nothing had to run does not replace an earlier one.
+"""Keeps the report of the last run that did something.
 
-People were told to open it, and it says what ran where. That such a run has been is noted beside
-it, with how many tasks were up to date, for `encamp status`.
+People look up there what ran where. A later run in which all tasks were up to date is recorded
+beside it, with the number of tasks, for `encamp status`.
 """
 
 from __future__ import annotations

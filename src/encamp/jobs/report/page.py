@@ -1,7 +1,7 @@
-"""The report's page: `report.html` beside this file, with the facts of a run put in.
+"""The page of a report: the template `report.html` with the facts of a run.
 
-Everything that can be seen is built from those facts by the page's own script. A page has a size
-that browsers open at once: of very many tasks it shows some, and tells the whole in numbers.
+The page's own script draws everything from these facts. The page stays small enough for browsers:
+if there are very many tasks, it shows some of them, and counts all.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The parameters of tasks: what the table of a job has in front of their values."""
+"""The parameters of tasks: the first columns of a job's table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``status.json`` in a job's folder: how the run that goes on stands, for all who see the folder.
+"""``status.json`` in a job's folder: the state of a running job, for all who see the folder.
 
 It is removed when the report of the run is written.
 """

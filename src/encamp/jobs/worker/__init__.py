@@ -1,5 +1,5 @@
-"""One attempt at a task, at the executor's worker: its slot, its phases, and what comes of it.
+"""One attempt at a task, in a worker of the executor: its slot, its phases, and its outcome.
 
-What is here runs on the task's host. It publishes nothing and writes no journal; the controller's
+This package runs on the task's host. It publishes nothing and writes no journal; the controller's
 side is `encamp.jobs.run`.
 """

@@ -1,6 +1,6 @@
-"""One attempt as the executor's worker sees it: a slot does it, the worker watches over the slot.
+"""One attempt in a worker of the executor: a slot runs it, the worker supervises the slot.
 
-`attempt` is what a job submits to its executor, whichever that is.
+A job submits `attempt` to its executor, whichever that is.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TICK = 0.2
 
 _ASK = 1.0
 """Seconds between questions whether the run goes on."""
-_TERMINATED = "it was sent SIGTERM by somebody else, or by its own code"
+_TERMINATED = "another process, or its own code, sent it SIGTERM"
 
 
 class Abandoned(EncampError):

@@ -1,4 +1,4 @@
-"""Command lines as steps: each in a process of its own, in the task's folder."""
+"""Command lines as steps: each in its own process, in the task's folder."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""A run's right to go on: workers look whether their controller still stands behind them.
+"""The lease of a run: workers check whether their controller still wants their results.
 
-While a job runs, a file in its folder says so. The controller removes it when the run ends or is
-stopped, and a later run of the job removes what a killed one left. A worker that has seen the file
-and finds it gone, or that is on the controller's own host and finds its process gone, stops what
-it runs: nobody would publish it.
+While a job runs, its folder has a lease file. The controller removes it when the run ends or is
+stopped, and a later run removes that of a killed one. A worker that has seen the file and finds it
+gone stops its task, since nobody would publish the result. So does a worker on the controller's own
+host that finds the controller's process gone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One attempt at a task, from an empty folder to staged outputs; runs inside a slot.
 
-job prephase     the job inputs: into this host's cache once, from there into the folder
-task prephase    the task's own inputs: copied into the folder
+job prephase     job inputs: from the share to this host's cache, once, and into the folder
+task prephase    the task's own inputs: into the folder
 main phase       the steps, one after the other
 task postphase   outputs to temporary names at their destination; the folder is removed
 """
@@ -356,7 +356,7 @@ def stage_log(
 ) -> Staged:
     """Stage an attempt's log for the job's folder."""
     name = log_name(work.task, work.attempt).replace("{", "{{").replace("}", "}}")
-    cut(folder / "log", work.log_limit, f"log_limit = {work.log_limit} bytes can be raised")
+    cut(folder / "log", work.log_limit, f"raise log_limit = {work.log_limit} bytes to keep more")
     wanted = [replace(work.logs, rename=name)]
     return _stage(folder, wanted, work, channel, "log", flush=flush)[0]
 

@@ -1,8 +1,8 @@
-"""Slots for a worker of any executor: processes to hand a function to, watch, and kill.
+"""Slots for a worker of any executor: processes that run a function, and can be watched and killed.
 
-A slot gives what a thread or a shared worker process cannot: a current folder of its own, output
-of its own, an end by time limit, and a crash that harms nobody else. Any process may be a
-supervisor, also inside a Dask worker's thread or an ipyparallel engine.
+A slot offers what a thread or a shared worker process cannot: its own current folder, its own
+output, an enforced time limit, and a crash that affects nothing else. Any process can be the
+supervisor, even in a thread of a Dask worker or in an ipyparallel engine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The end of a batch system's allocation: what cannot end before it is not begun."""
+"""The end of a batch system's allocation: tasks that cannot end before it are not started."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attempt has used so far, as its supervisor sees it: a dead one cannot tell."""
+"""CPU time and memory of an attempt, measured by its supervisor: a dead slot cannot report them."""
 
 from __future__ import annotations
 

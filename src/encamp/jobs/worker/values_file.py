@@ -44,7 +44,7 @@ def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"the name {name[:60]!r} is there twice")
+            raise ValueError(f"the name {name[:60]!r} occurs twice")
         found[name] = value
     return found
 
@@ -52,7 +52,7 @@ def _once_each(pairs: list[tuple[str, object]]) -> dict[str, object]:
 def _of_table(text: str, name: str) -> dict[str, str]:
     rows = rows_in(text, name)
     if len(rows) != 1:
-        raise ValueError(f"it has {len(rows)} rows, and there must be one")
+        raise ValueError(f"it has {len(rows)} rows instead of one")
     return rows[0]
 
 
@@ -63,7 +63,7 @@ def _of_lines(text: str) -> dict[str, str]:
             continue
         match, where = _LINE.fullmatch(line), f"line {number}, {line[:60]!r},"
         if match is None:
-            raise ValueError(f"{where} is no name with a value")
+            raise ValueError(f"{where} is not a name with a value")
         name, value = match.groups()
         if _is_number(name):
             raise ValueError(f"{where} begins with a number, not with a name")
@@ -95,4 +95,4 @@ def _text(file: Path, task: str) -> str:
     except OSError as exc:
         made = ", ".join(sorted(os.listdir(file.parent))[:5]) if file.parent.is_dir() else ""
         why = f"its file of values, {file.name!r}, cannot be read ({exc.strerror})"
-        raise BadValues(task, f"{why}; in its folder are {made or 'no files'}") from exc
+        raise BadValues(task, f"{why}; its folder contains {made or 'no files'}") from exc

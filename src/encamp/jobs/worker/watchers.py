@@ -1,7 +1,7 @@
-"""The executor that jobs use on this machine: threads, each of which watches over a slot.
+"""The executor that jobs use on this machine: threads, each of which supervises a slot.
 
-What a job submits, `attempt.attempt`, hands its work to a process. So nothing need be pickled on
-the way to a thread, or back.
+A job submits `attempt.attempt`, which passes its work to a process. So nothing need be pickled
+between the run and these threads.
 """
 
 from __future__ import annotations

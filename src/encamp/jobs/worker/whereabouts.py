@@ -1,6 +1,6 @@
-"""Which worker of which executor this code runs in, found at run time.
+"""In which worker of which executor this code runs, found out at run time.
 
-Looks only at what is loaded already: nothing of an executor's library is imported.
+It only looks at loaded modules, and imports no library of an executor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What travels: the work of one attempt to a worker, and what came of it back."""
+"""The work of one attempt, sent to a worker, and the outcome, sent back."""
 
 from __future__ import annotations
 

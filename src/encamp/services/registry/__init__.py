@@ -1,4 +1,4 @@
-"""All services of one cluster, at its controller: their servers, who has them, and who waits.
+"""All services of one cluster, at its controller: their servers, who uses them, and who waits.
 
-What is called goes past it, straight from an end to a server (`encamp.services`).
+Calls bypass it, straight from an end to a server (`encamp.services`).
 """

@@ -1,7 +1,7 @@
-"""Calls that wait for each other in a circle: what can never end is found from who waits for what.
+"""Calls that wait for each other in a cycle, found from the reports of who waits for what.
 
-Tasks tell what they wait for only after a while. What they tell is enough to be sure: a server that
-waits has answered nothing since it said what it had answered by then.
+A task reports what it waits for only after a while. The reports are enough to be sure: a waiting
+server has answered nothing since its report, which says what it had answered by then.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The consoles of servers: what each prints, in a file on the program's host that others can read.
+"""The consoles of servers: the output of each, in a file on the program's host.
 
-    <local storage>/sandboxes/consoles.<token>/<server>.json    which server it is, while it lives
-                                              /<server>.text    what it has printed last
+    <local storage>/sandboxes/consoles.<token>/<server>.json    which server it is, while it exists
+                                              /<server>.text    its latest output
 
-A folder is its program's own (`OwnedFolder`), closed to other users, and goes with it.
+The folder belongs to the program (`OwnedFolder`), is closed to other users, and is removed with it.
 """
 
 from __future__ import annotations

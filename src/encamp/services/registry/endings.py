@@ -1,4 +1,4 @@
-"""What becomes of servers that have ended."""
+"""Handling the end of servers: failing their calls, and replacing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who gets which server: requests are met, or refused."""
+"""Who gets which server: requests are granted or refused."""
 
 from __future__ import annotations
 

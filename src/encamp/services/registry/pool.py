@@ -1,6 +1,6 @@
-"""The servers of one service: which there are, who has them, and who waits for one.
+"""The servers of one service: which there are, who uses them, and who waits for one.
 
-No process and no message is known here; the registry starts servers and tells clients.
+This module knows no processes and no messages; the registry starts servers and informs clients.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The end of the program that has made the cluster."""
+"""The end of the program that created the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked about services: whether they are ready, and what they have done."""
+"""Questions about services: whether they are ready, and their statistics."""
 
 from __future__ import annotations
 

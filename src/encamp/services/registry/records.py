@@ -1,4 +1,4 @@
-"""What the parts of a registry share: services, their servers, and who has them."""
+"""The records that the parts of a registry share: services, servers, and their users."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """All services of one cluster, at its controller: the cluster's tenant.
 
-All of it, and of what it consists of, runs in the thread that drives the cluster's pump.
+The registry and its parts run in the thread that drives the cluster's pump.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class Registry:
             self._said_crowded = True
             names = ", ".join(one.name for one in self._records.services.values() if not one.ended)
             _log.warning(
-                "tasks wait, since servers have all slots: publish %s with count=, or terminate it",
+                "tasks wait because servers occupy all slots; publish %s with count=, or "
+                "terminate it",
                 names,
             )
 

@@ -1,4 +1,4 @@
-"""Calls that a server's successor would have to run again, where that is wanted."""
+"""Calls that a server's successor has to repeat, for services with ``at_least_once``."""
 
 from __future__ import annotations
 

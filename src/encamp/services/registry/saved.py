@@ -1,4 +1,4 @@
-"""States of servers, kept on the controller's disk until they are needed or the cluster closes."""
+"""Saved states of servers, on the controller's disk until they are needed or the cluster closes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Starting servers, as many as there are to be, and ending them."""
+"""Starting servers, as many as a service is to have, and ending them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Servers that answer nothing: each is asked now and then whether it is between two calls."""
+"""Servers that do not answer: each is asked from time to time whether it is alive."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The cache of a host: inputs that tasks share, brought there once and trusted while whole.
+"""The cache of a host: inputs that tasks share, fetched once, and checked before each use.
 
-Here live its entries, their locks and their index. How an entry comes into a task's folder is
-told in `encamp.storage.inputs`.
+This package has its entries, their locks and their index. `encamp.storage.inputs` brings an entry
+into a task's folder.
 """

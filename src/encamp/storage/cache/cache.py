@@ -1,14 +1,14 @@
-"""The host cache: every input that tasks share is brought to this host's disk once.
+"""The host cache: every input that tasks share is copied to this host's disk once.
 
-One per user and host, used by any number of processes at once and kept between runs. An entry, a
-file or a whole tree, is found again by where its source is and by what it was like (size, time of
-change, permissions, inode, device; of a tree, all of these of everything in it), so a changed
-source is another entry. Entries come in by rename and are never written again; one that is not as
-it was fetched (a task wrote to it, the host lost power) is fetched anew. A lock that the kernel
-drops with its holder sees to it that each is fetched once, and that no tree goes while it is used.
+There is one per user and host, used by any number of processes at once and kept between runs. An
+entry, a file or a whole tree, is found by its source's path and state (size, time of change,
+permissions, inode, device; for a tree, these of everything in it), so a changed source has another
+entry. Entries appear by rename and are never written to. An entry that has changed (a task wrote to
+it, the host lost power) is fetched again. Locks that the kernel drops with their holder ensure that
+each entry is fetched once, and that no tree is evicted while it is used.
 
-A source may have two entries: one that is handed out as it is, by links, and is read-only, and
-one with the source's own permissions, of which tasks get copies or overlays.
+A source may have two entries: a read-only one, which tasks get as links, and one with the source's
+own permissions, of which tasks get copies or overlays.
 """
 
 from __future__ import annotations
@@ -207,9 +207,7 @@ class HostCache:
     def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
         """Make the entry; the lock of its identity is held."""
         if os.path.lexists(entry):
-            self._tell(
-                item.name, "dropped", "it was no longer whole: a cleaner may have been there"
-            )
+            self._tell(item.name, "dropped", "it was damaged: a cleaner may have been there")
         partial = self.root / "partial" / key
         partial.parent.mkdir(mode=0o700, exist_ok=True)
         self._remove(partial)  # what a killed process left
@@ -282,9 +280,9 @@ class HostCache:
         if last is not None and last.what != "fetched" and (not rows or _key(item) in keys):
             return f"it was {last.what}: {last.why}"
         if _key(item) in keys or (last is not None and not rows):
-            return "its entry was gone"
+            return "its entry had been removed"
         if _key(replace(item, readonly=not item.readonly)) in keys:
-            return "it is wanted read-only too" if item.readonly else "it is wanted writable too"
+            return "it is needed read-only, too" if item.readonly else "it is needed writable, too"
         return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
 
     def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
@@ -499,7 +497,7 @@ def _state(item: Item) -> str:
 
 def _what_changed(before: str, now: str) -> str:
     if before == now:
-        return "it changed: another file or folder took its place, like it in size and time"
+        return "it changed: another file or folder with the same size and time replaced it"
     return f"it changed: {before}; now {now}"
 
 

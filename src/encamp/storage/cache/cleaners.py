@@ -1,7 +1,7 @@
-"""Keeping cleaners of temporary files off the local storage.
+"""Keeping cleaners of temporary files away from the local storage.
 
-systemd-tmpfiles passes by a folder, and all below it, on which somebody holds a lock of flock(2),
-see tmpfiles.d(5). Other cleaners know no such sign: what they take is noticed, see `sound`.
+systemd-tmpfiles skips a folder, and everything below it, while a process holds a flock(2) lock on
+it, see tmpfiles.d(5). Other cleaners have no such rule; `sound` notices what they remove.
 """
 
 from __future__ import annotations

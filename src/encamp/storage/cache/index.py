@@ -1,7 +1,7 @@
-"""The index of the host cache: what is in it, when it was used, who needs room, and what was done.
+"""The index of the host cache: its entries, when they were used, who reserves space, and a history.
 
-SQLite, used by many processes at once. It can be lost: entries on the disk are found without it,
-and it is made anew where it is damaged.
+It is an SQLite file that many processes use at once. It may be lost: entries on the disk are found
+without it, and a damaged index is created anew.
 """
 
 from __future__ import annotations

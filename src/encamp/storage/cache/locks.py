@@ -1,7 +1,8 @@
 """Locks for any number of keys in one file, which the kernel drops with their holders.
 
-One byte of the file stands for a key. Open-file-description locks, see fcntl(2): they go with the
-last copy of their descriptor, and when they are given up, whatever was forked meanwhile.
+One byte of the file stands for a key. They are open-file-description locks, see fcntl(2): the
+kernel drops them with the last copy of their descriptor, and unlocking works whatever was forked
+meanwhile.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Whether an entry of the cache is still as it was fetched.
 
-Files vanish from a disk without a word: cleaners of temporary files take what nobody has read for
-days, one by one, and a crash takes what had not reached the disk. So an entry is looked at whenever
-it is used, and once more when a task that was shown it has ended.
+Files vanish from a disk silently: cleaners of temporary files remove single files that nobody has
+read for days, and a crash loses what had not reached the disk. So an entry is checked whenever it
+is used, and again when a task that saw it through an overlay has ended.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Files and folders as such: copying, flushing, removing, and whose they are.
+"""Operations on files and folders: copying, flushing, removing, and ownership.
 
-Here is known what disks and kernels do, and nothing of inputs, outputs or tasks.
+This package knows what disks and kernels do, but nothing of inputs, outputs or tasks.
 """

@@ -1,4 +1,4 @@
-"""Copying one file so that it is whole, unchanged and of the expected state."""
+"""Copying one file so that it is complete, unchanged and in the expected state."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ def _fill(
 def false_size(size: int) -> str:
     """What is wrong with a file that does not hold as many bytes as the system says."""
     return (
-        f"it is said to hold {size} bytes and does not, as with files that the kernel makes up; "
-        "let a step read it, or copy it to a plain file first"
+        f"it does not hold the {size} bytes that the disk reports, like files that the kernel "
+        "generates; read it in a step, or copy it to a regular file first"
     )
 
 

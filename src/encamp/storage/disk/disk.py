@@ -1,4 +1,4 @@
-"""What is known of a disk: its kind, its room, what it refuses, and how it numbers its files."""
+"""The properties of a disk: its kind, its free space, what it refuses, and its inode numbers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def flushed(fd: int, path: Path | str) -> None:
     except OSError as exc:
         if exc.errno not in _UNKNOWN:
             raise
-        _warn_once(fd, path, "cannot be told to flush: new files may not outlive a power cut")
+        _warn_once(fd, path, "cannot flush: new files may be lost in a power cut")
 
 
 def set_permissions(fd: int, mode: int, path: Path | str) -> None:

@@ -1,4 +1,4 @@
-"""Waiting until files are on the disk: many at once, for a disk takes as long for one."""
+"""Flushing many files to the disk together, which takes about as long as flushing one."""
 
 from __future__ import annotations
 

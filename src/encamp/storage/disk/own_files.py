@@ -1,11 +1,11 @@
-"""Our own files in folders where others may write: nothing else is ever taken for them.
+"""Our own files in folders that other users may write to; nobody else's file is ever used instead.
 
-All names are opened relative to the folder's descriptor, links are not followed, and what is opened
-must be a plain file of a trusted owner. New files have random names until they are whole.
+All names are opened relative to the folder's descriptor, links are not followed, and an opened file
+must be a regular file of a trusted owner. New files have random names until they are complete.
 
-Trusted are this user and root, and, where root works in somebody's folder, the owner of the folder
-above. Disks that show other owners than there are (a squashed root, FUSE, CIFS) are asked
-whom they show for a new file of ours. What is ``shared`` may belong to anybody in its group.
+Trusted are this user and root and, where root works in somebody's folder, the owner of the folder
+above. On disks that show wrong owners (a squashed root, FUSE, CIFS), encamp creates a file to see
+which owner the disk shows for it. In a shared job, files may belong to anybody in its group.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GUARDED = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.tmp")
-_REMEDY = "remove it, take another destination, or say that the job is shared (--shared)"
+_REMEDY = "remove it, use another destination, or share the job (--shared)"
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 MOST = 1 << 32
 """Bytes that are read of one file at most."""
@@ -62,7 +62,7 @@ class OwnFolder:
             if self._held and files.made:  # the one that was held has been removed
                 self._held[:] = [files.identity]
             if self._held and files.identity not in self._held:
-                why = "another folder has come in its place since the run began"
+                why = "another folder has replaced it since the run began"
                 raise NotOurs(str(self.path), f"{why}; put the first one back and run it again")
             yield files
         finally:
@@ -162,8 +162,8 @@ class OwnFiles:
         if self._shared or self._anybody or not mode & _OTHERS:
             return
         if _keeps_modes(self._fd, mode):
-            why = "others than its owner may write to it, who could have put a journal there"
-            remedy = "chmod go-w it if its content is yours, or say that the job is shared"
+            why = "other users may write to it, and could have put a journal there"
+            remedy = "chmod go-w it if its content is yours, or share the job"
             raise NotOurs(str(self.path), f"{why}; {remedy} (--shared)")
 
     def below(self, name: str, *, make: bool = False) -> OwnFiles:
@@ -178,12 +178,13 @@ class OwnFiles:
             fd = os.open(name, flags | _GUARDED, mode, dir_fd=self._fd)
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
-                raise NotOurs(str(self.path / name), f"it is no plain file; {_REMEDY}") from exc
+                why = f"it is not a regular file; {_REMEDY}"
+                raise NotOurs(str(self.path / name), why) from exc
             raise
         try:
             status = os.fstat(fd)
             if not stat.S_ISREG(status.st_mode):
-                raise NotOurs(str(self.path / name), f"it is no plain file; {_REMEDY}")
+                raise NotOurs(str(self.path / name), f"it is not a regular file; {_REMEDY}")
             if not self.trusts(status):
                 raise NotOurs(str(self.path / name), _whose(status))
         except BaseException:
@@ -281,7 +282,7 @@ class OwnFiles:
             raise NotOurs(str(self.path), _whose(status)) from exc
         except NotADirectoryError as exc:
             is_link = stat.S_ISLNK(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode)
-            what = "it is a symlink" if is_link else "it is a file, and no folder"
+            what = "it is a symlink" if is_link else "it is a file, not a folder"
             raise NotOurs(str(self.path), f"{what}; {_REMEDY}") from exc
 
     def _check_folder(self) -> None:
@@ -290,10 +291,10 @@ class OwnFiles:
             return
         if self._shared:
             if status.st_gid not in {os.getegid(), *os.getgroups()} and os.geteuid() != 0:
-                why = f"it belongs to the group {status.st_gid}, in which this user is not"
+                why = f"it belongs to the group {status.st_gid}, to which this user does not belong"
                 raise NotOurs(str(self.path), why)
             if status.st_mode & stat.S_IWOTH:
-                why = "everybody may write to it, not only its group; chmod o-w"
+                why = "everybody may write to it, not only its group; chmod o-w it"
                 raise NotOurs(str(self.path), why)
         elif status.st_uid != uid_of_new_files(self._fd):
             raise NotOurs(str(self.path), _whose(status))
@@ -322,7 +323,7 @@ def open_regular(
     fd = os.open(path, os.O_RDONLY | flags, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
     return os.fdopen(fd, "rb")
 
 

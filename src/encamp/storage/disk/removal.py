@@ -1,7 +1,7 @@
-"""Removing folders: never through a symlink, never outside the local storage, however deep.
+"""Removing folders of any depth: never through a symlink, never outside the local storage.
 
-Folders are opened one in the other, so no path is too long, and one at a time: the way back up is
-"..", so there may be any number of levels.
+Each folder is opened relative to its parent, so no path is too long. Only one is open at a time,
+and the way back up is "..", so there may be any number of levels.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""The way to a destination: a link of another user on it is not followed, nor a folder believed.
+"""Opening the path to a destination without following links, or using folders, of other users.
 
-Whoever can write to a destination could put a symlink in place of a folder in it, and so have
-results go elsewhere. A folder is opened first, then it is looked at which one that is, and
-what is done there is done by its descriptor: nobody can exchange it in between.
+Anybody who can write to a destination could replace a folder in it by a symlink, and so redirect
+results. So a folder is opened first, then checked, and then used through its descriptor: nobody can
+replace it in between.
 
 Trusted are this user and root, for root also the owner of the folder that was named, and in a
-shared job everybody where not everybody may write. Links of trusted users are followed.
+shared job every user, in folders that are not writable for everybody. Links of trusted users are
+followed.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ def _by_links(folder: str, trust: Trust) -> int:
     fd = os.open(real, _PLACE | os.O_NOFOLLOW)
     try:
         if _name(fd) != real:
-            raise BadDestination(folder, "a folder on the way was exchanged right now")
+            raise BadDestination(folder, "a folder of the path was replaced just now")
         _check_owners(fd, folder, replace(trust, depth=min(trust.depth, plain)))
     except BaseException:
         os.close(fd)
@@ -210,7 +211,7 @@ def _resolved(path: str, trust: Trust) -> tuple[str, int]:
             continue
         links += 1
         if links > _MOST_LINKS:
-            raise BadDestination(path, "too many symlinks are on the way")
+            raise BadDestination(path, "the path has too many symlinks")
         pending += [(name, 0) for name in reversed(Path(goal).parts) if name != "/"]
         done, plain = "/" if goal.startswith("/") else done, 0
     return done, plain
@@ -250,6 +251,6 @@ def _is_trusted(status: os.stat_result, above: os.stat_result, trust: Trust) -> 
 
 def _whose(what: str, path: Path, status: os.stat_result) -> str:
     return (
-        f"{printable(path)} is a {what} of the user {name_of_user(status.st_uid)}, who could have "
-        "results go elsewhere (if you trust it, give its whole path, or say that the job is shared)"
+        f"{printable(path)} is a {what} of the user {name_of_user(status.st_uid)}, who could "
+        "redirect results (if you trust it, give its absolute path, or share the job)"
     )

@@ -1,4 +1,4 @@
-"""Copying all that is in a folder as it is, for somebody to look at: nothing in it is refused."""
+"""Copying everything in a folder as it is, for a person to inspect; nothing in it is refused."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Waiting, within bounds, until a network disk shows what another host has written to it.
+"""Waiting, for a limited time, until a network disk shows what another host has written.
 
-NFS and the like answer from memory for some seconds: a file that is there is not seen, or is seen
-as it was. Opening its folder makes them look again (see nfs(5), close-to-open consistency).
+NFS and similar disks answer from memory for some seconds: an existing file is not seen, or is seen
+in an older state. Opening its folder makes them look again (see nfs(5), close-to-open consistency).
 """
 
 from __future__ import annotations

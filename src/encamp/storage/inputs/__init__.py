@@ -1,5 +1,5 @@
 """From a mirror map to a folder with files in it: the plan, and placing by the cheapest safe way.
 
-What several tasks share comes by way of `encamp.storage.cache`. What tasks make is none of this
-room: `encamp.storage.outputs`.
+Inputs that several tasks share come through `encamp.storage.cache`. The outputs of tasks are in
+`encamp.storage.outputs`.
 """

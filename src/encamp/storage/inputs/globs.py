@@ -1,7 +1,7 @@
 """Glob patterns as texts: escaping, matching, and whether two of them may match the same path.
 
-The patterns are those of `find`: ``*``, ``?`` and ``[...]`` within a name, not for a leading dot;
-``**`` for folders to any depth.
+The patterns are those of `find`: ``*``, ``?`` and ``[...]`` match within a name, but no leading
+dot; ``**`` matches folders to any depth.
 """
 
 from __future__ import annotations

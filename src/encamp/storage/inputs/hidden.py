@@ -1,4 +1,4 @@
-"""Folders that a pattern does not look into unless it begins with them."""
+"""Folders that a pattern does not search unless it begins with their path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is to be in a task's folder: mirror maps, and the plan made of one."""
+"""The inputs of a task: mirror maps, and the plan made from one."""
 
 from __future__ import annotations
 
@@ -36,30 +36,29 @@ class Mirror:
         Path or glob on the spawning host, relative to the current folder; or a URL that fsspec
         knows (``s3://bucket/data/*.las``), which is downloaded to each host once.
         ``*``, ``?`` and ``[...]`` do not match a leading dot; ``**`` matches folders to any
-        depth without following symlinks. A path that exists is taken as it is, so names with
+        depth without following symlinks. A path that exists is taken literally, so names with
         brackets need no escape, unless other files match as well (`BadJob`). A folder is
         mirrored as a tree. A symlink in it stays one if it leads to something in the same tree,
         or nowhere; one that leads out of the tree, and a match that is a symlink itself, are
         mirrored as the file or tree there.
     to
         Folder inside the task's folder. Matches keep their name there; with ``**`` they also
-        keep the folders that ``**`` stood for.
+        keep the folders that ``**`` matched.
     rename
-        New name for the match; ``{name}``, ``{stem}`` and ``{suffix}`` stand for the match's.
+        New name for the match; ``{name}``, ``{stem}`` and ``{suffix}`` are those of the match.
     exclude
         Glob patterns to leave out, of names (``*.bak``) or of paths below a tree (``tmp/*``).
     required
         Whether a pattern that matches nothing is an error (`NoMatch`).
     readonly
-        The task does not write to these: they may be links to this host's cache, without the
-        right to write.
+        The task does not write to these files: they may be read-only links to this host's cache.
     executable
         Everybody who may read these files may execute them: for files from URLs, which have no
-        permissions of their own.
+        permissions.
     mode
-        How they come from the cache into the folder (see `encamp.storage.inputs.modes`): "auto"
-        takes the cheapest way that is safe; "overlay", "reflink", "link" and "copy" insist
-        (`ModeRefused` where that cannot be).
+        How they get from the cache into the folder (see `encamp.storage.inputs.modes`): "auto"
+        takes the cheapest safe way; "overlay", "reflink", "link" and "copy" require one
+        (`ModeRefused` if it is not available).
     """
 
     pattern: str
@@ -76,7 +75,7 @@ class Mirror:
     def __post_init__(self) -> None:
         for given in (self.pattern, self.to):
             if not isinstance(given, str | os.PathLike):
-                raise BadJob(f"mirror: {given!r}", "is no path; give text, such as '.'")
+                raise BadJob(f"mirror: {given!r}", "is not a path; give text, such as '.'")
         object.__setattr__(self, "literal", self.literal or isinstance(self.pattern, PurePath))
         object.__setattr__(self, "pattern", without_scheme(os.fspath(self.pattern)))
         object.__setattr__(self, "to", os.fspath(self.to))
@@ -102,13 +101,13 @@ def _to(given: Any, to: Any) -> Mirror:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file or tree of a plan: where it is, what it was like, and where it goes.
+    """One file or tree of a plan: its source, its state, and its target.
 
-    ``size`` and ``mtime_ns`` are the file's when the plan was made; of a tree, the sum over its
-    ``files`` and the time of the newest. ``content`` tells one state of the input from another on
-    any host, ``identity`` also one file from another that took its place; so does ``version``, but
-    only by what is the same after a restart. ``allocated`` are the bytes that it takes on a disk,
-    fewer than ``size`` where there are holes. ``cached`` says that more than one task may want it.
+    ``size`` and ``mtime_ns`` are the file's when the plan was made; for a tree, the sum over its
+    ``files`` and the time of the newest. ``content`` identifies the state of the input on any host;
+    ``identity`` also differs if another file has taken its place; ``version`` is like ``identity``,
+    but uses only properties that survive a restart. ``allocated`` are the bytes that it takes on a
+    disk, fewer than ``size`` for sparse files. ``cached`` says that several tasks may need it.
     """
 
     source: Portable
@@ -129,7 +128,7 @@ class Item:
 
     @property
     def name(self) -> str:
-        """The source as it is called on this host, for messages."""
+        """The name of the source on this host, for messages."""
         try:
             return self.url or printable(local(self.source))
         except UnusableInput as exc:  # this host has not so many shared roots
@@ -142,7 +141,7 @@ class Item:
 
 
 def find(pattern: str, base: Path, *, literal: bool = False) -> list[Path]:
-    """The files and folders that match, sorted; a path that exists is its own only match.
+    """The matching files and folders, sorted; a path that exists is its only match.
 
     Raises `BadJob` for a pattern that is the name of a file but matches others as well, unless
     it is known to be ``literal``.
@@ -179,7 +178,7 @@ _MORE_THAN_A_NAME = re.compile(r"^~|\\|\*\*|/$|[\[\]{}]")
 
 
 def _listed(pattern: str, folder: Path) -> list[Path]:
-    """What in a folder has a name that a pattern stands for; as wcmatch finds it, but at once."""
+    """The entries of a folder that match a pattern; equal to wcmatch's result, but faster."""
     try:
         names = sorted(name for name in os.listdir(folder) if matches(pattern, name))
     except OSError:  # it is not there, or cannot be listed
@@ -204,7 +203,7 @@ def _literal(pattern: str, base: Path) -> Path:
 
 
 def globstar_depth(pattern: str, base: Path) -> int | None:
-    """How many parts of a match stand before what the pattern's first ``**`` stands for.
+    """How many parts of a match precede those that the pattern's first ``**`` matched.
 
     None if the pattern has no ``**``, or is the name of something.
     """
@@ -218,10 +217,10 @@ def globstar_depth(pattern: str, base: Path) -> int | None:
 
 
 class Planner:
-    """Looks up patterns; what a tree is like is found out once in its life.
+    """Looks up patterns; examines each tree only once.
 
-    Folders that are ``left_out`` (by their real paths) are no part of what patterns match, but
-    for patterns that begin with them.
+    Folders that are ``left_out`` (by their real paths) do not match, except for patterns that begin
+    with their path.
     """
 
     def __init__(self, base: Path, left_out: Iterable[Path] = ()) -> None:
@@ -264,7 +263,7 @@ class Planner:
             raise NoMatch(mirror.pattern, str(self._base))
 
     def _plain_file(self, mirror: Mirror) -> Item | None:
-        """What a mirror names, if that is one file and no more has to be looked up.
+        """The input of a mirror that names one file and needs no search.
 
         Jobs have a million of them: each costs two system calls.
         """
@@ -318,13 +317,13 @@ class Planner:
         )
 
     def _place(self, file: Path) -> Portable:
-        """As `portable`; where many are in one folder, that is looked up once."""
+        """As `portable`, with a cache for folders of many files."""
         if file.is_symlink():
             return portable(file)
         return below(self._folders(str(file.parent)), file.name)
 
     def leads_to(self, tree: Path, mirror: Mirror) -> tuple[str, ...]:
-        """Where symlinks lead out of a tree. Raises `UnusableInput`."""
+        """The targets of symlinks that lead out of a tree. Raises `UnusableInput`."""
         return self._tree(tree, self._exclude(tree, mirror, None)).leads_to
 
     def _exclude(self, tree: Path, mirror: Mirror, hidden: Hidden | None) -> tuple[str, ...]:
@@ -338,7 +337,7 @@ class Planner:
 
 
 def _is_plain(pattern: str) -> bool:
-    """Whether a pattern is a path as it is."""
+    """Whether a pattern is a literal path."""
     if is_glob(pattern) or is_url(pattern) or pattern.startswith("~") or "\0" in pattern:
         return False
     return pattern != "" and not {"", ".", ".."}.intersection(pattern.removeprefix("/").split("/"))
@@ -368,7 +367,7 @@ def _file_item(
 
 
 def merged(items: Iterable[Item]) -> list[Item]:
-    """Items for one folder, each once, trees first; raises `TargetConflict`."""
+    """Items for one folder, without duplicates, trees first; raises `TargetConflict`."""
     found: dict[str, Item] = {}
     for item in items:
         other = found.setdefault(item.target, item)
@@ -381,7 +380,7 @@ _EXECUTABLE = " executable"
 
 
 def _executable(permissions: int) -> int:
-    """Permissions with which those may execute a file who may read it."""
+    """Permissions with which everybody who may read a file may execute it."""
     return permissions | (permissions & 0o444) >> 2
 
 
@@ -392,10 +391,9 @@ def _identity(source: Portable, status: os.stat_result, state: TreeState, permis
 
 
 def is_here(item: Item) -> bool:
-    """Whether this host sees an input as it was planned, and not something else by its name.
+    """Whether this host sees an input as it was planned, and not another file of its name.
 
-    Of what is in a shared root sizes and times are compared; elsewhere it must be the very same
-    file or tree.
+    In a shared root, sizes and times are compared; elsewhere it must be the very same file or tree.
     """
     try:
         path = local(item.source)
@@ -440,7 +438,7 @@ def plan(mirrors: Iterable[Mirror], base: Path) -> list[Item]:
 
 
 def left_out(path: PurePosixPath, patterns: tuple[str, ...]) -> bool:
-    """Whether a path of a folder, or a folder that it is in, is excluded."""
+    """Whether a path of a folder, or a folder that contains it, is excluded."""
     ways = (path, *path.parents[:-1])
     return any(excluded(way.name, str(way), patterns) for way in ways)
 
@@ -461,7 +459,7 @@ def renamed(template: str | None, name: str) -> str:
 
 
 def safe_target(target: str) -> PurePosixPath:
-    """``target`` as a relative path; raises `UnsafeTarget` if it would leave the folder."""
+    """``target`` as a relative path; raises `UnsafeTarget` if it is outside of the folder."""
     path = PurePosixPath(target or ".")
     if path.is_absolute() or target.startswith("~"):
         raise UnsafeTarget(target, "is absolute")
@@ -473,7 +471,7 @@ def safe_target(target: str) -> PurePosixPath:
 
 
 def _check_tree(path: Path) -> None:
-    """The folders of the local storage that hold sandboxes would be copied into themselves."""
+    """Refuse a tree with the local storage's sandboxes, which would be copied into themselves."""
     own = os.path.realpath(local_storage_path())
     real = os.path.realpath(path)
     if real == own or os.path.dirname(real) == own:  # noqa: PTH120
@@ -493,5 +491,5 @@ def _file_state(path: Path | str, status: os.stat_result, disks: Disks) -> TreeS
 
 
 def identity(items: Iterable[Item]) -> list[tuple[str, str, str]]:
-    """What tells one state of the inputs from another, whenever they are planned."""
+    """The states of the inputs; equal for equal states, whenever they are planned."""
     return sorted((str(item.source), item.target, item.version) for item in items)

@@ -1,9 +1,9 @@
-"""How an input comes from the cache into a task's folder: by the cheapest way that is safe.
+"""How an input gets from the cache into a task's folder: by the cheapest way that is safe.
 
 overlay
-    A tree is shown under the task's own changes: milliseconds at any size, and the task may
-    write. Also for big files. Where the kernel lets this process mount, see `overlay`; unless it is
-    asked for, only where the task cannot tell it from a copy.
+    A tree is shown under the task's own changes: this takes milliseconds at any size, and the task
+    may write. Also for big files. It works where the kernel lets this process mount, see `overlay`;
+    unless it is requested, it is used only where the task cannot tell it from a copy.
 reflink
     A copy that shares its blocks with the entry until one is written to (btrfs, xfs).
 link
@@ -28,7 +28,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.owner import OwnedFolder
 
 Way = Literal["overlay", "reflink", "link", "copy", "direct"]
-"""``direct``: copied from the source, past the cache, as only one task wants it."""
+"""``direct``: copied from the source, past the cache, as only one task needs it."""
 
 _FICLONE = 0x40049409
 _MANY_FILES = 32
@@ -45,16 +45,16 @@ def way_of(item: Item, storage: Path) -> tuple[Way, str]:
     if item.mode != "auto":
         return _asked_for(item, storage), "asked for"
     if not item.cached and item.url is None:
-        return "direct", "only one task wants it"
+        return "direct", "only one task needs it"
     worth = _worth_a_mount(item) and why_not_as_a_copy(item, storage) is None
     if item.kind == "tree" and worth:
-        return "overlay", "the kernel lets us mount, and it is big enough"
+        return "overlay", "mounting is allowed, and it is big enough"
     if why_no_reflink(storage) is None:
         return "reflink", "the disk shares blocks between copies"
     if item.readonly:
         return "link", "it is declared read-only"
     if worth:
-        return "overlay", "the kernel lets us mount, and it is big enough"
+        return "overlay", "mounting is allowed, and it is big enough"
     return "copy", f"no reflink here: {why_no_reflink(storage)}; not declared read-only"
 
 

@@ -1,9 +1,9 @@
 """Overlay mounts: a tree from the cache under a task's own changes, in milliseconds at any size.
 
-The kernel lets root mount, and anybody in a user namespace of his own (user_namespaces(7),
-Linux 5.11 for overlays). A slot may enter such a namespace at its start; its mounts then end with
-it. Mounts that root makes are seen by all processes and are undone when the folder is removed, also
-by the next owner of the local storage.
+The kernel lets root mount, and anybody in their own user namespace (user_namespaces(7), Linux 5.11
+for overlays). A slot may enter such a namespace at its start; its mounts then end with it. Mounts
+of root are visible to all processes, and are undone when the folder is removed, if necessary by the
+next owner of the local storage.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From plan to folder: inputs are put where the task will look for them."""
+"""From plan to folder: inputs are put where the task expects them."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ class Placer:
     def _raise_for(self, item: Item, task: str) -> None:
         """What is missing in a tree of the cache has not gone through the task's folder."""
         lost = files_there(self._cache.place_of(item)) < item.files
-        self._cache.forget_damaged(item, "it was no longer whole" if lost else "a task wrote to it")
+        self._cache.forget_damaged(item, "it was damaged" if lost else "a task wrote to it")
         if lost:
             raise InputLost(task, item.target, str(self._owned.storage))
         raise InputDamaged(task, item.target)
@@ -335,7 +335,7 @@ def _is_in(trees: set[PurePosixPath], item: Item) -> bool:
 
 def _into_tree(item: Item) -> tuple[Way, str]:
     """The way for what goes into another input's tree: a mount would hide, or be hidden."""
-    why = "it goes into the tree of another input"
+    why = "its target is inside the tree of another input"
     if item.mode == "overlay":
         raise ModeRefused(item.mode, item.name, why)
     return "copy", why
@@ -365,7 +365,7 @@ def _check_not_insisted(item: Item, exc: OSError) -> None:
     if item.mode in ("link", "reflink"):
         why = f"the disk refuses: {(exc.strerror or str(exc)).lower()}"
         if exc.errno == errno.EXDEV:
-            why = "the cache and that place in the task's folder are on different disks"
+            why = "the cache and this part of the task's folder are on different disks"
         raise ModeRefused(item.mode, item.name, why) from exc
 
 

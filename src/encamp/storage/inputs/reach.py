@@ -1,4 +1,4 @@
-"""Which paths a mirror pattern may read and an output may be published as, before there are any."""
+"""Which paths a mirror pattern may read and an output may get, before they exist."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
-"""Files for hosts that do not share a disk: sent in chunks through whatever channel there is.
+"""Sending files to hosts that do not share a disk, in chunks, through any channel.
 
     one host                                      the other
     Sender(allowed paths) ◄── asks ── Channel ◄── receive_file, receive_tree
 
-A channel only carries questions and answers; engines supply it. The sender answers about the
-files that it was told to send, nothing else. Every chunk comes with its digest, and with what the
-file was like when the chunk was read, so that a file that changes on the way is never half old,
-half new.
+A channel only carries questions and answers; the layers above provide it. The sender sends only
+the files that it was told to. Every chunk comes with its digest, and with the state of the file
+when the chunk was read, so that a file that changes meanwhile is never received half old, half new.
 """
 
 from __future__ import annotations
@@ -114,7 +113,7 @@ class Sender:
         real = os.path.realpath(local(path))
         above = (real, *map(str, Path(real).parents))
         if self._allowed.isdisjoint(above):
-            raise UnusableInput(real, "it is none of the files that this side sends")
+            raise UnusableInput(real, "it is not one of the files that may be sent")
         return real
 
 
@@ -164,7 +163,7 @@ def _checked_chunk(
     if (chunk.size, chunk.mtime_ns) != expected:
         raise SourceChanged(_name(path))
     if digest_of_piece(chunk.data) != chunk.digest:
-        raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed on the way")
+        raise ShippingFailed(_name(path), f"the bytes from {offset} on were changed in transit")
     return chunk
 
 

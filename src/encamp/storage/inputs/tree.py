@@ -1,4 +1,4 @@
-"""Trees of files: what is in one, what state it is in, and copies of it."""
+"""Trees of files: their contents, their state, and copies of them."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ def _raw_name(entry: os.DirEntry[str]) -> bytes:
 def why_unusable(exc: OSError) -> str:
     """What keeps an input from being used, in words."""
     if isinstance(exc, FileNotFoundError):
-        return "it is not there (a broken symlink?)"
+        return "it does not exist (a broken symlink?)"
     return (exc.strerror or str(exc)).lower()
 
 

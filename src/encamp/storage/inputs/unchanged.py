@@ -1,4 +1,4 @@
-"""Which files of a task's folder are inputs that the task has left as they were."""
+"""Which files of a task's folder are inputs that the task has not changed."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """From a task's folder to its destination: patterns, staging, sending, and publishing by rename.
 
-Only who has planned the task publishes; a task stages. Which inputs a task has is none of this
-room: `encamp.storage.inputs`.
+A task stages; only the side that planned the task publishes. The inputs of tasks are in
+`encamp.storage.inputs`.
 """

@@ -1,9 +1,9 @@
-"""Whether another host sees a destination: a file is put there for it to look for.
+"""Whether another host sees a destination: it looks for a file that is put there.
 
-It is hidden, says whose it is, and goes when its owner closes. Only its owner's user can read what
-proves that it is the right one, so that nobody else can draw outputs to a folder of theirs. One of
-an owner that has died goes, with the temporary files of that owner, when another comes to the same
-folder, or when the local storage is cleaned in which it is noted.
+The file is hidden, names its owner, and is removed when the owner closes. Only the owner's user can
+read the secret in it, so that nobody else can redirect outputs to their folder. The beacon of a
+dead owner is removed, with the owner's temporary files, when another is put into the same folder,
+or when the local storage that notes it is cleaned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which final names are believed, of a journal that others may have written to, and of workers.
+"""Which final names are accepted, from a journal that others may have written to, and from workers.
 
-A name that none of a task's outputs can have is opened, replaced and removed by nobody, whoever
-says that the task has published it.
+encamp opens, replaces or removes a name only if one of the task's outputs can have it, whoever says
+that the task has published it.
 """
 
 from __future__ import annotations

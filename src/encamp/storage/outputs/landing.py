@@ -1,9 +1,9 @@
-"""Outputs of hosts that do not see the destination: sent in pieces, and taken in over there.
+"""Outputs of hosts that do not see the destination: sent in pieces, and received at the program.
 
     the task's host                                  the destination's host
     send_file ── pieces ──► Channel ──► Receiver.land: temporary names beside the final ones
 
-It is the other direction of `ship`. Publishing is the same for both: by `publish.publish`, on the
+This is the opposite direction of `ship`. Publishing is the same for both: `publish.publish`, on the
 destination's host.
 """
 
@@ -144,7 +144,7 @@ class Receiver:
         final, trust = self._final(piece)
         part = final.with_name(f"{PART}{piece.token}")
         if digest_of_piece(piece.data) != piece.digest:
-            why = f"the bytes from {piece.offset} on were changed on the way"
+            why = f"the bytes from {piece.offset} on were changed in transit"
             raise ShippingFailed(piece.inner, why)
         if piece.offset == 0:
             self._parts.add(part)
@@ -163,10 +163,10 @@ class Receiver:
     def _final(self, piece: Piece) -> tuple[Path, Trust]:
         inner = PurePosixPath(piece.inner)
         if inner.is_absolute() or ".." in inner.parts or "/" in piece.token or not inner.name:
-            raise UnsafeTarget(piece.inner, "would leave its destination")
+            raise UnsafeTarget(piece.inner, "is outside of its destination")
         folder = local(piece.folder)
         if folder not in self._allowed:
-            raise BadDestination(str(folder), "it is no destination of the task's")
+            raise BadDestination(str(folder), "it is not a destination of the task")
         return folder / inner, self._allowed[folder].below(len(inner.parts) - 1)
 
     def discard(self) -> None:
@@ -199,7 +199,7 @@ class Depot:
             return self._over
         with self._lock:
             if self._over:
-                raise UnusableInput(str(about), "the task that asks for it has ended")
+                raise UnusableInput(str(about), "the task that asked for it has ended")
             if what == "land":
                 return self._taker.land(about)
             giver = self._giver

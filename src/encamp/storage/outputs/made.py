@@ -1,8 +1,8 @@
-"""What of a task's folder goes home, and as what: files, symlinks and empty folders.
+"""What a task's folder publishes: files, symlinks and empty folders.
 
-A symlink goes home as one if what it leads to goes home with it, below the same destination, so
-that it leads there again. Otherwise it goes home as what it leads to: a file, or, where a pattern
-matches the symlink itself, a tree. What can go home in no way is an error: nothing is left out.
+A symlink is published as one if its target is published with it, below the same destination, so
+that it still leads there. Otherwise its target is published: a file or, if a pattern matches the
+symlink itself, a tree. Anything that cannot be published is an error: nothing is left out silently.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class Homebound:
         place = self._folder / link.path
         real, says = os.path.realpath(place), f"leads to {printable(place.readlink())}"
         if not os.path.lexists(real) or Path(real).is_symlink():
-            raise self._refusal(link.path, f"it is a symlink that {says}, where nothing is")
+            raise self._refusal(link.path, f"it is a symlink that {says}, which does not exist")
         if not Path(real).is_relative_to(self._real):
             why = (
                 f"it is a symlink that {says}, outside of the task's folder; have the task copy it"
@@ -219,9 +219,9 @@ class Homebound:
         if (self._folder / goal).is_file():
             return Made(link.path, link.inner, link.output, "file")
         if (self._folder / goal).is_dir():
-            why = f"it is a symlink to the folder {printable(goal)}, which is no output itself"
+            why = f"it is a symlink to the folder {printable(goal)}, which is not an output itself"
         else:
-            why = f"it is a symlink to {printable(goal)}, which is no file"
+            why = f"it is a symlink to {printable(goal)}, which is not a file"
         raise self._refusal(link.path, why)
 
     def _home_of(self, link: _Link, goal: str) -> str | None:

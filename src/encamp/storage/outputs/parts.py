@@ -1,4 +1,4 @@
-"""Files that have not got their final names yet: how they are called, and how they go."""
+"""Files that do not have their final names yet: how they are named, and how they are removed."""
 
 from __future__ import annotations
 

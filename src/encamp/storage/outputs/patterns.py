@@ -1,4 +1,4 @@
-"""Which files of a task's folder go home, and where: patterns, checked before anything runs."""
+"""Which files of a task's folder are published, and where to: patterns, checked before a run."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _EXISTING = get_args(Existing)
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Files to bring back from a task's folder after it has ended well.
+    """Files to publish from a task's folder after it has succeeded.
 
     pattern
-        Path or glob inside the task's folder; ``**`` matches folders to any depth. What is as it
-        was mirrored is an output only if it is named without a wildcard. A folder
-        brings back its whole tree, empty folders as well. A symlink stays one if what it leads to
-        is brought back with it; otherwise it brings back the file, or, if it is matched itself,
-        the tree that it leads to. What leads out of the task's folder or nowhere is an error
+        Path or glob inside the task's folder; ``**`` matches folders to any depth. An unchanged
+        input is an output only if it is named without a wildcard. A folder is published with its
+        whole tree, including empty folders. A symlink stays one if its target is published with it;
+        otherwise the file that it leads to is published or, if the pattern matches the symlink
+        itself, the tree. A symlink that leads out of the task's folder or nowhere is an error
         (`UnusableOutput`), and so are FIFOs, sockets and devices.
     to
-        Destination folder, made where it is missing, or a URL that fsspec knows.
+        Destination folder, created if missing, or a URL that fsspec knows.
     rename
-        New name; ``{name}``, ``{stem}`` and ``{suffix}`` stand for the match's.
+        New name; ``{name}``, ``{stem}`` and ``{suffix}`` are those of the match.
     required
         Whether a pattern that matches nothing is an error (`MissingOutput`).
     existing
-        What becomes of a file that is there already: "replace", "keep" it, or "error"
-        (`OutputExists`). A job may always replace what it has published itself.
+        What to do about a file that exists already: "replace" it, "keep" it, or "error"
+        (`OutputExists`). A job may always replace files that it has published itself.
     """
 
     pattern: str
@@ -60,7 +60,7 @@ class Output:
             raise BadJob(f"existing={self.existing!r}", f"is none of {_EXISTING}")
         for given in (self.pattern, self.to):
             if not isinstance(given, str | os.PathLike):
-                raise BadJob(f"outputs: {given!r}", "is no path; give text, such as '.'")
+                raise BadJob(f"outputs: {given!r}", "is not a path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
         object.__setattr__(self, "to", remote.without_scheme(os.fspath(self.to)))
 
@@ -77,10 +77,11 @@ def as_outputs(spec: OutputMap) -> tuple[Output, ...]:
 def bound(
     outputs: Iterable[Output], destination: Path, *, shared: bool = False
 ) -> tuple[Output, ...]:
-    """The outputs for another host: where they go depends on nothing of this one.
+    """The outputs for another host, with destinations that do not depend on this host.
 
-    By its one true name, so that conflicts are seen by those who cannot look. ``shared`` says
-    whether it is a group's. Raises `BadDestination` for folders that another user has put there.
+    Destinations have their real names, so that conflicts can be found without looking. ``shared``
+    says whether a group shares the job. Raises `BadDestination` for folders that another user has
+    put there.
     """
     return tuple(_bound(output, destination, shared) for output in outputs)
 
@@ -101,7 +102,7 @@ def _true_place(output: Output, destination: Path, shared: bool) -> tuple[Path, 
 
 
 def folders_of(outputs: Iterable[Output]) -> dict[Path, Trust]:
-    """The folders of this host that `bound` outputs go to, and how far they are believed."""
+    """The folders of this host that `bound` outputs go to, and whom to trust there."""
     return {local(output.at): output.trust for output in outputs if output.at is not None}
 
 
@@ -116,13 +117,13 @@ def check_outputs(
     *,
     shared: bool = False,
 ) -> dict[str, str]:
-    """The final names that are known before anything runs, with the pattern that makes each.
+    """The final names that are known before anything runs, with the pattern of each.
 
-    ``folders`` are those that earlier calls have checked, and are added to; ``shared`` says
-    whether the destination is a group's.
-    Raises `UnsafeTarget` for a pattern that leaves the task's folder, `BadDestination` for a
-    destination in the local storage, one that cannot be written to, a folder beside it, or one
-    that another user has put there, `OutputConflict` for two outputs with one final name.
+    ``folders`` are those that earlier calls have checked; new ones are added. ``shared`` says
+    whether a group shares the destination. Raises `UnsafeTarget` for a pattern that leaves the
+    task's folder, `BadDestination` for a destination in the local storage, one that cannot be
+    written to, a folder beside it, or one that another user has put there, `OutputConflict` for two
+    outputs with one final name.
     """
     known: dict[str, str] = {}
     folders = {} if folders is None else folders
@@ -142,14 +143,14 @@ def check_outputs(
 
 
 def _is_name(pattern: str) -> bool:
-    """Whether a pattern begins as the name of a file in the folder itself does."""
+    """Whether a pattern begins like the name of a file in the folder itself."""
     return "/" not in pattern and "\0" not in pattern and pattern[:1] not in ("", ".", "~")
 
 
 def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
-    """How the final names in an output's folder begin."""
+    """The beginning of the final names in an output's folder."""
     if not is_url(output.to) and Path(os.path.normpath(output.to)).parts[:1] == (os.pardir,):
-        why = "it is outside of the destination (if that is meant, write the whole path)"
+        why = "it is outside of the destination (if you mean that, write the absolute path)"
         raise BadDestination(output.to, why)
     output = _bound(output, destination, shared)
     if output.at is None:
@@ -160,14 +161,14 @@ def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
 
 
 def final_of(output: Output) -> Callable[[PurePosixPath], Path | str]:
-    """What says where each file of a bound output goes, as this host sees it."""
+    """A function that returns where each file of a bound output goes, on this host."""
     if output.at is None:
         return lambda inner: f"{output.to.rstrip('/')}/{inner}"
     return local(output.at).joinpath
 
 
 def check_destination(folder: Path) -> None:
-    """Raise `BadDestination` unless files can be published to ``folder``; makes nothing."""
+    """Raise `BadDestination` unless files can be published to ``folder``; creates nothing."""
     if in_local_storage(folder):
         raise BadDestination(str(folder), "it is in the local storage, which is emptied")
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))

@@ -190,7 +190,7 @@ def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
         return _as_it_is(name, folder)
     found = os.stat(final, dir_fd=folder, follow_symlinks=False)
     if one.kind == "file" and not _is_as_written(one, final, found, folder):
-        raise BadDestination(name, "somebody has put another file there meanwhile")
+        raise BadDestination(name, "another process has put another file there meanwhile")
     return Published(name, one.size, found.st_mtime_ns, one.digest, kind=one.kind, goal=one.goal)
 
 
@@ -274,7 +274,7 @@ def flush_folders(folders: Iterable[Path]) -> None:
         try:
             flush_folder(folder)
         except OSError as exc:
-            why = f"its new files may not outlive a power cut: {(exc.strerror or str(exc)).lower()}"
+            why = f"its new files may be lost in a power cut: {(exc.strerror or str(exc)).lower()}"
             raise BadDestination(str(folder), why) from exc
 
 

@@ -1,8 +1,8 @@
-"""What a task's folder gives back, on its way to the destination.
+"""Staging: copying a task's outputs to temporary names at the destination.
 
-In two steps, so that one party alone makes files visible. `stage` copies to temporary names on
-the destination's own file system, checks and flushes; `publish.publish` renames to the final
-names. What is not published leaves nothing under a final name, whenever the process dies.
+Publishing has two steps, so that only one party makes files visible. `stage` copies to temporary
+names on the destination's own file system, checks and flushes; `publish.publish` renames to the
+final names. A file that is not published never has its final name, whenever the process dies.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def stage(
         if not folder.is_dir():
             if lenient:
                 return []
-            why = "the task's folder is gone; have no step remove or rename it"
+            why = "the task's folder has vanished; a step must not remove or rename it"
             raise UnusableOutput(task, outputs[0].pattern, why) from exc
         path = os.path.relpath(exc.filename or folder, folder)
         raise UnusableOutput(task, path, str(_UnreadableError(exc))) from exc

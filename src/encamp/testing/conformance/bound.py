@@ -1,4 +1,4 @@
-"""What every part of the suite stands on: the engine's facts, a shared cluster, ways to wait."""
+"""The base of the suite: the engine's facts, a shared cluster, and ways to wait."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""The end of a cluster, of a host, and of the controller: nothing hangs and nothing is left."""
+"""The end of a cluster, of a host, and of the controller: nothing hangs and nothing remains."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""Tasks that end otherwise than by themselves: killed, crashed, out of time, taken back."""
+"""Tasks that are killed, crash, run out of time, or are cancelled."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""Files: mirrored into a task's folder, brought back from it, kept, shipped, cleared away."""
+"""Files: mirrored into a task's folder, published, kept, sent to hosts, and removed."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""Hosts that come while the cluster runs, die, are cut off, and come back."""
+"""Hosts that join while the cluster runs, die, are cut off, and come back."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""Slots that are their agent itself: the same messages, and a clear word on what they cannot do."""
+"""Slots that are their agent itself: the same messages, and clear errors for the rest."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""What a task leaves behind does not reach the next; its output is its own and can be followed."""
+"""A task's changes do not affect the next task; its output is its own and can be followed."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""A controller that dies, and hosts that do, for engines where the cluster outlives them."""
+"""A controller that dies, and hosts that do, for engines where the cluster survives them."""
 
 # ruff: noqa: S101
 

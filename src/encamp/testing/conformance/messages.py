@@ -1,4 +1,4 @@
-"""Messages: whole, in order, to whom they were sent, and waiting that costs nothing."""
+"""Messages: whole, in order, to the right receiver; waiting for them costs nothing."""
 
 # ruff: noqa: S101
 

@@ -1,4 +1,4 @@
-"""Hosts and slots, spawned calls and what comes of them."""
+"""Hosts and slots, spawned calls and their results."""
 
 # ruff: noqa: S101
 
@@ -198,7 +198,7 @@ class Running(Bound):
             with pytest.raises(BadJob, match=words):
                 cluster.spawn(work.pid, **options)
         with pytest.raises(
-            UnknownOption, match=r"no option 'corse'; did you mean 'cores'\? There are "
+            UnknownOption, match=r"no option 'corse'; did you mean 'cores'\? The options are "
         ):
             cluster.spawn(work.pid, corse=2)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="a task or its id"):

@@ -1,4 +1,4 @@
-"""Nothing is shared by accident: what was sent is the receiver's own, also between threads."""
+"""Nothing is shared by accident: a receiver gets its own copy, also between threads."""
 
 # ruff: noqa: S101
 

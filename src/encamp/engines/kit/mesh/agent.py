@@ -1,4 +1,4 @@
-"""An agent's end of the mesh, in the process that `begin` has started."""
+"""An agent's end of the mesh, in a process that `begin` has started."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class MeshAgent(Mesh):
         self._hosts: Sequence[str] = ()
         self._starter = Sentinel(process)
         if os.getppid() != process:
-            raise EngineFailed("mesh", "the process that has started it has ended")
+            raise EngineFailed("mesh", "the process that started it has ended")
         self._poll.register(self._starter.fileno(), select.EPOLLIN)
 
     def reach(
@@ -63,10 +63,10 @@ class MeshAgent(Mesh):
                 continue
             if self._comes_by(link):
                 break
-            why = "it did not let this agent in"
+            why = "it refused this agent"
         else:
             where = ", ".join(addresses(controller)) or "no address"
-            raise EngineFailed("mesh", f"the controller is not reached at {where}: {why}")
+            raise EngineFailed("mesh", f"the controller cannot be reached at {where}: {why}")
         if tunnel is not None and self._ways[CONTROLLER].link is not link:
             self._end(link, ConnectionError("it is not needed"))
         elif tunnel is not None and not link.tunnelled:
@@ -95,7 +95,7 @@ class MeshAgent(Mesh):
     def _look(self) -> None:
         kept = list(self.receive())
         if any(isinstance(arrival, Left) for arrival in kept):
-            raise EngineFailed("mesh", "the process that has started it has ended")
+            raise EngineFailed("mesh", "the process that started it has ended")
         self._come[:0] = kept
 
     def greet(self, link: Link) -> None:
@@ -114,7 +114,7 @@ class MeshAgent(Mesh):
         for link in list(self._links.values()):
             link.drop()
             link.finish()
-        self._come.append(Left(CONTROLLER, "the process that has started the agent has ended"))
+        self._come.append(Left(CONTROLLER, "the process that started the agent has ended"))
 
     def close(self) -> None:
         """See `Endpoint.close`."""

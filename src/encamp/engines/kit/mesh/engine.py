@@ -1,4 +1,4 @@
-"""The controller's end of the mesh: which agents there are, who has come, who is gone."""
+"""The controller's end of the mesh: which agents there are, which have joined and left."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ class MeshEngine(Mesh, Engine):
         for number in [number for number, when in self._broken.items() if when <= now]:
             del self._broken[number]
             if (agent := self.known.get(number)) is not None and agent.link is not None:
-                self._end(agent.link, ConnectionError("another agent has lost it"))
+                self._end(agent.link, ConnectionError("another agent lost the connection to it"))
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""

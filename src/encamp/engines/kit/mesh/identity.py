@@ -1,6 +1,6 @@
-"""The identity of a run: a key and a certificate that only its own ends have, made anew each time.
+"""The identity of a run: a key and a certificate, made for it, which only its own ends have.
 
-Both ends of a connection show it and accept nothing else, so who has it is one of us.
+Both ends of a connection present it and accept no other.
 """
 
 from __future__ import annotations

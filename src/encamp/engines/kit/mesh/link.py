@@ -1,4 +1,4 @@
-"""One connection of the mesh: our frames inside TLS 1.3, on a socket that does not block."""
+"""One connection of the mesh: encamp's frames inside TLS 1.3, on a non-blocking socket."""
 
 from __future__ import annotations
 

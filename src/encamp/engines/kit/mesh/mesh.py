@@ -1,12 +1,13 @@
-"""An end of the mesh: frames between any two ends by TCP inside TLS 1.3.
+"""An end of the mesh: frames between any two ends over TCP inside TLS 1.3.
 
-Agents dial the controller. One that does not reach it greets it by a tunnel, where its engine has
-one; then the controller dials the agent, and if that fails, too, the tunnel is what they have.
+Agents connect to the controller. An agent that cannot reach it greets it through a tunnel, if its
+engine has one; then the controller tries to connect to the agent, and if that fails, too, both use
+the tunnel.
 
-An agent that has something for another asks the controller where that one listens, and dials it;
-what neither reaches directly goes by the controller. Once a way is chosen it stays, as frames of a
-pair keep their order. A connection that breaks is not made again: what was under way is lost, so
-that one of its ends is.
+An agent with a frame for another agent asks the controller for that one's address, and connects to
+it; if that fails, the frames go through the controller. A route never changes, so that the frames
+of a pair keep their order. A broken connection is not reopened: frames in transit are lost, and so
+one of its ends counts as lost.
 """
 
 from __future__ import annotations

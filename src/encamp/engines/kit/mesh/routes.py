@@ -1,4 +1,4 @@
-"""By which address of this host others reach it."""
+"""The address at which others reach this host."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""A tunnel: the bytes of a connection, carried by what another system has between two processes.
+"""A tunnel: the bytes of a connection, carried between two processes by another system.
 
-For agents and a program that cannot connect to each other. At either end there is a socket that
-takes the place of the connection's; what is in the bytes nobody on the way needs to know, and as
-they are TLS's, nobody can.
+It serves agents and a program that cannot connect to each other. Each end has a socket in place of
+the connection's. The bytes are TLS, so nobody on the route can read them.
 """
 
 from __future__ import annotations
