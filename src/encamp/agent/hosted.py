@@ -107,7 +107,7 @@ class Hosted(ABC):
         """Have the slot give back the calls that it has not started."""
 
     def stop(self, life: int, ticket: int) -> None:  # noqa: B027 - most have nothing to do
-        """End the running call and the slot's process; does nothing without a process. See `Stop`."""
+        """End the running call and the slot's process, if there is one. See `Stop`."""
 
     def refresh(self) -> None:  # noqa: B027 - most have nothing to do
         """Have an idle slot release everything that it holds; from another thread, blocks."""
@@ -386,7 +386,7 @@ class ProcessSlot(Hosted):
             self._tell_end(0, b"")
 
     def _replace(self, process: SlotProcess) -> None:
-        """Start a process in place of one that is ending, and report calls that it has not started."""
+        """Start a process in place of one that is ending; report calls that it has not started."""
         self._pass_results()
         if process is self._process and self._spare is None and not self._ending:
             self.agent.unlink(self.number)
