@@ -212,7 +212,7 @@ def test_a_file_that_is_gone_is_still_told_of(data: Path) -> None:
 
 
 def test_a_file_that_nobody_ever_saw_is_refused(here: Path) -> None:
-    encamp("cache", "why", "none").check_refused("none", "not there", "never held it")
+    encamp("cache", "why", "none").check_refused("none", "does not exist", "never held it")
 
 
 def test_a_pattern_tells_of_each_file(data: Path) -> None:

@@ -343,7 +343,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
         sender.chunk(str(tmp_path / "fifo"), 0)
     with pytest.raises(UnusableInput):
         sender.chunk(str(tmp_path), 0)
-    with pytest.raises(UnusableInput, match="not there"):
+    with pytest.raises(UnusableInput, match="does not exist"):
         sender.chunk(str(tmp_path / "none"), 0)
 
 

@@ -205,7 +205,7 @@ def _values(mapped: Mapped, folder: Path) -> dict[str, Any]:
     for given in mapped.foreach:
         name, listed = _named("--foreach", given)
         if name in values:
-            raise BadJob(f"--foreach {given}", f"{{{name}}} is there twice")
+            raise BadJob(f"--foreach {given}", f"{{{name}}} occurs twice")
         try:
             values[name] = _listed(name, listed)
         except ValueError as exc:
@@ -252,7 +252,7 @@ def _range_in(text: str) -> Numbers | None:
     match = _RANGE.fullmatch(text)
     if match is None:
         raise ValueError(
-            f"{text!r}is not a range; write whole numbers as 1..70, or 1..70..2 with a step of 2; "
+            f"{text!r} is not a range; write whole numbers as 1..70, or 1..70..2 in steps of 2; "
             "list other values with commas, or texts with '..' in a file for --lines"
         )
     first, last, step = int(match[1]), int(match[2]), int(match[3] or 1)
