@@ -97,7 +97,7 @@ _NO_BUFFERS: Parts = []
 
 
 class Controller:
-    """All that a cluster knows, behind its public face (`Cluster`)."""
+    """The state of a cluster, behind its public interface (`Cluster`)."""
 
     def __init__(
         self, engine: Engine, *, kind: str, follow: Callable[[int, str], None] | None
@@ -161,9 +161,9 @@ class Controller:
         kwargs: Mapping[str, Any],
         options: SpawnOptions,
     ) -> Record:
-        """Take in a call, which begins when somebody drives; for any thread.
+        """Take a call, which starts in a later turn; for any thread.
 
-        Raises what `Cluster.spawn` raises.
+        Raises the errors of `Cluster.spawn`.
         """
         self.check_open()
         if self.failure is not None:
@@ -184,12 +184,12 @@ class Controller:
         return record
 
     def check_open(self) -> None:
-        """Raise `ClusterClosed` if nothing new is taken."""
+        """Raise `ClusterClosed` if nothing new is accepted."""
         if self.closed:
             raise ClusterClosed(FORKED) if self.pump.elsewhere else ClusterClosed
 
     def _check_inline(self, options: Options) -> None:
-        """Raise if tasks in agents themselves cannot have what is wanted."""
+        """Raise if inline tasks cannot have these options."""
         for what, wanted in (
             ("a fresh interpreter", options.fresh),
             ("a time limit", options.time_limit is not None),
@@ -202,7 +202,7 @@ class Controller:
     # One turn of the pump
 
     def turned(self) -> None:
-        """Begin what waits, and send what is to go."""
+        """Assign waiting tasks, and send what is queued."""
         scheduler = self.scheduler
         if self.incoming:
             self.take_in()
@@ -223,11 +223,11 @@ class Controller:
         self.mail.call_waiters(failed=self.failure is not None)
 
     def _due(self) -> bool:
-        """Whether anything waits for the end of a turn, and nothing but messages has come."""
+        """Whether a turn with only messages still needs its end."""
         return bool(self.incoming or self.outbox.waiting or self.mail.awaited)
 
     def take_in(self) -> None:
-        """Let what was spawned wait. Other threads only add to ``incoming``, in one step."""
+        """Queue the spawned tasks. Other threads only append to ``incoming``, in one step."""
         incoming = self.incoming
         while incoming:
             task = incoming[0]
@@ -236,35 +236,35 @@ class Controller:
             incoming.popleft()
 
     def known(self) -> list[Record]:
-        """The tasks that have not ended; for the thread that drives."""
+        """The tasks that have not ended; for the driving thread."""
         self.take_in()
         return list(self.tasks.values())
 
     def record(self, task: SpawnedTask) -> Record | None:
-        """What is known of a task, None if it has ended; for the thread that drives."""
+        """The record of a task, None if it has ended; for the driving thread."""
         self.take_in()
         return self.tasks.get(task.id)
 
     def agents(self) -> list[Agent]:
-        """The agents that there are."""
+        """The agents."""
         return list(self.hosts.agents.values())
 
     def slots_changed(self) -> None:
-        """There are more or fewer slots."""
+        """The number of slots has changed."""
         if self.tenant is not None:
             self.tenant.hosts_changed()
 
     def put_back(self, records: list[Record], place: Place) -> None:
-        """Let tasks wait that slots have given back; those that are not to run any more end."""
+        """Queue tasks that slots have given back; those that are to be cancelled end."""
         self.recalls.put_back(records, place)
 
     def send(self, to: int, payload: Parts) -> None:
-        """Send a message of the program to a task; for the thread that drives."""
+        """Send a message of the program to a task; for the driving thread."""
         self.take_in()
         self.mail.send(to, SPAWNER, payload)
 
     def arrived(self, arrival: Arrival) -> None:
-        """Handle what the engine brings."""
+        """Handle what the engine receives."""
         if isinstance(arrival, Frame):
             try:
                 self._frame(arrival.sender, arrival.parts)
@@ -289,7 +289,7 @@ class Controller:
             self.pump.before_others(self._handle, [(agent, *message) for message in messages])
 
     def handed_up(self, number: int) -> Callable[[Any, Parts], bool]:
-        """What hands over what an agent in this process says, without a network between."""
+        """A function by which an agent in this process hands over messages, without a network."""
         engine, come = self.engine, self.pump.come
 
         def hand_up(envelope: Any, parts: Parts) -> bool:
@@ -343,7 +343,7 @@ class Controller:
             self.begins(place)
 
     def _dumped(self, task: Record) -> Parts:
-        """The pickle of a call's arguments, whose own code may raise anything."""
+        """The pickled arguments of a call; pickling may run any code and raise anything."""
         parts = dump_arguments(*task.arguments)
         if has_generator(parts[0]):
             args, kwargs = task.arguments
@@ -352,7 +352,7 @@ class Controller:
         return parts
 
     def _taken(self, task: Record) -> Parts:
-        """The arguments of a call as they are now. Raises `CannotTravel`; for any thread."""
+        """The arguments of a call in their present state. Raises `CannotTravel`; for any thread."""
         try:
             return own(self._dumped(task))
         except Exception as exc:
@@ -361,7 +361,7 @@ class Controller:
             raise _unsendable(task, exc) from exc
 
     def _new_functions(self, place: Place, tasks: list[Record]) -> list[Function]:
-        """What a slot does not have of functions and initializers."""
+        """The functions and initializers that a slot does not have yet."""
         used = {task.function.number: task.function for task in tasks}
         for task in tasks:
             if task.options.initializer is not None:
@@ -372,7 +372,7 @@ class Controller:
         return [function for number, function in used.items() if number not in place.known]
 
     def _around(self, place: Place, *, fresh: bool) -> bytes:
-        """What is new to a slot of what surrounds this program."""
+        """The program's settings that have changed since they were sent to this slot."""
         if self._shares_memory:
             return b""
         around = self.surroundings.now()
@@ -383,7 +383,7 @@ class Controller:
         return new
 
     def _dropped(self, place: Place) -> list[int]:
-        """Functions that a slot is to forget: nothing that it was sent calls them."""
+        """Functions that a slot is to forget, because no call that it has needs them."""
         kept = self.functions.kept
         if place.changes == kept.changes:
             return []
@@ -403,9 +403,9 @@ class Controller:
         self.end(task, False, error)
 
     def begins(self, place: Place) -> None:
-        """The first of the calls at a slot is, or will be at once, the running one.
+        """The first of the calls at a slot is the running one.
 
-        That is not known while the slot is asked to give back what it has not begun.
+        This is unknown while the slot is asked to give back calls.
         """
         if place.ahead and not place.ticket:
             task = place.ahead[0]
@@ -430,7 +430,7 @@ class Controller:
         self._take_results((place, zip(come, repeat(_NO_BUFFERS))))
 
     def _take_results(self, come: tuple[Place, Iterator[tuple[Result, Parts]]]) -> None:
-        """Take results in; a callback that waits meanwhile goes on with those that are left."""
+        """Take results; a turn inside a callback continues with the rest."""
         place, results = come
         for result, buffers in results:
             self.pump.before_others(self._take_results, [come])
@@ -494,7 +494,7 @@ class Controller:
         self.end(task, False, error)
 
     def waits_again(self, task: Record) -> None:
-        """A task that was given to a slot is there no more, and has not begun."""
+        """A task that was sent to a slot has come back without having started."""
         task.waits_again()
         self.mail.lines.pop(task.id, None)
 
@@ -509,7 +509,7 @@ class Controller:
         return True
 
     def end(self, task: Record, good: bool, value: Any) -> None:
-        """A task has ended: tell its future, and the queue if that was wanted."""
+        """End a task: set its future, and queue its events if wanted."""
         if self.tasks.pop(task.id, None) is None:
             return
         self._forget(task, good, value)
@@ -524,7 +524,7 @@ class Controller:
             task.future.set_exception(value)
 
     def cancelled(self, task: Record) -> None:
-        """A task that waits is not to run."""
+        """Cancel a waiting task."""
         if self.tasks.pop(task.id, None) is None:
             return
         error = CancelledError()
@@ -555,7 +555,7 @@ class Controller:
             self._watch(task.id, limit)  # not the task itself, which may end long before
 
     def _watch(self, number: int, left: float) -> None:
-        """End a task when it has run for so long; time in which nothing here ran does not count."""
+        """End a task after its time limit; time while this process was stopped does not count."""
         piece, began = min(left, NOTICED), time.monotonic()
 
         def look() -> None:
@@ -604,7 +604,7 @@ class Controller:
         self.setups.drop(initializer)
 
     def abandon(self) -> None:
-        """The cluster is closed: what has not ended never will."""
+        """The cluster is closed: end all remaining tasks."""
         for task in self.known():
             if task.state is WAITING:
                 self.cancelled(task)
@@ -612,7 +612,7 @@ class Controller:
                 self.end(task, False, TaskKilled(task.label, task.future.host or "its host"))
 
     def fail(self, exc: Exception) -> None:
-        """The engine as a whole is gone: everything fails."""
+        """The engine has failed: everything fails."""
         failure = exc if isinstance(exc, EngineFailed) else None
         if failure is None:
             why = str(exc) if isinstance(exc, EncampError) else reason(exc)
@@ -632,4 +632,4 @@ def _unsendable(task: Record, exc: BaseException) -> CannotTravel:
 
 
 def _nothing(*_: object) -> None:
-    """What is done about an errand that nobody waits for."""
+    """The callback of an errand without one."""

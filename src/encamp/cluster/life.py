@@ -26,7 +26,7 @@ _AGENT_WITHIN = 30.0
 
 
 class Life:
-    """That of one cluster: its controller, its engine, and the agent in this process, if any."""
+    """The lifetime of one cluster: its controller, its engine, and any agent in this process."""
 
     def __init__(self, controller: Controller) -> None:
         self._controller, self._pump = controller, controller.pump
@@ -39,7 +39,7 @@ class Life:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes nothing new."""
+        """Whether it accepts nothing new."""
         return self._controller.closed
 
     @closed.setter
@@ -47,13 +47,13 @@ class Life:
         self._controller.closed = closed
 
     def begin(self) -> None:
-        """It is there, and is to be ended before the program is."""
+        """The cluster has started, and must end before the program does."""
         _OPEN.add(self)
         atexit.unregister(_close_all)
         atexit.register(_close_all)  # again, so that it comes before what the engine has registered
 
     def drop(self) -> bool:
-        """Nobody has the cluster any more: it ends when its tasks have; False if it has by now.
+        """Nobody refers to the cluster any more: it ends after its tasks; False if it has ended.
 
         Takes no lock, since it may be called anywhere, in the middle of anything.
         """
@@ -84,7 +84,7 @@ class Life:
             self.end()
 
     def _wait(self) -> None:
-        """Wait for all tasks, and then for what lasts to end."""
+        """Wait for all tasks, and then for the tenant's to end."""
         controller = self._controller
 
         def done() -> bool:
@@ -107,7 +107,7 @@ class Life:
                 controller.cancelled(task)
 
     def end(self, *, wait: bool = True) -> None:
-        """Let all agents end, and the engine; what still runs is killed. Once is enough."""
+        """End all agents and the engine; running tasks are killed. Further calls do nothing."""
         if not self._ending.acquire(blocking=wait and not self._pump.driving):
             return  # another thread ends it, and waits for what this one is in the middle of
         try:
@@ -144,7 +144,7 @@ class Life:
             _OPEN.discard(self)
 
     def forked(self) -> None:
-        """In a forked process: leave it to the one that this was forked from."""
+        """In a forked process: leave the cluster to the parent."""
         self.closed = True
         self._pump.forked()
 

@@ -18,7 +18,7 @@ from encamp.wire.protocol import NOWHERE, SPAWNER, Message, Received, addressed
 
 
 class Mail:
-    """The queue of what has come for the program, and what waits for tasks that have not begun."""
+    """The queue of messages for the program, and messages to tasks that have not started."""
 
     def __init__(self, tasks: Mapping[int, Record], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
@@ -42,7 +42,7 @@ class Mail:
         self._news = True
 
     def take(self, source: int | None) -> Received | None:
-        """The next of the queue, of one sender if that is asked for; from any thread."""
+        """The next message of the queue, or of one sender; from any thread."""
         come = self.come
         if not come:
             return None
@@ -57,25 +57,25 @@ class Mail:
         return Received(sender, load(what) if isinstance(what, list) else what)
 
     def clear(self) -> None:
-        """Forget what has come."""
+        """Empty the queue."""
         self.come.clear()
 
     def call_when_there(self, wake: Callable[[], object]) -> None:
-        """Call something once, when there is something to take; from any thread."""
+        """Call a function once, when the queue has a message; from any thread."""
         self._waiters.append(wake)
 
     def call_no_more(self, wake: Callable[[], object]) -> None:
-        """Forget what was to be called."""
+        """Undo `call_when_there`."""
         with suppress(ValueError):
             self._waiters.remove(wake)
 
     @property
     def awaited(self) -> bool:
-        """Whether there is anybody to be told of what has come."""
+        """Whether somebody waits for a message that has arrived."""
         return bool(self._waiters) and self._news
 
     def call_waiters(self, *, failed: bool) -> None:
-        """Tell those who wait that there is something to take, or that nothing will come."""
+        """Call the waiting functions if a message has arrived, or none will."""
         if self._waiters and (self._news or failed):
             self._news = False
             waiters, self._waiters = self._waiters, []
@@ -86,12 +86,12 @@ class Mail:
     # For tasks
 
     def goes_out(self, number: int) -> bool:
-        """Whether what is sent to a task now goes out at once."""
+        """Whether a message to a task would be sent at once."""
         task = self._tasks.get(number)
         return task is not None and task.state is RUNNING and number not in self._early
 
     def send(self, to: int, sender: int, payload: Parts, port: int = 0) -> None:
-        """Pass a message on to a task; kept if that has not begun, dropped if it has ended."""
+        """Forward a message to a task; keeps it until the task starts, drops it after its end."""
         task = self._tasks.get(to)
         if task is None:
             return
@@ -107,7 +107,7 @@ class Mail:
                 self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
     def begins(self, task: Record) -> None:
-        """A task begins: it gets what has waited for it."""
+        """A task starts: it gets the messages that have waited for it."""
         for port, sender, payload in self._early.pop(task.id, ()) if self._early else ():
             self.send(task.id, sender, payload, port)
 
@@ -118,9 +118,9 @@ class Mail:
             self._early.pop(task.id, None)
 
     def place_of(self, number: int) -> tuple[int, int, int]:
-        """Agent and slot of a task that runs, and the number of the last calls sent there.
+        """Agent and slot of a running task, and the number of the last calls sent there.
 
-        Messages to one that does not run come by here.
+        Messages to other tasks go through this controller.
         """
         task = self._tasks.get(number)
         place = task.place if task is not None and task.state is RUNNING else None

@@ -15,7 +15,7 @@ _FOLLOWED = 1 << 20
 
 
 class _Heard:
-    """What was told of one task that still runs."""
+    """The output of one running task that has arrived."""
 
     def __init__(self) -> None:
         self.told = 0
@@ -25,7 +25,7 @@ class _Heard:
 
 
 class Printed:
-    """The output of one cluster's tasks; ``follow`` gets a task's id and what it has printed."""
+    """The output of a cluster's tasks; ``follow`` gets a task's id and its output."""
 
     def __init__(self, follow: Callable[[int, str], None] | None) -> None:
         self.follow = follow

@@ -33,13 +33,13 @@ NOT_INLINE = "make the cluster without inline=True"
 
 
 class Controls(Protocol):
-    """What recalls need of their controller."""
+    """What recalls need from their controller."""
 
     def known(self) -> list[Record]:
         """The tasks that have not ended."""
 
     def record(self, task: SpawnedTask) -> Record | None:
-        """What is known of a task; None if it has ended."""
+        """The record of a task; None if it has ended."""
 
     def agents(self) -> Iterable[Agent]:
         """The agents that there are."""
@@ -48,19 +48,19 @@ class Controls(Protocol):
         """The first of the calls at a slot is the running one."""
 
     def waits_again(self, record: Record) -> None:
-        """A task that was given to a slot is there no more, and has not begun."""
+        """A task that was sent to a slot has come back without having started."""
 
     def end(self, record: Record, good: bool, value: Any) -> None:
         """A task has ended."""
 
     def cancelled(self, record: Record) -> None:
-        """A task that waits is not to run."""
+        """A waiting task is cancelled."""
 
 
 class Recalls:
-    """Of one controller; for the thread that drives its pump, where nothing else is said.
+    """Recalls of one controller, in the thread that drives its pump unless said otherwise.
 
-    ``inline`` is the engine's name where slots are agents, which cannot be ended; else empty.
+    ``inline`` is the engine's name if slots are agents, which cannot be killed; otherwise empty.
     """
 
     def __init__(
@@ -74,20 +74,20 @@ class Recalls:
         """Whether `_unstick` is to be called soon."""
 
     def stop(self, task: Record, why: Cause) -> None:
-        """End a task that runs; its slot is asked what it runs first, so that no other is hit."""
+        """End a running task; first asks the slot what it runs, so that no other task is hit."""
         place = self._closed_for(task, why)
         if place is not None:
             self.recall(place)
             self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
 
     def stop_at_once(self, task: Record, why: Cause) -> None:
-        """End a task that runs and shares its slot with no other, so that it need not be asked."""
+        """End a running task that is alone in its slot, which need not be asked."""
         place = self._closed_for(task, why)
         if place is not None:
             self._stop(place)
 
     def _closed_for(self, task: Record, why: Cause) -> Place | None:
-        """The slot of a task that is to end, which gets no more; None if the task does not run."""
+        """The slot of a task that is to end, now closed; None if the task does not run."""
         place = task.place
         if place is not None:
             task.end_soon(why)
@@ -95,20 +95,20 @@ class Recalls:
         return place
 
     def recall(self, place: Place) -> None:
-        """Ask a slot to give back what it has not begun."""
+        """Ask a slot to give back the calls that it has not started."""
         place.ticket = next(self._tickets)
         self._outbox.post(place.agent, [encode(Recall(place.number, place.ticket))])
 
     def _stop_unasked(self, task: Record, place: Place) -> None:
-        """The slot says nothing: it is deep in compiled code, so it has not gone on either.
+        """The slot does not answer: it is in compiled code, so it is still in the same call.
 
-        Its agent knows whether that is so; it may be the way there that is slow.
+        Its agent knows whether this is true; perhaps only the network is slow.
         """
         if task.place is place and place.ahead and place.ahead[0] is task and place.ticket:
             self._stop(place, place.ticket)
 
     def _stop(self, place: Place, ticket: int = 0) -> None:
-        """End a slot's process; it gets nothing more to do until there is a new one."""
+        """End a slot's process; it gets no tasks until there is a new one."""
         if not place.stopping:
             place.stopping = True
             self._outbox.post(place.agent, [encode(Stop(place.number, place.life, ticket))])
@@ -136,9 +136,9 @@ class Recalls:
             self._scheduler.open(place)
 
     def put_back(self, tasks: list[Record], place: Place) -> None:
-        """Let tasks that were given back wait; those that are not to run any more end.
+        """Queue tasks that were given back; those that are to be cancelled end.
 
-        These come next: what their callbacks wait for must be in order before.
+        The latter come last: what their callbacks use must be consistent before.
         """
         goes_on: list[Record] = []
         over: list[tuple[Record, Place]] = []
@@ -158,13 +158,13 @@ class Recalls:
             self._controller.cancelled(task)
 
     def unstick_soon(self) -> None:
-        """Look in a moment whether something waits behind long calls, unless that is to be done."""
+        """Look shortly whether tasks wait behind long calls, unless this is planned already."""
         if not self._looking:
             self._looking = True
             self.pump.later(_STUCK, self._unstick)
 
     def _unstick(self) -> None:
-        """Let what waits behind long calls go to slots that have nothing to do."""
+        """Move tasks that wait behind long calls to idle slots."""
         self._looking = False
         if not self._scheduler.idle or not self._scheduler.ahead:
             return
@@ -185,7 +185,7 @@ class Recalls:
         self.pump.call(kill)
 
     def kill_all(self) -> None:
-        """Cancel what waits and end what runs, all at once, so that nothing begins meanwhile."""
+        """Cancel waiting tasks and kill running ones at once, so that none starts meanwhile."""
         places: dict[Place, None] = {}
         waiting: list[Record] = []
         for task in self._controller.known():
@@ -206,7 +206,7 @@ class Recalls:
             raise UnsupportedByEngine(self._inline, "end inline tasks", NOT_INLINE)
 
     def cancel(self, waiting: list[Record]) -> None:
-        """Have tasks that wait not run."""
+        """Cancel waiting tasks."""
         self._scheduler.drop(waiting)
         for task in waiting:  # last, for their callbacks may wait for others
             self._controller.cancelled(task)
@@ -226,7 +226,7 @@ class Recalls:
             self.pump.call(lambda: self._cancel_no_more(asked))
 
     def take_back_soon(self, tasks: Iterable[SpawnedTask]) -> None:
-        """The same without waiting for it, and without saying what was cancelled."""
+        """The same without waiting, and without a result."""
 
         def take_back() -> None:
             asked = self._cancel_waiting(tasks)
@@ -235,7 +235,7 @@ class Recalls:
         self.pump.soon(take_back)
 
     def _cancel_waiting(self, tasks: Iterable[SpawnedTask]) -> list[Record]:
-        """Cancel what waits here, and ask for the rest; that is what is returned."""
+        """Cancel tasks that wait here, and ask slots for the rest, which are returned."""
         elsewhere: list[Record] = []
         for task in tasks:
             record = self._controller.record(task)
@@ -253,6 +253,6 @@ class Recalls:
 
     @staticmethod
     def _cancel_no_more(records: Iterable[Record]) -> None:
-        """What has begun meanwhile, or whose slot says nothing, runs."""
+        """Tasks that have started meanwhile, or whose slot does not answer, run on."""
         for record in records:
             record.unwanted = False

@@ -24,7 +24,7 @@ from encamp.wire.frames import Parts
 
 
 class State(Enum):
-    """Where a task is on its way."""
+    """The state of a task."""
 
     WAITING = "waiting"
     SENT = "sent to a slot, and not known to have begun"
@@ -37,7 +37,7 @@ WAITING, SENT, RUNNING, LEFT, ENDED = State
 
 
 class Cause(Enum):
-    """Why a task was ended before it had done its work."""
+    """Why a task was ended early."""
 
     KILLED = "killed"
     TIME = "its time was over"
@@ -45,7 +45,7 @@ class Cause(Enum):
 
 
 class Record:
-    """A task as the controller sees it. ``future`` is what its user has of it."""
+    """A task at the controller. ``future`` is what its user holds."""
 
     __slots__ = (
         "arguments",
@@ -89,18 +89,18 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What it is called in messages and errors."""
+        """Its name in messages and errors."""
         return self.future.name
 
     @property
     def label(self) -> str:
-        """What errors call it, which put "task" before it."""
+        """Its name in errors, which put "task" before it."""
         return self.options.name or str(self.id)
 
     # Its states
 
     def sent(self, place: Place) -> None:
-        """It was given to a slot."""
+        """It was sent to a slot."""
         self.place, self.state = place, SENT
 
     def begins(self) -> None:
@@ -111,29 +111,29 @@ class Record:
             self.future.set_begun(place.station.name, place.number)
 
     def left(self) -> None:
-        """Its slot has no more to do with it."""
+        """It has left its slot."""
         if self.state is not ENDED:
             self.state = LEFT
         self.place = None
 
     def waits_again(self) -> None:
-        """It was given back, and has not begun."""
+        """It was given back without having started."""
         if self.state is not ENDED:
             self.state = WAITING
             self.future.set_waiting()
 
     def ended(self) -> None:
-        """It has ended: what takes memory is not kept."""
+        """It has ended: releases what takes memory."""
         self.state = ENDED
         self.arguments, self.parts = (), None
 
     def end_soon(self, cause: Cause) -> None:
-        """Note why it is to end; the first cause counts."""
+        """Note why it is to be ended; the first cause counts."""
         if self.cause is None:
             self.cause = cause
 
     def why_ended(self, place: Place, exit_code: int | None, why: str) -> EncampError:
-        """What is told of it if its slot was ended, or ended by itself."""
+        """Its error if its slot was ended, or ended by itself."""
         if self.cause is Cause.KILLED:
             return TaskKilled(self.label, place.station.name)
         if self.cause is Cause.TIME and self.options.time_limit is not None:
@@ -142,7 +142,7 @@ class Record:
 
 
 class Place:
-    """A slot as the controller sees it. ``ahead`` is what was sent there, the running one first."""
+    """A slot at the controller. ``ahead`` are the tasks sent there, the running one first."""
 
     __slots__ = (
         "agent",
@@ -187,7 +187,7 @@ class Place:
 
 
 class Station:
-    """A host as the scheduler sees it."""
+    """A host at the scheduler."""
 
     def __init__(self, name: str, cores: int, memory: int, gpus: Iterable[str]) -> None:
         self.name, self.cores, self.memory = name, cores, memory
@@ -203,14 +203,14 @@ class Station:
         self.bucket = -1
 
     def room(self) -> int:
-        """How many plain tasks can begin here now."""
+        """How many plain tasks can start here now."""
         if self.reserved:
             return 0
         cores = self.cores if self.wide else max(self.cores, len(self.places))
         return max(0, min(len(self.free), cores - self.used_cores))
 
     def can(self, need: Need) -> bool:
-        """Whether it could meet a need if nothing else ran."""
+        """Whether it could meet a need if it were idle."""
         wide = need.cores if need.cores > 1 else 0
         if need.place is not None and self.only(need, self.places) is None:
             return False
@@ -221,7 +221,7 @@ class Station:
         return self.lacks_slots_only(need) and self._has_slots(need)
 
     def lacks_slots_only(self, need: Need) -> bool:
-        """Whether a need could be met if enough slots and cores were free."""
+        """Whether only free slots and cores are missing to meet a need."""
         return self.used_memory + need.memory <= self.memory and need.gpus <= len(self.gpus)
 
     def _has_slots(self, need: Need) -> bool:
@@ -238,5 +238,5 @@ class Station:
 
     @staticmethod
     def only(need: Need, places: Iterable[Place]) -> Place | None:
-        """The only slot that a need may have, if it is among these."""
+        """The only slot that a need allows, if it is free here."""
         return next((place for place in places if place.key == need.place), None)

@@ -45,7 +45,7 @@ class Scheduler:
     # Hosts
 
     def add(self, place: Place) -> None:
-        """A slot is there."""
+        """Add a slot."""
         station = place.station
         self.stations[station.name] = station
         station.places.append(place)
@@ -56,7 +56,7 @@ class Scheduler:
         self._sort(station)
 
     def remove(self, place: Place) -> list[Record]:
-        """A slot is gone; the tasks that were sent there."""
+        """Remove a slot; returns the tasks that were sent there."""
         station = place.station
         tasks = list(place.ahead)
         if tasks:
@@ -79,7 +79,7 @@ class Scheduler:
         return tasks
 
     def _sort(self, station: Station) -> None:
-        """Keep a host among those with as much room."""
+        """Put a host among those with as many free slots."""
         room = station.room()
         if room == station.bucket:
             return
@@ -122,7 +122,7 @@ class Scheduler:
     # Waiting tasks
 
     def put(self, task: Record) -> None:
-        """Let a task wait."""
+        """Queue a task."""
         need = task.options.need
         if need is PLAIN or need == PLAIN:
             self._plain.append(task)
@@ -130,14 +130,14 @@ class Scheduler:
             self._needy.setdefault(need, deque()).append(task)
 
     def put_back(self, tasks: Iterable[Record]) -> None:
-        """Let tasks wait that were sent out and have not begun, before all others."""
+        """Queue tasks that were given back, before all others."""
         for task in reversed(list(tasks)):
             need = task.options.need
             queue = self._plain if need == PLAIN else self._needy.setdefault(need, deque())
             queue.appendleft(task)
 
     def drop(self, tasks: Iterable[Record]) -> None:
-        """Forget tasks that wait."""
+        """Remove waiting tasks."""
         gone = set(tasks)
         for queue in (self._plain, *self._needy.values()):
             left = [task for task in queue if task not in gone]
@@ -146,7 +146,7 @@ class Scheduler:
         self._needy = {need: queue for need, queue in self._needy.items() if queue}
 
     def waiting(self) -> Iterator[Record]:
-        """The tasks that wait."""
+        """The waiting tasks."""
         for queue in (self._plain, *self._needy.values()):
             for task in list(queue):
                 if task.state is WAITING:
@@ -154,11 +154,11 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        """How many wait, with those that were cancelled and not yet let go of."""
+        """How many tasks are queued, including cancelled ones that are not yet removed."""
         return len(self._plain) + sum(map(len, self._needy.values()))
 
     def unmet(self) -> list[Record]:
-        """Take out the tasks whose needs no host can meet any more."""
+        """Remove and return the tasks whose needs no host can meet any more."""
         lost: list[Record] = []
         for need in list(self._needy):
             if not any(self.most(need)):
@@ -168,7 +168,7 @@ class Scheduler:
     # Assigning
 
     def assign(self) -> Iterator[Assignment]:
-        """Tasks for slots, as far as there is room."""
+        """Assign waiting tasks to slots, as far as possible."""
         if self._needy:
             yield from self._assign_needy()
         queue = self._plain
@@ -191,7 +191,7 @@ class Scheduler:
         return next(iter(self._buckets[self._top])) if self._top else None
 
     def _assign_needy(self) -> Iterator[Assignment]:
-        """Tasks with needs; the oldest that finds no room keeps a host's room for itself."""
+        """Tasks with needs; the oldest that does not fit reserves a host for itself."""
         held = [station for station in self.stations.values() if station.reserved]
         for station in held:
             station.reserved = False
@@ -227,7 +227,7 @@ class Scheduler:
         return min(self.most(need), key=lambda station: station.used_cores, default=None)
 
     def _give(self, place: Place, queue: deque[Record], need: Need) -> Assignment | None:
-        """Move tasks from a queue to a slot: as many as it can do in a short time."""
+        """Move tasks from a queue to a slot: as many as it can run in a short time."""
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
         tasks: list[Record] = []
         backlog, count = place.backlog, len(place.ahead)
@@ -270,7 +270,7 @@ class Scheduler:
     # What has ended
 
     def ended(self, place: Place, task: Record) -> None:
-        """A task that was sent to a slot has ended there, or was given back."""
+        """A task that was sent to a slot has ended, or was given back."""
         ahead = place.ahead
         if ahead and ahead[0] is task:
             ahead.popleft()
@@ -305,7 +305,7 @@ class Scheduler:
         self._sort(place.station)
 
     def close(self, place: Place) -> None:
-        """Send nothing to a slot until it is opened again."""
+        """Send no tasks to a slot until it is opened again."""
         if not place.closed:
             place.closed = True
             if place.station.free.pop(place, 0) is None:

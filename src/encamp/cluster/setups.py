@@ -37,7 +37,7 @@ def _pickled(initializer: Initializer) -> bytes:
 class Setups:
     """The setups of one cluster's calls.
 
-    ``everybody_here`` says that all of them run on this host, which sees where outputs go.
+    ``everybody_here`` says that all tasks run on this host, which sees the destinations.
     """
 
     def __init__(self, numbers: Iterator[int], *, everybody_here: bool) -> None:
@@ -71,7 +71,7 @@ class Setups:
         return 0 if initializer is None else self.function_of(initializer).number
 
     def function_of(self, initializer: Initializer) -> Function:
-        """An initializer with its arguments, as a slot gets it once. Raises `CannotTravel`."""
+        """An initializer with its arguments, for slots that lack it. Raises `CannotTravel`."""
         found = self._initializers.get(id(initializer))
         if found is None:
             payload = _pickled(initializer)
@@ -81,7 +81,7 @@ class Setups:
         return found
 
     def drop(self, initializer: object) -> None:
-        """An initializer is not needed any more."""
+        """An initializer is no longer needed."""
         known = self._initializers.pop(id(initializer), None)
         if known is not None:
             del self.kept[known.number]
@@ -101,9 +101,9 @@ class Setups:
         )
 
     def answer(self, task: Record | None, question: Any) -> Any:
-        """What a task asks for: pieces of its own inputs, or to take some of its outputs.
+        """Answer a task: send pieces of its inputs, or receive pieces of its outputs.
 
-        May wait for the disk. Raises `UnusableInput`, and what `Receiver.land` raises.
+        May wait for the disk. Raises `UnusableInput`, and the errors of `Receiver.land`.
         """
         if task is None or task.state is ENDED:
             raise UnusableInput(str(question[0]), "the task that asked for it has ended")
@@ -116,14 +116,14 @@ class Setups:
         return depot.answer(question)
 
     def _beacon(self, options: Options) -> str:
-        """What hosts know destinations by; empty if all of them are this one."""
+        """By what hosts recognize destinations; empty if all are this host."""
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.told
 
     def check(self, task: Record, staged: Collection[Staged]) -> None:
-        """Raise `BadDestination` for what is no output of a task, or was not staged for it."""
+        """Raise `BadDestination` for an output that the task cannot have, or has not staged."""
         if not staged:
             return
         outputs = (*task.options.outputs, *task.options.on_failure)
@@ -135,14 +135,14 @@ class Setups:
                 raise BadDestination(final, NOT_DECLARED)
 
     def forget(self, task: Record) -> Depot | None:
-        """What a task that has ended has here; to be closed."""
+        """Remove and return the depot of a task that has ended; it must be closed."""
         depot = self._depots.pop(task.id, None)
         if depot is not None:
             depot.stop()
         return depot
 
     def close(self) -> None:
-        """Leave nothing at the destinations but results."""
+        """Leave only results at the destinations."""
         if self._beacons is not None:
             self._beacons.close()
         for depot in self._depots.values():

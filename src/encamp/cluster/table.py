@@ -16,7 +16,7 @@ _HEADS = ("host", "slots", "free", "cores", "memory", "gpus", "running")
 def rows_of(
     hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[SpawnedTask]
 ) -> tuple[Sequence[str], list[Sequence[str]], str]:
-    """Heads, a row a host with its running tasks, and in words what waits."""
+    """Column heads, a row for each host with its running tasks, and a line for waiting tasks."""
     rows: list[Sequence[str]] = []
     running: dict[str, list[SpawnedTask]] = {}
     for task in tasks:
@@ -37,7 +37,7 @@ def rows_of(
 
 
 def table(hosts: Iterable[Host], scheduler: Scheduler, tasks: Sequence[SpawnedTask]) -> str:
-    """A line a host with its running tasks, and one for what waits."""
+    """A line for each host with its running tasks, and one for waiting tasks."""
     heads, found, words = rows_of(hosts, scheduler, tasks)
     rows = [heads, *found]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]

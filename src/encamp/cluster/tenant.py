@@ -10,41 +10,41 @@ from encamp.wire.frames import Parts
 
 
 class Tenant(Protocol):
-    """A layer above that has long-lived tasks of its own. The thread that drives calls it."""
+    """A layer above with its own long-lived tasks. Its methods are called by the driving thread."""
 
     @property
     def lasting(self) -> int:
-        """How many of the cluster's tasks are its own, and end only when they are told to."""
+        """How many of the cluster's tasks are its own, and end only on its order."""
 
     @property
     def resting(self) -> int:
-        """How many of these have nothing to do, as far as that is known here."""
+        """How many of these are known to be idle."""
 
     @property
     def idle(self) -> bool:
-        """Whether nobody waits for anything of it that can still come."""
+        """Whether nobody waits for something that it can still deliver."""
 
     @property
     def crowding(self) -> bool:
-        """Whether its own tasks have all slots, so that nothing else can begin."""
+        """Whether its tasks occupy all slots, so that no other task can start."""
 
     def arrived(self, sender: int, parts: Parts) -> None:
-        """A message has come on its port (`protocol.SERVICES`)."""
+        """A message has arrived on its port (`protocol.SERVICES`)."""
 
     def ended(self, task: Record, good: bool, value: Any) -> None:
         """A task has ended, its own or another."""
 
     def crowded(self) -> None:
-        """A task is spawned, and its own tasks have all slots."""
+        """A task was spawned while its tasks occupy all slots."""
 
     def hosts_changed(self) -> None:
-        """There are more or fewer slots."""
+        """The number of slots has changed."""
 
     def wind_up(self) -> None:
-        """The cluster is about to close: its own tasks are to end in order."""
+        """The cluster is about to close: end its tasks cleanly."""
 
     def statistics(self) -> list[ServiceStatistics]:
-        """What each of its services has done."""
+        """The statistics of its services."""
 
     def close(self) -> None:
         """The cluster is closed."""

@@ -28,7 +28,7 @@ class Frame(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """An agent is there. ``by`` is what carries its frames, where these do not go directly."""
+    """An agent has joined. ``by`` names the relay of its frames, if it has no direct connection."""
 
     agent: int
     by: str = ""
@@ -36,7 +36,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """An agent is gone for good, or, seen from an agent, the controller is."""
+    """An agent has left for good or, seen from an agent, the controller has."""
 
     agent: int
     why: str
@@ -50,18 +50,20 @@ Line = Callable[[bytes], bool]
 
 
 class ShortMessages(ABC):
-    """What an engine may offer beside frames: small messages that go from memory to memory.
+    """An optional shortcut of an engine: small messages that go from memory to memory.
 
-    An interrupt (Ctrl-C) anywhere in here does no harm, so that nobody has to hold it off, which
-    takes as long as to send a message. Short messages and frames of a pair keep their order.
-    One that is not looked for comes as a frame of one part, which begins with `MARK` as no other.
+    An interrupt (Ctrl-C) does no harm anywhere in it, so that nobody has to defer it, which takes
+    as long as sending a message. Short messages and frames of a pair keep their order. A short
+    message that nobody looks for arrives as a frame of one part, which begins with `MARK`, as no
+    other does.
 
-    ``looks`` has no end: each step looks once, and is true if something is in the ``inbox``, behind
+    ``looks`` is endless: each step looks once, and is true if something is in the ``inbox``, behind
     ``start`` bytes of the engine's own. If it begins with `MARK` it is a short message of
-    ``size[0]`` bytes; all else is left to `Endpoint.receive`. It stays there until ``taken`` is
-    called, which the endpoint is to be told of (`Endpoint.busy`). Both may raise an ``error``; then
-    `failed` is to be called, and `Endpoint.receive` sees to the rest. Nothing of this may be used
-    while it is not ``usable``. (It is no call that takes a message, as that would take as long.)
+    ``size[0]`` bytes; everything else is left to `Endpoint.receive`. It stays there until ``taken``
+    is called; the endpoint must be told (`Endpoint.busy`). Both may raise an ``error``; then call
+    `failed`, and `Endpoint.receive` does the rest. None of this may be used while it is not
+    ``usable``. (There is no method that takes a message, because calling one would take as long as
+    the message.)
     """
 
     usable: bool
@@ -74,23 +76,24 @@ class ShortMessages(ABC):
 
     @abstractmethod
     def line(self, to: int, head: bytes) -> Line:
-        """What sends short messages to an end, which all begin with ``head``, and that with `MARK`.
+        """A function that sends short messages to an end; ``head`` is the beginning of all of them.
 
-        It takes what follows that. Costs as much as to send a message.
+        The head begins with `MARK`; the function takes the rest of the message. Creating it costs
+        as much as sending a message.
         """
 
     @abstractmethod
     def failed(self) -> None:
-        """After an error: what is in the inbox does not count any more."""
+        """After an error: ignore what is in the inbox."""
 
 
 class Endpoint(ABC):
     """One end of an engine's network, ``number``. One thread at a time uses it.
 
-    ``slots`` is how many an agent has there, 0 where its orders say it, and ``cores`` the numbers
-    of those that each is to use, where it is not to use all of the agent's. ``short`` is the short
-    way of small messages, None where there is none; who has received one says so by ``busy``, for
-    `patience`. ``left_out`` are folders of the program's search paths that were not taken there.
+    ``slots`` is the number of an agent's slots, 0 if its orders say it, and ``cores`` the cores of
+    each slot, if a slot may not use all of the agent's. ``short`` is the shortcut for small
+    messages, None if there is none; whoever receives one sets ``busy``, for `patience`.
+    ``left_out`` are folders of the program's search paths that are not used there.
     """
 
     number: int = CONTROLLER
@@ -104,48 +107,51 @@ class Endpoint(ABC):
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """Send a message; messages of a pair keep their order.
 
-        Does not wait for the receiver: what cannot go now is kept and goes with later calls. A
-        message to an end that is gone is dropped. The parts may not be changed afterwards.
+        Does not wait for the receiver: what cannot be sent now is kept and sent by later calls. A
+        message to an end that has left is dropped. The parts must not be changed afterwards.
         """
 
     @abstractmethod
     def receive(self) -> Sequence[Arrival]:
-        """What has come since the last call, without waiting; also moves on what was kept.
+        """What has arrived since the last call, without waiting; also sends what was kept.
 
         Buffers of received parts belong to the caller. Raises `EngineFailed` if the network as a
-        whole is gone.
+        whole has failed.
         """
 
     @abstractmethod
     def descriptors(self) -> Sequence[int]:
-        """File descriptors that become readable when something may have come."""
+        """File descriptors that become readable when something may have arrived."""
 
     @abstractmethod
     def patience(self) -> float | None:
-        """Seconds until `receive` must be called though no descriptor is readable.
+        """Seconds after which `receive` must be called even if no descriptor is readable.
 
-        None: never. 0: at once, something is under way.
+        None: never. 0: at once, something is in progress.
         """
 
     @property
     def sending(self) -> bool:
-        """Whether buffers that were given to `send` are still needed by anybody not given up."""
+        """Whether buffers that were given to `send` are still needed for some end.
+
+        Ends that were given up do not count.
+        """
         return False
 
     @abstractmethod
     def close(self) -> None:
-        """Leave the network; what was sent is brought to its end first. May be called twice."""
+        """Leave the network, after sending everything. May be called twice."""
 
 
 class Engine(Endpoint):
     """The controller's end, which also starts and stops the agents.
 
-    ``name`` is how users call it. ``private`` says that only our own processes can put frames
-    into the network; otherwise all of them are sealed. ``slots_per_agent`` is 0 where an agent
-    has as many slots as its host has cores. ``agents`` is how many are
-    waited for at the start. ``agent_here`` is an agent's end that the controller's
-    own process serves. One that is ``elastic`` has as many hosts as there is work for: it is told
-    of that by `needs`, and may have none for a while.
+    ``name`` is its name for users. ``private`` says that only encamp's own processes can put frames
+    into the network; otherwise all frames are sealed. ``slots_per_agent`` is 0 if an agent has as
+    many slots as its host has cores. ``agents`` is how many to wait for at the start.
+    ``agent_here`` is an agent's end that the controller's own process serves. An ``elastic`` engine
+    adapts its number of hosts to the work, about which `needs` informs it, and may have no hosts
+    for a while.
     """
 
     name: str
@@ -157,34 +163,34 @@ class Engine(Endpoint):
 
     @abstractmethod
     def start(self, orders: bytes) -> None:
-        """Start an agent on every host and give it ``orders``. Each is told of by `Joined`.
+        """Start an agent on every host and give it ``orders``. `Joined` reports each of them.
 
-        Blocks until they are started or under way. Raises `EngineUnavailable`, `EngineFailed`.
+        Blocks until they are started or being started. Raises `EngineUnavailable`, `EngineFailed`.
         """
 
     def one_slot_each(self) -> None:
-        """Have agents of one slot each, since they run the tasks themselves; before `start`."""
+        """Start agents with one slot each, since they run tasks themselves; before `start`."""
 
     def add_hosts(self, hosts: Sequence[str]) -> None:
-        """Take in more hosts, as users name them, or again; each agent is told of by `Joined`.
+        """Add hosts, as users name them, or lost ones again; `Joined` reports each agent.
 
-        From any thread. Blocks until they are under way. Raises `EngineFailed`, and
-        `UnsupportedByEngine` where hosts are fixed.
+        From any thread. Blocks until they are being started. Raises `EngineFailed`, and
+        `UnsupportedByEngine` if hosts are fixed.
         """
         raise UnsupportedByEngine(self.name, "take in hosts while it runs")
 
     def needs(self, busy: Mapping[int, int], waiting: int) -> None:
-        """Told twice a second: slots at work by agent, and how many calls wait for a slot."""
+        """Called twice a second with the busy slots per agent, and the number of waiting calls."""
 
     def give_up(self, agent: int) -> None:
-        """The cluster has heard nothing of an agent for long, and takes it to be lost.
+        """The cluster has not heard from an agent for long, and counts it as lost.
 
-        It is told to end, in case that it is there; what it still sends goes unread.
+        The agent is told to end, in case it is alive; what it still sends is ignored.
         """
 
     @abstractmethod
     def stop(self) -> None:
-        """End what was started, by force what does not end by itself, and leave the network.
+        """End the agents, if necessary by force, and leave the network.
 
         The cluster has told its agents to end before. Blocks for seconds at most. May be called
         twice, and from another thread than the one that uses the network.

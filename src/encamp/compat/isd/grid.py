@@ -32,12 +32,12 @@ class _Given:
 
 
 def use_cluster(cluster: Cluster | None) -> None:
-    """Have grids that are made from now on use a cluster that is open; None: their own again."""
+    """Let new grids use an open cluster; None: their own again."""
     _Given.cluster = cluster
 
 
 class _Instance:
-    """Makes a server's object: the published instance, where its host wants it."""
+    """Creates a server's object: the published instance, in the environment of its host."""
 
     def __init__(self, instance: Any, hosts: dict[str, Host], sources: dict[str, str]) -> None:
         self._instance, self._hosts, self._sources = instance, hosts, sources
@@ -52,11 +52,11 @@ class _Instance:
 
 
 class AbstractGrid(Thread):
-    """Publishes instances, and shares their servers among who acquires them.
+    """Publishes instances, and lends their servers to those that acquire them.
 
-    Each published service has one server for each of ``hosts``, on a cluster of its own: with the
-    engine ``local`` where all hosts are this one, otherwise by MPI; ``engine`` and its options are
-    another. On a cluster that is open (`use_cluster`) it has as many as there are slots at most.
+    Each published service has one server for each of ``hosts``, on its own cluster: with the engine
+    ``local`` if all hosts are this one, otherwise by MPI; ``engine`` and its options choose
+    another. On an open cluster (`use_cluster`) it has at most as many as there are slots.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class AbstractGrid(Thread):
         return Cluster("mpi", hosts=names, **options)
 
     def _pythons(self, *, here: bool) -> dict[str, str]:
-        """Interpreters by hosts; all names of this one stand for the same. Raises `BadJob`."""
+        """Interpreters by hosts; all names of this host count as one. Raises `BadJob`."""
         found: dict[str, str] = {}
         for host in self.hosts:
             name = ANY if here else host.name
@@ -150,7 +150,7 @@ class AbstractGrid(Thread):
         return {name: python for name, python in found.items() if python}
 
     def _source(self, host: str) -> str:
-        """Where servers of a host find modules."""
+        """The folder where servers of a host find modules."""
         return str(self.shared_temp_path or self.temp_paths.get(host) or self._src_path or "")
 
     def service(self, service_id: str) -> Service:
@@ -161,11 +161,11 @@ class AbstractGrid(Thread):
             raise ServiceEnded(service_id) from None
 
     def statistics(self, service_id: str) -> ServiceStatistics:
-        """What a service and its servers have done."""
+        """The statistics of a service and its servers."""
         return self.service(service_id).statistics()
 
     def terminate(self, service_id: str | None = None) -> None:
-        """End a service (None: all), when its servers have done what they were told."""
+        """End a service (None: all), when its servers have finished the calls made so far."""
         for one in [service_id] if service_id is not None else list(self._services):
             service = self.service(one)
             self.release_all(one)
@@ -183,18 +183,18 @@ class AbstractGrid(Thread):
         return self._halted
 
     def run(self) -> None:
-        """What the grid's thread would do is done by the cluster."""
+        """Does nothing: the cluster does the work of the grid's thread."""
 
     # Servers
 
     def add_server(self, server: Server) -> None:
-        """Know a server; for internal use."""
+        """Add a server; for internal use."""
         known = self.servers.setdefault(server.service_id, [])
         if all(one.number != server.number for one in known):
             known.append(server)
 
     def find_server(self, service_id: str, timeout: float | None = None) -> Server:
-        """Wait for a free server, and have it; for internal use."""
+        """Acquire a free server; waits; for internal use."""
         server = self._server(service_id, self.service(service_id).acquire(timeout))
         assert server.proxy is not None  # noqa: S101 - see `_server`
         return server
@@ -212,18 +212,18 @@ class AbstractGrid(Thread):
         return server
 
     def acquire_service(self, service_id: str) -> Proxy:
-        """Wait for a free server; its proxy."""
+        """Wait for a free server; returns its proxy."""
         proxy = self.find_server(service_id).proxy
         assert proxy is not None  # noqa: S101 - see `_server`
         return proxy
 
     def release_service(self, proxy: Proxy) -> None:
-        """Let others have a server when its last call has ended."""
+        """Free a server after its last call."""
         self._held.pop(proxy._server.number, None)
         proxy._release_service()
 
     def release_all(self, service_id: str | None = None) -> None:
-        """Release all that was acquired here (of one service)."""
+        """Release all servers that were acquired here (of one service)."""
         for proxy in list(self._held.values()):
             if service_id in (None, proxy._server.service_id):
                 self.release_service(proxy)
@@ -235,7 +235,7 @@ class AbstractGrid(Thread):
     # Collectives
 
     def broadcast(self, service_id: str, func: str, *args: Any, **kwargs: Any) -> list[Result]:
-        """Have every server call a method; the results in the order of `servers`."""
+        """Call a method on every server; returns the results in the order of `servers`."""
         seats = self.service(service_id)._seats()
         return [self._call(service_id, seat, func, args, kwargs) for seat in seats]
 
@@ -246,9 +246,9 @@ class AbstractGrid(Thread):
         arglist: Iterable[Any],
         kwlist: Iterable[Mapping[str, Any]] | None = None,
     ) -> list[Result]:
-        """The same with arguments for each: what cannot be iterated, a dict or a text is one.
+        """`broadcast` with separate arguments; a dict, a text or a non-iterable value is one.
 
-        Raises `WrongLength` where there are not as many as servers.
+        Raises `WrongLength` unless there is one for each server.
         """
         seats = self.service(service_id)._seats()
         each = [_as_arguments(args) for args in arglist]
@@ -271,7 +271,7 @@ class AbstractGrid(Thread):
         return self.service(service_id).call_one(seat, func, *args, **kwargs)
 
     def gather(self, results: Iterable[Result]) -> list[Any]:
-        """The values of results, in their order; waits, and raises what a call has raised."""
+        """The values of results, in their order; waits, and raises the error of a call."""
         return gather(results)
 
     # Files
@@ -282,7 +282,7 @@ class AbstractGrid(Thread):
         return tempfile.mkdtemp(prefix="isd-", dir=root)
 
     def initialise(self, src_path: str, src_files: Iterable[str]) -> None:
-        """Make the folders that hosts work in, and copy source files there."""
+        """Create the folders that hosts work in, and copy source files there."""
         self.src_files = list(src_files)
         for host in self.hosts:
             path = str(self.shared_temp_path or host.temp_path or "")
@@ -302,10 +302,10 @@ class AbstractGrid(Thread):
         hosts: Iterable[Host] | None = None,
         exclude: Iterable[str] = EXCLUDE,
     ) -> list[str]:
-        """Copy files below a folder to where each host works, at the same paths below that.
+        """Copy files below a folder to the working folder of each host, at the same relative paths.
 
-        A pattern's name is also looked for in all folders below the pattern's. What contains one of
-        ``exclude`` stays.
+        A pattern's name is also looked for in all folders below the pattern's. Paths that contain
+        one of ``exclude`` are left out.
         """
         wanted = list(self.hosts if hosts is None else hosts)
         if not all(self._folder_of(host) for host in wanted):
@@ -327,21 +327,21 @@ class AbstractGrid(Thread):
         return paths
 
     def _folder_of(self, host: Host) -> str:
-        """Where files for a host go."""
+        """The folder for files of a host."""
         return str(self.shared_temp_path or self.temp_paths.get(host.name, ""))
 
     def set_loader(self, src_path: str, filename: str = "") -> None:
-        """Have servers find modules in a folder; ``filename`` is only kept."""
+        """Let servers find modules in a folder; ``filename`` is ignored."""
         self._src_path, self.loader_filename = src_path, filename
 
     # What it says
 
     def set_debug(self, debug: bool, verbose: bool = False) -> None:
-        """Have `dp` print, and whether it does so on the standard output, too."""
+        """Let `dp` print, on standard output, too, if wanted."""
         self.debug, self.verbose = debug, verbose
 
     def dp(self, text: str) -> None:
-        """Print something for debugging, to ``debug_out`` or the standard error."""
+        """Print a debug message, to ``debug_out`` or standard error."""
         if self.debug:
             out = self.debug_out or (sys.stdout if self.verbose else sys.stderr)
             out.write(f"{text}\n")
@@ -359,8 +359,8 @@ class Grid(AbstractGrid):
 
 
 class FileBasedGrid(AbstractGrid):
-    """Its servers were reached by files; here as those of any grid."""
+    """In the ISD grid its servers were reached through files; here as those of any grid."""
 
 
 class PyroGrid(AbstractGrid):
-    """Its servers were reached by Pyro; here as those of any grid."""
+    """In the ISD grid its servers were reached through Pyro; here as those of any grid."""

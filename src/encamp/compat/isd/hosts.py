@@ -16,9 +16,9 @@ from encamp.errors import BadJob
 class Host:
     """A machine, and how servers run there.
 
-    ``temp_path`` is where they work; ``niceness`` is added to theirs, and ``python`` is their
-    interpreter, if it is not the cluster's. ``init_cmd`` is a command of the shell that runs
-    before: what it changes in the environment holds for the servers.
+    ``temp_path`` is their working folder, ``niceness`` is added to theirs, and ``python`` is their
+    interpreter, if it is not the cluster's. ``init_cmd`` is a shell command that runs before;
+    servers get the environment that it leaves.
     """
 
     name: str = "localhost"
@@ -38,12 +38,12 @@ class Host:
 
     @property
     def own_python(self) -> str:
-        """The interpreter of its servers; empty where that is the cluster's."""
+        """The interpreter of its servers; empty if it is the cluster's."""
         usual = ("", "python", "python3", sys.executable)
         return "" if self.python in usual else self.python
 
     def enter(self, source: str) -> None:
-        """Be in a server of this host: its environment, niceness, folder and import path."""
+        """Set up a server of this host: its environment, niceness, folder and import path."""
         if self.init_cmd:
             os.environ.update(environment_after(self.init_cmd, dict(os.environ)))
         if self.niceness:
@@ -63,6 +63,6 @@ def create_host_list(
     python: str = "",
     init_cmd: str = "",
 ) -> list[Host]:
-    """A `Host` for each name; a name that comes again stands for one more server there."""
+    """A `Host` for each name; a repeated name stands for one more server there."""
     given = names.split() if isinstance(names, str) else list(names)
     return [Host(name, temp_path, n_cpu, niceness, python, init_cmd) for name in given]

@@ -14,7 +14,7 @@ LAST = 50
 
 
 class Grid(Protocol):
-    """What has the servers: an `AbstractGrid`."""
+    """The `AbstractGrid` with the servers."""
 
     def statistics(self, service_id: str) -> ServiceStatistics:
         """What a service has done."""
@@ -24,8 +24,11 @@ class Grid(Protocol):
 
 
 class Server:
-    """One server of a service. ``jobs`` is how many calls it has done, ``acquired`` whether
-    somebody has it, ``time`` the mean time of its last 50 calls in seconds."""
+    """One server of a service.
+
+    ``jobs`` is how many calls it has made, ``acquired`` whether it is in use, ``time`` the mean
+    time of its last 50 calls in seconds.
+    """
 
     def __init__(self, grid: Grid, service_id: str, number: int) -> None:
         self.grid, self.service_id, self.number = grid, service_id, number
@@ -40,22 +43,22 @@ class Server:
 
     @property
     def host(self) -> str:
-        """Its host's name; empty before it has started, and when it is gone."""
+        """Its host's name; empty before it has started, and when it has ended."""
         return "" if self._facts is None else self._facts.host
 
     @property
     def jobs(self) -> int:
-        """Calls that it has done."""
+        """How many calls it has made."""
         return 0 if self._facts is None else self._facts.calls
 
     @property
     def acquired(self) -> bool:
-        """Whether somebody has it."""
+        """Whether it is in use."""
         return self._facts is not None and self._facts.state == "held"
 
     @property
     def time(self) -> float:
-        """Mean time of its last 50 calls, or of those that `AbstractGrid.add_time` was told."""
+        """Mean time of its last 50 calls, or of those reported by `AbstractGrid.add_time`."""
         if self._times:
             return sum(self._times) / len(self._times)
         return 0.0 if self._facts is None else self._facts.mean

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 
 class AbstractService:
-    """Calls whichever server is free: ``set_NAME(value)`` for all parameters, the method,
-    ``get_NAME()`` for those that are read back, and release. Public names are methods."""
+    """Calls any free server, with parameters.
+
+    Each call acquires a server, calls ``set_NAME(value)`` for all parameters, the method, and
+    ``get_NAME()`` for those that are read back, and releases the server. Public names are methods.
+    """
 
     def __init__(self, grid: AbstractGrid, service_id: str) -> None:
         self.grid, self.service_id = grid, service_id
         self.parameters = Parameters(grid.service(service_id))
 
     def set_parameters(self, values: Mapping[str, Any]) -> None:
-        """Have these set before each call."""
+        """Set these before each call."""
         self.parameters.update(values)
 
     def get_parameters(self) -> dict[str, Any]:
@@ -29,7 +32,7 @@ class AbstractService:
         return dict(self.parameters)
 
     def read_back(self, names: Iterable[str]) -> None:
-        """Have the values of these read after each call."""
+        """Read the values of these after each call."""
         self.parameters._read = tuple(names)
 
     def __getattr__(self, name: str) -> Callable[..., Result]:

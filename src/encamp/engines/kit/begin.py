@@ -37,7 +37,7 @@ _ended: dict[str, dict[int, str]] = {}
 
 
 class Order(msgspec.Struct):
-    """What agents of a run have in common. Not to be shown, for its key."""
+    """The settings that all agents of a run share. Never print it: it contains the key."""
 
     run: str
     certificate: str
@@ -52,7 +52,7 @@ class Order(msgspec.Struct):
 
 
 class Spec(msgspec.Struct):
-    """What one agent is told, by its standard input."""
+    """The settings of one agent, sent to its standard input."""
 
     number: int
     slots: int
@@ -68,9 +68,9 @@ class Spec(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Tunnels:
-    """How tunnels of agents begin here: ``begun`` is given one's number and its socket.
+    """How tunnels of agents start here: ``begun`` gets an agent's number and its socket.
 
-    ``hosts`` are addresses of this host by which others may reach agents.
+    ``hosts`` are addresses of this host at which others may reach agents.
     """
 
     begun: Callable[[int, socket.socket], object]
@@ -78,7 +78,7 @@ class Tunnels:
 
 
 def host_id() -> str:
-    """What all processes have in common that see each other's process ids, and no others."""
+    """An identifier that processes share if and only if they see each other's process ids."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return f"{boot} {os.readlink('/proc/self/ns/pid')}"
 
@@ -89,9 +89,9 @@ def variables_that_travel() -> dict[str, str]:
 
 
 def environment(order: Order, unset: Mapping[str, str]) -> dict[str, str]:
-    """The environment of an agent here: this process's, without what is for this process alone.
+    """The environment of an agent here: this process's, without variables for this process alone.
 
-    Those in ``unset`` go if they have that value: somebody has set them for this process.
+    A variable in ``unset`` is removed if it has that value: it was set for this process.
     """
     kept = {
         name: value
@@ -111,11 +111,11 @@ def begin(
     told: Callable[[int, str], None] | None = None,
     tunnels: Tunnels | None = None,
 ) -> dict[int, str]:
-    """Start agents of these numbers with so many slots; why some could not be started.
+    """Start agents with these numbers and numbers of slots; returns why some could not be started.
 
-    Does not raise, as some systems print the arguments of what does. ``told`` is called in a thread
-    of its own when one has ended, with its number and last words. With ``tunnels`` each agent has
-    the end of one, which it uses if it does not reach the controller.
+    Does not raise, as some systems print the arguments of functions that do. ``told`` is called in
+    a separate thread when an agent has ended, with its number and last output. With ``tunnels``
+    each agent has the end of one, which it uses if it does not reach the controller.
     """
     failed = {}
     for number, slots in agents.items():
@@ -169,7 +169,7 @@ def _begin(
 
 
 def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> None:
-    """Take an agent's exit status when it has ended, so that nothing of it is left."""
+    """Wait for an agent's end, and report it."""
     process, log, _ = _running[run, number]
     code = process.wait()
     with log:
@@ -184,12 +184,12 @@ def _wait(run: str, number: int, told: Callable[[int, str], None] | None) -> Non
 
 
 def ended(run: str) -> dict[int, str]:
-    """Numbers and last words of those that have ended here since this was last asked."""
+    """Numbers and last output of agents that have ended here since the last call."""
     return _ended.pop(run, {})
 
 
 def end(run: str, within: float = 0.0) -> None:
-    """End those of a run that do not end by themselves ``within`` so many seconds; forget it."""
+    """Kill the agents of a run that do not end by themselves ``within`` so many seconds."""
     deadline = time.monotonic() + within
     for (of, _), (process, _log, wait) in list(_running.items()):
         if of == run:
@@ -201,7 +201,7 @@ def end(run: str, within: float = 0.0) -> None:
 
 
 def why_not(exc: Exception | None, whose: str) -> str:
-    """Why agents could not be started by ``whose`` Python, and what to do."""
+    """Why agents could not be started by the interpreter of ``whose``, with a remedy."""
     if "No module named 'encamp" in str(exc):
         return f"its Python has no encamp; install it for the Python of {whose}"
     return f"{type(exc).__name__}: {exc}"

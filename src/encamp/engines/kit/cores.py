@@ -1,4 +1,4 @@
-"""How many cores hosts have, where an engine must know before it starts something there."""
+"""The numbers of cores of hosts, for engines that need them before they start anything."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def with_cores(
     command: Callable[[HostLine, Sequence[str]], list[str]],
     within: float,
 ) -> list[HostLine]:
-    """The hosts, and as many places as cores where their lines name none.
+    """The hosts, with as many places as cores if their lines give no number.
 
-    ``command`` gives the words that run a program on a host. Blocks until all have answered, at
-    most ``within`` seconds. A host that does not answer gets one place; the engine says what is
-    wrong with it when it starts there.
+    ``command`` returns the words that run a program on a host. Blocks until all have answered, at
+    most ``within`` seconds. A host that does not answer gets one place; the engine reports the
+    reason when it starts there.
     """
     within = min(within, _ANSWER_WITHIN)
     log_ins = LogIns(within)

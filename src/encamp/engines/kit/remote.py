@@ -67,10 +67,10 @@ def address_towards_hosts(hosts: Sequence[HostLine]) -> str:
 
 
 class RemotePrograms:
-    """A module of encamp's that runs on each of some hosts, for an engine.
+    """A module of encamp that runs on each of some hosts, for an engine.
 
-    ``orders`` are the lines that they are told. Blocks until all have said that they are ready.
-    Raises `EngineUnavailable` if one does not within so many seconds; then all are ended.
+    ``orders`` are the lines that it reads there. Blocks until all have reported that they are
+    ready. Raises `EngineUnavailable` if one does not within so many seconds; then all are ended.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RemotePrograms:
         self._programs = []
 
     def _start(self, host: HostLine, command: list[str], order: str) -> str:
-        """Start a program, again where ssh was refused; why it is not ready, if it is not."""
+        """Start a program, again if ssh was refused; returns why it is not ready."""
         program = self._log_ins.call(
             lambda: _Program(command, order, self._until), lambda one: one.refused
         )
@@ -123,7 +123,7 @@ class RemotePrograms:
 
 
 class _Program:
-    """One that runs; or ``why`` it does not, and whether too many others were logging in."""
+    """A running program; or ``why`` it does not run, and whether ssh refused the login."""
 
     def __init__(self, command: list[str], order: str, until: float) -> None:
         self.why, self.refused = "", False
@@ -166,12 +166,12 @@ class _Program:
         return printable(lines[-1]) if lines else ""
 
     def ask_to_end(self) -> None:
-        """Let it see the end of its input."""
+        """Close its standard input."""
         with suppress(OSError):
             self._stdin.close()
 
     def end(self, within: float) -> None:
-        """Wait for its end, and kill what starts it here after that."""
+        """Wait for its end, and kill the local ssh after that."""
         try:
             self._process.wait(within)
         except subprocess.TimeoutExpired:

@@ -40,7 +40,7 @@ _KNOWN_WITHIN = 3.0
 
 @dataclass
 class Agent:
-    """One that was started ``where`` the engine knows it by, with so many ``slots``."""
+    """An agent, ``where`` the engine has started it, with this number of ``slots``."""
 
     number: int
     where: Hashable
@@ -52,9 +52,9 @@ class Agent:
 
 
 class MeshEngine(Mesh, Engine):
-    """Base of engines that start agents by `begin` wherever their system has processes.
+    """Base of engines that only start agents; the mesh carries the frames.
 
-    An agent that ends alone is started again, ``restarts`` times.
+    An agent that ends alone is started again, ``restarts`` times in all.
     """
 
     private = True
@@ -90,35 +90,35 @@ class MeshEngine(Mesh, Engine):
 
     @abstractmethod
     def begin(self) -> None:
-        """Start the first agents; sets how many are waited for. See `Engine.start`."""
+        """Start the first agents; set `agents` to the number to wait for. See `Engine.start`."""
 
     @abstractmethod
     def begin_again(self, agent: Agent) -> None:
-        """Start another in the place of one that has ended alone, if its place is still there."""
+        """Start another agent in place of one that has ended alone, if its host is still there."""
 
     def freed(self) -> None:
-        """Slots are no more, so that others may take their place."""
+        """Slots were lost, so others may replace them."""
 
     @property
     def slots_there(self) -> int:
-        """The slots of agents that are there or under way."""
+        """The slots of all agents, including those that are being started."""
         return sum(agent.slots for agent in self.known.values() if not agent.given_up)
 
     def end_by_force(self, agents: Iterable[Agent]) -> None:
         """End agents that did not end by themselves. Blocks for seconds at most."""
 
     def let_go(self) -> None:
-        """Let go of the system that has the agents; after everything else."""
+        """Release the system on which the agents ran; called last."""
 
     def order(self, dial: list[Address]) -> Order:
-        """What all agents are told that are started now."""
+        """The order for agents that are started now; ``dial`` are addresses of this host."""
         identity = self._identity
         return Order(
             self.run, identity.certificate, identity.key, dial, host_id(), variables_that_travel()
         )
 
     def expect(self, where: Hashable, label: str, slots: Iterable[int]) -> list[Agent]:
-        """Agents of so many slots that will come from there."""
+        """Register agents that will be started there, one for each number of slots."""
         found = []
         for count in slots:
             self._numbers += 1
@@ -128,12 +128,12 @@ class MeshEngine(Mesh, Engine):
         return found
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Have something done by the thread that uses the network; from any thread."""
+        """Call a function in the thread that uses the network; from any thread."""
         self._news.append(call)
         self.wake()
 
     def not_come(self, number: int, why: str) -> None:
-        """An agent has ended before it has come, or could not be started."""
+        """An agent has ended before it has joined, or could not be started."""
         agent = self.known.get(number)
         if agent is None or agent.link is not None:
             return
@@ -151,7 +151,7 @@ class MeshEngine(Mesh, Engine):
         return there and not self._stopping
 
     def joined(self, link: Link, greeting: Greeting) -> None:
-        """An agent has greeted; one that is in a tunnel is dialled first, for a quicker way."""
+        """An agent has greeted; one in a tunnel is dialled first, for a faster route."""
         agent = self.known[greeting.number]
         agent.listens = greeting.listens
         way = self._ways[agent.number] = Way()
@@ -167,7 +167,7 @@ class MeshEngine(Mesh, Engine):
             self._end(link, ConnectionError("it has gone"))
 
     def take_way(self, number: int, link: Link) -> None:
-        """An agent has come; its orders are the first that it gets."""
+        """An agent has joined; its orders are the first frame that it gets."""
         self._had_some = True
         agent, way = self.known[number], self._ways[number]
         agent.link = link
@@ -181,12 +181,12 @@ class MeshEngine(Mesh, Engine):
         self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
-        """An agent comes by a tunnel, of which this is the end."""
+        """An agent connects through a tunnel, of which this is the end."""
         raw.setblocking(False)
         self._add(Link(raw, self._identity, self._as_server, server=True))
 
     def arrived(self, link: Link, parts: Parts) -> None:
-        """See `Mesh.arrived`; what comes from an agent that was given up is not read."""
+        """See `Mesh.arrived`; frames of an agent that was given up are ignored."""
         agent = self.known.get(link.number or 0)
         if agent is not None and not agent.given_up:
             super().arrived(link, parts)
@@ -207,7 +207,7 @@ class MeshEngine(Mesh, Engine):
             self._broken.setdefault(said.number, time.monotonic() + _KNOWN_WITHIN)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
-        """An agent has gone, and nothing more comes from it."""
+        """An agent has left, and nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another way
@@ -225,7 +225,7 @@ class MeshEngine(Mesh, Engine):
             self.freed()
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
-        """See `Endpoint.send`; who is not there is never looked for."""
+        """See `Endpoint.send`; frames to an unknown agent are dropped."""
         if to in self._ways:
             super().send(to, parts)
 
@@ -238,7 +238,7 @@ class MeshEngine(Mesh, Engine):
         return super().receive()
 
     def _end_broken(self) -> None:
-        """Be rid of agents that others have lost: they miss messages, and are not to go on."""
+        """End agents to which others have lost the connection: they have missed messages."""
         now = time.monotonic()
         for number in [number for number, when in self._broken.items() if when <= now]:
             del self._broken[number]
@@ -283,13 +283,13 @@ class MeshEngine(Mesh, Engine):
         self.let_go()
 
     def _there(self) -> list[Agent]:
-        """The agents that have come, and are expected to end."""
+        """The agents that have joined, and are expected to end."""
         agents = self.known.values()
         return [agent for agent in agents if agent.link is not None and not agent.given_up]
 
 
 def shares(slots: int | None, places: Sequence[int]) -> list[int]:
-    """How many of so many ``slots`` places get that have room for some; as evenly as it goes."""
+    """Distribute ``slots`` as evenly as possible over places that have room for some."""
     if slots is None or slots >= sum(places):
         return list(places)
     found = [0] * len(places)
