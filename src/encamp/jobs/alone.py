@@ -34,7 +34,7 @@ _entrance = threading.Lock()
 
 @contextmanager
 def refusals(folder: Path) -> Iterator[None]:
-    """What the disk refuses, by name."""
+    """Errors of the disk, by name."""
     try:
         yield
     except OSError as exc:
@@ -44,10 +44,10 @@ def refusals(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def alone(own: OwnFolder) -> Iterator[bool]:
-    """Be the only run of the job in a folder; yields whether a lock keeps others out.
+    """Ensure that this is the only run of the job in a folder; yields whether a lock ensures it.
 
-    Without locks it blocks for some seconds where a run on another host has left its files.
-    Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the folder cannot be written.
+    Without locks it blocks for some seconds if a run on another host has left its files. Raises
+    `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the folder cannot be written.
     """
     folder, shared = own.path, own.shared
     real = folder.resolve()
@@ -71,7 +71,7 @@ def alone(own: OwnFolder) -> Iterator[bool]:
 
 
 def _locked(fd: int, folder: OwnFolder) -> bool:
-    """Lock the file; False where the disk has no locks."""
+    """Lock the file; False if the disk has no locks."""
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -107,7 +107,7 @@ def _owned(folder: OwnFolder) -> Iterator[None]:
 
 
 def _made(folder: OwnFolder, name: str) -> bool:
-    """Make a file that names this process, unless there is one."""
+    """Create a file that names this process, unless there is one."""
     with folder.opened() as files:
         try:
             files.make(name, this_process().as_bytes())
@@ -123,7 +123,7 @@ def _read(folder: OwnFolder, name: str) -> ProcessFacts | None:
 
 
 def _check_dead(folder: OwnFolder, name: str, owner: ProcessFacts | None) -> None:
-    """Raise `JobBusy` if the run that has made the file can be seen to live."""
+    """Raise `JobBusy` if the run that created the file is alive."""
     if owner is not None and (owner.near or owner.known_dead):
         lives = not owner.known_dead
     else:
@@ -133,7 +133,7 @@ def _check_dead(folder: OwnFolder, name: str, owner: ProcessFacts | None) -> Non
 
 
 def _beats(folder: OwnFolder, name: str) -> bool:
-    """Whether a file is touched while we wait; opened each time, so that the disk is asked."""
+    """Whether the file is touched while we wait; opened each time, so that the disk is asked."""
     first = _touched(folder, name)
     end = time.monotonic() + PATIENCE
     while first is not None and time.monotonic() < end:
@@ -156,10 +156,10 @@ def _touched(folder: OwnFolder, name: str) -> int | None:
 
 
 def _taken_over(folder: OwnFolder) -> bool:
-    """Replace the file of a dead run by our own; False if it is another one by now.
+    """Replace the file of a dead run by our own; False if it has been replaced already.
 
-    Of many that find the same dead run, only the one that makes the claim may replace its file,
-    and only while the claim stands. The claim of a run that died with it is followed by another.
+    Of many runs that find the same dead run, only the one that creates the claim may replace its
+    file, and only while the claim exists. If that run dies, another claim follows.
     """
     judged = _identity(folder)
     if judged is None:
@@ -179,7 +179,7 @@ def _taken_over(folder: OwnFolder) -> bool:
 
 
 def _claimed(folder: OwnFolder, judged: str) -> list[str]:
-    """Claim a dead run's file for this process alone; the claims, those of the dead first."""
+    """Claim a dead run's file for this process; returns the claims, those of dead runs first."""
     claims = [f"{OWNER}.{judged}.0"]
     while not _made(folder, claims[-1]):
         _check_dead(folder, claims[-1], _read(folder, claims[-1]))
@@ -188,7 +188,7 @@ def _claimed(folder: OwnFolder, judged: str) -> list[str]:
 
 
 def _identity(folder: OwnFolder) -> str | None:
-    """What tells the owner's file from every other that had its name, or was not yet touched."""
+    """Identifies an owner's file and its last touch."""
     with suppress(FileNotFoundError), folder.opened() as files:
         status = files.status(OWNER)
         told = (status.st_ino, status.st_mtime_ns, files.read(OWNER, MOST_FACTS))

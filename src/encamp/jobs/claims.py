@@ -14,7 +14,7 @@ from encamp.storage.outputs.publish import final_name, staged_by
 
 
 def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, log: str) -> None:
-    """Take away from an outcome what its task cannot have staged; a good one is then none.
+    """Remove from an outcome what its task cannot have staged; it then counts as failed.
 
     ``token`` is the run's, ``log`` the final name of the attempt's log.
     """

@@ -33,14 +33,14 @@ from encamp.storage.roots import local_storage
 
 
 class DebugEnds(SystemExit):
-    """Ends a script: the task was debugged, and what follows would run jobs."""
+    """Ends a script after a task was debugged, since the rest would run jobs."""
 
 
 def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
-    """Debug a task of a job, and end the program; of a job without it, its report as it is.
+    """Debug a task of a job, and end the program; for other jobs, returns their report.
 
-    Nothing is published or written down. Raises `BadJob` for a task that waits for others which
-    are not done, and as `Job.run` for inputs that are missing.
+    Publishes and records nothing. Raises `BadJob` for a task that depends on tasks that are not
+    done, and the errors of `Job.run` for missing inputs.
     """
     if wanted.task not in job.tasks:
         wanted.others += job.tasks
@@ -71,12 +71,12 @@ def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
 
 
 def not_found(wanted: Debugged) -> BadJob:
-    """What to raise where no job of a script has the task."""
+    """The error if no job of a script has the task."""
     return BadJob(f"task {wanted.task}", no_task_named(wanted.task, wanted.others))
 
 
 def _as_it_is(job: Job, task: str, options: Options) -> JobReport:
-    """The report of a job that comes before; raises `BadJob` if it has something to do."""
+    """The report of an earlier job of the script; raises `BadJob` if it has something to do."""
     report = dry_run(job, replace(options, for_script=False), Silent())
     if report.count("to do"):
         remedy = "check the name, or run that first"
@@ -110,7 +110,7 @@ def _folder(job: Job, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
 
 
 def _shell(folder: Path, steps: tuple[Call | Command, ...]) -> int:
-    """A shell in the folder, with the variables of the steps; its exit status."""
+    """Run a shell in the folder, with the variables of the steps; returns its exit status."""
     chosen: dict[str, str] = {}
     for step in steps:
         chosen |= step.env if isinstance(step, Command) else {}
@@ -134,7 +134,7 @@ def _interruptible() -> None:
 
 
 def _run(task: str, folder: Path, steps: tuple[Call | Command, ...]) -> int:
-    """The steps one after the other: functions in pdb, commands as ever."""
+    """Run the steps one after the other: functions in pdb, commands as usual."""
     for number, step in enumerate(steps, 1):
         _say(f"step {number}: {shown(line_of(step))}")
         try:
@@ -163,7 +163,7 @@ def _call(step: Call) -> Any:
 
 
 def _after(exc: BaseException) -> None:
-    """pdb where an error came up, from the step's own first frame on."""
+    """Start pdb where an error was raised, from the step's own first frame on."""
     trace = exc.__traceback__
     while trace is not None and (trace.tb_frame.f_code.co_filename in (__file__, bdb.__file__)):
         trace = trace.tb_next

@@ -22,7 +22,7 @@ from encamp.model import JobReport, TaskReport
 
 
 def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
-    """Say what would run and why; nothing is run or written."""
+    """Report what would run and why; runs and writes nothing."""
     shared = job.shared or options.shared
     journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)
     prepared = Prepared(job, journal)
@@ -60,7 +60,7 @@ def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
 
 
 class DryRunEnds(SystemExit):
-    """Ends a script: what follows would work on results that are not there."""
+    """Ends a script, since the rest would need results that do not exist."""
 
     def __init__(self, job: str) -> None:
         super().__init__(0)
@@ -68,7 +68,7 @@ class DryRunEnds(SystemExit):
 
 
 def _look(orphans: OrphanWatch, name: str, prepared: Prepared) -> None:
-    """What a task waits for may not be there yet, which is no mistake."""
+    """Look up inputs; those from tasks that have yet to run may be missing."""
     if not orphans.has_any:
         return
     with suppress(InputError, OSError):

@@ -24,12 +24,12 @@ _ONE_REQUEST = 1.0
 
 
 class Interrupts:
-    """A context manager that takes note of signals instead of being interrupted by them.
+    """A context manager that notes signals instead of being interrupted by them.
 
-    SIGINT and those of `ENDING`, only in the main thread, and only where nobody else has taken or
-    ignored the signal. A second Ctrl-C interrupts at once, wherever the program is; so does another
-    signal that comes a second later and is not of a kind that repeats itself. One that was noted is
-    raised at the end, also in place of an error of encamp's, which may have come of it.
+    SIGINT and those of `ENDING`, only in the main thread, and only if the signal has its default
+    handler. A second Ctrl-C interrupts at once, anywhere in the program; so does another signal
+    that arrives a second later and is not of a kind that repeats itself. A noted signal is raised
+    at the end, even in place of an error of encamp, which it may have caused.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Interrupts:
             self.check()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt or `Terminated` if a signal has come, once."""
+        """Raise KeyboardInterrupt or `Terminated` once, if a signal has arrived."""
         if self._noted is not None and not self._raised:
             self._raised = True
             raise self._noted
@@ -85,7 +85,7 @@ class Interrupts:
 
 
 def ended_in_order(function: Callable[..., T], *args: Any) -> T:
-    """``function(*args)``, which can clear up if this is a pool's worker and a signal ends it."""
+    """``function(*args)``, with its cleanup if this is a pool's worker and a signal ends it."""
     if threading.current_thread() is not threading.main_thread():
         return function(*args)
     try:
@@ -105,10 +105,10 @@ class _Worker:
 
 
 def _end_worker(number: int) -> None:
-    """End a worker that was forked during a run, and takes signals as its parent does.
+    """End a worker that was forked during a run, and has inherited its parent's handlers.
 
-    A pool that is broken sends SIGTERM to its workers, also to those that clear up already as the
-    first signal went to all; and it waits until they have ended.
+    A broken pool sends SIGTERM to its workers, also to those that are cleaning up already, because
+    the first signal reached all; and it waits until they have ended.
     """
     if not _Worker.clears_up:
         _die_of(number)
@@ -123,7 +123,7 @@ def _die_of(number: int) -> None:
 
 
 def _free() -> list[int]:
-    """Signals that would end this process, or a sandbox in order."""
+    """Signals that end this process, or cleanly end a sandbox."""
     sandboxes = [number for number in ENDING if signal.getsignal(number) is exit_on]
     keyboard = _ends_what_runs(signal.getsignal(signal.SIGINT))
     return [*untaken(), *sandboxes, *([signal.SIGINT] if keyboard else [])]
@@ -132,7 +132,7 @@ def _free() -> list[int]:
 def _ends_what_runs(handler: object) -> bool:
     """Whether a handler of SIGINT is Python's, or a kernel's for cells that await something.
 
-    That one cancels the cell when its loop runs again, which it does not while a job runs.
+    The latter cancels the cell when its loop runs again, which it does not while a job runs.
     """
     module = getattr(handler, "__module__", None) or ""
     return handler is signal.default_int_handler or module.partition(".")[0] == "ipykernel"

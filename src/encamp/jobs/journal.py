@@ -35,7 +35,7 @@ Key = dict[str, str]
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the journal.
 
-    A task was ``submitted``, is ``publishing`` or has ``rescued`` (from a failure) ``paths``, has
+    A task was ``submitted``, is ``publishing`` or has ``rescued`` (after a failure) ``paths``, has
     ``failed`` or is ``done``; it has ``left`` the job, or ``joined`` it again; it published
     ``files`` ``earlier`` that its last result does not have; of these, ``paths`` were ``pruned``.
     """
@@ -58,7 +58,7 @@ _READ_AT_ONCE = 1 << 20
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
-    """What a run must know of a task's report."""
+    """The part of a task's report that a run needs."""
 
     name: str
     state: State
@@ -66,7 +66,7 @@ class Result(msgspec.Struct, frozen=True, gc=False):
 
 
 class Line(msgspec.Struct, frozen=True, gc=False):
-    """A record as far as a run must know it, which is read in a fifth of the time."""
+    """The part of a record that a run needs, which is read in a fifth of the time."""
 
     event: str
     task: str
@@ -85,7 +85,7 @@ _LENGTH = 32
 
 
 class Records(Mapping[str, Record]):
-    """Records of tasks, left in the journal's file: each is read when it is asked for."""
+    """Records of tasks, left in the journal's file: each is read when it is needed."""
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
@@ -93,24 +93,24 @@ class Records(Mapping[str, Record]):
         self._fd = -1
 
     def stand_in(self, folder: OwnFolder) -> None:
-        """Let records be in a folder's journal; there is none yet."""
+        """Use the records in a folder's journal; there is none yet."""
         self.close()
         self._places, self._folder = {}, folder
 
     def note(self, task: str, at: Place) -> None:
-        """The record of a task is at a place."""
+        """The record of a task is at this position."""
         self._places[task] = at[0] << _LENGTH | at[1]
 
     def discard(self, task: str) -> None:
-        """The record of a task counts no longer."""
+        """The record of a task is no longer valid."""
         self._places.pop(task, None)
 
     def line(self, task: str) -> bytes | None:
-        """A record as it stands in the file; None if the task has none."""
+        """A record as a line of the file; None if the task has none."""
         return self._line(task) if task in self._places else None
 
     def outputs(self, task: str) -> list[Published]:
-        """What a task had published when it was done."""
+        """The outputs that a task had published when it was done."""
         line = self.line(task)
         return [] if line is None else outputs_in(seen(line, task))
 
@@ -127,11 +127,11 @@ class Records(Mapping[str, Record]):
 
     @property
     def size(self) -> int:
-        """Bytes of the file that they take."""
+        """Their size in the file, in bytes."""
         return sum(place % (1 << _LENGTH) for place in self._places.values())
 
     def copy_to(self, file: IO[bytes]) -> array[int]:
-        """Write all to another file; returns their places there, for `moved_to`."""
+        """Write all to another file; returns their positions there, for `moved_to`."""
         places, end = array("Q"), file.tell()
         for task in self._places:
             line = self._line(task)
@@ -141,13 +141,13 @@ class Records(Mapping[str, Record]):
         return places
 
     def moved_to(self, folder: OwnFolder, places: array[int]) -> None:
-        """They stand in this folder's journal now."""
+        """They are in this folder's journal now."""
         self.close()
         self._places.update(zip(self._places, places, strict=True))
         self._folder = folder
 
     def close(self) -> None:
-        """Let go of the file until a record is asked for; may be called twice."""
+        """Close the file until a record is needed; may be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -182,7 +182,7 @@ class Records(Mapping[str, Record]):
 
 
 class Journal:
-    """The journal of one job; one at a time may be open for writing, on all hosts."""
+    """The journal of one job; on all hosts together, one at a time may be open for writing."""
 
     def __init__(
         self,
@@ -215,9 +215,9 @@ class Journal:
         """Where the next line will stand."""
 
     def read(self, watch: Callable[[Line], object] = lambda _: None) -> None:
-        """Take in what is written; a journal that is not there is empty. Raises `NotOurs`.
+        """Read the journal; a missing one is empty. Raises `NotOurs`.
 
-        ``watch`` gets all lines, in their order.
+        ``watch`` gets all lines, in order.
         """
         for part in (self.done, self.attempts, self.earlier, self.rescued, self.failed, self.left):
             part.clear()
@@ -229,7 +229,7 @@ class Journal:
 
     @property
     def warnings(self) -> list[str]:
-        """What its disk cannot do that runs rely on."""
+        """Warnings about features that its disk lacks."""
         if self.has_locks:
             return []
         disk = f"the disk of {printable(self.folder)} has no locks"
@@ -237,20 +237,20 @@ class Journal:
         return [f"{disk}: {why}; do not start two runs at the same time"]
 
     def own(self, task: str) -> set[str]:
-        """All final names that were ever this task's."""
+        """All final names that have ever belonged to this task."""
         return {*_own(self.done.outputs(task)), *self.earlier.get(task, ())}
 
     def current(self) -> Iterator[str]:
-        """What is done of the tasks that the job still has."""
+        """The finished tasks that the job still has."""
         return (task for task in self.done if task not in self.left)
 
     @property
     def tasks(self) -> set[str]:
-        """All tasks that it knows of."""
+        """All tasks in the journal."""
         return {*self.done, *self.attempts, *self.earlier}
 
     def note_tasks(self, tasks: Collection[str]) -> None:
-        """Write down which tasks have left the job since its last run, and which are back."""
+        """Record which tasks have left the job since its last run, and which are back."""
         left = sorted(self.tasks.difference(tasks) - self.left)
         joined = sorted(self.left.intersection(tasks))
         now = time.time()
@@ -299,7 +299,7 @@ class Journal:
             self.attempts.pop(task, None)
 
     def _supersede(self, task: str) -> None:
-        """What the task made so far counts no longer, but it was once its own."""
+        """The task's former outputs are no longer its result, but were once its own."""
         if outputs := _own(self.done.outputs(task)):
             self.earlier.setdefault(task, {}).update(outputs)
         self.done.discard(task)
@@ -315,7 +315,7 @@ class Journal:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Read, keep other runs of this job out, and allow `write`.
+        """Read it, lock out other runs of this job, and allow `write`.
 
         Raises `JobBusy`, `NotOurs`, or `BadDestination` or `DiskFull` if the job's folder cannot be
         written.
@@ -340,7 +340,7 @@ class Journal:
                     self.failed.close()
 
     def _begin(self, held: ExitStack) -> None:
-        """Make the job's folder where it is missing, and hold on to it."""
+        """Create the job's folder if it is missing, and keep it open."""
         with refusals(self.folder), self.own_folder.opened(make=True) as files:
             held.enter_context(self.own_folder.held(files))
             _check_is_jobs(files)
@@ -352,7 +352,7 @@ class Journal:
             logs.close()
 
     def write(self, *records: Record) -> None:
-        """Append records; they outlive this process at once, the host after `flush`.
+        """Append records. They survive this process at once, and the host's crash after `flush`.
 
         Raises `DiskFull`, or OSError from the disk.
         """
@@ -373,15 +373,15 @@ class Journal:
 
     @property
     def file(self) -> Path:
-        """Where it is written."""
+        """The path of its file."""
         return self.folder / NAME
 
     def flush(self) -> None:
-        """Wait until all that was written is on the disk."""
+        """Wait until everything written is on the disk."""
         flushed(self._fd, self.folder)
 
     def _is_compact(self, files: OwnFiles) -> bool:
-        """Whether the file is ours alone and says what is done, and nothing else."""
+        """Whether the file belongs to us alone and contains only current records."""
         more = self.attempts or self.earlier or self.failed or self.left
         if not self.done or more or self.own_folder.shared:
             return False
@@ -390,7 +390,7 @@ class Journal:
         return ours and status.st_size == self.done.size
 
     def _compact(self, files: OwnFiles) -> None:
-        """Write anew what still counts, so that a journal does not grow with every run."""
+        """Rewrite the current records, so that a journal does not grow with every run."""
         if self._is_compact(files):
             return
         tries = [Record("submitted", task, 0.0, number) for task, number in self.attempts.items()]
@@ -408,17 +408,17 @@ class Journal:
 
 
 def outputs_in(record: Record | Line | None) -> list[Published]:
-    """What a task had published when it was done."""
+    """The outputs that a task had published when it was done."""
     return list(map(_on_disk, record.report.outputs)) if record and record.report else []
 
 
 def _own(outputs: Iterable[Published]) -> dict[str, Published]:
-    """What a result has of its own, by final name."""
+    """The names that belong to a result, and its outputs."""
     return {output.path: output for output in outputs if not output.kept}
 
 
 def _on_disk(published: Published) -> Published:
-    """By its path what an earlier version knew by a URL of this host's disk."""
+    """An output by its path, which an earlier version recorded by a URL of this host's disk."""
     path = _path_of(published.path)
     return published if path == published.path else replace(published, path=path)
 
@@ -443,7 +443,7 @@ def _as_records(
 
 
 def encoded(record: Record) -> bytes:
-    """A record as a line, but for its end."""
+    """A record as a line, without its end."""
     with suppress(UnicodeEncodeError):
         line = msgspec.json.encode(record)
         if _MARK not in line:
@@ -452,12 +452,12 @@ def encoded(record: Record) -> bytes:
 
 
 def has_odd(line: bytes) -> bool:
-    """Whether a line has text in it that JSON cannot carry as it is."""
+    """Whether a line contains text that JSON cannot represent directly."""
     return _MARK in line
 
 
 def escaped(value: Any) -> Any:
-    """``value`` with undecodable bytes of file names as JSON can carry them."""
+    """``value`` with undecodable bytes of file names escaped for JSON."""
     match value:
         case str():
             odd = _odd(value) or value.startswith(_ESCAPE)
@@ -490,7 +490,7 @@ def _odd(text: str) -> bool:
 
 
 def _check_is_jobs(files: OwnFiles) -> None:
-    """Raise `NotOurs` for a folder with files of which none is a run's: somebody put it here."""
+    """Raise `NotOurs` for a folder with files that no run has made."""
     names = set(files.names()) - {"logs"}
     if names and not any(name.startswith(_OF_RUNS) for name in names):
         why = (
@@ -501,7 +501,7 @@ def _check_is_jobs(files: OwnFiles) -> None:
 
 
 def _opened(files: OwnFiles) -> int:
-    """A descriptor of the journal; raises `NotOurs`, also where others could have put it there."""
+    """A descriptor of the journal; raises `NotOurs`, also if others could have put it there."""
     fd = files.open(NAME)
     try:
         files.check_writers()
@@ -535,7 +535,7 @@ _NO_RECORD = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def decoded(line: bytes) -> Record | None:
-    """A line as a record; None if it is none, as one is that was cut off."""
+    """A line as a record; None if it is damaged or unfinished."""
     try:
         if _MARK not in line:
             return _DECODER.decode(line)
@@ -545,7 +545,7 @@ def decoded(line: bytes) -> Record | None:
 
 
 def seen(line: bytes, task: str | None = None) -> Line | None:
-    """A line as far as a run must know it; None if it is none, or of another ``task``."""
+    """The part of a line that a run needs; None if it is damaged, or of another ``task``."""
     try:
         if _MARK not in line:
             found = _SEEN.decode(line)

@@ -15,7 +15,7 @@ from encamp.jobs.worker.work import Keep
 
 @dataclass
 class Debugged:
-    """The task that `encamp debug` is for."""
+    """The task of `encamp debug`."""
 
     task: str
     shell: bool = False
@@ -27,9 +27,10 @@ class Debugged:
 
 @dataclass(frozen=True)
 class Options:
-    """``workers``, ``engine`` and ``engine_options`` are for the default executor, a cluster.
+    """``workers``, ``engine`` and ``engine_options`` are for the slots that a job starts itself.
 
-    ``workers`` None: a slot for each core."""
+    ``workers`` None: a slot for each core.
+    """
 
     workers: int | None = None
     force: bool = False

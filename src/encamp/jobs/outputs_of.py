@@ -187,7 +187,7 @@ def _listed(tasks: Sequence[str]) -> str:
 
 
 def _folders(outputs: Iterable[Output], to: Path) -> list[str]:
-    """The folders that outputs go to, the deepest first, as published paths begin with them."""
+    """The folders that outputs go to, the deepest first, for matching published paths."""
     named = {
         (
             output.to if is_url(output.to) else os.path.realpath(to / os.path.expanduser(output.to))
@@ -198,7 +198,7 @@ def _folders(outputs: Iterable[Output], to: Path) -> list[str]:
 
 
 def _inner(pattern: str | None, path: str, top: str, folders: list[str]) -> PurePosixPath | None:
-    """Where a published file goes below the wanted folder; None if it is not wanted."""
+    """The path of a published file below the chosen folder; None if it is not chosen."""
     if pattern is None or "/" not in pattern:
         if pattern is not None and not matches(pattern, os.path.basename(path)):  # noqa: PTH119
             return None
@@ -214,7 +214,7 @@ def _below(path: str, folders: list[str]) -> PurePosixPath:
 
 
 def _absolute(pattern: str, top: str) -> str:
-    """A pattern from the destination on, or elsewhere, as what whole paths are compared with."""
+    """A pattern as one for absolute paths: from the destination on, or elsewhere."""
     pattern = without_scheme(pattern.rstrip("/"))
     if is_url(pattern) or pattern.startswith(("/", "~")):
         return os.path.expanduser(pattern)
@@ -222,7 +222,7 @@ def _absolute(pattern: str, top: str) -> str:
 
 
 def _placed(pattern: str, path: str) -> PurePosixPath | None:
-    """What `Mirror` would make of ``path``: its name; its path in a tree; all from ``**`` on."""
+    """Where `Mirror` would put ``path``: by its name, its path in a tree, or all from ``**`` on."""
     parts = pattern.split("/")
     if "**" in parts:
         depth = parts.index("**")

@@ -32,7 +32,7 @@ _HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(0[1-9][0-9]?)d?)?\}")
 
 @dataclass(frozen=True)
 class Hole:
-    """One placeholder of a text: its name, its zero padding (``"03"``), and how it is written."""
+    """One placeholder of a text: its name, its zero padding (``"03"``), and its original text."""
 
     name: str
     padding: str

@@ -15,10 +15,10 @@ _ANSWER_WITHIN = 5.0
 
 
 def one_worker_a_call(executor: Executor) -> Executor:
-    """``executor``, or one of the same workers that runs a call on one of them only.
+    """``executor``, or one on the same workers that runs each call on one worker only.
 
-    A direct view of ipyparallel (``client[:]``) runs every call on all of its engines; the
-    balanced view of the same engines hands each call to the next free one.
+    A direct view of ipyparallel (``client[:]``) runs every call on all of its engines; the balanced
+    view of the same engines gives each call to the next free one.
     """
     ipyparallel = sys.modules.get("ipyparallel")
     view = getattr(executor, "view", None)
@@ -29,7 +29,7 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
-    """``executor``, or one whose calls may ask, if its hosts may not see what this one does."""
+    """``executor``, or one whose calls may ask questions, for hosts that may not share this disk."""
     if not hosts_elsewhere(executor):
         return executor
     view: Executor = executor._answering(answer)  # type: ignore[attr-defined]
@@ -37,13 +37,13 @@ def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
 
 
 def hosts_elsewhere(executor: Executor) -> bool:
-    """Whether it is of a cluster of our own, not all of whose slots are of this very process."""
+    """Whether it is of encamp's cluster with slots outside of this process."""
     ours = sys.modules.get("encamp.executor.executor")
     return ours is not None and isinstance(executor, ours.Executor) and executor.cluster.spread
 
 
 def services_of(executor: Executor) -> list[ServiceStatistics]:
-    """What the services on its cluster have done, where that is one of our own."""
+    """The statistics of the services on its cluster, if it is encamp's."""
     ours = sys.modules.get("encamp.executor.executor")
     if ours is None or not isinstance(executor, ours.Executor):
         return []
@@ -54,7 +54,7 @@ def services_of(executor: Executor) -> list[ServiceStatistics]:
 def why_gone(executor: Executor) -> str | None:
     """Why nothing will ever come back from an executor of another library; None if it may.
 
-    Pools of processes say so themselves; a client of a dead server mostly waits for another one.
+    Process pools report this themselves; a client of a dead server mostly waits for a new one.
     """
     client = getattr(executor, "_client", None)
     distributed = sys.modules.get("distributed")

@@ -30,7 +30,7 @@ class Rows(list[Row]):
 
 
 def read_text(path: Path) -> str:
-    """A text file as it is, but for a byte order mark. Raises `BadJob`."""
+    """The content of a text file without its byte order mark. Raises `BadJob`."""
     try:
         with path.open("rb") as file:
             return read_bounded(file, str(path)).decode("utf-8-sig")
@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
 
 
 def read_bounded(file: IO[bytes], name: str, most: int = MOST_TEXT) -> bytes:
-    """What is in a file. Raises `BadJob` for more than ``most`` bytes, as devices have."""
+    """The content of a file. Raises `BadJob` for more than ``most`` bytes, as devices have."""
     data = file.read(most + 1)
     if len(data) > most:
         raise BadJob(name, f"has more than {size_text(most)}; give a smaller file")
@@ -63,7 +63,7 @@ def lines_in(text: str, name: str) -> list[str]:
 def rows_in(text: str, name: str) -> Rows:
     """The rows of a table whose first line names the columns. Raises `BadJob`.
 
-    Columns are separated by what the first line has most of: commas, semicolons or tabs.
+    The separator is the most frequent one of the first line: comma, semicolon or tab.
     """
     _check_text(text, name)
     first = text.partition("\n")[0]
@@ -105,9 +105,9 @@ def _rows(reader: Reader, columns: list[str], name: str) -> Iterator[Row]:
 
 
 def name_of_values(values: Sequence[str]) -> str:
-    """A name for the task of these values, the same wherever they stand in a table.
+    """A name for the task of these values, independent of their position in a table.
 
-    What no file name should have is left out; then a digest keeps names apart.
+    Characters that do not belong into a file name are replaced; then a digest keeps names unique.
     """
     from hashlib import blake2b
 

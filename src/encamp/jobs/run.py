@@ -135,7 +135,7 @@ Number = TypeVar("Number", int, float | None)
 def run_job(
     job: Job, executor: Executor | Cluster | None, options: Options, *, check: bool
 ) -> JobReport:
-    """Run what is missing or changed of a job; see `Job.run`."""
+    """Run what is missing or has changed of a job; see `Job.run`."""
     _check(executor)
     if options.debugged is not None:
         from encamp.jobs.debug import debug  # and pdb, which is for few
@@ -172,7 +172,7 @@ def run_job(
 
 
 def _nothing_to_run(job: Job, progress: Progress) -> JobReport:
-    """What is told of a run for no task; the report of the last one stays."""
+    """The report of a run without tasks; the last report stays."""
     progress.began(job.name, 0, None)
     report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
     progress.finished(report)
@@ -180,7 +180,7 @@ def _nothing_to_run(job: Job, progress: Progress) -> JobReport:
 
 
 def _check(executor: object) -> None:
-    """Raises `BadJob` for what no job can run on."""
+    """Raises `BadJob` for an object on which no job can run."""
     if isinstance(executor, Executor):
         return
     if executor is None:
@@ -200,7 +200,7 @@ def _check(executor: object) -> None:
 def _pool(
     executor: Executor | Cluster | None, options: Options
 ) -> Iterator[tuple[Executor, int | None]]:
-    """The user's executor, or one whose workers watch over a slot for each task."""
+    """The user's executor, or one whose workers supervise a slot for each task."""
     if isinstance(executor, Executor):
         yield one_worker_a_call(executor), _workers_of(executor)
         return
@@ -234,7 +234,7 @@ def _own_pool(options: Options) -> tuple[Executor, int]:
 
 
 def _workers_of(executor: Executor) -> int | None:
-    """How many workers an executor has, if it says so."""
+    """The number of an executor's workers, if it tells."""
     cluster = getattr(executor, "cluster", None)
     workers: int | None = getattr(executor, "_max_workers", None)
     return workers if cluster is None else cluster.slots
@@ -337,7 +337,7 @@ class _Run:
         return self._report(interrupted=self.enough)
 
     def _pass_over(self) -> None:
-        """What other tasks than those of this run have published stays theirs."""
+        """The outputs of tasks outside of this run stay theirs."""
         if len(self.tasks) == len(self.job.tasks):
             return
         self.passed_over = True
@@ -355,7 +355,7 @@ class _Run:
                 file.unlink(missing_ok=True)
 
     def _discard_parts(self, token: str, owner: int) -> None:
-        """Remove temporary files of attempts that can no longer remove them, or be published."""
+        """Remove temporary files of attempts that can neither remove nor publish them any more."""
         tasks = self.job.tasks.values()
         outputs = [output for task in tasks for output in (*task.outputs, *task.on_failure)]
         own = [output.to for output in outputs if not is_url(output.to)]
@@ -385,11 +385,11 @@ class _Run:
         return self.running[name].tries
 
     def _may_begin(self) -> bool:
-        """Whether another task may be handed over now."""
+        """Whether another task may be submitted now."""
         return len(self.running) < self._most_ahead() and self.over is None and not self.enough
 
     def _most_ahead(self) -> int:
-        """Tasks in hand at once: where failures are counted, few that would run in vain."""
+        """How many tasks may be submitted at once: fewer if failures are counted, to waste none."""
         most = self.options.max_failures
         if most is None or self.workers is None:
             return self.window
@@ -397,7 +397,7 @@ class _Run:
         return min(self.window, workers + most - self.failures)
 
     def _may_be_enough(self) -> bool:
-        """Whether something has come that must be counted before another task is begun."""
+        """Whether a result has arrived that must be counted before another task is submitted."""
         counts = self.options.max_failures is not None
         return counts and bool(self.running) and not self.arrived.empty()
 
@@ -408,7 +408,7 @@ class _Run:
             self.late.append(name)
 
     def _see_time_left(self, ready: deque[str]) -> None:
-        """Take back what has not begun and could not end in time; stop when nothing else is left.
+        """Cancel tasks that have not started and could not end in time; stop if no others are left.
 
         Raises `OutOfTime`.
         """
@@ -426,7 +426,7 @@ class _Run:
                     future.cancel()  # unless it has begun
 
     def _taken_back(self, name: str, future: Future[Outcome]) -> bool:
-        """Whether a task was taken back before it began, for want of time."""
+        """Whether a task was cancelled before it started, for lack of time."""
         late = future.cancelled() and not self.time_left.enough_for(self.job.tasks[name])
         if late:
             self.late.append(name)
@@ -437,7 +437,7 @@ class _Run:
         return sum(state in ("done", "up to date") for state in self.ended.states())
 
     def _see_executor(self, *, heard: bool) -> None:
-        """Give up what runs if nothing can come of it any more, seen twice while all is silent."""
+        """Give up running tasks if the executor has ended, seen twice while nothing arrives."""
         now = time.monotonic()
         if not heard and now - self.heard < SILENCE:
             return
@@ -457,13 +457,13 @@ class _Run:
         return EngineFailed(library, f"{why}; finished tasks stay done; run again to continue")
 
     def _check(self) -> None:
-        """Stop if that is wanted, or if nothing runs and there is nothing to run tasks on."""
+        """Stop on a signal, or if nothing runs and there is no executor left."""
         self.interrupts.check()
         if self.over is not None and (self.hopeless or not self.running):
             raise self.over
 
     def _unpark(self) -> None:
-        """Try tasks again that found no room, if another has ended or nothing else runs."""
+        """Retry tasks that found the disk full, if another has ended or no other runs."""
         for name, current in list(self.parked.items()):
             if self.over is None and (self.ended.ended > current.parked_at or not self.running):
                 del self.parked[name]
@@ -471,7 +471,7 @@ class _Run:
                 self._submit(name)
 
     def _begin(self, name: str) -> None:
-        """Hand a ready task to the executor, unless there is a reason not to run it."""
+        """Submit a ready task, unless there is a reason not to run it."""
         failed = [b for b in self.prepared.graph.before[name] if not self._is_done(b)]
         if failed:
             self._end(TaskReport(name, "blocked", why=f"it waits for {failed[0]}, which failed"))
@@ -566,9 +566,9 @@ class _Run:
         return by_task if by_options is None else by_options
 
     def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
-        """What has arrived since the last time; waits for one, or for a signal.
+        """The results that have arrived since the last call; waits for one, or for a signal.
 
-        Where workers have enough to do, some more are waited for, to see to all of them at once.
+        If the workers have enough to do, waits for some more, to handle them together.
         """
         arrivals: list[_Arrival | None] = []
         with suppress(queue.Empty):
@@ -580,14 +580,14 @@ class _Run:
         return [arrival for arrival in arrivals if arrival is not None]
 
     def _pause(self) -> float:
-        """Seconds for which nobody waits for what has come: workers have enough to do."""
+        """Seconds for which results may be collected, because the workers have enough to do."""
         if self.workers is None or self.prepared.graph.before or self.stopping:
             return 0.0
         ahead = len(self.running) / self.workers
         return min(TOGETHER, ahead * _SHORTEST) if ahead > _PLENTY else 0.0
 
     def _take_in(self, arrivals: list[_Arrival]) -> None:
-        """Publish what is done, then journal it: a record follows what it speaks of."""
+        """Publish the outputs of good results, then write to the journal, in this order."""
         came: list[tuple[str, Outcome]] = []
         depots: list[Depot] = []
         for name, future in arrivals:
@@ -614,7 +614,7 @@ class _Run:
         return f"{self._logs_here}/{log_name(name, self.running[name].number)}"
 
     def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:
-        """See that copies, and whose their names will be, are on the disk before they get these."""
+        """Flush copies, and the journal's record of their final names, before renaming."""
         self.journal.own_folder.check()  # logs get their names by its path
         logs = [outcome.log for outcome in outcomes if outcome.log is not None]
         copies = [*logs, *(one for outcome in outcomes for one in outcome.staged)]
@@ -627,7 +627,7 @@ class _Run:
                         outcome.error = outcome.error or flush_error(one, exc)
 
     def _flushed(self, done: list[_Done]) -> list[_Done]:
-        """Those whose new names are on the disk; the others have failed."""
+        """The tasks whose new names are on the disk; the others have failed."""
         failed: dict[Path, BadDestination] = {}
         for folder in parents(one for _, _, published in done for one in published):
             try:
@@ -645,7 +645,7 @@ class _Run:
         return good
 
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
-        """What a future holds, as an outcome; None if the task was handed over once more."""
+        """The outcome in a future; None if the task was submitted again."""
         try:
             raised = future.exception()
         except CancelledError:
@@ -674,7 +674,7 @@ class _Run:
         return replace(outcome, error=StepFailed(name, module, None, cause))
 
     def _take_names(self, came: list[tuple[str, Outcome]]) -> bool:
-        """Write down the final names of good outcomes before any of them becomes visible.
+        """Record the final names of good outcomes before any of them becomes visible.
 
         Returns whether there are any that the journal does not know yet.
         """
@@ -724,7 +724,7 @@ class _Run:
         self.finals.update(dict.fromkeys(self._unclaimed(name, staged), name))
 
     def _unclaimed(self, name: str, staged: list[Staged]) -> list[str]:
-        """The final names, none of which is another task's."""
+        """The final names, after a check that none belongs to another task."""
         finals = [final_name(one.final) for one in staged if one.kind != "folder"]
         for final in finals:
             self.own_folder.check(final)
@@ -734,7 +734,7 @@ class _Run:
         return finals
 
     def _done(self, done: list[_Done]) -> None:
-        """Write down what is done, all at once, and set free what waited for it."""
+        """Record finished tasks, all at once, and release the tasks that wait for them."""
         records: list[Record] = []
         reports: list[TaskReport] = []
         for name, outcome, published in done:
@@ -784,7 +784,7 @@ class _Run:
         self._end(replace(report, rescued=self._rescue(name, outcome)))
 
     def _is_given_up(self, outcome: Outcome) -> bool:
-        """Whether an attempt ended since nothing more is to be run: that is no failure."""
+        """Whether an attempt ended because the run stops: this is not a failure."""
         if self.stopping or (self.over is not None and outcome.lost):
             return True
         return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
@@ -798,7 +798,7 @@ class _Run:
         return parameters_of(self.job.tasks[name])
 
     def _plan_anew(self, name: str, outcome: Outcome) -> None:
-        """Take a task's inputs as they are now; a change that is over uses up no retry."""
+        """Look up a task's inputs again; a finished change does not count as a failed attempt."""
         current = self.running[name]
         before = current.key
         try:
@@ -812,7 +812,7 @@ class _Run:
             current.tries -= 1
 
     def _park(self, name: str, outcome: Outcome) -> None:
-        """Put a task aside that found no room until another has ended: that is no failure."""
+        """Let a task that found the disk full wait for the end of another: this is not a failure."""
         current = self.running.pop(name)
         current.tries -= 1
         current.number -= 1
@@ -822,9 +822,9 @@ class _Run:
         unstage(outcome.rescued)
 
     def _rescue(self, name: str, outcome: Outcome) -> list[Published]:
-        """Publish what a failed task was asked to leave; what cannot be is let go.
+        """Publish the files of a failed task's ``on_failure``, as far as possible.
 
-        It never takes the name of another task's output, which may come later and replace it.
+        They never get the name of another task's output, which may come later and replace them.
         """
         try:
             self._unclaimed(name, outcome.rescued)
@@ -848,7 +848,7 @@ class _Run:
             self._note_failure(report)
 
     def _note_failure(self, report: TaskReport) -> None:
-        """Write it down for a run of what failed, and see whether it was one too many."""
+        """Record it for a run of failed tasks, and count it for ``max_failures``."""
         kept = replace(report, value=None, log_tail="")
         self.journal.write(Record("failed", report.name, time.time(), report=kept))
         self.failures += 1
@@ -867,7 +867,7 @@ class _Run:
         self.prepared.forget(name)
 
     def _stop(self) -> None:
-        """End what runs, but publish what was done in time."""
+        """Stop the running tasks, but publish those that end in time."""
         self.stopping = self.untidy = True
         for depot in self.depots.values():
             depot.stop()
@@ -880,7 +880,7 @@ class _Run:
             self._take_in(self._arrivals(min(left, self.live.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
-        """Write the report's page while the run goes on."""
+        """Write the report's page during the run."""
         so_far = self._so_far(self.ended.for_disk(), interrupted=False)
         write_page(so_far, self.journal.own_folder, status, pause)
 
@@ -908,7 +908,7 @@ class _Run:
         return report
 
     def _with_values(self) -> Iterator[TaskReport]:
-        """What may have a row in the table: also tasks that this run is not for."""
+        """Tasks that may have a row in the table, including those outside of this run."""
         chosen = frozenset(self.tasks)
         for name in self.job.tasks if self.ended.has_values or self.passed_over else ():
             if name not in chosen:

@@ -30,7 +30,7 @@ _A_SECOND = 4
 
 
 def console_progress(*, quiet: bool, dry_run: bool) -> Progress:
-    """The right kind of progress for where standard error goes."""
+    """The progress object for this kind of standard error."""
     screen = cast(IO[str], Screen(sys.stderr))
     console = Console(file=screen, highlight=False, soft_wrap=True)
     if dry_run:
@@ -41,7 +41,7 @@ def console_progress(*, quiet: bool, dry_run: bool) -> Progress:
 
 
 class _Failures:
-    """Says what went wrong, and nothing else."""
+    """Prints only failures."""
 
     wants_whole_reports = False
 
@@ -139,7 +139,7 @@ def time_text(seconds: float) -> str:
 
 
 class _Lines(_Summary):
-    """A line for every task that ends."""
+    """Prints a line for every task that ends."""
 
     def retried(self, task: str, attempt: int, error: str) -> None:
         self._print(f"try {attempt} of {printable(task)} failed, trying again: {error}")
@@ -166,7 +166,7 @@ def _line(task: TaskReport) -> str:
 
 
 class _Live(_Summary):
-    """A bar with counts, times and the tasks that run; failures are printed above it."""
+    """A bar with counts, times and running tasks; failures are printed above it."""
 
     def began(self, job: str, tasks: int, workers: int | None) -> None:
         super().began(job, tasks, workers)
@@ -204,7 +204,7 @@ class _Live(_Summary):
 
 
 class _Listing(_Failures):
-    """What a dry run found, on standard output."""
+    """Prints the results of a dry run on standard output."""
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)
@@ -225,5 +225,5 @@ class _Listing(_Failures):
 
 
 def kept_text(kept: str) -> str:
-    """Where the folder of a failed task is kept, without the host where that is this one."""
+    """The kept folder of a failed task, without the host if it is this one."""
     return printable(kept.removeprefix(f"{socket.gethostname()}:"))

@@ -37,27 +37,27 @@ _WAVES = 2
 
 
 class Due:
-    """When something is to be done again, that takes a certain part of the time at most."""
+    """Times of an action that may take a certain part of the time at most."""
 
     def __init__(self, every: float, first: float | None = None) -> None:
         self._every = self.pause = every
         self._next = time.monotonic() + (every if first is None else first)
 
     def __call__(self) -> bool:
-        """Whether it is time."""
+        """Whether it is time for the action."""
         return time.monotonic() >= self._next
 
     def done(self, took: float) -> None:
-        """It was done, in so many seconds."""
+        """The action took so many seconds."""
         self.pause = max(self._every, took * _SHARE)
         self._next = time.monotonic() + self.pause
 
 
 class Live:
-    """Follows one run; all is called by the thread that runs it.
+    """Follows one run, in the thread that runs it.
 
-    ``draw`` writes the report's page; it is told how the run stands, and after how many seconds the
-    next page comes, as far as is known.
+    ``draw`` writes the report's page; it gets the state of the run, and the seconds until the next
+    page, if known.
     """
 
     def __init__(
@@ -89,11 +89,11 @@ class Live:
 
     @property
     def pause(self) -> float:
-        """Seconds after which it wants to look again."""
+        """Seconds until the next look."""
         return DISPLAYED_EVERY if self._progress.wants_status else _WRITTEN_EVERY
 
     def submitted(self) -> None:
-        """A task was handed over."""
+        """A task was submitted."""
         if self._first is None:
             self._first = self._clock.now()
 
@@ -120,7 +120,7 @@ class Live:
         *,
         stopping: bool = False,
     ) -> None:
-        """Tell how the run stands, to whom it is time to tell it."""
+        """Report the state of the run where it is time to."""
         display = self._progress.wants_status and self._display()
         file = self._file() and self._first is not None
         if not (display or file):
@@ -170,7 +170,7 @@ class Live:
         )
 
     def _left(self, now: float, waiting: int) -> float | None:
-        """Seconds until the end, as far as those that have ended tell."""
+        """Estimated seconds until the end."""
         if not self._ran or self._first is None:
             return None
         slots = self._slots or max(1, len(self._since))

@@ -19,14 +19,14 @@ _FIRST_AFTER = 0.5
 
 
 def in_notebook() -> bool:
-    """Whether this is a kernel's process, which shows what it displays in a notebook."""
+    """Whether this is the process of a notebook's kernel."""
     module = sys.modules.get("IPython")
     shell: Any = module.get_ipython() if module is not None else None
     return getattr(shell, "kernel", None) is not None
 
 
 class InNotebook:
-    """A progress object that keeps one output of the cell as the run stands."""
+    """A progress object that updates one output of the cell."""
 
     wants_whole_reports = False
 

@@ -27,7 +27,7 @@ _LEFT_OUT = "\n… some lines were left out because nobody read them\n"
 
 
 class Screen(io.TextIOBase):
-    """A text stream in front of ``stream``. May be used by several threads."""
+    """A text stream in front of ``stream``. Several threads may use it."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -54,7 +54,7 @@ class Screen(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Write what can be written now; the rest waits for the next time."""
+        """Write as much as possible now; the rest later."""
         with self._lock:
             if self._dead:
                 return len(text)
@@ -86,7 +86,7 @@ class Screen(io.TextIOBase):
                 del self._waiting[: os.write(self._fd, self._waiting[:_PIECE])]
 
     def drain(self) -> None:
-        """Wait until all is written, or until nobody has read anything for some seconds."""
+        """Wait until all is written, or nobody has read anything for some seconds."""
         deadline = time.monotonic() + _PATIENCE
         while self._fd >= 0 and (before := len(self._waiting)):
             _ready(self._fd, max(0.0, deadline - time.monotonic()))
@@ -105,7 +105,7 @@ class Screen(io.TextIOBase):
 
 
 def _unblocked(stream: TextIO | None) -> int:
-    """A descriptor for the stream's file, with flags of its own where it might block."""
+    """A separate descriptor for the stream's file, if writing to it might block."""
     try:
         fd = stream.fileno() if stream is not None else -1
         mode = os.fstat(fd).st_mode
@@ -121,7 +121,7 @@ def _unblocked(stream: TextIO | None) -> int:
 
 
 def _stops(fd: int) -> bool:
-    """Whether writing to a terminal would stop this process, as it is in the background."""
+    """Whether writing to a terminal would stop this process, because it is in the background."""
     try:
         behind = os.tcgetpgrp(fd) != os.getpgrp()
         return behind and bool(termios.tcgetattr(fd)[3] & termios.TOSTOP)

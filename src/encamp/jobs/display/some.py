@@ -14,7 +14,7 @@ _LOOKED_AT = 10_000
 
 
 def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
-    """The places of the tasks that failed or were tried again."""
+    """The positions of the tasks that failed or needed several attempts."""
     each = enumerate(zip(report.states(), lanes.tries, strict=True))
     return [at for at, (state, tries) in each if state == "failed" or tries > 1]
 
@@ -22,9 +22,9 @@ def went_wrong(report: JobReport, lanes: Lanes) -> list[int]:
 def some_of(
     places: Sequence[int], wrong: list[int], shown: Callable[[int], bytes], largest: int
 ) -> dict[int, bytes]:
-    """As many tasks, by their places, as have ``largest`` bytes at most together as ``shown``.
+    """As many positions of tasks as fit into ``largest`` bytes together, as ``shown`` shows them.
 
-    ``wrong`` are those among ``places`` that went wrong.
+    ``wrong`` are those of ``places`` that failed or needed several attempts.
     """
     texts = {at: shown(at) for at in _candidates(places, wrong)}
     chosen = _chosen({at: len(text) for at, text in texts.items()}, wrong, largest)
@@ -32,7 +32,7 @@ def some_of(
 
 
 def _candidates(places: Sequence[int], wrong: list[int]) -> list[int]:
-    """Which tasks may be shown: of very many more than there is room for, but not all."""
+    """The tasks that may be shown: more than fit, but not all."""
     step = -(-len(places) // _LOOKED_AT)  # rounded up
     return sorted({*wrong[:_LOOKED_AT], *places[:: max(1, step)]})
 
@@ -49,7 +49,7 @@ def _chosen(sizes: dict[int, int], wrong: list[int], largest: int) -> set[int]:
 
 
 def _fitting(of: Iterable[int], sizes: dict[int, int], room: float) -> list[int]:
-    """As many as there is room for, one after the other; a large one may be passed over."""
+    """The tasks that fit, in order; a large one may be skipped."""
     found = []
     for at in of:
         if sizes[at] <= room:

@@ -34,7 +34,7 @@ _FOR_TIME = 24
 
 
 class Standing:
-    """How a run stands; ``age`` is how many seconds ago that was so."""
+    """The drawn state of a run; ``age`` is how many seconds old it is."""
 
     def __init__(self, status: JobStatus, age: float) -> None:
         self._status, self._now = status, status.now + age
@@ -96,7 +96,7 @@ class Standing:
 
 
 def _fitting(parts: list[tuple[str, str]], width: int) -> Text:
-    """As many parts in one line as there is room for."""
+    """The parts that fit on one line."""
     line = Text("  ")
     for text, style in parts:
         comma = "" if line.cell_len == 2 else ", "

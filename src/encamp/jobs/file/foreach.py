@@ -29,7 +29,7 @@ Values = Sequence[Scalar] | Rows
 
 @dataclass(frozen=True)
 class Case:
-    """One task of a ``foreach``: its values, what to call it in a message, its own file."""
+    """One task of a ``foreach``: its values, its name in messages, its file."""
 
     values: dict[str, str]
     origin: str
@@ -41,7 +41,7 @@ class Case:
 
 
 def checked_path(folder: str) -> str:
-    """``folder``, or a pattern, if a path can be made of it; else `BadJob`."""
+    """``folder``, or a pattern, if it is a possible path; otherwise raises `BadJob`."""
     if "\0" in folder:
         raise BadJob(repr(folder), "holds a null character, which no path can have")
     try:
@@ -52,7 +52,7 @@ def checked_path(folder: str) -> str:
 
 
 def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
-    """The tasks that the table at ``path`` stands for; raises `Problem`."""
+    """The tasks of the table at ``path``; raises `Problem`."""
     if task.foreach is None:
         yield Case({"index": "1"}, f"[[task]] number {int(path[-1]) + 1}")
     elif isinstance(task.foreach, dict):
@@ -66,12 +66,12 @@ def cases(task: TaskTable, base: Path, *path: str | int) -> Iterator[Case]:
 
 
 def parameters_of_file(file: Path, base: Path) -> dict[str, Scalar]:
-    """What the table of a job says of a task that is made for a file."""
+    """The parameters of a task that is made for a file."""
     return {"file": str(file.relative_to(base) if file.is_relative_to(base) else file)}
 
 
 def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path]:
-    """The files of a ``foreach``, each once."""
+    """The files of a ``foreach``, without duplicates."""
     if not patterns:
         raise Problem(path, 'the list makes no task; add a pattern such as "data/*.txt"')
     files: dict[Path, None] = {}
@@ -82,9 +82,9 @@ def _files(patterns: str | list[str], base: Path, *path: str | int) -> list[Path
 
 
 def files_of(pattern: str | Path, base: Path) -> list[Path]:
-    """What a pattern stands for, or the one file of a path; ``**`` stands for files only.
+    """The files of a pattern, or the one file of a path; ``**`` matches files only.
 
-    Raises `NoMatch` if there is nothing, `BadJob` for what is no path.
+    Raises `NoMatch` if there is nothing, `BadJob` for an impossible path.
     """
     found = storage.find(checked_path(str(pattern)), base, literal=isinstance(pattern, Path))
     if not isinstance(pattern, Path) and "**" in pattern:
@@ -97,7 +97,7 @@ def files_of(pattern: str | Path, base: Path) -> list[Path]:
 def _combinations(
     given: Mapping[str, Sequence[Scalar] | Numbers | str], base: Path, *path: str | int
 ) -> Iterator[Case]:
-    """One case for each combination of values, the last one changing first."""
+    """One case for each combination of values; the last one varies fastest."""
     values = {key: _values_of(key, one, base, *path, key) for key, one in given.items()}
     _check_distinct(values, *path)
     count = math.prod(_count(one) for one in values.values())
@@ -123,7 +123,7 @@ def _named(case: Case) -> Case:
 
 
 def _parts(key: str, values: Values) -> Iterator[Mapping[str, Scalar]]:
-    """What each of the values says: of a row, several at once."""
+    """The placeholders of each value; a row has several at once."""
     if isinstance(values, Rows):
         return iter(values)
     return ({key: value} for value in values)
@@ -148,7 +148,7 @@ def _values_of(
 
 
 def _in_file(key: str, file: str, base: Path, *path: str | int) -> Rows:
-    """The rows of a table; of a list of lines, one column."""
+    """The rows of a table; for a list of lines, one column."""
     if key not in ("csv", "lines"):
         raise Problem(path, f"{key!r} must be a list or a table, not {described(file)}")
     with at(*path):
@@ -184,7 +184,7 @@ def _range(numbers: Numbers) -> range:
 
 
 def _count(values: Values) -> int:
-    """`len`, also of a range that is longer than `len` can tell."""
+    """`len`, also for a range that is too long for `len`."""
     if isinstance(values, range):
         return (values[-1] - values[0]) // values.step + 1
     return len(values)

@@ -46,10 +46,9 @@ __all__ = ["job_schema", "load_job"]
 def load_job(path: Path, *, to: str | None = None) -> Job:
     """The job of a file; its patterns and folders start from the file's folder.
 
-    ``to`` is a destination in place of the file's own, from the current folder.
-
+    ``to`` is a destination instead of the file's own, relative to the current folder.
     Looks up ``foreach`` files at once, everything else when the job runs. Raises `BadJobFile`
-    with line and column for whatever is wrong.
+    with line and column for any error.
     """
     text = _read(path)
     try:
@@ -111,7 +110,7 @@ _MOST = 1 << 26
 
 
 class _Loader:
-    """Makes one job of one table; ``job`` is ready when the loader is."""
+    """Creates a job from a table; `job` is it."""
 
     def __init__(self, path: Path, table: JobTable, to: str | None) -> None:
         self.table = table

@@ -22,9 +22,9 @@ KeyPath = tuple[str | int, ...]
 
 
 class Problem(Exception):
-    """What is wrong with a job file, and where: at the value or, with ``key``, the key of ``path``.
+    """An error in a job file, and its place: the value or, with ``key``, the key of ``path``.
 
-    ``token`` is a placeholder in the value that is to blame.
+    ``token`` is a placeholder in the value that causes it.
     """
 
     def __init__(self, path: KeyPath, why: str, *, key: bool = False, token: str = "") -> None:
@@ -34,7 +34,7 @@ class Problem(Exception):
 
 @contextmanager
 def at(*path: str | int) -> Iterator[None]:
-    """Whatever is wrong with the user's input in this block is wrong at ``path``."""
+    """Errors in the user's input in this block belong to ``path``."""
     try:
         yield
     except BadJob as exc:
@@ -60,7 +60,7 @@ def line_and_column(text: str, at: int) -> tuple[int, int]:
 
 
 class Positions:
-    """The places of all keys and values of a TOML text."""
+    """The positions of all keys and values of a TOML text."""
 
     def __init__(self, text: str) -> None:
         import tree_sitter
@@ -78,9 +78,9 @@ class Positions:
     def of(self, path: KeyPath, *, key: bool = False, token: str = "") -> tuple[int, int]:
         """Line and column of the value at ``path``, or, with ``key``, of its key.
 
-        ``token`` is a placeholder to look for in the value, then in the key. What is not in the
-        file, as a key that is missing, is where the table is that should have it. (0, 0) is the
-        file as a whole.
+        ``token`` is a placeholder to look for in the value, then in the key. For something that is
+        not in the file, such as a missing key, it is the position of the table that should have it.
+        (0, 0) is the file as a whole.
         """
         while path and path not in self._values:
             path, key = path[:-1], False

@@ -24,7 +24,7 @@ Env = Annotated[dict[str, str], Meta(description="Added to the environment of co
 
 
 class _Table(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of all tables: a key that is not named is an error."""
+    """Base of all tables: an unknown key is an error."""
 
 
 class MirrorTo(_Table, kw_only=True):
@@ -60,7 +60,7 @@ class MirrorItem(MirrorTo, kw_only=True):
 
 
 class OutputTo(_Table, kw_only=True):
-    """How the files of one pattern are brought back."""
+    """How the files of one pattern are published."""
 
     to: Annotated[str, Meta(description="Folder inside the destination, or anywhere.")] = "."
     rename: str | None = None
@@ -85,7 +85,7 @@ class Numbers(_Table, kw_only=True):
 
 
 class StepTable(_Table, kw_only=True):
-    """A command line with settings of its own."""
+    """A command line with options."""
 
     run: Annotated[str | list[str], Meta(description="Command line, or list of its words.")]
     shell: Annotated[
@@ -159,7 +159,7 @@ def job_schema() -> dict[str, Any]:
 
 
 def checked(document: dict[str, Any]) -> JobTable:
-    """A parsed TOML file as `JobTable`; raises `Problem` for the first thing that is wrong."""
+    """A parsed TOML file as `JobTable`; raises `Problem` for the first error."""
     try:
         return msgspec.convert(document, JobTable)
     except msgspec.ValidationError as exc:
@@ -180,12 +180,12 @@ def _explained(message: str, document: dict[str, Any]) -> Problem:
 
 
 def missing(key: str, path: KeyPath) -> Problem:
-    """What is wrong with a table that lacks a key."""
+    """The error for a table that lacks a key."""
     return Problem(path, f"the key {key!r} is missing here; add {_MISSING[key]}")
 
 
 def _split(message: str, document: dict[str, Any]) -> tuple[str, KeyPath]:
-    """msgspec's sentence and path; it writes ``[...]`` for any key of a free table."""
+    """msgspec's message and path; it writes ``[...]`` for any key of a free table."""
     what, _, place = message.partition(" - at `$")
     path: KeyPath = ()
     for index, dots, key in re.findall(r"\[(?:(\d+)|(\.\.\.))\]|\.(\w+)", place):
@@ -197,7 +197,7 @@ def _split(message: str, document: dict[str, Any]) -> tuple[str, KeyPath]:
 
 
 def _guilty(message: str, document: dict[str, Any], path: KeyPath) -> str:
-    """The key of the table at ``path`` that alone gives the same message."""
+    """The key of the table at ``path`` that alone causes the same message."""
     for key, value in _at(document, path).items():
         copy = deepcopy(document)
         table = _at(copy, path)

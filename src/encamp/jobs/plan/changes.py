@@ -26,7 +26,7 @@ _MOST = 1 << 26
 
 
 def listed(items: Sequence[Item], most: int = _KEPT) -> list[InputFile]:
-    """What is kept of inputs: the first ones, as they were when they were looked up."""
+    """The recorded inputs: the first ones, in the state in which they were looked up."""
     return [
         InputFile(_path_of(item.source), item.target, item.size, item.mtime_ns)
         for item in items[:most]
@@ -34,7 +34,7 @@ def listed(items: Sequence[Item], most: int = _KEPT) -> list[InputFile]:
 
 
 def _path_of(source: Portable) -> str:
-    """What a source is called on this host, as `Item.name` says."""
+    """The path of a source on this host, like `Item.name`."""
     if isinstance(source, str):
         return printable(source)
     root = _root(source.root, os.environ.get(MIRRORED), os.environ.get("HOME"))
@@ -43,12 +43,12 @@ def _path_of(source: Portable) -> str:
 
 @lru_cache(maxsize=64)
 def _root(number: int, _roots: str | None, _home: str | None) -> str:
-    """Where a shared root is; to look that up takes longer than all else here."""
+    """The path of a shared root; cached, since nothing else here takes as long."""
     return str(local(SharedPath(number, "")))
 
 
 def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
-    """The first input that differs, in words; empty if none of those that are known does."""
+    """The first input that differs, in words; empty if none of the known ones does."""
     was = {one.target: one for one in before}
     for one in now:
         if one.target not in was:
@@ -63,22 +63,21 @@ def which(before: Sequence[InputFile], now: Sequence[InputFile]) -> str:
 
 
 def _named(one: InputFile) -> str:
-    """By its path from the current folder, if it is below."""
+    """An input's path, relative to the current folder if it is below."""
     return shortened(printable(one.path.removeprefix(f"{Path.cwd()}/")))
 
 
 class JobInputs:
-    """The states that a job's inputs have been in, by the digest that is in tasks' keys.
+    """The states of a job's inputs, by the digest that is in tasks' keys.
 
-    They are kept in a file of the job's folder, so that it can be told what changed. One that
-    cannot be read or written is no reason not to run.
+    They are kept in a file of the job's folder, to tell what changed. A run does not depend on it.
     """
 
     def __init__(self, folder: OwnFolder) -> None:
         self._folder = folder
 
     def note(self, digest: str, items: Sequence[Item]) -> None:
-        """Remember what the inputs are now."""
+        """Record the inputs in their present state."""
         if not items:
             return
         states = self._states()
@@ -94,7 +93,7 @@ class JobInputs:
             file.write(msgspec.json.encode(last))
 
     def changed(self, before: str, items: Sequence[Item]) -> str:
-        """Which input changed since the state with a digest; empty if that is not known."""
+        """Which input changed since the state with a digest; empty if unknown."""
         known = self._states().get(before)
         return "" if known is None else which(known, listed(items, _KEPT_OF_JOB))
 

@@ -69,7 +69,7 @@ class _Hasher:
         return self._digest(value)
 
     def _container(self, value: object) -> bytes:
-        """Equal lists are equal, whether they are one list or two; only circles need a number."""
+        """Equal lists are equal, whether they are one list or two; only cycles need a number."""
         if id(value) in self._enclosing:
             return self._join("circle", [str(self._enclosing[id(value)]).encode()])
         self._enclosing[id(value)] = len(self._enclosing)
@@ -104,7 +104,7 @@ class _Hasher:
                 return self._code_or_object(value)
 
     def _apart(self, value: object) -> bytes:
-        """Digest of a value whose place among its neighbours is not known: numbers it alone."""
+        """The digest of a value whose position is unknown, numbered separately."""
         apart = _Hasher(self._met)
         apart._enclosing = dict(self._enclosing)
         return apart.digest(value)
@@ -204,12 +204,12 @@ _SHORT = 100
 
 @lru_cache(maxsize=4096)
 def _digest_of_text(text: str) -> bytes:
-    """Of a short text, for the same ones are in many values: names of fields above all."""
+    """The digest of a short text, cached: many values share texts such as field names."""
     return _Hasher()._digest(text)
 
 
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:
-    """What a decorator of an installed package wraps, so that the user's own code counts."""
+    """The user's function inside a decorator of an installed package."""
     inner = getattr(function, "__wrapped__", None)
     if isinstance(inner, types.FunctionType) and not _own(function):
         return _unwrapped(inner)
@@ -217,7 +217,7 @@ def _unwrapped(function: types.FunctionType) -> types.FunctionType:
 
 
 def _docstring(code: types.CodeType) -> object:
-    """A function's docstring; what is no function (a comprehension, a class body) has none here."""
+    """A function's docstring; other code (a comprehension, a class body) has none here."""
     flag = getattr(inspect, "CO_HAS_DOCSTRING", None)  # since Python 3.14
     if flag is not None:
         has_one = bool(code.co_flags & flag)
@@ -278,7 +278,7 @@ def _own(value: Callable[..., Any]) -> bool:
 
 
 def _used_globals(function: types.FunctionType) -> dict[str, object]:
-    """The globals that a function and its inner functions use, of own modules name by name."""
+    """The globals that a function and its inner functions use; for own modules, name by name."""
     names = _names(function.__code__)
     return _used(names, function.__globals__, "", ())
 

@@ -13,14 +13,14 @@ from encamp.storage.inputs.globs import is_glob
 
 
 class Before(dict[str, list[str]]):
-    """Task → those that it waits for; only what waits for some has an entry."""
+    """Task → the tasks that it waits for; tasks that wait for none have no entry."""
 
     def __missing__(self, _task: str) -> list[str]:
         return []
 
 
 class Graph:
-    """The order of a job's tasks: hands out what is ready, takes back what has ended.
+    """The order of a job's tasks: returns tasks that are ready, and is told which have ended.
 
     Raises `BadJob` for an ``after`` that names no task, and for tasks that wait for each other.
     """
@@ -44,11 +44,11 @@ class Graph:
             raise BadJob(f"the tasks {circle}", "wait for each other") from None
 
     def choose(self, tasks: Collection[str]) -> None:
-        """Hand out no others; all that these wait for is among them."""
+        """Return only these tasks; all that they wait for are among them."""
         self._chosen, self._left = frozenset(tasks), len(tasks)
 
     def ready(self) -> Iterator[str]:
-        """Names of tasks that wait for nothing any more, each handed out once."""
+        """Names of tasks that no longer wait, each returned once."""
         chosen = self._chosen
         return (name for name in self._ready() if chosen is None or name in chosen)
 
@@ -61,13 +61,13 @@ class Graph:
         return (name for name in self._tasks if name in first or name not in self._related)
 
     def ended(self, name: str) -> None:
-        """The task has ended, well or not."""
+        """The task has ended, in any state."""
         self._left -= 1
         if name in self._related:
             self._sorter.done(name)
 
     def all_before(self, name: str) -> set[str]:
-        """All tasks that a task waits for, if only by way of others."""
+        """All tasks that a task waits for, directly or indirectly."""
         found: set[str] = set()
         pending = list(self.before[name])
         while pending:
@@ -85,9 +85,9 @@ class Graph:
 def tasks_named(
     patterns: Iterable[str], tasks: Mapping[str, Task], task: str, where: str
 ) -> list[str]:
-    """The other tasks that names and patterns stand for, each once.
+    """The other tasks with these names and patterns, without duplicates.
 
-    Raises `BadJob` for what names none.
+    Raises `BadJob` for one that matches none.
     """
     found: dict[str, None] = {}
     for pattern in patterns:

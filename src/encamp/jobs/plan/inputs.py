@@ -43,7 +43,7 @@ def _unpacked(packed: bytes) -> list[Item]:
 
 
 def planner_of(job: Job) -> Planner:
-    """Looks up a job's patterns; these do not see its destination unless they begin with it."""
+    """Looks up a job's patterns, which do not match its destination unless they begin with it."""
     return Planner(job.base, _left_out(job))
 
 
@@ -52,7 +52,7 @@ def _left_out(job: Job) -> list[Path]:
 
 
 class Inputs:
-    """The inputs of a job's tasks; ``journal`` says what those that they wait for have made."""
+    """The inputs of a job's tasks; ``journal`` has the outputs of the tasks that they wait for."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Inputs:
                 once |= wanted
 
     def of(self, name: str) -> list[Item]:
-        """What a task's patterns match; of one that waits for others, what they match now."""
+        """The files that a task's patterns match; for a task that waits for others, now."""
         task = self.job.tasks[name]
         if not _has_any(task):
             return []
@@ -99,11 +99,11 @@ class Inputs:
         return [replace(item, cached=self._cached(_row(item))) for item in items]
 
     def digests(self, name: str) -> dict[str, str]:
-        """What `of` found of other tasks' outputs: target → digest, as those published them."""
+        """The inputs from other tasks that `of` found: target → digest, as published."""
         return self._digests.get(name, {})
 
     def look_again(self, name: str) -> list[Item]:
-        """What a task's patterns match now, and those of the job, whatever they matched before."""
+        """Look up a task's patterns, and those of the job, again."""
         self._planned.pop(name, None)
         self._digests.pop(name, None)
         self._plan_shared(self._planner())
@@ -114,7 +114,7 @@ class Inputs:
         self._at = {item.target: item for item in self.shared}
 
     def forget(self, name: str) -> None:
-        """Free what is kept for a task that has ended."""
+        """Free the memory of a task that has ended."""
         self._planned.pop(name, None)
         self._digests.pop(name, None)
         self.swept.note(name)
@@ -159,6 +159,6 @@ class Inputs:
         return replace(item, target=target)
 
     def _cached(self, row: tuple[Any, ...]) -> bool:
-        """What one task alone wants goes past the cache, where that saves a copy."""
+        """Which inputs use the cache: that of one task alone bypasses it if this saves a copy."""
         kind, mode, identity = row[_KIND], row[_MODE], row[_IDENTITY]
         return kind == "tree" or mode != "auto" or hash(identity) in self._wanted

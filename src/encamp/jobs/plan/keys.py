@@ -33,7 +33,7 @@ JOB_INPUT_CHANGED = f"{_WORDS[JOB_INPUTS]} changed"
 
 
 class Keys:
-    """Makes the keys of one job's tasks; what tasks have in common is worked out once."""
+    """Computes the keys of one job's tasks; parts that tasks share are computed once."""
 
     def __init__(self, shared: list[Item], destination: Portable) -> None:
         self._code = lru_cache(maxsize=None)(fingerprint)
@@ -45,14 +45,14 @@ class Keys:
         self.job_inputs(shared)
 
     def job_inputs(self, shared: list[Item]) -> None:
-        """Take in what the job's inputs are now."""
+        """Use the job's inputs in their present state."""
         self.of_job_inputs = fingerprint(identity(shared))
 
     def key(self, task: Task, inputs: list[Item], digests: Mapping[str, str]) -> Key:
-        """The key of one task; a time limit is no part of it.
+        """The key of one task; a time limit is not part of it.
 
         ``digests`` are of the inputs that other tasks made, by target: these count by their
-        bytes, whenever they were made.
+        contents, whenever they were made.
         """
         kinds = tuple([isinstance(step, Call) for step in task.steps])
         key = {}
@@ -128,9 +128,9 @@ def _fields(value: Command | Output) -> dict[str, object]:
 def why_run(
     record: Line | None, key: Key, makes: Callable[[str], bool], trust: Trust = NAMED
 ) -> str | None:
-    """Why a task must run, in words; None if what an earlier run did still holds.
+    """Why a task must run, in words; None if its earlier result is still valid.
 
-    ``makes`` says whether the task can publish a path: nothing else is looked at.
+    ``makes`` says whether the task can publish a path; no other paths are looked at.
     """
     if record is None or record.report is None:
         return "it has not been done before"

@@ -34,7 +34,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class Orphan:
-    """A file, the task that has made it, and what it was like; None where that is not known."""
+    """A file, its former task, and its published state; None if unknown."""
 
     path: str
     task: str
@@ -54,26 +54,26 @@ class Orphan:
 
 
 def orphans(journal: Journal) -> dict[str, Orphan]:
-    """The orphans by their paths, whether or not they are still there; folders are none.
+    """The orphans by their paths, whether or not they still exist; folders do not count.
 
-    Of a task that is in the job and not done it is not known what it makes, so it has none.
+    A task of the job that is not done has no orphans, since it is unknown what it makes.
     """
     return _not_made(journal, (one for one in _published_before(journal) if not one.is_folder))
 
 
 def count_of(found: Iterable[str]) -> int:
-    """How many orphans are still there, one more than 1000 of very many; URLs are not opened."""
+    """How many orphans still exist; 1001 if there are more than 1000. URLs are not opened."""
     there = (path for path in found if is_url(path) or os.path.lexists(path))
     return sum(1 for _ in islice(there, MOST_COUNTED + 1))
 
 
 def _folders(journal: Journal) -> dict[str, Orphan]:
-    """The folders that were published empty, and are no task's any more."""
+    """The folders that were published empty, and belong to no task any more."""
     return _not_made(journal, (one for one in _published_before(journal) if one.is_folder))
 
 
 def elsewhere(journal: Journal) -> list[str]:
-    """What would be orphans if the journal were believed, by their paths; URLs are not opened."""
+    """Orphans according to the journal that may not be touched, by path; URLs are not opened."""
     others = (one for one in _told_of(journal) if not journal.believed(one.path))
     found = _not_made(journal, (one for one in others if not one.is_folder))
     return sorted(path for path in found if is_url(path) or os.path.lexists(path))
@@ -92,7 +92,7 @@ def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orpha
 
 
 def _published_before(journal: Journal) -> Iterator[Orphan]:
-    """What tasks made before, as far as the journal is believed."""
+    """The former outputs of tasks, as far as the journal is accepted."""
     return (one for one in _told_of(journal) if journal.believed(one.path))
 
 
@@ -109,7 +109,7 @@ def _told_of(journal: Journal) -> Iterator[Orphan]:
 
 
 class OrphanWatch:
-    """Looks for orphans among the inputs of tasks, while a run makes some and others go."""
+    """Looks for orphans among the inputs of tasks during a run, which changes the orphans."""
 
     def __init__(self, journal: Journal, to: Path) -> None:
         self.warnings: list[str] = []
@@ -119,18 +119,18 @@ class OrphanWatch:
 
     @property
     def has_any(self) -> bool:
-        """Whether there is anything to look for."""
+        """Whether there are any orphans."""
         return bool(self._orphans)
 
     @property
     def count(self) -> int:
-        """How many there are, as `count_of`."""
+        """How many there are, see `count_of`."""
         return count_of(self._orphans)
 
     def note(self, task: str, makers: Mapping[str, str]) -> None:
-        """The task is done: what it has made before and not now is an orphan.
+        """The task is done: its former outputs that it has not made again are orphans.
 
-        ``makers`` tells whose else a path is.
+        ``makers`` tells which other task makes a path.
         """
         earlier = self._journal.earlier.get(task)
         if self._orphans:
@@ -145,7 +145,7 @@ class OrphanWatch:
                 self._orphans[path] = orphan
 
     def foresee(self, task: Task) -> None:
-        """The task will be run: what its outputs cannot make again will be an orphan."""
+        """The task will run: former outputs that it cannot make again will be orphans."""
         for output in self._journal.done.outputs(task.name):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
@@ -154,7 +154,7 @@ class OrphanWatch:
                 self._orphans[output.path] = orphan
 
     def look(self, who: str, items: Iterable[Item]) -> None:
-        """Take down a warning if there are orphans among the inputs of ``who``."""
+        """Add a warning if there are orphans among the inputs of ``who``."""
         if not self._orphans:
             return
         read = sorted({path for item in items for path in self._in(item)})
@@ -200,7 +200,7 @@ class OrphanWatch:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What became of a job's orphans: removed, kept because they are not what was published.
+    """The result of pruning: orphans that were removed, or kept because they have changed.
 
     ``elsewhere`` are those that are not below the destination.
     """
@@ -212,10 +212,10 @@ class Pruned:
 
 
 def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -> Pruned:
-    """Remove the orphans that are unchanged, and folders below ``to`` that hold nothing else.
+    """Remove the unchanged orphans, and folders below ``to`` that this leaves empty.
 
     ``others`` are files of other jobs there, which stay. The journal must be open for writing,
-    unless this is a dry run. Raises OSError for what cannot be removed.
+    unless this is a dry run. Raises OSError for a file that cannot be removed.
     """
     found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
     way = _Way(to, journal.own_folder.shared)
@@ -239,7 +239,7 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
 
 
 class _Way:
-    """The way from a destination to what is below, on which nobody else may have put a link."""
+    """The path from a destination to a file below it, without links of other users."""
 
     def __init__(self, to: Path, shared: bool) -> None:
         self._depth = len(Path(os.path.realpath(to)).parts)
@@ -265,7 +265,7 @@ class _Way:
 
 
 def _forget(journal: Journal, kept: Iterable[str]) -> None:
-    """Write down what is an orphan no more: what was removed, now or by others."""
+    """Record which files are no longer orphans because they were removed."""
     rest = set(kept)
     gone: dict[str, list[str]] = {}
     folders = {path: one for path, one in _folders(journal).items() if one.gone}
@@ -277,7 +277,7 @@ def _forget(journal: Journal, kept: Iterable[str]) -> None:
 
 
 def _emptied(removed: Iterable[str], empty: set[str], to: Path) -> list[str]:
-    """The folders below ``to`` in which nothing else is or was to be, the deepest first."""
+    """The folders below ``to`` that no longer contain anything, the deepest first."""
     top = os.path.realpath(to)
     gone = {path for path in removed if not is_url(path)}
     above = {str(folder) for path in (gone | empty) for folder in Path(path).parents}
@@ -291,6 +291,6 @@ def _emptied(removed: Iterable[str], empty: set[str], to: Path) -> list[str]:
 
 
 def _still_there(paths: Iterable[str]) -> set[Path]:
-    """The folders of files, or what is left above them, to be flushed to the disk."""
+    """The folders of files, or their nearest existing parents, to be flushed."""
     parents = {Path(path).parent for path in paths if not is_url(path)}
     return {next(f for f in (folder, *folder.parents) if f.is_dir()) for folder in parents}

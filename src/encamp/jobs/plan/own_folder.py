@@ -29,7 +29,7 @@ _FOR_INPUTS = (
 
 
 def check_own_folder(job: Job) -> None:
-    """Raise `BadDestination` or `UnusableInput` for what names the job's own folder."""
+    """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder."""
     own = Path(os.path.realpath(job.folder)).parts
     folder = folders_below(job.to)
     for output in _outputs(job):
@@ -51,7 +51,7 @@ def _outputs(job: Job) -> Iterator[Output]:
 
 
 def _leads_into(reach: Reach, own: tuple[str, ...]) -> bool:
-    """Whether what is published so is in the folder, or is meant for a place like its own."""
+    """Whether an output with this path would be in the job's folder, or in a folder like it."""
     depth = len(reach.start)
     if reach.start[: len(own)] == own:
         return True
@@ -68,7 +68,7 @@ _WILDCARD = re.compile(r"[*?\]]")
 
 
 class OwnFolder:
-    """Watches that no output takes a name in the folder of the job, or of another one."""
+    """Checks that no output gets a name in the folder of this job, or of another one."""
 
     def __init__(self, folder: Path) -> None:
         self._real = os.path.realpath(folder)

@@ -31,14 +31,14 @@ _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 def _is_plain(step: Call | Command) -> bool:
-    """Whether all but the step's function can be pickled for sure."""
+    """Whether everything except the step's function can certainly be pickled."""
     if isinstance(step, Command):
         return True
     return _PLAIN.issuperset(map(type, (*step.args, *step.kwargs.values())))
 
 
 class Prepared:
-    """A checked job. Making one raises `InputError` of some kind for whatever cannot work."""
+    """A checked job. Creating one raises an `InputError` for anything that cannot work."""
 
     def __init__(self, job: Job, journal: Journal | None = None) -> None:
         if not job.tasks:
@@ -66,7 +66,7 @@ class Prepared:
         self._check_steps()
 
     def _check_steps(self) -> None:
-        """Raise `CannotTravel` for steps that cannot be pickled; like ones are tried once."""
+        """Raise `CannotTravel` for steps that cannot be pickled; similar ones are tried once."""
         repeats = Repeats()
         travel: set[int] = set()
         for name, task in self.job.tasks.items():
@@ -87,7 +87,7 @@ class Prepared:
         return tuple(replace(output, at=one.at, trust=one.trust) for output, one in places)
 
     def look_again(self, name: str) -> tuple[list[Item], Key]:
-        """Inputs of a task and of the job, and its key, as they are now. Raises as `inputs.of`."""
+        """The present inputs of a task and of the job, and its key. Raises as `inputs.of`."""
         inputs = self.inputs.look_again(name)
         if self.inputs.shared != list(self.shared):
             self.shared = tuple(self.inputs.shared)
@@ -96,11 +96,11 @@ class Prepared:
         return inputs, self.key(name, inputs)
 
     def key(self, name: str, inputs: list[Item]) -> Key:
-        """What the task's result depends on."""
+        """The key of a task."""
         return self.keys.key(self.job.tasks[name], inputs, self.inputs.digests(name))
 
     def why_run(self, name: str, record: Line | None, key: Key, inputs: list[Item]) -> str | None:
-        """Why a task must run, in words; None if what an earlier run did still holds."""
+        """Why a task must run, in words; None if its earlier result is still valid."""
         if record is None and name in self._journal.failed:
             return "it failed in its last run"
         outputs = self.job.tasks[name].outputs
@@ -110,7 +110,7 @@ class Prepared:
         return with_name(why, self._which_input(why, record, inputs))
 
     def _which_input(self, why: str, record: Line, inputs: list[Item]) -> str:
-        """The input that changed, if that is why; empty if it is not known."""
+        """The input that changed, if that is the reason; empty if unknown."""
         if why == INPUT_CHANGED:
             whole = self._journal.done.get(record.task)
             before = whole.report.inputs if whole is not None and whole.report else []
@@ -120,7 +120,7 @@ class Prepared:
         return ""
 
     def note_job_inputs(self) -> None:
-        """Remember what the job's inputs are, so that a later run can tell which one changed."""
+        """Record the job's inputs, so that a later run can tell which one changed."""
         self._job_inputs.note(self.keys.of_job_inputs, self.inputs.shared)
 
     def steps(self, name: str) -> bytes:
@@ -128,7 +128,7 @@ class Prepared:
         return pack(name, self.job.tasks[name].steps, self._by_value)
 
     def send_by_value(self, name: str, module: str) -> bool:
-        """Pickle a task's steps anew, with the code of ``module``; False if that cannot help."""
+        """Pickle a task's steps again, with the code of ``module``; False if that cannot help."""
         found = sys.modules.get(module)
         if found is None or not own_module(found) or module == "__main__":
             return False
@@ -144,7 +144,7 @@ class Prepared:
 
 
 def _final_names(job: Job, trust: Trust) -> dict[str, str]:
-    """Final paths that are known now → the task that makes each."""
+    """Known final paths → the task of each."""
     shared = trust.shared
     check_destination(job.true_folder(shared=shared).parent)
     finals: dict[str, str] = {}

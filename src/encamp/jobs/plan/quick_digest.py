@@ -19,11 +19,11 @@ _DEEPEST = 50
 
 
 class NotPlainError(Exception):
-    """A value is of a kind that only `fingerprint` itself takes."""
+    """A value is of a kind that only `fingerprint` supports."""
 
 
 def quick_digest(value: object, depth: int = 0) -> bytes:
-    """The digest of a value whose parts are of Python's own plain types; raises `NotPlainError`."""
+    """The digest of a value of Python's plain types; raises `NotPlainError`."""
     found = _KINDS.get(type(value))
     if found is None or depth > _DEEPEST:
         raise NotPlainError
@@ -31,7 +31,7 @@ def quick_digest(value: object, depth: int = 0) -> bytes:
 
 
 def digest_of_calls(calls: Iterable[tuple[object, object]]) -> bytes:
-    """`quick_digest` of a list of pairs, the arguments of calls by their places and by names."""
+    """`quick_digest` of a list of pairs: positional and keyword arguments of calls."""
     each = [joined(b"tuple", (quick_digest(args), quick_digest(kw))) for args, kw in calls]
     return joined(b"list", each)
 
@@ -55,7 +55,7 @@ def _of_text(text: Any, _depth: int) -> bytes:
 
 
 class _Items(NamedTuple):
-    """A dictionary that can be hashed; its values also by their types."""
+    """A hashable dictionary whose values also compare by type."""
 
     items: tuple[tuple[str, object], ...]
     kinds: tuple[type, ...]
@@ -68,7 +68,7 @@ def _hashable(value: object) -> object:
 
 
 class Fields:
-    """Digests of objects as dictionaries of their fields, where all but one often repeat."""
+    """Digests of objects as dictionaries of their fields, of which all but one often repeat."""
 
     def __init__(self, names: Iterable[str], own: str) -> None:
         self._own = own
@@ -77,9 +77,9 @@ class Fields:
         self._around = lru_cache(maxsize=1024, typed=True)(self._made_around)
 
     def digest(self, value: object, **other: object) -> bytes:
-        """The digest of what has these fields, some of them ``other`` than they are.
+        """The digest of these fields, with some of them replaced by ``other``.
 
-        Raises `NotPlainError` where `quick_digest` does.
+        Raises `NotPlainError` as `quick_digest` does.
         """
         rest = [other[name] if name in other else getattr(value, name) for name in self._rest]
         try:

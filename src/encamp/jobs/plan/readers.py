@@ -39,7 +39,7 @@ from encamp.storage.remote import is_url
 
 @dataclass(eq=False)
 class _Writes:
-    """The tasks that publish by one pattern into one folder."""
+    """The tasks that publish with one pattern into one folder."""
 
     reach: Reach
     output: Output
@@ -61,7 +61,7 @@ class _Writes:
 
 
 class _Folder:
-    """What is published into one folder, and the folders below it."""
+    """The outputs in one folder, and the folders below it."""
 
     def __init__(self, *, failed: bool) -> None:
         self._failed = failed
@@ -119,7 +119,7 @@ def _start(name: str) -> str:
 
 
 class _Published:
-    """All that the tasks of a job may publish, or leave when they fail, by folders."""
+    """Everything that the tasks of a job may publish, also on failure, by folder."""
 
     def __init__(self, job: Job, *, failed: bool) -> None:
         self._failed = failed
@@ -199,7 +199,7 @@ _Met = tuple[Reach, _Writes]
 
 @dataclass(frozen=True)
 class _Hit:
-    """A task whose mirror may read what tasks publish."""
+    """A task whose mirror may read outputs of tasks."""
 
     task: Task
     mirror: Mirror
@@ -349,7 +349,7 @@ class _Check:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a file is there, or nothing."""
+    """Whether the path is a regular file, or nothing."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -357,15 +357,15 @@ def _is_plain(path: str) -> bool:
 
 
 def _way_to(path: str) -> tuple[str, list[Path]]:
-    """The real path, and the symlinks on the way there."""
+    """The real path, and the symlinks in the path."""
     return os.path.realpath(path), list(symlinks_to(Path(path)))
 
 
 def check_readers(job: Job, graph: Graph, planner: Planner) -> set[str]:
-    """Raise `BadJob` for a task that reads what a task publishes that does not come before it.
+    """Raise `BadJob` if a task reads files of a task that need not be done before.
 
-    Returns the tasks whose output patterns may match their own inputs, as those in ``data/*.csv``
-    that go back to ``data``.
+    Returns the tasks whose output patterns may match their own inputs, such as those in
+    ``data/*.csv`` that go back to ``data``.
     """
     if any(task.outputs or task.on_failure for task in job.tasks.values()):
         return _Check(job, graph, planner).run()

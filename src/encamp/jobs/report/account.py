@@ -39,7 +39,7 @@ _MOST_ORDER = 20_000
 
 @dataclass
 class InHand:
-    """A task that the executor has in hand."""
+    """A task that was submitted to the executor."""
 
     key: Key
     why: str
@@ -59,7 +59,7 @@ class InHand:
 
 
 class Workplaces:
-    """Where attempts were, to tell of those that were lost together with their worker."""
+    """Where attempts ran, to report attempts that were lost together with their worker."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -72,9 +72,9 @@ class Workplaces:
             self._free[where.host, where.worker] = self._clock.now()
 
     def lost(self, future: Future[Any], error: TaskLost, submitted: float) -> Outcome:
-        """An attempt that nothing came back of, as far as the cluster's future tells of it.
+        """A lost attempt, as far as the cluster's future describes it.
 
-        It began when its worker was free for it, at the earliest.
+        It cannot have started before its worker was free.
         """
         host, slot = getattr(future, "host", None), getattr(future, "slot", None)
         where = None if host is None else Where(host, f"slot-{slot}", 0)
@@ -85,7 +85,7 @@ class Workplaces:
 
 
 def controller_here() -> str:
-    """This process, as the one that runs a job."""
+    """This process as the controller of a job."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -119,7 +119,7 @@ def job_report(
 
 
 def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
-    """Which tasks each one waits for, unless that is too much to be told."""
+    """Which tasks each one waits for, unless there are too many to report."""
     few = sum(map(len, after.values())) <= _MOST_ORDER
     return dict(after) if few else {}
 
@@ -143,7 +143,7 @@ def attempt_report(task: str, current: InHand, outcome: Outcome) -> AttemptRepor
 
 
 def task_report(task: Task, state: State, current: InHand, outcome: Outcome) -> TaskReport:
-    """What came of a task, its outputs not yet among it."""
+    """The report of a task, without its outputs."""
     log = None if outcome.log is None else f"logs/{local(outcome.log.final).name}"
     value = _unpickled(outcome.value)
     lost = value is not None and as_json(value) is None and not isinstance(value, float)

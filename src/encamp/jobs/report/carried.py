@@ -16,7 +16,7 @@ _LONG = 4096
 
 
 def task_json(task: TaskReport) -> bytes:
-    """A task as JSON; what msgspec does not take, or takes in another way, goes the long way."""
+    """A task as JSON; converts values that msgspec rejects or encodes differently."""
     with suppress(TypeError, ValueError, OverflowError):
         if task.value is None or type(task.value) in (str, float, bool) or _is_short(task.value):
             return msgspec.json.encode(task)

@@ -26,10 +26,10 @@ _CLOCK_NOISE = 1e-6
 
 @dataclass(frozen=True)
 class Lane:
-    """A line of bars that do not overlap: one thing at a time that a worker did.
+    """A line of bars that do not overlap: one attempt at a time of a worker.
 
-    ``slot`` counts the lanes of a worker that did several at once, else it is None. ``worker`` is
-    None where a lane joins workers of its host.
+    ``slot`` numbers the lanes of a worker that runs several at once, otherwise it is None.
+    ``worker`` is None if a lane joins workers of its host.
     """
 
     host: str | None
@@ -38,9 +38,9 @@ class Lane:
 
 
 class Lanes:
-    """This run's attempts in lanes of their workers; where they overlap, in several.
+    """The attempts of a run in lanes of their workers; in several if they overlap.
 
-    A slot's process says less: it is replaced after a kill, and may serve several workers.
+    Slots' processes are not lanes: they are replaced after a kill, and may serve several workers.
     """
 
     def __init__(self, report: JobReport) -> None:

@@ -26,16 +26,16 @@ _MOST_NOTE = 1 << 12
 
 
 class Checked(msgspec.Struct, frozen=True):
-    """A run in which nothing had to run, after the one that the report is of."""
+    """A run in which all tasks were up to date, after the reported run."""
 
     ended: float
     tasks: int
 
 
 def keep_report(report: JobReport, folder: OwnFolder) -> None:
-    """Write the report of a run; if nothing had to run, only what is new in it.
+    """Write the report of a run; if all tasks were up to date, only what is new in it.
 
-    Raises as `write_report`, and as `read_report` where it reads the earlier one.
+    Raises the errors of `write_report`, and of `read_report` for the earlier one.
     """
     idle = not report.interrupted and all(state == "up to date" for state in report.states())
     with folder.opened(make=True) as files:
@@ -84,7 +84,7 @@ def _end_of(text: mmap.mmap) -> bytes | None:
 
 
 def last_check(folder: Path, *, shared: bool = False) -> Checked | None:
-    """The last run, if nothing had to run in it."""
+    """The last run, if all tasks were up to date in it."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
         OwnFolder(folder, shared).opened() as files,

@@ -40,7 +40,7 @@ Facts = dict[str, Any]
 
 
 def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> bytes:
-    """The page; ``facts`` are those of the report without tasks, and changed here.
+    """The page; ``facts`` are those of the report without tasks, and are changed here.
 
     ``folder`` is where the page will be.
     """
@@ -62,13 +62,13 @@ def page_of(report: JobReport, facts: Facts, lanes: Lanes, folder: Path) -> byte
 
 
 def _hash_of_script(template: str) -> str:
-    """By which browsers know the page's own script, and run no other; see CSP Level 3."""
+    """The hash by which browsers accept only the page's own script; see CSP Level 3."""
     script = template.partition("<script>")[2].partition("</script>")[0]
     return b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
-    """What the page needs to know of tasks that it does not show."""
+    """Sums over the tasks that the page does not show."""
     states: Counter[str] = Counter()
     busy: dict[str, float] = defaultdict(float)
     sums = dict.fromkeys(_SUMMED, 0.0)
@@ -94,7 +94,7 @@ def _summed(report: JobReport, chosen: Collection[int]) -> Facts:
 
 
 def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
-    """How long each kind of step took in all tasks that ran, and what they have published."""
+    """The times of each kind of step in all tasks that ran, and what they have published."""
     steps: dict[str, list[float]] = {}
     files, size = 0, 0
     for task in report.of_state("done", "failed"):
@@ -117,7 +117,7 @@ def _steps_and_published(report: JobReport) -> tuple[list[Facts], Facts]:
 
 
 def _step_name(label: str) -> str:
-    """What steps have in common that differ in their arguments: the program of a command line."""
+    """The common name of steps that differ in their arguments: the program of a command line."""
     if label in _PHASES:
         return label
     words = (word for word in label.split() if "=" not in word.rstrip("="))
@@ -131,7 +131,7 @@ _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 
 def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Path) -> bytes:
-    """One task's facts as the page has them: lanes and links in, what is long cut."""
+    """One task's facts for the page: with lanes and links, and long texts cut."""
     shown: Facts = msgspec.json.decode(task_json(task))
     shown["href"] = None if task.log is None else _link(task.log)
     shown["log_tail"] = shown["log_tail"][-_LONGEST_LOG:]

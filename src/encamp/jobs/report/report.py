@@ -27,9 +27,8 @@ NAME = "report.json"
 def write_report(report: JobReport, folder: Path, *, shared: bool = False) -> Path:
     """Write report.json, trace.json and report.html into ``folder``; return the page's path.
 
-    Each file appears whole or not at all, in place of an older one. Odd names and values never
-    stand in the way: what JSON cannot carry is written escaped. Raises `NotOurs`, `DiskFull`, or
-    OSError where the folder cannot be written.
+    Each file replaces an older one in one step. Odd names and values are escaped if JSON cannot
+    represent them. Raises `NotOurs`, `DiskFull`, or OSError if the folder cannot be written.
     """
     with OwnFolder(folder, shared).opened(make=True) as files:
         written(report, files)
@@ -47,9 +46,9 @@ def written(report: JobReport, files: OwnFiles) -> None:
 
 
 def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: float) -> None:
-    """Write report.html alone, of a run that goes on; raises as `write_report`.
+    """Write only report.html, of a running job; raises the errors of `write_report`.
 
-    ``pause`` is in how many seconds the next one is to be expected.
+    ``pause`` is the expected number of seconds until the next one.
     """
     lanes = Lanes(report)
     facts = {**carried(replace(report, tasks=[])), "live": carried(status), "pause": pause}
@@ -72,7 +71,7 @@ def _in_pieces(report: JobReport) -> Iterator[bytes]:
 
 
 class TaskOutline(msgspec.Struct, frozen=True, gc=False):
-    """What `encamp status` tells of a task."""
+    """The facts of a task for `encamp status`."""
 
     name: str
     state: State
@@ -81,7 +80,7 @@ class TaskOutline(msgspec.Struct, frozen=True, gc=False):
 
 
 class Outline(msgspec.Struct, frozen=True):
-    """What `encamp status` tells of a report, which may be of a million tasks."""
+    """The facts of a report for `encamp status`; the report may be of a million tasks."""
 
     ended: float
     interrupted: bool
@@ -93,7 +92,7 @@ class Outline(msgspec.Struct, frozen=True):
 
 
 def read_outline(path: Path, *, shared: bool = False) -> Outline:
-    """What stands out in a report.json; raises as `read_report`."""
+    """The outline of a report.json; raises the errors of `read_report`."""
     with (
         _told_as_bad_job(path),
         OwnFolder(path.parent, shared).opened() as files,

@@ -59,7 +59,7 @@ _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 
 
 class Reports(TaskReports):
-    """What has ended of the tasks called ``names``; the rest is waiting. Ordered as the names.
+    """The reports of ended tasks among ``names``, in that order; the other tasks are waiting.
 
     ``done`` are the journal's records of what is done, ``parameters`` those that a task has now,
     whatever it had then.
@@ -129,7 +129,7 @@ class Reports(TaskReports):
 
     @property
     def done(self) -> bytes:
-        """Tells one set of records of tasks that are done from another, whatever their order."""
+        """A digest of the records of finished tasks, whatever their order."""
         return (self._done % (1 << 8 * _DIGEST)).to_bytes(_DIGEST)
 
     @property
@@ -247,7 +247,7 @@ def as_list_if_few(reports: Reports) -> Sequence[TaskReport]:
 
 
 def tell_up_to_date(progress: Progress, name: str, reports: Reports) -> None:
-    """A task is up to date: what no one looks at of its report is not made for our own displays."""
+    """Report that a task is up to date; encamp's own displays need no report of the task."""
     if getattr(progress, "is_silent", False):
         return
     whole = getattr(progress, "wants_whole_reports", True)

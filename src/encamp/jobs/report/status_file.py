@@ -19,13 +19,13 @@ _MOST = 1 << 24
 
 
 def write_status(status: JobStatus, folder: OwnFolder) -> None:
-    """Say how the run stands now. Raises `NotOurs`, or OSError from the disk."""
+    """Write the state of the run. Raises `NotOurs`, or OSError from the disk."""
     with folder.opened() as files, files.replacing(NAME, flush=False) as file:
         file.write(msgspec.json.encode(carried(status)))
 
 
 def left_by_a_killed_run(files: OwnFiles) -> bool:
-    """Whether a run has ended without a report, and its page may say that it goes on."""
+    """Whether a run has ended without a report, so that its page may say that it is running."""
     try:
         files.status(NAME)
     except OSError:
@@ -34,7 +34,7 @@ def left_by_a_killed_run(files: OwnFiles) -> bool:
 
 
 def last_status(folder: OwnFolder) -> JobStatus | None:
-    """How a run stood when it last said so; None if it has not."""
+    """The last written state of a run; None if there is none."""
     with suppress(OSError, ValueError, RecursionError, NotOurs), folder.opened() as files:
         return msgspec.json.decode(files.read(NAME, _MOST), type=JobStatus)
     return None

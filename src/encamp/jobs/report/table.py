@@ -27,7 +27,7 @@ Row = dict[str, Scalar]
 
 
 class Written(msgspec.Struct, frozen=True):
-    """Of what the table was made, and the file as it was when it was whole."""
+    """The digest from which the table was made, and the complete file's state."""
 
     made_of: str
     size: int
@@ -35,10 +35,10 @@ class Written(msgspec.Struct, frozen=True):
 
 
 def facts_of(tasks: Mapping[str, Task], done: bytes) -> str:
-    """A digest of all that the rows are made of.
+    """A digest of everything that the rows are made from.
 
-    These are the tasks and their parameters as they are now, and ``done``, which stands for the
-    journal's records of what is done.
+    These are the tasks with their present parameters, and ``done``, which stands for the journal's
+    records of finished tasks.
     """
     digest = blake2b(done + __version__.encode(), digest_size=16)
     for name, task in tasks.items():
@@ -49,10 +49,10 @@ def facts_of(tasks: Mapping[str, Task], done: bytes) -> str:
 def write_table(
     reports: Callable[[], Iterable[TaskReport]], folder: OwnFolder, made_of: str | None = None
 ) -> None:
-    """Write the rows of tasks; there may be a million, so none is kept.
+    """Write the rows of tasks; there may be a million, so none is kept in memory.
 
-    ``made_of`` says of which facts, see `facts_of`: a table of the same ones that is there already
-    stays. None: that is not known.
+    ``made_of`` is the digest of their facts, see `facts_of`: an existing table with the same digest
+    stays. None: unknown.
     """
     with folder.opened(make=True) as files:
         if made_of is not None and _is_there(files, made_of):
