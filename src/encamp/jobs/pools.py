@@ -29,7 +29,7 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
-    """``executor``, or one whose calls may ask questions, for hosts that may not share this disk."""
+    """``executor``, or one whose calls may ask questions, for hosts that may not share the disk."""
     if not hosts_elsewhere(executor):
         return executor
     view: Executor = executor._answering(answer)  # type: ignore[attr-defined]

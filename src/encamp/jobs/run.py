@@ -812,7 +812,7 @@ class _Run:
             current.tries -= 1
 
     def _park(self, name: str, outcome: Outcome) -> None:
-        """Let a task that found the disk full wait for the end of another: this is not a failure."""
+        """Let a task that found the disk full wait for another's end; this is not a failure."""
         current = self.running.pop(name)
         current.tries -= 1
         current.number -= 1

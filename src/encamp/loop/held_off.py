@@ -25,11 +25,11 @@ def _nothing() -> None:
 
 
 class HeldOff:
-    """A context manager within which no handler of the program's runs in the main thread.
+    """A context manager in which no signal handler of the program runs in the main thread.
 
-    So none can raise in the middle of something, as those of time limits do. What has come goes
-    to its handler by `check`, or at the end; a second Ctrl-C at once. ``wake`` is called when
-    something comes. May be entered again within itself; does nothing in other threads.
+    So none can raise in the middle of something, as those of time limits do. Signals that arrive go
+    to their handlers in `check`, or at the end; a second Ctrl-C at once. ``wake`` is called when a
+    signal arrives. Reentrant; does nothing in other threads.
     """
 
     def __init__(self, wake: Callable[[], None] = _nothing) -> None:
@@ -68,7 +68,7 @@ class HeldOff:
         self._wake()
 
     def check(self) -> None:
-        """Let what has come be handled now, unless something is in the middle; it may raise."""
+        """Handle deferred signals now, unless this is nested; may raise."""
         if self._came and self._depth == 1 and threading.get_ident() == _main_thread:
             self._hand_over(next(iter(self._came)))
 
@@ -90,7 +90,7 @@ class HeldOff:
                     self._hand_over_all()
 
     def _hand_over_all(self) -> None:
-        """Call all handlers that wait, also if one of them raises."""
+        """Call all waiting handlers, even if one of them raises."""
         while self._came:
             try:
                 self._hand_over(next(iter(self._came)))
@@ -104,5 +104,5 @@ _not_at_all = nullcontext()
 
 
 def if_task_has_any() -> AbstractContextManager[None]:
-    """`of_task` where the task of this slot has set up handlers; to ask costs less than that."""
+    """`of_task` if the task of this slot has installed handlers; asking is cheaper."""
     return of_task if any(map(callable, map(_signal.getsignal, _TASKS))) else _not_at_all

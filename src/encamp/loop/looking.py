@@ -22,7 +22,7 @@ PAUSE_GROWS, MOST_PAUSE = 4, 64
 
 
 class Looking:
-    """The waits of one thread at a time."""
+    """Polling for one thread at a time."""
 
     def __init__(self) -> None:
         self._soon = False
@@ -33,17 +33,18 @@ class Looking:
         """How long that is after a look in vain; halved by each that finds something."""
 
     def wait(self, look: Callable[[], list[T]], sleep: Callable[[], list[T]]) -> list[T]:
-        """What ``look`` finds in a moment, or else ``sleep`` returns; the last wait permitting."""
+        """The result of ``look`` within a moment, if the last wait was short; else that of ``sleep``."""
         begun = time.perf_counter()
         found = (self._soon and self.look(look)) or sleep()
         self._soon = time.perf_counter() - begun < SOON
         return found
 
     def look(self, look: Callable[[], list[T]]) -> list[T]:
-        """What ``look`` finds in a moment; nothing for a while after a look in vain.
+        """The result of ``look`` within a moment; after a failure, it is not tried for a while.
 
-        Where others want the core, they have it for milliseconds after the first look: who has
-        slept gets it back sooner, as the kernel favours those who did not use up their time.
+        If other processes want the core, they get it for milliseconds after the first look: a
+        process that has slept gets it back sooner, as the kernel favours those that did not use up
+        their time.
         """
         begun = now = time.perf_counter()
         if begun < self._not_before:

@@ -49,9 +49,9 @@ Ready = Callable[[int], object]
 
 
 def by_signal(exc: Exception) -> bool:
-    """Whether a handler of a signal raised it, for a time limit maybe: no fault of who is at work.
+    """Whether a signal's handler raised it, such as one for a time limit; no fault of this code.
 
-    That is for the program, wherever it waits.
+    It is meant for the program, wherever that waits.
     """
     handlers = [_signal.getsignal(number) for number in signal.valid_signals()]
     codes = [getattr(handler, "__code__", None) for handler in handlers if callable(handler)]
@@ -59,10 +59,10 @@ def by_signal(exc: Exception) -> bool:
 
 
 class Pump:
-    """One loop. What is in ``turned`` is called at the end of each turn, to send what is to go.
+    """One event loop. The functions in ``turned`` are called at the end of each turn, to send.
 
-    A turn in which only messages came, for somebody in this process, goes without that, unless
-    anything in ``due`` is true: then there is something to send.
+    A turn in which only messages arrived, for this process, skips them, unless a function in
+    ``due`` returns true: then there is something to send.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class Pump:
     # What is waited for
 
     def watch(self, fd: int, ready: Ready, *, writable: bool = False) -> None:
-        """Call ``ready(events)`` when ``fd`` is readable (or writable); again to change it."""
+        """Call ``ready(events)`` when ``fd`` is readable (or writable); call again to change it."""
         events = select.EPOLLIN | (select.EPOLLOUT if writable else 0)
         if fd in self._handlers:
             self._poll.modify(fd, events)
@@ -123,42 +123,42 @@ class Pump:
         self._handlers[fd] = ready
 
     def forget(self, fd: int) -> None:
-        """Watch ``fd`` no longer; before it is closed."""
+        """Stop watching ``fd``; call before closing it."""
         if self._handlers.pop(fd, None) is not None:
             with suppress(OSError):
                 self._poll.unregister(fd)
 
     def attach(self, end: Endpoint, handle: Callable[[Arrival], None]) -> None:
-        """Give what arrives at an engine's end to ``handle``."""
+        """Pass what arrives at an engine's end to ``handle``."""
         self._ends.append((end, handle))
         for fd in end.descriptors():
             self.watch(fd, lambda _: None)
 
     def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call something in some time, in the driving thread."""
+        """Call a function after some seconds, in the driving thread."""
         heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), call))
 
     def soon(self, call: Callable[[], object]) -> None:
-        """Call something in the next turn; from any thread."""
+        """Call a function in the next turn; from any thread."""
         self.orders.append(call)
         if self._sleeping:
             self.wake()
 
     def wake(self) -> None:
-        """End the sleep of whoever drives; from any thread."""
+        """End the sleep of the driving thread; from any thread."""
         with suppress(OSError):
             self._wake.wake()
 
     def before_others(self, handle: Callable[[Any], None], arguments: Iterable[Any]) -> None:
-        """Have a handler called for each argument, before anything else that has come."""
+        """Call a handler for each argument, before anything else that has arrived."""
         self.come.extendleft(reversed([(handle, argument) for argument in arguments]))
 
     # One turn
 
     def turn(self, timeout: float | None, *, look_on: bool = False) -> None:
-        """Wait for something for at most ``timeout`` seconds, and handle all that is there.
+        """Wait for at most ``timeout`` seconds, and handle everything that has arrived.
 
-        With ``look_on`` it may first look again and again for a moment.
+        With ``look_on`` it may first poll for a moment.
         """
         if self.rest and timeout != 0:
             time.sleep(self.rest)
@@ -179,16 +179,16 @@ class Pump:
             self.tell_waiters()
 
     def _wait(self, limit: float, *, look_on: bool) -> list[tuple[int, int]]:
-        """The events that are there, or come within ``limit`` seconds."""
+        """The events now, or within ``limit`` seconds."""
         poll = self._poll.poll
         if limit > 0 and look_on and self.eager:
             return self._looking.wait(lambda: poll(0, 256), lambda: poll(limit, 256))
         return poll(limit, 256)
 
     def look_on(self) -> int | None:
-        """The only descriptor by which something comes in a moment; nothing is handled.
+        """The only descriptor on which something arrives within a moment; handles nothing.
 
-        None if nothing comes, or more. For a thread that has the lock.
+        None if nothing arrives, or more. For a thread that has the lock.
         """
         events = self._looking.look(lambda: self._poll.poll(0, 2))
         if len(events) != 1:
@@ -197,13 +197,13 @@ class Pump:
         return fd if event == select.EPOLLIN else None
 
     def _break(self, exc: Exception) -> None:
-        """Tell of an error in an engine or a handler; raises it where nobody is to be told."""
+        """Report an error of an engine or a handler; raises it if there is nobody to report to."""
         if self.broken is None or by_signal(exc):
             raise exc
         self.broken(exc)
 
     def _handle(self, events: list[tuple[int, int]]) -> bool:
-        """Whether these events leave nothing more to do in this turn."""
+        """Handle events; returns whether nothing else is to be done in this turn."""
         handlers, new = self._handlers, self._new
         new.clear()
         all_done = bool(events)
@@ -215,7 +215,7 @@ class Pump:
         return all_done
 
     def _more_to_do(self) -> bool:
-        """Whether a turn is needed after messages for somebody here; now and then it is anyway."""
+        """Whether a full turn is needed after messages for this process; sometimes it is anyway."""
         self.passed += 1
         if self.orders or self._due or self.passed > PASSED:
             return True
@@ -228,7 +228,7 @@ class Pump:
         return time.monotonic() - self.turned_at > TURN_WITHIN
 
     def _rest_of_turn(self) -> None:
-        """All but what descriptors have brought."""
+        """Everything in a turn except descriptors."""
         self.turned_at = time.monotonic()
         self.passed = 0
         self._arrivals()
@@ -262,7 +262,7 @@ class Pump:
                 again = again or (bool(arrivals) and len(self._ends) > 1)
 
     def _receive(self, end: Endpoint) -> Sequence[Arrival] | None:
-        """What has come at an end; None if its engine is gone."""
+        """What has arrived at an end; None if its engine has failed."""
         try:
             return end.receive()
         except Exception as exc:  # noqa: BLE001 - an engine may be anybody's
@@ -278,7 +278,7 @@ class Pump:
             handle(argument)
 
     def _chores(self) -> None:
-        """What was asked for by other threads, and what it is time for."""
+        """Run orders of other threads, and timers."""
         for _ in range(len(self.orders)):
             self.orders.popleft()()
         if self._timers:
@@ -292,7 +292,7 @@ class Pump:
         """Wait until ``done()`` is true, driving meanwhile if no other thread does.
 
         ``done`` may have an effect when it becomes true: it is not called again then. False if the
-        time is over. Raises what a handler raises if there is no ``broken``.
+        time is over. Raises the error of a handler if there is no ``broken``.
         """
         if done():
             return True
@@ -329,9 +329,9 @@ class Pump:
         return True
 
     def spun(self) -> bool:
-        """Look at a busy engine alone some times, which is quicker than a turn.
+        """Poll a busy engine alone some times, which is faster than a turn.
 
-        Whether anything came; false also where that is not worth while.
+        Returns whether anything arrived; False also if polling is not worthwhile.
         """
         end = self._only_end()
         if end is None:
@@ -356,9 +356,9 @@ class Pump:
         return False
 
     def _only_end(self) -> Endpoint | None:
-        """The end that may be looked at without a turn; None where there is more to be seen to.
+        """The end that may be polled without a turn; None if there is anything else to do.
 
-        The thread in the background leaves that to this one for a while.
+        The background thread leaves that to this one for a while.
         """
         busy = self.rest or self.orders or self.come or self.nudged or self.passed > PASSED
         if busy or len(self._ends) != 1:
@@ -398,7 +398,7 @@ class Pump:
             self._resume.set()
 
     def tell_waiters(self) -> None:
-        """Wake those who wait for another thread to drive, or to have driven."""
+        """Wake threads that wait for another thread's driving."""
         with self.held_off, self._changed:
             self._changed.notify_all()
 
@@ -408,7 +408,7 @@ class Pump:
         return self._driver == threading.get_ident()
 
     def call(self, function: Callable[[], T]) -> T:
-        """What ``function()`` returns, called in the driving thread; from any thread."""
+        """The value of ``function()``, called in the driving thread; from any thread."""
         if self._driver == threading.get_ident():
             return function()
         done: list[T] = []
@@ -427,7 +427,7 @@ class Pump:
         return done[0] if done else function()
 
     def now(self, call: Callable[[], None]) -> None:
-        """Do something at once if nobody drives; otherwise have it done by whoever does."""
+        """Call a function at once if no thread drives; otherwise in the driving thread."""
         with self.held_off:
             if self.lock.acquire(blocking=False):
                 self._drive_from_now()
@@ -443,9 +443,9 @@ class Pump:
                 self.soon(call)
 
     def quick(self, call: Callable[[], None]) -> None:
-        """Do something that is over at once, and calls nobody; else as `now`.
+        """Like `now`, for a function that is quick and calls no user code.
 
-        It comes behind all that was asked for before, by this way or by `soon`.
+        It runs after everything that was ordered before, with this method or with `soon`.
         """
         behind = False
         with self.held_off:
@@ -468,10 +468,10 @@ class Pump:
             self.nudge()
 
     def nudge(self, within: float = 0.0) -> None:
-        """Have what was just asked for begun: by a turn here, or by waking whoever drives.
+        """Start what was just ordered: by a turn here, or by waking the driving thread.
 
-        The thread in the background is given ``within`` seconds to leave that to this one: while
-        this one is at work, the other would wait for the interpreter at each of its steps.
+        The background thread is given ``within`` seconds to leave the loop to this one: while this
+        thread works, the other would wait for the interpreter at each of its steps.
         """
         with self.held_off:
             if self.lock.acquire(blocking=False) or self._relieves(within):
@@ -482,7 +482,7 @@ class Pump:
                     self._leave()
 
     def _relieves(self, within: float) -> bool:
-        """Tell whoever drives that there is something to do; whether this thread does it."""
+        """Tell the driving thread that there is work; returns whether this thread takes over."""
         driver = self._driver
         if driver == threading.get_ident():
             return False
@@ -497,7 +497,7 @@ class Pump:
     # The thread in the background
 
     def start(self) -> None:
-        """Start the thread that drives while nobody waits."""
+        """Start the background thread."""
         self._background = threading.Thread(target=self._run, name="encamp-pump", daemon=True)
         self._background.start()
 
@@ -537,7 +537,7 @@ class Pump:
             self.tell_waiters()
 
     def forked(self) -> None:
-        """In a forked process: leave all that is shared to the other one, and never wait."""
+        """In a forked process: leave everything shared to the parent, and never wait."""
         self._closed = True
         self._wake.close()
         self.lock, self._changed = threading.Lock(), threading.Condition()
@@ -545,7 +545,7 @@ class Pump:
         self.elsewhere = True
 
     def close(self) -> None:
-        """End the background's thread, and let go of everything; may be called twice."""
+        """End the background thread, and release everything; may be called twice."""
         if self._closed:
             return
         self._closed = True

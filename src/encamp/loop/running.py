@@ -9,10 +9,10 @@ NOTICED = 1.0
 
 
 class RunningTime:
-    """Seconds that pass, but not those in which this process was stopped (SIGSTOP, a suspend).
+    """Elapsed seconds, without those in which this process was stopped (SIGSTOP, a suspend).
 
-    What it watches over was stopped with it then, as a rule. It must be asked more often than every
-    ``noticed`` seconds: where it was not, this process was not there to ask.
+    What it supervises was usually stopped with it. It must be read more often than every
+    ``noticed`` seconds; longer gaps count as a stop.
     """
 
     def __init__(self, noticed: float = NOTICED) -> None:

@@ -6,9 +6,9 @@ from threading import RLock
 
 
 class Turns:
-    """Threads take turns; a handler of a signal that wants one within its own thread's is refused.
+    """A lock for threads that refuses a signal's handler within its own thread's turn.
 
-    With a plain lock it would wait for ever, and without one it would find things half done.
+    With a plain lock the handler would wait forever; without one it would find inconsistent state.
     """
 
     def __init__(self) -> None:

@@ -21,10 +21,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def free_middle(fd: int, head: int, tail: int) -> None:
-    """Give back the disk space of all but ``head`` and ``tail`` bytes, where there is much of it.
+    """Free the disk space of all but ``head`` and ``tail`` bytes, if it is much.
 
-    The size stays, and so does the place where what is appended goes. Nothing happens on a file
-    system that cannot do it.
+    The size of the file stays, so appending continues at the same place. Does nothing on a file
+    system without support for it.
     """
     facts = os.fstat(fd)
     if facts.st_blocks * _BLOCK <= 2 * (head + tail) + 2 * _PAGE:
@@ -49,9 +49,9 @@ def free_middle_of(file: Path, most: int) -> None:
 
 
 def ends_of(fd: int, most: int, hint: str) -> tuple[bytes, bytes]:
-    """A file's text in two parts, of ``most`` bytes together; the first ends with a mark.
+    """The beginning and end of a file's text, ``most`` bytes together; the first ends with a mark.
 
-    The first is empty where the file has no more than that. No character is cut apart.
+    The first is empty if the file has no more than that. Characters are not split.
     """
     size, half = os.fstat(fd).st_size, most // 2
     if size <= most:
@@ -62,7 +62,7 @@ def ends_of(fd: int, most: int, hint: str) -> tuple[bytes, bytes]:
 
 
 def whole_at_start(text: bytes) -> bytes:
-    """Text without the rest of a character at its beginning (UTF-8)."""
+    """Text without a partial character at its beginning (UTF-8)."""
     cut = 0
     while cut < min(3, len(text)) and text[cut] & 0xC0 == 0x80:
         cut += 1
@@ -70,7 +70,7 @@ def whole_at_start(text: bytes) -> bytes:
 
 
 def _whole_at_end(text: bytes) -> bytes:
-    """Text without the beginning of a character at its end."""
+    """Text without a partial character at its end."""
     for back in range(1, min(3, len(text)) + 1):
         byte = text[-back]
         if byte >= 0xC0:
@@ -86,9 +86,9 @@ def _mark(left_out: int, size: int, hint: str) -> bytes:
 
 
 def cut(file: Path, most: int, hint: str) -> None:
-    """Leave out the middle of a file of more than ``most`` bytes; a line in its place says so.
+    """Remove the middle of a file of more than ``most`` bytes; a line in its place says so.
 
-    No character is cut apart.
+    Characters are not split.
     """
     size, half = file.stat().st_size, most // 2
     if size <= most:

@@ -15,10 +15,10 @@ from encamp.wire.pickling import traceback_of
 def called(
     function: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
 ) -> Any:
-    """What ``function(*args, **kwargs)`` returns; a coroutine is run to its end.
+    """The value of ``function(*args, **kwargs)``; a coroutine is run to its end.
 
-    A process that the function forks, and that comes back from it, ends here: what is done with
-    the value is for its parent.
+    A process that the function forks, and that returns from it, ends here: the value belongs to its
+    parent.
     """
     pid = os.getpid()
     try:
@@ -35,7 +35,7 @@ def called(
 
 
 class _Forks:
-    """How many forks this process is away from the one that has imported this."""
+    """How many forks separate this process from the one that imported this module."""
 
     count = 0
 
@@ -50,9 +50,9 @@ os.register_at_fork(after_in_child=_Forks.forked)
 def called_for_each(
     function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]
 ) -> list[Any]:
-    """`called` for each of some arguments, within a task: what it raises is for whoever calls that.
+    """`called` for each of several arguments, within a task; errors are raised to the caller.
 
-    Quicker than one by one, as calls may be very short.
+    Faster than single calls, for very short functions.
     """
     values, forks = [], _Forks.count
     for args in arguments:
@@ -70,7 +70,7 @@ def _awaited(coroutine: Any) -> Any:
 
 
 def _end(exc: BaseException | None) -> NoReturn:
-    """End as a program would that comes to its end, or raises ``exc``."""
+    """End as a program does at its end, or after raising ``exc``."""
     status = 0
     if type(exc) is SystemExit and (exc.code is None or isinstance(exc.code, int)):
         status = (exc.code or 0) & 0xFF

@@ -92,7 +92,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Setup:
-    """How one call is to be run, where it is not just called."""
+    """How one call is to be run, if it has options."""
 
     name: str = ""
     tell_start: bool = False
@@ -107,26 +107,26 @@ class Setup:
 
 
 class Port(Protocol):
-    """A slot's way to its agent and to other slots."""
+    """A slot's connection to its agent and to other slots."""
 
     @property
     def short(self) -> ShortWay | None:
-        """For small messages, where there is one."""
+        """The shortcut for small messages, if there is one."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; ``message`` is the envelope if it is not for the agent itself."""
 
     def send_to(self, slot: int, parts: Parts) -> bool:
-        """Send to another slot of this host by a link; False if there is none."""
+        """Send to another slot of this host over a link; False if there is none."""
 
     def until(self, found: Callable[[], T | None], timeout: float | None) -> T | None:
-        """Wait until ``found`` gives something, which it is asked for when something has come.
+        """Wait until ``found`` returns something; it is called whenever something has arrived.
 
-        None if the time is over. What comes is given to `Slot.take`.
+        None if the time is over. What arrives is given to `Slot.take`.
         """
 
     def tell_waiters(self) -> None:
-        """Have all threads that wait in `until` ask again."""
+        """Wake all threads that wait in `until`."""
 
 
 class Slot:
@@ -191,7 +191,7 @@ class Slot:
         """Whether it may be interrupted: while a call runs, but not while its result is sent."""
 
     def take(self, envelope: Any, parts: Parts) -> None:
-        """Note what has come for this slot."""
+        """Handle a message for this slot."""
         if isinstance(envelope, Message):
             self._take_message(envelope, parts[1:])
         elif isinstance(envelope, Run):
@@ -221,7 +221,7 @@ class Slot:
                 self._forget_gone()
 
     def _forget_gone(self) -> None:
-        """Drop messages for calls that should be here by now, but have gone elsewhere."""
+        """Drop messages for calls that should be here by now, but run elsewhere."""
         here = {call[0] for call, _ in self.calls}
         for task, number in list(self._expected.items()):
             if number <= self._latest:
@@ -243,10 +243,10 @@ class Slot:
             self._early.setdefault(envelope.to, []).append(early)
 
     def give_back(self) -> tuple[list[int], int]:
-        """Let go of the calls that have not begun; their tasks, and the task that is running.
+        """Give back the calls that have not started; returns their tasks, and the running task.
 
         A call that has messages already stays: they were sent to this slot. So does the first one
-        where none is running: others take it to run by now, and may write to it.
+        if none is running: others assume by now that it runs, and may write to it.
         """
         with self.lock:
             kept = [self.calls.popleft()] if self.calls and self.running < 0 else []
@@ -257,7 +257,7 @@ class Slot:
             return given, self.running
 
     def drop(self) -> None:
-        """Begin no more calls."""
+        """Start no more calls."""
         with self.lock:
             self.calls.clear()
 
@@ -286,7 +286,7 @@ class Slot:
         return True
 
     def _take_on(self) -> bool:
-        """Be surrounded as the program is; whether only another process can be."""
+        """Adopt the program's settings; returns whether only a new process can."""
         from encamp.slot.surroundings import take_on  # most have nothing to take on
 
         told, self._around = self._around, b""
@@ -301,7 +301,7 @@ class Slot:
         return False
 
     def _ended(self, task: int, good: bool, took: float, parts: Parts) -> None:
-        """Send a call's result, or hold it back; and what it has not read, if it did not begin."""
+        """Send a call's result, or hold it back; without a start, also the call's messages."""
         now = time.perf_counter()
         self.running, self.follow = -1, False
         talked = self.inbox or self.letters or self._routes or self.lines or self._not_run
@@ -315,7 +315,7 @@ class Slot:
             self.port.send([encode(message), *letter], message)
 
     def hand_back(self) -> None:
-        """Return the calls that wait, as this process ends."""
+        """Return the waiting calls, as this process ends."""
         while (waiting := self._take_next()) is not None:
             self._not_run = True
             self._ended(waiting[0][0], False, -1.0, _NOT_BEGUN)
@@ -337,7 +337,7 @@ class Slot:
             return waiting
 
     def send_results(self, result: bytes = b"", buffers: Parts = _NOTHING, now: float = 0) -> None:
-        """Send the results that are held, and another one."""
+        """Send the results that are held back, and another one."""
         ledger = self.ledger
         results = [*ledger.held, Raw(result)] if result else ledger.held
         if results:
@@ -346,7 +346,7 @@ class Slot:
             ledger.sent(len(results), now)
 
     def _forget_messages(self) -> Sequence[tuple[int, int, Parts]]:
-        """Forget what was for the call; the messages of one that could not begin here."""
+        """Drop the call's messages; returns those of a call that could not start here."""
         with self.lock:
             unread = []
             if self._not_run:
@@ -389,7 +389,7 @@ class Slot:
             self._task = None
 
     def _value_set_up(self, call: Call, buffers: Parts, setup: Setup) -> Any:
-        """The value of a call that is not just called."""
+        """The value of a call with options."""
         self._task = task = CurrentTask(self, call[0], setup.name)
         made = self._set_up(call[0], setup)
         function = self._functions[call[1]]
@@ -409,7 +409,7 @@ class Slot:
 
     @property
     def task(self) -> CurrentTask:
-        """The running task, as it sees itself."""
+        """The running task's own view of itself."""
         if self._task is None:
             self._task = CurrentTask(self, self.running, "")
         return self._task
@@ -433,7 +433,7 @@ class Slot:
         return self._initialized[number]
 
     def _threads(self, cores: int) -> dict[str, str]:
-        """How many threads libraries are to start; what is not undone afterwards stays as it is."""
+        """How many threads libraries are to start; variables that are not undone stay."""
         return of_task(cores) if isinstance(self.alone, put_back) else {}
 
     def _initialize(self, payload: Any) -> Initialized:
@@ -457,19 +457,19 @@ class Slot:
         return function
 
     def tell(self, message: object) -> None:
-        """Send something to whoever supervises the running call."""
+        """Send a message to the supervisor of the running call."""
         self.port.send([encode(Told(self.number, self.running)), *dump(message)])
 
     def note(self, message: object) -> None:
-        """Leave something where whoever supervises the running call looks now and then.
+        """Leave a note that the supervisor of the running call reads from time to time.
 
-        It takes the place of what was left before; what is too long for that is told.
+        It replaces the previous note; a note that is too long is sent as a message.
         """
         if not self.ledger.note(pickle.dumps((self.running, message))):
             self.tell(message)
 
     def ask(self, question: object) -> Any:
-        """Ask the controller; blocks until the answer is here, and raises what it raised."""
+        """Ask the controller; blocks until the answer arrives, and raises its error."""
         with if_task_has_any():
             payload = dump(question)
         ok, parts = self._answer(next(self._tickets), payload)
@@ -479,7 +479,7 @@ class Slot:
         return answer
 
     def _answer(self, ticket: int, question: Parts) -> tuple[bool, Parts]:
-        """Ask, and wait; an answer that comes when nobody waits any more is dropped."""
+        """Ask, and wait; an answer that nobody waits for any more is dropped."""
         self._answers[ticket] = None
         try:
             self.port.send([encode(Ask(self.number, self.running, ticket)), *question])
@@ -538,7 +538,7 @@ class Slot:
         return None
 
     def check_runs(self, task: int) -> None:
-        """Raise where a thread that a task has left would speak for the next one."""
+        """Raise if a thread of an earlier task tries to send or receive for this one."""
         if self.running == FORKED:
             raise RuntimeError("a process that a task has forked can neither send nor receive")
         if self.running != task:
@@ -549,7 +549,7 @@ _slots: WeakSet[Slot] = WeakSet()
 
 
 def _forked() -> None:
-    """What a call forks has nothing of the slot that it ran in: messages are its parent's."""
+    """A process that a call forks is not a slot: messages belong to its parent."""
     for slot in list(_slots):
         slot.running = slot.thread = FORKED
         slot.lock = threading.Lock()
@@ -618,7 +618,7 @@ class CurrentTask:
 
 
 def task_number(task: Any) -> int:
-    """The id of a task, or of what has an ``id``; raises TypeError."""
+    """The id of a task, or of an object with an ``id``; raises TypeError."""
     number = as_whole(task)
     if number is None:
         number = as_whole(getattr(task, "id", None))
@@ -628,7 +628,7 @@ def task_number(task: Any) -> int:
 
 
 def seconds(timeout: object) -> float | None:
-    """A timeout of `receive`, checked; None: for ever."""
+    """The checked timeout of `receive`; None: forever."""
     number = as_number(timeout)
     if number is None or number != number:
         raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
@@ -641,7 +641,7 @@ def in_a_call() -> bool:
 
 
 def slot_here() -> tuple[Slot, int] | None:
-    """The slot of a cluster that this thread runs a call of, and the call's task."""
+    """The slot of a cluster whose call this thread runs, and the call's task."""
     here = _current.get()
     return here if here is not None and here[0].host else None  # a job's step is in none
 
@@ -692,6 +692,6 @@ class SpawnersFiles:
 
 
 def ask_here() -> Callable[[object], Any] | None:
-    """What asks the controller of the cluster that this thread runs a task of, if it does."""
+    """A function that asks the controller of the cluster whose task this thread runs, or None."""
     here = _current.get()
     return None if here is None else here[0].ask

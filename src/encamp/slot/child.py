@@ -78,7 +78,7 @@ _LOOK = 1.0
 
 
 class Birth(msgspec.Struct, array_like=True):
-    """What a slot's process is told when it starts."""
+    """The settings of a slot's process at its start."""
 
     data: int = -1
     control: int = -1
@@ -114,7 +114,7 @@ class Birth(msgspec.Struct, array_like=True):
 
 
 class _State:
-    """The one slot that this process is, if it is one."""
+    """The slot that this process is, if it is one."""
 
     slot: Slot | None = None
     stopping = False
@@ -126,48 +126,48 @@ class _State:
 
 
 def tell(message: object) -> None:
-    """Send something to the supervisor from the function that runs; nothing outside a slot."""
+    """Send a message to the supervisor from the running function; does nothing outside a slot."""
     if _State.slot is not None:
         _State.slot.tell(message)
 
 
 def note(message: object) -> None:
-    """Have the supervisor find something when it looks, or when this process has died.
+    """Leave a note for the supervisor, which it also finds after this process's death.
 
-    Cheaper than to `tell`, but only the last one is found. Nothing happens outside a slot.
+    Cheaper than `tell`, but only the last one is found. Does nothing outside a slot.
     """
     if _State.slot is not None:
         _State.slot.note(message)
 
 
 def ask(question: object) -> Any:
-    """Ask the supervisor from the function that runs; blocks, and raises what it raised."""
+    """Ask the supervisor from the running function; blocks, and raises its error."""
     if _State.slot is None:
         raise RuntimeError("this process is no slot")
     return _State.slot.ask(question)
 
 
 def at_supervisors_end(last_words: Callable[[], None] | None) -> None:
-    """Have a function called if the supervisor dies while something runs here (None: none)."""
+    """Call a function if the supervisor dies during a call here (None: no function)."""
     _State.last_words = last_words
 
 
 def spoil() -> None:
-    """Have this slot's process replaced after the call: something in it cannot be undone."""
+    """Have this slot's process replaced after the call: some change cannot be undone."""
     _State.spoilt = True
 
 
 def leave_process_alone() -> None:
-    """Promise that the call changes nothing of this process but its current folder.
+    """Promise that the call changes only the current folder of this process.
 
-    What it starts in processes of their own is ended all the same.
+    Its child processes are ended all the same.
     """
     _State.left_alone = True
 
 
 @contextmanager
 def undone() -> Iterator[None]:
-    """What is done in the block to this process is undone at its end."""
+    """Changes to this process in the block are undone at its end."""
     try:
         yield
     finally:
@@ -177,12 +177,12 @@ def undone() -> Iterator[None]:
 
 
 def orphaned() -> bool:
-    """Whether this process was a slot whose supervisor is dead: nobody will use what it does."""
+    """Whether this process was a slot whose supervisor is dead, so that nobody uses its results."""
     return _State.orphaned
 
 
 def main(birth: bytes) -> None:
-    """Serve the supervisor at the other end of the sockets until it is gone."""
+    """Serve the supervisor at the other end of the sockets until it has gone."""
     born = msgspec.msgpack.decode(birth, type=Birth)
     default_signals()  # before there is another thread
     if born.own_mounts:
@@ -232,7 +232,7 @@ def main(birth: bytes) -> None:
 
 
 def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
-    """Wait until something comes; false if nothing has come in time."""
+    """Wait until something arrives; False if nothing has arrived in time."""
     slot.interruptible = True
     try:
         return _State.stopping or port.wait(limit)
@@ -241,13 +241,13 @@ def _rest(slot: Slot, port: _Sockets, limit: float | None) -> bool:
 
 
 def _end_all(pid: int) -> None:
-    """End what was started here, but for what ends itself when this process has."""
+    """End all child processes, except those that end by themselves with this process."""
     if os.getpid() == pid:
         end_descendants(grace=0, spare=helpers())
 
 
 def _end_late() -> None:
-    """End this process where a thread or a library does not let it end."""
+    """End this process even if a thread or a library prevents its exit."""
     time.sleep(_LEAVE_WITHIN)
     os._exit(1)
 
@@ -259,7 +259,7 @@ def _print_to(streams: list[int]) -> None:
 
 
 def _forked() -> None:
-    """What a task forks is no slot: signals do there what they do anywhere."""
+    """A process that a task forks is not a slot: signals have their default effect there."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -276,11 +276,7 @@ def _stop(*_: object) -> None:
 
 
 class _Alone(put_back):
-    """The process after a call is as it was before, and nothing that the call started runs on.
-
-    Modules may believe that what the call started is still there, such as the workers of a pool.
-    So a process that had to end something is replaced.
-    """
+    """Restores the process after a call, and ends everything that the call started."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)

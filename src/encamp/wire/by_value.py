@@ -43,7 +43,7 @@ def _lines_of(code: CodeType) -> list[str]:
 
 
 def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) -> CodeType:
-    """A code object, after its lines were put where tracebacks look for them."""
+    """A code object whose lines were added to the cache that tracebacks use."""
     known = linecache.cache.get(file)
     before = list(known[2]) if known is not None and len(known) == 4 else []
     before += ["\n"] * (first - 1 + len(lines) - len(before))
@@ -53,7 +53,7 @@ def _with_lines(args: tuple[Any, ...], file: str, first: int, lines: list[str]) 
 
 
 def dump_by_value(value: object, buffer_callback: Callable[[Any], object] | None = None) -> bytes:
-    """The pickle of a value. Raises what its pickling raises."""
+    """The pickle of a value. Raises any error of its pickling."""
     with io.BytesIO() as file:
         Pickler(file, 5, buffer_callback).dump(value)
         return file.getvalue()

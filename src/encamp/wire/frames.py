@@ -50,13 +50,13 @@ _FD = struct.calcsize("i")
 
 
 def flat(part: Buffer) -> memoryview:
-    """A part as single bytes, whatever its items and its shape are."""
+    """A part as single bytes, whatever its items and shape."""
     view = memoryview(part)
     return view.cast("B") if view.nbytes else memoryview(b"")
 
 
 def head(parts: Sequence[Buffer]) -> bytes:
-    """What stands in front of a message on a stream. Raises `BadFrame` for too many parts."""
+    """The head of a message on a stream. Raises `BadFrame` for too many parts."""
     count = len(parts)
     if count == 1:
         return _HEAD_OF_ONE.pack(_MAGIC, 1, size_of(parts[0]))
@@ -67,10 +67,10 @@ def head(parts: Sequence[Buffer]) -> bytes:
 
 
 class Reader:
-    """Reads messages from a socket that does not block.
+    """Reads messages from a non-blocking socket.
 
-    Parts are limited to ``longest`` bytes, and so is each message. With ``descriptors``, file
-    descriptors that come along are collected in ``received``.
+    Parts are limited to ``longest`` bytes, and so is each message. With ``descriptors``, received
+    file descriptors are collected in ``received``.
     """
 
     def __init__(
@@ -85,9 +85,10 @@ class Reader:
         self.received: deque[int] = deque()
 
     def read(self) -> list[Parts]:
-        """The messages that are there whole. Raises `EOFError` at the stream's end, `BadFrame`.
+        """The complete messages. Raises `EOFError` at the stream's end, `BadFrame`.
 
-        Comes back after a while though there may be more, so that a fast sender holds up nobody.
+        Returns after a while even if there may be more, so that a fast sender does not block
+        others.
         """
         messages: list[Parts] = []
         try:
@@ -127,7 +128,7 @@ class Reader:
                 self.received.extend(numbers)
 
     def _fill(self) -> bool:
-        """Read on into the buffers of a big message; whether it is whole now."""
+        """Read more into the buffers of a big message; returns whether it is complete."""
         view = self._big[0]
         count = self._socket.recv_into(view)
         if not count:
@@ -184,7 +185,7 @@ class Reader:
 
 
 class Writer:
-    """Writes messages to a socket that does not block; what it does not take yet is kept."""
+    """Writes messages to a non-blocking socket, and keeps what it does not accept yet."""
 
     def __init__(self, target: socket.socket) -> None:
         self._socket = target
@@ -192,15 +193,14 @@ class Writer:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is something left to `flush`."""
+        """Whether there is something to `flush`."""
         return bool(self._waiting)
 
     def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
         """Write a message, or keep it.
 
-        File ``descriptors`` go along with its first byte, and are closed here then.
-
-        Raises OSError (`BrokenPipeError`) if nobody can read it any more.
+        File ``descriptors`` are sent with its first byte, and closed here then. Raises OSError
+        (`BrokenPipeError`) if nobody can read it any more.
         """
         buffers = [head(parts), *parts]
         few = len(buffers) <= _FEW and not (self._waiting or descriptors)
@@ -221,7 +221,7 @@ class Writer:
             self.flush()
 
     def _send_small(self, data: bytes) -> None:
-        """One system call with one buffer, for what is sent most."""
+        """One system call with one buffer, for the most frequent messages."""
         try:
             sent = self._socket.send(data)
         except BlockingIOError:
@@ -237,7 +237,7 @@ class Writer:
                 fds = ()
 
     def flush(self) -> None:
-        """Write what was kept, as far as the socket takes it."""
+        """Write what was kept, as far as the socket accepts it."""
         with suppress(BlockingIOError):
             while self._waiting:
                 fds = self._waiting[0][1]
@@ -257,11 +257,11 @@ class Writer:
         return self._socket.sendmsg(views)
 
     def own(self) -> None:
-        """Copy what is kept, since whose it is may change it from now on."""
+        """Copy what is kept, since its owner may change it from now on."""
         self._waiting = deque((memoryview(bytes(view)), fds) for view, fds in self._waiting)
 
     def close(self) -> None:
-        """Let go of what was kept."""
+        """Release what was kept."""
         for _, fds in self._waiting:
             _close(fds)
         self._waiting.clear()
@@ -287,7 +287,7 @@ def own(parts: Sequence[Buffer]) -> Parts:
 
 
 def changeable(parts: Sequence[Buffer]) -> bool:
-    """Whether somebody may change any of the parts: bytes, and what looks into them, stay."""
+    """Whether somebody may change any of the parts; bytes, and views of bytes, do not change."""
     return any(type(getattr(part, "obj", part)) is not bytes for part in parts)
 
 

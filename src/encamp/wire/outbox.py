@@ -20,7 +20,7 @@ class Network(Protocol):
 
 
 class Outbox:
-    """Messages on their way to an engine's network; for the thread that drives the pump."""
+    """Messages for an engine's network; for the thread that drives the pump."""
 
     def __init__(self, end: Network) -> None:
         self._end = end
@@ -42,7 +42,7 @@ class Outbox:
             self._send(to)
 
     def send(self, to: int, parts: Parts) -> None:
-        """Send a message now, behind what was posted before."""
+        """Send a message now, after those that were posted before."""
         if to in self.waiting:
             self.post(to, parts)
             if to in self.waiting:  # it may have gone, for its size

@@ -31,7 +31,7 @@ _MOST = 1000
 
 
 def dump(value: object) -> Parts:
-    """The pickle of ``value`` and its large buffers. Raises what its pickling raises."""
+    """The pickle of ``value`` and its large buffers. Raises any error of its pickling."""
     kind = type(value)
     if kind in _PLAIN or (kind is tuple and _PLAIN.issuperset(map(type, value))):  # type: ignore[call-overload]
         data = pickle.dumps(value, 5)
@@ -64,7 +64,7 @@ _MAY_BE_LARGE = frozenset({str, bytes, bytearray, tuple})
 
 
 def _relieved(value: Any) -> Any:
-    """The same with `_Beside` in the place of large texts and bytes."""
+    """The same value with `_Beside` in place of large texts and bytes."""
     if type(value) is not tuple:
         return _Beside(value) if len(value) >= _LARGE else value
     # No bytearray, which may be in there again, and has to be the same then
@@ -77,7 +77,7 @@ def _relieved(value: Any) -> Any:
 
 
 class _Beside:
-    """Pickled, a text or bytes without a copy: a pickle of its own would be one."""
+    """Pickles a text or bytes without a copy."""
 
     def __init__(self, value: str | bytes | bytearray) -> None:
         self._value = value
@@ -98,15 +98,15 @@ def _changeable(data: Buffer) -> bytearray:
 
 
 def enclosed(parts: Parts) -> tuple[bytes, Parts]:
-    """What stands in an envelope of a value's parts, and what follows that; see `disclosed`.
+    """The part of a value's pickle that goes into an envelope, and the rest; see `disclosed`.
 
-    A long pickle leaves nothing there: an envelope is copied more than once, and has a limit.
+    A long pickle goes into the rest: an envelope is copied more than once, and has a limit.
     """
     return (bytes(parts[0]), parts[1:]) if len(parts[0]) <= _ENCLOSED else (b"", parts)
 
 
 def disclosed(payload: bytes, buffers: Parts) -> Parts:
-    """The parts of a value again."""
+    """The parts of a value, from both."""
     return [payload, *buffers] if payload else buffers
 
 
@@ -117,7 +117,7 @@ def _keep_small(buffer: pickle.PickleBuffer) -> bool:
 
 
 def dump_small(value: object) -> bytes | None:
-    """The pickle of ``value`` if that is all of it; None if `dump` has to see to it."""
+    """The pickle of ``value`` if it has no large buffers; None if `dump` is needed."""
     if type(value) in _MAY_BE_LARGE and len(value) > _SMALL:  # type: ignore[arg-type]
         return None
     try:
@@ -128,7 +128,7 @@ def dump_small(value: object) -> bytes | None:
 
 
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
-    """`dump` of both; quicker for numbers and the like, which most calls get."""
+    """`dump` of both; faster for numbers and the like, which most calls get."""
     if not kwargs and _PLAIN.issuperset(map(type, args)):
         data = pickle.dumps((args, {}), 5)
         if len(data) < _LARGE:
@@ -137,7 +137,7 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
 
 
 def dump_as(what: str, value: object) -> Parts:
-    """The same. Raises `CannotTravel`, which says ``what`` it was."""
+    """`dump`. Raises `CannotTravel` that says ``what`` it was."""
     try:
         return dump(value)
     except Exception as exc:
@@ -145,7 +145,7 @@ def dump_as(what: str, value: object) -> Parts:
 
 
 def dump_result(value: object) -> Parts:
-    """`dump` for what a call has returned, where no interrupt can come: nothing else is raised."""
+    """`dump` for the value of a call, without interrupts; raises nothing else."""
     try:
         return dump(value)
     except BaseException as exc:
@@ -153,12 +153,12 @@ def dump_result(value: object) -> Parts:
 
 
 def cannot_travel(what: str, exc: BaseException) -> CannotTravel:
-    """What is told of a value whose pickling raised something."""
+    """The error for a value whose pickling failed."""
     return CannotTravel(what, text_of(exc), "send its content instead, such as a list or a path")
 
 
 def dump_failure(exc: BaseException) -> Parts:
-    """What a call has raised, with its traceback. Raises nothing, whatever ``exc`` is like."""
+    """The error of a call, with its traceback. Raises nothing, whatever ``exc`` is like."""
     text = traceback_of(exc)
     try:
         error = pickle.dumps(dump(sendable(exc)), 5)
@@ -168,7 +168,7 @@ def dump_failure(exc: BaseException) -> Parts:
 
 
 def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
-    """What `dump_failure` has pickled. What cannot be read here comes in words."""
+    """The unpickled error; an error with its text if that fails."""
     data, text = pickle.loads(parts[0])  # noqa: S301 - see `load`
     try:
         error = load(pickle.loads(data))  # noqa: S301 - see `load`
@@ -180,7 +180,7 @@ def load_failure(parts: Sequence[Buffer]) -> tuple[BaseException, str]:
 
 
 def load(parts: Sequence[Buffer]) -> Any:
-    """The value again; only for bytes that come from one of our own processes."""
+    """The value; only for bytes from encamp's own processes."""
     if len(parts) == 1:
         return pickle.loads(parts[0])  # noqa: S301 - see above
     # Whoever gets an array may write to it.
@@ -193,12 +193,12 @@ load_small = pickle.loads
 
 
 def portable_error(exc: BaseException) -> BaseException:
-    """``exc`` if it survives pickling, else a RuntimeError that says the same."""
+    """``exc`` if it can be pickled, otherwise a RuntimeError with the same text."""
     return BaseException.with_traceback(exc, None) if _travels(exc) else _in_words(exc)
 
 
 def sendable(exc: BaseException) -> object:
-    """What ``exc`` is pickled as: itself, or without calling its class, or at least its text."""
+    """A picklable form of ``exc``: itself, one without a call of its class, or its text."""
     if _travels(exc):
         return BaseException.with_traceback(exc, None)
     try:
@@ -215,7 +215,7 @@ def _in_words(exc: BaseException) -> RuntimeError:
 
 
 def repr_of(value: object) -> str:
-    """What `repr` says, or what that raised."""
+    """The `repr`, or the error that it raised."""
     try:
         return repr(value)
     except Stopped:
@@ -225,13 +225,13 @@ def repr_of(value: object) -> str:
 
 
 def frames_of(exc: BaseException) -> TracebackType | None:
-    """An error's ``__traceback__``, without its own code."""
+    """An error's ``__traceback__``, without running its code."""
     found: TracebackType | None = vars(BaseException)["__traceback__"].__get__(exc)
     return found
 
 
 def traceback_of(exc: BaseException) -> str:
-    """An error as Python prints it, as far as its own code lets it be known."""
+    """An error as Python prints it, as far as its own code allows."""
     try:
         return "".join(traceback.format_exception(exc))
     except Stopped:
@@ -242,7 +242,7 @@ def traceback_of(exc: BaseException) -> str:
 
 
 class _Rebuilt:
-    """Pickled, an exception that is made again without its ``__init__``, which may want others."""
+    """Pickles an exception without a call of its ``__init__``, which may need other arguments."""
 
     def __init__(self, exc: BaseException) -> None:
         state = {name: value for name, value in _state(exc).items() if _travels(value)}
@@ -257,7 +257,7 @@ class _Rebuilt:
 
 
 def _state(exc: BaseException) -> dict[str, Any]:
-    """What it has besides its arguments, also what compiled classes keep (``errno``, ``name``)."""
+    """Its attributes, also those of compiled classes (``errno``, ``name``)."""
     state: dict[str, Any] = {}
     for kind in type(exc).__mro__:
         if kind is BaseException:
@@ -294,7 +294,7 @@ def _travels(value: object) -> bool:
 
 
 class NotImportable(Exception):
-    """A function is in a module that cannot be imported where it was to run."""
+    """A function's module cannot be imported where the function was to run."""
 
     def __init__(self, module: str) -> None:
         super().__init__(module)
@@ -302,11 +302,11 @@ class NotImportable(Exception):
 
 
 class NotBegun(Exception):
-    """Comes instead of a result: the slot ends, and the call is to run elsewhere."""
+    """Sent instead of a result: the slot ends, and the call must run elsewhere."""
 
 
 class RemoteTraceback(Exception):
-    """How an error looked where it was raised; the cause of what a task's future raises."""
+    """The traceback of an error where it was raised; the cause of the error of a task's future."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

@@ -38,7 +38,7 @@ class Envelope(msgspec.Struct, array_like=True, gc=False):
 
 
 class Orders(Envelope, tag=0):
-    """How an agent is to hold its slots; given to it when it starts."""
+    """The settings of an agent and its slots, sent when it starts."""
 
     slots: int = 0
     """0: as many as it has cores."""
@@ -66,12 +66,12 @@ class Orders(Envelope, tag=0):
 
 
 def of_host(each: Mapping[str, T], host: str, otherwise: T) -> T:
-    """What is said for a host."""
+    """The value for a host."""
     return each.get(host, each.get(ANY, otherwise))
 
 
 class Hello(Envelope, tag=1):
-    """An agent is there."""
+    """An agent has started."""
 
     host: str
     pid: int
@@ -113,7 +113,7 @@ have, and how it is to be run (the pickle of a `Setup`; empty if there is nothin
 
 
 class Recall(Envelope, tag=3):
-    """Take back the calls that a slot has not begun.
+    """Take back the calls that a slot has not started.
 
     ``runs``, which the agent fills in, is how many messages with calls were sent before.
     """
@@ -124,7 +124,7 @@ class Recall(Envelope, tag=3):
 
 
 class GivenBack(Envelope, tag=4):
-    """Tasks that a slot gave back, and the one that it is running (-1: none)."""
+    """Tasks that a slot gave back, and its running task (-1: none)."""
 
     slot: int
     ticket: int
@@ -133,10 +133,10 @@ class GivenBack(Envelope, tag=4):
 
 
 class Stop(Envelope, tag=5):
-    """End a slot's process with all that it has started, unless that has ended already.
+    """End a slot's process with all its descendants, unless it has ended already.
 
     With ``ticket`` only if it has not answered that `Recall` within a second, by the agent's clock.
-    After it is done the slot gives nothing back: its end is all that is told of it.
+    After this the slot gives nothing back: only its end is reported.
     """
 
     slot: int
@@ -149,7 +149,7 @@ Result = tuple[int, bool, float, bytes, int]
 
 
 class Results(Envelope, tag=6):
-    """What came of calls; the buffers follow."""
+    """Results of calls; their buffers follow."""
 
     slot: int
     results: list[Result]
@@ -159,7 +159,7 @@ class Results(Envelope, tag=6):
 
 
 class Counted(Envelope, tag=6):
-    """As much of `Results` as agents read."""
+    """The part of `Results` that agents read."""
 
     slot: int
     results: msgspec.Raw
@@ -168,20 +168,20 @@ class Counted(Envelope, tag=6):
 
 
 class ManyResults(Envelope, tag=23):
-    """Envelopes of results without buffers follow, a part each, as a slot has sent them."""
+    """Envelopes of results without buffers follow, one part each, as a slot has sent them."""
 
     slot: int
 
 
 class Started(Envelope, tag=7):
-    """A call has begun that asked to have this told."""
+    """A call has started, for calls that ask for this report."""
 
     slot: int
     task: int
 
 
 class Said(Envelope, tag=8):
-    """What a task printed, from byte ``start`` on; ``last`` if it has ended."""
+    """The output of a task, from byte ``start`` on; ``last`` if it has ended."""
 
     slot: int
     task: int
@@ -193,7 +193,7 @@ class Said(Envelope, tag=8):
 
 
 class Told(Envelope, tag=9):
-    """Something that a function tells its supervisor; the payload follows."""
+    """A message of a function to its supervisor; the payload follows."""
 
     slot: int
     task: int
@@ -214,9 +214,9 @@ class Message(Envelope, tag=10):
 
 
 class Received(msgspec.Struct, frozen=True):
-    """A message, and the id of the task that sent it (0: the spawner); may be unpacked as that.
+    """A message, and the id of its sender (0: the program); it unpacks as this pair.
 
-    (A tuple with names takes twice as long to make, a tenth of what MPI takes for a message.)
+    (Creating a named tuple takes twice as long, a tenth of what MPI takes for a message.)
     """
 
     source: int
@@ -267,14 +267,14 @@ class Answer(Envelope, tag=15):
 
 
 class Order(Envelope, tag=16):
-    """Something that the agent itself is to do."""
+    """An order for the agent itself."""
 
     ticket: int
     what: str
 
 
 class OrderDone(Envelope, tag=17):
-    """It is done: whether well, and the value or the error's text."""
+    """An order was carried out: whether successfully, and the value or the error's text."""
 
     ticket: int
     ok: bool
@@ -282,7 +282,7 @@ class OrderDone(Envelope, tag=17):
 
 
 class SlotEnded(Envelope, tag=18):
-    """A slot's process has ended; ``exit_code`` as subprocess gives it (None: not known)."""
+    """A slot's process has ended; ``exit_code`` as subprocess gives it (None: unknown)."""
 
     slot: int
     exit_code: int | None
@@ -297,7 +297,7 @@ class SlotEnded(Envelope, tag=18):
 
 
 class Leaves(Envelope, tag=24):
-    """A slot's process will run nothing more, and ends: the last thing that it says."""
+    """A slot's process runs nothing more, and ends: its last message."""
 
     slot: int
 
@@ -338,7 +338,7 @@ def encode_calls(calls: list[Call]) -> bytes:
 
 
 def decode_calls(part: Buffer) -> list[Call]:
-    """The calls again. Raises `BadFrame`."""
+    """The calls. Raises `BadFrame`."""
     try:
         return _calls.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
@@ -351,7 +351,7 @@ count_results = msgspec.msgpack.Decoder(Counted).decode
 
 
 def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> bytes:
-    """The envelope of results that were encoded one by one (each a `Result`)."""
+    """The envelope of results that are encoded already (each a `Result`)."""
     return _encoder.encode(Results(slot, results, first, len(results)))  # type: ignore[arg-type]
 
 
@@ -359,13 +359,13 @@ def encode_results(slot: int, results: Sequence[msgspec.Raw], first: int) -> byt
 def addressed(
     to: int, sender: int, agent: int, slot: int, run: int = 0, port: int = 0
 ) -> tuple[Message, bytes]:
-    """A `Message`, and its bytes: who sends one sends more."""
+    """A `Message`, and its bytes, cached since senders repeat them."""
     message = Message(to, sender, agent, slot, run, port)
     return message, encode(message)
 
 
 def decode(part: Buffer) -> Any:
-    """The envelope again. Raises `BadFrame`; runs no code of the sender's."""
+    """The envelope. Raises `BadFrame`; runs no code of the sender."""
     try:
         return _decoder.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -379,12 +379,12 @@ that it is for and from, and `Message.run`. The payload follows, and then maybe 
 
 
 def label(message: Message) -> bytes:
-    """A `Message` as the head of a short one."""
+    """A `Message` as the head of a short message."""
     return LABEL.pack(MARK, max(0, message.slot), message.to, message.sender, message.run)
 
 
 def _labelled(part: Buffer) -> tuple[Message, Parts]:
-    """A short message as any other. Raises `BadFrame`."""
+    """A short message as an ordinary one. Raises `BadFrame`."""
     if len(part) < LABEL.size:
         raise BadFrame("a short message is too short")
     _, slot, to, sender, run = LABEL.unpack_from(part)

@@ -23,13 +23,13 @@ _MOST = 1000
 
 
 def has_generator(data: Buffer) -> bool:
-    """Whether a pickle has a random number generator in it."""
+    """Whether a pickle contains a random number generator."""
     text = data if isinstance(data, bytes | bytearray) else bytes(data)
     return any(mark in text for mark in _MARKS)
 
 
 class Repeats:
-    """Those of one program's tasks, or of one job's."""
+    """The generators of one program's tasks, or of one job's."""
 
     def __init__(self) -> None:
         self._states: dict[bytes, object] = {}
@@ -39,7 +39,7 @@ class Repeats:
         """Functions of steps that were met, and whether they use a generator."""
 
     def of_step(self, function: Callable[..., Any], values: Iterable[Any]) -> None:
-        """A task of a job has a step that calls a function; warns if another has it, too."""
+        """A task's step calls a function; warns if another step shares its generator."""
         name = getattr(function, "__qualname__", type(function).__name__)
         if name not in self._steps:
             self._steps[name] = uses_generator(function)
@@ -48,12 +48,12 @@ class Repeats:
         self.of_arguments(name, values, object())
 
     def of_function(self, function: Callable[..., Any]) -> None:
-        """A function is called by more than one task with the same state of a generator."""
+        """Several tasks call a function with the same state of a generator: warns."""
         names = [name for name, value in _used(function) if _is_generator(value)]
         self._warn(getattr(function, "__qualname__", "a function"), names)
 
     def of_arguments(self, function: str, values: Iterable[Any], task: object) -> None:
-        """A task has generators among its arguments; warns if another has had the same."""
+        """A task has generators among its arguments; warns if another task had the same."""
         for name, generator in _generators(values):
             state = pickle.dumps(generator, 5)
             if self._states.setdefault(state, task) != task:
@@ -69,7 +69,7 @@ class Repeats:
 
 
 def uses_generator(function: Callable[..., Any]) -> bool:
-    """Whether a function uses a generator that is not its own."""
+    """Whether a function uses a generator from outside."""
     return any(_is_generator(value) for _, value in _used(function))
 
 
@@ -81,7 +81,7 @@ def _is_generator(value: object) -> bool:
 
 
 def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any]]:
-    """What a function uses, by the names that it has for it, and those of its module it calls."""
+    """The objects that a function uses, by name, and those of the functions that it calls."""
     function = getattr(function, "__wrapped__", function)
     met = set() if met is None else met
     if not isinstance(function, types.FunctionType) or function in met:
@@ -104,7 +104,7 @@ def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any
 
 
 def _generators(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """The generators among values, in their attributes, and in what partials bring along."""
+    """The generators among values, in their attributes, and in partials."""
     for value in values:
         if _is_generator(value):
             yield "", value
@@ -121,7 +121,7 @@ def _generators(values: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _outside() -> int:
-    """How far up the program's own code is, for `warnings.warn` in whoever calls this."""
+    """The stack level of the program's own code, for `warnings.warn` in the caller."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
         frame, level = frame.f_back, level + 1

@@ -22,8 +22,7 @@ class Seal:
     """Seals what one end of a network sends, and checks what it receives; for one thread.
 
     Every pair of ends counts its messages in both directions, so that a message that was lost,
-    doubled, changed or put in by somebody without the key is found, before anything in it is
-    looked at.
+    doubled, changed or inserted by somebody without the key is detected before any of it is read.
     """
 
     def __init__(self, key: bytes, me: int) -> None:
@@ -39,7 +38,7 @@ class Seal:
         return [*parts, self._digest(self._me, to, number, parts)]
 
     def open(self, sender: int, parts: Sequence[Buffer]) -> Parts:
-        """The parts again. Raises `BadFrame` if they are not the sender's next message."""
+        """The parts. Raises `BadFrame` if they are not the sender's next message."""
         number = self._seen.get(sender, 0) + 1
         if len(parts) < 2 or size_of(parts[-1]) != _DIGEST_BYTES:
             raise BadFrame("it is not sealed")

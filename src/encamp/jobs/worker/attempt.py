@@ -44,7 +44,7 @@ _TERMINATED = "another process, or its own code, sent it SIGTERM"
 
 
 class Abandoned(EncampError):
-    """The run that wanted this attempt has ended, or somebody has cancelled it."""
+    """The run has ended, or the attempt was cancelled."""
 
     why: str = "it was cancelled, or its job's folder was removed"
 
@@ -55,8 +55,8 @@ class Abandoned(EncampError):
 def attempt(work: Work) -> Outcome:
     """Run one attempt in a slot of this process and wait for it.
 
-    What goes wrong in it is in the outcome, for some executors wrap what is raised. Raises only
-    what the slot itself could not cope with.
+    Errors are in the outcome, since some executors wrap exceptions. Raises only errors that the
+    slot itself cannot handle.
     """
     return ended_in_order(_attempt, work)
 
@@ -101,7 +101,7 @@ def _attempt(work: Work) -> Outcome:
 
 
 class _Watcher:
-    """Follows one attempt: where it is, how long its step runs, whether anybody still wants it."""
+    """Supervises one attempt: its place, its step's time, and whether the run still wants it."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -122,7 +122,7 @@ class _Watcher:
         self._services: Relays | None = None
 
     def answer(self, question: Any) -> Any:
-        """Answer what the step asks; raises what is to be raised there."""
+        """Answer a question of the step; an exception is raised there."""
         if question[0] == ABOUT_SERVICES:
             if self._services is None:
                 from encamp.services.here import end_of  # most need none
@@ -140,7 +140,7 @@ class _Watcher:
             self._services.close()
 
     def on_note(self, standing: Standing) -> None:
-        """See what the attempt says of itself."""
+        """Read the attempt's notes about itself."""
         if self._folder is None:
             self._folder = Path(standing.folder)
             self.where = Where(self.where.host, self.where.worker, standing.slot)
@@ -183,12 +183,12 @@ class _Watcher:
             raise TimeLimitExceeded(self.work.task, None, limit)
 
     def _is_over(self, now: float) -> bool:
-        """Whether the run says that it is over; where its lease is not seen."""
+        """Whether the run says that it has ended, if its lease cannot be seen."""
         self._asked = now
         return bool(self.ask is not None and self.ask(("over", None, None)))
 
     def _phases(self) -> list[Span]:
-        """The phases of an attempt that cannot tell itself; the last one ends now."""
+        """The phases of an attempt that cannot report them; the last one ends now."""
         began, clock = self._phase_began
         if self._step is None:
             name, before = "task prephase", []
@@ -198,7 +198,7 @@ class _Watcher:
         return [*before, Span(name, began, time.monotonic() - clock)]
 
     def outcome(self, error: EncampError) -> Outcome:
-        """The outcome of an attempt whose slot is gone; its folder is looked after here."""
+        """The outcome of an attempt without its slot; also removes or keeps its folder."""
         outcome = Outcome(where=self.where, error=error, phases=self._phases())
         outcome.cpu_seconds, outcome.peak_memory = self._use.cpu_seconds, self._use.peak_memory
         if self._step is not None:

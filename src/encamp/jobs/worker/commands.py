@@ -28,7 +28,7 @@ _FILE = "write it to a file that the command reads"
 def run_command(command: Command, folder: Path, task: str) -> int:
     """Run a command line and wait for it; returns its peak memory in bytes.
 
-    Raises `CommandNotFound`, or `StepFailed` if it does not end with exit status 0.
+    Raises `CommandNotFound`, or `StepFailed` if its exit status is not 0.
     """
     with ExitStack() as files:
         process = _start(command, folder, task, files)
@@ -77,7 +77,7 @@ def _words(command: Command) -> Sequence[str]:
 
 
 def _found(word: str, path: str | None) -> str | None:
-    """The program that a command's first word names, looked up once where that cannot depend."""
+    """The program of a command's first word, looked up once if the result cannot vary."""
     known = _programs.get((word, path or ""))
     if known is not None and os.access(known, os.X_OK):
         return known
@@ -110,7 +110,7 @@ def _reason(
 
 
 def _too_long(words: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What of a command line is too long, see execve(2)."""
+    """Which part of a command line is too long, see execve(2)."""
     variables = [f"{name}={text}" for name, text in environment.items()]
     long = [what for what in (*words, *variables) if len(os.fsencode(what)) >= _LONGEST_WORD]
     if long:

@@ -25,7 +25,7 @@ PREFIX = "running-"
 
 
 class Beats:
-    """Touches a file as long as this process lives, for those who cannot see the process."""
+    """Touches a file while this process lives, for those who cannot see the process."""
 
     EVERY = 2.0
     """Seconds between two touches."""
@@ -51,13 +51,13 @@ class Beats:
 
 @dataclass(frozen=True)
 class Lease:
-    """One run: its file, and who controls it."""
+    """The lease of one run: its file, and its controller."""
 
     file: Portable
     controller: ProcessFacts
 
     def take(self, *, shared: bool = False) -> int:
-        """Say that the run goes on; returns the owner of files that this process makes there.
+        """Begin the lease; returns the owner of files that this process creates there.
 
         Raises `NotOurs`, `BadDestination` or `DiskFull`.
         """
@@ -72,7 +72,7 @@ class Lease:
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
     def end(self) -> None:
-        """Say that the run is over; may be called twice."""
+        """End the lease; may be called twice."""
         with suppress(OSError):
             local(self.file).unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ class Watch:
         self._seen = False
 
     def over(self) -> bool:
-        """Whether the run is known to have ended; never true where nothing can be known."""
+        """Whether the run is known to have ended; False if nothing can be known."""
         if self._near and self._controller.known_dead:
             return True
         if self._file is None:
@@ -115,7 +115,7 @@ def _file_here(file: Portable) -> Path | None:
 
 
 def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
-    """The lease files in a job's folder, with what they say; others' files are no leases."""
+    """The lease files in a job's folder, with their contents; files of others do not count."""
     with suppress(OSError), folder.opened() as files:
         names = [name for name in files.names() if _is_lease(name)]
         return [(folder.path / name, _facts(files, name)) for name in names if _ours(files, name)]
@@ -123,7 +123,7 @@ def leases(folder: OwnFolder) -> list[tuple[Path, ProcessFacts | None]]:
 
 
 def token_of(lease: Path) -> str:
-    """The token of the run that a lease is of."""
+    """The token of a lease's run."""
     return lease.name.removeprefix(PREFIX)
 
 

@@ -70,7 +70,7 @@ TAIL = 4096
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Noted for the supervisor: all that would be lost with this process."""
+    """A note for the supervisor: everything that would be lost with this process."""
 
     folder: str
     """The attempt's, to look after if this process dies."""
@@ -83,7 +83,7 @@ class Standing:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class StepBegins:
-    """A step that runs; without a label: the steps are over."""
+    """The running step; without a label, the steps are over."""
 
     label: str | None
     time_limit: float | None
@@ -96,9 +96,9 @@ class StepBegins:
 
 
 def run_phases(work: Work, ships: bool = False) -> Outcome:
-    """Run one attempt. What goes wrong in it is in the outcome; only `NotImportable` is raised.
+    """Run one attempt. Errors are in the outcome; only `NotImportable` is raised.
 
-    With ``ships``, what this host does not see can be asked for.
+    With ``ships``, this host may ask for files that it cannot see.
     """
     attempt = _Attempt(work, ships)
     attempt.run()
@@ -162,7 +162,7 @@ class _Attempt:
             at_supervisors_end(None)
 
     def _leave(self, sandbox: Sandbox, *, failed: bool) -> None:
-        """Bring home what is wanted of a folder, and remove it."""
+        """Stage the log and other wanted files of a folder, and remove it."""
         if failed and not orphaned():
             self.outcome.rescued = rescue(sandbox.folder, self.work, self.files)
         self._bring_log(sandbox.path)
@@ -208,9 +208,9 @@ class _Attempt:
             self._failed(exc)
 
     def _end_rest(self) -> None:
-        """End what still runs in the background, and would disturb the rest.
+        """End processes that still run in the background.
 
-        A module that a step has used may go on to believe in it.
+        A module that a step has used may still rely on one.
         """
         ended = end_descendants(grace=0, spare=helpers())
         if ended and self._calls:
@@ -242,7 +242,7 @@ class _Attempt:
             flush()  # before what the next step's command writes
 
     def _check_wanted(self) -> None:
-        """Stop where nobody would take what is staged, and nobody would clear it away."""
+        """Stop if nobody would publish the outputs, or remove them."""
         if orphaned():
             raise Stopped
         # The supervisor has looked at the lease when the attempt began.
@@ -294,7 +294,7 @@ class _Attempt:
 
 
 def _for_want_of_room(failed: StepFailed, folder: Path) -> DiskFull | None:
-    """`DiskFull` if the step had next to no room when it failed, whatever else it says."""
+    """`DiskFull` if the disk was almost full when the step failed, whatever its own error."""
     if (free := free_space(folder)) >= _SCARCE:
         return None
     full = DiskFull(str(folder), _SCARCE, free)
@@ -303,7 +303,7 @@ def _for_want_of_room(failed: StepFailed, folder: Path) -> DiskFull | None:
 
 
 def _pickled(value: object) -> bytes | None:
-    """``value`` for the way home; None, and a word in the log, if it cannot travel."""
+    """The pickle of ``value``; None, and a line in the log, if it cannot be pickled."""
     if value is None:
         return None
     try:
@@ -323,7 +323,7 @@ def _pickled(value: object) -> bytes | None:
 
 
 def _print_from_step(exc: BaseException) -> None:
-    """The traceback into the log, from the step's own first frame on."""
+    """Print the traceback to the log, from the step's own first frame on."""
     inner = frames_of(exc)
     while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OUR_OWN):
         inner = inner.tb_next
@@ -345,7 +345,7 @@ def tail_of(log: Path) -> str:
 
 
 def rescue(folder: Path, work: Work, channel: OutputChannel | None) -> list[Staged]:
-    """Stage what a failed task is to leave, as far as it got; never in the way of its error."""
+    """Stage the files of ``on_failure``, as far as possible; never raises."""
     with suppress(EncampError, OSError):
         return _stage(folder, work.on_failure, work, channel, "rescued", lenient=True)
     return []
@@ -371,7 +371,7 @@ def _stage(
     flush: bool = True,
     lenient: bool = False,
 ) -> list[Staged]:
-    """Stage what comes besides a task's outputs, under temporary names of its own."""
+    """Stage files besides a task's outputs, under separate temporary names."""
     return stage(
         folder,
         wanted,
@@ -390,7 +390,7 @@ def _cpu_seconds() -> float:
 
 
 def _forget_peak_memory() -> None:
-    """Let the kernel measure this process's peak anew, see proc(5), clear_refs."""
+    """Reset the kernel's measurement of this process's peak memory, see proc(5), clear_refs."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

@@ -57,14 +57,14 @@ class Done:
 
 @dataclass(frozen=True)
 class Raised:
-    """What the function raised, and how it looks in a traceback."""
+    """The error of the function, and its traceback as text."""
 
     error: BaseException
     text: str
 
 
 class SlotLost(Exception):
-    """The slot's process ended while it ran something; ``exit_code`` as subprocess gives it."""
+    """The slot's process ended during a call; ``exit_code`` as `subprocess` gives it."""
 
     def __init__(self, exit_code: int | None) -> None:
         super().__init__(exit_code)
@@ -76,10 +76,10 @@ class _NotTaken(Exception):
 
 
 class Slot:
-    """One slot; belongs to one thread at a time.
+    """One slot; for one thread at a time.
 
     It keeps the modules that it has imported, so it is for one ``batch`` of work, whose code does
-    not change. With ``own_mounts`` it may mount overlays even where its user may not.
+    not change. With ``own_mounts`` it may mount overlays even if its user may not.
     """
 
     def __init__(self, *, batch: str = "", own_mounts: bool = False) -> None:
@@ -105,7 +105,7 @@ class Slot:
 
     @property
     def is_new(self) -> bool:
-        """Whether it has been given one call at most."""
+        """Whether it has run one call at most."""
         return self._calls <= 1
 
     @property
@@ -135,11 +135,11 @@ class Slot:
     ) -> Done | Raised:
         """Run ``function(*args)`` in the slot and wait for it.
 
-        ``on_message`` gets what the function tells; ``on_tick`` is called at least every ``tick``
-        seconds. Either may raise, which stops the slot; so does KeyboardInterrupt. ``on_question``
-        answers what it asks, and may raise an error for it. ``on_note`` gets what it has noted
-        last, before each ``on_tick`` and when the slot is stopped or lost. Raises `SlotLost` if the
-        slot's process dies.
+        ``on_message`` gets the messages of the function; ``on_tick`` is called at least every
+        ``tick`` seconds. An exception in either stops the slot; so does KeyboardInterrupt.
+        ``on_question`` answers its questions, and may raise an error for it. ``on_note`` gets its
+        latest note, before each ``on_tick`` and when the slot is stopped or lost. Raises `SlotLost`
+        if the slot's process dies.
         """
         setup = pickle.dumps(Setup(sys_path=sys_path))
         work, large = enclosed([pickle.dumps(((function, args), {}))])
@@ -210,7 +210,7 @@ class Slot:
             self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
 
     def _look(self, on_note: Callable[[Any], None]) -> None:
-        """See what the running call has noted since the last time."""
+        """Read the running call's latest note."""
         noted = self._process.noted()
         if noted and noted != self._noted:
             self._noted = noted
@@ -219,7 +219,7 @@ class Slot:
                 on_note(message)
 
     def _come(self, timeout: float, on_note: Callable[[Any], None]) -> list[Parts]:
-        """What has come from the slot, or comes in time; what is here already comes first."""
+        """The next message from the slot within the time; those already received come first."""
         if not self._arrived:
             poll = select.poll()
             poll.register(self._process.data, select.POLLIN)
@@ -256,7 +256,7 @@ def _answer(envelope: Results, parts: Parts) -> Done | Raised:
 
 
 class Slots:
-    """The slots of this process: started when needed, used again, as many as run at once."""
+    """The slots of this process: started when needed, reused, as many as run at once."""
 
     def __init__(self) -> None:
         self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
@@ -264,9 +264,9 @@ class Slots:
 
     @contextmanager
     def borrow(self, *, batch: str = "", own_mounts: bool = False) -> Iterator[Slot]:
-        """A slot for this thread alone; it goes back afterwards unless it died.
+        """A slot for this thread alone; it is returned afterwards unless it died.
 
-        Idle slots of another batch are stopped: their modules may be out of date.
+        Idle slots of another batch are stopped, since their modules may be out of date.
         """
         self._stop_others(batch)
         slot = self._take(batch, own_mounts)
@@ -298,7 +298,7 @@ class Slots:
         return self._started(batch, own_mounts)
 
     def _started(self, batch: str, own_mounts: bool) -> Slot:
-        """A new slot, also if the system refuses one for a moment."""
+        """A new slot, retried if the system refuses it for a moment."""
         for tries in itertools.count(1):
             try:
                 return Slot(batch=batch, own_mounts=own_mounts)
@@ -351,7 +351,7 @@ _pid = 0
 
 
 def slots_here() -> Slots:
-    """The slots of this process (of this one: a forked child has none of its parent's)."""
+    """The slots of this process; a forked child has none of its parent's."""
     global _here, _pid
     if _here is None or _pid != os.getpid():
         _here, _pid = Slots(), os.getpid()

@@ -20,8 +20,8 @@ _Kind = tuple[tuple[type, str], ...]
 class TimeLeft:
     """How long the run may go on, and how long its tasks take.
 
-    A task may take its time limit. Once a task with the same steps has ended, any takes as long as
-    the quickest of them, as far as is known.
+    A task may take its time limit. Once a task with the same steps has ended, the shortest time of
+    such tasks counts instead.
     """
 
     def __init__(self, tasks: Iterable[Task], time_limit: float | None = None) -> None:
@@ -34,16 +34,16 @@ class TimeLeft:
 
     @property
     def limited(self) -> bool:
-        """Whether the run has an end at all."""
+        """Whether the run has a known end."""
         return self._end < math.inf
 
     @property
     def short(self) -> bool:
-        """Whether there may be too little time for some task that begins now."""
+        """Whether there may be too little time for some task that starts now."""
         return time.time() + self._longest > self._end
 
     def note(self, task: Task, phases: Sequence[Span]) -> None:
-        """A task has been done."""
+        """A task is done."""
         if self.limited and phases:
             seconds = phases[-1].start + phases[-1].seconds - phases[0].start
             kind = _kind(task)
@@ -51,20 +51,20 @@ class TimeLeft:
             self._longest = max(seconds, self._longest)
 
     def enough_for(self, task: Task) -> bool:
-        """Whether a task that begins now can end in time."""
+        """Whether a task that starts now can end in time."""
         return not self.limited or time.time() + self._needed(task) <= self._end
 
     def is_up(self) -> bool:
-        """Whether what runs is to stop. Asks whether the end was moved before it says so."""
+        """Whether running tasks must stop; first checks whether the end was moved."""
         return time.time() >= self._end and not self.moved()
 
     def moved(self) -> bool:
-        """Whether the end is later now than it was."""
+        """Whether the end was moved to a later time."""
         before, self._end = self._end, self._asked()
         return self._end > before
 
     def error(self, done: int, tasks: int, waiting: Task | None) -> OutOfTime:
-        """What to say when the run stops; ``waiting`` is a task that there was no time for."""
+        """The error when the run stops; ``waiting`` is a task that was not started."""
         needed = None if waiting is None else self._needed(waiting)
         name = None if waiting is None else waiting.name
         return OutOfTime(slurm.job_id() or "", self._end + STOP_BEFORE, done, tasks, name, needed)

@@ -14,7 +14,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Use:
-    """CPU time and memory of a slot and all that descends from it, since `begin`; see proc(5)."""
+    """CPU time and memory of a slot and its descendants since `begin`; see proc(5)."""
 
     def __init__(self) -> None:
         self._slot = 0
@@ -25,18 +25,18 @@ class Use:
         """Bytes."""
 
     def begin(self, slot: int, before: float) -> None:
-        """Count what the process ``slot`` uses on top of the CPU seconds that it had ``before``."""
+        """Count what the process ``slot`` uses in addition to the CPU seconds ``before``."""
         self._slot, self._before = slot, before
 
     def look_again(self) -> None:
-        """`look`, unless the last time was a moment ago, compared with how long it runs."""
+        """`look`, unless the last time was recent compared with the run time."""
         now = time.monotonic()
         if now >= self._next:
             self._next = now + min(_PAUSE, (now - self._begun) / 10)
             self.look()
 
     def look(self) -> None:
-        """Note what was used by now; what happens between the last look and a death is lost."""
+        """Measure the use so far; use after the last look before a death is lost."""
         if not self._slot:
             return
         family = list(_family(self._slot))
@@ -55,7 +55,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    """Of a process, and of its children that it has waited for."""
+    """CPU time of a process, and of its children that it has waited for."""
     with suppress(OSError, ValueError):
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:15])) / _TICKS

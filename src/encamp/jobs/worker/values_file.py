@@ -20,11 +20,11 @@ _MEASURED = re.compile(r"(\S+)(?:\s+(?:at|from|to|targ|trig)\s*=\s*\S+)+")
 
 
 def read_values(file: Path, task: str) -> dict[str, Scalar]:
-    """The values that a file of at most 64 KiB has by name. Raises `BadValues`.
+    """The values in a file of at most 64 KiB, by name. Raises `BadValues`.
 
     ``.json`` is an object, or one value; ``.csv`` is a line of names and a line of values; any
-    other file has lines of a name and its value, with a space, ``=`` or ``:`` between, and
-    comments that begin with ``#``, ``*`` or ``%``.
+    other file has lines of a name and a value, separated by a space, ``=`` or ``:``, and comments
+    that begin with ``#``, ``*`` or ``%``.
     """
     text = _text(file, task)
     try:
@@ -74,7 +74,7 @@ def _of_lines(text: str) -> dict[str, str]:
 
 
 def _measured(value: str) -> str:
-    """The number alone where a simulator has printed also where it was measured."""
+    """The number alone, without the conditions that simulators print after it."""
     match = _MEASURED.fullmatch(value)
     return match[1] if match is not None and _is_number(match[1]) else value
 

@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 
 class Watchers(Executor):
-    """As many threads as there are slots; ``about`` says that in a few words.
+    """As many threads as slots; ``about`` is a short description.
 
-    A thread that hangs does not keep the program from ending.
+    A thread that hangs does not prevent the program's end.
     """
 
     def __init__(self, slots: int) -> None:
@@ -57,7 +57,7 @@ class Watchers(Executor):
                     future.set_exception(exc)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Have the threads end; waits some seconds at most for what still runs."""
+        """End the threads; waits some seconds at most for running calls."""
         with suppress(Empty):  # the threads take orders, too
             while cancel_futures:
                 if (order := self._orders.get_nowait()) is not None:

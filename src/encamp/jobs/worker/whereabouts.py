@@ -12,7 +12,7 @@ from contextlib import suppress
 
 
 def worker_name() -> str:
-    """A name that the executor's user knows: an engine's number, a worker's name, a process."""
+    """The worker's name for the executor's user: an engine's number, a worker's name, a process."""
     for find in (_dask, _ipyparallel):
         name = find()
         if name is not None:

@@ -22,7 +22,7 @@ Keep = Literal["never", "failed", "always"]
 
 @dataclass(frozen=True)
 class Work:
-    """One attempt at one task, with all that a worker needs to know."""
+    """One attempt at one task: everything that a worker needs to know."""
 
     job: str
     task: str
@@ -53,7 +53,7 @@ class Work:
 
 @dataclass
 class Outcome:
-    """What came of one attempt. ``error`` is None if it ended well."""
+    """The outcome of one attempt. ``error`` is None if it succeeded."""
 
     where: Where | None = None
     slot: int = 0
@@ -105,7 +105,7 @@ def pack(task: str, steps: tuple[Call | Command, ...], by_value: set[types.Modul
 
 
 def unpack(steps: bytes) -> tuple[Call | Command, ...]:
-    """The steps again; raises `NotImportable`, or what else comes of importing their modules."""
+    """The steps; raises `NotImportable`, or the errors of importing their modules."""
     try:
         unpacked: tuple[Call | Command, ...] = pickle.loads(steps)  # noqa: S301 - from our job
     except ModuleNotFoundError as exc:
