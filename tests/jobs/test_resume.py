@@ -154,7 +154,7 @@ CHANGES: dict[str, tuple[Callable[[Strips], object], set[str], str, str]] = {
         "b",
         "its list of outputs changed",
     ),
-    "vanished output": (lambda s: Path("out/a/out.txt").unlink(), {"a", "join"}, "a", "vanished"),
+    "vanished output": (lambda s: Path("out/a/out.txt").unlink(), {"a", "join"}, "a", "removed"),
     "changed output": (
         lambda s: Path("out/copy.txt").write_text("changed!!!"),
         {"copy"},

@@ -503,7 +503,7 @@ def test_a_job_publishes_to_a_url_and_knows_when_it_is_up_to_date(here: Path) ->
     assert job().run(slots=1, force=True)["task"].state == "done"
     (here / "there/a.txt").unlink()
     again = job().run(slots=1)["task"]
-    assert (again.state, "vanished" in again.why) == ("done", True)
+    assert (again.state, "was removed" in again.why) == ("done", True)
     assert [path.name for path in (here / "there").iterdir()] == ["a.txt"]
 
 

@@ -33,7 +33,7 @@ class Looking:
         """How long that is after a look in vain; halved by each that finds something."""
 
     def wait(self, look: Callable[[], list[T]], sleep: Callable[[], list[T]]) -> list[T]:
-        """The result of ``look`` within a moment, if the last wait was short; else that of ``sleep``."""
+        """Poll ``look`` for a moment if the last wait was short, otherwise ``sleep``."""
         begun = time.perf_counter()
         found = (self._soon and self.look(look)) or sleep()
         self._soon = time.perf_counter() - begun < SOON

@@ -37,7 +37,7 @@ class Sandbox:
 
     @property
     def placed(self) -> Placed:
-        """What placing the inputs cost."""
+        """The costs of placing the inputs."""
         return self._placer.placed
 
     @property

@@ -21,22 +21,22 @@ _SEP = "\0"
 
 
 def import_path() -> list[str]:
-    """This process's `sys.path` in words that `extend_import_path` understands on other hosts."""
+    """This process's `sys.path` in a form for `extend_import_path` on other hosts."""
     folders = [_everywhere(os.path.abspath(folder or ".")) for folder in sys.path]
     return [f"{_SEP}{boot_id()}", *folders]
 
 
 def is_far(words: Iterable[str]) -> bool:
-    """Whether `import_path` was asked on another host, as far as can be known."""
+    """Whether `import_path` was called on another host, as far as can be known."""
     mark = next((word for word in words if word.startswith(_SEP)), None)
     return mark is not None and (mark == _SEP or mark != f"{_SEP}{boot_id()}")
 
 
 def extend_import_path(words: Iterable[str]) -> list[str]:
-    """Have modules looked for where another process does; returns the folders that are left out.
+    """Look for modules where another process does; returns the folders that are left out.
 
-    On the same host they come before the places that are known here; see above for other hosts.
-    A folder that is not here by its name is taken from the shared root that holds it there.
+    On the same host they come before this process's own; see above for other hosts. A folder that
+    does not exist here under its name is looked for in its shared root.
     """
     words = list(words)
     if not words:
@@ -52,7 +52,7 @@ def extend_import_path(words: Iterable[str]) -> list[str]:
 
 
 def left_out_words(folders: list[str], host: str) -> str:
-    """What to say of folders that `extend_import_path` has left out; empty if there are none."""
+    """The warning about folders that `extend_import_path` has left out; empty if there are none."""
     if not folders:
         return ""
     names = ", ".join(map(printable, folders))

@@ -61,11 +61,11 @@ log = logging.getLogger("encamp.cache")
 
 
 class HostCache:
-    """Access to this host's cache; a context manager, not for sharing between threads.
+    """Access to this host's cache; a context manager, for one thread at a time.
 
-    Trees that it hands out stay until it is closed. ``files`` and ``bytes`` count what it brought
-    to this host. With a ``channel``, what is on no disk that this host sees is shipped by it.
-    ``storage`` is what `local_storage` has just given, if that was asked.
+    Trees that it returns stay until it is closed. ``files`` and ``bytes`` count what it fetched to
+    this host. With a ``channel``, files that this host cannot see are sent through it. ``storage``
+    is the result of `local_storage`, if known already.
     """
 
     def __init__(self, channel: Channel | None = None, storage: Path | None = None) -> None:
@@ -94,7 +94,7 @@ class HostCache:
         self.close()
 
     def close(self) -> None:
-        """Note what was used, and let go of trees; may be called twice."""
+        """Record what was used, and release trees; may be called twice."""
         rows = [
             row for row in self._used.values() if os.path.lexists(self._entry(row.key, row.kind))
         ]
@@ -116,19 +116,19 @@ class HostCache:
 
     @property
     def may_ship(self) -> bool:
-        """Whether anything comes by a channel."""
+        """Whether there is a channel."""
         return self._channel is not None
 
     def ships(self, item: Item) -> bool:
-        """Whether an input comes by the channel: it is on no disk that this host sees."""
+        """Whether an input is sent through the channel, because this host cannot see it."""
         return self._channel is not None and item.url is None and not is_here(item)
 
     def has(self, item: Item) -> bool:
-        """Whether the entry is here already."""
+        """Whether the entry exists."""
         return self._entry(_key(item), item.kind).exists()
 
     def bring(self, items: Iterable[Item]) -> None:
-        """Fetch what is not here yet; errors as in `get`."""
+        """Fetch missing entries; errors as in `get`."""
         missing = [item for item in items if not self.has(item)]
         if not missing:
             return
@@ -151,7 +151,7 @@ class HostCache:
                 index.add(_row(item))
 
     def _note_fetches(self, items: list[Item]) -> None:
-        """Note entries before they are here, as a kill may come, and keep to the limit."""
+        """Record entries before they are fetched, in case of a kill, and keep to the limit."""
         with self._index() as index:
             if index.fresh:
                 self._adopt(index)
@@ -164,17 +164,17 @@ class HostCache:
             self._evict(over, "the cache's limit", spare={_key(item) for item in items})
 
     def get(self, item: Item) -> Path:
-        """The entry for an input, fetched first if it is not here.
+        """The entry for an input, fetched first if it is missing.
 
-        A file's entry may be evicted at any time, a tree's not before this object is closed.
-        Blocks while another process fetches the same. Raises `SourceChanged` if the input is no
-        longer what it was when the plan was made, `UnusableInput`, `DiskFull`, or OSError.
+        A file's entry may be evicted at any time, a tree's not before this object is closed. Blocks
+        while another process fetches the same. Raises `SourceChanged` if the input differs from the
+        plan, `UnusableInput`, `DiskFull`, or OSError.
         """
         self.bring([item])
         return self._get(item)
 
     def _get(self, item: Item, *, has_room: bool = False) -> Path:
-        """As `get`, for what is noted; ``has_room`` if room for it was asked for already."""
+        """Like `get`, for recorded entries; ``has_room`` if space for it is reserved already."""
         key = _key(item)
         entry = self._entry(key, item.kind)
         if item.kind == "file":
@@ -188,10 +188,10 @@ class HostCache:
         return entry / "tree" if item.kind == "tree" else entry
 
     def _hold_tree(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
-        """Share the tree's lock until this object is closed, and see that it is here.
+        """Share the tree's lock until this object is closed, and ensure that the tree is here.
 
-        Who uses an entry shares the lock of its key, who evicts it must have that alone, and never
-        waits; who fetches has the lock of the identity alone. So nobody waits in a circle.
+        Users of an entry share the lock of its key; evicting needs that lock exclusively, and never
+        waits; fetching needs the lock of the identity exclusively. So nobody waits in a cycle.
         """
         lock = self._held.setdefault(key, KeyLock(self._locks, key))
         try:
@@ -205,7 +205,7 @@ class HostCache:
             raise
 
     def _fetch(self, item: Item, key: str, entry: Path, *, has_room: bool) -> None:
-        """Make the entry; the lock of its identity is held."""
+        """Create the entry; the lock of its identity is held."""
         if os.path.lexists(entry):
             self._tell(item.name, "dropped", "it was damaged: a cleaner may have been there")
         partial = self.root / "partial" / key
@@ -286,7 +286,7 @@ class HostCache:
         return _what_changed(rows[0].state, _state(item)) if rows else "first use on this host"
 
     def room_if_scarce(self, need: int, what: str) -> AbstractContextManager[None]:
-        """`room` where ``need`` is a good part of what is free; nothing where there is plenty."""
+        """`room` if ``need`` is a large part of the free space; otherwise does nothing."""
         return self.room(need, what) if self._needs_room(need) else nullcontext()
 
     def _needs_room(self, need: int) -> bool:
@@ -294,10 +294,10 @@ class HostCache:
 
     @contextmanager
     def room(self, need: int, what: str) -> Iterator[None]:
-        """See to it that ``need`` bytes may be written to the local disk during a block.
+        """Ensure that ``need`` bytes can be written to the local disk during a block.
 
-        What others are about to write counts as written. The least recently used entries are
-        evicted where the disk asks for it. Raises `DiskFull`.
+        Space that others have reserved counts as used. The least recently used entries are evicted
+        if necessary. Raises `DiskFull`.
         """
         owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
         while (free := self._free_for(need, owner)) < need:
@@ -311,7 +311,7 @@ class HostCache:
                 index.give_room_back(owner)
 
     def _free_for(self, need: int, owner: str) -> int:
-        """Bytes that are free and promised to nobody; if they suffice they are promised."""
+        """The free bytes without reserved ones; if they suffice, ``need`` is reserved."""
         with self._index() as index:
             _forget_dead(index)
             promised = sum(size for _, size in index.rooms())
@@ -321,10 +321,10 @@ class HostCache:
         return free
 
     def _evict(self, size: int, what: str, *, spare: set[str]) -> bool:
-        """Drop what was not used for longest, ``size`` bytes by the index if there are as many.
+        """Remove the least recently used entries, ``size`` bytes by the index if there are as many.
 
-        Returns whether anything was dropped; the disk may have gained less, as entries are noted
-        before they are here.
+        Returns whether anything was removed; the disk may have gained less, as entries are recorded
+        before they are fetched.
         """
         dropped = 0
         for page in self._pages():
@@ -337,7 +337,7 @@ class HostCache:
         return dropped > 0
 
     def _pages(self) -> Iterator[list[Row]]:
-        """All entries, some at a time, those first that were not used for longest."""
+        """All entries, some at a time, least recently used first."""
         last = None
         while True:
             with self._index() as index:
@@ -352,14 +352,14 @@ class HostCache:
             index.tell(source, what, why)
 
     def _set_aside(self, entry: Path) -> None:
-        """Make room for a sound tree; who still uses the old one keeps it, `tidy` removes it."""
+        """Move a damaged tree away; its users keep it, and `tidy` removes it."""
         if os.path.lexists(entry):
             entry.rename(self.root / "partial" / f"{entry.name}-{token_hex(4)}")
 
     def drop(self, rows: Iterable[Row], why: str, *, linked: bool = False) -> list[Row]:
-        """Remove entries, unless tasks use them; returns those that are gone.
+        """Remove entries, unless tasks use them; returns those that were removed.
 
-        Files that tasks have links to go only with ``linked``: that frees nothing.
+        Files that tasks have links to are removed only with ``linked``: that frees nothing.
         """
         with ExitStack() as locks:
             gone = [row for row in rows if self._dropped(row, why, locks, linked=linked)]
@@ -371,7 +371,7 @@ class HostCache:
         return gone
 
     def _dropped(self, row: Row, why: str, locks: ExitStack, *, linked: bool) -> bool:
-        """Remove an entry if nobody uses it; its lock is held until the index knows."""
+        """Remove an entry if nobody uses it; its lock is held until the index is updated."""
         lock = KeyLock(self._locks, row.key)
         locks.callback(lock.close)
         entry = self._entry(row.key, row.kind)
@@ -382,7 +382,7 @@ class HostCache:
         return True
 
     def _remove(self, path: Path) -> None:
-        """Remove an entry or a partial one, out of sight at once; its lock is held."""
+        """Remove an entry or a partial one, under another name first; its lock is held."""
         if os.path.lexists(path):
             doomed = self.root / "partial" / f"{path.name}-{token_hex(4)}"
             with suppress(FileNotFoundError):
@@ -393,7 +393,7 @@ class HostCache:
                     warnings.warn(f"cannot remove {doomed} from the cache: {exc}", stacklevel=2)
 
     def rows(self) -> list[Row]:
-        """All entries that are noted, those first that were not used for longest."""
+        """All recorded entries, least recently used first."""
         with self._index() as index:
             return list(index.oldest_first())
 
@@ -403,12 +403,12 @@ class HostCache:
             return index.of_source(source)
 
     def events(self, source: str) -> list[Event]:
-        """What was done with one source and why, the oldest first."""
+        """The history of one source, the oldest event first."""
         with self._index() as index:
             return index.events(source)
 
     def tidy(self) -> dict[Path, OSError]:
-        """Remove what killed processes left half fetched or half evicted, or was set aside.
+        """Remove what killed processes left partly fetched or evicted, or what was set aside.
 
         Returns what cannot be removed.
         """
@@ -428,12 +428,12 @@ class HostCache:
         return stayed
 
     def adopt(self) -> None:
-        """Note entries that nobody has noted, as who fetched them was killed."""
+        """Record entries that were not recorded because their process was killed."""
         with self._index() as index:
             self._adopt(index)
 
     def _adopt(self, index: Index) -> None:
-        """Note entries that the index does not know of."""
+        """Record entries that the index does not have."""
         known = {row.key for row in index.oldest_first()}
         for kind in ("file", "tree"):
             for entry in (self.root / f"{kind}s").glob("*/*"):
@@ -447,15 +447,15 @@ class HostCache:
 
     @property
     def trees(self) -> Path:
-        """The folder that the entries of trees are in."""
+        """The folder with the entries of trees."""
         return self.root / "trees"
 
     def place_of(self, item: Item) -> Path:
-        """Where the entry for an input is, whether or not it is there."""
+        """The path of an input's entry, whether or not it exists."""
         return self._entry(_key(item), item.kind)
 
     def forget_damaged(self, item: Item, why: str = "a task wrote to it") -> None:
-        """Have the entry of an input fetched anew."""
+        """Have the entry of an input fetched again."""
         entry = self._entry(_key(item), item.kind)
         with alone(self._locks, _fetching(item.identity)):
             if item.kind == "tree":
@@ -473,12 +473,12 @@ def _key(item: Item) -> str:
 
 
 def _fetching(identity: str) -> str:
-    """What the lock of those who fetch is called; it is not the lock of those who use."""
+    """The key of the lock for fetching, which differs from the lock for using."""
     return f"fetching {identity}"
 
 
 def _is_linked(entry: Path) -> bool:
-    """Whether a file's entry is linked to some task's folder: evicting it would free nothing."""
+    """Whether a file's entry is linked into a task's folder: evicting it would free nothing."""
     try:
         status = entry.lstat()
     except FileNotFoundError:
@@ -522,9 +522,9 @@ def _forget_dead(index: Index) -> None:
 
 
 def cache_limit(root: Path) -> int:
-    """How many bytes the cache may hold: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
+    """The size limit of the cache in bytes: ENCAMP_CACHE_LIMIT, or a fifth of its disk.
 
-    Raises `BadJob` where that is no size.
+    Raises `BadJob` if that is not a size.
     """
     given = os.environ.get(LIMIT)
     if not given:
@@ -536,7 +536,7 @@ def cache_limit(root: Path) -> int:
 
 
 def clear_cache(*, dry_run: bool = False) -> int:
-    """Remove all entries but trees in use; returns how many bytes they held."""
+    """Remove all entries except trees in use; returns the freed bytes."""
     if not (local_storage_path() / "cache").is_dir():
         return 0
     freed = 0
@@ -552,7 +552,7 @@ def clear_cache(*, dry_run: bool = False) -> int:
 
 
 def _row_of(entry: Path, kind: str, sources: dict[str, str]) -> Row | None:
-    """What is known of an entry on the disk; None if somebody else removes it now."""
+    """The record of an entry on the disk; None if another process is removing it."""
     with suppress(FileNotFoundError, UnusableInput):
         size, files = _measured(entry)
         return Row(entry.name, kind, sources.get(entry.name, "unknown"), "", size, files, 0, 0)

@@ -16,9 +16,9 @@ _held: dict[Path, tuple[int, os.stat_result]] = {}
 
 
 def keep_off(folder: Path) -> None:
-    """Share the lock of ``folder`` as long as this process lives; may be called again and again.
+    """Share the lock of ``folder`` while this process lives; may be called repeatedly.
 
-    Where the disk knows no such locks, or a cleaner is at work there just now, nothing happens.
+    Does nothing if the disk has no such locks, or a cleaner is working there just now.
     """
     held = _held.get(folder)
     now = _status(held[0]) if held is not None else None
@@ -34,7 +34,7 @@ def keep_off(folder: Path) -> None:
 
 
 def _status(fd: int) -> os.stat_result | None:
-    """What a descriptor is open on: anybody in this process may have closed it."""
+    """The status of an open descriptor: anybody in this process may have closed it."""
     try:
         return os.fstat(fd)
     except OSError:
@@ -42,7 +42,7 @@ def _status(fd: int) -> os.stat_result | None:
 
 
 def locked(folder: Path, kind: int) -> int | None:
-    """A descriptor that holds the lock of a folder, at once; None where that cannot be had."""
+    """A descriptor that holds the lock of a folder; None if the lock is not free."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(fd, kind | fcntl.LOCK_NB)

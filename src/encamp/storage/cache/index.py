@@ -38,7 +38,7 @@ _SCHEMA = (
 
 @dataclass(frozen=True)
 class Row:
-    """One entry. ``state`` is what its source was like when it was fetched, in words."""
+    """One entry. ``state`` describes its source when it was fetched."""
 
     key: str
     kind: str
@@ -52,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was done with a source, and why."""
+    """An action on a source, and its reason."""
 
     time: float
     source: str
@@ -69,7 +69,7 @@ class Index:
         """Whether it was just made, and knows of nothing."""
 
     def add(self, row: Row) -> None:
-        """Note an entry; one that is noted is only used anew."""
+        """Record an entry; for a recorded one, only its use."""
         values = (row.key, row.kind, row.source, row.state, row.size, row.files)
         self._database.execute(
             "INSERT INTO entry VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -82,7 +82,7 @@ class Index:
         self._database.executemany("DELETE FROM entry WHERE key = ?", [(key,) for key in keys])
 
     def used(self, keys: Iterable[str], when: float) -> None:
-        """Note that entries were used."""
+        """Record that entries were used."""
         self._database.executemany(
             "UPDATE entry SET used = ? WHERE key = ?", [(when, key) for key in keys]
         )
@@ -92,7 +92,7 @@ class Index:
         return int(self._database.execute("SELECT size FROM total").fetchone()[0])
 
     def oldest_first(self) -> Iterator[Row]:
-        """All entries, those first that were not used for longest."""
+        """All entries, least recently used first."""
         rows = self._database.execute("SELECT * FROM entry ORDER BY used").fetchall()
         return (Row(*row) for row in rows)
 
@@ -108,7 +108,7 @@ class Index:
         return [Row(*row) for row in self._database.execute(query, (source,))]
 
     def tell(self, source: str, what: str, why: str) -> None:
-        """Note an event; the oldest are forgotten."""
+        """Record an event; the oldest are removed."""
         cursor = self._database.execute(
             "INSERT INTO event (time, source, what, why) VALUES (?, ?, ?, ?)",
             (time.time(), source, what, why),
@@ -118,26 +118,26 @@ class Index:
         )
 
     def events(self, source: str) -> list[Event]:
-        """What was done with a source, the oldest first."""
+        """The events of one source, the oldest first."""
         query = "SELECT time, source, what, why FROM event WHERE source = ? ORDER BY number"
         return [Event(*row) for row in self._database.execute(query, (source,))]
 
     def rooms(self) -> list[tuple[str, int]]:
-        """Who has asked for how many bytes of the disk that may not be written yet."""
+        """Who has reserved how many bytes of the disk."""
         return self._database.execute("SELECT owner, bytes FROM room").fetchall()
 
     def ask_room(self, owner: str, size: int) -> None:
-        """Note that ``owner`` is going to write ``size`` bytes."""
+        """Reserve ``size`` bytes for ``owner``."""
         self._database.execute("INSERT INTO room VALUES (?, ?)", (owner, size))
 
     def give_room_back(self, owner: str) -> None:
-        """Forget what ``owner`` has asked for."""
+        """Release the reservations of ``owner``."""
         self._database.execute("DELETE FROM room WHERE owner = ?", (owner,))
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Index]:
-    """The index for one transaction, for which others wait. Raises OSError (ENOSPC, EIO)."""
+    """The index for one transaction, which others wait for. Raises OSError (ENOSPC, EIO)."""
     try:
         with closing(_begun(path)) as database:
             try:
@@ -154,7 +154,7 @@ def opened(path: Path) -> Iterator[Index]:
 
 
 def _begun(path: Path) -> sqlite3.Connection:
-    """A connection with a transaction begun, to a new database where there is none that works.
+    """A connection in a transaction, to a new database if there is none that works.
 
     No write-ahead log: the change to it does not wait for others, see sqlite.org/wal.html.
     """
@@ -184,7 +184,7 @@ def _is_current(database: sqlite3.Connection) -> bool:
 
 
 def _make_tables(database: sqlite3.Connection) -> None:
-    """Make the tables, in place of those of another version."""
+    """Create the tables, in place of those of another version."""
     old = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     for (name,) in old:
         database.execute(f'DROP TABLE "{name}"')

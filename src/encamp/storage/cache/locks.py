@@ -21,7 +21,7 @@ _FRESH = 3600.0
 
 
 class KeyLock:
-    """A lock on one key, free to begin with; not for sharing between threads."""
+    """A lock on one key, initially free; for one thread at a time."""
 
     def __init__(self, file: Path, key: str) -> None:
         self._file = file
@@ -33,15 +33,15 @@ class KeyLock:
         return os.open(self._file, flags, 0o600)
 
     def share(self) -> None:
-        """Hold it together with others who share it; waits for one who holds it alone."""
+        """Share it; waits for an exclusive holder."""
         self._hold(fcntl.F_OFD_SETLKW, fcntl.F_RDLCK)
 
     def take(self) -> None:
-        """Hold it alone; waits for all others."""
+        """Hold it exclusively; waits for all others."""
         self._hold(fcntl.F_OFD_SETLKW, fcntl.F_WRLCK)
 
     def take_if_free(self) -> bool:
-        """Hold it alone if nobody else has it; never waits."""
+        """Hold it exclusively if it is free; never waits."""
         try:
             self._hold(fcntl.F_OFD_SETLK, fcntl.F_WRLCK)
         except BlockingIOError:
@@ -49,7 +49,7 @@ class KeyLock:
         return True
 
     def _hold(self, how: int, kind: int) -> None:
-        """Take the lock; again in a new file if a cleaner of temporary files took this one."""
+        """Take the lock; again in a new file if a cleaner of temporary files removed this one."""
         while True:
             fcntl.fcntl(self._fd, how, self._request(kind))
             status = os.fstat(self._fd)
@@ -61,11 +61,11 @@ class KeyLock:
             os.utime(self._fd)  # cleaners leave alone what was used a short while ago
 
     def release(self) -> None:
-        """Let it be free again."""
+        """Unlock it."""
         fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, self._request(fcntl.F_UNLCK))
 
     def close(self) -> None:
-        """Give it up; may be called twice."""
+        """Release it for good; may be called twice."""
         if self._fd >= 0:
             with suppress(OSError):
                 self.release()
@@ -79,7 +79,7 @@ class KeyLock:
 
 @contextmanager
 def alone(file: Path, key: str) -> Iterator[None]:
-    """Hold the lock of ``key`` alone for the time of a block."""
+    """Hold the lock of ``key`` exclusively during a block."""
     lock = KeyLock(file, key)
     try:
         lock.take()
@@ -90,7 +90,7 @@ def alone(file: Path, key: str) -> Iterator[None]:
 
 @contextmanager
 def shared(file: Path, key: str) -> Iterator[None]:
-    """Hold the lock of ``key`` together with others for the time of a block."""
+    """Share the lock of ``key`` during a block."""
     lock = KeyLock(file, key)
     try:
         lock.share()

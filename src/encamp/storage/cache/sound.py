@@ -27,7 +27,7 @@ _KEPT = 100
 
 @dataclass(frozen=True)
 class _Look:
-    """A large tree that was found whole: until when that is believed, and its folders then."""
+    """A large tree that was found complete: until when this is trusted, and its folders then."""
 
     until: float
     folders: tuple[tuple[str, tuple[int, int]], ...]
@@ -37,10 +37,10 @@ _looks: dict[Path, _Look] = {}
 
 
 def sound(entry: Path, item: Item, *, written: bool = False) -> bool:
-    """Whether an entry is there, whole and unchanged.
+    """Whether an entry exists, complete and unchanged.
 
-    Of a tree all sizes and times are compared. Between two such looks at a tree of more than 1,000
-    files only its folders are, which tells whether something was removed, added or replaced,
+    All sizes and times of a tree are compared. Between two such checks of a tree of more than 1,000
+    files, only its folders are, which tells whether something was removed, added or replaced,
     unless somebody may have ``written`` to its files.
     """
     if item.kind == "file":
@@ -109,6 +109,6 @@ def files_there(entry: Path) -> int:
 
 
 def doubt(entry: Path) -> None:
-    """Have a tree looked through at its next use, by whichever process."""
+    """Have a tree checked completely at its next use, by any process."""
     with suppress(OSError):
         os.utime(entry / "tree")

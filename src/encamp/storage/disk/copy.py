@@ -21,11 +21,10 @@ def copy_file(
     """Copy a regular file with its permissions and modification time to a new file.
 
     ``expected`` is the size and mtime_ns that the source must have before and after the copy,
-    otherwise `SourceChanged`; ``mode`` replaces the permissions. The disk's own copy is used
-    where it has one (a reflink costs no data), see copy_file_range(2); holes stay holes. Raises
-    `UnusableInput` for what is no regular file or holds not as many bytes as it says,
-    FileExistsError if the target is there, OSError from the disk.
-    On any error no target is left.
+    otherwise `SourceChanged`; ``mode`` replaces the permissions. Uses the disk's own copy if it has
+    one (a reflink costs no data), see copy_file_range(2); holes stay holes. Raises `UnusableInput`
+    for a file that is not regular or does not hold its size in bytes, FileExistsError if the target
+    exists, OSError from the disk. On any error no target is left.
     """
     reader = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -70,7 +69,7 @@ def _fill(
 
 
 def false_size(size: int) -> str:
-    """What is wrong with a file that does not hold as many bytes as the system says."""
+    """The error for a file that does not hold as many bytes as the system says."""
     return (
         f"it does not hold the {size} bytes that the disk reports, like files that the kernel "
         "generates; read it in a step, or copy it to a regular file first"
@@ -78,7 +77,7 @@ def false_size(size: int) -> str:
 
 
 def check_size(path: Path | str, status: os.stat_result) -> None:
-    """Raise `UnusableInput` for a file that takes no room on its disk, and whose size is false."""
+    """Raise `UnusableInput` for a file without blocks on its disk whose size is false."""
     if status.st_blocks:
         return
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -92,7 +91,7 @@ def check_size(path: Path | str, status: os.stat_result) -> None:
 
 
 def _copy_parts(reader: int, writer: int, status: os.stat_result) -> bool:
-    """Copy what is not a hole; returns whether as many bytes were there as should be."""
+    """Copy everything except holes; returns whether the expected number of bytes was there."""
     size = status.st_size
     if not is_sparse(status):
         return _copy_bytes(reader, writer, size, 0) == size
@@ -104,7 +103,7 @@ def _copy_parts(reader: int, writer: int, status: os.stat_result) -> bool:
 
 
 def _copy_bytes(reader: int, writer: int, size: int, start: int) -> int:
-    """Copy ``size`` bytes from ``start`` on to the same place; returns how many there were."""
+    """Copy ``size`` bytes from ``start`` on to the same offset; returns how many there were."""
     at, end = start, start + size
     os.lseek(writer, start, os.SEEK_SET)
     try:
@@ -132,7 +131,7 @@ def _copy_plain(reader: int, writer: int, size: int, start: int) -> int:
 
 
 def write_at(fd: int, data: bytes, at: int) -> None:
-    """Write all of ``data`` to a place of a file. Raises OSError if the disk does not."""
+    """Write all of ``data`` at an offset of a file. Raises OSError if the disk does not."""
     os.lseek(fd, at, os.SEEK_SET)
     view = memoryview(data)
     while view:
@@ -141,6 +140,6 @@ def write_at(fd: int, data: bytes, at: int) -> None:
 
 
 def _check_written(fd: int, at: int) -> None:
-    """Calls that say that they wrote more than they did leave a file's position behind."""
+    """Check the file's position, since some calls report more bytes than they wrote."""
     if os.lseek(fd, 0, os.SEEK_CUR) != at:
         raise OSError(errno.EIO, _SHORT)

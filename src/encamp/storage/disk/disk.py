@@ -14,7 +14,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 
 
 def free_space(folder: Path) -> int:
-    """Bytes that this user may still write to the disk of ``folder``, or of what is above it."""
+    """Bytes that this user may still write to the disk of ``folder``, or of its parent."""
     try:
         found = os.statvfs(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -23,12 +23,12 @@ def free_space(folder: Path) -> int:
 
 
 def disk_full(exc: OSError, path: Path, need: int) -> DiskFull | None:
-    """`DiskFull` if ``exc`` says that there is no room for ``need`` bytes; None for all else."""
+    """`DiskFull` if ``exc`` says that ``need`` bytes do not fit; otherwise None."""
     return DiskFull(str(path), need, free_space(path)) if exc.errno in _NO_ROOM else None
 
 
 def named_error(exc: OSError, source: str, folder: Path, need: int) -> Exception:
-    """The error to raise where ``exc`` broke the copy of ``source`` to somewhere in ``folder``."""
+    """The error to raise if ``exc`` broke the copy of ``source`` into ``folder``."""
     if full := disk_full(exc, folder, need):
         return full
     if isinstance(exc, FileNotFoundError):
@@ -42,10 +42,7 @@ _told: set[tuple[int, str]] = set()
 
 
 def flushed(fd: int, path: Path | str) -> None:
-    """Wait until what is written is on the disk; one that knows no such request is warned of once.
-
-    Raises OSError.
-    """
+    """Flush a file to the disk; warns once about a disk without support for it. Raises OSError."""
     try:
         os.fsync(fd)
     except OSError as exc:
@@ -55,7 +52,7 @@ def flushed(fd: int, path: Path | str) -> None:
 
 
 def set_permissions(fd: int, mode: int, path: Path | str) -> None:
-    """Set a file's permissions; a disk that keeps none (FAT) is warned of once. Raises OSError."""
+    """Set a file's permissions; warns once about a disk that keeps none (FAT). Raises OSError."""
     try:
         os.fchmod(fd, mode)
     except OSError as exc:
@@ -72,7 +69,7 @@ def _warn_once(fd: int, path: Path | str, what: str) -> None:
 
 
 def kind_and_source(device: int) -> tuple[str, str]:
-    """The type of a mounted disk and what is mounted, see proc(5), mountinfo; empty if unknown."""
+    """The type of a mounted disk and its source, see proc(5), mountinfo; empty if unknown."""
     wanted = f"{os.major(device)}:{os.minor(device)}"
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
@@ -95,7 +92,7 @@ def keeps_owners(device: int) -> bool:
 
 
 class Disks:
-    """What disks are called, found out once in the life of this object: another may be mounted."""
+    """Names of disks, looked up once per object, since another disk may be mounted later."""
 
     def __init__(self) -> None:
         self._names: dict[int, str | None] = {}
@@ -114,7 +111,7 @@ class Disks:
 
 @lru_cache(maxsize=1000)
 def _name_of_disk(device: int, number: int) -> str | None:
-    """``number`` is what the disk's own statfs(2) calls it."""
+    """``number`` is the disk's own, from statfs(2)."""
     kind, source = kind_and_source(device)
     if kind.startswith(_NUMBERED_ANEW):
         return None

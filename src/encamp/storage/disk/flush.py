@@ -24,7 +24,7 @@ _SYNCFS_TELLS_ERRORS = (5, 8)
 
 
 def flush_files(files: Iterable[Path]) -> dict[Path, OSError]:
-    """Wait until files are on the disk; returns those that could not be brought there, and why."""
+    """Flush files to the disk; returns those that could not be flushed, and why."""
     failed: dict[Path, OSError] = {}
     disks: dict[int, list[Path]] = defaultdict(list)
     for file in files:
@@ -39,7 +39,7 @@ def flush_files(files: Iterable[Path]) -> dict[Path, OSError]:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk; raises OSError."""
+    """Flush the names in a folder to the disk; raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         flushed(fd, folder)
@@ -62,7 +62,7 @@ def _one_by_one(files: list[Path]) -> dict[Path, OSError]:
 
 
 def _flushed_whole(device: int, file: Path) -> bool:
-    """Flush the disk that a file is on; False where that is not as good, not as quick, or fails."""
+    """Flush a file's whole disk; False if that is not as good, not as fast, or fails."""
     if not _can_be_whole(device) or _kilobytes_waiting() > _LITTLE:
         return False
     fd = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -83,7 +83,7 @@ def _can_be_whole(device: int) -> bool:
 
 
 def _kilobytes_waiting() -> int:
-    """What waits to be written to all disks."""
+    """How much data waits to be written to all disks."""
     with suppress(OSError):
         told = Path("/proc/meminfo").read_bytes()
         if found := re.search(rb"^Dirty: +(\d+) kB", told, re.MULTILINE):

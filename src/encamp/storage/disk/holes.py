@@ -22,19 +22,19 @@ def is_sparse(status: os.stat_result) -> bool:
 
 
 class Hashed:
-    """The blake2b-128 of bytes that come one after the other, and how many there were."""
+    """The blake2b-128 of consecutive bytes, and their number."""
 
     def __init__(self) -> None:
         self.size = 0
         self._hash = hashlib.blake2b(digest_size=16)
 
     def update(self, data: bytes) -> None:
-        """Take in the next bytes."""
+        """Hash the next bytes."""
         self._hash.update(data)
         self.size += len(data)
 
     def zeros(self, count: int) -> None:
-        """Take in what a hole is read as."""
+        """Hash a hole."""
         for _ in range(count // len(_ZEROS)):
             self.update(_ZEROS)
         self.update(_ZEROS[: count % len(_ZEROS)])
@@ -49,9 +49,9 @@ _ZEROS = bytes(1 << 20)
 
 
 def data_parts(fd: int, size: int, start: int = 0) -> Iterator[tuple[int, int]]:
-    """Where there is something in a file from ``start`` on: begin and end, see lseek(2), SEEK_DATA.
+    """The parts of a file with data, from ``start`` on: begin and end, see lseek(2), SEEK_DATA.
 
-    All is where the disk does not tell.
+    One part with everything if the disk does not tell.
     """
     at = start
     while at < size:

@@ -52,7 +52,7 @@ class OwnFolder:
 
     @contextmanager
     def opened(self, *, make: bool = False) -> Iterator[OwnFiles]:
-        """Its files, for the time of a block; with ``make`` it is made where it is missing.
+        """Its files, during a block; with ``make`` a missing folder is created.
 
         Raises `NotOurs`, `BadDestination`, or OSError from the disk.
         """
@@ -70,7 +70,7 @@ class OwnFolder:
 
     @contextmanager
     def held(self, files: OwnFiles) -> Iterator[None]:
-        """Take no other folder for this one, whatever has its name, for the time of a block."""
+        """Accept no other folder of this name during a block."""
         self._held[:] = [files.identity]
         try:
             yield
@@ -80,14 +80,14 @@ class OwnFolder:
     def check(self) -> None:
         """Raise `NotOurs` if another folder has the name of the one that is held.
 
-        One that is gone is found where something is to be put into it.
+        A missing folder is found when something is written into it.
         """
         with suppress(FileNotFoundError), self.opened():
             pass
 
     @contextmanager
     def _above(self, make: bool) -> Iterator[int]:
-        """A descriptor of the folder that it is in."""
+        """A descriptor of its parent."""
         folder = self.path.parent
         if self.is_true:
             with opened(folder, NAMED, make=make) as fd:
@@ -103,10 +103,10 @@ class OwnFolder:
 
 
 class OwnFiles:
-    """The files of one folder; of two threads each needs its own.
+    """The files of one folder; for one thread.
 
-    ``folder`` is a descriptor of the one that it is in; ``owners`` are trusted, by default this
-    user and root, and for root whoever has that one.
+    ``folder`` is a descriptor of its parent; ``owners`` are trusted, by default this user and root,
+    and for root also the parent's owner.
     """
 
     def __init__(
@@ -134,18 +134,18 @@ class OwnFiles:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Which folder it is, by device and inode."""
+        """Device and inode of the folder."""
         status = os.fstat(self._fd)
         return status.st_dev, status.st_ino
 
     def close(self) -> None:
-        """Let go of the folder; may be called twice."""
+        """Close the folder; may be called twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def tighten(self) -> None:
-        """See that only those write to the folder who may: the owner, or all of its group."""
+        """Allow only the owner, or all of its group, to write to the folder."""
         status = os.fstat(self._fd)
         mode = stat.S_IMODE(status.st_mode)
         wanted = (mode | stat.S_IWGRP) & ~stat.S_IWOTH if self._shared else mode & ~_OTHERS
@@ -154,9 +154,9 @@ class OwnFiles:
                 os.fchmod(self._fd, wanted)
 
     def check_writers(self) -> None:
-        """Raise `NotOurs` for a folder that others could fill before `tighten` closed it to them.
+        """Raise `NotOurs` for a folder to which others could write before `tighten`.
 
-        Somebody may have given it this name who may rename what lies beside it.
+        Somebody who may rename files beside it may have given it this name.
         """
         mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
         if self._shared or self._anybody or not mode & _OTHERS:
@@ -167,7 +167,7 @@ class OwnFiles:
             raise NotOurs(str(self.path), f"{why}; {remedy} (--shared)")
 
     def below(self, name: str, *, make: bool = False) -> OwnFiles:
-        """The files of a folder in this one."""
+        """The files of a subfolder."""
         return OwnFiles(
             self.path / name, self._fd, shared=self._shared, make=make, owners=self._owners
         )
@@ -193,11 +193,11 @@ class OwnFiles:
         return fd
 
     def trusts(self, status: os.stat_result) -> bool:
-        """Whether something in this folder belongs to somebody who may put it there."""
+        """Whether the owner of something in this folder is trusted."""
         return self._shared or self._anybody or status.st_uid in self._owners
 
     def read(self, name: str, most: int = MOST) -> bytes:
-        """The bytes of a file; raises as `open`, and `NotOurs` for more than ``most``."""
+        """The bytes of a file; raises as `open` does, and `NotOurs` for more than ``most``."""
         fd = self.open(name)
         with os.fdopen(fd, "rb") as file:
             data = file.read(min(most, os.fstat(fd).st_size) + 1)
@@ -208,7 +208,7 @@ class OwnFiles:
         return data
 
     def make(self, name: str, data: bytes) -> os.stat_result:
-        """Make a new file; raises FileExistsError if something has the name."""
+        """Create a file; raises FileExistsError if the name exists."""
         fd = os.open(name, os.O_WRONLY | _NEW, self._mode, dir_fd=self._fd)
         with os.fdopen(fd, "wb", buffering=0) as file:
             view = memoryview(data)
@@ -218,10 +218,10 @@ class OwnFiles:
 
     @contextmanager
     def replacing(self, name: str, *, flush: bool = True) -> Iterator[IO[bytes]]:
-        """Write a file that takes the name when it is whole, and on the disk.
+        """Write a file that gets its name when it is complete and flushed.
 
-        What has the name already is replaced, a link itself and not what it leads to. Without
-        ``flush`` a power cut may leave it empty: for what counts for some seconds only.
+        It replaces what has the name already, a link itself and not its target. Without ``flush`` a
+        power cut may leave it empty: for files that matter for some seconds only.
         """
         temporary = f".{name}.{token_hex(8)}.tmp"
         fd = os.open(temporary, os.O_RDWR | _NEW, self._mode, dir_fd=self._fd)
@@ -240,12 +240,12 @@ class OwnFiles:
             raise
 
     def remove(self, name: str) -> None:
-        """Remove a file, or a link itself, if it is there."""
+        """Remove a file, or a link itself, if it exists."""
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=self._fd)
 
     def rename(self, name: str, to: str) -> None:
-        """Give a file another name."""
+        """Rename a file."""
         os.rename(name, to, src_dir_fd=self._fd, dst_dir_fd=self._fd)
 
     def names(self) -> list[str]:
@@ -257,7 +257,7 @@ class OwnFiles:
         return os.stat(name, dir_fd=self._fd, follow_symlinks=False)
 
     def discard_temporary(self) -> None:
-        """Remove files that killed processes have not given their names."""
+        """Remove temporary files of killed processes."""
         for name in self.names():
             if _TEMPORARY.fullmatch(name):
                 with suppress(OSError):
@@ -302,7 +302,7 @@ class OwnFiles:
 
 
 def _keeps_modes(fd: int, mode: int) -> bool:
-    """Whether a folder's disk knows permissions: some show all folders as everybody's."""
+    """Whether a folder's disk keeps permissions: some show all folders as everybody's."""
     try:
         os.fchmod(fd, mode & ~_OTHERS)
         kept = not os.fstat(fd).st_mode & _OTHERS
@@ -315,9 +315,9 @@ def _keeps_modes(fd: int, mode: int) -> bool:
 def open_regular(
     path: Path | str, *, follow: bool = True, folder: int | None = None
 ) -> BufferedReader:
-    """A plain file that may be anybody's, to be read; nothing else is waited for.
+    """Open a regular file of any owner for reading; never waits for other kinds of files.
 
-    It may be relative to ``folder``, a descriptor. Raises OSError, also for what is no plain file.
+    It may be relative to ``folder``, a descriptor. Raises OSError, also for other kinds of files.
     """
     flags = _GUARDED & ~os.O_NOFOLLOW if follow else _GUARDED
     fd = os.open(path, os.O_RDONLY | flags, dir_fd=folder)
@@ -328,7 +328,7 @@ def open_regular(
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """The first bytes of a plain file that may be anybody's, and no symlink; raises OSError."""
+    """The first bytes of a regular file of any owner, but not through a symlink; raises OSError."""
     with open_regular(path, follow=False) as file:
         return file.read(most)
 

@@ -14,7 +14,7 @@ _NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def uid_of_new_files(folder: Path | int) -> int | None:
-    """Whom a disk shows as the owner of what we make in a folder; None where we can make nothing.
+    """The owner that a disk shows for our new files in a folder; None if we cannot create any.
 
     ``folder`` may be a descriptor.
     """
@@ -37,7 +37,7 @@ def uid_of_new_files(folder: Path | int) -> int | None:
 
 
 def name_of_user(uid: int) -> str:
-    """What a user is called; the number where it has no name."""
+    """A user's name; the number if there is none."""
     try:
         return printable(pwd.getpwuid(uid).pw_name)
     except KeyError:

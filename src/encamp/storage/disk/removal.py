@@ -29,7 +29,7 @@ _NAMED = 3
 
 
 class NotRemoved(OSError):
-    """Some things in a folder cannot be removed; all else is gone."""
+    """Some files in a folder cannot be removed; all others were."""
 
     def __init__(self, stayed: dict[str, OSError]) -> None:
         self.paths = list(stayed)
@@ -45,11 +45,11 @@ def _shortened(path: str) -> str:
 
 
 def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None:
-    """Remove ``folder`` and all that is in it; nothing happens if it is not there.
+    """Remove ``folder`` with its contents; does nothing if it does not exist.
 
-    Folders whose owner may not write to them are opened first. What is ``mounted`` in it, or on
-    another disk, is left alone. Raises `UnsafeTarget` for a folder that is not below ``root``, also
-    by a symlink, `NotRemoved` when all is gone that can be removed.
+    Folders without write permission for their owner are made writable first. What is ``mounted`` in
+    it, or on another disk, is left alone. Raises `UnsafeTarget` for a folder that is not below
+    ``root``, also through a symlink, and `NotRemoved` after removing everything else.
     """
     *names, name = _names_below(folder, root)
     for left in reversed(range(_TRIES)):
@@ -68,7 +68,7 @@ def remove_tree(folder: Path, root: Path, mounted: Collection[str] = ()) -> None
 
 
 def _names_below(folder: Path, root: Path) -> list[str]:
-    """The names on the way from ``root`` to ``folder``. Raises `UnsafeTarget`."""
+    """The names in the path from ``root`` to ``folder``. Raises `UnsafeTarget`."""
     top, whole = f"{root}/", str(folder)
     names = whole.removeprefix(top).split("/")
     if not whole.startswith(top) or ".." in names:
@@ -77,7 +77,7 @@ def _names_below(folder: Path, root: Path) -> list[str]:
 
 
 def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
-    """A descriptor of what ``folder`` is in, to which no symlink below ``root`` leads."""
+    """A descriptor of the parent of ``folder``, reached without symlinks below ``root``."""
     fd = os.open(root, _FOLDER & ~os.O_NOFOLLOW)
     for name in names:
         try:
@@ -94,7 +94,7 @@ def _opened_above(folder: Path, root: Path, names: list[str]) -> int:
 
 
 def _removed_at_once(name: str, above: int) -> bool:
-    """Remove a folder of a few levels, as most are; False if there is anything odd about it.
+    """Remove a folder of a few levels, as most are; False if anything about it is unusual.
 
     Closes ``above`` if it was removed.
     """
@@ -132,7 +132,7 @@ def _is_link(name: str, above: int) -> bool:
 
 @dataclass
 class _Level:
-    """A folder on the way down: its name in the one above, which one it is, what is in it."""
+    """A folder being removed: its name in its parent, its identity, its contents."""
 
     name: str
     status: os.stat_result
@@ -142,7 +142,7 @@ class _Level:
 
 
 class _Removal:
-    """One pass over a folder; ``above``, which becomes its own, is what that is in."""
+    """One pass over a folder; it takes over ``above``, the descriptor of its parent."""
 
     def __init__(self, top: Path, above: int, mounted: Collection[str]) -> None:
         self._top, self._fd = top, above
@@ -235,7 +235,7 @@ class _Removal:
 
 
 def _opened(name: str, above: int) -> tuple[int, os.stat_result]:
-    """A descriptor of a folder, to which its owner has all rights then, and its status."""
+    """A descriptor of a folder, after giving its owner all rights, and its status."""
     try:
         fd = os.open(name, _FOLDER, dir_fd=above)
     except PermissionError:
@@ -249,7 +249,7 @@ def _opened(name: str, above: int) -> tuple[int, os.stat_result]:
 
 
 def _give_rights(name: str, above: int) -> None:
-    """Let the owner open a folder; by a descriptor, so that no symlink takes its place."""
+    """Let the owner open a folder; through a descriptor, so that no symlink can replace it."""
     fd = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
     try:
         os.chmod(f"/proc/self/fd/{fd}", 0o700)  # noqa: PTH101

@@ -34,7 +34,7 @@ _MOST_LINKS = 40
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """How far the folders of a path are believed."""
+    """Whom to trust in the folders of a path."""
 
     depth: int = 0
     """How many folders at its end are below the one that the user has named."""
@@ -52,7 +52,7 @@ NAMED = Trust()
 
 
 def trust_in(named: Path | str, depth: int = 0, *, shared: bool = False) -> Trust:
-    """How far a folder is believed that is ``depth`` folders below one that the user has named."""
+    """The trust in a folder that is ``depth`` folders below one that the user has named."""
     for there in (Path(named), *Path(named).parents):
         with suppress(OSError):
             return Trust(depth, shared, there.stat().st_uid)
@@ -61,7 +61,7 @@ def trust_in(named: Path | str, depth: int = 0, *, shared: bool = False) -> Trus
 
 @contextmanager
 def opened(folder: Path, trust: Trust = NAMED, *, make: bool = False) -> Iterator[int]:
-    """What `open_folder` gives, for the time of a block."""
+    """`open_folder` during a block."""
     fd = open_folder(str(folder), trust, make=make)
     try:
         yield fd

@@ -42,8 +42,8 @@ _unseen: dict[Portable, float] = {}
 def until_visible(path: Path, size: int) -> os.stat_result:
     """The status of a file that another host has written, of ``size`` bytes.
 
-    On a network disk it is waited for, up to ENCAMP_VISIBLE_WAIT seconds (10 by default). What is
-    there in the end is returned, whatever its size; raises FileNotFoundError if nothing is.
+    On a network disk, waits for it, up to ENCAMP_VISIBLE_WAIT seconds (10 by default). Returns the
+    final status whatever its size; raises FileNotFoundError if the file does not appear.
     """
     found = _look_again_until(path, lambda status: status is not None and status.st_size >= size)
     return path.stat() if found is None else found
@@ -52,7 +52,7 @@ def until_visible(path: Path, size: int) -> os.stat_result:
 def sees(path: Portable) -> bool:
     """Whether this host sees a file that another host has made; on a network disk it may wait.
 
-    That it does not is believed for a while.
+    A negative answer is cached for a while.
     """
     if time.monotonic() < _unseen.get(path, 0.0):
         return False
@@ -72,7 +72,7 @@ def until_not_older(path: Path, mtime_ns: int) -> None:
 def _look_again_until(
     path: Path, good: Callable[[os.stat_result | None], bool]
 ) -> os.stat_result | None:
-    """The status that was good at once; None if it was waited for."""
+    """The status if it was good at once; None if it was waited for."""
     if good(status := _status(path)):
         return status
     if not is_network_disk(path):
@@ -94,7 +94,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def wait_seconds() -> float:
-    """How long to wait; from ENCAMP_VISIBLE_WAIT where that is a number."""
+    """How long to wait; ENCAMP_VISIBLE_WAIT if that is a number."""
     with suppress(ValueError):
         seconds = float(os.environ.get(WAIT, _SECONDS))
         return seconds if math.isfinite(seconds) else _SECONDS
@@ -102,11 +102,11 @@ def wait_seconds() -> float:
 
 
 def is_network_disk(path: Path) -> bool:
-    """Whether a path, or the nearest folder above it that is there, is on a network disk."""
+    """Whether a path, or its nearest existing parent, is on a network disk."""
     there = next((p for p in (path, *path.parents) if p.exists()), Path("/"))
     return is_network_device(there.stat().st_dev)
 
 
 def is_network_device(device: int) -> bool:
-    """Whether what `os.stat` calls by this number is a network disk."""
+    """Whether the device of this number, from `os.stat`, is a network disk."""
     return kind_and_source(device)[0].startswith(_NETWORK)

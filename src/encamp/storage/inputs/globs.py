@@ -17,7 +17,7 @@ _ANY, _STAR = "?", "*"
 
 
 def escape(value: str) -> str:
-    """A value as a glob pattern that matches nothing but the value.
+    """A glob pattern that matches only this value.
 
     Every special character goes into brackets, which `fnmatch` and wcmatch read alike.
     """
@@ -25,12 +25,12 @@ def escape(value: str) -> str:
 
 
 def is_glob(pattern: str) -> bool:
-    """Whether a pattern may match anything but the file of that name."""
+    """Whether a pattern may match anything except the file of that name."""
     return _SPECIAL.search(pattern) is not None
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a whole path, or a name, is one that a pattern stands for."""
+    """Whether a pattern matches a whole path, or a name."""
     return any(one.fullmatch(path) for one in _compiled(pattern))
 
 
@@ -48,9 +48,9 @@ _MORE_THAN_STARS = re.compile(r"[^\w.*? +,:;=@#%&$-]|\*\*|^$")
 
 
 def _translated(pattern: str) -> str:
-    """A pattern for one name, with stars and question marks only, as an expression for `re`.
+    """A pattern for one name, with stars and question marks only, as a regular expression.
 
-    As wcmatch has it: a name that begins with a dot wants one in the pattern.
+    As in wcmatch, a name with a leading dot needs one in the pattern.
     """
     text = "".join(_AS_REGEX.get(char) or re.escape(char) for char in pattern)
     start = r"(?![./])" if pattern[0] in (_ANY, _STAR) else ""
@@ -61,7 +61,7 @@ _AS_REGEX = {_STAR: "[^/]*", _ANY: "[^/]"}
 
 
 def fixed_start(name: str) -> str:
-    """What every match of a pattern for one name begins with."""
+    """The common beginning of all matches of a pattern for one name."""
     start = ""
     for token in _tokens(name):
         if len(token) > 1 or token in (_ANY, _STAR):
@@ -73,7 +73,7 @@ def fixed_start(name: str) -> str:
 def may_meet(first: Sequence[str], second: Sequence[str]) -> bool:
     """Whether a path may match both of two patterns, which are given name by name.
 
-    Never False where there is such a path. ``**`` may stand anywhere.
+    Never False if there is such a path. ``**`` may be anywhere.
     """
     return _meet(tuple(first), tuple(second))
 

@@ -14,7 +14,7 @@ from encamp.storage.roots import real_folder
 
 @dataclass(frozen=True)
 class Hidden:
-    """What is hidden from one pattern, by real paths; ``start`` is where the pattern begins."""
+    """The folders that are hidden from one pattern, by real paths; ``start`` is its beginning."""
 
     start: Path
     folders: tuple[Path, ...]
@@ -22,7 +22,7 @@ class Hidden:
 
     @staticmethod
     def of(pattern: str, base: Path, left_out: tuple[Path, ...]) -> Hidden:
-        """What of ``left_out`` a pattern does not begin with."""
+        """The folders of ``left_out`` with which a pattern does not begin."""
         if not left_out:
             return _NOTHING
         start, _ = split(pattern, base)
@@ -39,7 +39,7 @@ class Hidden:
         return any(real.startswith(os.path.join(folder, "")) for folder in self.folders)  # noqa: PTH118
 
     def below(self, tree: Path) -> Iterator[str]:
-        """Patterns that leave hidden folders out of a tree, and what is not published yet."""
+        """Patterns that exclude hidden folders and temporary files from a tree."""
         real = Path(os.path.realpath(tree))
         for folder in self.folders:
             if folder.is_relative_to(real):
@@ -52,7 +52,7 @@ _NOTHING = Hidden(Path("/"), (), ())
 
 
 def split(pattern: str, base: Path) -> tuple[Path, tuple[str, ...]]:
-    """A pattern as the path that all its matches begin with, and the names that follow."""
+    """A pattern as the path with which all its matches begin, and the remaining names."""
     whole = Path(os.path.abspath(base / os.path.expanduser(pattern)))
     if os.path.lexists(whole):
         return whole, ()

@@ -40,7 +40,7 @@ _BIG_FILE = 1 << 20
 def way_of(item: Item, storage: Path) -> tuple[Way, str]:
     """The way for an input on this host, and why.
 
-    Raises `ModeRefused` if the mode that was asked for cannot be had.
+    Raises `ModeRefused` if the requested mode is not available.
     """
     if item.mode != "auto":
         return _asked_for(item, storage), "asked for"
@@ -59,7 +59,7 @@ def way_of(item: Item, storage: Path) -> tuple[Way, str]:
 
 
 def needs_own_mounts(items: Iterable[Item]) -> bool:
-    """Whether a process that may not mount would gain from mounts of its own, see `overlay`."""
+    """Whether a process that may not mount would gain from its own namespace, see `overlay`."""
     return os.geteuid() != 0 and any(map(_gains, items))
 
 
@@ -70,12 +70,12 @@ def _gains(item: Item) -> bool:
 
 
 def _has_folders(item: Item) -> bool:
-    """Whether an overlay that shows it has folders in its lower layer."""
+    """Whether an overlay of it has folders in its lower layer."""
     return item.kind == "tree" or "/" in item.target
 
 
 def why_not_as_a_copy(item: Item, storage: Path) -> str | None:
-    """Why a task could tell an overlay from a copy, or have none; None if it could not.
+    """Why a task could tell an overlay from a copy, or cannot have one; None if neither.
 
     Without redirect_dir, folders of the lower layer cannot be renamed.
     """
@@ -110,7 +110,7 @@ def why_no_overlay(_storage: Path) -> str | None:
 
 @cache
 def why_no_whole_overlay(_storage: Path) -> str | None:
-    """Why an overlay here has folders that cannot be renamed, or there is none; None if neither."""
+    """Why overlays here have folders that cannot be renamed, or do not work; None if neither."""
     return _tried(overlay.why_not_whole)
 
 
@@ -121,7 +121,7 @@ def why_no_reflink(_storage: Path) -> str | None:
 
 
 def _tried(trial: Callable[[Path], str | None]) -> str | None:
-    """What a trial in a folder of its own says; what a kill leaves of it is reclaimed."""
+    """The result of a trial in a separate folder, which is reclaimed after a kill."""
     try:
         owned = OwnedFolder("trial")
         try:

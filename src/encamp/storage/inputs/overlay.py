@@ -38,7 +38,7 @@ _SPECIAL = set(",:\\")
 
 
 class _State:
-    """What this process knows about its own abilities."""
+    """What this process may do."""
 
     in_namespace = False
 
@@ -46,7 +46,7 @@ class _State:
 def mount(lower: Path, target: Path, scratch: Path) -> None:
     """Show ``lower`` at ``target``; changes go to ``scratch``, a new folder on the same disk.
 
-    Raises OSError where the kernel does not let this process.
+    Raises OSError if the kernel refuses.
     """
     upper, work = scratch / "upper", scratch / "work"
     for folder in (scratch, upper, work):
@@ -63,8 +63,8 @@ def mount(lower: Path, target: Path, scratch: Path) -> None:
 def mount_whole(view: Path, trees: Path, target: Path, scratch: Path) -> None:
     """Show the folder `VIEW_TASK` of ``view`` at ``target``, and in it trees that are in ``trees``.
 
-    Where they are in the view says `show_tree`. All is one disk to who works there: what is in the
-    trees can be renamed, linked and removed as anything else, which needs redirect_dir, see the
+    `show_tree` puts them into the view. For the task, everything is one disk: the contents of the
+    trees can be renamed, linked and removed like anything else, which needs redirect_dir, see the
     kernel's overlayfs.rst; only root may have that. Raises OSError as `mount` does.
     """
     upper, work, merged = (scratch / name for name in ("upper", "work", MERGED))
@@ -79,7 +79,7 @@ def mount_whole(view: Path, trees: Path, target: Path, scratch: Path) -> None:
 
 
 def show_tree(place: Path, tree: str) -> None:
-    """Have ``place``, a new folder in a view, show what is at ``tree`` below the trees' folder."""
+    """Make ``place``, a new folder in a view, show ``tree`` below the trees' folder."""
     place.mkdir(mode=0o700)
     os.setxattr(place, "trusted.overlay.redirect", os.fsencode(f"/{tree}"))
 
@@ -99,7 +99,7 @@ def unmount_below(folder: Path) -> list[str]:
 def settle(folder: Path) -> None:
     """Turn every mount at or below ``folder`` into plain files, as they are seen now.
 
-    What was there for the mounts only is removed.
+    Files that only the mounts needed are removed.
     """
     recover(folder)
     for point in reversed(mounts_below(folder)):
@@ -118,7 +118,7 @@ def settle(folder: Path) -> None:
 
 
 def recover(folder: Path) -> None:
-    """Make plain files of what was seen by mounts that went with the namespace of their process."""
+    """Recreate as plain files what mounts showed that ended with their process's namespace."""
     for scratch in sorted(folder.glob(f"{SCRATCH}*"), key=_number):
         with suppress(FileNotFoundError):
             lower, target = map(os.fsdecode, (scratch / _WHAT).read_bytes().split(b"\0"))
@@ -132,12 +132,12 @@ def recover(folder: Path) -> None:
 
 
 def _number(scratch: Path) -> int:
-    """Mounts are made one upon the other, in this order."""
+    """The order of mounts, which are stacked."""
     return int(scratch.name.removeprefix(SCRATCH))
 
 
 def _apply(upper: Path, target: Path) -> None:
-    """Move the changes of an overlay to where they were seen, see the kernel's overlayfs.rst."""
+    """Move the changes of an overlay to their visible places, see the kernel's overlayfs.rst."""
     pending = [(upper, target)]
     while pending:
         changes, seen = pending.pop()
@@ -156,7 +156,7 @@ def _apply(upper: Path, target: Path) -> None:
 
 
 def _is_opaque(folder: Path) -> bool:
-    """Whether a folder of the changes took the place of one that was removed."""
+    """Whether a folder of the changes replaced one that was removed."""
     try:
         return os.getxattr(folder, "user.overlay.opaque") == b"y"
     except OSError:
@@ -164,7 +164,7 @@ def _is_opaque(folder: Path) -> bool:
 
 
 def mounts_below(folder: Path) -> list[str]:
-    """Where something is mounted at or below ``folder``, in the order of mounting."""
+    """The mounts at or below ``folder``, in the order of mounting."""
     try:
         told = _mountinfo()
     except OSError:
@@ -179,7 +179,7 @@ def mounts_below(folder: Path) -> list[str]:
 
 
 def _mountinfo() -> bytes:
-    """All that is mounted, see proc(5); asked for each folder, so without a file object."""
+    """All mounts, see proc(5); without a file object, since every folder asks."""
     fd = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = []
@@ -225,7 +225,7 @@ def why_not(folder: Path) -> str | None:
 
 
 def why_not_whole(folder: Path) -> str | None:
-    """As `why_not`, for `mount_whole`."""
+    """Like `why_not`, for `mount_whole`."""
     if why := why_not(folder):
         return why
     if _State.in_namespace:
@@ -246,11 +246,11 @@ def why_not_whole(folder: Path) -> str | None:
 
 
 def enter_namespace() -> bool:
-    """Give this process mounts of its own; returns whether it worked.
+    """Give this process its own mount namespace; returns whether it worked.
 
-    For a process with one thread that is not root. It keeps its user and group; of other users and
-    groups it only sees that they are somebody else. A child tries it first, for a process that
-    got only half-way would be nobody.
+    For a process with one thread that is not root. It keeps its user and group; other users and
+    groups appear as nobody. A child tries it first, since a process that got only half-way would be
+    nobody.
     """
     child = os.fork()
     if child == 0:

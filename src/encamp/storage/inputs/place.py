@@ -43,7 +43,7 @@ log = logging.getLogger("encamp.place")
 
 @dataclass
 class Placed:
-    """What placing cost, and which files are shared with other tasks."""
+    """The costs of placing, and which files are shared with other tasks."""
 
     files: int = 0
     bytes: int = 0
@@ -71,7 +71,7 @@ class Placer:
         self._shipped: dict[Item, bool] = {}
 
     def bring(self, items: Iterable[Item]) -> None:
-        """Fetch into the cache what goes by it; raises as `place` does."""
+        """Fetch inputs into the cache, except those that bypass it; raises as `place` does."""
         with named_refusals(self._owned.storage):
             self._cache.bring(item for item, way in self._ways(items) if way != "direct")
 
@@ -110,7 +110,7 @@ class Placer:
     def _agreed(
         self, ways: list[tuple[Item, Way]], trees: set[PurePosixPath]
     ) -> list[tuple[Item, Way]]:
-        """Let links and overlays agree: no link leads from an overlay's disk to the cache's."""
+        """Keep links and overlays apart: no link may lead from an overlay's disk to the cache's."""
         if all(way != "overlay" for _, way in ways):
             return ways
         self._whole = why_no_whole_overlay(self._owned.storage) is None
@@ -121,7 +121,7 @@ class Placer:
         return ways
 
     def _by_cache(self, item: Item) -> Item:
-        """What is shipped goes by the cache, also what one task alone wants."""
+        """An input that must be sent uses the cache, even if only one task needs it."""
         if item.cached or not self._cache.may_ship:
             return item
         if item not in self._shipped:
@@ -151,7 +151,7 @@ class Placer:
             self._entry_of_file(item, way)
 
     def _direct(self, source: Path, item: Item) -> None:
-        """From the source itself, which must be what it was when the plan was made."""
+        """Copy from the source itself, which must match the plan."""
         if item.kind == "tree":
             until_not_older(source, item.mtime_ns)
             same = self._tree(source, item, "direct") == item.content
@@ -166,7 +166,7 @@ class Placer:
             raise SourceChanged(item.name)
 
     def _entry_of_file(self, item: Item, way: Way) -> None:
-        """A file's entry may be evicted between getting and using it; then it is fetched again."""
+        """Use a file's entry; if it was evicted before its use, it is fetched again."""
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
                 entry = self._cache.get(item)
@@ -175,7 +175,7 @@ class Placer:
         raise SourceChanged(item.name)
 
     def _tree(self, origin: Path, item: Item, way: Way) -> str:
-        """Returns what tells the state that was placed, see `TreeState.content`."""
+        """Returns the identity of the placed state, see `TreeState.content`."""
         if way == "link" and self._tree_of_links(origin, item):
             return item.content
         self._folder(PurePosixPath(item.target))
@@ -194,7 +194,7 @@ class Placer:
         return digest.state().content
 
     def _tree_of_links(self, origin: Path, item: Item) -> bool:
-        """Link a whole tree where nothing is in its place yet; False where that cannot be."""
+        """Link a whole tree if its target is empty; False if that does not work."""
         path = PurePosixPath(item.target)
         self._folder(path.parent)
         try:
@@ -226,10 +226,10 @@ class Placer:
         self.placed.files += 1
 
     def _mount_view(self, items: list[Item]) -> set[Item]:
-        """Show inputs by one overlay over the whole folder, and return which.
+        """Show inputs in one overlay over the whole folder, and return which.
 
-        Big files are links in its lower layer, and so are trees where the kernel allows that.
-        Nothing may be in the folder yet, it would be hidden.
+        Big files are links in its lower layer, and so are trees if the kernel allows it. The folder
+        must still be empty, since its contents would be hidden.
         """
         whole = self._whole
         items = [item for item in items if whole or item.kind == "file"]
@@ -269,7 +269,7 @@ class Placer:
             overlay.mount(lower, target, scratch)
 
     def _folder(self, path: PurePosixPath) -> None:
-        """Make a folder and those above it; refuse to go through a symlink."""
+        """Create a folder and its parents; refuses to follow a symlink."""
         if path in self._safe:
             return
         self._folder(path.parent)
@@ -284,17 +284,17 @@ class Placer:
         self._safe.add(path)
 
     def _inner_folder(self, target: str) -> None:
-        """Make a folder of a tree, whose parent is there and no symlink."""
+        """Create a folder of a tree, whose parent exists and is not a symlink."""
         try:
             os.mkdir(f"{self.folder}/{target}", 0o700)  # noqa: PTH102
         except FileExistsError:
             self._folder(PurePosixPath(target))
 
     def check(self, task: str) -> None:
-        """Look whether the inputs that are shared with others are as they were placed.
+        """Check that shared inputs are as they were placed.
 
-        Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one.
-        What is wrong with an entry of the cache, it is fetched anew for the next task.
+        Raises `InputLost` if one has vanished meanwhile, `InputDamaged` if the task wrote to one. A
+        damaged entry of the cache is fetched again for the next task.
         """
         with named_refusals(self._owned.storage):
             self._check(task)
@@ -317,7 +317,7 @@ class Placer:
             self._owned.note_linked(())
 
     def _raise_for(self, item: Item, task: str) -> None:
-        """What is missing in a tree of the cache has not gone through the task's folder."""
+        """Missing files in a tree of the cache were not removed through the task's folder."""
         lost = files_there(self._cache.place_of(item)) < item.files
         self._cache.forget_damaged(item, "it was damaged" if lost else "a task wrote to it")
         if lost:
@@ -334,7 +334,7 @@ def _is_in(trees: set[PurePosixPath], item: Item) -> bool:
 
 
 def _into_tree(item: Item) -> tuple[Way, str]:
-    """The way for what goes into another input's tree: a mount would hide, or be hidden."""
+    """The way for an input inside another input's tree: a mount would hide it, or be hidden."""
     why = "its target is inside the tree of another input"
     if item.mode == "overlay":
         raise ModeRefused(item.mode, item.name, why)
@@ -342,9 +342,9 @@ def _into_tree(item: Item) -> tuple[Way, str]:
 
 
 def _shared(origin: str, place: str, item: Item, way: Way) -> bool:
-    """Put a file in its place without a copy of its bytes; False where the disk does not do that.
+    """Put a file in its place without copying its bytes; False if the disk does not support it.
 
-    Raises `ModeRefused` if just this way was asked for.
+    Raises `ModeRefused` if this mode was requested.
     """
     if way not in ("link", "reflink"):
         return False

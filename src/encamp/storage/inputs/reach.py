@@ -21,7 +21,7 @@ BELOW = "**"
 
 @dataclass(frozen=True)
 class Reach:
-    """Paths that begin with the folders ``start`` and go on with what matches ``rest``.
+    """Paths that begin with the folders ``start`` and continue with matches of ``rest``.
 
     Both are given name by name; ``start`` is a real path, or a URL.
     """
@@ -36,7 +36,7 @@ class Reach:
 
 
 def published_by(output: Output, folder: Callable[[str], tuple[str, ...]]) -> Reach:
-    """What an output may be published as; ``folder`` is made by `folders_below`."""
+    """The names that an output may get; ``folder`` is made by `folders_below`."""
     name = output.pattern
     parts = (name,) if "/" not in name and name not in ("", ".") else PurePosixPath(name).parts
     parts = parts or (".",)
@@ -49,7 +49,7 @@ def published_by(output: Output, folder: Callable[[str], tuple[str, ...]]) -> Re
 
 
 def folders_below(to: Path) -> Callable[[str], tuple[str, ...]]:
-    """What gives the names of folders that outputs go to; it remembers what it has looked up."""
+    """A function that returns the names of outputs' folders, with a cache."""
     return lru_cache(maxsize=1024)(partial(_names, to))
 
 
@@ -60,7 +60,7 @@ def _names(base: Path, folder: str) -> tuple[str, ...]:
 
 
 def _new_name(template: str | None, name: str) -> str:
-    """A pattern for the names that a rename makes of what ``name`` matches."""
+    """A pattern for the new names of files that ``name`` matches."""
     if template is None or not is_glob(name):
         return name if template is None else escape(renamed(template, name))
     stem, dot, end = name.rpartition(".")
@@ -74,7 +74,7 @@ def _new_name(template: str | None, name: str) -> str:
 
 
 def read_by(mirror: Mirror, base: Path) -> Reach:
-    """What a mirror pattern may read."""
+    """The paths that a mirror pattern may read."""
     pattern = mirror.pattern
     if is_url(pattern):
         parts = url_parts(pattern)
@@ -88,13 +88,13 @@ def read_by(mirror: Mirror, base: Path) -> Reach:
 
 
 def read_at(path: Path) -> Reach:
-    """What may be read by the name of one file or folder."""
+    """The paths that the name of one file or folder may read."""
     real = Path(os.path.realpath(path))
     return Reach(real.parts, () if real.is_file() else (BELOW,))
 
 
 def symlinks_to(path: Path) -> Iterator[Path]:
-    """The symlinks that a path leads through, each as a real path but for its own name."""
+    """The symlinks in a path, each as a real path except for its own name."""
     names = list(reversed(path.parts))
     here, seen = Path("/"), 0
     while names:
