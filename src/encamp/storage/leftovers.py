@@ -13,9 +13,9 @@ from encamp.storage.roots import local_storage_path
 def reclaim_leftovers(
     *, dry_run: bool = False, stayed: dict[Path, OSError] | None = None
 ) -> list[Path]:
-    """Remove folders of dead owners, which are returned, and what is half in the cache.
+    """Remove the folders of dead owners, which are returned, and partial entries of the cache.
 
-    What the disk does not let go of is noted in ``stayed``, or warned of. Several processes may do
+    Files that cannot be removed are noted in ``stayed``, or warned about. Several processes may do
     this at once. Raises `BadLocalStorage`.
     """
     folders = reclaim(dry_run=dry_run, stayed=stayed)

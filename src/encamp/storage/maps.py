@@ -16,8 +16,8 @@ def each_of(
 ) -> tuple[T, ...]:
     """Any form of a map as objects of a kind: one or several of them, bare patterns, or a mapping.
 
-    ``one`` makes one of a bare pattern, ``pair`` of a pattern and its folder. Raises `BadJob`, with
-    ``what`` as the option's name.
+    ``one`` makes one from a bare pattern, ``pair`` from a pattern and its folder. Raises `BadJob`,
+    with ``what`` as the option's name.
     """
     if not spec and type(spec) is tuple:  # of a million tasks most have none
         return ()

@@ -30,7 +30,7 @@ CHUNK = 4 << 20
 
 @dataclass(frozen=True)
 class Chunk:
-    """Bytes of a file from some place on, with their digest and the file's state.
+    """Bytes of a file from an offset on, with their digest and the file's state.
 
     Before them is a hole of so many bytes, which are not sent.
     """
@@ -44,7 +44,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ShippedEntry:
-    """One entry of a tree; ``goal`` is where a symlink leads."""
+    """One entry of a tree; ``goal`` is a symlink's target."""
 
     path: str
     kind: Literal["file", "folder", "link"]
@@ -55,19 +55,19 @@ class ShippedEntry:
 
 
 class Channel(Protocol):
-    """Asks the other side; each call blocks until the answer is here. Raises what it raises."""
+    """Asks the other side; each call blocks until the answer arrives, and raises its error."""
 
     def chunk(self, path: Portable, offset: int) -> Chunk:
         """Up to `CHUNK` bytes of a file."""
 
     def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
-        """What is in a tree."""
+        """The entries of a tree."""
 
 
 class Sender:
     """Answers the other side of a channel about the files and trees at ``paths`` only.
 
-    What symlinks in these trees lead to may be asked for once its tree has been listed.
+    Targets of symlinks in these trees may be requested after the tree has been listed.
     """
 
     def __init__(self, paths: Iterable[Path | str]) -> None:
@@ -94,7 +94,7 @@ class Sender:
         return Chunk(data, digest_of_piece(data), status.st_size, status.st_mtime_ns, hole)
 
     def entries(self, path: Portable, exclude: tuple[str, ...]) -> list[ShippedEntry]:
-        """What is in a tree; raises `UnusableInput`."""
+        """The entries of a tree; raises `UnusableInput`."""
         found = list(walk(Path(self._checked(path)), exclude))
         self._allowed.update(e.outside for e in found if e.outside and e.kind != "link")
         return [
@@ -118,7 +118,7 @@ class Sender:
 
 
 def _next_data(fd: int, offset: int) -> tuple[int, int]:
-    """How large a hole begins at ``offset``, and how many bytes to send after it."""
+    """The size of a hole at ``offset``, and how many bytes to send after it."""
     status = os.fstat(fd)
     if not is_sparse(status):
         return 0, CHUNK
@@ -130,7 +130,7 @@ def _next_data(fd: int, offset: int) -> tuple[int, int]:
 def receive_file(
     channel: Channel, path: Portable, target: Path, expected: tuple[int, int], mode: int
 ) -> None:
-    """Bring a file to ``target``, a new file, with its time of change and permissions ``mode``.
+    """Receive a file as ``target``, a new file, with its time of change and permissions ``mode``.
 
     ``expected`` is its size and mtime_ns. Raises `SourceChanged`, `ShippingFailed`, or OSError from
     the disk; then no target is left.
@@ -170,9 +170,9 @@ def _checked_chunk(
 def receive_tree(
     channel: Channel, path: Portable, target: Path, exclude: tuple[str, ...], *, readonly: bool
 ) -> TreeState:
-    """Bring a tree to ``target``, a new folder; returns the state that it has.
+    """Receive a tree as ``target``, a new folder; returns the state that it has.
 
-    Raises as `receive_file`, and `ShippingFailed` for entries that would leave the folder.
+    Raises as `receive_file`, and `ShippingFailed` for entries outside of the folder.
     """
     entries = channel.entries(path, exclude)
     target.mkdir(mode=0o700)
@@ -195,7 +195,7 @@ def receive_tree(
 
 
 def _name(path: Portable) -> str:
-    """A path in a message, also one of a shared root that this host has not."""
+    """A path in a message, also in a shared root that this host does not have."""
     return path.rest if isinstance(path, SharedPath) else path
 
 
@@ -206,7 +206,7 @@ def _inner(tree: Portable, path: str) -> Portable:
 
 
 def _safe(entry: ShippedEntry, path: Portable, folders: set[str]) -> str:
-    """An entry's path, if it lies in a folder that was made here, and so in the tree."""
+    """An entry's path, if it is in a folder that was created here, and so in the tree."""
     inner = PurePosixPath(entry.path)
     if inner.name in ("", "..") or "\0" in entry.path or str(inner.parent) not in folders:
         raise ShippingFailed(_name(path), f"its entry {entry.path!r} would leave the folder")

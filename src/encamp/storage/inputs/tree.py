@@ -21,10 +21,10 @@ from encamp.storage.roots import is_below, local_storage_path
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What stands at one path of a tree, the path relative to the tree; ``goal`` is a symlink's.
+    """One entry of a tree, with its path relative to the tree; ``goal`` is a symlink's target.
 
-    ``outside`` is the real path that a symlink out of the tree leads to; it counts as the file or
-    folder there, if there is one.
+    ``outside`` is the real path that a symlink out of the tree leads to; the entry counts as the
+    file or folder there, if there is one.
     """
 
     path: str
@@ -36,11 +36,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class TreeState:
-    """What tells one state of a tree from another.
+    """The state of a tree, in four identifiers.
 
-    ``content`` covers names, kinds, sizes, times of change and goals of symlinks, which are the
-    same on every host and in a copy; ``identity`` also permissions, inodes and devices;
-    ``version`` instead what lasts of these, and where symlinks lead out of the tree.
+    ``content`` covers names, kinds, sizes, times of change and targets of symlinks, which are the
+    same on every host and in a copy; ``identity`` also permissions, inodes and devices; ``version``
+    only those of the latter that survive a restart, and the targets of symlinks out of the tree.
     ``mtime_ns`` is the newest file's.
     """
 
@@ -57,7 +57,7 @@ class TreeState:
 
 
 class TreeDigest:
-    """Takes in the entries of a tree one by one, in the order of `walk`."""
+    """Hashes the entries of a tree one by one, in the order of `walk`."""
 
     def __init__(self) -> None:
         self.files = self.size = self.newest = self.allocated = 0
@@ -68,7 +68,7 @@ class TreeDigest:
         self._leads_to: list[str] = []
 
     def take_version(self, place: str, entry: Entry) -> None:
-        """Take in what lasts of an entry at ``place`` that its copies have not."""
+        """Hash the lasting properties of an entry at ``place`` that its copies do not have."""
         if entry.kind == "file":
             self._version.update(self._disks.lasting_number(place, entry.status).encode())
         if entry.outside:
@@ -112,7 +112,7 @@ class TreeDigest:
 def state_of_entries(
     entries: Iterable[tuple[str, str, int, int]], goal: Callable[[str], str]
 ) -> TreeState:
-    """The state of a tree of which only path, kind, size and mtime_ns of its entries are known."""
+    """The state of a tree from path, kind, size and mtime_ns of its entries."""
     digest = TreeDigest()
     for path, kind, size, mtime_ns in entries:
         digest.take_facts(path, kind, size, mtime_ns, goal(path) if kind == "link" else "")
@@ -120,7 +120,7 @@ def state_of_entries(
 
 
 def tree_state(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) -> TreeState:
-    """The state of a tree as it is now; raises `UnusableInput` as `walk` does."""
+    """The present state of a tree; raises `UnusableInput` as `walk` does."""
     digest = TreeDigest()
     for entry in walk(tree, exclude, is_copy=is_copy):
         digest.take(entry)
@@ -136,10 +136,10 @@ def copy_tree(
     readonly: bool,
     is_copy: bool = False,
 ) -> TreeState:
-    """Copy a tree to a new folder, as `walk` has it; returns the state that was copied.
+    """Copy a tree to a new folder, as `walk` lists it; returns the copied state.
 
-    ``readonly`` takes away the right to write to files (folders keep it). Raises as `walk` and
-    `copy_file` do.
+    ``readonly`` removes the write permission of files (folders keep it). Raises the errors of
+    `walk` and `copy_file`.
     """
     digest = TreeDigest()
     target.mkdir(mode=0o700)
@@ -160,9 +160,9 @@ def copy_tree(
 
 
 def link_tree(source: Path, target: Path) -> int:
-    """Make a new folder like ``source``, its files hard links; returns how many files.
+    """Create a folder like ``source`` with hard links to its files; returns how many files.
 
-    Raises OSError, also where the disk has no (more) links.
+    Raises OSError, also if the disk has no (more) links.
     """
     target.mkdir(mode=0o700)
     files, pending = 0, ["."]
@@ -198,16 +198,14 @@ def _link_all(reader: int, writer: int) -> tuple[list[str], int]:
 
 
 def walk(tree: Path, exclude: tuple[str, ...] = (), *, is_copy: bool = False) -> Iterator[Entry]:
-    """All entries of a tree, folders before what is in them, in a fixed order.
+    """All entries of a tree, folders before their contents, in a fixed order.
 
-    A symlink that leads out of the tree counts as the file or the whole folder there: a copy of
-    the tree must be the same on every host, and nobody who writes to the copy may change what is
-    elsewhere. One that leads to something in the tree stays a symlink; so does one that leads
-    nowhere, to a device, or to a folder that it is in. In a tree that ``is_copy`` of one that was
-    walked, all that are left stay.
-
-    The local storage is left out where the tree holds it. Raises `UnusableInput`, or
-    `SourceChanged` where it is seen that the tree changes.
+    A symlink that leads out of the tree counts as the file or the whole folder there: a copy of the
+    tree must be the same on every host, and writing to the copy must not change anything elsewhere.
+    One that leads to something in the tree stays a symlink; so does one that leads nowhere, to a
+    device, or to a folder that contains it. In a tree that ``is_copy`` of one that was walked, all
+    that are left stay. The local storage is left out if it is in the tree. Raises `UnusableInput`,
+    or `SourceChanged` if the tree is seen to change.
     """
     own = _status_of(local_storage_path())
     real = os.path.realpath(tree)
@@ -248,7 +246,7 @@ class _Part:
         return lexical.split("/")[0] != ".." and is_below(os.path.realpath(place), self.real)
 
     def encloses(self, place: str, folder: str) -> bool:
-        """Whether a symlink at ``place`` would lead back into a folder that it is in itself."""
+        """Whether a symlink at ``place`` would lead back into a folder that contains it."""
         return any(is_below(one, folder) for one in (*self.inside, _real_parent(place)))
 
     def beyond(self, place: str, entry: Entry) -> _Part:
@@ -284,7 +282,7 @@ def _raw_name(entry: os.DirEntry[str]) -> bytes:
 
 
 def why_unusable(exc: OSError) -> str:
-    """What keeps an input from being used, in words."""
+    """Why an input cannot be used."""
     if isinstance(exc, FileNotFoundError):
         return "it does not exist (a broken symlink?)"
     return (exc.strerror or str(exc)).lower()
@@ -319,7 +317,7 @@ def _entry_as_it_is(found: os.DirEntry[str], path: str, part: _Part | None) -> E
 
 
 def _outside(place: str, link: Entry, part: _Part) -> Entry:
-    """What a symlink out of a tree counts as."""
+    """The file or folder as which a symlink out of a tree counts."""
     real = os.path.realpath(place)
     try:
         status = os.stat(real)  # noqa: PTH116
@@ -337,13 +335,13 @@ def _outside(place: str, link: Entry, part: _Part) -> Entry:
 
 
 def special(status: os.stat_result) -> str:
-    """What a file is that is neither file, folder nor symlink."""
+    """The kind of something that is neither file, folder nor symlink."""
     kinds = ((stat.S_ISFIFO, "a FIFO"), (stat.S_ISSOCK, "a socket"))
     return next((name for test, name in kinds if test(status.st_mode)), "a device")
 
 
 def excluded(name: str, path: str, patterns: tuple[str, ...]) -> bool:
-    """Whether a name, or a path below a tree, is matched by one of the exclude patterns.
+    """Whether an exclude pattern matches a name, or a path below a tree.
 
     A pattern that begins with a slash is for a path from the top of the tree on.
     """

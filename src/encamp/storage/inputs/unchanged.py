@@ -17,9 +17,9 @@ _CHUNK = 1 << 20
 
 
 class Unchanged:
-    """Compares what is in ``folder`` with the inputs that were put there, by their bytes.
+    """Compares the contents of ``folder`` with the inputs that were put there.
 
-    Times tell too little: a task may set them, or touch what it leaves alone.
+    Times are not enough: a task may set them, or touch files that it does not change.
     """
 
     def __init__(self, folder: Path, items: Iterable[Item], cache: HostCache) -> None:
@@ -30,12 +30,12 @@ class Unchanged:
             (self._trees if item.kind == "tree" else self._files)[item.target] = item
 
     def __call__(self, path: str) -> bool:
-        """Whether a path in the folder is an input, or in one, as it was put there."""
+        """Whether a path in the folder is an unchanged input, or in one."""
         found = self._item_of(path)
         return found is not None and self._is_still(path, *found)
 
     def _item_of(self, path: str) -> tuple[Item, str] | None:
-        """The input that was put at a path, and what of the path is inside of it."""
+        """The input at a path, and the rest of the path inside of it."""
         if (item := self._files.get(path)) is not None:
             return item, ""
         above = path
@@ -47,7 +47,7 @@ class Unchanged:
         return None
 
     def is_from(self, path: str, final: Path) -> bool:
-        """Whether a path in the folder is an input, or in one, whose source is ``final``."""
+        """Whether a path in the folder is an input with the source ``final``, or in one."""
         with suppress(OSError, UnusableInput):
             return final.samefile(self._source(path))
         return False
@@ -57,7 +57,7 @@ class Unchanged:
         return f"{local(item.source)}{inner}" if item is not None and item.url is None else ""
 
     def _is_still(self, path: str, item: Item, inner: str) -> bool:
-        """By what is in the cache, or by the source if that is still what was planned."""
+        """By the entry in the cache, or by the source if it still matches the plan."""
         place = f"{self._folder}/{path}"
         with suppress(OSError):
             return _same(place, f"{self._cache.place_of(item)}{inner}")
@@ -73,7 +73,7 @@ class Unchanged:
 
 
 def _same(place: str, original: str) -> bool:
-    """Whether two are alike: links to the same, files with the same bytes, or folders."""
+    """Whether two are equal: links to the same, files with the same bytes, or folders."""
     now, before = Path(place).lstat(), Path(original).lstat()
     if stat.S_ISLNK(now.st_mode) and stat.S_ISLNK(before.st_mode):
         return Path(place).readlink() == Path(original).readlink()

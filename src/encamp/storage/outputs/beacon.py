@@ -30,7 +30,7 @@ _BETWEEN = ":"
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """What stands in a beacon: ``proof`` is known to its owner, and to those it has told."""
+    """The contents of a beacon: ``proof`` is a secret that its owner gives to hosts."""
 
     owner: ProcessFacts
     proof: str = ""
@@ -49,14 +49,14 @@ class Beacons:
 
     @property
     def told(self) -> str:
-        """What hosts are told, for `reaches`; it is a secret."""
+        """The description for hosts, for `reaches`; it is a secret."""
         return f"{self._token}{_BETWEEN}{self._proof}"
 
     def light(self, folders: Mapping[Path, Trust]) -> None:
-        """Put beacons into folders, which are made where they are missing.
+        """Put beacons into folders, which are created if missing.
 
-        With each there is how far it is believed. Where that cannot be, hosts send what goes
-        there, and are told why it cannot.
+        Each folder comes with the trust in it. If that fails, hosts send their outputs, and their
+        error says why.
         """
         for folder in folders:
             if folder not in self._lit:
@@ -66,7 +66,7 @@ class Beacons:
                     _remove_dead(folder, self._make(folder, folders[folder]))
 
     def _make(self, folder: Path, trust: Trust) -> int:
-        """Make a beacon; returns whom its disk shows as the owner of what is ours."""
+        """Create a beacon; returns the owner that its disk shows for our files."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with opened(folder, trust, make=True) as at:
             fd = os.open(_name(self._token), flags, 0o600, dir_fd=at)
@@ -81,7 +81,7 @@ class Beacons:
             self._notes.note_part(beacon)
 
     def close(self) -> None:
-        """Remove them, and folders that they alone are in; may be called twice."""
+        """Remove them, and folders that are empty then; may be called twice."""
         for folder, made in self._lit.items():
             with suppress(OSError, BadDestination), opened(folder) as at:
                 with suppress(FileNotFoundError):
@@ -94,9 +94,9 @@ class Beacons:
 
 
 def reaches(folder: Portable, told: str) -> bool:
-    """Whether this host can write to a folder in which there is the beacon that it is ``told`` of.
+    """Whether this host can write to a folder that has the beacon described by ``told``.
 
-    A file of that name without the proof is another user's, and so may the folder be.
+    A file of that name without the proof belongs to another user, and so may the folder.
     """
     token, _, proof = told.partition(_BETWEEN)
     if isinstance(folder, SharedPath):

@@ -24,7 +24,7 @@ _DEEPEST = 200
 
 
 class Believed:
-    """What a job can publish: ``outputs`` are all that its tasks have, ``to`` its destination."""
+    """What a job can publish: ``outputs`` are those of its tasks, ``to`` its destination."""
 
     def __init__(self, to: Path, outputs: Iterable[Output]) -> None:
         self._folder = folders_below(to)
@@ -45,7 +45,7 @@ class Believed:
         return any(self._may(output, names) for output in outputs)
 
     def _is_name(self, output: Output, path: str) -> bool:
-        """Whether a path is that of an output that is named without a pattern or folder."""
+        """Whether a path is that of an output without a pattern or folder."""
         name = output.pattern
         if output.rename is not None or "/" in name or name in ("", ".", ".."):
             return False
@@ -68,7 +68,7 @@ class Believed:
 
 
 def below(folders: Iterable[Path | str]) -> Callable[[str], bool]:
-    """What tells whether a path is below one of some folders, which may be URLs."""
+    """A function that tells whether a path is below one of some folders, which may be URLs."""
     tops = tuple(f"{_top(folder)}/" for folder in folders)
 
     def is_below(path: str) -> bool:
@@ -88,7 +88,7 @@ def _joined(start: tuple[str, ...]) -> str:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether a path or URL says where it leads: whole, with no way back up."""
+    """Whether a path or URL is absolute, without ".."."""
     if not path or "\0" in path or len(path) > _LONGEST:
         return False
     if is_url(path):

@@ -31,14 +31,14 @@ from encamp.storage.roots import Portable, SharedPath, below, local, with_name
 
 @dataclass(frozen=True)
 class Far:
-    """Where an output goes that this host cannot see: a folder of another's, and a path below."""
+    """An output's target on another host's disk: a folder there, and a path below."""
 
     folder: Portable
     inner: PurePosixPath
 
     @property
     def place(self) -> Portable:
-        """The path as all hosts understand it."""
+        """The path in a form for all hosts."""
         return below(self.folder, str(self.inner))
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ class Far:
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes of one output from some place on; ``token`` tells its temporary name from others'.
+    """Bytes of one output from an offset on; ``token`` makes its temporary name unique.
 
-    The first piece begins at 0, also where a hole is there. ``size`` is the whole file's, told by
-    the last piece only.
+    The first piece begins at 0, even if there is a hole. ``size`` is the whole file's, in the last
+    piece only.
     """
 
     folder: Portable
@@ -66,7 +66,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Landed:
-    """Where an output is now, and where it is to be."""
+    """The temporary and the final path of an output."""
 
     part: Portable
     final: Portable
@@ -75,7 +75,7 @@ class Landed:
 
 
 class OutputChannel(Protocol):
-    """Reaches the other side; a call blocks until it is done there, and raises what it raises."""
+    """Sends to the other side; a call blocks until it is done there, and raises its error."""
 
     def land(self, piece: Piece) -> Landed:
         """Add a piece to a file."""
@@ -84,7 +84,7 @@ class OutputChannel(Protocol):
 def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tuple[Landed, int, str]:
     """Send a file; returns where it is, its size, and its blake2b-128 in hexadecimal.
 
-    Holes are not sent. Raises OSError from this host's disk, and what the other side raises.
+    Holes are not sent. Raises OSError from this host's disk, and the other side's errors.
     """
     hashed = Hashed()
     with source.open("rb", buffering=0) as reader:
@@ -101,7 +101,7 @@ def send_file(channel: OutputChannel, source: Path, to: Far, token: str) -> tupl
 
 
 def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
-    """Where bytes are, the bytes, and whether they are the last; at least one, the first at 0."""
+    """Offset and bytes of each block, and whether it is the last; at least one, the first at 0."""
     at, data = 0, b""
     size = os.fstat(fd).st_size
     for begin, end in _parts(fd):
@@ -117,7 +117,7 @@ def _blocks(fd: int) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _parts(fd: int) -> Iterator[tuple[int, int]]:
-    """Where to read, up to wherever the file ends."""
+    """The parts to read, up to the end of the file."""
     status = os.fstat(fd)
     if is_sparse(status):
         yield from data_parts(fd, status.st_size)
@@ -127,9 +127,9 @@ def _parts(fd: int) -> Iterator[tuple[int, int]]:
 
 
 class Receiver:
-    """Takes in outputs, for ``folders`` of this host and those below them only.
+    """Receives outputs, only for ``folders`` of this host and those below them.
 
-    With each there is how far it is believed.
+    Each folder comes with the trust in it.
     """
 
     def __init__(self, folders: Mapping[Path, Trust]) -> None:
@@ -137,7 +137,7 @@ class Receiver:
         self._parts: set[Path] = set()
 
     def land(self, piece: Piece) -> Landed:
-        """Add a piece to its file, and see that the whole is on the disk if it is the last.
+        """Add a piece to its file, and flush the file if it is the last.
 
         Raises `BadDestination`, `UnsafeTarget`, `ShippingFailed` or `DiskFull`.
         """
@@ -170,15 +170,15 @@ class Receiver:
         return folder / inner, self._allowed[folder].below(len(inner.parts) - 1)
 
     def discard(self) -> None:
-        """Remove what was not published."""
+        """Remove unpublished files."""
         for part in self._parts:
             discard(part)
 
 
 class Depot:
-    """What one task has on this side: its inputs, to be sent, and outputs that come.
+    """One task's files on this side: inputs to send, and outputs to receive.
 
-    Any thread may use it. When it is closed nothing goes or comes any more.
+    Any thread may use it. After it is closed nothing is sent or received.
     """
 
     def __init__(self, inputs: Iterable[Item], outputs: Iterable[Output]) -> None:
@@ -191,8 +191,8 @@ class Depot:
     def answer(self, question: Any) -> Any:
         """Answer a host that does not see this one's disk; may wait for the disk.
 
-        Questions are ``(what, path or piece, detail)``; `Sender` and `Receiver` say what they
-        raise. "over" asks whether nobody wants the task any more.
+        Questions are ``(what, path or piece, detail)``; see `Sender` and `Receiver` for the errors.
+        "over" asks whether the task is no longer wanted.
         """
         what, about, detail = question
         if what == "over":
@@ -219,11 +219,11 @@ class Depot:
         return self._sender
 
     def stop(self) -> None:
-        """The task is not wanted any more."""
+        """The task is no longer wanted."""
         self._over = True
 
     def close(self) -> None:
-        """Remove what has come and was not published; may wait for the disk."""
+        """Remove received files that were not published; may wait for the disk."""
         self.stop()
         with self._lock:
             if self._receiver is not None:
@@ -231,7 +231,7 @@ class Depot:
 
 
 def _write(part: Path, trust: Trust, piece: Piece) -> Written | None:
-    """Add a piece; returns what the file is like if it is the last."""
+    """Add a piece; returns the file's state if it is the last."""
     first = piece.offset == 0
     new = os.O_CREAT | os.O_EXCL if first else 0
     with opened(part.parent, trust, make=first) as folder:

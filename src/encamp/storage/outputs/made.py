@@ -29,9 +29,9 @@ Kind = Literal["file", "link", "folder"]
 
 @dataclass(frozen=True)
 class Made:
-    """Something that goes home: its path in the task's folder, and below its destination.
+    """A file to publish: its path in the task's folder, and below its destination.
 
-    ``goal`` is where a symlink is to lead at home.
+    ``goal`` is a symlink's target at the destination.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Made:
 
 @dataclass(frozen=True)
 class _Link:
-    """A symlink, as long as it is not known what goes home; ``top`` if a pattern matches it."""
+    """A symlink, until it is known what is published with it; ``top`` if a pattern matches it."""
 
     path: str
     inner: PurePosixPath
@@ -51,7 +51,7 @@ class _Link:
     top: bool
 
 
-class Homebound:
+class Publishable:
     """Collects what the output patterns of one task match in its folder."""
 
     def __init__(
@@ -79,10 +79,10 @@ class Homebound:
         return os.path.realpath(self._folder)
 
     def add(self, output: Output) -> bool:
-        """Take in what a pattern matches; returns whether it matches anything.
+        """Add what a pattern matches; returns whether it matches anything.
 
-        Raises `UnusableOutput` for what cannot go home; so does `all`. A lenient one leaves that
-        out.
+        Raises `UnusableOutput` for what cannot be published; so does `all`. With ``lenient`` that
+        is left out instead.
         """
         before = len(self._made), len(self._links)
         matches = find(output.pattern, self._folder)
@@ -102,12 +102,12 @@ class Homebound:
         return (len(self._made), len(self._links)) != before
 
     def _below(self, path: str) -> str:
-        """A path as it is called from the task's folder."""
+        """A path relative to the task's folder."""
         inner = path.removeprefix(self._top)
         return os.path.relpath(path, self._folder) if inner == path else inner
 
     def all(self) -> list[Made]:
-        """All that goes home, now that it is known what does."""
+        """Everything to publish, when all patterns were added."""
         links: list[_Link] = []
         while self._links:
             link = self._links.popleft()
@@ -122,7 +122,7 @@ class Homebound:
     def _take(
         self, path: str, inner: PurePosixPath, output: Output, *, top: bool, held: bool = False
     ) -> None:
-        """Take in one match; of a folder that is ``held`` the pattern matches what is in it."""
+        """Add one match; of a folder that is ``held`` the pattern matches the contents."""
         self._check_inside(path)
         status = os.lstat(self._top + path)
         if stat.S_ISDIR(status.st_mode):
@@ -168,7 +168,7 @@ class Homebound:
             self._made.append(Made(path, inner, output, "folder"))
 
     def _passes(self, path: str, inner: PurePosixPath, output: Output) -> bool:
-        """Whether it is an input that was left as it was, and is not meant by its name."""
+        """Whether it is an unchanged input that is not named explicitly."""
         if self._unchanged is None or not is_glob(output.pattern):
             return False
         if not self._unchanged(path):
@@ -177,7 +177,7 @@ class Homebound:
         return True
 
     def _check_inside(self, path: str) -> None:
-        """What a pattern matches beyond a symlink may be anybody's."""
+        """Refuse matches behind a symlink, which may belong to anybody."""
         parent = os.path.dirname(self._top + path)  # noqa: PTH120 - often called
         if parent not in self._inside:
             real = os.path.realpath(parent)
@@ -188,7 +188,7 @@ class Homebound:
             self._inside.add(parent)
 
     def _goal_of(self, link: _Link) -> str:
-        """The path in the task's folder of what a symlink leads to."""
+        """The path in the task's folder of a symlink's target."""
         place = self._folder / link.path
         real, says = os.path.realpath(place), f"leads to {printable(place.readlink())}"
         if not os.path.lexists(real) or Path(real).is_symlink():
@@ -201,9 +201,9 @@ class Homebound:
         return os.path.relpath(real, self._real)
 
     def _unfolded(self, link: _Link) -> bool:
-        """Take in the tree that a matched symlink leads to, if it goes home in no other way."""
+        """Add the tree that a matched symlink leads to, if it is not published otherwise."""
         goal = self._goal_of(link)
-        if not link.top or self._home_of(link, goal) is not None:
+        if not link.top or self._goal_at_destination(link, goal) is not None:
             return False
         if not (self._folder / goal).is_dir():
             return False
@@ -214,7 +214,7 @@ class Homebound:
 
     def _resolved(self, link: _Link) -> Made:
         goal = self._goal_of(link)
-        if (text := self._home_of(link, goal)) is not None:
+        if (text := self._goal_at_destination(link, goal)) is not None:
             return Made(link.path, link.inner, link.output, "link", text)
         if (self._folder / goal).is_file():
             return Made(link.path, link.inner, link.output, "file")
@@ -224,8 +224,8 @@ class Homebound:
             why = f"it is a symlink to {printable(goal)}, which is not a file"
         raise self._refusal(link.path, why)
 
-    def _home_of(self, link: _Link, goal: str) -> str | None:
-        """Where a symlink is to lead at home; None if what it leads to does not go there."""
+    def _goal_at_destination(self, link: _Link, goal: str) -> str | None:
+        """The target of a symlink at the destination; None if its target is not published there."""
         if "://" in link.output.to:
             return None  # no service knows symlinks
         base, above = _base(link.output), link.inner.parent
@@ -240,7 +240,7 @@ class Homebound:
         return None
 
     def _check_listable(self, pattern: str) -> None:
-        """What is in a folder that cannot be listed would be missing without a word."""
+        """Refuse a folder that cannot be listed, whose contents would be missing silently."""
         parts = PurePosixPath(pattern).parts
         if os.geteuid() == 0 or not any(c in "*?[" for part in parts[:-1] for c in part):
             return
@@ -260,12 +260,12 @@ class Homebound:
 
 
 def _base(output: Output) -> object:
-    """What tells one destination folder from another."""
+    """Identifies a destination folder."""
     return output.to if output.at is None else output.at
 
 
 def entries_below(top: Path) -> Iterator[tuple[str, os.stat_result | None]]:
-    """What is below a folder, by its path from there, in a fixed order; None for an empty folder.
+    """The contents of a folder, by relative path, in a fixed order; None for an empty folder.
 
     Symlinks are not followed. Raises OSError for a folder that cannot be listed.
     """

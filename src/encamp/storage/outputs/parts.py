@@ -26,7 +26,7 @@ BEACON = "-beacon"
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What tells a temporary file from one that another user has put in its place."""
+    """Identifies a temporary file, to detect one that another user has put in its place."""
 
     uid: int
     inode: int
@@ -34,7 +34,7 @@ class Written:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Written:
-        """What a file's status says."""
+        """From a file's status."""
         return cls(status.st_uid, status.st_ino, status.st_mtime_ns)
 
 
@@ -43,7 +43,7 @@ _TOKEN = re.compile(rf"[0-9a-f]{{{2 * _TOKEN_BYTES}}}")
 
 
 def new_token() -> str:
-    """What the temporary names of one owner (a run, a cluster) have in common, and no others."""
+    """The common part of the temporary names of one owner (a run, a cluster)."""
     return token_hex(_TOKEN_BYTES)
 
 
@@ -53,7 +53,7 @@ def is_token(text: str) -> bool:
 
 
 def discard(part: Path) -> None:
-    """Remove a temporary file; what cannot be removed is warned of, and no reason to stop."""
+    """Remove a temporary file; warns if it cannot be removed."""
     try:
         part.unlink(missing_ok=True)
     except NotADirectoryError:
@@ -65,7 +65,7 @@ def discard(part: Path) -> None:
 def discard_leftovers(folders: Iterable[Path], token: str, owner: int) -> None:
     """Remove temporary files of one token and user from folders and those below.
 
-    What is no token matches nothing, and files of other users stay.
+    An invalid token matches nothing, and files of other users stay.
     """
     if not is_token(token):
         return
@@ -93,7 +93,7 @@ def token_of_beacon(name: str) -> str:
 
 
 def discard_noted(part: Path) -> None:
-    """Remove a temporary file of a dead owner; for a beacon all that have its owner's token."""
+    """Remove a temporary file of a dead owner; for a beacon all with its owner's token."""
     if token := token_of_beacon(part.name):
         owner = uid_of_new_files(part.parent)
         if owner is not None:

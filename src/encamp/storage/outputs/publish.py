@@ -33,16 +33,15 @@ def publish(
     own: Collection[str] = (),
     checked: bool = False,
 ) -> list[Published]:
-    """Give staged files their final names; returns what is there now.
+    """Give staged files their final names; returns the published files.
 
-    What is there already is replaced, or kept, or an error (`OutputExists`, and nothing is
-    published), as each output says; ``own`` are final names that may be replaced anyway, being
-    earlier results of the same task. A file is seen whole or not at all; of several files none is
-    made visible if one is seen beforehand not to go. With ``flush`` the names
-    are on the disk on return; without, the caller sees to that with `flush_folders`. Blocks, on a
-    network disk also until it shows what another host has written there. ``checked`` if
-    `names_to_take` was asked just now, which looks at the same. Raises `BadDestination`, also for a
-    temporary file that is gone or was tampered with.
+    Existing files are replaced, or kept, or an error (`OutputExists`, and nothing is published), as
+    each output says; ``own`` are final names that may be replaced anyway, as earlier results of the
+    same task. A file is seen whole or not at all; if one of several files is known beforehand to
+    fail, none is published. With ``flush`` the names are on the disk on return; otherwise the
+    caller uses `flush_folders`. Blocks, on a network disk also until it shows what another host has
+    written there. ``checked`` if `names_to_take` was called just now, which checks the same. Raises
+    `BadDestination`, also for a temporary file that is missing or was tampered with.
     """
     for one in staged if not checked else ():
         _check(one, own)
@@ -53,16 +52,16 @@ def publish(
 
 
 def staged_by(one: Staged, token: str) -> bool:
-    """Whether its temporary file is beside its final name, and named for this owner."""
+    """Whether its temporary file is beside its final name, and has this owner's token."""
     folder, _, _ = final_name(one.final).rpartition("/")
     above, _, name = final_name(one.part).rpartition("/")
     return above == folder and name.startswith(f"{PART}{token}")
 
 
 def names_to_take(staged: Collection[Staged], own: Collection[str]) -> list[str]:
-    """The final names that `publish` is going to give, but for those that are kept.
+    """The final names that `publish` will give, without those that are kept.
 
-    Raises as it does where that is seen beforehand.
+    Raises the errors of `publish` that are known beforehand.
     """
     for one in staged:
         _check(one, own)
@@ -99,13 +98,13 @@ def _check(one: Staged, own: Collection[str]) -> None:
 
 
 def _check_way(folder: str, trust: Trust) -> None:
-    """Raise `BadDestination` if another user has put a link or folder on the way to a folder."""
+    """Raise `BadDestination` if another user has put a link or folder into the path of a folder."""
     with suppress(FileNotFoundError):
         os.close(open_folder(folder, trust))
 
 
 def _is_folder(name: str) -> bool:
-    """Raises OSError where that cannot be seen."""
+    """Raises OSError if that cannot be seen."""
     try:
         return stat.S_ISDIR(Path(name).stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -121,8 +120,8 @@ def _is_as_written(
 ) -> bool:
     """Whether a file is the one that was staged, and nobody has written to it since.
 
-    ``path`` may be relative to the descriptor of a folder. Network disks may show another inode
-    and time on another host; there its bytes are compared.
+    ``path`` may be relative to the descriptor of a folder. Network disks may show another inode and
+    time on another host; there the bytes are compared.
     """
     if not stat.S_ISREG(status.st_mode) or status.st_size != one.size or one.written is None:
         return False
@@ -137,7 +136,7 @@ def _is_as_written(
 
 
 def _check_folder(one: Staged, name: str) -> None:
-    """An empty folder shows nothing that could be half there: it is made before all else."""
+    """Create an empty folder; since it cannot be incomplete, it comes first."""
     if is_url(one.final):
         return remote.make_folder(name)
     try:
@@ -151,7 +150,7 @@ def _check_folder(one: Staged, name: str) -> None:
 
 
 def final_name(final: Portable) -> str:
-    """A final name as this host calls it."""
+    """A final name on this host."""
     return final if isinstance(final, str) else str(local(final))
 
 
@@ -195,9 +194,9 @@ def _named(one: Staged, name: str, folder: int, *, replace: bool) -> Published:
 
 
 def _moved_if_new(part: str, final: str, folder: int) -> bool:
-    """Rename, but never over something: a link is refused where a rename would replace.
+    """Rename, but never replace anything: a link fails where a rename would replace.
 
-    On a disk without links it is looked for first, which cannot see what comes right then.
+    On a disk without links, the name is checked first, which cannot see what appears right then.
     """
     try:
         os.link(part, final, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)

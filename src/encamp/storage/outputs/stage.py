@@ -25,7 +25,7 @@ from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
 from encamp.storage.disk.trusted import NAMED, Trust, opened
 from encamp.storage.outputs.beacon import reaches
 from encamp.storage.outputs.landing import Far, OutputChannel, send_file
-from encamp.storage.outputs.made import Homebound, Kind, Made, entries_below
+from encamp.storage.outputs.made import Kind, Made, Publishable, entries_below
 from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
 from encamp.storage.remote import is_url
@@ -118,7 +118,7 @@ def stage(
         why = (exc.strerror or str(exc)).lower()
         raise BadDestination(str(destination or folder), why) from exc
     try:
-        found = Homebound(folder, task, lenient=lenient, unchanged=unchanged)
+        found = Publishable(folder, task, lenient=lenient, unchanged=unchanged)
         wanted = _wanted(found, folder, outputs, partial(_place, far), task, inputs, is_from)
     except OSError as exc:
         if not folder.is_dir():
@@ -213,7 +213,7 @@ def unstage(staged: Iterable[Staged]) -> None:
 
 
 def _wanted(
-    found: Homebound,
+    found: Publishable,
     folder: Path,
     outputs: Iterable[Output],
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
@@ -228,7 +228,7 @@ def _wanted(
         if found.add(output) or not output.required:
             continue
         passed = found.passed[start:]
-        if is_from is None or not any(_is_home(one, finals_of, is_from) for one in passed):
+        if is_from is None or not any(_goes_to_source(one, finals_of, is_from) for one in passed):
             left = tuple(one.path for one in passed[:10])
             raise MissingOutput(task, output.pattern, _new_files(folder, inputs), left)
     wanted: dict[Final, Made] = {}
@@ -240,7 +240,7 @@ def _wanted(
     return wanted
 
 
-def _is_home(
+def _goes_to_source(
     made: Made,
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     is_from: Callable[[str, Path], bool],
