@@ -112,17 +112,17 @@ def test_an_interpreter_that_cannot_be_a_slot_is_told_of(script: Callable[[str],
     for interpreter, why in (
         ("/nowhere/python", "this host has no such program"),
         (script("echo cpython 2 7 0.1"), rf"it is cpython 2.7 .*agent cpython {version}"),
-        (script("echo not today >&2; exit 4"), "ended with 4 .*: not today"),
-        (script("echo hello"), "ended with 0"),
+        (script("echo not today >&2; exit 4"), "exited with status 4 .*: not today"),
+        (script("echo hello"), "exited with status 0"),
     ):
         with pytest.raises(EngineFailed, match=why):
             Cluster("local", slots=1, interpreter=interpreter)
 
 
 def test_what_cannot_be_done_is_told() -> None:
-    with pytest.raises(EngineFailed, match="'exit 3': it ended with 3"):
+    with pytest.raises(EngineFailed, match="'exit 3': it exited with status 3"):
         Cluster("local", slots=1, init_command="exit 3")
-    with pytest.raises(BadJob, match=r"it ended with 1: no such module"):
+    with pytest.raises(BadJob, match=r"it exited with status 1: no such module"):
         environment_after("echo no such module >&2; false", {"PATH": os.environ["PATH"]})
     with pytest.raises(NoSuchHost, match="nowhere"):
         Cluster("local", slots=1, niceness={"nowhere": 3})

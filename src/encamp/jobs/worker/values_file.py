@@ -87,7 +87,7 @@ def _text(file: Path, task: str) -> str:
     try:
         status = file.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
-            kind = "no file" if not stat.S_ISREG(status.st_mode) else "larger than 64 KiB"
+            kind = "not a file" if not stat.S_ISREG(status.st_mode) else "larger than 64 KiB"
             raise BadValues(task, f"its file of values, {file.name!r}, is {kind}")
         return file.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
