@@ -84,7 +84,7 @@ def _write(job: encamp.Job) -> None:
                 "done",
                 [AttemptReport(1, where, time.time(), phases)],
                 _published(task, job),
-                why="it was not done before",
+                why="it has not been done before",
                 value=None if task.outputs else number,
                 inputs=listed(inputs),
             )

@@ -65,7 +65,7 @@ def _lines(folders: list[Path], job: Job | None, task: str, shared: bool) -> Ite
 def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None:
     """The task's report, from the last report or a newer record of the journal.
 
-    ``known`` takes the names of others, if it is not known.
+    ``known`` collects the names of other tasks, if this one is unknown.
     """
     reported, ended = _in_report(task, own)
     last: Line | None = None
@@ -90,7 +90,7 @@ def _report_of(task: str, own: OwnFolder, known: list[str]) -> TaskReport | None
 
 
 def _in_report(task: str, own: OwnFolder) -> tuple[TaskReport | None, float]:
-    """What the report of the last run that ended says of a task, and when that run ended."""
+    """The task in the report of the last run, and when that run ended."""
     if not (own.path / REPORT).exists():
         return None, 0.0
     return read_task(own.path / REPORT, task, shared=own.shared)

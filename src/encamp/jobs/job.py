@@ -89,7 +89,7 @@ class Job:
         """Of its last run in this program."""
 
     def goes_to(self, to: str | Path, base: Path) -> None:
-        """Have another destination, below ``base`` where it is no whole path."""
+        """Set another destination, below ``base`` if it is a relative path."""
         if not isinstance(to, str | os.PathLike):
             raise BadJob("to", f"must be a folder or a URL, not {to!r}")
         folder = folder_name(to)

@@ -134,7 +134,7 @@ InputMap = (
 
 
 def as_inputs(spec: InputMap) -> tuple[tuple[Mirror, ...], tuple[OutputsOf, ...]]:
-    """Any form of an input map as what is mirrored and what is taken from other tasks."""
+    """Any form of an input map, as mirrors and as outputs of other tasks."""
     if isinstance(spec, str | Mirror) or (not spec and type(spec) is tuple):
         return as_mirrors(spec), ()
     if isinstance(spec, OutputsOf):

@@ -57,7 +57,7 @@ class _ServerOptions(TypedDict, total=False):
 
 
 class ServiceOptions(_ServerOptions, total=False):
-    """How a service is published; see `Cluster.publish`."""
+    """The options of a service; see `Cluster.publish`."""
 
     per: Literal["slot", "host"]
     count: int | None
@@ -134,7 +134,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         raise BadJob("kwargs", f"must be a dict of named arguments, not {kwargs!r}")
     made = not isinstance(what, _MAKERS)
     if made and (args or kwargs):
-        raise BadJob("publish", "arguments are for a class or a function that makes the object")
+        raise BadJob("publish", "only a class or a function takes arguments")
     per, count = options.get("per", "slot"), options.get("count")
     if per not in ("slot", "host"):
         raise BadJob("per", f"must be 'slot' or 'host', not {per!r}")
@@ -523,9 +523,9 @@ def gather(
 ) -> list[Any]:
     """The values of results, in their order; waits for all of them.
 
-    The first error is raised when all have ended, or each stands in its place with
-    ``return_exceptions``. ``timeout`` is for each; then TimeoutError is raised. Raises TypeError
-    for what is no result.
+    The first error is raised when all have ended; with ``return_exceptions`` each error takes the
+    place of its value. ``timeout`` applies to each result; then TimeoutError is raised. Raises
+    TypeError for an object that is not a result.
     """
     values: list[Any] = []
     failed: BaseException | None = None

@@ -125,7 +125,7 @@ def _order_of(after: Mapping[str, list[str]]) -> dict[str, list[str]]:
 
 
 def attempt_report(task: str, current: InHand, outcome: Outcome) -> AttemptReport:
-    """What came of one try."""
+    """The report of one attempt."""
     error = outcome.error
     return AttemptReport(
         number=current.number,

@@ -1,8 +1,8 @@
-"""The reports of a run's tasks, kept small: each is made when somebody asks for it.
+"""The reports of a run's tasks in little memory: each is built when it is needed.
 
-Of a task that is done it is read from the journal. Of the others there are lines as in a journal,
-compressed some at a time. What a line cannot carry, as the object that a step returned, is kept
-beside it.
+Reports of finished tasks are read from the journal. The others are lines as in a journal,
+compressed in blocks. What JSON cannot represent, such as an object that a step returned, is kept
+beside the line.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ UNCHANGED = "nothing changed"
 _WELL: tuple[State, ...] = ("done", "up to date")
 _DIGEST = 32
 """Bytes of a digest."""
-_WAITING = TaskReport("", "waiting", why="the run was stopped before it was done")
+_WAITING = TaskReport("", "waiting", why="the run was stopped before this task was done")
 _NO_VALUE = b'"value":null,"rescued":['
 """As each line has it; parameters, which may have these names, are no lists."""
 _PLAIN = (str, bool, int, float)
@@ -61,8 +61,8 @@ _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 class Reports(TaskReports):
     """The reports of ended tasks among ``names``, in that order; the other tasks are waiting.
 
-    ``done`` are the journal's records of what is done, ``parameters`` those that a task has now,
-    whatever it had then.
+    ``done`` are the journal's records of finished tasks, ``parameters`` the present ones of a task,
+    whatever they were when it was done.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Reports(TaskReports):
         return self._completed(name, record.report)
 
     def valued(self, name: str) -> TaskReport:
-        """The report of a task as far as its row in the table needs it."""
+        """The part of a task's report that its row in the table needs."""
         line = b"" if name in self._values else self._line(name)
         try:
             found = _VALUED.decode(line).report if not has_odd(line) else None
