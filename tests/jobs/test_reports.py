@@ -206,6 +206,25 @@ def test_a_report_of_many_tasks_outlives_what_it_is_read_from(
     assert before == after == [("done", [1])] * 3
 
 
+def test_a_report_of_many_tasks_that_failed_needs_no_journal(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes the job's folder as the last of them ends."""
+
+    class Removes(Silent):
+        def ended(self, task: TaskReport) -> None:
+            if task.name == "t2":
+                shutil.rmtree("out")
+
+    monkeypatch.setattr(kept, "_FEW", 1)
+    job = encamp.Job("job", to="out")
+    for n in range(3):
+        job.add(f"t{n}", "false")
+    script = {f"t{n}": [Outcome(error=StepFailed(f"t{n}", "step", 1, "ended"))] for n in range(3)}
+    report = job.run(Scripted(script), check=False, progress=Removes())
+    assert [task.state for task in report.tasks] == ["failed"] * 3
+
+
 def test_a_display_of_the_users_own_is_told_whole_reports(here: Path) -> None:
     class Mine(Silent):
         wants_whole_reports = True

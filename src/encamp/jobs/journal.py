@@ -119,10 +119,11 @@ class Records(Mapping[str, Record]):
         self._places = {}
 
     def kept(self) -> Records:
-        """The same, to be read as long as this object lives, whatever becomes of the folder."""
+        """The same; if one was read by now, all can be while this object lives, come what may."""
         other = Records()
         other._places, other._folder = self._places, self._folder
-        other._fd = os.dup(self._opened())
+        if self._fd >= 0:
+            other._fd = os.dup(self._fd)
         return other
 
     @property
