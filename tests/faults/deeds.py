@@ -7,6 +7,7 @@ tracer can be attached first and sees nothing but the deed. See `forks` for the 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import os
@@ -329,6 +330,7 @@ def _forked(request: dict[str, Any]) -> tuple[int, int, int]:
 
 
 def _serve() -> None:
+    gc.freeze()  # so that forks leave the memory of what is loaded to all
     for line in iter(sys.stdin.readline, ""):
         pid, tell_go, answer = _forked(json.loads(line))
         print(json.dumps({"pid": pid}), flush=True)

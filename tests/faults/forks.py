@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from conftest import need
 from encamp.storage.roots import LOCAL
@@ -28,6 +28,9 @@ _STEPS = """
 """System calls that change something, or stand beside one that does."""
 CHAOS = int(os.environ.get("ENCAMP_CHAOS") or 0)
 SEED = int(os.environ.get("ENCAMP_CHAOS_SEED") or 1)
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -172,6 +175,11 @@ def chosen(steps: list[Step], wanted: int) -> list[Step]:
         return steps
     every = len(steps) // wanted
     return steps[random.Random(SEED).randrange(every) :: every]
+
+
+def part_of(cases: list[T], part: int, parts: int) -> list[T]:
+    """One of some parts of about equal size, each of which is a test of its own."""
+    return cases[len(cases) * part // parts : len(cases) * (part + 1) // parts]
 
 
 @contextmanager

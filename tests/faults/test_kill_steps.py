@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import SEED, Forks, Step, chosen, forks, watched
+from forks import SEED, Forks, Step, chosen, forks, part_of, watched
 from places import SIZES, Place, make_place
 
 from encamp.storage.outputs.parts import PART
@@ -22,13 +22,15 @@ def place(tmp_path: Path) -> Place:
 
 
 Done = Callable[[], object]
+PARTS = 2
+by_parts = pytest.mark.parametrize("part", range(PARTS))
 
 
 class Sweep:
     """The same deed again and again, each time killed at another of its system calls."""
 
-    def __init__(self, line: Forks, place: Place, deed: str, **given: Any) -> None:
-        self._line, self._place = line, place
+    def __init__(self, line: Forks, place: Place, part: int, deed: str, **given: Any) -> None:
+        self._line, self._place, self._part = line, place, part
         self._deed, self._given = deed, given
 
     def run(self, log: Path, wanted: int, *, before: Done, killed: Done, after: Done) -> None:
@@ -36,7 +38,7 @@ class Sweep:
         before()
         steps = self._line.steps(log, self._deed, **self._given)
         after()
-        taken = chosen(steps, wanted)
+        taken = part_of(chosen(steps, wanted), self._part, PARTS)
         deaths = 0
         for number, step in enumerate(taken):
             self._place.clear()
@@ -53,8 +55,9 @@ class Sweep:
         assert deaths >= 0.9 * len(taken), f"only {deaths} of {len(taken)} were killed ({SEED=})"
 
 
+@by_parts
 def test_killed_at_any_step_of_a_sandboxs_life_the_next_process_does_it_right(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, part: int
 ) -> None:
     with forks() as line, watched(place.to, tmp_path / "stop"):
 
@@ -64,7 +67,7 @@ def test_killed_at_any_step_of_a_sandboxs_life_the_next_process_does_it_right(
             place.check_done()
             place.check_nothing_left()
 
-        sweep = Sweep(line, place, "staging", **place.given)
+        sweep = Sweep(line, place, part, "staging", **place.given)
         sweep.run(tmp_path / "log", 25, before=nothing, killed=place.check_whole, after=again)
 
 
@@ -72,8 +75,9 @@ def nothing() -> None:
     """There is nothing to do."""
 
 
+@by_parts
 def test_killed_at_any_step_of_evicting_the_next_process_does_it_right(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, part: int
 ) -> None:
     """The limit is so small that each input evicts the one before."""
     given: dict[str, Any] = {"local": place.local, "limit": "200k", "source": str(place.source)}
@@ -89,7 +93,7 @@ def test_killed_at_any_step_of_evicting_the_next_process_does_it_right(
             place.check_cache()
             place.check_total(at_most=200 * 1024 + max(SIZES.values()))
 
-        sweep = Sweep(line, place, "using", names=ORDER, **given)
+        sweep = Sweep(line, place, part, "using", names=ORDER, **given)
         sweep.run(
             tmp_path / "log",
             15,
@@ -102,8 +106,9 @@ def test_killed_at_any_step_of_evicting_the_next_process_does_it_right(
 ORDER = ["small", "twigs", "own", "shut"]
 
 
+@by_parts
 def test_killed_at_any_step_of_cleaning_the_next_process_cleans_the_rest(
-    place: Place, tmp_path: Path
+    place: Place, tmp_path: Path, part: int
 ) -> None:
     with forks() as line:
         steps = line.steps(tmp_path / "first", "staging", **place.given)
@@ -124,7 +129,7 @@ def test_killed_at_any_step_of_cleaning_the_next_process_cleans_the_rest(
             place.check_nothing_left()
 
         place.clear()
-        sweep = Sweep(line, place, "reclaiming", local=place.local)
+        sweep = Sweep(line, place, part, "reclaiming", local=place.local)
         sweep.run(tmp_path / "log", 15, before=leave, killed=place.check_whole, after=check)
 
 
