@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 TESTS := -n 4 --dist worksteal
 
-.PHONY: help demo test test-newest test-lowest lint bench chaos docs dist lock format clean
+.PHONY: help demo test ready test-newest test-lowest lint bench chaos docs dist lock format clean
 
 help:
 	@echo "make demo    real elevation data, strip by strip: results, a picture and a report"
@@ -26,10 +26,15 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/encamp run examples/terrain/terrain.py demo/terrain
 	@echo "picture: demo/terrain/terrain.png"
 
-test: $(VENV)/dev.stamp lint
+test: $(VENV)/dev.stamp
+	$(MAKE) --no-print-directory -j 2 lint ready
+	$(BIN)/pytest $(TESTS)
+
+# What tests need; they are compiled once here, which each of pytest's processes would do otherwise.
+ready: $(VENV)/dev.stamp
 	tools/debian-packages
 	tools/mpi-wheels $(VENV)
-	$(BIN)/pytest $(TESTS)
+	$(BIN)/pytest --collect-only -q >/dev/null
 
 test-newest:
 	tools/make-venv $(VENV)-newest newest

@@ -10,14 +10,16 @@ from class_wide import ClassWide
 from encamp.cluster.cluster import Cluster
 from encamp.testing.conformance import (
     ClusterOf,
-    Conformance,
     Facts,
     Inline,
     LosesController,
+    Sharing,
     SharingInline,
     SharingThreads,
 )
+from encamp.testing.conformance.closing import Closing
 from encamp.testing.conformance.messages import Messages
+from encamp.testing.conformance.running import Running
 
 
 class Mesh(ClassWide):
@@ -34,8 +36,8 @@ class Mesh(ClassWide):
         return make
 
 
-class TestMesh(Mesh, Conformance, LosesController):
-    pass
+class TestMesh(Mesh, Running, Messages, Sharing, Closing, LosesController):
+    """What goes through the mesh; engines that are made of it do the rest of the suite."""
 
 
 class TestMeshRelayed(Mesh, Messages):

@@ -13,7 +13,6 @@ from encamp.engines.mpi.launch import find_launcher
 from encamp.errors import EngineUnavailable
 from encamp.testing.conformance import (
     ClusterOf,
-    Conformance,
     Facts,
     Inline,
     LosesController,
@@ -44,7 +43,9 @@ class MPI(ClassWide):
         return make
 
 
-class TestMPICH(MPI, Conformance, LosesController):
+class TestMPICH(MPI, Running, Messages, Sharing, Closing, LosesController):
+    """What goes through the MPI; with the rest of the suite it does it on hosts."""
+
     mpi = "mpich"
     code = 'Cluster("mpi", slots=2, mpi="mpich")'
 

@@ -21,8 +21,8 @@ from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.roots import local_storage
 
 ROOT = Path(__file__).parents[2]
-TASKS = 12
-BIG = 8 << 20
+TASKS = 6
+BIG = 3 << 20
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ class Endings(Bound):
         assert set(on_every_slot(cluster, work.place)) == places
 
     def test_a_kill_that_comes_late_hits_no_other_task(self, cluster: Cluster) -> None:
-        for _ in range(30):
+        for _ in range(12):
             task = cluster.spawn(work.add, 1)
             later = cluster.spawn_many(work.add, [(2,)] * 8)
             task.kill()
@@ -160,7 +160,7 @@ class Endings(Bound):
         folder = portable(marks)
         quick = [(folder, f"quick-{number}", "") for number in range(200)]
         results(cluster.spawn_many(work.count_run_and_die, quick))  # so that slots get many ahead
-        fatal = dict.fromkeys(range(7, 400, 50), "kill")
+        fatal = dict.fromkeys(range(7, 400, 80), "kill")
         mixed = [(folder, f"task-{number}", fatal.get(number, "")) for number in range(400)]
         tasks = cluster.spawn_many(work.count_run_and_die, mixed)
         errors = [task.exception(2 * PATIENCE) for task in tasks]

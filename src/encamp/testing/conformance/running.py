@@ -260,11 +260,11 @@ class Running(Bound):
         assert results(cluster.spawn_many(work.add, [(1,)] * 10, notify=False)) == [2] * 10
         assert cluster.receive(0.05) is None
 
-    def test_ten_thousand_queued_tasks_end_each_once(
+    def test_thousands_of_queued_tasks_end_each_once(
         self, cluster: Cluster, tmp_path: Path
     ) -> None:
-        tasks = cluster.spawn_many(work.add, [(number,) for number in range(10_000)], notify=False)
-        assert [task.result(PATIENCE) for task in tasks] == list(range(1, 10_001))
+        tasks = cluster.spawn_many(work.add, [(number,) for number in range(3000)], notify=False)
+        assert [task.result(PATIENCE) for task in tasks] == list(range(1, 3001))
 
     def test_many_threads_may_spawn_at_once(self, cluster: Cluster) -> None:
         interval = sys.getswitchinterval()

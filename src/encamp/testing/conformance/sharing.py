@@ -113,17 +113,17 @@ class Sharing(Bound):
         return "has ended" if "has ended" in file.read_text() else file.read_text()
 
     def test_threads_of_a_program_spawn_send_and_receive(self, cluster: Cluster) -> None:
-        task = cluster.spawn(work.echo, 200, notify=False)
+        task = cluster.spawn(work.echo, 80, notify=False)
         found, wrong = list[tuple[int, Any]](), list[int]()
 
         def speak(number: int) -> None:
-            for turn in range(50):
+            for turn in range(20):
                 cluster.send(task, (number, turn))
                 if cluster.spawn(work.add, turn, notify=False).result(PATIENCE) != turn + 1:
                     wrong.append(turn)
 
         def listen() -> None:
-            for _ in range(100):
+            for _ in range(40):
                 found.append(heard(cluster))
 
         threads = [threading.Thread(target=speak, args=(number,)) for number in range(4)]
@@ -133,10 +133,10 @@ class Sharing(Bound):
         for thread in threads:
             thread.join(2 * PATIENCE)
         assert wrong == []
-        assert task.result(PATIENCE) == 200
+        assert task.result(PATIENCE) == 80
         for number in range(4):
             turns = [turn for _, (whose, turn) in found if whose == number]
-            assert sorted(turns) == list(range(50))
+            assert sorted(turns) == list(range(20))
 
 
 class SharingThreads(Sharing):
