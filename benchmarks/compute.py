@@ -61,6 +61,7 @@ _UNITS = {
     "map_per_s": "items/s",
     "round_trip_us": "µs",
     "job_us": "µs",
+    "collected_us": "µs",
     "exchange_us": "µs",
     "array_mb_per_s": "MB/s",
     "start_s": "s",
@@ -161,6 +162,7 @@ def _dialect(mpi: str, sizes: Sizes) -> Iterator[Figure]:
     rounds = measured_in_turn(sides, sizes.rounds, sizes.share, mpi)
     for what, field, most in (
         ("dispatch of small jobs", "job_us", 1),
+        ("dispatch of small jobs with a collector", "collected_us", 1),
         ("1 kB to a task and back", "exchange_us", 3),
     ):
         what = f"{what}, {mpi} -n 2, to PyOPUS"
