@@ -72,7 +72,7 @@ def test_each_look_in_vain_is_followed_by_a_longer_time_without_any(clock: Clock
     waits, pauses = Looking(), []
     for _ in range(5):
         clock.found_at, begun = float("inf"), clock.now
-        assert waits.look(clock.look) == []
+        assert waits.look(clock.look) is None
         ended, before = clock.now, clock.looks
         clock.found_at = clock.now
         while not waits.look(clock.look):
@@ -87,7 +87,7 @@ def test_looks_that_find_something_make_up_for_one_in_vain(clock: Clock) -> None
     waits = Looking()
     for _ in range(10):
         clock.found_at = float("inf")
-        assert waits.look(clock.look) == []
+        assert waits.look(clock.look) is None
         clock.now += 1.1 * LOOK_ON
         for _ in range(3):
             clock.found_at = clock.now
@@ -104,10 +104,10 @@ def test_who_has_lost_the_core_while_it_looked_does_not_look_for_as_long(
 
     monkeypatch.setattr(looking.os, "sched_yield", yield_the_core)
     waits = Looking()
-    assert waits.look(clock.look) == []
+    assert waits.look(clock.look) is None
     clock.found_at = clock.now
     clock.now += 0.9 * slice_of_others
-    assert waits.look(clock.look) == []
+    assert waits.look(clock.look) is None
     assert clock.looks == 1
     clock.now += 0.2 * slice_of_others
     assert waits.look(clock.look) == [1]

@@ -60,3 +60,13 @@ def test_what_a_turn_found_is_not_told_to_who_has_its_descriptor_since() -> None
     pump.close()
     for fd in ends:
         os.close(fd)
+
+
+def test_a_timer_that_is_late_keeps_nobody_asleep() -> None:
+    pump, rung = Pump(), list[int]()
+    pump.later(-1.0, lambda: rung.append(1))
+    assert pump.until(lambda: rung, 10)
+    pump.later(-1.0, lambda: rung.append(2))
+    pump.turn(None)
+    assert rung == [1, 2]
+    pump.close()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
-from encamp.engines.kit.memory import MemoryEnd
+from encamp.engines.base import Arrival, Frame
+from encamp.engines.kit.here import EndHere
 from encamp.loop import pump as module
 from encamp.loop.pump import PASSED, Pump
 
@@ -45,6 +46,21 @@ class Messages:
     def close(self) -> None:
         os.close(self.there)
         os.close(self._here)
+
+
+class Queue(EndHere):
+    """An end without descriptors, which says itself when something has come."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.queue: list[Arrival] = []
+
+    def receive(self) -> Sequence[Arrival]:
+        come, self.queue = self.queue, []
+        return come
+
+    def patience(self) -> float | None:
+        return 0 if self.queue else None
 
 
 @pytest.fixture
@@ -85,13 +101,12 @@ def test_what_is_due_to_be_sent_is_sent(messages: Messages) -> None:
 
 
 def test_what_has_come_at_an_end_without_descriptors_is_taken_in(messages: Messages) -> None:
-    here, there = MemoryEnd(0), MemoryEnd(1)
-    there.join(here)
+    end = Queue(0)
     come: list[object] = []
-    messages.pump.attach(here, come.append)
+    messages.pump.attach(end, come.append)
 
     def ready(events: int) -> bool:
-        there.send(0, [b"frame"])
+        end.queue.append(Frame(1, [b"frame"]))
         return messages._ready(events)
 
     messages.pump.watch(messages.there, ready)

@@ -1,24 +1,29 @@
-"""The short way between a program and slots of its own: what goes by it keeps its order."""
+"""Short messages of a program and slots of its own by shared memory: none is lost or overtakes."""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import pytest
 
-from encamp.agent import short_here
-from encamp.agent.short_here import ShortWayHere
 from encamp.cluster.cluster import SPAWNER, Cluster
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.loop import looking
+from encamp.loop.pump import PASSED
+from encamp.loop.turns import Turns
+from encamp.slot import ledger, short_here
 from encamp.slot.calls import current_task
+from encamp.slot.short_here import ROOM, Cells, ProgramsEnd, SlotsEnd
 from encamp.wire.pickling import dump
-from encamp.wire.protocol import Message, Received, encode
+from encamp.wire.protocol import Look, Message, Received, decode, encode
 
+pytestmark = pytest.mark.skipif(not short_here.USABLE, reason="not on this kind of processor")
 SOON = 30.0
 LARGE = 100_000
 
@@ -57,20 +62,20 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr(looking, "LOOK_ON", 1.0)
     monkeypatch.setattr(short_here, "TURN_WITHIN", SOON)
     went = {"sent": 0, "received": 0}
-    send, receive = ShortWayHere.send, ShortWayHere.receive
+    send, receive = ProgramsEnd.send, ProgramsEnd.receive
 
-    def counted_send(self: ShortWayHere, *args: Any) -> bool:
+    def counted_send(self: ProgramsEnd, *args: Any) -> bool:
         sent = send(self, *args)
         went["sent"] += sent
         return sent
 
-    def counted_receive(self: ShortWayHere, *args: Any) -> Any:
+    def counted_receive(self: ProgramsEnd, *args: Any) -> Any:
         received = receive(self, *args)
         went["received"] += received is not None
         return received
 
-    monkeypatch.setattr(ShortWayHere, "send", counted_send)
-    monkeypatch.setattr(ShortWayHere, "receive", counted_receive)
+    monkeypatch.setattr(ProgramsEnd, "send", counted_send)
+    monkeypatch.setattr(ProgramsEnd, "receive", counted_receive)
     return went
 
 
@@ -119,7 +124,7 @@ def test_messages_that_are_not_for_the_program_itself_are_not_taken_for_it(
         cluster.send(task, number)
         assert cluster.receive(SOON) == Received(task.id, number)
     cluster.send(task, None)
-    assert passed["sent"] > 0
+    assert passed["received"] > 0
 
 
 def test_a_task_that_dies_is_told_of_though_its_messages_went_the_short_way(
@@ -142,3 +147,177 @@ def test_a_task_that_dies_is_told_of_though_its_messages_went_the_short_way(
     assert "exit status 3" in str(event.message.value)
     cluster.send(task, "nobody")
     assert cluster.spawn(abs, -1).result() == 1
+
+
+def test_a_message_that_waits_in_memory_is_there_for_who_does_not_wait(
+    cluster: Cluster, passed: dict[str, int]
+) -> None:
+    task = cluster.spawn(echo)
+    for number in range(200):
+        cluster.send(task, "alone")
+        until = time.monotonic() + SOON
+        while (got := cluster.receive(0 if number % 3 else None)) is None:
+            assert time.monotonic() < until
+        assert got == Received(task.id, "alone")
+    cluster.send(task, None)
+    assert passed["received"] > 0
+
+
+def test_messages_of_many_slots_all_come_once_and_in_order(passed: dict[str, int]) -> None:
+    with Cluster("local", slots=3) as cluster:
+        tasks = [cluster.spawn(echo, notify=False) for _ in range(3)]
+        come: dict[int, list[object]] = {task.id: [] for task in tasks}
+        for number in range(300):
+            for task in tasks:
+                cluster.send(task, (number, "x" * (LARGE if number % 50 == 49 else 1)))
+            while len(come[tasks[number % 3].id]) < 2 * number:
+                got = cluster.receive(SOON)
+                assert got is not None
+                come[got.source].append(got.message)
+        for task in tasks:
+            cluster.send(task, None)
+        while any(len(each) < 600 for each in come.values()):
+            got = cluster.receive(SOON)
+            assert got is not None
+            come[got.source].append(got.message)
+    for each in come.values():
+        assert [one[0] for one in each if isinstance(one, tuple)] == list(range(300))
+        assert [one for one in each if isinstance(one, int)] == list(range(300))
+
+
+# The cells alone
+
+
+class Sent:
+    """A writer that counts what it was given."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.parts: list[Any] = []
+
+    def send(self, parts: Any, message: object = None) -> None:
+        self.count += 1
+        self.parts.append(parts)
+
+
+class Taken:
+    """A slot that notes what it is given."""
+
+    def __init__(self) -> None:
+        self.inbox: deque[Any] = deque()
+
+    def take(self, envelope: Message, parts: Any) -> None:
+        self.inbox.append((envelope.to, parts[1]))
+
+
+class Sockets:
+    """The sockets of a slot, of which nothing comes."""
+
+    def __init__(self) -> None:
+        self.slot, self.writer, self.read = Taken(), Sent(), 0
+        self.polling, self.reading = Turns(), threading.Lock()
+        self.send = self.writer.send
+
+    def come(self) -> bool:
+        return False
+
+    def leave(self) -> None:
+        self.polling.leave()
+
+
+@pytest.fixture
+def memory() -> memoryview:
+    return memoryview(bytearray(ledger.ALL))
+
+
+@pytest.fixture
+def ends(memory: memoryview, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Sent, Sockets, Any]:
+    """What sends to a slot, by a cell and by its socket; the slot's sockets, and its end."""
+    monkeypatch.setattr(looking, "LOOK_ON", 0.0)
+    sent, sockets = Sent(), Sockets()
+    there: Any = sockets
+    writer: Any = sent
+    return Cells(memory).to_slot.line(7, writer, sent.send), sent, sockets, SlotsEnd(there, memory)
+
+
+def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, SlotsEnd]) -> None:
+    put, _, _, slot = ends
+    assert not put(b"early")
+    assert slot.catch(7, None) is None
+    assert put(b"looked for")
+    assert not put(b"there is room for one")
+    assert slot.catch(7, None) == (SPAWNER, b"looked for")
+    assert not put(b"x" * (ROOM + 1))
+    assert put(b"x" * ROOM)
+    assert slot.catch(7, SPAWNER) == (SPAWNER, b"x" * ROOM)
+
+
+def test_what_went_by_the_socket_before_comes_first(
+    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+) -> None:
+    put, sent, sockets, slot = ends
+    slot.catch(7, None)
+    sent.send([b"by the socket"])
+    assert put(b"behind that")
+    assert slot.catch(7, None) is None
+    assert not slot.take_in()
+    sockets.read += 1
+    sockets.slot.inbox.append((7, b"by the socket"))
+    assert slot.catch(7, None) is None, "what was read is to be received first"
+    sockets.slot.inbox.clear()
+    assert slot.catch(7, None) == (SPAWNER, b"behind that")
+
+
+def test_who_sleeps_is_told_and_has_looked_before(
+    ends: tuple[Any, Sent, Sockets, SlotsEnd], memory: memoryview
+) -> None:
+    put, sent, sockets, slot = ends
+    slot.catch(7, None)
+    assert put(b"before the sleep")
+    assert slot.rest(), "so it does not sleep"
+    assert sockets.slot.inbox == deque([(7, b"before the sleep")])
+    assert not slot.rest()
+    assert not put(b"it sleeps")
+    assert sent.parts == []
+
+
+def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
+    ends: tuple[Any, Sent, Sockets, SlotsEnd], memory: memoryview
+) -> None:
+    _, sent, _, slot = ends
+    slot.catch(7, None)
+
+    class Late:
+        """In the place of the sender's lock: the receiver goes to sleep just before it."""
+
+        def __enter__(self) -> None:
+            assert slot.rest()
+
+        def __exit__(self, *_: object) -> None: ...
+
+    cell: Any = Cells(memory).to_slot
+    cell._lock = Late()
+    writer: Any = sent
+    assert cell.line(7, writer, sent.send)(b"in between")
+    assert [decode(parts[0]) for parts in sent.parts] == [Look()]
+
+
+def test_what_is_for_a_task_that_has_ended_is_left_to_the_slot(
+    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+) -> None:
+    put, _, sockets, slot = ends
+    slot.catch(8, None)
+    assert put(b"for 7")
+    assert slot.catch(8, None) is None
+    assert sockets.slot.inbox == deque([(7, b"for 7")])
+
+
+def test_others_have_their_turn_in_an_exchange_without_a_pause(
+    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+) -> None:
+    put, _, _, slot = ends
+    slot.catch(7, None)
+    caught = 0
+    while put(b"again") and slot.catch(7, None) is not None:
+        caught += 1
+        assert caught <= PASSED

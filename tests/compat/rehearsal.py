@@ -173,7 +173,7 @@ class RehearsedCluster:
     def send(self, task: int, message: Any) -> None:
         """See `Cluster.send`."""
         self.sent.append((task, message))
-        if isinstance(message.message, Finish):
+        if isinstance(message[2], Finish):
             self.spawned[task - 1].set_result(None)
 
     def close(self) -> None:

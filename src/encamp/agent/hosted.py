@@ -24,6 +24,7 @@ from encamp.slot.calls import INLINE_THREADS, Slot
 from encamp.slot.child import Birth
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
 from encamp.slot.short import ShortWay
+from encamp.slot.short_here import USABLE
 from encamp.storage.owner import reclaim
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.outbox import Outbox
@@ -175,7 +176,7 @@ class ProcessSlot(Hosted):
     def _start(self) -> SlotProcess:
         process = SlotProcess(self._birth)
         pump = self.agent.pump
-        pump.watch(process.data.fileno(), lambda _: self._readable(process))
+        pump.watch(process.data.fileno(), partial(self._readable, process))
         pump.watch(process.control.fileno(), lambda _: self._control(process))
         pump.watch(process.exit_fd, lambda _: self._exited(process))
         return process
@@ -237,37 +238,17 @@ class ProcessSlot(Hosted):
 
     def _watch(self, process: SlotProcess, *, writable: bool) -> None:
         fd = process.data.fileno()
-        self.agent.pump.watch(fd, lambda _: self._readable(process), writable=writable)
+        self.agent.pump.watch(fd, partial(self._readable, process), writable=writable)
 
-    # The short way (`ShortWayHere`)
+    def talker(self) -> SlotProcess | None:
+        """See `short_here.Hosted.talker`."""
+        return None if self._down or self._early or not USABLE else self._process
 
-    @property
-    def data_fd(self) -> int:
-        """The descriptor that the slot's process sends on; -1 when it has ended."""
-        return self._process.data.fileno()
-
-    def send_now(self, parts: Parts) -> bool:
-        """Send a message to the process at once; False if something else has to be sent first."""
-        if self._down or self._early:
-            return False
-        self._send(parts)
-        return True
-
-    def read_now(self, source: int | None) -> tuple[int, Parts] | None:
-        """Read from the process: sender and payload of one message of ``source`` to the program.
-
-        Everything else is handled as usual.
-        """
-        process = self._process
-        messages = self._messages(process)
-        if len(messages) == 1 and messages[0][0][:2] != RESULTS:
-            with suppress(BadFrame):  # which is found again where it is taken
-                envelope = decode(messages[0][0])
-                ours = isinstance(envelope, Message) and envelope.to == SPAWNER
-                if ours and not envelope.port and source in (None, envelope.sender):
-                    return envelope.sender, messages[0][1:]
-        self._take(process, messages)
-        return None
+    def say(self, process: SlotProcess, parts: Parts) -> None:
+        """See `short_here.Hosted.say`."""
+        if process is self._process:
+            with self.agent.pump.held_off:  # half a message would be the end of the process
+                self._send(parts)
 
     def link(self, envelope: Link, fd: int) -> None:
         """Pass the slot a socket to another slot, and close it here."""
@@ -276,16 +257,13 @@ class ProcessSlot(Hosted):
         else:
             self._send([encode(envelope)], (fd,))
 
-    def _readable(self, process: SlotProcess) -> bool:
+    def _readable(self, process: SlotProcess, _: int) -> bool:
         """Read what has arrived; see `Agent.pass_on`."""
         if process.writer.waiting:
             with suppress(OSError):
                 process.writer.flush()
                 if not process.writer.waiting:
                     self._watch(process, writable=False)
-        return self._read(process)
-
-    def _read(self, process: SlotProcess) -> bool:
         return self._take(process, self._messages(process))
 
     def _messages(self, process: SlotProcess) -> list[Parts]:
@@ -298,6 +276,9 @@ class ProcessSlot(Hosted):
     def _take(self, process: SlotProcess, messages: list[Parts]) -> bool:
         no_more = bool(messages)
         for parts in messages:
+            if process.talks:
+                self._take_short(process)
+            process.read += 1
             try:
                 are_results = parts[0][:2] == RESULTS
                 if are_results:
@@ -315,10 +296,20 @@ class ProcessSlot(Hosted):
             else:
                 self._pass_results()
                 no_more = self.agent.pass_on(envelope, parts) and no_more
-        self._pass_results()
+        if self._results:
+            self._pass_results()
+        if process.talks:
+            self._take_short(process)
         if self._spare is not None and not self.busy:
             self._restore()
         return no_more
+
+    def _take_short(self, process: SlotProcess) -> None:
+        """Pass on a short message, if it comes next."""
+        found = process.cells.to_program.take(process.read)
+        if found is not None:
+            self._pass_results()
+            self.agent.pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
 
     def _new_results(self, process: SlotProcess, parts: Parts) -> Parts:
         """Results without those that were read from the slot's ledger before."""
@@ -338,18 +329,17 @@ class ProcessSlot(Hosted):
         if self._looks:
             return
         self._looks = True
-        process, come = self._process, self._process.results
-
-        def look() -> None:
-            self._looks = False
-            if self._ending or not self.busy:
-                return
-            if not (
-                process is self._process and come == process.results and self._take_held(process)
-            ):
-                self._look_later()
-
+        look = partial(self._look, self._process, self._process.results)
         self.agent.pump.later(_LOOK_AFTER, look)
+
+    def _look(self, process: SlotProcess, come: int) -> None:
+        """See what a process holds back that has said nothing since so many results had come."""
+        self._looks = False
+        if self._ending or not self.busy:
+            return
+        silent = process is self._process and come == process.results
+        if not (silent and self._take_held(process)):
+            self._look_later()
 
     def _take_held(self, process: SlotProcess) -> bool:
         """Forward results from the ledger that have not arrived; False if others are in transit."""
@@ -439,7 +429,7 @@ class ProcessSlot(Hosted):
     def _exited(self, process: SlotProcess) -> None:
         """Report the last output, then the end of the process; start another."""
         with suppress(ValueError):
-            self._read(process)
+            self._take(process, self._messages(process))
             self._take_held(process)
         if process is not self._process:
             if process not in self._leaving:  # it had no work while a call ran in a fresh one

@@ -75,14 +75,20 @@ _LOOK_AGAIN = 1.0
 class Agent:
     """Serves one end of an engine's network, on a pump that some thread drives.
 
-    ``host`` is the name of its host; ``beside`` says that the pump is the controller's own.
-    ``over`` is true when the cluster was closed or the controller has gone.
+    ``host`` is the name of its host. An agent in the controller's own process, on the same pump,
+    has no network between: the controller calls `take`, and what is for it goes to ``up``.
+    ``over`` is true when the cluster was closed or the controller is gone.
     """
 
     def __init__(
-        self, endpoint: Endpoint, pump: Pump, host: str | None = None, *, beside: bool = False
+        self,
+        endpoint: Endpoint,
+        pump: Pump,
+        host: str | None = None,
+        *,
+        up: Callable[[Any, Parts], None] | None = None,
     ) -> None:
-        self.beside = beside
+        self._up, self.beside = up, up is not None
         self.endpoint, self.pump, self.number = endpoint, pump, endpoint.number
         self.host = host or socket.gethostname()
         self.over = False
@@ -94,11 +100,10 @@ class Agent:
         """See `Orders.cluster`."""
         self.slots: list[Hosted] = []
         self.outbox = Outbox(endpoint)
-        self.up: Callable[[Any, Parts], bool] | None = None
-        """Hands to a controller in this process what is for it, unless others are to go before."""
         self._linked: set[tuple[int, int]] = set()
-        pump.attach(endpoint, self.arrived)
-        pump.turned.append(self.turned)
+        if not self.beside:
+            pump.attach(endpoint, self.arrived)
+            pump.turned.append(self.turned)
 
     def arrived(self, arrival: Arrival) -> None:
         """Handle what the engine receives."""
@@ -120,6 +125,13 @@ class Agent:
             self._heard = time.monotonic()
         for envelope, inner in unbundled(parts):
             self._handle(sender, envelope, inner)
+
+    def take(self, parts: Parts) -> None:
+        """Take what a controller in this process says."""
+        if self.orders is None:
+            self._take_orders(parts)
+        else:
+            self._handle(CONTROLLER, decode(parts[0]), parts)
 
     def _take_orders(self, parts: Parts) -> None:
         orders = decode(parts[0])
@@ -202,21 +214,6 @@ class Agent:
         elif isinstance(envelope, End):
             self.end()
 
-    def near(self, outbox: Outbox) -> Callable[[Message, Parts], bool]:
-        """A function that passes messages of a controller in this process to slots, without a turn.
-
-        It returns False if something in its ``outbox`` has to be sent first.
-        """
-        end = self.endpoint
-
-        def give(message: Message, parts: Parts) -> bool:
-            if outbox.waiting or end.patience() == 0 or message.slot >= len(self.slots):
-                return False
-            self.slots[message.slot].give(message, parts)
-            return True
-
-        return give
-
     def _link(self, one: int, other: int) -> None:
         """Give two slots a socket to each other, so that their messages bypass this agent.
 
@@ -240,7 +237,8 @@ class Agent:
     def pass_on(self, envelope: Any, parts: Parts) -> bool:
         """See `Holder.pass_on`."""
         if not isinstance(envelope, Message) or envelope.agent <= CONTROLLER:
-            if self.up is not None and self.up(envelope, parts):
+            if self._up is not None:
+                self._up(envelope, parts)
                 return isinstance(envelope, Message)
             self.post(CONTROLLER, parts)
         elif envelope.agent == self.number:
@@ -251,20 +249,16 @@ class Agent:
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message; over a network, those of one turn go in one frame."""
-        if self.beside:
-            self.outbox.send(to, parts)  # so that the controller has it in this turn
+        if self._up is not None:
+            self._up(decode(parts[0]), parts)
         else:
             self.outbox.post(to, parts)
 
     def turned(self) -> None:
-        """Send what was posted in this turn; beside the controller, receive what it has sent."""
-        if self.beside:
-            for arrival in self.endpoint.receive():
-                self.arrived(arrival)
+        """Send what was posted in this turn."""
         self.outbox.flush()
-        if not self.beside:  # the controller's pump rests by what the controller knows
-            ahead = sum(slot.busy for slot in self.slots)
-            self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
+        ahead = sum(slot.busy for slot in self.slots)
+        self.pump.rest = REST if ahead > MANY * len(self.slots) else 0.0
 
     def _begin(self, order: Order) -> None:
         """Carry out a slow order in a thread."""
@@ -293,7 +287,7 @@ class Agent:
             if any(slot.killed for slot in self.slots):
                 reclaim_quietly()
             with suppress(EncampError, OSError):
-                self.turned()
+                self.outbox.flush()
 
 
 def _refresh(agent: Agent) -> None:

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 from contextlib import ExitStack
+from functools import cached_property
 from secrets import token_hex
 
 import msgspec
@@ -27,6 +28,7 @@ from encamp.slot.child import OUTPUT_HINT, Birth
 from encamp.slot.files import files_of_others, need_files
 from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.program import slot_command
+from encamp.slot.short_here import Cells
 from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer
 
@@ -54,6 +56,10 @@ class SlotProcess:
         """Messages with calls that were sent to it."""
         self.results = 0
         """Results that have come from it."""
+        self.read = 0
+        """Messages that have come by ``data``, and were passed on."""
+        self.talks = False
+        """Whether some may come by a cell as well."""
         self._mark = token_hex(8)
         self._unknown = False
         """Whether nobody can say how it has ended."""
@@ -167,6 +173,12 @@ class SlotProcess:
             poll.register(self._sentinel, select.POLLIN)
             poll.poll(None if within is None else within * 1000)
         return self._is_over()
+
+    @cached_property
+    def cells(self) -> Cells:
+        """Those of short messages, while it has not ended."""
+        self.talks = True
+        return Cells.of(self.ledger)
 
     @property
     def has_begun(self) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack
 from warnings import warn
 
 from encamp.agent.main import Agent, serve
-from encamp.agent.short_here import ShortWayHere
 from encamp.cluster.controller import Controller
 from encamp.cluster.echo import show, show_lines_at_once
 from encamp.cluster.events import Host
@@ -43,13 +42,14 @@ from encamp.quantities import duration, whole
 from encamp.slot.calls import BRIEF, seconds, task_number
 from encamp.slot.program import check_slots
 from encamp.slot.short import Short, ShortWay
+from encamp.slot.short_here import USABLE, ProgramsEnd
 from encamp.slot.threads import chosen_here
 from encamp.storage.import_path import import_path
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
 from encamp.storage.roots import SharedPath, current_folder, portable
 from encamp.wire.frames import changeable, own
-from encamp.wire.pickling import dump_as, dump_small
+from encamp.wire.pickling import dump_as, dump_small, load_small
 from encamp.wire.protocol import ANY, Orders, Received, encode
 from encamp.wire.seal import KEY_BYTES, Seal
 
@@ -203,8 +203,9 @@ class Cluster:
             return None
         if engine.short is not None and self._kind == "inline":
             return ShortWay(pump, engine, engine.short, self._controller.outbox, queue)
-        if self._agent is not None and self._kind == "child":
-            return ShortWayHere(pump, engine, self._agent, queue, self._lines)
+        if self._agent is not None and self._kind == "child" and USABLE:
+            slots, pass_on = self._agent.slots, self._agent.pass_on
+            return ProgramsEnd(pump, queue, self._lines, slots.__getitem__, pass_on)
         return None
 
     def _have_agents(self, folder: str, output: int) -> bytes:
@@ -233,11 +234,12 @@ class Cluster:
         if engine.agent_here is not None:
             if self._kind == "child":
                 check_slots()
-            self._agent = Agent(engine.agent_here, self._pump, beside=True)
-            self._life.agent = self._agent
-            controller.mail.near = self._agent.near(controller.outbox)
-            self._agent.up = controller.handed_up(self._agent.number)
+            up = controller.heard_here(engine.agent_here.number)
+            self._agent = self._life.agent = Agent(engine.agent_here, self._pump, up=up)
+            controller.outbox.near = self._agent.take
         engine.start(encode(orders))
+        if self._agent is not None:
+            self._pump.soon(partial(self._agent.take, [encode(orders)]))
         return key
 
     def _await_hosts(self, timeout: float) -> None:
@@ -382,17 +384,11 @@ class Cluster:
             controller.abandon()
         if not task.id % _EAGER:
             self._pump.nudge(_PATIENCE)
-        else:
-            self._have_begun()
-        return task
-
-    def _have_begun(self) -> None:
-        """Start spawned tasks, if a slot is free."""
-        tenant = self._controller.tenant
-        if self._controller.scheduler.idle:
+        elif controller.scheduler.idle:
             self._pump.nudge()
-        elif tenant is not None and tenant.lasting >= self.slots:
+        elif (tenant := controller.tenant) is not None and tenant.lasting >= self.slots:
             tenant.crowded()
+        return task
 
     def publish(self, what: Any, /, *args: Any, **options: Unpack[ServiceOptions]) -> Service:
         """Publish an object as a service, with one server in each slot.
@@ -436,13 +432,15 @@ class Cluster:
         sent.
         """
         ours = type(to) is SpawnedTask and to._keeper is self._keeper
-        number = to.id if ours else self._number(to)  # type: ignore[union-attr]
+        number: Any = to.id if ours else to  # type: ignore[union-attr]
+        if type(number) is not int:
+            number = self._number(to)
         line, short = self._lines.get(number), self._short
         if line is not None and short is not None:
             data = dump_small(message)
             if data is not None and short.send(line, data):
                 return
-        self._send(number, message)
+        self._send(self._number(to), message)
 
     def _number(self, task: SpawnedTask | int) -> int:
         if type(task) is not SpawnedTask:
@@ -486,7 +484,7 @@ class Cluster:
             caught = short.receive(SPAWNER, wanted)
             if caught is not None:
                 sender, data = caught
-                return Received(sender, short.load(data))
+                return Received(sender, load_small(data))
         return self._receive(timeout, wanted)
 
     @property

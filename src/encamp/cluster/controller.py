@@ -13,7 +13,7 @@ import pickle
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -23,7 +23,7 @@ from typing import Any
 from encamp import quota
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
-from encamp.cluster.functions import Function, Functions, name_of_called
+from encamp.cluster.functions import Functions, name_of_called
 from encamp.cluster.hosts import Agent, Hosts
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
@@ -87,7 +87,6 @@ from encamp.wire.protocol import (
     WhereIs,
     decode,
     encode,
-    encode_calls,
     unbundled,
 )
 from encamp.wire.repeats import has_generator
@@ -147,7 +146,8 @@ class Controller:
             SlotEnded: self.hosts.slot_ended,
             OrderDone: self.hosts.order_done,
         }
-        self.pump.attach(engine, self.arrived)
+        if engine.agent_here is None or engine.patience() is not None:  # there is something to hear
+            self.pump.attach(engine, self.arrived)
         self.pump.turned.append(self.turned)
         self.pump.due.append(self._due)
         self.pump.broken = self.fail
@@ -165,7 +165,8 @@ class Controller:
 
         Raises the errors of `Cluster.spawn`.
         """
-        self.check_open()
+        if self.closed:
+            self.check_open()
         if self.failure is not None:
             raise self.failure
         checked = options.checked()
@@ -211,16 +212,20 @@ class Controller:
             if self.hosts.has_lost:  # maybe after the host of one was looked for
                 self.hosts.end_unmet()
         if scheduler.slots:
-            for place, tasks in scheduler.assign():
-                self._run(place, tasks)
+            # Again, as a call that cannot be sent leaves its slot to another.
+            while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
+                for place, tasks in assigned:
+                    self._run(place, tasks)
             resting = 0 if self.tenant is None else self.tenant.resting
             busy = scheduler.slots - scheduler.idle - resting
             self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
             self.pump.rest = REST if scheduler.ahead > MANY * scheduler.slots else 0.0
             if scheduler.idle and scheduler.ahead:
                 self.recalls.unstick_soon()
-        self.outbox.flush()
-        self.mail.call_waiters(failed=self.failure is not None)
+        if self.outbox.waiting:
+            self.outbox.flush()
+        if self.mail.waiters:
+            self.mail.call_waiters(failed=self.failure is not None)
 
     def _due(self) -> bool:
         """Whether a turn with only messages still needs its end."""
@@ -288,18 +293,18 @@ class Controller:
         else:
             self.pump.before_others(self._handle, [(agent, *message) for message in messages])
 
-    def handed_up(self, number: int) -> Callable[[Any, Parts], bool]:
-        """A function by which an agent in this process hands over messages, without a network."""
-        engine, come = self.engine, self.pump.come
+    def heard_here(self, number: int) -> Callable[[Any, Parts], None]:
+        """What an agent in this process says goes to this function, without a network between.
 
-        def hand_up(envelope: Any, parts: Parts) -> bool:
-            agent = self.hosts.agents.get(number)
-            if agent is None or engine.patience() == 0:  # something was sent before
-                return False
+        It is handled behind what came before: the agent may be in the middle of something.
+        """
+        self.hosts.joined(number, "")
+        agent, come = self.hosts.agents[number], self.pump.come
+
+        def hear(envelope: Any, parts: Parts) -> None:
             come.append((self._handle, (agent, envelope, parts)))
-            return True
 
-        return hand_up
+        return hear
 
     def _handle(self, message: tuple[Agent, Any, Parts]) -> None:
         agent, envelope, parts = message
@@ -328,18 +333,18 @@ class Controller:
             if large:
                 buffers += own(large) if self._shares_memory else large
         if calls:
-            functions, fresh = self._new_functions(place, sent), tasks[0].options.fresh
-            numbers = [function.number for function in functions]
+            fresh = tasks[0].options.fresh
+            functions = self._new_functions(sent, () if fresh else place.known)
             place.runs += 1
-            dropped = [] if fresh else self._dropped(place)
-            around = self._around(place, fresh=fresh)
-            run = Run(
-                place.number, len(calls), numbers, fresh, place.life, place.runs, dropped, around
-            )
-            payloads = [function.payload for function in functions]
-            self.outbox.post(place.agent, [encode(run), encode_calls(calls), *payloads, *buffers])
+            run = Run(place.number, len(calls), list(functions), fresh, place.life, place.runs)
+            if not fresh and place.changes != self.functions.kept.changes:
+                run.dropped = self._dropped(place)
+            if not self._shares_memory:
+                run.around = self._around(place, fresh=fresh)
+            parts = [encode(run), encode(calls), *functions.values(), *buffers]
+            self.outbox.post(place.agent, parts)
             if not fresh:
-                place.known.update(numbers)
+                place.known.update(functions)
             self.begins(place)
 
     def _dumped(self, task: Record) -> Parts:
@@ -360,21 +365,21 @@ class Controller:
                 raise
             raise _unsendable(task, exc) from exc
 
-    def _new_functions(self, place: Place, tasks: list[Record]) -> list[Function]:
+    def _new_functions(self, tasks: list[Record], known: Container[int]) -> dict[int, bytes]:
         """The functions and initializers that a slot does not have yet."""
-        used = {task.function.number: task.function for task in tasks}
+        new: dict[int, bytes] = {}
         for task in tasks:
-            if task.options.initializer is not None:
-                function = self.setups.function_of(task.options.initializer)
-                used[function.number] = function
-        if tasks[0].options.fresh:
-            return list(used.values())
-        return [function for number, function in used.items() if number not in place.known]
+            function, initializer = task.function, task.options.initializer
+            if function.number not in known:
+                new[function.number] = function.payload
+            if initializer is not None:
+                function = self.setups.function_of(initializer)
+                if function.number not in known:
+                    new[function.number] = function.payload
+        return new
 
     def _around(self, place: Place, *, fresh: bool) -> bytes:
         """The program's settings that have changed since they were sent to this slot."""
-        if self._shares_memory:
-            return b""
         around = self.surroundings.now()
         if fresh:
             return around
@@ -385,8 +390,6 @@ class Controller:
     def _dropped(self, place: Place) -> list[int]:
         """Functions that a slot is to forget, because no call that it has needs them."""
         kept = self.functions.kept
-        if place.changes == kept.changes:
-            return []
         alive = kept.numbers.keys() | self.setups.kept.keys()
         gone = place.known - alive
         wanted = {task.function.number for task in place.ahead} if gone else set()
@@ -411,51 +414,57 @@ class Controller:
             task = place.ahead[0]
             if task.state is SENT:
                 task.begins()
-            self.mail.begins(task)
+            if self.mail.early:
+                self.mail.begins(task)
 
     # What comes of them
 
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
         place = agent.places[envelope.slot]
-        results, at = [], 1
+        if len(envelope.results) == 1:
+            self._take_result(place, envelope.results[0], parts[1:], last=True)
+            return
+        results, at = deque[tuple[Result, Parts]](), 1
         for result in envelope.results:
             end = at + result[4]
             results.append((result, parts[at:end]))
             at = end
-        self._take_results((place, iter(results)))
+        self._take_results((place, results))
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
         place = agent.places[envelope.slot]
         come = [result for part in parts[1:] for result in decode(part).results]
-        self._take_results((place, zip(come, repeat(_NO_BUFFERS))))
+        self._take_results((place, deque(zip(come, repeat(_NO_BUFFERS)))))
 
-    def _take_results(self, come: tuple[Place, Iterator[tuple[Result, Parts]]]) -> None:
+    def _take_results(self, come: tuple[Place, deque[tuple[Result, Parts]]]) -> None:
         """Take results; a turn inside a callback continues with the rest."""
         place, results = come
-        for result, buffers in results:
+        if len(results) > 1:
             self.pump.before_others(self._take_results, [come])
-            self._take_result(place, result, buffers)
-            break
-        else:
-            return
-        for result, buffers in results:
-            self._take_result(place, result, buffers)
-        self.begins(place)
+        while results:
+            result, buffers = results.popleft()
+            self._take_result(place, result, buffers, last=not results)
 
-    def _take_result(self, place: Place, result: Result, buffers: Parts) -> None:
+    def _take_result(self, place: Place, result: Result, buffers: Parts, *, last: bool) -> None:
+        """Take a result in; behind the ``last`` of some, another call has begun at the slot."""
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
-        if task is not None and task.place is place:
-            future = task.future
-            if future.host is None:  # its result came with that of the call before it
-                future.host, future.slot = place.station.name, place.number
-            if seconds >= 0:
-                task.function.timing.took(seconds)
-            self.scheduler.ended(place, task)
-            if good and payload == _NONE and not task.options.staged:
-                self.end(task, True, None)
-            else:
-                self._result(task, place, good, disclosed(payload, buffers))
+        if task is None or task.place is not place:
+            if last:
+                self.begins(place)
+            return
+        future = task.future
+        if future.host is None:  # its result came with that of the call before it
+            future.host, future.slot = place.station.name, place.number
+        if seconds >= 0:
+            task.function.timing.took(seconds)
+        self.scheduler.ended(place, task)
+        if last:  # first, as what follows may call back, and wait
+            self.begins(place)
+        if good and payload == _NONE and not task.options.staged:
+            self.end(task, True, None)
+        else:
+            self._result(task, place, good, disclosed(payload, buffers))
 
     def _result(self, task: Record, place: Place, good: bool, body: Parts) -> None:
         if not good:
@@ -517,7 +526,7 @@ class Controller:
         if options.staged and (depot := self.setups.forget(task)) is not None:
             self.errands.run(depot.close, _nothing)
         if options.notify:
-            self._tell_end(task, good, value)
+            self.mail.put(task.id, TaskResult(task.id, good, value), TaskExit(task.id))
         if good:
             task.future.set_result(value)
         else:
@@ -531,18 +540,16 @@ class Controller:
         self._forget(task, False, error)
         task.future.set_cancelled()
         if task.options.notify:
-            self._tell_end(task, False, error)
+            self.mail.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
 
     def _forget(self, task: Record, good: bool, value: Any) -> None:
         task.ended()
-        self.mail.forget(task)
-        self.printed.forget(task)
+        if self.mail.lines or self.mail.early:
+            self.mail.forget(task)
+        if self.printed.heard:
+            self.printed.forget(task)
         if self.tenant is not None:
             self.tenant.ended(task, good, value)
-
-    def _tell_end(self, task: Record, good: bool, value: Any) -> None:
-        self.mail.put(task.id, TaskResult(task.id, good, value))
-        self.mail.put(task.id, TaskExit(task.id))
 
     def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
         """A task has printed something."""

@@ -87,9 +87,11 @@ class Kept:
         self.numbers: dict[int, Function] = {}
         self.changes = 0
         self._bytes = 0
+        self.latest: Function | None = None
 
     def add(self, function: Function) -> None:
-        """Keep a function, as the latest; the oldest go where there is no room."""
+        """Keep a function, as the ``latest``; the oldest go where there is no room."""
+        self.latest = function
         if self.numbers.pop(function.number, None) is None:
             self._bytes += len(function.payload)
         self.numbers[function.number] = function
@@ -98,6 +100,8 @@ class Kept:
 
     def drop(self, function: Function) -> None:
         """Keep a function no longer; nothing happens if it is not kept."""
+        if function is self.latest:
+            self.latest = None
         if self.numbers.pop(function.number, None) is not None:
             self._bytes -= len(function.payload)
             self.changes += 1
@@ -174,14 +178,16 @@ class Functions:
             if not callable(function):
                 raise CannotTravel(repr(function), "it cannot be called", _NOT_CALLED)
             return self._apply, (function, *args)
-        found = self._found(function)
+        known = self._known.get(function)
+        found = None if known is None else known()
         if found is not None:
             if found.random and not found.by_value:
                 self.repeats.of_function(function)
             if found.state is None:
                 self._last = function, found
             if found.state is None or (found.state == _state(function) and found.state != ()):
-                self.kept.add(found)
+                if found is not self.kept.latest:
+                    self.kept.add(found)
                 return found, args
         return self._pickled(function), args
 
@@ -282,14 +288,12 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
         function = function.__wrapped__
     if not isinstance(function, types.FunctionType):
         return ()
-    cells = [_content(cell) for cell in function.__closure__ or ()]
-    code = function.__code__
-    names = _names(code)
-    used = [function.__globals__[name] for name in sorted(names) if name in function.__globals__]
-    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    own = function.__dict__
+    code, known, own = function.__code__, function.__globals__, function.__dict__
+    used = [*map(_content, function.__closure__ or ())]
+    used += map(known.__getitem__, filter(known.__contains__, _names(code)))
+    used += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     state: list[Any] = [code, *own]
-    for value in (*cells, *used, *defaults, *own.values()):
+    for value in (*used, *own.values()):
         if isinstance(value, _CACHING):
             value = value.__wrapped__
         if isinstance(value, types.FunctionType):
@@ -307,13 +311,14 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
     return tuple(state)
 
 
-def _names(code: types.CodeType) -> set[str]:
+@functools.lru_cache(maxsize=MOST_KEPT)
+def _names(code: types.CodeType) -> tuple[str, ...]:
     """The global names that a function uses, and functions inside it."""
     names = set(code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            names |= _names(constant)
-    return names
+            names.update(_names(constant))
+    return tuple(sorted(names))
 
 
 def _content(cell: types.CellType) -> Any:

@@ -14,7 +14,7 @@ from encamp.slot.short import Short
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import load
-from encamp.wire.protocol import NOWHERE, SPAWNER, Message, Received, addressed
+from encamp.wire.protocol import NOWHERE, SPAWNER, Received, addressed
 
 
 class Mail:
@@ -23,22 +23,23 @@ class Mail:
     def __init__(self, tasks: Mapping[int, Record], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
         self.come: deque[tuple[int, Any]] = deque()
-        self._early: dict[int, list[tuple[int, int, Parts]]] = {}
-        self._waiters: list[Callable[[], object]] = []
+        self.early: dict[int, list[tuple[int, int, Parts]]] = {}
+        """What waits for tasks that have not begun: ports, senders and payloads."""
+        self.waiters: list[Callable[[], object]] = []
+        """Who is to be called when something has come; each is called once."""
         self._news = False
         """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
         self.short: Short | None = None
-        self.near: Callable[[Message, Parts], bool] | None = None
-        """Hands a message to a slot of this process's agent, unless others are to go before."""
         self.lines: dict[int, Line | None] = {}
         """Short ways of the program to tasks that run; None to those written to once."""
 
     # For the program
 
-    def put(self, sender: int, what: Any) -> None:
-        """Queue a message (its pickle's parts) or an event."""
-        self.come.append((sender, what))
+    def put(self, sender: int, *what: Any) -> None:
+        """Queue messages (their pickles' parts) or events."""
+        for one in what:
+            self.come.append((sender, one))
         self._news = True
 
     def take(self, source: int | None) -> Received | None:
@@ -62,23 +63,23 @@ class Mail:
 
     def call_when_there(self, wake: Callable[[], object]) -> None:
         """Call a function once, when the queue has a message; from any thread."""
-        self._waiters.append(wake)
+        self.waiters.append(wake)
 
     def call_no_more(self, wake: Callable[[], object]) -> None:
         """Undo `call_when_there`."""
         with suppress(ValueError):
-            self._waiters.remove(wake)
+            self.waiters.remove(wake)
 
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for a message that has arrived."""
-        return bool(self._waiters) and self._news
+        return bool(self.waiters) and self._news
 
     def call_waiters(self, *, failed: bool) -> None:
         """Call the waiting functions if a message has arrived, or none will."""
-        if self._waiters and (self._news or failed):
+        if self.waiters and (self._news or failed):
             self._news = False
-            waiters, self._waiters = self._waiters, []
+            waiters, self.waiters = self.waiters, []
             for wake in waiters:
                 with suppress(RuntimeError):  # its event loop is closed
                     wake()
@@ -88,19 +89,18 @@ class Mail:
     def goes_out(self, number: int) -> bool:
         """Whether a message to a task would be sent at once."""
         task = self._tasks.get(number)
-        return task is not None and task.state is RUNNING and number not in self._early
+        return task is not None and task.state is RUNNING and number not in self.early
 
     def send(self, to: int, sender: int, payload: Parts, port: int = 0) -> None:
         """Forward a message to a task; keeps it until the task starts, drops it after its end."""
         task = self._tasks.get(to)
         if task is None:
             return
-        if task.state is not RUNNING or to in self._early:
-            self._early.setdefault(to, []).append((port, sender, payload))
+        if task.state is not RUNNING or to in self.early:
+            self.early.setdefault(to, []).append((port, sender, payload))
         elif (place := task.place) is not None:
             envelope, head = addressed(to, sender, place.agent, place.number, 0, port)
-            if self.near is None or not self.near(envelope, [head, *payload]):
-                self._outbox.send(place.agent, [head, *payload])
+            self._outbox.send(place.agent, [head, *payload])
             if port:
                 return
             if self.short is not None and sender == SPAWNER and not self.lines.get(to):
@@ -108,14 +108,13 @@ class Mail:
 
     def begins(self, task: Record) -> None:
         """A task starts: it gets the messages that have waited for it."""
-        for port, sender, payload in self._early.pop(task.id, ()) if self._early else ():
+        for port, sender, payload in self.early.pop(task.id, ()):
             self.send(task.id, sender, payload, port)
 
     def forget(self, task: Record) -> None:
         """A task has ended."""
         self.lines.pop(task.id, None)
-        if self._early:
-            self._early.pop(task.id, None)
+        self.early.pop(task.id, None)
 
     def place_of(self, number: int) -> tuple[int, int, int]:
         """Agent and slot of a running task, and the number of the last calls sent there.

@@ -29,11 +29,12 @@ class Printed:
 
     def __init__(self, follow: Callable[[int, str], None] | None) -> None:
         self.follow = follow
-        self._heard: dict[int, _Heard] = {}
+        self.heard: dict[int, _Heard] = {}
+        """What running tasks have printed, as far as it was told."""
 
     def said(self, task: Record, envelope: Said) -> None:
         """A task has printed something."""
-        heard = self._heard.setdefault(task.id, _Heard())
+        heard = self.heard.setdefault(task.id, _Heard())
         raw = envelope.text[max(0, heard.told - envelope.start) :]
         heard.told = max(heard.told, envelope.start + len(envelope.text))
         if raw and task.options.heard is not None:
@@ -52,5 +53,4 @@ class Printed:
 
     def forget(self, task: Record) -> None:
         """A task has ended."""
-        if self._heard:
-            self._heard.pop(task.id, None)
+        self.heard.pop(task.id, None)

@@ -36,8 +36,10 @@ class Scheduler:
         """Tasks that were sent to slots that run another."""
         self.changes = 0
         """How often a slot has come or gone."""
-        self._plain: deque[Record] = deque()
-        self._needy: dict[Need, deque[Record]] = {}
+        self.plain: deque[Record] = deque()
+        """Tasks that wait, and need nothing but a slot."""
+        self.needy: dict[Need, deque[Record]] = {}
+        """Those that need more, by what it is."""
         self._buckets: list[dict[Station, None]] = [{}]
         self._top = 0
         self._hungry: dict[Place, None] = {}
@@ -125,29 +127,29 @@ class Scheduler:
         """Queue a task."""
         need = task.options.need
         if need is PLAIN or need == PLAIN:
-            self._plain.append(task)
+            self.plain.append(task)
         else:
-            self._needy.setdefault(need, deque()).append(task)
+            self.needy.setdefault(need, deque()).append(task)
 
     def put_back(self, tasks: Iterable[Record]) -> None:
         """Queue tasks that were given back, before all others."""
         for task in reversed(list(tasks)):
             need = task.options.need
-            queue = self._plain if need == PLAIN else self._needy.setdefault(need, deque())
+            queue = self.plain if need == PLAIN else self.needy.setdefault(need, deque())
             queue.appendleft(task)
 
     def drop(self, tasks: Iterable[Record]) -> None:
         """Remove waiting tasks."""
         gone = set(tasks)
-        for queue in (self._plain, *self._needy.values()):
+        for queue in (self.plain, *self.needy.values()):
             left = [task for task in queue if task not in gone]
             queue.clear()
             queue.extend(left)
-        self._needy = {need: queue for need, queue in self._needy.items() if queue}
+        self.needy = {need: queue for need, queue in self.needy.items() if queue}
 
     def waiting(self) -> Iterator[Record]:
         """The waiting tasks."""
-        for queue in (self._plain, *self._needy.values()):
+        for queue in (self.plain, *self.needy.values()):
             for task in list(queue):
                 if task.state is WAITING:
                     yield task
@@ -155,40 +157,37 @@ class Scheduler:
     @property
     def queued(self) -> int:
         """How many tasks are queued, including cancelled ones that are not yet removed."""
-        return len(self._plain) + sum(map(len, self._needy.values()))
+        return len(self.plain) + sum(map(len, self.needy.values()))
 
     def unmet(self) -> list[Record]:
         """Remove and return the tasks whose needs no host can meet any more."""
         lost: list[Record] = []
-        for need in list(self._needy):
+        for need in list(self.needy):
             if not any(self.most(need)):
-                lost.extend(self._needy.pop(need))
+                lost.extend(self.needy.pop(need))
         return lost
 
     # Assigning
 
-    def assign(self) -> Iterator[Assignment]:
+    def assign(self) -> list[Assignment]:
         """Assign waiting tasks to slots, as far as possible."""
-        if self._needy:
-            yield from self._assign_needy()
-        queue = self._plain
+        assigned = list(self._assign_needy()) if self.needy else []
+        queue = self.plain
         while queue:
-            station = self._freest()
-            if station is None:
+            while self._top and not self._buckets[self._top]:
+                self._top -= 1
+            if not self._top:
                 break
-            if given := self._give(next(iter(station.free)), queue, PLAIN):
-                yield given
+            freest = next(iter(self._buckets[self._top]))
+            if given := self._give(next(iter(freest.free)), queue, PLAIN):
+                assigned.append(given)
         while queue and self._hungry:
             place, _ = self._hungry.popitem()
             if place.ahead and (given := self._give(place, queue, PLAIN)):
-                yield given
+                assigned.append(given)
         if not queue:
             self._hungry.clear()
-
-    def _freest(self) -> Station | None:
-        while self._top and not self._buckets[self._top]:
-            self._top -= 1
-        return next(iter(self._buckets[self._top])) if self._top else None
+        return assigned
 
     def _assign_needy(self) -> Iterator[Assignment]:
         """Tasks with needs; the oldest that does not fit reserves a host for itself."""
@@ -197,14 +196,14 @@ class Scheduler:
             station.reserved = False
         reserved: set[Station] = set()
         self._drop_cancelled()
-        for need in sorted(self._needy, key=lambda need: self._needy[need][0].id):
-            queue = self._needy[need]
+        for need in sorted(self.needy, key=lambda need: self.needy[need][0].id):
+            queue = self.needy[need]
             while queue and (best := self._best(need, reserved)) is not None:
                 place = best.slot_for(need)
                 if place is not None and (given := self._give(place, queue, need)):
                     yield given
             if not queue:
-                del self._needy[need]
+                del self.needy[need]
             elif need.alone and (keep := self._nearest(need)) is not None:
                 # Tasks that need little take neither memory nor GPUs from it, only slots.
                 keep.reserved = keep.lacks_slots_only(need)
@@ -213,11 +212,11 @@ class Scheduler:
             self._sort(station)
 
     def _drop_cancelled(self) -> None:
-        for need, queue in list(self._needy.items()):
+        for need, queue in list(self.needy.items()):
             while queue and queue[0].state is not WAITING:
                 queue.popleft()
             if not queue:
-                del self._needy[need]
+                del self.needy[need]
 
     def _best(self, need: Need, reserved: set[Station]) -> Station | None:
         found = [s for s in self.most(need) if s not in reserved and s.fits(need)]
@@ -244,11 +243,8 @@ class Scheduler:
                 backlog += _OVERHEAD
                 break
             backlog += seconds + _OVERHEAD
-        if tasks:
-            self._take(place, tasks, need, backlog)
-        return (place, tasks) if tasks else None
-
-    def _take(self, place: Place, tasks: list[Record], need: Need, backlog: float) -> None:
+        if not tasks:
+            return None
         station = place.station
         if not place.ahead:
             del station.free[place]
@@ -266,6 +262,7 @@ class Scheduler:
         place.backlog = backlog
         for task in tasks:
             task.sent(place)
+        return place, tasks
 
     # What has ended
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from typing import Protocol
 
-from encamp.cluster.light import FINISHED, PENDING, RUNNING, LightFuture
+from encamp.cluster.light import ENDED, FINISHED, PENDING, RUNNING, LightFuture
 from encamp.errors import ClusterClosed, shortened
 
 FORKED = "in a forked process, its parent's cluster"
@@ -105,7 +105,7 @@ class SpawnedTask(LightFuture):
 
     def _wait(self, timeout: float | None) -> float | None:
         """Wait; returns the seconds that are left."""
-        if self.done():
+        if self._state in ENDED:
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
         pump = self._keeper.pump

@@ -149,9 +149,9 @@ class Engine(Endpoint):
     ``name`` is its name for users. ``private`` says that only encamp's own processes can put frames
     into the network; otherwise all frames are sealed. ``slots_per_agent`` is 0 if an agent has as
     many slots as its host has cores. ``agents`` is how many to wait for at the start.
-    ``agent_here`` is an agent's end that the controller's own process serves. An ``elastic`` engine
-    adapts its number of hosts to the work, about which `needs` informs it, and may have no hosts
-    for a while.
+    ``agent_here`` is the end of the only agent if the controller's own process serves it: the two
+    call each other, and send nothing through the engine. An ``elastic`` engine adapts its number of
+    hosts to the work, about which `needs` informs it, and may have no hosts for a while.
     """
 
     name: str
@@ -165,7 +165,8 @@ class Engine(Endpoint):
     def start(self, orders: bytes) -> None:
         """Start an agent on every host and give it ``orders``. `Joined` reports each of them.
 
-        Blocks until they are started or being started. Raises `EngineUnavailable`, `EngineFailed`.
+        Except ``agent_here``, which the cluster starts. Blocks until they are started or being
+        started. Raises `EngineUnavailable`, `EngineFailed`.
         """
 
     def one_slot_each(self) -> None:

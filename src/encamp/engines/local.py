@@ -5,8 +5,8 @@ from __future__ import annotations
 import warnings
 
 from encamp import slurm
-from encamp.engines.base import CONTROLLER, Engine, Frame, Joined
-from encamp.engines.kit.memory import MemoryEnd
+from encamp.engines.base import CONTROLLER, Engine
+from encamp.engines.kit.here import EndHere
 
 _AGENT = 1
 _ALONE = (
@@ -16,8 +16,8 @@ _ALONE = (
 )
 
 
-class LocalEngine(MemoryEnd, Engine):
-    """Slots on this machine. ``agent_here`` is the end that the controller's process serves."""
+class LocalEngine(EndHere, Engine):
+    """Slots on this machine: all that there is belongs to ``agent_here``."""
 
     name = "local"
     private = True
@@ -25,18 +25,13 @@ class LocalEngine(MemoryEnd, Engine):
     def __init__(self, slots: int = 0) -> None:
         super().__init__(CONTROLLER)
         self.slots_per_agent = slots
-        self.agent_here = self._agent = MemoryEnd(_AGENT)
-        self._agent.join(self)
+        self.agent_here = EndHere(_AGENT)
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`."""
-        self.join(self._agent)
-        self._agent.put(Frame(CONTROLLER, [orders]))
-        self.put(Joined(_AGENT))
 
     def stop(self) -> None:
         """See `Engine.stop`; the agent ends with the controller's process."""
-        self.close()
 
 
 def open_end(slots: int | None = None) -> LocalEngine:

@@ -36,25 +36,25 @@ class HeldOff:
         self._wake = wake
         self._depth = 0
         self._handlers: dict[int, Any] = {}
-        self._came: dict[int, Any] = {}
+        self.come: dict[int, Any] = {}
         self._noting = self._note
 
     def __enter__(self) -> None:
         if _thread() != _main_thread:
             return
         if self._depth == 0:
+            handlers = {}
+            for number in _HELD:
+                if callable(handler := _getsignal(number)):
+                    handlers[number] = handler
+            self._handlers = handlers
             try:
-                self._take()
+                for number in handlers:
+                    _set(number, self._noting)
             except BaseException:  # of a handler that was not taken yet
                 self._give_back()
                 raise
         self._depth += 1  # last, so that this is as if nothing were if it is interrupted before
-
-    def _take(self) -> None:
-        handlers = {n: handler for n in _HELD if callable(handler := _getsignal(n))}
-        self._handlers = handlers
-        for number in handlers:
-            _set(number, self._noting)
 
     def _give_back(self) -> None:
         for number, handler in self._handlers.items():
@@ -62,38 +62,40 @@ class HeldOff:
                 _set(number, handler)
 
     def _note(self, number: int, frame: object) -> None:
-        if number == _INT and number in self._came:
+        if number == _INT and number in self.come:
             self._hand_over(number)
-        self._came[number] = frame
+        self.come[number] = frame
         self._wake()
 
     def check(self) -> None:
         """Handle deferred signals now, unless this is nested; may raise."""
-        if self._came and self._depth == 1 and threading.get_ident() == _main_thread:
-            self._hand_over(next(iter(self._came)))
+        if self.come and self._depth == 1 and threading.get_ident() == _main_thread:
+            self._hand_over(next(iter(self.come)))
 
     def _hand_over(self, number: int) -> None:
-        self._handlers[number](number, self._came.pop(number))
+        self._handlers[number](number, self.come.pop(number))
 
     def __exit__(self, *exc: object) -> None:
         if _thread() != _main_thread:
             return
         self._depth -= 1
         if self._depth == 0:
-            try:
-                self._give_back()
+            try:  # not a call of its own: most of what is held off is as short
+                for number, handler in self._handlers.items():
+                    if _getsignal(number) is self._noting:
+                        _set(number, handler)
             except BaseException:  # of a handler that was given back
                 self._give_back()
                 raise
             finally:
-                if self._came:
+                if self.come:
                     self._hand_over_all()
 
     def _hand_over_all(self) -> None:
         """Call all waiting handlers, even if one of them raises."""
-        while self._came:
+        while self.come:
             try:
-                self._hand_over(next(iter(self._came)))
+                self._hand_over(next(iter(self.come)))
             finally:
                 self._hand_over_all()
 
@@ -105,4 +107,4 @@ _not_at_all = nullcontext()
 
 def if_task_has_any() -> AbstractContextManager[None]:
     """`of_task` if the task of this slot has installed handlers; asking is cheaper."""
-    return of_task if any(map(callable, map(_signal.getsignal, _TASKS))) else _not_at_all
+    return of_task if any(map(callable, map(_getsignal, _TASKS))) else _not_at_all

@@ -32,15 +32,15 @@ class Looking:
         self._pause = 1
         """How long that is after a look in vain; halved by each that finds something."""
 
-    def wait(self, look: Callable[[], list[T]], sleep: Callable[[], list[T]]) -> list[T]:
+    def wait(self, look: Callable[[], T], sleep: Callable[[], T]) -> T:
         """Poll ``look`` for a moment if the last wait was short, otherwise ``sleep``."""
         begun = time.perf_counter()
-        found = (self._soon and self.look(look)) or sleep()
+        found = (self.look(look) if self._soon else None) or sleep()
         self._soon = time.perf_counter() - begun < SOON
         return found
 
-    def look(self, look: Callable[[], list[T]]) -> list[T]:
-        """The result of ``look`` within a moment; after a failure, it is not tried for a while.
+    def look(self, look: Callable[[], T]) -> T | None:
+        """The result of ``look`` within a moment, or None; it pauses after a failure.
 
         If other processes want the core, they get it for milliseconds after the first look: a
         process that has slept gets it back sooner, as the kernel favours those that did not use up
@@ -48,7 +48,7 @@ class Looking:
         """
         begun = now = time.perf_counter()
         if begun < self._not_before:
-            return []
+            return None
         while now - begun < LOOK_ON:
             if found := look():
                 self._pause = self._pause // 2 or 1
@@ -57,4 +57,4 @@ class Looking:
             now = time.perf_counter()
         self._not_before = now + self._pause * (now - begun)
         self._pause = min(PAUSE_GROWS * self._pause, MOST_PAUSE)
-        return []
+        return None

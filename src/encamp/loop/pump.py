@@ -16,6 +16,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ _AT_LEAST = 60.0
 """Seconds after which the thread in the background looks again, if it is told nothing."""
 _FOREVER = 3600.0
 
+Events = list[tuple[int, int]]
 Ready = Callable[[int], object]
 """Is told which events there are. True says that there is nothing more to do in this turn."""
 
@@ -68,6 +70,8 @@ class Pump:
     def __init__(self) -> None:
         self.turned: list[Callable[[], None]] = []
         self.due: list[Callable[[], object]] = []
+        self.resting: list[Callable[[], None]] = []
+        """Called before each look at descriptors, which may be a sleep."""
         self._poll = select.epoll()
         self._handlers: dict[int, Ready] = {}
         self._new: set[int] = set()
@@ -155,64 +159,64 @@ class Pump:
 
     # One turn
 
-    def turn(self, timeout: float | None, *, look_on: bool = False) -> None:
-        """Wait for at most ``timeout`` seconds, and handle everything that has arrived.
+    def turn(self, timeout: float | None) -> None:
+        """Wait for something for at most ``timeout`` seconds, and handle all that is there."""
+        events, waited = self._wait(timeout)
+        with self.held_off:
+            self._take_in(events, waited)
+
+    def _wait(self, timeout: float | None, *, look_on: bool = False) -> tuple[Events, bool]:
+        """The events that are there, or come in time; whether it waited for some.
 
         With ``look_on`` it may first poll for a moment.
         """
         if self.rest and timeout != 0:
             time.sleep(self.rest)
-        limit = self._patience(timeout)
+        for rest in self.resting:
+            rest()
+        limit = 0.0
+        if timeout != 0 and not (self.orders or self.come or self._due):
+            limit = self._patience(timeout)
         if limit > 0:
             self._sleeping = True
             if self.orders or self.nudged:  # before the flag could be seen
-                limit = 0
-        events = self._wait(limit, look_on=look_on)
+                limit = 0.0
+        if limit > 0 and look_on and self.eager:
+            poll = self._poll.poll
+            events = self._looking.wait(partial(poll, 0, 256), partial(poll, limit, 256))
+        else:
+            events = self._poll.poll(limit, 256)
         self._sleeping = self.nudged = False
-        with self.held_off:
-            try:
-                if not self._handle(events) or limit <= 0 or self._more_to_do():
-                    self._rest_of_turn()
-            except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
-                self._break(exc)
+        return events, limit > 0
+
+    def _take_in(self, events: Events, waited: bool) -> None:
+        """Handle what has come, and all else that there is to do; while signals are held off."""
+        handlers, new = self._handlers, self._new
+        new.clear()
+        all_done = waited and bool(events)
+        try:
+            for fd, event in events:
+                handler = handlers.get(fd)
+                if handler is not None and fd not in new and handler(event) is not True:
+                    all_done = False
+            if self.come:
+                self._handle_come()
+            if not all_done or self._more_to_do():
+                self._rest_of_turn()
+        except Exception as exc:  # noqa: BLE001 - whoever waits has nothing to do with it
+            self._break(exc)
         if self.waiters:
             self.tell_waiters()
 
-    def _wait(self, limit: float, *, look_on: bool) -> list[tuple[int, int]]:
-        """The events now, or within ``limit`` seconds."""
-        poll = self._poll.poll
-        if limit > 0 and look_on and self.eager:
-            return self._looking.wait(lambda: poll(0, 256), lambda: poll(limit, 256))
-        return poll(limit, 256)
-
-    def look_on(self) -> int | None:
-        """The only descriptor on which something arrives within a moment; handles nothing.
-
-        None if nothing arrives, or more. For a thread that has the lock.
-        """
-        events = self._looking.look(lambda: self._poll.poll(0, 2))
-        if len(events) != 1:
-            return None
-        fd, event = events[0]
-        return fd if event == select.EPOLLIN else None
+    def come_by_descriptors(self) -> bool:
+        """Whether something has come; nothing is handled. For a thread that has the lock."""
+        return bool(self._poll.poll(0, 1))
 
     def _break(self, exc: Exception) -> None:
         """Report an error of an engine or a handler; raises it if there is nobody to report to."""
         if self.broken is None or by_signal(exc):
             raise exc
         self.broken(exc)
-
-    def _handle(self, events: list[tuple[int, int]]) -> bool:
-        """Handle events; returns whether nothing else is to be done in this turn."""
-        handlers, new = self._handlers, self._new
-        new.clear()
-        all_done = bool(events)
-        for fd, event in events:
-            handler = handlers.get(fd)
-            if handler is not None and fd not in new and handler(event) is not True:
-                all_done = False
-        self._handle_come()
-        return all_done
 
     def _more_to_do(self) -> bool:
         """Whether a full turn is needed after messages for this process; sometimes it is anyway."""
@@ -231,13 +235,22 @@ class Pump:
         """Everything in a turn except descriptors."""
         self.turned_at = time.monotonic()
         self.passed = 0
-        self._arrivals()
-        self._chores()
+        if self._ends:
+            self._arrivals()
+        for _ in range(len(self.orders)):
+            self.orders.popleft()()
+        if self._timers:
+            now = time.monotonic()
+            while self._timers and self._timers[0][0] <= now:
+                heappop(self._timers)[2]()
+        if self.come:
+            self._handle_come()
         self._due = False
         for turned in self.turned:
             turned()
 
     def _patience(self, timeout: float | None) -> float:
+        """Seconds to wait at most."""
         limit = _FOREVER if timeout is None else timeout
         for end, _ in self._ends:
             patience = end.patience()
@@ -245,7 +258,7 @@ class Pump:
                 limit = patience
         if self._timers:
             limit = min(limit, self._timers[0][0] - time.monotonic())
-        return limit if limit > 0 and not (self.orders or self.come or self._due) else 0
+        return max(limit, 0.0)  # a poll would take less for no limit
 
     def _arrivals(self) -> None:
         again = True
@@ -277,15 +290,6 @@ class Pump:
             handle, argument = come.popleft()
             handle(argument)
 
-    def _chores(self) -> None:
-        """Run orders of other threads, and timers."""
-        for _ in range(len(self.orders)):
-            self.orders.popleft()()
-        if self._timers:
-            now = time.monotonic()
-            while self._timers and self._timers[0][0] <= now:
-                heappop(self._timers)[2]()
-
     # Who drives
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
@@ -296,36 +300,41 @@ class Pump:
         """
         if done():
             return True
-        if self.driving:  # what a handler asked for has not gone yet
+        me = threading.get_ident()
+        if self._driver == me:  # what a handler asked for has not gone yet
             self._due = True
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.held_off:
-            while not done():
-                self.held_off.check()
+            while True:
+                if self.held_off.come:
+                    self.held_off.check()
                 left = None if deadline is None else deadline - time.monotonic()
                 if (left is not None and left <= 0) or self._closed:
                     return bool(done())
-                if self._driver == threading.get_ident():
-                    self.turn(left)
+                if self._driver == me:
+                    self._take_in(*self._wait(left))
                 elif self._take(left):
                     try:
                         return self._drive(done, deadline)
                     finally:
                         self._leave()
-        return True
+                if done():
+                    return True
 
     def _drive(self, done: Callable[[], object], deadline: float | None) -> bool:
         while not done():
-            self.held_off.check()
+            if self.held_off.come:
+                self.held_off.check()
             left = None if deadline is None else deadline - time.monotonic()
             if self._closed or (left is not None and left <= 0):
                 return False
-            came = self.spun()
-            if done():  # also where nothing came: what was sent may have gone meanwhile
-                return True
-            if came:
-                left = 0.0  # what has come may have more to follow
-            self.turn(left, look_on=True)
+            if self._ends:
+                came = self.spun()
+                if done():  # also where nothing came: what was sent may have gone meanwhile
+                    return True
+                if came:
+                    left = 0.0  # what has come may have more to follow
+            self._take_in(*self._wait(left, look_on=True))
         return True
 
     def spun(self) -> bool:
@@ -477,7 +486,7 @@ class Pump:
             if self.lock.acquire(blocking=False) or self._relieves(within):
                 self._drive_from_now()
                 try:
-                    self.turn(0)
+                    self._take_in(*self._wait(0))
                 finally:
                     self._leave()
 
@@ -539,6 +548,7 @@ class Pump:
     def forked(self) -> None:
         """In a forked process: leave everything shared to the parent, and never wait."""
         self._closed = True
+        self.resting.clear()
         self._wake.close()
         self.lock, self._changed = threading.Lock(), threading.Condition()
         self._driver = self._since = 0

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from encamp.engines.base import Line
     from encamp.slot.folder import Staging
     from encamp.slot.initialized import Initialized
-    from encamp.slot.short import ShortWay
+    from encamp.slot.short import TasksShort
     from encamp.storage.outputs.landing import Piece
 
 
@@ -110,7 +110,7 @@ class Port(Protocol):
     """A slot's connection to its agent and to other slots."""
 
     @property
-    def short(self) -> ShortWay | None:
+    def short(self) -> TasksShort | None:
         """The shortcut for small messages, if there is one."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:

@@ -43,6 +43,7 @@ from encamp.slot.files import limit_files
 from encamp.slot.isolation import put_back
 from encamp.slot.ledger import Ledger
 from encamp.slot.processes import adopt_orphans, descendants, end_descendants, helpers
+from encamp.slot.short_here import USABLE, SlotsEnd
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
 from encamp.wire.frames import Parts, Reader, Writer
@@ -210,6 +211,8 @@ def main(birth: bytes) -> None:
     folder = str(Path.cwd()) if born.folder != "/" else "/"
     slot.alone = _Alone(folder)
     slot.ledger, slot.can_leave = Ledger(born.ledger), True
+    if born.host and USABLE:
+        port.short = SlotsEnd(port, slot.ledger.memory)
     if born.capture:
         slot.ended = _Printed(port, born.output, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
@@ -332,7 +335,6 @@ class _Sockets:
     """
 
     slot: Slot
-    short = None
 
     def __init__(self, born: Birth) -> None:
         data = socket.socket(fileno=born.data)
@@ -340,10 +342,10 @@ class _Sockets:
         self._control = socket.socket(fileno=born.control)
         self._control.setblocking(False)
         self._wake = Waker()
-        self._reading = threading.Lock()
+        self.reading = threading.Lock()
         self._reader = Reader(data, descriptors=True)
-        self._writer = Writer(data)
-        self._writing, self._polling = Turns(), Turns()
+        self.writer = Writer(data)
+        self._writing, self.polling = Turns(), Turns()
         self._changed = threading.Condition()
         self._others = 0
         """Threads that wait for the one that polls."""
@@ -352,7 +354,9 @@ class _Sockets:
         self._links: dict[int, _Link] = {}
         self._numbers: dict[int, int] = {}
         self._data = data.fileno()
-        self._runs = 0
+        self._runs = self.read = 0
+        """Messages of the agent that were read: those with calls, and all."""
+        self.short: SlotsEnd | None = None
         self._looking = Looking()
         self._cut_off: int | None = None
         """The task that may have lost messages since there was no descriptor for a link."""
@@ -372,9 +376,9 @@ class _Sockets:
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent; blocks until its socket has taken everything."""
         with held_off.if_task_has_any(), self._writing:
-            self._writer.send(parts)
-            if self._writer.waiting:
-                self._push(self._data, self._writer)
+            self.writer.send(parts)
+            if self.writer.waiting:
+                self._push(self._data, self.writer)
 
     def send_to(self, slot: int, parts: Parts) -> bool:
         """Send to another slot of this host by a link; False if there is none."""
@@ -396,11 +400,11 @@ class _Sockets:
         try:
             while writer.waiting:
                 held_off.of_task.check()
-                if self._polling.take(wait=False):
+                if self.polling.take(wait=False):
                     try:
                         self._poll_to_write(fd)
                     finally:
-                        self._leave()
+                        self.leave()
                 else:  # whoever polls reads
                     _wait_for_room(fd)
                 writer.flush()
@@ -439,12 +443,13 @@ class _Sockets:
             return self._wait(timeout, come)
 
     def _wait(self, timeout: float | None, come: int) -> bool:
-        if not self._polling.take(wait=False):
+        if not self.polling.take(wait=False):
             return self._wait_for_another(timeout)
         try:
             if come not in (-1, self._come):
                 return True
-            if timeout is not None and timeout <= 0:
+            at_once = self.short is not None and self.short.rest()
+            if at_once or (timeout is not None and timeout <= 0):
                 events = self._poll.poll(0)
             else:
                 limit = None if timeout is None else timeout * 1000
@@ -452,8 +457,12 @@ class _Sockets:
                 events = self._looking.wait(lambda: poll(0), lambda: poll(limit))
             self._read(events)
         finally:
-            self._leave()
-        return bool(events)
+            self.leave()
+        return at_once or bool(events)
+
+    def come(self) -> bool:
+        """See `short_here.Port.come`."""
+        return bool(self._poll.poll(0))
 
     def _wait_for_another(self, timeout: float | None) -> bool:
         """Wait for a moment until the thread that polls has read something, or polls no more."""
@@ -465,9 +474,9 @@ class _Sockets:
             self._wake.wake()  # its task may have ended long ago
         return True
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         """Poll no more."""
-        self._polling.leave()
+        self.polling.leave()
         if self._others:
             self._tell_others()
 
@@ -498,14 +507,20 @@ class _Sockets:
             self._tell_others()
 
     def _read_data(self) -> None:
-        with self._reading:
+        with self.reading:
+            short = self.short
             for parts in self._reader.read():
+                if short is not None:
+                    short.take_in()
+                self.read += 1
                 envelope = decode(parts[0])
                 if isinstance(envelope, Link):
                     self._take_link(envelope.slot)
                 else:
                     self.slot.take(envelope, parts)
                     self._runs += isinstance(envelope, Run)
+            if short is not None:
+                short.take_in()
 
     def _take_link(self, slot: int) -> None:
         while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:

@@ -12,6 +12,7 @@ four times as long looks here (`read`).
     16 bytes  then: a note of the running call's progress (`Ledger.mark`)
     8 bytes   number of the note << 20 | its length, or 0 while there is none
     a note:   what would be lost with the process, such as the position of the running call
+    cells:    short messages, which are no part of the ledger (`short_here`)
 
 The first 8 bytes are one word, written last; so is that of the note. Numbers only grow. A call that
 the slot has begun, without a result when its process has ended, is lost; calls that it has not
@@ -37,6 +38,10 @@ _WORD = 8
 _BEHIND = 3 * _WORD
 _NOTE = SIZE + _BEHIND
 LONGEST_NOTE = 1 << 15
+CELL = 64 + (1 << 12)
+CELLS = (_NOTE + _WORD + LONGEST_NOTE) // CELL * CELL + CELL
+"""Where the cells of short messages begin; see `short_here`."""
+ALL = CELLS + 2 * CELL
 
 
 def create() -> int:
@@ -46,7 +51,7 @@ def create() -> int:
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, _NOTE + _WORD + LONGEST_NOTE)
+    os.ftruncate(fd, ALL)
     return fd
 
 
@@ -70,9 +75,9 @@ class Ledger:
         self.now = 0, 0
         """What was marked last."""
         if fd >= 0:
-            memory = mmap.mmap(fd, _NOTE + _WORD + LONGEST_NOTE)
+            self.memory = memoryview(mmap.mmap(fd, ALL))
             os.close(fd)
-            self._bytes, self._words = memoryview(memory), memoryview(memory).cast("Q")
+            self._bytes, self._words = self.memory, self.memory.cast("Q")
             self._begin = self._end = _BEGIN
 
     def open(self) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Sized
 from itertools import islice, repeat
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from encamp.engines.base import Endpoint, Line, ShortMessages
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
 from encamp.wire.frames import MARK, Buffer
 from encamp.wire.outbox import Outbox
-from encamp.wire.pickling import load_small
 from encamp.wire.protocol import LABEL, Message, label
 
 _LOOKS = 40
@@ -30,21 +29,34 @@ _TO, _SENDER = 1, 2
 class Short(Protocol):
     """A short way between the program and its tasks. For any thread."""
 
-    @staticmethod
-    def load(data: Any, /) -> Any:
-        """The message that `receive` gives the pickle of."""
+    def line(self, message: Message) -> Line | None:
+        """What sends payloads as ``message``; None if nothing can now.
 
-    def line(self, message: Message) -> Line:
-        """What sends payloads as ``message``. Costs as much as to send one the usual way."""
+        Costs as much as to send one the usual way.
+        """
 
     def send(self, line: Line, payload: bytes) -> bool:
         """Send by a line; false if somebody drives, or something else is to go before."""
 
-    def receive(self, to: int, source: int | None) -> tuple[int, Any] | None:
-        """The next message, if it is for ``to``, and from ``source``; None if it is not.
+    def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
 
-        None also if none comes soon, or if somebody drives.
+        None if it is not, if none comes soon, or if somebody drives.
         """
+
+
+class TasksShort(Protocol):
+    """A short way from a task to others; for the thread that runs it."""
+
+    @property
+    def waiting(self) -> object:
+        """True while something else is to be sent before."""
+
+    def line(self, message: Message) -> Line | None:
+        """See `Short.line`."""
+
+    def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
+        """See `Short.receive`."""
 
 
 class ShortWay:
@@ -52,11 +64,6 @@ class ShortWay:
 
     ``queue`` has what came before: nothing goes past that.
     """
-
-    @staticmethod
-    def load(data: Any, /) -> Any:
-        """See `Short.load`."""
-        return load_small(data)
 
     def __init__(
         self,

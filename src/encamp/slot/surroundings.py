@@ -24,6 +24,8 @@ _LIBRARIES = (str(Path(os.__file__).parent) + os.sep, str(Path(__file__).parents
 """Where modules are that nobody loads again: Python's, and ours."""
 _CAPTURED = "_warnings_showwarning"
 """What `logging` keeps while it captures warnings."""
+_CONNECTION = "multiprocessing.connection"
+"""Who has imported this may have told others the key."""
 _PLAIN = "%(levelname)s:%(name)s:%(message)s"
 
 
@@ -135,12 +137,12 @@ class _Key:
     @staticmethod
     def is_known() -> bool:
         """Whether anybody else can know this process's key."""
-        return _Key.was_told or "multiprocessing.connection" in sys.modules
+        return _Key.was_told or _CONNECTION in sys.modules
 
 
 def _quick_look() -> tuple[object, ...]:
     logging = sys.modules.get("logging")
-    key = _Key.is_known()
+    key = _Key.was_told or _CONNECTION in sys.modules
     if logging is None:
         return (key,)
     root = logging.root

@@ -33,7 +33,6 @@ LONGEST = 1 << 40
 _MAGIC = b"eC"
 _HEAD = struct.Struct("<2sH")
 _SIZE = struct.Struct("<Q")
-_HEAD_OF_ONE = struct.Struct("<2sHQ")
 _READ = 1 << 16
 """Bytes that are read at once where messages are small; memory for many more takes long to get."""
 _TURNS = 64
@@ -42,7 +41,8 @@ _BIG = 1 << 16
 """Messages from this size on are read straight into buffers of their own."""
 _TOGETHER = 1 << 14
 """Messages of few parts below this size are written as one buffer."""
-_FEW = 4
+_HEADS = [struct.Struct(f"<2sH{count}Q") for count in range(4)]
+"""Of messages of few parts, by their number."""
 _SMALL = frozenset({bytes})
 _AT_ONCE = 512
 """Buffers that one system call is given; the kernel takes up to 1,024 (IOV_MAX)."""
@@ -58,8 +58,6 @@ def flat(part: Buffer) -> memoryview:
 def head(parts: Sequence[Buffer]) -> bytes:
     """The head of a message on a stream. Raises `BadFrame` for too many parts."""
     count = len(parts)
-    if count == 1:
-        return _HEAD_OF_ONE.pack(_MAGIC, 1, size_of(parts[0]))
     if not 0 < count <= MOST_PARTS:
         raise BadFrame(f"it has {count} parts; 1 to {MOST_PARTS} can travel")
     sizes = map(size_of, parts)
@@ -97,7 +95,9 @@ class Reader:
                     if self._fill():
                         messages.append(self._parts)
                     continue
-                data = self._receive()
+                data = self._receive() if self._descriptors else self._socket.recv(_READ)
+                if not data:
+                    raise EOFError
                 self._split(self._rest + data if self._rest else data, messages)
                 if len(data) < _READ and not self._big:
                     break
@@ -110,14 +110,9 @@ class Reader:
         return messages
 
     def _receive(self) -> bytes:
-        if not self._descriptors:
-            data = self._socket.recv(_READ)
-        else:
-            room = socket.CMSG_SPACE(4 * _FD)
-            data, ancillary, *_ = self._socket.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
-            self._collect(ancillary)
-        if not data:
-            raise EOFError
+        room = socket.CMSG_SPACE(4 * _FD)
+        data, ancillary, *_ = self._socket.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
+        self._collect(ancillary)
         return data
 
     def _collect(self, ancillary: list[tuple[int, int, bytes]]) -> None:
@@ -189,12 +184,10 @@ class Writer:
 
     def __init__(self, target: socket.socket) -> None:
         self._socket = target
-        self._waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
-
-    @property
-    def waiting(self) -> bool:
-        """Whether there is something to `flush`."""
-        return bool(self._waiting)
+        self.waiting: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        """What is left to `flush`, if anything is, with the descriptors that go along."""
+        self.count = 0
+        """Messages that it was given."""
 
     def send(self, parts: Sequence[Buffer], descriptors: Collection[int] = ()) -> None:
         """Write a message, or keep it.
@@ -202,12 +195,22 @@ class Writer:
         File ``descriptors`` are sent with its first byte, and closed here then. Raises OSError
         (`BrokenPipeError`) if nobody can read it any more.
         """
+        self.count += 1
+        count = len(parts)
+        few = count < len(_HEADS) and not (self.waiting or descriptors)
+        if few and _SMALL.issuperset(map(type, parts)):
+            sizes = [*map(len, parts)]
+            if sum(sizes) < _TOGETHER:  # one buffer for what is sent most
+                data = b"".join((_HEADS[count].pack(_MAGIC, count, *sizes), *parts))
+                try:
+                    sent = self._socket.send(data)
+                except BlockingIOError:
+                    sent = 0
+                if sent != len(data):
+                    self._keep((data[sent:],), ())
+                return
         buffers = [head(parts), *parts]
-        few = len(buffers) <= _FEW and not (self._waiting or descriptors)
-        if few and _SMALL.issuperset(map(type, buffers)) and sum(map(len, buffers)) < _TOGETHER:
-            self._send_small(b"".join(buffers))
-            return
-        if self._waiting or descriptors:
+        if self.waiting or descriptors:
             self._keep(buffers, tuple(descriptors))
             self.flush()
             return
@@ -220,37 +223,28 @@ class Writer:
             self._drop(sent)
             self.flush()
 
-    def _send_small(self, data: bytes) -> None:
-        """One system call with one buffer, for the most frequent messages."""
-        try:
-            sent = self._socket.send(data)
-        except BlockingIOError:
-            sent = 0
-        if sent != len(data):
-            self._keep((data[sent:],), ())
-
     def _keep(self, buffers: Iterable[Buffer], fds: tuple[int, ...]) -> None:
         for buffer in buffers:
             view = memoryview(buffer).cast("B") if size_of(buffer) else memoryview(b"")
             if len(view):
-                self._waiting.append((view, fds))
+                self.waiting.append((view, fds))
                 fds = ()
 
     def flush(self) -> None:
         """Write what was kept, as far as the socket accepts it."""
         with suppress(BlockingIOError):
-            while self._waiting:
-                fds = self._waiting[0][1]
+            while self.waiting:
+                fds = self.waiting[0][1]
                 self._drop(self._write(fds))
 
     def _write(self, fds: tuple[int, ...]) -> int:
         if fds:
             rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", fds))
-            sent = self._socket.sendmsg([self._waiting[0][0]], [rights])
+            sent = self._socket.sendmsg([self.waiting[0][0]], [rights])
             _close(fds)
             return sent
         views: list[memoryview] = []
-        for view, others in self._waiting:
+        for view, others in self.waiting:
             if others or len(views) == _AT_ONCE:
                 break
             views.append(view)
@@ -258,22 +252,22 @@ class Writer:
 
     def own(self) -> None:
         """Copy what is kept, since its owner may change it from now on."""
-        self._waiting = deque((memoryview(bytes(view)), fds) for view, fds in self._waiting)
+        self.waiting = deque((memoryview(bytes(view)), fds) for view, fds in self.waiting)
 
     def close(self) -> None:
         """Release what was kept."""
-        for _, fds in self._waiting:
+        for _, fds in self.waiting:
             _close(fds)
-        self._waiting.clear()
+        self.waiting.clear()
 
     def _drop(self, sent: int) -> None:
         while sent:
-            view, _ = self._waiting[0]
+            view, _ = self.waiting[0]
             if sent < len(view):
-                self._waiting[0] = view[sent:], ()
+                self.waiting[0] = view[sent:], ()
                 return
             sent -= len(view)
-            self._waiting.popleft()
+            self.waiting.popleft()
 
 
 def _close(fds: Iterable[int]) -> None:

@@ -1,7 +1,11 @@
-"""The outbox of one end: the messages of one turn to one receiver go in one frame, sealed."""
+"""What one end has to send: messages of one turn to one receiver go in one frame, sealed.
+
+What is for an agent in the controller's own process goes there at once, and needs no frame.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from encamp.wire.frames import MOST_PARTS, Parts
@@ -25,12 +29,17 @@ class Outbox:
     def __init__(self, end: Network) -> None:
         self._end = end
         self.seal: Seal | None = None
+        self.near: Callable[[Parts], None] | None = None
+        """Takes what is for the only agent, where that is in this process."""
         self.waiting: dict[int, list[Parts]] = {}
         """What was posted and has not gone."""
         self._sizes: dict[int, int] = {}
 
     def post(self, to: int, parts: Parts) -> None:
         """Send a message with the next `flush`."""
+        if self.near is not None:
+            self.near(parts)
+            return
         waiting = self.waiting.get(to)
         size = sum(map(len, parts))
         if waiting is None:
@@ -43,7 +52,9 @@ class Outbox:
 
     def send(self, to: int, parts: Parts) -> None:
         """Send a message now, after those that were posted before."""
-        if to in self.waiting:
+        if self.near is not None:
+            self.near(parts)
+        elif to in self.waiting:
             self.post(to, parts)
             if to in self.waiting:  # it may have gone, for its size
                 self._send(to)

@@ -310,6 +310,10 @@ class Pong(Envelope, tag=20):
     ticket: int
 
 
+class Look(Envelope, tag=25):
+    """There may be a short message in memory that both ends share (`short_here`)."""
+
+
 class End(Envelope, tag=21):
     """The cluster is closed."""
 
@@ -324,7 +328,7 @@ _encoder = msgspec.msgpack.Encoder()
 _Any = (
     Orders | Hello | Run | Recall | GivenBack | Stop | Results | Started | Said | Told | Message
     | WhereIs | Where | Link | Ask | Answer | Order | OrderDone | SlotEnded | Ping | Pong | End
-    | Bundle | ManyResults | Leaves
+    | Bundle | ManyResults | Leaves | Look
 )  # fmt: skip
 _decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(_Any)
 

@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -32,9 +32,10 @@ from encamp.compat.pyopus.machine import (
     Finish,
     Finished,
     JobsEnded,
-    Letter,
     Machine,
     Mailbox,
+    is_letter,
+    letter,
     opened,
 )
 from encamp.errors import ClusterClosed, ClusterError, EngineFailed
@@ -121,8 +122,8 @@ class ClusteredMachine(VirtualMachine):
 
     @classmethod
     @abstractmethod
-    def _own_place(cls) -> int:
-        """The place of the task that asks."""
+    def _spawners_place(cls) -> int:
+        """The place of the spawner."""
 
     @classmethod
     def _hosts_changed(cls) -> None:
@@ -213,9 +214,9 @@ class ClusteredMachine(VirtualMachine):
         here = task_here()
         if here is not None:
             return here.mail
-        spawner = self._spawner()
+        spawner = opened() or self._spawner()
         if spawner.mail is None:
-            spawner.mail = Mailbox(lambda wait: self._fetch(spawner, wait))
+            spawner.mail = Mailbox(partial(self._fetch, spawner))
         return spawner.mail
 
     def sendMessage(self, destination: Any, message: Any) -> bool:
@@ -223,12 +224,12 @@ class ClusteredMachine(VirtualMachine):
         if not self._checked_task(destination).valid():
             return False
         here, to = task_here(), self._number(destination)
-        letter = Letter(self._own_place() if here is None else here.place, message)
         try:
             if here is not None:
-                here.task.send(to, letter)
+                here.task.send(to, letter(here.place, message))
             else:
-                self._spawner().send(to, letter)
+                spawner = opened() or self._spawner()
+                spawner.send(to, letter(self._spawners_place(), message))
         except ClusterError:
             raise
         except Exception as exc:  # noqa: BLE001 - whatever pickling it raises
@@ -290,8 +291,8 @@ class ClusteredMachine(VirtualMachine):
     def _translated(self, spawner: Machine, received: Received) -> tuple[Any, ...]:
         """What a cluster's message or event is in the dialect; ``()`` for what is no news here."""
         number, message = received.source, received.message
-        if isinstance(message, Letter):
-            return self._id(message.place, number), message.message
+        if is_letter(message):
+            return spawner.ids.get(number) or self._id(message[1], number), message[2]
         if isinstance(message, HostAdded | HostDeleted):
             return self._news(spawner, message)
         if isinstance(message, JobsEnded):
@@ -365,10 +366,12 @@ def run_task(
 ) -> Any:
     """What runs in a slot: the function in its environment."""
     me, worker = current_task(), f"{vm.subsystem}WORKER"
-    running[me.id] = Here(place, me, Mailbox(lambda wait: _fetch_in_task(vm, me, wait)), vm)
+    running[me.id] = Here(place, me, Mailbox(partial(_fetch_in_task, vm, me)), vm)
     if vm.debug:
         vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
     try:
+        if vm.mirrorList is None and vm._startup is None:
+            return function(*args, **kwargs)  # the slot goes back to its folder by itself
         with vm.environment():
             return function(*args, **kwargs)
     except Finished:
@@ -385,12 +388,13 @@ def _fetch_in_task(
     received = me.receive(wait)
     if received is None:
         return None
-    number, letter = received.source, received.message
-    if not isinstance(letter, Letter):  # sent by a program that does not use the dialect
-        return vm._id(0 if number == 0 else None, number), letter
-    if isinstance(letter.message, Finish):
+    number, what = received.source, received.message
+    if not is_letter(what):  # sent by a program that does not use the dialect
+        return vm._id(0 if number == 0 else None, number), what
+    _, place, message = what
+    if isinstance(message, Finish):
         raise Finished
-    return vm._id(letter.place, number), letter.message
+    return vm._id(place, number), message
 
 
 def _wait_for_nothing(wait: float | None) -> None:

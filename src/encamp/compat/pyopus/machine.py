@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from encamp import quota
 from encamp.cluster.echo import show, show_lines_at_once
@@ -33,11 +33,20 @@ if TYPE_CHECKING:
     from encamp.cluster.task import SpawnedTask
 
 
-class Letter(NamedTuple):  # which is pickled quicker than a dataclass
-    """A message on its way, with the place that its sender is in: a slot, or a PVM host's id."""
+_LETTER = "pyopus letter"
 
-    place: int
-    message: Any
+
+def letter(place: int, message: Any) -> tuple[str, int, Any]:
+    """A message on its way, with the place that its sender is in: a slot, or a PVM host's id.
+
+    (To pickle an object of a class takes as long as all else that is done for a small message.)
+    """
+    return _LETTER, place, message
+
+
+def is_letter(what: Any) -> bool:
+    """Whether something was made by `letter`."""
+    return type(what) is tuple and len(what) == 3 and what[0] == _LETTER
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +76,19 @@ class Mailbox:
 
     def get(self, wait: float | None, sender: object = None) -> tuple[Any, ...]:
         """The next message (of one sender), or ``()`` if none comes in ``wait`` seconds."""
-        for letter in self._kept:
-            if sender is None or sender == letter[0]:
-                self._kept.remove(letter)
-                return letter
+        for kept in self._kept:
+            if sender is None or sender == kept[0]:
+                self._kept.remove(kept)
+                return kept
         deadline = None if wait is None else time.monotonic() + wait
-        while (come := self._next(deadline)) is not None:
+        left = wait
+        while (come := self._fetch(left)) is not None:
             if come and (sender is None or sender == come[0]):
                 return come
             if come:
                 self._kept.append(come)
+            if deadline is not None:
+                left = max(0.0, deadline - time.monotonic())
         return ()
 
     def here(self) -> tuple[Any, ...]:
@@ -92,16 +104,12 @@ class Mailbox:
         """Whether no message is kept."""
         return not self._kept
 
-    def _next(self, deadline: float | None) -> tuple[Any, ...] | None:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        return self._fetch(left)
-
     def holds(self, sender: object = None) -> bool:
         """Whether there is a message (of one sender); does not wait."""
-        letter = self.get(0, sender)
-        if letter:
-            self._kept.appendleft(letter)
-        return bool(letter)
+        found = self.get(0, sender)
+        if found:
+            self._kept.appendleft(found)
+        return bool(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +434,7 @@ class Machine:
         tasks = {**self._tasks, **self.jobs.running}
         for number in tasks:
             with suppress(EncampError):
-                cluster.send(number, Letter(0, Finish()))
+                cluster.send(number, letter(0, Finish()))
         wait(tasks.values())
         self._tell_errors()
         atexit.unregister(self._tell_errors)

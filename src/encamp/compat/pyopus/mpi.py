@@ -215,8 +215,8 @@ class MPI(JobMachine, metaclass=_Facts):
         return slot
 
     @classmethod
-    def _own_place(cls) -> int:
-        return cls.rank
+    def _spawners_place(cls) -> int:
+        return 0
 
 
 def _host_lines(spawner: Machine, name: str) -> str:

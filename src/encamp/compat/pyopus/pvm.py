@@ -378,7 +378,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return roster_of(ours).dtid(ours.place[slot])
 
     @classmethod
-    def _own_place(cls) -> int:
+    def _spawners_place(cls) -> int:
         return PVM.dtid or 0
 
     @classmethod

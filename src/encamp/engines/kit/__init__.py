@@ -4,7 +4,7 @@ hosts, logins, cores    hosts as users write them; many logins through ssh; core
 interpreter, foreign    starting an interpreter like this one, and its environment
 remote                  programs on other hosts, which end with this one
 sentinel, waker, streams    ends of processes, waking a thread, missing standard streams
-memory                  frames between two ends in one process
+here                    the end of an agent in the controller's own process
 begin                   starting an agent for a process of another system
 mesh                    frames for systems that have no channel for them
 """

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from encamp.engines.base import CONTROLLER, Arrival, Engine, Frame, Joined
+from encamp.engines.base import CONTROLLER, Arrival, Engine
 from encamp.engines.kit.foreign import foreign
-from encamp.engines.kit.memory import MemoryEnd
+from encamp.engines.kit.here import EndHere
 from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:
@@ -42,6 +41,8 @@ def cores_of_near_ranks(comm: Intracomm) -> list[list[int]] | None:
 
 def _standing() -> bytes:
     """A digest of what a process has from who started it, but its cores, and slots from it."""
+    import resource  # not in slots, where it would say that a task may have changed limits
+
     folder = ""
     with suppress(OSError):
         folder = str(Path.cwd())
@@ -76,7 +77,7 @@ class Ranks(Protocol):
         """See `Endpoint.close`."""
 
 
-class NearMPIEngine(MemoryEnd, Engine):
+class NearMPIEngine(EndHere, Engine):
     """The controller's end as rank 0, which is also the only agent.
 
     ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that
@@ -90,17 +91,12 @@ class NearMPIEngine(MemoryEnd, Engine):
         super().__init__(CONTROLLER)
         self._ranks = ranks
         self.slots_per_agent = len(cores)
-        self.agent_here = self._agent = MemoryEnd(_AGENT)
-        self._agent.cores = cores
-        self._agent.join(self)
-        self.join(self._agent)
+        self.agent_here = EndHere(_AGENT, cores)
         self._look_at = 0.0
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`."""
         self._ranks.check_open()
-        self._agent.put(Frame(CONTROLLER, [orders]))
-        self.put(Joined(_AGENT))
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`. By MPI nothing comes that would have to be told."""
@@ -108,17 +104,14 @@ class NearMPIEngine(MemoryEnd, Engine):
             self._look_at = now + IDLE_LONG[1]
             self._ranks.receive()
             self._ranks.patience()  # which looks for ranks that have died
-        return super().receive()
+        return ()
 
     def patience(self) -> float | None:
         """See `Endpoint.patience`."""
-        if super().patience() == 0:
-            return 0
         return max(0.0, self._look_at - time.monotonic())
 
     def close(self) -> None:
         """See `Endpoint.close`."""
-        super().close()
         self._ranks.close()
 
     def stop(self) -> None:

@@ -115,8 +115,8 @@ class Run:
                 self._note_writing()
 
     def _note_writing(self) -> None:
-        if self._link is not None and self._writer.waiting != self.sending:
-            self.sending = self._writer.waiting
+        if self._link is not None and bool(self._writer.waiting) != self.sending:
+            self.sending = bool(self._writer.waiting)
             events = select.EPOLLIN | (select.EPOLLOUT if self.sending else 0)
             self._poll.modify(self._link, events)
 

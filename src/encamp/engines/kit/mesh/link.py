@@ -215,14 +215,14 @@ class Link:
     @property
     def sending(self) -> bool:
         """Whether buffers that were given to `send` are still needed."""
-        return self._writer.waiting
+        return bool(self._writer.waiting)
 
     @property
     def wants_room(self) -> bool:
         """Whether it waits until the socket takes more."""
         if self._mute:
             return False
-        return self._dialling or self._stream.unsent or self._writer.waiting
+        return self._dialling or self._stream.unsent or bool(self._writer.waiting)
 
     @property
     def unread(self) -> bool:

@@ -1,0 +1,33 @@
+"""The end of an agent in the controller's own process: no network is between the two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from encamp.engines.base import Arrival, Endpoint
+from encamp.wire.frames import Buffer
+
+
+class EndHere(Endpoint):
+    """Says what the agent is to know. Nothing is ever sent by it, so nothing comes."""
+
+    def __init__(self, number: int, cores: Sequence[Sequence[int]] = ()) -> None:
+        self.number, self.cores = number, cores
+
+    def send(self, to: int, parts: Sequence[Buffer]) -> None:
+        """See `Endpoint.send`."""
+
+    def receive(self) -> Sequence[Arrival]:
+        """See `Endpoint.receive`."""
+        return ()
+
+    def descriptors(self) -> Sequence[int]:
+        """See `Endpoint.descriptors`."""
+        return ()
+
+    def patience(self) -> float | None:
+        """See `Endpoint.patience`."""
+        return None
+
+    def close(self) -> None:
+        """See `Endpoint.close`."""

@@ -1,0 +1,347 @@
+"""The shortcut for small messages between a program and slots on its host: shared memory.
+
+A socket's system calls take longer than all else that a small message needs, and to wake a process
+takes ten times as long again. So the memory that a slot shares with its agent (`ledger`) has a cell
+for each way. A sender fills the cell of a receiver that looks into it; all else goes by the socket.
+
+    8 bytes      whether the receiver looks
+    8 bytes      how many messages were put into the cell
+    8 bytes      how many of these were taken
+    8 bytes      task that it is for, or from
+    8 bytes      its length
+    8 bytes      how many messages had gone by the socket before
+    `ROOM`       its pickle
+
+By the last number all messages of a sender come in order: the receiver takes what is in the cell
+when it has read as many from the socket, and before it reads on.
+
+A receiver looks from its first wait on until it is about to sleep. Then it says that it looks no
+more, and looks once again; a sender that sees this after it has filled the cell sends `Look` by the
+socket. For that, and since a cell's number is written after the rest, both have to see what the
+other writes in the order in which it was written, and no read may go past a write that a lock is
+taken behind: so all of this is for x86 only.
+"""
+
+from __future__ import annotations
+
+import mmap
+import platform
+import threading
+from collections import deque
+from collections.abc import Callable, Sized
+from functools import partial
+from itertools import repeat
+from time import monotonic
+from typing import Any, Protocol
+
+from encamp.engines.base import Line
+from encamp.loop.looking import Looking
+from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
+from encamp.loop.turns import Turns
+from encamp.slot import ledger
+from encamp.wire.frames import Parts, Writer
+from encamp.wire.protocol import SPAWNER, Look, Message, encode
+
+ROOM = ledger.CELL - 64
+USABLE = platform.machine() in ("x86_64", "AMD64")
+_LOOKS, _PUT, _TAKEN, _TASK, _SIZE, _BEHIND = range(6)
+_HEAD = 64
+_POLL_EVERY = 8
+"""Looks into cells for each one at sockets, which takes as long as many of them."""
+_LOOK = encode(Look())
+Caught = tuple[int, bytes]
+"""A task, and the pickle of a message that is for it, or from it."""
+
+
+class Cell:
+    """Where one message is at a time. One thread fills it, one takes from it."""
+
+    def __init__(self, memory: memoryview, at: int) -> None:
+        self.words = memory[at : at + _HEAD].cast("Q")
+        self._room = memory[at + _HEAD : at + _HEAD + ROOM]
+        self._lock = threading.Lock()
+
+    def line(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> Line:
+        """What puts messages for, or from, a task here.
+
+        All others go by ``send``, to ``writer``.
+        """
+        words, room, lock = self.words, self._room, self._lock
+
+        def put(payload: bytes) -> bool:
+            size = len(payload)
+            if not words[_LOOKS] or words[_PUT] != words[_TAKEN] or size > ROOM:
+                return False
+            room[:size] = payload
+            words[_TASK], words[_SIZE], words[_BEHIND] = task, size, writer.count
+            words[_PUT] += 1
+            with lock:  # so that it is seen before it is looked who looks
+                looks = words[_LOOKS]
+            if not looks:
+                send([_LOOK])
+            return True
+
+        return put
+
+    def end(self) -> None:
+        """Look no more; what is there after this has to be taken."""
+        self.words[_LOOKS] = 0
+        with self._lock:  # so that it is seen before it is looked what there is
+            pass
+
+    def take(self, read: int) -> Caught | None:
+        """What is in it, if no more than the ``read`` messages have gone by the socket before."""
+        words = self.words
+        put = words[_PUT]
+        if put == words[_TAKEN] or words[_BEHIND] > read:
+            return None
+        found = words[_TASK], bytes(self._room[: words[_SIZE]])
+        words[_TAKEN] = put
+        return found
+
+
+class Cells:
+    """Both cells of a slot's memory."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.to_slot = Cell(memory, ledger.CELLS)
+        self.to_program = Cell(memory, ledger.CELLS + ledger.CELL)
+
+    @staticmethod
+    def of(fd: int) -> Cells:
+        """Those of a slot, for its agent."""
+        return Cells(memoryview(mmap.mmap(fd, ledger.ALL)))
+
+
+# The slot's end
+
+
+class Receiver(Protocol):
+    """A slot, as far as messages go."""
+
+    inbox: deque[tuple[int, Parts]]
+
+    def take(self, envelope: Any, parts: Parts) -> None:
+        """Note what has come."""
+
+
+class Port(Protocol):
+    """A slot's sockets. Whoever waits for them polls; what reads them has them for itself."""
+
+    polling: Turns
+    reading: threading.Lock
+    writer: Writer
+    read: int
+    """Messages of the agent that were read, and handled."""
+
+    @property
+    def slot(self) -> Receiver:
+        """Whose they are."""
+
+    def send(self, parts: Parts, message: Message | None = None) -> None:
+        """Send to the agent."""
+
+    def come(self) -> bool:
+        """Whether something has come, for the thread that polls."""
+
+    def leave(self) -> None:
+        """Poll no more."""
+
+
+class SlotsEnd:
+    """A slot's shortcut to the program; for the thread that runs its calls, except `take_in`."""
+
+    waiting = False
+    """Nothing ever has to go before: what is in a cell says behind what it comes."""
+
+    def __init__(self, port: Port, memory: memoryview) -> None:
+        cells = Cells(memory)
+        self._port, self._in, self._out = port, cells.to_slot, cells.to_program
+        self._looking = Looking()
+        self._looks = self._passed = 0
+
+    def line(self, message: Message) -> Line | None:
+        """What sends payloads as ``message``; None if it is not for the program."""
+        port = self._port
+        return self._out.line(message.sender, port.writer, port.send) if not message.to else None
+
+    def catch(self, to: int, source: int | None) -> Caught | None:
+        """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
+
+        None if it is not, or if none comes soon. Now and then also if it does, so that what others
+        send is looked for.
+        """
+        port, cell = self._port, self._in
+        self._passed += 1
+        if source or self._passed > PASSED or not port.polling.take(wait=False):
+            self._passed = 0
+            return None
+        try:
+            cell.words[_LOOKS] = 1
+            self._looking.look(self._see)
+            with port.reading:
+                found = None if port.slot.inbox else cell.take(port.read)
+        finally:
+            port.leave()
+        if found is not None and found[0] != to:
+            self._give(found)
+            return None
+        return found and (SPAWNER, found[1])
+
+    def _see(self) -> bool:
+        words = self._in.words
+        self._looks += 1
+        if words[_PUT] != words[_TAKEN]:
+            return True
+        return not self._looks % _POLL_EVERY and self._port.come()
+
+    def rest(self) -> bool:
+        """Look no more, as this process is about to sleep; whether there was something."""
+        self._in.end()
+        with self._port.reading:
+            return self.take_in()
+
+    def take_in(self) -> bool:
+        """Give the slot what is in the cell, if that comes next. For who reads the sockets."""
+        found = self._in.take(self._port.read)
+        if found is not None:
+            self._give(found)
+        return found is not None
+
+    def _give(self, found: Caught) -> None:
+        self._port.slot.take(Message(found[0], SPAWNER), [b"", found[1]])
+
+
+# The program's end
+
+
+class Process(Protocol):
+    """A slot's process."""
+
+    writer: Writer
+    read: int
+    """Messages of it that were read, and passed on."""
+
+    @property
+    def cells(self) -> Cells:
+        """Those of its memory."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has not ended."""
+
+
+class Hosted(Protocol):
+    """A slot of the agent in the program's process."""
+
+    def talker(self) -> Process | None:
+        """Its process, if that can be written to now."""
+
+    def say(self, process: Process, parts: Parts) -> None:
+        """Send something to its process."""
+
+
+class ProgramsEnd:
+    """A `Short` for the slots of an agent in the program's process.
+
+    ``hosted`` gives a slot by its number, and ``pass_on`` is what it calls with all that comes.
+    ``queue`` has what came before: nothing goes past that. Messages are looked for as long as there
+    are ``lines`` to tasks, since with others results come, which take a turn in any case.
+    """
+
+    def __init__(
+        self,
+        pump: Pump,
+        queue: Sized,
+        lines: Sized,
+        hosted: Callable[[int], Any],
+        pass_on: Callable[[Message, Parts], object],
+    ) -> None:
+        self._pump, self._queue, self._lines = pump, queue, lines
+        self._hosted, self._pass_on = hosted, pass_on
+        self._tries = map(pump.lock.acquire, repeat(False))
+        """Each step of this is one of Python's, so that no interrupt comes within."""
+        self._cells: dict[Cell, Process] = {}
+        """What is looked into: what those fill that there is, or was, a line to."""
+        self._looking = Looking()
+        self._looks = 0
+
+    def line(self, message: Message) -> Line | None:
+        """See `Short.line`."""
+        slot: Hosted = self._hosted(message.slot)
+        process = slot.talker()
+        if process is None:
+            return None
+        if not self._cells:
+            self._pump.resting.append(self._rest)
+        self._cells = {cell: one for cell, one in self._cells.items() if one.alive}
+        self._cells[process.cells.to_program] = process
+        cell, say = process.cells.to_slot, partial(slot.say, process)
+        return cell.line(message.to, process.writer, say)
+
+    def send(self, line: Line, payload: bytes) -> bool:
+        """See `Short.send`."""
+        pump = self._pump
+        for alone in self._tries:
+            if not alone:
+                break
+            try:
+                return not (pump.orders or pump.come) and line(payload)
+            finally:
+                self._release()
+        return False
+
+    def receive(self, to: int, source: int | None) -> Caught | None:
+        """See `Short.receive`."""
+        if not self._lines or not self._cells:
+            return None
+        for alone in self._tries:
+            if not alone:
+                break
+            try:
+                return self._catch(source) if self._may_pass() else None
+            finally:
+                self._release()
+        return None
+
+    def _release(self) -> None:
+        self._pump.lock.release()
+        if self._pump.waiters:
+            self._pump.tell_waiters()
+
+    def _may_pass(self) -> bool:
+        """Whether a message may go past a turn of the pump; not for long."""
+        pump = self._pump
+        pump.passed += 1
+        if self._queue or pump.orders or pump.come or pump.nudged or pump.passed > PASSED:
+            return False
+        return pump.eager and monotonic() - pump.turned_at < TURN_WITHIN
+
+    def _catch(self, source: int | None) -> Caught | None:
+        cells = self._cells
+        for cell in cells:
+            cell.words[_LOOKS] = 1
+        self._looking.look(self._see)
+        for cell, process in cells.items():
+            found = cell.take(process.read)
+            if found is not None and source in (None, found[0]):
+                return found
+            if found is not None:
+                self._pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
+        return None
+
+    def _see(self) -> bool:
+        for cell in self._cells:
+            words = cell.words
+            if words[_PUT] != words[_TAKEN]:
+                return True
+        self._looks += 1
+        return not self._looks % _POLL_EVERY and self._pump.come_by_descriptors()
+
+    def _rest(self) -> None:
+        """The pump is about to sleep: look no more, and pass on what is there."""
+        for cell, process in self._cells.items():
+            cell.end()
+            found = cell.take(process.read)
+            if found is not None:
+                self._pass_on(Message(SPAWNER, found[0]), [b"", found[1]])
