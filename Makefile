@@ -1,7 +1,7 @@
 # `make demo` and `make test` set everything up from nothing; see CONTRIBUTING.md.
 VENV := .venv
 BIN := $(VENV)/bin
-# Every slot is a Python of its own: they start quicker from compiled modules.
+# Slots are Python processes, which start faster from compiled modules.
 unexport PYTHONDONTWRITEBYTECODE PYTHONHOME PYTHONPATH
 TESTS := -n 4 --dist worksteal
 

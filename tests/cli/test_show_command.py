@@ -54,7 +54,7 @@ def test_a_task_is_told_with_its_values_outputs_and_log(
         "good: done (it has not been done before)",
         "  parameters: c = 'good'",
         "  values: gain = 3",
-        "  try 1:",
+        "  attempt 1:",
         " TIME job prephase",
         " TIME task prephase",
         " TIME echo hello good",
@@ -107,10 +107,12 @@ def test_what_a_killed_run_wrote_is_newer_than_the_report(
     failure = TaskReport("good", "failed", why="it was late")
     later = time.time() + 1
     written(Record("submitted", "good", later, 1), Record("submitted", "bad", later, 2))
-    assert (
-        shown("out", "good", capsys)[0] == "good: waiting (its run was killed before try 1 ended)"
+    assert shown("out", "good", capsys)[0] == (
+        "good: waiting (its run was killed before attempt 1 ended)"
     )
-    assert shown(job, "bad", capsys)[0].startswith("bad: waiting (its run was killed before try 2 ")
+    assert shown(job, "bad", capsys)[0].startswith(
+        "bad: waiting (its run was killed before attempt 2 "
+    )
     written(Record("failed", "good", later, report=failure), Record("failed", "new", later))
     assert shown(job, "good", capsys)[0] == "good: failed (it was late)"
     assert shown("out", "new", capsys)[0] == "new: failed (the journal does not say why)"

@@ -167,7 +167,7 @@ def test_a_display_labels_its_times_and_counts() -> None:
     assert bar.endswith("315/12345")
     assert times == "  elapsed 1 min 45 s, about 1 h 02 min left, 8.0 GiB mirrored"
     assert counts == "  30 running, 12000 waiting, 300 done, 12 failed, 3 blocked"
-    assert first.endswith("…  1 min 05 s  try 2")
+    assert first.endswith("…  1 min 05 s  attempt 2")
     assert last == "  and 23 more"
     assert drawn(status(state="stopping"), 80)[1].startswith("  elapsed 1 min 45 s, stopping")
 

@@ -32,18 +32,18 @@ or a power cut. Results, logs and a report are in the job's destination.
 
 \b
   encamp run opamp.toml                 run a job file
-  encamp run survey.py strips/2026      run a script, with arguments of its own
+  encamp run survey.py strips/2026      run a script with its own arguments
   encamp run --dry-run opamp.toml       only say what would run, and why; a script
                                         runs up to its first job with something to do
-  encamp run -e mpi -n 4 opamp.toml     run on four ranks of MPI
-  encamp run --keep failed opamp.toml   keep the folders of failed tasks to look into
-  encamp run --only 'mc-*' opamp.toml   run these tasks, and what they wait for
+  encamp run -e mpi -n 4 opamp.toml     run on four MPI ranks
+  encamp run --keep failed opamp.toml   keep the folders of failed tasks
+  encamp run --only 'mc-*' opamp.toml   run these tasks, and those they depend on
   encamp run --failed --retries 2 opamp.toml
-                                        run what has failed, with two further tries
+                                        run failed tasks again, with two retries
 
 Arguments after the name of a script are passed to the script.
 
-Exit status: 0 all tasks are done, 1 some failed or hosts did, 2 the input cannot be used, 75
+Exit status: 0 all tasks are done, 1 some tasks or hosts failed, 2 the input cannot be used, 75
 stopped before the end of the batch system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C,
 143 by SIGTERM, 129 by SIGHUP, which a terminal sends when it is closed.
 """
@@ -101,7 +101,7 @@ with a job's results, or the job's own folder in it.
   encamp show results mc-tt-001
 """
 
-_DEBUG = """Create a task's folder again, with its inputs, to debug the task.
+_DEBUG = """Recreate a task's folder, with its inputs, to debug the task.
 
 For commands, a shell starts in the folder, with the variables of the steps. Functions run under pdb
 from their first line, after the steps before them; pdb also stops where one raises an error.
@@ -120,12 +120,12 @@ used.
 
 _PRUNE = """Remove files that jobs have published and no longer make.
 
-These are outputs of tasks that were taken out of a job, and outputs that have another name now, as
-of the job's last run. Files that were changed since, and files that no job has published, stay.
+These are outputs of tasks that were removed from a job, and outputs that were renamed, as
+of the job's last run. Files that have changed since, and files that no job has published, stay.
 DESTINATION is the folder with a job's results, or the job's own folder in it.
 """
 
-_DOCTOR = """Check hosts for what usually goes wrong, and say what to do about it.
+_DOCTOR = """Check hosts for common problems, and suggest remedies.
 
 On every host of an engine, a task checks Python and libraries, local storage, shared folders,
 locks, clocks, limits and shared memory. DESTINATION is the folder for results, by default the
@@ -140,11 +140,11 @@ Lines say ok, note (it works, but slower or less safely than it could) or fails.
 will work, 1 something will not, 2 the input cannot be used.
 """
 
-_ATTACH = """Follow what a server of a service prints, until it ends.
+_ATTACH = """Follow the output of a service's server, until it ends.
 
 NAME is SERVICE/SERVER, with the number that `Service.statistics` shows; without it, the servers of
 your programs on this host are listed. Run it on the host of the program that has published the
-service, whichever host the server is on. It first shows what the server printed last.
+service, whichever host the server is on. It first shows the server's latest output.
 
 \b
   encamp attach                list servers
@@ -179,7 +179,7 @@ class _Run(click.Command):
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="encamp")
 def cli() -> None:
-    """Run functions and command lines, each in a private folder of its own.
+    """Run functions and command lines, each in its own private folder.
 
     The files a task needs are mirrored into its folder, its outputs are published whole or not at
     all, and the folder is removed afterwards.
@@ -192,9 +192,9 @@ def cli() -> None:
       encamp debug JOB TASK      a shell or pdb in its folder, with its inputs
       encamp prune results       remove published files that a job no longer makes
       encamp clean               remove what killed processes left on this host
-      encamp doctor              check hosts for what usually goes wrong
+      encamp doctor              check hosts for common problems
       encamp cache why FILE      why an input was copied, linked, fetched again or evicted
-      encamp attach Sampler/3    follow what a server of a service prints
+      encamp attach Sampler/3    follow the output of a service's server
       encamp completion bash     let the shell complete command lines
     """
 
@@ -232,7 +232,7 @@ _running = _options(
     click.option("--time-limit", metavar="TIME",
                  help="Limit for one attempt, whatever the job says: 30, '5 min', 2h."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
-                 help="Start no more tasks after N failures; those that run then end."),
+                 help="Start no more tasks after N failures; running tasks still end."),
     click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
     click.option("--dry-run", is_flag=True, help="Only show what would run, and why."),
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
@@ -240,7 +240,7 @@ _running = _options(
     click.option("--shared", is_flag=True,
                  help="Let all members of the job folder's group run it."),
     click.option("--only", multiple=True, metavar="PATTERN",
-                 help="Run only tasks with this name, and what they wait for."),
+                 help="Run only tasks with this name, and those they depend on."),
     click.option("--failed", is_flag=True, help="Run only tasks that failed in their last run."),
     click.option("-q", "--quiet", is_flag=True, help="Print only failures."),
 )  # fmt: skip
@@ -279,7 +279,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     "--into",
     default=".",
     metavar="FOLDER",
-    help="Folder for them inside the destination, such as '{parent}'.",
+    help="Folder inside the destination, such as '{parent}'.",
 )
 @click.option("--no-outputs", is_flag=True, help="There is nothing to publish.")
 @click.option(
@@ -290,7 +290,9 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     metavar="NAME",
     help="File with the task's values, for results.csv: .json, .csv, name and value.",
 )
-@click.option("--stdin", metavar="NAME", help="File in the task's folder for it to read from.")
+@click.option(
+    "--stdin", metavar="NAME", help=("File in the task's folder for the command's standard input.")
+)
 @click.option(
     "--mirror",
     multiple=True,
@@ -305,14 +307,16 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     "--foreach",
     multiple=True,
     metavar="NAME=VALUES",
-    help="Tasks for each of these values: corner=tt,ff or run=1..70, or run=1..70..3 by steps.",
+    help="Tasks for each of these values: corner=tt,ff or run=1..70, or run=1..70..3 in steps.",
 )
 @click.option(
     "-0", "--null", is_flag=True, help="Names on standard input end with null bytes (find -print0)."
 )
 @click.option("--shell", is_flag=True, help="Let /bin/sh run the command: pipes, >, variables.")
 @click.option("--bash", is_flag=True, help="Let bash run it; a pipeline fails if any part fails.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="A variable for the command.")
+@click.option(
+    "--env", multiple=True, metavar="NAME=VALUE", help=("An environment variable for the command.")
+)
 @click.option("--name", help="The job's name [default: map- and the command's first word].")
 @click.option("--task", metavar="NAME", help="Names of tasks [default: {stem}, or the values].")
 @_running

@@ -110,7 +110,7 @@ def _is_newer(line: Line, report: TaskReport, ended: float) -> bool:
 
 def _handed_over(line: Line, own: OwnFolder) -> TaskReport:
     """The report of a task whose last attempt has not ended."""
-    number = f"try {line.attempt}"
+    number = f"attempt {line.attempt}"
     if is_run(own):
         why = f"{number} was submitted at {moment_text(line.time)}"
         return TaskReport(line.task, "running", why=why)
@@ -149,7 +149,7 @@ def _pairs(values: Mapping[str, object]) -> str:
 def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:
     where = f" on {attempt.where.host} ({attempt.where.worker})" if attempt.where else ""
     error = f" {attempt.error}" if attempt.error and attempt.error != said else ""
-    yield f"  try {attempt.number}{where}:{error}"
+    yield f"  attempt {attempt.number}{where}:{error}"
     for span in attempt.phases:
         yield f"    {time_text(span.seconds):>8}  {printable(span.name)}"
 

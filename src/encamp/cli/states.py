@@ -153,7 +153,7 @@ def _live(status: JobStatus) -> list[str]:
     if status.handed_over:
         lines.append(f"  {status.handed_over} of the waiting tasks are submitted")
     for task in status.running[:_MOST_RUNNING]:
-        again = f", try {task.attempt}" if task.attempt > 1 else ""
+        again = f", attempt {task.attempt}" if task.attempt > 1 else ""
         ran = clock_text(status.now - task.since)
         lines.append(f"  running: {printable(task.name)} for {ran}{again}")
     if (more := status.counts.get("running", 0) - _MOST_RUNNING) > 0:

@@ -142,7 +142,7 @@ class _Lines(_Summary):
     """Prints a line for every task that ends."""
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        self._print(f"try {attempt} of {printable(task)} failed, trying again: {error}")
+        self._print(f"attempt {attempt} of {printable(task)} failed, trying again: {error}")
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)
@@ -191,7 +191,7 @@ class _Live(_Summary):
         self._status = status, time.monotonic()
 
     def retried(self, task: str, attempt: int, error: str) -> None:
-        self._say(f"try {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
+        self._say(f"attempt {attempt} of {printable(task)} failed, trying again: {error}", "yellow")
 
     def ended(self, task: TaskReport) -> None:
         super().ended(task)

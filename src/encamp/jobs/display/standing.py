@@ -88,7 +88,7 @@ class Standing:
         longest = max((name.cell_len for name in names), default=0)
         for task, name in zip(listed, names, strict=True):
             name.truncate(min(longest, max(4, width - _FOR_TIME)), overflow="ellipsis", pad=True)
-            again = f"  try {task.attempt}" if task.attempt > 1 else ""
+            again = f"  attempt {task.attempt}" if task.attempt > 1 else ""
             ran = clock_text(self._now - task.since)
             yield Text.assemble("  ", name, f"  {ran}{again}")
         if total > len(listed) and most:
