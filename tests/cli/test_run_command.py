@@ -267,7 +267,7 @@ def test_a_script_whose_job_fails_ends_with_1_and_the_failures_not_a_traceback_o
 ) -> None:
     ended = encamp("run", python_script(FAILS))
     assert (ended.status, ended.out) == (1, "")
-    assert "failed: bad\n  task bad: step 'f' raised ValueError: bad value\n" in ended.err
+    assert "failed: bad\n  step 'f' raised ValueError: bad value\n" in ended.err
     assert "  | ValueError: bad value\n" in ended.err
     assert "JobFailed" not in ended.err
     assert "run_job" not in ended.err

@@ -29,7 +29,7 @@ _MOST_RUNNING = 8
 _OTHER_LINES = 5
 """Lines of the display and of what stands above it that are seen beside these."""
 _LONGEST_NAME = 24
-_FOR_TIME = 24
+_FOR_TIME = 28
 """Columns beside a task's name."""
 
 
