@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from time import perf_counter
 
 import msgspec
@@ -49,6 +48,8 @@ def create() -> int:
     try:
         fd = os.memfd_create("encamp-ledger")
     except (OSError, AttributeError):  # refused in this container, or unknown to this Python
+        import tempfile  # which slots do without elsewhere, and start quicker
+
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
     os.ftruncate(fd, ALL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Iterator
 
@@ -25,6 +24,8 @@ class Hashed:
     """The blake2b-128 of consecutive bytes, and their number."""
 
     def __init__(self) -> None:
+        import hashlib  # which most slots do without, and start quicker
+
         self.size = 0
         self._hash = hashlib.blake2b(digest_size=16)
 
