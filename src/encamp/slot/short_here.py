@@ -1,25 +1,25 @@
 """The shortcut for small messages between a program and slots on its host: shared memory.
 
-A socket's system calls take longer than all else that a small message needs, and to wake a process
-takes ten times as long again. So the memory that a slot shares with its agent (`ledger`) has a cell
-for each way. A sender fills the cell of a receiver that looks into it; all else goes by the socket.
+The system calls of a socket take longer than everything else that a small message needs, and waking
+a process takes ten times longer still. So the memory that a slot shares with its agent (`ledger`)
+has a cell for each direction. A sender fills the cell if the receiver polls it; other messages go
+by the socket.
 
-    8 bytes      whether the receiver looks
+    8 bytes      whether the receiver polls
     8 bytes      how many messages were put into the cell
     8 bytes      how many of these were taken
-    8 bytes      task that it is for, or from
+    8 bytes      the task that sends or receives the message
     8 bytes      its length
-    8 bytes      how many messages had gone by the socket before
+    8 bytes      how many messages had gone by the socket before it
     `ROOM`       its pickle
 
-By the last number all messages of a sender come in order: the receiver takes what is in the cell
-when it has read as many from the socket, and before it reads on.
+The sixth number keeps the messages of a sender in order: the receiver takes the message from the
+cell once it has read that many from the socket, and before it reads more.
 
-A receiver looks from its first wait on until it is about to sleep. Then it says that it looks no
-more, and looks once again; a sender that sees this after it has filled the cell sends `Look` by the
-socket. For that, and since a cell's number is written after the rest, both have to see what the
-other writes in the order in which it was written, and no read may go past a write that a lock is
-taken behind: so all of this is for x86 only.
+A receiver polls from its first wait until just before it sleeps. Then it clears the first number
+and checks the cell once more. A sender that fills the cell and then finds the number cleared sends
+`Look` by the socket. This relies on each side seeing the other's writes in order, and on no read
+being moved before a locked instruction that precedes it, so it is for x86 only.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ USABLE = platform.machine() in ("x86_64", "AMD64")
 _LOOKS, _PUT, _TAKEN, _TASK, _SIZE, _BEHIND = range(6)
 _HEAD = 64
 _POLL_EVERY = 8
-"""Looks into cells for each one at sockets, which takes as long as many of them."""
+"""Polls of the cell for each poll of the sockets, which takes much longer."""
 _LOOK = encode(Look())
 Caught = tuple[int, bytes]
-"""A task, and the pickle of a message that is for it, or from it."""
+"""A task, and the pickle of a message that it sends or receives."""
 
 
 class Cell:
-    """Where one message is at a time. One thread fills it, one takes from it."""
+    """Holds one message at a time. One thread fills it, another empties it."""
 
     def __init__(self, memory: memoryview, at: int) -> None:
         self.words = memory[at : at + _HEAD].cast("Q")
@@ -62,9 +62,9 @@ class Cell:
         self._lock = threading.Lock()
 
     def line(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> Line:
-        """What puts messages for, or from, a task here.
+        """Return a function that puts a task's message into the cell, and says whether it could.
 
-        All others go by ``send``, to ``writer``.
+        ``send`` sends by the socket; ``writer`` counts what went there.
         """
         words, room, lock = self.words, self._room, self._lock
 
@@ -75,7 +75,7 @@ class Cell:
             room[:size] = payload
             words[_TASK], words[_SIZE], words[_BEHIND] = task, size, writer.count
             words[_PUT] += 1
-            with lock:  # so that it is seen before it is looked who looks
+            with lock:  # a memory barrier: the message is visible before the flag is read
                 looks = words[_LOOKS]
             if not looks:
                 send([_LOOK])
@@ -84,13 +84,13 @@ class Cell:
         return put
 
     def end(self) -> None:
-        """Look no more; what is there after this has to be taken."""
+        """Stop polling. The caller must take what the cell still holds."""
         self.words[_LOOKS] = 0
-        with self._lock:  # so that it is seen before it is looked what there is
+        with self._lock:  # a memory barrier: the flag is visible before the cell is checked
             pass
 
     def take(self, read: int) -> Caught | None:
-        """What is in it, if no more than the ``read`` messages have gone by the socket before."""
+        """Take the message, unless more than ``read`` messages went by the socket before it."""
         words = self.words
         put = words[_PUT]
         if put == words[_TAKEN] or words[_BEHIND] > read:
@@ -109,7 +109,7 @@ class Cells:
 
     @staticmethod
     def of(fd: int) -> Cells:
-        """Those of a slot, for its agent."""
+        """Map the cells of a slot, for its agent."""
         return Cells(memoryview(mmap.mmap(fd, ledger.ALL)))
 
 
@@ -117,12 +117,12 @@ class Cells:
 
 
 class Receiver(Protocol):
-    """A slot, as far as messages go."""
+    """What a port needs of a slot."""
 
     inbox: deque[tuple[int, Parts]]
 
     def take(self, envelope: Any, parts: Parts) -> None:
-        """Note what has come."""
+        """Take an envelope that arrived."""
 
 
 class Port(Protocol):

@@ -1,4 +1,4 @@
-"""The end of an agent in the controller's own process: no network is between the two."""
+"""The endpoint of an agent in the controller's process, which calls it directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from encamp.wire.frames import Buffer
 
 
 class EndHere(Endpoint):
-    """Says what the agent is to know. Nothing is ever sent by it, so nothing comes."""
+    """Tells the agent its number and cores; carries nothing."""
 
     def __init__(self, number: int, cores: Sequence[Sequence[int]] = ()) -> None:
         self.number, self.cores = number, cores
