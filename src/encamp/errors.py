@@ -77,6 +77,8 @@ from inspect import Parameter, Signature
 from pickle import PicklingError
 from typing import Any, ClassVar, Self, dataclass_transform
 
+from encamp.sizes import size_text
+
 
 def _rebuild(cls: type[EncampError], facts: dict[str, Any]) -> EncampError:
     error = cls.__new__(cls)
@@ -214,7 +216,7 @@ class InputError(EncampError):
 
 
 class NoMatch(InputError):
-    """``required_anyway`` if the input cannot be marked as not required."""
+    """``required_anyway``: the input cannot be optional, so the message does not suggest it."""
 
     pattern: str
     folder: str
@@ -470,8 +472,12 @@ class SeveralConsoles(InputError):
         )
 
 
+MEMORY = "of memory"
+_ONE = {"cores": "core", "GPUs": "GPU"}
+
+
 class NotEnough(InputError):
-    """``need`` and ``most`` in units of ``what``: cores, bytes of memory, GPUs, servers.
+    """``need`` and ``most`` in units of ``what``: cores, `MEMORY` in bytes, GPUs, servers.
 
     ``together`` if ``most`` is the sum over all hosts, and not what the largest host has.
     """
@@ -482,11 +488,17 @@ class NotEnough(InputError):
     together: bool = False
 
     def __str__(self) -> str:
-        there = "there are no" if self.together else "no host has"
-        return (
-            f"{self.need} {self.what} are needed, but {there} more than {self.most}; "
-            "ask for less, or add a host"
-        )
+        need, most, what = str(self.need), str(self.most), self.what
+        if what == MEMORY:
+            need, most = size_text(self.need), size_text(self.most)
+        if need == "1":
+            what = _ONE.get(what, what)
+        if self.together:
+            has = f"there are no more than {most}" if self.most else "there are none"
+        else:
+            has = f"no host has more than {most}" if self.most else "no host has any"
+        are = "is" if self.need == 1 or what == MEMORY else "are"
+        return f"{need} {what} {are} needed, but {has}; ask for less, or add a host"
 
 
 class RandomNumbersRepeat(UserWarning):
@@ -523,8 +535,8 @@ class DiskFull(StorageError):
     def __str__(self) -> str:
         return (
             f"the disk of {printable(self.path)} on the host {self.host} is full: "
-            f"{self.need} bytes are needed, "
-            f"{self.free} are free; free some space, or use another disk"
+            f"{size_text(self.need)} are needed, "
+            f"{size_text(self.free)} are free; free some space, or use another disk"
         )
 
 
@@ -609,12 +621,15 @@ class MissingOutput(TaskError):
 
     def __str__(self) -> str:
         made = ", ".join(printable(name) for name in self.made) or "no new file"
-        start = f"task {printable(self.task)}: nothing in its folder matches the output "
+        start, pattern = f"task {printable(self.task)}: ", repr(printable(self.pattern))
         if not self.unchanged:
-            return f"{start}{printable(self.pattern)!r}; the task made {made}"
+            return (
+                f"{start}nothing in its folder matches the output {pattern}; the task made {made}"
+            )
         left = ", ".join(printable(name) for name in self.unchanged)
+        only = "matches only inputs that the task did not change"
         return (
-            f"{start}{printable(self.pattern)!r} but inputs that it left as they were: {left}; "
+            f"{start}the output {pattern} {only} ({left}); "
             f"to publish one, name it without a wildcard; the task made {made}"
         )
 
@@ -702,7 +717,7 @@ class TaskLost(TaskError, BrokenExecutor):
     why: str = ""
 
     def __str__(self) -> str:
-        end = "went away" if self.exit_code is None else ending_text(self.exit_code)
+        end = "disappeared" if self.exit_code is None else ending_text(self.exit_code)
         why = f" ({self.why})" if self.why else ""
         return f"task {printable(self.task)} was lost: its process on {self.host} {end}{why}"
 
@@ -745,7 +760,7 @@ class ServerLost(ServiceError, BrokenExecutor):
     limit: float | None = None
 
     def __str__(self) -> str:
-        end = "went away" if self.exit_code is None else ending_text(self.exit_code)
+        end = "disappeared" if self.exit_code is None else ending_text(self.exit_code)
         if self.limit is not None:
             end = f"did not answer within its call_limit of {self.limit:g} s and was killed"
         why = f" ({self.why})" if self.why else ""
@@ -797,7 +812,7 @@ class GroupBroken(ServiceError):
     service: str
 
     def __str__(self) -> str:
-        return f"a member of this group of {printable(self.service)} has ended"
+        return f"a member of this group of {printable(self.service)} has ended; acquire a new group"
 
 
 class ClusterError(EncampError):

@@ -136,6 +136,8 @@ class AttemptReport:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class TaskReport:
+    """What a run says about one task."""
+
     name: str
     state: State
     attempts: list[AttemptReport] = field(default_factory=list)
@@ -384,15 +386,15 @@ class JobReport:
     interrupted: bool
     """Whether it was stopped before all tasks had ended: by a signal, an error, `max_failures`."""
     tasks: Sequence[TaskReport]
-    """Those that the run was for. A list; of very many a sequence that takes less memory."""
+    """The tasks of this run; a list, or for very many tasks a sequence that takes less memory."""
     warnings: list[str] = field(default_factory=list)
     """What may be wrong though nothing failed, in words: orphans that tasks read."""
     services: list[ServiceStatistics] = field(default_factory=list)
     """What the services on the job's cluster had done by its end."""
     not_selected: int = 0
-    """How many tasks of the job the run was not for (``only``, ``failed``)."""
+    """How many tasks of the job ``only`` or ``failed`` left out."""
     after: dict[str, list[str]] = field(default_factory=dict)
-    """Which tasks each one waited for; empty where there is no order, or one of very many."""
+    """Task → the tasks that it waited for; empty if there are none, or very many."""
     orphans: int = 0
     """Files that the job has published and that none of its tasks makes any more; 1001 stands for
     more than 1000."""

@@ -341,7 +341,7 @@ def test_a_full_local_storage_fails_the_tasks_that_need_more(
         ended = run_job('mirror = "big"\n[[task]]\nname = "t"\nsteps = "true"\n', by=by)
     else:
         ended = run_task(f'mirror = "big"\n{GOOD}', by=by)
-    ended.check_failed("the disk of", f"{here}/disk", "400000 bytes are needed", "are free")
+    ended.check_failed("the disk of", f"{here}/disk", "390.6 KiB are needed", "are free")
     assert results(Path("results")) == (EARLIER if shared else EARLIER | {"good": b""})
 
 
@@ -355,7 +355,7 @@ def test_a_full_destination_fails_the_task_and_keeps_what_is_published(
     steps = "{run = 'head -c 400000 /dev/zero > x; touch w', shell = true}"
     by = [*small_disk(here / "results", "256k"), str(script)]
     ended = run_task(f'outputs = ["w", "x"]\n{GOOD}', steps, by=by)
-    ended.check_failed(f"the disk of {here}/results/x", "400000 bytes are needed")
+    ended.check_failed(f"the disk of {here}/results/x", "390.6 KiB are needed")
     assert results(here / "seen") == {"good": b""}
     hidden = [path.name for path in (here / "seen").rglob(".encamp-*")]
     assert hidden == []

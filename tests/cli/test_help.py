@@ -38,7 +38,7 @@ def test_the_help_of_run_shows_examples_options_and_exit_statuses() -> None:
         "--keep [never|failed|always]",
         "--quiet",
         "--slots",
-        "Exit status: 0 all tasks are done, 1 some tasks or hosts failed, 2 the input cannot be",
+        "Exit status: 0 all tasks are done 1 a task or a host failed 2 the input cannot be used",
     ):
         assert words in text
 

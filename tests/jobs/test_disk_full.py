@@ -150,7 +150,7 @@ def test_a_task_that_can_never_have_room_fails_by_name_and_the_others_go_on(here
     large = report["large"]
     assert (large.state, large.attempts[-1].error_type) == ("failed", "DiskFull")
     assert f"the disk of {local_storage()}" in large.why
-    assert f"{20 * MIB} bytes are needed" in large.why
+    assert "20.0 MiB are needed" in large.why
     assert len(large.attempts) == 1
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import UnusableInput, printable, shown
+from encamp.sizes import counted, size_text
 from encamp.storage.cache.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.inputs.mirror import Item, Mirror, plan
 from encamp.storage.inputs.modes import way_of
 from encamp.storage.roots import current_folder, local_storage
-from encamp.storage.sizes import counted, size_text
 
 
 def list_command() -> None:

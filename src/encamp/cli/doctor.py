@@ -22,11 +22,11 @@ from encamp.cluster.events import Host
 from encamp.engines.kit.hosts import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
+from encamp.sizes import counted
 from encamp.storage.disk.trusted import NAMED
 from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.parts import PART, new_token
 from encamp.storage.roots import current_folder, portable
-from encamp.storage.sizes import counted
 
 _BY_SSH = ("mpi", "pvm", "dask", "ipyparallel")
 """Engines that log in to their hosts by ssh."""

@@ -43,9 +43,13 @@ or a power cut. Results, logs and a report are in the job's destination.
 
 Arguments after the name of a script are passed to the script.
 
-Exit status: 0 all tasks are done, 1 some tasks or hosts failed, 2 the input cannot be used, 75
-stopped before the end of the batch system's allocation, 128 + n stopped by signal n: 130 by Ctrl-C,
-143 by SIGTERM, 129 by SIGHUP, which a terminal sends when it is closed.
+\b
+Exit status:
+  0        all tasks are done
+  1        a task or a host failed
+  2        the input cannot be used
+  75       stopped before the end of a Slurm allocation: run it again
+  128 + n  stopped by signal n: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP (a closed terminal)
 """
 
 _MAP = """Run one command line for many files, or for many values.
@@ -153,7 +157,7 @@ service, whichever host the server is on. It first shows the server's latest out
 Exit status: 0 the server has ended, 2 there is no such server, 130 stopped by Ctrl-C.
 """
 
-_SHARED = "The job may belong to any member of its folder's group."
+_SHARED = "Accept a job folder that belongs to another member of its group."
 
 _STATUS = """Show the state of the jobs in a destination.
 
@@ -232,7 +236,7 @@ _running = _options(
     click.option("--time-limit", metavar="TIME",
                  help="Limit for one attempt, whatever the job says: 30, '5 min', 2h."),
     click.option("--max-failures", type=click.IntRange(min=1), metavar="N",
-                 help="Start no more tasks after N failures; running tasks still end."),
+                 help="After N failures start no more tasks; running tasks are finished."),
     click.option("-f", "--force", is_flag=True, help="Run all tasks, even if they are up to date."),
     click.option("--dry-run", is_flag=True, help="Only show what would run, and why."),
     click.option("--keep", type=click.Choice(["never", "failed", "always"]), default="never",
@@ -307,7 +311,7 @@ def run(job: str, arguments: tuple[str, ...], **options: object) -> None:
     "--foreach",
     multiple=True,
     metavar="NAME=VALUES",
-    help="Tasks for each of these values: corner=tt,ff or run=1..70, or run=1..70..3 in steps.",
+    help="A task for each value: corner=tt,ff, run=1..70, or run=1..70..3 (every third).",
 )
 @click.option(
     "-0", "--null", is_flag=True, help="Names on standard input end with null bytes (find -print0)."

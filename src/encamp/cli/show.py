@@ -17,8 +17,8 @@ from encamp.jobs.report.report import NAME as REPORT
 from encamp.jobs.report.report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.model import AttemptReport, TaskReport
+from encamp.sizes import counted, size_text
 from encamp.storage.disk.own_files import OwnFolder
-from encamp.storage.sizes import counted, size_text
 
 _MOST_LOG = 1 << 30
 _LISTED = 20

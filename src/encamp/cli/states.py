@@ -19,9 +19,9 @@ from encamp.jobs.report.report import Outline, read_outline
 from encamp.jobs.report.status_file import last_status
 from encamp.jobs.worker.lease import leases
 from encamp.model import FailedTask, JobStatus, State, orphans_told
+from encamp.sizes import counted
 from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.process import ProcessFacts
-from encamp.storage.sizes import counted
 
 _MOST_FAILED = 20
 _MOST_TOLD = 10

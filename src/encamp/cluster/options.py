@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
 from encamp.quantities import as_number, whole
+from encamp.sizes import parse_size
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs, bound, check_outputs
 from encamp.storage.roots import current_folder
-from encamp.storage.sizes import parse_size
 
 
 class Need(NamedTuple):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from encamp.cluster.options import PLAIN, Need
 from encamp.cluster.records import WAITING, Place, Record, Station
-from encamp.errors import NoSuchHost, NotEnough
+from encamp.errors import MEMORY, NoSuchHost, NotEnough
 
 HORIZON = 0.02
 """Seconds of work that a slot has ahead of it, so that it need not wait for more."""
@@ -114,12 +114,12 @@ class Scheduler:
         ]
         for what, wanted, most in (
             ("cores", need.cores, max(station.cores for station in stations)),
-            ("bytes of memory", need.memory, max(station.memory for station in stations)),
+            (MEMORY, need.memory, max(station.memory for station in stations)),
             ("GPUs", need.gpus, max(station.all_gpus for station in stations)),
         ):
             if wanted > most:
                 raise NotEnough(what, wanted, most)
-        raise NotEnough("cores, memory and GPUs together", 1, 0)
+        raise NotEnough("host with these cores, memory and GPUs", 1, 0, together=True)
 
     # Waiting tasks
 

@@ -109,8 +109,7 @@ class Executor(futures.Executor):
     def options(self, **changes: Unpack[TaskOptions]) -> Executor:
         """An executor on the same cluster and slots with other options for its tasks.
 
-        It need not be shut down: it ends with this executor. Shutting it down does not affect this
-        executor.
+        The returned executor ends together with this one. You may also shut it down alone.
         """
         view = object.__new__(type(self))
         view._shared, view._closed = self._shared, False
@@ -158,9 +157,9 @@ class Executor(futures.Executor):
     ) -> Iterator[T]:
         """Results of ``fn`` for the items of ``iterables``, in their order.
 
-        All calls are submitted at once or, with ``buffersize``, so many, and one more for each
-        result that is read. ``chunksize`` items make one task, which is faster for short calls;
-        None chooses a good number. Raises the error of a call when its result is read, and
+        All calls are submitted at once. With ``buffersize=n``, n calls are submitted, and another
+        one whenever a result is read. ``chunksize`` items make one task, which is faster for short
+        calls; None chooses a good number. Raises the error of a call when its result is read, and
         TimeoutError when a result is not available ``timeout`` seconds after the call of `map`.
         Then, and when the iterator is closed, calls that have not started are cancelled.
         """

@@ -14,12 +14,12 @@ from encamp.jobs.outputs_of import InputMap, as_inputs
 from encamp.jobs.report.parameters import checked_parameters
 from encamp.jobs.steps import Step, Task, as_steps
 from encamp.quantities import as_number, as_whole, whole
+from encamp.sizes import parse_size
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
 from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
-from encamp.storage.sizes import parse_size
 from encamp.values import Scalar
 
 if TYPE_CHECKING:
@@ -182,8 +182,8 @@ class Job:
             Any `concurrent.futures.Executor`, or a `Cluster`; by default the job starts its own
             slots.
         slots, engine, engine_options
-            For these: the number of slots (by default one for each core), the engine ("local" by
-            default), and other options of `Cluster` (``hosts=["node1", "node2"]``).
+            Used without ``executor``: the number of slots (by default one for each core), the
+            engine (by default "local"), and other options of `Cluster` (``hosts=["node1"]``).
         force
             Run all tasks, even if they are up to date.
         dry_run

@@ -88,14 +88,14 @@ def outputs_of(
         Names of tasks, patterns of names (``"strip-*"``), or what `Job.add` returned; one or many.
     pattern
         Which of their outputs; all by default. A pattern without a slash matches file names
-        (``"*.txt"``), one with a slash matches paths from the job's destination
-        (``"grids/*.npy"``; absolute ones and URLs for outputs that go elsewhere), as in a mirror
-        map: ``**`` matches folders to any depth, a folder stands for its tree.
+        (``"*.txt"``). A pattern with a slash matches paths relative to the job's destination
+        (``"grids/*.npy"``), or whole paths and URLs if outputs go elsewhere. As in a mirror map,
+        ``**`` matches folders to any depth, and a folder stands for its tree.
     to
         Folder inside the task's folder. Files keep their path below the folder that their task's
         output names; with a slash in the pattern they are placed as `Mirror` would.
     required
-        Whether it is an error of this task if there are none.
+        Whether the task fails if nothing matches.
 
     ``rename``, ``exclude``, ``readonly`` and ``mode`` are as in `Mirror`. Raises `BadJob`; a
     missing task is an error when the job runs, before any task.

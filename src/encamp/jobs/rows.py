@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from encamp.errors import BadJob
-from encamp.storage.sizes import counted, size_text
+from encamp.sizes import counted, size_text
 
 if TYPE_CHECKING:
     from _csv import Reader

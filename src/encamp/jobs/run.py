@@ -81,6 +81,7 @@ from encamp.jobs.worker.watchers import Watchers
 from encamp.jobs.worker.work import Outcome, Work, log_name
 from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
 from encamp.quantities import whole
+from encamp.sizes import counted
 from encamp.slot.program import check_slots
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
@@ -103,7 +104,6 @@ from encamp.storage.outputs.stage import Staged, unstage
 from encamp.storage.owner import reclaim
 from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable_name
-from encamp.storage.sizes import counted
 from encamp.values import Scalar, as_json
 from encamp.wire.pickling import NotImportable
 

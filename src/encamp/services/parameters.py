@@ -18,8 +18,8 @@ class Parameters(MutableMapping[str, Any]):
 
     Each call first sets all values, with ``set_NAME(value)`` if the object has such a method, and
     otherwise as attributes. The values of ``read`` are read back after it, with ``get_NAME()`` or
-    as attributes. Each of several calls at the same time uses the values that were set when it was
-    made; the call that ends last decides what is read back.
+    as attributes. A call uses the values at the time when you make it. If calls overlap, the values
+    that are read back are those of the call that ends last.
     """
 
     def __init__(

@@ -22,10 +22,10 @@ _frozen_can = False
 
 
 def freeze_support() -> None:
-    """Let a frozen program, as PyInstaller makes them, have slots.
+    """Let a frozen program, such as PyInstaller makes, have slots.
 
-    To be called first thing in the program, before it does anything: each slot is that program,
-    started once more, and becomes a slot here instead of going on. Does nothing anywhere else.
+    Call this first in the program. Each slot is the same program, started again; in these processes
+    the call does not return. In the program itself, and in ordinary Python, it does nothing.
     """
     global _frozen_can
     if not getattr(sys, "frozen", False):

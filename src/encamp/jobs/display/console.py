@@ -21,7 +21,7 @@ from encamp.jobs.display.screen import Screen
 from encamp.jobs.display.standing import STYLES, Standing
 from encamp.jobs.report.table import NAME as TABLE
 from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport, orphans_told
-from encamp.storage.sizes import counted, size_text
+from encamp.sizes import counted, size_text
 
 _LISTED = 10
 """How many failures are shown with their logs."""

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from encamp.errors import printable, shown
 from encamp.model import JobStatus, State
-from encamp.storage.sizes import size_text
+from encamp.sizes import size_text
 
 STYLES: dict[State, str] = {
     "done": "green",

@@ -17,8 +17,8 @@ from typing import Any, ParamSpec, TypeVar
 
 from encamp.agent.process import STOP_WITHIN
 from encamp.engines.kit.streams import open_standard_streams
+from encamp.sizes import counted
 from encamp.slot.files import need_files
-from encamp.storage.sizes import counted
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -29,6 +29,7 @@ from secrets import token_hex
 from types import TracebackType
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
+from encamp.sizes import parse_size, size_text
 from encamp.storage.cache.cleaners import keep_off
 from encamp.storage.cache.index import Event, Index, Row, opened
 from encamp.storage.cache.locks import KeyLock, alone, shared
@@ -45,7 +46,6 @@ from encamp.storage.owner import named_refusals
 from encamp.storage.process import facts_in, this_process
 from encamp.storage.remote import download
 from encamp.storage.roots import local, local_storage, local_storage_path
-from encamp.storage.sizes import parse_size
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"
@@ -302,7 +302,9 @@ class HostCache:
         owner = json.dumps({**this_process().as_dict(), "token": token_hex(4)})
         while (free := self._free_for(need, owner)) < need:
             if not self._evict(need - free, what, spare=set()):
-                self._tell(what, "refused", f"{need} bytes are needed, {free} are free")
+                self._tell(
+                    what, "refused", f"{size_text(need)} are needed, {size_text(free)} are free"
+                )
                 raise DiskFull(str(self.root), need, max(0, free))
         try:
             yield
