@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from encamp.cli import clean
-from encamp.engines.kit.hosts import HostLine, host_in, hosts_in, hosts_of_file, names_in
+from encamp.engines.kit.hostfile import HostLine, host_in, hosts_in, hosts_of_file, names_in
 from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.engines.mpi.launch import find_launcher
 from encamp.engines.pvm.naming import host_names

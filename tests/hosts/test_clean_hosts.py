@@ -112,7 +112,7 @@ def test_bad_input_gets_one_sentence(lab: Lab) -> None:
 
 QUESTIONS = """
 import json, sys
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.mpi.hosts import Questions
 hosts = [HostLine(name, 1) for name in sys.argv[2].split(",")]
 questions = Questions(hosts, sys.argv[1].split(), "/bin/sh", "/", 40)

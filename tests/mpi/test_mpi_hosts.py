@@ -118,7 +118,7 @@ def test_hosts_say_their_storages_themselves_and_have_the_rest_from_the_controll
             }
             libraries = cluster.spawn(work.variable, "LD_LIBRARY_PATH", on=host.name).result(20)
             assert libraries.split(":")[-1] == "/usr/lib"  # behind those of the MPI
-    assert any("are not looked for in /tmp, where" in str(one.message) for one in recwarn)
+    assert any("are not searched in /tmp, where" in str(one.message) for one in recwarn)
 
 
 def test_outputs_come_whole_from_hosts_that_have_the_share_at_other_paths(
@@ -221,7 +221,7 @@ def frozen(host: Host) -> Iterator[None]:
 def refused(lab: Lab, mpi: str, *hosts: str) -> str:
     """What is said of hosts that cannot be used, long before the ranks would have to be there."""
     with pytest.raises(EngineFailed) as caught:
-        on(lab, mpi, *hosts, start_within=1000)
+        on(lab, mpi, *hosts, start_timeout=1000)
     return str(caught.value)
 
 

@@ -20,7 +20,7 @@ from mpis import FOLDER, MPIS, launcher_of
 
 from conftest import need
 from encamp.engines.base import Joined
-from encamp.engines.kit.hosts import HostLine, hosts_in, hosts_of, spread
+from encamp.engines.kit.hostfile import HostLine, hosts_in, hosts_of, spread
 from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
 from encamp.engines.mpi import remains as mpi_remains

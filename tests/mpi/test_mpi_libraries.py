@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from encamp.engines.kit.hosts import hosts_in
+from encamp.engines.kit.hostfile import hosts_in
 from encamp.engines.mpi.launch import Launcher, Plan
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, take_left_out, with_libraries
 from encamp.search_paths import only_ours

@@ -17,8 +17,8 @@ import encamp
 from encamp.errors import InputLost
 from encamp.storage.cache import sound
 from encamp.storage.cache.cache import INDEX, HostCache
-from encamp.storage.cache.cleaners import locked
 from encamp.storage.cache.locks import KeyLock
+from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.inputs import modes
 from encamp.storage.inputs.mirror import Mirror, plan
 from encamp.storage.owner import OwnedFolder, reclaim

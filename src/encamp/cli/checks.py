@@ -19,7 +19,7 @@ from typing import Literal
 from encamp import quota
 from encamp.errors import EncampError, UnusableInput, printable, reason, shortened
 from encamp.sizes import counted, size_text
-from encamp.storage.cache.cleaners import locked
+from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.disk.disk import free_space, kind_and_source
 from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.outputs.beacon import reaches

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from encamp.cli.elsewhere import encamp_on
 from encamp.cli.run import names_in
-from encamp.engines.kit.hosts import host_in
+from encamp.engines.kit.hostfile import host_in
 from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, shown
 from encamp.sizes import counted
 from encamp.storage.cache.cache import clear_cache

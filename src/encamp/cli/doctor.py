@@ -19,7 +19,7 @@ from encamp.cli.ports import ports
 from encamp.cli.run import engine_options
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import Host
-from encamp.engines.kit.hosts import host_in
+from encamp.engines.kit.hostfile import host_in
 from encamp.engines.registry import engine_module
 from encamp.errors import EncampError, InputError, printable, shown
 from encamp.sizes import counted

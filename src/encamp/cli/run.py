@@ -125,7 +125,7 @@ def seconds_of(limit: str | None) -> float | None:
 
 def names_in(hosts: str) -> list[str]:
     """Names separated by commas; raises `BadJob` if there is none."""
-    from encamp.engines.kit import hosts as of_engines
+    from encamp.engines.kit import hostfile as of_engines
 
     names = of_engines.names_in(hosts)
     if not names:

@@ -17,7 +17,7 @@ from typing import Any
 import distributed
 
 from encamp import quota
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
 
 _PAGES = "127.0.0.1:0"

@@ -22,7 +22,7 @@ import ipyparallel
 from encamp.engines.ipyparallel.hosts import OwnCluster
 from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
 from encamp.engines.kit.cores import with_cores
-from encamp.engines.kit.hosts import HostLine, hosts_of, spread
+from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.mesh.routes import address_towards
 from encamp.engines.kit.remote import command_on

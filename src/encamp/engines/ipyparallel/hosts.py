@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command
 from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from encamp import quota
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
 

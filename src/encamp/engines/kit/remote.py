@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import IO
 
 from encamp import slurm
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.routes import address_towards_login

@@ -30,7 +30,7 @@ import msgspec
 from encamp import quota
 from encamp.engines.base import Arrival, Engine, Frame, Joined, Left
 from encamp.engines.kit.cores import with_cores
-from encamp.engines.kit.hosts import HostLine, hosts_of, spread
+from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
 from encamp.engines.mpi.hosts import Questions, command_by, remote_shell

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import psutil
 
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.routes import address_towards

@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 
 from encamp import slurm
-from encamp.engines.kit.hosts import HostLine
+from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signals_to_restore
 from encamp.engines.kit.mesh.routes import address_towards_login
 from encamp.engines.kit.sentinel import Sentinel

@@ -15,7 +15,7 @@ from pathlib import Path
 from encamp import slurm
 from encamp.engines.base import CONTROLLER
 from encamp.engines.kit.foreign import foreign
-from encamp.engines.kit.hosts import hosts_in
+from encamp.engines.kit.hostfile import hosts_in
 from encamp.engines.kit.interpreter import python_here
 from encamp.engines.pvm import libpvm
 from encamp.engines.pvm.endpoint import PVMEndpoint

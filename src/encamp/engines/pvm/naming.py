@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from encamp.engines.kit.hosts import HostLine, host_in
+from encamp.engines.kit.hostfile import HostLine, host_in
 from encamp.engines.pvm import libpvm
 from encamp.errors import BadJob
 

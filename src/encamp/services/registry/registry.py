@@ -37,13 +37,13 @@ from encamp.services.letters import (
 )
 from encamp.services.registry.circles import Circles
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.endings import Endings
 from encamp.services.registry.grants import Grants
 from encamp.services.registry.pool import STARTING, Seat
 from encamp.services.registry.program_end import ProgramEnd
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.replays import Replays
+from encamp.services.registry.restarts import Endings
 from encamp.services.registry.saved import States
 from encamp.services.registry.starter import Starter
 from encamp.services.windows import Opener

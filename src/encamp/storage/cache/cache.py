@@ -30,10 +30,10 @@ from types import TracebackType
 
 from encamp.errors import BadJob, DiskFull, SourceChanged, UnusableInput
 from encamp.sizes import parse_size, size_text
-from encamp.storage.cache.cleaners import keep_off
 from encamp.storage.cache.index import Event, Index, Row, opened
 from encamp.storage.cache.locks import KeyLock, alone, shared
 from encamp.storage.cache.sound import sound
+from encamp.storage.cache.tmp_cleaners import keep_off
 from encamp.storage.disk.copy import copy_file
 from encamp.storage.disk.disk import free_space, named_error
 from encamp.storage.disk.holes import allocated
