@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, Future
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +185,13 @@ def test_killed_at_any_step_of_publishing_it_resumes(
 ) -> None:
     runs = ForkedRuns(tmp_path, local_storage_base, at_once)
     try:
-        chances = runs.run(0)[1]
-        assert chances > 40
-        for number in range(1 + part, chances + 1, PARTS):
+        for number in count(1 + part, PARTS):
             runs.to, runs.counter = tmp_path / str(number) / "out", tmp_path / f"counter-{number}"
-            assert runs.run(number)[0] == -signal.SIGKILL
+            status, chances = runs.run(number)
+            if status == 0:  # it has come to its end; slow ones show more often how they stand
+                assert number > chances > 40
+                break
+            assert status == -signal.SIGKILL
             with Journal(runs.to / "job.job").writing():
                 pass  # written anew, it must tell the next run all the same
             runs.check_resumed()

@@ -32,7 +32,8 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     is_file = not file.startswith("<") and Path(file).is_file()
     if is_file and not file.startswith("/"):
         file = str(Path(file).absolute())
-    args = tuple(file if arg == _NOWHERE else arg for arg in args)
+    told = (_NOWHERE, code.co_filename)  # the latter by cloudpickle 3.0
+    args = tuple(file if arg in told else arg for arg in args)
     lines = [] if is_file else _lines_of(code)
     return (_with_lines, (args, file, code.co_firstlineno, lines)) if lines else (make, args)
 
