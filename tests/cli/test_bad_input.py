@@ -365,7 +365,7 @@ def test_a_destination_without_room_for_the_journal_is_told_in_one_sentence(
     here: Path, small_disk: Callable[[Path, str], list[str]]
 ) -> None:
     ended = run_task('outputs = "x"', by=small_disk(here / "results", "4k"))
-    ended.check_failed(f"the disk of {here}/results/job.job", "0 are free")
+    ended.check_failed(f"the disk of {here}/results/job.job", "0 B are free")
     assert results(here / "results") == EARLIER
 
 

@@ -58,10 +58,10 @@ def test_a_job_may_be_written_in_every_form(pool: Executor) -> None:
 @pytest.mark.parametrize(
     ("job", "why"),
     [
-        (5, "is 5, not a function"),
-        ((), "not a function"),
-        ("text", "not a function"),
-        ((5, (1,)), "not a function"),
+        (5, "is 5, neither a function"),
+        ((), "neither a function"),
+        ("text", "neither a function"),
+        ((5, (1,)), "neither a function"),
         ((tasks.add, 3), r"has 3 as its args; write \(function, \(argument,\)\)"),
         ((tasks.add, "abc"), "has 'abc' as its args"),
         ((tasks.add, (1,), 4), "has 4 as its kwargs"),

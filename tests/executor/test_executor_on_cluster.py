@@ -111,9 +111,9 @@ def test_shutting_down_cancels_its_own_tasks_only(cluster: Cluster, gate: Path) 
 
 
 def test_a_cluster_that_is_there_takes_no_slots_nor_engine_options(cluster: Cluster) -> None:
-    with pytest.raises(TypeError, match="already takes no slots"):
+    with pytest.raises(TypeError, match="an existing cluster takes no slots"):
         Executor(cluster, slots=2)
-    with pytest.raises(TypeError, match="already takes no inline"):
+    with pytest.raises(TypeError, match="an existing cluster takes no inline"):
         Executor(cluster, inline=True)
 
 

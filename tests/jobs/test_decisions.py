@@ -128,7 +128,7 @@ def test_each_attempt_says_all_that_came_of_it(here: Path) -> None:
             bad.where,
             submitted[0],
             bytes_mirrored=21,
-            error=str(bad.error),
+            error=str(bad.error).removeprefix("task a: "),
             error_type="StepFailed",
             **rest,
         ),

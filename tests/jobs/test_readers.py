@@ -134,7 +134,7 @@ def test_what_a_failed_task_leaves_is_read_by_who_comes_after_it_only(strips: Pa
             Prepared(_pair(reader, on_failure={"*.log": "logs"}))
         said = str(caught.value)
         assert "reads what task m leaves when it fails ('*.log' in logs), but does not" in said
-        assert "publish to another folder or name, or leave it out" in said
+        assert "publish to another folder or name, or exclude it from the mirror" in said
         Prepared(_pair(reader, after="m", on_failure={"*.log": "logs"}))
     Prepared(_pair(Mirror("out/logs/*.txt", required=False), on_failure={"*.log": "logs"}))
 

@@ -241,6 +241,6 @@ def test_the_limit_of_failures_is_a_whole_number(here: Path, most: Any) -> None:
 def test_what_to_keep_is_one_of_three(here: Path) -> None:
     job = encamp.Job("kept", to="results")
     job.add("one", "true")
-    with pytest.raises(BadJob, match="keep='sometimes': is not known; say 'never', 'failed' or"):
+    with pytest.raises(BadJob, match="keep='sometimes': is not known; use 'never', 'failed' or"):
         job.run(keep="sometimes")  # type: ignore[arg-type]
     assert not Path("results").exists()

@@ -122,9 +122,7 @@ report = job.run(check=False)
 print(report["good"].state, report["bad"].attempts[0].error_type, report["bad"].why)
 """
     found = _run_script(tmp_path, text)
-    assert found.startswith(
-        "done StepFailed task bad: step 'import of the steps' raised ValueError"
-    )
+    assert found.startswith("done StepFailed step 'import of the steps' raised ValueError")
 
 
 def test_what_cannot_travel_is_named_before_anything_runs(here: Path) -> None:

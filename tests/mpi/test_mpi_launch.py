@@ -271,7 +271,7 @@ def test_mpich_takes_no_network_that_hangs_unless_the_user_says_so(
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(None, "no such file"), (b"# nothing\n\n", "names no host"), (b"\xff\xfe", "no text")],
+    [(None, "no such file"), (b"# nothing\n\n", "names no host"), (b"\xff\xfe", "not UTF-8 text")],
 )
 def test_a_bad_host_file_is_refused_at_once(
     tmp_path: Path, content: bytes | None, why: str

@@ -96,7 +96,9 @@ def test_hosts_that_cannot_be_reached_are_named(lab: Lab) -> None:
         Cluster("dask", hosts=["lab1", "lab7"])
     with pytest.raises(EngineUnavailable, match="hosts names no host"):
         Cluster("dask", hosts=[])
-    with pytest.raises(BadJob, match=r"hosts and hostfile: choose the cluster with one of these"):
+    with pytest.raises(
+        BadJob, match=r"hosts and hostfile: choose the Dask cluster with one of these"
+    ):
         Cluster("dask", hosts=["lab1"], hostfile="hosts")
 
 
