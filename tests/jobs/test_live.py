@@ -60,7 +60,8 @@ def test_a_run_tells_which_tasks_run_and_what_is_left(
     often(monkeypatch)
     job = encamp.Job("strips", to="results")
     for number in range(6):
-        job.add(f"s{number}", encamp.call(wait, 0.15, "bad" if number == 1 else "good"))
+        fails = number == 1
+        job.add(f"s{number}", encamp.call(wait, 0.1 if fails else 0.6, "bad" if fails else "good"))
     noting = Noting()
     job.run(slots=2, check=False, progress=noting)
     most = max(status.counts.get("running", 0) for status in noting.all)
