@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+import gc
 import os
 import shutil
 import signal
@@ -47,6 +48,12 @@ _as_if_nobody_had_started_us()
 # How long an example takes says nothing on a machine that others use.
 settings.register_profile("encamp", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("encamp")
+
+
+def pytest_collection_finish() -> None:
+    """Keep all that was collected out of each look for garbage, and out of what forks copy."""
+    gc.collect()
+    gc.freeze()
 
 
 _LIMIT = pytest.StashKey[Any]()
