@@ -251,9 +251,9 @@ def never_opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         def refuse(asked: object) -> None:
             assert place not in str(asked), f"{place} was opened"
 
-        import encamp.storage.remote as remote
+        from encamp.storage import urls
 
-        monkeypatch.setattr(remote, "_opened", refuse)
+        monkeypatch.setattr(urls, "_opened", refuse)
         original = Path.stat
 
         def stat_of(path: Path, **options: bool) -> os.stat_result:

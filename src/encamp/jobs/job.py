@@ -18,8 +18,8 @@ from encamp.sizes import parse_size
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import MirrorMap, safe_target
 from encamp.storage.outputs.patterns import OutputMap, as_outputs
-from encamp.storage.remote import folder_name
 from encamp.storage.roots import current_folder
+from encamp.storage.urls import folder_name
 from encamp.values import Scalar
 
 if TYPE_CHECKING:

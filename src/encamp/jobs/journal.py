@@ -26,7 +26,7 @@ from encamp.model import Published, State, TaskReport
 from encamp.storage.disk.disk import disk_full, flushed
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
 from encamp.storage.outputs.believed import below
-from encamp.storage.remote import without_scheme
+from encamp.storage.urls import without_scheme
 
 Key = dict[str, str]
 """What a task's result depends on: part (code, inputs, …) → digest."""

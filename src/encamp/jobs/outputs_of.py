@@ -25,7 +25,7 @@ from encamp.storage.inputs.mirror import (
     safe_target,
 )
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.remote import is_url, without_scheme
+from encamp.storage.urls import is_url, without_scheme
 
 
 class _Named(Protocol):

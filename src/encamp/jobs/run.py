@@ -102,8 +102,8 @@ from encamp.storage.outputs.publish import (
 )
 from encamp.storage.outputs.stage import Staged, unstage
 from encamp.storage.owner import reclaim
-from encamp.storage.remote import is_url
 from encamp.storage.roots import local, local_storage, portable_name
+from encamp.storage.urls import is_url
 from encamp.values import Scalar, as_json
 from encamp.wire.pickling import NotImportable
 

@@ -21,7 +21,7 @@ from encamp.model import Published
 from encamp.storage.inputs.globs import escape
 from encamp.storage.inputs.mirror import Item, Mirror, Planner, merged
 from encamp.storage.outputs.believed import Believed
-from encamp.storage.remote import is_url
+from encamp.storage.urls import is_url
 
 
 def _has_any(task: Task) -> bool:

@@ -19,14 +19,14 @@ from encamp.errors import BadDestination, InputError, printable
 from encamp.jobs.journal import Journal, Record
 from encamp.jobs.steps import Task
 from encamp.model import MOST_COUNTED, Published
-from encamp.storage import remote
+from encamp.storage import urls
 from encamp.storage.disk.trusted import Trust, opened, trust_in
 from encamp.storage.inputs.mirror import Item, left_out
 from encamp.storage.inputs.reach import may_make
 from encamp.storage.inputs.tree import tree_state
 from encamp.storage.outputs.publish import flush_folders, intact
-from encamp.storage.remote import is_url, url_parts
 from encamp.storage.roots import local
+from encamp.storage.urls import is_url, url_parts
 
 _NAMED = 5
 """How many orphans a warning names."""
@@ -44,7 +44,7 @@ class Orphan:
     def gone(self) -> bool:
         """Whether it was removed by somebody."""
         if is_url(self.path):
-            return remote.size_of(self.path) is None
+            return urls.size_of(self.path) is None
         return not os.path.lexists(self.path)
 
     @property
@@ -229,7 +229,7 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
     folders = _emptied(unchanged, empty, to)
     if not dry_run:
         for path in unchanged:
-            remote.remove(path) if is_url(path) else way.remove(path)
+            urls.remove(path) if is_url(path) else way.remove(path)
         for folder in folders:
             with suppress(OSError, BadDestination):  # somebody may have put something there
                 way.remove(folder, is_folder=True)

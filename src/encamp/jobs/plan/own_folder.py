@@ -18,7 +18,7 @@ from encamp.jobs.journal import NAME
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.remote import is_url
+from encamp.storage.urls import is_url
 
 _FOR_OUTPUTS = "it is in the job's own folder, which holds its journal and report"
 _FOR_ANOTHERS = "it is in the folder of another job, which holds that job's journal and report"

@@ -34,7 +34,7 @@ from encamp.storage.inputs.reach import (
     symlinks_to,
 )
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.remote import is_url
+from encamp.storage.urls import is_url
 
 
 @dataclass(eq=False)

@@ -44,8 +44,8 @@ from encamp.storage.inputs.ship import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
 from encamp.storage.owner import named_refusals
 from encamp.storage.process import facts_in, this_process
-from encamp.storage.remote import download
 from encamp.storage.roots import local, local_storage, local_storage_path
+from encamp.storage.urls import download
 
 LIMIT = "ENCAMP_CACHE_LIMIT"
 INDEX = "index.sqlite"

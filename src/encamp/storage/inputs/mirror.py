@@ -21,8 +21,8 @@ from encamp.storage.inputs.globs import escape, is_glob, matches
 from encamp.storage.inputs.hidden import Hidden
 from encamp.storage.inputs.tree import TreeState, excluded, special, tree_state, why_unusable
 from encamp.storage.maps import each_of
-from encamp.storage.remote import find_remote, is_url, without_scheme
 from encamp.storage.roots import Portable, SharedPath, below, local, local_storage_path, portable
+from encamp.storage.urls import find_remote, is_url, without_scheme
 
 Mode = Literal["auto", "overlay", "reflink", "link", "copy"]
 _MODES = get_args(Mode)

@@ -13,7 +13,7 @@ from encamp.storage.inputs.hidden import split
 from encamp.storage.inputs.mirror import Mirror, renamed
 from encamp.storage.inputs.tree import excluded
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.remote import is_url, url_parts
+from encamp.storage.urls import is_url, url_parts
 
 BELOW = "**"
 """Stands for whatever is below, as in patterns."""

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.reach import Reach, folders_below, published_by
 from encamp.storage.outputs.patterns import Output
-from encamp.storage.remote import is_url, url_parts
+from encamp.storage.urls import is_url, url_parts
 
 NOT_DECLARED = "no output of the task can have that name"
 _LONGEST = 4096

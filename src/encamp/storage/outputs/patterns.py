@@ -10,13 +10,13 @@ from typing import Literal, get_args
 
 from encamp.errors import BadDestination, BadJob, OutputConflict, printable
 from encamp.model import quickly_pickled
-from encamp.storage import remote
+from encamp.storage import urls
 from encamp.storage.disk.trusted import NAMED, Trust, trust_in
 from encamp.storage.disk.trusted import below as folder_below
 from encamp.storage.inputs.mirror import renamed, safe_target
 from encamp.storage.maps import each_of
-from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, in_local_storage, local, portable_name
+from encamp.storage.urls import is_url
 
 Existing = Literal["replace", "error", "keep"]
 _EXISTING = get_args(Existing)
@@ -62,7 +62,7 @@ class Output:
             if not isinstance(given, str | os.PathLike):
                 raise BadJob(f"outputs: {given!r}", "is not a path; give text, such as '.'")
         object.__setattr__(self, "pattern", os.fspath(self.pattern))
-        object.__setattr__(self, "to", remote.without_scheme(os.fspath(self.to)))
+        object.__setattr__(self, "to", urls.without_scheme(os.fspath(self.to)))
 
 
 OutputMap = Mapping[str, str] | Iterable[Output | str] | Output | str
@@ -154,7 +154,7 @@ def _checked_folder(output: Output, destination: Path, shared: bool) -> str:
         raise BadDestination(output.to, why)
     output = _bound(output, destination, shared)
     if output.at is None:
-        remote.check(output.to)
+        urls.check(output.to)
     else:
         check_destination(local(output.at))
     return str(final_of(output)(PurePosixPath("x")))[:-1]

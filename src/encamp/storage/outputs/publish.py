@@ -12,7 +12,7 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, EncampError, OutputExists, printable
 from encamp.model import Published
-from encamp.storage import remote
+from encamp.storage import urls
 from encamp.storage.disk.disk import disk_full, keeps_owners
 from encamp.storage.disk.flush import flush_files, flush_folder
 from encamp.storage.disk.own_files import open_regular
@@ -20,8 +20,8 @@ from encamp.storage.disk.trusted import NAMED, Trust, open_folder, opened
 from encamp.storage.disk.visible import is_network_device, until_visible
 from encamp.storage.outputs.parts import PART, Written
 from encamp.storage.outputs.stage import Staged
-from encamp.storage.remote import is_url
 from encamp.storage.roots import Portable, local
+from encamp.storage.urls import is_url
 
 _NO_LINK = {errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -138,7 +138,7 @@ def _is_as_written(
 def _check_folder(one: Staged, name: str) -> None:
     """Create an empty folder; since it cannot be incomplete, it comes first."""
     if is_url(one.final):
-        return remote.make_folder(name)
+        return urls.make_folder(name)
     try:
         with opened(Path(name), one.trust.below(1), make=True):
             pass
@@ -156,7 +156,7 @@ def final_name(final: Portable) -> str:
 
 def _is_there(final: Portable) -> bool:
     if is_url(final):
-        return remote.size_of(str(final)) is not None
+        return urls.size_of(str(final)) is not None
     return os.path.lexists(local(final))
 
 
@@ -235,12 +235,12 @@ def _as_it_is(path: str, folder: int) -> Published:
 
 def _published_url(one: Staged, name: str, *, replace: bool) -> Published:
     part = str(one.part)
-    if not replace and remote.size_of(name) is not None:
-        remote.remove(part)
+    if not replace and urls.size_of(name) is not None:
+        urls.remove(part)
         if one.existing == "error":
             raise OutputExists(name)
-        return Published(name, remote.size_of(name) or 0, 0, "", kept=True)
-    remote.move(part, name)
+        return Published(name, urls.size_of(name) or 0, 0, "", kept=True)
+    urls.move(part, name)
     return Published(name, one.size, 0, one.digest)
 
 
@@ -286,7 +286,7 @@ def intact(published: Published, trust: Trust = NAMED) -> bool:
         if is_url(published.path) and published.kind == "folder":
             return True
         if is_url(published.path):
-            return remote.size_of(published.path) == published.size
+            return urls.size_of(published.path) == published.size
         above, _, name = published.path.rpartition("/")
         folder = open_folder(above or "/", trust)
         try:

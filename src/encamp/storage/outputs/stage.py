@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from secrets import token_hex
 
 from encamp.errors import BadDestination, MissingOutput, OutputConflict, UnusableOutput
-from encamp.storage import remote
+from encamp.storage import urls
 from encamp.storage.disk.copy import write_at
 from encamp.storage.disk.disk import disk_full, flushed, set_permissions
 from encamp.storage.disk.holes import Hashed, allocated, data_parts, is_sparse
@@ -28,7 +28,6 @@ from encamp.storage.outputs.landing import Far, OutputChannel, send_file
 from encamp.storage.outputs.made import Kind, Made, Publishable, entries_below
 from encamp.storage.outputs.parts import PART, Written, discard
 from encamp.storage.outputs.patterns import Existing, Output, bound, final_of
-from encamp.storage.remote import is_url
 from encamp.storage.roots import (
     Portable,
     below,
@@ -36,6 +35,7 @@ from encamp.storage.roots import (
     local,
     with_name,
 )
+from encamp.storage.urls import is_url
 
 _CHUNK = 1 << 20
 
@@ -169,7 +169,7 @@ def _staged(
             made.path, part, to, size, digest, existing, flush, written=written, trust=trust
         )
     url = f"{str(final).rsplit('/', 1)[0]}/{PART}{token}"
-    size, digest = remote.upload(source, url)
+    size, digest = urls.upload(source, url)
     return Staged(made.path, url, str(final), size, digest, existing)
 
 
@@ -207,7 +207,7 @@ def unstage(staged: Iterable[Staged]) -> None:
             continue
         if is_url(one.part):
             with suppress(BadDestination):  # a place that cannot be reached keeps it
-                remote.remove(str(one.part))
+                urls.remove(str(one.part))
         else:
             discard(local(one.part))
 

@@ -29,13 +29,13 @@ from encamp.errors import (
     SourceChanged,
     UnusableInput,
 )
-from encamp.storage import remote
+from encamp.storage import urls
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Mirror, Mode, plan
 from encamp.storage.outputs.patterns import Existing, Output
 from encamp.storage.outputs.publish import intact
-from encamp.storage.remote import find_remote
 from encamp.storage.roots import local_storage
+from encamp.storage.urls import find_remote
 
 try:
     import fsspec
@@ -93,7 +93,7 @@ def test_every_file_is_downloaded_once_a_host(
     mode: Mode, bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     downloaded: list[str] = []
-    real = remote.download
+    real = urls.download
 
     def counted(url: str, *args: Any, **options: Any) -> None:
         downloaded.append(url)
@@ -416,7 +416,7 @@ def test_what_is_at_a_url_is_an_error_on_request_and_no_other_output_is_publishe
 def test_what_another_makes_at_a_url_in_between_is_not_replaced(
     existing: Existing, destination: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = remote.upload
+    real = urls.upload
 
     def upload(source: Path, url: str) -> tuple[int, str]:
         sent = real(source, url)
@@ -424,7 +424,7 @@ def test_what_another_makes_at_a_url_in_between_is_not_replaced(
         system.pipe(path, b"theirs")
         return sent
 
-    monkeypatch.setattr(remote, "upload", upload)
+    monkeypatch.setattr(urls, "upload", upload)
     if existing == "keep":
         bring(destination[0], existing)
     else:
@@ -528,7 +528,7 @@ def test_a_file_has_the_date_that_its_server_tells(server: tuple[str, Any], here
     ],
 )
 def test_all_forms_of_a_date_are_understood(info: dict[str, Any], seconds: float) -> None:
-    assert remote._mtime_ns(info) == round(seconds * 1e6) * 1000
+    assert urls._mtime_ns(info) == round(seconds * 1e6) * 1000
 
 
 @pytest.mark.parametrize("options", [{}, {"readonly": True}, {"mode": "copy"}])
