@@ -18,7 +18,7 @@ import distributed
 
 from encamp import quota
 from encamp.engines.kit.hostfile import HostLine
-from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
+from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
 
 _PAGES = "127.0.0.1:0"
 """Where Dask shows its pages: they know no users and no TLS."""

@@ -25,7 +25,7 @@ from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.mesh.routes import address_towards
-from encamp.engines.kit.remote import command_on
+from encamp.engines.kit.ssh import command_on
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole
 

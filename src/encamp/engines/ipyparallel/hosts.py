@@ -21,7 +21,7 @@ from typing import Any
 
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command
-from encamp.engines.kit.remote import READY, RemotePrograms, address_towards_hosts
+from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
 
 _ENDS_WITHIN = 5.0
 _HERE = HostLine("localhost", 1)

@@ -23,7 +23,7 @@ from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
 from encamp.engines.kit.mesh.routes import address_towards
-from encamp.engines.kit.remote import command_on
+from encamp.engines.kit.ssh import command_on
 
 AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
