@@ -22,7 +22,7 @@ from pathlib import Path
 
 from encamp.errors import BadDestination, printable
 from encamp.model import quickly_pickled
-from encamp.storage.disk.owners import name_of_user, uid_of_new_files
+from encamp.storage.disk.uids import name_of_user, uid_of_new_files
 from encamp.storage.urls import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC

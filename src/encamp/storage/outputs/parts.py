@@ -14,7 +14,7 @@ from secrets import token_hex
 
 from encamp.errors import printable
 from encamp.model import quickly_pickled
-from encamp.storage.disk.owners import uid_of_new_files
+from encamp.storage.disk.uids import uid_of_new_files
 
 PART = ".encamp-"
 """How temporary names begin; hidden, so that ordinary patterns do not match them."""
