@@ -25,7 +25,7 @@ from encamp.engines.kit.streams import open_standard_streams
 from encamp.slot import ledger
 from encamp.slot.bounded import ends_of
 from encamp.slot.child import OUTPUT_HINT, Birth
-from encamp.slot.files import files_of_others, need_files
+from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.program import slot_command
 from encamp.slot.short_here import Cells

@@ -39,9 +39,9 @@ from encamp.loop.looking import Looking
 from encamp.loop.turns import Turns
 from encamp.slot.bounded import ends_of, free_middle
 from encamp.slot.calls import Slot
-from encamp.slot.files import limit_files
 from encamp.slot.isolation import put_back
 from encamp.slot.ledger import Ledger
+from encamp.slot.open_files import limit_files
 from encamp.slot.processes import adopt_orphans, descendants, end_descendants, helpers
 from encamp.slot.short_here import USABLE, SlotsEnd
 from encamp.storage.import_path import extend_import_path

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from encamp.agent.process import STOP_WITHIN
 from encamp.engines.kit.streams import open_standard_streams
 from encamp.sizes import counted
-from encamp.slot.files import need_files
+from encamp.slot.open_files import need_files
 
 P = ParamSpec("P")
 T = TypeVar("T")
