@@ -34,7 +34,7 @@ _HOMES = {
     "Service": "encamp.services.service",
     "ServiceError": "encamp.errors",
     "ServiceStatistics": "encamp.model",
-    "copy_files": "encamp.services.files",
+    "copy_files": "encamp.services.copy_files",
     "current_server": "encamp.services.server",
     "gather": "encamp.services.service",
     "Host": "encamp.cluster.events",
@@ -126,7 +126,7 @@ if TYPE_CHECKING:
     from encamp.jobs.outputs_of import outputs_of
     from encamp.jobs.steps import Call, Command, Task, call, command
     from encamp.model import AttemptReport, JobFailed, JobReport, ServiceStatistics, TaskReport
-    from encamp.services.files import copy_files
+    from encamp.services.copy_files import copy_files
     from encamp.services.parameters import Parameters
     from encamp.services.proxy import Proxy
     from encamp.services.result import Result

@@ -17,7 +17,7 @@ from replica_exchange import ReplicaExchange
 from encamp.cluster.cluster import Cluster
 from encamp.compat import isd
 from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
-from encamp.services.files import found
+from encamp.services.copy_files import found
 from encamp.testing.waiting import children_with, until
 
 SERVERS = 3

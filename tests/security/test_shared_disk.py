@@ -91,7 +91,7 @@ def test_a_folder_with_files_that_are_no_jobs_is_left_alone(scratch: Path) -> No
 
 @as_root
 def test_copied_files_follow_no_link_of_a_stranger(scratch: Path) -> None:
-    from encamp.services.files import take_over
+    from encamp.services.copy_files import take_over
 
     (scratch / "rc").write_text("KEEP")
     (scratch / "rc").chmod(0o600)

@@ -9,7 +9,7 @@ import pytest
 
 from encamp.cluster.cluster import Cluster
 from encamp.errors import ServerLost, ServiceFailed
-from encamp.services.files import copy_files
+from encamp.services.copy_files import copy_files
 from encamp.services.service import Service, gather
 from encamp.testing import served
 from encamp.testing.fake import FakeEngine

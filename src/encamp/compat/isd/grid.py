@@ -16,7 +16,7 @@ from encamp.compat.isd.hosts import Host
 from encamp.compat.isd.servers import Free, Proxy, Server
 from encamp.errors import BadJob, ServiceEnded, WrongLength
 from encamp.model import ServiceStatistics
-from encamp.services.files import copy_files
+from encamp.services.copy_files import copy_files
 from encamp.services.proxy import Proxy as OwnProxy
 from encamp.services.result import Result
 from encamp.services.service import Service, gather
