@@ -150,7 +150,7 @@ def test_status_of_a_broken_report_is_refused(half_done: Path) -> None:
 def storage(local_storage_base: Path) -> Path:
     """This user's folder in the local storage, with what a killed process left in it."""
     code = (
-        "import os, signal\nfrom encamp.storage.owner import OwnedFolder\n"
+        "import os, signal\nfrom encamp.storage.ownership import OwnedFolder\n"
         "(OwnedFolder('dead').task / 'file').touch()\nos.kill(os.getpid(), signal.SIGKILL)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
@@ -168,7 +168,7 @@ def sandboxes(storage: Path) -> list[Path]:
 def living(storage: Path) -> Iterator[Path]:
     """The sandbox of a process that lives."""
     code = (
-        "import sys\nfrom encamp.storage.owner import OwnedFolder\n"
+        "import sys\nfrom encamp.storage.ownership import OwnedFolder\n"
         "owned = OwnedFolder('living')\nprint(owned.path, flush=True)\n"
         "sys.stdin.read()\nowned.remove()\n"
     )

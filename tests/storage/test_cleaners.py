@@ -21,7 +21,7 @@ from encamp.storage.cache.locks import KeyLock
 from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.inputs import modes
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.owner import OwnedFolder, reclaim
+from encamp.storage.ownership import OwnedFolder, reclaim
 from encamp.storage.roots import local_storage
 
 FILES = 40
@@ -233,7 +233,7 @@ def test_a_living_owner_keeps_a_folder_whose_lock_file_is_gone() -> None:
 
 
 ABANDONED = """
-    from encamp.storage.owner import OwnedFolder
+    from encamp.storage.ownership import OwnedFolder
     import os
     owned = OwnedFolder("name")
     owned.path.with_name(f"{owned.path.name}.lock").unlink()

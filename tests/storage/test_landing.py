@@ -26,7 +26,7 @@ from encamp.storage.outputs.landing import Depot, Far, Landed, Piece, Receiver, 
 from encamp.storage.outputs.patterns import Output, as_outputs, bound
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import Staged, stage
-from encamp.storage.owner import reclaim
+from encamp.storage.ownership import reclaim
 from encamp.storage.roots import MIRRORED
 
 TOKEN, DEAD, NEW = "0123456789ab", "dead00000000", "beef00000000"

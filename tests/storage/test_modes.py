@@ -19,7 +19,7 @@ from encamp.storage.cache import sound
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
 from encamp.storage.inputs.modes import needs_own_mounts, way_of
-from encamp.storage.owner import reclaim, sandboxes
+from encamp.storage.ownership import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 
 REFUSED = "the disk refuses: not here"

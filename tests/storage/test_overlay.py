@@ -18,7 +18,7 @@ from encamp.storage.disk.removal import remove_tree
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Mirror, plan
-from encamp.storage.owner import keep_dead, reclaim, sandboxes
+from encamp.storage.ownership import keep_dead, reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 
 

@@ -15,7 +15,7 @@ from other_processes import run, start
 import encamp
 from encamp.errors import InputDamaged
 from encamp.storage.inputs.mirror import Mirror, MirrorMap
-from encamp.storage.owner import sandboxes
+from encamp.storage.ownership import sandboxes
 from encamp.storage.persistent import remove_idle
 from encamp.storage.roots import local_storage
 

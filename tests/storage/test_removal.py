@@ -25,7 +25,7 @@ from encamp.storage.outputs.made import entries_below
 from encamp.storage.outputs.parts import PART, discard_leftovers
 from encamp.storage.outputs.patterns import as_outputs
 from encamp.storage.outputs.stage import stage
-from encamp.storage.owner import OwnedFolder, kept, reclaim, sandboxes
+from encamp.storage.ownership import OwnedFolder, kept, reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 
 MEMORY = "/dev/shm"

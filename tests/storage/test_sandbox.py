@@ -17,7 +17,7 @@ from sandboxed_work import double, double_in_thread
 
 import encamp
 from encamp.errors import BadDestination, MissingOutput, NoMatch, OutputConflict, TargetConflict
-from encamp.storage.owner import clean_kept, kept
+from encamp.storage.ownership import clean_kept, kept
 from encamp.storage.roots import local_storage, local_storage_path
 
 

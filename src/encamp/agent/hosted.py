@@ -25,7 +25,7 @@ from encamp.slot.child import Birth
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
 from encamp.slot.short import ShortWay
 from encamp.slot.short_here import USABLE
-from encamp.storage.owner import reclaim
+from encamp.storage.ownership import reclaim
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import (

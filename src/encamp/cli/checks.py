@@ -23,7 +23,7 @@ from encamp.storage.cache.tmp_cleaners import locked
 from encamp.storage.disk.disk import free_space, kind_and_source
 from encamp.storage.inputs.modes import why_no_overlay, why_no_reflink
 from encamp.storage.outputs.beacon import reaches
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.ownership import OwnedFolder
 from encamp.storage.roots import LOCAL, MIRRORED, Portable, local, local_storage
 from encamp.version import __version__
 

@@ -11,7 +11,7 @@ from encamp.errors import BadJob, CannotRemove, HostsNotReached, printable, show
 from encamp.sizes import counted
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.owner import clean_kept, kept
+from encamp.storage.ownership import clean_kept, kept
 from encamp.storage.roots import local_storage_path
 
 

@@ -28,7 +28,7 @@ from encamp.jobs.worker.commands import run_command
 from encamp.model import JobReport
 from encamp.slot.threads import with_chosen
 from encamp.storage.folder import Sandbox
-from encamp.storage.owner import reclaim
+from encamp.storage.ownership import reclaim
 from encamp.storage.roots import local_storage
 
 

@@ -101,7 +101,7 @@ from encamp.storage.outputs.publish import (
     publish,
 )
 from encamp.storage.outputs.stage import Staged, unstage
-from encamp.storage.owner import reclaim
+from encamp.storage.ownership import reclaim
 from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.urls import is_url
 from encamp.values import Scalar, as_json

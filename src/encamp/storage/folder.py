@@ -12,7 +12,7 @@ from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.place import Placed, Placer
 from encamp.storage.inputs.ship import Channel
 from encamp.storage.inputs.unchanged import Unchanged
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.ownership import OwnedFolder
 
 
 class Sandbox:

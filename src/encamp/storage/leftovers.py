@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from encamp.storage.cache.cache import HostCache
-from encamp.storage.owner import reclaim
+from encamp.storage.ownership import reclaim
 from encamp.storage.roots import local_storage_path
 
 

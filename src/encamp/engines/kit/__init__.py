@@ -1,8 +1,8 @@
 """What engines share; no engine knows another.
 
-hosts, logins, cores    hosts as users write them; many logins through ssh; cores of hosts
+hostfile, cores         hosts as users write them; cores of hosts
 interpreter, foreign    starting an interpreter like this one, and its environment
-remote                  programs on other hosts, which end with this one
+ssh, logins             programs on other hosts, which end with this one; many logins at once
 sentinel, waker, streams    ends of processes, waking a thread, missing standard streams
 here                    the end of an agent in the controller's own process
 begin                   starting an agent for a process of another system

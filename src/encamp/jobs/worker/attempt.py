@@ -27,7 +27,7 @@ from encamp.slot.calls import SpawnersFiles, ask_here
 from encamp.storage.disk.visible import sees
 from encamp.storage.inputs.modes import needs_own_mounts
 from encamp.storage.inputs.overlay import recover
-from encamp.storage.owner import TASK, keep_dead, reclaim, reclaim_folder
+from encamp.storage.ownership import TASK, keep_dead, reclaim, reclaim_folder
 from encamp.wire.pickling import NotImportable
 from encamp.wire.protocol import ABOUT_SERVICES
 

@@ -18,7 +18,7 @@ import msgspec
 
 from encamp.errors import EncampError, NoSuchConsole, SeveralConsoles
 from encamp.slot.bounded import free_middle, whole_at_start
-from encamp.storage.owner import OwnedFolder, reclaim_folder, sandboxes
+from encamp.storage.ownership import OwnedFolder, reclaim_folder, sandboxes
 from encamp.storage.roots import local_storage, local_storage_path
 
 KEPT = 1 << 20

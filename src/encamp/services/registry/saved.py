@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from encamp.cluster.errands import Errands
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.ownership import OwnedFolder
 from encamp.wire.frames import Parts
 
 _PARTIAL = ".part"

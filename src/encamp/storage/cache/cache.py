@@ -42,7 +42,7 @@ from encamp.storage.disk.visible import until_not_older
 from encamp.storage.inputs.mirror import Item, is_here
 from encamp.storage.inputs.ship import Channel, receive_file, receive_tree
 from encamp.storage.inputs.tree import copy_tree, tree_state
-from encamp.storage.owner import named_refusals
+from encamp.storage.ownership import named_refusals
 from encamp.storage.process import facts_in, this_process
 from encamp.storage.roots import local, local_storage, local_storage_path
 from encamp.storage.urls import download

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 from encamp.errors import EncampError, ModeRefused
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.ownership import OwnedFolder
 
 Way = Literal["overlay", "reflink", "link", "copy", "direct"]
 """``direct``: copied from the source, past the cache, as only one task needs it."""

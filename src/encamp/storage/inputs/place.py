@@ -30,7 +30,7 @@ from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.inputs.modes import Way, reflink, way_of, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
-from encamp.storage.owner import OwnedFolder, named_refusals
+from encamp.storage.ownership import OwnedFolder, named_refusals
 from encamp.storage.roots import local
 
 _NO_SHARING = {

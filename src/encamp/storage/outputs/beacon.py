@@ -22,7 +22,7 @@ from encamp.storage.disk.own_files import read_regular
 from encamp.storage.disk.trusted import Trust, opened
 from encamp.storage.disk.visible import sees
 from encamp.storage.outputs.parts import BEACON, PART, discard_leftovers, token_of_beacon
-from encamp.storage.owner import OwnedFolder
+from encamp.storage.ownership import OwnedFolder
 from encamp.storage.process import MOST_FACTS, ProcessFacts, this_process
 from encamp.storage.roots import Portable, SharedPath, local
 
