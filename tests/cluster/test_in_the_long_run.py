@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from encamp.agent import main as agents
+from encamp.agent import main as agent_main
+from encamp.cluster import agents
 from encamp.cluster import cluster as clusters
-from encamp.cluster import hosts
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.slot.calls import current_task
@@ -42,7 +42,7 @@ class Sluggish(SimulatedEngine):
 def test_a_host_that_answers_late_again_and_again_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hosts, "_BEAT", 0.02)
+    monkeypatch.setattr(agents, "_BEAT", 0.02)
     engine = Sluggish(every=3)
     with Cluster(engine) as cluster:
         until(lambda: cluster.receive(0.02, source=10**9) or engine.pings >= 30)
@@ -53,7 +53,7 @@ def test_a_host_that_answers_late_again_and_again_is_not_lost(
 def test_a_host_is_lost_when_five_pings_in_a_row_had_no_answer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(hosts, "_BEAT", 0.02)
+    monkeypatch.setattr(agents, "_BEAT", 0.02)
     engine = Sluggish(every=10**9)
     with Cluster(engine) as cluster:
         assert isinstance(cluster.receive(SOON).message, HostDeleted)  # type: ignore[union-attr]
@@ -94,7 +94,7 @@ def test_output_that_is_followed_comes_once_and_in_order(
 def test_a_host_that_comes_soon_after_the_last_has_gone_saves_the_cluster(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "_NOBODY", 0.5)
+    monkeypatch.setattr(agents, "_NOBODY", 0.5)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         cluster.spawn(int, notify=False).result(SOON)
@@ -111,9 +111,9 @@ def test_an_agent_ends_when_it_hears_nothing_for_long_and_not_while_it_does(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clusters, "LONELY", 1.0)
-    monkeypatch.setattr(agents, "_LOOK_AGAIN", 0.2)
-    monkeypatch.setattr(hosts, "_BEAT", 0.1)
-    monkeypatch.setattr(hosts, "_MISSED", 10**9)
+    monkeypatch.setattr(agent_main, "_LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(agents, "_BEAT", 0.1)
+    monkeypatch.setattr(agents, "_MISSED", 10**9)
     engine = FakeEngine(1, 1)
     with Cluster(engine) as cluster:
         pid = cluster.spawn(work.pid, notify=False).result(SOON)

@@ -18,7 +18,7 @@ import pytest
 
 from encamp.agent import main as agent
 from encamp.agent.hosted import ProcessSlot
-from encamp.cluster import hosts
+from encamp.cluster import agents
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, UnsupportedByEngine
@@ -335,12 +335,12 @@ class _SlowToPickle:
 def test_a_task_that_is_pickled_while_the_cluster_fails_ends_too(
     local_storage_base: Path, no_slots_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "_NOBODY", 0.3)
+    monkeypatch.setattr(agents, "_NOBODY", 0.3)
     engine = FakeEngine(1, 1)
     with suppress(EncampError), Cluster(engine) as cluster:
         cluster.spawn(int).result(SOON)
         engine.kill_host("fake-1")
-        until(lambda: not cluster._controller.hosts.agents)
+        until(lambda: not cluster._controller.agents.by_number)
         slow = _SlowToPickle(1.5)
         task = cluster.spawn(lambda: slow)
         assert cluster._controller.failure is not None

@@ -90,7 +90,7 @@ def daemon_of(cluster: Cluster) -> int:
 
 
 def agents_of(cluster: Cluster) -> list[int]:
-    facts = [agent.facts for agent in cluster._controller.hosts.agents.values()]
+    facts = [agent.facts for agent in cluster._controller.agents.by_number.values()]
     return [fact.pid for fact in facts if fact is not None]
 
 
@@ -131,7 +131,7 @@ def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
         one, other = cluster.spawn_many(work.echo, [(1,)] * 2)
         until(lambda: None not in (one.slot, other.slot))
         frozen = cluster._controller.tasks[one.id].place.agent  # type: ignore[union-attr]
-        facts = cluster._controller.hosts.agents[frozen].facts
+        facts = cluster._controller.agents.by_number[frozen].facts
         assert facts is not None
         os.kill(facts.pid, signal.SIGSTOP)
         try:

@@ -91,10 +91,10 @@ class TestHosts(PVMOnLab, Hosts):
     ) -> None:
         with cluster_of(5) as cluster:
             assert sorted(host.slots for host in cluster.hosts()) == [1, 2, 2]
-            assert len(cluster._controller.hosts.agents) == 3
+            assert len(cluster._controller.agents.by_number) == 3
         with cluster_of(4, inline=True) as cluster:
             assert sorted(host.slots for host in cluster.hosts()) == [1, 1, 2]
-            assert len(cluster._controller.hosts.agents) == 4
+            assert len(cluster._controller.agents.by_number) == 4
 
     @pytest.mark.usefixtures("quick_beats")
     def test_a_host_that_was_cut_off_comes_back_by_itself(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import encamp
-from encamp.cluster import hosts
+from encamp.cluster import agents
 from encamp.cluster.cluster import Cluster
 from encamp.errors import EngineFailed
 from encamp.testing.fake import FakeEngine
@@ -33,7 +33,7 @@ def survey(here: Path) -> encamp.Job:
 def test_it_stops_with_one_sentence_and_goes_on_when_run_again(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosts, "_NOBODY", 0.3)
+    monkeypatch.setattr(agents, "_NOBODY", 0.3)
     engine = FakeEngine(hosts=2, slots=1)
 
     def kill_all() -> None:

@@ -191,9 +191,9 @@ class Cluster:
         controller.mail.clear()  # the first hosts are no news
         self._short = controller.mail.short = self._short_way(engine, sealed=bool(key))
         if self._beats:
-            controller.hosts.listen()
+            controller.agents.listen()
         if engine.elastic:
-            controller.hosts.tell_needs()
+            controller.agents.tell_needs()
         self._pump.start()
 
     def _short_way(self, engine: Engine, *, sealed: bool) -> Short | None:
@@ -247,7 +247,7 @@ class Cluster:
         self._pump.until(self._complete, timeout)
         if controller.failure is not None:
             raise controller.failure
-        if not controller.hosts.known:
+        if not controller.agents.hosts:
             raise EngineFailed(self._engine.name, f"no host has joined within {timeout:g} s")
         self._check_names()
 
@@ -260,14 +260,14 @@ class Cluster:
 
     def _complete(self) -> bool:
         controller = self._controller
-        here = controller.hosts.here()
+        here = controller.agents.here()
         return len(here) >= self._engine.agents or controller.failure is not None
 
     # What there is
 
     def hosts(self) -> list[Host]:
         """The hosts, in the order in which they joined."""
-        return list(self._controller.hosts.known.values())
+        return list(self._controller.agents.hosts.values())
 
     def _places(self, host: str) -> list[Place]:
         """The scheduler's records of the slots of a host; none if it is lost."""
@@ -319,7 +319,7 @@ class Cluster:
     @property
     def about(self) -> str:
         """A short description of the cluster."""
-        hosts = len(self._controller.hosts.known)
+        hosts = len(self._controller.agents.hosts)
         where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
         return f"{self.slots} slots on {where}"
 
@@ -575,13 +575,13 @@ class Cluster:
     def _order(self, what: str, deadline: float | None, *, each: bool) -> list[tuple[str, str]]:
         """Have agents do something; returns the hosts and their answers."""
         controller = self._controller
-        tickets = self._pump.call(lambda: controller.hosts.order(what, each=each))
+        tickets = self._pump.call(lambda: controller.agents.order(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._pump.until(lambda: controller.hosts.all_done(tickets), left):
+        if not self._pump.until(lambda: controller.agents.all_done(tickets), left):
             raise TimeoutError("a host has not cleared its local storage in time")
         answers = []
         for ticket, host in tickets.items():
-            done = controller.hosts.orders.pop(ticket)
+            done = controller.agents.orders.pop(ticket)
             if done is None or not done[1]:
                 why = "the cluster was closed" if done is None else done[2]
                 raise EngineFailed(self._engine.name, f"{host} was not cleared: {why}")

@@ -21,10 +21,10 @@ from itertools import repeat
 from typing import Any
 
 from encamp import quota
+from encamp.cluster.agents import Agent, Agents
 from encamp.cluster.errands import Errands
 from encamp.cluster.events import TaskExit, TaskResult
 from encamp.cluster.functions import Functions, name_of_called
-from encamp.cluster.hosts import Agent, Hosts
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.printed import Printed
@@ -122,7 +122,7 @@ class Controller:
         self.printed = Printed(follow)
         named = engine.name if self.inline else ""
         self.recalls = Recalls(self, self.scheduler, self.pump, self.outbox, named)
-        self.hosts = Hosts(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
+        self.agents = Agents(self, engine, self.scheduler, self.pump, self.outbox, self.mail)
         self.failure: EngineFailed | None = None
         self.tenant: Tenant | None = None
         """What has tasks here that last: services."""
@@ -134,7 +134,7 @@ class Controller:
         self._shares_memory = self.inline and engine.agent_here is not None
         """Whether tasks run in this process."""
         self._handlers: dict[type, Callable[[Agent, Any, Parts], None]] = {
-            Hello: self.hosts.hello,
+            Hello: self.agents.hello,
             Results: self._results,
             ManyResults: self._many_results,
             Message: self._message,
@@ -143,8 +143,8 @@ class Controller:
             WhereIs: self._where_is,
             Ask: self._ask,
             GivenBack: self.recalls.given_back,
-            SlotEnded: self.hosts.slot_ended,
-            OrderDone: self.hosts.order_done,
+            SlotEnded: self.agents.slot_ended,
+            OrderDone: self.agents.order_done,
         }
         if engine.agent_here is None or engine.patience() is not None:  # there is something to hear
             self.pump.attach(engine, self.arrived)
@@ -209,8 +209,8 @@ class Controller:
             self.take_in()
             if self.failure is not None:  # maybe after its spawner had looked
                 self.fail(self.failure)
-            if self.hosts.has_lost:  # maybe after the host of one was looked for
-                self.hosts.end_unmet()
+            if self.agents.has_lost:  # maybe after the host of one was looked for
+                self.agents.end_unmet()
         if scheduler.slots:
             # Again, as a call that cannot be sent leaves its slot to another.
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
@@ -250,9 +250,9 @@ class Controller:
         self.take_in()
         return self.tasks.get(task.id)
 
-    def agents(self) -> list[Agent]:
+    def all_agents(self) -> list[Agent]:
         """The agents."""
-        return list(self.hosts.agents.values())
+        return list(self.agents.by_number.values())
 
     def slots_changed(self) -> None:
         """The number of slots has changed."""
@@ -276,14 +276,14 @@ class Controller:
             except BadFrame:
                 return  # not from one of us: as if it had not come
         elif isinstance(arrival, Joined):
-            self.hosts.joined(arrival.agent, arrival.by)
+            self.agents.joined(arrival.agent, arrival.by)
         elif isinstance(arrival, Left):
-            self.hosts.left(arrival.agent, arrival.why)
+            self.agents.left(arrival.agent, arrival.why)
 
     def _frame(self, sender: int, parts: Parts) -> None:
         if self.outbox.seal is not None:
             parts = self.outbox.seal.open(sender, parts)
-        agent = self.hosts.agents.get(sender)
+        agent = self.agents.by_number.get(sender)
         if agent is None:
             return
         agent.heard = True
@@ -298,8 +298,8 @@ class Controller:
 
         It is handled behind what came before: the agent may be in the middle of something.
         """
-        self.hosts.joined(number, "")
-        agent, come = self.hosts.agents[number], self.pump.come
+        self.agents.joined(number, "")
+        agent, come = self.agents.by_number[number], self.pump.come
 
         def hear(envelope: Any, parts: Parts) -> None:
             come.append((self._handle, (agent, envelope, parts)))
@@ -309,7 +309,7 @@ class Controller:
     def _handle(self, message: tuple[Agent, Any, Parts]) -> None:
         agent, envelope, parts = message
         handler = self._handlers.get(type(envelope))
-        if handler is not None and agent.number in self.hosts.agents:
+        if handler is not None and agent.number in self.agents.by_number:
             with suppress(BadFrame):
                 handler(agent, envelope, parts)
 

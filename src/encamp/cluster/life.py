@@ -122,7 +122,7 @@ class Life:
 
         def end() -> None:
             controller.closing = True
-            for agent in controller.hosts.agents:
+            for agent in controller.agents.by_number:
                 controller.outbox.post(agent, [encode(End())])
             controller.outbox.flush()
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from encamp.agent.hosted import ANSWER_WITHIN
-from encamp.cluster.hosts import Agent
+from encamp.cluster.agents import Agent
 from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
@@ -41,7 +41,7 @@ class Controls(Protocol):
     def record(self, task: SpawnedTask) -> Record | None:
         """The record of a task; None if it has ended."""
 
-    def agents(self) -> Iterable[Agent]:
+    def all_agents(self) -> Iterable[Agent]:
         """The agents that there are."""
 
     def begins(self, place: Place) -> None:
@@ -168,7 +168,7 @@ class Recalls:
         self._looking = False
         if not self._scheduler.idle or not self._scheduler.ahead:
             return
-        for agent in self._controller.agents():
+        for agent in self._controller.all_agents():
             for place in agent.places:
                 if len(place.ahead) > 1 and not place.closed and not place.ticket:
                     self.recall(place)

@@ -112,7 +112,7 @@ def publish(
 def _check_hosts(controller: Controller, published: Published) -> None:
     """Raise if there can never be as many servers, on these hosts, as requested."""
     on = published.options._need().on
-    known = dict(controller.hosts.known)
+    known = dict(controller.agents.hosts)
     for name in on or ():
         if name not in known:
             raise NoSuchHost(name, tuple(known))

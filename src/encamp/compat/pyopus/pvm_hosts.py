@@ -149,7 +149,7 @@ class Roster:
         if engine is None:
             return {host.name for host in cluster.hosts()}
         asked, silent = time.monotonic(), dict(self._call(self._ask))
-        known = self._controller.hosts.agents
+        known = self._controller.agents.by_number
 
         def all_heard() -> bool:
             for number in list(silent):
@@ -162,18 +162,18 @@ class Roster:
         return {host.name for host in cluster.hosts()} - {*silent.values()}
 
     def _ask(self) -> list[tuple[int, str]]:
-        hosts = self._controller.hosts
-        agents = hosts.here()
-        for agent in agents:
-            hosts.ping(agent)
-        return [(agent.number, agent.host) for agent in agents]
+        agents = self._controller.agents
+        here = agents.here()
+        for agent in here:
+            agents.ping(agent)
+        return [(agent.number, agent.host) for agent in here]
 
 
 def _stations(engine: Any, controller: Any) -> dict[int, str]:
     """Hosts' ids → the cluster's names, of hosts that have an agent."""
     return {
         engine._agents[agent.number].host.tid: agent.host
-        for agent in controller.hosts.here()
+        for agent in controller.agents.here()
         if agent.number in engine._agents
     }
 

@@ -1,4 +1,4 @@
-"""The hosts of a cluster and their agents: how they join, get orders, are watched, and leave."""
+"""The agents of a cluster: how they join, get orders, are watched, and leave."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Agent:
 
 
 class Controls(Protocol):
-    """What hosts need of their controller."""
+    """What agents need of their controller."""
 
     @property
     def inline(self) -> bool:
@@ -107,8 +107,8 @@ class Controls(Protocol):
         """The engine as a whole is gone."""
 
 
-class Hosts:
-    """Of one controller; for the thread that drives its pump."""
+class Agents:
+    """The agents of a cluster, and their hosts; for the thread that drives its pump."""
 
     def __init__(
         self,
@@ -121,8 +121,8 @@ class Hosts:
     ) -> None:
         self._controller, self._engine, self._scheduler = controller, engine, scheduler
         self._pump, self._outbox, self._mail = pump, outbox, mail
-        self.agents: dict[int, Agent] = {}
-        self.known: dict[str, Host] = {}
+        self.by_number: dict[int, Agent] = {}
+        self.hosts: dict[str, Host] = {}
         self.orders: dict[int, tuple[int, bool, str] | None] = {}
         """By tickets: agent, whether it was done well, and what it said; None until then."""
         self.has_lost = False
@@ -131,7 +131,7 @@ class Hosts:
 
     def joined(self, number: int, frames_by: str) -> None:
         """An agent is on its way."""
-        self.agents.setdefault(number, Agent(number, frames_by))
+        self.by_number.setdefault(number, Agent(number, frames_by))
 
     def hello(self, agent: Agent, facts: Hello, parts: Parts) -> None:
         """An agent is there, and its slots may be given work."""
@@ -165,20 +165,20 @@ class Hosts:
                 warnings.warn(words, stacklevel=2)
 
     def _know(self, station: Station, agent: Agent) -> None:
-        known = self.known.get(station.name)
+        known = self.hosts.get(station.name)
         gpus = tuple(station.gpus) if known is None else known.gpus
         python = "" if agent.facts is None else agent.facts.python
         by = agent.frames_by or ("" if known is None else known.frames_by)
         slots = len(station.places)
         host = Host(station.name, slots, station.cores, station.memory, gpus, python, by)
-        self.known[station.name] = host
+        self.hosts[station.name] = host
         self._controller.slots_changed()
         if known is None:
             self._mail.put(SPAWNER, HostAdded(host))
 
     def here(self) -> list[Agent]:
         """The agents that have come, in the order in which they did."""
-        return [agent for agent in self.agents.values() if agent.facts is not None]
+        return [agent for agent in self.by_number.values() if agent.facts is not None]
 
     def ping(self, agent: Agent) -> None:
         """Ask an agent for a sign of life."""
@@ -191,7 +191,7 @@ class Hosts:
     def tell_needs(self) -> None:
         """Tell an elastic engine what there is to do, now and from time to time."""
         busy: dict[int, int] = {}
-        for agent in self.agents.values():
+        for agent in self.by_number.values():
             if count := sum(bool(place.ahead) for place in agent.places):
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
@@ -203,7 +203,7 @@ class Hosts:
 
         So each knows, too, that there is somebody.
         """
-        for agent in list(self.agents.values()):
+        for agent in list(self.by_number.values()):
             if agent.heard:
                 agent.missed = 0
             else:
@@ -219,7 +219,7 @@ class Hosts:
 
     def left(self, number: int, why: str) -> None:
         """An agent is gone, and the tasks that it ran with it."""
-        agent = self.agents.pop(number, None)
+        agent = self.by_number.pop(number, None)
         if agent is None or self._controller.closing:
             return
         for place in agent.places:
@@ -233,7 +233,7 @@ class Hosts:
         if agent.facts is not None:
             station = self._scheduler.stations.get(agent.facts.host)
             if station is None:
-                self._mail.put(SPAWNER, HostDeleted(self.known.pop(agent.facts.host)))
+                self._mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
                 self._controller.slots_changed()
             else:  # another agent is still there
                 self._know(station, agent)
@@ -242,16 +242,16 @@ class Hosts:
 
     def end_unmet(self) -> None:
         """End what no host that is left could run; all, if none comes soon."""
-        if not self.agents and self._engine.elastic:
+        if not self.by_number and self._engine.elastic:
             return  # it has some when there is work again
-        if not self.agents:
+        if not self.by_number:
             self._pump.later(_NOBODY, self._fail_alone)
         for task in self._scheduler.unmet():
             lost = TaskLost(task.label, "its host", None, "no host is left that could run it")
             self._controller.end(task, False, lost)
 
     def _fail_alone(self) -> None:
-        if not self.agents and self._controller.failure is None:
+        if not self.by_number and self._controller.failure is None:
             engine = self._engine.name
             self._controller.fail(EngineFailed(engine, "all of its hosts are lost"))
 
@@ -287,7 +287,7 @@ class Hosts:
             self._controller.slots_changed()
             self.end_unmet()
             return
-        if len(self.agents) == 1:  # whatever comes in its place would fare no better
+        if len(self.by_number) == 1:  # whatever comes in its place would fare no better
             self._controller.fail(EngineFailed(self._engine.name, why))
         self.left(agent.number, why)
         self._engine.give_up(agent.number)
