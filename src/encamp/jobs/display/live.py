@@ -164,12 +164,12 @@ class Live:
                 for name, since in islice(oldest, _MOST_RUNNING)
             ],
             failed=list(self._failed),
-            left=None if stopping else self._left(now, waiting),
+            left=None if stopping else self._estimate(now, waiting),
             slots=self._slots,
             bytes_mirrored=self._mirrored,
         )
 
-    def _left(self, now: float, waiting: int) -> float | None:
+    def _estimate(self, now: float, waiting: int) -> float | None:
         """Estimated seconds until the end."""
         if not self._ran or self._first is None:
             return None
