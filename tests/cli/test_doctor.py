@@ -115,6 +115,8 @@ def test_an_engine_is_not_asked_for_hosts_that_do_not_answer(
         (["-o", "mpi"], "write it as NAME=VALUE"),
         (["-o", "colour=red"], "it has no option 'colour'"),
         (["--hosts", ","], "it names no host"),
+        (["--hosts", "one,two"], "it has no option 'hosts'; name an engine that has other hosts"),
+        (["-e", "mpi", "-o", "address=x"], "it has no option 'address'; its options are"),
     ],
 )
 def test_what_cannot_be_used_is_refused(here: Path, words: list[str], said: str) -> None:

@@ -31,6 +31,8 @@ _MODULES = {
     "mesh": ("encamp.engines.mesh", ""),
 }
 """Name → module, and what to do where something that it needs is missing."""
+_OF_HOSTS = ("hosts", "hostfile", "address")
+"""Options that people give to the engine ``local`` and that need another one."""
 _OF_OBJECTS = {"distributed": "dask", "ipyparallel": "ipyparallel"}
 """Package → the engine that takes its clients and clusters."""
 _GROUP = "encamp.engines"
@@ -73,6 +75,8 @@ def open_end(
         why = f"it has no option {name[1]!r}" if name else str(exc)
         known = ", ".join(name for name in taken if name != "start_timeout")
         remedy = f"its options are: {known}" if known else "leave it out: it has none"
+        if name and name[1] in _OF_HOSTS and not taken.keys() & set(_OF_HOSTS):
+            remedy = "name an engine that has other hosts: 'dask', 'ipyparallel', 'mpi' or 'pvm'"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
 
