@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -23,17 +23,8 @@ def _modules(source: Path) -> dict[str, Path]:
     return found
 
 
-def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """What runs when a module is loaded, or is only there for types."""
-    for statement in body:
-        yield statement
-        if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
-            for part in ("body", "orelse", "handlers", "finalbody"):
-                yield from _statements(getattr(statement, part, ()))
-
-
 def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
-    for statement in _statements(ast.parse(path.read_text()).body):
+    for statement in ast.walk(ast.parse(path.read_text())):
         if isinstance(statement, ast.ImportFrom) and statement.module is not None:
             for alias in statement.names:
                 inner = f"{statement.module}.{alias.name}"
@@ -43,7 +34,7 @@ def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 
 def _circle(source: Path) -> list[str]:
-    """Modules that import each other in a circle, those for type checkers counted; or none."""
+    """Modules that import each other in a circle, in functions and for types as well; or none."""
     modules = _modules(source)
     graph = {
         name: {other for other in _imported(path, modules) if other in modules and other != name}
@@ -56,15 +47,19 @@ def _circle(source: Path) -> list[str]:
     return []
 
 
-def test_no_modules_import_each_other_in_a_circle_not_even_for_types() -> None:
+def test_no_modules_import_each_other_in_a_circle_in_functions_or_for_types_either() -> None:
     assert _circle(SOURCE) == []
 
 
-def test_a_circle_is_found_also_where_a_part_of_it_is_for_types_only(tmp_path: Path) -> None:
+def test_a_circle_is_found_also_where_a_part_of_it_is_in_a_function_or_for_types_only(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "__init__.py").write_text("")
     (tmp_path / "some" / "one.py").write_text("def f():\n    from some import other\n")
     (tmp_path / "some" / "other.py").write_text("from some.one import f\n")
+    assert set(_circle(tmp_path)) == {"some.one", "some.other"}
+    (tmp_path / "some" / "one.py").write_text("")
     assert _circle(tmp_path) == []
     for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from some import other\n"
     (tmp_path / "some" / "one.py").write_text(for_types)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import BadJob, EncampError, printable, shown
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.dry import dry_run
-from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal
 from encamp.jobs.options import Debugged, Options
 from encamp.jobs.plan.prepare import Prepared
@@ -36,7 +36,7 @@ class DebugEnds(SystemExit):
     """Ends a script after a task was debugged, since the rest would run jobs."""
 
 
-def debug(job: Job, options: Options, wanted: Debugged) -> JobReport:
+def debug(job: JobDefinition, options: Options, wanted: Debugged) -> JobReport:
     """Debug a task of a job, and end the program; for other jobs, returns their report.
 
     Publishes and records nothing. Raises `BadJob` for a task that depends on tasks that are not
@@ -75,7 +75,7 @@ def not_found(wanted: Debugged) -> BadJob:
     return BadJob(f"task {wanted.task}", no_task_named(wanted.task, wanted.others))
 
 
-def _as_it_is(job: Job, task: str, options: Options) -> JobReport:
+def _as_it_is(job: JobDefinition, task: str, options: Options) -> JobReport:
     """The report of an earlier job of the script; raises `BadJob` if it has something to do."""
     report = dry_run(job, replace(options, for_script=False), Silent())
     if report.count("to do"):
@@ -86,7 +86,7 @@ def _as_it_is(job: Job, task: str, options: Options) -> JobReport:
 
 
 @contextmanager
-def _folder(job: Job, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
+def _folder(job: JobDefinition, prepared: Prepared, wanted: Debugged) -> Iterator[Path]:
     """The task's folder with its inputs in it."""
     inputs = prepared.inputs.of(wanted.task)
     local_storage()

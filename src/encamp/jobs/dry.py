@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from encamp.errors import InputError
 from encamp.jobs.clock import Clock
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.display.progress import Progress
-from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, seen
 from encamp.jobs.options import Options
 from encamp.jobs.plan.graph import Graph
@@ -21,7 +21,7 @@ from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.model import JobReport, TaskReport
 
 
-def dry_run(job: Job, options: Options, progress: Progress) -> JobReport:
+def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobReport:
     """Report what would run and why; runs and writes nothing."""
     shared = job.shared or options.shared
     journal = Journal(job.true_folder(shared=shared), shared=shared, is_true=True)

@@ -1,26 +1,15 @@
-"""A job as its user writes it: shared inputs, tasks, and a destination."""
+"""A job as its user writes and runs it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
-from encamp.jobs.outputs_of import InputMap, as_inputs
-from encamp.jobs.report.parameters import checked_parameters
-from encamp.jobs.steps import Step, Task, as_steps
-from encamp.quantities import as_number, as_whole, whole
-from encamp.sizes import parse_size
-from encamp.storage.disk.trusted import named
-from encamp.storage.inputs.mirror import MirrorMap, safe_target
-from encamp.storage.outputs.patterns import OutputMap, as_outputs
-from encamp.storage.roots import current_folder
-from encamp.storage.urls import folder_name
-from encamp.values import Scalar
+from encamp.jobs.definition import JobDefinition
+from encamp.quantities import whole
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -28,17 +17,11 @@ if TYPE_CHECKING:
     from encamp.jobs.worker.work import Keep
     from encamp.model import JobReport
 
-SUFFIX = ".job"
-"""What names of jobs' own folders end with."""
-LOG_LIMIT = "ENCAMP_LOG_LIMIT"
-"""Environment variable with the limit of logs, where a job does not say."""
-_USUAL_LOG_LIMIT = 8 << 20
-_LEAST_LOG_LIMIT = 1 << 10
 _LISTED = 10
 """Tasks that a notebook shows."""
 
 
-class Job:
+class Job(JobDefinition):
     """Tasks that share input files and a destination.
 
     name
@@ -61,104 +44,8 @@ class Job:
         change what it knows of its results; otherwise only its owner can.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        to: str | Path,
-        mirror: MirrorMap = (),
-        retries: int = 0,
-        time_limit: float | None = None,
-        log_limit: int | str | None = None,
-        base: str | Path | None = None,
-        shared: bool = False,
-    ) -> None:
-        self.name = _checked_name(name, "job")
-        self.base = Path(base or current_folder()).absolute()
-        self.goes_to(to, self.base)
-        self.mirror, taken = as_inputs(mirror)
-        if taken:
-            why = "is for the mirror of a task, since job inputs must exist before any task runs"
-            raise BadJob(str(taken[0]), why)
-        self.shared = bool(shared)
-        self.retries = _checked_retries(name, retries)
-        self.time_limit = _checked_limit(name, time_limit)
-        self.log_limit = checked_log_limit(name, log_limit)
-        self.tasks: dict[str, Task] = {}
-        self.report: JobReport | None = None
-        """Of its last run in this program."""
-
-    def goes_to(self, to: str | Path, base: Path) -> None:
-        """Set another destination, below ``base`` if it is a relative path."""
-        if not isinstance(to, str | os.PathLike):
-            raise BadJob("to", f"must be a folder or a URL, not {to!r}")
-        folder = folder_name(to)
-        self.to = base / folder
-        self._below = None if folder.startswith("/") else base
-
-    @property
-    def folder(self) -> Path:
-        """The folder with the job's journal, report and logs."""
-        return self.to / f"{self.name}{SUFFIX}"
-
-    def true_folder(self, *, shared: bool = False) -> Path:
-        """`folder` without symlinks. Raises `BadDestination` for another user's link in its path.
-
-        ``shared`` says whether a group shares the job.
-        """
-        below, to = self._below, self.to
-        if below is not None and to.is_relative_to(below):
-            to = to.relative_to(below)
-        return named(below or self.base, to, shared=shared or self.shared) / self.folder.name
-
-    def add(
-        self,
-        name: str,
-        steps: Step | Iterable[Step],
-        *,
-        mirror: InputMap = (),
-        outputs: OutputMap = (),
-        on_failure: OutputMap = (),
-        after: str | Iterable[str] = (),
-        retries: int | None = None,
-        time_limit: float | None = None,
-        parameters: Mapping[str, Scalar] | None = None,
-        values: str | None = None,
-    ) -> Task:
-        """Add a task.
-
-        ``steps`` run one after the other in the task's folder: functions (see `call` for arguments)
-        and command lines. ``mirror`` may include outputs of other tasks of this job, see
-        `outputs_of`. ``after`` names tasks that must be done first, also as glob patterns
-        (``"strip-*"``); patterns in ``mirror`` are then looked up when those tasks are done.
-        ``on_failure`` names files to publish, if they exist, when the task fails or is killed.
-        ``values`` names a file that the steps write, with the task's values (see
-        `TaskReport.value`); by default the values are those that the last function returns.
-        ``parameters`` are the first columns of the job's table, by default the arguments of that
-        function that are numbers, texts or truth values. Raises `BadJob` for a name used twice, no
-        step, or bad numbers.
-        """
-        _checked_name(name, "task")
-        if name in self.tasks:
-            raise BadJob(f"task {name}", "occurs twice; give every task its own name")
-        mirrors, taken = as_inputs(mirror)
-        task = Task(
-            name,
-            as_steps(steps),
-            mirrors,
-            as_outputs(outputs),
-            tuple(replace(output, required=False) for output in as_outputs(on_failure)),
-            (after,) if isinstance(after, str) else tuple(after),
-            self.retries if retries is None else _checked_retries(name, retries),
-            self.time_limit if time_limit is None else _checked_limit(name, time_limit),
-            taken,
-            checked_parameters(name, parameters),
-            _checked_values(name, values),
-        )
-        if not task.steps:
-            raise BadJob(f"task {name}", "has no steps")
-        self.tasks[name] = task
-        return task
+    report: JobReport | None = None
+    """Of its last run in this program."""
 
     def run(
         self,
@@ -242,9 +129,6 @@ class Job:
             raise
         return self.report
 
-    def __repr__(self) -> str:
-        return f"<Job {self.name!r}: {len(self.tasks)} tasks, to {str(self.to)!r}>"
-
     def _repr_html_(self) -> str:
         from encamp.markup import box, heading, table
 
@@ -259,57 +143,3 @@ class Job:
         ]
         head = heading(f"Job {self.name}", f"{len(self.tasks)} tasks, to {self.to}")
         return box(head, table(("task", "steps", "outputs"), rows, len(self.tasks) - len(rows)))
-
-
-def _checked_name(name: str, kind: str) -> str:
-    if not isinstance(name, str):
-        raise BadJob(f"the {kind} name {name!r}", "must be text")
-    if (
-        not name
-        or name in (".", "..")
-        or "/" in name
-        or "\0" in name
-        or len(os.fsencode(name)) > 200
-    ):
-        raise BadJob(
-            f"the {kind} name {name!r}", "must be a file name: not empty, no '/', at most 200 bytes"
-        )
-    return name
-
-
-def _checked_values(name: str, values: str | None) -> str | None:
-    if values is not None:
-        if not isinstance(values, str) or not values:
-            raise BadJob(name, f"values must name a file in the task's folder, not {values!r}")
-        safe_target(values)
-    return values
-
-
-def checked_log_limit(name: str, limit: int | str | None) -> int:
-    """The limit of a log in bytes. Raises `BadJob`."""
-    if limit is None:
-        given = os.environ.get(LOG_LIMIT)
-        return checked_log_limit(LOG_LIMIT, given) if given else _USUAL_LOG_LIMIT
-    size = parse_size(limit) if isinstance(limit, str) else limit
-    if not isinstance(size, int) or isinstance(size, bool) or size < _LEAST_LOG_LIMIT:
-        why = f"must be a size of {_LEAST_LOG_LIMIT} bytes or more, as '20 MiB', not {limit!r}"
-        raise BadJob(name, f"the limit of logs {why}")
-    return size
-
-
-def _checked_retries(name: str, retries: int) -> int:
-    number = as_whole(retries)
-    if number is None:
-        raise BadJob(name, f"retries must be a whole number, not {retries!r}")
-    if number < 0:
-        raise BadJob(name, f"retries must be 0 or more, not {retries}")
-    return number
-
-
-def _checked_limit(name: str, limit: float | None) -> float | None:
-    seconds = as_number(limit)
-    if limit is not None and seconds is None:
-        raise BadJob(name, f"the time limit must be a number of seconds, not {limit!r}")
-    if seconds is not None and not seconds > 0:
-        raise BadJob(name, f"the time limit must be more than 0 seconds, not {limit}")
-    return seconds

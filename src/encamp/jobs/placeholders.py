@@ -1,20 +1,19 @@
-"""Placeholders such as ``{stem}``: their values, and how to insert them into each kind of text.
+"""The values of placeholders such as ``{stem}``, and how to insert them into each kind of text.
 
 A text is a pattern, a word of a command, a shell line or plain text. A value stays one value in all
-of them, whatever characters it contains. ``{run:03d}`` pads a whole number with zeros; ``{{`` and
-``}}`` are plain braces.
+of them, whatever characters it contains.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import BadJob
 from encamp.jobs.steps import Command
+from encamp.jobs.template import Placeholder, parse
 from encamp.storage.inputs.globs import escape
 
 Values = Mapping[str, str]
@@ -25,73 +24,33 @@ FILE_NAMES = ("input", "name", "stem", "suffix", "parent", "path")
 OF_THE_MATCH = ("name", "stem", "suffix")
 """Placeholders that in a ``rename`` are those of the file that is renamed."""
 
-TOKEN = re.compile(r"\{\{|\}\}|\{[^{}]*\}|[{}]")
-"""A placeholder or a brace, as it is written."""
-_HOLE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(?::(0[1-9][0-9]?)d?)?\}")
 
-
-@dataclass(frozen=True)
-class Hole:
-    """One placeholder of a text: its name, its zero padding (``"03"``), and its original text."""
-
-    name: str
-    padding: str
-    written: str
-
-
-@lru_cache(maxsize=4096)
-def parse(text: str) -> tuple[str | Hole, ...]:
-    """A text as plain pieces and `Hole` objects, never two plain pieces in a row."""
-    if "\0" in text:
-        raise BadJob(
-            repr(text), "holds a null character, which is not allowed in names and commands"
-        )
-    pieces: list[str | Hole] = []
-    for piece in _pieces(text):
-        if isinstance(piece, str) and pieces and isinstance(pieces[-1], str):
-            pieces[-1] += piece
-        elif piece:
-            pieces.append(piece)
-    return tuple(pieces)
-
-
-def _pieces(text: str) -> Iterator[str | Hole]:
-    at = 0
-    for match in TOKEN.finditer(text):
-        yield text[at : match.start()]
-        yield _piece(match[0])
-        at = match.end()
-    yield text[at:]
-
-
-def _piece(token: str) -> str | Hole:
-    if token in ("{{", "}}"):
-        return token[0]
-    if token in ("{", "}"):
-        raise BadJob(token, f"a lone brace; write {token * 2} for a plain brace")
-    match = _HOLE.fullmatch(token)
-    return Hole(match[1], match[2] or "", token) if match else Hole("", "", token)
-
-
-def _value(hole: Hole, values: Values) -> str:
-    if hole.name not in values:
-        raise BadJob(hole.written, _unknown(hole, list(values)))
-    value = values[hole.name]
-    if not hole.padding:
+def _value(placeholder: Placeholder, values: Values) -> str:
+    if placeholder.name not in values:
+        raise BadJob(placeholder.written, _unknown(placeholder, list(values)))
+    value = values[placeholder.name]
+    if not placeholder.padding:
         return value
     if not re.fullmatch("-?[0-9]+", value):
-        raise BadJob(hole.written, f"pads whole numbers only, and {hole.name} is {value!r} here")
-    return format(int(value), hole.padding)
+        raise BadJob(
+            placeholder.written,
+            f"pads whole numbers only, and {placeholder.name} is {value!r} here",
+        )
+    return format(int(value), placeholder.padding)
 
 
-def _unknown(hole: Hole, known: list[str]) -> str:
+def _unknown(placeholder: Placeholder, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    word = hole.name or re.sub(r"\W.*", "", hole.written[1:-1], flags=re.DOTALL)
+    word = placeholder.name or re.sub(r"\W.*", "", placeholder.written[1:-1], flags=re.DOTALL)
     close = get_close_matches(word, known, 1)
     guess = f"did you mean {{{close[0]}}}? " if close and close[0] != word else ""
     padding = "only zero padding can be added, as {index:03d}; " if word in known else ""
-    files = "it is only for tasks that foreach makes for files; " if hole.name in FILE_NAMES else ""
+    files = (
+        "it is only for tasks that foreach makes for files; "
+        if placeholder.name in FILE_NAMES
+        else ""
+    )
     names = ", ".join(f"{{{name}}}" for name in sorted(known))
     return (
         f"no such placeholder here; {guess}{padding}{files}the placeholders are {names}; "
@@ -127,8 +86,8 @@ def fill_rename(text: str, values: Values) -> str:
     return "".join(_renaming(piece, known) for piece in parse(text))
 
 
-def _renaming(piece: str | Hole, values: Values) -> str:
-    if isinstance(piece, Hole):
+def _renaming(piece: str | Placeholder, values: Values) -> str:
+    if isinstance(piece, Placeholder):
         if piece.name in OF_THE_MATCH and not piece.padding:
             return piece.written
         piece = _value(piece, values)
@@ -143,7 +102,7 @@ def fill_word(word: str, values: Values) -> str:
     """
     filled = fill(word, values)
     first = parse(word)[0] if filled else ""
-    if isinstance(first, Hole) and first.name == "input" and filled.startswith("-"):
+    if isinstance(first, Placeholder) and first.name == "input" and filled.startswith("-"):
         return f"./{filled}"
     return filled
 
@@ -156,7 +115,11 @@ def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
     from encamp.jobs.shell_line import fill_line
 
     pieces = parse(line)
-    found = {hole: _value(hole, values) for hole in pieces if isinstance(hole, Hole)}
+    found = {
+        placeholder: _value(placeholder, values)
+        for placeholder in pieces
+        if isinstance(placeholder, Placeholder)
+    }
     return fill_line(pieces, found, bash=bash) if found else "".join(map(str, pieces))
 
 
@@ -175,7 +138,7 @@ def _fill_variable(name: str, text: str, values: Values) -> str:
 
 
 def _filled_in(text: str, values: Values) -> list[str]:
-    return [_value(piece, values) for piece in parse(text) if isinstance(piece, Hole)]
+    return [_value(piece, values) for piece in parse(text) if isinstance(piece, Placeholder)]
 
 
 def fill_command(command: Command, values: Values) -> Command:

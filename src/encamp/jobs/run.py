@@ -41,11 +41,12 @@ from encamp.errors import (
 )
 from encamp.jobs.claims import check_claims
 from encamp.jobs.clock import Clock
+from encamp.jobs.definition import JobDefinition
+from encamp.jobs.display.default import progress_here
 from encamp.jobs.display.live import Live
-from encamp.jobs.display.progress import Progress, Shielded, Silent, progress_here
+from encamp.jobs.display.progress import Progress, Shielded, Silent
 from encamp.jobs.dry import dry_run
 from encamp.jobs.interrupts import Interrupts
-from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
@@ -133,7 +134,7 @@ Number = TypeVar("Number", int, float | None)
 
 
 def run_job(
-    job: Job, executor: Executor | Cluster | None, options: Options, *, check: bool
+    job: JobDefinition, executor: Executor | Cluster | None, options: Options, *, check: bool
 ) -> JobReport:
     """Run what is missing or has changed of a job; see `Job.run`."""
     _check(executor)
@@ -171,7 +172,7 @@ def run_job(
     return report
 
 
-def _nothing_to_run(job: Job, progress: Progress) -> JobReport:
+def _nothing_to_run(job: JobDefinition, progress: Progress) -> JobReport:
     """The report of a run without tasks; the last report stays."""
     progress.began(job.name, 0, None)
     report = job_report(job, [], Clock(), "none", interrupted=False, warnings=[NONE_FAILED])
@@ -247,7 +248,7 @@ _Done = tuple[str, Outcome, list[Published]]
 class _Run:
     def __init__(
         self,
-        job: Job,
+        job: JobDefinition,
         tasks: Collection[str],
         prepared: Prepared,
         journal: Journal,

@@ -24,7 +24,7 @@ from encamp.jobs.shell_commands import (
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
-    from encamp.jobs.placeholders import Hole
+    from encamp.jobs.template import Placeholder
 
 _KNOWN = names(
     "program list pipeline command command_name redirected_statement file_redirect "
@@ -79,19 +79,19 @@ class Place:
 class Line:
     """A line that was read with a word in place of each value."""
 
-    def __init__(self, pieces: tuple[str | Hole, ...], *, bash: bool) -> None:
+    def __init__(self, pieces: tuple[str | Placeholder, ...], *, bash: bool) -> None:
         self._bash = bash
         self._source = b""
-        holes: list[tuple[Hole, int]] = []
+        placeholders: list[tuple[Placeholder, int]] = []
         for piece in pieces:
             if not isinstance(piece, str):
-                holes.append((piece, len(self._source)))
+                placeholders.append((piece, len(self._source)))
                 piece = f"encamp_{piece.name}"
             self._source += piece.encode(errors="surrogateescape")
-        self._starts = [start for _, start in holes]
+        self._starts = [start for _, start in placeholders]
         self._root = _parser().parse(self._source).root_node
         self._all = list(_below(self._root))
-        self.places = [(hole, self._place(start)) for hole, start in holes]
+        self.places = [(placeholder, self._place(start)) for placeholder, start in placeholders]
 
     @cached_property
     def why_unsafe(self) -> str:

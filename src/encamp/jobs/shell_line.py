@@ -19,9 +19,9 @@ from encamp.jobs.shell_commands import names
 from encamp.jobs.shell_grammar import Line, Place
 
 if TYPE_CHECKING:
-    from encamp.jobs.placeholders import Hole
+    from encamp.jobs.template import Placeholder
 
-Pieces = tuple["str | Hole", ...]
+Pieces = tuple["str | Placeholder", ...]
 
 _PLAIN = re.compile(r"[\w.,:@%+=/-]*", re.ASCII)
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
@@ -35,40 +35,40 @@ def is_plain(value: str) -> bool:
     return _PLAIN.fullmatch(value) is not None
 
 
-def fill_line(pieces: Pieces, values: Mapping[Hole, str], *, bash: bool) -> str:
+def fill_line(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) -> str:
     """A line in pieces with the values of its placeholders filled in.
 
     Raises `BadJob` where a shell might run a value, or where none can stand.
     """
     line = _read(pieces, bash)
-    for hole, place in line.places:
-        _check(hole, values[hole], place)
-    rest: list[str | Hole] = []
+    for placeholder, place in line.places:
+        _check(placeholder, values[placeholder], place)
+    rest: list[str | Placeholder] = []
     places = iter(line.places)
     for at, piece in enumerate(pieces):
         if not isinstance(piece, str):
-            hole, place = next(places)
+            placeholder, place = next(places)
             after = pieces[at + 1] if at + 1 < len(pieces) else ""
-            if is_plain(values[hole]):
-                piece = _plain_word(hole, values[hole], place, after)
+            if is_plain(values[placeholder]):
+                piece = _plain_word(placeholder, values[placeholder], place, after)
         rest.append(piece)
     if all(map(is_plain, values.values())):
         return "".join(map(str, rest))
     return _with_odd(tuple(rest), values, bash=bash)
 
 
-def _with_odd(pieces: Pieces, values: Mapping[Hole, str], *, bash: bool) -> str:
+def _with_odd(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) -> str:
     """A line with the values that are not plain; all others are in it already."""
     places = iter(_read(pieces, bash).places)
     set_first: dict[str, str] = {}
     text = ""
     for piece in pieces:
         if not isinstance(piece, str):
-            hole, place = next(places)
-            _check_odd(hole, values[hole], place, _read(pieces, bash))
-            name = f"encamp_{hole.name}"
-            set_first[name] = values[hole]
-            piece = _variable(name, _folder(hole, values[hole], place), place)
+            placeholder, place = next(places)
+            _check_odd(placeholder, values[placeholder], place, _read(pieces, bash))
+            name = f"encamp_{placeholder.name}"
+            set_first[name] = values[placeholder]
+            piece = _variable(name, _folder(placeholder, values[placeholder], place), place)
         text += piece
     return "".join(f"{name}={shlex.quote(value)}; " for name, value in set_first.items()) + text
 
@@ -78,39 +78,43 @@ def _read(pieces: Pieces, bash: bool) -> Line:
     return Line(pieces, bash=bash)
 
 
-def _check(hole: Hole, value: str, place: Place) -> None:
+def _check(placeholder: Placeholder, value: str, place: Place) -> None:
     if place.never:
-        raise BadJob(hole.written, place.never.replace("{v}", hole.written))
+        raise BadJob(placeholder.written, place.never.replace("{v}", placeholder.written))
     if place.only_numbers and not _NUMBER.fullmatch(value):
         raise BadJob(
-            hole.written,
+            placeholder.written,
             f"cannot be inserted inside {place.only_numbers} of a shell step unless it is a "
             f"number, for the shell runs what is there as code, and it is {value!r} here; do that "
             "in a Python step, or leave it to another program, such as awk",
         )
 
 
-def _check_odd(hole: Hole, value: str, place: Place, line: Line) -> None:
+def _check_odd(placeholder: Placeholder, value: str, place: Place, line: Line) -> None:
     why = place.only_plain or line.why_unsafe
-    if not why and place.may_be_option and value[0] in "-+" and hole.name != "input":
-        why = f"a program would take it for an option (write ./{hole.written} if it is a file)"
+    if not why and place.may_be_option and value[0] in "-+" and placeholder.name != "input":
+        why = (
+            f"a program would take it for an option (write ./{placeholder.written} if it is a file)"
+        )
     if why:
         raise BadJob(
-            hole.written,
+            placeholder.written,
             f"is {value!r} here, but this place of the shell line takes only letters of ASCII, "
             f"digits and .,:@%+=/-_, since {why}; give it as an argument to a script in a file, or "
             "use no shell for it: a list of words, or encamp map without --shell",
         )
 
 
-def _folder(hole: Hole, value: str, place: Place) -> str:
+def _folder(placeholder: Placeholder, value: str, place: Place) -> str:
     """What keeps a file's name from being an option."""
-    return "./" if hole.name == "input" and value[:1] == "-" and place.begins_word else ""
+    return "./" if placeholder.name == "input" and value[:1] == "-" and place.begins_word else ""
 
 
-def _plain_word(hole: Hole, value: str, place: Place, after: str | Hole) -> str:
+def _plain_word(
+    placeholder: Placeholder, value: str, place: Place, after: str | Placeholder
+) -> str:
     """A plain value, quoted where a word means more than itself."""
-    word = _folder(hole, value, place) + value
+    word = _folder(placeholder, value, place) + value
     is_descriptor = isinstance(after, str) and after[:1] in ("<", ">")
     more = not word or "=" in word or word in _RESERVED or is_descriptor
     return f"'{word}'" if more and not place.quotes else word

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from encamp.errors import BadJob
+from encamp.jobs.display.caller import caller
 
 if TYPE_CHECKING:
     from encamp.model import JobReport, JobStatus, TaskReport
@@ -57,27 +56,7 @@ class Silent:
 
     def finished(self, report: JobReport) -> None:
         for warning in report.warnings:
-            warnings.warn(warning, stacklevel=_depth() + 1)
-
-
-def _depth() -> int:
-    """How many frames of encamp's own are on the stack above this one, up to the script."""
-    return _callers()[0] - 1
-
-
-def _callers() -> tuple[int, str]:
-    """How many frames of encamp's own are on the stack, and the module that called encamp."""
-    depth = 0
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__", "").startswith("encamp."):
-        frame, depth = frame.f_back, depth + 1
-    return depth, "" if frame is None else frame.f_globals.get("__name__", "")
-
-
-def _is_script() -> bool:
-    """Whether the calling code is a script, and not a library or typed in."""
-    main = sys.modules.get("__main__")
-    return _callers()[1] == "__main__" and getattr(main, "__file__", None) is not None
+            warnings.warn(warning, stacklevel=caller()[0] + 1)
 
 
 class Shielded:
@@ -129,20 +108,3 @@ class Shielded:
         except Exception:  # noqa: BLE001 - a user's own may raise what it likes
             _log.exception("%r raised in %r; the run continues without it", self._progress, what)
             self._progress = None
-
-
-def progress_here() -> Progress:
-    """The default: the command's display, or a display in a notebook.
-
-    Silent if a library runs the job, and standard error is not a terminal.
-    """
-    if "IPython" in sys.modules:
-        from encamp.jobs.display.notebook import InNotebook, in_notebook
-
-        if in_notebook():
-            return InNotebook()
-    if sys.stderr is None or sys.stderr.closed or not (sys.stderr.isatty() or _is_script()):
-        return Silent()
-    from encamp.jobs.display.console import console_progress
-
-    return console_progress(quiet=False, dry_run=False)

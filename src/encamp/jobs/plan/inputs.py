@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from encamp.errors import TargetConflict
-from encamp.jobs.job import Job
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal
 from encamp.jobs.outputs_of import Made, OutputsOf, chosen
 from encamp.jobs.plan.graph import Graph, makers
@@ -42,12 +42,12 @@ def _unpacked(packed: bytes) -> list[Item]:
     return [Item(*row) for row in pickle.loads(packed)]  # noqa: S301 - `_packed` here
 
 
-def planner_of(job: Job) -> Planner:
+def planner_of(job: JobDefinition) -> Planner:
     """Looks up a job's patterns, which do not match its destination unless they begin with it."""
     return Planner(job.base, _left_out(job))
 
 
-def _left_out(job: Job) -> list[Path]:
+def _left_out(job: JobDefinition) -> list[Path]:
     return [Path(os.path.realpath(folder)) for folder in (job.to, job.folder)]
 
 
@@ -56,7 +56,7 @@ class Inputs:
 
     def __init__(
         self,
-        job: Job,
+        job: JobDefinition,
         graph: Graph,
         journal: Journal,
         believed: Believed,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
-from encamp.jobs.job import SUFFIX, Job
+from encamp.jobs.definition import SUFFIX, JobDefinition
 from encamp.jobs.journal import NAME
 from encamp.storage.inputs.globs import escape, may_meet
 from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
@@ -28,7 +28,7 @@ _FOR_INPUTS = (
 )
 
 
-def check_own_folder(job: Job) -> None:
+def check_own_folder(job: JobDefinition) -> None:
     """Raise `BadDestination` or `UnusableInput` for a path that names the job's own folder."""
     own = Path(os.path.realpath(job.folder)).parts
     folder = folders_below(job.to)
@@ -44,7 +44,7 @@ def check_own_folder(job: Job) -> None:
                     raise UnusableInput(mirror.pattern, _FOR_INPUTS)
 
 
-def _outputs(job: Job) -> Iterator[Output]:
+def _outputs(job: JobDefinition) -> Iterator[Output]:
     for task in job.tasks.values():
         yield from task.outputs
         yield from task.on_failure

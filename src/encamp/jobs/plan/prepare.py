@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from encamp.errors import BadJob, OutputConflict
-from encamp.jobs.job import Job
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Journal, Key, Line
 from encamp.jobs.plan.changes import JobInputs, listed, which, with_name
 from encamp.jobs.plan.fingerprint import own_module
@@ -40,7 +40,7 @@ def _is_plain(step: Call | Command) -> bool:
 class Prepared:
     """A checked job. Creating one raises an `InputError` for anything that cannot work."""
 
-    def __init__(self, job: Job, journal: Journal | None = None) -> None:
+    def __init__(self, job: JobDefinition, journal: Journal | None = None) -> None:
         if not job.tasks:
             raise BadJob(f"job {job.name}", "has no tasks")
         self.job = job
@@ -143,7 +143,7 @@ class Prepared:
         self._sent.pop(name, None)
 
 
-def _final_names(job: Job, trust: Trust) -> dict[str, str]:
+def _final_names(job: JobDefinition, trust: Trust) -> dict[str, str]:
     """Known final paths → the task of each."""
     shared = trust.shared
     check_destination(job.true_folder(shared=shared).parent)

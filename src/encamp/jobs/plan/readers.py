@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
 from encamp.errors import BadJob, InputError, printable
-from encamp.jobs.job import Job
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.plan.graph import Graph
 from encamp.jobs.steps import Task
 from encamp.storage.inputs.globs import escape, fixed_start, is_glob, may_meet, names_may_meet
@@ -121,7 +121,7 @@ def _start(name: str) -> str:
 class _Published:
     """Everything that the tasks of a job may publish, also on failure, by folder."""
 
-    def __init__(self, job: Job, *, failed: bool) -> None:
+    def __init__(self, job: JobDefinition, *, failed: bool) -> None:
         self._failed = failed
         self._top = _Folder(failed=failed)
         self._destination = Path(os.path.realpath(job.to)).parts
@@ -218,7 +218,7 @@ class _Hit:
 
 
 class _Check:
-    def __init__(self, job: Job, graph: Graph, planner: Planner) -> None:
+    def __init__(self, job: JobDefinition, graph: Graph, planner: Planner) -> None:
         self._job, self._graph, self._planner = job, graph, planner
         self._published = [_Published(job, failed=False)]
         if any(task.on_failure for task in job.tasks.values()):
@@ -361,7 +361,7 @@ def _way_to(path: str) -> tuple[str, list[Path]]:
     return os.path.realpath(path), list(symlinks_to(Path(path)))
 
 
-def check_readers(job: Job, graph: Graph, planner: Planner) -> set[str]:
+def check_readers(job: JobDefinition, graph: Graph, planner: Planner) -> set[str]:
     """Raise `BadJob` if a task reads files of a task that need not be done before.
 
     Returns the tasks whose output patterns may match their own inputs, such as those in

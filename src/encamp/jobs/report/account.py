@@ -12,7 +12,7 @@ from typing import Any
 
 from encamp.errors import BadDestination, TaskLost, reason_of
 from encamp.jobs.clock import Clock
-from encamp.jobs.job import Job
+from encamp.jobs.definition import JobDefinition
 from encamp.jobs.journal import Key
 from encamp.jobs.plan.changes import listed
 from encamp.jobs.report.parameters import parameters_of
@@ -90,7 +90,7 @@ def controller_here() -> str:
 
 
 def job_report(
-    job: Job,
+    job: JobDefinition,
     tasks: Sequence[TaskReport],
     clock: Clock,
     executor: str,
