@@ -28,7 +28,7 @@ from encamp.errors import (
     TimeLimitExceeded,
     UnusableInput,
 )
-from encamp.jobs import run as run_module
+from encamp.jobs import publisher as publisher_module
 from encamp.jobs.display.progress import Silent
 from encamp.jobs.journal import Journal
 from encamp.jobs.run import MOST_LOSSES, WINDOW
@@ -290,7 +290,7 @@ def test_outputs_that_cannot_be_published_fail_their_task_and_go(here: Path) -> 
 def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_there(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush = run_module.flush_folders
+    flush = publisher_module.flush_folders
 
     def flushed(folders: Iterable[Path]) -> None:
         folders = list(folders)
@@ -299,7 +299,7 @@ def test_a_folder_whose_names_cannot_be_flushed_fails_only_the_tasks_that_wrote_
                 raise BadDestination(str(folder), "its new files may be lost in a power cut")
         flush(folders)
 
-    monkeypatch.setattr(run_module, "flush_folders", flushed)
+    monkeypatch.setattr(publisher_module, "flush_folders", flushed)
     job = encamp.Job("job", to="out")
     for name in ("good", "bad"):
         job.add(name, "true", outputs={"x": name})

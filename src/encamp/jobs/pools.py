@@ -1,17 +1,91 @@
-"""Executors that differ from the promises of `concurrent.futures.Executor`."""
+"""The executor on which a job runs, and what executors of other libraries do differently."""
 
 from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from encamp import quota
+from encamp.engines.local import warn_if_alone
+from encamp.errors import BadJob
+from encamp.jobs.options import Options
+from encamp.jobs.worker.slots import slots_here
+from encamp.jobs.worker.watchers import Watchers
 from encamp.model import ServiceStatistics
+from encamp.quantities import whole
+from encamp.slot.program import check_slots
+from encamp.storage.ownership import reclaim
+
+if TYPE_CHECKING:
+    from encamp.cluster.cluster import Cluster
 
 _ANSWER_WITHIN = 5.0
 """Seconds that a server has to take a connection."""
+
+
+def check_executor(executor: object) -> None:
+    """Raises `BadJob` for an object on which no job can run."""
+    if isinstance(executor, Executor):
+        return
+    if executor is None:
+        check_slots()
+        return
+    from encamp.cluster.cluster import Cluster
+
+    if not isinstance(executor, Cluster):
+        why = (
+            "is neither an executor nor a cluster; use keywords for other options, such as "
+            "engine='mpi' or slots=4"
+        )
+        raise BadJob(f"job.run({executor!r})", why)
+
+
+@contextmanager
+def pool(
+    executor: Executor | Cluster | None, options: Options
+) -> Iterator[tuple[Executor, int | None]]:
+    """The user's executor, or one whose workers supervise a slot for each task."""
+    if isinstance(executor, Executor):
+        yield one_worker_a_call(executor), workers_of(executor)
+        return
+    if executor is not None:
+        from encamp.executor.executor import Executor as ClusterExecutor
+
+        with ClusterExecutor(executor) as view:
+            yield view, executor.slots
+        return
+    own, workers = _own_pool(options)
+    try:
+        yield own, workers
+    finally:
+        own.shutdown(cancel_futures=True)
+        slots_here().close()
+        reclaim()  # a slot that was stopped while it removed its folder has left the rest
+
+
+def _own_pool(options: Options) -> tuple[Executor, int]:
+    """Threads of this program, or a cluster whose agents have some."""
+    if options.engine == "local" and not options.engine_options:
+        warn_if_alone()
+        slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
+        return Watchers(slots), slots
+    from encamp.executor.executor import Executor as ClusterExecutor
+
+    pool = ClusterExecutor(
+        options.engine, slots=options.workers, inline="threads", **options.engine_options
+    )
+    return pool, pool.cluster.slots
+
+
+def workers_of(executor: Executor) -> int | None:
+    """The number of an executor's workers, if it tells."""
+    cluster = getattr(executor, "cluster", None)
+    workers: int | None = getattr(executor, "_max_workers", None)
+    return workers if cluster is None else cluster.slots
 
 
 def one_worker_a_call(executor: Executor) -> Executor:

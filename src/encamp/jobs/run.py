@@ -7,30 +7,23 @@ of their arrival; then the tasks that waited for them are submitted.
 from __future__ import annotations
 
 import os
-import queue
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Executor, Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, TypeVar
 
-from encamp import quota
-from encamp.engines.local import warn_if_alone
 from encamp.engines.registry import launched
 from encamp.errors import (
-    BadDestination,
-    BadJob,
     CommandNotFound,
     DiskFull,
     EncampError,
     EngineFailed,
     InputError,
     OutOfTime,
-    OutputConflict,
     SlotsCannotStart,
     SourceChanged,
     StepFailed,
@@ -50,16 +43,15 @@ from encamp.jobs.interrupts import Interrupts
 from encamp.jobs.journal import Journal, Record, outputs_in, seen
 from encamp.jobs.options import Options
 from encamp.jobs.plan.orphans import OrphanWatch
-from encamp.jobs.plan.own_folder import OwnFolder
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.plan.selection import NONE_FAILED, Selection
 from encamp.jobs.pools import (
-    answering,
-    hosts_elsewhere,
-    one_worker_a_call,
+    check_executor,
+    pool,
     services_of,
-    why_gone,
+    workers_of,
 )
+from encamp.jobs.publisher import Done, Publisher
 from encamp.jobs.report.account import (
     InHand,
     Workplaces,
@@ -74,35 +66,23 @@ from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.report.report import write_page
 from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
 from encamp.jobs.report.table import facts_of, write_table
-from encamp.jobs.worker.attempt import Abandoned, attempt
+from encamp.jobs.submissions import SILENCE, Arrival, Submissions
+from encamp.jobs.worker.attempt import Abandoned
 from encamp.jobs.worker.lease import Beats, leases, new_lease, token_of
-from encamp.jobs.worker.slots import slots_here
 from encamp.jobs.worker.time_left import TimeLeft
-from encamp.jobs.worker.watchers import Watchers
 from encamp.jobs.worker.work import Outcome, Work, log_name
 from encamp.model import JobFailed, JobReport, JobStatus, Published, State, TaskReport
-from encamp.quantities import whole
 from encamp.sizes import counted
-from encamp.slot.program import check_slots
 from encamp.storage.disk.trusted import trust_in
 from encamp.storage.import_path import import_path
 from encamp.storage.leftovers import reclaim_leftovers
-from encamp.storage.outputs.beacon import Beacons
 from encamp.storage.outputs.landing import Depot
 from encamp.storage.outputs.parts import discard_leftovers, new_token
-from encamp.storage.outputs.patterns import Output, folders_of
+from encamp.storage.outputs.patterns import Output
 from encamp.storage.outputs.publish import (
-    final_name,
-    flush_copies,
-    flush_error,
-    flush_folders,
     manifest_lines,
-    names_to_take,
-    parents,
-    publish,
 )
-from encamp.storage.outputs.stage import Staged, unstage
-from encamp.storage.ownership import reclaim
+from encamp.storage.outputs.stage import unstage
 from encamp.storage.roots import local, local_storage, portable_name
 from encamp.storage.urls import is_url
 from encamp.values import Scalar, as_json
@@ -117,8 +97,6 @@ MOST_LOSSES = 3
 """How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
 MOST_CHANGES = 3
 """How often a task is run again for inputs that changed meanwhile, whatever its retries."""
-SILENCE = 5.0
-"""Seconds without any result after which it is seen whether the executor is still there."""
 TOGETHER = 0.1
 """Seconds at most in which results are collected where there are many: their outputs are flushed,
 and written down, together."""
@@ -137,7 +115,7 @@ def run_job(
     job: JobDefinition, executor: Executor | Cluster | None, options: Options, *, check: bool
 ) -> JobReport:
     """Run what is missing or has changed of a job; see `Job.run`."""
-    _check(executor)
+    check_executor(executor)
     if options.debugged is not None:
         from encamp.jobs.debug import debug  # and pdb, which is for few
 
@@ -155,7 +133,7 @@ def run_job(
     with ExitStack() as stack:
         together = executor is None and launched(options.engine)
         if together:  # first: the others wait for this process, and become its agents here
-            pool, workers = stack.enter_context(_pool(executor, options))
+            run_on, workers = stack.enter_context(pool(executor, options))
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(journal.writing())
         journal.note_tasks(job.tasks)
@@ -163,8 +141,8 @@ def run_job(
         if not tasks:
             return _nothing_to_run(job, shielded)
         if not together:
-            pool, workers = stack.enter_context(_pool(executor, options))
-        run = _Run(job, tasks, prepared, journal, pool, workers, options, shielded, interrupts)
+            run_on, workers = stack.enter_context(pool(executor, options))
+        run = _Run(job, tasks, prepared, journal, run_on, workers, options, shielded, interrupts)
         with Beats(local(run.lease.file)):
             report = run.run()
     if check and not report.ok:
@@ -180,72 +158,9 @@ def _nothing_to_run(job: JobDefinition, progress: Progress) -> JobReport:
     return report
 
 
-def _check(executor: object) -> None:
-    """Raises `BadJob` for an object on which no job can run."""
-    if isinstance(executor, Executor):
-        return
-    if executor is None:
-        check_slots()
-        return
-    from encamp.cluster.cluster import Cluster
-
-    if not isinstance(executor, Cluster):
-        why = (
-            "is neither an executor nor a cluster; use keywords for other options, such as "
-            "engine='mpi' or slots=4"
-        )
-        raise BadJob(f"job.run({executor!r})", why)
-
-
-@contextmanager
-def _pool(
-    executor: Executor | Cluster | None, options: Options
-) -> Iterator[tuple[Executor, int | None]]:
-    """The user's executor, or one whose workers supervise a slot for each task."""
-    if isinstance(executor, Executor):
-        yield one_worker_a_call(executor), _workers_of(executor)
-        return
-    if executor is not None:
-        from encamp.executor.executor import Executor as ClusterExecutor
-
-        with ClusterExecutor(executor) as view:
-            yield view, executor.slots
-        return
-    pool, workers = _own_pool(options)
-    try:
-        yield pool, workers
-    finally:
-        pool.shutdown(cancel_futures=True)
-        slots_here().close()
-        reclaim()  # a slot that was stopped while it removed its folder has left the rest
-
-
-def _own_pool(options: Options) -> tuple[Executor, int]:
-    """Threads of this program, or a cluster whose agents have some."""
-    if options.engine == "local" and not options.engine_options:
-        warn_if_alone()
-        slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
-        return Watchers(slots), slots
-    from encamp.executor.executor import Executor as ClusterExecutor
-
-    pool = ClusterExecutor(
-        options.engine, slots=options.workers, inline="threads", **options.engine_options
-    )
-    return pool, pool.cluster.slots
-
-
-def _workers_of(executor: Executor) -> int | None:
-    """The number of an executor's workers, if it tells."""
-    cluster = getattr(executor, "cluster", None)
-    workers: int | None = getattr(executor, "_max_workers", None)
-    return workers if cluster is None else cluster.slots
-
-
-_Arrival = tuple[str, "Future[Outcome]"]
-_Done = tuple[str, Outcome, list[Published]]
-
-
 class _Run:
+    """One run: decides which tasks to submit, and what follows from each outcome."""
+
     def __init__(
         self,
         job: JobDefinition,
@@ -259,7 +174,7 @@ class _Run:
         interrupts: Interrupts,
     ) -> None:
         self.job, self.tasks, self.prepared, self.journal = job, tasks, prepared, journal
-        self.executor, self.workers, self.options = executor, workers, options
+        self.workers, self.options = workers, options
         self.progress = progress
         self.window = max(WINDOW, 4 * (workers or 0))
         self.token = new_token()
@@ -269,8 +184,7 @@ class _Run:
         self._logs_here = local(logs)
         self.logs = Output("log", at=logs, trust=trust_in(job.to, 1, shared=self.shared))
         self.sys_path = tuple(import_path())
-        self.finals = prepared.finals
-        self.own_folder = OwnFolder(job.folder)
+        self.publisher = Publisher(prepared, journal)
         self.orphans = OrphanWatch(journal, job.to)
         self.orphans.look("the job", prepared.shared)
         self.running: dict[str, InHand] = {}
@@ -278,18 +192,12 @@ class _Run:
         self.ended = Reports(tasks, journal.done, self._parameters_of)
         self.top = str(job.to)
         self.manifest: list[bytes] = []
-        self.arrived: queue.SimpleQueue[_Arrival | None] = queue.SimpleQueue()
-        self.futures: dict[Future[Outcome], str] = {}
-        self.depots: dict[str, Depot] = {}
-        self.beacons = Beacons(self.token) if hosts_elsewhere(executor) else None
+        self.submissions = Submissions(executor, self.token)
         self.clock = Clock()
         self.time_left = TimeLeft((job.tasks[name] for name in tasks), options.time_limit)
         self.late: list[str] = []
         """Tasks that cannot end before the allocation does."""
         self.workplaces = Workplaces(self.clock)
-        self._seen_gone = False
-        self.over: EngineFailed | None = None
-        """Why nothing can be run any more."""
         self.failures = 0
         self.hopeless = self.stopping = False
         self.passed_over = False
@@ -297,8 +205,6 @@ class _Run:
         self.enough = False
         """Whether so many tasks have failed that no more are begun."""
         self.untidy = False
-        self.heard = time.monotonic()
-        """When something arrived last, or it was seen that the executor is there."""
         self.live = Live(
             job.name,
             len(tasks),
@@ -310,7 +216,7 @@ class _Run:
             self._draw,
         )
         self.interrupts = interrupts
-        interrupts.wake = lambda: self.arrived.put(None)
+        interrupts.wake = self.submissions.wake
 
     def run(self) -> JobReport:
         self._sweep()
@@ -329,10 +235,7 @@ class _Run:
             raise
         finally:
             self.lease.end()
-            for depot in self.depots.values():
-                depot.close()
-            if self.beacons is not None:
-                self.beacons.close()
+            self.submissions.close()
             if self.untidy:
                 self._discard_parts(self.token, self.uid)
         return self._report(interrupted=self.enough)
@@ -345,7 +248,7 @@ class _Run:
         self.prepared.graph.choose(self.tasks)
         for name in self.job.tasks.keys() - self.tasks:
             outputs = self.journal.done.outputs(name)
-            self._keep_names(name, outputs)
+            self.publisher.keep(name, outputs)
             self.manifest += manifest_lines(outputs, self.top)
 
     def _sweep(self) -> None:
@@ -370,15 +273,16 @@ class _Run:
             ready.extend(graph.ready())
             while ready and self._may_begin() and not self._may_be_enough():
                 self._check()
-                self.live.look(self.futures, self._try_of)
+                self.live.look(self.submissions.futures, self._try_of)
                 self._begin_in_time(ready.popleft())
             self._see_time_left(ready)
             self._check()
-            self.live.look(self.futures, self._try_of)
+            self.live.look(self.submissions.futures, self._try_of)
             if self.running:
                 arrivals = self._arrivals(min(SILENCE, self.live.pause))
                 self._take_in(arrivals)
-                self._see_executor(heard=bool(arrivals))
+                if self.submissions.look(heard=bool(arrivals)):
+                    self.running.clear()
             if not self.enough:
                 self._unpark()
 
@@ -387,20 +291,24 @@ class _Run:
 
     def _may_begin(self) -> bool:
         """Whether another task may be submitted now."""
-        return len(self.running) < self._most_ahead() and self.over is None and not self.enough
+        return (
+            len(self.running) < self._most_ahead()
+            and self.submissions.over is None
+            and not self.enough
+        )
 
     def _most_ahead(self) -> int:
         """How many tasks may be submitted at once: fewer if failures are counted, to waste none."""
         most = self.options.max_failures
         if most is None or self.workers is None:
             return self.window
-        workers = _workers_of(self.executor) or self.workers  # a cluster may have grown
+        workers = workers_of(self.submissions.executor) or self.workers  # a cluster may have grown
         return min(self.window, workers + most - self.failures)
 
     def _may_be_enough(self) -> bool:
         """Whether a result has arrived that must be counted before another task is submitted."""
         counts = self.options.max_failures is not None
-        return counts and bool(self.running) and not self.arrived.empty()
+        return counts and bool(self.running) and self.submissions.some_arrived
 
     def _begin_in_time(self, name: str) -> None:
         if self.time_left.enough_for(self.job.tasks[name]):
@@ -422,7 +330,7 @@ class _Run:
             waiting = self.job.tasks[self.late[0]] if self.late else None
             raise self.time_left.error(self._done_so_far(), len(self.tasks), waiting)
         if self.time_left.short:
-            for future, name in list(self.futures.items()):
+            for future, name in list(self.submissions.futures.items()):
                 if not self.time_left.enough_for(self.job.tasks[name]):
                     future.cancel()  # unless it has begun
 
@@ -437,36 +345,18 @@ class _Run:
     def _done_so_far(self) -> int:
         return sum(state in ("done", "up to date") for state in self.ended.states())
 
-    def _see_executor(self, *, heard: bool) -> None:
-        """Give up running tasks if the executor has ended, seen twice while nothing arrives."""
-        now = time.monotonic()
-        if not heard and now - self.heard < SILENCE:
-            return
-        self.heard = now
-        why = None if heard else why_gone(self.executor)
-        if why is None:
-            self._seen_gone = False
-        elif not self._seen_gone:
-            self._seen_gone = True
-        elif self.over is None:
-            self.over = self._gone(why)
-            self.running.clear()
-            self.futures.clear()  # nobody is there to cancel them
-
-    def _gone(self, why: str) -> EngineFailed:
-        library = type(self.executor).__module__.partition(".")[0]
-        return EngineFailed(library, f"{why}; finished tasks stay done; run again to continue")
-
     def _check(self) -> None:
         """Stop on a signal, or if nothing runs and there is no executor left."""
         self.interrupts.check()
-        if self.over is not None and (self.hopeless or not self.running):
-            raise self.over
+        if self.submissions.over is not None and (self.hopeless or not self.running):
+            raise self.submissions.over
 
     def _unpark(self) -> None:
         """Retry tasks that found the disk full, if another has ended or no other runs."""
         for name, current in list(self.parked.items()):
-            if self.over is None and (self.ended.ended > current.parked_at or not self.running):
+            if self.submissions.over is None and (
+                self.ended.ended > current.parked_at or not self.running
+            ):
                 del self.parked[name]
                 self.running[name] = current
                 self._submit(name)
@@ -499,15 +389,11 @@ class _Run:
         return self.ended.state(name) in ("done", "up to date")
 
     def _up_to_date(self, name: str, line: bytes, outputs: list[Published]) -> None:
-        self._keep_names(name, outputs)
+        self.publisher.keep(name, outputs)
         self.ended.up_to_date(name, line)
         self._note_end(name, outputs)
         self.live.up_to_date()
         tell_up_to_date(self.progress, name, self.ended)
-
-    def _keep_names(self, name: str, outputs: list[Published]) -> None:
-        for output in (one for one in outputs if one.kind != "folder"):
-            self.finals.setdefault(output.path, name)
 
     def _submit(self, name: str) -> None:
         current = self.running.pop(name)  # not in hand before it is written down
@@ -521,26 +407,12 @@ class _Run:
 
     def _hand_over(self, name: str) -> None:
         self.running[name].submitted = self.clock.now()
-        work = self._work(name)
-        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, self.logs))
-        self.depots[name] = depot
-        try:
-            future = answering(self.executor, depot.answer).submit(attempt, work)
-        except EngineFailed as exc:
-            self.over = exc
-            del self.running[name], self.depots[name]
-            return
-        except Exception as exc:  # noqa: BLE001 - broken, or shut down by its owner
-            future = Future()
-            future.set_exception(exc)
-        self.futures[future] = name
-        future.add_done_callback(lambda ended: self.arrived.put((name, ended)))
+        if not self.submissions.submit(name, self._work(name)):
+            del self.running[name]
 
     def _work(self, name: str) -> Work:
         task, current = self.job.tasks[name], self.running[name]
         outputs, left = self.prepared.bound(task.outputs), self.prepared.bound(task.on_failure)
-        if self.beacons is not None:
-            self.beacons.light(folders_of((*outputs, *left, self.logs)))
         return Work(
             job=self.job.name,
             task=name,
@@ -559,26 +431,16 @@ class _Run:
             values=task.values,
             sys_path=self.sys_path,
             clock=self.clock,
-            beacon=self.beacons.told if self.beacons is not None else "",
+            beacon=self.submissions.beacon((*outputs, *left, self.logs)),
         )
 
     @staticmethod
     def _said(by_options: Number | None, by_task: Number) -> Number:
         return by_task if by_options is None else by_options
 
-    def _arrivals(self, timeout: float | None = None) -> list[_Arrival]:
-        """The results that have arrived since the last call; waits for one, or for a signal.
-
-        If the workers have enough to do, waits for some more, to handle them together.
-        """
-        arrivals: list[_Arrival | None] = []
-        with suppress(queue.Empty):
-            arrivals.append(self.arrived.get(timeout=timeout))
-            if pause := self._pause():
-                time.sleep(pause)
-            while len(arrivals) < self.window:
-                arrivals.append(self.arrived.get_nowait())
-        return [arrival for arrival in arrivals if arrival is not None]
+    def _arrivals(self, timeout: float) -> list[Arrival]:
+        """The results that have arrived; waits for one, or for a signal."""
+        return self.submissions.arrivals(timeout, self._pause, self.window)
 
     def _pause(self) -> float:
         """Seconds for which results may be collected, because the workers have enough to do."""
@@ -587,26 +449,23 @@ class _Run:
         ahead = len(self.running) / self.workers
         return min(TOGETHER, ahead * _SHORTEST) if ahead > _PLENTY else 0.0
 
-    def _take_in(self, arrivals: list[_Arrival]) -> None:
+    def _take_in(self, arrivals: list[Arrival]) -> None:
         """Publish the outputs of good results, then write to the journal, in this order."""
         came: list[tuple[str, Outcome]] = []
         depots: list[Depot] = []
         for name, future in arrivals:
-            del self.futures[future]
-            depots.append(self.depots.pop(name))
+            depots.append(self.submissions.take((name, future)))
             if self._taken_back(name, future):
                 continue
             if (outcome := self._outcome(name, future)) is not None:
                 self.workplaces.note(outcome.where)
                 check_claims(self.prepared, name, outcome, self.token, self._log_of(name))
                 came.append((name, outcome))
-        taken = self._take_names(came)
-        self._flush([outcome for _, outcome in came], [self.journal.file] if taken else [])
-        done: list[_Done] = []
+        done = self.publisher.publish(came)
         for name, outcome in came:
-            if (published := self._publish(name, outcome)) is not None:
-                done.append((name, outcome, published))
-        self._done(self._flushed(done))
+            if outcome.error is not None:
+                self._failed(name, outcome)
+        self._done(done)
         for depot in depots:
             depot.close()
 
@@ -614,48 +473,17 @@ class _Run:
         """The final name of the log of a task's attempt."""
         return f"{self._logs_here}/{log_name(name, self.running[name].number)}"
 
-    def _flush(self, outcomes: list[Outcome], journal: list[Path]) -> None:
-        """Flush copies, and the journal's record of their final names, before renaming."""
-        self.journal.own_folder.check()  # logs get their names by its path
-        logs = [outcome.log for outcome in outcomes if outcome.log is not None]
-        copies = [*logs, *(one for outcome in outcomes for one in outcome.staged)]
-        failed = flush_copies(copies, journal)
-        unwritten = [failed[str(file)] for file in journal if str(file) in failed]
-        for outcome in outcomes if failed else ():
-            for one in outcome.staged:
-                for exc in (failed.get(one.part), *unwritten):
-                    if exc is not None:
-                        outcome.error = outcome.error or flush_error(one, exc)
-
-    def _flushed(self, done: list[_Done]) -> list[_Done]:
-        """The tasks whose new names are on the disk; the others have failed."""
-        failed: dict[Path, BadDestination] = {}
-        for folder in parents(one for _, _, published in done for one in published):
-            try:
-                flush_folders([folder])
-            except BadDestination as exc:
-                failed[folder] = exc
-        good: list[_Done] = []
-        for name, outcome, published in done:
-            unwritten = parents(published) & failed.keys()
-            if unwritten:
-                outcome.error = failed[unwritten.pop()]
-                self._failed(name, outcome)
-            else:
-                good.append((name, outcome, published))
-        return good
-
     def _outcome(self, name: str, future: Future[Outcome]) -> Outcome | None:
         """The outcome in a future; None if the task was submitted again."""
         try:
             raised = future.exception()
         except CancelledError:
-            if not self.stopping and self.over is None and (why := why_gone(self.executor)):
-                self.over = self._gone(why)
+            if not self.stopping:
+                self.submissions.see_cancelled()
             cancelled = Abandoned(
                 "it was cancelled before it started, or its executor was shut down"
             )
-            return Outcome(error=cancelled, lost=self.over is not None)
+            return Outcome(error=cancelled, lost=self.submissions.over is not None)
         if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
@@ -674,67 +502,7 @@ class _Run:
         cause = f"cannot be loaded: the worker cannot import {module!r}; install it there"
         return replace(outcome, error=StepFailed(name, module, None, cause))
 
-    def _take_names(self, came: list[tuple[str, Outcome]]) -> bool:
-        """Record the final names of good outcomes before any of them becomes visible.
-
-        Returns whether there are any that the journal does not know yet.
-        """
-        records: list[Record] = []
-        taking: list[Outcome] = []
-        for name, outcome in came:
-            if outcome.error is None:
-                try:
-                    records += self._to_take(name, outcome)
-                    taking.append(outcome)
-                except (EncampError, OSError) as exc:
-                    outcome.error = exc
-        try:
-            self.journal.write(*records)
-        except (EncampError, OSError) as exc:
-            for outcome in taking:
-                outcome.error = exc
-        return bool(records)
-
-    def _to_take(self, name: str, outcome: Outcome) -> list[Record]:
-        self._claim(name, outcome.staged)
-        taken = self._names_taken(name, outcome.staged, "publishing")
-        for record in taken:
-            self.prepared.inputs.swept.check(name, record.paths)
-        return taken
-
-    def _publish(self, name: str, outcome: Outcome) -> list[Published] | None:
-        """Make a good outcome's outputs visible; None if the task is not done."""
-        if outcome.log is not None:
-            with suppress(EncampError, OSError):
-                publish([outcome.log], flush=False)
-        if outcome.error is None:
-            try:
-                own = self.journal.own(name)
-                return publish(outcome.staged, flush=False, own=own, checked=True)
-            except (EncampError, OSError) as exc:
-                outcome.error = exc
-        self._failed(name, outcome)
-        return None
-
-    def _names_taken(self, name: str, staged: list[Staged], event: str) -> list[Record]:
-        """A record of final names as this task's own, which a later run may replace."""
-        taken = names_to_take(staged, self.journal.own(name))
-        return [Record(event, name, time.time(), paths=taken)] if taken else []
-
-    def _claim(self, name: str, staged: list[Staged]) -> None:
-        self.finals.update(dict.fromkeys(self._unclaimed(name, staged), name))
-
-    def _unclaimed(self, name: str, staged: list[Staged]) -> list[str]:
-        """The final names, after a check that none belongs to another task."""
-        finals = [final_name(one.final) for one in staged if one.kind != "folder"]
-        for final in finals:
-            self.own_folder.check(final)
-            owner = self.finals.get(final, name)
-            if owner != name:
-                raise OutputConflict(final, f"task {owner}", f"task {name}")
-        return finals
-
-    def _done(self, done: list[_Done]) -> None:
+    def _done(self, done: list[Done]) -> None:
         """Record finished tasks, all at once, and release the tasks that wait for them."""
         records: list[Record] = []
         reports: list[TaskReport] = []
@@ -748,7 +516,7 @@ class _Run:
             reports.append(report)
         self.journal.write(*records)
         for report in reports:
-            self.orphans.note(report.name, self.finals)
+            self.orphans.note(report.name, self.publisher.finals)
             self._end(report)
 
     def _failed(self, name: str, outcome: Outcome) -> None:
@@ -777,16 +545,16 @@ class _Run:
             self._submit(name)
             return
         self.running.pop(name)
-        error = outcome.error
-        if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not self.beacons:
-            self.over = EngineFailed(self.options.engine, str(error))
+        error, elsewhere = outcome.error, self.submissions.elsewhere
+        if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not elsewhere:
+            self.submissions.over = EngineFailed(self.options.engine, str(error))
             self.hopeless = True  # what is handed over would fare no better
         report = self._task_report(name, "failed", current, outcome)
-        self._end(replace(report, rescued=self._rescue(name, outcome)))
+        self._end(replace(report, rescued=self.publisher.rescue(name, outcome)))
 
     def _is_given_up(self, outcome: Outcome) -> bool:
         """Whether an attempt ended because the run stops: this is not a failure."""
-        if self.stopping or (self.over is not None and outcome.lost):
+        if self.stopping or (self.submissions.over is not None and outcome.lost):
             return True
         return self.enough and isinstance(outcome.error, Abandoned | DiskFull)
 
@@ -822,24 +590,6 @@ class _Run:
         self.parked[name] = current
         unstage(outcome.rescued)
 
-    def _rescue(self, name: str, outcome: Outcome) -> list[Published]:
-        """Publish the files of a failed task's ``on_failure``, as far as possible.
-
-        They never get the name of another task's output, which may come later and replace them.
-        """
-        try:
-            self._unclaimed(name, outcome.rescued)
-            if taken := self._names_taken(name, outcome.rescued, "rescued"):
-                self.journal.write(*taken)
-                self.journal.flush()
-            own = self.journal.own(name)
-            rescued = publish(outcome.rescued, flush=False, own=own, checked=True)
-            flush_folders(parents(rescued))
-        except (EncampError, OSError):
-            unstage(outcome.rescued)
-            return []
-        return rescued
-
     def _end(self, report: TaskReport) -> None:
         self.ended.add(report)
         self._note_end(report.name, (*report.outputs, *report.rescued))
@@ -860,7 +610,7 @@ class _Run:
         from encamp.executor.mapping import cancel_all
 
         self.enough = True
-        cancel_all(list(self.futures))
+        cancel_all(list(self.submissions.futures))
 
     def _note_end(self, name: str, published: Iterable[Published]) -> None:
         self.manifest += manifest_lines(published, self.top)
@@ -870,14 +620,11 @@ class _Run:
     def _stop(self) -> None:
         """Stop the running tasks, but publish those that end in time."""
         self.stopping = self.untidy = True
-        for depot in self.depots.values():
-            depot.stop()
-        for future in list(self.futures):  # first those that wait, so that none of them begins
-            future.cancel()
+        self.submissions.stop()
         self.lease.end()
         deadline = time.monotonic() + STOP_WITHIN
         while self.running and (left := deadline - time.monotonic()) > 0:
-            self.live.look(self.futures, self._try_of, stopping=True)
+            self.live.look(self.submissions.futures, self._try_of, stopping=True)
             self._take_in(self._arrivals(min(left, self.live.pause)))
 
     def _draw(self, status: JobStatus, pause: float) -> None:
@@ -893,7 +640,7 @@ class _Run:
             self._executor_name(),
             interrupted,
             [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
-            services_of(self.executor),
+            services_of(self.submissions.executor),
             self.prepared.graph.before,
         )
 
@@ -926,5 +673,6 @@ class _Run:
         return [f"no more tasks were started after {most} had failed; run again to continue"]
 
     def _executor_name(self) -> str:
-        told = getattr(self.executor, "cluster", self.executor)
-        return getattr(told, "about", None) or type(self.executor).__name__
+        executor = self.submissions.executor
+        told = getattr(executor, "cluster", executor)
+        return getattr(told, "about", None) or type(executor).__name__

@@ -1,0 +1,142 @@
+"""What a run has submitted to its executor, and what arrives from there."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future
+from contextlib import suppress
+
+from encamp.errors import EngineFailed
+from encamp.jobs.pools import answering, hosts_elsewhere, why_gone
+from encamp.jobs.worker.attempt import attempt
+from encamp.jobs.worker.work import Outcome, Work
+from encamp.storage.outputs.beacon import Beacons
+from encamp.storage.outputs.landing import Depot
+from encamp.storage.outputs.patterns import Output, folders_of
+
+SILENCE = 5.0
+"""Seconds without any result after which it is seen whether the executor is still there."""
+
+Arrival = tuple[str, "Future[Outcome]"]
+
+
+class Submissions:
+    """Attempts that are in the executor's hands.
+
+    Each has a depot, which takes what its worker sends if that cannot write to the destination.
+    """
+
+    def __init__(self, executor: Executor, token: str) -> None:
+        self.executor = executor
+        self.futures: dict[Future[Outcome], str] = {}
+        self.over: EngineFailed | None = None
+        """Why nothing can be run any more."""
+        self._arrived: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
+        self._depots: dict[str, Depot] = {}
+        self._beacons = Beacons(token) if hosts_elsewhere(executor) else None
+        self._heard = time.monotonic()
+        """When something arrived last, or it was seen that the executor is there."""
+        self._seen_gone = False
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether workers may be on hosts that do not share this one's disks."""
+        return self._beacons is not None
+
+    @property
+    def some_arrived(self) -> bool:
+        """Whether `arrivals` has something at once."""
+        return not self._arrived.empty()
+
+    def beacon(self, outputs: Iterable[Output]) -> str:
+        """What shows a worker on another host whether it sees the folders of these outputs."""
+        if self._beacons is None:
+            return ""
+        self._beacons.light(folders_of(outputs))
+        return self._beacons.told
+
+    def submit(self, name: str, work: Work) -> bool:
+        """Submit an attempt; whether the executor took it. Sets `over` if the engine has failed."""
+        depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, work.logs))
+        try:
+            future = answering(self.executor, depot.answer).submit(attempt, work)
+        except EngineFailed as exc:
+            self.over = exc
+            return False
+        except Exception as exc:  # noqa: BLE001 - broken, or shut down by its owner
+            future = Future()
+            future.set_exception(exc)
+        self._depots[name] = depot
+        self.futures[future] = name
+        future.add_done_callback(lambda ended: self._arrived.put((name, ended)))
+        return True
+
+    def wake(self) -> None:
+        """Have `arrivals` return at once; for signal handlers."""
+        self._arrived.put(None)
+
+    def arrivals(self, timeout: float, pause: Callable[[], float], most: int) -> list[Arrival]:
+        """The results that have arrived since the last call; waits for one, or for a signal.
+
+        Collects more of them for the seconds that ``pause`` returns, up to ``most``.
+        """
+        arrivals: list[Arrival | None] = []
+        with suppress(queue.Empty):
+            arrivals.append(self._arrived.get(timeout=timeout))
+            if seconds := pause():
+                time.sleep(seconds)
+            while len(arrivals) < most:
+                arrivals.append(self._arrived.get_nowait())
+        return [arrival for arrival in arrivals if arrival is not None]
+
+    def take(self, arrival: Arrival) -> Depot:
+        """An attempt has ended; returns its depot, to be closed once the outputs are published."""
+        name, future = arrival
+        del self.futures[future]
+        return self._depots.pop(name)
+
+    def look(self, *, heard: bool) -> bool:
+        """See whether the executor has gone, which it has if so seen twice in silence.
+
+        Returns whether it was found gone now; nothing more arrives then.
+        """
+        now = time.monotonic()
+        if not heard and now - self._heard < SILENCE:
+            return False
+        self._heard = now
+        why = None if heard else why_gone(self.executor)
+        if why is None:
+            self._seen_gone = False
+        elif not self._seen_gone:
+            self._seen_gone = True
+        elif self.over is None:
+            self._gone(why)
+            self.futures.clear()  # nobody is there to cancel them
+            return True
+        return False
+
+    def see_cancelled(self) -> None:
+        """An attempt was cancelled, and not by the run: see whether the executor has gone."""
+        if self.over is None and (why := why_gone(self.executor)):
+            self._gone(why)
+
+    def _gone(self, why: str) -> None:
+        library = type(self.executor).__module__.partition(".")[0]
+        why = f"{why}; finished tasks stay done; run again to continue"
+        self.over = EngineFailed(library, why)
+
+    def stop(self) -> None:
+        """Cancel what has not begun, and take no more files."""
+        for depot in self._depots.values():
+            depot.stop()
+        for future in list(self.futures):  # first those that wait, so that none of them begins
+            future.cancel()
+
+    def close(self) -> None:
+        """Remove what was made for attempts that never came back."""
+        for depot in self._depots.values():
+            depot.close()
+        if self._beacons is not None:
+            self._beacons.close()
