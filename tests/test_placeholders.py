@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from conftest import need
 from encamp.errors import BadJob
-from encamp.jobs.placeholders import (
+from encamp.jobs.steps import command
+from encamp.jobs.templates.placeholders import (
     expand_files,
     fill,
     fill_command,
@@ -21,7 +22,6 @@ from encamp.jobs.placeholders import (
     fill_rename,
     fill_shell,
 )
-from encamp.jobs.steps import command
 from encamp.storage.inputs.mirror import find, renamed
 
 AWKWARD = [

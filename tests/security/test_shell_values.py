@@ -16,7 +16,7 @@ import pytest
 
 from conftest import need
 from encamp.errors import BadJob
-from encamp.jobs.placeholders import fill_shell
+from encamp.jobs.templates.placeholders import fill_shell
 
 VALUES = (
     "$(touch canary)",

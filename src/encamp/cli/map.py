@@ -26,7 +26,7 @@ from encamp.jobs.job import Job
 from encamp.jobs.mapping import job_name
 from encamp.jobs.rows import Rows, lines_in, read_bounded, read_text, rows_in
 from encamp.jobs.steps import command as as_command
-from encamp.jobs.template import parse
+from encamp.jobs.templates.template import parse
 from encamp.storage.roots import current_folder
 
 _STDIN = "-"

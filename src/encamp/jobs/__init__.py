@@ -1,6 +1,7 @@
 """Jobs: tasks with phases, a journal, resume and a report, on any executor.
 
-This package holds the job as its user writes it, and its run. ``file`` reads job files, ``plan``
-finds out what is known before anything runs, ``worker`` runs one attempt, ``report`` and
-``display`` inform people. Jobs use engines and clusters only as executors.
+This package holds the job as its user writes it, and its run. ``file`` reads job files,
+``templates`` fills placeholders, ``plan`` finds out what is known before anything runs, ``worker``
+runs one attempt, ``report`` and ``display`` inform people. Jobs use engines and clusters only as
+executors.
 """

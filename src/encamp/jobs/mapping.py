@@ -13,14 +13,14 @@ from encamp.errors import BadJob
 from encamp.jobs.file.foreach import files_of, parameters_of_file
 from encamp.jobs.job import Job
 from encamp.jobs.options import check_spelling
-from encamp.jobs.placeholders import (
+from encamp.jobs.steps import Call, Command, Step, as_steps
+from encamp.jobs.templates.placeholders import (
     expand_files,
     fill,
     fill_command,
     fill_pattern,
     fill_rename,
 )
-from encamp.jobs.steps import Call, Command, Step, as_steps
 from encamp.model import JobReport
 from encamp.storage.inputs.mirror import Mirror, MirrorMap
 from encamp.storage.outputs.patterns import Output, OutputMap, as_outputs

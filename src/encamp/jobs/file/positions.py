@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob, InputError
-from encamp.jobs.template import TOKEN
+from encamp.jobs.templates.template import TOKEN
 
 if TYPE_CHECKING:
     from tree_sitter import Node

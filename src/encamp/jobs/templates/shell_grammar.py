@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from encamp.jobs.shell_commands import (
+from encamp.jobs.templates.shell_commands import (
     Word,
     code_files,
     is_safe_test,
@@ -24,7 +24,7 @@ from encamp.jobs.shell_commands import (
 if TYPE_CHECKING:
     from tree_sitter import Node, Parser
 
-    from encamp.jobs.template import Placeholder
+    from encamp.jobs.templates.template import Placeholder
 
 _KNOWN = names(
     "program list pipeline command command_name redirected_statement file_redirect "

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from encamp.errors import BadJob
 from encamp.jobs.steps import Command
-from encamp.jobs.template import Placeholder, parse
+from encamp.jobs.templates.template import Placeholder, parse
 from encamp.storage.inputs.globs import escape
 
 Values = Mapping[str, str]
@@ -112,7 +112,7 @@ def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
 
     Raises `BadJob` where a value might be run as code, or cannot be quoted: see `shell_line`.
     """
-    from encamp.jobs.shell_line import fill_line
+    from encamp.jobs.templates.shell_line import fill_line
 
     pieces = parse(line)
     found = {
@@ -125,8 +125,8 @@ def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
 
 def _fill_variable(name: str, text: str, values: Values) -> str:
     """The value of an environment's variable."""
-    from encamp.jobs.shell_commands import runs_variable
-    from encamp.jobs.shell_line import is_plain
+    from encamp.jobs.templates.shell_commands import runs_variable
+    from encamp.jobs.templates.shell_line import is_plain
 
     if runs_variable(name) and not all(is_plain(value) for value in _filled_in(text, values)):
         why = (

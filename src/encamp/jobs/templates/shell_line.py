@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from encamp.errors import BadJob
-from encamp.jobs.shell_commands import names
-from encamp.jobs.shell_grammar import Line, Place
+from encamp.jobs.templates.shell_commands import names
+from encamp.jobs.templates.shell_grammar import Line, Place
 
 if TYPE_CHECKING:
-    from encamp.jobs.template import Placeholder
+    from encamp.jobs.templates.template import Placeholder
 
 Pieces = tuple["str | Placeholder", ...]
 
