@@ -50,7 +50,7 @@ def cluster() -> Iterator[Cluster]:
 def test_a_task_of_k_cores_has_k_threads_and_the_next_one_has_one(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(next(iter(cluster._controller.scheduler.stations.values())), "cores", 4)
+    monkeypatch.setattr(next(iter(cluster._controller.scheduler.hosts.values())), "cores", 4)
     wanted = [(3, "3"), (1, "1"), (2, "2"), (1, "1")]
     for cores, threads in wanted:
         found = cluster.spawn(chosen, cores=cores).result(PATIENCE)

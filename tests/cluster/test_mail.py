@@ -10,7 +10,7 @@ import pytest
 from encamp.cluster.functions import Function
 from encamp.cluster.mail import Mail
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import dump, load
 from encamp.wire.protocol import NOWHERE, SPAWNER, Message, unbundled
@@ -22,21 +22,21 @@ class Post:
     def __init__(self) -> None:
         self.sent: list[tuple[int, list[Any]]] = []
         end: Any = SimpleNamespace(send=lambda to, parts: self.sent.append((to, list(parts))))
-        self.tasks: dict[int, Record] = {}
+        self.tasks: dict[int, TaskRecord] = {}
         self.mail = Mail(self.tasks, Outbox(end))
 
-    def task(self, number: int) -> Record:
+    def task(self, number: int) -> TaskRecord:
         options, keeper = SpawnOptions().checked(), SimpleNamespace()
         function = Function(1, len, b"", by_value=False)
-        self.tasks[number] = Record(number, keeper, function, (), options)  # type: ignore[arg-type]
+        self.tasks[number] = TaskRecord(number, keeper, function, (), options)  # type: ignore[arg-type]
         return self.tasks[number]
 
-    def begin(self, task: Record, agent: int = 3, slot: int = 5) -> Place:
-        place = Place(agent, slot, Station("host", 1, 1, ()))
-        task.sent(place)
+    def begin(self, task: TaskRecord, agent: int = 3, slot: int = 5) -> SlotRecord:
+        record = SlotRecord(agent, slot, HostRecord("host", 1, 1, ()))
+        task.sent(record)
         task.begins()
         self.mail.begins(task)
-        return place
+        return record
 
     def came(self) -> list[tuple[int, int, int, int, Any]]:
         """Agent, slot, receiver, sender and value of what went out."""
@@ -71,7 +71,7 @@ def test_what_is_for_a_task_waits_for_its_beginning_and_keeps_its_order(post: Po
 def test_nothing_passes_what_waits_for_a_task_that_is_just_beginning(post: Post) -> None:
     task = post.task(1)
     post.mail.send(1, 7, dump("first"))
-    task.sent(Place(3, 5, Station("host", 1, 1, ())))
+    task.sent(SlotRecord(3, 5, HostRecord("host", 1, 1, ())))
     task.begins()
     assert not post.mail.goes_out(1)
     post.mail.send(1, 7, dump("second"))
@@ -104,11 +104,11 @@ def test_each_task_gets_its_own(post: Post) -> None:
 
 def test_only_of_a_task_that_runs_is_it_known_where(post: Post) -> None:
     task = post.task(1)
-    assert post.mail.place_of(1) == post.mail.place_of(9) == (NOWHERE, NOWHERE, 0)
+    assert post.mail.slot_of(1) == post.mail.slot_of(9) == (NOWHERE, NOWHERE, 0)
     post.begin(task).runs = 8
-    assert post.mail.place_of(1) == (3, 5, 8)
+    assert post.mail.slot_of(1) == (3, 5, 8)
     task.waits_again()
-    assert post.mail.place_of(1) == (NOWHERE, NOWHERE, 0)
+    assert post.mail.slot_of(1) == (NOWHERE, NOWHERE, 0)
 
 
 def test_messages_are_taken_once_in_their_order_or_by_their_sender(post: Post) -> None:

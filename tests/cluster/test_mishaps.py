@@ -25,7 +25,7 @@ from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Function
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import Keeper, SpawnedTask
 from encamp.engines.base import Frame
@@ -530,24 +530,24 @@ def test_a_forked_child_of_the_program_ends(local_storage_base: Path, tmp_path: 
 # Slots and queues
 
 
-def _calls(count: int) -> list[Record]:
+def _calls(count: int) -> list[TaskRecord]:
     """Short calls."""
     function, nobody = Function(1, abs, b"", by_value=False), cast("Keeper", None)
     function.timing.took(1e-4)
     options = SpawnOptions().checked()
-    return [Record(number, nobody, function, (), options) for number in range(count)]
+    return [TaskRecord(number, nobody, function, (), options) for number in range(count)]
 
 
 def test_a_slot_that_is_about_to_be_ended_gets_no_more_calls() -> None:
-    scheduler, place = Scheduler(), Place(1, 0, Station("host", 1, 1, []))
-    scheduler.add(place)
+    scheduler, slot = Scheduler(), SlotRecord(1, 0, HostRecord("host", 1, 1, []))
+    scheduler.add(slot)
     for call in _calls(8):
         scheduler.put(call)
     list(scheduler.assign())
-    scheduler.close(place)
-    scheduler.ended(place, place.ahead[0])
+    scheduler.close(slot)
+    scheduler.ended(slot, slot.ahead[0])
     assert list(scheduler.assign()) == []
-    scheduler.open(place)
+    scheduler.open(slot)
     assert list(scheduler.assign()) != []
 
 

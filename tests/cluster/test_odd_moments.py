@@ -194,7 +194,7 @@ def test_a_callback_may_close_the_cluster_that_another_thread_closes(
 
 
 def _is_sent(cluster: Cluster, task: SpawnedTask) -> bool:
-    return cluster._place_of(task) is not None
+    return cluster._slot_of(task) is not None
 
 
 def _sent_ahead(cluster: Cluster, seconds: float) -> list[SpawnedTask]:
@@ -246,8 +246,8 @@ def test_nothing_goes_behind_a_call_with_needs_that_kill_all_spared(
         after = cluster.spawn_many(_nap, [(0.0,)] * 5)
         needy.result(SOON)
         assert [task.result(SOON) for task in after] == [1] * 5
-        (station,) = cluster._controller.scheduler.stations.values()
-        assert (station.used_memory, station.used_cores) == (0, 0)
+        (host,) = cluster._controller.scheduler.hosts.values()
+        assert (host.used_memory, host.used_cores) == (0, 0)
 
 
 # Messages that come early

@@ -103,8 +103,8 @@ class RehearsedTask(Future[None]):
         self.id, self.host, self.fresh = number, host, fresh
 
 
-class RehearsedPlace(NamedTuple):
-    """A slot of a host, by its key; see `encamp.cluster.records.Place`."""
+class RehearsedSlot(NamedTuple):
+    """A slot of a host, by its key; see `encamp.cluster.records.SlotRecord`."""
 
     key: tuple[int, int]
 
@@ -123,14 +123,14 @@ class RehearsedCluster:
     waits: list[float | None] = field(default_factory=list)
     refusal: Exception | None = None
     closed: int = 0
-    places: dict[str, list[RehearsedPlace]] = field(default_factory=dict)
+    records: dict[str, list[RehearsedSlot]] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=count)
 
-    def _places(self, name: str) -> list[RehearsedPlace]:
-        """See `Cluster._places`."""
-        have = self.places.setdefault(name, [])
-        slots = dict(self.sizes).get(name, 0)
-        have[slots:] = [RehearsedPlace((0, next(self._numbers))) for _ in range(slots - len(have))]
+    def _slots_of(self, name: str) -> list[RehearsedSlot]:
+        """See `Cluster._slots_of`."""
+        have = self.records.setdefault(name, [])
+        count = dict(self.sizes).get(name, 0)
+        have[count:] = [RehearsedSlot((0, next(self._numbers))) for _ in range(count - len(have))]
         return [*have]
 
     @property
@@ -154,7 +154,7 @@ class RehearsedCluster:
         """See `Cluster._spawn`."""
         if self.refusal is not None:
             raise self.refusal
-        assert options.place in [place.key for place in self._places(options.on)]
+        assert options.slot in [slot.key for slot in self._slots_of(options.on)]
         task = RehearsedTask(len(self.spawned) + 1, options.on, fresh=options.fresh)
         self.spawned.append(task)
         return task

@@ -130,7 +130,7 @@ def test_nobody_waits_for_an_agent_that_is_frozen() -> None:
     with Cluster("pvm", slots=2, per_agent=1, machine="own") as cluster:
         one, other = cluster.spawn_many(work.echo, [(1,)] * 2)
         until(lambda: None not in (one.slot, other.slot))
-        frozen = cluster._controller.tasks[one.id].place.agent  # type: ignore[union-attr]
+        frozen = cluster._controller.tasks[one.id].slot.agent  # type: ignore[union-attr]
         facts = cluster._controller.agents.by_number[frozen].facts
         assert facts is not None
         os.kill(facts.pid, signal.SIGSTOP)

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from encamp.cluster.options import SpawnOptions
-from encamp.cluster.records import Place, Station
+from encamp.cluster.records import HostRecord, SlotRecord
 from encamp.executor.executor import _room
 from encamp.executor.mapping import CHUNKS_PER_SLOT, LARGEST_CHUNK, chunked, good_size
 
 
-def _station(slots: int) -> Station:
-    station = Station("host", 8, 1000, ["a", "b", "c"])
-    station.places += [Place(1, number, station) for number in range(slots)]
-    return station
+def _host(slots: int) -> HostRecord:
+    host = HostRecord("host", 8, 1000, ["a", "b", "c"])
+    host.slots += [SlotRecord(1, number, host) for number in range(slots)]
+    return host
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def _station(slots: int) -> Station:
 def test_as_many_run_at_once_as_the_scarcest_thing_allows(
     slots: int, need: dict[str, Any], most: int
 ) -> None:
-    assert _room(_station(slots), SpawnOptions(**need).checked().need) == most
+    assert _room(_host(slots), SpawnOptions(**need).checked().need) == most
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from encamp.agent.process import last_words
 from encamp.cluster.events import Host, HostAdded, HostDeleted
 from encamp.cluster.mail import Mail
-from encamp.cluster.records import Place, Record, Station
+from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.engines.base import Engine
 from encamp.errors import EngineFailed, TaskLost
@@ -57,11 +57,11 @@ class Agent:
     def __init__(self, number: int, frames_by: str) -> None:
         self.number = number
         self.frames_by = frames_by
-        self.places: list[Place] = []
+        self.slots: list[SlotRecord] = []
         self.facts: Hello | None = None
         self.tickets: list[int] = []
         self.missed = 0
-        self.gone: set[Place] = set()
+        self.gone: set[SlotRecord] = set()
         """Of its places, those that have no process any more."""
         self.refreshing = 0
         """Ticket of an order by which its idle slots change their processes; 0: none."""
@@ -94,13 +94,13 @@ class Controls(Protocol):
     def said(self, agent: Agent, envelope: Said, parts: Parts) -> None:
         """A task has printed something."""
 
-    def waits_again(self, record: Record) -> None:
+    def waits_again(self, record: TaskRecord) -> None:
         """A task that was given to a slot is there no more, and has not begun."""
 
-    def put_back(self, records: list[Record], place: Place) -> None:
+    def put_back(self, records: list[TaskRecord], slot: SlotRecord) -> None:
         """Let tasks that were given back wait."""
 
-    def end(self, record: Record, good: bool, value: Any) -> None:
+    def end(self, record: TaskRecord, good: bool, value: Any) -> None:
         """A task has ended."""
 
     def fail(self, exc: Exception) -> None:
@@ -142,14 +142,14 @@ class Agents:
             self._say_once(_READABLE)
         if facts.left_out:
             self._say_once(left_out_words(facts.left_out, facts.host))
-        station = self._scheduler.stations.get(facts.host)
-        if station is None:
-            station = Station(facts.host, facts.cores, facts.memory, facts.gpus)
+        host = self._scheduler.hosts.get(facts.host)
+        if host is None:
+            host = HostRecord(facts.host, facts.cores, facts.memory, facts.gpus)
         for number in range(facts.slots):
-            place = Place(agent.number, number, station)
-            agent.places.append(place)
-            self._scheduler.add(place)
-        self._know(station, agent)
+            slot = SlotRecord(agent.number, number, host)
+            agent.slots.append(slot)
+            self._scheduler.add(slot)
+        self._know(host, agent)
         if agent.frames_by:
             _log.info(
                 "frames of %s go through %s, because there is no direct connection",
@@ -164,17 +164,17 @@ class Agents:
             with suppress(UserWarning):  # where warnings are errors, work must go on
                 warnings.warn(words, stacklevel=2)
 
-    def _know(self, station: Station, agent: Agent) -> None:
-        known = self.hosts.get(station.name)
-        gpus = tuple(station.gpus) if known is None else known.gpus
+    def _know(self, host: HostRecord, agent: Agent) -> None:
+        known = self.hosts.get(host.name)
+        gpus = tuple(host.gpus) if known is None else known.gpus
         python = "" if agent.facts is None else agent.facts.python
         by = agent.frames_by or ("" if known is None else known.frames_by)
-        slots = len(station.places)
-        host = Host(station.name, slots, station.cores, station.memory, gpus, python, by)
-        self.hosts[station.name] = host
+        slots = len(host.slots)
+        shown = Host(host.name, slots, host.cores, host.memory, gpus, python, by)
+        self.hosts[host.name] = shown
         self._controller.slots_changed()
         if known is None:
-            self._mail.put(SPAWNER, HostAdded(host))
+            self._mail.put(SPAWNER, HostAdded(shown))
 
     def here(self) -> list[Agent]:
         """The agents that have come, in the order in which they did."""
@@ -192,7 +192,7 @@ class Agents:
         """Tell an elastic engine what there is to do, now and from time to time."""
         busy: dict[int, int] = {}
         for agent in self.by_number.values():
-            if count := sum(bool(place.ahead) for place in agent.places):
+            if count := sum(bool(slot.ahead) for slot in agent.slots):
                 busy[agent.number] = count
         waiting = self._scheduler.queued + self._scheduler.ahead
         self._engine.needs(busy, waiting)
@@ -222,21 +222,21 @@ class Agents:
         agent = self.by_number.pop(number, None)
         if agent is None or self._controller.closing:
             return
-        for place in agent.places:
-            if place in agent.gone:
+        for slot in agent.slots:
+            if slot in agent.gone:
                 continue
-            ahead = self._scheduler.remove(place)
-            self._lose(place, ahead[:1], ahead[1:], None, why)
+            ahead = self._scheduler.remove(slot)
+            self._lose(slot, ahead[:1], ahead[1:], None, why)
         for ticket in agent.tickets:
             if self.orders.get(ticket, ()) is None:
                 self.orders[ticket] = number, False, why
         if agent.facts is not None:
-            station = self._scheduler.stations.get(agent.facts.host)
-            if station is None:
+            host = self._scheduler.hosts.get(agent.facts.host)
+            if host is None:
                 self._mail.put(SPAWNER, HostDeleted(self.hosts.pop(agent.facts.host)))
                 self._controller.slots_changed()
             else:  # another agent is still there
-                self._know(station, agent)
+                self._know(host, agent)
         self.has_lost = True
         self.end_unmet()
 
@@ -257,33 +257,33 @@ class Agents:
 
     def slot_ended(self, agent: Agent, envelope: SlotEnded, parts: Parts) -> None:
         """A slot has another process: what the last one had is lost or goes elsewhere."""
-        place = agent.places[envelope.slot]
-        place.known.clear()
-        place.around = b""
-        place.life += 1
-        place.stopping = False
-        place.ticket = 0
-        ahead = list(place.ahead)
+        slot = agent.slots[envelope.slot]
+        slot.known.clear()
+        slot.around = b""
+        slot.life += 1
+        slot.stopping = False
+        slot.ticket = 0
+        ahead = list(slot.ahead)
         if ahead:
             ahead[0].mark = envelope.mark
         if ahead and envelope.text and envelope.began:
             said = Said(envelope.slot, ahead[0].id, 0, envelope.text, True)
             self._controller.said(agent, said, [])
         for task in reversed(ahead):
-            self._scheduler.ended(place, task)
+            self._scheduler.ended(slot, task)
         why = last_words(envelope.text) if envelope.exit_code else ""
         begun = ahead[:1] if envelope.began else []
         if not agent.refreshing:
-            self._scheduler.open(place)
-        self._lose(place, begun, ahead[len(begun) :], envelope.exit_code, why)
+            self._scheduler.open(slot)
+        self._lose(slot, begun, ahead[len(begun) :], envelope.exit_code, why)
         if envelope.gone:
-            self._go_without(agent, place, envelope.text.decode("utf-8", "replace"))
+            self._go_without(agent, slot, envelope.text.decode("utf-8", "replace"))
 
-    def _go_without(self, agent: Agent, place: Place, why: str) -> None:
+    def _go_without(self, agent: Agent, slot: SlotRecord, why: str) -> None:
         """A slot cannot be started any more; its host is lost with the last of them."""
-        self._scheduler.remove(place)
-        agent.gone.add(place)
-        if len(agent.gone) < len(agent.places):
+        self._scheduler.remove(slot)
+        agent.gone.add(slot)
+        if len(agent.gone) < len(agent.slots):
             self._controller.slots_changed()
             self.end_unmet()
             return
@@ -295,18 +295,18 @@ class Agents:
 
     def _lose(
         self,
-        place: Place,
-        begun: list[Record],
-        others: list[Record],
+        slot: SlotRecord,
+        begun: list[TaskRecord],
+        others: list[TaskRecord],
         exit_code: int | None,
         why: str,
     ) -> None:
         """A slot's process is gone with the call that had begun; the others go elsewhere."""
         for task in others:
             self._controller.waits_again(task)
-        self._controller.put_back(others, place)
+        self._controller.put_back(others, slot)
         for task in begun:
-            self._controller.end(task, False, task.why_ended(place, exit_code, why))
+            self._controller.end(task, False, task.why_ended(slot, exit_code, why))
 
     def order(self, what: str, *, each: bool) -> dict[int, str]:
         """Have ``each`` agent, or one on each host, do something; tickets → host names."""
@@ -319,8 +319,8 @@ class Agents:
                 agent.tickets.append(ticket)
                 if what == "refresh":  # what is sent to a process that goes would be lost
                     agent.refreshing = ticket
-                    for place in agent.places:
-                        self._scheduler.close(place)
+                    for slot in agent.slots:
+                        self._scheduler.close(slot)
                 self._outbox.post(agent.number, [encode(Order(ticket, what))])
         return tickets
 
@@ -331,9 +331,9 @@ class Agents:
         if envelope.ticket == agent.refreshing:
             agent.refreshing = 0
             inline = self._controller.inline
-            for place in agent.places:
-                if inline or not (place.stopping or any(task.cause for task in place.ahead)):
-                    self._scheduler.open(place)
+            for slot in agent.slots:
+                if inline or not (slot.stopping or any(task.cause for task in slot.ahead)):
+                    self._scheduler.open(slot)
 
     def all_done(self, tickets: Iterable[int]) -> bool:
         """Whether all that was ordered is done, or its host gone."""

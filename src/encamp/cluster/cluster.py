@@ -22,7 +22,7 @@ from encamp.cluster.events import Host
 from encamp.cluster.life import Life
 from encamp.cluster.options import SpawnOptions, bytes_of
 from encamp.cluster.recalls import NOT_INLINE
-from encamp.cluster.records import Place
+from encamp.cluster.records import SlotRecord
 from encamp.cluster.table import rows_of, table
 from encamp.cluster.task import SpawnedTask
 from encamp.engines.base import Endpoint, Engine
@@ -269,15 +269,15 @@ class Cluster:
         """The hosts, in the order in which they joined."""
         return list(self._controller.agents.hosts.values())
 
-    def _places(self, host: str) -> list[Place]:
+    def _slots_of(self, host: str) -> list[SlotRecord]:
         """The scheduler's records of the slots of a host; none if it is lost."""
-        station = self._controller.scheduler.stations.get(host)
-        return [] if station is None else list(station.places)
+        record = self._controller.scheduler.hosts.get(host)
+        return [] if record is None else list(record.slots)
 
-    def _place_of(self, task: SpawnedTask) -> Place | None:
+    def _slot_of(self, task: SpawnedTask) -> SlotRecord | None:
         """The slot that a task was sent to, while the slot exists."""
         record = self._controller.tasks.get(task.id)
-        return None if record is None else record.place
+        return None if record is None else record.slot
 
     @property
     def _changes(self) -> int:
@@ -307,8 +307,8 @@ class Cluster:
 
     def hosts_with_free_slots(self) -> dict[str, int]:
         """Host names → number of idle slots, for hosts that have some; the most first."""
-        stations = self._controller.scheduler.stations.values()
-        free = {station.name: len(station.free) for station in stations if station.free}
+        hosts = self._controller.scheduler.hosts.values()
+        free = {host.name: len(host.free) for host in hosts if host.free}
         return dict(sorted(free.items(), key=lambda item: -item[1]))
 
     @property

@@ -1,7 +1,7 @@
 """The controller: handles what arrives from the agents, and sends them calls and messages.
 
     Cluster.spawn ─► incoming ─► Scheduler ─► Run ─► agent ─► slot
-    Record, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
+    TaskRecord, queue of messages ◄─ results, messages, losses ◄─ agent ◄─ slot
 
 All of it runs in the thread that drives the pump.
 """
@@ -29,7 +29,7 @@ from encamp.cluster.mail import Mail
 from encamp.cluster.options import PLAIN, Options, SpawnOptions
 from encamp.cluster.printed import Printed
 from encamp.cluster.recalls import NOT_INLINE, Recalls
-from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
+from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.setups import Setups
 from encamp.cluster.task import FORKED, SpawnedTask
@@ -114,9 +114,9 @@ class Controller:
         self.surroundings = Surroundings()
         numbers = self.functions.numbers
         self.setups = Setups(numbers, everybody_here=engine.agent_here is not None)
-        self.tasks: dict[int, Record] = {}
+        self.tasks: dict[int, TaskRecord] = {}
         """All that have not ended."""
-        self.incoming: deque[Record] = deque()
+        self.incoming: deque[TaskRecord] = deque()
         self._numbers = itertools.count(1)
         self.mail = Mail(self.tasks, self.outbox)
         self.printed = Printed(follow)
@@ -160,7 +160,7 @@ class Controller:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         options: SpawnOptions,
-    ) -> Record:
+    ) -> TaskRecord:
         """Take a call, which starts in a later turn; for any thread.
 
         Raises the errors of `Cluster.spawn`.
@@ -178,7 +178,7 @@ class Controller:
         if checked.initializer is not None:
             functions = functions.of(checked.initializer)
         found, args = functions.find(function, args)
-        record = Record(next(self._numbers), self.recalls, found, (args, kwargs), checked)
+        record = TaskRecord(next(self._numbers), self.recalls, found, (args, kwargs), checked)
         if checked.at_once:
             record.parts = self._taken(record)
         self.incoming.append(record)
@@ -214,8 +214,8 @@ class Controller:
         if scheduler.slots:
             # Again, as a call that cannot be sent leaves its slot to another.
             while (scheduler.plain or scheduler.needy) and (assigned := scheduler.assign()):
-                for place, tasks in assigned:
-                    self._run(place, tasks)
+                for slot, tasks in assigned:
+                    self._run(slot, tasks)
             resting = 0 if self.tenant is None else self.tenant.resting
             busy = scheduler.slots - scheduler.idle - resting
             self.pump.eager = self._has_slots_here and not scheduler.ahead and busy < self._cores
@@ -240,12 +240,12 @@ class Controller:
             self.scheduler.put(task)
             incoming.popleft()
 
-    def known(self) -> list[Record]:
+    def known(self) -> list[TaskRecord]:
         """The tasks that have not ended; for the driving thread."""
         self.take_in()
         return list(self.tasks.values())
 
-    def record(self, task: SpawnedTask) -> Record | None:
+    def record(self, task: SpawnedTask) -> TaskRecord | None:
         """The record of a task, None if it has ended; for the driving thread."""
         self.take_in()
         return self.tasks.get(task.id)
@@ -259,9 +259,9 @@ class Controller:
         if self.tenant is not None:
             self.tenant.hosts_changed()
 
-    def put_back(self, records: list[Record], place: Place) -> None:
+    def put_back(self, records: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that slots have given back; those that are to be cancelled end."""
-        self.recalls.put_back(records, place)
+        self.recalls.put_back(records, slot)
 
     def send(self, to: int, payload: Parts) -> None:
         """Send a message of the program to a task; for the driving thread."""
@@ -315,17 +315,17 @@ class Controller:
 
     # Sending calls
 
-    def _run(self, place: Place, tasks: list[Record]) -> None:
+    def _run(self, slot: SlotRecord, tasks: list[TaskRecord]) -> None:
         """Send calls to a slot; a call that cannot be pickled fails alone."""
         calls: list[Call] = []
         buffers: Parts = []
-        sent: list[Record] = []
+        sent: list[TaskRecord] = []
         for task in tasks:
             try:
                 parts = task.parts or self._dumped(task)
                 setup = b"" if task.options.plain else self.setups.of(task)
             except BaseException as exc:  # noqa: BLE001 - pickling runs the arguments' own code
-                self._fail_unsent(place, task, exc)
+                self._fail_unsent(slot, task, exc)
                 continue
             sent.append(task)
             payload, large = enclosed(parts)
@@ -334,20 +334,20 @@ class Controller:
                 buffers += own(large) if self._shares_memory else large
         if calls:
             fresh = tasks[0].options.fresh
-            functions = self._new_functions(sent, () if fresh else place.known)
-            place.runs += 1
-            run = Run(place.number, len(calls), list(functions), fresh, place.life, place.runs)
-            if not fresh and place.changes != self.functions.kept.changes:
-                run.dropped = self._dropped(place)
+            functions = self._new_functions(sent, () if fresh else slot.known)
+            slot.runs += 1
+            run = Run(slot.number, len(calls), list(functions), fresh, slot.life, slot.runs)
+            if not fresh and slot.changes != self.functions.kept.changes:
+                run.dropped = self._dropped(slot)
             if not self._shares_memory:
-                run.around = self._around(place, fresh=fresh)
+                run.around = self._around(slot, fresh=fresh)
             parts = [encode(run), encode(calls), *functions.values(), *buffers]
-            self.outbox.post(place.agent, parts)
+            self.outbox.post(slot.agent, parts)
             if not fresh:
-                place.known.update(functions)
-            self.begins(place)
+                slot.known.update(functions)
+            self.begins(slot)
 
-    def _dumped(self, task: Record) -> Parts:
+    def _dumped(self, task: TaskRecord) -> Parts:
         """The pickled arguments of a call; pickling may run any code and raise anything."""
         parts = dump_arguments(*task.arguments)
         if has_generator(parts[0]):
@@ -356,7 +356,7 @@ class Controller:
             self.functions.repeats.of_arguments(named, (*args, *kwargs.values()), task.id)
         return parts
 
-    def _taken(self, task: Record) -> Parts:
+    def _taken(self, task: TaskRecord) -> Parts:
         """The arguments of a call in their present state. Raises `CannotTravel`; for any thread."""
         try:
             return own(self._dumped(task))
@@ -365,7 +365,7 @@ class Controller:
                 raise
             raise _unsendable(task, exc) from exc
 
-    def _new_functions(self, tasks: list[Record], known: Container[int]) -> dict[int, bytes]:
+    def _new_functions(self, tasks: list[TaskRecord], known: Container[int]) -> dict[int, bytes]:
         """The functions and initializers that a slot does not have yet."""
         new: dict[int, bytes] = {}
         for task in tasks:
@@ -378,40 +378,40 @@ class Controller:
                     new[function.number] = function.payload
         return new
 
-    def _around(self, place: Place, *, fresh: bool) -> bytes:
+    def _around(self, slot: SlotRecord, *, fresh: bool) -> bytes:
         """The program's settings that have changed since they were sent to this slot."""
         around = self.surroundings.now()
         if fresh:
             return around
-        new = b"" if around is place.around else around
-        place.around = around
+        new = b"" if around is slot.around else around
+        slot.around = around
         return new
 
-    def _dropped(self, place: Place) -> list[int]:
+    def _dropped(self, slot: SlotRecord) -> list[int]:
         """Functions that a slot is to forget, because no call that it has needs them."""
         kept = self.functions.kept
         alive = kept.numbers.keys() | self.setups.kept.keys()
-        gone = place.known - alive
-        wanted = {task.function.number for task in place.ahead} if gone else set()
-        place.known -= gone - wanted
+        gone = slot.known - alive
+        wanted = {task.function.number for task in slot.ahead} if gone else set()
+        slot.known -= gone - wanted
         if not gone & wanted:
-            place.changes = kept.changes
+            slot.changes = kept.changes
         return list(gone - wanted)
 
-    def _fail_unsent(self, place: Place, task: Record, exc: BaseException) -> None:
-        self.scheduler.ended(place, task)
+    def _fail_unsent(self, slot: SlotRecord, task: TaskRecord, exc: BaseException) -> None:
+        self.scheduler.ended(slot, task)
         error = _unsendable(task, exc)
         if error is not exc:
             error.__cause__ = exc
         self.end(task, False, error)
 
-    def begins(self, place: Place) -> None:
+    def begins(self, slot: SlotRecord) -> None:
         """The first of the calls at a slot is the running one.
 
         This is unknown while the slot is asked to give back calls.
         """
-        if place.ahead and not place.ticket:
-            task = place.ahead[0]
+        if slot.ahead and not slot.ticket:
+            task = slot.ahead[0]
             if task.state is SENT:
                 task.begins()
             if self.mail.early:
@@ -420,61 +420,61 @@ class Controller:
     # What comes of them
 
     def _results(self, agent: Agent, envelope: Results, parts: Parts) -> None:
-        place = agent.places[envelope.slot]
+        slot = agent.slots[envelope.slot]
         if len(envelope.results) == 1:
-            self._take_result(place, envelope.results[0], parts[1:], last=True)
+            self._take_result(slot, envelope.results[0], parts[1:], last=True)
             return
         results, at = deque[tuple[Result, Parts]](), 1
         for result in envelope.results:
             end = at + result[4]
             results.append((result, parts[at:end]))
             at = end
-        self._take_results((place, results))
+        self._take_results((slot, results))
 
     def _many_results(self, agent: Agent, envelope: ManyResults, parts: Parts) -> None:
-        place = agent.places[envelope.slot]
+        slot = agent.slots[envelope.slot]
         come = [result for part in parts[1:] for result in decode(part).results]
-        self._take_results((place, deque(zip(come, repeat(_NO_BUFFERS)))))
+        self._take_results((slot, deque(zip(come, repeat(_NO_BUFFERS)))))
 
-    def _take_results(self, come: tuple[Place, deque[tuple[Result, Parts]]]) -> None:
+    def _take_results(self, come: tuple[SlotRecord, deque[tuple[Result, Parts]]]) -> None:
         """Take results; a turn inside a callback continues with the rest."""
-        place, results = come
+        slot, results = come
         if len(results) > 1:
             self.pump.before_others(self._take_results, [come])
         while results:
             result, buffers = results.popleft()
-            self._take_result(place, result, buffers, last=not results)
+            self._take_result(slot, result, buffers, last=not results)
 
-    def _take_result(self, place: Place, result: Result, buffers: Parts, *, last: bool) -> None:
+    def _take_result(self, slot: SlotRecord, result: Result, buffers: Parts, *, last: bool) -> None:
         """Take a result in; behind the ``last`` of some, another call has begun at the slot."""
         number, good, seconds, payload, _ = result
         task = self.tasks.get(number)
-        if task is None or task.place is not place:
+        if task is None or task.slot is not slot:
             if last:
-                self.begins(place)
+                self.begins(slot)
             return
         future = task.future
         if future.host is None:  # its result came with that of the call before it
-            future.host, future.slot = place.station.name, place.number
+            future.host, future.slot = slot.host.name, slot.number
         if seconds >= 0:
             task.function.timing.took(seconds)
-        self.scheduler.ended(place, task)
+        self.scheduler.ended(slot, task)
         if last:  # first, as what follows may call back, and wait
-            self.begins(place)
+            self.begins(slot)
         if good and payload == _NONE and not task.options.staged:
             self.end(task, True, None)
         else:
-            self._result(task, place, good, disclosed(payload, buffers))
+            self._result(task, slot, good, disclosed(payload, buffers))
 
-    def _result(self, task: Record, place: Place, good: bool, body: Parts) -> None:
+    def _result(self, task: TaskRecord, slot: SlotRecord, good: bool, body: Parts) -> None:
         if not good:
-            self._failed(task, place, *load_failure(body))
+            self._failed(task, slot, *load_failure(body))
             return
         try:
             value = load(body)
         except BaseException as exc:  # noqa: BLE001 - unpickling runs the value's own code
             cause = f"its result cannot be unpickled here: {words_of(exc)}"
-            self._failed(task, place, RuntimeError(cause), traceback_of(exc))
+            self._failed(task, slot, RuntimeError(cause), traceback_of(exc))
             return
         if task.options.staged:
             check = partial(self.setups.check, task, value.staged)
@@ -482,32 +482,32 @@ class Controller:
         else:
             self.end(task, True, value)
 
-    def _failed(self, task: Record, place: Place, error: BaseException, text: str) -> None:
+    def _failed(self, task: TaskRecord, slot: SlotRecord, error: BaseException, text: str) -> None:
         kind = type(error)  # `isinstance` would run the error's own code
         if kind is NotImportable and self._again_by_value(task, error.module):  # type: ignore[attr-defined]
             return
         if kind is NotBegun:
             self.waits_again(task)
-            self.recalls.put_back([task], place)
+            self.recalls.put_back([task], slot)
             return
         if kind is Stopped:
-            error = task.why_ended(place, None, "its slot was asked to end")
+            error = task.why_ended(slot, None, "its slot was asked to end")
         elif kind is NotImportable:
             module = error.module  # type: ignore[attr-defined]
             error = ModuleNotFoundError(
-                f"the host {place.station.name} has no module {module!r}; install it there"
+                f"the host {slot.host.name} has no module {module!r}; install it there"
             )
         else:
-            head = f"{task.name} on {place.station.name}, slot {place.number}:\n"
+            head = f"{task.name} on {slot.host.name}, slot {slot.number}:\n"
             BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
         self.end(task, False, error)
 
-    def waits_again(self, task: Record) -> None:
+    def waits_again(self, task: TaskRecord) -> None:
         """A task that was sent to a slot has come back without having started."""
         task.waits_again()
         self.mail.lines.pop(task.id, None)
 
-    def _again_by_value(self, task: Record, module: str) -> bool:
+    def _again_by_value(self, task: TaskRecord, module: str) -> bool:
         functions = self.functions.of(task.options.initializer)
         again = functions.again_by_value(task.function, module)
         if again is None:
@@ -517,7 +517,7 @@ class Controller:
         self.scheduler.put_back([task])
         return True
 
-    def end(self, task: Record, good: bool, value: Any) -> None:
+    def end(self, task: TaskRecord, good: bool, value: Any) -> None:
         """End a task: set its future, and queue its events if wanted."""
         if self.tasks.pop(task.id, None) is None:
             return
@@ -532,7 +532,7 @@ class Controller:
         else:
             task.future.set_exception(value)
 
-    def cancelled(self, task: Record) -> None:
+    def cancelled(self, task: TaskRecord) -> None:
         """Cancel a waiting task."""
         if self.tasks.pop(task.id, None) is None:
             return
@@ -542,7 +542,7 @@ class Controller:
         if task.options.notify:
             self.mail.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
 
-    def _forget(self, task: Record, good: bool, value: Any) -> None:
+    def _forget(self, task: TaskRecord, good: bool, value: Any) -> None:
         task.ended()
         if self.mail.lines or self.mail.early:
             self.mail.forget(task)
@@ -590,7 +590,7 @@ class Controller:
             self.tenant.arrived(envelope.sender, parts[1:])
 
     def _where_is(self, agent: Agent, envelope: WhereIs, parts: Parts) -> None:
-        where = Where(envelope.slot, envelope.task, *self.mail.place_of(envelope.task))
+        where = Where(envelope.slot, envelope.task, *self.mail.slot_of(envelope.task))
         self.outbox.post(agent.number, [encode(where)])
 
     def _ask(self, agent: Agent, envelope: Ask, parts: Parts) -> None:
@@ -630,7 +630,7 @@ class Controller:
             self.end(task, False, TaskLost(task.label, "its host", None, failure.why))
 
 
-def _unsendable(task: Record, exc: BaseException) -> CannotTravel:
+def _unsendable(task: TaskRecord, exc: BaseException) -> CannotTravel:
     """Why a call's arguments cannot be sent."""
     if isinstance(exc, CannotTravel):
         return exc

@@ -8,14 +8,14 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any
 
-from encamp.cluster.records import Record
+from encamp.cluster.records import TaskRecord
 from encamp.loop.pump import Pump
 from encamp.slot.folder import Brought
 from encamp.storage.outputs.publish import publish
 from encamp.storage.outputs.stage import unstage
 
 Done = Callable[[Any, BaseException | None], None]
-Ended = Callable[[Record, bool, Any], None]
+Ended = Callable[[TaskRecord, bool, Any], None]
 
 
 class Errands:
@@ -53,7 +53,7 @@ class Errands:
             run()
 
     def publish(
-        self, task: Record, brought: Brought, check: Callable[[], None], ended: Ended
+        self, task: TaskRecord, brought: Brought, check: Callable[[], None], ended: Ended
     ) -> None:
         """Give a task's outputs their final names; then ``ended`` is called by the pump.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from encamp.cluster.records import RUNNING, Record
+from encamp.cluster.records import RUNNING, TaskRecord
 from encamp.engines.base import Line
 from encamp.slot.short import Short
 from encamp.wire.frames import Parts
@@ -20,7 +20,7 @@ from encamp.wire.protocol import NOWHERE, SPAWNER, Received, addressed
 class Mail:
     """The queue of messages for the program, and messages to tasks that have not started."""
 
-    def __init__(self, tasks: Mapping[int, Record], outbox: Outbox) -> None:
+    def __init__(self, tasks: Mapping[int, TaskRecord], outbox: Outbox) -> None:
         self._tasks, self._outbox = tasks, outbox
         self.come: deque[tuple[int, Any]] = deque()
         self.early: dict[int, list[tuple[int, int, Parts]]] = {}
@@ -98,29 +98,29 @@ class Mail:
             return
         if task.state is not RUNNING or to in self.early:
             self.early.setdefault(to, []).append((port, sender, payload))
-        elif (place := task.place) is not None:
-            envelope, head = addressed(to, sender, place.agent, place.number, 0, port)
-            self._outbox.send(place.agent, [head, *payload])
+        elif (slot := task.slot) is not None:
+            envelope, head = addressed(to, sender, slot.agent, slot.number, 0, port)
+            self._outbox.send(slot.agent, [head, *payload])
             if port:
                 return
             if self.short is not None and sender == SPAWNER and not self.lines.get(to):
                 self.lines[to] = self.short.line(envelope) if to in self.lines else None
 
-    def begins(self, task: Record) -> None:
+    def begins(self, task: TaskRecord) -> None:
         """A task starts: it gets the messages that have waited for it."""
         for port, sender, payload in self.early.pop(task.id, ()):
             self.send(task.id, sender, payload, port)
 
-    def forget(self, task: Record) -> None:
+    def forget(self, task: TaskRecord) -> None:
         """A task has ended."""
         self.lines.pop(task.id, None)
         self.early.pop(task.id, None)
 
-    def place_of(self, number: int) -> tuple[int, int, int]:
+    def slot_of(self, number: int) -> tuple[int, int, int]:
         """Agent and slot of a running task, and the number of the last calls sent there.
 
         Messages to other tasks go through this controller.
         """
         task = self._tasks.get(number)
-        place = task.place if task is not None and task.state is RUNNING else None
-        return (NOWHERE, NOWHERE, 0) if place is None else (place.agent, place.number, place.runs)
+        slot = task.slot if task is not None and task.state is RUNNING else None
+        return (NOWHERE, NOWHERE, 0) if slot is None else (slot.agent, slot.number, slot.runs)

@@ -25,7 +25,7 @@ class Need(NamedTuple):
     gpus: int = 0
     alone: bool = False
     """It shares its slot with nothing that waits: no calls are sent ahead."""
-    place: tuple[int, int] | None = None
+    slot: tuple[int, int] | None = None
     """The only slot that it may have: its agent's number and its own."""
 
 
@@ -69,7 +69,7 @@ class Options:
         object.__setattr__(self, "plain", not said)
 
 
-_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "place", "alone"
+_INTERNAL = "initializer", "answer", "owner", "heard", "at_once", "slot", "alone"
 """What no user gives."""
 
 
@@ -95,7 +95,7 @@ class SpawnOptions:
     owner: object = None
     heard: Callable[[bytes], None] | None = None
     at_once: bool = False
-    place: tuple[int, int] | None = None
+    slot: tuple[int, int] | None = None
     alone: bool = False
 
     @classmethod
@@ -146,7 +146,7 @@ class SpawnOptions:
         memory = _bytes(self.memory)
         cores, gpus = whole("cores", self.cores, 1), whole("gpus", self.gpus, 0)
         alone = self.alone or self.fresh or cores > 1 or memory > 0 or gpus > 0
-        need = Need(names(self.on), cores, memory, gpus, alone, self.place)
+        need = Need(names(self.on), cores, memory, gpus, alone, self.slot)
         return PLAIN if need == PLAIN else need
 
 

@@ -6,7 +6,7 @@ import codecs
 import logging
 from collections.abc import Callable
 
-from encamp.cluster.records import Record
+from encamp.cluster.records import TaskRecord
 from encamp.wire.protocol import Said
 
 _log = logging.getLogger("encamp")
@@ -32,7 +32,7 @@ class Printed:
         self.heard: dict[int, _Heard] = {}
         """What running tasks have printed, as far as it was told."""
 
-    def said(self, task: Record, envelope: Said) -> None:
+    def said(self, task: TaskRecord, envelope: Said) -> None:
         """A task has printed something."""
         heard = self.heard.setdefault(task.id, _Heard())
         raw = envelope.text[max(0, heard.told - envelope.start) :]
@@ -51,6 +51,6 @@ class Printed:
             except Exception:  # noqa: BLE001 - it is a user's
                 _log.exception("the function that follows the output of tasks raised")
 
-    def forget(self, task: Record) -> None:
+    def forget(self, task: TaskRecord) -> None:
         """A task has ended."""
         self.heard.pop(task.id, None)

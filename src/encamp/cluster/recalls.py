@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from encamp.agent.hosted import ANSWER_WITHIN
 from encamp.cluster.agents import Agent
-from encamp.cluster.records import SENT, WAITING, Cause, Place, Record
+from encamp.cluster.records import SENT, WAITING, Cause, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import UnsupportedByEngine
@@ -35,25 +35,25 @@ NOT_INLINE = "make the cluster without inline=True"
 class Controls(Protocol):
     """What recalls need from their controller."""
 
-    def known(self) -> list[Record]:
+    def known(self) -> list[TaskRecord]:
         """The tasks that have not ended."""
 
-    def record(self, task: SpawnedTask) -> Record | None:
+    def record(self, task: SpawnedTask) -> TaskRecord | None:
         """The record of a task; None if it has ended."""
 
     def all_agents(self) -> Iterable[Agent]:
         """The agents that there are."""
 
-    def begins(self, place: Place) -> None:
+    def begins(self, slot: SlotRecord) -> None:
         """The first of the calls at a slot is the running one."""
 
-    def waits_again(self, record: Record) -> None:
+    def waits_again(self, record: TaskRecord) -> None:
         """A task that was sent to a slot has come back without having started."""
 
-    def end(self, record: Record, good: bool, value: Any) -> None:
+    def end(self, record: TaskRecord, good: bool, value: Any) -> None:
         """A task has ended."""
 
-    def cancelled(self, record: Record) -> None:
+    def cancelled(self, record: TaskRecord) -> None:
         """A waiting task is cancelled."""
 
 
@@ -73,87 +73,87 @@ class Recalls:
         self._looking = False
         """Whether `_unstick` is to be called soon."""
 
-    def stop(self, task: Record, why: Cause) -> None:
+    def stop(self, task: TaskRecord, why: Cause) -> None:
         """End a running task; first asks the slot what it runs, so that no other task is hit."""
-        place = self._closed_for(task, why)
-        if place is not None:
-            self.recall(place)
-            self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, place))
+        slot = self._closed_for(task, why)
+        if slot is not None:
+            self.recall(slot)
+            self.pump.later(ANSWER_WITHIN, lambda: self._stop_unasked(task, slot))
 
-    def stop_at_once(self, task: Record, why: Cause) -> None:
+    def stop_at_once(self, task: TaskRecord, why: Cause) -> None:
         """End a running task that is alone in its slot, which need not be asked."""
-        place = self._closed_for(task, why)
-        if place is not None:
-            self._stop(place)
+        slot = self._closed_for(task, why)
+        if slot is not None:
+            self._stop(slot)
 
-    def _closed_for(self, task: Record, why: Cause) -> Place | None:
+    def _closed_for(self, task: TaskRecord, why: Cause) -> SlotRecord | None:
         """The slot of a task that is to end, now closed; None if the task does not run."""
-        place = task.place
-        if place is not None:
+        slot = task.slot
+        if slot is not None:
             task.end_soon(why)
-            self._scheduler.close(place)
-        return place
+            self._scheduler.close(slot)
+        return slot
 
-    def recall(self, place: Place) -> None:
+    def recall(self, slot: SlotRecord) -> None:
         """Ask a slot to give back the calls that it has not started."""
-        place.ticket = next(self._tickets)
-        self._outbox.post(place.agent, [encode(Recall(place.number, place.ticket))])
+        slot.ticket = next(self._tickets)
+        self._outbox.post(slot.agent, [encode(Recall(slot.number, slot.ticket))])
 
-    def _stop_unasked(self, task: Record, place: Place) -> None:
+    def _stop_unasked(self, task: TaskRecord, slot: SlotRecord) -> None:
         """The slot does not answer: it is in compiled code, so it is still in the same call.
 
         Its agent knows whether this is true; perhaps only the network is slow.
         """
-        if task.place is place and place.ahead and place.ahead[0] is task and place.ticket:
-            self._stop(place, place.ticket)
+        if task.slot is slot and slot.ahead and slot.ahead[0] is task and slot.ticket:
+            self._stop(slot, slot.ticket)
 
-    def _stop(self, place: Place, ticket: int = 0) -> None:
+    def _stop(self, slot: SlotRecord, ticket: int = 0) -> None:
         """End a slot's process; it gets no tasks until there is a new one."""
-        if not place.stopping:
-            place.stopping = True
-            self._outbox.post(place.agent, [encode(Stop(place.number, place.life, ticket))])
+        if not slot.stopping:
+            slot.stopping = True
+            self._outbox.post(slot.agent, [encode(Stop(slot.number, slot.life, ticket))])
 
     def given_back(self, agent: Agent, envelope: GivenBack, parts: Parts) -> None:
-        place = agent.places[envelope.slot]
-        if envelope.ticket == place.ticket:
-            place.ticket = 0
-            place.stopping = False  # it has answered, so its agent does not end it unasked
+        slot = agent.slots[envelope.slot]
+        if envelope.ticket == slot.ticket:
+            slot.ticket = 0
+            slot.stopping = False  # it has answered, so its agent does not end it unasked
         back = set(envelope.tasks)
-        returned = [task for task in place.ahead if task.id in back]
+        returned = [task for task in slot.ahead if task.id in back]
         for task in reversed(returned):
-            self._scheduler.ended(place, task)
+            self._scheduler.ended(slot, task)
             self._controller.waits_again(task)
-        self.put_back(returned, place)
-        self._controller.begins(place)
-        targets = [] if self._inline else [task for task in place.ahead if task.cause]
-        if place.stopping or place.ticket:
+        self.put_back(returned, slot)
+        self._controller.begins(slot)
+        targets = [] if self._inline else [task for task in slot.ahead if task.cause]
+        if slot.stopping or slot.ticket:
             return  # what it says late is no reason to give it more, nor what is not its last word
         if any(task.id == envelope.running for task in targets):
-            self._stop(place)
-        elif targets and place.ahead[0].cause:  # between two calls when it was asked
-            self.pump.later(_AGAIN, lambda: self.recall(place))
+            self._stop(slot)
+        elif targets and slot.ahead[0].cause:  # between two calls when it was asked
+            self.pump.later(_AGAIN, lambda: self.recall(slot))
         elif not agent.refreshing:
-            self._scheduler.open(place)
+            self._scheduler.open(slot)
 
-    def put_back(self, tasks: list[Record], place: Place) -> None:
+    def put_back(self, tasks: list[TaskRecord], slot: SlotRecord) -> None:
         """Queue tasks that were given back; those that are to be cancelled end.
 
         The latter come last: what their callbacks use must be consistent before.
         """
-        goes_on: list[Record] = []
-        over: list[tuple[Record, Place]] = []
+        goes_on: list[TaskRecord] = []
+        over: list[tuple[TaskRecord, SlotRecord]] = []
         for task in tasks:
             if task.cause or task.unwanted:
-                over.append((task, place))
+                over.append((task, slot))
             else:
                 goes_on.append(task)
         self._scheduler.put_back(goes_on)
         self.pump.before_others(self._ends, over)
 
-    def _ends(self, come: tuple[Record, Place]) -> None:
-        task, place = come
+    def _ends(self, come: tuple[TaskRecord, SlotRecord]) -> None:
+        task, slot = come
         if task.cause:
-            self._controller.end(task, False, task.why_ended(place, None, ""))
+            self._controller.end(task, False, task.why_ended(slot, None, ""))
         else:
             self._controller.cancelled(task)
 
@@ -169,9 +169,9 @@ class Recalls:
         if not self._scheduler.idle or not self._scheduler.ahead:
             return
         for agent in self._controller.all_agents():
-            for place in agent.places:
-                if len(place.ahead) > 1 and not place.closed and not place.ticket:
-                    self.recall(place)
+            for slot in agent.slots:
+                if len(slot.ahead) > 1 and not slot.closed and not slot.ticket:
+                    self.recall(slot)
 
     def kill(self, task: SpawnedTask) -> None:
         """End a running task; from any thread."""
@@ -186,26 +186,26 @@ class Recalls:
 
     def kill_all(self) -> None:
         """Cancel waiting tasks and kill running ones at once, so that none starts meanwhile."""
-        places: dict[Place, None] = {}
-        waiting: list[Record] = []
+        slots: dict[SlotRecord, None] = {}
+        waiting: list[TaskRecord] = []
         for task in self._controller.known():
             if task.state is WAITING:
                 waiting.append(task)
-            elif (place := task.place) is not None:  # else its outputs are being published
-                places[place] = None
-                if not (self._inline and task is place.ahead[0]):
+            elif (slot := task.slot) is not None:  # else its outputs are being published
+                slots[slot] = None
+                if not (self._inline and task is slot.ahead[0]):
                     task.end_soon(Cause.KILLED)
-        for place in places:
-            self._scheduler.close(place)
-            self.recall(place)
+        for slot in slots:
+            self._scheduler.close(slot)
+            self.recall(slot)
             if not self._inline:
-                head = place.ahead[0]
-                self.pump.later(ANSWER_WITHIN, functools.partial(self._stop_unasked, head, place))
+                head = slot.ahead[0]
+                self.pump.later(ANSWER_WITHIN, functools.partial(self._stop_unasked, head, slot))
         self.cancel(waiting)
-        if self._inline and places:
+        if self._inline and slots:
             raise UnsupportedByEngine(self._inline, "end inline tasks", NOT_INLINE)
 
-    def cancel(self, waiting: list[Record]) -> None:
+    def cancel(self, waiting: list[TaskRecord]) -> None:
         """Cancel waiting tasks."""
         self._scheduler.drop(waiting)
         for task in waiting:  # last, for their callbacks may wait for others
@@ -234,9 +234,9 @@ class Recalls:
 
         self.pump.soon(take_back)
 
-    def _cancel_waiting(self, tasks: Iterable[SpawnedTask]) -> list[Record]:
+    def _cancel_waiting(self, tasks: Iterable[SpawnedTask]) -> list[TaskRecord]:
         """Cancel tasks that wait here, and ask slots for the rest, which are returned."""
-        elsewhere: list[Record] = []
+        elsewhere: list[TaskRecord] = []
         for task in tasks:
             record = self._controller.record(task)
             if record is None:
@@ -246,13 +246,13 @@ class Recalls:
             elif record.state is SENT:
                 record.unwanted = True
                 elsewhere.append(record)
-        for place in dict.fromkeys(record.place for record in elsewhere):
-            if place is not None and not (place.closed and place.ticket):
-                self.recall(place)
+        for slot in dict.fromkeys(record.slot for record in elsewhere):
+            if slot is not None and not (slot.closed and slot.ticket):
+                self.recall(slot)
         return elsewhere
 
     @staticmethod
-    def _cancel_no_more(records: Iterable[Record]) -> None:
+    def _cancel_no_more(records: Iterable[TaskRecord]) -> None:
         """Tasks that have started meanwhile, or whose slot does not answer, run on."""
         for record in records:
             record.unwanted = False

@@ -44,7 +44,7 @@ class Cause(Enum):
     OVERDUE = "a server that answered nothing for too long"
 
 
-class Record:
+class TaskRecord:
     """A task at the controller. ``future`` is what its user holds."""
 
     __slots__ = (
@@ -57,7 +57,7 @@ class Record:
         "mark",
         "options",
         "parts",
-        "place",
+        "slot",
         "state",
         "unwanted",
     )
@@ -78,7 +78,7 @@ class Record:
         """The pickle of its arguments, where that was made when it was spawned."""
         self.options = options
         self.state = WAITING
-        self.place: Place | None = None
+        self.slot: SlotRecord | None = None
         """The slot that it was sent to, until it leaves that."""
         self.devices: tuple[str, ...] = ()
         self.cause: Cause | None = None
@@ -99,22 +99,22 @@ class Record:
 
     # Its states
 
-    def sent(self, place: Place) -> None:
+    def sent(self, slot: SlotRecord) -> None:
         """It was sent to a slot."""
-        self.place, self.state = place, SENT
+        self.slot, self.state = slot, SENT
 
     def begins(self) -> None:
         """It is at the head of its slot's queue now."""
-        place = self.place
-        if self.state is SENT and place is not None:
+        slot = self.slot
+        if self.state is SENT and slot is not None:
             self.state = RUNNING
-            self.future.set_begun(place.station.name, place.number)
+            self.future.set_begun(slot.host.name, slot.number)
 
     def left(self) -> None:
         """It has left its slot."""
         if self.state is not ENDED:
             self.state = LEFT
-        self.place = None
+        self.slot = None
 
     def waits_again(self) -> None:
         """It was given back without having started."""
@@ -132,16 +132,16 @@ class Record:
         if self.cause is None:
             self.cause = cause
 
-    def why_ended(self, place: Place, exit_code: int | None, why: str) -> EncampError:
+    def why_ended(self, slot: SlotRecord, exit_code: int | None, why: str) -> EncampError:
         """Its error if its slot was ended, or ended by itself."""
         if self.cause is Cause.KILLED:
-            return TaskKilled(self.label, place.station.name)
+            return TaskKilled(self.label, slot.host.name)
         if self.cause is Cause.TIME and self.options.time_limit is not None:
             return TimeLimitExceeded(self.label, None, self.options.time_limit)
-        return TaskLost(self.label, place.station.name, exit_code, why)
+        return TaskLost(self.label, slot.host.name, exit_code, why)
 
 
-class Place:
+class SlotRecord:
     """A slot at the controller. ``ahead`` are the tasks sent there, the running one first."""
 
     __slots__ = (
@@ -151,18 +151,18 @@ class Place:
         "backlog",
         "changes",
         "closed",
+        "host",
         "known",
         "life",
         "number",
         "runs",
-        "station",
         "stopping",
         "ticket",
     )
 
-    def __init__(self, agent: int, number: int, station: Station) -> None:
-        self.agent, self.number, self.station = agent, number, station
-        self.ahead: deque[Record] = deque()
+    def __init__(self, agent: int, number: int, host: HostRecord) -> None:
+        self.agent, self.number, self.host = agent, number, host
+        self.ahead: deque[TaskRecord] = deque()
         self.backlog = 0.0
         """Seconds of work that it has."""
         self.known: set[int] = set()
@@ -186,15 +186,15 @@ class Place:
         return self.agent, self.number
 
 
-class Station:
+class HostRecord:
     """A host at the scheduler."""
 
     def __init__(self, name: str, cores: int, memory: int, gpus: Iterable[str]) -> None:
         self.name, self.cores, self.memory = name, cores, memory
         self.gpus = list(gpus)
         self.all_gpus = len(self.gpus)
-        self.places: list[Place] = []
-        self.free: dict[Place, None] = {}
+        self.slots: list[SlotRecord] = []
+        self.free: dict[SlotRecord, None] = {}
         self.used_cores = 0
         self.used_memory = 0
         self.wide = 0
@@ -206,13 +206,13 @@ class Station:
         """How many plain tasks can start here now."""
         if self.reserved:
             return 0
-        cores = self.cores if self.wide else max(self.cores, len(self.places))
+        cores = self.cores if self.wide else max(self.cores, len(self.slots))
         return max(0, min(len(self.free), cores - self.used_cores))
 
     def can(self, need: Need) -> bool:
         """Whether it could meet a need if it were idle."""
         wide = need.cores if need.cores > 1 else 0
-        if need.place is not None and self.only(need, self.places) is None:
+        if need.slot is not None and self.only(need, self.slots) is None:
             return False
         return wide <= self.cores and need.memory <= self.memory and need.gpus <= self.all_gpus
 
@@ -227,16 +227,16 @@ class Station:
     def _has_slots(self, need: Need) -> bool:
         if self.slot_for(need) is None:
             return False
-        most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.places))
+        most = self.cores if need.cores > 1 or self.wide else max(self.cores, len(self.slots))
         return self.used_cores + need.cores <= most
 
-    def slot_for(self, need: Need) -> Place | None:
+    def slot_for(self, need: Need) -> SlotRecord | None:
         """A free slot for a need; None if there is none."""
-        if need.place is None:
+        if need.slot is None:
             return next(iter(self.free), None)
         return self.only(need, self.free)
 
     @staticmethod
-    def only(need: Need, places: Iterable[Place]) -> Place | None:
+    def only(need: Need, slots: Iterable[SlotRecord]) -> SlotRecord | None:
         """The only slot that a need allows, if it is free here."""
-        return next((place for place in places if place.key == need.place), None)
+        return next((slot for slot in slots if slot.key == need.slot), None)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 
 from encamp.cluster.options import PLAIN, Need
-from encamp.cluster.records import WAITING, Place, Record, Station
+from encamp.cluster.records import WAITING, HostRecord, SlotRecord, TaskRecord
 from encamp.errors import MEMORY, NoSuchHost, NotEnough
 
 HORIZON = 0.02
@@ -21,14 +21,14 @@ _MOST = 4000
 """Calls that a slot has ahead of it at most."""
 
 
-Assignment = tuple[Place, list[Record]]
+Assignment = tuple[SlotRecord, list[TaskRecord]]
 
 
 class Scheduler:
     """All waiting tasks, and all hosts."""
 
     def __init__(self) -> None:
-        self.stations: dict[str, Station] = {}
+        self.hosts: dict[str, HostRecord] = {}
         self.slots = 0
         self.idle = 0
         """Slots that run nothing."""
@@ -36,86 +36,82 @@ class Scheduler:
         """Tasks that were sent to slots that run another."""
         self.changes = 0
         """How often a slot has come or gone."""
-        self.plain: deque[Record] = deque()
+        self.plain: deque[TaskRecord] = deque()
         """Tasks that wait, and need nothing but a slot."""
-        self.needy: dict[Need, deque[Record]] = {}
+        self.needy: dict[Need, deque[TaskRecord]] = {}
         """Those that need more, by what it is."""
-        self._buckets: list[dict[Station, None]] = [{}]
+        self._buckets: list[dict[HostRecord, None]] = [{}]
         self._top = 0
-        self._hungry: dict[Place, None] = {}
+        self._hungry: dict[SlotRecord, None] = {}
 
     # Hosts
 
-    def add(self, place: Place) -> None:
+    def add(self, slot: SlotRecord) -> None:
         """Add a slot."""
-        station = place.station
-        self.stations[station.name] = station
-        station.places.append(place)
-        station.free[place] = None
+        host = slot.host
+        self.hosts[host.name] = host
+        host.slots.append(slot)
+        host.free[slot] = None
         self.slots += 1
         self.idle += 1
         self.changes += 1
-        self._sort(station)
+        self._sort(host)
 
-    def remove(self, place: Place) -> list[Record]:
+    def remove(self, slot: SlotRecord) -> list[TaskRecord]:
         """Remove a slot; returns the tasks that were sent there."""
-        station = place.station
-        tasks = list(place.ahead)
+        host = slot.host
+        tasks = list(slot.ahead)
         if tasks:
-            self._release(station, tasks[0])
+            self._release(host, tasks[0])
         for task in tasks:
             task.left()
         self.ahead -= max(0, len(tasks) - 1)
-        place.ahead.clear()
-        if not tasks and not place.closed:
+        slot.ahead.clear()
+        if not tasks and not slot.closed:
             self.idle -= 1
-        station.places.remove(place)
-        station.free.pop(place, None)
-        self._hungry.pop(place, None)
+        host.slots.remove(slot)
+        host.free.pop(slot, None)
+        self._hungry.pop(slot, None)
         self.slots -= 1
         self.changes += 1
-        self._sort(station)
-        if not station.places:
-            del self.stations[station.name]
-            self._buckets[station.bucket].pop(station, None)
+        self._sort(host)
+        if not host.slots:
+            del self.hosts[host.name]
+            self._buckets[host.bucket].pop(host, None)
         return tasks
 
-    def _sort(self, station: Station) -> None:
+    def _sort(self, host: HostRecord) -> None:
         """Put a host among those with as many free slots."""
-        room = station.room()
-        if room == station.bucket:
+        room = host.room()
+        if room == host.bucket:
             return
-        if station.bucket >= 0:
-            self._buckets[station.bucket].pop(station, None)
+        if host.bucket >= 0:
+            self._buckets[host.bucket].pop(host, None)
         while len(self._buckets) <= room:
             self._buckets.append({})
-        self._buckets[room][station] = None
-        station.bucket = room
+        self._buckets[room][host] = None
+        host.bucket = room
         self._top = max(self._top, room)
 
-    def most(self, need: Need) -> Iterator[Station]:
+    def most(self, need: Need) -> Iterator[HostRecord]:
         """Hosts that could meet a need."""
-        for station in self.stations.values():
-            if (need.on is None or station.name in need.on) and station.can(need):
-                yield station
+        for host in self.hosts.values():
+            if (need.on is None or host.name in need.on) and host.can(need):
+                yield host
 
     def check(self, need: Need) -> None:
         """Raise `NoSuchHost` or `NotEnough` if no host can ever meet a need."""
         for name in need.on or ():
-            station = self.stations.get(name)
-            if station is None or (need.place and station.only(need, station.places) is None):
-                raise NoSuchHost(name, tuple(self.stations))
+            host = self.hosts.get(name)
+            if host is None or (need.slot and host.only(need, host.slots) is None):
+                raise NoSuchHost(name, tuple(self.hosts))
         if any(self.most(need)):
             return
-        stations = [
-            station
-            for station in self.stations.values()
-            if need.on is None or station.name in need.on
-        ]
+        hosts = [host for host in self.hosts.values() if need.on is None or host.name in need.on]
         for what, wanted, most in (
-            ("cores", need.cores, max(station.cores for station in stations)),
-            (MEMORY, need.memory, max(station.memory for station in stations)),
-            ("GPUs", need.gpus, max(station.all_gpus for station in stations)),
+            ("cores", need.cores, max(host.cores for host in hosts)),
+            (MEMORY, need.memory, max(host.memory for host in hosts)),
+            ("GPUs", need.gpus, max(host.all_gpus for host in hosts)),
         ):
             if wanted > most:
                 raise NotEnough(what, wanted, most)
@@ -123,7 +119,7 @@ class Scheduler:
 
     # Waiting tasks
 
-    def put(self, task: Record) -> None:
+    def put(self, task: TaskRecord) -> None:
         """Queue a task."""
         need = task.options.need
         if need is PLAIN or need == PLAIN:
@@ -131,14 +127,14 @@ class Scheduler:
         else:
             self.needy.setdefault(need, deque()).append(task)
 
-    def put_back(self, tasks: Iterable[Record]) -> None:
+    def put_back(self, tasks: Iterable[TaskRecord]) -> None:
         """Queue tasks that were given back, before all others."""
         for task in reversed(list(tasks)):
             need = task.options.need
             queue = self.plain if need == PLAIN else self.needy.setdefault(need, deque())
             queue.appendleft(task)
 
-    def drop(self, tasks: Iterable[Record]) -> None:
+    def drop(self, tasks: Iterable[TaskRecord]) -> None:
         """Remove waiting tasks."""
         gone = set(tasks)
         for queue in (self.plain, *self.needy.values()):
@@ -147,7 +143,7 @@ class Scheduler:
             queue.extend(left)
         self.needy = {need: queue for need, queue in self.needy.items() if queue}
 
-    def waiting(self) -> Iterator[Record]:
+    def waiting(self) -> Iterator[TaskRecord]:
         """The waiting tasks."""
         for queue in (self.plain, *self.needy.values()):
             for task in list(queue):
@@ -159,9 +155,9 @@ class Scheduler:
         """How many tasks are queued, including cancelled ones that are not yet removed."""
         return len(self.plain) + sum(map(len, self.needy.values()))
 
-    def unmet(self) -> list[Record]:
+    def unmet(self) -> list[TaskRecord]:
         """Remove and return the tasks whose needs no host can meet any more."""
-        lost: list[Record] = []
+        lost: list[TaskRecord] = []
         for need in list(self.needy):
             if not any(self.most(need)):
                 lost.extend(self.needy.pop(need))
@@ -182,8 +178,8 @@ class Scheduler:
             if given := self._give(next(iter(freest.free)), queue, PLAIN):
                 assigned.append(given)
         while queue and self._hungry:
-            place, _ = self._hungry.popitem()
-            if place.ahead and (given := self._give(place, queue, PLAIN)):
+            slot, _ = self._hungry.popitem()
+            if slot.ahead and (given := self._give(slot, queue, PLAIN)):
                 assigned.append(given)
         if not queue:
             self._hungry.clear()
@@ -191,16 +187,16 @@ class Scheduler:
 
     def _assign_needy(self) -> Iterator[Assignment]:
         """Tasks with needs; the oldest that does not fit reserves a host for itself."""
-        held = [station for station in self.stations.values() if station.reserved]
-        for station in held:
-            station.reserved = False
-        reserved: set[Station] = set()
+        held = [host for host in self.hosts.values() if host.reserved]
+        for host in held:
+            host.reserved = False
+        reserved: set[HostRecord] = set()
         self._drop_cancelled()
         for need in sorted(self.needy, key=lambda need: self.needy[need][0].id):
             queue = self.needy[need]
             while queue and (best := self._best(need, reserved)) is not None:
-                place = best.slot_for(need)
-                if place is not None and (given := self._give(place, queue, need)):
+                slot = best.slot_for(need)
+                if slot is not None and (given := self._give(slot, queue, need)):
                     yield given
             if not queue:
                 del self.needy[need]
@@ -208,8 +204,8 @@ class Scheduler:
                 # Tasks that need little take neither memory nor GPUs from it, only slots.
                 keep.reserved = keep.lacks_slots_only(need)
                 reserved.add(keep)
-        for station in {*held, *reserved}:
-            self._sort(station)
+        for host in {*held, *reserved}:
+            self._sort(host)
 
     def _drop_cancelled(self) -> None:
         for need, queue in list(self.needy.items()):
@@ -218,18 +214,18 @@ class Scheduler:
             if not queue:
                 del self.needy[need]
 
-    def _best(self, need: Need, reserved: set[Station]) -> Station | None:
+    def _best(self, need: Need, reserved: set[HostRecord]) -> HostRecord | None:
         found = [s for s in self.most(need) if s not in reserved and s.fits(need)]
-        return max(found, key=lambda station: station.room(), default=None)
+        return max(found, key=lambda host: host.room(), default=None)
 
-    def _nearest(self, need: Need) -> Station | None:
-        return min(self.most(need), key=lambda station: station.used_cores, default=None)
+    def _nearest(self, need: Need) -> HostRecord | None:
+        return min(self.most(need), key=lambda host: host.used_cores, default=None)
 
-    def _give(self, place: Place, queue: deque[Record], need: Need) -> Assignment | None:
+    def _give(self, slot: SlotRecord, queue: deque[TaskRecord], need: Need) -> Assignment | None:
         """Move tasks from a queue to a slot: as many as it can run in a short time."""
         limit = max(1, len(queue) // (2 * self.slots)) if not need.alone else 1
-        tasks: list[Record] = []
-        backlog, count = place.backlog, len(place.ahead)
+        tasks: list[TaskRecord] = []
+        backlog, count = slot.backlog, len(slot.ahead)
         while queue and len(tasks) < limit and count < _MOST:
             seconds = queue[0].function.timing.seconds
             if count and (seconds < 0 or backlog + seconds > HORIZON):
@@ -245,30 +241,30 @@ class Scheduler:
             backlog += seconds + _OVERHEAD
         if not tasks:
             return None
-        station = place.station
-        if not place.ahead:
-            del station.free[place]
+        host = slot.host
+        if not slot.ahead:
+            del host.free[slot]
             self.idle -= 1
-            station.used_cores += need.cores
-            station.used_memory += need.memory
-            station.wide += need.cores > 1
+            host.used_cores += need.cores
+            host.used_memory += need.memory
+            host.wide += need.cores > 1
             if need.gpus:
-                tasks[0].devices = tuple(station.gpus[: need.gpus])
-                del station.gpus[: need.gpus]
+                tasks[0].devices = tuple(host.gpus[: need.gpus])
+                del host.gpus[: need.gpus]
             self.ahead -= 1
-            self._sort(station)
+            self._sort(host)
         self.ahead += len(tasks)
-        place.ahead.extend(tasks)
-        place.backlog = backlog
+        slot.ahead.extend(tasks)
+        slot.backlog = backlog
         for task in tasks:
-            task.sent(place)
-        return place, tasks
+            task.sent(slot)
+        return slot, tasks
 
     # What has ended
 
-    def ended(self, place: Place, task: Record) -> None:
+    def ended(self, slot: SlotRecord, task: TaskRecord) -> None:
         """A task that was sent to a slot has ended, or was given back."""
-        ahead = place.ahead
+        ahead = slot.ahead
         if ahead and ahead[0] is task:
             ahead.popleft()
         else:
@@ -276,45 +272,45 @@ class Scheduler:
         task.left()
         if ahead:
             seconds = task.function.timing.seconds
-            left = place.backlog - (seconds + _OVERHEAD if seconds > 0 else _OVERHEAD)
-            place.backlog = left if left > 0 else 0.0
+            left = slot.backlog - (seconds + _OVERHEAD if seconds > 0 else _OVERHEAD)
+            slot.backlog = left if left > 0 else 0.0
             self.ahead -= 1
-            if left < HORIZON / 2 and not place.closed:
-                self._hungry[place] = None
+            if left < HORIZON / 2 and not slot.closed:
+                self._hungry[slot] = None
             return
-        self._release(place.station, task)
-        place.backlog = 0.0
-        if not place.closed:
-            self._free(place)
+        self._release(slot.host, task)
+        slot.backlog = 0.0
+        if not slot.closed:
+            self._free(slot)
 
-    def _release(self, station: Station, task: Record) -> None:
+    def _release(self, host: HostRecord, task: TaskRecord) -> None:
         need = task.options.need
-        station.gpus.extend(task.devices)
+        host.gpus.extend(task.devices)
         task.devices = ()
-        station.used_cores = max(0, station.used_cores - need.cores)
-        station.used_memory = max(0, station.used_memory - need.memory)
-        station.wide -= need.cores > 1
+        host.used_cores = max(0, host.used_cores - need.cores)
+        host.used_memory = max(0, host.used_memory - need.memory)
+        host.wide -= need.cores > 1
 
-    def _free(self, place: Place) -> None:
-        place.station.free[place] = None
+    def _free(self, slot: SlotRecord) -> None:
+        slot.host.free[slot] = None
         self.idle += 1
-        self._hungry.pop(place, None)
-        self._sort(place.station)
+        self._hungry.pop(slot, None)
+        self._sort(slot.host)
 
-    def close(self, place: Place) -> None:
+    def close(self, slot: SlotRecord) -> None:
         """Send no tasks to a slot until it is opened again."""
-        if not place.closed:
-            place.closed = True
-            if place.station.free.pop(place, 0) is None:
+        if not slot.closed:
+            slot.closed = True
+            if slot.host.free.pop(slot, 0) is None:
                 self.idle -= 1
-            self._hungry.pop(place, None)
-            self._sort(place.station)
+            self._hungry.pop(slot, None)
+            self._sort(slot.host)
 
-    def open(self, place: Place) -> None:
+    def open(self, slot: SlotRecord) -> None:
         """Send tasks to a slot again."""
-        if place.closed:
-            place.closed = False
-            if not place.ahead:
-                self._free(place)
-            elif place.backlog < HORIZON / 2 and not place.ahead[0].options.need.alone:
-                self._hungry[place] = None
+        if slot.closed:
+            slot.closed = False
+            if not slot.ahead:
+                self._free(slot)
+            elif slot.backlog < HORIZON / 2 and not slot.ahead[0].options.need.alone:
+                self._hungry[slot] = None

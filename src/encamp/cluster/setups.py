@@ -8,7 +8,7 @@ from typing import Any
 from encamp.agent.gpus import VISIBLE
 from encamp.cluster.functions import Function
 from encamp.cluster.options import Options
-from encamp.cluster.records import ENDED, Record
+from encamp.cluster.records import ENDED, TaskRecord
 from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.calls import Setup
 from encamp.slot.folder import Staging
@@ -49,7 +49,7 @@ class Setups:
         self.kept: dict[int, Any] = {}
         """Initializers by their numbers, which are nobody else's, as long as they may be needed."""
 
-    def of(self, task: Record) -> bytes:
+    def of(self, task: TaskRecord) -> bytes:
         """A call's setup, pickled."""
         options = task.options
         environment: tuple[tuple[str, str], ...] = ()
@@ -86,7 +86,7 @@ class Setups:
         if known is not None:
             del self.kept[known.number]
 
-    def _staging(self, task: Record) -> Staging:
+    def _staging(self, task: TaskRecord) -> Staging:
         options = task.options
         outputs = (*options.outputs, *options.on_failure)
         self._depots[task.id] = Depot(options.items, outputs)
@@ -100,7 +100,7 @@ class Setups:
             persistent=f"cluster-{self._token}" if options.persistent else "",
         )
 
-    def answer(self, task: Record | None, question: Any) -> Any:
+    def answer(self, task: TaskRecord | None, question: Any) -> Any:
         """Answer a task: send pieces of its inputs, or receive pieces of its outputs.
 
         May wait for the disk. Raises `UnusableInput`, and the errors of `Receiver.land`.
@@ -122,7 +122,7 @@ class Setups:
         self._beacons.light(folders_of((*options.outputs, *options.on_failure)))
         return self._beacons.told
 
-    def check(self, task: Record, staged: Collection[Staged]) -> None:
+    def check(self, task: TaskRecord, staged: Collection[Staged]) -> None:
         """Raise `BadDestination` for an output that the task cannot have, or has not staged."""
         if not staged:
             return
@@ -134,7 +134,7 @@ class Setups:
             if not (may_publish(final := final_name(one.final)) and staged_by(one, token)):
                 raise BadDestination(final, NOT_DECLARED)
 
-    def forget(self, task: Record) -> Depot | None:
+    def forget(self, task: TaskRecord) -> Depot | None:
         """Remove and return the depot of a task that has ended; it must be closed."""
         depot = self._depots.pop(task.id, None)
         if depot is not None:

@@ -23,8 +23,8 @@ def rows_of(
         if task.running() and task.host:
             running.setdefault(task.host, []).append(task)
     for host in hosts:
-        station = scheduler.stations.get(host.name)
-        free = len(station.free) if station is not None else 0
+        record = scheduler.hosts.get(host.name)
+        free = len(record.free) if record is not None else 0
         names = ", ".join(task.name for task in running.get(host.name, ())[:8])
         more = len(running.get(host.name, ())) - 8
         facts = (host.slots, free, host.cores, size_text(host.memory), len(host.gpus))

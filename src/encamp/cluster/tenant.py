@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from encamp.cluster.records import Record
+from encamp.cluster.records import TaskRecord
 from encamp.model import ServiceStatistics
 from encamp.wire.frames import Parts
 
@@ -31,7 +31,7 @@ class Tenant(Protocol):
     def arrived(self, sender: int, parts: Parts) -> None:
         """A message has arrived on its port (`protocol.SERVICES`)."""
 
-    def ended(self, task: Record, good: bool, value: Any) -> None:
+    def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
         """A task has ended, its own or another."""
 
     def crowded(self) -> None:

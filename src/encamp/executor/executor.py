@@ -23,7 +23,7 @@ from weakref import WeakSet, finalize
 
 from encamp.cluster.cluster import Cluster, TaskOptions
 from encamp.cluster.options import PLAIN, Need, SpawnOptions
-from encamp.cluster.records import Record, Station
+from encamp.cluster.records import HostRecord, TaskRecord
 from encamp.cluster.task import SpawnedTask
 from encamp.errors import CannotTravel, ClusterClosed, InitializerFailed, UnsupportedByEngine
 from encamp.executor.dispatch import Collector, Dispatch, Job, Runner
@@ -215,8 +215,8 @@ class Executor(futures.Executor):
         need = self._need
         if need is PLAIN:
             return max(1, self.cluster.slots)
-        stations = list(self.cluster._controller.scheduler.stations.values())
-        return max(1, sum(_room(s, need) for s in stations if need.on is None or s.name in need.on))
+        hosts = list(self.cluster._controller.scheduler.hosts.values())
+        return max(1, sum(_room(s, need) for s in hosts if need.on is None or s.name in need.on))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Accept no more tasks, and release everything when the submitted ones are done.
@@ -310,11 +310,11 @@ os.register_at_fork(after_in_child=_forked)
 threading._register_atexit(_wait_for_all)  # type: ignore[attr-defined]
 
 
-def _room(station: Station, need: Need) -> int:
+def _room(host: HostRecord, need: Need) -> int:
     """How many tasks with this need can run on a host at the same time."""
-    most = len(station.places)
+    most = len(host.slots)
     wanted = (need.cores - 1 and need.cores, need.memory, need.gpus)
-    there = (station.cores, station.memory, station.all_gpus)
+    there = (host.cores, host.memory, host.all_gpus)
     return min([most, *(has // one for has, one in zip(there, wanted, strict=True) if one)])
 
 
@@ -354,7 +354,7 @@ class _Shared:
         found = self.cluster._controller.pump.call(lambda: self._find(owner))
         return [record.future for record in found]
 
-    def _find(self, owner: object = None) -> list[Record]:
+    def _find(self, owner: object = None) -> list[TaskRecord]:
         found = []
         for task in self.cluster._controller.known():
             whose = task.options.owner
@@ -374,7 +374,7 @@ class _Shared:
 
     def _fail_waiting(self, error: InitializerFailed) -> None:
         for task in self._find():
-            if task.place is None:  # others see for themselves
+            if task.slot is None:  # others see for themselves
                 self.cluster._controller.end(task, False, error)
 
     def forget(self, initializer: object) -> None:

@@ -170,7 +170,7 @@ def translateToActualPath(index: int, relPath: str) -> str:
         raise PyOpusError(str(exc)) from exc
 
 
-class Place:
+class DebugLabel:
     """Where this code runs, as debug messages tell it."""
 
     microthread = 0
@@ -193,7 +193,7 @@ class Place:
 
 def say(subsystem: str, text: str) -> None:
     """Print a debug message."""
-    prefix = f"{Place.label()} {subsystem}: "
+    prefix = f"{DebugLabel.label()} {subsystem}: "
     sys.stdout.write("".join(f"{prefix}{line}\n" for line in text.split("\n")))
     sys.stdout.flush()
 

@@ -67,8 +67,7 @@ class JobMachine(ClusteredMachine):
 
     def _places(self, spawner: Machine) -> dict[tuple[int, int], int]:
         """Agent and slot → the place that ids tell."""
-        where = spawner.where().items()
-        return {(place.agent, place.number): self._place(slot) for slot, place in where}
+        return {record.key: self._place(slot) for slot, record in spawner.where().items()}
 
     def _ended(self, job: SpawnedTask) -> EndedJob:
         host = None if job.host is None else self._host(job.host)

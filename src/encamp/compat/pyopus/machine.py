@@ -29,7 +29,7 @@ from encamp.executor.mapping import cancel_all
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
     from encamp.cluster.events import Host
-    from encamp.cluster.records import Place
+    from encamp.cluster.records import SlotRecord
     from encamp.cluster.task import SpawnedTask
 
 
@@ -151,7 +151,7 @@ class Jobs:
 
 
 @dataclass(eq=False)
-class Station:
+class MachineHost:
     """One host by its name: the slots that it has, and which of them are free."""
 
     name: str
@@ -171,8 +171,8 @@ class Machine:
     def __init__(self, cluster: Cluster | None = None, *, own: bool = False) -> None:
         self.cluster, self.own = cluster, own
         here = socket.gethostname()
-        self.stations = {here: Station(here, quota.cores(), {0})}
-        self.place: dict[int, str] = {0: here}
+        self.hosts = {here: MachineHost(here, quota.cores(), {0})}
+        self.host_of: dict[int, str] = {0: here}
         """Slot → host's name; hosts that are gone stay in it."""
         self.number = {0: 0}
         """Slot → number of the task in it."""
@@ -195,7 +195,7 @@ class Machine:
         self.jobs = Jobs(cluster)
         self._known: set[int] = set()
         """Numbers of tasks whose results have come, until their exits have."""
-        self._live: dict[int, Place] = {}
+        self._live: dict[int, SlotRecord] = {}
         """Slot → what the cluster has for it."""
         self._next = 1
         self._looked = -1
@@ -209,10 +209,9 @@ class Machine:
 
     def add(self, host: Host) -> bool:
         """Note a host's slots; False if they are known."""
-        if any(self.place[slot] == host.name for slot in self._live):
+        if any(self.host_of[slot] == host.name for slot in self._live):
             return False
-        station = self.stations.setdefault(host.name, Station(host.name, host.cores))
-        self._match(station)
+        self._match(self.hosts.setdefault(host.name, MachineHost(host.name, host.cores)))
         return True
 
     @property
@@ -230,46 +229,46 @@ class Machine:
         if changes == self._looked:
             return
         self._looked = changes
-        for station in self.stations.values():
-            if self._of(station):
-                self._match(station)
+        for host in self.hosts.values():
+            if self._of(host):
+                self._match(host)
 
-    def _match(self, station: Station) -> None:
-        there = [] if self.cluster is None else self.cluster._places(station.name)
-        known = {self._live[slot] for slot in self._of(station)}
+    def _match(self, host: MachineHost) -> None:
+        there = [] if self.cluster is None else self.cluster._slots_of(host.name)
+        known = {self._live[slot] for slot in self._of(host)}
         if not there or known == {*there}:  # the message of a host's end is still to come
             return
         gone = known.difference(there)
-        self._forget(station, [slot for slot in self._of(station) if self._live[slot] in gone])
-        for place in (place for place in there if place not in known):
+        self._forget(host, [slot for slot in self._of(host) if self._live[slot] in gone])
+        for record in (record for record in there if record not in known):
             slot, self._next = self._next, self._next + 1
-            self.place[slot] = station.name
-            self._live[slot] = place
-            station.slots.add(slot)
-            station.free.add(slot)
+            self.host_of[slot] = host.name
+            self._live[slot] = record
+            host.slots.add(slot)
+            host.free.add(slot)
 
-    def _of(self, station: Station) -> list[int]:
-        return [slot for slot in station.slots if slot in self._live]
+    def _of(self, host: MachineHost) -> list[int]:
+        return [slot for slot in host.slots if slot in self._live]
 
-    def _forget(self, station: Station, slots: Sequence[int]) -> None:
+    def _forget(self, host: MachineHost, slots: Sequence[int]) -> None:
         for slot in slots:
             del self._live[slot]
             self._plain.pop(slot, None)
-        station.slots.difference_update(slots)
-        station.free.difference_update(slots)
+        host.slots.difference_update(slots)
+        host.free.difference_update(slots)
 
     def remove(self, name: str) -> None:
         """Forget a host's slots, also those with tasks in them."""
-        station = self.stations.get(name)
-        if station is not None:
-            self._forget(station, self._of(station))
-            if not station.slots:
-                del self.stations[name]
+        host = self.hosts.get(name)
+        if host is not None:
+            self._forget(host, self._of(host))
+            if not host.slots:
+                del self.hosts[name]
 
     @property
     def slots(self) -> int:
         """How many slots there are, the spawner's own among them."""
-        return sum(len(station.slots) for station in self._used())
+        return sum(len(host.slots) for host in self._used())
 
     @property
     def free(self) -> set[int]:
@@ -278,47 +277,47 @@ class Machine:
 
     def room_for_jobs(self, *, ahead: bool) -> int:
         """How many more jobs can be started; with ``ahead``, of short ones more than slots."""
-        slots = sum(len(station.free) for station in self._used())
+        slots = sum(len(host.free) for host in self._used())
         there = len(self.jobs.running) + len(self.jobs.ended)
         return slots * (1 + self.jobs.ahead * ahead) - there
 
-    def free_of(self, station: Station) -> set[int]:
+    def free_of(self, host: MachineHost) -> set[int]:
         """The free slots of a host."""
-        return station.free - self.jobs_in.keys() if self.jobs.running else station.free
+        return host.free - self.jobs_in.keys() if self.jobs.running else host.free
 
     @property
     def jobs_in(self) -> dict[int, int]:
         """Slot → number of the job that it runs; jobs that wait count where they can run."""
         if not self.jobs.running:
             return {}
-        at: dict[Place | None, int] = {}
+        at: dict[SlotRecord | None, int] = {}
         waiting = []
         for task in list(self.jobs.running.values()):
-            place = None if self.cluster is None else self.cluster._place_of(task)
-            if place is None:
+            record = None if self.cluster is None else self.cluster._slot_of(task)
+            if record is None:
                 waiting.append(task.id)
             else:
-                at.setdefault(place, task.id)
-        slots = {place: slot for slot, place in self._live.items()}
-        found = {slots[place]: number for place, number in at.items() if place in slots}
+                at.setdefault(record, task.id)
+        slots = {record: slot for slot, record in self._live.items()}
+        found = {slots[record]: number for record, number in at.items() if record in slots}
         others = (slot for one in self._used() for slot in one.free if slot not in found)
         return found | dict(zip(others, waiting, strict=False))
 
-    def where(self) -> Mapping[int, Place]:
+    def where(self) -> Mapping[int, SlotRecord]:
         """Slot → what the cluster has for it."""
         return self._live.copy()
 
-    def _used(self) -> Iterator[Station]:
-        return (station for station in self.stations.values() if not station.aside)
+    def _used(self) -> Iterator[MachineHost]:
+        return (host for host in self.hosts.values() if not host.aside)
 
     def take(self, names: Sequence[str] | None) -> int | None:
         """A free slot, of these hosts only; None if there is none. Hosts with most free first.
 
         On one host slots are given in PyOPUS's order, which its scripts print.
         """
-        wanted = self._used() if names is None else map(self._station, names)
-        usable = (station for station in wanted if not station.aside)
-        most = max(usable, key=lambda station: len(self.free_of(station)), default=None)
+        wanted = self._used() if names is None else map(self._host, names)
+        usable = (host for host in wanted if not host.aside)
+        most = max(usable, key=lambda host: len(self.free_of(host)), default=None)
         free = set() if most is None else self.free_of(most)
         if most is None or not free:
             return None
@@ -328,10 +327,10 @@ class Machine:
         most.free.discard(slot)
         return slot
 
-    def _station(self, name: str) -> Station:
-        if name not in self.stations:
-            raise NoSuchHost(name, tuple(self.stations))
-        return self.stations[name]
+    def _host(self, name: str) -> MachineHost:
+        if name not in self.hosts:
+            raise NoSuchHost(name, tuple(self.hosts))
+        return self.hosts[name]
 
     @contextmanager
     def taken(self, names: Sequence[str] | None) -> Iterator[int | None]:
@@ -354,7 +353,7 @@ class Machine:
         try:
             task = self.cluster._spawn(function, args, {}, self._how(slot, options))
         except NoSuchHost:
-            self.remove(self.place[slot])
+            self.remove(self.host_of[slot])
             return None
         self.number[slot] = task.id
         self.slot[task.id] = slot
@@ -365,7 +364,7 @@ class Machine:
         """How to spawn in a slot; the same object each time where there is nothing special."""
         known = self._plain.get(slot)
         if known is None or options:
-            where: dict[str, Any] = {"on": self.place[slot], "place": self._live[slot].key}
+            where: dict[str, Any] = {"on": self.host_of[slot], "slot": self._live[slot].key}
             known = SpawnOptions(notify=True, **where, **options)
             if not options:
                 self._plain[slot] = known
@@ -397,7 +396,7 @@ class Machine:
 
     def _free(self, slot: int) -> None:
         if slot in self._live:
-            self.stations[self.place[slot]].free.add(slot)
+            self.hosts[self.host_of[slot]].free.add(slot)
 
     def error_of(self, number: int, error: BaseException | None) -> BaseException | None:
         """What a task's result has come with, None if it was ended on purpose; prints it.
@@ -415,7 +414,7 @@ class Machine:
 
     def _tell_error(self, number: int, error: BaseException) -> None:
         text = "".join(traceback.format_exception(error))
-        host = self.place[self.slot[number]]
+        host = self.host_of[self.slot[number]]
         sys.stderr.write(f"task {self.ids[number]} on {host} failed:\n{text}")
 
     def _tell_errors(self) -> None:

@@ -107,7 +107,7 @@ class _Facts(ABCMeta):
     def host(cls) -> str:
         """The name of the host that this code runs on."""
         here = task_here()
-        return machine().place[0] if here is None else here.task.host
+        return machine().host_of[0] if here is None else here.task.host
 
     @property
     def vmStatus(cls) -> dict[str, Any] | None:
@@ -152,13 +152,13 @@ class MPI(JobMachine, metaclass=_Facts):
     def hostsWithFreeSlots() -> set[MPIHostID]:
         """The hosts that they are on."""
         spawner = _spawner()
-        stations = spawner.stations.values()
-        return {MPIHostID(host.name) for host in stations if spawner.free_of(host)}
+        hosts = spawner.hosts.values()
+        return {MPIHostID(host.name) for host in hosts if spawner.free_of(host)}
 
     @staticmethod
     def hosts() -> list[MPIHostID]:
         """All hosts, the spawner's own first."""
-        return [MPIHostID(name) for name in _spawner().stations]
+        return [MPIHostID(name) for name in _spawner().hosts]
 
     @staticmethod
     def taskID() -> MPITaskID:
@@ -170,7 +170,7 @@ class MPI(JobMachine, metaclass=_Facts):
         """The id of a task's host; of others' tasks only the spawner knows it."""
         if taskID is None or taskID == MPI.taskID():
             return MPIHostID(MPI.host)
-        return MPIHostID(_spawner().place[taskID.rank])
+        return MPIHostID(_spawner().host_of[taskID.rank])
 
     @staticmethod
     def parentTaskID() -> MPITaskID:
@@ -181,7 +181,7 @@ class MPI(JobMachine, metaclass=_Facts):
     def formatSpawnerConfig() -> str:
         """Hosts with their cores, free slots, and slots with tasks."""
         spawner = _spawner()
-        return "".join(_host_lines(spawner, name) for name in spawner.stations)
+        return "".join(_host_lines(spawner, name) for name in spawner.hosts)
 
     @staticmethod
     def finalize() -> None:
@@ -220,34 +220,34 @@ class MPI(JobMachine, metaclass=_Facts):
 
 
 def _host_lines(spawner: Machine, name: str) -> str:
-    station = spawner.stations[name]
-    free, number = spawner.free_of(station), {**spawner.jobs_in, **spawner.number}
-    taken = [slot for slot in station.slots if slot not in free]
-    lines = [f"{name} ncpu={station.cores} free slots: {[*free]}\n"]
+    host = spawner.hosts[name]
+    free, number = spawner.free_of(host), {**spawner.jobs_in, **spawner.number}
+    taken = [slot for slot in host.slots if slot not in free]
+    lines = [f"{name} ncpu={host.cores} free slots: {[*free]}\n"]
     lines += [f"\tslot={slot:4d} task={number[slot]:4d}\n" for slot in taken]
     return "".join(lines)
 
 
 def _status(spawner: Machine) -> dict[str, Any]:
-    slots = {slot for station in spawner.stations.values() for slot in station.slots}
+    slots = {slot for host in spawner.hosts.values() for slot in host.slots}
     number = {**spawner.jobs_in, **spawner.number}
     return {
         "hosts": {
             name: {
-                "slots": set(station.slots),
-                "freeSlots": set(spawner.free_of(station)),
-                "ncpu": station.cores,
+                "slots": set(host.slots),
+                "freeSlots": set(spawner.free_of(host)),
+                "ncpu": host.cores,
             }
-            for name, station in spawner.stations.items()
+            for name, host in spawner.hosts.items()
         },
         "slots": {
-            slot: {"host": spawner.place[slot], "taskNumber": number.get(slot, -1)}
+            slot: {"host": spawner.host_of[slot], "taskNumber": number.get(slot, -1)}
             for slot in sorted(slots)
         },
         "usedSlots": slots - spawner.free,
         "freeSlots": spawner.free,
         "freeHosts": MPI.hostsWithFreeSlots(),
-        "slot2host": dict(spawner.place),
+        "slot2host": dict(spawner.host_of),
     }
 
 

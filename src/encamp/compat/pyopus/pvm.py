@@ -249,15 +249,15 @@ class PVM(ClusteredMachine, metaclass=_Facts):
     def _set_aside(self, wait: float | None) -> None:
         ours = _spawner()
         there = roster_of(ours).answering(wait)
-        for station in list(ours.stations.values()):
-            station.aside = bool(station.slots - {0}) and station.name not in there
-            if station.aside:
-                self._debug("PVM", f"{station.name} does not answer")
+        for host in list(ours.hosts.values()):
+            host.aside = bool(host.slots - {0}) and host.name not in there
+            if host.aside:
+                self._debug("PVM", f"{host.name} does not answer")
 
     @staticmethod
     def slots() -> int:
         """How many slots for tasks there are: cores of hosts that answer. The spawner has none."""
-        return sum(len(station.slots - {0}) for station in usable(_spawner()))
+        return sum(len(host.slots - {0}) for host in usable(_spawner()))
 
     @staticmethod
     def freeSlots() -> int:
@@ -366,16 +366,16 @@ class PVM(ClusteredMachine, metaclass=_Facts):
     def _names(cls, hosts: Sequence[Any]) -> list[str]:
         """Those of hosts that are there; one that never was raises `NoSuchHost`."""
         ours, roster = _spawner(), roster_of(_spawner())
-        names = {host: roster.station(host.dtid) for host in hosts}
+        names = {host: roster.alias(host.dtid) for host in hosts}
         for host, name in names.items():
             if name is None and roster.name(host.dtid) is None:
                 raise NoSuchHost(str(host), tuple(map(str, cls.hosts())))
-        return [name for name in names.values() if name in ours.stations]
+        return [name for name in names.values() if name in ours.hosts]
 
     @classmethod
     def _place(cls, slot: int) -> int:
         ours = _spawner()
-        return roster_of(ours).dtid(ours.place[slot])
+        return roster_of(ours).dtid(ours.host_of[slot])
 
     @classmethod
     def _spawners_place(cls) -> int:

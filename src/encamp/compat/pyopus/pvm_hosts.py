@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from encamp.compat.pyopus.clustered import task_here
-from encamp.compat.pyopus.machine import Machine, Station, opened
+from encamp.compat.pyopus.machine import Machine, MachineHost, opened
 from encamp.errors import ClusterClosed
 
 if TYPE_CHECKING:
@@ -49,20 +49,20 @@ def host_of(tid: int) -> int:
 
 @dataclass(frozen=True)
 class PVMHost:
-    """A host of the virtual machine; ``station`` is the cluster's name for it, if it is there."""
+    """A host of the virtual machine; ``alias`` is the cluster's name for it, if it is there."""
 
     dtid: int
     name: str
     arch: str
     speed: int
-    station: str | None
+    alias: str | None
 
 
 class Roster:
     """The hosts of a virtual machine. On another engine than PVM, hosts get ids in their order."""
 
     def __init__(self, ours: Machine) -> None:
-        self._ours, self._here = ours, ours.place[0]
+        self._ours, self._here = ours, ours.host_of[0]
         self.hosts: dict[int, PVMHost] = {}
         """Those in the machine, by their ids."""
         self._ids: dict[str, int] = {}
@@ -100,13 +100,13 @@ class Roster:
         self.hosts = {host.dtid: host for host in sorted(hosts, key=lambda host: host.dtid)}
         for host in hosts:
             self._names[host.dtid] = host.name
-            if host.station is not None:
-                self._ids[host.station] = host.dtid
+            if host.alias is not None:
+                self._ids[host.alias] = host.dtid
 
     def _of_pvm(self, engine: Any) -> list[PVMHost]:
-        stations = self._call(lambda: _stations(engine, self._controller))
+        aliases = self._call(lambda: _aliases(engine, self._controller))
         return [
-            PVMHost(host.tid, host.name, host.arch, host.speed, stations.get(host.tid))
+            PVMHost(host.tid, host.name, host.arch, host.speed, aliases.get(host.tid))
             for host in engine.machine_hosts()
         ]
 
@@ -121,19 +121,19 @@ class Roster:
     def _call(self, what: Any) -> Any:
         return self._cluster._pump.call(what) if self._cluster is not None else None
 
-    def dtid(self, station: str) -> int:
+    def dtid(self, alias: str) -> int:
         """The id of a host by the cluster's name for it, also of one that is gone."""
-        if station not in self._ids:
+        if alias not in self._ids:
             least = 0 if self._engine is None else _ODD_HOSTS
             number = max([least, *(dtid // _FIRST_HOST for dtid in self._ids.values())]) + 1
-            self._ids[station] = number * _FIRST_HOST
-        return self._ids[station]
+            self._ids[alias] = number * _FIRST_HOST
+        return self._ids[alias]
 
     def name(self, dtid: int) -> str | None:
         """PVM's name for a host, also for one that is gone."""
         return self._names.get(dtid)
 
-    def station(self, dtid: int) -> str | None:
+    def alias(self, dtid: int) -> str | None:
         """The cluster's name for a host, also for one that is gone."""
         return next((name for name, known in self._ids.items() if known == dtid), None)
 
@@ -169,7 +169,7 @@ class Roster:
         return [(agent.number, agent.host) for agent in here]
 
 
-def _stations(engine: Any, controller: Any) -> dict[int, str]:
+def _aliases(engine: Any, controller: Any) -> dict[int, str]:
     """Hosts' ids → the cluster's names, of hosts that have an agent."""
     return {
         engine._agents[agent.number].host.tid: agent.host
@@ -193,17 +193,17 @@ def known_name(dtid: int) -> str | None:
     return None if roster is None else roster.name(dtid)
 
 
-def usable(ours: Machine) -> list[Station]:
+def usable(ours: Machine) -> list[MachineHost]:
     """The hosts that have slots for tasks, and answer."""
-    stations = list(ours.stations.values())
-    return [station for station in stations if not station.aside and station.slots - {0}]
+    hosts = list(ours.hosts.values())
+    return [host for host in hosts if not host.aside and host.slots - {0}]
 
 
 def status(ours: Machine) -> dict[str, Any]:
     """See `encamp.compat.pyopus.pvm.PVM.pvmStatus`."""
     roster = roster_of(ours)
-    answering = {roster.dtid(station.name) for station in usable(ours)}
-    known = {roster.dtid(station.name): station for station in ours.stations.values()}
+    answering = {roster.dtid(host.name) for host in usable(ours)}
+    known = {roster.dtid(host.name): host for host in ours.hosts.values()}
     counts = [host_of(task.tid) for task in ours.ids.values()]
     hosts = {
         dtid: {

@@ -20,9 +20,9 @@ from importlib import import_module
 from typing import Any
 
 from encamp.compat.pyopus.base import (
+    DebugLabel,
     MsgTaskExit,
     MsgTaskResult,
-    Place,
     PyOpusError,
     TaskID,
     VirtualMachine,
@@ -194,7 +194,7 @@ class Scheduler:
         """When it was looked at last what has come from remote tasks."""
         self.vm: VirtualMachine | None = None
         self.setVM(vm)
-        Place.turn_of(MAIN)
+        DebugLabel.turn_of(MAIN)
 
     def setVM(self, vm: VirtualMachine | None) -> None:
         """Run remote tasks on ``vm``; on none if this is a task of it, or if it has no slots."""
@@ -264,7 +264,7 @@ class Scheduler:
 
     def _activate(self, task: Task) -> None:
         self.active = task
-        Place.turn_of(task.tid)
+        DebugLabel.turn_of(task.tid)
 
     def _next(self) -> Task:
         """Whose turn it is; waits for remote tasks if it is nobody's in this process."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from encamp.services.letters import Seen
 
 if TYPE_CHECKING:
-    from encamp.cluster.records import Record
+    from encamp.cluster.records import TaskRecord
     from encamp.services.letters import Call
     from encamp.wire.frames import Parts
 
@@ -38,7 +38,7 @@ class Seat:
     """A server as the registry sees it. ``number`` is no other's."""
 
     number: int
-    task: Record | None = None
+    task: TaskRecord | None = None
     state: str = STARTING
     lease: int = 0
     holder: int = 0

@@ -70,7 +70,7 @@ class Questions:
 def statistics_of(seat: Seat) -> ServerStatistics:
     """What a server has done, as far as it has told."""
     task, state = seat.task, seat.state
-    if task is not None and task.place is None and not seat.ready:
+    if task is not None and task.slot is None and not seat.ready:
         state = "waits for a slot"
     slot = None if task is None else task.future.slot
     return ServerStatistics(seat.number, seat.host, slot, state, *seat.seen)

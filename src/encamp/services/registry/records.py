@@ -69,7 +69,7 @@ class Service:
     def placed(self) -> int:
         """How many of its servers have a slot."""
         tasks = [seat.task for seat in self.pool.seats.values()]
-        return sum(task is not None and task.place is not None for task in tasks)
+        return sum(task is not None and task.slot is not None for task in tasks)
 
     def over(self) -> EncampError | None:
         """Why nobody can have a server of it any more, if that is so."""
@@ -110,15 +110,15 @@ class Records:
         """How many servers there are to be: of each its host, or "" where that does not matter."""
         published = service.published
         on = published.options._need().on
-        stations = [
-            station
-            for station in self.controller.scheduler.stations.values()
-            if on is None or station.name in on
+        hosts = [
+            host
+            for host in self.controller.scheduler.hosts.values()
+            if on is None or host.name in on
         ]
         if published.per == "host":
-            wanted = [station.name for station in stations]
+            wanted = [host.name for host in hosts]
         else:
-            wanted = [""] * sum(len(station.places) for station in stations)
+            wanted = [""] * sum(len(host.slots) for host in hosts)
         if published.count is not None:
             wanted = (
                 wanted[: published.count] if published.per == "host" else [""] * published.count

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from encamp.cluster.controller import Controller
-from encamp.cluster.records import Record
+from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
 from encamp.model import ServiceStatistics
 from encamp.services.here import program_end
@@ -164,7 +164,7 @@ class Registry:
         """See `Tenant.statistics`."""
         return [self._questions.statistics(one) for one in self._records.services.values()]
 
-    def ended(self, task: Record, good: bool, value: Any) -> None:
+    def ended(self, task: TaskRecord, good: bool, value: Any) -> None:
         """See `Tenant.ended`."""
         found = self._records.by_task.pop(task.id, None)
         if found is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from encamp.cluster.records import Record
+from encamp.cluster.records import TaskRecord
 from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, TaskLost, words_of
 from encamp.services.letters import Answers, Broken, Lost, Refused
 from encamp.services.registry.consoles import Consoles
@@ -31,7 +31,7 @@ class Endings:
         self._states, self._consoles = states, consoles
 
     def server_ended(
-        self, service: Service, seat: Seat, task: Record, good: bool, value: Any
+        self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """A server's task has ended: it is replaced, or lost, or has done its work."""
         self._states.settle(seat.number)
@@ -64,7 +64,7 @@ class Endings:
             self._starter.fail(service, why, error)
         self._grants.grant(service)
 
-    def _revive(self, service: Service, seat: Seat, task: Record) -> None:
+    def _revive(self, service: Service, seat: Seat, task: TaskRecord) -> None:
         """Start a server again that is to run all that its predecessor did since its last state."""
         mark = seat.began or task.mark
         if mark == seat.poison and mark != (0, 0):
@@ -94,7 +94,7 @@ class Endings:
                 self._records.tell(client, letter)
                 return
 
-    def _lose(self, service: Service, seat: Seat, task: Record, good: bool, value: Any) -> None:
+    def _lose(self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any) -> None:
         """A server is gone: clients are told, and nobody gets it any more."""
         about, number = seat.began or task.mark
         if seat.began is None and isinstance(value, TaskLost) and value.exit_code is None:
@@ -122,7 +122,7 @@ class Endings:
                     self._records.post(other.address, Broken(group))
 
     def _error_of(
-        self, service: Service, seat: Seat, task: Record, good: bool, value: Any
+        self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
         """What clients of a server that is gone are told."""
         if good or service.ended:

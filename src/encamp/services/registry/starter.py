@@ -91,7 +91,7 @@ class Starter:
             missing = missing[: max(0, len(wanted) - len(seats) - service.withdrawn)]
         else:
             missing = [""] * max(0, len(wanted) - len(seats) - service.withdrawn)
-            waiting = [seat.task for seat in seats if seat.task and seat.task.place is None]
+            waiting = [seat.task for seat in seats if seat.task and seat.task.slot is None]
             many = max(0, len(seats) - max(1, len(wanted)))
             too_many = [task for task in waiting[:many] if task.state is WAITING]
             self._records.controller.recalls.cancel(too_many)
@@ -142,7 +142,7 @@ class Starter:
 
     def _without_slot(self, service: Service) -> int:
         seats = service.pool.seats.values()
-        return sum(seat.task is not None and seat.task.place is None for seat in seats)
+        return sum(seat.task is not None and seat.task.slot is None for seat in seats)
 
     def _holders(self, service: Service) -> list[str]:
         """Other services that have slots."""
