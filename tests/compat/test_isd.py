@@ -183,7 +183,7 @@ def test_a_server_that_dies_is_replaced_in_the_list(grid: isd.Grid) -> None:
 
 def _pid_of(grid: isd.Grid, service_id: str, proxy: isd.Proxy) -> int:
     """The process of a server that is busy: the one of its siblings that does not answer."""
-    others = [one for one in grid.service(service_id)._seats() if one != proxy._server.number]
+    others = [one for one in grid.service(service_id)._servers() if one != proxy._server.number]
     answered = {grid.service(service_id).call_one(one, "pid").get(20) for one in others}
     slots = {one.pid for one in children_with("encamp.slot")}
     (pid,) = slots - answered

@@ -8,7 +8,7 @@ import pytest
 
 from encamp.services.letters import Waits
 from encamp.services.registry.circles import Circles
-from encamp.services.registry.pool import HELD, Pool, Request, Seat
+from encamp.services.registry.pool import HELD, Pool, Request, ServerRecord
 
 
 class Task:
@@ -18,56 +18,61 @@ class Task:
         self.id = number
 
 
-def _pool(*hosts: str) -> tuple[Pool, list[Seat]]:
+def _pool(*hosts: str) -> tuple[Pool, list[ServerRecord]]:
     pool = Pool(itertools.count(1), itertools.count(1))
-    seats = [Seat(number, Task(100 + number), host=host) for number, host in enumerate(hosts, 1)]  # type: ignore[arg-type]
-    for seat in seats:
-        pool.seats[seat.number] = seat
-        pool.opened(seat)
-    return pool, seats
+    servers = [
+        ServerRecord(number, Task(100 + number), host=host) for number, host in enumerate(hosts, 1)
+    ]  # type: ignore[arg-type]
+    for server in servers:
+        pool.servers[server.number] = server
+        pool.opened(server)
+    return pool, servers
 
 
 def _granted(pool: Pool) -> list[tuple[int, list[int]]]:
-    return [(request.client, [seat.number for seat in seats]) for request, seats in pool.grants()]
+    return [
+        (request.client, [server.number for server in servers])
+        for request, servers in pool.grants()
+    ]
 
 
 def test_the_host_with_fewest_in_use_comes_first() -> None:
-    pool, seats = _pool("a", "a", "a", "b")
+    pool, servers = _pool("a", "a", "a", "b")
     for client in range(4):
         pool.ask(client, 1, 1, 0)
-    assert [seats for _, seats in _granted(pool)] == [[1], [4], [2], [3]]
-    pool.freed(seats[1])
-    pool.freed(seats[0])
+    assert [servers for _, servers in _granted(pool)] == [[1], [4], [2], [3]]
+    pool.freed(servers[1])
+    pool.freed(servers[0])
     pool.ask(9, 1, 1, 0)
     assert _granted(pool) == [(9, [2])]
 
 
 def test_who_has_asked_first_is_first_also_for_a_certain_server() -> None:
-    pool, seats = _pool("a", "a")
-    for client, seat in ((1, 0), (2, 0), (3, 2), (4, 0), (5, 1)):
-        pool.ask(client, 1, 1, seat)
+    pool, servers = _pool("a", "a")
+    for client, server in ((1, 0), (2, 0), (3, 2), (4, 0), (5, 1)):
+        pool.ask(client, 1, 1, server)
     assert _granted(pool) == [(1, [1]), (2, [2])]
-    pool.freed(seats[0])
+    pool.freed(servers[0])
     assert _granted(pool) == [(4, [1])]
-    pool.freed(seats[1])
+    pool.freed(servers[1])
     assert _granted(pool) == [(3, [2])]
-    pool.freed(seats[0])
+    pool.freed(servers[0])
     assert _granted(pool) == [(5, [1])]
     assert pool.waiting == 0
 
 
 def test_a_group_keeps_what_it_has_gathered_until_it_has_all() -> None:
-    pool, seats = _pool("a", "a", "a")
+    pool, servers = _pool("a", "a", "a")
     pool.ask(1, 1, 1, 0)
     assert _granted(pool) == [(1, [1])]
     pool.ask(2, 1, 3, 0)
     pool.ask(3, 1, 1, 0)
     assert _granted(pool) == []
-    pool.freed(seats[0])
+    pool.freed(servers[0])
     assert _granted(pool) == [(2, [1, 2, 3])]
-    assert all(seat.state == HELD for seat in seats)
-    for seat in seats:
-        pool.freed(seat)
+    assert all(server.state == HELD for server in servers)
+    for server in servers:
+        pool.freed(server)
     assert _granted(pool) == [(3, [1])]
 
 
@@ -83,61 +88,61 @@ def test_who_gives_up_leaves_what_it_had_gathered() -> None:
 
 
 def test_requests_for_a_server_that_is_gone_are_told() -> None:
-    pool, seats = _pool("a", "b")
+    pool, servers = _pool("a", "b")
     pool.ask(1, 1, 1, 0)
     list(pool.grants())
     wanted: Request = pool.ask(2, 1, 1, 1)
-    assert pool.removed(seats[0]) == [wanted]
-    assert [seat.number for seat in pool.live()] == [2]
+    assert pool.removed(servers[0]) == [wanted]
+    assert [server.number for server in pool.live()] == [2]
 
 
-def _waits(*, seat: int = 0, number: int = 0, service: int = 0, **more: object) -> Waits:
+def _waits(*, server: int = 0, number: int = 0, service: int = 0, **more: object) -> Waits:
     answered = more.get("answered", {})
     held = more.get("held", [])
-    return Waits(1, service, seat, number, answered, held)  # type: ignore[arg-type]
+    return Waits(1, service, server, number, answered, held)  # type: ignore[arg-type]
 
 
 @pytest.fixture
-def known() -> tuple[Circles, list[Seat], set[int]]:
+def known() -> tuple[Circles, list[ServerRecord], set[int]]:
     """Servers 1 to 3, which are tasks 101 to 103; and who waits for any of them."""
-    _, seats = _pool("a", "a", "a")
+    _, servers = _pool("a", "a", "a")
     waiting: set[int] = set()
-    by_number = {seat.number: seat for seat in seats}
-    circles = Circles(lambda _: seats, by_number.get, lambda _, task: task in waiting)
-    return circles, seats, waiting
+    by_number = {server.number: server for server in servers}
+    circles = Circles(lambda _: servers, by_number.get, lambda _, task: task in waiting)
+    return circles, servers, waiting
 
 
 def test_servers_that_wait_for_each_other_are_found(
-    known: tuple[Circles, list[Seat], set[int]],
+    known: tuple[Circles, list[ServerRecord], set[int]],
 ) -> None:
     circles, _, _ = known
-    assert not circles.waits(101, _waits(seat=2, number=1))
-    assert not circles.waits(102, _waits(seat=3, number=1))
-    assert circles.waits(103, _waits(seat=1, number=1))
+    assert not circles.waits(101, _waits(server=2, number=1))
+    assert not circles.waits(102, _waits(server=3, number=1))
+    assert circles.waits(103, _waits(server=1, number=1))
     circles.waits_no_more(103, 1)
-    assert not circles.waits(7, _waits(seat=1, number=1))  # it only waits behind others
+    assert not circles.waits(7, _waits(server=1, number=1))  # it only waits behind others
 
 
 def test_an_answer_that_is_on_its_way_makes_no_circle(
-    known: tuple[Circles, list[Seat], set[int]],
+    known: tuple[Circles, list[ServerRecord], set[int]],
 ) -> None:
     circles, _, _ = known
-    assert not circles.waits(101, _waits(seat=2, number=5))
-    assert not circles.waits(102, _waits(seat=1, number=1, answered={101: 5}))
+    assert not circles.waits(101, _waits(server=2, number=5))
+    assert not circles.waits(102, _waits(server=1, number=1, answered={101: 5}))
     circles.waits_no_more(102)
-    assert circles.waits(102, _waits(seat=1, number=1, answered={101: 4}))
+    assert circles.waits(102, _waits(server=1, number=1, answered={101: 4}))
 
 
 def test_who_waits_for_any_server_waits_for_ever_if_none_can_be_free(
-    known: tuple[Circles, list[Seat], set[int]],
+    known: tuple[Circles, list[ServerRecord], set[int]],
 ) -> None:
-    circles, seats, waiting = known
+    circles, servers, waiting = known
     waiting.add(101)
-    for seat in seats:
-        seat.state, seat.holder, seat.lease = HELD, 7, seat.number
+    for server in servers:
+        server.state, server.holder, server.lease = HELD, 7, server.number
     assert not circles.waits(101, _waits(service=1))  # task 7 may release one
-    assert circles.waits(7, _waits(seat=1, number=1, held=[1, 2, 3]))
+    assert circles.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))
     circles.waits_no_more(7)
-    assert not circles.waits(7, _waits(seat=1, number=1, held=[1, 2]))  # 3 is being released
+    assert not circles.waits(7, _waits(server=1, number=1, held=[1, 2]))  # 3 is being released
     waiting.discard(101)  # it has been given one just now
-    assert not circles.waits(7, _waits(seat=1, number=1, held=[1, 2, 3]))
+    assert not circles.waits(7, _waits(server=1, number=1, held=[1, 2, 3]))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from encamp.loop.pump import Pump
-from encamp.services.registry.pool import Seat
+from encamp.services.registry.pool import ServerRecord
 from encamp.services.registry.watch import Watch
 
 LIMIT = 4.0
@@ -54,20 +54,20 @@ class Watched:
     """A server that answers or does not."""
 
     def __init__(self, clock: Clock) -> None:
-        self.seats: list[Seat] | None = [Seat(1, Task(), ready=True)]  # type: ignore[arg-type]
+        self.servers: list[ServerRecord] | None = [ServerRecord(1, Task(), ready=True)]  # type: ignore[arg-type]
         self.answers = True
         self.asked = 0
         self.overdue: list[int] = []
         pump: Pump = clock  # type: ignore[assignment]
-        self.watch = Watch(pump, LIMIT, lambda: self.seats, self._ask, self._end)
+        self.watch = Watch(pump, LIMIT, lambda: self.servers, self._ask, self._end)
 
-    def _ask(self, seat: Seat) -> None:
+    def _ask(self, server: ServerRecord) -> None:
         self.asked += 1
         if self.answers:
-            self.watch.answered(seat.address)
+            self.watch.answered(server.address)
 
-    def _end(self, seat: Seat) -> None:
-        self.overdue.append(seat.number)
+    def _end(self, server: ServerRecord) -> None:
+        self.overdue.append(server.number)
 
 
 def test_only_a_server_that_answers_nothing_for_its_limit_is_ended(clock: Clock) -> None:
@@ -99,8 +99,8 @@ def test_time_in_which_everything_was_stopped_does_not_count(clock: Clock) -> No
 def test_nothing_is_looked_at_when_the_last_server_is_gone(clock: Clock) -> None:
     one = Watched(clock)
     clock.go_on(LIMIT)
-    asked, one.seats = one.asked, None
+    asked, one.servers = one.asked, None
     clock.go_on(LIMIT)
-    one.seats = [Seat(2, Task(), ready=True)]  # type: ignore[arg-type]
+    one.servers = [ServerRecord(2, Task(), ready=True)]  # type: ignore[arg-type]
     clock.go_on(LIMIT)
     assert one.asked == asked > 0

@@ -69,10 +69,10 @@ class Outgoing:
 class Route:
     """How a server is reached: its number, and its task (the spawner: by way of the registry)."""
 
-    __slots__ = ("seat", "to")
+    __slots__ = ("server", "to")
 
-    def __init__(self, seat: int, to: int) -> None:
-        self.seat, self.to = seat, to
+    def __init__(self, server: int, to: int) -> None:
+        self.server, self.to = server, to
 
 
 class End(ABC):
@@ -148,9 +148,9 @@ class End(ABC):
             self._together -= 1
             self._begin(None)
 
-    def idle(self, seat: int) -> bool:
+    def idle(self, server: int) -> bool:
         """Whether nothing is under way to a server."""
-        return not self._pending.get(seat)
+        return not self._pending.get(server)
 
     def flush(self) -> None:
         """Send what is to go, unless another thread does."""
@@ -177,8 +177,8 @@ class End(ABC):
                 continue
             number = next(self._numbers)
             if one.result is not None:
-                one.result.seat, one.result.number = route.seat, number
-                self._pending.setdefault(route.seat, {})[number] = one.result
+                one.result.server, one.result.number = route.server, number
+                self._pending.setdefault(route.server, {})[number] = one.result
             calls.append((number, one.lease, one.op, one.name, one.payload, len(one.buffers)))
             buffers += one.buffers
         self._send_calls(route, calls, buffers)
@@ -186,7 +186,7 @@ class End(ABC):
     def _send_calls(self, route: Route | None, calls: list[Call], buffers: Parts) -> None:
         if route is not None and calls:
             client = self.id if route.to == SPAWNER else -1
-            letter = Calls(route.seat, calls, client)
+            letter = Calls(route.server, calls, client)
             if route.to == SPAWNER:
                 self.tell(letter, buffers)
             else:
@@ -194,14 +194,14 @@ class End(ABC):
 
     def _attach(self, route: Route) -> bool:
         """Have the server's loss told here; False if it is lost already."""
-        if route.seat not in self._known:
-            self._known.add(route.seat)
-            self.tell(Uses(route.seat), [])
-        return route.seat not in self._lost
+        if route.server not in self._known:
+            self._known.add(route.server)
+            self.tell(Uses(route.server), [])
+        return route.server not in self._lost
 
     def _fail_unsent(self, one: Outgoing) -> None:
         if one.result is not None:
-            error = self._lost[one.route.seat]
+            error = self._lost[one.route.server]
             self._later(partial(one.result.settle, None, about(error, one.result, False)))
 
     def _later(self, call: Callable[[], object]) -> None:
@@ -218,7 +218,7 @@ class End(ABC):
             if shared:
                 self._release_behind(route, lease)
             elif last is None or last.done():
-                self.tell(Free(route.seat, lease), [])
+                self.tell(Free(route.server, lease), [])
             else:
                 self._release_after(route, lease, last)
 
@@ -236,12 +236,12 @@ class End(ABC):
 
     # What is asked of the registry
 
-    def acquire(self, service: int, count: int, seat: int = 0) -> Acquisition:
+    def acquire(self, service: int, count: int, server: int = 0) -> Acquisition:
         """Ask for servers."""
         wanted = Acquisition(self)
         wanted.ticket, wanted.service = next(self._tickets), service
         self._asked[wanted.ticket] = wanted
-        self.tell(Acquire(service, wanted.ticket, count, seat), [])
+        self.tell(Acquire(service, wanted.ticket, count, server), [])
         return wanted
 
     def forget(self, wanted: Question) -> None:
@@ -270,7 +270,7 @@ class End(ABC):
         self._handlers[kind] = handler
 
     def _answers(self, letter: Answers, parts: Parts) -> None:
-        pending = self._pending.get(letter.seat)
+        pending = self._pending.get(letter.server)
         if not pending:
             return
         at = 0
@@ -282,11 +282,11 @@ class End(ABC):
             at += count
 
     def _granted(self, letter: Granted, parts: Parts) -> None:
-        self._known.update(seat for seat, _, _ in letter.leases)
+        self._known.update(server for server, _, _ in letter.leases)
         asked = self._asked.pop(letter.ticket, None)
         if asked is None or not asked.settle(letter, None):  # given up just now
-            for seat, _, lease in letter.leases:
-                self.tell(Free(seat, lease), [])
+            for server, _, lease in letter.leases:
+                self.tell(Free(server, lease), [])
 
     def _refused(self, letter: Refused, parts: Parts) -> None:
         asked = self._asked.pop(letter.ticket, None)
@@ -300,8 +300,8 @@ class End(ABC):
 
     def _is_lost(self, letter: Lost, parts: Parts) -> None:
         error: ServiceError = load(parts)
-        self._lost[letter.seat] = error
-        for number, result in self._pending.pop(letter.seat, {}).items():
+        self._lost[letter.server] = error
+        for number, result in self._pending.pop(letter.server, {}).items():
             begun: bool | None = None
             if letter.about >= 0:
                 begun = letter.about == self.id and number <= letter.number

@@ -42,7 +42,7 @@ class Acquire(Letter, tag=0):
     service: int
     ticket: int
     count: int = 1
-    seat: int = 0
+    server: int = 0
 
 
 class Forget(Letter, tag=1):
@@ -70,18 +70,18 @@ class Refused(Letter, tag=3):
 class Free(Letter, tag=4):
     """A lease ends, and no call of it is under way."""
 
-    seat: int
+    server: int
     lease: int
 
 
 class Uses(Letter, tag=5):
     """A client calls a server that was not granted to it, but passed on."""
 
-    seat: int
+    server: int
 
 
 class Waits(Letter, tag=6):
-    """A task waits for a call's answer, or for a server (``seat`` 0).
+    """A task waits for a call's answer, or for a server (``server`` 0).
 
     ``answered``: the last number of each client that it has itself answered, if it is a server;
     ``held``: the leases that it has.
@@ -89,7 +89,7 @@ class Waits(Letter, tag=6):
 
     ticket: int
     service: int
-    seat: int
+    server: int
     number: int
     answered: dict[int, int]
     held: list[int]
@@ -125,7 +125,7 @@ class Lost(Letter, tag=11):
     ``about`` and ``number``: whose call it had begun last, and which; -1: not known.
     """
 
-    seat: int
+    server: int
     about: int
     number: int
 
@@ -133,7 +133,7 @@ class Lost(Letter, tag=11):
 class Calls(Letter, tag=12):
     """Calls, in their order; the large buffers of all follow. ``client``: whose, if relayed."""
 
-    seat: int
+    server: int
     calls: list[Call]
     client: int = -1
 
@@ -141,7 +141,7 @@ class Calls(Letter, tag=12):
 class Answers(Letter, tag=13):
     """What came of calls, the leases that end behind them, and what the server has done so far."""
 
-    seat: int
+    server: int
     answers: list[Answer]
     freed: list[int]
     seen: Seen
@@ -150,7 +150,7 @@ class Answers(Letter, tag=13):
 class Ready(Letter, tag=14):
     """A server can be called: the names of its object's class and methods."""
 
-    seat: int
+    server: int
     name: str
     methods: list[str]
 
@@ -158,7 +158,7 @@ class Ready(Letter, tag=14):
 class Saved(Letter, tag=15):
     """The state after so many calls follows, as a pickle."""
 
-    seat: int
+    server: int
     serial: int
 
 
@@ -178,7 +178,7 @@ class Broken(Letter, tag=17):
 class Dying(Letter, tag=18):
     """A server is asked to stop: whose call it has begun, and which."""
 
-    seat: int
+    server: int
     about: int
     number: int
 

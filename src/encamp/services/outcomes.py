@@ -36,7 +36,7 @@ def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseExceptio
             text = traceback_of(exc)
     else:
         error, text = load_failure(body)
-    head = f"{result.service}.{result.call}, server {result.seat}:\n"
+    head = f"{result.service}.{result.call}, server {result.server}:\n"
     with suppress(BaseException):
         BaseException.__setattr__(error, "__cause__", RemoteTraceback(head + text))
     return None, error

@@ -120,7 +120,7 @@ class Proxy:
     @property
     def server(self) -> int:
         """The server's number, which is unique."""
-        return int(self._route.seat)
+        return int(self._route.server)
 
     def __enter__(self) -> Proxy:
         return self
@@ -153,15 +153,15 @@ class Proxy:
             raise ProxyReleased(self._service.name)
         object.__setattr__(self, "_passed", True)
         route = self._route
-        return _passed, (self._service, route.seat, route.to, self._lease)
+        return _passed, (self._service, route.server, route.to, self._lease)
 
     def __repr__(self) -> str:
         state = ": released" if self._released else ""
-        return f"<Proxy of {self._service.name}, server {self._route.seat}{state}>"
+        return f"<Proxy of {self._service.name}, server {self._route.server}{state}>"
 
 
-def _passed(service: Served, seat: int, to: int, lease: int) -> Proxy:
-    return Proxy(service, Route(seat, to), lease, passed=True)
+def _passed(service: Served, server: int, to: int, lease: int) -> Proxy:
+    return Proxy(service, Route(server, to), lease, passed=True)
 
 
 class _Method:
@@ -205,6 +205,6 @@ def _complain(result: Future[Any]) -> None:
 def proxies(service: Served, granted: Any) -> list[Proxy]:
     """The proxies of servers that were granted."""
     return [
-        Proxy(service, Route(seat, 0 if granted.relayed else task), lease)
-        for seat, task, lease in granted.leases
+        Proxy(service, Route(server, 0 if granted.relayed else task), lease)
+        for server, task, lease in granted.leases
     ]

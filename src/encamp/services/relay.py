@@ -191,7 +191,7 @@ class Relay:
     # What is asked of the registry
 
     def _acquire(self, letter: Acquire, parts: Parts) -> None:
-        wanted = self._end.acquire(letter.service, letter.count, letter.seat)
+        wanted = self._end.acquire(letter.service, letter.count, letter.server)
         self._tickets[letter.ticket] = wanted
 
         def outcome(one: Awaited) -> tuple[Letter, Parts]:
@@ -200,8 +200,8 @@ class Relay:
             if error is not None:
                 return Refused(letter.ticket), dump(error)
             granted: Granted = one.result()
-            for seat, task, lease in granted.leases:
-                self._held[lease] = self._route(seat, SPAWNER if granted.relayed else task)
+            for server, task, lease in granted.leases:
+                self._held[lease] = self._route(server, SPAWNER if granted.relayed else task)
             leases, relayed = granted.leases, granted.relayed
             return Granted(letter.ticket, leases, relayed, granted.methods), []
 
@@ -217,8 +217,8 @@ class Relay:
         """Nobody takes servers that were asked for, or granted and not told of."""
         self._end.forget(wanted)
         if wanted.done() and wanted.exception() is None:
-            for seat, _, lease in wanted.result().leases:
-                self._end.tell(Free(seat, lease), [])
+            for server, _, lease in wanted.result().leases:
+                self._end.tell(Free(server, lease), [])
 
     def _free(self, letter: Free, parts: Parts) -> None:
         route = self._held.pop(letter.lease, None)
@@ -238,11 +238,11 @@ class Relay:
 
     # Calls
 
-    def _route(self, seat: int, to: int) -> Route:
-        return self._routes.setdefault((seat, to), Route(seat, to))
+    def _route(self, server: int, to: int) -> Route:
+        return self._routes.setdefault((server, to), Route(server, to))
 
     def _calls(self, to: int, letter: Calls, parts: Parts) -> None:
-        route, at = self._route(letter.seat, to), 0
+        route, at = self._route(letter.server, to), 0
         with self._end.together():
             for number, lease, op, name, payload, count in letter.calls:
                 body = disclosed(payload, parts[at : at + count])
@@ -253,12 +253,12 @@ class Relay:
                 if op not in _WITHOUT_ANSWER:
                     result = Result(self._end, "", name)
                     result.unread = True
-                    self._awaited[result] = partial(_answer, letter.seat, number)
+                    self._awaited[result] = partial(_answer, letter.server, number)
                 self._end.call(Outgoing(route, lease, op, name, body, result))
 
 
-def _answer(seat: int, number: int, result: Awaited) -> tuple[Letter, Parts]:
+def _answer(server: int, number: int, result: Awaited) -> tuple[Letter, Parts]:
     error = result.exception()
     good, body = result.result() if error is None else (False, dump_failure(error))
     payload, buffers = enclosed(body)
-    return Answers(seat, [(number, good, payload, len(buffers))], [], (0, 0, 0.0, 0.0)), buffers
+    return Answers(server, [(number, good, payload, len(buffers))], [], (0, 0, 0.0, 0.0)), buffers

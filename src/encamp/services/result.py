@@ -71,7 +71,7 @@ class Result(Awaited):
     `ServerLost` says that the server died, and whether the call had started.
     """
 
-    seat = 0
+    server = 0
     """The number of the server; 0 while none is known."""
     number = 0
     """Of the call, of all that this client has made."""

@@ -68,7 +68,7 @@ class Terms:
     """The settings of a server. ``checkpoint_every`` in calls; 0: never."""
 
     service: str
-    seat: int
+    server: int
     checkpoint_every: int
     idle_limit: float | None
     call_limit: float | None = None
@@ -154,7 +154,7 @@ class Server:
             self._restore(state, kind.__name__ if replaced else type(self._object).__name__)
         self._methods = frozenset(methods_of(self._object))
         name = type(self._object).__name__
-        ready = Ready(self.terms.seat, name, sorted(self._methods))
+        ready = Ready(self.terms.server, name, sorted(self._methods))
         self._post(SPAWNER, [encode(ready)])
 
     def _restore(self, state: bytes, kind: str) -> None:
@@ -298,19 +298,19 @@ class Server:
             if not (answers or freed):
                 return
             self._answers, self._buffers, self._freed = [], [], []
-            seat, client = self.terms.seat, self._client
+            server, client = self.terms.server, self._client
             if answers:
                 self.end.answered[client] = answers[-1][0]
             seen = self._seen()
             if client == SPAWNER:
-                letter = Answers(seat, answers, freed, seen)
+                letter = Answers(server, answers, freed, seen)
                 self._post(client, [encode(letter), *buffers])
             else:
                 if answers:
-                    letter = Answers(seat, answers, [], seen)
+                    letter = Answers(server, answers, [], seen)
                     self._post(client, [encode(letter), *buffers])
                 if freed:
-                    self._post(SPAWNER, [encode(Answers(seat, [], freed, seen))])
+                    self._post(SPAWNER, [encode(Answers(server, [], freed, seen))])
             self._sent = now or time.perf_counter()
 
     def _seen(self) -> tuple[int, int, float, float]:
@@ -355,7 +355,7 @@ class Server:
         with _told_of(f"the state of {kind} could not be saved", "checkpoint", "restore"):
             own = hasattr(self._object, "checkpoint")
             parts = dump(self._object.checkpoint() if own else self._object)
-        self._post(SPAWNER, [encode(Saved(self.terms.seat, self._serial)), *parts])
+        self._post(SPAWNER, [encode(Saved(self.terms.server, self._serial)), *parts])
 
     def over(self) -> None:
         """Stop making calls."""
@@ -365,7 +365,7 @@ class Server:
     def dying(self) -> None:
         """It was asked to stop: report which call it was in."""
         words = self._ledger.now
-        self._post(SPAWNER, [encode(Dying(self.terms.seat, *words))])
+        self._post(SPAWNER, [encode(Dying(self.terms.server, *words))])
 
     # What its object may ask
 
@@ -426,7 +426,7 @@ class CurrentServer:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self.service, self.server = server.terms.service, server.terms.seat
+        self.service, self.server = server.terms.service, server.terms.server
 
     @property
     def rank(self) -> int:

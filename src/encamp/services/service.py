@@ -337,14 +337,14 @@ class Service(_All):
         view._cluster, view._retries = self._cluster, whole("retries", retries, 0)
         return view
 
-    def _call(self, method: str, parts: Parts, seat: int = 0, op: int = CALL) -> Result:
+    def _call(self, method: str, parts: Parts, server: int = 0, op: int = CALL) -> Result:
         result = Result(self._end, self.name, method)
         result.wanted = self._number
-        self._try(result, method, parts, self._retries, seat, op)
+        self._try(result, method, parts, self._retries, server, op)
         return result
 
     def _try(
-        self, result: Result, method: str, parts: Parts, retries: int, seat: int, op: int
+        self, result: Result, method: str, parts: Parts, retries: int, server: int, op: int
     ) -> None:
         def granted(wanted: Future[Any]) -> None:
             error = wanted.exception()
@@ -362,18 +362,18 @@ class Service(_All):
         def ended(tried: Result) -> None:
             error = tried.exception()
             if isinstance(error, ServerLost):
-                self._try(result, method, parts, retries - 1, seat, op)
+                self._try(result, method, parts, retries - 1, server, op)
             else:
                 result.settle(None if error is not None else tried.result(), error)
 
-        self._end.acquire(self._number, 1, seat).add_done_callback(granted)
+        self._end.acquire(self._number, 1, server).add_done_callback(granted)
 
     # All servers at once
 
     def _callers(self) -> list[_Caller]:
-        return [functools.partial(self._call, seat=seat) for seat in self._seats()]
+        return [functools.partial(self._call, server=server) for server in self._servers()]
 
-    def _seats(self) -> list[int]:
+    def _servers(self) -> list[int]:
         self.ready(0)
         found: list[int] = self._end.ask(self._number, "servers").result()
         return found

@@ -130,14 +130,14 @@ class TaskEnd(End):
 
     def _wait_long(self, what: Awaited) -> None:
         ticket = next(self._tickets)
-        service, seat, number, name = _wanted(what)
-        if not (seat or service):
+        service, server, number, name = _wanted(what)
+        if not (server or service):
             self.until(what.done)
             return
         held = list(self.held)
-        self.tell(Waits(ticket, service, seat, number, dict(self.answered), held), [])
+        self.tell(Waits(ticket, service, server, number, dict(self.answered), held), [])
         try:
-            self.until(lambda: what.done() or ticket in self._circles or _wanted(what)[1] != seat)
+            self.until(lambda: what.done() or ticket in self._circles or _wanted(what)[1] != server)
         finally:
             self.tell(WaitsNoMore(ticket), [])
         if ticket in self._circles and not what.done():
@@ -189,7 +189,7 @@ def _wanted(what: Awaited) -> tuple[int, int, int, str]:
     """What a future waits for: a service, a server and a call's number there, and its name."""
     if isinstance(what, Result):
         name = f"{what.service}.{what.call}"
-        return (0 if what.seat else what.wanted), what.seat, what.number, name
+        return (0 if what.server else what.wanted), what.server, what.number, name
     if isinstance(what, Acquisition):
         return what.service, 0, 0, "a free server"
     return 0, 0, 0, ""

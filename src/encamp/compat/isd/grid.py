@@ -236,8 +236,8 @@ class AbstractGrid(Thread):
 
     def broadcast(self, service_id: str, func: str, *args: Any, **kwargs: Any) -> list[Result]:
         """Call a method on every server; returns the results in the order of `servers`."""
-        seats = self.service(service_id)._seats()
-        return [self._call(service_id, seat, func, args, kwargs) for seat in seats]
+        servers = self.service(service_id)._servers()
+        return [self._call(service_id, server, func, args, kwargs) for server in servers]
 
     def scatter(
         self,
@@ -250,25 +250,25 @@ class AbstractGrid(Thread):
 
         Raises `WrongLength` unless there is one for each server.
         """
-        seats = self.service(service_id)._seats()
+        servers = self.service(service_id)._servers()
         each = [_as_arguments(args) for args in arglist]
-        named = [{}] * len(seats) if kwlist is None else [dict(kwargs) for kwargs in kwlist]
+        named = [{}] * len(servers) if kwlist is None else [dict(kwargs) for kwargs in kwlist]
         for what, given in (("arguments", each), ("named arguments", named)):
-            if len(given) != len(seats):
-                raise WrongLength(what, len(given), len(seats))
+            if len(given) != len(servers):
+                raise WrongLength(what, len(given), len(servers))
         return [
-            self._call(service_id, seat, func, args, kwargs)
-            for seat, args, kwargs in zip(seats, each, named, strict=True)
+            self._call(service_id, server, func, args, kwargs)
+            for server, args, kwargs in zip(servers, each, named, strict=True)
         ]
 
     def _call(
-        self, service_id: str, seat: int, func: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, service_id: str, server: int, func: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Result:
         """Call one server: by its proxy if it is held here, or when it is free."""
-        held = self._held.get(seat)
+        held = self._held.get(server)
         if held is not None:
             return held._proxy.call(func, *args, **kwargs)
-        return self.service(service_id).call_one(seat, func, *args, **kwargs)
+        return self.service(service_id).call_one(server, func, *args, **kwargs)
 
     def gather(self, results: Iterable[Result]) -> list[Any]:
         """The values of results, in their order; waits, and raises the error of a call."""

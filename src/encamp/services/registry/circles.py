@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from encamp.services.letters import Waits
-from encamp.services.registry.pool import HELD, STARTING, Seat
+from encamp.services.registry.pool import HELD, STARTING, ServerRecord
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class Waiting:
 
 
 class Circles:
-    """All tasks that wait for long. ``seats_of`` gives a service's servers, ``seat_of`` one."""
+    """All tasks that wait for long. ``servers_of`` gives a service's servers, ``server_of`` one."""
 
     def __init__(
         self,
-        seats_of: Callable[[int], Iterable[Seat]],
-        seat_of: Callable[[int], Seat | None],
+        servers_of: Callable[[int], Iterable[ServerRecord]],
+        server_of: Callable[[int], ServerRecord | None],
         waits_for: Callable[[int, int], bool],
     ) -> None:
-        self._seats_of, self._seat_of, self._waits_for = seats_of, seat_of, waits_for
+        self._servers_of, self._server_of, self._waits_for = servers_of, server_of, waits_for
         self._waiting: dict[int, Waiting] = {}
 
     def waits(self, task: int, what: Waits) -> bool:
@@ -53,21 +53,21 @@ class Circles:
 
     def _may_go_on(self, waiting: Waiting, blocked: set[int]) -> bool:
         what = waiting.what
-        if what.seat:
-            seat = self._seat_of(what.seat)
-            if seat is None or seat.address not in blocked:
+        if what.server:
+            server = self._server_of(what.server)
+            if server is None or server.address not in blocked:
                 return True
-            answered = self._waiting[seat.address].what.answered
+            answered = self._waiting[server.address].what.answered
             return answered.get(waiting.task, 0) >= what.number
         if not self._waits_for(what.service, waiting.task):
             return True  # it has been granted one
-        return any(self._may_be_free(seat, blocked) for seat in self._seats_of(what.service))
+        return any(self._may_be_free(server, blocked) for server in self._servers_of(what.service))
 
-    def _may_be_free(self, seat: Seat, blocked: set[int]) -> bool:
-        if seat.state == STARTING:
+    def _may_be_free(self, server: ServerRecord, blocked: set[int]) -> bool:
+        if server.state == STARTING:
             return True
-        if seat.address in blocked:  # its call goes on for ever
+        if server.address in blocked:  # its call goes on for ever
             return False
-        if seat.state != HELD or seat.holder not in blocked:
+        if server.state != HELD or server.holder not in blocked:
             return True
-        return seat.lease not in self._waiting[seat.holder].what.held
+        return server.lease not in self._waiting[server.holder].what.held

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from encamp.errors import EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Free, Granted, Refused, Uses
-from encamp.services.registry.pool import Request, Seat
+from encamp.services.registry.pool import Request, ServerRecord
 from encamp.services.registry.records import Records, Service
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
@@ -28,14 +28,14 @@ class Grants:
         if error is not None or service is None:
             self._records.tell(sender, Refused(letter.ticket), dump(error))
             return
-        service.pool.ask(sender, letter.ticket, letter.count, letter.seat)
+        service.pool.ask(sender, letter.ticket, letter.count, letter.server)
         self.grant(service)
 
     def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
         """Why a request will never be met."""
-        if letter.seat and letter.seat not in service.pool.seats:
-            return self._records.errors.get(letter.seat) or ServiceEnded(service.name)
-        most = len(service.pool.seats)
+        if letter.server and letter.server not in service.pool.servers:
+            return self._records.errors.get(letter.server) or ServiceEnded(service.name)
+        most = len(service.pool.servers)
         if letter.count <= most:
             return None
         most = max(most, len(self._records.wanted(service)))
@@ -45,16 +45,16 @@ class Grants:
 
     def grant(self, service: Service) -> None:
         """Give out what is free."""
-        for request, seats in service.pool.grants():
+        for request, servers in service.pool.grants():
             if request.client != SPAWNER:
                 if request.client not in self._records.controller.tasks:  # it has ended
-                    for seat in seats:
-                        service.pool.freed(seat)
+                    for server in servers:
+                        service.pool.freed(server)
                     continue
-                self._records.held.setdefault(request.client, set()).update(seats)
-            for seat in seats:
-                seat.group = seats[0].lease if request.count != 1 else 0
-            leases = [(seat.number, seat.address, seat.lease) for seat in seats]
+                self._records.held.setdefault(request.client, set()).update(servers)
+            for server in servers:
+                server.group = servers[0].lease if request.count != 1 else 0
+            leases = [(server.number, server.address, server.lease) for server in servers]
             relayed = service.published.at_least_once
             granted = Granted(request.ticket, leases, relayed, service.methods)
             self._records.tell(request.client, granted)
@@ -65,7 +65,7 @@ class Grants:
 
     def refuse_too_many(self, service: Service) -> None:
         """Refuse requests for more servers than there will be."""
-        most = max(len(service.pool.seats), len(self._records.wanted(service)))
+        most = max(len(service.pool.servers), len(self._records.wanted(service)))
         for request in service.pool.requests():
             if request.count > most:
                 error = NotEnough(f"servers of {service.name}", request.count, most, together=True)
@@ -73,25 +73,25 @@ class Grants:
 
     def free(self, sender: int, letter: Free, parts: Parts) -> None:
         """A client has released a server, and nothing is under way to it."""
-        found = self._records.by_seat.get(letter.seat)
+        found = self._records.by_server.get(letter.server)
         if found is not None and found[1].lease == letter.lease:
             self.freed(*found)
 
-    def freed(self, service: Service, seat: Seat) -> None:
+    def freed(self, service: Service, server: ServerRecord) -> None:
         """A server's lease has ended."""
-        held = self._records.held.get(seat.holder)
+        held = self._records.held.get(server.holder)
         if held is not None:
-            held.discard(seat)
-        service.pool.freed(seat)
+            held.discard(server)
+        service.pool.freed(server)
         self.grant(service)
 
     def uses(self, sender: int, letter: Uses, parts: Parts) -> None:
         """A client calls a server that was passed on to it."""
-        found = self._records.by_seat.get(letter.seat)
+        found = self._records.by_server.get(letter.server)
         if found is not None:
             found[1].clients.add(sender)
-        elif letter.seat in self._records.errors:
-            lost, error = self._records.lost[letter.seat], self._records.errors[letter.seat]
+        elif letter.server in self._records.errors:
+            lost, error = self._records.lost[letter.server], self._records.errors[letter.server]
             self._records.pump.soon(lambda: self._records.tell(sender, lost, dump(error)))
 
     def forget(self, sender: int, ticket: int) -> None:

@@ -29,12 +29,12 @@ class Request:
     client: int
     ticket: int
     count: int
-    seat: int
-    gathered: list[Seat] = field(default_factory=list)
+    server: int
+    gathered: list[ServerRecord] = field(default_factory=list)
 
 
 @dataclass(eq=False)
-class Seat:
+class ServerRecord:
     """A server as the registry sees it. ``number`` is no other's."""
 
     number: int
@@ -73,8 +73,8 @@ class Pool:
     """Least loaded first; who has asked first is first."""
 
     def __init__(self, leases: Iterator[int], requests: Iterator[int]) -> None:
-        self.seats: dict[int, Seat] = {}
-        self.free: dict[Seat, None] = {}
+        self.servers: dict[int, ServerRecord] = {}
+        self.free: dict[ServerRecord, None] = {}
         """In the order in which they became so."""
         self.queue: deque[Request] = deque()
         self._leases, self._orders = leases, requests
@@ -84,95 +84,97 @@ class Pool:
     @property
     def waiting(self) -> int:
         """How many requests wait."""
-        return len(self.queue) + sum(len(seat.pinned) for seat in self.seats.values())
+        return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
 
-    def live(self) -> list[Seat]:
+    def live(self) -> list[ServerRecord]:
         """The servers that can be called, by their numbers."""
-        return [seat for seat in self.seats.values() if seat.state != STARTING]
+        return [server for server in self.servers.values() if server.state != STARTING]
 
-    def ask(self, client: int, ticket: int, count: int, seat: int) -> Request:
+    def ask(self, client: int, ticket: int, count: int, server: int) -> Request:
         """Let a client wait."""
-        request = Request(next(self._orders), client, ticket, count, seat)
-        if seat:
-            self.seats[seat].pinned.append(request)
+        request = Request(next(self._orders), client, ticket, count, server)
+        if server:
+            self.servers[server].pinned.append(request)
         else:
             self.queue.append(request)
         return request
 
     def forget(self, client: int, ticket: int | None = None) -> None:
         """Let a client's request (None: all of them) go."""
-        for queue in (self.queue, *(seat.pinned for seat in self.seats.values())):
+        for queue in (self.queue, *(server.pinned for server in self.servers.values())):
             for request in list(queue):
                 if request.client == client and ticket in (None, request.ticket):
                     queue.remove(request)
-                    for seat in request.gathered:
-                        self.free[seat] = None
+                    for server in request.gathered:
+                        self.free[server] = None
 
     def requests(self) -> list[Request]:
         """All that wait."""
-        pinned = itertools.chain.from_iterable(seat.pinned for seat in self.seats.values())
+        pinned = itertools.chain.from_iterable(server.pinned for server in self.servers.values())
         return [*self.queue, *pinned]
 
-    def opened(self, seat: Seat) -> None:
+    def opened(self, server: ServerRecord) -> None:
         """A server can be called."""
-        seat.state = FREE
-        self.free[seat] = None
+        server.state = FREE
+        self.free[server] = None
 
-    def freed(self, seat: Seat) -> None:
+    def freed(self, server: ServerRecord) -> None:
         """A server's lease has ended."""
-        if seat.state == HELD:
-            self._held[seat.host] -= 1
-            seat.state, seat.lease, seat.holder, seat.group = FREE, 0, 0, 0
-            self.free[seat] = None
+        if server.state == HELD:
+            self._held[server.host] -= 1
+            server.state, server.lease, server.holder, server.group = FREE, 0, 0, 0
+            self.free[server] = None
 
-    def removed(self, seat: Seat) -> list[Request]:
+    def removed(self, server: ServerRecord) -> list[Request]:
         """A server is gone; requests for it and no other."""
-        self.seats.pop(seat.number, None)
-        self.free.pop(seat, None)
-        if seat.state == HELD:
-            self._held[seat.host] -= 1
+        self.servers.pop(server.number, None)
+        self.free.pop(server, None)
+        if server.state == HELD:
+            self._held[server.host] -= 1
         for request in self.queue:
-            if seat in request.gathered:
-                request.gathered.remove(seat)
-        lost, seat.pinned = list(seat.pinned), deque()
+            if server in request.gathered:
+                request.gathered.remove(server)
+        lost, server.pinned = list(server.pinned), deque()
         return lost
 
-    def grants(self) -> Iterator[tuple[Request, list[Seat]]]:
+    def grants(self) -> Iterator[tuple[Request, list[ServerRecord]]]:
         """Give out what is free, as far as there is anybody to give it to."""
         while self.free:
             pinned = self._pinned()
             head = self.queue[0] if self.queue else None
             if pinned is not None and (head is None or pinned[1].order < head.order):
-                seat, request = pinned
-                seat.pinned.popleft()
-                yield self._given(request, [seat])
+                server, request = pinned
+                server.pinned.popleft()
+                yield self._given(request, [server])
             elif head is None:
                 return
             elif head.count == 1:
                 self.queue.popleft()
                 yield self._given(head, [self._least_loaded()])
             else:
-                seat = self._least_loaded()
-                del self.free[seat]
-                head.gathered.append(seat)
-                if len(head.gathered) >= (head.count or len(self.seats)):
+                server = self._least_loaded()
+                del self.free[server]
+                head.gathered.append(server)
+                if len(head.gathered) >= (head.count or len(self.servers)):
                     self.queue.popleft()
                     yield self._given(head, sorted(head.gathered, key=lambda one: one.number))
 
-    def _pinned(self) -> tuple[Seat, Request] | None:
-        found = [(seat, seat.pinned[0]) for seat in self.free if seat.pinned]
+    def _pinned(self) -> tuple[ServerRecord, Request] | None:
+        found = [(server, server.pinned[0]) for server in self.free if server.pinned]
         return min(found, key=lambda one: one[1].order, default=None)
 
-    def _least_loaded(self) -> Seat:
+    def _least_loaded(self) -> ServerRecord:
         held = self._held
-        return min(self.free, key=lambda seat: held.get(seat.host, 0))
+        return min(self.free, key=lambda server: held.get(server.host, 0))
 
-    def _given(self, request: Request, seats: Iterable[Seat]) -> tuple[Request, list[Seat]]:
-        given = list(seats)
-        for seat in given:
-            self.free.pop(seat, None)
-            self._held[seat.host] = self._held.get(seat.host, 0) + 1
-            seat.state, seat.holder = HELD, request.client
-            seat.lease = next(self._leases)
-            seat.clients.add(request.client)
+    def _given(
+        self, request: Request, servers: Iterable[ServerRecord]
+    ) -> tuple[Request, list[ServerRecord]]:
+        given = list(servers)
+        for server in given:
+            self.free.pop(server, None)
+            self._held[server.host] = self._held.get(server.host, 0) + 1
+            server.state, server.holder = HELD, request.client
+            server.lease = next(self._leases)
+            server.clients.add(request.client)
         return request, given

@@ -72,7 +72,7 @@ class ProgramEnd(End):
         super().call(outgoing)
 
     def _begin(self, route: Route | None) -> None:
-        at_once = route is None or not self._pending.get(route.seat)
+        at_once = route is None or not self._pending.get(route.server)
         if at_once or len(self._outgoing) >= _EAGER:
             self._pump.quick(self.flush)
 
@@ -81,7 +81,7 @@ class ProgramEnd(End):
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):
-                self.tell(Free(route.seat, lease), [])
+                self.tell(Free(route.server, lease), [])
 
         last.add_done_callback(free)
 
@@ -98,7 +98,7 @@ class ProgramEnd(End):
     def _take_answers(self, come: tuple[Answers, Any, Any]) -> None:
         """Take answers; a callback that waits meanwhile goes on with those that are left."""
         letter, answers, parts = come
-        pending = self._pending.get(letter.seat)
+        pending = self._pending.get(letter.server)
         if not pending:
             return
         for number, good, payload, count in answers:
@@ -114,8 +114,8 @@ class ProgramEnd(End):
             result.settle(*value_of(result, good, body))
             if called_back:
                 return
-        if not pending and self._pending.get(letter.seat) is pending:
-            del self._pending[letter.seat]
+        if not pending and self._pending.get(letter.server) is pending:
+            del self._pending[letter.server]
 
 
 def _call(call: Callable[[], object]) -> None:

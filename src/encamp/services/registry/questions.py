@@ -7,7 +7,7 @@ from typing import Any
 from encamp.errors import NotEnough
 from encamp.model import ServerStatistics, ServiceStatistics
 from encamp.services.letters import Ask, Letter, Refused, Told
-from encamp.services.registry.pool import Seat
+from encamp.services.registry.pool import ServerRecord
 from encamp.services.registry.records import Records, Service
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump, portable_error
@@ -31,7 +31,7 @@ class Questions:
         if letter.what == "statistics":
             answer = self.statistics(service)
         elif letter.what == "servers":
-            answer = [seat.number for seat in service.pool.seats.values()]
+            answer = [server.number for server in service.pool.servers.values()]
         self._records.tell(sender, Told(letter.ticket), dump(answer))
 
     def forget(self, sender: int, ticket: int) -> None:
@@ -46,7 +46,7 @@ class Questions:
         for client, ticket, service, number in self._waiters:
             over = service.over()
             live = len(service.pool.live())
-            most = max(len(service.pool.seats), len(self._records.wanted(service)))
+            most = max(len(service.pool.servers), len(self._records.wanted(service)))
             if over is None and number > most:
                 over = NotEnough(f"servers of {service.name}", number, most, together=True)
             if over is not None:
@@ -61,16 +61,16 @@ class Questions:
 
     def statistics(self, service: Service) -> ServiceStatistics:
         """What a service has done."""
-        servers = tuple(statistics_of(seat) for seat in service.pool.seats.values())
+        servers = tuple(statistics_of(server) for server in service.pool.servers.values())
         wanted = 0 if service.over() is not None else len(self._records.wanted(service))
         queue, former = service.pool.waiting, tuple(service.former)
         return ServiceStatistics(service.name, queue, wanted, service.lost, servers, former)
 
 
-def statistics_of(seat: Seat) -> ServerStatistics:
+def statistics_of(server: ServerRecord) -> ServerStatistics:
     """What a server has done, as far as it has told."""
-    task, state = seat.task, seat.state
-    if task is not None and task.slot is None and not seat.ready:
+    task, state = server.task, server.state
+    if task is not None and task.slot is None and not server.ready:
         state = "waits for a slot"
     slot = None if task is None else task.future.slot
-    return ServerStatistics(seat.number, seat.host, slot, state, *seat.seen)
+    return ServerStatistics(server.number, server.host, slot, state, *server.seen)

@@ -12,7 +12,7 @@ from encamp.cluster.options import SpawnOptions
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed
 from encamp.model import ServerStatistics
 from encamp.services.letters import Calls, Letter, Lost, encode
-from encamp.services.registry.pool import Pool, Seat
+from encamp.services.registry.pool import Pool, ServerRecord
 from encamp.services.registry.saved import Kept
 from encamp.services.registry.watch import Watch
 from encamp.services.server import Blueprint
@@ -68,7 +68,7 @@ class Service:
     @property
     def placed(self) -> int:
         """How many of its servers have a slot."""
-        tasks = [seat.task for seat in self.pool.seats.values()]
+        tasks = [server.task for server in self.pool.servers.values()]
         return sum(task is not None and task.slot is not None for task in tasks)
 
     def over(self) -> EncampError | None:
@@ -92,9 +92,9 @@ class Records:
         self.end: Program | None = None
         """The program's, which is told without a message."""
         self.services: dict[int, Service] = {}
-        self.by_seat: dict[int, tuple[Service, Seat]] = {}
-        self.by_task: dict[int, tuple[Service, Seat]] = {}
-        self.held: dict[int, set[Seat]] = {}
+        self.by_server: dict[int, tuple[Service, ServerRecord]] = {}
+        self.by_task: dict[int, tuple[Service, ServerRecord]] = {}
+        self.held: dict[int, set[ServerRecord]] = {}
         """By tasks, the servers that they have."""
         self.lost: dict[int, Lost] = {}
         self.errors: dict[int, EncampError] = {}
@@ -131,10 +131,10 @@ class Records:
         gone = controller.failure is not None or controller.closing
         return not (gone or self.dropped or controller.closed)
 
-    def order(self, seat: Seat, op: int, lease: int = 0) -> None:
+    def order(self, server: ServerRecord, op: int, lease: int = 0) -> None:
         """Tell a server something behind its calls."""
         call = (0, lease, op, "", b"", 0)
-        self.post(seat.address, Calls(seat.number, [call]))
+        self.post(server.address, Calls(server.number, [call]))
 
     def post(self, task: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
         """Send to a task."""

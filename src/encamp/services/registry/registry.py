@@ -38,7 +38,7 @@ from encamp.services.letters import (
 from encamp.services.registry.circles import Circles
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
-from encamp.services.registry.pool import STARTING, Seat
+from encamp.services.registry.pool import STARTING, ServerRecord
 from encamp.services.registry.program_end import ProgramEnd
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
@@ -66,7 +66,7 @@ class Registry:
         self._states = States(controller.errands)
         self._consoles = Consoles()
         self._windows = Opener(controller.pump, controller.errands)
-        self._circles = Circles(self._seats_of, self._seat_of, self._waits_for)
+        self._circles = Circles(self._servers_of, self._server_of, self._waits_for)
         self._grants, self._questions = Grants(records), Questions(records)
         self._replays = Replays(records, self._states)
         self._starter = Starter(
@@ -171,21 +171,21 @@ class Registry:
             self._endings.server_ended(*found, task, good, value)
         self._circles.waits_no_more(task.id)
         held = self._records.held.pop(task.id, ())
-        for seat in list(held):
-            if seat.holder == task.id and seat.number in self._records.by_seat:
-                self._release(seat)
+        for server in list(held):
+            if server.holder == task.id and server.number in self._records.by_server:
+                self._release(server)
         for service in self._records.services.values():
             if service.pool.waiting:
                 service.pool.forget(task.id)
 
-    def _release(self, seat: Seat) -> None:
+    def _release(self, server: ServerRecord) -> None:
         """The task that has a server has ended: the server is free behind what it was told."""
-        service, _ = self._records.by_seat[seat.number]
+        service, _ = self._records.by_server[server.number]
         if service.published.at_least_once:
-            call = (0, seat.lease, RELEASE, "", b"", 0)
-            self._replays.relay(SPAWNER, Calls(seat.number, [call], SPAWNER), [])
+            call = (0, server.lease, RELEASE, "", b"", 0)
+            self._replays.relay(SPAWNER, Calls(server.number, [call], SPAWNER), [])
         else:
-            self._records.order(seat, RELEASE, seat.lease)
+            self._records.order(server, RELEASE, server.lease)
 
     # What clients ask
 
@@ -206,41 +206,41 @@ class Registry:
         found = self._records.by_task.get(sender)
         if found is None:
             return
-        service, seat = found
+        service, server = found
         service.methods = letter.methods
-        task = seat.task
-        seat.host = (task.future.host if task is not None else "") or ""
-        self._show(service, seat)
+        task = server.task
+        server.host = (task.future.host if task is not None else "") or ""
+        self._show(service, server)
         if service.ended:
-            self._records.order(seat, END)
+            self._records.order(server, END)
             return
-        seat.ready = True
-        if seat.log:
-            self._replays.replay(seat)
-        if seat.state == STARTING:
-            service.pool.opened(seat)
+        server.ready = True
+        if server.log:
+            self._replays.replay(server)
+        if server.state == STARTING:
+            service.pool.opened(server)
         self._grants.grant(service)
         self._questions.tell_waiters()
 
-    def _show(self, service: Service, seat: Seat) -> None:
+    def _show(self, service: Service, server: ServerRecord) -> None:
         """Have the console of a server found by where it is, and opened if that is wanted."""
-        number, windows = seat.number, service.published.windows
-        slot = None if seat.task is None else seat.task.future.slot
-        self._consoles.introduce(service.name, number, seat.host, slot)
-        if windows is not None and seat.state == STARTING:
-            self._windows.open(windows, f"{service.name}/{number}", seat.host)
+        number, windows = server.number, service.published.windows
+        slot = None if server.task is None else server.task.future.slot
+        self._consoles.introduce(service.name, number, server.host, slot)
+        if windows is not None and server.state == STARTING:
+            self._windows.open(windows, f"{service.name}/{number}", server.host)
 
     def _answers(self, sender: int, letter: Answers, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
         if found is not None:
-            service, seat = found
-            seat.seen = letter.seen
+            service, server = found
+            server.seen = letter.seen
             if letter.answers:
                 service.deaths = 0
                 self.end.take(letter, parts)
             for lease in letter.freed:
-                if lease == seat.lease:
-                    self._grants.freed(service, seat)
+                if lease == server.lease:
+                    self._grants.freed(service, server)
 
     def _dying(self, sender: int, letter: Dying, parts: Parts) -> None:
         found = self._records.by_task.get(sender)
@@ -258,11 +258,11 @@ class Registry:
         if self._circles.waits(sender, letter):
             self._records.tell(sender, Circle(letter.ticket))
 
-    def _seats_of(self, service: int) -> list[Seat]:
-        return list(self._records.services[service].pool.seats.values())
+    def _servers_of(self, service: int) -> list[ServerRecord]:
+        return list(self._records.services[service].pool.servers.values())
 
-    def _seat_of(self, number: int) -> Seat | None:
-        found = self._records.by_seat.get(number)
+    def _server_of(self, number: int) -> ServerRecord | None:
+        found = self._records.by_server.get(number)
         return None if found is None else found[1]
 
     def _waits_for(self, service: int, task: int) -> bool:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from encamp.services.letters import Call, Calls, Saved
-from encamp.services.registry.pool import Seat
+from encamp.services.registry.pool import ServerRecord
 from encamp.services.registry.records import Records
 from encamp.services.registry.saved import States
 from encamp.wire.frames import Parts, own
@@ -25,43 +25,43 @@ class Replays:
 
     def relay(self, sender: int, letter: Calls, parts: Parts) -> None:
         """Pass calls on to a server that is replaced with all that it was told."""
-        found = self._records.by_seat.get(letter.seat)
+        found = self._records.by_server.get(letter.server)
         if found is None:
             return
-        _, seat = found
+        _, server = found
         at = 0
         kept = own(parts)
         for call in letter.calls:
-            seat.log.append((letter.client, call, kept[at : at + call[5]]))
+            server.log.append((letter.client, call, kept[at : at + call[5]]))
             at += call[5]
-        if seat.ready:
-            self.replay(seat)
+        if server.ready:
+            self.replay(server)
 
-    def replay(self, seat: Seat) -> None:
+    def replay(self, server: ServerRecord) -> None:
         """Send a server what of its log it does not have."""
-        new = itertools.islice(seat.log, seat.given, None)
+        new = itertools.islice(server.log, server.given, None)
         for client, entries in itertools.groupby(new, lambda entry: entry[0]):
             for some in _few(entries):
                 calls = [call for _, call, _ in some]
                 buffers = [part for _, _, parts in some for part in parts]
-                self._records.post(seat.address, Calls(seat.number, calls, client), buffers)
-        seat.given = len(seat.log)
+                self._records.post(server.address, Calls(server.number, calls, client), buffers)
+        server.given = len(server.log)
 
     def saved(self, sender: int, letter: Saved, parts: Parts) -> None:
         """A server has sent its state."""
         found = self._records.by_task.get(sender)
         if found is None:
             return
-        _, seat = found
+        _, server = found
 
         def kept(new: int) -> None:
             """The state is on the disk: what it knows of need not be run again."""
-            if seat.address == sender:
-                for _ in range(min(new, len(seat.log))):
-                    seat.log.popleft()
-                    seat.given -= 1
+            if server.address == sender:
+                for _ in range(min(new, len(server.log))):
+                    server.log.popleft()
+                    server.given -= 1
 
-        self._states.keep(seat.number, letter.serial, own(parts), kept)
+        self._states.keep(server.number, letter.serial, own(parts), kept)
 
 
 def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:

@@ -10,7 +10,7 @@ from encamp.errors import EncampError, ServerLost, ServiceEnded, TaskKilled, Tas
 from encamp.services.letters import Answers, Broken, Lost, Refused
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
-from encamp.services.registry.pool import STARTING, Seat
+from encamp.services.registry.pool import STARTING, ServerRecord
 from encamp.services.registry.questions import statistics_of
 from encamp.services.registry.records import Records, Service
 from encamp.services.registry.saved import States
@@ -31,25 +31,25 @@ class Endings:
         self._states, self._consoles = states, consoles
 
     def server_ended(
-        self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any
+        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
         """A server's task has ended: it is replaced, or lost, or has done its work."""
-        self._states.settle(seat.number)
+        self._states.settle(server.number)
         expected = good or service.ended or isinstance(value, TaskKilled)
         died = isinstance(value, TaskLost)
-        served = seat.state != STARTING
+        served = server.state != STARTING
         if not expected and died:
             service.lost += 1
             # a lost host is not their fault
-            service.deaths += value.exit_code is not None or seat.overdue
-        bound = service.published.restarts * max(1, len(service.pool.seats))
+            service.deaths += value.exit_code is not None or server.overdue
+        bound = service.published.restarts * max(1, len(service.pool.servers))
         again = died and service.deaths <= bound and not service.ended
         if again and service.published.at_least_once and served and self._records.usable():
-            self._revive(service, seat, task)
+            self._revive(service, server, task)
             return
-        self._lose(service, seat, task, good, value)
+        self._lose(service, server, task, good, value)
         if again:
-            saved = self._states.take(seat.number)
+            saved = self._states.take(server.number)
             if saved is not None:
                 service.states.append(saved)
         elif not service.ended:
@@ -58,78 +58,80 @@ class Endings:
 
     def _after_end(self, service: Service, value: Any) -> None:
         self._starter.reconcile()
-        if not service.pool.seats and service.over() is None:
+        if not service.pool.servers and service.over() is None:
             error = value if isinstance(value, BaseException) else None
             why = "all have ended" if error is None else words_of(error)
             self._starter.fail(service, why, error)
         self._grants.grant(service)
 
-    def _revive(self, service: Service, seat: Seat, task: TaskRecord) -> None:
+    def _revive(self, service: Service, server: ServerRecord, task: TaskRecord) -> None:
         """Start a server again that is to run all that its predecessor did since its last state."""
-        mark = seat.began or task.mark
-        if mark == seat.poison and mark != (0, 0):
-            self._give_up(service, seat, mark)
-        seat.poison, seat.began = mark, None
-        saved = self._states.take(seat.number)
+        mark = server.began or task.mark
+        if mark == server.poison and mark != (0, 0):
+            self._give_up(service, server, mark)
+        server.poison, server.began = mark, None
+        saved = self._states.take(server.number)
         if saved is not None:
             service.states.insert(0, saved)
-        seat.given, seat.ready = 0, False
+        server.given, server.ready = 0, False
 
         def start() -> None:
             try:
-                self._starter.start(service, seat)
+                self._starter.start(service, server)
             except EncampError as exc:
-                self._lose(service, seat, task, False, exc)
+                self._lose(service, server, task, False, exc)
 
         self._records.pump.soon(start)
 
-    def _give_up(self, service: Service, seat: Seat, mark: tuple[int, int]) -> None:
+    def _give_up(self, service: Service, server: ServerRecord, mark: tuple[int, int]) -> None:
         """A call that two servers have died of is not tried again."""
-        for at, (client, call, _) in enumerate(seat.log):
+        for at, (client, call, _) in enumerate(server.log):
             if (client, call[0]) == mark:
-                del seat.log[at]
-                error = ServerLost(service.name, call[3], seat.host, True)
+                del server.log[at]
+                error = ServerLost(service.name, call[3], server.host, True)
                 payload = bytes(dump_failure(error)[0])
-                letter = Answers(seat.number, [(call[0], False, payload, 0)], [], seat.seen)
+                letter = Answers(server.number, [(call[0], False, payload, 0)], [], server.seen)
                 self._records.tell(client, letter)
                 return
 
-    def _lose(self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any) -> None:
+    def _lose(
+        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
+    ) -> None:
         """A server is gone: clients are told, and nobody gets it any more."""
-        about, number = seat.began or task.mark
-        if seat.began is None and isinstance(value, TaskLost) and value.exit_code is None:
+        about, number = server.began or task.mark
+        if server.began is None and isinstance(value, TaskLost) and value.exit_code is None:
             about = _UNKNOWN
-        error = self._error_of(service, seat, task, good, value)
-        letter = Lost(seat.number, about, number)
-        group, holder = seat.group, seat.holder
+        error = self._error_of(service, server, task, good, value)
+        letter = Lost(server.number, about, number)
+        group, holder = server.group, server.holder
         if group and holder in self._records.held:
-            self._records.held[holder].discard(seat)
-        pinned = service.pool.removed(seat)
+            self._records.held[holder].discard(server)
+        pinned = service.pool.removed(server)
         state = "ended" if isinstance(error, ServiceEnded) else "lost"
-        service.former.append(replace(statistics_of(seat), state=state))
-        self._records.by_seat.pop(seat.number, None)
-        self._records.lost[seat.number], self._records.errors[seat.number] = letter, error
-        self._consoles.ended(seat.number)
+        service.former.append(replace(statistics_of(server), state=state))
+        self._records.by_server.pop(server.number, None)
+        self._records.lost[server.number], self._records.errors[server.number] = letter, error
+        self._consoles.ended(server.number)
         payload = dump(portable_error(error))
-        for client in seat.clients:
+        for client in server.clients:
             if client == SPAWNER or client in self._records.controller.tasks:
                 self._records.tell(client, letter, payload)
         for request in pinned:
             self._records.tell(request.client, Refused(request.ticket), payload)
         if group:
-            for other in service.pool.seats.values():
+            for other in service.pool.servers.values():
                 if other.group == group:
                     self._records.post(other.address, Broken(group))
 
     def _error_of(
-        self, service: Service, seat: Seat, task: TaskRecord, good: bool, value: Any
+        self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
         """What clients of a server that is gone are told."""
         if good or service.ended:
             return ServiceEnded(service.name)
-        lost = self._states.since(seat.number, seat.seen[0])
+        lost = self._states.since(server.number, server.seen[0])
         error = ServerLost(service.name, "", task.future.host or "", None, lost=lost)
-        if seat.overdue:
+        if server.overdue:
             error.limit = service.published.call_limit
         elif isinstance(value, TaskLost):
             error.exit_code, error.why = value.exit_code, value.why

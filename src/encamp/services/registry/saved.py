@@ -55,7 +55,7 @@ class States:
         self._kept: dict[int, Kept] = {}
         self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
 
-    def keep(self, seat: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
+    def keep(self, server: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
         """Keep a state in the place of the one before.
 
         Then ``kept`` is told how many more calls it knows of. Where the disk is full the one before
@@ -63,44 +63,46 @@ class States:
         """
         if self._folder is None:
             self._folder = OwnedFolder("states")
-        state = _Writing(self._folder.path / f"{seat} after {serial}", parts)
-        self._under_way.setdefault(seat, {})[state] = lambda: self._note(seat, serial, state, kept)
-        self._errands.run(state.write, lambda *_: self._finish(seat, state))
+        state = _Writing(self._folder.path / f"{server} after {serial}", parts)
+        self._under_way.setdefault(server, {})[state] = lambda: self._note(
+            server, serial, state, kept
+        )
+        self._errands.run(state.write, lambda *_: self._finish(server, state))
 
-    def settle(self, seat: int) -> None:
+    def settle(self, server: int) -> None:
         """Have all states on the disk that came before a server ended; blocks as long as that."""
-        for state in list(self._under_way.get(seat, ())):
+        for state in list(self._under_way.get(server, ())):
             state.write()
-            self._finish(seat, state)
+            self._finish(server, state)
 
-    def _finish(self, seat: int, state: _Writing) -> None:
-        note = self._under_way.get(seat, {}).pop(state, None)
+    def _finish(self, server: int, state: _Writing) -> None:
+        note = self._under_way.get(server, {}).pop(state, None)
         if note is not None and state.whole:
             note()
 
-    def _note(self, seat: int, serial: int, state: _Writing, kept: Callable[[int], None]) -> None:
-        before = self._kept.get(seat)
-        self._kept[seat] = Kept(state.path, serial)
+    def _note(self, server: int, serial: int, state: _Writing, kept: Callable[[int], None]) -> None:
+        before = self._kept.get(server)
+        self._kept[server] = Kept(state.path, serial)
         kept(serial - (0 if before is None else before.serial))
         if before is not None:
             before.path.unlink(missing_ok=True)
 
-    def since(self, seat: int, calls: int) -> int:
+    def since(self, server: int, calls: int) -> int:
         """How many of a server's calls its last state does not know of."""
-        kept = self._kept.get(seat)
+        kept = self._kept.get(server)
         return max(0, calls - (0 if kept is None else kept.serial))
 
-    def take(self, seat: int) -> Kept | None:
+    def take(self, server: int) -> Kept | None:
         """The last state of a dead server, for its successor."""
-        return self._kept.pop(seat, None)
+        return self._kept.pop(server, None)
 
-    def adopt(self, seat: int, kept: Kept) -> bytes | None:
+    def adopt(self, server: int, kept: Kept) -> bytes | None:
         """A state for a server that begins with it; None if it cannot be read any more."""
         try:
             state = kept.path.read_bytes()
         except OSError:
             return None
-        self._kept[seat] = Kept(kept.path, 0)
+        self._kept[server] = Kept(kept.path, 0)
         return state
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedB
 from encamp.services.letters import END, Asked
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
-from encamp.services.registry.pool import Pool, Seat
+from encamp.services.registry.pool import Pool, ServerRecord
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.saved import States
@@ -43,7 +43,7 @@ class Starter:
     ) -> None:
         self._records, self._grants, self._questions = records, grants, questions
         self._states, self._consoles, self._owner = states, consoles, owner
-        self._numbers, self._seats = itertools.count(1), itertools.count(1)
+        self._numbers, self._servers = itertools.count(1), itertools.count(1)
         self._leases, self._orders = itertools.count(1), itertools.count(1)
 
     def publish(self, published: Published) -> Service:
@@ -65,75 +65,77 @@ class Starter:
         if limit is None:
             return
 
-        def seats() -> list[Seat] | None:
-            some = service.pool.seats.values()
+        def servers() -> list[ServerRecord] | None:
+            some = service.pool.servers.values()
             over = self._records.closed or (service.over() is not None and not some)
-            return None if over else [seat for seat in some if seat.ready]
+            return None if over else [server for server in some if server.ready]
 
-        def ask(seat: Seat) -> None:
-            self._records.post(seat.address, Asked())
+        def ask(server: ServerRecord) -> None:
+            self._records.post(server.address, Asked())
 
-        service.watch = Watch(self._records.pump, limit, seats, ask, self._overdue)
+        service.watch = Watch(self._records.pump, limit, servers, ask, self._overdue)
 
-    def _overdue(self, seat: Seat) -> None:
-        if seat.task is not None and not seat.overdue:
-            seat.overdue = True
-            self._records.controller.recalls.stop_at_once(seat.task, Cause.OVERDUE)
+    def _overdue(self, server: ServerRecord) -> None:
+        if server.task is not None and not server.overdue:
+            server.overdue = True
+            self._records.controller.recalls.stop_at_once(server.task, Cause.OVERDUE)
 
     def _fill(self, service: Service) -> None:
         """Start the servers that are missing; those that wait and are too many go."""
         if service.over() is not None or self._records.winding_up:
             return
         wanted = self._records.wanted(service)
-        seats = list(service.pool.seats.values())
+        servers = list(service.pool.servers.values())
         if service.published.per == "host":
-            missing = [host for host in wanted if host not in {seat.fixed for seat in seats}]
-            missing = missing[: max(0, len(wanted) - len(seats) - service.withdrawn)]
+            missing = [host for host in wanted if host not in {server.fixed for server in servers}]
+            missing = missing[: max(0, len(wanted) - len(servers) - service.withdrawn)]
         else:
-            missing = [""] * max(0, len(wanted) - len(seats) - service.withdrawn)
-            waiting = [seat.task for seat in seats if seat.task and seat.task.slot is None]
-            many = max(0, len(seats) - max(1, len(wanted)))
+            missing = [""] * max(0, len(wanted) - len(servers) - service.withdrawn)
+            waiting = [
+                server.task for server in servers if server.task and server.task.slot is None
+            ]
+            many = max(0, len(servers) - max(1, len(wanted)))
             too_many = [task for task in waiting[:many] if task.state is WAITING]
             self._records.controller.recalls.cancel(too_many)
         for host in missing:
-            seat = Seat(next(self._seats), fixed=host)
-            service.pool.seats[seat.number] = seat
-            self._records.by_seat[seat.number] = service, seat
+            server = ServerRecord(next(self._servers), fixed=host)
+            service.pool.servers[server.number] = server
+            self._records.by_server[server.number] = service, server
             try:
-                self.start(service, seat)
+                self.start(service, server)
             except BaseException:
-                del service.pool.seats[seat.number], self._records.by_seat[seat.number]
+                del service.pool.servers[server.number], self._records.by_server[server.number]
                 raise
         if missing and not service.said:
             service.said = True
             self._records.pump.later(_SAY_AFTER, lambda: self._say_what_waits(service))
 
-    def start(self, service: Service, seat: Seat) -> None:
+    def start(self, service: Service, server: ServerRecord) -> None:
         """Start a server, with the state of one that has died if there is any."""
         if self._records.dropped:
             return
         published = service.published
         state = None
         if service.states:
-            state = self._states.adopt(seat.number, service.states.pop(0))
+            state = self._states.adopt(server.number, service.states.pop(0))
         terms = Terms(
             service.name,
-            seat.number,
+            server.number,
             published.checkpoint_every,
             published.idle_limit,
             published.call_limit,
         )
         options = published.options
-        if seat.fixed:
-            options = replace(options, on=seat.fixed)
-        heard = partial(self._consoles.printed, seat.number)
-        name = options.name or f"{service.name} {seat.number}"
+        if server.fixed:
+            options = replace(options, on=server.fixed)
+        heard = partial(self._consoles.printed, server.number)
+        name = options.name or f"{service.name} {server.number}"
         options = replace(options, owner=self._owner, name=name, heard=heard)
         args = (terms, published.blueprint, state)
-        seat.task = self._records.controller.spawn(serve, args, {}, options)
-        seat.given, seat.ready, seat.overdue = 0, False, False
-        self._records.by_task[seat.task.id] = service, seat
-        self._consoles.introduce(service.name, seat.number)
+        server.task = self._records.controller.spawn(serve, args, {}, options)
+        server.given, server.ready, server.overdue = 0, False, False
+        self._records.by_task[server.task.id] = service, server
+        self._consoles.introduce(service.name, server.number)
 
     def _say_what_waits(self, service: Service) -> None:
         waiting = self._without_slot(service)
@@ -141,8 +143,8 @@ class Starter:
             _log.warning("%s", waiting_for_slots(service.name, waiting, self._holders(service)))
 
     def _without_slot(self, service: Service) -> int:
-        seats = service.pool.seats.values()
-        return sum(seat.task is not None and seat.task.slot is None for seat in seats)
+        servers = service.pool.servers.values()
+        return sum(server.task is not None and server.task.slot is None for server in servers)
 
     def _holders(self, service: Service) -> list[str]:
         """Other services that have slots."""
@@ -167,8 +169,8 @@ class Starter:
         if not service.ended:
             service.ended = True
             self._refuse_all(service, ServiceEnded(service.name))
-        for seat in list(service.pool.seats.values()):
-            task = seat.task
+        for server in list(service.pool.servers.values()):
+            task = server.task
             if task is None:
                 continue
             if task.state is WAITING:
@@ -177,7 +179,7 @@ class Starter:
                 with suppress(UnsupportedByEngine):
                     task.future.kill()
             else:
-                self._records.order(seat, END)
+                self._records.order(server, END)
 
     def fail(self, service: Service, why: str, cause: BaseException | None) -> None:
         """A service can have no servers any more."""

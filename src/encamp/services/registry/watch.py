@@ -9,7 +9,7 @@ from encamp.loop.running import RunningTime
 
 if TYPE_CHECKING:
     from encamp.loop.pump import Pump
-    from encamp.services.registry.pool import Seat
+    from encamp.services.registry.pool import ServerRecord
 
 _LOOKS = 8
 """How often at least a server's limit is looked at before it is over."""
@@ -20,7 +20,7 @@ _PERIOD = 0.5
 class Watch:
     """Watches over a service's servers, for the thread that drives the pump.
 
-    ``seats`` gives those to watch, None when there will be none any more. ``ask`` asks one, which
+    ``servers`` gives those to watch, None when there will be none any more. ``ask`` asks one, which
     answers when it is between two calls or waits for something; `answered` is to be told.
     ``overdue`` is told of one that has not answered for ``limit`` seconds. Time in which this
     program was stopped does not count: its servers were stopped, too, as a rule.
@@ -30,11 +30,11 @@ class Watch:
         self,
         pump: Pump,
         limit: float,
-        seats: Callable[[], Iterable[Seat] | None],
-        ask: Callable[[Seat], None],
-        overdue: Callable[[Seat], None],
+        servers: Callable[[], Iterable[ServerRecord] | None],
+        ask: Callable[[ServerRecord], None],
+        overdue: Callable[[ServerRecord], None],
     ) -> None:
-        self._pump, self._limit, self._seats = pump, limit, seats
+        self._pump, self._limit, self._servers = pump, limit, servers
         self._ask, self._overdue = ask, overdue
         self._period = min(limit / _LOOKS, _PERIOD)
         self._time = RunningTime(2 * self._period)
@@ -46,16 +46,16 @@ class Watch:
         self._pump.later(self._period, self._look)
 
     def _look(self) -> None:
-        seats, now = self._seats(), self._time()
-        if seats is None:
+        servers, now = self._servers(), self._time()
+        if servers is None:
             return
-        for seat in list(seats):
-            asked = self._asked.get(seat.address)
+        for server in list(servers):
+            asked = self._asked.get(server.address)
             if asked is None:
-                self._asked[seat.address] = now
-                self._ask(seat)
+                self._asked[server.address] = now
+                self._ask(server)
             elif now - asked > self._limit:
-                self._overdue(seat)
+                self._overdue(server)
         self._look_again()
 
     def answered(self, task: int) -> None:
