@@ -1,69 +1,70 @@
-"""The end for the calling code: that of its task, its program, or a job's step."""
+"""The client for the calling code: that of its task, its program, or a job's step."""
 
 from __future__ import annotations
 
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from encamp.services.ends import End
-from encamp.services.relay import RelayedEnd
-from encamp.services.task_end import TaskEnd
+from encamp.services.client import Client
+from encamp.services.relay import StepClient
+from encamp.services.task_client import TaskClient
 from encamp.slot.calls import Slot, slot_here, step_here
 
-_of_slots: WeakKeyDictionary[Slot, TaskEnd] = WeakKeyDictionary()
-_of_programs: WeakValueDictionary[str, End] = WeakValueDictionary()
+_of_slots: WeakKeyDictionary[Slot, TaskClient] = WeakKeyDictionary()
+_of_programs: WeakValueDictionary[str, Client] = WeakValueDictionary()
 """By the tokens of clusters."""
-_of_steps: WeakKeyDictionary[Slot, tuple[int, dict[str, RelayedEnd]]] = WeakKeyDictionary()
-"""By the slots of jobs' steps: the number of the call that runs, and its ends by tokens."""
+_of_steps: WeakKeyDictionary[Slot, tuple[int, dict[str, StepClient]]] = WeakKeyDictionary()
+"""By the slots of jobs' steps: the number of the call that runs, and its clients by tokens."""
 
 
-def program_end(token: str, end: End) -> None:
-    """Have services and proxies of a cluster find the program's end when they are unpickled."""
-    _of_programs[token] = end
+def program_client(token: str, client: Client) -> None:
+    """Have services and proxies of a cluster find the program's client when they are unpickled."""
+    _of_programs[token] = client
 
 
-def task_end() -> TaskEnd | None:
-    """The end of the task that this thread runs; None where it runs none."""
+def task_client() -> TaskClient | None:
+    """The client of the task that this thread runs; None if it runs none."""
     here = slot_here()
     if here is None:
         return None
     slot, task = here
     slot.check_runs(task)
-    end = _of_slots.get(slot)
-    if end is None or end.id != task:
-        end = _of_slots[slot] = TaskEnd(slot, task)
-    return end
+    client = _of_slots.get(slot)
+    if client is None or client.id != task:
+        client = _of_slots[slot] = TaskClient(slot, task)
+    return client
 
 
-def end_of(token: str) -> End:
-    """Where calls of a cluster's services are made from here.
+def client_of(token: str) -> Client:
+    """The client that makes the calling code's calls to services of a cluster, by its token.
 
-    A task of another cluster has none, but where it is a thread of the program. A step of a job
-    has the one of its worker.
+    Raises RuntimeError outside of the program that created the cluster, of tasks of that cluster,
+    and of steps of jobs that run in either.
     """
     here = slot_here()
-    end = task_end() if here is not None and here[0].cluster == token else _of_programs.get(token)
-    if end is None and (step := step_here()) is not None:
-        return _end_of_step(token, *step)
-    if end is None:
+    in_task = here is not None and here[0].cluster == token
+    client = task_client() if in_task else _of_programs.get(token)
+    if client is None and (step := step_here()) is not None:
+        return _step_client(token, *step)
+    if client is None:
         raise RuntimeError(
             "a service or proxy can be used only in the program that created its cluster, in tasks "
             "of that cluster, and in steps of jobs that run in either"
         )
-    return end
+    return client
 
 
-def _end_of_step(token: str, slot: Slot, call: int) -> End:
-    """The one end of a step for a cluster's services."""
-    of_call, ends = _of_steps.get(slot, (-1, {}))
+def _step_client(token: str, slot: Slot, call: int) -> Client:
+    """The client of a step for a cluster's services."""
+    of_call, clients = _of_steps.get(slot, (-1, {}))
     if of_call != call:
-        ends = {}
-        _of_steps[slot] = call, ends
+        clients = {}
+        _of_steps[slot] = call, clients
 
     def ask(question: object) -> Any:
         slot.check_runs(call)
         return slot.ask(question)
 
-    if token not in ends:
-        ends[token] = RelayedEnd(token, ask)
-    return ends[token]
+    if token not in clients:
+        clients[token] = StepClient(token, ask)
+    return clients[token]

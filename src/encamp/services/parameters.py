@@ -33,7 +33,7 @@ class Parameters(MutableMapping[str, Any]):
         """Set the values on any free server, call a method there, and read values back."""
         service = self.service
         applied = Applied(dict(self._values), self._read, method, args, kwargs)
-        result = Result(service._end, service.name, method)
+        result = Result(service._client, service.name, method)
         result.wanted = service._number
         inner = service._call(method, pickled(service.name, method, (applied,), {}), op=APPLY)
 

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from encamp.errors import BadJob, ProxyReleased, words_of
-from encamp.services.ends import End, Outgoing, Route
+from encamp.services.client import Client, Outgoing, Route
 from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
 from encamp.wire.frames import Parts
@@ -22,7 +22,7 @@ class Served(Protocol):
 
     name: str
     methods: frozenset[str]
-    _end: End
+    _client: Client
 
 
 class Proxy:
@@ -37,7 +37,7 @@ class Proxy:
 
     __slots__ = (
         "__weakref__",
-        "_end",
+        "_client",
         "_grouped",
         "_last",
         "_lease",
@@ -50,7 +50,7 @@ class Proxy:
     def __init__(self, service: Served, route: Route, lease: int, *, passed: bool = False) -> None:
         own = object.__setattr__
         own(self, "_service", service)
-        own(self, "_end", service._end)
+        own(self, "_client", service._client)
         own(self, "_route", route)
         own(self, "_lease", lease)
         own(self, "_passed", passed)
@@ -84,15 +84,15 @@ class Proxy:
         if not self._released:
             object.__setattr__(self, "_released", True)
             shared = self._passed or self._grouped
-            self._end.release(self._route, self._lease, self._last, shared=shared)
+            self._client.release(self._route, self._lease, self._last, shared=shared)
 
     def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
         if self._released:
             raise ProxyReleased(self._service.name)
         if result is None:
-            result = Result(self._end, self._service.name, name)
+            result = Result(self._client, self._service.name, name)
         object.__setattr__(self, "_last", result)
-        self._end.call(Outgoing(self._route, self._lease, op, name, parts, result))
+        self._client.call(Outgoing(self._route, self._lease, op, name, parts, result))
         return result
 
     def __getattr__(self, name: str) -> Any:
@@ -146,7 +146,7 @@ class Proxy:
 
     def __del__(self) -> None:
         if not (self._released or self._passed):
-            self._end.drop(self._route, self._lease, self._last, shared=self._grouped)
+            self._client.drop(self._route, self._lease, self._last, shared=self._grouped)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._released:

@@ -1,6 +1,6 @@
 """Services in a step of a job: its process asks its worker, which makes the calls.
 
-    step: RelayedEnd ── letters to the registry and to servers ──►  worker: Relay ──►  its own end
+    step: StepClient ── letters to the registry and to servers ──►  worker: Relay ──►  its client
                      ◄── letters with the answers ────────────────
 
 The worker is a task of the services' cluster, or a thread of the program that created it.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from encamp.services.ends import Acquisition, End, Outgoing, Route
+from encamp.services.client import Acquisition, Client, Outgoing, Route
 from encamp.services.letters import (
     END,
     GROUP,
@@ -48,8 +48,8 @@ Come = list[tuple[bytes, list[Any]]]
 """Letters with their payloads."""
 
 
-class RelayedEnd(End):
-    """The end of a step; ``ask`` asks its worker. Raises what that says if it cannot call."""
+class StepClient(Client):
+    """The client of a step; ``ask`` asks its worker. Raises the errors of the worker's client."""
 
     def __init__(self, token: str, ask: Callable[[object], Any]) -> None:
         super().__init__(SPAWNER)
@@ -59,7 +59,7 @@ class RelayedEnd(End):
         self._ask_worker("open")
 
     def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `End.tell`."""
+        """See `Client.tell`."""
         self._ask_worker("tell", encode(letter), _beside(payload))
 
     def _post(self, to: int, parts: Parts) -> None:
@@ -69,7 +69,7 @@ class RelayedEnd(End):
         self.flush()
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """See `End.wait`."""
+        """See `Client.wait`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while not what.done():
             left = None if deadline is None else deadline - time.monotonic()
@@ -85,7 +85,7 @@ class RelayedEnd(End):
             self._left.popleft()()
 
     def attend(self, what: Awaited) -> None:
-        """See `End.attend`: a thread looks now and then, as long as there is something."""
+        """See `Client.attend`: a thread looks now and then, as long as there is something."""
         if what.done():
             return
         self._attended.add(what)
@@ -114,10 +114,10 @@ def _beside(parts: Parts) -> list[pickle.PickleBuffer]:
 
 
 class Relays:
-    """What a worker does for the step that it watches over. ``end_of`` finds a cluster's end."""
+    """The calls of the step that a worker supervises. ``client_of`` finds a cluster's client."""
 
-    def __init__(self, end_of: Callable[[str], End]) -> None:
-        self._end_of = end_of
+    def __init__(self, client_of: Callable[[str], Client]) -> None:
+        self._client_of = client_of
         self._of: dict[str, Relay] = {}
         """By the tokens of clusters."""
 
@@ -125,7 +125,7 @@ class Relays:
         """Answer a question of the step; raises what is to be raised there."""
         relay = self._of.get(token)
         if relay is None:
-            relay = self._of[token] = Relay(self._end_of(token))
+            relay = self._of[token] = Relay(self._client_of(token))
         return relay.answer(what, *rest)
 
     def close(self) -> None:
@@ -135,10 +135,10 @@ class Relays:
 
 
 class Relay:
-    """The letters of a step, put into calls of the worker's own end."""
+    """Makes the calls of a step through the worker's own client."""
 
-    def __init__(self, end: End) -> None:
-        self._end = end
+    def __init__(self, client: Client) -> None:
+        self._client = client
         self._awaited: dict[Awaited, Callable[[Awaited], tuple[Letter, Parts]]] = {}
         """What was asked for, and what makes the letter for the step of it."""
         self._tickets: dict[int, Acquisition] = {}
@@ -173,7 +173,7 @@ class Relay:
         for wanted in self._tickets.values():
             self._give_up(wanted)
         for lease, route in self._held.items():
-            self._end.release(route, lease, None, shared=True)
+            self._client.release(route, lease, None, shared=True)
 
     # What comes of it
 
@@ -183,7 +183,7 @@ class Relay:
             if first is None:
                 time.sleep(seconds)
             else:
-                self._end.wait(first, seconds)
+                self._client.wait(first, seconds)
         done = [one for one in self._awaited if one.done()]
         letters = [self._awaited.pop(one)(one) for one in done]
         return [(encode(letter), _beside(payload)) for letter, payload in letters]
@@ -191,7 +191,7 @@ class Relay:
     # What is asked of the registry
 
     def _acquire(self, letter: Acquire, parts: Parts) -> None:
-        wanted = self._end.acquire(letter.service, letter.count, letter.server)
+        wanted = self._client.acquire(letter.service, letter.count, letter.server)
         self._tickets[letter.ticket] = wanted
 
         def outcome(one: Awaited) -> tuple[Letter, Parts]:
@@ -215,18 +215,18 @@ class Relay:
 
     def _give_up(self, wanted: Acquisition) -> None:
         """Nobody takes servers that were asked for, or granted and not told of."""
-        self._end.forget(wanted)
+        self._client.forget(wanted)
         if wanted.done() and wanted.exception() is None:
             for server, _, lease in wanted.result().leases:
-                self._end.tell(Free(server, lease), [])
+                self._client.tell(Free(server, lease), [])
 
     def _free(self, letter: Free, parts: Parts) -> None:
         route = self._held.pop(letter.lease, None)
         if route is not None:
-            self._end.release(route, letter.lease, None, shared=False)
+            self._client.release(route, letter.lease, None, shared=False)
 
     def _ask(self, letter: Ask, parts: Parts) -> None:
-        asked = self._end.ask(letter.service, letter.what, *load(parts))
+        asked = self._client.ask(letter.service, letter.what, *load(parts))
 
         def outcome(one: Awaited) -> tuple[Letter, Parts]:
             error = one.exception()
@@ -243,7 +243,7 @@ class Relay:
 
     def _calls(self, to: int, letter: Calls, parts: Parts) -> None:
         route, at = self._route(letter.server, to), 0
-        with self._end.together():
+        with self._client.together():
             for number, lease, op, name, payload, count in letter.calls:
                 body = disclosed(payload, parts[at : at + count])
                 at += count
@@ -251,10 +251,10 @@ class Relay:
                 if op == RELEASE:
                     self._held.pop(lease, None)
                 if op not in _WITHOUT_ANSWER:
-                    result = Result(self._end, "", name)
+                    result = Result(self._client, "", name)
                     result.unread = True
                     self._awaited[result] = partial(_answer, letter.server, number)
-                self._end.call(Outgoing(route, lease, op, name, body, result))
+                self._client.call(Outgoing(route, lease, op, name, body, result))
 
 
 def _answer(server: int, number: int, result: Awaited) -> tuple[Letter, Parts]:

@@ -11,7 +11,7 @@ from encamp.cluster.light import LightFuture
 
 
 class Waited(Protocol):
-    """The end of services at which a result is waited for."""
+    """What waiting for a result needs of a client."""
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
         """Wait until it is done or the time is over."""
@@ -21,20 +21,20 @@ class Waited(Protocol):
 
 
 class Awaited(LightFuture):
-    """A future of one end: waiting for it drives that end."""
+    """A future of a client: a thread that waits for it handles the client's letters."""
 
-    def __init__(self, end: Waited) -> None:
-        self._end = end
+    def __init__(self, client: Waited) -> None:
+        self._client = client
 
     def _wait(self, timeout: float | None) -> float | None:
         if self.done():
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
-        self._end.wait(self, timeout)
+        self._client.wait(self, timeout)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
     def __await__(self) -> Generator[Any, None, Any]:
-        self._end.attend(self)
+        self._client.attend(self)
         import asyncio  # most programs have none
 
         return asyncio.wrap_future(self).__await__()
@@ -42,7 +42,7 @@ class Awaited(LightFuture):
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """See `Future.add_done_callback`; it may be called by any thread that waits."""
         super().add_done_callback(fn)
-        self._end.attend(self)
+        self._client.attend(self)
 
     def settle(self, value: Any, error: BaseException | None) -> bool:
         """End it, unless it has ended: an answer may arrive after its server was given up.
@@ -81,8 +81,8 @@ class Result(Awaited):
     unread = False
     """Whether its value is for another process: what has come, and whether it is good."""
 
-    def __init__(self, end: Waited, service: str, call: str) -> None:
-        super().__init__(end)
+    def __init__(self, client: Waited, service: str, call: str) -> None:
+        super().__init__(client)
         self.service, self.call = service, call
 
     def get(self, timeout: float | None = None) -> Any:

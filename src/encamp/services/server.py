@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
-from encamp.services.here import task_end
+from encamp.services.here import task_client
 from encamp.services.letters import (
     APPLY,
     CALL,
@@ -34,7 +34,7 @@ from encamp.services.letters import (
     Saved,
     encode,
 )
-from encamp.services.task_end import TaskEnd
+from encamp.services.task_client import TaskClient
 from encamp.slot.calling import called
 from encamp.slot.calls import Slot
 from encamp.slot.ledger import HOLD
@@ -87,9 +87,9 @@ class Applied:
 
 def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> None:
     """Be a server until it is told to end; runs in a slot."""
-    end = task_end()
-    assert end is not None  # noqa: S101 - it is a task
-    server = Server(end, terms)
+    client = task_client()
+    assert client is not None  # noqa: S101 - it is a task
+    server = Server(client, terms)
     token = _current.set(server)
     try:
         server.make(blueprint, state)
@@ -105,10 +105,10 @@ def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> Non
 class Server:
     """A server in its slot."""
 
-    def __init__(self, end: TaskEnd, terms: Terms) -> None:
-        self.end, self.terms = end, terms
-        self._slot: Slot = end.slot
-        self._port, self._ledger = end.slot.port, end.slot.ledger
+    def __init__(self, client: TaskClient, terms: Terms) -> None:
+        self.task_client, self.terms = client, terms
+        self._slot: Slot = client.slot
+        self._port, self._ledger = client.slot.port, client.slot.ledger
         self._object: Any = None
         self._methods: frozenset[str] = frozenset()
         self._queue: deque[tuple[int, Call, Parts]] = deque()
@@ -123,7 +123,7 @@ class Server:
         self._freed: list[int] = []
         self._sent = self._looked = 0.0
         self._flushing = threading.Lock()
-        self._can_hold = end.slot.can_leave
+        self._can_hold = client.slot.can_leave
         """Whether another thread may send, so that nothing is held back for long."""
         self._flusher: threading.Thread | None = None
         self._wanted = threading.Event()
@@ -141,7 +141,7 @@ class Server:
             WRITE: lambda name, args, _: setattr(self._object, name, *args),
             APPLY: self._apply,
         }
-        end.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
+        client.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
 
     def make(self, blueprint: Blueprint, state: bytes | None) -> None:
         """Create the object, with the state of its predecessor if there is any."""
@@ -168,13 +168,12 @@ class Server:
     # Calls, one after the other
 
     def run(self) -> None:
-        """Run calls until the end comes."""
-        end, requests = self.end, self.end.requests
-        queue = self._queue
+        """Run calls until the server is told to end."""
+        own, requests, queue = self.task_client, self.task_client.requests, self._queue
         while not self._over:
             self._look()
             if self._slot.letters:
-                end.drain()
+                own.drain()
             while requests:
                 client, letter, buffers = requests.popleft()
                 self._unpack(client, letter, buffers)
@@ -182,7 +181,7 @@ class Server:
                 self._one(*queue.popleft())
             else:
                 self._flush()
-                if not end.until(lambda: requests, self.terms.idle_limit):
+                if not own.until(lambda: requests, self.terms.idle_limit):
                     break
         for client, call, _ in queue:
             self._refuse(client, call, ServiceEnded(self.terms.service))
@@ -192,7 +191,7 @@ class Server:
         """Answer a question whether it is alive, while queued calls keep it busy."""
         limit = self.terms.call_limit
         if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
-            self.end.look()
+            self.task_client.look()
             self._looked = time.monotonic()
 
     def _unpack(self, client: int, letter: Calls, buffers: Parts) -> None:
@@ -300,7 +299,7 @@ class Server:
             self._answers, self._buffers, self._freed = [], [], []
             server, client = self.terms.server, self._client
             if answers:
-                self.end.answered[client] = answers[-1][0]
+                self.task_client.answered[client] = answers[-1][0]
             seen = self._seen()
             if client == SPAWNER:
                 letter = Answers(server, answers, freed, seen)
@@ -344,7 +343,7 @@ class Server:
             looks = 0 if self._answers else looks + 1
 
     def _post(self, to: int, parts: Parts) -> None:
-        self._slot.post(self.end.id, to, SERVICES, parts)
+        self._slot.post(self.task_client.id, to, SERVICES, parts)
 
     # Its state
 
@@ -378,7 +377,7 @@ class Server:
     def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
         """The next message of a member, or None if the time is over."""
         group, _, _ = self._talking()
-        box = self.end.between.setdefault(group, deque())
+        box = self.task_client.between.setdefault(group, deque())
         found: list[tuple[int, Parts]] = []
 
         def come() -> bool:
@@ -387,13 +386,13 @@ class Server:
                     del box[at]
                     found.append((sender, parts))
                     return True
-            return group in self.end.broken
+            return group in self.task_client.broken
 
         self._flush()
-        self.end.until(come, timeout)
+        self.task_client.until(come, timeout)
         if found:
             return found[0][0], load(found[0][1])
-        if group in self.end.broken:
+        if group in self.task_client.broken:
             raise GroupBroken(self.terms.service)
         return None
 

@@ -29,8 +29,8 @@ from encamp.errors import (
 )
 from encamp.model import ServiceStatistics
 from encamp.quantities import as_number, whole
-from encamp.services.ends import End, Outgoing
-from encamp.services.here import end_of
+from encamp.services.client import Client, Outgoing
+from encamp.services.here import client_of
 from encamp.services.letters import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.records import Published
@@ -98,7 +98,7 @@ def publish(
             registry = Registry(controller, cluster)
         _check_hosts(controller, published)
         made = registry.publish(published)
-        service = Service(registry.end, registry.token, made.number, published.name)
+        service = Service(registry.program, registry.token, made.number, published.name)
         service._cluster = cluster
         return service
 
@@ -195,7 +195,7 @@ class _All(ABC):
 
     name: str
     """The service's."""
-    _end: End
+    _client: Client
 
     @abstractmethod
     def _callers(self) -> list[_Caller]: ...
@@ -206,7 +206,7 @@ class _All(ABC):
         Each server makes the call when it is free, or has been released.
         """
         parts, callers = pickled(self.name, method, args, kwargs), self._callers()
-        with self._end.together():
+        with self._client.together():
             return [call(method, parts) for call in callers]
 
     def scatter(
@@ -221,7 +221,7 @@ class _All(ABC):
         """
         callers = self._callers()
         each = scattered(self.name, method, arguments, keywords, len(callers))
-        with self._end.together():
+        with self._client.together():
             return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
 
     def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
@@ -240,9 +240,9 @@ class Service(_All):
     _retries = 0
 
     def __init__(
-        self, end: End, token: str, number: int, name: str, methods: Iterable[str] = ()
+        self, client: Client, token: str, number: int, name: str, methods: Iterable[str] = ()
     ) -> None:
-        self._end, self._token, self._number = end, token, number
+        self._client, self._token, self._number = client, token, number
         self.name = name
         self.methods: frozenset[str] = frozenset(methods)
         """Of its objects, as far as any server is known."""
@@ -277,14 +277,14 @@ class Service(_All):
         return Group(self, self._proxies(self._acquired(wanted, timeout)))
 
     def _acquired(self, count: int, timeout: float | None) -> Granted:
-        end = self._end
-        wanted = end.acquire(self._number, count)
+        client = self._client
+        wanted = client.acquire(self._number, count)
         try:
             granted: Granted = wanted.result(timeout)
         except BaseException as exc:
             if wanted.done() and not isinstance(exc, TimeoutError):
                 raise
-            end.forget(wanted)
+            client.forget(wanted)
             if not wanted.done():
                 if isinstance(exc, TimeoutError):
                     raise TimeoutError(f"no server of {self.name} was free in time") from None
@@ -333,12 +333,12 @@ class Service(_All):
 
         ``retries`` is how often. A call may then have its effect more than once.
         """
-        view = Service(self._end, self._token, self._number, self.name, self.methods)
+        view = Service(self._client, self._token, self._number, self.name, self.methods)
         view._cluster, view._retries = self._cluster, whole("retries", retries, 0)
         return view
 
     def _call(self, method: str, parts: Parts, server: int = 0, op: int = CALL) -> Result:
-        result = Result(self._end, self.name, method)
+        result = Result(self._client, self.name, method)
         result.wanted = self._number
         self._try(result, method, parts, self._retries, server, op)
         return result
@@ -366,7 +366,7 @@ class Service(_All):
             else:
                 result.settle(None if error is not None else tried.result(), error)
 
-        self._end.acquire(self._number, 1, server).add_done_callback(granted)
+        self._client.acquire(self._number, 1, server).add_done_callback(granted)
 
     # All servers at once
 
@@ -375,7 +375,7 @@ class Service(_All):
 
     def _servers(self) -> list[int]:
         self.ready(0)
-        found: list[int] = self._end.ask(self._number, "servers").result()
+        found: list[int] = self._client.ask(self._number, "servers").result()
         return found
 
     # What it is like
@@ -386,11 +386,11 @@ class Service(_All):
         Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
         be so many, and `ServiceFailed` if none can start.
         """
-        asked = self._end.ask(self._number, "ready", whole("count", count, 0))
+        asked = self._client.ask(self._number, "ready", whole("count", count, 0))
         try:
             return int(asked.result(timeout))
         except TimeoutError:
-            self._end.forget(asked)
+            self._client.forget(asked)
             now = self.statistics()
             waiting = sum(server.state == "waits for a slot" for server in now.servers)
             why = f"; {waiting} wait for free slots" if waiting else ""
@@ -400,7 +400,7 @@ class Service(_All):
 
     def statistics(self) -> ServiceStatistics:
         """The statistics of the service and its servers; they print as a table."""
-        found: ServiceStatistics = self._end.ask(self._number, "statistics").result()
+        found: ServiceStatistics = self._client.ask(self._number, "statistics").result()
         return found
 
     def terminate(self, *, cancel: bool = False) -> None:
@@ -409,7 +409,7 @@ class Service(_All):
         Callers that wait for a server get `ServiceEnded`. With ``cancel`` running calls are ended,
         too.
         """
-        self._end.ask(self._number, "terminate", cancel).result()
+        self._client.ask(self._number, "terminate", cancel).result()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _service_here, (self._token, self._number, self.name, sorted(self.methods))
@@ -435,7 +435,7 @@ class Service(_All):
 
 
 def _service_here(token: str, number: int, name: str, methods: list[str]) -> Service:
-    return Service(end_of(token), token, number, name, methods)
+    return Service(client_of(token), token, number, name, methods)
 
 
 class Acquiring:
@@ -447,11 +447,11 @@ class Acquiring:
 
     async def _acquire(self) -> Proxy:
         service = self._service
-        wanted = service._end.acquire(service._number, 1)
+        wanted = service._client.acquire(service._number, 1)
         try:
             granted = await wanted
         except BaseException:
-            service._end.forget(wanted)
+            service._client.forget(wanted)
             if wanted.done() and not wanted.cancelled() and wanted.exception() is None:
                 service._proxies(wanted.result())[0].release()
             raise
@@ -483,13 +483,13 @@ class Group(_All):
 
     def __init__(self, service: Service, members: list[Proxy]) -> None:
         self.service, self.members, self.name = service, members, service.name
-        self._end = service._end
+        self._client = service._client
         tasks = tuple(member._route.to for member in members)
         group = members[0]._lease
         for rank, member in enumerate(members):
-            end, route, lease = member._end, member._route, member._lease
+            client, route, lease = member._client, member._route, member._lease
             payload = dump((group, rank, tasks))
-            end.call(Outgoing(route, lease, GROUP, "", payload, None))
+            client.call(Outgoing(route, lease, GROUP, "", payload, None))
             object.__setattr__(member, "_grouped", True)  # its release goes the same way
 
     def __len__(self) -> int:

@@ -125,10 +125,10 @@ class _Watcher:
         """Answer a question of the step; an exception is raised there."""
         if question[0] == ABOUT_SERVICES:
             if self._services is None:
-                from encamp.services.here import end_of  # most need none
+                from encamp.services.here import client_of  # most need none
                 from encamp.services.relay import Relays
 
-                self._services = Relays(end_of)
+                self._services = Relays(client_of)
             return self._services.answer(*question[1:])
         if self.ask is None:
             raise RuntimeError("nobody here answers questions")

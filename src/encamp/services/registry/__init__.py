@@ -1,4 +1,4 @@
 """All services of one cluster, at its controller: their servers, who uses them, and who waits.
 
-Calls bypass it, straight from an end to a server (`encamp.services`).
+Calls bypass it, straight from a client to a server (`encamp.services`).
 """

@@ -77,7 +77,7 @@ class Service:
 
 
 class Program(Protocol):
-    """The end of the program, to which nothing has to be sent."""
+    """The program's client, which is called, not sent to."""
 
     def take(self, letter: Letter, payload: Parts) -> None:
         """Take a letter."""
@@ -89,8 +89,8 @@ class Records:
     def __init__(self, controller: Controller, cluster: object) -> None:
         self.controller, self.pump = controller, controller.pump
         self._cluster = ref(cluster)
-        self.end: Program | None = None
-        """The program's, which is told without a message."""
+        self.program: Program | None = None
+        """The client of the program, which is called without a message."""
         self.services: dict[int, Service] = {}
         self.by_server: dict[int, tuple[Service, ServerRecord]] = {}
         self.by_task: dict[int, tuple[Service, ServerRecord]] = {}
@@ -142,7 +142,7 @@ class Records:
 
     def tell(self, client: int, letter: Letter, payload: Parts = []) -> None:  # noqa: B006
         """Send to a client: a task, or the program."""
-        if client == SPAWNER and self.end is not None:
-            self.end.take(letter, payload)
+        if client == SPAWNER and self.program is not None:
+            self.program.take(letter, payload)
         else:
             self.post(client, letter, payload)

@@ -14,7 +14,7 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
 from encamp.model import ServiceStatistics
-from encamp.services.here import program_end
+from encamp.services.here import program_client
 from encamp.services.letters import (
     END,
     RELEASE,
@@ -39,7 +39,7 @@ from encamp.services.registry.circles import Circles
 from encamp.services.registry.consoles import Consoles
 from encamp.services.registry.grants import Grants
 from encamp.services.registry.pool import STARTING, ServerRecord
-from encamp.services.registry.program_end import ProgramEnd
+from encamp.services.registry.program_client import ProgramClient
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.replays import Replays
@@ -60,8 +60,8 @@ class Registry:
     def __init__(self, controller: Controller, cluster: object) -> None:
         self._records = records = Records(controller, cluster)
         self.token = controller.token
-        self.end = records.end = ProgramEnd(controller, self.letter)
-        program_end(self.token, self.end)
+        self.program = records.program = ProgramClient(controller, self.letter)
+        program_client(self.token, self.program)
         self._said_crowded = False
         self._states = States(controller.errands)
         self._consoles = Consoles()
@@ -106,7 +106,7 @@ class Registry:
     @property
     def resting(self) -> int:
         """See `Tenant.resting`."""
-        return max(0, len(self._records.by_task) - self.end.awaited - len(self._records.held))
+        return max(0, len(self._records.by_task) - self.program.awaited - len(self._records.held))
 
     @property
     def idle(self) -> bool:
@@ -114,7 +114,7 @@ class Registry:
         services = self._records.services.values()
         unserved = [one for one in services if not one.placed] if self.crowding else []
         waiting = any(one.pool.waiting for one in services if one not in unserved)
-        return not (waiting or self.end.awaits({one.number for one in unserved}))
+        return not (waiting or self.program.awaits({one.number for one in unserved}))
 
     @property
     def crowding(self) -> bool:
@@ -237,7 +237,7 @@ class Registry:
             server.seen = letter.seen
             if letter.answers:
                 service.deaths = 0
-                self.end.take(letter, parts)
+                self.program.take(letter, parts)
             for lease in letter.freed:
                 if lease == server.lease:
                     self._grants.freed(service, server)

@@ -1,7 +1,7 @@
-"""The end from which services are called; what the ends of a program and of tasks have in common.
+"""The client of services: what a program, a task and a step of a job need to call servers.
 
-One end serves all proxies of its program or task, without threads: a thread that waits for a result
-drives the end.
+One client serves all proxies of its program or task. It has no threads: a thread that waits for a
+result handles the letters that arrive.
 """
 
 from __future__ import annotations
@@ -75,8 +75,11 @@ class Route:
         self.server, self.to = server, to
 
 
-class End(ABC):
-    """``id`` is the task's, or the spawner's. All methods may be called by any thread."""
+class Client(ABC):
+    """Sends calls and questions, and settles results. Its methods are for any thread.
+
+    ``id`` is the number of its task; `SPAWNER` for the program.
+    """
 
     def __init__(self, number: int) -> None:
         self.id = number

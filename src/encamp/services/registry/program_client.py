@@ -1,4 +1,4 @@
-"""The end of the program that created the cluster."""
+"""The client of the program that created the cluster."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from encamp.cluster.controller import Controller
 from encamp.cluster.task import FORKED
 from encamp.errors import ClusterClosed, ClusterError
-from encamp.services.ends import End, Outgoing, Route
+from encamp.services.client import Client, Outgoing, Route
 from encamp.services.letters import Answers, Free, Letter
 from encamp.services.outcomes import value_of
 from encamp.services.result import Awaited, Result
@@ -22,8 +22,8 @@ _EAGER = 64
 """After how many calls at the latest the program's thread sends them out itself."""
 
 
-class ProgramEnd(End):
-    """The end of the program that has made the cluster: the registry is in the same process."""
+class ProgramClient(Client):
+    """The client of the program, whose process also has the registry."""
 
     def __init__(
         self, controller: Controller, registry: Callable[[int, Letter, Parts], None]
@@ -48,7 +48,7 @@ class ProgramEnd(End):
             raise ClusterClosed
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """See `End.wait`."""
+        """See `Client.wait`."""
         self._pump.until(what.done, timeout)
         if not what.done():
             if self._pump.elsewhere:
@@ -57,15 +57,15 @@ class ProgramEnd(End):
                 raise ClusterClosed
 
     def attend(self, what: Awaited) -> None:
-        """See `End.attend`: the cluster's thread in the background does."""
+        """See `Client.attend`: the cluster's thread in the background does."""
 
     def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `End.tell`."""
+        """See `Client.tell`."""
         self._check()
         self._pump.now(lambda: self._registry(SPAWNER, letter, payload))
 
     def call(self, outgoing: Outgoing) -> None:
-        """See `End.call`; arguments are taken now."""
+        """See `Client.call`; arguments are taken now."""
         self._check()
         if outgoing.buffers and changeable(outgoing.buffers):
             outgoing.buffers = own(outgoing.buffers)
@@ -77,7 +77,7 @@ class ProgramEnd(End):
             self._pump.quick(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
-        """See `End._release_after`: answers come here also while nobody waits for them."""
+        """See `Client._release_after`: answers come here also while nobody waits for them."""
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):
@@ -89,7 +89,7 @@ class ProgramEnd(End):
         self._controller.mail.send(to, SPAWNER, parts, SERVICES)
 
     def _later(self, call: Callable[[], object]) -> None:
-        """See `End._later`."""
+        """See `Client._later`."""
         self._pump.soon(partial(_call, call))
 
     def _answers(self, letter: Answers, parts: Parts) -> None:

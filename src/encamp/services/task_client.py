@@ -1,4 +1,4 @@
-"""The end of a task: letters arrive at its slot, and the waiting thread there handles them."""
+"""The client of a task: letters arrive at its slot, and the waiting thread handles them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import partial
 
 from encamp.errors import BadFrame, CircularCall
-from encamp.services.ends import Acquisition, End, Route
+from encamp.services.client import Acquisition, Client, Route
 from encamp.services.letters import (
     Between,
     Broken,
@@ -32,8 +32,8 @@ TELL_AFTER = 0.05
 """Seconds of waiting in a task after which the registry is told what for, to find circles."""
 
 
-class TaskEnd(End):
-    """The end of a task: letters come to its slot, and whoever waits there takes them."""
+class TaskClient(Client):
+    """The client of a task. In a server it also receives the calls that clients make."""
 
     def __init__(self, slot: Slot, task: int) -> None:
         super().__init__(task)
@@ -58,7 +58,7 @@ class TaskEnd(End):
         self._handlers[Broken] = lambda letter, _: self.broken.add(letter.group)
 
     def tell(self, letter: Letter, payload: Parts) -> None:
-        """See `End.tell`."""
+        """See `Client.tell`."""
         self._post(SPAWNER, [encode(letter), *payload])
 
     def _post(self, to: int, parts: Parts) -> None:
@@ -122,7 +122,7 @@ class TaskEnd(End):
             slot.port.until(found, left)
 
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """See `End.wait`; raises `CircularCall` where it would never end."""
+        """See `Client.wait`; raises `CircularCall` where it would never end."""
         if timeout is not None or threading.get_ident() != self._thread:
             self.until(what.done, timeout)
         elif not self.until(what.done, TELL_AFTER):
@@ -151,7 +151,7 @@ class TaskEnd(End):
         self._circles.add(letter.ticket)
 
     def attend(self, what: Awaited) -> None:
-        """See `End.attend`: a thread waits for all of them, as long as there are some."""
+        """See `Client.attend`: a thread waits for all of them, as long as there are some."""
         if what.done():
             return
         self._attended.add(what)
@@ -180,7 +180,7 @@ class TaskEnd(End):
         super()._granted(letter, parts)
 
     def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
-        """See `End.release`."""
+        """See `Client.release`."""
         self.held.discard(lease)
         super().release(route, lease, last, shared=shared)
 
