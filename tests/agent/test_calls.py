@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from encamp.agent.hosted import InlineSlot, ThreadSlot
+from encamp.agent.slots import InlineSlot, ThreadSlot
 from encamp.slot.calls import Slot
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
@@ -23,7 +23,7 @@ class Answering:
 
     slot: Slot
 
-    short = None
+    shortcut = None
 
     def __init__(self) -> None:
         self.tickets: list[int] = []

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from encamp.agent.hosted import InlineSlot
+from encamp.agent.slots import InlineSlot
 from encamp.slot.calls import Slot, current_task
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
@@ -18,7 +18,7 @@ from encamp.wire.protocol import Message, Results, Run, decode, encode_calls
 class Port:
     """Keeps what a slot sends."""
 
-    short = None
+    shortcut = None
 
     def __init__(self) -> None:
         self.sent: list[Parts] = []
@@ -125,7 +125,7 @@ def test_the_first_call_stays_where_none_is_running_for_it_may_be_written_to() -
 
 def test_an_agent_that_is_its_own_slot_begins_nothing_more_at_the_end(here: Path) -> None:
     inline = InlineSlot(
-        SimpleNamespace(host="here", number=1, short=None, cluster=""), 0, str(here)
+        SimpleNamespace(host="here", number=1, shortcut=None, cluster=""), 0, str(here)
     )  # type: ignore[arg-type]
     give(inline._slot, 1, 5, 6)
     inline.end(0)

@@ -19,8 +19,8 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from encamp.agent.hosted import ProcessSlot
 from encamp.agent.process import SlotProcess
+from encamp.agent.slots import ProcessSlot
 from encamp.cluster import errands
 from encamp.cluster.cluster import Cluster
 from encamp.cluster.functions import Function

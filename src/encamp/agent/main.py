@@ -23,22 +23,22 @@ from typing import Any
 
 from encamp import quota
 from encamp.agent.gpus import gpus_here
-from encamp.agent.hosted import (
-    Hosted,
+from encamp.agent.process import STOP_WITHIN
+from encamp.agent.slots import (
+    AgentSlot,
     InlineSlot,
     ProcessSlot,
     ThreadSlot,
     reclaim_in_background,
     reclaim_quietly,
 )
-from encamp.agent.process import STOP_WITHIN
 from encamp.engines.base import CONTROLLER, Arrival, Endpoint, Frame, Left
 from encamp.errors import BadFrame, EncampError
 from encamp.loop.pump import MANY, REST, Pump
 from encamp.search_paths import only_ours
 from encamp.slot.calls import in_a_call
 from encamp.slot.open_files import need_files
-from encamp.slot.short import ShortWay
+from encamp.slot.shortcut import EngineShortcut
 from encamp.storage.cache.cache import clear_cache
 from encamp.storage.import_path import extend_import_path, is_far
 from encamp.storage.leftovers import reclaim_leftovers
@@ -93,12 +93,12 @@ class Agent:
         self.host = host or socket.gethostname()
         self.over = False
         self._heard = 0.0
-        self.short: ShortWay | None = None
+        self.shortcut: EngineShortcut | None = None
         """Where frames are not sealed, and nobody has to know when the controller was heard."""
         self.orders: Orders | None = None
         self.cluster = ""
         """See `Orders.cluster`."""
-        self.slots: list[Hosted] = []
+        self.slots: list[AgentSlot] = []
         self.outbox = Outbox(endpoint)
         self._linked: set[tuple[int, int]] = set()
         if not self.beside:
@@ -145,7 +145,7 @@ class Agent:
         count = self.endpoint.slots or orders.slots or quota.cores()
         folder = _folder(orders.folder, far=is_far(orders.sys_path))
         label = max(0, self.number - 1)  # of a slot that is alone, as each of an MPI job is
-        kinds: dict[str, Callable[[int], Hosted]] = {
+        kinds: dict[str, Callable[[int], AgentSlot]] = {
             "child": lambda number: ProcessSlot(self, number, folder),
             "thread": lambda number: ThreadSlot(
                 self, number, folder, label if count == 1 else number
@@ -156,7 +156,9 @@ class Agent:
         if not self.beside or orders.kind == "child":
             reclaim_in_background()  # what a killed run has left on this host
         if self.endpoint.short is not None and not (orders.lonely or orders.key):
-            self.short = ShortWay(self.pump, self.endpoint, self.endpoint.short, self.outbox)
+            self.shortcut = EngineShortcut(
+                self.pump, self.endpoint, self.endpoint.short, self.outbox
+            )
         if orders.kind != "inline":
             need_files(count)
         for number in range(count):  # those that are there are ended if another one cannot be
@@ -277,8 +279,8 @@ class Agent:
         """End all slots, interrupting their calls; blocks until they have ended."""
         if not self.over:
             self.over = True
-            if self.short is not None:
-                self.short.close()
+            if self.shortcut is not None:
+                self.shortcut.close()
             for slot in self.slots:
                 slot.begin_end()
             deadline = time.monotonic() + STOP_WITHIN  # of all, not one after the other

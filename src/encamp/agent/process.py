@@ -28,7 +28,7 @@ from encamp.slot.child import OUTPUT_HINT, Birth
 from encamp.slot.open_files import files_of_others, need_files
 from encamp.slot.processes import end_descendants, end_marked
 from encamp.slot.program import slot_command
-from encamp.slot.short_here import Cells
+from encamp.slot.shared_memory import Cells
 from encamp.slot.threads import of_new_slot
 from encamp.wire.frames import Reader, Writer
 

@@ -41,8 +41,8 @@ from encamp.model import ServiceStatistics
 from encamp.quantities import duration, whole
 from encamp.slot.calls import BRIEF, seconds, task_number
 from encamp.slot.program import check_slots
-from encamp.slot.short import Short, ShortWay
-from encamp.slot.short_here import USABLE, ProgramsEnd
+from encamp.slot.shared_memory import USABLE, ProgramShortcut
+from encamp.slot.shortcut import EngineShortcut, Shortcut
 from encamp.slot.threads import chosen_here
 from encamp.storage.import_path import import_path
 from encamp.storage.inputs.mirror import MirrorMap
@@ -171,8 +171,8 @@ class Cluster:
         self._controller = Controller(end, kind=self._kind, follow=told)
         self._pump = self._controller.pump
         self._keeper = self._controller.recalls
-        self._lines = self._controller.mail.lines
-        self._short: Short | None = None
+        self._prepared = self._controller.mail.prepared
+        self._shortcut: Shortcut | None = None
         self._life = Life(self._controller)
         self._agent: Agent | None = None
         self._start(folder, within, output)
@@ -189,23 +189,23 @@ class Cluster:
             raise
         engine, controller = self._engine, self._controller
         controller.mail.clear()  # the first hosts are no news
-        self._short = controller.mail.short = self._short_way(engine, sealed=bool(key))
+        self._shortcut = controller.mail.shortcut = self._shortcut_of(engine, sealed=bool(key))
         if self._beats:
             controller.agents.listen()
         if engine.elastic:
             controller.agents.tell_needs()
         self._pump.start()
 
-    def _short_way(self, engine: Engine, *, sealed: bool) -> Short | None:
+    def _shortcut_of(self, engine: Engine, *, sealed: bool) -> Shortcut | None:
         """The shortcut for small messages, if there is one."""
         pump, queue = self._pump, self._controller.mail.come
         if sealed:
             return None
         if engine.short is not None and self._kind == "inline":
-            return ShortWay(pump, engine, engine.short, self._controller.outbox, queue)
+            return EngineShortcut(pump, engine, engine.short, self._controller.outbox, queue)
         if self._agent is not None and self._kind == "child" and USABLE:
             slots, pass_on = self._agent.slots, self._agent.pass_on
-            return ProgramsEnd(pump, queue, self._lines, slots.__getitem__, pass_on)
+            return ProgramShortcut(pump, queue, self._prepared, slots.__getitem__, pass_on)
         return None
 
     def _have_agents(self, folder: str, output: int) -> bytes:
@@ -435,10 +435,10 @@ class Cluster:
         number: Any = to.id if ours else to  # type: ignore[union-attr]
         if type(number) is not int:
             number = self._number(to)
-        line, short = self._lines.get(number), self._short
-        if line is not None and short is not None:
+        prepared, shortcut = self._prepared.get(number), self._shortcut
+        if prepared is not None and shortcut is not None:
             data = dump_small(message)
-            if data is not None and short.send(line, data):
+            if data is not None and shortcut.send(prepared, data):
                 return
         self._send(self._number(to), message)
 
@@ -479,9 +479,9 @@ class Cluster:
         wanted = None if source is None else self._number(source)
         if timeout is not None:
             timeout = seconds(timeout)
-        short = self._short
-        if short is not None and (timeout is None or timeout > BRIEF):
-            caught = short.receive(SPAWNER, wanted)
+        shortcut = self._shortcut
+        if shortcut is not None and (timeout is None or timeout > BRIEF):
+            caught = shortcut.receive(SPAWNER, wanted)
             if caught is not None:
                 sender, data = caught
                 return Received(sender, load_small(data))
@@ -600,7 +600,7 @@ class Cluster:
         Blocks. Messages in the queue are lost.
         """
         self._life.close(cancel=cancel)
-        self._short = None
+        self._shortcut = None
 
     async def aclose(self, cancel: bool = False) -> None:
         """`close` for coroutines."""
@@ -707,7 +707,7 @@ def _print(task: int, text: str) -> None:
 def _forked() -> None:
     """The shortcut belongs to the parent process, not to this forked one."""
     for cluster in list(_ALL):
-        cluster._short = None
+        cluster._shortcut = None
 
 
 os.register_at_fork(after_in_child=_forked)

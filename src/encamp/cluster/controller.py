@@ -505,7 +505,7 @@ class Controller:
     def waits_again(self, task: TaskRecord) -> None:
         """A task that was sent to a slot has come back without having started."""
         task.waits_again()
-        self.mail.lines.pop(task.id, None)
+        self.mail.prepared.pop(task.id, None)
 
     def _again_by_value(self, task: TaskRecord, module: str) -> bool:
         functions = self.functions.of(task.options.initializer)
@@ -544,7 +544,7 @@ class Controller:
 
     def _forget(self, task: TaskRecord, good: bool, value: Any) -> None:
         task.ended()
-        if self.mail.lines or self.mail.early:
+        if self.mail.prepared or self.mail.early:
             self.mail.forget(task)
         if self.printed.heard:
             self.printed.forget(task)

@@ -9,8 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from encamp.cluster.records import RUNNING, TaskRecord
-from encamp.engines.base import Line
-from encamp.slot.short import Short
+from encamp.engines.base import PreparedSend
+from encamp.slot.shortcut import Shortcut
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import load
@@ -30,9 +30,9 @@ class Mail:
         self._news = False
         """Whether something has come that those who wait were not told of."""
         self._taking = threading.Lock()
-        self.short: Short | None = None
-        self.lines: dict[int, Line | None] = {}
-        """Short ways of the program to tasks that run; None to those written to once."""
+        self.shortcut: Shortcut | None = None
+        self.prepared: dict[int, PreparedSend | None] = {}
+        """By running task, prepared sends of the program; None after the first message."""
 
     # For the program
 
@@ -103,8 +103,8 @@ class Mail:
             self._outbox.send(slot.agent, [head, *payload])
             if port:
                 return
-            if self.short is not None and sender == SPAWNER and not self.lines.get(to):
-                self.lines[to] = self.short.line(envelope) if to in self.lines else None
+            if self.shortcut is not None and sender == SPAWNER and not self.prepared.get(to):
+                self.prepared[to] = self.shortcut.prepare(envelope) if to in self.prepared else None
 
     def begins(self, task: TaskRecord) -> None:
         """A task starts: it gets the messages that have waited for it."""
@@ -113,7 +113,7 @@ class Mail:
 
     def forget(self, task: TaskRecord) -> None:
         """A task has ended."""
-        self.lines.pop(task.id, None)
+        self.prepared.pop(task.id, None)
         self.early.pop(task.id, None)
 
     def slot_of(self, number: int) -> tuple[int, int, int]:

@@ -45,8 +45,8 @@ class Left:
 Arrival = Frame | Joined | Left
 
 
-Line = Callable[[bytes], bool]
-"""Sends a short message to one end, at once; false if it is too long for that."""
+PreparedSend = Callable[[bytes], bool]
+"""Sends a short message to one end at once; returns False if the message is too long for that."""
 
 
 class ShortMessages(ABC):
@@ -75,11 +75,11 @@ class ShortMessages(ABC):
     error: type[Exception]
 
     @abstractmethod
-    def line(self, to: int, head: bytes) -> Line:
-        """A function that sends short messages to an end; ``head`` is the beginning of all of them.
+    def prepare(self, to: int, head: bytes) -> PreparedSend:
+        """A function that sends short messages to an end, each beginning with ``head``.
 
-        The head begins with `MARK`; the function takes the rest of the message. Creating it costs
-        as much as sending a message.
+        ``head`` begins with `MARK`; the function takes the rest of the message. Preparing costs as
+        much as sending a message.
         """
 
     @abstractmethod

@@ -67,18 +67,18 @@ from encamp.wire.protocol import (
 )
 
 if TYPE_CHECKING:
-    from encamp.engines.base import Line
+    from encamp.engines.base import PreparedSend
     from encamp.slot.folder import Staging
     from encamp.slot.initialized import Initialized
-    from encamp.slot.short import TasksShort
+    from encamp.slot.shortcut import TaskShortcut
     from encamp.storage.outputs.landing import Piece
 
 
 _NOTHING: Parts = []
 BRIEF = 0.001
-"""Seconds for which the short way of messages may be tried in vain."""
-_LINES = 1000
-"""Short ways that a task has to others, at most."""
+"""Seconds that looking for a small message by the shortcut may take in vain."""
+_PREPARED = 1000
+"""Receivers for which a task has a prepared send, at most."""
 _MOST_TASKS = 1 << 63
 FORKED = -2
 """What runs in a process that a call has forked."""
@@ -110,7 +110,7 @@ class Port(Protocol):
     """A slot's connection to its agent and to other slots."""
 
     @property
-    def short(self) -> TasksShort | None:
+    def shortcut(self) -> TaskShortcut | None:
         """The shortcut for small messages, if there is one."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
@@ -141,7 +141,7 @@ class Slot:
         self.beside = False
         """Whether it is a thread of the program whose tasks it runs."""
         self.thread = threading.get_ident()
-        """Where there is a short way, only this one may use it."""
+        """The only thread that may use the shortcut for small messages."""
         self.lock = threading.Lock()
         """Held to change ``calls`` and ``running`` together."""
         self.calls: deque[tuple[Call, Parts]] = deque()
@@ -166,8 +166,8 @@ class Slot:
         """Of those that have not come, the number of the `Run` that brings them."""
         self._latest = 0
         self._routes: dict[int, tuple[int, int, int]] = {}
-        self.lines: dict[int, Line | None] = {}
-        """Short ways of the running task to others; None to those that it has written to once."""
+        self.prepared: dict[int, PreparedSend | None] = {}
+        """By receiver, prepared sends of the running task; None after the first message."""
         self._answers: dict[int, tuple[bool, Parts] | None] = {}
         """Of the questions that were asked; None until the answer comes."""
         # Not from 1: an answer to what the process before this one asked may still come.
@@ -304,7 +304,7 @@ class Slot:
         """Send a call's result, or hold it back; without a start, also the call's messages."""
         now = time.perf_counter()
         self.running, self.follow = -1, False
-        talked = self.inbox or self.letters or self._routes or self.lines or self._not_run
+        talked = self.inbox or self.letters or self._routes or self.prepared or self._not_run
         unread = self._forget_messages() if talked else ()
         payload, buffers = enclosed(parts)
         result = encode((task, good, took, payload, len(buffers)))
@@ -356,7 +356,7 @@ class Slot:
             self.inbox.clear()
             self.letters.clear()
             self._routes.clear()
-            self.lines = {}  # a thread that the task has left may have the old ones
+            self.prepared = {}  # a thread that the task has left may have the old ones
         return unread
 
     def _outcome(self, call: Call, buffers: Parts) -> tuple[Parts, bool]:
@@ -497,11 +497,11 @@ class Slot:
             parts = [head, *dump_as("the message", message)]
         if envelope.agent != self.agent or not self.port.send_to(envelope.slot, parts):
             self.port.send(parts, envelope)
-        short = self.port.short
-        if short is not None and envelope.agent != self.agent and not self.lines.get(to):
-            if len(self.lines) > _LINES:
-                self.lines.clear()
-            self.lines[to] = short.line(envelope) if to in self.lines else None
+        shortcut = self.port.shortcut
+        if shortcut is not None and envelope.agent != self.agent and not self.prepared.get(to):
+            if len(self.prepared) > _PREPARED:
+                self.prepared.clear()
+            self.prepared[to] = shortcut.prepare(envelope) if to in self.prepared else None
 
     def post(self, sender: int, to: int, port: int, parts: Parts) -> None:
         """Send parts to a port of another task, or of the controller's program."""
@@ -574,7 +574,7 @@ class CurrentTask:
     parent = SPAWNER
 
     def __init__(self, slot: Slot, task: int, name: str) -> None:
-        self._slot, self._lines, self._short = slot, slot.lines, slot.port.short
+        self._slot, self._prepared, self._shortcut = slot, slot.prepared, slot.port.shortcut
         self.id = task
         self.name = name or f"task {task}"
         self.host, self.slot, self.beside = slot.host, slot.number, slot.beside
@@ -587,10 +587,10 @@ class CurrentTask:
         receiver's process takes it. A message to a task that has ended is dropped.
         """
         number = to if type(to) is int else task_number(to)
-        line = self._lines.get(number)
-        if line is not None and not self._short.waiting and _thread() == self._slot.thread:  # type: ignore[union-attr]
+        send = self._prepared.get(number)
+        if send is not None and not self._shortcut.waiting and _thread() == self._slot.thread:  # type: ignore[union-attr]
             data = dump_small(message)
-            if data is not None and line(data):
+            if data is not None and send(data):
                 return
         self._slot.check_runs(self.id)
         self._slot.send(self.id, task_number(number), message)
@@ -607,9 +607,9 @@ class CurrentTask:
             source = task_number(source)
         if timeout is not None:
             timeout = seconds(timeout)
-        slot, short = self._slot, self._short
-        if short is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
-            caught = short.catch(self.id, source) if _thread() == slot.thread else None
+        slot, shortcut = self._slot, self._shortcut
+        if shortcut is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
+            caught = shortcut.catch(self.id, source) if _thread() == slot.thread else None
             if caught is not None:
                 sender, data = caught
                 return Received(sender, load_small(data))

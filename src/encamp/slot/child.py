@@ -43,7 +43,7 @@ from encamp.slot.isolation import put_back
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files import limit_files
 from encamp.slot.processes import adopt_orphans, descendants, end_descendants, helpers
-from encamp.slot.short_here import USABLE, SlotsEnd
+from encamp.slot.shared_memory import USABLE, SlotShortcut
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
 from encamp.wire.frames import Parts, Reader, Writer
@@ -212,7 +212,7 @@ def main(birth: bytes) -> None:
     slot.alone = _Alone(folder)
     slot.ledger, slot.can_leave = Ledger(born.ledger), True
     if born.host and USABLE:
-        port.short = SlotsEnd(port, slot.ledger.memory)
+        port.shortcut = SlotShortcut(port, slot.ledger.memory)
     if born.capture:
         slot.ended = _Printed(port, born.output, follow=born.follow).ended
     threading.Thread(target=port.watch, daemon=True, name="encamp-watch").start()
@@ -356,7 +356,7 @@ class _Sockets:
         self._data = data.fileno()
         self._runs = self.read = 0
         """Messages of the agent that were read: those with calls, and all."""
-        self.short: SlotsEnd | None = None
+        self.shortcut: SlotShortcut | None = None
         self._looking = Looking()
         self._cut_off: int | None = None
         """The task that may have lost messages since there was no descriptor for a link."""
@@ -448,7 +448,7 @@ class _Sockets:
         try:
             if come not in (-1, self._come):
                 return True
-            at_once = self.short is not None and self.short.rest()
+            at_once = self.shortcut is not None and self.shortcut.rest()
             if at_once or (timeout is not None and timeout <= 0):
                 events = self._poll.poll(0)
             else:
@@ -461,7 +461,7 @@ class _Sockets:
         return at_once or bool(events)
 
     def come(self) -> bool:
-        """See `short_here.Port.come`."""
+        """See `shared_memory.Port.come`."""
         return bool(self._poll.poll(0))
 
     def _wait_for_another(self, timeout: float | None) -> bool:
@@ -508,10 +508,10 @@ class _Sockets:
 
     def _read_data(self) -> None:
         with self.reading:
-            short = self.short
+            shortcut = self.shortcut
             for parts in self._reader.read():
-                if short is not None:
-                    short.take_in()
+                if shortcut is not None:
+                    shortcut.take_in()
                 self.read += 1
                 envelope = decode(parts[0])
                 if isinstance(envelope, Link):
@@ -519,8 +519,8 @@ class _Sockets:
                 else:
                     self.slot.take(envelope, parts)
                     self._runs += isinstance(envelope, Run)
-            if short is not None:
-                short.take_in()
+            if shortcut is not None:
+                shortcut.take_in()
 
     def _take_link(self, slot: int) -> None:
         while slot in self._links and select.select([self._links[slot].socket], [], [], 0)[0]:

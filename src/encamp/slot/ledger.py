@@ -12,7 +12,7 @@ four times as long looks here (`read`).
     16 bytes  then: a note of the running call's progress (`Ledger.mark`)
     8 bytes   number of the note << 20 | its length, or 0 while there is none
     a note:   what would be lost with the process, such as the position of the running call
-    cells:    short messages, which are no part of the ledger (`short_here`)
+    cells:    short messages, which are no part of the ledger (`shared_memory`)
 
 The first 8 bytes are one word, written last; so is that of the note. Numbers only grow. A call that
 the slot has begun, without a result when its process has ended, is lost; calls that it has not
@@ -39,7 +39,7 @@ _NOTE = SIZE + _BEHIND
 LONGEST_NOTE = 1 << 15
 CELL = 64 + (1 << 12)
 CELLS = (_NOTE + _WORD + LONGEST_NOTE) // CELL * CELL + CELL
-"""Where the cells of short messages begin; see `short_here`."""
+"""Where the cells of short messages begin; see `shared_memory`."""
 ALL = CELLS + 2 * CELL
 
 

@@ -311,7 +311,7 @@ class Pong(Envelope, tag=20):
 
 
 class Look(Envelope, tag=25):
-    """There may be a short message in memory that both ends share (`short_here`)."""
+    """There may be a short message in memory that both ends share (`shared_memory`)."""
 
 
 class End(Envelope, tag=21):

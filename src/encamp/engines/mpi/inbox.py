@@ -13,7 +13,7 @@ from collections.abc import Callable
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
-from encamp.engines.base import Line, ShortMessages
+from encamp.engines.base import PreparedSend, ShortMessages
 from encamp.wire.frames import MARK, Buffer
 
 if TYPE_CHECKING:
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 FRAME = 1
-"""Tag of what comes to inboxes."""
+"""Tag of the messages to inboxes."""
 HEAD = struct.Struct("=Bxxxiq")
 """Before each message: `FRAMED` or `MARK`, its sender's rank, and how many bytes follow."""
 FRAMED, _VOID = 0, 1
 _SIZE = (1 << 20) + HEAD.size
-"""Has room for a frame of small parts, and for the sizes of as many as a frame may have."""
+"""Room for a frame of small parts, and for the sizes of as many parts as a frame may have."""
 _PREPARED = 256
-"""Bytes that a prepared send has, the heads included."""
+"""Bytes of a prepared send, including the heads."""
 _SHORT = 1 << 12
-"""Bytes that a line takes at most, by a send of its own if need be: more take several steps."""
+"""Bytes that a short message has at most, if need be by a send of its own."""
 
 
 class Rank(Protocol):
-    """A rank's end, as far as lines need it."""
+    """What short messages need from a rank's endpoint."""
 
     busy: bool
 
@@ -55,7 +55,7 @@ class Inbox:
         self._view = memoryview(self.box)
         self._request: Prequest = comm.Recv_init([self.box, mpi.BYTE], mpi.ANY_SOURCE, FRAME)
         self.looks = map(self._request.Test, repeat(None))
-        """Without an end; a loop over these is one of C's."""
+        """Endless; a loop over it runs in C."""
         self.taken: Callable[[], None] = self._request.Start
         """Let the next message in."""
         self.taken()
@@ -65,23 +65,23 @@ class Inbox:
         return any(islice(self.looks, times))
 
     def message(self) -> tuple[int, int, memoryview] | None:
-        """What it is, whose, and its bytes, which the next one overwrites; None if it is void."""
+        """Kind, sender's rank, and bytes, which the next message overwrites; None if void."""
         kind, rank, size = HEAD.unpack_from(self.box)
         return None if kind == _VOID else (kind, rank, self._view[HEAD.size : HEAD.size + size])
 
     def void(self) -> None:
-        """After an error: nothing of what is here now counts, should it be looked at again."""
+        """After an error: make what is here now invalid, should it be looked at again."""
         self.box[0] = self.box[HEAD.size] = _VOID
 
     def close(self) -> None:
-        """Wait for no more; raises what MPI does."""
+        """Cancel the receive; raises the errors of MPI."""
         self._request.Cancel()
         self._request.Wait()
         self._request.Free()
 
 
 class MPIShortMessages(ShortMessages):
-    """Each line is a send of MPI that is prepared once, from a buffer with the heads in it."""
+    """Each prepared send is a persistent request of MPI, whose buffer contains the heads."""
 
     start = HEAD.size
 
@@ -91,12 +91,12 @@ class MPIShortMessages(ShortMessages):
         self.size = memoryview(inbox.box)[HEAD.size - 8 : HEAD.size].cast("q")
         self.error: type[Exception] = mpi.Exception
         self._over: list[Prequest] = []
-        """Sends of lines that nobody has any more."""
+        """Requests of prepared sends that nobody has any more."""
         self.usable = True
         """Whether all ranks are there, nobody leaves, and nothing long comes in."""
 
-    def line(self, to: int, head: bytes) -> Line:
-        """See `ShortMessages.line`."""
+    def prepare(self, to: int, head: bytes) -> PreparedSend:
+        """See `ShortMessages.prepare`."""
         end, me = self._end, self._comm.rank
         rank = end.expects(to)
         if rank is None:
@@ -120,16 +120,16 @@ class MPIShortMessages(ShortMessages):
                 else:
                     end.post(rank, HEAD.pack(MARK, me, len(head) + size) + head + data)
             except error:
-                return False  # it is told, or handled, where the message goes the usual way
+                return False  # the message is sent the usual way, which reports the error
             end.busy = True
             return True
 
-        # Whoever has the last of it may be in any thread, so the request is given back later.
+        # The last reference may be dropped in any thread, so the request is freed later.
         weakref.finalize(send, self._over.append, request).atexit = False
         return send
 
     def _free(self) -> None:
-        """Give the requests of lines back that nobody has any more, as far as they are through."""
+        """Free the requests that nobody has any more, as far as they have completed."""
         over, self._over[:] = self._over[:], []
         for request in over:
             try:
@@ -146,5 +146,5 @@ class MPIShortMessages(ShortMessages):
 
 
 def _refuse(_: bytes) -> bool:
-    """A line to nobody."""
+    """A prepared send to an end that is gone."""
     return False

@@ -34,7 +34,7 @@ from itertools import repeat
 from time import monotonic
 from typing import Any, Protocol
 
-from encamp.engines.base import Line
+from encamp.engines.base import PreparedSend
 from encamp.loop.looking import Looking
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
 from encamp.loop.turns import Turns
@@ -61,7 +61,7 @@ class Cell:
         self._room = memory[at + _HEAD : at + _HEAD + ROOM]
         self._lock = threading.Lock()
 
-    def line(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> Line:
+    def prepare(self, task: int, writer: Writer, send: Callable[[Parts], object]) -> PreparedSend:
         """Return a function that puts a task's message into the cell, and says whether it could.
 
         ``send`` sends by the socket; ``writer`` counts what went there.
@@ -113,11 +113,11 @@ class Cells:
         return Cells(memoryview(mmap.mmap(fd, ledger.ALL)))
 
 
-# The slot's end
+# The slot's side
 
 
 class Receiver(Protocol):
-    """What a port needs of a slot."""
+    """What a port needs from a slot."""
 
     inbox: deque[tuple[int, Parts]]
 
@@ -126,33 +126,33 @@ class Receiver(Protocol):
 
 
 class Port(Protocol):
-    """A slot's sockets. Whoever waits for them polls; what reads them has them for itself."""
+    """A slot's sockets. A thread that waits for them holds ``polling``, a reader ``reading``."""
 
     polling: Turns
     reading: threading.Lock
     writer: Writer
     read: int
-    """Messages of the agent that were read, and handled."""
+    """Messages from the agent that were read and handled."""
 
     @property
     def slot(self) -> Receiver:
-        """Whose they are."""
+        """The slot that the sockets belong to."""
 
     def send(self, parts: Parts, message: Message | None = None) -> None:
         """Send to the agent."""
 
     def come(self) -> bool:
-        """Whether something has come, for the thread that polls."""
+        """Whether something has arrived; for the thread that polls."""
 
     def leave(self) -> None:
-        """Poll no more."""
+        """Stop polling."""
 
 
-class SlotsEnd:
+class SlotShortcut:
     """A slot's shortcut to the program; for the thread that runs its calls, except `take_in`."""
 
     waiting = False
-    """Nothing ever has to go before: what is in a cell says behind what it comes."""
+    """Never: a message in a cell says which messages go before it."""
 
     def __init__(self, port: Port, memory: memoryview) -> None:
         cells = Cells(memory)
@@ -160,16 +160,16 @@ class SlotsEnd:
         self._looking = Looking()
         self._looks = self._passed = 0
 
-    def line(self, message: Message) -> Line | None:
-        """What sends payloads as ``message``; None if it is not for the program."""
+    def prepare(self, message: Message) -> PreparedSend | None:
+        """A function that sends payloads as ``message`` says; None unless to the program."""
         port = self._port
-        return self._out.line(message.sender, port.writer, port.send) if not message.to else None
+        return self._out.prepare(message.sender, port.writer, port.send) if not message.to else None
 
     def catch(self, to: int, source: int | None) -> Caught | None:
         """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
 
-        None if it is not, or if none comes soon. Now and then also if it does, so that what others
-        send is looked for.
+        None if it is not, or if none comes soon; also from time to time if one does, so that the
+        sockets are read, too.
         """
         port, cell = self._port, self._in
         self._passed += 1
@@ -196,13 +196,13 @@ class SlotsEnd:
         return not self._looks % _POLL_EVERY and self._port.come()
 
     def rest(self) -> bool:
-        """Look no more, as this process is about to sleep; whether there was something."""
+        """Stop polling, as this process is about to sleep; returns whether a message was there."""
         self._in.end()
         with self._port.reading:
             return self.take_in()
 
     def take_in(self) -> bool:
-        """Give the slot what is in the cell, if that comes next. For who reads the sockets."""
+        """Give the slot the cell's message if it is next. For the thread that reads the sockets."""
         found = self._in.take(self._port.read)
         if found is not None:
             self._give(found)
@@ -212,7 +212,7 @@ class SlotsEnd:
         self._port.slot.take(Message(found[0], SPAWNER), [b"", found[1]])
 
 
-# The program's end
+# The program's side
 
 
 class Process(Protocol):
@@ -220,80 +220,80 @@ class Process(Protocol):
 
     writer: Writer
     read: int
-    """Messages of it that were read, and passed on."""
+    """Messages from it that were read and passed on."""
 
     @property
     def cells(self) -> Cells:
-        """Those of its memory."""
+        """The cells in its memory."""
 
     @property
     def alive(self) -> bool:
         """Whether it has not ended."""
 
 
-class Hosted(Protocol):
+class LocalSlot(Protocol):
     """A slot of the agent in the program's process."""
 
-    def talker(self) -> Process | None:
-        """Its process, if that can be written to now."""
+    def reachable_process(self) -> Process | None:
+        """Its process, if that can be sent to now."""
 
-    def say(self, process: Process, parts: Parts) -> None:
+    def send_to_process(self, process: Process, parts: Parts) -> None:
         """Send something to its process."""
 
 
-class ProgramsEnd:
-    """A `Short` for the slots of an agent in the program's process.
+class ProgramShortcut:
+    """A `Shortcut` for the slots of an agent in the program's process.
 
     ``hosted`` gives a slot by its number, and ``pass_on`` is what it calls with all that comes.
-    ``queue`` has what came before: nothing goes past that. Messages are looked for as long as there
-    are ``lines`` to tasks, since with others results come, which take a turn in any case.
+    ``queue`` has what arrived before, which goes first. Messages are looked for as long as there
+    are sends ``prepared`` for tasks: with other tasks, results arrive, which take a turn anyway.
     """
 
     def __init__(
         self,
         pump: Pump,
         queue: Sized,
-        lines: Sized,
+        prepared: Sized,
         hosted: Callable[[int], Any],
         pass_on: Callable[[Message, Parts], object],
     ) -> None:
-        self._pump, self._queue, self._lines = pump, queue, lines
+        self._pump, self._queue, self._prepared = pump, queue, prepared
         self._hosted, self._pass_on = hosted, pass_on
         self._tries = map(pump.lock.acquire, repeat(False))
-        """Each step of this is one of Python's, so that no interrupt comes within."""
+        """Each step is a single one of Python's, so that no interrupt falls between."""
         self._cells: dict[Cell, Process] = {}
-        """What is looked into: what those fill that there is, or was, a line to."""
+        """The cells to look into: those of slots that the program has prepared a send to."""
         self._looking = Looking()
         self._looks = 0
 
-    def line(self, message: Message) -> Line | None:
-        """See `Short.line`."""
-        slot: Hosted = self._hosted(message.slot)
-        process = slot.talker()
+    def prepare(self, message: Message) -> PreparedSend | None:
+        """See `Shortcut.prepare`."""
+        slot: LocalSlot = self._hosted(message.slot)
+        process = slot.reachable_process()
         if process is None:
             return None
         if not self._cells:
             self._pump.resting.append(self._rest)
         self._cells = {cell: one for cell, one in self._cells.items() if one.alive}
         self._cells[process.cells.to_program] = process
-        cell, say = process.cells.to_slot, partial(slot.say, process)
-        return cell.line(message.to, process.writer, say)
+        cell, send = process.cells.to_slot, partial(slot.send_to_process, process)
+        return cell.prepare(message.to, process.writer, send)
 
-    def send(self, line: Line, payload: bytes) -> bool:
-        """See `Short.send`."""
+    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
+        """See `Shortcut.send`."""
         pump = self._pump
         for alone in self._tries:
             if not alone:
                 break
             try:
-                return not (pump.orders or pump.come) and line(payload)
+                return not (pump.orders or pump.come) and prepared(payload)
             finally:
                 self._release()
         return False
 
     def receive(self, to: int, source: int | None) -> Caught | None:
-        """See `Short.receive`."""
-        if not self._lines or not self._cells:
+        """See `Shortcut.receive`."""
+        if not self._prepared or not self._cells:
             return None
         for alone in self._tries:
             if not alone:
@@ -310,7 +310,7 @@ class ProgramsEnd:
             self._pump.tell_waiters()
 
     def _may_pass(self) -> bool:
-        """Whether a message may go past a turn of the pump; not for long."""
+        """Whether a message may be received outside a turn of the pump."""
         pump = self._pump
         pump.passed += 1
         if self._queue or pump.orders or pump.come or pump.nudged or pump.passed > PASSED:
@@ -339,7 +339,7 @@ class ProgramsEnd:
         return not self._looks % _POLL_EVERY and self._pump.come_by_descriptors()
 
     def _rest(self) -> None:
-        """The pump is about to sleep: look no more, and pass on what is there."""
+        """Stop polling, as the pump is about to sleep, and pass on what is in the cells."""
         for cell, process in self._cells.items():
             cell.end()
             found = cell.take(process.read)

@@ -23,8 +23,8 @@ from encamp.slot import ledger
 from encamp.slot.calls import INLINE_THREADS, Slot
 from encamp.slot.child import Birth
 from encamp.slot.isolation import own_folder, put_back, put_folder_back
-from encamp.slot.short import ShortWay
-from encamp.slot.short_here import USABLE
+from encamp.slot.shared_memory import USABLE
+from encamp.slot.shortcut import EngineShortcut
 from encamp.storage.ownership import reclaim
 from encamp.wire.frames import Parts, changeable, own
 from encamp.wire.outbox import Outbox
@@ -68,7 +68,7 @@ class Holder(Protocol):
     outbox: Outbox
     orders: Orders | None
     cluster: str
-    short: ShortWay | None
+    shortcut: EngineShortcut | None
     beside: bool
     over: bool
 
@@ -89,7 +89,7 @@ class Holder(Protocol):
         """Send what was posted in this turn."""
 
 
-class Hosted(ABC):
+class AgentSlot(ABC):
     """One slot of an agent."""
 
     def __init__(self, agent: Holder, number: int) -> None:
@@ -124,7 +124,7 @@ class Hosted(ABC):
         """Wait until the slot has ended."""
 
 
-class ProcessSlot(Hosted):
+class ProcessSlot(AgentSlot):
     """A slot that is a process; a process that dies is reported, and replaced."""
 
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
@@ -187,7 +187,7 @@ class ProcessSlot(Hosted):
                 self.agent.pump.forget(fd)
 
     def give(self, envelope: Any, parts: Parts) -> None:
-        """See `Hosted.give`."""
+        """See `AgentSlot.give`."""
         if isinstance(envelope, Message) and envelope.run > self._number:
             self._early.append((envelope, parts))
             return
@@ -240,12 +240,12 @@ class ProcessSlot(Hosted):
         fd = process.data.fileno()
         self.agent.pump.watch(fd, partial(self._readable, process), writable=writable)
 
-    def talker(self) -> SlotProcess | None:
-        """See `short_here.Hosted.talker`."""
+    def reachable_process(self) -> SlotProcess | None:
+        """See `shared_memory.LocalSlot.reachable_process`."""
         return None if self._down or self._early or not USABLE else self._process
 
-    def say(self, process: SlotProcess, parts: Parts) -> None:
-        """See `short_here.Hosted.say`."""
+    def send_to_process(self, process: SlotProcess, parts: Parts) -> None:
+        """See `shared_memory.LocalSlot.send_to_process`."""
         if process is self._process:
             with self.agent.pump.held_off:  # half a message would be the end of the process
                 self._send(parts)
@@ -491,7 +491,7 @@ class ProcessSlot(Hosted):
         self.agent.pass_on(ended, [encode(ended)])
 
     def recall(self, order: Recall) -> None:
-        """See `Hosted.recall`."""
+        """See `AgentSlot.recall`."""
         self._asked = True
         self._tickets[order.ticket] = time.monotonic()
         asked = Recall(order.slot, order.ticket, self._process.runs)
@@ -499,7 +499,7 @@ class ProcessSlot(Hosted):
             self._process.control_writer.send([encode(asked)])
 
     def stop(self, life: int, ticket: int) -> None:
-        """See `Hosted.stop`; the process has some seconds to clear up."""
+        """See `AgentSlot.stop`; the process has some seconds to clear up."""
         process = self._process
         if life != self._life or (ticket and ticket not in self._tickets):
             return
@@ -516,7 +516,7 @@ class ProcessSlot(Hosted):
         self.agent.pump.later(STOP_WITHIN, kill)
 
     def refresh(self) -> None:
-        """See `Hosted.refresh`."""
+        """See `AgentSlot.refresh`."""
         done = threading.Event()
         idle: list[SlotProcess] = []
 
@@ -537,14 +537,14 @@ class ProcessSlot(Hosted):
             process.stop()
 
     def begin_end(self) -> None:
-        """See `Hosted.begin_end`."""
+        """See `AgentSlot.begin_end`."""
         self._ending = True
         for process in self._processes():
             self._forget(process)
             process.ask_to_stop()
 
     def end(self, within: float) -> None:
-        """See `Hosted.end`."""
+        """See `AgentSlot.end`."""
         leaving, self._leaving = self._leaving, []
         for process in (*self._processes(), *leaving):
             self.killed = not process.stop(within) or self.killed
@@ -564,14 +564,14 @@ def reclaim_in_background() -> None:
     threading.Thread(target=reclaim_quietly, name="encamp-reclaim", daemon=True).start()
 
 
-class ThreadSlot(Hosted):
+class ThreadSlot(AgentSlot):
     """A slot that is a thread of its agent, which is hardly protected from what the thread does.
 
     ``label`` is its name in reports, by default its number. Each thread has its own current folder,
     if Linux allows it.
     """
 
-    short = None
+    shortcut = None
 
     def __init__(self, agent: Holder, number: int, folder: str, label: int | None = None) -> None:
         super().__init__(agent, number)
@@ -593,7 +593,7 @@ class ThreadSlot(Hosted):
                     self._news.wait_for(lambda: self._over or self._slot.calls)
 
     def give(self, envelope: Any, parts: Parts) -> None:
-        """See `Hosted.give`."""
+        """See `AgentSlot.give`."""
         self._slot.take(envelope, parts)
         self._tell()
 
@@ -628,13 +628,13 @@ class ThreadSlot(Hosted):
         return got
 
     def recall(self, order: Recall) -> None:
-        """See `Hosted.recall`."""
+        """See `AgentSlot.recall`."""
         tasks, running = self._slot.give_back()
         given = GivenBack(self.number, order.ticket, tasks, running)
         self.agent.pass_on(given, [encode(given)])
 
     def begin_end(self) -> None:
-        """See `Hosted.begin_end`."""
+        """See `AgentSlot.begin_end`."""
         self._over = True
         self._slot.drop()
         self._tell()
@@ -645,22 +645,22 @@ class ThreadSlot(Hosted):
             self._thread.join(within)
 
 
-class InlineSlot(Hosted):
+class InlineSlot(AgentSlot):
     """The agent's own main thread as a slot: fastest for messages, but a crash ends both."""
 
     def __init__(self, agent: Holder, number: int, folder: str) -> None:
         super().__init__(agent, number)
-        self.short = agent.short
+        self.shortcut = agent.shortcut
         self._thread = threading.get_ident()
         self._slot = Slot(number, agent.host, self, agent.number, agent.cluster)
         self._folder: str | None = folder
 
     def give(self, envelope: Any, parts: Parts) -> None:
-        """See `Hosted.give`."""
+        """See `AgentSlot.give`."""
         self._slot.take(envelope, parts)
 
     def work(self) -> None:
-        """See `Hosted.work`."""
+        """See `AgentSlot.work`."""
         if self._folder is not None:  # not earlier, as what the pump has changed is not to stay
             self._slot.alone = put_back(self._folder)
             with suppress(OSError):
@@ -719,7 +719,7 @@ class InlineSlot(Hosted):
             raise RuntimeError(INLINE_THREADS)
 
     def recall(self, order: Recall) -> None:
-        """See `Hosted.recall`."""
+        """See `AgentSlot.recall`."""
         tasks, running = self._slot.give_back()
         given = GivenBack(self.number, order.ticket, tasks, running)
         self.agent.pass_on(given, [encode(given)])

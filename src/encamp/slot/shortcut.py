@@ -1,9 +1,9 @@
 """The shortcut for small messages, from a task's `send` straight to another's `receive`.
 
 A turn of the pump, an envelope, a queue and deferring Ctrl-C each take as long as MPI takes for a
-message. If an engine has `ShortMessages`, the receiver takes a message that was sent over a line
-directly from the engine's inbox, and an interrupt does no harm at any point. All other messages
-stay there for a turn.
+message. If an engine has `ShortMessages`, the sender has a send prepared for each receiver, and the
+receiver takes the message directly from the engine's inbox. An interrupt does no harm at any point.
+All other messages stay in the inbox for a turn.
 """
 
 from __future__ import annotations
@@ -13,56 +13,57 @@ from itertools import islice, repeat
 from time import monotonic
 from typing import Protocol
 
-from encamp.engines.base import Endpoint, Line, ShortMessages
+from encamp.engines.base import Endpoint, PreparedSend, ShortMessages
 from encamp.loop.pump import PASSED, TURN_WITHIN, Pump
 from encamp.wire.frames import MARK, Buffer
 from encamp.wire.outbox import Outbox
 from encamp.wire.protocol import LABEL, Message, label
 
 _LOOKS = 40
-"""Looks that take less time than what is around them."""
+"""Looks at a time: they take less than the code around them."""
 _TRIES = 32
 _TO, _SENDER = 1, 2
 """Places in `LABEL`, by eight bytes."""
 
 
-class Short(Protocol):
-    """A short way between the program and its tasks. For any thread."""
+class Shortcut(Protocol):
+    """A shortcut between the program and its tasks. For any thread."""
 
-    def line(self, message: Message) -> Line | None:
-        """What sends payloads as ``message``; None if nothing can now.
+    def prepare(self, message: Message) -> PreparedSend | None:
+        """A function that sends payloads to the receiver of ``message``; None if it cannot now.
 
-        Costs as much as to send one the usual way.
+        Preparing costs as much as sending a message the usual way.
         """
 
-    def send(self, line: Line, payload: bytes) -> bool:
-        """Send by a line; false if somebody drives, or something else is to go before."""
+    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
+        """Send by a prepared send; False if the pump is driven, or something has to go first."""
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
         """Sender and pickle of the next message, if it is for ``to``, and from ``source``.
 
-        None if it is not, if none comes soon, or if somebody drives.
+        None if it is not, if none comes soon, or if a thread drives the pump.
         """
 
 
-class TasksShort(Protocol):
-    """A short way from a task to others; for the thread that runs it."""
+class TaskShortcut(Protocol):
+    """A shortcut from a task to others; for the thread that runs it."""
 
     @property
     def waiting(self) -> object:
-        """True while something else is to be sent before."""
+        """True while something else has to be sent first."""
 
-    def line(self, message: Message) -> Line | None:
-        """See `Short.line`."""
+    def prepare(self, message: Message) -> PreparedSend | None:
+        """See `Shortcut.prepare`."""
 
     def catch(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """See `Short.receive`."""
+        """See `Shortcut.receive`."""
 
 
-class ShortWay:
-    """One end's. `catch` and lines are for the thread that drives its pump, the rest for any.
+class EngineShortcut:
+    """The shortcut of an engine that has `ShortMessages`, for the program or an agent.
 
-    ``queue`` has what came before: nothing goes past that.
+    `catch` and prepared sends are for the thread that drives the pump, the rest for any. ``queue``
+    has what arrived before, which goes first.
     """
 
     def __init__(
@@ -75,9 +76,9 @@ class ShortWay:
     ) -> None:
         self._pump, self._end, self._messages, self._queue = pump, end, messages, queue
         self.waiting = outbox.waiting
-        """Nothing may go by a line while there is something in here, which was to go before."""
+        """What has to be sent first: while there is something, the shortcut is not used."""
         self._tries = map(pump.lock.acquire, repeat(False))
-        """Each step of this is one of Python's, so that no interrupt comes within."""
+        """Each step is a single one of Python's, so that no interrupt falls between."""
         self._release = pump.lock.release
         self._looks, self._inbox, self._start = messages.looks, messages.inbox, messages.start
         self._from = messages.start + LABEL.size
@@ -86,20 +87,20 @@ class ShortWay:
         self._open = True
 
     def close(self) -> None:
-        """Nothing more is received this way."""
+        """Receive nothing by the shortcut any more."""
         self._open = False
 
-    def line(self, message: Message) -> Line:
-        """What sends payloads as ``message``. Costs as much as to send one the usual way."""
-        return self._messages.line(max(0, message.agent), label(message))
+    def prepare(self, message: Message) -> PreparedSend:
+        """See `Shortcut.prepare`."""
+        return self._messages.prepare(max(0, message.agent), label(message))
 
-    def send(self, line: Line, payload: bytes) -> bool:
-        """Send by a line; false if somebody drives, or something else is to go before."""
+    def send(self, prepared: PreparedSend, payload: bytes) -> bool:
+        """Send by a prepared send; False if the pump is driven, or something has to go first."""
         for alone in self._tries:
             if not alone:
                 break
             try:
-                return not (self._pump.orders or self.waiting) and line(payload)
+                return not (self._pump.orders or self.waiting) and prepared(payload)
             finally:
                 self._release()
                 if self._pump.waiters:
@@ -107,7 +108,7 @@ class ShortWay:
         return False
 
     def receive(self, to: int, source: int | None) -> tuple[int, Buffer] | None:
-        """`catch`; None also if somebody drives, or something is in the queue."""
+        """`catch`; None also if a thread drives the pump, or something is in the queue."""
         for alone in self._tries:
             if not alone:
                 break
@@ -146,7 +147,7 @@ class ShortWay:
         return caught
 
     def _look_on(self) -> bool:
-        """Look for a message as long as the engine says that this is worth while."""
+        """Look for a message as long as the engine says that one may come at once."""
         if monotonic() - self._pump.turned_at < TURN_WITHIN:
             for _ in range(_TRIES):
                 if self._end.patience() != 0:

@@ -17,13 +17,13 @@ from encamp.cluster.events import TaskExit, TaskResult
 from encamp.loop import looking
 from encamp.loop.pump import PASSED
 from encamp.loop.turns import Turns
-from encamp.slot import ledger, short_here
+from encamp.slot import ledger, shared_memory
 from encamp.slot.calls import current_task
-from encamp.slot.short_here import ROOM, Cells, ProgramsEnd, SlotsEnd
+from encamp.slot.shared_memory import ROOM, Cells, ProgramShortcut, SlotShortcut
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import Look, Message, Received, decode, encode
 
-pytestmark = pytest.mark.skipif(not short_here.USABLE, reason="not on this kind of processor")
+pytestmark = pytest.mark.skipif(not shared_memory.USABLE, reason="not on this kind of processor")
 SOON = 30.0
 LARGE = 100_000
 
@@ -60,22 +60,22 @@ def cluster() -> Iterator[Cluster]:
 def passed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """How many messages went each way by the short way, however busy this machine is."""
     monkeypatch.setattr(looking, "LOOK_ON", 1.0)
-    monkeypatch.setattr(short_here, "TURN_WITHIN", SOON)
+    monkeypatch.setattr(shared_memory, "TURN_WITHIN", SOON)
     went = {"sent": 0, "received": 0}
-    send, receive = ProgramsEnd.send, ProgramsEnd.receive
+    send, receive = ProgramShortcut.send, ProgramShortcut.receive
 
-    def counted_send(self: ProgramsEnd, *args: Any) -> bool:
+    def counted_send(self: ProgramShortcut, *args: Any) -> bool:
         sent = send(self, *args)
         went["sent"] += sent
         return sent
 
-    def counted_receive(self: ProgramsEnd, *args: Any) -> Any:
+    def counted_receive(self: ProgramShortcut, *args: Any) -> Any:
         received = receive(self, *args)
         went["received"] += received is not None
         return received
 
-    monkeypatch.setattr(ProgramsEnd, "send", counted_send)
-    monkeypatch.setattr(ProgramsEnd, "receive", counted_receive)
+    monkeypatch.setattr(ProgramShortcut, "send", counted_send)
+    monkeypatch.setattr(ProgramShortcut, "receive", counted_receive)
     return went
 
 
@@ -237,10 +237,15 @@ def ends(memory: memoryview, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Sent
     sent, sockets = Sent(), Sockets()
     there: Any = sockets
     writer: Any = sent
-    return Cells(memory).to_slot.line(7, writer, sent.send), sent, sockets, SlotsEnd(there, memory)
+    return (
+        Cells(memory).to_slot.prepare(7, writer, sent.send),
+        sent,
+        sockets,
+        SlotShortcut(there, memory),
+    )
 
 
-def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, SlotsEnd]) -> None:
+def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, SlotShortcut]) -> None:
     put, _, _, slot = ends
     assert not put(b"early")
     assert slot.catch(7, None) is None
@@ -253,7 +258,7 @@ def test_nothing_is_put_where_nobody_looks(ends: tuple[Any, Sent, Sockets, Slots
 
 
 def test_what_went_by_the_socket_before_comes_first(
-    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+    ends: tuple[Any, Sent, Sockets, SlotShortcut],
 ) -> None:
     put, sent, sockets, slot = ends
     slot.catch(7, None)
@@ -269,7 +274,7 @@ def test_what_went_by_the_socket_before_comes_first(
 
 
 def test_who_sleeps_is_told_and_has_looked_before(
-    ends: tuple[Any, Sent, Sockets, SlotsEnd], memory: memoryview
+    ends: tuple[Any, Sent, Sockets, SlotShortcut], memory: memoryview
 ) -> None:
     put, sent, sockets, slot = ends
     slot.catch(7, None)
@@ -282,7 +287,7 @@ def test_who_sleeps_is_told_and_has_looked_before(
 
 
 def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
-    ends: tuple[Any, Sent, Sockets, SlotsEnd], memory: memoryview
+    ends: tuple[Any, Sent, Sockets, SlotShortcut], memory: memoryview
 ) -> None:
     _, sent, _, slot = ends
     slot.catch(7, None)
@@ -298,12 +303,12 @@ def test_a_sender_that_has_seen_too_late_that_nobody_looks_says_so(
     cell: Any = Cells(memory).to_slot
     cell._lock = Late()
     writer: Any = sent
-    assert cell.line(7, writer, sent.send)(b"in between")
+    assert cell.prepare(7, writer, sent.send)(b"in between")
     assert [decode(parts[0]) for parts in sent.parts] == [Look()]
 
 
 def test_what_is_for_a_task_that_has_ended_is_left_to_the_slot(
-    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+    ends: tuple[Any, Sent, Sockets, SlotShortcut],
 ) -> None:
     put, _, sockets, slot = ends
     slot.catch(8, None)
@@ -313,7 +318,7 @@ def test_what_is_for_a_task_that_has_ended_is_left_to_the_slot(
 
 
 def test_others_have_their_turn_in_an_exchange_without_a_pause(
-    ends: tuple[Any, Sent, Sockets, SlotsEnd],
+    ends: tuple[Any, Sent, Sockets, SlotShortcut],
 ) -> None:
     put, _, _, slot = ends
     slot.catch(7, None)

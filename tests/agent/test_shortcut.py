@@ -1,4 +1,4 @@
-"""The short way of small messages: what is for others stays, and nobody is kept waiting by it."""
+"""The shortcut of small messages: what is for others stays, and nobody is kept waiting by it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pickle import UnpicklingError
 
 import pytest
 
-from encamp.engines.base import Arrival, Endpoint, Frame, Line, ShortMessages
+from encamp.engines.base import Arrival, Endpoint, Frame, PreparedSend, ShortMessages
 from encamp.errors import BadFrame
 from encamp.loop.pump import Pump
-from encamp.slot.short import ShortWay
+from encamp.slot.shortcut import EngineShortcut
 from encamp.wire.frames import Parts
 from encamp.wire.outbox import Outbox
 from encamp.wire.pickling import dump, dump_small, load_small
@@ -26,8 +26,8 @@ OWN = b"engine's"
 """What an engine has in front."""
 
 
-class Short(Endpoint, ShortMessages):
-    """An end with a short way; what has come is put there by the test."""
+class ShortEndpoint(Endpoint, ShortMessages):
+    """An end with a shortcut; what has come is put there by the test."""
 
     start = len(OWN) + 8
     usable = True
@@ -46,7 +46,7 @@ class Short(Endpoint, ShortMessages):
 
     def send(self, to: int, parts: Sequence[object]) -> None: ...
 
-    def line(self, to: int, head: bytes) -> Line:
+    def prepare(self, to: int, head: bytes) -> PreparedSend:
         def send(data: bytes) -> bool:
             self.sent.append((to, head + data))
             return True
@@ -88,18 +88,18 @@ def message(value: object, to: int = TASK, sender: int = SENDER) -> bytes:
 
 
 @pytest.fixture
-def end() -> Short:
-    return Short()
+def end() -> ShortEndpoint:
+    return ShortEndpoint()
 
 
 @pytest.fixture
 def handled() -> list[Parts]:
-    """What came the usual way."""
+    """What came the usual shortcut."""
     return []
 
 
 @pytest.fixture
-def pump(end: Short, handled: list[Parts]) -> Iterator[Pump]:
+def pump(end: ShortEndpoint, handled: list[Parts]) -> Iterator[Pump]:
     def handle(arrival: Arrival) -> None:
         assert isinstance(arrival, Frame)
         handled.append(arrival.parts)
@@ -112,7 +112,7 @@ def pump(end: Short, handled: list[Parts]) -> Iterator[Pump]:
 
 
 @pytest.fixture
-def outbox(end: Short) -> Outbox:
+def outbox(end: ShortEndpoint) -> Outbox:
     return Outbox(end)
 
 
@@ -123,35 +123,41 @@ def queue() -> list[object]:
 
 
 @pytest.fixture
-def way(pump: Pump, end: Short, outbox: Outbox, queue: list[object]) -> ShortWay:
-    return ShortWay(pump, end, end, outbox, queue)
+def shortcut(pump: Pump, end: ShortEndpoint, outbox: Outbox, queue: list[object]) -> EngineShortcut:
+    return EngineShortcut(pump, end, end, outbox, queue)
 
 
-def received(way: ShortWay, source: int | None = None) -> Received | None:
-    caught = way.receive(TASK, source)
+def received(shortcut: EngineShortcut, source: int | None = None) -> Received | None:
+    caught = shortcut.receive(TASK, source)
     return None if caught is None else Received(caught[0], load_small(caught[1]))
 
 
-def test_a_message_is_received_once(way: ShortWay, end: Short, handled: list[Parts]) -> None:
+def test_a_message_is_received_once(
+    shortcut: EngineShortcut, end: ShortEndpoint, handled: list[Parts]
+) -> None:
     end.come += [message("one"), message(("two", 2), sender=SENDER + 1)]
-    assert received(way) == Received(SENDER, "one")
-    assert received(way) == Received(SENDER + 1, ("two", 2))
-    assert received(way) is None
+    assert received(shortcut) == Received(SENDER, "one")
+    assert received(shortcut) == Received(SENDER + 1, ("two", 2))
+    assert received(shortcut) is None
     assert handled == []
 
 
-def test_nothing_goes_past_what_came_before(way: ShortWay, end: Short, queue: list[object]) -> None:
+def test_nothing_goes_past_what_came_before(
+    shortcut: EngineShortcut, end: ShortEndpoint, queue: list[object]
+) -> None:
     end.come.append(message("second"))
     queue.append("first")
-    assert received(way) is None
+    assert received(shortcut) is None
     queue.clear()
-    assert received(way) == Received(SENDER, "second")
+    assert received(shortcut) == Received(SENDER, "second")
 
 
-def test_a_message_counts_though_no_other_can_come(way: ShortWay, end: Short) -> None:
+def test_a_message_counts_though_no_other_can_come(
+    shortcut: EngineShortcut, end: ShortEndpoint
+) -> None:
     end.come.append(message("last"))
     end.breaks = True
-    assert received(way) == Received(SENDER, "last")
+    assert received(shortcut) == Received(SENDER, "last")
     assert not end.breaks  # told
 
 
@@ -165,20 +171,22 @@ def test_a_message_counts_though_no_other_can_come(way: ShortWay, end: Short) ->
     ids=["task", "sender", "no message"],
 )
 def test_what_is_something_else_stays_for_the_usual_way(
-    way: ShortWay, pump: Pump, end: Short, handled: list[Parts], data: bytes
+    shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint, handled: list[Parts], data: bytes
 ) -> None:
     end.come.append(data)
-    assert way.receive(TASK, SENDER) is None
+    assert shortcut.receive(TASK, SENDER) is None
     assert list(end.come) == [data]
     assert pump.until(lambda: handled, SOON)
     assert handled == [[data]]
 
 
-def test_what_cannot_be_unpickled_is_raised_once(way: ShortWay, end: Short) -> None:
+def test_what_cannot_be_unpickled_is_raised_once(
+    shortcut: EngineShortcut, end: ShortEndpoint
+) -> None:
     end.come += [label(Message(TASK, SENDER)) + b"no pickle", message("next")]
     with pytest.raises(UnpicklingError):
-        received(way)
-    assert received(way) == Received(SENDER, "next")
+        received(shortcut)
+    assert received(shortcut) == Received(SENDER, "next")
 
 
 def test_what_was_not_looked_for_is_a_message_like_any_other() -> None:
@@ -190,34 +198,38 @@ def test_what_was_not_looked_for_is_a_message_like_any_other() -> None:
         unbundled([label(to)[: LABEL.size - 1]])
 
 
-def test_a_line_sends_for_whom_it_was_made(way: ShortWay, end: Short) -> None:
-    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
-    assert way.send(line, b"payload")
+def test_a_prepared_send_is_for_whom_it_was_made(
+    shortcut: EngineShortcut, end: ShortEndpoint
+) -> None:
+    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
+    assert shortcut.send(prepared, b"payload")
     assert end.sent == [(2, label(Message(TASK, SENDER, slot=0)) + b"payload")]
 
 
 def test_a_line_lets_what_was_posted_before_go_first(
-    way: ShortWay, end: Short, outbox: Outbox
+    shortcut: EngineShortcut, end: ShortEndpoint, outbox: Outbox
 ) -> None:
-    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
     outbox.post(2, [b"before"])
-    assert not way.send(line, b"behind")
+    assert not shortcut.send(prepared, b"behind")
     outbox.flush()
-    assert way.send(line, b"behind")
+    assert shortcut.send(prepared, b"behind")
 
 
-def test_it_gives_way_to_what_others_asked_for(way: ShortWay, pump: Pump, end: Short) -> None:
+def test_it_gives_way_to_what_others_asked_for(
+    shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint
+) -> None:
     called: list[int] = []
     end.come.append(message("x"))
-    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
     pump.soon(lambda: called.append(1))
-    assert way.receive(TASK, None) is None
-    assert not way.send(line, b"x")
+    assert shortcut.receive(TASK, None) is None
+    assert not shortcut.send(prepared, b"x")
     assert pump.until(lambda: called, SOON)
 
 
 def test_it_gives_way_to_a_turn_now_and_then(
-    way: ShortWay, pump: Pump, end: Short, handled: list[Parts]
+    shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint, handled: list[Parts]
 ) -> None:
     rung: list[int] = []
     pump.later(0.01, lambda: rung.append(1))
@@ -225,18 +237,20 @@ def test_it_gives_way_to_a_turn_now_and_then(
     while not rung:
         assert time.monotonic() < end_of_time
         end.come.append(message("x"))
-        if way.receive(TASK, None) is None:
+        if shortcut.receive(TASK, None) is None:
             handled.clear()
             assert pump.until(lambda: handled, SOON)
 
 
-def test_who_drives_is_not_disturbed(way: ShortWay, pump: Pump, end: Short) -> None:
+def test_who_drives_is_not_disturbed(
+    shortcut: EngineShortcut, pump: Pump, end: ShortEndpoint
+) -> None:
     found: list[object] = []
-    line = way.line(Message(TASK, SENDER, agent=2, slot=0))
+    prepared = shortcut.prepare(Message(TASK, SENDER, agent=2, slot=0))
 
     def other() -> None:
-        found.append(way.receive(TASK, None))
-        found.append(way.send(line, b"x"))
+        found.append(shortcut.receive(TASK, None))
+        found.append(shortcut.send(prepared, b"x"))
 
     def drive() -> None:
         thread = threading.Thread(target=other)
@@ -249,10 +263,10 @@ def test_who_drives_is_not_disturbed(way: ShortWay, pump: Pump, end: Short) -> N
     assert len(end.come) == 1
 
 
-def test_it_is_closed_for_good(way: ShortWay, end: Short) -> None:
+def test_it_is_closed_for_good(shortcut: EngineShortcut, end: ShortEndpoint) -> None:
     end.come.append(message("x"))
-    way.close()
-    assert way.receive(TASK, None) is None
+    shortcut.close()
+    assert shortcut.receive(TASK, None) is None
 
 
 def test_small_values_are_pickled_as_they_are_and_others_left_to_the_usual_way() -> None:
