@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from encamp.engines.base import Arrival, Frame
-from encamp.engines.kit.here import EndHere
+from encamp.engines.kit.in_process import InProcessEndpoint
 from encamp.loop import pump as module
 from encamp.loop.pump import PASSED, Pump
 
@@ -48,7 +48,7 @@ class Messages:
         os.close(self._here)
 
 
-class Queue(EndHere):
+class Queue(InProcessEndpoint):
     """An end without descriptors, which says itself when something has come."""
 
     def __init__(self, number: int) -> None:

@@ -58,7 +58,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """How many messages went each way by the short way, however busy this machine is."""
+    """How many messages went each way by the shortcut, however busy this machine is."""
     monkeypatch.setattr(looking, "LOOK_ON", 1.0)
     monkeypatch.setattr(shared_memory, "TURN_WITHIN", SOON)
     went = {"sent": 0, "received": 0}
@@ -127,7 +127,7 @@ def test_messages_that_are_not_for_the_program_itself_are_not_taken_for_it(
     assert passed["received"] > 0
 
 
-def test_a_task_that_dies_is_told_of_though_its_messages_went_the_short_way(
+def test_a_task_that_dies_is_told_of_though_its_messages_took_the_shortcut(
     cluster: Cluster,
 ) -> None:
     def die_at_none() -> None:

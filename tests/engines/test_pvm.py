@@ -22,7 +22,7 @@ from encamp.cluster.cluster import Cluster
 from encamp.cluster.events import HostDeleted
 from encamp.engines.base import Frame
 from encamp.engines.pvm.endpoint import PVMEndpoint
-from encamp.engines.pvm.membership import PIECE, Line, Membership
+from encamp.engines.pvm.membership import PIECE, Connection, Membership
 from encamp.errors import ClusterError, EngineFailed, EngineUnavailable, TaskLost
 from encamp.testing import work
 from encamp.testing.conformance.bound import PATIENCE, results, say
@@ -31,7 +31,6 @@ from encamp.testing.waiting import gone, until
 if shutil.which("pvmd"):
     from encamp.engines.pvm import libpvm
     from encamp.engines.pvm import machine as pvm_machine
-    from encamp.engines.pvm.ends import open_end
     from encamp.engines.pvm.engine import PVMEngine
     from encamp.engines.pvm.machine import OwnMachine
     from encamp.engines.pvm.membership import (
@@ -41,10 +40,11 @@ if shutil.which("pvmd"):
         SIZES,
         TABLE,
         TOOK,
-        Line,
+        Connection,
         Membership,
         encode,
     )
+    from encamp.engines.pvm.opening import open_end
 
 NOTICED = 10.0
 
@@ -357,7 +357,7 @@ def test_messages_of_strangers_that_cannot_be_read_are_dropped(member: Membershi
     odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\xcf" + b"\xff" * 8, b"\xdd" + b"\xff" * 4)
     stranger_sends(member, [(tag, data) for tag in (*range(1, 9), 11, 12, 13) for data in odd])
     assert member.failure == ""
-    assert member.lines == {}
+    assert member.connections == {}
 
 
 class Heard:
@@ -375,40 +375,42 @@ class Heard:
         raise AssertionError("nobody has sent a table")
 
 
-def in_line(member: Membership, line: Line, *messages: tuple[int, bytes]) -> None:
-    """Have messages come as if by a line."""
-    member.lines[member.tid] = line
+def arrive(member: Membership, connection: Connection, *messages: tuple[int, bytes]) -> None:
+    """Have messages arrive as if from a connection."""
+    member.connections[member.tid] = connection
     with member.lock:
         for tag, data in messages:
             libpvm.send(member.tid, tag, data)
         take_in(member, len(messages))
-    del member.lines[member.tid]
+    del member.connections[member.tid]
 
 
 def test_messages_of_agents_that_cannot_be_read_are_dropped(member: Membership) -> None:
     heard = Heard()
-    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
     odd = (b"", b"\xc1", b"\x90", b"\x91\xff", b"\x91\x01", b"12345678", b"\x81\x01\xff")
     tags = (TABLE, FRAME, SIZES, PIECE, MORE_SIZES, SIZES, TOOK)
-    in_line(member, line, *[(tag, data) for data in odd for tag in tags if data != b"\x91\x01"])
-    in_line(member, line, (PIECE, b"x"), (SIZES, encode([10_000])), (PIECE, b"x" * 10_001))
+    arrive(
+        member, connection, *[(tag, data) for data in odd for tag in tags if data != b"\x91\x01"]
+    )
+    arrive(member, connection, (PIECE, b"x"), (SIZES, encode([10_000])), (PIECE, b"x" * 10_001))
     assert (heard.frames, member.failure) == ([], "")
-    in_line(member, line, (SIZES, encode([2, 10_000])), (PIECE, b"ab"), (PIECE, b"x" * 10_000))
+    arrive(member, connection, (SIZES, encode([2, 10_000])), (PIECE, b"ab"), (PIECE, b"x" * 10_000))
     assert [list(map(bytes, frame.parts)) for frame in heard.frames] == [[b"ab", b"x" * 10_000]]
 
 
 def test_what_is_said_of_sizes_takes_no_memory(member: Membership) -> None:
     heard = Heard()
-    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
     tracemalloc.start()
     try:
-        in_line(member, line, (SIZES, encode([1 << 40] * 100 + [5_000] * 7_000)))
-        in_line(member, line, (PIECE, b"x" * 5_000))
+        arrive(member, connection, (SIZES, encode([1 << 40] * 100 + [5_000] * 7_000)))
+        arrive(member, connection, (PIECE, b"x" * 5_000))
         assert tracemalloc.get_traced_memory()[1] < 1 << 26
     finally:
         tracemalloc.stop()
-    in_line(member, line, *[(MORE_SIZES, b"\0" * 60_000)] * 100)
-    assert len(line.sizes) < 2 << 20
+    arrive(member, connection, *[(MORE_SIZES, b"\0" * 60_000)] * 100)
+    assert len(connection.sizes) < 2 << 20
     assert (heard.frames, member.failure) == ([], "")
 
 
@@ -417,9 +419,9 @@ def test_a_frame_is_whole_that_takes_more_room_than_was_made_at_first(
 ) -> None:
     monkeypatch.setattr("encamp.engines.pvm.pieces._AHEAD", 10_000)
     heard, some = Heard(), random.Random(1).randbytes(200_001)
-    line = Line(member.tid, 1, heard)  # type: ignore[arg-type]
+    connection = Connection(member.tid, 1, heard)  # type: ignore[arg-type]
     pieces = [(PIECE, some[at : at + 7_000]) for at in range(0, len(some), 7_000)]
-    in_line(member, line, (SIZES, encode([len(some)])), *pieces)
+    arrive(member, connection, (SIZES, encode([len(some)])), *pieces)
     (frame,) = heard.frames
     assert list(map(bytes, frame.parts)) == [some]
 
@@ -485,14 +487,14 @@ def test_the_controllers_own_host_may_have_another_name_than_its_machine_has_for
 def test_what_is_just_being_sent_counts_as_not_sent() -> None:
     """Who has sent an array may fill it anew as soon as it is not needed any more."""
     end = PVMEndpoint.__new__(PVMEndpoint)
-    line = Line(1, 1, end)
-    end._lines = {1: line}
-    line.open = True
-    line.waiting.extend((PIECE, memoryview(bytes(100))) for _ in range(3))
+    connection = Connection(1, 1, end)
+    end._connections = {1: connection}
+    connection.open = True
+    connection.waiting.extend((PIECE, memoryview(bytes(100))) for _ in range(3))
     member = Membership.__new__(Membership)
     member.held, member.stirred = 1 << 20, False
     seen: list[bool] = []
     member.post = lambda tid, tag, data: seen.append(end.sending)  # type: ignore[method-assign]
-    member.flush(line)
+    member.flush(connection)
     assert seen == [True] * 3
     assert not end.sending

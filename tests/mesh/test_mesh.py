@@ -71,7 +71,7 @@ def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
 
 def test_half_a_record_of_tls_is_waited_for(net: Net) -> None:
     agent = net.join()
-    link = agent._ways[CONTROLLER].link
+    link = agent._peers[CONTROLLER].link
     assert link is not None
     stream = link._stream
     stream.tls.write(b"eC\1\0" + (6).to_bytes(8, "little") + b"#whole")
@@ -95,7 +95,7 @@ def test_two_agents_talk_without_the_controller(net: Net) -> None:
         net.until(lambda n=one.number: len(net.frames(n)) == 101)  # type: ignore[misc]
         said = texts(net.frames(one.number))[1:]
         assert said == [(other.number, b"%d" % number) for number in range(100)]
-    assert not any(way.relayed for end in (first, second) for way in end._ways.values())
+    assert not any(peer.relayed for end in (first, second) for peer in end._peers.values())
 
 
 def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) -> None:
@@ -110,14 +110,14 @@ def test_agents_that_do_not_reach_each_other_talk_by_the_controller(net: Net) ->
     net.until(lambda: len(net.frames(second.number)) == len(net.frames(first.number)) == 101)
     said = texts(net.frames(second.number))[1:]
     assert said == [(first.number, b"%d|" % number + b"x" * 1000) for number in range(100)]
-    assert first._ways[second.number].relayed
+    assert first._peers[second.number].relayed
 
 
 def test_a_frame_to_an_agent_that_is_not_there_is_dropped(net: Net) -> None:
     agent = net.join()
     agent.send(77, [b"to nobody"])
     net.controller.send(77, [b"to nobody"])
-    net.until(lambda: agent._ways[77].gone)
+    net.until(lambda: agent._peers[77].gone)
     assert not agent.sending
 
 
@@ -146,7 +146,7 @@ def test_an_agent_that_another_has_lost_is_lost(net: Net, monkeypatch: pytest.Mo
     first, second = net.join(), net.join()
     first.send(second.number, [b"hello"])
     net.until(lambda: len(net.frames(second.number)) == 2)
-    link = first._ways[second.number].link
+    link = first._peers[second.number].link
     assert link is not None
     link.finish()  # as if the network between these two were broken
     net.until(lambda: any(isinstance(arrival, Left) for arrival in net.come[CONTROLLER]))
@@ -272,7 +272,7 @@ def test_many_who_say_nothing_keep_nobody_out_for_long(
 
 def test_a_friend_that_talks_nonsense_is_hung_up_on(net: Net) -> None:
     agent = net.join()
-    link = agent._ways[CONTROLLER].link
+    link = agent._peers[CONTROLLER].link
     assert link is not None
     link._stream.send(b"this is no frame")
     net.until(lambda: isinstance(net.come[CONTROLLER][-1], Left))

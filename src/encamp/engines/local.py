@@ -6,7 +6,7 @@ import warnings
 
 from encamp import slurm
 from encamp.engines.base import CONTROLLER, Engine
-from encamp.engines.kit.here import EndHere
+from encamp.engines.kit.in_process import InProcessEndpoint
 
 _AGENT = 1
 _ALONE = (
@@ -16,7 +16,7 @@ _ALONE = (
 )
 
 
-class LocalEngine(EndHere, Engine):
+class LocalEngine(InProcessEndpoint, Engine):
     """Slots on this machine: all that there is belongs to ``agent_here``."""
 
     name = "local"
@@ -25,7 +25,7 @@ class LocalEngine(EndHere, Engine):
     def __init__(self, slots: int = 0) -> None:
         super().__init__(CONTROLLER)
         self.slots_per_agent = slots
-        self.agent_here = EndHere(_AGENT)
+        self.agent_here = InProcessEndpoint(_AGENT)
 
     def start(self, orders: bytes) -> None:
         """See `Engine.start`."""

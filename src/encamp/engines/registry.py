@@ -24,7 +24,7 @@ _MODULES = {
         "encamp.engines.mpi.engine",
         f"{extra_text('mpi')} and an MPI, such as openmpi or mpich",
     ),
-    "pvm": ("encamp.engines.pvm.ends", "install PVM (Debian: apt-get install pvm libpvm3)"),
+    "pvm": ("encamp.engines.pvm.opening", "install PVM (Debian: apt-get install pvm libpvm3)"),
     "dask": ("encamp.engines.dask.engine", extra_text("dask")),
     "ipyparallel": ("encamp.engines.ipyparallel.engine", extra_text("ipyparallel")),
     "fake": ("encamp.testing.fake", ""),

@@ -26,7 +26,7 @@ Buffer = bytes | bytearray | memoryview
 Parts = list[Buffer]
 
 MARK = 0xC1
-"""First byte of what comes by a short way; no frame's first part begins with it."""
+"""First byte of a message by the shortcut; no frame's first part begins with it."""
 MOST_PARTS = 0xFFFF
 LONGEST = 1 << 40
 """Bytes that one part has at most."""

@@ -153,8 +153,9 @@ class Roster:
 
         def all_heard() -> bool:
             for number in list(silent):
-                line = engine._lines.get(number)
-                if line is None or line.heard >= asked or number not in known:
+                connection = engine._connections.get(number)
+                heard = connection is None or connection.heard >= asked
+                if heard or number not in known:
                     del silent[number]
             return not silent
 

@@ -23,8 +23,8 @@ from encamp.engines.ipyparallel.hosts import OwnCluster
 from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
+from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
-from encamp.engines.kit.mesh.routes import address_towards
 from encamp.engines.kit.ssh import command_on
 from encamp.errors import BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import whole

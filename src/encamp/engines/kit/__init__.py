@@ -4,7 +4,7 @@ hostfile, cores         hosts as users write them; cores of hosts
 interpreter, foreign    starting an interpreter like this one, and its environment
 ssh, logins             programs on other hosts, which end with this one; many logins at once
 sentinel, waker, streams    ends of processes, waking a thread, missing standard streams
-here                    the end of an agent in the controller's own process
+in_process              the endpoint of an agent in the controller's own process
 begin                   starting an agent for a process of another system
 mesh                    frames for systems that have no channel for them
 """

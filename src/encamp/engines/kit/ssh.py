@@ -23,7 +23,7 @@ from encamp import slurm
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 from encamp.engines.kit.logins import LogIns, refused
-from encamp.engines.kit.mesh.routes import address_towards_login
+from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.errors import BadJob, EngineUnavailable, printable
 
 SSH = "ENCAMP_SSH"

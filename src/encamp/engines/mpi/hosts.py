@@ -22,7 +22,7 @@ import psutil
 from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.interpreter import python_command, python_here
 from encamp.engines.kit.logins import LogIns, refused
-from encamp.engines.kit.mesh.routes import address_towards
+from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.ssh import command_on
 
 AGENTS = {

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from encamp.engines.base import CONTROLLER, Arrival, Engine
 from encamp.engines.kit.foreign import foreign
-from encamp.engines.kit.here import EndHere
+from encamp.engines.kit.in_process import InProcessEndpoint
 from encamp.engines.mpi.endpoint import IDLE_LONG
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Ranks(Protocol):
         """See `Endpoint.close`."""
 
 
-class NearMPIEngine(EndHere, Engine):
+class NearMPIEngine(InProcessEndpoint, Engine):
     """The controller's end as rank 0, which is also the only agent.
 
     ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that
@@ -91,7 +91,7 @@ class NearMPIEngine(EndHere, Engine):
         super().__init__(CONTROLLER)
         self._ranks = ranks
         self.slots_per_agent = len(cores)
-        self.agent_here = EndHere(_AGENT, cores)
+        self.agent_here = InProcessEndpoint(_AGENT, cores)
         self._look_at = 0.0
 
     def start(self, orders: bytes) -> None:

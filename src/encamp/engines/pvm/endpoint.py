@@ -1,7 +1,7 @@
-"""How an end of the PVM engine's network sends frames, receives them, and leaves.
+"""An endpoint of the PVM engine: how it sends and receives frames, and leaves.
 
-It queues frames on its lines, and wakes whoever waits on its one descriptor. The process's
-membership sends and receives the messages (`encamp.engines.pvm.membership`).
+It queues frames on its connections, and wakes the thread that waits for its one descriptor. The
+process's membership sends and receives the messages (`encamp.engines.pvm.membership`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from encamp.engines.pvm.membership import (
     MORE_SIZES,
     PIECE,
     SIZES,
-    Line,
+    Connection,
     Membership,
     encode,
 )
@@ -31,19 +31,19 @@ _TOGETHER = 1 << 15
 """Bytes of small parts that go as one message."""
 _PIECE = 64 << 10
 _SPIN = 0.0002
-"""Seconds after the last message for which an end looks without a pause."""
+"""Seconds after the last message for which an endpoint polls without a pause."""
 _OFTEN, _SELDOM = 8, 64
-"""Messages after which it is given up if nothing comes meanwhile, and tried again."""
+"""Messages after which polling stops if it finds nothing, and is tried again."""
 _LEAVE_WITHIN = 3.0
-"""Seconds that leaving may take if others do not take what was sent."""
+"""Seconds that leaving may take if others do not read what was sent."""
 
 
 class PVMEndpoint(Endpoint):
-    """One end: an agent's, or that of one of this process's controllers."""
+    """The endpoint of an agent, or of one of this process's controllers."""
 
     def __init__(self, membership: Membership, number: int) -> None:
         self.number, self._member = number, membership
-        self._lines: dict[int, Line] = {}
+        self._connections: dict[int, Connection] = {}
         self._tids: dict[int, int] = {}
         self._arrivals: list[Arrival] = []
         self._poll = select.epoll()
@@ -56,99 +56,106 @@ class PVMEndpoint(Endpoint):
         with membership.lock:
             membership.sync()
             self.watch(membership.fds)
-            membership.ends.append(self)
+            membership.endpoints.append(self)
 
-    # What the membership tells
+    # What the membership reports
 
     def put(self, arrival: Arrival) -> None:
-        """Have this end receive something, whoever finds it."""
+        """See `LocalEndpoint.put`."""
         self._arrivals.append(arrival)
         if not self._receiving:
             self.wake()
 
     def wake(self) -> None:
-        """Make the descriptor readable."""
+        """See `LocalEndpoint.wake`."""
         if not self._awake and not self._closed:
             self._awake = True
             self._wake.wake()
 
     def quiet(self) -> None:
-        """Make the descriptor readable no more by `wake`."""
+        """Undo `wake`: the descriptor is no longer readable."""
         if self._awake:
             self._awake = False
             self._wake.rest()
 
     def watch(self, fds: Sequence[int]) -> None:
-        """Have the descriptor tell of these."""
+        """See `LocalEndpoint.watch`."""
         for fd in fds:
             with suppress(FileExistsError):
                 self._poll.register(fd, select.EPOLLIN)
 
     def learn(self, table: dict[int, int]) -> None:
-        """Know the tasks of other agents."""
+        """See `LocalEndpoint.learn`."""
         self._tids.update(table)
 
-    def line(self, number: int, tid: int) -> Line:
-        """The line to another end, new if there is none."""
-        if number not in self._lines:
-            self._lines[number] = self._member.lines[tid] = Line(tid, number, self)
-        return self._lines[number]
+    def connection(self, number: int, tid: int) -> Connection:
+        """See `LocalEndpoint.connection`."""
+        if number not in self._connections:
+            self._connections[number] = self._member.connections[tid] = Connection(
+                tid, number, self
+            )
+        return self._connections[number]
 
-    def met(self, line: Line, process: Sequence[int]) -> None:
-        """A direct line is there."""
+    def connected(self, connection: Connection, process: Sequence[int]) -> None:
+        """See `LocalEndpoint.connected`."""
 
     def told(self, tag: int, values: Sequence[int], text: Buffer) -> None:
-        """A daemon says that a task has ended."""
+        """See `LocalEndpoint.told`."""
         if tag == ENDED:
-            line = self._member.lines.get(values[0])
-            if line is not None and line.end is self:
-                self.lost(line)
+            connection = self._member.connections.get(values[0])
+            if connection is not None and connection.endpoint is self:
+                self.lost(connection)
 
-    def lost(self, line: Line) -> None:
-        """The task at the other end of a line is gone."""
-        self._lines.pop(line.number, None)
-        self._member.lines.pop(line.tid, None)
-        if line.number == CONTROLLER:
+    def lost(self, connection: Connection) -> None:
+        """The task at the other end of a connection is gone."""
+        self._connections.pop(connection.number, None)
+        self._member.connections.pop(connection.tid, None)
+        if connection.number == CONTROLLER:
             self.put(Left(CONTROLLER, "the controller's PVM task has ended"))
 
-    # An end of an engine's network
+    # The interface of endpoints
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
         with self._member.lock:
-            line = self._lines.get(to) or self._other(to)
-            if line is None or self._member.failure or self._closed:
+            connection = self._connections.get(to) or self._other(to)
+            if connection is None or self._member.failure or self._closed:
                 return
             total = 0
             for part in parts:
                 size = part.nbytes if type(part) is memoryview else len(part)
                 total += size
                 if size > SMALL or total > _TOGETHER:
-                    self._queue_big(line, parts)
+                    self._queue_big(connection, parts)
                     break
             else:
-                line.waiting.append((FRAME, encode(parts)))
-            self._member.flush(line)
+                connection.waiting.append((FRAME, encode(parts)))
+            self._member.flush(connection)
 
-    def _other(self, to: int) -> Line | None:
+    def _other(self, to: int) -> Connection | None:
         tid = self._tids.get(to)
-        return None if tid is None else self.line(to, tid)
+        return None if tid is None else self.connection(to, tid)
 
-    def _queue_big(self, line: Line, parts: Sequence[Buffer]) -> None:
+    def _queue_big(self, connection: Connection, parts: Sequence[Buffer]) -> None:
         views = list(map(flat, parts))
         sizes = encode([len(view) for view in views])
         for start in range(0, len(sizes), _PIECE):
             last = start + _PIECE >= len(sizes)
-            line.waiting.append((SIZES if last else MORE_SIZES, sizes[start : start + _PIECE]))
+            connection.waiting.append(
+                (SIZES if last else MORE_SIZES, sizes[start : start + _PIECE])
+            )
         small = memoryview(b"".join(view for view in views if len(view) <= SMALL))
         for view in (small, *(view for view in views if len(view) > SMALL)):
             for start in range(0, len(view), _PIECE):
-                line.waiting.append((PIECE, view[start : start + _PIECE]))
+                connection.waiting.append((PIECE, view[start : start + _PIECE]))
 
     @property
     def sending(self) -> bool:
         """See `Endpoint.sending`."""
-        return any(line.waiting and not line.given_up for line in list(self._lines.values()))
+        return any(
+            connection.waiting and not connection.given_up
+            for connection in list(self._connections.values())
+        )
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
@@ -171,9 +178,9 @@ class PVMEndpoint(Endpoint):
             return arrivals
 
     def _note(self, now: float) -> None:
-        """Something has come: learn whether looking for it without a pause is worth while.
+        """Something has arrived: learn whether polling without a pause is worth while.
 
-        It is where answers come at once, and not where this end and the other share a core.
+        It is if answers arrive at once, and is not if this process and the other share a core.
         """
         if self._worth > 0:
             self._worth = _OFTEN if now - self._last < _SPIN else self._worth - 2
@@ -184,14 +191,14 @@ class PVMEndpoint(Endpoint):
         self._last = now
 
     def _fails(self, why: str) -> list[Arrival]:
-        """What becomes of an end whose machine is gone."""
+        """Report that the machine is gone, once. Raises `EngineFailed` at the controller."""
         if self.number == CONTROLLER:
             raise EngineFailed("pvm", why)
         told, self._failed = self._failed, True
         return [] if told else [Left(CONTROLLER, why)]
 
     def descriptors(self) -> Sequence[int]:
-        """One, whatever becomes of the daemon and of direct routes."""
+        """One, which stays the same when the daemon or direct routes change."""
         return () if self._closed else (self._poll.fileno(),)
 
     def patience(self) -> float | None:
@@ -214,16 +221,16 @@ class PVMEndpoint(Endpoint):
         with member.lock:
             self._settle()
             self._closed = True
-            member.ends.remove(self)
-            for line in self._lines.values():
-                member.lines.pop(line.tid, None)
+            member.endpoints.remove(self)
+            for connection in self._connections.values():
+                member.connections.pop(connection.tid, None)
             self._poll.close()
             self._wake.close()
-            if not member.ends:
+            if not member.endpoints:
                 member.leave()
 
     def _settle(self) -> None:
-        """Send what still waits, as far as others take it, in some seconds at most."""
+        """Send what still waits, as far as others read it, for some seconds at most."""
         deadline = time.monotonic() + _LEAVE_WITHIN
         while self.sending and not self._member.failure and time.monotonic() < deadline:
             self._member.drain()

@@ -27,7 +27,7 @@ from encamp.engines.pvm.membership import (
     FRAME,
     PRINTED,
     TABLE,
-    Line,
+    Connection,
     Membership,
     encode,
 )
@@ -187,9 +187,9 @@ class PVMEngine(PVMEndpoint, Engine):
             self.agents -= 1
             return
         self._agents[number] = _Agent(number, tid, host, slots, here)
-        line = self.line(number, tid)
-        line.called = True  # it says hello by itself
-        line.waiting.append((FRAME, encode([self._orders])))
+        connection = self.connection(number, tid)
+        connection.called = True  # it says hello by itself
+        connection.waiting.append((FRAME, encode([self._orders])))
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [tid])
 
     def _where(self, here: bool) -> str:
@@ -199,15 +199,15 @@ class PVMEngine(PVMEndpoint, Engine):
         """Have all agents know all."""
         table = encode({agent.number: agent.tid for agent in self._agents.values()})
         for number in self._agents:
-            line = self._lines[number]
-            line.waiting.append((TABLE, table))
-            self._member.flush(line)
+            connection = self._connections[number]
+            connection.waiting.append((TABLE, table))
+            self._member.flush(connection)
 
     # What the membership tells
 
-    def met(self, line: Line, process: Sequence[int]) -> None:
+    def connected(self, connection: Connection, process: Sequence[int]) -> None:
         """An agent is there."""
-        agent = self._agents.get(line.number)
+        agent = self._agents.get(connection.number)
         if agent is not None and not agent.joined:
             agent.joined = True
             if agent.here:
@@ -308,13 +308,13 @@ class PVMEngine(PVMEndpoint, Engine):
         """See `Engine.give_up`."""
         if agent in self._agents:
             self._agents[agent].given_up = True
-            if line := self._lines.get(agent):
-                line.given_up = True
+            if connection := self._connections.get(agent):
+                connection.given_up = True
 
     def _forget(self, agent: _Agent) -> None:
         del self._agents[agent.number]
-        if line := self._lines.get(agent.number):
-            self.lost(line)
+        if connection := self._connections.get(agent.number):
+            self.lost(connection)
         if agent.sentinel is not None:
             agent.sentinel.close()
 
@@ -357,8 +357,10 @@ class PVMEngine(PVMEndpoint, Engine):
         """Wait until all agents have ended, as far as they do, but those that have been silent."""
         deadline, heard = time.monotonic() + seconds, time.monotonic() - silent
         while time.monotonic() < deadline:
-            lines = [self._lines[number] for number in self._agents if number in self._lines]
-            if not any(line.heard > heard for line in lines):
+            connections = [
+                self._connections[number] for number in self._agents if number in self._connections
+            ]
+            if not any(connection.heard > heard for connection in connections):
                 break
             with self._member.lock:
                 for agent in self._gone():

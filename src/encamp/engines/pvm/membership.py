@@ -1,7 +1,7 @@
-"""A process as a task of a virtual machine, and its lines to other tasks.
+"""A process as a task of a virtual machine, and its connections to other tasks.
 
-A process is one PVM task, whichever of its ends (`encamp.engines.pvm.endpoint`) sends: they share
-the `Membership`. Every pair of tasks has a *line* over a direct route. A small frame is one
+A process is one PVM task, whichever of its endpoints (`encamp.engines.pvm.endpoint`) sends: they
+share the `Membership`. A pair of tasks has a *connection* over a direct route. A small frame is one
 message, a msgpack array of its parts; a big one sends its parts' sizes first, then the parts in
 pieces (`encamp.engines.pvm.pieces`). Any task of the machine may send messages, so unreadable ones
 are dropped.
@@ -42,21 +42,21 @@ from encamp.errors import EngineFailed
 from encamp.wire.frames import Buffer
 
 CALL, HELLO, TABLE, FRAME, SIZES, MORE_SIZES, PIECE, TOOK = range(1, 9)
-"""Tags of messages between ends."""
+"""Tags of messages between endpoints."""
 ENDED, ADDED, PRINTED = range(11, 14)
-"""Tags of what the daemons tell."""
+"""Tags of the daemons' messages."""
 
 _HELD = 40 << 10
-"""Bytes behind which another message may follow to another end, whatever that does.
+"""Unacknowledged bytes up to which another message can be sent without blocking.
 
-A Unix-domain socket takes more as long as a quarter of its buffer is used at most, unix(7).
+A Unix-domain socket accepts more while at most a quarter of its buffer is used, unix(7).
 """
 _BUFFER = 1 << 20
 _SPARE = 12 << 10
 _COST = 2 << 10
-"""Bytes that a message takes there besides its own."""
+"""Bytes that a message takes there beside its contents."""
 _FRAGMENT = 1 << 16
-"""Memory that libpvm takes for every message; much of it would go back and forth to the kernel."""
+"""Bytes that libpvm allocates for every message: more would be returned to the kernel each time."""
 _AT_ONCE = 256
 _LEFT_WITHIN = 1.0
 """Seconds that leaving may take, if hosts are dead."""
@@ -71,51 +71,51 @@ _decode_hello = msgspec.msgpack.Decoder(tuple[_Number, _Number]).decode
 """A number, and the id of its process."""
 
 
-class End(Protocol):
-    """One of the ends of this process: an engine's network may have several."""
+class LocalEndpoint(Protocol):
+    """An endpoint of this process, which may have several: one for each of its clusters."""
 
     number: int
 
     def put(self, arrival: Arrival) -> None:
-        """Have this end receive something, whoever finds it."""
+        """Add to what this endpoint has received, whichever of them has read it."""
 
     def wake(self) -> None:
         """Make the descriptor readable."""
 
     def watch(self, fds: Sequence[int]) -> None:
-        """Have the descriptor tell of these."""
+        """Have the descriptor become readable when one of these does."""
 
     def learn(self, table: dict[int, int]) -> None:
-        """Know the tasks of other agents."""
+        """Note the tasks of other agents."""
 
-    def met(self, line: Line, process: Sequence[int]) -> None:
-        """A direct line is there."""
+    def connected(self, connection: Connection, process: Sequence[int]) -> None:
+        """A connection is open."""
 
-    def line(self, number: int, tid: int) -> Line:
-        """What is between this end and a task."""
+    def connection(self, number: int, tid: int) -> Connection:
+        """The connection to a task, new if there is none."""
 
     def told(self, tag: int, values: Sequence[int], text: Buffer) -> None:
-        """A daemon says that a task has ended."""
+        """A daemon reports that a task has ended."""
 
 
-class Line:
-    """What is between this task and the task ``tid``, which is ``number`` for ``end``."""
+class Connection:
+    """A connection to the task ``tid``, which has the number ``number`` in the engine's network."""
 
-    def __init__(self, tid: int, number: int, end: End) -> None:
-        self.tid, self.number, self.end = tid, number, end
+    def __init__(self, tid: int, number: int, endpoint: LocalEndpoint) -> None:
+        self.tid, self.number, self.endpoint = tid, number, endpoint
         self.open = self.called = False
         self.given_up = False
-        """Whether nobody waits any more for what it takes."""
+        """Whether the engine has given up the agent, so that nothing waits for it."""
         self.waiting: deque[tuple[int, bytes | memoryview]] = deque()
         self.sent = self.taken = 0
-        """Bytes that were sent, and what of that the other one took."""
+        """Bytes that were sent, and how many of them the other task has acknowledged."""
         self.come = self.told = 0
-        """Bytes that have come, and what of that the other one knows."""
+        """Bytes that have arrived, and how many of them were acknowledged."""
         self.heard = time.monotonic()
-        """When something came last."""
+        """When something arrived last."""
         self.sizes = bytearray()
         self.pieces: Pieces | None = None
-        """The big frame that is coming, or the last one: memory that is held is at hand again."""
+        """The big frame that is arriving, or the last one, whose memory is used again."""
 
 
 class Membership:
@@ -126,25 +126,25 @@ class Membership:
         self.process = os.getpid()
         self._left = False
         self.failure = ""
-        """Why there is no machine any more."""
-        self.ends: list[End] = []
-        self.lines: dict[int, Line] = {}
+        """Why the machine is gone."""
+        self.endpoints: list[LocalEndpoint] = []
+        self.connections: dict[int, Connection] = {}
         self.stirred = False
-        """Whether libpvm may have messages that no descriptor tells of."""
+        """Whether libpvm may have messages that no descriptor shows."""
         self.fds: list[int] = []
-        """What libpvm reads from."""
+        """The descriptors that libpvm reads from."""
         self.held = _HELD
         with machine.known():
             self.tid = libpvm.mytid()
         libpvm.setopt(libpvm.AUTO_ERR, 0)
         libpvm.setopt(libpvm.FRAG_SIZE, _FRAGMENT)
         while libpvm.nrecv():
-            pass  # what libpvm has kept of a machine that this process was in before
+            pass  # messages that libpvm has kept of a machine that this process was in before
 
     # Sending
 
     def post(self, tid: int, tag: int, data: bytes | memoryview) -> None:
-        """Send one message. Errors but the loss of the machine are the receiver's being gone."""
+        """Send one message. An error means that the receiver, or the machine, is gone."""
         self.stirred = True
         try:
             if type(data) is bytes:
@@ -155,28 +155,32 @@ class Membership:
             if exc.code == libpvm.SYS_ERR:
                 self.fail(exc)
 
-    def say_hello(self, line: Line) -> None:
-        """Make the direct route to another task, which is listening."""
+    def say_hello(self, connection: Connection) -> None:
+        """Open the direct route to another task, which is listening."""
         before = libpvm.setopt(libpvm.ROUTE, libpvm.ROUTE_DIRECT)
-        self.post(line.tid, HELLO, encode([line.end.number, os.getpid()]))
+        self.post(connection.tid, HELLO, encode([connection.endpoint.number, os.getpid()]))
         libpvm.setopt(libpvm.ROUTE, before)
-        line.open = True
+        connection.open = True
 
-    def flush(self, line: Line) -> None:
-        """Send what waits, as far as the other one has room; ask for a line if there is none."""
-        if not line.open and not line.called:
-            line.called = True
-            self.post(line.tid, CALL, encode([line.end.number]))
-        while line.waiting and line.open and line.sent - line.taken < self.held:
-            tag, data = line.waiting[0]
-            line.sent += len(data) + _COST
-            self.post(line.tid, tag, data)
-            line.waiting.popleft()  # not before: another thread may look whether it is needed
+    def flush(self, connection: Connection) -> None:
+        """Send what waits, as far as the other task has room; connect first if need be."""
+        if not connection.open and not connection.called:
+            connection.called = True
+            self.post(connection.tid, CALL, encode([connection.endpoint.number]))
+        while (
+            connection.waiting
+            and connection.open
+            and connection.sent - connection.taken < self.held
+        ):
+            tag, data = connection.waiting[0]
+            connection.sent += len(data) + _COST
+            self.post(connection.tid, tag, data)
+            connection.waiting.popleft()  # not before: another thread may look whether it is needed
 
     # Receiving
 
     def drain(self) -> None:
-        """Take in all messages that are there, or many of them."""
+        """Handle the messages that have arrived, up to a number."""
         try:
             for _ in range(_AT_ONCE):
                 buffer = libpvm.nrecv()
@@ -192,66 +196,66 @@ class Membership:
             self.fail(exc)
 
     def _take(self, size: int, tag: int, tid: int) -> None:
-        line = self.lines.get(tid)
-        if line is not None:
-            line.heard = time.monotonic()
+        connection = self.connections.get(tid)
+        if connection is not None:
+            connection.heard = time.monotonic()
         if tag >= ENDED:
             self._told(tag, size)
         elif tag in (CALL, HELLO):
-            self._hello(tid, line, tag, unpack(size))
-        elif line is not None:
-            self._in_line(line, tag, size)
+            self._hello(tid, connection, tag, unpack(size))
+        elif connection is not None:
+            self._arrived(connection, tag, size)
 
-    def _in_line(self, line: Line, tag: int, size: int) -> None:
+    def _arrived(self, connection: Connection, tag: int, size: int) -> None:
         if tag == TOOK:
             (taken,) = _TOOK.unpack(unpack(size))
-            if line.taken <= taken <= line.sent:
-                line.taken = taken
-                self.flush(line)
+            if connection.taken <= taken <= connection.sent:
+                connection.taken = taken
+                self.flush(connection)
             return
         if tag == FRAME:
-            line.end.put(Frame(line.number, [*_decode(unpack(size))]))
+            connection.endpoint.put(Frame(connection.number, [*_decode(unpack(size))]))
         elif tag == PIECE:
-            if line.pieces is not None and line.pieces.fill(size):
-                line.end.put(Frame(line.number, line.pieces.parts()))
+            if connection.pieces is not None and connection.pieces.fill(size):
+                connection.endpoint.put(Frame(connection.number, connection.pieces.parts()))
         elif tag == TABLE:
-            line.end.learn(_decode_table(unpack(size)))
+            connection.endpoint.learn(_decode_table(unpack(size)))
         else:
-            line.sizes += unpack(size)
-            if tag == SIZES or len(line.sizes) > MOST_SIZES:
-                self._begin(line)
-        line.come += size + _COST
-        if line.come - line.told > _HELD // 2:
-            line.told = line.come
-            self.post(line.tid, TOOK, _TOOK.pack(line.come))
+            connection.sizes += unpack(size)
+            if tag == SIZES or len(connection.sizes) > MOST_SIZES:
+                self._begin(connection)
+        connection.come += size + _COST
+        if connection.come - connection.told > _HELD // 2:
+            connection.told = connection.come
+            self.post(connection.tid, TOOK, _TOOK.pack(connection.come))
 
-    def _begin(self, line: Line) -> None:
-        """A big frame is to come."""
-        said, line.sizes = line.sizes, bytearray()
-        line.pieces = Pieces(sizes_in(said))
-        if line.pieces.complete:
-            line.end.put(Frame(line.number, line.pieces.parts()))
+    def _begin(self, connection: Connection) -> None:
+        """Prepare for the pieces of a big frame."""
+        said, connection.sizes = connection.sizes, bytearray()
+        connection.pieces = Pieces(sizes_in(said))
+        if connection.pieces.complete:
+            connection.endpoint.put(Frame(connection.number, connection.pieces.parts()))
 
-    def _hello(self, tid: int, line: Line | None, tag: int, data: bytearray) -> None:
+    def _hello(self, tid: int, connection: Connection | None, tag: int, data: bytearray) -> None:
         number, *process = _decode_call(data) if tag == CALL else _decode_hello(data)
-        if line is None:
-            line = self._stranger(tid, number)
-        if line is None or line.number != number:
+        if connection is None:
+            connection = self._stranger(tid, number)
+        if connection is None or connection.number != number:
             return
         if tag == CALL:
-            if not line.open:
-                self.say_hello(line)
+            if not connection.open:
+                self.say_hello(connection)
         else:
-            line.open = True
+            connection.open = True
             self.fds = []  # one of them may be another one now
             self.sync()
-            line.end.met(line, process)
-        self.flush(line)
+            connection.endpoint.connected(connection, process)
+        self.flush(connection)
 
-    def _stranger(self, tid: int, number: int) -> Line | None:
-        """A line to an agent that this agent has not heard of yet."""
-        agents = [end for end in self.ends if end.number != CONTROLLER]
-        return agents[0].line(number, tid) if agents and number else None
+    def _stranger(self, tid: int, number: int) -> Connection | None:
+        """A connection to an agent that this agent did not know of."""
+        agents = [end for endpoint in self.endpoints if endpoint.number != CONTROLLER]
+        return agents[0].connection(number, tid) if agents and number else None
 
     def _told(self, tag: int, size: int) -> None:
         self.fds = []
@@ -259,29 +263,29 @@ class Membership:
             raise Unreadable
         values = unpack_ints(size // 4 if tag != PRINTED else 2)
         text = unpack(max(0, min(values[1], size))) if tag == PRINTED else bytearray()
-        for end in self.ends:
-            end.told(tag, values, text)
+        for endpoint in self.endpoints:
+            endpoint.told(tag, values, text)
 
     # What there is
 
     def fail(self, exc: PVMError) -> None:
-        """The machine is gone, for all ends of this process."""
+        """Note that the machine is gone, for all endpoints of this process."""
         self.failure = self.failure or str(exc)
         self.stirred = False
-        for end in self.ends:
-            end.wake()
+        for endpoint in self.endpoints:
+            endpoint.wake()
 
     def sync(self) -> None:
-        """Have all ends watch the descriptors that there are now."""
+        """Have all endpoints watch the current descriptors."""
         fds = libpvm.getfds()
         if fds != self.fds:
             self.fds = fds
             self.held = min(map(_prepared, fds))
-            for end in self.ends:
-                end.watch(fds)
+            for endpoint in self.endpoints:
+                endpoint.watch(fds)
 
     def leave(self) -> None:
-        """Be no task any more, and let go of the machine. May be called twice.
+        """Leave the machine: this process is no task any more. May be called twice.
 
         libpvm says goodbye on its direct routes, and would wait for hosts that are dead.
         """

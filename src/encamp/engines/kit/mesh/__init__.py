@@ -1,7 +1,7 @@
 """Frames between any two ends over TCP inside TLS, for systems without a channel for frames.
 
 identity    the certificate of a run, which only its own ends have
-routes      the address at which others reach this host
+addresses   the address at which others reach this host
 link        one connection: frames inside TLS
 mesh        an end of the network: frames to any other end, directly or through the controller
 tunnel      the bytes of a connection, carried by another system

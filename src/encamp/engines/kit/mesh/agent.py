@@ -67,7 +67,7 @@ class MeshAgent(Mesh):
         else:
             where = ", ".join(addresses(controller)) or "no address"
             raise EngineFailed("mesh", f"the controller cannot be reached at {where}: {why}")
-        if tunnel is not None and self._ways[CONTROLLER].link is not link:
+        if tunnel is not None and self._peers[CONTROLLER].link is not link:
             self._end(link, ConnectionError("it is not needed"))
         elif tunnel is not None and not link.tunnelled:
             tunnel.close()
@@ -85,8 +85,8 @@ class MeshAgent(Mesh):
 
     @property
     def _reached(self) -> bool:
-        way = self._ways.get(CONTROLLER)
-        return way is not None and way.link is not None
+        peer = self._peers.get(CONTROLLER)
+        return peer is not None and peer.link is not None
 
     def knows(self, greeting: Greeting) -> bool:
         """See `Mesh.knows`; the controller connects to this agent only if it is not there yet."""
@@ -100,7 +100,7 @@ class MeshAgent(Mesh):
 
     def greet(self, link: Link) -> None:
         """See `Mesh.greet`; where the controller is reached from, others reach this agent."""
-        if CONTROLLER not in self._ways:
+        if CONTROLLER not in self._peers:
             for host in self._hosts if link.tunnelled else [link.here]:
                 with suppress(OSError):  # it may be somebody's on the way
                     self.listen(host)

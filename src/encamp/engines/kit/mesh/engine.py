@@ -22,9 +22,9 @@ from encamp.engines.kit.mesh.mesh import (
     Control,
     Greeting,
     Mesh,
+    Peer,
     Relay,
     There,
-    Way,
     Welcome,
     WhereIs,
     control,
@@ -147,37 +147,37 @@ class MeshEngine(Mesh, Engine):
 
     def knows(self, greeting: Greeting) -> bool:
         """See `Mesh.knows`."""
-        there = greeting.number in self.known and greeting.number not in self._ways
+        there = greeting.number in self.known and greeting.number not in self._peers
         return there and not self._stopping
 
     def joined(self, link: Link, greeting: Greeting) -> None:
         """An agent has greeted; one in a tunnel is dialled first, for a faster route."""
         agent = self.known[greeting.number]
         agent.listens = greeting.listens
-        way = self._ways[agent.number] = Way()
-        way.other = link
-        way.addresses = list(greeting.listens) if link.tunnelled else []
+        peer = self._peers[agent.number] = Peer()
+        peer.other = link
+        peer.addresses = list(greeting.listens) if link.tunnelled else []
         self.dial_next(agent.number)
 
     def welcomed(self, link: Link) -> None:
         """See `Mesh.welcomed`; the agent may have gone meanwhile."""
-        if link.number in self._ways:
+        if link.number in self._peers:
             super().welcomed(link)
         else:
             self._end(link, ConnectionError("it has gone"))
 
-    def take_way(self, number: int, link: Link) -> None:
+    def use_link(self, number: int, link: Link) -> None:
         """An agent has joined; its orders are the first frame that it gets."""
         self._had_some = True
-        agent, way = self.known[number], self._ways[number]
+        agent, peer = self.known[number], self._peers[number]
         agent.link = link
-        tunnel, way.other = way.other, None
+        tunnel, peer.other = peer.other, None
         if tunnel is link:
             link.send([control(Welcome(self.number))])
         elif tunnel is not None:
             self._end(tunnel, ConnectionError("it is not needed"))
         link.send([self._orders])
-        super().take_way(number, link)
+        super().use_link(number, link)
         self._come.append(Joined(number, self.tunnel if link.tunnelled else ""))
 
     def tunnelled(self, raw: socket.socket) -> None:
@@ -211,7 +211,7 @@ class MeshEngine(Mesh, Engine):
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
             return  # it has another way
-        self._ways.pop(number, None)
+        self._peers.pop(number, None)
         if agent.link is None:
             self.not_come(number, "its connection has ended")
             return
@@ -226,7 +226,7 @@ class MeshEngine(Mesh, Engine):
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`; frames to an unknown agent are dropped."""
-        if to in self._ways:
+        if to in self._peers:
             super().send(to, parts)
 
     def receive(self) -> Sequence[Arrival]:

@@ -1,4 +1,4 @@
-"""An end of the mesh: frames between any two ends over TCP inside TLS 1.3.
+"""An endpoint of the mesh: frames between any two ends over TCP inside TLS 1.3.
 
 Agents connect to the controller. An agent that cannot reach it greets it through a tunnel, if its
 engine has one; then the controller tries to connect to the agent, and if that fails, too, both use
@@ -31,13 +31,13 @@ from encamp.errors import BadFrame
 from encamp.wire.frames import MARK, Buffer, Parts
 
 GREET_WITHIN = 10.0
-"""Seconds in which an end that connects has to prove that it is one of us and say who."""
+"""Seconds within which an end that connects has to authenticate itself and send its number."""
 _DIAL_WITHIN = 5.0
-"""Seconds in which another agent has to be reached, before frames go by the controller."""
+"""Seconds to connect to another agent, before frames go through the controller."""
 _STRANGERS = 512
-"""Connections that are let in before they have greeted."""
+"""Connections that are accepted before they have sent their greeting."""
 _REST = 0.5
-"""Seconds in which nobody is let in where there is no room, or no descriptor."""
+"""Seconds without accepting connections if there are too many, or no descriptor is left."""
 _LEAVE_WITHIN = 5.0
 _EVENTS = 256
 _ALL: weakref.WeakSet[Mesh] = weakref.WeakSet()
@@ -46,7 +46,7 @@ Address = tuple[str, int]
 
 
 class Greeting(msgspec.Struct, frozen=True, array_like=True, tag="greeting"):
-    """The first frame of who dials: who that is, whom it wants, and where it listens itself."""
+    """The first frame of an end that connects: its number, the receiver's, and where it listens."""
 
     number: int
     to: int
@@ -54,19 +54,19 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True, tag="greeting"):
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """The answer."""
+    """The answer to a greeting."""
 
     number: int
 
 
 class WhereIs(msgspec.Struct, frozen=True, array_like=True, tag="where is"):
-    """An agent asks the controller for another."""
+    """An agent asks the controller for another agent's addresses."""
 
     number: int
 
 
 class There(msgspec.Struct, frozen=True, array_like=True, tag="there"):
-    """The answer: where that one listens, in case that it is there."""
+    """The answer: the other agent's addresses, and whether it is there."""
 
     number: int
     listens: list[Address]
@@ -74,7 +74,7 @@ class There(msgspec.Struct, frozen=True, array_like=True, tag="there"):
 
 
 class Relay(msgspec.Struct, frozen=True, array_like=True, tag="relay"):
-    """The parts behind this are a frame for another agent."""
+    """The parts after this are a frame for another agent."""
 
     sender: int
     to: int
@@ -93,12 +93,12 @@ _MARK = bytes([MARK])
 
 
 def control(what: Control) -> bytes:
-    """The first part of a frame of the mesh's own."""
+    """The first part of a frame for the mesh itself."""
     return _MARK + _encode(what)
 
 
 def _control_in(parts: Parts) -> Control | None:
-    """What a frame says to the mesh itself, None if it is not for that. Raises `BadFrame`."""
+    """The control message in a frame; None if the frame is not for the mesh. Raises `BadFrame`."""
     first = parts[0]
     if len(first) == 0 or first[0] != MARK:
         return None
@@ -108,8 +108,8 @@ def _control_in(parts: Parts) -> Control | None:
         raise BadFrame(str(exc)) from exc
 
 
-class Way:
-    """How frames go to another end; until that is known, they wait."""
+class Peer:
+    """Another end, and how frames reach it; until that is known, they wait."""
 
     def __init__(self) -> None:
         self.link: Link | None = None
@@ -117,12 +117,12 @@ class Way:
         self.addresses: list[Address] = []
         self.dialling: Link | None = None
         self.other: Link | None = None
-        """A connection that the other end has made meanwhile."""
+        """A connection that the other end has opened meanwhile."""
         self.waiting: list[Sequence[Buffer]] = []
 
 
 class Mesh(Endpoint):
-    """One end. It listens where it is told to by `listen`."""
+    """An endpoint of the mesh. It listens at the addresses that `listen` is given."""
 
     def __init__(self, number: int, identity: Identity) -> None:
         self.number = number
@@ -136,9 +136,9 @@ class Mesh(Endpoint):
         self.listens: list[Address] = []
         self._links: dict[int, Link] = {}
         self._strangers: set[Link] = set()
-        """Those that have not greeted, each until its deadline."""
+        """Connections without a greeting yet, each until its deadline."""
         self._unread: set[Link] = set()
-        self._ways: dict[int, Way] = {}
+        self._peers: dict[int, Peer] = {}
         self._come: list[Arrival] = []
         self._rests_until = 0.0
         self._closed = False
@@ -148,7 +148,7 @@ class Mesh(Endpoint):
     # Connections
 
     def listen(self, host: str) -> Address:
-        """Let other ends connect to an address of this host; which port. Raises OSError."""
+        """Listen at an address of this host; returns it with its port. Raises OSError."""
         for address in self.listens:
             if address[0] == host:
                 return address
@@ -162,7 +162,7 @@ class Mesh(Endpoint):
         return address
 
     def wake(self) -> None:
-        """Have `receive` called; from any thread, also when this is closed."""
+        """Have `receive` called soon; from any thread, also when this is closed."""
         with suppress(OSError):
             self._waker.wake()
 
@@ -178,7 +178,7 @@ class Mesh(Endpoint):
         self._rest()
 
     def _rest(self) -> None:
-        """Let nobody in for a while; who comes waits in the kernel's queue."""
+        """Accept no connections for a while; they wait in the kernel's queue."""
         if not self._rests_until:
             self._rests_until = time.monotonic() + _REST
             for fd in self._listeners:
@@ -195,7 +195,7 @@ class Mesh(Endpoint):
         return self.enter(dial(address))
 
     def enter(self, raw: socket.socket) -> Link:
-        """Begin to greet who is at the other end of a socket."""
+        """Begin the handshake with the other end of a socket."""
         link = Link(raw, self._identity, self._as_client, server=False)
         self._add(link)
         return link
@@ -208,14 +208,14 @@ class Mesh(Endpoint):
         self._poll.register(link.fileno(), link.watched)
 
     def _watch(self, link: Link) -> None:
-        """Wait for room on its socket only while it wants some."""
+        """Wait until its socket accepts more only while it has something to send."""
         events = select.EPOLLIN | (select.EPOLLOUT if link.wants_room else 0)
         if events != link.watched and link.fileno() >= 0:
             link.watched = events
             self._poll.modify(link.fileno(), events)
 
     def _serve(self, link: Link) -> None:
-        """Take what a connection has brought."""
+        """Read from a connection and handle its frames."""
         before = link.shaken
         try:
             frames = link.receive()
@@ -230,20 +230,20 @@ class Mesh(Endpoint):
         self._watch(link)
 
     def greet(self, link: Link) -> None:
-        """Say who this is; for ends that dial."""
-        to = next((n for n, way in self._ways.items() if way.dialling is link), CONTROLLER)
+        """Send the greeting; for ends that connect."""
+        to = next((n for n, peer in self._peers.items() if peer.dialling is link), CONTROLLER)
         link.send([control(Greeting(self.number, to, self.listens))])
 
     def _end(self, link: Link, why: Exception) -> None:
-        """A connection has ended, or was never made."""
+        """A connection has ended, or could not be opened."""
         self._strangers.discard(link)
         self._unread.discard(link)
         if self._links.pop(link.fileno(), None) is not None:
             self._poll.unregister(link.fileno())
         link.close()
-        for number, way in self._ways.items():
-            if way.dialling is link:
-                way.dialling = None
+        for number, peer in self._peers.items():
+            if peer.dialling is link:
+                peer.dialling = None
                 self.dial_next(number)
                 return
         if link.number is not None and link.greeted:
@@ -264,7 +264,7 @@ class Mesh(Endpoint):
             self.told(link, said, parts)
 
     def arrived(self, link: Link, parts: Parts) -> None:
-        """A frame has come from who is at the other end."""
+        """A frame has arrived from another end."""
         self._come.append(Frame(link.number, parts))  # type: ignore[arg-type]
 
     def _meet(self, link: Link, parts: Parts) -> None:
@@ -288,108 +288,108 @@ class Mesh(Endpoint):
         self._strangers.discard(link)
 
     def knows(self, greeting: Greeting) -> bool:
-        """Whether who greets is to be let in."""
+        """Whether to accept an end, by its greeting."""
         return True
 
     def joined(self, link: Link, greeting: Greeting) -> None:
-        """Another end has connected to this one, and is to be made welcome."""
+        """Another end has connected to this one: answer its greeting."""
         link.send([control(Welcome(self.number))])
         self._offer(link, greeting.number)
 
     def welcomed(self, link: Link) -> None:
-        """Another end has let this one in."""
+        """Another end has accepted this one."""
         number = link.number or CONTROLLER
-        self._ways.setdefault(number, Way()).dialling = None
-        self.take_way(number, link)
+        self._peers.setdefault(number, Peer()).dialling = None
+        self.use_link(number, link)
 
     def told(self, link: Link, said: Control, parts: Parts) -> None:
-        """Another end has told the mesh something."""
-        way = self._ways.get(said.number) if isinstance(said, There) else None
-        if isinstance(said, There) and way is not None and link.number == CONTROLLER:
+        """Another end has sent a control message."""
+        peer = self._peers.get(said.number) if isinstance(said, There) else None
+        if isinstance(said, There) and peer is not None and link.number == CONTROLLER:
             if not said.here:
-                way.gone = True
-                way.waiting.clear()
-            elif way.link is None:
-                way.addresses = said.listens
+                peer.gone = True
+                peer.waiting.clear()
+            elif peer.link is None:
+                peer.addresses = said.listens
                 self.dial_next(said.number)
 
     def lost(self, number: int, link: Link, why: Exception) -> None:
-        """A connection to another end has ended that was in use."""
+        """A connection that was in use has ended."""
         if number == CONTROLLER:
-            self._ways.pop(CONTROLLER, None)
+            self._peers.pop(CONTROLLER, None)
             self._come.append(Left(CONTROLLER, f"its connection has ended: {_reason(why)}"))
             return
-        way = self._ways[number]
-        way.gone, way.link, way.other = True, None, None
-        way.waiting.clear()
+        peer = self._peers[number]
+        peer.gone, peer.link, peer.other = True, None, None
+        peer.waiting.clear()
         self.send(CONTROLLER, [control(Broke(number))])
 
-    # Ways
+    # Routes
 
     def _offer(self, link: Link, number: int) -> None:
-        """Another agent has connected: a way to it, too, if there is none and none is looked for.
+        """Another agent has connected: use that connection if there is no other, or attempt at one.
 
-        (What it dials itself may be on its way meanwhile, so that each has one to the other.)
+        (If both connect at the same time, each uses its own connection.)
         """
-        way = self._ways.setdefault(number, Way())
-        if way.link is None and way.dialling is None and not way.relayed:
-            self.take_way(number, link)
+        peer = self._peers.setdefault(number, Peer())
+        if peer.link is None and peer.dialling is None and not peer.relayed:
+            self.use_link(number, link)
         else:
-            way.other = link
+            peer.other = link
 
-    def take_way(self, number: int, link: Link) -> None:
-        """From now on a connection is the way to another end."""
-        way = self._ways[number]
-        way.link = link
-        waiting, way.waiting = way.waiting, []
+    def use_link(self, number: int, link: Link) -> None:
+        """Send frames for another end over a connection from now on."""
+        peer = self._peers[number]
+        peer.link = link
+        waiting, peer.waiting = peer.waiting, []
         for parts in waiting:
             link.send(parts)
         self._watch(link)
 
     def dial_next(self, number: int) -> None:
         """Dial the next address of another end; without one, its own connection, or a relay."""
-        way = self._ways[number]
-        while way.addresses:
+        peer = self._peers[number]
+        while peer.addresses:
             with suppress(OSError):
-                way.dialling = self.dial(way.addresses.pop(0))
+                peer.dialling = self.dial(peer.addresses.pop(0))
                 return
-        if way.link is not None or way.gone:
+        if peer.link is not None or peer.gone:
             return
-        if way.other is not None:
-            self.take_way(number, way.other)
+        if peer.other is not None:
+            self.use_link(number, peer.other)
             return
-        way.relayed = True
-        waiting, way.waiting = way.waiting, []
+        peer.relayed = True
+        waiting, peer.waiting = peer.waiting, []
         for parts in waiting:
             self._relay(number, parts)
 
     def _relay(self, to: int, parts: Sequence[Buffer]) -> None:
         self.send(CONTROLLER, [control(Relay(self.number, to)), *parts])
 
-    # An end of an engine's network
+    # The interface of endpoints
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
         """See `Endpoint.send`."""
-        way = self._ways.get(to)
-        if way is not None and way.link is not None:
-            way.link.send(parts)
-            if way.link.wants_room:
-                self._watch(way.link)
-        elif way is None:
+        peer = self._peers.get(to)
+        if peer is not None and peer.link is not None:
+            peer.link.send(parts)
+            if peer.link.wants_room:
+                self._watch(peer.link)
+        elif peer is None:
             if to != CONTROLLER and not self._closed:
-                self._ways[to] = way = Way()
-                way.waiting.append(parts)
+                self._peers[to] = peer = Peer()
+                peer.waiting.append(parts)
                 self.send(CONTROLLER, [control(WhereIs(to))])
-        elif way.relayed:
+        elif peer.relayed:
             self._relay(to, parts)
-        elif not way.gone:
-            way.waiting.append(parts)
+        elif not peer.gone:
+            peer.waiting.append(parts)
 
     @property
     def sending(self) -> bool:
         """See `Endpoint.sending`."""
         links = any(link.sending for link in self._links.values())
-        return links or any(way.waiting for way in self._ways.values())
+        return links or any(peer.waiting for peer in self._peers.values())
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
@@ -474,7 +474,7 @@ class Mesh(Endpoint):
         self._links.clear()
         self._strangers.clear()
         self._unread.clear()
-        self._ways.clear()
+        self._peers.clear()
         self._poll.close()
         self._waker.close()
 

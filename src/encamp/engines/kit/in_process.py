@@ -8,7 +8,7 @@ from encamp.engines.base import Arrival, Endpoint
 from encamp.wire.frames import Buffer
 
 
-class EndHere(Endpoint):
+class InProcessEndpoint(Endpoint):
     """Tells the agent its number and cores; carries nothing."""
 
     def __init__(self, number: int, cores: Sequence[Sequence[int]] = ()) -> None:

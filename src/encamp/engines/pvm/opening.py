@@ -61,7 +61,7 @@ def open_end(
     try:
         return PVMEngine(member, slots, named, per_agent, python or python_here(), restarts, module)
     except BaseException:
-        if not member.ends:
+        if not member.endpoints:
             member.leave()
         raise
 
@@ -95,7 +95,7 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
         raise EngineFailed("pvm", "it was not started by a controller")
     with member.lock:
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [controller])
-        member.say_hello(end.line(CONTROLLER, controller))
+        member.say_hello(end.connection(CONTROLLER, controller))
     return end
 
 
@@ -128,7 +128,7 @@ def _member(which: str | None, address: str | None, usual: str) -> Membership:
     """This process's membership; there can be one at a time, which all of its clusters share."""
     if _memberships:
         member = _memberships[0]
-        if member.ends and not member.failure and member.process == os.getpid():
+        if member.endpoints and not member.failure and member.process == os.getpid():
             own = member.machine.own
             if which == ("running" if own else "own"):
                 why = f"this process is in {'its own' if own else 'the running'} virtual machine"
