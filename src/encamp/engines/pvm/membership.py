@@ -254,7 +254,7 @@ class Membership:
 
     def _stranger(self, tid: int, number: int) -> Connection | None:
         """A connection to an agent that this agent did not know of."""
-        agents = [end for endpoint in self.endpoints if endpoint.number != CONTROLLER]
+        agents = [endpoint for endpoint in self.endpoints if endpoint.number != CONTROLLER]
         return agents[0].connection(number, tid) if agents and number else None
 
     def _told(self, tag: int, size: int) -> None:
