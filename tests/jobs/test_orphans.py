@@ -191,7 +191,7 @@ def test_orphans_elsewhere_are_told_of_but_not_opened_by_prune(
     _noted(Path("out/job.job"), (["gone"], [done]), ([], []))
     journal = Journal(Path("out/job.job"))
     journal.read()
-    journal.believed = lambda _: True
+    journal.may_have_published = lambda _: True
     watch = OrphanWatch(journal, Path("out"))
     watch.look("task sum", plan([Mirror("memory://there/*")], here))
     assert "any more: memory://there/b; take" in watch.warnings[0]
@@ -217,7 +217,7 @@ def _noted(folder: Path, *runs: tuple[list[str], list[Record]]) -> set[str]:
     with Journal(folder).writing():  # once more through a compaction
         pass
     journal = Journal(folder)
-    journal.believed = lambda _: True
+    journal.may_have_published = lambda _: True
     journal.read()
     return set(orphans(journal))
 

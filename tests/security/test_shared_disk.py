@@ -28,7 +28,7 @@ from encamp.storage.disk.own_files import OwnFolder
 from encamp.storage.disk.trusted import NAMED, Trust, named, opened
 from encamp.storage.inputs.ship import digest_of_piece
 from encamp.storage.outputs.beacon import Beacons, reaches
-from encamp.storage.outputs.believed import Believed
+from encamp.storage.outputs.declared import DeclaredNames
 from encamp.storage.outputs.landing import Depot, Piece
 from encamp.storage.outputs.parts import discard_leftovers
 from encamp.storage.outputs.patterns import Output, bound, folders_of
@@ -582,12 +582,12 @@ def test_a_group_trusts_links_and_folders_of_its_members_where_not_everybody_may
 def test_only_names_that_outputs_can_have_are_believed(
     tmp_path: Path, output: Output, good: list[str], bad: list[str]
 ) -> None:
-    believed = Believed(tmp_path, [output])
-    assert [believed.makes([output], f"{tmp_path}/{name}") for name in good] == [True] * len(good)
-    assert [believed.makes([output], f"{tmp_path}/{name}") for name in bad] == [False] * len(bad)
+    declared = DeclaredNames(tmp_path, [output])
+    assert [declared.allow([output], f"{tmp_path}/{name}") for name in good] == [True] * len(good)
+    assert [declared.allow([output], f"{tmp_path}/{name}") for name in bad] == [False] * len(bad)
     for name in ("", "\0", "relative", "/" + "x/" * 3000, "reference://x", f"{tmp_path}/a\0.sum"):
-        assert not believed.makes([output], name)
-        assert not believed.ever(name)
+        assert not declared.allow([output], name)
+        assert not declared.may_be_published(name)
 
 
 @as_root

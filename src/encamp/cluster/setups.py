@@ -13,7 +13,7 @@ from encamp.errors import BadDestination, CannotTravel, UnusableInput, text_of
 from encamp.slot.calls import Setup
 from encamp.slot.folder import Staging
 from encamp.storage.outputs.beacon import Beacons
-from encamp.storage.outputs.believed import NOT_DECLARED, below
+from encamp.storage.outputs.declared import NOT_DECLARED, below
 from encamp.storage.outputs.landing import Depot
 from encamp.storage.outputs.parts import new_token
 from encamp.storage.outputs.patterns import folders_of

@@ -9,7 +9,7 @@ from __future__ import annotations
 from encamp.errors import BadDestination
 from encamp.jobs.plan.prepare import Prepared
 from encamp.jobs.worker.work import Outcome
-from encamp.storage.outputs.believed import NOT_DECLARED
+from encamp.storage.outputs.declared import NOT_DECLARED
 from encamp.storage.outputs.publish import final_name, staged_by
 
 
@@ -18,13 +18,13 @@ def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, lo
 
     ``token`` is the run's, ``log`` the final name of the attempt's log.
     """
-    task, believed = prepared.job.tasks[name], prepared.believed
+    task, declared = prepared.job.tasks[name], prepared.declared
     claimed = outcome.staged
     outcome.staged = [one for one in claimed if staged_by(one, token)]
     outcome.rescued = [
         one
         for one in outcome.rescued
-        if staged_by(one, token) and believed.makes(task.on_failure, final_name(one.final))
+        if staged_by(one, token) and declared.allow(task.on_failure, final_name(one.final))
     ]
     if outcome.log is not None and not (
         staged_by(outcome.log, token) and final_name(outcome.log.final) == log
@@ -33,7 +33,7 @@ def check_claims(prepared: Prepared, name: str, outcome: Outcome, token: str, lo
     if outcome.error is not None:
         return
     for one in claimed:
-        if not believed.makes(task.outputs, final := final_name(one.final)):
+        if not declared.allow(task.outputs, final := final_name(one.final)):
             outcome.error = BadDestination(final, NOT_DECLARED)
     if len(outcome.staged) < len(claimed):
         outcome.error = BadDestination(name, "its outputs do not belong to this run")

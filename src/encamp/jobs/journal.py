@@ -3,7 +3,7 @@
 ``journal.jsonl`` in the job's folder has one JSON object per line, and is only appended to while a
 run goes on. An unfinished line of a killed run is skipped. The journal's records are checked
 against the disk before they are used, and nothing in them is ever executed. File names count only
-if the job could have published them (see `believed`).
+if the job could have published them (see `may_have_published`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from encamp.jobs.worker.lease import PREFIX
 from encamp.model import Published, State, TaskReport
 from encamp.storage.disk.disk import disk_full, flushed
 from encamp.storage.disk.own_files import OwnFiles, OwnFolder
-from encamp.storage.outputs.believed import below
+from encamp.storage.outputs.declared import below
 from encamp.storage.urls import without_scheme
 
 Key = dict[str, str]
@@ -195,7 +195,7 @@ class Journal:
     ) -> None:
         self.folder = folder
         self.own_folder = OwnFolder(folder, shared, anybody, is_true)
-        self.believed: Callable[[str], bool] = below([folder.parent])
+        self.may_have_published: Callable[[str], bool] = below([folder.parent])
         """Whether the job could ever have published a path; by default below its destination."""
         self.done = Records()
         self.attempts: dict[str, int] = {}

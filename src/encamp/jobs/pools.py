@@ -14,7 +14,7 @@ from encamp.engines.local import warn_if_alone
 from encamp.errors import BadJob
 from encamp.jobs.options import Options
 from encamp.jobs.worker.slots import slots_here
-from encamp.jobs.worker.watchers import Watchers
+from encamp.jobs.worker.supervisors import Supervisors
 from encamp.model import ServiceStatistics
 from encamp.quantities import whole
 from encamp.slot.program import check_slots
@@ -72,7 +72,7 @@ def _own_pool(options: Options) -> tuple[Executor, int]:
     if options.engine == "local" and not options.engine_options:
         warn_if_alone()
         slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
-        return Watchers(slots), slots
+        return Supervisors(slots), slots
     from encamp.executor.executor import Executor as ClusterExecutor
 
     pool = ClusterExecutor(

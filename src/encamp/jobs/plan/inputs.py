@@ -20,7 +20,7 @@ from encamp.jobs.steps import Task
 from encamp.model import Published
 from encamp.storage.inputs.globs import escape
 from encamp.storage.inputs.mirror import Item, Mirror, Planner, merged
-from encamp.storage.outputs.believed import Believed
+from encamp.storage.outputs.declared import DeclaredNames
 from encamp.storage.urls import is_url
 
 
@@ -59,11 +59,11 @@ class Inputs:
         job: JobDefinition,
         graph: Graph,
         journal: Journal,
-        believed: Believed,
+        declared: DeclaredNames,
         sweepers: Collection[str],
         planner: Planner,
     ) -> None:
-        self.job, self.graph, self.journal, self.believed = job, graph, journal, believed
+        self.job, self.graph, self.journal, self.declared = job, graph, journal, declared
         self.swept = Swept(sweepers, graph, journal)
         self._left_out = _left_out(job)
         self.shared: list[Item] = []
@@ -149,7 +149,7 @@ class Inputs:
     def _made(self, maker: str) -> Made:
         outputs = self.job.tasks[maker].outputs
         published = self.journal.done.outputs(maker)
-        return Made(outputs, [one for one in published if self.believed.makes(outputs, one.path)])
+        return Made(outputs, [one for one in published if self.declared.allow(outputs, one.path)])
 
     def _item(self, published: Published, target: str, wanted: OutputsOf, planner: Planner) -> Item:
         how = Mirror(escape(published.path), readonly=wanted.readonly, mode=wanted.mode)

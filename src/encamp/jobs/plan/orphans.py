@@ -74,7 +74,7 @@ def _folders(journal: Journal) -> dict[str, Orphan]:
 
 def elsewhere(journal: Journal) -> list[str]:
     """Orphans according to the journal that may not be touched, by path; URLs are not opened."""
-    others = (one for one in _told_of(journal) if not journal.believed(one.path))
+    others = (one for one in _told_of(journal) if not journal.may_have_published(one.path))
     found = _not_made(journal, (one for one in others if not one.is_folder))
     return sorted(path for path in found if is_url(path) or os.path.lexists(path))
 
@@ -93,7 +93,7 @@ def _not_made(journal: Journal, candidates: Iterable[Orphan]) -> dict[str, Orpha
 
 def _published_before(journal: Journal) -> Iterator[Orphan]:
     """The former outputs of tasks, as far as the journal is accepted."""
-    return (one for one in _told_of(journal) if journal.believed(one.path))
+    return (one for one in _told_of(journal) if journal.may_have_published(one.path))
 
 
 def _told_of(journal: Journal) -> Iterator[Orphan]:
@@ -149,8 +149,8 @@ class OrphanWatch:
         for output in self._journal.done.outputs(task.name):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
-            believed = self._journal.believed(output.path)
-            if believed and not output.kept and not made_again and not orphan.is_folder:
+            ours = self._journal.may_have_published(output.path)
+            if ours and not output.kept and not made_again and not orphan.is_folder:
                 self._orphans[output.path] = orphan
 
     def look(self, who: str, items: Iterable[Item]) -> None:

@@ -22,7 +22,7 @@ from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.work import pack
 from encamp.storage.disk.trusted import Trust, trust_in
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.outputs.believed import Believed
+from encamp.storage.outputs.declared import DeclaredNames
 from encamp.storage.outputs.patterns import Folders, Output, bound, check_destination, check_outputs
 from encamp.storage.roots import portable
 from encamp.wire.repeats import Repeats
@@ -47,16 +47,16 @@ class Prepared:
         journal = journal or Journal(job.folder)
         tasks = job.tasks.values()
         outputs = [one for task in tasks for one in (*task.outputs, *task.on_failure)]
-        self.believed = Believed(job.to, outputs)
+        self.declared = DeclaredNames(job.to, outputs)
         self._journal = journal
-        journal.believed = self.believed.ever
+        journal.may_have_published = self.declared.may_be_published
         self.graph = Graph(job.tasks)
         self._trust = trust_in(job.to, shared=journal.own_folder.shared)
         self.finals = _final_names(job, self._trust)
         check_own_folder(job)
         planner = planner_of(job)
         sweepers = check_readers(job, self.graph, planner)
-        self.inputs = Inputs(job, self.graph, journal, self.believed, sweepers, planner)
+        self.inputs = Inputs(job, self.graph, journal, self.declared, sweepers, planner)
         self.shared = tuple(self.inputs.shared)
         self.keys = Keys(self.inputs.shared, portable(job.to))
         self._job_inputs = JobInputs(journal.own_folder)
@@ -104,7 +104,7 @@ class Prepared:
         if record is None and name in self._journal.failed:
             return "it failed in its last run"
         outputs = self.job.tasks[name].outputs
-        why = why_run(record, key, partial(self.believed.makes, outputs), self._trust)
+        why = why_run(record, key, partial(self.declared.allow, outputs), self._trust)
         if why is None or record is None:
             return why
         return with_name(why, self._which_input(why, record, inputs))

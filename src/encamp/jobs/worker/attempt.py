@@ -62,46 +62,46 @@ def attempt(work: Work) -> Outcome:
 
 
 def _attempt(work: Work) -> Outcome:
-    watcher = _Watcher(work)
+    supervisor = _Supervisor(work)
     try:
-        watcher.on_tick()
+        supervisor.on_tick()
         answer = slots_here().run(
             run_phases,
             work,
-            watcher.files is not None,
+            supervisor.files is not None,
             batch=work.token,
             own_mounts=needs_own_mounts((*work.shared, *work.inputs)),
             sys_path=work.sys_path,
             tick=TICK,
-            on_tick=watcher.on_tick,
-            on_message=watcher.on_note,
-            on_question=watcher.answer,
-            on_note=watcher.on_note,
+            on_tick=supervisor.on_tick,
+            on_message=supervisor.on_note,
+            on_question=supervisor.answer,
+            on_note=supervisor.on_note,
         )
     except SlotLost as exc:
-        return watcher.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
+        return supervisor.outcome(TaskLost(work.task, socket.gethostname(), exc.exit_code))
     except EncampError as exc:
-        return watcher.outcome(exc)
+        return supervisor.outcome(exc)
     except BaseException:
-        watcher.outcome(Abandoned())
+        supervisor.outcome(Abandoned())
         raise
     finally:
-        watcher.let_go()
+        supervisor.close()
     if not isinstance(answer, Done):
         if isinstance(answer.error, Stopped):
-            return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
+            return supervisor.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
         if isinstance(answer.error, NotImportable):
-            return Outcome(where=watcher.where, error=answer.error)
+            return Outcome(where=supervisor.where, error=answer.error)
         raise answer.error
     outcome: Outcome = answer.value
     if isinstance(outcome.error, Stopped):
-        return watcher.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
-    outcome.where = replace(watcher.where, slot=outcome.slot)
+        return supervisor.outcome(TaskLost(work.task, socket.gethostname(), None, _TERMINATED))
+    outcome.where = replace(supervisor.where, slot=outcome.slot)
     return outcome
 
 
-class _Watcher:
-    """Supervises one attempt: its place, its step's time, and whether the run still wants it."""
+class _Supervisor:
+    """Supervises one attempt: its time limits, and whether the run still wants it."""
 
     def __init__(self, work: Work) -> None:
         self.work = work
@@ -134,7 +134,7 @@ class _Watcher:
             raise RuntimeError("nobody here answers questions")
         return self.ask(question)
 
-    def let_go(self) -> None:
+    def close(self) -> None:
         """The step has ended."""
         if self._services is not None:
             self._services.close()

@@ -84,7 +84,7 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 
 
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
-    """The true name of a folder below one that the user has named, and how far it is believed.
+    """The true name of a folder below one that the user has named, and which users it trusts.
 
     What is there of it is looked at. Raises `BadDestination` as `opened`, also where it cannot be
     looked at.

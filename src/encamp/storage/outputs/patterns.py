@@ -53,7 +53,7 @@ class Output:
     at: Portable | None = field(default=None, kw_only=True, repr=False)
     """Where ``to`` is, as all hosts understand it; see `bound`."""
     trust: Trust = field(default=NAMED, kw_only=True, repr=False)
-    """How far the folders of ``at`` are believed."""
+    """Which users' links and folders on the way to ``at`` are trusted."""
 
     def __post_init__(self) -> None:
         if self.existing not in _EXISTING:

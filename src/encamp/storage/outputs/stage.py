@@ -61,7 +61,7 @@ class Staged:
     written: Written | None = None
     """The temporary file as it was when it was whole; None where there is none on a disk."""
     trust: Trust = NAMED
-    """How far the folders that it goes to are believed."""
+    """Which users' links and folders on its path are trusted."""
 
 
 Final = Path | str | Far
@@ -179,7 +179,7 @@ def _portable_final(final: Final, made: Made) -> Portable:
 
 
 def _trust(made: Made) -> Trust:
-    """How far the folders are believed that an output goes to."""
+    """Which users' links and folders on an output's path are trusted."""
     return made.output.trust.below(len(made.inner.parts) - 1)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from encamp.jobs.worker.watchers import Watchers
+from encamp.jobs.worker.supervisors import Supervisors
 
 
 @pytest.mark.timeout(60)
 def test_they_end_while_they_take_what_is_cancelled() -> None:
     for _ in range(300):
-        watchers = Watchers(2)
-        futures = [watchers.submit(int) for _ in range(3)]
-        watchers.shutdown(cancel_futures=True)
+        supervisors = Supervisors(2)
+        futures = [supervisors.submit(int) for _ in range(3)]
+        supervisors.shutdown(cancel_futures=True)
         assert all(future.done() for future in futures)
 
 
@@ -20,7 +20,7 @@ def test_they_end_while_they_take_what_is_cancelled() -> None:
 def test_a_thread_that_takes_the_last_order_first_does_not_stop_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    watchers = Watchers(1)
+    supervisors = Supervisors(1)
 
     class Stale:
         """Of a queue that another thread has emptied since one looked."""
@@ -34,14 +34,14 @@ def test_a_thread_that_takes_the_last_order_first_does_not_stop_the_end(
         def __getattr__(self, name: str) -> object:
             return getattr(self._queue, name)
 
-    monkeypatch.setattr(watchers, "_orders", Stale(watchers._orders))
-    watchers.shutdown(cancel_futures=True)
-    assert not any(thread.is_alive() for thread in watchers._threads)
+    monkeypatch.setattr(supervisors, "_orders", Stale(supervisors._orders))
+    supervisors.shutdown(cancel_futures=True)
+    assert not any(thread.is_alive() for thread in supervisors._threads)
 
 
 def test_what_has_not_begun_is_cancelled() -> None:
-    watchers = Watchers(1)
-    begun, go = watchers.submit(int), [watchers.submit(int) for _ in range(50)]
+    supervisors = Supervisors(1)
+    begun, go = supervisors.submit(int), [supervisors.submit(int) for _ in range(50)]
     begun.result(30)
-    watchers.shutdown(cancel_futures=True)
+    supervisors.shutdown(cancel_futures=True)
     assert all(future.cancelled() or future.result(0) == 0 for future in go)

@@ -20,11 +20,11 @@ NOT_DECLARED = "no output of the task can have that name"
 _LONGEST = 4096
 """Characters of a path, see limits.h(0p), PATH_MAX."""
 _DEEPEST = 200
-"""Names below a destination up to which patterns are looked at."""
+"""Depth below a destination up to which patterns are compared."""
 
 
-class Believed:
-    """What a job can publish: ``outputs`` are those of its tasks, ``to`` its destination."""
+class DeclaredNames:
+    """The names that a job can publish: ``outputs`` are its tasks', ``to`` is its destination."""
 
     def __init__(self, to: Path, outputs: Iterable[Output]) -> None:
         self._folder = folders_below(to)
@@ -32,10 +32,10 @@ class Believed:
         self._reach = lru_cache(maxsize=4096)(self._reach_of)
         folders = {output.to: output for output in outputs}
         starts = {self._reach(one.pattern, one.rename, one.to).start for one in folders.values()}
-        self.ever = below([to, *map(_joined, starts)])
-        """Whether the job could have published a path: it is below one of its destinations."""
+        self.may_be_published = below([to, *map(_joined, starts)])
+        """Whether a path is below one of the job's destinations."""
 
-    def makes(self, outputs: Iterable[Output], path: str) -> bool:
+    def allow(self, outputs: Iterable[Output], path: str) -> bool:
         """Whether one of these outputs may be published as ``path``."""
         if any(self._is_name(output, path) for output in outputs):
             return True

@@ -24,7 +24,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Watchers(Executor):
+class Supervisors(Executor):
     """As many threads as slots; ``about`` is a short description.
 
     A thread that hangs does not prevent the program's end.
