@@ -18,7 +18,7 @@ from benchmarks.timing import Action, Figure, Side, compare, median_of
 from encamp.storage.cache.cache import HostCache, clear_cache
 from encamp.storage.folder import Sandbox
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
-from encamp.storage.inputs.modes import way_of
+from encamp.storage.inputs.modes import mode_of
 from encamp.storage.roots import local_storage
 
 ROOT = Path(__file__).parents[1]
@@ -210,7 +210,7 @@ class _Sandboxes:
 def _way(path: Path) -> str:
     """How mode auto brings ``path`` on this host."""
     [item] = plan([Mirror(str(path))], path.parent)
-    return way_of(item, local_storage())[0]
+    return mode_of(item, local_storage())[0]
 
 
 def _command(*words: str) -> Action:

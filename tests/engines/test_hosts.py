@@ -35,9 +35,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_names_a_host_and_its_places(line: str) -> None:
+def test_a_line_names_a_host_and_its_slots(line: str) -> None:
     found = host_in(line)
-    assert (found.name, found.places) == LINES[line]
+    assert (found.name, found.slots) == LINES[line]
     assert found.six == ("::" in line or line.startswith("2001:"))
 
 

@@ -285,7 +285,7 @@ def test_a_bad_host_file_is_refused_at_once(
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("node1:x", "places are a whole number, 1 or more, not 'x'"),
+        ("node1:x", "slots are a whole number, 1 or more, not 'x'"),
         ("node1:0", "not '0'"),
         ("node1 slots=x", "not 'x'"),
         ("node1 slots=-1", "not '-1'"),

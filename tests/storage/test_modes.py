@@ -18,7 +18,7 @@ from encamp.errors import BadJob, InputDamaged, ModeRefused
 from encamp.storage.cache import sound
 from encamp.storage.inputs import modes, overlay
 from encamp.storage.inputs.mirror import Item, Mirror, Mode, plan
-from encamp.storage.inputs.modes import needs_own_mounts, way_of
+from encamp.storage.inputs.modes import mode_of, needs_own_mounts
 from encamp.storage.ownership import reclaim, sandboxes
 from encamp.storage.roots import LOCAL, local_storage
 
@@ -59,7 +59,7 @@ def item_of(path: Path, **options: object) -> Item:
 
 
 def way(item: Item) -> str:
-    return way_of(item, local_storage())[0]
+    return mode_of(item, local_storage())[0]
 
 
 @pytest.mark.usefixtures("mounts")

@@ -10,7 +10,7 @@ from encamp.errors import UnusableInput, printable, shown
 from encamp.sizes import counted, size_text
 from encamp.storage.cache.cache import HostCache, cache_limit, clear_cache
 from encamp.storage.inputs.mirror import Item, Mirror, plan
-from encamp.storage.inputs.modes import way_of
+from encamp.storage.inputs.modes import mode_of
 from encamp.storage.roots import current_folder, local_storage
 
 
@@ -46,8 +46,8 @@ def why_command(path: str) -> None:
 def _tell_of(item: Item, cache: HostCache) -> None:
     _say(f"{item.name}: {_now(item)}")
     _say(f"  {_where(item, cache)}")
-    _say(f"  {_way(item, readonly=False)}")
-    _say(f"  {_way(item, readonly=True)}")
+    _say(f"  {_mode(item, readonly=False)}")
+    _say(f"  {_mode(item, readonly=True)}")
 
 
 def _where(item: Item, cache: HostCache) -> str:
@@ -73,10 +73,10 @@ def clear_command(*, dry_run: bool) -> None:
     _say(f"{'would remove' if dry_run else 'removed'} {size_text(size)}")
 
 
-def _way(item: Item, *, readonly: bool) -> str:
-    way, why = way_of(replace(item, readonly=readonly), local_storage())
+def _mode(item: Item, *, readonly: bool) -> str:
+    mode, why = mode_of(replace(item, readonly=readonly), local_storage())
     declared = "as a job input, or if declared read-only" if readonly else "as a task's own input"
-    return f"{declared}, it would come by {way}: {why}"
+    return f"{declared}, it would come by {mode}: {why}"
 
 
 def _now(item: Item) -> str:

@@ -65,7 +65,7 @@ class HostsCluster:
         return {
             "scheduler": self.scheduler_address,
             "name": host.name,
-            "threads": host.places,
+            "threads": host.slots,
             "tls": {"tls_ca_file": tls["ca_file"], "tls_worker_cert": tls["cert"],
                     "tls_worker_key": tls["key"]},
         }  # fmt: skip

@@ -110,8 +110,8 @@ def _own(
     """
     hosts = hosts or [HostLine("localhost")]
     hosts = spread(hosts, slots) if slots else with_cores(hosts, command_on, within)
-    each = each or math.gcd(*(host.places for host in hosts))
-    engines = [(host, -(-host.places // each)) for host in hosts]
+    each = each or math.gcd(*(host.slots for host in hosts))
+    engines = [(host, -(-host.slots // each)) for host in hosts]
     with contextlib.ExitStack() as stack:
         own = OwnCluster(engines, within)
         stack.callback(own.close)
@@ -122,7 +122,7 @@ def _own(
             count = sum(number for _, number in engines)
             client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
-    return IPythonEngine(client, sum(host.places for host in hosts), each, restarts, close)
+    return IPythonEngine(client, sum(host.slots for host in hosts), each, restarts, close)
 
 
 @contextlib.contextmanager

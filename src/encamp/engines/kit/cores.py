@@ -22,10 +22,10 @@ def with_cores(
     command: Callable[[HostLine, Sequence[str]], list[str]],
     within: float,
 ) -> list[HostLine]:
-    """The hosts, with as many places as cores if their lines give no number.
+    """The hosts, with as many slots as cores if their lines give no number.
 
     ``command`` returns the words that run a program on a host. Blocks until all have answered, at
-    most ``within`` seconds. A host that does not answer gets one place; the engine reports the
+    most ``within`` seconds. A host that does not answer gets one slot; the engine reports the
     reason when it starts there.
     """
     within = min(within, _ANSWER_WITHIN)
@@ -40,15 +40,15 @@ def _with_cores(
     log_ins: LogIns,
     within: float,
 ) -> HostLine:
-    if host.places:
+    if host.slots:
         return host
     if host.here:
-        return replace(host, places=quota.cores())
+        return replace(host, slots=quota.cores())
     words = command(host, [*python_command(), "-c", START, PACKAGE, quota.__name__])
     answer = log_ins.call(lambda: _run(words, within), lambda one: refused(one[0], one[2]))
     with suppress(ValueError, IndexError):
-        return replace(host, places=max(1, int(answer[1].split()[-1])))
-    return replace(host, places=1)
+        return replace(host, slots=max(1, int(answer[1].split()[-1])))
+    return replace(host, slots=1)
 
 
 def _run(words: Sequence[str], within: float) -> tuple[int, str, str]:

@@ -31,11 +31,11 @@ _AS = "write it like 'node1', 'node1:4', 'node1 slots=4' or '[fe80::1]:4'"
 class HostLine:
     """A host by its ``name``, without brackets, and how many slots it is to have.
 
-    ``places`` is 0 where nothing is said: as many as its cores.
+    ``slots`` is 0 if the line does not say it: as many as the host has cores.
     """
 
     name: str
-    places: int = 0
+    slots: int = 0
 
     @property
     def here(self) -> bool:
@@ -58,7 +58,7 @@ def host_in(line: str) -> HostLine:
     slots = _SLOTS.search(said["more"])
     count = said["count"] or (slots[1] if slots else "")
     if count and not (count.isascii() and count.isdigit() and int(count)):
-        why = f"places are a whole number, 1 or more, not {count!r}; {_AS}"
+        why = f"slots are a whole number, 1 or more, not {count!r}; {_AS}"
         raise BadJob(repr(line), why)
     name = (said["user"] or "") + (address or said["name"])
     return HostLine(name, int(count or 0))
@@ -73,28 +73,28 @@ def _is_six(text: str) -> bool:
 
 
 def hosts_in(lines: Iterable[str]) -> tuple[HostLine, ...]:
-    """The hosts that lines name. One that is named again has more places. Raises `BadJob`.
+    """The hosts that lines name. Slots of lines with the same name add up. Raises `BadJob`.
 
-    Batch systems name a host once for each slot, so a name counts as one where it comes again.
+    Batch systems name a host once for each slot, so each repeated name counts as one slot.
     """
     found: dict[str, list[HostLine]] = {}
     for host in map(host_in, lines):
         found.setdefault(host.name, []).append(host)
     return tuple(
-        same[0] if len(same) == 1 else HostLine(name, sum(host.places or 1 for host in same))
+        same[0] if len(same) == 1 else HostLine(name, sum(host.slots or 1 for host in same))
         for name, same in found.items()
     )
 
 
 def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
-    """How many of so many slots each host gets: what its line says, in rounds if need be.
+    """How many of so many slots each host gets: what its line says, in several rounds if need be.
 
-    One that says nothing counts as one in each round.
+    A line without a number counts as one slot in each round.
     """
     got = dict.fromkeys((host.name for host in hosts), 0)
     while slots > 0 and hosts:
         for host in hosts:
-            more = min(host.places or 1, slots)
+            more = min(host.slots or 1, slots)
             got[host.name] += more
             slots -= more
     return [HostLine(name, count) for name, count in got.items() if count]

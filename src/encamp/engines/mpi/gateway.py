@@ -171,8 +171,8 @@ class LaunchedMPI(Engine):
         command = command_by(remote_shell(rsh_agent, self._launcher.mpi))
         within = self._start_timeout
         self._hosts = spread(named, slots) if slots else with_cores(named, command, within)
-        places = sum(host.places for host in self._hosts) or quota.cores()
-        self._slots = self.agents = slots or places
+        total = sum(host.slots for host in self._hosts) or quota.cores()
+        self._slots = self.agents = slots or total
         self.private = not named
         self._poll = select.epoll()
         self._run: Run | None = None
@@ -302,7 +302,7 @@ class LaunchedMPI(Engine):
         """Leave out hosts that cannot be used; whether others are left."""
         if faults:
             self._hosts = [host for host in self._hosts if host.name not in faults]
-            self._slots = sum(host.places for host in self._hosts)
+            self._slots = sum(host.slots for host in self._hosts)
         return self._slots > 0
 
     def descriptors(self) -> Sequence[int]:

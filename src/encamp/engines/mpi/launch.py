@@ -277,11 +277,11 @@ class Plan:
         name = next((host.name for host in self.hosts if host.here), socket.gethostname())
         if not self._open:
             hosts = (HostLine(name, 1), *self.hosts)
-            return "".join(f"{host.name}:{host.places}\n" for host in hosts)
-        # Open MPI wants all places of a host in one line
-        first = HostLine(name, 1 + sum(host.places for host in self.hosts if host.here))
+            return "".join(f"{host.name}:{host.slots}\n" for host in hosts)
+        # Open MPI wants all slots of a host in one line
+        first = HostLine(name, 1 + sum(host.slots for host in self.hosts if host.here))
         lines = [first, *(host for host in self.hosts if not host.here)]
-        return "".join(f"{host.name} slots={host.places}\n" for host in lines)
+        return "".join(f"{host.name} slots={host.slots}\n" for host in lines)
 
     def _forwarded(self) -> list[str]:
         """The variables that ranks on other hosts are to have."""

@@ -60,7 +60,7 @@ def _host(given: object) -> str:
     line = parsed(host)
     if line is not None and line.six:
         raise BadJob(f"host {host!r}", "PVM does not support IPv6; give an IPv4 address")
-    if line is not None and line.places:
+    if line is not None and line.slots:
         why = "PVM takes no number of slots per host; leave it out, and set slots=… for all"
         raise BadJob(f"host {host!r}", why)
     if not _HOST.fullmatch(host):

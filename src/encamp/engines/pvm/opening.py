@@ -51,7 +51,7 @@ def open_end(
     """
     if hosts is None and machine != "running" and (given := hosts_in(slurm.hosts())):
         hosts = [host.name for host in given]
-        slots = sum(host.places for host in given) if slots is None else slots
+        slots = sum(host.slots for host in given) if slots is None else slots
     named = [] if hosts is None else host_names(hosts)
     slots = None if slots is None else whole("slots", slots, 1)
     per_agent = None if per_agent is None else whole("per_agent", per_agent, 1)

@@ -218,28 +218,28 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
     unless this is a dry run. Raises OSError for a file that cannot be removed.
     """
     found = {path: orphan for path, orphan in orphans(journal).items() if not orphan.gone}
-    way = _Way(to, journal.own_folder.shared)
+    files = _Remover(to, journal.own_folder.shared)
     bare = _folders(journal).items()
-    empty = {path for path, one in bare if way.unchanged(one) and not Path(path).is_symlink()}
+    empty = {path for path, one in bare if files.unchanged(one) and not Path(path).is_symlink()}
     for path in others:
         found.pop(path, None)
         empty.discard(path)
-    unchanged = {path: orphan for path, orphan in found.items() if way.unchanged(orphan)}
+    unchanged = {path: orphan for path, orphan in found.items() if files.unchanged(orphan)}
     kept = sorted(found.keys() - unchanged.keys())
     folders = _emptied(unchanged, empty, to)
     if not dry_run:
         for path in unchanged:
-            urls.remove(path) if is_url(path) else way.remove(path)
+            urls.remove(path) if is_url(path) else files.remove(path)
         for folder in folders:
             with suppress(OSError, BadDestination):  # somebody may have put something there
-                way.remove(folder, is_folder=True)
+                files.remove(folder, is_folder=True)
         flush_folders(_still_there((*unchanged, *folders)))
         _forget(journal, kept)
     return Pruned(sorted(unchanged), kept, folders, elsewhere(journal))
 
 
-class _Way:
-    """The path from a destination to a file below it, without links of other users."""
+class _Remover:
+    """Checks and removes files below a destination, following no links of other users."""
 
     def __init__(self, to: Path, shared: bool) -> None:
         self._depth = len(Path(os.path.realpath(to)).parts)

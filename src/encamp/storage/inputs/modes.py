@@ -1,4 +1,4 @@
-"""How an input gets from the cache into a task's folder: by the cheapest way that is safe.
+"""How an input gets from the cache into a task's folder: by the cheapest mode that is safe.
 
 overlay
     A tree is shown under the task's own changes: this takes milliseconds at any size, and the task
@@ -27,7 +27,7 @@ from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
 from encamp.storage.ownership import OwnedFolder
 
-Way = Literal["overlay", "reflink", "link", "copy", "direct"]
+ActualMode = Literal["overlay", "reflink", "link", "copy", "direct"]
 """``direct``: copied from the source, past the cache, as only one task needs it."""
 
 _FICLONE = 0x40049409
@@ -37,8 +37,8 @@ _BIG_FILE = 1 << 20
 """Below these, in files and bytes, a mount costs more than a copy."""
 
 
-def way_of(item: Item, storage: Path) -> tuple[Way, str]:
-    """The way for an input on this host, and why.
+def mode_of(item: Item, storage: Path) -> tuple[ActualMode, str]:
+    """The mode for an input on this host, and why.
 
     Raises `ModeRefused` if the requested mode is not available.
     """
@@ -90,7 +90,7 @@ def _worth_a_mount(item: Item) -> bool:
     return item.size >= _BIG_FILE
 
 
-def _asked_for(item: Item, storage: Path) -> Way:
+def _asked_for(item: Item, storage: Path) -> ActualMode:
     why = None
     if item.mode == "overlay":
         why = why_no_overlay(storage)
@@ -98,8 +98,8 @@ def _asked_for(item: Item, storage: Path) -> Way:
         why = why_no_reflink(storage)
     if why is not None:
         raise ModeRefused(item.mode, item.name, why)
-    way: Way = next(way for way in get_args(Way) if way == item.mode)
-    return way
+    mode: ActualMode = next(mode for mode in get_args(ActualMode) if mode == item.mode)
+    return mode
 
 
 @cache

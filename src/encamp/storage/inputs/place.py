@@ -28,7 +28,7 @@ from encamp.storage.disk.removal import remove_tree
 from encamp.storage.disk.visible import until_not_older
 from encamp.storage.inputs import overlay
 from encamp.storage.inputs.mirror import Item
-from encamp.storage.inputs.modes import Way, reflink, way_of, why_no_whole_overlay
+from encamp.storage.inputs.modes import ActualMode, mode_of, reflink, why_no_whole_overlay
 from encamp.storage.inputs.tree import TreeDigest, link_tree, walk
 from encamp.storage.ownership import OwnedFolder, named_refusals
 from encamp.storage.roots import local
@@ -73,7 +73,7 @@ class Placer:
     def bring(self, items: Iterable[Item]) -> None:
         """Fetch inputs into the cache, except those that bypass it; raises as `place` does."""
         with named_refusals(self._owned.storage):
-            self._cache.bring(item for item, way in self._ways(items) if way != "direct")
+            self._cache.bring(item for item, mode in self._modes(items) if mode != "direct")
 
     def place(self, items: Iterable[Item]) -> None:
         """Put every item of a plan into the folder.
@@ -85,40 +85,40 @@ class Placer:
             self._place(items)
 
     def _place(self, items: Iterable[Item]) -> None:
-        ways = self._ways(items)
-        self._cache.bring(item for item, way in ways if way != "direct")
-        need = sum(item.allocated for item, way in ways if way in ("copy", "direct"))
+        modes = self._modes(items)
+        self._cache.bring(item for item, mode in modes if mode != "direct")
+        need = sum(item.allocated for item, mode in modes if mode in ("copy", "direct"))
         with self._cache.room_if_scarce(need, f"the inputs of {self.folder}"):
-            shown = self._mount_view([item for item, way in ways if way == "overlay"])
-            for item, way in ways:
+            shown = self._mount_view([item for item, mode in modes if mode == "overlay"])
+            for item, mode in modes:
                 if item not in shown:
-                    self._guarded(item, way)
+                    self._guarded(item, mode)
 
-    def _ways(self, items: Iterable[Item]) -> list[tuple[Item, Way]]:
+    def _modes(self, items: Iterable[Item]) -> list[tuple[Item, ActualMode]]:
         items = list(items)
         trees = {PurePosixPath(item.target) for item in items if item.kind == "tree"}
-        ways = []
+        modes = []
         for item in items:
-            way, why = way_of(self._by_cache(item), self._owned.storage)
-            if way == "overlay" and _is_in(trees, item):
-                way, why = _into_tree(item)
+            mode, why = mode_of(self._by_cache(item), self._owned.storage)
+            if mode == "overlay" and _is_in(trees, item):
+                mode, why = _into_tree(item)
             if log.isEnabledFor(logging.DEBUG):
-                log.debug("%s by %s: %s", item.name, way, why)
-            ways.append((item, way))
-        return self._agreed(ways, trees)
+                log.debug("%s by %s: %s", item.name, mode, why)
+            modes.append((item, mode))
+        return self._agreed(modes, trees)
 
     def _agreed(
-        self, ways: list[tuple[Item, Way]], trees: set[PurePosixPath]
-    ) -> list[tuple[Item, Way]]:
+        self, modes: list[tuple[Item, ActualMode]], trees: set[PurePosixPath]
+    ) -> list[tuple[Item, ActualMode]]:
         """Keep links and overlays apart: no link may lead from an overlay's disk to the cache's."""
-        if all(way != "overlay" for _, way in ways):
-            return ways
+        if all(mode != "overlay" for _, mode in modes):
+            return modes
         self._whole = why_no_whole_overlay(self._owned.storage) is None
         if self._whole:  # it shows entries of read-only inputs as well
-            return [(i, "overlay" if w == "link" and not _is_in(trees, i) else w) for i, w in ways]
-        if any(item.mode == "link" for item, _ in ways):
-            return [(i, "copy" if w == "overlay" and i.mode == "auto" else w) for i, w in ways]
-        return ways
+            return [(i, "overlay" if m == "link" and not _is_in(trees, i) else m) for i, m in modes]
+        if any(item.mode == "link" for item, _ in modes):
+            return [(i, "copy" if m == "overlay" and i.mode == "auto" else m) for i, m in modes]
+        return modes
 
     def _by_cache(self, item: Item) -> Item:
         """An input that must be sent uses the cache, even if only one task needs it."""
@@ -128,27 +128,27 @@ class Placer:
             self._shipped[item] = self._cache.ships(item)
         return replace(item, cached=self._shipped[item])
 
-    def _guarded(self, item: Item, way: Way) -> None:
+    def _guarded(self, item: Item, mode: ActualMode) -> None:
         try:
-            self._put(item, way)
+            self._put(item, mode)
         except FileExistsError:
             source = item.name
             raise TargetConflict(item.target, source, "another input") from None
         except OSError as exc:
             raise named_error(exc, item.name, self.folder, item.allocated) from exc
 
-    def _put(self, item: Item, way: Way) -> None:
-        if way == "overlay":
+    def _put(self, item: Item, mode: ActualMode) -> None:
+        if mode == "overlay":
             self._folder(PurePosixPath(item.target))
             self._mount(self._cache.get(item), self.folder / item.target)
             self.placed.mounted.append(item)
-        elif way == "direct":
+        elif mode == "direct":
             self._direct(local(item.source), item)
         elif item.kind == "tree":
-            if self._tree(self._cache.get(item), item, way) != item.content:
+            if self._tree(self._cache.get(item), item, mode) != item.content:
                 raise SourceChanged(item.name)
         else:
-            self._entry_of_file(item, way)
+            self._entry_of_file(item, mode)
 
     def _direct(self, source: Path, item: Item) -> None:
         """Copy from the source itself, which must match the plan."""
@@ -165,23 +165,23 @@ class Placer:
         if not same:
             raise SourceChanged(item.name)
 
-    def _entry_of_file(self, item: Item, way: Way) -> None:
+    def _entry_of_file(self, item: Item, mode: ActualMode) -> None:
         """Use a file's entry; if it was evicted before its use, it is fetched again."""
         for _ in range(_TRIES):
             with suppress(FileNotFoundError):
                 entry = self._cache.get(item)
-                self._file(entry, entry.stat(), item, way)
+                self._file(entry, entry.stat(), item, mode)
                 return
         raise SourceChanged(item.name)
 
-    def _tree(self, origin: Path, item: Item, way: Way) -> str:
+    def _tree(self, origin: Path, item: Item, mode: ActualMode) -> str:
         """Returns the identity of the placed state, see `TreeState.content`."""
-        if way == "link" and self._tree_of_links(origin, item):
+        if mode == "link" and self._tree_of_links(origin, item):
             return item.content
         self._folder(PurePosixPath(item.target))
         top = f"{self.folder}/{item.target}"
         digest = TreeDigest()
-        direct = way == "direct"
+        direct = mode == "direct"
         for entry in walk(origin, item.exclude if direct else (), is_copy=not direct):
             digest.take(entry)
             if entry.kind == "folder":
@@ -190,7 +190,7 @@ class Placer:
                 os.symlink(entry.goal, f"{top}/{entry.path}")
             else:
                 place = f"{top}/{entry.path}"
-                self._one(f"{origin}/{entry.path}", place, entry.status, item, way)
+                self._one(f"{origin}/{entry.path}", place, entry.status, item, mode)
         return digest.state().content
 
     def _tree_of_links(self, origin: Path, item: Item) -> bool:
@@ -211,17 +211,20 @@ class Placer:
         self._owned.note_linked(map(self._cache.place_of, self.placed.linked_trees))
         return True
 
-    def _file(self, origin: Path, status: os.stat_result, item: Item, way: Way) -> None:
+    def _file(self, origin: Path, status: os.stat_result, item: Item, mode: ActualMode) -> None:
         if above := item.target.rpartition("/")[0]:
             self._folder(PurePosixPath(above))
-        self._one(str(origin), f"{self.folder}/{item.target}", status, item, way)
+        self._one(str(origin), f"{self.folder}/{item.target}", status, item, mode)
 
-    def _one(self, origin: str, place: str, status: os.stat_result, item: Item, way: Way) -> None:
-        if not _shared(origin, place, item, way):
-            mode = item.permissions | 0o200 if way == "direct" and item.kind == "file" else 0
-            copy_file(origin, place, (status.st_size, status.st_mtime_ns), mode)
+    def _one(
+        self, origin: str, place: str, status: os.stat_result, item: Item, mode: ActualMode
+    ) -> None:
+        if not _shared(origin, place, item, mode):
+            copied_file = mode == "direct" and item.kind == "file"
+            permissions = item.permissions | 0o200 if copied_file else 0
+            copy_file(origin, place, (status.st_size, status.st_mtime_ns), permissions)
             self.placed.bytes += allocated(status)
-        elif way == "link":
+        elif mode == "link":
             self.placed.linked[place] = (item, status)
         self.placed.files += 1
 
@@ -333,23 +336,23 @@ def _is_in(trees: set[PurePosixPath], item: Item) -> bool:
     return not trees.isdisjoint(PurePosixPath(item.target).parents)
 
 
-def _into_tree(item: Item) -> tuple[Way, str]:
-    """The way for an input inside another input's tree: a mount would hide it, or be hidden."""
+def _into_tree(item: Item) -> tuple[ActualMode, str]:
+    """The mode for an input inside another input's tree: a mount would hide it, or be hidden."""
     why = "its target is inside the tree of another input"
     if item.mode == "overlay":
         raise ModeRefused(item.mode, item.name, why)
     return "copy", why
 
 
-def _shared(origin: str, place: str, item: Item, way: Way) -> bool:
+def _shared(origin: str, place: str, item: Item, mode: ActualMode) -> bool:
     """Put a file in its place without copying its bytes; False if the disk does not support it.
 
     Raises `ModeRefused` if this mode was requested.
     """
-    if way not in ("link", "reflink"):
+    if mode not in ("link", "reflink"):
         return False
     try:
-        if way == "link":
+        if mode == "link":
             os.link(origin, place)
         else:
             reflink(Path(origin), Path(place))

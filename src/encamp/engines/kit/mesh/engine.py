@@ -288,13 +288,13 @@ class MeshEngine(Mesh, Engine):
         return [agent for agent in agents if agent.link is not None and not agent.given_up]
 
 
-def shares(slots: int | None, places: Sequence[int]) -> list[int]:
-    """Distribute ``slots`` as evenly as possible over places that have room for some."""
-    if slots is None or slots >= sum(places):
-        return list(places)
-    found = [0] * len(places)
+def shares(slots: int | None, room: Sequence[int]) -> list[int]:
+    """Distribute ``slots`` as evenly as possible; ``room`` is the most that each part can have."""
+    if slots is None or slots >= sum(room):
+        return list(room)
+    found = [0] * len(room)
     for _ in range(slots):
-        free = [room - got for room, got in zip(places, found, strict=True)]
+        free = [most - got for most, got in zip(room, found, strict=True)]
         least = min((got for got, left in zip(found, free, strict=True) if left), default=math.inf)
         at = next(i for i, left in enumerate(free) if left and found[i] == least)
         found[at] += 1
