@@ -100,7 +100,7 @@ def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
 
     def end() -> None:
         for task in tasks:
-            task.set_begun("host", 0)
+            task._begins("host", 0)
             task.set_result(task.id)
 
     at_once(end, *[lambda w=which: add(w) for which in range(3)])

@@ -312,12 +312,12 @@ class Cluster:
         return dict(sorted(free.items(), key=lambda item: -item[1]))
 
     @property
-    def spread(self) -> bool:
+    def _has_hosts_elsewhere(self) -> bool:
         """Whether it may have other hosts than this one."""
         return self._agent is None
 
     @property
-    def about(self) -> str:
+    def _about(self) -> str:
         """A short description of the cluster."""
         hosts = len(self._controller.agents.hosts)
         where = "this host" if self._agent is not None else f"{hosts} host{'s' * (hosts != 1)}"
@@ -445,7 +445,7 @@ class Cluster:
     def _number(self, task: SpawnedTask | int) -> int:
         if type(task) is not SpawnedTask:
             return task_number(task)
-        if not task.kept_by(self._keeper):
+        if task._keeper is not self._keeper:
             raise TypeError(f"{task.name} is not a task of this cluster")
         return task.id
 

@@ -538,7 +538,7 @@ class Controller:
             return
         error = CancelledError()
         self._forget(task, False, error)
-        task.future.set_cancelled()
+        task.future._set_cancelled()
         if task.options.notify:
             self.mail.put(task.id, TaskResult(task.id, False, error), TaskExit(task.id))
 

@@ -80,8 +80,8 @@ class LightFuture(Future[Any]):
         """Whether it was cancelled before it started."""
         return self._state in CANCELLED
 
-    def set_cancelled(self) -> None:
-        """For who runs it: it was taken back."""
+    def _set_cancelled(self) -> None:
+        """It was taken back before it started."""
         super().cancel()
         super().set_running_or_notify_cancel()
 

@@ -108,7 +108,7 @@ class TaskRecord:
         slot = self.slot
         if self.state is SENT and slot is not None:
             self.state = RUNNING
-            self.future.set_begun(slot.host.name, slot.number)
+            self.future._begins(slot.host.name, slot.number)
 
     def left(self) -> None:
         """It has left its slot."""
@@ -120,7 +120,7 @@ class TaskRecord:
         """It was given back without having started."""
         if self.state is not ENDED:
             self.state = WAITING
-            self.future.set_waiting()
+            self.future._waits_again()
 
     def ended(self) -> None:
         """It has ended: releases what takes memory."""

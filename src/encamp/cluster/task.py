@@ -83,11 +83,6 @@ class SpawnedTask(LightFuture):
         """Its name in messages and errors."""
         return self._named or f"task {self.id}"
 
-    @property
-    def usual_seconds(self) -> float:
-        """How long calls of its function took lately; below 0 if none has ended."""
-        return self._timing.seconds
-
     def cancel(self) -> bool:
         """Cancel it if it has not started; False if it runs or has ended, see `kill`."""
         if not self.done():
@@ -114,20 +109,14 @@ class SpawnedTask(LightFuture):
             raise ClusterClosed(FORKED)
         return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-    # For the cluster, as `set_result` is
-
-    def kept_by(self, keeper: Keeper) -> bool:
-        """Whether it belongs to this cluster."""
-        return self._keeper is keeper
-
-    def set_begun(self, host: str, slot: int) -> None:
+    def _begins(self, host: str, slot: int) -> None:
         """It runs there now."""
         self.host, self.slot = host, slot
         if self._state == PENDING:
             self._state = RUNNING
 
-    def set_waiting(self) -> None:
-        """It was given back by its slot."""
+    def _waits_again(self) -> None:
+        """Its slot has given it back."""
         if self._state == RUNNING:
             self._state = PENDING
 
@@ -157,6 +146,11 @@ class SpawnedTask(LightFuture):
         return f"<{self.name}: {self._state.lower()}{where}>"
 
 
+def usual_seconds(task: SpawnedTask) -> float:
+    """How long calls of the task's function took lately; below 0 if none has ended."""
+    return task._timing.seconds
+
+
 def take_back(tasks: Iterable[SpawnedTask]) -> None:
     """Cancel those of a cluster's tasks that have not started; blocks while slots are asked."""
     tasks = list(tasks)
@@ -179,4 +173,5 @@ __all__ = [
     "Timing",
     "take_back",
     "take_back_soon",
+    "usual_seconds",
 ]

@@ -10,7 +10,7 @@ from inspect import GEN_CREATED, getgeneratorstate
 from typing import Any
 
 from encamp.cluster.scheduler import HORIZON
-from encamp.cluster.task import SpawnedTask
+from encamp.cluster.task import SpawnedTask, usual_seconds
 from encamp.errors import BadJob, ClusterClosed
 from encamp.executor.mapping import cancel_all
 
@@ -117,7 +117,7 @@ _NO_MORE: Any = object()
 
 def calls_ahead(task: Future[Any]) -> int:
     """How many calls like this one keep a slot busy while the next are being sent."""
-    seconds = task.usual_seconds if isinstance(task, SpawnedTask) else -1.0
+    seconds = usual_seconds(task) if isinstance(task, SpawnedTask) else -1.0
     return 0 if seconds < 0 else int(min(HORIZON / max(seconds, 1e-6), MOST_AHEAD))
 
 

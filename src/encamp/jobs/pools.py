@@ -113,7 +113,10 @@ def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
 def hosts_elsewhere(executor: Executor) -> bool:
     """Whether it is of encamp's cluster with slots outside of this process."""
     ours = sys.modules.get("encamp.executor.executor")
-    return ours is not None and isinstance(executor, ours.Executor) and executor.cluster.spread
+    if ours is None or not isinstance(executor, ours.Executor):
+        return False
+    elsewhere: bool = executor.cluster._has_hosts_elsewhere
+    return elsewhere
 
 
 def services_of(executor: Executor) -> list[ServiceStatistics]:

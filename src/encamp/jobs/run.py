@@ -675,4 +675,4 @@ class _Run:
     def _executor_name(self) -> str:
         executor = self.submissions.executor
         told = getattr(executor, "cluster", executor)
-        return getattr(told, "about", None) or type(executor).__name__
+        return getattr(told, "_about", None) or type(executor).__name__

@@ -20,11 +20,11 @@ def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceErr
 
 
 def settle(result: Result, good: bool, body: Parts) -> None:
-    result.settle(*value_of(result, good, body))
+    result._settle(*value_of(result, good, body))
 
 
 def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
-    if result.unread:
+    if result._unread:
         return (good, body), None
     if good:
         try:

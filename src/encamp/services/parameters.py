@@ -34,17 +34,17 @@ class Parameters(MutableMapping[str, Any]):
         service = self.service
         applied = Applied(dict(self._values), self._read, method, args, kwargs)
         result = Result(service._client, service.name, method)
-        result.wanted = service._number
+        result._wanted = service._number
         inner = service._call(method, pickled(service.name, method, (applied,), {}), op=APPLY)
 
         def ended(_: Future[Any]) -> None:
             error = inner.exception()
             if error is not None:
-                result.settle(None, error)
+                result._settle(None, error)
             else:
                 value, read = inner.result()
                 self._values.update(read)
-                result.settle(value, None)
+                result._settle(value, None)
 
         inner.add_done_callback(ended)
         return result

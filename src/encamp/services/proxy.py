@@ -101,7 +101,7 @@ class Proxy:
         if name in self._service.methods:
             return _Method(self, name)
         result = self.read(name)
-        result.hint = f"it has {', '.join(sorted(self._service.methods)) or 'none'}"
+        result._hint = f"it has {', '.join(sorted(self._service.methods)) or 'none'}"
         return result
 
     def __setattr__(self, name: str, value: Any) -> None:

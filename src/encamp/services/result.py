@@ -44,10 +44,10 @@ class Awaited(LightFuture):
         super().add_done_callback(fn)
         self._client.attend(self)
 
-    def settle(self, value: Any, error: BaseException | None) -> bool:
-        """End it, unless it has ended: an answer may arrive after its server was given up.
+    def _settle(self, value: Any, error: BaseException | None) -> bool:
+        """Set the value or the error; returns False if it has ended already.
 
-        False if it had ended, or was cancelled.
+        An answer may arrive after its server was given up.
         """
         if self.done():
             return False
@@ -74,12 +74,12 @@ class Result(Awaited):
     server = 0
     """The number of the server; 0 while none is known."""
     number = 0
-    """Of the call, of all that this client has made."""
-    wanted = 0
+    """The number of the call; a client numbers the calls that it makes."""
+    _wanted = 0
     """The number of the service, while the call waits for a server of it."""
-    hint = ""
-    unread = False
-    """Whether its value is for another process: what has come, and whether it is good."""
+    _hint = ""
+    _unread = False
+    """Whether its value stays pickled, for another process."""
 
     def __init__(self, client: Waited, service: str, call: str) -> None:
         super().__init__(client)
@@ -98,7 +98,7 @@ class Result(Awaited):
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise AttributeError(
-            f"{self.service} has no method {self.call!r}; {self.hint or 'this read an attribute'}"
+            f"{self.service} has no method {self.call!r}; {self._hint or 'this read an attribute'}"
         )
 
     def __repr__(self) -> str:

@@ -339,7 +339,7 @@ class Service(_All):
 
     def _call(self, method: str, parts: Parts, server: int = 0, op: int = CALL) -> Result:
         result = Result(self._client, self.name, method)
-        result.wanted = self._number
+        result._wanted = self._number
         self._try(result, method, parts, self._retries, server, op)
         return result
 
@@ -349,7 +349,7 @@ class Service(_All):
         def granted(wanted: Future[Any]) -> None:
             error = wanted.exception()
             if error is not None:
-                result.settle(None, error)
+                result._settle(None, error)
                 return
             proxy = self._proxies(wanted.result())[0]
             if not retries:
@@ -364,7 +364,7 @@ class Service(_All):
             if isinstance(error, ServerLost):
                 self._try(result, method, parts, retries - 1, server, op)
             else:
-                result.settle(None if error is not None else tried.result(), error)
+                result._settle(None if error is not None else tried.result(), error)
 
         self._client.acquire(self._number, 1, server).add_done_callback(granted)
 

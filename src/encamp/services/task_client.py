@@ -189,7 +189,7 @@ def _wanted(what: Awaited) -> tuple[int, int, int, str]:
     """What a future waits for: a service, a server and a call's number there, and its name."""
     if isinstance(what, Result):
         name = f"{what.service}.{what.call}"
-        return (0 if what.server else what.wanted), what.server, what.number, name
+        return (0 if what.server else what._wanted), what.server, what.number, name
     if isinstance(what, Acquisition):
         return what.service, 0, 0, "a free server"
     return 0, 0, 0, ""

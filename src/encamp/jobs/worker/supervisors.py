@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Supervisors(Executor):
-    """As many threads as slots; ``about`` is a short description.
+    """As many threads as slots.
 
     A thread that hangs does not prevent the program's end.
     """
@@ -33,7 +33,7 @@ class Supervisors(Executor):
     def __init__(self, slots: int) -> None:
         open_standard_streams()
         need_files(slots)
-        self.about = f"{counted(slots, 'slot')} on this host"
+        self._about = f"{counted(slots, 'slot')} on this host"
         self._orders: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
         self._threads = [
             Thread(target=self._work, name=f"slot-{number}", daemon=True) for number in range(slots)

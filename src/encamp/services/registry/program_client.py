@@ -111,7 +111,7 @@ class ProgramClient(Client):
             called_back = result._called_back
             if called_back:
                 self._pump.before_others(self._take_answers, [come])
-            result.settle(*value_of(result, good, body))
+            result._settle(*value_of(result, good, body))
             if called_back:
                 return
         if not pending and self._pending.get(letter.server) is pending:
