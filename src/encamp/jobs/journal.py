@@ -78,36 +78,36 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     files: list[Published] = []
 
 
-Place = tuple[int, int]
-"""Where a line stands in the journal, and its length."""
+Extent = tuple[int, int]
+"""The offset of a line in the journal, and its length."""
 _LENGTH = 32
-"""Bits for the length: of a million lines a number each takes less than two."""
+"""Bits for the length: one number for each of a million lines takes less memory than two."""
 
 
 class Records(Mapping[str, Record]):
     """Records of tasks, left in the journal's file: each is read when it is needed."""
 
     def __init__(self) -> None:
-        self._places: dict[str, int] = {}
+        self._extents: dict[str, int] = {}
         self._folder = OwnFolder(Path())
         self._fd = -1
 
     def stand_in(self, folder: OwnFolder) -> None:
         """Use the records in a folder's journal; there is none yet."""
         self.close()
-        self._places, self._folder = {}, folder
+        self._extents, self._folder = {}, folder
 
-    def note(self, task: str, at: Place) -> None:
+    def note(self, task: str, at: Extent) -> None:
         """The record of a task is at this position."""
-        self._places[task] = at[0] << _LENGTH | at[1]
+        self._extents[task] = at[0] << _LENGTH | at[1]
 
     def discard(self, task: str) -> None:
         """The record of a task is no longer valid."""
-        self._places.pop(task, None)
+        self._extents.pop(task, None)
 
     def line(self, task: str) -> bytes | None:
         """A record as a line of the file; None if the task has none."""
-        return self._line(task) if task in self._places else None
+        return self._line(task) if task in self._extents else None
 
     def outputs(self, task: str) -> list[Published]:
         """The outputs that a task had published when it was done."""
@@ -116,12 +116,12 @@ class Records(Mapping[str, Record]):
 
     def clear(self) -> None:
         """Forget all."""
-        self._places = {}
+        self._extents = {}
 
     def kept(self) -> Records:
         """The same; if one was read by now, all can be while this object lives, come what may."""
         other = Records()
-        other._places, other._folder = self._places, self._folder
+        other._extents, other._folder = self._extents, self._folder
         if self._fd >= 0:
             other._fd = os.dup(self._fd)
         return other
@@ -129,22 +129,22 @@ class Records(Mapping[str, Record]):
     @property
     def size(self) -> int:
         """Their size in the file, in bytes."""
-        return sum(place % (1 << _LENGTH) for place in self._places.values())
+        return sum(extent % (1 << _LENGTH) for extent in self._extents.values())
 
     def copy_to(self, file: IO[bytes]) -> array[int]:
         """Write all to another file; returns their positions there, for `moved_to`."""
-        places, end = array("Q"), file.tell()
-        for task in self._places:
+        extents, end = array("Q"), file.tell()
+        for task in self._extents:
             line = self._line(task)
-            places.append(end << _LENGTH | len(line))
+            extents.append(end << _LENGTH | len(line))
             file.write(line)
             end += len(line)
-        return places
+        return extents
 
-    def moved_to(self, folder: OwnFolder, places: array[int]) -> None:
+    def moved_to(self, folder: OwnFolder, extents: array[int]) -> None:
         """They are in this folder's journal now."""
         self.close()
-        self._places.update(zip(self._places, places, strict=True))
+        self._extents.update(zip(self._extents, extents, strict=True))
         self._folder = folder
 
     def close(self) -> None:
@@ -163,16 +163,16 @@ class Records(Mapping[str, Record]):
         return record
 
     def __contains__(self, task: object) -> bool:
-        return task in self._places
+        return task in self._extents
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._extents)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._extents)
 
     def _line(self, task: str) -> bytes:
-        start, length = divmod(self._places[task], 1 << _LENGTH)
+        start, length = divmod(self._extents[task], 1 << _LENGTH)
         return os.pread(self._opened(), length, start)
 
     def _opened(self) -> int:
@@ -260,7 +260,7 @@ class Journal:
             *(Record("joined", task, now) for task in joined),
         )
 
-    def _take_in(self, record: Record | Line, at: Place) -> None:
+    def _take_in(self, record: Record | Line, at: Extent) -> None:
         task = record.task
         match record.event:
             case "done":
@@ -516,7 +516,7 @@ _OF_RUNS = ("lock", NAME, PREFIX)
 """How names begin of what every run leaves in the job's folder."""
 
 
-def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Place]]:
+def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Extent]]:
     try:
         with folder.opened() as files:
             file = os.fdopen(_opened(files), "rb", _READ_AT_ONCE)

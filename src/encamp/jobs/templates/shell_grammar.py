@@ -62,22 +62,22 @@ _NO_WORDS = names("variable_assignment file_redirect herestring_redirect heredoc
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where in a line a value stands, and what can stand there."""
+class Context:
+    """Where a value is inserted in a line, and which values can be inserted there."""
 
     quotes: str
     begins_word: bool
     may_be_option: bool
     never: str
-    """Why nothing can, or nothing."""
+    """Why no value can; empty if some can."""
     only_numbers: str
-    """Inside what only numbers can."""
+    """The construct inside which only numbers can; empty if there is none."""
     only_plain: str
-    """Why only plain values can."""
+    """Why only plain values can; empty if all can."""
 
 
-class Line:
-    """A line that was read with a word in place of each value."""
+class ShellLine:
+    """A shell line, parsed with a word in place of each value."""
 
     def __init__(self, pieces: tuple[str | Placeholder, ...], *, bash: bool) -> None:
         self._bash = bash
@@ -91,26 +91,26 @@ class Line:
         self._starts = [start for _, start in placeholders]
         self._root = _parser().parse(self._source).root_node
         self._all = list(_below(self._root))
-        self.places = [(placeholder, self._place(start)) for placeholder, start in placeholders]
+        self.contexts = [(placeholder, self._context(start)) for placeholder, start in placeholders]
 
     @cached_property
     def why_unsafe(self) -> str:
-        """Why data in this line might be run as code; nothing if it is not."""
+        """Why data in this line might be run as code; empty if it is not."""
         if self._root.has_error or _READ_OTHERWISE.search(self._source.decode(errors="replace")):
             return "the line cannot be parsed for certain"
         return next((why for node in self._all if (why := self._why(node))), "") or self._why_file()
 
-    def _place(self, start: int) -> Place:
+    def _context(self, start: int) -> Context:
         leaf = word = self._root.descendant_for_byte_range(start, start + 1) or self._root
         while word.parent and word.parent.type in ("concatenation", "string"):
             word = word.parent
         begins = re.search(rb"(^|[\s;|&()<>=])['\"]?$", self._source[:start]) is not None
-        return Place(
+        return Context(
             quotes=_QUOTES.get(leaf.type, ""),
             begins_word=begins,
             may_be_option=start - word.start_byte < 2 and self._may_be_option(word),
             never=self._never(leaf, start),
-            only_numbers=next((place for node in _above(word) if (place := _of_sum(node))), ""),
+            only_numbers=next((what for node in _above(word) if (what := _of_sum(node))), ""),
             only_plain=_only_plain(leaf, word),
         )
 
@@ -122,14 +122,14 @@ class Line:
                 return f"cannot follow a $ in a shell step; {instead}"
             if (len(before) - len(before.rstrip(b"\\"))) % 2:
                 return "cannot follow a \\ in a shell step; leave out the \\"
-        places = [_NEVER[node.type] for node in _above(leaf) if node.type in _NEVER]
-        places += ["backquotes" for node in _above(leaf) if _is_backquoted(node)]
+        inside = [_NEVER[node.type] for node in _above(leaf) if node.type in _NEVER]
+        inside += ["backquotes" for node in _above(leaf) if _is_backquoted(node)]
         documents = [node for node in self._all if node.type == "heredoc_redirect"]
-        places += ["a here-document" for node in documents if node.start_byte < start]
-        if not places:
+        inside += ["a here-document" for node in documents if node.start_byte < start]
+        if not inside:
             return ""
         return (
-            f"cannot be inserted inside {places[0]} of a shell step; "
+            f"cannot be inserted inside {inside[0]} of a shell step; "
             'give it as env = { VALUE = "{v}" } and write "$VALUE" there'
         )
 
@@ -269,7 +269,7 @@ class Line:
         start = found[0] if found else ""
         return Word(start if start == text and end == node.end_byte else None, start, start != text)
 
-    _RULES: ClassVar[dict[str, Callable[[Line, Node], bool]]] = {
+    _RULES: ClassVar[dict[str, Callable[[ShellLine, Node], bool]]] = {
         "file_redirect": _is_safe_redirection,
         "command_substitution": _is_safe_substitution,
         "comment": _is_comment,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from encamp.errors import BadJob
 from encamp.jobs.templates.shell_commands import names
-from encamp.jobs.templates.shell_grammar import Line, Place
+from encamp.jobs.templates.shell_grammar import Context, ShellLine
 
 if TYPE_CHECKING:
     from encamp.jobs.templates.template import Placeholder
@@ -41,16 +41,16 @@ def fill_line(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) 
     Raises `BadJob` where a shell might run a value, or where none can stand.
     """
     line = _read(pieces, bash)
-    for placeholder, place in line.places:
-        _check(placeholder, values[placeholder], place)
+    for placeholder, context in line.contexts:
+        _check(placeholder, values[placeholder], context)
     rest: list[str | Placeholder] = []
-    places = iter(line.places)
+    contexts = iter(line.contexts)
     for at, piece in enumerate(pieces):
         if not isinstance(piece, str):
-            placeholder, place = next(places)
+            placeholder, context = next(contexts)
             after = pieces[at + 1] if at + 1 < len(pieces) else ""
             if is_plain(values[placeholder]):
-                piece = _plain_word(placeholder, values[placeholder], place, after)
+                piece = _plain_word(placeholder, values[placeholder], context, after)
         rest.append(piece)
     if all(map(is_plain, values.values())):
         return "".join(map(str, rest))
@@ -59,40 +59,40 @@ def fill_line(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) 
 
 def _with_odd(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) -> str:
     """A line with the values that are not plain; all others are in it already."""
-    places = iter(_read(pieces, bash).places)
+    contexts = iter(_read(pieces, bash).contexts)
     set_first: dict[str, str] = {}
     text = ""
     for piece in pieces:
         if not isinstance(piece, str):
-            placeholder, place = next(places)
-            _check_odd(placeholder, values[placeholder], place, _read(pieces, bash))
+            placeholder, context = next(contexts)
+            _check_odd(placeholder, values[placeholder], context, _read(pieces, bash))
             name = f"encamp_{placeholder.name}"
             set_first[name] = values[placeholder]
-            piece = _variable(name, _folder(placeholder, values[placeholder], place), place)
+            piece = _variable(name, _folder(placeholder, values[placeholder], context), context)
         text += piece
     return "".join(f"{name}={shlex.quote(value)}; " for name, value in set_first.items()) + text
 
 
 @lru_cache(maxsize=1024)
-def _read(pieces: Pieces, bash: bool) -> Line:
-    return Line(pieces, bash=bash)
+def _read(pieces: Pieces, bash: bool) -> ShellLine:
+    return ShellLine(pieces, bash=bash)
 
 
-def _check(placeholder: Placeholder, value: str, place: Place) -> None:
-    if place.never:
-        raise BadJob(placeholder.written, place.never.replace("{v}", placeholder.written))
-    if place.only_numbers and not _NUMBER.fullmatch(value):
+def _check(placeholder: Placeholder, value: str, context: Context) -> None:
+    if context.never:
+        raise BadJob(placeholder.written, context.never.replace("{v}", placeholder.written))
+    if context.only_numbers and not _NUMBER.fullmatch(value):
         raise BadJob(
             placeholder.written,
-            f"cannot be inserted inside {place.only_numbers} of a shell step unless it is a "
+            f"cannot be inserted inside {context.only_numbers} of a shell step unless it is a "
             f"number, for the shell runs what is there as code, and it is {value!r} here; do that "
             "in a Python step, or leave it to another program, such as awk",
         )
 
 
-def _check_odd(placeholder: Placeholder, value: str, place: Place, line: Line) -> None:
-    why = place.only_plain or line.why_unsafe
-    if not why and place.may_be_option and value[0] in "-+" and placeholder.name != "input":
+def _check_odd(placeholder: Placeholder, value: str, context: Context, line: ShellLine) -> None:
+    why = context.only_plain or line.why_unsafe
+    if not why and context.may_be_option and value[0] in "-+" and placeholder.name != "input":
         why = (
             f"a program would take it for an option (write ./{placeholder.written} if it is a file)"
         )
@@ -105,22 +105,22 @@ def _check_odd(placeholder: Placeholder, value: str, place: Place, line: Line) -
         )
 
 
-def _folder(placeholder: Placeholder, value: str, place: Place) -> str:
+def _folder(placeholder: Placeholder, value: str, context: Context) -> str:
     """What keeps a file's name from being an option."""
-    return "./" if placeholder.name == "input" and value[:1] == "-" and place.begins_word else ""
+    return "./" if placeholder.name == "input" and value[:1] == "-" and context.begins_word else ""
 
 
 def _plain_word(
-    placeholder: Placeholder, value: str, place: Place, after: str | Placeholder
+    placeholder: Placeholder, value: str, context: Context, after: str | Placeholder
 ) -> str:
     """A plain value, quoted where a word means more than itself."""
-    word = _folder(placeholder, value, place) + value
+    word = _folder(placeholder, value, context) + value
     is_descriptor = isinstance(after, str) and after[:1] in ("<", ">")
     more = not word or "=" in word or word in _RESERVED or is_descriptor
-    return f"'{word}'" if more and not place.quotes else word
+    return f"'{word}'" if more and not context.quotes else word
 
 
-def _variable(name: str, folder: str, place: Place) -> str:
-    if place.quotes == '"':
+def _variable(name: str, folder: str, context: Context) -> str:
+    if context.quotes == '"':
         return f"{folder}${{{name}}}"
-    return f"'{folder}\"${name}\"'" if place.quotes else f'{folder}"${name}"'
+    return f"'{folder}\"${name}\"'" if context.quotes else f'{folder}"${name}"'
