@@ -431,3 +431,14 @@ def test_the_quick_digest_of_a_command_is_that_of_its_fields(env: dict[str, str]
 def test_the_quick_digest_of_calls_is_that_of_their_list() -> None:
     calls = [((1, "two"), {}), ((), {"three": [4.0, None]})]
     assert digest_of_calls(calls) == quick_digest(calls)
+
+
+def test_a_variable_that_is_named_like_an_attribute_is_not_used() -> None:
+    code = "def grid(points):\n    return points.x + points.mean() + offset\n"
+    space: dict[str, Any] = {"__name__": "__main__", "offset": 1}
+    exec(code, space)
+    before = fingerprint(space["grid"])
+    space |= {"x": random.Random(1), "mean": 5}
+    assert fingerprint(space["grid"]) == before
+    space["offset"] = 2
+    assert fingerprint(space["grid"]) != before

@@ -148,6 +148,26 @@ def test_all_bytes_arrive_in_order_and_few_are_on_their_way() -> None:
     assert one == other == sent
 
 
+def test_few_pieces_are_on_their_way_however_small_they_are() -> None:
+    async def main() -> int:
+        ours, said = socket.socketpair(), list[Said]()
+        tunnel = Tunnel(ours[1], said.append)
+        carrying = asyncio.create_task(tunnel.carry())
+        for _ in range(2 * tunnel_module._MOST):
+            ours[0].send(b"x")
+            await asyncio.sleep(0.0005)
+        before = len(said)
+        tunnel.heard(1)
+        while len(said) == before:
+            await asyncio.sleep(0.001)
+        ours[0].close()
+        carrying.cancel()
+        await asyncio.gather(carrying, return_exceptions=True)
+        return before
+
+    assert asyncio.run(main()) == tunnel_module._MOST
+
+
 def test_who_hangs_up_is_told_to_the_other_end() -> None:
     async def main() -> bytes:
         ours, theirs = socket.socketpair(), socket.socketpair()

@@ -23,6 +23,7 @@ from weakref import WeakKeyDictionary, ref
 
 from encamp.cluster.task import Timing
 from encamp.errors import CannotTravel, text_of
+from encamp.wire.global_names import global_names
 from encamp.wire.repeats import Repeats, has_generator, uses_generator
 
 _FIXED = (
@@ -290,7 +291,7 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
         return ()
     code, known, own = function.__code__, function.__globals__, function.__dict__
     used = [*map(_content, function.__closure__ or ())]
-    used += map(known.__getitem__, filter(known.__contains__, _names(code)))
+    used += map(known.__getitem__, filter(known.__contains__, global_names(code)))
     used += (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     state: list[Any] = [code, *own]
     for value in (*used, *own.values()):
@@ -309,16 +310,6 @@ def _state(function: Any, met: frozenset[int] = frozenset()) -> tuple[Any, ...]:
         else:
             return ()
     return tuple(state)
-
-
-@functools.lru_cache(maxsize=MOST_KEPT)
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """The global names that a function uses, and functions inside it."""
-    names = set(code.co_names)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            names.update(_names(constant))
-    return tuple(sorted(names))
 
 
 def _content(cell: types.CellType) -> Any:

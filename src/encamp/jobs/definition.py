@@ -51,8 +51,8 @@ class JobDefinition:
             why = "is for the mirror of a task, since job inputs must exist before any task runs"
             raise BadJob(str(taken[0]), why)
         self.shared = bool(shared)
-        self.retries = _checked_retries(name, retries)
-        self.time_limit = _checked_limit(name, time_limit)
+        self.retries = checked_retries(name, retries)
+        self.time_limit = checked_limit(name, time_limit)
         self.log_limit = checked_log_limit(name, log_limit)
         self.tasks: dict[str, Task] = {}
 
@@ -117,8 +117,8 @@ class JobDefinition:
             as_outputs(outputs),
             tuple(replace(output, required=False) for output in as_outputs(on_failure)),
             (after,) if isinstance(after, str) else tuple(after),
-            self.retries if retries is None else _checked_retries(name, retries),
-            self.time_limit if time_limit is None else _checked_limit(name, time_limit),
+            self.retries if retries is None else checked_retries(name, retries),
+            self.time_limit if time_limit is None else checked_limit(name, time_limit),
             taken,
             checked_parameters(name, parameters),
             _checked_values(name, values),
@@ -168,7 +168,8 @@ def checked_log_limit(name: str, limit: int | str | None) -> int:
     return size
 
 
-def _checked_retries(name: str, retries: int) -> int:
+def checked_retries(name: str, retries: int) -> int:
+    """A number of retries. Raises `BadJob`."""
     number = as_whole(retries)
     if number is None:
         raise BadJob(name, f"retries must be a whole number, not {retries!r}")
@@ -177,7 +178,8 @@ def _checked_retries(name: str, retries: int) -> int:
     return number
 
 
-def _checked_limit(name: str, limit: float | None) -> float | None:
+def checked_limit(name: str, limit: float | None) -> float | None:
+    """A time limit in seconds. Raises `BadJob`."""
     seconds = as_number(limit)
     if limit is not None and seconds is None:
         raise BadJob(name, f"the time limit must be a number of seconds, not {limit!r}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from encamp.errors import BadJob
-from encamp.jobs.definition import JobDefinition
+from encamp.jobs.definition import JobDefinition, checked_limit, checked_retries
 from encamp.quantities import whole
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class Job(JobDefinition):
         keep: Keep | None = None,
         only: str | Iterable[str] | None = None,
         failed: bool | None = None,
+        retries: int | None = None,
+        time_limit: float | None = None,
         max_failures: int | None = None,
         check: bool = True,
         progress: Progress | None = None,
@@ -83,6 +85,9 @@ class Job(JobDefinition):
             depend on if those are missing or have changed. The report contains only these.
         failed
             Run only tasks that failed in their last run.
+        retries, time_limit
+            In place of what the job and its tasks say: further attempts after a failure, seconds
+            for one attempt.
         max_failures
             Start no more tasks after so many failures. Running tasks still end, so at most as many
             more may fail as there are slots (or workers of an executor, if it tells their number).
@@ -117,6 +122,8 @@ class Job(JobDefinition):
             "keep": keep,
             "only": (only,) if isinstance(only, str) else only and tuple(only),
             "failed": failed,
+            "retries": None if retries is None else checked_retries("job.run", retries),
+            "time_limit": checked_limit("job.run", time_limit),
             "max_failures": most,
             "progress": progress,
             "engine_options": engine_options or None,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from encamp import quota
@@ -23,6 +24,7 @@ from encamp.storage.ownership import reclaim
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
 
+_OF_CLUSTERS = ("init_command", "inline", "interpreter", "niceness")
 _ANSWER_WITHIN = 5.0
 """Seconds that a server has to take a connection."""
 
@@ -75,6 +77,12 @@ def _own_pool(options: Options) -> tuple[Executor, int]:
         return Supervisors(slots), slots
     from encamp.executor.executor import Executor as ClusterExecutor
 
+    for name in options.engine_options:
+        if name in _OF_CLUSTERS:
+            why = f"is not an option of a run; run the job on a cluster: job.run(Cluster({name}=…))"
+            raise BadJob(name, why)
+        if name in signature(ClusterExecutor).parameters:
+            raise BadJob(name, "is not an option of a run; give it to the job or to its tasks")
     pool = ClusterExecutor(
         options.engine, slots=options.workers, inline="threads", **options.engine_options
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from encamp.errors import RandomNumbersRepeat
 from encamp.wire.frames import Buffer
+from encamp.wire.global_names import global_names
 
 _MARKS = b"numpy.random._pickle", b"\x06random\x94\x8c\x06Random\x94"
 """What is in the pickle of a generator of NumPy, and of one of the standard library."""
@@ -88,7 +89,7 @@ def _used(function: Any, met: set[Any] | None = None) -> Iterator[tuple[str, Any
         return
     met.add(function)
     code = function.__code__
-    for name in code.co_names:
+    for name in global_names(code):
         if name in function.__globals__:
             value = function.__globals__[name]
             yield name, value

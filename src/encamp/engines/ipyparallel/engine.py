@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +21,8 @@ from urllib.parse import urlsplit
 import ipyparallel
 
 from encamp.engines.ipyparallel.hosts import OwnCluster
-from encamp.engines.kit.begin import begin, end, ended, host_id, why_not
+from encamp.engines.ipyparallel.relay import Relay, begin_here
+from encamp.engines.kit.begin import end, ended, host_id, why_not
 from encamp.engines.kit.cores import with_cores
 from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.addresses import address_towards
@@ -156,6 +158,8 @@ class IPythonEngine(MeshEngine):
     ``close`` is called at the end, where there is something to close.
     """
 
+    tunnel = "ipyparallel's controller"
+
     def __init__(
         self,
         client: Any,
@@ -173,6 +177,7 @@ class IPythonEngine(MeshEngine):
         self._client, self._slots, self._each, self._close_all = client, slots, each, close
         self._places: dict[int, int] = {}
         """The slots of each engine that has, or is to have, agents."""
+        self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
         """For the helper, as all that talks to ipyparallel is."""
@@ -226,8 +231,8 @@ class IPythonEngine(MeshEngine):
         for agent in agents:
             place, here = _place_of(agent)
             order = self.order([self.listen(host) for host in self._hosts(here)])
-            then = partial(self._started, agent.number)
-            self._ask(place, then, begin, order, {agent.number: agent.slots}, {})
+            then = partial(self._started, place, agent.number)
+            self._ask(place, then, begin_here, order, {agent.number: agent.slots})
 
     def _hosts(self, here: bool) -> list[str]:
         """Addresses of this host by which an engine may reach it."""
@@ -239,10 +244,17 @@ class IPythonEngine(MeshEngine):
             towards = address_towards(_OUTWARDS)
         return [towards or "127.0.0.1"]
 
-    def _started(self, number: int, failed: dict[int, str] | None, exc: Exception | None) -> None:
+    def _started(
+        self, place: int, number: int, failed: dict[int, str] | None, exc: Exception | None
+    ) -> None:
         why = why_not(exc, _WHOSE) if failed is None else failed.get(number)
         if why is not None:
             self.soon(partial(self.not_come, number, why))
+        else:
+            self._tunnels.greet(place)
+
+    def _come_by_tunnel(self, raw: socket.socket) -> None:
+        self.soon(partial(self.tunnelled, raw))
 
     def _not_started(self, place: int, exc: Exception | None) -> None:
         """An engine has died before, or cannot run what it is asked."""
@@ -287,6 +299,7 @@ class IPythonEngine(MeshEngine):
         ids = self._client.ids
         for place in self._places.keys() - set(ids):
             del self._places[place]
+            self._tunnels.end(place)
         self._have(ids)
         asked = {one.place for one in self._asked}
         late = {_place_of(one)[0] for one in list(self.known.values()) if one.link is None}
@@ -313,6 +326,7 @@ class IPythonEngine(MeshEngine):
                 self._client.abort(one.result, targets=one.place, block=False)
             busy = {one.place for one in self._asked}
             self._end_all(self._places.keys() - busy, 1.0)
+            self._tunnels.close()
         if self._close_all is not None:
             self._close_all()
 

@@ -27,6 +27,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from encamp.jobs.plan.quick_digest import NotPlainError, quick_digest
+from encamp.wire.global_names import global_names
 
 _INSTALLED = tuple(
     {
@@ -279,21 +280,26 @@ def _own(value: Callable[..., Any]) -> bool:
 
 def _used_globals(function: types.FunctionType) -> dict[str, object]:
     """The globals that a function and its inner functions use; for own modules, name by name."""
-    names = _names(function.__code__)
-    return _used(names, function.__globals__, "", ())
+    code = function.__code__
+    return _used(global_names(code), _names(code), function.__globals__, "", ())
 
 
 def _used(
-    names: set[str], space: dict[str, Any], prefix: str, inside: tuple[str, ...]
+    read: Iterable[str],
+    names: set[str],
+    space: dict[str, Any],
+    prefix: str,
+    inside: tuple[str, ...],
 ) -> dict[str, object]:
+    """Of a namespace, what code reads from it; ``names`` are all of its names, attributes too."""
     used: dict[str, object] = {}
-    for name in sorted(names & space.keys()):
+    for name in sorted(space.keys() & set(read)):
         value = space[name]
         if not isinstance(value, types.ModuleType) or not own_module(value):
             used[prefix + name] = value
         elif value.__name__ not in inside:
             deeper = (*inside, value.__name__)
-            used |= _used(names, vars(value), f"{prefix}{name}.", deeper)
+            used |= _used(names, names, vars(value), f"{prefix}{name}.", deeper)
     return used
 
 

@@ -13,11 +13,11 @@ from contextlib import suppress
 
 PIECE = 1 << 18
 """Bytes that are carried at once."""
-_WINDOW = 1 << 21
-"""Bytes that may be on their way: the system between has memory for all of them."""
+_WINDOW, _MOST = 1 << 21, 64
+"""Bytes and pieces that may be on their way: the system between has memory for all of them."""
 
 Said = bytes | int
-"""Some bytes, none at their end; or how many bytes of the other end's have been taken."""
+"""Some bytes, none at their end; or how many bytes the other end's last piece had, when taken."""
 
 
 class Tunnel:
@@ -29,7 +29,7 @@ class Tunnel:
     def __init__(self, near: socket.socket, say: Callable[[Said], object]) -> None:
         near.setblocking(False)
         self._near, self._say = near, say
-        self._under_way = 0
+        self._under_way = self._pieces = 0
         self._room = asyncio.Event()
         self._come: asyncio.Queue[bytes] = asyncio.Queue()
 
@@ -37,6 +37,7 @@ class Tunnel:
         """Something has come from the other end."""
         if isinstance(said, int):
             self._under_way -= said
+            self._pieces -= 1
             self._room.set()
         else:
             self._come.put_nowait(said)
@@ -60,8 +61,9 @@ class Tunnel:
         data = data or await self._read()
         while data:
             self._under_way += len(data)
+            self._pieces += 1
             self._say(data)
-            while self._under_way >= _WINDOW:
+            while self._under_way >= _WINDOW or self._pieces >= _MOST:
                 self._room.clear()
                 await self._room.wait()
             data = await self._read()
