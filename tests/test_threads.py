@@ -90,8 +90,8 @@ def test_each_message_is_taken_by_one_thread() -> None:
 
 
 def test_each_callback_of_a_task_is_called_once_however_soon_it_ends() -> None:
-    keeper: Any = SimpleNamespace()
-    tasks = [SpawnedTask(number, "", Timing(), keeper) for number in range(700)]
+    canceller: Any = SimpleNamespace()
+    tasks = [SpawnedTask(number, "", Timing(), canceller) for number in range(700)]
     called: list[tuple[int, int]] = []
 
     def add(which: int) -> None:
@@ -119,8 +119,8 @@ def test_a_callback_that_is_added_just_as_its_task_ends_is_called_once() -> None
                 ended.wait(0.2)  # in which it does not end, or what was seen would be wrong
             return was
 
-    keeper: Any = SimpleNamespace()
-    task, called = Slow(1, "", Timing(), keeper), []
+    canceller: Any = SimpleNamespace()
+    task, called = Slow(1, "", Timing(), canceller), []
 
     def end() -> None:
         adding.wait(60)

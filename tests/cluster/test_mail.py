@@ -26,9 +26,9 @@ class Post:
         self.mail = Mail(self.tasks, Outbox(end))
 
     def task(self, number: int) -> TaskRecord:
-        options, keeper = SpawnOptions().checked(), SimpleNamespace()
+        options, canceller = SpawnOptions().checked(), SimpleNamespace()
         function = Function(1, len, b"", by_value=False)
-        self.tasks[number] = TaskRecord(number, keeper, function, (), options)  # type: ignore[arg-type]
+        self.tasks[number] = TaskRecord(number, canceller, function, (), options)  # type: ignore[arg-type]
         return self.tasks[number]
 
     def begin(self, task: TaskRecord, agent: int = 3, slot: int = 5) -> SlotRecord:

@@ -27,7 +27,7 @@ from encamp.cluster.functions import Function
 from encamp.cluster.options import SpawnOptions
 from encamp.cluster.records import HostRecord, SlotRecord, TaskRecord
 from encamp.cluster.scheduler import Scheduler
-from encamp.cluster.task import Keeper, SpawnedTask
+from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.engines.base import Frame
 from encamp.errors import BadJob, ClusterClosed, Stopped, TaskKilled, TaskLost
 from encamp.executor import Executor
@@ -532,7 +532,7 @@ def test_a_forked_child_of_the_program_ends(local_storage_base: Path, tmp_path: 
 
 def _calls(count: int) -> list[TaskRecord]:
     """Short calls."""
-    function, nobody = Function(1, abs, b"", by_value=False), cast("Keeper", None)
+    function, nobody = Function(1, abs, b"", by_value=False), cast("Canceller", None)
     function.timing.took(1e-4)
     options = SpawnOptions().checked()
     return [TaskRecord(number, nobody, function, (), options) for number in range(count)]

@@ -34,8 +34,8 @@ class Bench:
         tasks = []
         for _ in range(count):
             self.count += 1
-            keeper: Any = None
-            tasks.append(TaskRecord(self.count, keeper, self.function, (), checked))
+            canceller: Any = None
+            tasks.append(TaskRecord(self.count, canceller, self.function, (), checked))
             self.scheduler.put(tasks[-1])
         return tasks
 

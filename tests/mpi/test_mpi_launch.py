@@ -23,7 +23,7 @@ from encamp.engines.base import Joined
 from encamp.engines.kit.hostfile import HostLine, hosts_in, hosts_of, spread
 from encamp.engines.mpi import gateway as mpi_gateway
 from encamp.engines.mpi import launch as mpi_launch
-from encamp.engines.mpi import remains as mpi_remains
+from encamp.engines.mpi import leftovers as mpi_leftovers
 from encamp.engines.mpi.engine import launched
 from encamp.engines.mpi.gateway import LaunchedMPI, _ctrl_c_held_off
 from encamp.engines.mpi.hosts import Questions
@@ -353,7 +353,7 @@ def test_folders_of_daemons_are_removed_unless_those_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(mpi_remains, "_GONE_WITHIN", 0.2)
+    monkeypatch.setattr(mpi_leftovers, "_GONE_WITHIN", 0.2)
     shell = tmp_path / "prted"
     shell.symlink_to("/bin/sh")
     daemon = subprocess.Popen([shell, "-c", "read x"], stdin=subprocess.PIPE)
@@ -362,11 +362,11 @@ def test_folders_of_daemons_are_removed_unless_those_run(
     for folder in (lives, dead, ending, other):
         folder.mkdir()
     try:
-        mpi_remains.clear()
+        mpi_leftovers.clear()
         assert [p.exists() for p in (lives, dead, ending, other)] == [True, False, False, True]
     finally:
         daemon.communicate(b"\n")
-    mpi_remains.clear()
+    mpi_leftovers.clear()
     assert not lives.exists()
 
 

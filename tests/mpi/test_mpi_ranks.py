@@ -11,7 +11,7 @@ import pytest
 from mpis import FOLDER, MPIS, launcher_of, mpirun
 
 from encamp.engines.mpi.launch import Launcher
-from encamp.engines.mpi.remains import remove
+from encamp.engines.mpi.leftovers import remove
 from encamp.jobs.journal import Journal
 from encamp.testing.waiting import gone
 

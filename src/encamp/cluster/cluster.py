@@ -170,7 +170,7 @@ class Cluster:
         self._beats = end.agent_here is None and self._kind != "inline"
         self._controller = Controller(end, kind=self._kind, follow=told)
         self._pump = self._controller.pump
-        self._keeper = self._controller.recalls
+        self._canceller = self._controller.recalls
         self._prepared = self._controller.mail.prepared
         self._shortcut: Shortcut | None = None
         self._life = Life(self._controller)
@@ -431,7 +431,7 @@ class Cluster:
         may be changed afterwards: with large arrays `send` blocks until they have been copied or
         sent.
         """
-        ours = type(to) is SpawnedTask and to._keeper is self._keeper
+        ours = type(to) is SpawnedTask and to._canceller is self._canceller
         number: Any = to.id if ours else to  # type: ignore[union-attr]
         if type(number) is not int:
             number = self._number(to)
@@ -445,7 +445,7 @@ class Cluster:
     def _number(self, task: SpawnedTask | int) -> int:
         if type(task) is not SpawnedTask:
             return task_number(task)
-        if task._keeper is not self._keeper:
+        if task._canceller is not self._canceller:
             raise TypeError(f"{task.name} is not a task of this cluster")
         return task.id
 

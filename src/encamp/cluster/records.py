@@ -18,7 +18,7 @@ from typing import Any
 
 from encamp.cluster.functions import Function
 from encamp.cluster.options import Need, Options
-from encamp.cluster.task import Keeper, SpawnedTask
+from encamp.cluster.task import Canceller, SpawnedTask
 from encamp.errors import EncampError, TaskKilled, TaskLost, TimeLimitExceeded
 from encamp.wire.frames import Parts
 
@@ -65,13 +65,13 @@ class TaskRecord:
     def __init__(
         self,
         number: int,
-        keeper: Keeper,
+        canceller: Canceller,
         function: Function,
         arguments: tuple[Any, ...],
         options: Options,
     ) -> None:
         self.id = number
-        self.future = SpawnedTask(number, options.name, function.timing, keeper)
+        self.future = SpawnedTask(number, options.name, function.timing, canceller)
         self.function = function
         self.arguments = arguments
         self.parts: Parts | None = None

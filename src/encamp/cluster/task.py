@@ -27,7 +27,7 @@ class Driven(Protocol):
         """Drive until that is true; False if the time is over."""
 
 
-class Keeper(Protocol):
+class Canceller(Protocol):
     """What a task's future may ask the cluster to do."""
 
     @property
@@ -72,11 +72,11 @@ class SpawnedTask(LightFuture):
     slot: int | None = None
     output: str = ""
 
-    def __init__(self, number: int, name: str, timing: Timing, keeper: Keeper) -> None:
+    def __init__(self, number: int, name: str, timing: Timing, canceller: Canceller) -> None:
         self.id = number
         self._named = name
         self._timing = timing
-        self._keeper = keeper
+        self._canceller = canceller
 
     @property
     def name(self) -> str:
@@ -86,7 +86,7 @@ class SpawnedTask(LightFuture):
     def cancel(self) -> bool:
         """Cancel it if it has not started; False if it runs or has ended, see `kill`."""
         if not self.done():
-            self._keeper.take_back_all([self])
+            self._canceller.take_back_all([self])
         return self.cancelled()
 
     def kill(self) -> None:
@@ -96,14 +96,14 @@ class SpawnedTask(LightFuture):
         run in agents themselves.
         """
         if not self.done() and not self.cancel():
-            self._keeper.kill(self)
+            self._canceller.kill(self)
 
     def _wait(self, timeout: float | None) -> float | None:
         """Wait; returns the seconds that are left."""
         if self._state in ENDED:
             return 0
         deadline = None if timeout is None else time.monotonic() + timeout
-        pump = self._keeper.pump
+        pump = self._canceller.pump
         pump.until(self.done, timeout)
         if pump.elsewhere and not self.done():
             raise ClusterClosed(FORKED)
@@ -155,20 +155,20 @@ def take_back(tasks: Iterable[SpawnedTask]) -> None:
     """Cancel those of a cluster's tasks that have not started; blocks while slots are asked."""
     tasks = list(tasks)
     if tasks:
-        tasks[0]._keeper.take_back_all(tasks)
+        tasks[0]._canceller.take_back_all(tasks)
 
 
 def take_back_soon(tasks: Iterable[SpawnedTask]) -> None:
     """`take_back` without waiting."""
     tasks = list(tasks)
     if tasks:
-        tasks[0]._keeper.take_back_soon(tasks)
+        tasks[0]._canceller.take_back_soon(tasks)
 
 
 __all__ = [
     "FORKED",
     "CancelledError",
-    "Keeper",
+    "Canceller",
     "SpawnedTask",
     "Timing",
     "take_back",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
-from encamp.services.here import task_client
+from encamp.services.current_client import task_client
 from encamp.services.letters import (
     APPLY,
     CALL,

@@ -30,7 +30,7 @@ from encamp.errors import (
 from encamp.model import ServiceStatistics
 from encamp.quantities import as_number, whole
 from encamp.services.client import Client, Outgoing
-from encamp.services.here import client_of
+from encamp.services.current_client import client_of
 from encamp.services.letters import CALL, GROUP, Granted
 from encamp.services.proxy import Proxy, pickled, proxies
 from encamp.services.registry.records import Published

@@ -127,7 +127,7 @@ def _copy(part: Buffer) -> Buffer:
     return bytearray(part.cast("B") if isinstance(part, memoryview) and part.nbytes else part)
 
 
-class _FakeEnd(Endpoint):
+class _FakeEndpoint(Endpoint):
     """One end of the network in memory."""
 
     def __init__(self, network: _Network, number: int) -> None:
@@ -162,11 +162,11 @@ class _FakeHost:
 
     name: str
     slots: int | None
-    end: _FakeEnd
+    end: _FakeEndpoint
     thread: threading.Thread | None = None
 
 
-class FakeEngine(_FakeEnd, Engine):
+class FakeEngine(_FakeEndpoint, Engine):
     """Hosts called ``fake-1``, ``fake-2``, …, each with ``slots`` (None: as the cluster wants).
 
     The methods that do harm may be called from any thread. Frames are sealed, as on any engine
@@ -195,7 +195,7 @@ class FakeEngine(_FakeEnd, Engine):
         """Let another host join; its name."""
         with self._lock:
             number = len(self._hosts) + 1
-            host = _FakeHost(f"fake-{number}", slots, _FakeEnd(self._network, number))
+            host = _FakeHost(f"fake-{number}", slots, _FakeEndpoint(self._network, number))
             self._hosts[number] = host
         self._network.tell(number, Frame(CONTROLLER, [self._orders_of(slots)]))
         self._network.tell(CONTROLLER, Joined(number))

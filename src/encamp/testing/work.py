@@ -43,7 +43,7 @@ def pid() -> int:
     return os.getpid()
 
 
-def place() -> tuple[str, int]:
+def host_and_pid() -> tuple[str, int]:
     """The host and process id of the slot, which no other slot has both."""
     return current_task().host, os.getpid()
 
@@ -363,15 +363,15 @@ def harm(what: str) -> tuple[str, int]:  # noqa: C901 - one line for each
             subprocess.Popen(["sleep", str(int(LONG))], start_new_session=True)
         case "messages":
             current_task().send(current_task().id, "left behind")
-    return place()
+    return host_and_pid()
 
 
 def state() -> tuple[tuple[str, int], dict[str, Any]]:
-    """The place, and what the process is like."""
+    """Host and process id, and what the process is like."""
     mask = os.umask(0o077)
     os.umask(mask)
     left = current_task().receive(0)
-    return place(), {
+    return host_and_pid(), {
         "folder": str(Path.cwd()),
         "umask": mask,
         "environment": {key: os.environ.get(key) for key in ("LEFT_BEHIND", "HOME")},
@@ -409,12 +409,12 @@ def digest_of_key() -> str:
 def mark_modules() -> tuple[str, int]:
     """Leave something that a new interpreter does not have."""
     sys.modules["left_by_conformance"] = sys
-    return place()
+    return host_and_pid()
 
 
 def modules() -> tuple[tuple[str, int], bool, bool]:
-    """The place, whether what `mark_modules` leaves is there, and whether pytest is."""
-    return place(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
+    """Host and process id, whether what `mark_modules` leaves is there, and whether pytest is."""
+    return host_and_pid(), "left_by_conformance" in sys.modules, "pytest" in sys.modules
 
 
 def shout(text: str) -> None:

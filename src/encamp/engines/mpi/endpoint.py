@@ -23,8 +23,8 @@ import msgspec
 
 from encamp.engines.base import Arrival, Endpoint, Frame, Left
 from encamp.engines.mpi.inbox import FRAME, FRAMED, HEAD, Inbox, MPIShortMessages
+from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.processes import Processes
-from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineFailed
 from encamp.wire.frames import MARK, Buffer, Parts, flat
 

@@ -36,9 +36,9 @@ from encamp.engines.mpi.launch import (
     SHARED_MEMORY,
     prefers_ucx,
 )
+from encamp.engines.mpi.leftovers import remains_here, remove, segments_here, topology_here
 from encamp.engines.mpi.libraries import take_left_out
-from encamp.engines.mpi.near import NearMPIEngine, cores_of_near_ranks
-from encamp.engines.mpi.remains import remains_here, remove, segments_here, topology_here
+from encamp.engines.mpi.one_host import OneHostMPIEngine, cores_of_ranks_here
 from encamp.errors import EngineFailed, EngineUnavailable
 from encamp.search_paths import SEARCH_PATHS, take_search_paths
 
@@ -87,7 +87,7 @@ def open_end(**options: Any) -> Endpoint:
     return _open_rank(near=False)
 
 
-def open_near() -> Endpoint:
+def open_for_pyopus() -> Endpoint:
     """`open_end` under ``mpirun``; rank 0 has the slots of all ranks itself, where it can.
 
     For slots that are processes. All ranks are to call this, or none.
@@ -107,10 +107,10 @@ def _open_rank(*, near: bool) -> Endpoint:
     with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
         comm = _communicator(mpi)
-    cores = cores_of_near_ranks(comm) if near else None
+    cores = cores_of_ranks_here(comm) if near else None
     if comm.rank == 0:
         engine = MPIEngine(mpi, comm, private=private)
-        return engine if cores is None else NearMPIEngine(engine, cores)
+        return engine if cores is None else OneHostMPIEngine(engine, cores)
     _forget(_OF_RANKS)
     end = MPIEndpoint(mpi, comm)
     _show_process(comm)

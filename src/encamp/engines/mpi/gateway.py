@@ -35,7 +35,7 @@ from encamp.engines.kit.logins import shut_out
 from encamp.engines.mpi.endpoint import MPIEndpoint
 from encamp.engines.mpi.hosts import Questions, command_by, remote_shell
 from encamp.engines.mpi.launch import HOME, KEY_FILE, REMEDY, Plan, ended_by_intruder, find_launcher
-from encamp.engines.mpi.remains import clear
+from encamp.engines.mpi.leftovers import clear
 from encamp.engines.mpi.run import END, FRAME, GIVE_UP, HEAD, KEY, LEFT, READY, Run
 from encamp.errors import BadFrame, BadJob, EngineFailed, EngineUnavailable
 from encamp.quantities import duration, whole

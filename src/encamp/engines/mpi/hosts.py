@@ -40,7 +40,7 @@ _MOST_AT_ONCE = 64
 _THERE = "encamp-is-asking"
 _CHECK = (
     "import os, sys; sys.path.append(sys.argv[1]); import mpi4py, encamp.agent; "
-    "from encamp.engines.mpi.remains import clear; clear(); "
+    "from encamp.engines.mpi.leftovers import clear; clear(); "
     "sys.exit(not os.access(sys.argv[2], os.X_OK) and f'there is no {sys.argv[2]}')"
 )
 

@@ -24,8 +24,8 @@ from encamp.engines.kit.interpreter import PACKAGE, START, python_command, signa
 from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.engines.kit.sentinel import Sentinel
 from encamp.engines.mpi.hosts import AGENTS, Questions, remote_shell
+from encamp.engines.mpi.leftovers import remove
 from encamp.engines.mpi.libraries import GIVEN, libraries_for_hosts, with_libraries
-from encamp.engines.mpi.remains import remove
 from encamp.errors import EngineUnavailable, extra_text
 from encamp.search_paths import whole_search_path
 

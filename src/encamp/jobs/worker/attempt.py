@@ -18,8 +18,8 @@ from encamp.jobs.worker.lease import Watch
 from encamp.jobs.worker.phases import Standing, StepBegins, rescue, run_phases, stage_log, tail_of
 from encamp.jobs.worker.slots import Done, SlotLost, slots_here
 from encamp.jobs.worker.use import Use
-from encamp.jobs.worker.whereabouts import worker_name
 from encamp.jobs.worker.work import Outcome, Work
+from encamp.jobs.worker.worker_name import worker_name
 from encamp.loop.running import RunningTime
 from encamp.model import Span, Where
 from encamp.slot.bounded import free_middle_of
@@ -125,7 +125,7 @@ class _Supervisor:
         """Answer a question of the step; an exception is raised there."""
         if question[0] == ABOUT_SERVICES:
             if self._services is None:
-                from encamp.services.here import client_of  # most need none
+                from encamp.services.current_client import client_of  # most need none
                 from encamp.services.relay import Relays
 
                 self._services = Relays(client_of)

@@ -14,7 +14,7 @@ from encamp.cluster.controller import Controller
 from encamp.cluster.records import TaskRecord
 from encamp.errors import BadFrame
 from encamp.model import ServiceStatistics
-from encamp.services.here import program_client
+from encamp.services.current_client import program_client
 from encamp.services.letters import (
     END,
     RELEASE,

@@ -49,7 +49,7 @@ class Endings(Bound):
                 task.result(PATIENCE)
             until(lambda: gone(pid))
         assert len(results(neighbours)) == cluster.slots - 1
-        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.host_and_pid))) == cluster.slots
 
     def test_a_killed_task_reports_its_result_and_its_exit(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.wait_for_ever)
@@ -74,13 +74,13 @@ class Endings(Bound):
         assert not (marks / "x").exists()
 
     def test_killing_a_task_that_has_ended_changes_nothing(self, cluster: Cluster) -> None:
-        places = set(on_every_slot(cluster, work.place))
+        places = set(on_every_slot(cluster, work.host_and_pid))
         task = cluster.spawn(work.add, 1)
         assert task.result(PATIENCE) == 2
         task.kill()
         task.kill()
         assert task.result(0) == 2
-        assert set(on_every_slot(cluster, work.place)) == places
+        assert set(on_every_slot(cluster, work.host_and_pid)) == places
 
     def test_a_kill_that_comes_late_hits_no_other_task(self, cluster: Cluster) -> None:
         for _ in range(12):
@@ -111,7 +111,7 @@ class Endings(Bound):
             assert caught.value.exit_code == code
             assert caught.value.host == task.host
         assert len(results(neighbours)) == cluster.slots - 1
-        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.host_and_pid))) == cluster.slots
 
     def test_a_crash_is_told_as_result_and_exit(self, cluster: Cluster) -> None:
         task = cluster.spawn(work.die, "exit")
@@ -170,14 +170,14 @@ class Endings(Bound):
         assert len(list(marks.iterdir())) == 600
 
     def test_an_idle_slot_that_is_killed_is_started_again(self, cluster: Cluster) -> None:
-        before = on_every_slot(cluster, work.place)
+        before = on_every_slot(cluster, work.host_and_pid)
         pid = self.here(*before[0])
         os.kill(pid, signal.SIGKILL)
         until(lambda: gone(pid))
         until(lambda: cluster.free_slots == cluster.slots)
         tasks = cluster.spawn_many(work.pid, [()] * 3 * cluster.slots)
         assert all(isinstance(task.exception(PATIENCE), TaskLost | None) for task in tasks)
-        after = on_every_slot(cluster, work.place)
+        after = on_every_slot(cluster, work.host_and_pid)
         assert before[0] not in after
         assert len(set(after)) == cluster.slots
 

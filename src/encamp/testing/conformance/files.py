@@ -99,7 +99,7 @@ class Files(Bound):
         assert set(freed) == {host.name for host in cluster.hosts()}
         assert sum(freed.values()) >= 4 << 20
         assert sum(cluster.clear_local_storage().values()) == 0
-        assert len(set(on_every_slot(cluster, work.place))) == cluster.slots
+        assert len(set(on_every_slot(cluster, work.host_and_pid))) == cluster.slots
 
 
 def _published(folder: Path) -> list[str]:

@@ -75,7 +75,7 @@ class Running(Bound):
             work.whoami()
 
     def test_tasks_are_spread_evenly_one_to_a_slot(self, cluster: Cluster) -> None:
-        with gates(cluster, cluster.slots, work.place) as tasks:
+        with gates(cluster, cluster.slots, work.host_and_pid) as tasks:
             assert cluster.free_slots == 0
             assert not cluster.hosts_with_free_slots()
         count = Counter(task.host for task in tasks)
@@ -208,10 +208,10 @@ class Running(Bound):
     def test_what_ends_programs_ends_only_the_task(
         self, cluster: Cluster, name: str, kind: type[BaseException]
     ) -> None:
-        before = set(on_every_slot(cluster, work.place))
+        before = set(on_every_slot(cluster, work.host_and_pid))
         task = cluster.spawn(work.raise_base, name)
         assert isinstance(task.exception(PATIENCE), kind)
-        assert set(on_every_slot(cluster, work.place)) == before
+        assert set(on_every_slot(cluster, work.host_and_pid)) == before
 
     def test_what_cannot_be_pickled_or_unpickled_fails_where_it_is(self, cluster: Cluster) -> None:
         import threading

@@ -28,7 +28,7 @@ _AGENT = 1
 _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
-def cores_of_near_ranks(comm: Intracomm) -> list[list[int]] | None:
+def cores_of_ranks_here(comm: Intracomm) -> list[list[int]] | None:
     """The cores of each rank but 0; None if any stands elsewhere. All ranks are to call this.
 
     None in these, too.
@@ -77,7 +77,7 @@ class Ranks(Protocol):
         """See `Endpoint.close`."""
 
 
-class NearMPIEngine(InProcessEndpoint, Engine):
+class OneHostMPIEngine(InProcessEndpoint, Engine):
     """The controller's end as rank 0, which is also the only agent.
 
     ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that

@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
-from encamp.jobs.worker.whereabouts import worker_name
+from encamp.jobs.worker.worker_name import worker_name
 
 
 def test_the_main_thread_a_named_thread_and_a_pools_process() -> None:
