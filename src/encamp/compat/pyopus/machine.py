@@ -479,14 +479,14 @@ def open_under_mpirun() -> None:
 
     Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
     """
-    from encamp.engines.mpi.engine import launched, open_for_pyopus
+    from encamp.engines.mpi.engine import launched, open_on_one_host
 
     if _ours is not None or not launched():
         return
     from encamp.cluster.cluster import Cluster
 
     show_lines_at_once()
-    use(Machine(Cluster(open_for_pyopus(), follow=_print), own=True))
+    use(Machine(Cluster(open_on_one_host(), follow=_print), own=True))
 
 
 def _print(_task: int, text: str) -> None:

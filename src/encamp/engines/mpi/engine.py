@@ -84,18 +84,18 @@ def open_end(**options: Any) -> Endpoint:
         return LaunchedMPI(**options)
     signature(LaunchedMPI).bind(**options)  # names that are wrong are so here, too
     _check_slots(options.get("slots"), _ranks())
-    return _open_rank(near=False)
+    return _open_rank(one_host=False)
 
 
-def open_for_pyopus() -> Endpoint:
-    """`open_end` under ``mpirun``; rank 0 has the slots of all ranks itself, where it can.
+def open_on_one_host() -> Endpoint:
+    """`open_end` under ``mpirun``; rank 0 has the slots of all ranks, if all are on its host.
 
     For slots that are processes. All ranks are to call this, or none.
     """
-    return _open_rank(near=True)
+    return _open_rank(one_host=True)
 
 
-def _open_rank(*, near: bool) -> Endpoint:
+def _open_rank(*, one_host: bool) -> Endpoint:
     global _opened
     if _opened:
         why = "the ranks of this mpirun have ended with their first cluster"
@@ -107,7 +107,7 @@ def _open_rank(*, near: bool) -> Endpoint:
     with _endable(), _variables(SHARED_MEMORY if private else {}):
         mpi = _mpi4py(alone=private)
         comm = _communicator(mpi)
-    cores = cores_of_ranks_here(comm) if near else None
+    cores = cores_of_ranks_here(comm) if one_host else None
     if comm.rank == 0:
         engine = MPIEngine(mpi, comm, private=private)
         return engine if cores is None else OneHostMPIEngine(engine, cores)
