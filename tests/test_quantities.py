@@ -15,7 +15,8 @@ from encamp.compat.pyopus.clustered import checked_timeout
 from encamp.engines.mpi.gateway import LaunchedMPI
 from encamp.errors import BadJob
 from encamp.jobs.job import Job
-from encamp.slot.calls import seconds, task_number
+from encamp.quantities import patience
+from encamp.slot.calls import task_number
 from encamp.testing import work
 
 WHOLE = [2, numpy.int64(2), numpy.uint8(2), numpy.array(2)]
@@ -67,7 +68,7 @@ def test_what_is_no_whole_number_is_refused(take: Callable[[Any], object], value
 
 @pytest.mark.parametrize("number", SECONDS)
 def test_seconds_of_all_kinds_are_taken(number: Any) -> None:
-    assert seconds(number) == checked_timeout(number) == 2
+    assert patience(number) == checked_timeout(number) == 2
     assert SpawnOptions(time_limit=number).checked().time_limit == 2
     assert Job("numbers", to="out", time_limit=number).time_limit == 2
 
@@ -77,6 +78,6 @@ def test_what_is_no_number_of_seconds_is_refused(value: Any) -> None:
     with pytest.raises(BadJob):
         SpawnOptions(time_limit=value).checked()
     with pytest.raises(TypeError):
-        seconds(value)
+        patience(value)
     with pytest.raises(BadJob):
         Job("numbers", to="out", time_limit=value)

@@ -12,6 +12,7 @@
     │   ├── BadLocalStorage        a local storage root that cannot be used
     │   ├── NotOurs                a file or folder of a job that another user may have put there
     │   ├── BadJob                 a job with wrong names, dependencies or values
+    │   │   ├── WrongType          a value of the wrong type
     │   │   └── NotCallable        not a function, where one is needed
     │   ├── UnknownOption          an option that does not exist
     │   ├── BadJobFile             a job file that breaks the schema, with line and column
@@ -322,6 +323,10 @@ class BadJob(InputError, ValueError):
 
     def __str__(self) -> str:
         return f"{shortened(printable(self.what))}: {shortened(self.why)}"
+
+
+class WrongType(BadJob, TypeError):
+    """Also a TypeError, as Python raises for a value of the wrong type."""
 
 
 class NotCallable(BadJob, TypeError):

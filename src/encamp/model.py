@@ -271,8 +271,8 @@ class ServiceStatistics:
 
     def _rows(self) -> tuple[str, list[tuple[Any, ...]]]:
         head = (
-            f"{self.service}: {len(self.servers)} of {self.wanted} servers, {self.queue} waiting, "
-            f"{self.lost} lost"
+            f"{printable(self.service)}: {len(self.servers)} of {self.wanted} servers, "
+            f"{self.queue} waiting, {self.lost} lost"
         )
         rows: list[tuple[Any, ...]] = [
             ("server", "host", "slot", "state", "calls", "raised", "busy", "last 50")
@@ -280,7 +280,7 @@ class ServiceStatistics:
         rows += [
             (
                 one.server,
-                one.host or "-",
+                printable(one.host) or "-",
                 "-" if one.slot is None else one.slot,
                 one.state,
                 one.calls,
@@ -300,6 +300,16 @@ class ServiceStatistics:
             for row in rows
         ]
         return "\n".join([head, *(line.rstrip() for line in lines)])
+
+
+class ServicesStatistics(list[ServiceStatistics]):
+    """The statistics of several services; they print as one table each."""
+
+    def __str__(self) -> str:
+        return "\n\n".join(map(str, self)) or "no services"
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,6 +408,9 @@ class JobReport:
     orphans: int = 0
     """Files that the job has published and that none of its tasks makes any more; 1001 stands for
     more than 1000."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "services", ServicesStatistics(self.services))
 
     def __repr__(self) -> str:
         found = Counter(self.states())

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import operator
 import re
+import threading
 from contextlib import suppress
 from numbers import Real
 
-from encamp.errors import BadJob
+from encamp.errors import BadJob, WrongType
 
 
 def as_whole(value: object) -> int | None:
@@ -39,11 +40,31 @@ def seconds_in(text: str) -> float | None:
 
 def duration(name: str, value: object) -> float:
     """The option ``name`` as seconds, 0 or more, also from a text. Raises `BadJob`."""
-    with suppress(TypeError, ValueError):
+    with suppress(TypeError, ValueError, OverflowError):
         number = float(value)  # type: ignore[arg-type]
         if 0 <= number < math.inf and not isinstance(value, bool):
             return number
     raise BadJob(name, f"must be seconds, not {value!r}")
+
+
+def patience(timeout: object) -> float | None:
+    """Seconds to wait, at least 0; None: forever. Raises `WrongType`."""
+    if timeout is None:
+        return None
+    number = as_number(timeout)
+    if number is None or number != number:
+        raise WrongType("timeout", f"must be a number of seconds or None, not {timeout!r}")
+    return max(0, number) if number < threading.TIMEOUT_MAX else None
+
+
+def limit(name: str, value: object) -> float | None:
+    """The option ``name`` as seconds above 0; None: no limit. Raises `BadJob`."""
+    if value is None:
+        return None
+    number = as_number(value)
+    if number is None or not number > 0:
+        raise BadJob(name, f"must be a number of seconds above 0, not {value!r}")
+    return number if number < threading.TIMEOUT_MAX else None
 
 
 def whole(name: str, value: object, least: int) -> int:

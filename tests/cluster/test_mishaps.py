@@ -666,7 +666,7 @@ def _there(name: str | None, to: str | None = None) -> tuple[str, str]:
     return str(Path.cwd()), Path(name).read_text() if name else ""
 
 
-BAD_TIMEOUT = "a timeout is a number of seconds or None, not"
+BAD_TIMEOUT = "timeout: must be a number of seconds or None, not"
 BAD_TASK = "give a task or its id, not"
 
 

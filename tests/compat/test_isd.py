@@ -19,6 +19,7 @@ from encamp.compat import isd
 from encamp.errors import BadJob, NoMatch, ServerLost, ServiceEnded, WrongLength
 from encamp.services.copy_files import found
 from encamp.testing.waiting import children_with, until
+from some_display import x_display
 
 SERVERS = 3
 
@@ -261,10 +262,11 @@ def test_a_display_has_the_consoles_of_all_servers(
     xterm.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/opened\n')
     xterm.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    grid.display, grid.window_size = ":7", "33x11"
-    grid.service(grid.publish(Model())).ready(SERVERS)
     opened = tmp_path / "opened"
-    until(lambda: opened.exists() and opened.read_text().count("-display :7") == SERVERS)
+    with x_display() as (name, _):
+        grid.display, grid.window_size = name, "33x11"
+        grid.service(grid.publish(Model())).ready(SERVERS)
+        until(lambda: opened.exists() and opened.read_text().count(f"-display {name}") == SERVERS)
     assert opened.read_text().count("-geometry 33x11") == SERVERS
 
 

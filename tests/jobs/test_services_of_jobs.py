@@ -37,7 +37,11 @@ def test_the_report_tells_what_the_services_on_its_cluster_have_done(here: Path)
     assert (told.service, told.calls, [one.calls for one in told.servers]) == ("Counter", 1, [1])
     assert (gone.service, gone.calls, gone.servers) == ("gone", 1, ())
     assert gone.former[0].state == "ended"
-    assert read_report(Path("results/with services.job/report.json")) == report
+    assert str(report.services) == f"{gone}\n\n{told}"
+    assert "Counter: 1 of 1 servers, 0 waiting, 0 lost\nserver  host" in str(report.services)
+    again = read_report(Path("results/with services.job/report.json"))
+    assert again == report
+    assert str(again.services) == str(report.services)
 
 
 class Model:

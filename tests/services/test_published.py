@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from encamp.errors import (
     ServiceFailed,
     UnknownOption,
 )
+from encamp.testing.waiting import until
 
 SOON = 30.0
 
@@ -122,9 +124,61 @@ def test_what_names_no_method_is_refused_and_the_servers_go_on(name: object) -> 
         assert service.call("add", 1).get(SOON) == 2
 
 
-def test_arguments_and_results_of_the_wrong_kind_are_refused() -> None:
+class Frail(Adder):
+    def end(self) -> None:
+        os._exit(3)
+
+    def touch_and_wait(self, path: str) -> None:
+        Path(path).touch()
+        threading.Event().wait()
+
+
+def test_a_call_that_ends_two_servers_says_how() -> None:
     with Cluster("local", slots=1) as cluster:
-        with pytest.raises(BadJob, match=r"kwargs: must be a dict of named arguments, not \[1\]"):
-            cluster.publish(Adder, kwargs=[1])  # type: ignore[typeddict-item]
-        with pytest.raises(TypeError, match=r"gather takes results of calls.*not 1"):
-            gather([1])  # type: ignore[list-item]
+        service = cluster.publish(Frail, checkpoint_every=9, at_least_once=True)
+        with service.acquire(SOON) as proxy:
+            with pytest.raises(
+                ServerLost, match=r"with exit status 3 \(the second one in this"
+            ) as e:
+                proxy.end().get(SOON)
+            assert (e.value.begun, e.value.exit_code) == (True, 3)
+            assert proxy.add(1).get(SOON) == 2
+
+
+def test_calls_that_a_closed_cluster_interrupts_are_told_that_their_service_has_ended(
+    tmp_path: Path,
+) -> None:
+    cluster = Cluster("local", slots=1)
+    with cluster.publish(Frail).acquire(SOON) as proxy:
+        running, behind = proxy.touch_and_wait(str(tmp_path / "begun")), proxy.add(1)
+        until((tmp_path / "begun").exists)
+    cluster.close(cancel=True)
+    for result in (running, behind):
+        with pytest.raises(ServiceEnded):
+            result.get(SOON)
+
+
+def test_nobody_says_that_a_call_had_not_begun_whose_server_was_killed_on_purpose(
+    tmp_path: Path,
+) -> None:
+    with Cluster("local", slots=1) as cluster:
+        with cluster.publish(Frail, restarts=0).acquire(SOON) as proxy:
+            running = proxy.touch_and_wait(str(tmp_path / "begun"))
+            until((tmp_path / "begun").exists)
+            cluster.kill_all()
+            with pytest.raises(ServerLost) as caught:
+                running.get(SOON)
+        assert caught.value.begun in (True, None)
+
+
+@pytest.mark.parametrize("at_least_once", [False, True])
+def test_a_server_is_free_when_the_group_that_has_had_it_is_released(at_least_once: bool) -> None:
+    every = 100 if at_least_once else 0
+    with Cluster("local", slots=2) as cluster:
+        service = cluster.publish(Adder, checkpoint_every=every, at_least_once=at_least_once)
+        service.ready(2, SOON)
+        for _ in range(20):
+            with service.group() as group:
+                assert [one.state for one in service.statistics().servers] == ["held"] * 2
+                assert gather(group.broadcast("add", 1), timeout=SOON) == [2, 2]
+            assert [one.state for one in service.statistics().servers] == ["free"] * 2

@@ -38,8 +38,8 @@ from encamp.errors import (
 from encamp.markup import box, heading
 from encamp.markup import table as markup_table
 from encamp.model import ServiceStatistics
-from encamp.quantities import duration, whole
-from encamp.slot.calls import BRIEF, seconds, task_number
+from encamp.quantities import duration, patience, whole
+from encamp.slot.calls import BRIEF, task_number
 from encamp.slot.program import check_slots
 from encamp.slot.shared_memory import USABLE, ProgramShortcut
 from encamp.slot.shortcut import EngineShortcut, Shortcut
@@ -478,7 +478,7 @@ class Cluster:
         """
         wanted = None if source is None else self._number(source)
         if timeout is not None:
-            timeout = seconds(timeout)
+            timeout = patience(timeout)
         shortcut = self._shortcut
         if shortcut is not None and (timeout is None or timeout > BRIEF):
             caught = shortcut.receive(SPAWNER, wanted)
@@ -534,7 +534,7 @@ class Cluster:
 
         loop = asyncio.get_running_loop()
         if timeout is not None:
-            timeout = seconds(timeout)
+            timeout = patience(timeout)
         deadline = None if timeout is None else loop.time() + timeout
         while True:
             come = asyncio.Event()
@@ -567,6 +567,7 @@ class Cluster:
         Files that running tasks use stay. Blocks. Raises TimeoutError, or `ClusterError` if a host
         failed to do it.
         """
+        timeout = patience(timeout)
         self._check()
         deadline = None if timeout is None else time.monotonic() + timeout
         self._order("refresh", deadline, each=True)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
+from encamp.quantities import patience
+
 PENDING, RUNNING, FINISHED = "PENDING", "RUNNING", "FINISHED"
 CANCELLED = ("CANCELLED", "CANCELLED_AND_NOTIFIED")
 ENDED = (*CANCELLED, FINISHED)
@@ -87,6 +89,8 @@ class LightFuture(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """Its result; waits, and raises the error of the call. See `Future.result`."""
+        if timeout is not None:
+            timeout = patience(timeout)
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED and self._exception is None:
             return self._result
@@ -94,6 +98,8 @@ class LightFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Its error, or None; waits. See `Future.exception`."""
+        if timeout is not None:
+            timeout = patience(timeout)
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED:
             return self._exception

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from encamp.errors import BadJob, UnknownOption
-from encamp.quantities import as_number, whole
+from encamp.quantities import limit, whole
 from encamp.sizes import parse_size
 from encamp.storage.disk.trusted import named
 from encamp.storage.inputs.mirror import Item, MirrorMap, as_mirrors, plan
@@ -114,7 +114,7 @@ class SpawnOptions:
         if not (isinstance(self.name, str) and self.name.isprintable()):
             raise BadJob("name", f"must be text of one line, not {self.name!r}")
         for name in ("persistent", "fresh", "notify"):
-            _check_flag(name, getattr(self, name))
+            check_flag(name, getattr(self, name))
         base = current_folder()
         wanted, left = as_outputs(self.outputs), as_outputs(self.on_failure)
         destination = named(base, self.to or ".") if wanted or left else None
@@ -124,7 +124,7 @@ class SpawnOptions:
         options = Options(
             self._need(),
             self.name,
-            _limit(self.time_limit),
+            limit("time_limit", self.time_limit),
             self.fresh,
             self.notify,
             tuple(plan(as_mirrors(self.mirror), base)) if self.mirror else (),
@@ -150,14 +150,8 @@ class SpawnOptions:
         return PLAIN if need == PLAIN else need
 
 
-def _limit(limit: object) -> float | None:
-    number = as_number(limit)
-    if limit is not None and not (number is not None and number > 0):
-        raise BadJob("time_limit", f"must be a number of seconds above 0, not {limit!r}")
-    return number
-
-
-def _check_flag(what: str, value: object) -> None:
+def check_flag(what: str, value: object) -> None:
+    """Raise `BadJob` unless an option is True or False."""
     if not isinstance(value, bool):
         raise BadJob(what, f"must be True or False, not {value!r}")
 

@@ -211,18 +211,21 @@ class Client(ABC):
         """Call something that may call anybody's code, where nothing is held."""
         self._left.append(call)
 
-    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
+    def release(
+        self, route: Route, lease: int, last: Result | None, *, shared: bool, grouped: bool = False
+    ) -> None:
         """End a lease behind its calls, of which ``last`` is the last one.
 
-        ``shared``: others may have made calls, too, or the server is to know of the end. Where the
-        cluster is gone there is nothing to release.
+        ``shared``: others may have made calls, too. ``grouped``: the server is to forget its group.
+        Where the cluster is gone there is nothing to release.
         """
+        done = not shared and (last is None or last.done())
         with suppress(ClusterError, OSError):
-            if shared:
-                self._release_behind(route, lease)
-            elif last is None or last.done():
+            if done:
                 self.tell(Free(route.server, lease), [])
-            else:
+            if shared or grouped:
+                self._release_behind(route, lease)
+            elif not done and last is not None:
                 self._release_after(route, lease, last)
 
     def _release_behind(self, route: Route, lease: int) -> None:
@@ -233,9 +236,9 @@ class Client(ABC):
         """End a lease when an answer is there."""
         self._release_behind(route, lease)
 
-    def drop(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
+    def drop(self, route: Route, lease: int, last: Result | None, *, grouped: bool) -> None:
         """`release` from anywhere, in the middle of anything: it is done later."""
-        self._later(partial(self.release, route, lease, last, shared=shared))
+        self._later(partial(self.release, route, lease, last, shared=False, grouped=grouped))
 
     # What is asked of the registry
 

@@ -11,7 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from encamp.cluster.events import Host
-from encamp.errors import NoMatch
+from encamp.cluster.options import names
+from encamp.errors import BadJob, NoMatch, NoSuchHost, WrongType
+from encamp.services.checks import texts
 
 if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 def copy_files(
     cluster: Cluster,
     root: str | Path,
-    patterns: Iterable[str],
+    patterns: str | Iterable[str],
     to: str | Path | Mapping[str, str | Path],
     *,
-    hosts: Iterable[Host | str] | None = None,
-    exclude: Iterable[str] = (),
+    hosts: Host | str | Iterable[Host | str] | None = None,
+    exclude: str | Iterable[str] = (),
 ) -> list[str]:
     """Copy files below a folder to all hosts, or some, with their subfolders; returns their paths.
 
@@ -32,40 +34,64 @@ def copy_files(
     matches files of that name in ``data`` and in all folders below it; paths that contain one of
     ``exclude`` are left out. The files go through the host cache, once to each host. Blocks until
     all are copied, and needs a free slot on each host: call it before services occupy all slots.
-    Raises the errors of a task with these inputs, and `NoMatch` for a pattern that matches no file.
+    Raises the errors of a task with these inputs, `NoMatch` for a pattern that matches no file, and
+    `NoSuchHost`.
     """
-    paths = found(root, patterns, exclude)
+    folders = _folders(cluster, to, hosts)
+    paths = found(_path("root", root), patterns, exclude)
     mirror = {str(Path(root, path)): str(Path(path).parent) for path in paths}
-    names = [host.name for host in cluster.hosts()] if hosts is None else sorted(names_of(hosts))
-    folders = to if isinstance(to, Mapping) else dict.fromkeys(names, to)
     tasks = [
-        cluster.spawn(take_over, paths, str(folders[name]), mirror=mirror, on=name, notify=False)
-        for name in names
+        cluster.spawn(take_over, paths, folder, mirror=mirror, on=name, notify=False)
+        for name, folder in folders.items()
     ]
     for task in tasks:
         task.result()
     return paths
 
 
-def names_of(hosts: Iterable[Host | str]) -> set[str]:
-    """The names of hosts."""
-    return {host if isinstance(host, str) else host.name for host in hosts}
+def _folders(
+    cluster: Cluster,
+    to: str | Path | Mapping[str, str | Path],
+    hosts: Host | str | Iterable[Host | str] | None,
+) -> dict[str, str]:
+    """The folder on each host."""
+    known = tuple(host.name for host in cluster.hosts())
+    wanted = names(hosts)
+    for name in wanted or ():
+        if name not in known:
+            raise NoSuchHost(name, known)
+    folders = {}
+    for name in known if wanted is None else sorted(wanted):
+        if isinstance(to, Mapping) and name not in to:
+            raise BadJob("to", f"names no folder for {name}")
+        folders[name] = str(_path("to", to[name] if isinstance(to, Mapping) else to))
+    return folders
 
 
-def found(root: str | Path, patterns: Iterable[str], exclude: Iterable[str] = ()) -> list[str]:
+def _path(what: str, given: str | Path) -> Path:
+    if not isinstance(given, str | os.PathLike) or not os.fspath(given):
+        raise WrongType(what, f"must be the path of a folder, not {given!r}")
+    return Path(given)
+
+
+def found(
+    root: str | Path, patterns: str | Iterable[str], exclude: str | Iterable[str] = ()
+) -> list[str]:
     """Paths of files below a root that match a pattern, relative to it.
 
     A pattern's name is looked for in its folder and in all below it. Paths that contain one of
     ``exclude`` are left out. Raises `NoMatch`.
     """
-    left_out = tuple(exclude)
+    left_out = texts("exclude", exclude)
     paths: dict[str, None] = {}
-    for pattern in patterns:
+    for pattern in texts("patterns", patterns):
         given = PurePosixPath(pattern)
+        if given.is_absolute() or ".." in given.parts:
+            raise BadJob("patterns", f"must stay below {root}, not {pattern!r}")
         top = Path(root) / given.parent
         matched = False
-        for folder, _, names in os.walk(top):
-            for name in sorted(names):
+        for folder, _, files in os.walk(top):
+            for name in sorted(files):
                 path = Path(folder, name).relative_to(root).as_posix()
                 if fnmatch.fnmatchcase(name, given.name):
                     matched = True

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future
 from typing import Any
 
+from encamp.errors import WrongType
+from encamp.services.checks import check_name, named, texts
 from encamp.services.letters import APPLY
 from encamp.services.proxy import pickled
 from encamp.services.result import Result
@@ -23,15 +25,29 @@ class Parameters(MutableMapping[str, Any]):
     """
 
     def __init__(
-        self, service: Service, values: Mapping[str, Any] | None = None, read: Iterable[str] = ()
+        self,
+        service: Service,
+        values: Mapping[str, Any] | None = None,
+        read: str | Iterable[str] = (),
     ) -> None:
+        if not isinstance(service, Service):
+            raise WrongType("service", f"must be what publish returned, not {service!r}")
         self.service = service
-        self._values: dict[str, Any] = dict(values or {})
-        self._read = (read,) if isinstance(read, str) else tuple(read)
+        self._values = {} if values is None else named("values", values)
+        self._read: tuple[str, ...] = ()
+        self.read_back(read)
+
+    def read_back(self, names: str | Iterable[str]) -> None:
+        """Read these values back after each call from now on."""
+        found = texts("read", names)
+        for name in found:
+            check_name("read", name)
+        self._read = found
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Result:
         """Set the values on any free server, call a method there, and read values back."""
         service = self.service
+        check_name(service.name, method)
         applied = Applied(dict(self._values), self._read, method, args, kwargs)
         result = Result(service._client, service.name, method)
         result._wanted = service._number
@@ -53,6 +69,7 @@ class Parameters(MutableMapping[str, Any]):
         return self._values[name]
 
     def __setitem__(self, name: str, value: Any) -> None:
+        check_name("values", name)
         self._values[name] = value
 
     def __delitem__(self, name: str) -> None:

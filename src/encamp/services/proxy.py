@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Protocol
 
-from encamp.errors import BadJob, ProxyReleased, words_of
+from encamp.errors import ProxyReleased, words_of
+from encamp.services.checks import check_name
 from encamp.services.client import Client, Outgoing, Route
 from encamp.services.letters import CALL, READ, WRITE
 from encamp.services.result import Result
@@ -69,7 +70,7 @@ class Proxy:
 
     def read(self, name: str) -> Result:
         """The value of an attribute of the object; does not wait for it."""
-        _check_name(self._service.name, name)
+        check_name(self._service.name, name)
         return self._send(READ, name, [])
 
     def write(self, name: str, value: Any) -> Result:
@@ -83,8 +84,9 @@ class Proxy:
         """
         if not self._released:
             object.__setattr__(self, "_released", True)
-            shared = self._passed or self._grouped
-            self._client.release(self._route, self._lease, self._last, shared=shared)
+            self._client.release(
+                self._route, self._lease, self._last, shared=self._passed, grouped=self._grouped
+            )
 
     def _send(self, op: int, name: str, parts: Parts, result: Result | None = None) -> Result:
         if self._released:
@@ -146,7 +148,7 @@ class Proxy:
 
     def __del__(self) -> None:
         if not (self._released or self._passed):
-            self._client.drop(self._route, self._lease, self._last, shared=self._grouped)
+            self._client.drop(self._route, self._lease, self._last, grouped=self._grouped)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._released:
@@ -182,16 +184,11 @@ class _Method:
 
 def pickled(service: str, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Parts:
     """The arguments of a method. Raises `CannotTravel`, and `BadJob` for what names no method."""
-    _check_name(service, name)
+    check_name(service, name)
     try:
         return dump_arguments(args, kwargs)
     except Exception as exc:
         raise cannot_travel(f"an argument of {service}.{name}", exc) from exc
-
-
-def _check_name(service: str, name: object) -> None:
-    if not (isinstance(name, str) and name):
-        raise BadJob(service, f"name a method or an attribute, such as 'update', not {name!r}")
 
 
 def _complain(result: Future[Any]) -> None:

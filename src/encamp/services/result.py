@@ -90,7 +90,13 @@ class Result(Awaited):
 
         Raises TimeoutError if the time is over; the call continues.
         """
-        return self.result(timeout)
+        try:
+            return self.result(timeout)
+        except TimeoutError:
+            if self.done():  # the call has raised it, or has ended just now
+                return self.result()
+            what = f"{self.service}.{self.call} has not returned within {timeout:g} s"
+            raise TimeoutError(f"{what}; the call continues") from None
 
     def cancel(self) -> bool:
         """False: a call that was sent to a server cannot be cancelled."""

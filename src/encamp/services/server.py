@@ -12,7 +12,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from encamp.errors import GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
+from encamp.errors import BadJob, GroupBroken, ProxyReleased, ServiceEnded, Stopped, reason
+from encamp.quantities import patience, whole
 from encamp.services.current_client import task_client
 from encamp.services.letters import (
     APPLY,
@@ -371,12 +372,16 @@ class Server:
     def send(self, rank: int, message: object) -> None:
         """Send an object to the member with this rank."""
         group, own, tasks = self._talking()
+        _check_rank(rank, len(tasks))
         letter = encode(Between(group, own))
         self._post(tasks[rank], [letter, *dump(message)])
 
     def receive(self, timeout: float | None, rank: int | None) -> tuple[int, Any] | None:
         """The next message of a member, or None if the time is over."""
-        group, _, _ = self._talking()
+        timeout = patience(timeout)
+        group, _, tasks = self._talking()
+        if rank is not None:
+            _check_rank(rank, len(tasks))
         box = self.task_client.between.setdefault(group, deque())
         found: list[tuple[int, Parts]] = []
 
@@ -411,6 +416,11 @@ class Server:
             raise RuntimeError(
                 "this call was not made through a group; acquire one with service.group()"
             ) from None
+
+
+def _check_rank(rank: int, size: int) -> None:
+    if whole("rank", rank, 0) >= size:
+        raise BadJob("rank", f"must be less than {size}, the size of the group, not {rank!r}")
 
 
 _current: ContextVar[Server | None] = ContextVar("encamp_server", default=None)

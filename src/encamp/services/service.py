@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import os
 import types
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, Literal, TypedDict
 
 from encamp.cluster.controller import Controller
 from encamp.cluster.events import Host
-from encamp.cluster.options import SpawnOptions
+from encamp.cluster.options import SpawnOptions, check_flag
 from encamp.cluster.recalls import NOT_INLINE
 from encamp.errors import (
     BadJob,
@@ -26,9 +25,11 @@ from encamp.errors import (
     UnknownOption,
     UnsupportedByEngine,
     WrongLength,
+    WrongType,
 )
 from encamp.model import ServiceStatistics
-from encamp.quantities import as_number, whole
+from encamp.quantities import duration, limit, patience, whole
+from encamp.services.checks import can_be_iterated, check_name, items, named
 from encamp.services.client import Client, Outgoing
 from encamp.services.current_client import client_of
 from encamp.services.letters import CALL, GROUP, Granted
@@ -129,9 +130,8 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         raise UnknownOption(unknown, tuple(sorted(known)))
     of_tasks = _ServerOptions.__annotations__
     rest: dict[str, Any] = {key: value for key, value in options.items() if key in of_tasks}
-    kwargs = options.get("kwargs") or {}
-    if not isinstance(kwargs, Mapping):
-        raise BadJob("kwargs", f"must be a dict of named arguments, not {kwargs!r}")
+    kwargs = options.get("kwargs")
+    kwargs = {} if kwargs is None else named("kwargs", kwargs)
     made = not isinstance(what, _MAKERS)
     if made and (args or kwargs):
         raise BadJob("publish", "only a class or a function takes arguments")
@@ -140,6 +140,7 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         raise BadJob("per", f"must be 'slot' or 'host', not {per!r}")
     every = whole("checkpoint_every", options.get("checkpoint_every", 0), 0)
     at_least_once = options.get("at_least_once", False)
+    check_flag("at_least_once", at_least_once)
     if at_least_once and not every:
         raise BadJob(
             "at_least_once",
@@ -148,7 +149,10 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
     kind = type(what) if made else what
     default = getattr(kind, "__name__", type(kind).__name__)
     spawned = SpawnOptions.of(rest)
-    name = options.get("name") or default
+    name = options.get("name", "")
+    if not (isinstance(name, str) and name.isprintable()):
+        raise BadJob("name", f"must be text of one line, not {name!r}")
+    name = name or default
     parts = dump_as(f"what makes {name}", what if made else (what, tuple(args), dict(kwargs)))
     blueprint = Blueprint(tuple(map(bytes, parts)), made)
     published = Published(
@@ -160,30 +164,17 @@ def _published(what: Any, args: tuple[Any, ...], options: ServiceOptions) -> Pub
         whole("restarts", options.get("restarts", 3), 0),
         every,
         at_least_once,
-        _seconds("idle_limit", options.get("idle_limit")),
-        _seconds("call_limit", options.get("call_limit")),
+        limit("idle_limit", options.get("idle_limit")),
+        limit("call_limit", options.get("call_limit")),
         _windows(options),
     )
     published.options.checked()
     return published
 
 
-def _seconds(what: str, limit: object) -> float | None:
-    number = as_number(limit)
-    if limit is not None and not (number is not None and number > 0):
-        raise BadJob(what, f"must be a number of seconds above 0, not {limit!r}")
-    return number
-
-
 def _windows(options: ServiceOptions) -> Windows | None:
-    display, delay = options.get("display", False), options.get("window_delay", 0)
-    if display is True and not (display := os.environ.get("DISPLAY", "")):
-        raise BadJob("display", "DISPLAY is not set; name a display, like ':0'")
-    if not (isinstance(display, str) or display is False):
-        raise BadJob("display", f"must be the name of an X display, True or False, not {display!r}")
-    if (not (number := as_number(delay)) and number != 0) or number < 0:
-        raise BadJob("window_delay", f"must be a number of seconds, not {delay!r}")
-    return Windows(display, options.get("window", ""), number).checked() if display else None
+    delay = duration("window_delay", options.get("window_delay", 0))
+    return Windows.of(options.get("display", False), options.get("window", ""), delay)
 
 
 _Caller = Callable[[str, Parts], Result]
@@ -217,15 +208,21 @@ class _All(ABC):
     ) -> list[Result]:
         """`broadcast` with separate arguments for each server: a tuple, or any other single value.
 
-        Raises `WrongLength` unless there is one for each server.
+        Raises `WrongLength` unless there is one for each server, and `WrongType` for what is no
+        list.
         """
+        check_name(self.name, method)
+        given = items("scatter", arguments, "arguments, one for each server")
+        by_name = None if keywords is None else items("keywords", keywords, "dicts")
         callers = self._callers()
-        each = scattered(self.name, method, arguments, keywords, len(callers))
+        each = scattered(self.name, method, given, by_name, len(callers))
         with self._client.together():
             return [call(method, parts) for call, parts in zip(callers, each, strict=True)]
 
     def reduce(self, operation: Callable[[Any, Any], Any], method: str, /, *args: Any) -> Any:
         """Combine the values of all servers, in their order, with an operation; waits for them."""
+        if not callable(operation):
+            raise WrongType("reduce", f"takes a function of two values first, not {operation!r}")
         return functools.reduce(operation, gather(self.broadcast(method, *args)))
 
 
@@ -277,6 +274,7 @@ class Service(_All):
         return Group(self, self._proxies(self._acquired(wanted, timeout)))
 
     def _acquired(self, count: int, timeout: float | None) -> Granted:
+        timeout = patience(timeout)
         client = self._client
         wanted = client.acquire(self._number, count)
         try:
@@ -312,13 +310,20 @@ class Service(_All):
 
     def call_one(self, server: int, method: str, /, *args: Any, **kwargs: Any) -> Result:
         """`call` on a certain server (`Proxy.server`), when it is free."""
-        return self._call(method, pickled(self.name, method, args, kwargs), server)
+        parts, server = pickled(self.name, method, args, kwargs), whole("server", server, 1)
+        return self._call(method, parts, server)
 
     def map(self, method: str, *iterables: Iterable[Any]) -> Iterator[Any]:
         """The method's values for the items of iterables, in their order, by all servers.
 
         All calls are made at once.
         """
+        check_name(self.name, method)
+        if not iterables:
+            raise WrongType("map", f"takes values for {method!r}, such as map({method!r}, [1, 2])")
+        for given in iterables:
+            if not can_be_iterated(given):
+                raise WrongType("map", f"takes lists or other iterables of values, not {given!r}")
         results = [self.call(method, *args) for args in zip(*iterables, strict=False)]
 
         def values() -> Iterator[Any]:
@@ -386,7 +391,8 @@ class Service(_All):
         Raises TimeoutError, which says whether some wait for slots, `NotEnough` if there will never
         be so many, and `ServiceFailed` if none can start.
         """
-        asked = self._client.ask(self._number, "ready", whole("count", count, 0))
+        count, timeout = whole("count", count, 0), patience(timeout)
+        asked = self._client.ask(self._number, "ready", count)
         try:
             return int(asked.result(timeout))
         except TimeoutError:
@@ -525,14 +531,23 @@ def gather(
 
     The first error is raised when all have ended; with ``return_exceptions`` each error takes the
     place of its value. ``timeout`` applies to each result; then TimeoutError is raised. Raises
-    TypeError for an object that is not a result.
+    `WrongType` for an object that is not a result.
     """
     values: list[Any] = []
     failed: BaseException | None = None
+    timeout = patience(timeout)
+    if not can_be_iterated(results):
+        raise WrongType("gather", f"takes results of calls, as broadcast returns, not {results!r}")
     for result in results:
         if not isinstance(result, Future):
-            raise TypeError(f"gather takes results of calls, as broadcast returns, not {result!r}")
-        error = result.exception(timeout)
+            raise WrongType(
+                "gather", f"takes results of calls, as broadcast returns, not {result!r}"
+            )
+        try:
+            error = result.exception(timeout)
+        except TimeoutError:
+            what = f"result {len(values) + 1} has not come within {timeout:g} s"
+            raise TimeoutError(f"{what}; its call continues") from None
         if error is None:
             values.append(result.result())
         else:
@@ -546,15 +561,15 @@ def gather(
 def scattered(
     service: str,
     method: str,
-    arguments: Iterable[Any],
-    keywords: Iterable[Mapping[str, Any]] | None,
+    arguments: Sequence[Any],
+    keywords: Sequence[Any] | None,
     servers: int,
 ) -> list[Parts]:
-    """The arguments of each server, pickled. Raises `WrongLength`."""
+    """The arguments of each server, pickled. Raises `WrongLength` and `WrongType`."""
     each = [args if isinstance(args, tuple) else (args,) for args in arguments]
     if len(each) != servers:
         raise WrongLength("arguments", len(each), servers)
-    named = [{}] * servers if keywords is None else [dict(one) for one in keywords]
-    if len(named) != servers:
-        raise WrongLength("named arguments", len(named), servers)
-    return [pickled(service, method, args, kw) for args, kw in zip(each, named, strict=True)]
+    by_name = [{}] * servers if keywords is None else [named("keywords", one) for one in keywords]
+    if len(by_name) != servers:
+        raise WrongLength("named arguments", len(by_name), servers)
+    return [pickled(service, method, args, kw) for args, kw in zip(each, by_name, strict=True)]

@@ -179,10 +179,12 @@ class TaskClient(Client):
         self.held.update(lease for _, _, lease in letter.leases)
         super()._granted(letter, parts)
 
-    def release(self, route: Route, lease: int, last: Result | None, *, shared: bool) -> None:
+    def release(
+        self, route: Route, lease: int, last: Result | None, *, shared: bool, grouped: bool = False
+    ) -> None:
         """See `Client.release`."""
         self.held.discard(lease)
-        super().release(route, lease, last, shared=shared)
+        super().release(route, lease, last, shared=shared, grouped=grouped)
 
 
 def _wanted(what: Awaited) -> tuple[int, int, int, str]:

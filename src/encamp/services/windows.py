@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -21,6 +22,21 @@ _APART = '"$@" </dev/null & '
 """So that a window is nobody's child, and stays when the program has ended."""
 
 
+_DISPLAY = re.compile(r"[^\s:]*::?[0-9]+(\.[0-9]+)?")
+_GEOMETRY = re.compile(r"=?([0-9]+x[0-9]+)?([+-]-?[0-9]+[+-]-?[0-9]+)?")
+_OPENS = """
+import ctypes, sys
+try:
+    x = ctypes.CDLL("libX11.so.6")
+except OSError:
+    sys.exit()  # xterm knows another one
+x.XOpenDisplay.restype = ctypes.c_void_p
+sys.exit(not x.XOpenDisplay(sys.argv[1].encode()))
+"""
+_ANSWERS_WITHIN = 10.0
+"""Seconds that an X display may take to accept a client."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """Where windows are opened, how large they are, and how many seconds lie between two."""
@@ -29,12 +45,23 @@ class Windows:
     geometry: str
     delay: float
 
-    def checked(self) -> Windows:
-        """The same; raises `BadJob` where none can be opened."""
+    @classmethod
+    def of(cls, display: object, geometry: object, delay: float) -> Windows | None:
+        """Those of these options; None if none are wanted. Raises `BadJob` if none can open."""
+        if display is None or display is False:
+            return None
+        if display is True and not (display := os.environ.get("DISPLAY", "")):
+            raise BadJob("display", "DISPLAY is not set; name a display, like ':0'")
+        if not (isinstance(display, str) and _DISPLAY.fullmatch(display)):
+            why = f"must be the name of an X display, like ':0', True or False, not {display!r}"
+            raise BadJob("display", why)
+        if not (isinstance(geometry, str) and _GEOMETRY.fullmatch(geometry)):
+            why = f"must be a size and place like '80x24' or '80x24+0+0', not {geometry!r}"
+            raise BadJob("window", why)
         if shutil.which(_XTERM) is None:
             raise BadJob("display", "there is no xterm on this host; install it (Debian: xterm)")
-        python_command()
-        return self
+        _check_opens(display)
+        return cls(display, geometry, delay)
 
     def command(self, name: str, host: str) -> list[str]:
         """The words that open the window of a server's console."""
@@ -42,6 +69,22 @@ class Windows:
         size = ["-geometry", self.geometry] if self.geometry else []
         title = ["-T", f"{host}: {name}", "-n", host]
         return [_XTERM, "-display", self.display, *title, *size, "-hold", "-e", *console]
+
+
+def _check_opens(display: str) -> None:
+    """Raise `BadJob` if an X display accepts no client of this user."""
+    command = [*python_command(), "-c", _OPENS, display]
+    try:
+        tried = subprocess.run(command, capture_output=True, timeout=_ANSWERS_WITHIN, check=False)
+        why = "cannot be opened" if tried.returncode else ""
+    except subprocess.TimeoutExpired:
+        why = f"has not answered within {_ANSWERS_WITHIN:g} s"
+    if why:
+        raise BadJob(
+            "display",
+            f"the X display {display!r} {why}; check that its server runs and that you may use it "
+            f"(xset -display {display} q)",
+        )
 
 
 class Opener:

@@ -7,7 +7,6 @@ differ in the `Port` through which messages are sent and received.
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import pickle
 import sys
@@ -26,7 +25,7 @@ from msgspec import Raw
 
 from encamp.errors import InitializerFailed, Stopped, words_of
 from encamp.loop.held_off import if_task_has_any
-from encamp.quantities import as_number, as_whole
+from encamp.quantities import as_whole, patience
 from encamp.slot.calling import called
 from encamp.slot.isolation import leave, put_back
 from encamp.slot.ledger import Ledger
@@ -606,7 +605,7 @@ class CurrentTask:
         if source is not None:
             source = task_number(source)
         if timeout is not None:
-            timeout = seconds(timeout)
+            timeout = patience(timeout)
         slot, shortcut = self._slot, self._shortcut
         if shortcut is not None and not slot.inbox and (timeout is None or timeout > BRIEF):
             caught = shortcut.catch(self.id, source) if _thread() == slot.thread else None
@@ -625,14 +624,6 @@ def task_number(task: Any) -> int:
     if number is None or not 0 <= number < _MOST_TASKS:
         raise TypeError(f"give a task or its id, not {task!r}")
     return number
-
-
-def seconds(timeout: object) -> float | None:
-    """The checked timeout of `receive`; None: forever."""
-    number = as_number(timeout)
-    if number is None or number != number:
-        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
-    return None if number == math.inf else number
 
 
 def in_a_call() -> bool:

@@ -33,7 +33,7 @@ class AbstractService:
 
     def read_back(self, names: Iterable[str]) -> None:
         """Read the values of these after each call."""
-        self.parameters._read = tuple(names)
+        self.parameters.read_back(names)
 
     def __getattr__(self, name: str) -> Callable[..., Result]:
         if name.startswith("_"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from encamp.errors import EncampError, NotEnough, ServiceEnded
+from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Free, Granted, Refused, Uses
 from encamp.services.registry.pool import Request, ServerRecord
 from encamp.services.registry.records import Records, Service
@@ -34,7 +34,9 @@ class Grants:
     def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
         """Why a request will never be met."""
         if letter.server and letter.server not in service.pool.servers:
-            return self._records.errors.get(letter.server) or ServiceEnded(service.name)
+            known = ", ".join(map(str, service.pool.servers)) or "none"
+            why = f"{service.name} has no server {letter.server}; its servers are {known}"
+            return self._records.errors.get(letter.server) or BadJob("server", why)
         most = len(service.pool.servers)
         if letter.count <= most:
             return None

@@ -19,6 +19,7 @@ from encamp.wire.pickling import dump, dump_failure, portable_error
 from encamp.wire.protocol import SPAWNER
 
 _UNKNOWN = -1
+_TWICE = "the second one in this call, which is not repeated any more"
 
 
 class Endings:
@@ -45,7 +46,7 @@ class Endings:
         bound = service.published.restarts * max(1, len(service.pool.servers))
         again = died and service.deaths <= bound and not service.ended
         if again and service.published.at_least_once and served and self._records.usable():
-            self._revive(service, server, task)
+            self._revive(service, server, task, value)
             return
         self._lose(service, server, task, good, value)
         if again:
@@ -64,11 +65,13 @@ class Endings:
             self._starter.fail(service, why, error)
         self._grants.grant(service)
 
-    def _revive(self, service: Service, server: ServerRecord, task: TaskRecord) -> None:
+    def _revive(
+        self, service: Service, server: ServerRecord, task: TaskRecord, value: TaskLost
+    ) -> None:
         """Start a server again that is to run all that its predecessor did since its last state."""
         mark = server.began or task.mark
         if mark == server.poison and mark != (0, 0):
-            self._give_up(service, server, mark)
+            self._give_up(service, server, mark, value)
         server.poison, server.began = mark, None
         saved = self._states.take(server.number)
         if saved is not None:
@@ -83,12 +86,15 @@ class Endings:
 
         self._records.pump.soon(start)
 
-    def _give_up(self, service: Service, server: ServerRecord, mark: tuple[int, int]) -> None:
+    def _give_up(
+        self, service: Service, server: ServerRecord, mark: tuple[int, int], value: TaskLost
+    ) -> None:
         """A call that two servers have died of is not tried again."""
         for at, (client, call, _) in enumerate(server.log):
             if (client, call[0]) == mark:
                 del server.log[at]
-                error = ServerLost(service.name, call[3], server.host, True)
+                facts = service.name, call[3], server.host, True, value.exit_code, _TWICE
+                error = ServerLost(*facts)
                 payload = bytes(dump_failure(error)[0])
                 letter = Answers(server.number, [(call[0], False, payload, 0)], [], server.seen)
                 self._records.tell(client, letter)
@@ -99,7 +105,8 @@ class Endings:
     ) -> None:
         """A server is gone: clients are told, and nobody gets it any more."""
         about, number = server.began or task.mark
-        if server.began is None and isinstance(value, TaskLost) and value.exit_code is None:
+        untold = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
+        if server.began is None and untold:
             about = _UNKNOWN
         error = self._error_of(service, server, task, good, value)
         letter = Lost(server.number, about, number)
@@ -127,7 +134,7 @@ class Endings:
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
         """What clients of a server that is gone are told."""
-        if good or service.ended:
+        if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
         lost = self._states.since(server.number, server.seen[0])
         error = ServerLost(service.name, "", task.future.host or "", None, lost=lost)

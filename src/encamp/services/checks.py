@@ -1,0 +1,50 @@
+"""Checks of what users give to services: each refusal names the argument and the value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from encamp.errors import BadJob, WrongType
+
+
+def items(what: str, given: Any, meant: str) -> list[Any]:
+    """The items of a list or another iterable; a text or a mapping is none. Raises `WrongType`."""
+    if isinstance(given, Mapping) or not can_be_iterated(given):
+        raise WrongType(what, f"must be a list of {meant}, not {given!r}")
+    return list(given)
+
+
+def can_be_iterated(given: Any) -> bool:
+    """Whether it has items and is no text; takes none of them."""
+    if isinstance(given, str | bytes | bytearray):
+        return False
+    try:
+        iter(given)
+    except TypeError:
+        return False
+    return True
+
+
+def texts(what: str, given: str | Iterable[str]) -> tuple[str, ...]:
+    """One text or several. Raises `WrongType`."""
+    found = (given,) if isinstance(given, str) else tuple(items(what, given, "texts"))
+    for one in found:
+        if not isinstance(one, str):
+            raise WrongType(what, f"must be texts, not {one!r}")
+    return found
+
+
+def named(what: str, given: Any) -> dict[str, Any]:
+    """Values by names. Raises `WrongType`."""
+    if not isinstance(given, Mapping):
+        raise WrongType(what, f"must be a dict of names and values, not {given!r}")
+    for name in given:
+        check_name(what, name)
+    return dict(given)
+
+
+def check_name(what: str, name: object) -> None:
+    """Raise `BadJob` for what names nothing of an object."""
+    if not (isinstance(name, str) and name):
+        raise BadJob(what, f"name a method or an attribute, such as 'update', not {name!r}")
