@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from encamp.errors import shown
 
@@ -42,7 +43,7 @@ def line(text: str) -> str:
     return f'<div style="opacity:.75">{escaped(text)}</div>'
 
 
-def bar(counts: Mapping[str, int], width: int = 480) -> str:
+def bar(counts: Mapping[Any, int], width: int = 480) -> str:
     """How many of all are in which state, as one bar."""
     whole = sum(counts.values())
     parts = "".join(

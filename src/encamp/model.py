@@ -12,21 +12,36 @@ from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
 from encamp.errors import BadValues, EncampError, NotInstalled, printable, shown
-from encamp.values import Scalar, row_of
+from encamp.sizes import time_text
+from encamp.values import Scalar, rounded, row_of
 
 State = Literal["waiting", "running", "done", "failed", "blocked", "up to date", "to do"]
 """``blocked``: a task it waits for failed. ``up to date``: done by an earlier run.
 ``to do``: what a dry run would run."""
+_IN_ORDER: tuple[State, ...] = (
+    "to do",
+    "done",
+    "up to date",
+    "failed",
+    "blocked",
+    "running",
+    "waiting",
+)
+"""The states in the order in which people read their counts."""
+DRY_RUN = "dry run"
+"""What the report of a dry run names as the executor."""
 T = TypeVar("T")
 
 
 MOST_COUNTED = 1000
 """Orphans that are counted at most: each is looked for on the disk."""
 _LISTED = 10
-"""How many failures a summary names."""
+"""How many failures, or rows, a summary shows."""
+_FORESEEN = 50
+"""Of how many tasks the summary of a dry run says why they would run."""
 _COLUMNS = 12
 """Columns of values that a notebook shows."""
 _LOGS_SHOWN = 3
@@ -136,32 +151,52 @@ class AttemptReport:
 @quickly_pickled
 @dataclass(frozen=True, slots=True)
 class TaskReport:
-    """What a run says about one task."""
+    """The report of one task; also one of an earlier run, if the task is up to date.
+
+    name, state
+        The task's name; "done", "failed", "up to date" and so on.
+    why
+        Why the task ran, did not run or failed, in words.
+    attempts
+        Its attempts, in their order: where and how long each one ran. `seconds` is the time of the
+        last one.
+    inputs, more_inputs
+        The first twenty of its own inputs when it was last submitted, and how many more it has.
+    outputs, rescued
+        The files that it has published; those that it left when it failed (``on_failure``).
+    log, log_tail
+        The file with what it has printed, relative to the job's folder (None if it printed
+        nothing), and the end of it.
+    kept
+        Its folder as ``host:path``, if that was kept.
+    value
+        What its last function returned, if JSON can represent it, or the contents of its file of
+        values.
+    not_kept
+        The type of that value if JSON cannot represent it; later runs then lack the value.
+    parameters
+        The values that it was made for: those of ``foreach``, or arguments of its function.
+    """
 
     name: str
     state: State
     attempts: list[AttemptReport] = field(default_factory=list)
     outputs: list[Published] = field(default_factory=list)
     why: str = ""
-    """Why the task ran, did not run or failed, in words."""
     log: str | None = None
-    """Path of the task's captured output, relative to the job's folder; None if it wrote none."""
     log_tail: str = ""
     kept: str | None = None
-    """The sandbox that was kept for looking into, as host:path."""
     value: Any = None
-    """What the last Python step returned, where it can be written as JSON, or what its file of
-    values holds."""
     rescued: list[Published] = field(default_factory=list)
-    """What a failed task was asked to leave (``on_failure``)."""
     parameters: dict[str, Scalar] = field(default_factory=dict)
-    """What the task was made for: values of ``foreach``, arguments of its function."""
     not_kept: str = ""
-    """The type of the value where it cannot be written as JSON, so that later runs lack it."""
     inputs: list[InputFile] = field(default_factory=list)
-    """Its own inputs when it was last handed over, the first twenty."""
     more_inputs: int = 0
-    """How many it has beside these."""
+
+    @property
+    def seconds(self) -> float:
+        """The time of its last attempt, the sum of its phases; 0 if there was none."""
+        return sum(phase.seconds for phase in self.attempts[-1].phases) if self.attempts else 0.0
 
     def _repr_html_(self) -> str:
         from encamp.markup import box, escaped, heading, table
@@ -169,11 +204,13 @@ class TaskReport:
         last = self.attempts[-1] if self.attempts else None
         facts: list[tuple[str, object]] = [("why", self.why)]
         facts += [(name, value) for name, value in self.parameters.items()]
-        facts += [] if self.value is None else [("value", self.value)]
+        facts += [] if self.value is None else [("value", rounded(self.value))]
         if last is not None and last.where is not None:
             facts.append(("ran on", f"{last.where.host}, {last.where.worker}"))
         if last is not None:
-            facts.append(("took", f"{sum(span.seconds for span in last.phases):.3g} s"))
+            facts.append(("took", time_text(self.seconds)))
+        more = [f"and {self.more_inputs} more"] if self.more_inputs else []
+        facts += [("input", one) for one in (*(file.path for file in self.inputs), *more)]
         facts += [("output", output.path) for output in self.outputs[:_LISTED]]
         facts += [] if self.kept is None else [("folder", self.kept)]
         log = f"<pre>{escaped(self.log_tail[-2000:], 2000)}</pre>" if self.log_tail else ""
@@ -413,42 +450,63 @@ class JobReport:
         object.__setattr__(self, "services", ServicesStatistics(self.services))
 
     def __repr__(self) -> str:
-        found = Counter(self.states())
-        counts = ", ".join(f"{found[state]} {state}" for state in get_args(State) if found[state])
-        return f"<JobReport {self.name!r}: {counts or 'no task'}>"
+        return f"<JobReport {self.name!r}: {self._counted()}>"
 
     def __str__(self) -> str:
-        """A summary: tasks by state, which failed and why, and the path of the complete report."""
-        found = Counter(self.states())
-        counts = [f"{found[state]} {state}" for state in get_args(State) if found[state]]
-        counts += [f"{self.not_selected} not selected"] if self.not_selected else []
-        seconds = self.ended - self.started
-        lines = [f"{printable(self.name)}: {', '.join(counts) or 'no task'} in {seconds:.3g} s"]
+        """A summary: tasks by state, which failed and why, and the path of the complete report.
+
+        Of a dry run: which tasks would run, and why.
+        """
+        lines = [f"{printable(self.name)}: {self.words()}"]
         lines += [f"  warning: {shown(warning)}" for warning in self.warnings]
-        for task in islice(self.of_state("failed"), _LISTED):
-            lines.append(f"  failed: {printable(task.name)}: {shown(task.why)}")
-        if found["failed"] > _LISTED:
-            lines.append(f"  and {found['failed'] - _LISTED} more failed")
+        told, more = self._told()
+        lines += [f"  {task.state}: {printable(task.name)}: {shown(task.why)}" for task in told]
+        lines += [f"  and {more} more {told[0].state}"] if more else []
         lines += [f"  {text}" for text in self._orphans_told()]
-        return "\n".join([*lines, f"  report: {printable(self.folder)}/report.html"])
+        lines += [] if self.is_dry_run else [f"  report: {printable(self.folder)}/report.html"]
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         from encamp.markup import bar, box, heading, line, table
 
-        found = Counter(self.states())
-        counts = {state: found[state] for state in get_args(State) if found[state]}
-        words = ", ".join(f"{number} {state}" for state, number in counts.items()) or "no task"
-        some = islice(self.of_state("failed"), _LISTED)
-        failed = [(task.name, "failed", task.why) for task in some]
         parts = [
-            heading(self.name, f"{words} in {self.ended - self.started:.3g} s"),
-            bar(counts),
+            heading(self.name, self.words()),
+            bar(self.counts()),
             *(line(f"warning: {warning}") for warning in self.warnings),
         ]
-        if failed:
-            parts.append(table(("task", "", "why"), failed, found["failed"] - len(failed)))
-        parts += [self._values_as_html(), *map(line, self._orphans_told())]
-        return box(*parts, line(f"report: {self.folder}/report.html"))
+        told, more = self._told()
+        if told:
+            rows = [(task.name, task.state, task.why) for task in told]
+            parts.append(table(("task", "", "why"), rows, more))
+        if not self.is_dry_run:  # whose values would be those of an earlier run
+            parts.append(self._values_as_html())
+        parts += map(line, self._orphans_told())
+        parts += [] if self.is_dry_run else [line(f"report: {self.folder}/report.html")]
+        return box(*parts)
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether nothing was run, because of ``dry_run=True``."""
+        return self.executor == DRY_RUN
+
+    def words(self) -> str:
+        """How many tasks are in each state, and how long the run took."""
+        if self.is_dry_run:
+            to_do, kept = self.count("to do"), self.count("up to date")
+            return f"{to_do} to do, {kept} up to date; nothing was run"
+        return f"{self._counted()} in {time_text(self.ended - self.started)}"
+
+    def _counted(self) -> str:
+        counts = [f"{number} {state}" for state, number in self.counts().items()]
+        counts += [f"{self.not_selected} not selected"] if self.not_selected else []
+        return ", ".join(counts) or "no task"
+
+    def _told(self) -> tuple[list[TaskReport], int]:
+        """The tasks that a summary names with the reason, and how many more there are."""
+        state: State = "to do" if self.is_dry_run else "failed"
+        most = _FORESEEN if self.is_dry_run else _LISTED
+        told = list(islice(self.of_state(state), most))
+        return told, self.count(state) - len(told)
 
     def _orphans_told(self) -> list[str]:
         return [orphans_told(self.orphans, self.destination)] if self.orphans else []
@@ -464,12 +522,17 @@ class JobReport:
         if not rows:
             return ""
         heads = list(dict.fromkeys(name for row in rows[:_LISTED] for name in row))[:_COLUMNS]
-        cells = [[row.get(name, "") for name in heads] for row in rows[:_LISTED]]
+        cells = [[rounded(row.get(name, "")) for name in heads] for row in rows[:_LISTED]]
         return table(heads, cells, len(rows) - len(cells))
 
     def count(self, state: State) -> int:
         """How many tasks are in ``state``, such as "done", "up to date" or "failed"."""
         return sum(one == state for one in self.states())
+
+    def counts(self) -> dict[State, int]:
+        """How many tasks are in each state; states of none are left out."""
+        found = Counter(self.states())
+        return {state: found[state] for state in _IN_ORDER if found[state]}
 
     def states(self) -> Iterator[State]:
         """The state of each task."""

@@ -1,4 +1,4 @@
-"""Numbers of bytes and counts as people write and read them."""
+"""Numbers of bytes, times and counts as people write and read them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def size_text(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1024
     return f"{size:.1f} TiB"
+
+
+def time_text(seconds: float) -> str:
+    """``"1.5 s"`` and the like."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def counted(number: int, one: str, many: str = "") -> str:

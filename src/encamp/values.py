@@ -53,6 +53,17 @@ def row_of(value: object, task: str) -> dict[str, Scalar]:
     return dict(named)
 
 
+def rounded(value: Any) -> Any:
+    """A task's value for people: numbers, alone or by name, have at most nine digits."""
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return _rounded(value)
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
 def check_scalar(value: object, name: str, task: str) -> None:
     """Raise `BadValues` for what cannot stand in a cell."""
     if value is not None and not isinstance(value, str | int | float):

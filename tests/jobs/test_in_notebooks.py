@@ -41,7 +41,26 @@ def test_a_job_shows_itself_its_progress_and_its_report(kernel: Kernel) -> None:
     assert result["output_type"] == "execute_result"
     assert "points" in result["data"]["text/html"]
     assert "s1" in kernel.html("report['s1']")
+    assert shown["data"]["text/html"].count("done") == 1, "the bar is the report's"
     assert kernel.text("print(job.report is report)") == "True\n"
+
+
+def test_a_run_leaves_its_result_however_short_it_was(kernel: Kernel) -> None:
+    kernel.run(STRIPS)
+    for words in ("3 done in", "3 up to date in"):
+        [shown] = kernel.run("job = strips()\nreport = job.run(slots=2)")
+        assert words in shown["data"]["text/html"]
+        assert words in shown["data"]["text/plain"]
+
+
+def test_a_dry_run_shows_what_would_run_and_why(kernel: Kernel) -> None:
+    kernel.run(STRIPS + "\nstrips().run(slots=2)\nPath('results/s2.txt').unlink()")
+    markup = kernel.html("strips().run(dry_run=True)")
+    assert "1 to do, 2 up to date; nothing was run" in markup
+    assert "s2.txt was removed or changed" in markup
+    assert ">s1<" not in markup
+    assert "points" not in markup
+    assert "report.html" not in markup
 
 
 def test_a_failure_is_told_in_a_few_lines_and_hands_over_the_report(kernel: Kernel) -> None:

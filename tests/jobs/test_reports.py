@@ -26,7 +26,16 @@ from encamp.jobs.report import reports as kept
 from encamp.jobs.report.report import read_report, write_report
 from encamp.jobs.report.reports import Reports
 from encamp.jobs.worker.work import Outcome
-from encamp.model import AttemptReport, JobReport, Published, Span, TaskReport, TaskReports, Where
+from encamp.model import (
+    AttemptReport,
+    InputFile,
+    JobReport,
+    Published,
+    Span,
+    TaskReport,
+    TaskReports,
+    Where,
+)
 from encamp.values import as_json
 
 ODD = "bad\udcff\n\x00hex:zz"
@@ -289,8 +298,40 @@ def test_a_printed_report_is_a_summary() -> None:
     facts = ("job", "/out", "/out/job.job", 10.0, 11.5, "here", "pool", "1", False)
     report = JobReport(*facts, tasks, ["orphans"], not_selected=3)
     lines = str(report).splitlines()
-    assert lines[0] == "job: 1 done, 12 failed, 1 up to date, 3 not selected in 1.5 s"
+    assert lines[0] == "job: 1 done, 1 up to date, 12 failed, 3 not selected in 1.5 s"
     assert lines[1:3] == ["  warning: orphans", "  failed: f0: it broke"]
     assert lines[-2:] == ["  and 2 more failed", "  report: /out/job.job/report.html"]
     assert len(lines) == 14
     assert str(JobReport(*facts, [])).startswith("job: no task in 1.5 s")
+
+
+def test_the_report_of_a_dry_run_lists_what_would_run_and_why() -> None:
+    tasks = [TaskReport("kept", "up to date", value={"x": 1.0})]
+    tasks += [TaskReport(f"t{n}", "to do", why=f"input {n} changed") for n in range(52)]
+    facts = ("job", "/out", "/out/job.job", 10.0, 10.5, "here", "dry run", "1", False)
+    report = JobReport(*facts, tasks)
+    head, first, *_, last = str(report).splitlines()
+    assert head == "job: 52 to do, 1 up to date; nothing was run"
+    assert first == "  to do: t0: input 0 changed"
+    assert last == "  and 2 more to do"
+    markup = report._repr_html_()
+    assert "52 to do, 1 up to date; nothing was run" in markup
+    assert "input 49 changed" in markup
+    assert "input 50 changed" not in markup
+    assert "and 2 more" in markup
+    assert "report.html" not in markup
+    assert "kept" not in markup
+
+
+def test_a_task_in_a_notebook_shows_its_inputs_and_readable_numbers() -> None:
+    phases = [Span("job prephase", 1.0, 0.25), Span("f", 1.25, 1.5)]
+    attempt = AttemptReport(1, None, 0.5, phases)
+    inputs = [InputFile("/in/strip5.las", "strip5.las", 3, 4)]
+    value = {"mean": 107.58983041500001, "n": 3}
+    task = TaskReport("t", "done", [attempt], value=value, inputs=inputs, more_inputs=2)
+    assert task.seconds == 1.75
+    assert TaskReport("t", "up to date").seconds == 0
+    markup = task._repr_html_()
+    for text in ("/in/strip5.las", "and 2 more", "107.58983", "1.8 s"):
+        assert text in markup
+    assert "107.589830415" not in markup

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from encamp.cli.states import is_run, job_folders, moment_text
 from encamp.errors import BadJob, InputError, NotOurs, printable, shown
-from encamp.jobs.display.console import kept_text, time_text
+from encamp.jobs.display.console import kept_text
 from encamp.jobs.file.jobfile import load_job
 from encamp.jobs.job import Job
 from encamp.jobs.journal import Journal, Line
@@ -17,8 +17,9 @@ from encamp.jobs.report.report import NAME as REPORT
 from encamp.jobs.report.report import read_outline, read_task
 from encamp.jobs.steps import lines_of
 from encamp.model import AttemptReport, TaskReport
-from encamp.sizes import counted, size_text
+from encamp.sizes import counted, size_text, time_text
 from encamp.storage.disk.own_files import OwnFolder
+from encamp.values import rounded
 
 _MOST_LOG = 1 << 30
 _LISTED = 20
@@ -143,7 +144,9 @@ def _of_report(report: TaskReport, job: str | None) -> Iterator[str]:
 
 
 def _pairs(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{printable(str(name))} = {value!r}" for name, value in values.items())
+    return ", ".join(
+        f"{printable(str(name))} = {rounded(value)!r}" for name, value in values.items()
+    )
 
 
 def _of_attempt(attempt: AttemptReport, said: str) -> Iterator[str]:

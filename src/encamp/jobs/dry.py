@@ -18,7 +18,7 @@ from encamp.jobs.plan.selection import Selection
 from encamp.jobs.report.account import job_report
 from encamp.jobs.report.parameters import parameters_of
 from encamp.jobs.report.reports import Reports, as_list_if_few, tell_up_to_date
-from encamp.model import JobReport, TaskReport
+from encamp.model import DRY_RUN, JobReport, TaskReport
 
 
 def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobReport:
@@ -51,7 +51,7 @@ def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobRepo
                 tell_up_to_date(progress, name, reports)
             _look(orphans, name, prepared)
             graph.ended(name)
-    report = job_report(job, as_list_if_few(reports), clock, "dry run", False, orphans.warnings)
+    report = job_report(job, as_list_if_few(reports), clock, DRY_RUN, False, orphans.warnings)
     report = replace(report, orphans=orphans.count)
     progress.finished(report)
     if options.for_script and report.count("to do"):

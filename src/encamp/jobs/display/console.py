@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, cast
@@ -20,8 +19,8 @@ from encamp.jobs.display.progress import Progress
 from encamp.jobs.display.screen import Screen
 from encamp.jobs.display.standing import STYLES, Standing
 from encamp.jobs.report.table import NAME as TABLE
-from encamp.model import AttemptReport, JobReport, JobStatus, State, TaskReport, orphans_told
-from encamp.sizes import counted, size_text
+from encamp.model import AttemptReport, JobReport, JobStatus, TaskReport, orphans_told
+from encamp.sizes import counted, size_text, time_text
 
 _LISTED = 10
 """How many failures are shown with their logs."""
@@ -107,16 +106,8 @@ class _Summary(_Failures):
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
-        states: tuple[State, ...] = ("done", "up to date", "failed", "blocked", "waiting")
-        found = Counter(report.states())
-        counts = [f"{found[state]} {state}" for state in states if found[state]]
-        counts += [f"{report.not_selected} not selected"] if report.not_selected else []
         mirrored = sum(a.bytes_mirrored + a.bytes_shared for a in _attempts_of_this_run(report))
-        seconds = report.ended - report.started
-        self._print(
-            f"{printable(report.name)}: {', '.join(counts)} in {time_text(seconds)}, "
-            f"{size_text(mirrored)} mirrored"
-        )
+        self._print(f"{printable(report.name)}: {report.words()}, {size_text(mirrored)} mirrored")
         if report.orphans:
             self._print(orphans_told(report.orphans, report.destination))
         if Path(report.folder, TABLE).exists():
@@ -129,13 +120,6 @@ def _attempts_of_this_run(report: JobReport) -> Iterator[AttemptReport]:
     ran = report.of_state("done", "failed")
     attempts = (attempt for task in ran for attempt in task.attempts)
     return (attempt for attempt in attempts if attempt.submitted >= report.started)
-
-
-def time_text(seconds: float) -> str:
-    """``"1.5 s"`` and the like."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 class _Lines(_Summary):
@@ -159,10 +143,9 @@ def _line(task: TaskReport) -> str:
     if not task.attempts:
         return f"{line}: {task.why}" if task.why else line
     last = task.attempts[-1]
-    seconds = sum(phase.seconds for phase in last.phases)
     where = f" on {last.where.host} ({last.where.worker})" if last.where else ""
     why = f": {task.why}" if task.state == "failed" else ""
-    return f"{line}{where} in {time_text(seconds)}{why}"
+    return f"{line}{where} in {time_text(task.seconds)}{why}"
 
 
 class _Live(_Summary):
@@ -214,8 +197,7 @@ class _Listing(_Failures):
 
     def finished(self, report: JobReport) -> None:
         self._failures(report)
-        todo, kept = report.count("to do"), report.count("up to date")
-        self._line(f"{printable(report.name)}: {todo} to do, {kept} up to date; nothing was run")
+        self._line(f"{printable(report.name)}: {report.words()}")
         if report.orphans:
             self._line(orphans_told(report.orphans, report.destination))
 

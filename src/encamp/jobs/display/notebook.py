@@ -9,13 +9,13 @@ from typing import Any
 from encamp.errors import shown
 from encamp.jobs.display.standing import clock_text
 from encamp.markup import bar, box, heading, line, table
-from encamp.model import JobReport, JobStatus, State, TaskReport
+from encamp.model import JobReport, JobStatus, State, TaskReport, orphans_told
 
 _ORDER: tuple[State, ...] = ("running", "waiting", "done", "up to date", "failed", "blocked")
 _MOST_RUNNING = 5
 _MOST_FAILED = 5
 _FIRST_AFTER = 0.5
-"""Seconds before anything is shown: what is over by then needs no bar."""
+"""Seconds before the bar is shown: what is over by then needs none."""
 
 
 def in_notebook() -> bool:
@@ -71,15 +71,12 @@ class InNotebook:
         self._show(box(*parts, self._failures()), f"{status.name}: {words}; {times}")
 
     def finished(self, report: JobReport) -> None:
-        if self._handle is None and not report.warnings and not self._failed:
-            return
-        counts: dict[str, int] = {one: report.count(one) for one in _ORDER if report.count(one)}
-        words = ", ".join(f"{number} {state}" for state, number in counts.items())
-        seconds = clock_text(report.ended - report.started)
-        warnings = [line(f"warning: {warning}") for warning in report.warnings]
-        head = heading(report.name, f"{words} in {seconds}")
+        """Leave the result; without a bar, which the report itself shows."""
+        told = [f"warning: {warning}" for warning in report.warnings]
+        told += [orphans_told(report.orphans, report.destination)] if report.orphans else []
+        head = heading(report.name, report.words())
         where = line(f"report: {report.folder}/report.html")
-        self._show(box(head, bar(counts), *warnings, self._failures(), where), str(report))
+        self._show(box(head, *map(line, told), self._failures(), where), str(report))
 
     def _failures(self) -> str:
         if not self._failed:

@@ -25,6 +25,7 @@ from encamp.jobs.display.some import some_of, went_wrong
 from encamp.jobs.report.carried import carried, task_json
 from encamp.jobs.report.lanes import RAN, Lanes
 from encamp.model import JobReport, TaskReport
+from encamp.values import rounded
 
 _LARGEST = 5_000_000
 """Bytes that the facts of all tasks may have on the page."""
@@ -140,7 +141,7 @@ def _for_page(task: TaskReport, lanes: list[int], report: JobReport, folder: Pat
         if not shown[name]:
             del shown[name]
     if task.value is not None:
-        shown["value"] = msgspec.json.encode(shown["value"]).decode()[:_LONGEST_VALUE]
+        shown["value"] = msgspec.json.encode(rounded(shown["value"])).decode()[:_LONGEST_VALUE]
     drawn: list[int | None] = [*lanes] or [None] * len(shown["attempts"])
     for facts, lane in zip(shown["attempts"], drawn, strict=True):
         facts["lane"] = lane
