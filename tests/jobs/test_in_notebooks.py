@@ -114,6 +114,24 @@ def test_a_function_that_a_cell_defines_anew_is_seen_as_changed(kernel: Kernel, 
     assert kernel.text(cell) == "; ".join(["the code of its steps changed"] * 3) + "\n"
 
 
+def test_a_function_that_is_defined_anew_after_it_was_added_is_warned_of(kernel: Kernel) -> None:
+    kernel.run(
+        "import encamp\ndef main(): return {'v': 1}\ndef other(): return {'v': 0}\n"
+        "job = encamp.Job('numbers', to='results')\njob.add('a', main)\njob.add('b', other)"
+    )
+    told = "report = job.run(); print(report.values()[0]['v'], *report.warnings)"
+    assert kernel.text(told).endswith("1\n")
+    kernel.run("def other(): return {'v': 0}  # as before")
+    assert kernel.text(told).endswith("1\n")
+    kernel.run("def main(): return {'v': 2}")
+    warning = (
+        "the function main was defined again after it was added to task a: the job runs the old "
+        "one; run the cell that makes the job again to use the new one"
+    )
+    assert f"1 {warning}\n" in kernel.text(told)
+    assert warning in kernel.text("print(*job.run(dry_run=True).warnings)")
+
+
 def test_a_cluster_in_a_notebook_awaits_and_takes_functions_as_they_are_now(kernel: Kernel) -> None:
     kernel.run("import encamp\ncluster = encamp.Cluster('local', slots=2)\ndef f(x): return x + 1")
     assert kernel.text("print(await cluster.spawn(f, 1))") == "2\n"

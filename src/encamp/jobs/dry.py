@@ -51,7 +51,8 @@ def dry_run(job: JobDefinition, options: Options, progress: Progress) -> JobRepo
                 tell_up_to_date(progress, name, reports)
             _look(orphans, name, prepared)
             graph.ended(name)
-    report = job_report(job, as_list_if_few(reports), clock, DRY_RUN, False, orphans.warnings)
+    warnings = [*prepared.warnings, *orphans.warnings]
+    report = job_report(job, as_list_if_few(reports), clock, DRY_RUN, False, warnings)
     report = replace(report, orphans=orphans.count)
     progress.finished(report)
     if options.for_script and report.count("to do"):

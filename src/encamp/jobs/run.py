@@ -639,7 +639,7 @@ class _Run:
             self.clock,
             self._executor_name(),
             interrupted,
-            [*self._too_many(), *self.journal.warnings, *self.orphans.warnings],
+            self._warnings(),
             services_of(self.submissions.executor),
             self.prepared.graph.before,
         )
@@ -665,6 +665,10 @@ class _Run:
                     yield replace(record.report, parameters=self._parameters_of(name))
             elif self._is_done(name):
                 yield self.ended.valued(name)
+
+    def _warnings(self) -> list[str]:
+        prepared, journal, orphans = self.prepared, self.journal, self.orphans
+        return [*self._too_many(), *prepared.warnings, *journal.warnings, *orphans.warnings]
 
     def _too_many(self) -> list[str]:
         if not self.enough:

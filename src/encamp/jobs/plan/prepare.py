@@ -18,6 +18,7 @@ from encamp.jobs.plan.inputs import Inputs, planner_of
 from encamp.jobs.plan.keys import INPUT_CHANGED, JOB_INPUT_CHANGED, JOB_INPUTS, Keys, why_run
 from encamp.jobs.plan.own_folder import check_own_folder
 from encamp.jobs.plan.readers import check_readers
+from encamp.jobs.plan.redefined import redefined
 from encamp.jobs.steps import Call, Command
 from encamp.jobs.worker.work import pack
 from encamp.storage.disk.trusted import Trust, trust_in
@@ -64,6 +65,7 @@ class Prepared:
         self._sent: dict[str, set[types.ModuleType]] = {}
         self._places: dict[str, Output] = {}
         self._check_steps()
+        self.warnings = redefined(tasks)
 
     def _check_steps(self) -> None:
         """Raise `CannotTravel` for steps that cannot be pickled; similar ones are tried once."""

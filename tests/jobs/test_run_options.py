@@ -1,0 +1,50 @@
+"""Options that `Job.run` takes besides those of the job and its tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import encamp
+from encamp.errors import BadJob
+
+
+@pytest.fixture
+def job(here: Path) -> encamp.Job:
+    return encamp.Job("j", to="results", retries=0, time_limit=100)
+
+
+def test_retries_and_a_time_limit_are_in_place_of_those_of_the_job(job: encamp.Job) -> None:
+    job.add("late", "sleep 60", retries=3)
+    report = job.run(slots=1, retries=1, time_limit=0.3, check=False)
+    (task,) = report.tasks
+    assert (task.state, len(task.attempts)) == ("failed", 2)
+    assert "ran longer than its limit of 0.3 s" in (task.why or "")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"retries": -1}, "job.run: retries must be 0 or more, not -1"),
+        ({"retries": "many"}, "retries must be a whole number, not 'many'"),
+        ({"time_limit": 0}, "the time limit must be more than 0 seconds"),
+        (
+            {"niceness": 3},
+            r"run the job on a cluster: job.run\(Cluster\(niceness=…\)\)",
+        ),
+        ({"inline": True}, "inline: is not an option of a run"),
+        (
+            {"mirror": ["x"]},
+            "mirror: .* give it to the job or to its tasks",
+        ),
+        ({"cores": 2, "engine": "local"}, "cores: is not an option of a run"),
+    ],
+)
+def test_what_is_no_option_of_a_run_is_refused(
+    job: encamp.Job, options: dict[str, Any], said: str
+) -> None:
+    job.add("a", "true")
+    with pytest.raises(BadJob, match=said):
+        job.run(**options)
