@@ -12,6 +12,7 @@ from encamp.wire.pickling import RemoteTraceback, load, load_failure, traceback_
 
 
 def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceError:
+    """A server's loss as the error of one call, with its name and whether it had begun."""
     if isinstance(error, ServerLost):
         lost = error.with_facts(call=result.call, begun=begun)
         lost.__cause__ = error.__cause__
@@ -20,10 +21,12 @@ def about(error: ServiceError, result: Result, begun: bool | None) -> ServiceErr
 
 
 def settle(result: Result, good: bool, body: Parts) -> None:
+    """Set a result from its server's answer: the pickle of a value (``good``) or of an error."""
     result._settle(*value_of(result, good, body))
 
 
 def value_of(result: Result, good: bool, body: Parts) -> tuple[Any, BaseException | None]:
+    """The value or the error in an answer; an unreadable one is a RuntimeError."""
     if result._unread:
         return (good, body), None
     if good:

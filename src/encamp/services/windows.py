@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _XTERM = "xterm"
 _APART = '"$@" </dev/null & '
-"""So that a window is nobody's child, and stays when the program has ended."""
+"""Starts a window as a child of no process of ours, so that it stays when the program ends."""
 
 
 _DISPLAY = re.compile(r"[^\s:]*::?[0-9]+(\.[0-9]+)?")
@@ -39,7 +39,7 @@ _ANSWERS_WITHIN = 10.0
 
 @dataclass(frozen=True)
 class Windows:
-    """Where windows are opened, how large they are, and how many seconds lie between two."""
+    """The X display of windows, their geometry, and the seconds between opening two of them."""
 
     display: str
     geometry: str
@@ -88,7 +88,7 @@ def _check_opens(display: str) -> None:
 
 
 class Opener:
-    """Opens windows one after the other, beside the pump."""
+    """Opens windows one after the other, in another thread than the pump's."""
 
     def __init__(self, pump: Pump, errands: Errands) -> None:
         self._pump, self._errands = pump, errands

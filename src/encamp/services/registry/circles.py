@@ -15,14 +15,18 @@ from encamp.services.registry.pool import HELD, STARTING, ServerRecord
 
 @dataclass(frozen=True)
 class Waiting:
-    """A task that waits, and for what."""
+    """A task's report of what it waits for."""
 
     task: int
     what: Waits
 
 
 class Circles:
-    """All tasks that wait for long. ``servers_of`` gives a service's servers, ``server_of`` one."""
+    """All tasks that have waited for long.
+
+    ``servers_of`` returns the servers of a service, ``server_of`` a server, and ``waits_for``
+    whether a task's request for a service is still waiting.
+    """
 
     def __init__(
         self,
@@ -34,18 +38,18 @@ class Circles:
         self._waiting: dict[int, Waiting] = {}
 
     def waits(self, task: int, what: Waits) -> bool:
-        """A task waits; whether it would for ever."""
+        """Note what a task waits for; returns whether it would wait forever."""
         self._waiting[task] = Waiting(task, what)
         return task in self._blocked()
 
     def waits_no_more(self, task: int, ticket: int | None = None) -> None:
-        """It has what it waited for, or has given up."""
+        """A task has what it waited for, or has given up."""
         known = self._waiting.get(task)
         if known is not None and ticket in (None, known.what.ticket):
             del self._waiting[task]
 
     def _blocked(self) -> set[int]:
-        """Those of which none can go on before another one of them does."""
+        """The tasks of which each can continue only after another one of them has."""
         blocked = set(self._waiting)
         while free := [task for task in blocked if self._may_go_on(self._waiting[task], blocked)]:
             blocked.difference_update(free)
@@ -66,7 +70,7 @@ class Circles:
     def _may_be_free(self, server: ServerRecord, blocked: set[int]) -> bool:
         if server.state == STARTING:
             return True
-        if server.address in blocked:  # its call goes on for ever
+        if server.address in blocked:  # its call never ends
             return False
         if server.state != HELD or server.holder not in blocked:
             return True

@@ -26,29 +26,29 @@ KEPT = 1 << 20
 _NAME = "consoles"
 _PIECE = 1 << 16
 _LOOK = 0.1
-"""Seconds between two looks at whether there is more."""
+"""Seconds between two looks for more output."""
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """Whose console it is. ``host`` is empty and ``slot`` None while it has no slot."""
+    """A console's server. ``host`` is empty and ``slot`` None while the server has no slot."""
 
     service: str
     server: int
     host: str
     slot: int | None
     program: int
-    """Process id of the program that has published it."""
+    """Process id of the program that has published the service."""
 
     @property
     def name(self) -> str:
-        """What `find` takes."""
+        """The name by which `find` finds it."""
         return f"{self.service}/{self.server}"
 
 
 class Consoles:
-    """Those of one cluster's servers, as its program writes them.
+    """The consoles of a cluster's servers, which its program writes.
 
-    They are a help: where the disk refuses them, services go on without.
+    Services work without them if the disk refuses to keep them.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Consoles:
         self._closed = False
 
     def introduce(self, service: str, server: int, host: str = "", slot: int | None = None) -> None:
-        """Have a server found, or found as what it is now."""
+        """Note a server, or its new host and slot, so that `find` finds it."""
         with suppress(EncampError, OSError):
             facts = _facts_file(self._here(), server)
             partial = facts.with_suffix(".new")
@@ -72,7 +72,7 @@ class Consoles:
             free_middle(file.fileno(), 0, KEPT)
 
     def ended(self, server: int) -> None:
-        """A server is gone; who follows its console reads what is left."""
+        """A server is gone: remove its console. Those who follow it read the rest."""
         if self._folder is not None:
             with suppress(OSError):
                 _facts_file(self._folder.path, server).unlink(missing_ok=True)
@@ -102,19 +102,19 @@ def _text_file(folder: Path, server: int) -> Path:
 
 
 class Console:
-    """A server's console, as anybody else of the same user reads it."""
+    """A server's console, for other programs of the same user."""
 
     def __init__(self, folder: Path, facts: Facts) -> None:
         self._folder, self.facts = folder, facts
 
     @property
     def live(self) -> bool:
-        """Whether there may be more."""
+        """Whether more output may follow."""
         there = _facts_file(self._folder, self.facts.server).exists()
         return there and not reclaim_folder(self._folder, dry_run=True)
 
     def follow(self, write: Callable[[bytes], object]) -> None:
-        """Write what it has printed last, and what it prints, until the server has ended."""
+        """Write its latest output, and all that follows, until the server has ended; blocks."""
         text = _text_file(self._folder, self.facts.server)
         while not text.exists() and self.live:
             time.sleep(_LOOK)
@@ -133,7 +133,7 @@ class Console:
 
 
 def consoles() -> list[Console]:
-    """Those of all servers of this user's programs on this host. Raises `BadLocalStorage`."""
+    """The consoles of this user's programs on this host. Raises `BadLocalStorage`."""
     if not sandboxes(local_storage_path()).exists():
         return []
     folders = sorted(sandboxes(local_storage()).glob(f"{_NAME}.*"))
@@ -152,7 +152,7 @@ def _consoles_in(folder: Path) -> Iterator[Console]:
 def find(name: str, program: int | None = None) -> Console:
     """The console of a server, called ``SERVICE/SERVER``.
 
-    Raises `NoSuchConsole`, or `SeveralConsoles` where several programs have one of that name.
+    Raises `NoSuchConsole`, or `SeveralConsoles` if several programs have one of that name.
     """
     known = consoles()
     fitting = [

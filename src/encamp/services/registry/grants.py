@@ -1,4 +1,4 @@
-"""Who gets which server: requests are granted or refused."""
+"""Granting and refusing requests for servers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Grants:
         return None
 
     def grant(self, service: Service) -> None:
-        """Give out what is free."""
+        """Grant requests, as far as servers are free."""
         for request, servers in service.pool.grants():
             if request.client != SPAWNER:
                 if request.client not in self._records.controller.tasks:  # it has ended
@@ -74,7 +74,7 @@ class Grants:
                 self._refuse(service, request, error)
 
     def free(self, sender: int, letter: Free, parts: Parts) -> None:
-        """A client has released a server, and nothing is under way to it."""
+        """A client has released a server, which has answered all calls of the lease."""
         found = self._records.by_server.get(letter.server)
         if found is not None and found[1].lease == letter.lease:
             self.freed(*found)
@@ -97,12 +97,12 @@ class Grants:
             self._records.pump.soon(lambda: self._records.tell(sender, lost, dump(error)))
 
     def forget(self, sender: int, ticket: int) -> None:
-        """A client does not wait any more."""
+        """A client has withdrawn its request."""
         for service in self._records.services.values():
             service.pool.forget(sender, ticket)
             self.grant(service)
 
     def refuse_all(self, service: Service, error: EncampError) -> None:
-        """Tell all who wait that none will ever be free."""
+        """Refuse all requests, as no server will be free any more."""
         for request in service.pool.requests():
             self._refuse(service, request, error)

@@ -23,7 +23,7 @@ STARTING, FREE, HELD = "starting", "free", "held"
 
 @dataclass(eq=False)
 class Request:
-    """Of a client: so many servers (0: all), or a certain one."""
+    """A client's request for ``count`` servers (0: all), or for the one with number ``server``."""
 
     order: int
     client: int
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(eq=False)
 class ServerRecord:
-    """A server as the registry sees it. ``number`` is no other's."""
+    """A server as the registry sees it. Numbers are never used again."""
 
     number: int
     task: TaskRecord | None = None
@@ -44,46 +44,46 @@ class ServerRecord:
     holder: int = 0
     group: int = 0
     clients: set[int] = field(default_factory=set)
-    """Who is told if it is lost."""
+    """The clients to inform if it is lost."""
     pinned: deque[Request] = field(default_factory=deque)
     seen: Seen = (0, 0, 0.0, 0.0)
     began: tuple[int, int] | None = None
-    """What it said last of the call that it runs, when it was asked to stop."""
+    """Client and number of the call that it was running when it was asked to stop."""
     host: str = ""
     fixed: str = ""
-    """The only host that it may be on."""
+    """The only host where it may run; empty for any."""
     log: deque[tuple[int, Call, Parts]] = field(default_factory=deque)
-    """Calls that its successor would have to run again, where that is wanted."""
+    """Calls that its successor would have to repeat, for ``at_least_once``."""
     ready: bool = False
     """Whether its task can be sent calls."""
     given: int = 0
-    """How many calls of the log its task was sent."""
+    """Calls of the log that were sent to its task."""
     poison: tuple[int, int] = (0, 0)
-    """The call that its predecessor has died of."""
+    """The call during which its predecessor died."""
     overdue: bool = False
-    """Whether its task was ended since it had answered nothing for too long."""
+    """Whether its task was ended because it did not answer for too long."""
 
     @property
     def address(self) -> int:
-        """The task that it is."""
+        """The number of its task; 0 if it has none."""
         return 0 if self.task is None else self.task.id
 
 
 class Pool:
-    """Least loaded first; who has asked first is first."""
+    """Grants servers in the order of requests, on the host with the fewest acquired servers."""
 
     def __init__(self, leases: Iterator[int], requests: Iterator[int]) -> None:
         self.servers: dict[int, ServerRecord] = {}
         self.free: dict[ServerRecord, None] = {}
-        """In the order in which they became so."""
+        """In the order in which they became free."""
         self.queue: deque[Request] = deque()
         self._leases, self._orders = leases, requests
         self._held: dict[str, int] = {}
-        """By hosts, how many servers are held."""
+        """By host, how many servers are acquired."""
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """Number of waiting requests."""
         return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
 
     def live(self) -> list[ServerRecord]:
@@ -91,7 +91,7 @@ class Pool:
         return [server for server in self.servers.values() if server.state != STARTING]
 
     def ask(self, client: int, ticket: int, count: int, server: int) -> Request:
-        """Let a client wait."""
+        """Queue a client's request."""
         request = Request(next(self._orders), client, ticket, count, server)
         if server:
             self.servers[server].pinned.append(request)
@@ -100,7 +100,7 @@ class Pool:
         return request
 
     def forget(self, client: int, ticket: int | None = None) -> None:
-        """Let a client's request (None: all of them) go."""
+        """Withdraw a client's request (None: all of them)."""
         for queue in (self.queue, *(server.pinned for server in self.servers.values())):
             for request in list(queue):
                 if request.client == client and ticket in (None, request.ticket):
@@ -109,7 +109,7 @@ class Pool:
                         self.free[server] = None
 
     def requests(self) -> list[Request]:
-        """All that wait."""
+        """All waiting requests."""
         pinned = itertools.chain.from_iterable(server.pinned for server in self.servers.values())
         return [*self.queue, *pinned]
 
@@ -126,7 +126,7 @@ class Pool:
             self.free[server] = None
 
     def removed(self, server: ServerRecord) -> list[Request]:
-        """A server is gone; requests for it and no other."""
+        """A server is gone: remove it. Returns the requests that were for this server only."""
         self.servers.pop(server.number, None)
         self.free.pop(server, None)
         if server.state == HELD:
@@ -138,7 +138,7 @@ class Pool:
         return lost
 
     def grants(self) -> Iterator[tuple[Request, list[ServerRecord]]]:
-        """Give out what is free, as far as there is anybody to give it to."""
+        """Grant waiting requests as long as servers are free."""
         while self.free:
             pinned = self._pinned()
             head = self.queue[0] if self.queue else None

@@ -14,7 +14,7 @@ from encamp.wire.pickling import dump, portable_error
 
 
 class Questions:
-    """Answers what is asked about services; who waits for servers to be ready is told then."""
+    """Answers questions about services, at once or when enough servers are ready."""
 
     def __init__(self, records: Records) -> None:
         self._records = records
@@ -22,7 +22,7 @@ class Questions:
         """Client, ticket, service, and how many servers are to be ready."""
 
     def answer(self, service: Service, sender: int, letter: Ask, arguments: Any) -> None:
-        """Answer at once, or when there are so many servers."""
+        """Answer a question; ``ready`` is answered when that many servers are."""
         if letter.what == "ready":
             self._waiters.append((sender, letter.ticket, service, *arguments))
             self.tell_waiters()
@@ -35,12 +35,12 @@ class Questions:
         self._records.tell(sender, Told(letter.ticket), dump(answer))
 
     def forget(self, sender: int, ticket: int) -> None:
-        """A client does not wait any more."""
+        """A client has withdrawn its question."""
         waiters = self._waiters
         self._waiters = [one for one in waiters if one[:2] != (sender, ticket)]
 
     def tell_waiters(self) -> None:
-        """Tell those who wait for servers, as far as there are enough, or never will be."""
+        """Answer clients that wait for servers, if there are enough, or never will be."""
         left = []
         told: list[tuple[int, Letter, Parts]] = []
         for client, ticket, service, number in self._waiters:
@@ -60,7 +60,7 @@ class Questions:
             self._records.tell(client, letter, payload)
 
     def statistics(self, service: Service) -> ServiceStatistics:
-        """What a service has done."""
+        """The statistics of a service."""
         servers = tuple(statistics_of(server) for server in service.pool.servers.values())
         wanted = 0 if service.over() is not None else len(self._records.wanted(service))
         queue, former = service.pool.waiting, tuple(service.former)
@@ -68,7 +68,7 @@ class Questions:
 
 
 def statistics_of(server: ServerRecord) -> ServerStatistics:
-    """What a server has done, as far as it has told."""
+    """The statistics of a server, as of its last report."""
     task, state = server.task, server.state
     if task is not None and task.slot is None and not server.ready:
         state = "waits for a slot"

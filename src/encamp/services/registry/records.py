@@ -21,7 +21,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 _FORMER = 100
-"""Servers that are gone of which each service still tells."""
+"""Former servers that a service's statistics include, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,9 @@ class Service:
         self.failure: ServiceFailed | None = None
         self.lost = 0
         self.deaths = 0
-        """Servers that have died one after the other without having answered anything."""
+        """Servers that have died in a row without an answer in between."""
         self.withdrawn = 0
-        """Servers that are not to be replaced."""
+        """Number of ended servers that are not replaced."""
         self.states: list[Kept] = []
         """States of dead servers that their successors take over."""
         self.said = False
@@ -62,7 +62,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Its name."""
         return self.published.name
 
     @property
@@ -72,7 +72,7 @@ class Service:
         return sum(task is not None and task.slot is not None for task in tasks)
 
     def over(self) -> EncampError | None:
-        """Why nobody can have a server of it any more, if that is so."""
+        """The error for requests if no server can be acquired any more; else None."""
         return ServiceEnded(self.name) if self.ended else self.failure
 
 
@@ -84,7 +84,7 @@ class Program(Protocol):
 
 
 class Records:
-    """All services of a cluster, their servers, and who has these; for the thread that drives."""
+    """All services of a cluster, their servers and leases; for the thread that drives the pump."""
 
     def __init__(self, controller: Controller, cluster: object) -> None:
         self.controller, self.pump = controller, controller.pump
@@ -95,19 +95,19 @@ class Records:
         self.by_server: dict[int, tuple[Service, ServerRecord]] = {}
         self.by_task: dict[int, tuple[Service, ServerRecord]] = {}
         self.held: dict[int, set[ServerRecord]] = {}
-        """By tasks, the servers that they have."""
+        """By task, the servers that it has acquired."""
         self.lost: dict[int, Lost] = {}
         self.errors: dict[int, EncampError] = {}
-        """By servers that are gone, what clients are told of them."""
+        """By former server, the error for its clients."""
         self.winding_up = self.closed = False
 
     @property
     def dropped(self) -> bool:
-        """Whether nobody has the cluster any more."""
+        """Whether the cluster object was garbage-collected."""
         return self._cluster() is None
 
     def wanted(self, service: Service) -> list[str]:
-        """How many servers there are to be: of each its host, or "" where that does not matter."""
+        """The servers that a service should have: the host of each, or "" for any host."""
         published = service.published
         on = published.options._need().on
         hosts = [
@@ -132,7 +132,7 @@ class Records:
         return not (gone or self.dropped or controller.closed)
 
     def order(self, server: ServerRecord, op: int, lease: int = 0) -> None:
-        """Tell a server something behind its calls."""
+        """Send a server an order, which it handles after the calls sent before."""
         call = (0, lease, op, "", b"", 0)
         self.post(server.address, Calls(server.number, [call]))
 

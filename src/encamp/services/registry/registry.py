@@ -179,7 +179,7 @@ class Registry:
                 service.pool.forget(task.id)
 
     def _release(self, server: ServerRecord) -> None:
-        """The task that has a server has ended: the server is free behind what it was told."""
+        """The task that has a server has ended: the server is free after the calls sent so far."""
         service, _ = self._records.by_server[server.number]
         if service.published.at_least_once:
             call = (0, server.lease, RELEASE, "", b"", 0)
@@ -223,7 +223,7 @@ class Registry:
         self._questions.tell_waiters()
 
     def _show(self, service: Service, server: ServerRecord) -> None:
-        """Have the console of a server found by where it is, and opened if that is wanted."""
+        """Note where a server runs for its console, and open a window if the service has one."""
         number, windows = server.number, service.published.windows
         slot = None if server.task is None else server.task.future.slot
         self._consoles.introduce(service.name, number, server.host, slot)

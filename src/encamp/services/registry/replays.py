@@ -18,13 +18,13 @@ Entry = tuple[int, Call, Parts]
 
 
 class Replays:
-    """The logs of servers that are replaced with all that they were told since their last state."""
+    """Keeps the calls of servers since their last saved state, and sends them to successors."""
 
     def __init__(self, records: Records, states: States) -> None:
         self._records, self._states = records, states
 
     def relay(self, sender: int, letter: Calls, parts: Parts) -> None:
-        """Pass calls on to a server that is replaced with all that it was told."""
+        """Log calls for a server, and send them if it is ready."""
         found = self._records.by_server.get(letter.server)
         if found is None:
             return
@@ -38,7 +38,7 @@ class Replays:
             self.replay(server)
 
     def replay(self, server: ServerRecord) -> None:
-        """Send a server what of its log it does not have."""
+        """Send a server the calls of its log that its task has not been sent."""
         new = itertools.islice(server.log, server.given, None)
         for client, entries in itertools.groupby(new, lambda entry: entry[0]):
             for some in _few(entries):
@@ -48,14 +48,14 @@ class Replays:
         server.given = len(server.log)
 
     def saved(self, sender: int, letter: Saved, parts: Parts) -> None:
-        """A server has sent its state."""
+        """A server has sent its state: save it, and drop the calls that it includes."""
         found = self._records.by_task.get(sender)
         if found is None:
             return
         _, server = found
 
         def kept(new: int) -> None:
-            """The state is on the disk: what it knows of need not be run again."""
+            """The state is on the disk, so the calls that it includes need not be repeated."""
             if server.address == sender:
                 for _ in range(min(new, len(server.log))):
                     server.log.popleft()
@@ -65,6 +65,6 @@ class Replays:
 
 
 def _few(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """As many at a time as go in one message."""
+    """The entries in lists of as many as fit into one message."""
     while some := list(itertools.islice(entries, _TOGETHER)):
         yield some

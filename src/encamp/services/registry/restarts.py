@@ -23,7 +23,7 @@ _TWICE = "the second one in this call, which is not repeated any more"
 
 
 class Endings:
-    """What becomes of a server that has ended, and of who has called it."""
+    """Replaces servers that have ended, and informs their clients."""
 
     def __init__(
         self, records: Records, grants: Grants, starter: Starter, states: States, consoles: Consoles
@@ -41,7 +41,7 @@ class Endings:
         served = server.state != STARTING
         if not expected and died:
             service.lost += 1
-            # a lost host is not their fault
+            # the loss of a host is not counted
             service.deaths += value.exit_code is not None or server.overdue
         bound = service.published.restarts * max(1, len(service.pool.servers))
         again = died and service.deaths <= bound and not service.ended
@@ -68,7 +68,7 @@ class Endings:
     def _revive(
         self, service: Service, server: ServerRecord, task: TaskRecord, value: TaskLost
     ) -> None:
-        """Start a server again that is to run all that its predecessor did since its last state."""
+        """Start a server again, which repeats all calls since its predecessor's last state."""
         mark = server.began or task.mark
         if mark == server.poison and mark != (0, 0):
             self._give_up(service, server, mark, value)
@@ -89,7 +89,7 @@ class Endings:
     def _give_up(
         self, service: Service, server: ServerRecord, mark: tuple[int, int], value: TaskLost
     ) -> None:
-        """A call that two servers have died of is not tried again."""
+        """Fail a call during which two servers have died, instead of repeating it."""
         for at, (client, call, _) in enumerate(server.log):
             if (client, call[0]) == mark:
                 del server.log[at]
@@ -103,7 +103,7 @@ class Endings:
     def _lose(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> None:
-        """A server is gone: clients are told, and nobody gets it any more."""
+        """A server is gone for good: remove it and inform its clients."""
         about, number = server.began or task.mark
         untold = isinstance(value, TaskKilled) or getattr(value, "exit_code", 0) is None
         if server.began is None and untold:
@@ -133,7 +133,7 @@ class Endings:
     def _error_of(
         self, service: Service, server: ServerRecord, task: TaskRecord, good: bool, value: Any
     ) -> EncampError:
-        """What clients of a server that is gone are told."""
+        """The error for the clients of a server that is gone."""
         if good or service.ended or self._records.controller.closing:
             return ServiceEnded(service.name)
         lost = self._states.since(server.number, server.seen[0])

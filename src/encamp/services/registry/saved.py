@@ -47,7 +47,7 @@ class _Writing:
 
 
 class States:
-    """The last state of each server. Written beside the pump, and whole or not at all."""
+    """The last state of each server, written by another thread, whole or not at all."""
 
     def __init__(self, errands: Errands) -> None:
         self._errands = errands
@@ -56,10 +56,10 @@ class States:
         self._under_way: dict[int, dict[_Writing, Callable[[], None]]] = {}
 
     def keep(self, server: int, serial: int, parts: Parts, kept: Callable[[int], None]) -> None:
-        """Keep a state in the place of the one before.
+        """Replace a server's state by a new one.
 
-        Then ``kept`` is told how many more calls it knows of. Where the disk is full the one before
-        stays.
+        When it is written, ``kept`` is called with the number of calls that it includes beyond the
+        previous state. If the disk is full, the previous state stays.
         """
         if self._folder is None:
             self._folder = OwnedFolder("states")
@@ -70,7 +70,7 @@ class States:
         self._errands.run(state.write, lambda *_: self._finish(server, state))
 
     def settle(self, server: int) -> None:
-        """Have all states on the disk that came before a server ended; blocks as long as that."""
+        """Write all states that arrived before a server ended; blocks until they are written."""
         for state in list(self._under_way.get(server, ())):
             state.write()
             self._finish(server, state)
@@ -88,7 +88,7 @@ class States:
             before.path.unlink(missing_ok=True)
 
     def since(self, server: int, calls: int) -> int:
-        """How many of a server's calls its last state does not know of."""
+        """How many of a server's ``calls`` its last state does not include."""
         kept = self._kept.get(server)
         return max(0, calls - (0 if kept is None else kept.serial))
 
@@ -97,7 +97,7 @@ class States:
         return self._kept.pop(server, None)
 
     def adopt(self, server: int, kept: Kept) -> bytes | None:
-        """A state for a server that begins with it; None if it cannot be read any more."""
+        """The state with which a new server begins; None if it cannot be read any more."""
         try:
             state = kept.path.read_bytes()
         except OSError:

@@ -1,4 +1,4 @@
-"""Starting servers, as many as a service is to have, and ending them."""
+"""Starting the servers of services, and ending them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from encamp.wire.pickling import portable_error
 
 _log = logging.getLogger("encamp")
 _SAY_AFTER = 1.0
-"""Seconds after which it is said that servers wait for slots."""
+"""Seconds after which a warning says that servers wait for slots."""
 
 
 class Starter:
-    """Starts servers, as many as there are to be, and has them end.
+    """Starts as many servers as each service should have, and ends them.
 
-    ``owner`` is whose tasks they are.
+    ``owner`` is the owner of their tasks, see `Options.owner`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Starter:
         self._leases, self._orders = itertools.count(1), itertools.count(1)
 
     def publish(self, published: Published) -> Service:
-        """Start the servers of a new service. Raises where none can ever start."""
+        """Start the servers of a new service. Raises the errors of `Cluster.spawn`."""
         service = Service(next(self._numbers), published, Pool(self._leases, self._orders))
         self._records.services[service.number] = service
         try:
@@ -60,7 +60,7 @@ class Starter:
         return service
 
     def _watch_over(self, service: Service) -> None:
-        """Have servers that answer nothing for too long replaced, if that is wanted."""
+        """Watch for servers that do not answer for too long, if the service has a limit."""
         limit = service.published.call_limit
         if limit is None:
             return
@@ -81,7 +81,7 @@ class Starter:
             self._records.controller.recalls.stop_at_once(server.task, Cause.OVERDUE)
 
     def _fill(self, service: Service) -> None:
-        """Start the servers that are missing; those that wait and are too many go."""
+        """Start missing servers; cancel surplus ones that wait for a slot."""
         if service.over() is not None or self._records.winding_up:
             return
         wanted = self._records.wanted(service)
@@ -111,7 +111,7 @@ class Starter:
             self._records.pump.later(_SAY_AFTER, lambda: self._say_what_waits(service))
 
     def start(self, service: Service, server: ServerRecord) -> None:
-        """Start a server, with the state of one that has died if there is any."""
+        """Start a server, with the saved state of a dead one if there is any."""
         if self._records.dropped:
             return
         published = service.published
@@ -147,7 +147,7 @@ class Starter:
         return sum(server.task is not None and server.task.slot is None for server in servers)
 
     def _holders(self, service: Service) -> list[str]:
-        """Other services that have slots."""
+        """The names of other services that have slots."""
         return [
             one.name
             for one in self._records.services.values()
@@ -155,7 +155,7 @@ class Starter:
         ]
 
     def reconcile(self) -> None:
-        """Have as many servers of each service as there are to be."""
+        """Adapt the number of servers of each service to the slots or hosts."""
         for service in list(self._records.services.values()):
             if service.over() is None and not self._records.winding_up and self._records.usable():
                 try:
@@ -165,7 +165,7 @@ class Starter:
                 self._grants.refuse_too_many(service)
 
     def terminate(self, service: Service, *, cancel: bool = False) -> None:
-        """End a service: servers end when they have done what they were told by now, or at once."""
+        """End a service: its servers end after their calls, or at once (``cancel``)."""
         if not service.ended:
             service.ended = True
             self._refuse_all(service, ServiceEnded(service.name))
@@ -182,7 +182,7 @@ class Starter:
                 self._records.order(server, END)
 
     def fail(self, service: Service, why: str, cause: BaseException | None) -> None:
-        """A service can have no servers any more."""
+        """Note that a service can have no servers any more, and refuse all requests."""
         service.failure = ServiceFailed(service.name, why)
         if cause is not None:
             service.failure.__cause__ = portable_error(cause)
@@ -194,7 +194,7 @@ class Starter:
 
 
 def waiting_for_slots(name: str, count: int, holders: list[str]) -> str:
-    """What is told of servers that have no slot."""
+    """The warning that servers have no slot."""
     who = (
         f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} slots" if holders else ""
     )

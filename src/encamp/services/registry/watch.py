@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from encamp.services.registry.pool import ServerRecord
 
 _LOOKS = 8
-"""How often at least a server's limit is looked at before it is over."""
+"""Checks of a server at least, before its limit is over."""
 _PERIOD = 0.5
-"""Seconds between two looks at most."""
+"""Seconds between two checks at most."""
 
 
 class Watch:
-    """Watches over a service's servers, for the thread that drives the pump.
+    """Checks that a service's servers are alive; for the thread that drives the pump.
 
-    ``servers`` gives those to watch, None when there will be none any more. ``ask`` asks one, which
-    answers when it is between two calls or waits for something; `answered` is to be told.
-    ``overdue`` is told of one that has not answered for ``limit`` seconds. Time in which this
-    program was stopped does not count: its servers were stopped, too, as a rule.
+    ``servers`` returns the servers to check, None when there will be none any more. ``ask`` asks a
+    server, which answers between two calls or while it waits; then `answered` must be called.
+    ``overdue`` is called with a server that has not answered for ``limit`` seconds. Time in which
+    this program was stopped does not count, as its servers were usually stopped, too.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Watch:
         self._period = min(limit / _LOOKS, _PERIOD)
         self._time = RunningTime(2 * self._period)
         self._asked: dict[int, float] = {}
-        """By the tasks of servers, when each was asked what it has not answered."""
+        """By the task of a server, when it was asked the question that it has not answered."""
         self._look_again()
 
     def _look_again(self) -> None:
