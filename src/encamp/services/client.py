@@ -40,22 +40,22 @@ from encamp.wire.pickling import disclosed, dump, enclosed, load
 from encamp.wire.protocol import SPAWNER
 
 _MOST = 1000
-"""Calls that go in one message at most."""
+"""Calls in one message, at most."""
 
 
 class Question(Awaited):
-    """What was asked about a service."""
+    """A question about a service; its result is the answer."""
 
     ticket = 0
     service = 0
 
 
 class Acquisition(Question):
-    """Servers that were asked for; its value is what `Granted` says of them."""
+    """A request for servers; its result is the letter `Granted`."""
 
 
 class Outgoing:
-    """One call on its way to a server."""
+    """One call to a server, until it is sent."""
 
     __slots__ = ("buffers", "lease", "name", "op", "payload", "result", "route")
 
@@ -67,7 +67,7 @@ class Outgoing:
 
 
 class Route:
-    """How a server is reached: its number, and its task (the spawner: by way of the registry)."""
+    """How a server is reached: its number, and its task, or the spawner to go by the registry."""
 
     __slots__ = ("server", "to")
 
@@ -87,17 +87,17 @@ class Client(ABC):
         self._tickets = itertools.count(1)
         self._outgoing: deque[Outgoing] = deque()
         self._together = 0
-        """How many blocks will send what they have gathered."""
+        """Number of `together` blocks that are open."""
         self._sending = threading.Lock()
         self._pending: dict[int, dict[int, Result]] = {}
-        """By server and call number, what was sent and not answered."""
+        """By server and number of the call, calls without an answer yet."""
         self._asked: dict[int, Question] = {}
-        """By tickets."""
+        """By ticket."""
         self._known: set[int] = set()
-        """Servers whose loss is told here."""
+        """Servers whose loss the registry reports to this client."""
         self._lost: dict[int, ServiceError] = {}
         self._left: deque[Callable[[], object]] = deque()
-        """What has come and is not settled: a callback that waits goes on with it."""
+        """Results to be settled: a callback that waits for another result continues with these."""
         self._handlers: dict[type, Callable[[Any, Parts], None]] = {
             Answers: self._answers,
             Granted: self._granted,
@@ -106,44 +106,44 @@ class Client(ABC):
             Lost: self._is_lost,
         }
 
-    # What depends on where this is
+    # What the kinds of clients do differently
 
     @abstractmethod
     def wait(self, what: Awaited, timeout: float | None) -> None:
-        """Return when ``what`` is done, or the time is over."""
+        """Wait until ``what`` is done, or the time is over."""
 
     @abstractmethod
     def attend(self, what: Awaited) -> None:
-        """See to it that it is done also while nobody waits by `wait`."""
+        """Make sure that it gets done even if no thread calls `wait`."""
 
     @abstractmethod
     def tell(self, letter: Letter, payload: Parts) -> None:
-        """Send to the registry."""
+        """Send a letter to the registry."""
 
     @abstractmethod
     def _post(self, to: int, parts: Parts) -> None:
-        """Send to a task; for who holds ``_sending``."""
+        """Send to a task; only while ``_sending`` is held."""
 
     @abstractmethod
     def _begin(self, route: Route | None) -> None:
-        """Have what is in ``_outgoing``, the last for ``route`` if that is given, sent soon."""
+        """Send what is in ``_outgoing`` soon; ``route`` is that of the last call in it, if any."""
 
     def awaits(self, unserved: Collection[int]) -> bool:
-        """Whether anything is awaited from servers, but for the services that have none."""
+        """Whether an answer is awaited, except from the services ``unserved``, without servers."""
         asked = any(one.service not in unserved for one in list(self._asked.values()))
         return bool(asked or self._outgoing or any(self._pending.values()))
 
     # Calls
 
     def call(self, outgoing: Outgoing) -> None:
-        """Send a call behind all that were sent before."""
+        """Send a call after all calls before it."""
         self._outgoing.append(outgoing)
         if not self._together:
             self._begin(outgoing.route)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Send all calls that are made in this block at its end, in one go."""
+        """Send all calls of this block together, at its end."""
         self._together += 1
         try:
             yield
@@ -152,11 +152,11 @@ class Client(ABC):
             self._begin(None)
 
     def idle(self, server: int) -> bool:
-        """Whether nothing is under way to a server."""
+        """Whether a server has answered all calls of this client."""
         return not self._pending.get(server)
 
     def flush(self) -> None:
-        """Send what is to go, unless another thread does."""
+        """Send the queued calls, unless another thread is sending."""
         while self._outgoing and self._sending.acquire(blocking=False):
             try:
                 self._send()
@@ -196,7 +196,7 @@ class Client(ABC):
                 self._post(route.to, [encode(letter), *buffers])
 
     def _attach(self, route: Route) -> bool:
-        """Have the server's loss told here; False if it is lost already."""
+        """Ask the registry to report the server's loss; False if it is lost already."""
         if route.server not in self._known:
             self._known.add(route.server)
             self.tell(Uses(route.server), [])
@@ -208,7 +208,7 @@ class Client(ABC):
             self._later(partial(one.result._settle, None, about(error, one.result, False)))
 
     def _later(self, call: Callable[[], object]) -> None:
-        """Call something that may call anybody's code, where nothing is held."""
+        """Make a call that may run callbacks, later, when no lock is held."""
         self._left.append(call)
 
     def release(
@@ -229,21 +229,21 @@ class Client(ABC):
                 self._release_after(route, lease, last)
 
     def _release_behind(self, route: Route, lease: int) -> None:
-        """Have the server say that the lease has ended, when it has come so far."""
+        """Let the server report the end of the lease, after the calls before."""
         self.call(Outgoing(route, lease, RELEASE, "", [], None))
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
-        """End a lease when an answer is there."""
+        """End a lease when the answer to ``last`` has arrived."""
         self._release_behind(route, lease)
 
     def drop(self, route: Route, lease: int, last: Result | None, *, grouped: bool) -> None:
-        """`release` from anywhere, in the middle of anything: it is done later."""
+        """`release`, later: this may be called in the middle of anything."""
         self._later(partial(self.release, route, lease, last, shared=False, grouped=grouped))
 
-    # What is asked of the registry
+    # Questions to the registry
 
     def acquire(self, service: int, count: int, server: int = 0) -> Acquisition:
-        """Ask for servers."""
+        """Request ``count`` servers (0: all), or the one with number ``server``."""
         wanted = Acquisition(self)
         wanted.ticket, wanted.service = next(self._tickets), service
         self._asked[wanted.ticket] = wanted
@@ -251,19 +251,19 @@ class Client(ABC):
         return wanted
 
     def forget(self, wanted: Question) -> None:
-        """Nobody waits for an answer any more."""
+        """Withdraw a question, or a request for servers."""
         if self._asked.pop(wanted.ticket, None) is not None:
             self.tell(Forget(wanted.ticket), [])
 
     def ask(self, service: int, what: str, *arguments: Any) -> Question:
-        """Ask something about a service."""
+        """Ask the registry about a service."""
         asked = Question(self)
         asked.ticket, asked.service = next(self._tickets), service
         self._asked[asked.ticket] = asked
         self.tell(Ask(service, asked.ticket, what), dump(arguments))
         return asked
 
-    # What comes
+    # Letters that arrive
 
     def take(self, letter: Any, parts: Parts) -> None:
         """Handle a letter; its payload is in ``parts``."""
@@ -272,7 +272,7 @@ class Client(ABC):
             handler(letter, parts)
 
     def handle(self, kind: type[Letter], handler: Callable[[Any, Parts], None]) -> None:
-        """Have letters of a kind handled."""
+        """Set the handler of a kind of letters."""
         self._handlers[kind] = handler
 
     def _answers(self, letter: Answers, parts: Parts) -> None:

@@ -20,16 +20,17 @@ from encamp.errors import BadFrame
 from encamp.wire.frames import Buffer
 
 CALL, READ, WRITE, APPLY, RELEASE, GROUP, END = range(7)
-"""What a call asks for: a method, an attribute's value, to set one, `Apply`; that its lease ends
-behind it; who is in its group; that the server ends."""
+"""What a call does: call a method, read an attribute, set one, `Applied`; end its lease; tell the
+server the members of its group; end the server."""
 
 Call = tuple[int, int, int, str, bytes, int]
-"""Its number (the client's), its lease, what it asks for, of which name, the pickle of arguments,
-and how many large buffers these have."""
+"""The call's number at the client, lease, kind, name of the method or attribute, pickle of the
+arguments, and how many large buffers these have."""
 Answer = tuple[int, bool, bytes, int]
-"""The call's number, whether it is a value, its pickle, and how many large buffers that has."""
+"""The call's number, whether it has a value (or an error), the pickle, and its number of large
+buffers."""
 Seen = tuple[int, int, float, float]
-"""Of a server: calls, those that raised, seconds in them, and the mean time of the last ones."""
+"""Statistics of a server: calls, failed calls, their seconds, and the mean of the last ones."""
 
 
 class Letter(msgspec.Struct, array_like=True, gc=False):
@@ -37,7 +38,7 @@ class Letter(msgspec.Struct, array_like=True, gc=False):
 
 
 class Acquire(Letter, tag=0):
-    """A client wants servers: ``count`` of any (0: all), or a certain one."""
+    """A client requests ``count`` servers (0: all), or the one with number ``server``."""
 
     service: int
     ticket: int
@@ -46,45 +47,45 @@ class Acquire(Letter, tag=0):
 
 
 class Forget(Letter, tag=1):
-    """It does not any more; what was granted meanwhile is free."""
+    """A client withdraws a request or question; servers granted meanwhile are free."""
 
     ticket: int
 
 
 class Granted(Letter, tag=2):
-    """Servers are a client's: of each its number, its task, and the lease."""
+    """A request is granted: number, task and lease of each server."""
 
     ticket: int
     leases: list[tuple[int, int, int]]
     relayed: bool
-    """Whether calls go by way of the registry."""
+    """Whether calls go through the registry."""
     methods: list[str]
 
 
 class Refused(Letter, tag=3):
-    """None will be; the error follows."""
+    """A request or question is refused; the error follows."""
 
     ticket: int
 
 
 class Free(Letter, tag=4):
-    """A lease ends, and no call of it is under way."""
+    """A lease ends, and all of its calls are answered."""
 
     server: int
     lease: int
 
 
 class Uses(Letter, tag=5):
-    """A client calls a server that was not granted to it, but passed on."""
+    """A client calls a server through a proxy that another one has passed on."""
 
     server: int
 
 
 class Waits(Letter, tag=6):
-    """A task waits for a call's answer, or for a server (``server`` 0).
+    """A task waits for a call's answer, or for any server (``server`` is 0).
 
-    ``answered``: the last number of each client that it has itself answered, if it is a server;
-    ``held``: the leases that it has.
+    ``answered``: if the task is a server, the last call of each client that it has answered.
+    ``held``: the leases that the task has.
     """
 
     ticket: int
@@ -96,17 +97,19 @@ class Waits(Letter, tag=6):
 
 
 class WaitsNoMore(Letter, tag=7):
+    """The task of `Waits` does not wait any more."""
+
     ticket: int
 
 
 class Circle(Letter, tag=8):
-    """What is waited for will never come."""
+    """The task of `Waits` would wait forever."""
 
     ticket: int
 
 
 class Ask(Letter, tag=9):
-    """Something about a service; arguments follow."""
+    """A question about a service; its arguments follow."""
 
     service: int
     ticket: int
@@ -114,15 +117,15 @@ class Ask(Letter, tag=9):
 
 
 class Told(Letter, tag=10):
-    """The answer follows."""
+    """The answer to a question follows."""
 
     ticket: int
 
 
 class Lost(Letter, tag=11):
-    """A server is gone; the error, without what it says of a call, follows.
+    """A server is gone; the error, without the facts of a call, follows.
 
-    ``about`` and ``number``: whose call it had begun last, and which; -1: not known.
+    ``about`` and ``number``: client and number of the call that it had begun last; -1: unknown.
     """
 
     server: int
@@ -131,7 +134,7 @@ class Lost(Letter, tag=11):
 
 
 class Calls(Letter, tag=12):
-    """Calls, in their order; the large buffers of all follow. ``client``: whose, if relayed."""
+    """Calls in order; their large buffers follow. ``client`` has made them, if they are relayed."""
 
     server: int
     calls: list[Call]
@@ -139,7 +142,7 @@ class Calls(Letter, tag=12):
 
 
 class Answers(Letter, tag=13):
-    """What came of calls, the leases that end behind them, and what the server has done so far."""
+    """Answers to calls, the leases that have ended, and the server's statistics."""
 
     server: int
     answers: list[Answer]
@@ -148,7 +151,7 @@ class Answers(Letter, tag=13):
 
 
 class Ready(Letter, tag=14):
-    """A server can be called: the names of its object's class and methods."""
+    """A server is ready: the names of its object's class and methods."""
 
     server: int
     name: str
@@ -156,14 +159,14 @@ class Ready(Letter, tag=14):
 
 
 class Saved(Letter, tag=15):
-    """The state after so many calls follows, as a pickle."""
+    """The pickle of a server's state after ``serial`` calls follows."""
 
     server: int
     serial: int
 
 
 class Between(Letter, tag=16):
-    """From one member of a group to another; the payload follows."""
+    """A message from one member of a group to another; its payload follows."""
 
     group: int
     rank: int
@@ -176,7 +179,7 @@ class Broken(Letter, tag=17):
 
 
 class Dying(Letter, tag=18):
-    """A server is asked to stop: whose call it has begun, and which."""
+    """A server is asked to stop: client and number of the call that it has begun."""
 
     server: int
     about: int
@@ -184,11 +187,11 @@ class Dying(Letter, tag=18):
 
 
 class Asked(Letter, tag=19):
-    """A server is to answer as soon as it is between two calls, or waits in one."""
+    """The registry asks if a server is alive, which answers between calls or while it waits."""
 
 
 class Alive(Letter, tag=20):
-    """It is."""
+    """The answer to `Asked`."""
 
 
 _Any = (
@@ -201,7 +204,7 @@ encode = msgspec.msgpack.Encoder().encode
 
 
 def decode(part: Buffer) -> Any:
-    """The letter again. Raises `BadFrame`; runs no code of the sender's."""
+    """The letter in a message's first part. Raises `BadFrame`; runs no code of the sender's."""
     try:
         return _decoder.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:

@@ -39,13 +39,13 @@ from encamp.wire.pickling import disclosed, dump, dump_failure, enclosed, load
 from encamp.wire.protocol import ABOUT_SERVICES, SPAWNER
 
 _PIECE = 0.1
-"""Seconds that the worker waits at most before it looks after the step again."""
+"""Seconds that the worker waits at most before it checks the step again."""
 _ATTEND = 0.02
-"""Seconds between looks at what nobody waits for."""
+"""Seconds between two checks of results that no thread waits for."""
 _WITHOUT_ANSWER = (RELEASE, GROUP, END)
 
 Come = list[tuple[bytes, list[Any]]]
-"""Letters with their payloads."""
+"""Letters that have arrived, with their payloads."""
 
 
 class StepClient(Client):
@@ -85,7 +85,7 @@ class StepClient(Client):
             self._left.popleft()()
 
     def attend(self, what: Awaited) -> None:
-        """See `Client.attend`: a thread looks now and then, as long as there is something."""
+        """See `Client.attend`: a thread checks from time to time, while results are awaited."""
         if what.done():
             return
         self._attended.add(what)
@@ -119,17 +119,17 @@ class Relays:
     def __init__(self, client_of: Callable[[str], Client]) -> None:
         self._client_of = client_of
         self._of: dict[str, Relay] = {}
-        """By the tokens of clusters."""
+        """By the cluster's token."""
 
     def answer(self, token: str, what: str, *rest: Any) -> Any:
-        """Answer a question of the step; raises what is to be raised there."""
+        """Answer a question of the step; an exception is raised in the step."""
         relay = self._of.get(token)
         if relay is None:
             relay = self._of[token] = Relay(self._client_of(token))
         return relay.answer(what, *rest)
 
     def close(self) -> None:
-        """The step has ended: let go of what it had."""
+        """The step has ended: release its servers and withdraw its requests."""
         for relay in self._of.values():
             relay.close()
 
@@ -140,10 +140,10 @@ class Relay:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._awaited: dict[Awaited, Callable[[Awaited], tuple[Letter, Parts]]] = {}
-        """What was asked for, and what makes the letter for the step of it."""
+        """Results that the step awaits, each with a function that makes the letter for it."""
         self._tickets: dict[int, Acquisition] = {}
         self._held: dict[int, Route] = {}
-        """By leases, servers that the step has acquired."""
+        """By lease, servers that the step has acquired."""
         self._routes: dict[tuple[int, int], Route] = {}
         self._handlers: dict[type, Callable[[Any, Parts], None]] = {
             Acquire: self._acquire,
@@ -161,7 +161,7 @@ class Relay:
             head, payload = rest
             letter = decode(head)
             handler = self._handlers.get(type(letter))
-            if handler is not None:  # who uses a server is the worker, which tells that itself
+            if handler is not None:  # not `Uses`: the worker's client is the one to be informed
                 handler(letter, payload)
         elif what == "post":
             to, head, payload = rest
@@ -175,7 +175,7 @@ class Relay:
         for lease, route in self._held.items():
             self._client.release(route, lease, None, shared=True)
 
-    # What comes of it
+    # Letters for the step
 
     def _come(self, seconds: float) -> Come:
         if not any(one.done() for one in self._awaited):
@@ -188,7 +188,7 @@ class Relay:
         letters = [self._awaited.pop(one)(one) for one in done]
         return [(encode(letter), _beside(payload)) for letter, payload in letters]
 
-    # What is asked of the registry
+    # Questions to the registry
 
     def _acquire(self, letter: Acquire, parts: Parts) -> None:
         wanted = self._client.acquire(letter.service, letter.count, letter.server)
@@ -214,7 +214,7 @@ class Relay:
             self._give_up(wanted)
 
     def _give_up(self, wanted: Acquisition) -> None:
-        """Nobody takes servers that were asked for, or granted and not told of."""
+        """Withdraw a request, and free the servers if it was granted meanwhile."""
         self._client.forget(wanted)
         if wanted.done() and wanted.exception() is None:
             for server, _, lease in wanted.result().leases:

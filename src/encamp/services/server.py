@@ -46,15 +46,15 @@ from encamp.wire.protocol import SERVICES, SPAWNER
 _MOST_HELD = 200
 _RECENT = 50
 _LOOK = 4 * HOLD
-"""Seconds after which answers that are held back go out, whatever the server is doing."""
+"""Seconds after which held answers are sent, whatever the server is doing."""
 _IDLE_LOOKS = 5
 _LOOKS = 10
-"""How often a busy server looks within its limit whether it is asked for a sign of life."""
+"""Checks of a busy server, within its limit, whether it is asked if it is alive."""
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How to create a server's object, as it was when the service was published.
+    """How to create a server's object; pickled when the service is published.
 
     ``parts`` is the pickle of a class or function and its arguments, or, if it is ``made``, of the
     object itself.
@@ -66,7 +66,7 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Terms:
-    """The settings of a server. ``checkpoint_every`` in calls; 0: never."""
+    """The settings of a server. ``checkpoint_every`` is a number of calls, 0 for never."""
 
     service: str
     server: int
@@ -87,7 +87,7 @@ class Applied:
 
 
 def serve(terms: Terms, blueprint: Blueprint, state: bytes | None = None) -> None:
-    """Be a server until it is told to end; runs in a slot."""
+    """Run a server until it is told to end; this is the function of its task."""
     client = task_client()
     assert client is not None  # noqa: S101 - it is a task
     server = Server(client, terms)
@@ -116,8 +116,8 @@ class Server:
         self._released: set[int] = set()
         self._over = False
         self._serial = self._saved = 0
-        """Letters' entries that were done, and those that the last saved state knows of."""
-        # What is held back: for one client only
+        """Calls that were run, and how many of them the last saved state includes."""
+        # Answers that are held back, all for one client
         self._client = SPAWNER
         self._answers: list[Answer] = []
         self._buffers: Parts = []
@@ -125,17 +125,17 @@ class Server:
         self._sent = self._looked = 0.0
         self._flushing = threading.Lock()
         self._can_hold = client.slot.can_leave
-        """Whether another thread may send, so that nothing is held back for long."""
+        """Whether another thread can send answers, so that they may be held back."""
         self._flusher: threading.Thread | None = None
         self._wanted = threading.Event()
-        # What it has done
+        # Statistics
         self._calls = self._failed = 0
         self._busy = 0.0
         self._times: deque[float] = deque(maxlen=_RECENT)
         self.lease = 0
-        """That of the running call."""
+        """The lease of the running call."""
         self.groups: dict[int, tuple[int, int, tuple[int, ...]]] = {}
-        """By leases: group, own rank, and the members' tasks."""
+        """By lease: the group, the own rank, and the members' tasks."""
         self._ops: dict[int, Callable[[str, tuple[Any, ...], dict[str, Any]], Any]] = {
             CALL: self._call,
             READ: lambda name, *_: getattr(self._object, name),
@@ -145,7 +145,7 @@ class Server:
         client.handle(Asked, lambda *_: self._post(SPAWNER, [encode(Alive())]))
 
     def make(self, blueprint: Blueprint, state: bytes | None) -> None:
-        """Create the object, with the state of its predecessor if there is any."""
+        """Create the object, with its predecessor's ``state`` if there is any, and report ready."""
         loaded = load(blueprint.parts)
         kind, args, kwargs = (None, (), {}) if blueprint.made else loaded
         replaced = isinstance(kind, type) and not hasattr(kind, "restore")
@@ -189,7 +189,7 @@ class Server:
         self._flush()
 
     def _look(self) -> None:
-        """Answer a question whether it is alive, while queued calls keep it busy."""
+        """Answer whether it is alive, while queued calls keep it busy."""
         limit = self.terms.call_limit
         if limit is not None and time.monotonic() - self._looked > limit / _LOOKS:
             self.task_client.look()
@@ -245,7 +245,7 @@ class Server:
         return called(getattr(self._object, name), args, kwargs)
 
     def _apply(self, name: str, args: tuple[Applied], kwargs: dict[str, Any]) -> Any:
-        """Set values, call, and read values back; they are returned with the call's value."""
+        """Set values, make the call, and read values; returns its value and the read ones."""
         wanted = args[0]
         for key, value in wanted.values.items():
             setter = f"set_{key}"
@@ -292,7 +292,7 @@ class Server:
             self._answer(call[0], False, dump_failure(error), time.perf_counter())
 
     def _flush(self, now: float = 0.0) -> None:
-        """Send the answers that are held back, and report leases that have ended."""
+        """Send held answers, and report ended leases."""
         with self._flushing:
             answers, buffers, freed = self._answers, self._buffers, self._freed
             if not (answers or freed):
@@ -363,11 +363,11 @@ class Server:
         self._wanted.set()
 
     def dying(self) -> None:
-        """It was asked to stop: report which call it was in."""
+        """It was asked to stop: report which call was running."""
         words = self._ledger.now
         self._post(SPAWNER, [encode(Dying(self.terms.server, *words))])
 
-    # What its object may ask
+    # For the server's object
 
     def send(self, rank: int, message: object) -> None:
         """Send an object to the member with this rank."""
@@ -427,10 +427,10 @@ _current: ContextVar[Server | None] = ContextVar("encamp_server", default=None)
 
 
 class CurrentServer:
-    """The server in which a method of a service's object runs, and its rank in a group.
+    """The server in which a method of a service's object runs.
 
-    ``service`` and ``server`` name it, ``rank`` and ``size`` are those of the group that the call
-    was made for.
+    ``service`` is the service's name, ``server`` the server's number. ``rank`` and ``size`` are
+    those of the group that the call was made for.
     """
 
     def __init__(self, server: Server) -> None:

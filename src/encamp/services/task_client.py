@@ -29,7 +29,7 @@ from encamp.wire.frames import Parts
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 TELL_AFTER = 0.05
-"""Seconds of waiting in a task after which the registry is told what for, to find circles."""
+"""Seconds after which a waiting task reports what it waits for, so that cycles are found."""
 
 
 class TaskClient(Client):
@@ -39,15 +39,15 @@ class TaskClient(Client):
         super().__init__(task)
         self.slot = slot
         self.requests: deque[tuple[int, Calls, Parts]] = deque()
-        """Calls for the task itself, where it is a server, with who made them."""
+        """If the task is a server, the calls for it, with their clients."""
         self.answered: dict[int, int] = {}
-        """Of each client, the number of the last call that the task has answered as a server."""
+        """If the task is a server, the number of the last call that it has answered each client."""
         self.held: set[int] = set()
-        """Leases that the task has."""
+        """The task's leases."""
         self.between: dict[int, deque[tuple[int, Parts]]] = {}
-        """By groups: what other members have sent, with their ranks."""
+        """By group, messages of other members, with their ranks."""
         self.broken: set[int] = set()
-        """Groups of which a member is gone."""
+        """Groups that have lost a member."""
         self._draining = threading.Lock()
         self._circles: set[int] = set()
         self._attended: set[Awaited] = set()
@@ -71,7 +71,7 @@ class TaskClient(Client):
     # Waiting
 
     def drain(self) -> bool:
-        """Take what has come; whether there was something."""
+        """Handle what has arrived; returns whether there was anything."""
         found = False
         while self.slot.letters and (come := self._next()) is not None:
             found = True
@@ -85,12 +85,12 @@ class TaskClient(Client):
         return found
 
     def look(self) -> None:
-        """Take what has come by now; does not wait."""
+        """Handle what has arrived by now, without waiting."""
         self.slot.port.until(lambda: None, 0)
         self.drain()
 
     def _next(self) -> Callable[[], None] | None:
-        """How to handle the next letter; calls for this task are put into their queue here."""
+        """A function that handles the next letter; calls for this task are queued instead."""
         letters = self.slot.letters
         with self._draining:  # so that calls keep their order
             while letters:
@@ -104,7 +104,7 @@ class TaskClient(Client):
         return None
 
     def until(self, done: Callable[[], object], timeout: float | None = None) -> bool:
-        """Drive until ``done()``, or the time is over."""
+        """Handle letters until ``done()``, or the time is over."""
         slot, letters = self.slot, self.slot.letters
         deadline = None if timeout is None else time.monotonic() + timeout
 
@@ -188,7 +188,7 @@ class TaskClient(Client):
 
 
 def _wanted(what: Awaited) -> tuple[int, int, int, str]:
-    """What a future waits for: a service, a server and a call's number there, and its name."""
+    """What a future waits for: a service, a server, a call's number there, and a name for it."""
     if isinstance(what, Result):
         name = f"{what.service}.{what.call}"
         return (0 if what.server else what._wanted), what.server, what.number, name

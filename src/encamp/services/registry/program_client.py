@@ -19,7 +19,7 @@ from encamp.wire.pickling import disclosed
 from encamp.wire.protocol import SERVICES, SPAWNER
 
 _EAGER = 64
-"""After how many calls at the latest the program's thread sends them out itself."""
+"""Calls after which the program's thread sends them itself, at the latest."""
 
 
 class ProgramClient(Client):
@@ -36,7 +36,7 @@ class ProgramClient(Client):
 
     @property
     def awaited(self) -> int:
-        """How many servers have calls of the program to answer."""
+        """Number of servers that have yet to answer calls of the program."""
         return len(self._pending)
 
     def _check(self) -> None:
@@ -57,7 +57,7 @@ class ProgramClient(Client):
                 raise ClusterClosed
 
     def attend(self, what: Awaited) -> None:
-        """See `Client.attend`: the cluster's thread in the background does."""
+        """See `Client.attend`: the cluster's background thread does it."""
 
     def tell(self, letter: Letter, payload: Parts) -> None:
         """See `Client.tell`."""
@@ -65,7 +65,7 @@ class ProgramClient(Client):
         self._pump.now(lambda: self._registry(SPAWNER, letter, payload))
 
     def call(self, outgoing: Outgoing) -> None:
-        """See `Client.call`; arguments are taken now."""
+        """See `Client.call`; arguments may be changed afterwards."""
         self._check()
         if outgoing.buffers and changeable(outgoing.buffers):
             outgoing.buffers = own(outgoing.buffers)
@@ -77,7 +77,7 @@ class ProgramClient(Client):
             self._pump.quick(self.flush)
 
     def _release_after(self, route: Route, lease: int, last: Result) -> None:
-        """See `Client._release_after`: answers come here also while nobody waits for them."""
+        """See `Client._release_after`: in the program, answers arrive even if nobody waits."""
 
         def free(_: object) -> None:
             with suppress(ClusterError, OSError):
@@ -96,7 +96,7 @@ class ProgramClient(Client):
         self._take_answers((letter, iter(letter.answers), iter(parts)))
 
     def _take_answers(self, come: tuple[Answers, Any, Any]) -> None:
-        """Take answers; a callback that waits meanwhile goes on with those that are left."""
+        """Settle results; a callback that waits for another result continues with the rest."""
         letter, answers, parts = come
         pending = self._pending.get(letter.server)
         if not pending:
