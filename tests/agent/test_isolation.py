@@ -65,6 +65,7 @@ def state() -> dict[str, Any]:
         "users": (os.getresuid(), os.getresgid(), os.getgroups()),
         "cores": os.sched_getaffinity(0),
         "nice": os.nice(0),
+        "policy": os.sched_getscheduler(0),
         "umask": (mask := os.umask(0o77), os.umask(mask))[0],
         "limits": [resource.getrlimit(n) for n in range(16)],
         "locale": locale.setlocale(locale.LC_ALL),
@@ -177,6 +178,10 @@ def change_logging() -> None:
     logging.disable(logging.ERROR)
 
 
+def change_policy() -> None:
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 DEEDS: list[Callable[[], None]] = [
     change_zone,
     change_zone_and_hide_it,
@@ -191,6 +196,7 @@ DEEDS: list[Callable[[], None]] = [
     change_numbers,
     change_python,
     change_logging,
+    change_policy,
 ]
 
 
@@ -237,6 +243,16 @@ def test_what_cannot_be_undone_ends_the_process_after_the_call(cluster: Cluster)
     assert after["process"] != pid
     assert after["users"] == before["users"]
     assert after["nice"] == before["nice"]
+
+
+@pytest.mark.skipif(not ROOT, reason="chroot is for root")
+def test_a_call_finds_all_files_after_one_that_has_called_chroot(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "inside").touch()
+    before = cluster.spawn(os.listdir, "/").result(SOON)
+    cluster.spawn(os.chroot, str(tmp_path)).result(SOON)
+    assert cluster.spawn(os.listdir, "/").result(SOON) == before
 
 
 def close_streams() -> None:

@@ -206,8 +206,10 @@ def test_what_is_no_cluster_is_said() -> None:
         Cluster("dask", client=object())
     with pytest.raises(BadJob, match="name of an engine"):
         Cluster(object())
-    with pytest.raises(EngineUnavailable, match="it has no option 'adress'"):
+    with pytest.raises(EngineUnavailable, match=r"'adress'; did you mean 'address'\? its options"):
         Cluster("dask", adress="x")
+    with pytest.raises(BadJob, match="security: must be a Security .* Unknown parameters: .'tsl'"):
+        Cluster("dask", address="tls://127.0.0.1:1", security={"tsl": {"ca": "file"}})
 
 
 def test_workers_may_be_jobs_of_a_batch_system(monkeypatch: pytest.MonkeyPatch) -> None:

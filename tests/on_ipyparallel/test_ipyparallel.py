@@ -137,3 +137,22 @@ def test_what_is_no_cluster_is_said(tmp_path: Path) -> None:
         Cluster("ipyparallel", client=object(), profile="x")
     with pytest.raises(BadJob, match="must be a Client"):
         Cluster("ipyparallel", client=object())
+    (tmp_path / "half.json").write_text('{"url": "tcp://127.0.0.1:1"}')
+    with pytest.raises(EngineUnavailable, match=r"half\.json': it lacks 'task_scheme'"):
+        Cluster("ipyparallel", connection_file=str(tmp_path / "half.json"))
+    with pytest.raises(EngineUnavailable, match=r"'profil'; did you mean 'profile'\? its options"):
+        Cluster("ipyparallel", profil="x")
+
+
+def test_a_client_whose_controller_is_dead_is_not_waited_for(tmp_path: Path) -> None:
+    cluster = ipyparallel.Cluster(n=1, profile_dir=str(tmp_path / "profile"), log_level=40)
+    with pytest.raises(EngineUnavailable, match="its cluster does not run"):
+        Cluster(cluster)
+    with cluster.start_and_connect_sync() as client:
+        cluster.stop_cluster_sync()
+        with pytest.raises(EngineUnavailable, match="its cluster does not run"):
+            Cluster(cluster)
+        with pytest.raises(EngineUnavailable, match=r"its controller has not answered for 0\.5 s"):
+            Cluster(client, start_timeout=0.5)
+    with pytest.raises(EngineUnavailable, match="its client cannot be used: .*closed"):
+        Cluster(client)

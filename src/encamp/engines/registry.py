@@ -73,12 +73,23 @@ def open_end(
             raise
         name = re.search(r"argument '(\w+)'", str(exc))
         why = f"it has no option {name[1]!r}" if name else str(exc)
-        known = ", ".join(name for name in taken if name != "start_timeout")
-        remedy = f"its options are: {known}" if known else "leave it out: it has none"
+        known = [name for name in taken if name != "start_timeout"]
+        remedy = _remedy(name[1] if name else "", known)
         if name and name[1] in _OF_HOSTS and not taken.keys() & set(_OF_HOSTS):
             remedy = "name an engine that has other hosts: 'dask', 'ipyparallel', 'mpi' or 'pvm'"
         raise EngineUnavailable(engine, why, remedy) from exc
     return end
+
+
+def _remedy(name: str, known: list[str]) -> str:
+    """What to try instead of an option that an engine does not have."""
+    from difflib import get_close_matches  # which takes long to load in every slot
+
+    if not known:
+        return "leave it out: it has none"
+    close = get_close_matches(name, known, 1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"{guess}its options are: {', '.join(known)}"
 
 
 def _engine_of(given: object) -> str:

@@ -155,6 +155,19 @@ def _put_users(users: Any) -> None:
     os.setresgid(*users[1])
 
 
+def _root() -> Any:
+    root = os.stat("/")
+    return root.st_dev, root.st_ino
+
+
+def _cannot_leave(_: Any) -> None:
+    raise OSError("nobody leaves what chroot(2) has shut them in")
+
+
+def _policy() -> Any:
+    return os.sched_getscheduler(0), os.sched_getparam(0)
+
+
 def _mask() -> Any:
     return _signal.pthread_sigmask(_BLOCK, ())
 
@@ -289,11 +302,13 @@ def _put_dumps(enabled: bool) -> None:
 
 _ASPECTS: list[tuple[Callable[[], Any], Callable[[Any], object]]] = [
     (_users, _put_users),
+    (_root, _cannot_leave),
     (_mask, _put_mask),
     (_handlers, _put_handlers),
     (_zone, _put_zone),
     (_umask, os.umask),
     (lambda: os.nice(0), lambda nice: os.nice(nice - os.nice(0))),
+    (_policy, lambda policy: os.sched_setscheduler(0, *policy)),
     (lambda: os.sched_getaffinity(0), lambda cores: os.sched_setaffinity(0, cores)),
     (_locale_name, lambda name: _locale.setlocale(_ALL, name)),
     (sys.getrecursionlimit, sys.setrecursionlimit),

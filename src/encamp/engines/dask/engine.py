@@ -30,7 +30,7 @@ from encamp.engines.kit.hostfile import HostLine, hosts_of
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.mesh.mesh import Address
-from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
 
 _LOOK = 1.0
@@ -77,6 +77,7 @@ def open_end(
         raise BadJob("address", f"must be a scheduler's, like 'tcp://host:8786', not {address!r}")
     if more and jobqueue is None:
         raise TypeError(f"open_end() got an unexpected keyword argument {next(iter(more))!r}")
+    security = _security(security)
     own = None
     if jobqueue is not None:
         own = cluster = _by_jobs(jobqueue, slots, more)
@@ -103,6 +104,18 @@ def takes(
     restarts: int,
 ) -> None:
     """The options of `open_end` that have a name here."""
+
+
+def _security(given: Any) -> Any:
+    """What `distributed.Client` takes as its ``security``; a table of options becomes one."""
+    if given is None or isinstance(given, distributed.Security):
+        return given
+    kind: Any = distributed.Security
+    try:
+        return kind(**given)
+    except (TypeError, ValueError) as exc:
+        why = f"must be a Security of Dask, or a table of its options: {exc}"
+        raise BadJob("security", why) from exc
 
 
 def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
@@ -158,14 +171,17 @@ def _own_cluster(slots: int | None, hosts: Sequence[HostLine], within: float) ->
     if hosts:
         return HostsCluster(hosts, within)
     cluster: Any = distributed.LocalCluster
-    return cluster(
-        n_workers=1,
-        threads_per_worker=slots,
-        processes=False,
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-        memory_limit=0,
-    )
+    try:
+        return cluster(
+            n_workers=1,
+            threads_per_worker=slots,
+            processes=False,
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            memory_limit=0,
+        )
+    except Exception as exc:  # whatever keeps a scheduler or a worker from starting
+        raise EngineFailed("dask", f"its own cluster did not start: {text_of(exc)}") from exc
 
 
 def _connect(given: Any, address: str | None, security: Any, within: float) -> Any:
@@ -184,7 +200,7 @@ def _connect(given: Any, address: str | None, security: Any, within: float) -> A
         )
     except Exception as exc:  # what answers there may be anything
         remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
-        raise EngineUnavailable("dask", f"no scheduler at {address}: {exc}", remedy) from exc
+        raise EngineUnavailable("dask", f"no scheduler at {address}: {text_of(exc)}", remedy) from exc
 
 
 def _address_of(given: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import queue
 import socket
 import threading
 import time
@@ -28,7 +29,7 @@ from encamp.engines.kit.hostfile import HostLine, hosts_of, spread
 from encamp.engines.kit.mesh.addresses import address_towards
 from encamp.engines.kit.mesh.engine import Agent, MeshEngine, shares
 from encamp.engines.kit.ssh import command_on
-from encamp.errors import BadJob, EngineFailed, EngineUnavailable
+from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
 
 _LOOK, _SOON = 0.5, 0.02
@@ -37,6 +38,8 @@ _ENDS_WITHIN = 3.0
 _OUTWARDS = "192.0.2.1"
 """An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
 _WHOSE = "ipyparallel's engines"
+_START_ONE = "start one: ipcluster start -n 4"
+_START_IT = "start it, and wait for its engines: start_and_connect_sync()"
 
 
 def open_end(
@@ -76,8 +79,9 @@ def open_end(
     if client is None:
         client, close = _connected(connection_file, profile, start_timeout), True
     else:
-        client, close = _client_of(client)
-    return IPythonEngine(client, slots, each or 1, restarts, client.close if close else None)
+        client, close = _client_of(client, start_timeout)
+    end = client.close if close else None
+    return IPythonEngine(client, slots, each or 1, restarts, end, start_timeout)
 
 
 def _connected(file: str | None, profile: str | None, within: float) -> Any:
@@ -85,14 +89,21 @@ def _connected(file: str | None, profile: str | None, within: float) -> Any:
         return ipyparallel.Client(file, profile=profile, timeout=within)
     except Exception as exc:
         what = f"connection_file {file!r}" if file else f"profile {profile!r}"
-        why = f"no cluster was reached by its {what}: {exc}"
-        raise EngineUnavailable("ipyparallel", why, "start one: ipcluster start -n 4") from exc
+        said = f"it lacks {exc}" if isinstance(exc, KeyError) else text_of(exc)
+        why = f"no cluster was reached by its {what}: {said}"
+        raise EngineUnavailable("ipyparallel", why, _START_ONE) from exc
 
 
-def _client_of(given: Any) -> tuple[Any, bool]:
+def _client_of(given: Any, within: float) -> tuple[Any, bool]:
     """The client that is meant, and whether it is the engine's to close."""
     if isinstance(given, ipyparallel.Cluster):
-        return given.connect_client_sync(), True
+        if given.controller is None or not given.controller.running:
+            raise EngineUnavailable("ipyparallel", "its cluster does not run", _START_IT)
+        try:
+            return given.connect_client_sync(timeout=within), True
+        except Exception as exc:
+            why = f"its cluster was not reached: {text_of(exc)}"
+            raise EngineUnavailable("ipyparallel", why, _START_IT) from exc
     client = getattr(given, "client", given)  # that of a view
     if not isinstance(client, ipyparallel.Client):
         raise BadJob("client", f"must be a Client of ipyparallel, not {given!r}")
@@ -124,7 +135,8 @@ def _own(
             count = sum(number for _, number in engines)
             client.wait_for_engines(count, timeout=within, interactive=False)
         close = stack.pop_all().close
-    return IPythonEngine(client, sum(host.slots for host in hosts), each, restarts, close)
+    slots = sum(host.slots for host in hosts)
+    return IPythonEngine(client, slots, each, restarts, close, within)
 
 
 @contextlib.contextmanager
@@ -155,7 +167,8 @@ class _Asked:
 class IPythonEngine(MeshEngine):
     """The controller's end. Engines that join the cluster get agents, too.
 
-    ``close`` is called at the end, where there is something to close.
+    ``close`` is called at the end, where there is something to close. A controller that has not
+    answered for ``within`` seconds at the start is taken for dead.
     """
 
     tunnel = "ipyparallel's controller"
@@ -167,6 +180,7 @@ class IPythonEngine(MeshEngine):
         each: int,
         restarts: int,
         close: Callable[[], None] | None,
+        within: float,
     ) -> None:
         try:
             super().__init__("ipyparallel", restarts)
@@ -175,6 +189,7 @@ class IPythonEngine(MeshEngine):
                 close()
             raise
         self._client, self._slots, self._each, self._close_all = client, slots, each, close
+        self._within = within
         self._places: dict[int, int] = {}
         """The slots of each engine that has, or is to have, agents."""
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
@@ -186,17 +201,40 @@ class IPythonEngine(MeshEngine):
 
     def begin(self) -> None:
         """See `MeshEngine.begin`; busy engines are not waited for."""
+        queues = self._queues()
         ids = self._client.ids
         if not ids:
             why = "its cluster has no engines"
             raise EngineUnavailable(self.name, why, "start some: ipcluster engines -n 4")
-        busy = {place for place, said in self._client.queue_status().items() if _busy(said)}
+        busy = {place for place, said in queues.items() if _busy(said)}
         self._have(ids)
         idle = sum(
             count if not self.whole else 1 for p, count in self._places.items() if p not in busy
         )
         self.agents = max(1, idle)
         self._helper.start()
+
+    def _queues(self) -> dict[int, Any]:
+        """What each engine has to do. ipyparallel itself waits for a dead controller for ever."""
+        answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer.put(self._client.queue_status())
+            except Exception as exc:  # noqa: BLE001 - it is for who waits
+                answer.put(exc)
+
+        threading.Thread(target=ask, name="encamp-ipyparallel-queues", daemon=True).start()
+        try:
+            said = answer.get(timeout=self._within)
+        except queue.Empty:
+            why = f"its controller has not answered for {self._within:g} s"
+            raise EngineUnavailable(self.name, why, _START_ONE) from None
+        if isinstance(said, Exception):
+            why = f"its client cannot be used: {text_of(said)}"
+            raise EngineUnavailable(self.name, why, "give a client that is connected") from said
+        found: dict[int, Any] = said
+        return found
 
     def _have(self, ids: Iterable[int]) -> None:
         """Have agents at engines that have none, as far as slots are wanted."""
