@@ -208,7 +208,7 @@ def test_what_is_no_cluster_is_said() -> None:
         Cluster(object())
     with pytest.raises(EngineUnavailable, match=r"'adress'; did you mean 'address'\? its options"):
         Cluster("dask", adress="x")
-    with pytest.raises(BadJob, match="security: must be a Security .* Unknown parameters: .'tsl'"):
+    with pytest.raises(BadJob, match=r"security: must be a Security .*'tsl'"):
         Cluster("dask", address="tls://127.0.0.1:1", security={"tsl": {"ca": "file"}})
 
 

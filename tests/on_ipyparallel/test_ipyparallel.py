@@ -154,5 +154,5 @@ def test_a_client_whose_controller_is_dead_is_not_waited_for(tmp_path: Path) -> 
             Cluster(cluster)
         with pytest.raises(EngineUnavailable, match=r"its controller has not answered for 0\.5 s"):
             Cluster(client, start_timeout=0.5)
-    with pytest.raises(EngineUnavailable, match="its client cannot be used: .*closed"):
+    with pytest.raises(EngineUnavailable, match=r"its client cannot be used: .*closed"):
         Cluster(client)

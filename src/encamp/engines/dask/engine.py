@@ -200,7 +200,8 @@ def _connect(given: Any, address: str | None, security: Any, within: float) -> A
         )
     except Exception as exc:  # what answers there may be anything
         remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
-        raise EngineUnavailable("dask", f"no scheduler at {address}: {text_of(exc)}", remedy) from exc
+        why = f"no scheduler at {address}: {text_of(exc)}"
+        raise EngineUnavailable("dask", why, remedy) from exc
 
 
 def _address_of(given: Any) -> str:
