@@ -34,9 +34,9 @@ from encamp.errors import BadJob, EngineFailed, EngineUnavailable, text_of
 from encamp.quantities import whole
 
 _LOOK = 1.0
-"""Seconds between looks at agents that have not come."""
+"""Seconds between checks of agents that have not joined."""
 _CALM = 2.0
-"""Seconds for which a lease outlives its need, so that short pauses cost Dask nothing."""
+"""Seconds for which a lease is kept after its need, so that short pauses cost Dask nothing."""
 _ENDS_WITHIN = 3.0
 _OF_JOBQUEUE = "see the options of dask-jobqueue"
 
@@ -59,12 +59,13 @@ def open_end(
 
     ``client`` is a `distributed.Client`, or a cluster object as ``cluster`` is, such as a
     `distributed.LocalCluster` or a `dask_jobqueue.SLURMCluster`; ``address`` is that of a scheduler
-    (with ``security``, a `distributed.Security`, where it has TLS). ``jobqueue`` has dask-jobqueue
-    start workers with ``slots`` cores by a batch system (``"slurm"``, ``"pbs"``, …), whose options
-    are ``more``. ``hosts`` (as ``"node1"`` or ``"node1:4"``) or a ``hostfile`` are where the engine
-    starts workers through ssh, or in Slurm's allocations through srun. Without any of these the
-    engine has a cluster of its own on this host. ``slots`` are used in all, by default one for each
-    thread of the workers. Raises `BadJob`, `EngineUnavailable` and `EngineFailed`.
+    (with ``security``, a `distributed.Security`, if it uses TLS). ``jobqueue`` names a batch system
+    (``"slurm"``, ``"pbs"``, …) where dask-jobqueue starts workers with ``slots`` cores in all;
+    ``more`` are its options. On ``hosts`` (as ``"node1"`` or ``"node1:4"``) or those of a
+    ``hostfile``, the engine starts workers through ssh, or through srun in allocations of Slurm.
+    Without any of these it starts a cluster on this host. ``slots`` is the number of slots in all,
+    by default one for each thread of the workers. Raises `BadJob`, `EngineUnavailable` and
+    `EngineFailed`.
     """
     slots = None if slots is None else whole("slots", slots, 1)
     restarts = whole("restarts", restarts, 0)
@@ -103,7 +104,7 @@ def takes(
     hostfile: str,
     restarts: int,
 ) -> None:
-    """The options of `open_end` that have a name here."""
+    """The names of the options of `open_end`."""
 
 
 def _security(given: Any) -> Any:
@@ -119,7 +120,7 @@ def _security(given: Any) -> Any:
 
 
 def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
-    """A cluster whose workers are jobs of a batch system, as many as have that many cores."""
+    """A cluster whose workers are jobs of a batch system, with ``slots`` cores in all."""
     if slots is None:
         raise BadJob("slots", "say how many cores to request from the batch system")
     try:
@@ -149,7 +150,7 @@ def _by_jobs(which: str, slots: int | None, options: dict[str, Any]) -> Any:
 
 async def _submitted(cluster: Any) -> None:
     """Wait until the batch system has taken the jobs; raises RuntimeError if it refuses."""
-    await cluster  # which keeps to itself that jobs were refused
+    await cluster  # which does not report refused jobs
     status = distributed.Status
     refused = [job for job in cluster.workers.values() if job.status != status.running]
     try:
@@ -161,13 +162,13 @@ async def _submitted(cluster: Any) -> None:
 
 
 def _close(cluster: Any) -> None:
-    """End a cluster of the engine's own."""
+    """End a cluster that the engine has started."""
     with contextlib.suppress(AssertionError):  # Distributed expects that no job was refused
         cluster.close()
 
 
 def _own_cluster(slots: int | None, hosts: Sequence[HostLine], within: float) -> Any:
-    """One on hosts, or a scheduler and a worker in this process, which no other can reach."""
+    """A cluster on hosts, or a scheduler and a worker in this process, for this process only."""
     if hosts:
         return HostsCluster(hosts, within)
     cluster: Any = distributed.LocalCluster
@@ -185,7 +186,7 @@ def _own_cluster(slots: int | None, hosts: Sequence[HostLine], within: float) ->
 
 
 def _connect(given: Any, address: str | None, security: Any, within: float) -> Any:
-    """A client of the engine's own: the user's may be closed, restarted or asynchronous."""
+    """A new client: the user's may be closed, restarted or asynchronous."""
     if given is not None:
         address, security = _address_of(given), security or given.security
     client: Any = distributed.Client
@@ -198,7 +199,7 @@ def _connect(given: Any, address: str | None, security: Any, within: float) -> A
             asynchronous=False,
             name="encamp",
         )
-    except Exception as exc:  # what answers there may be anything
+    except Exception as exc:  # any program may answer at this address
         remedy = "give address='tcp://host:8786', or 'tls://…' with security=, of one that runs"
         why = f"no scheduler at {address}: {text_of(exc)}"
         raise EngineUnavailable("dask", why, remedy) from exc
@@ -237,7 +238,7 @@ class DaskEngine(MeshEngine):
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._wanted: tuple[dict[str, int], int] = {}, 0
         self._waited = 0
-        """How many calls waited a look before: what is over at once is to grow nothing."""
+        """Calls that waited at the last check: the cluster should not grow for short waits."""
         self._given: dict[str, tuple[int, float]] = {}
         self._looks: threading.Thread | None = None
         self._one_by_one = threading.Lock()
@@ -257,7 +258,7 @@ class DaskEngine(MeshEngine):
         self._helper.start()
 
     def _event(self, event: Any) -> None:
-        """Dask tells of something; this is its thread."""
+        """Handle an event of Dask, in its thread."""
         _, message = event
         if message.get("action") == "add-worker":
             self._asked.put(self._look_for_workers)
@@ -267,7 +268,7 @@ class DaskEngine(MeshEngine):
             self._beside(partial(self._carry, message["worker"]))
 
     def _carry(self, worker: str) -> None:
-        """Have bytes carried for agents beside a worker that do not reach this host."""
+        """Open tunnels for agents beside a worker that cannot reach this host."""
         with self._one_by_one:
             ready = not self._stopping and self._tunnels.open()
         if ready:
@@ -281,7 +282,7 @@ class DaskEngine(MeshEngine):
         self.soon(partial(self._take_in, threads))
 
     def _take_in(self, threads: Mapping[str, int]) -> None:
-        """Have agents on workers that have none, as far as slots are wanted."""
+        """Start agents on workers without any, as far as slots are wanted."""
         new = {}
         left = None if self._slots is None else self._slots - self.slots_there
         for address, count in threads.items():
@@ -294,13 +295,13 @@ class DaskEngine(MeshEngine):
             self._begin(new)
 
     def _worker_gone(self, address: str) -> None:
-        """A worker has left; that its agents have ended they tell themselves."""
+        """A worker has left; its agents that have joined report their end themselves."""
         self._places.pop(address, None)
         for agent in [a for a in self.known.values() if a.where == address and a.link is None]:
             self.not_come(agent.number, "its worker has left")
 
     def freed(self) -> None:
-        """See `MeshEngine.freed`: workers that were not wanted may be now."""
+        """See `MeshEngine.freed`: workers that were not needed may be now."""
         if self._slots is not None:
             self._asked.put(self._look_for_workers)
 
@@ -317,7 +318,7 @@ class DaskEngine(MeshEngine):
         self._start(agents)
 
     def _start(self, agents: Iterable[Agent]) -> None:
-        """Have agents started; each group of workers that reach this host alike on its own."""
+        """Start agents, for each group of workers that reach this host by the same addresses."""
         groups: dict[tuple[Address, ...], dict[str, dict[int, int]]] = {}
         for agent in agents:
             dial = self._dial(str(agent.where))
@@ -329,7 +330,7 @@ class DaskEngine(MeshEngine):
             self._beside(call)
 
     def _dial(self, worker: str) -> tuple[Address, ...]:
-        """Where this host is reached by a worker, most probably first."""
+        """Addresses at which a worker may reach this host, the most probable first."""
         hosts = [get_address_host(worker), get_address_host(self._client.scheduler.address)]
         if worker.startswith("inproc://"):
             hosts = ["127.0.0.1"]
@@ -337,7 +338,7 @@ class DaskEngine(MeshEngine):
         return tuple(self.listen(host) for host in dict.fromkeys(filter(None, found)))
 
     def _run_begin(self, order: Order, group: dict[str, dict[int, int]]) -> None:
-        """Have agents started by Dask; blocks until it has done so."""
+        """Start agents through Dask; blocks."""
         for address, said in self._run(begin_here, order, group, workers=list(group)).items():
             if isinstance(said, Exception):
                 said = dict.fromkeys(group[address], starting.why_not(said, "Dask's workers"))
@@ -345,7 +346,7 @@ class DaskEngine(MeshEngine):
                 self.soon(partial(self.not_come, number, why))
 
     def _run(self, function: Any, *args: Any, workers: Collection[str]) -> dict[str, Any]:
-        """What a function gives on workers, outside of Dask's own tasks; exceptions are values."""
+        """Run a function on workers, but not as a Dask task; returns results or exceptions."""
         try:
             found: dict[str, Any] = self._client.run(
                 function, *args, workers=list(workers), on_error="return"
@@ -354,10 +355,10 @@ class DaskEngine(MeshEngine):
             return dict.fromkeys(workers, exc)
         return found
 
-    # The helper: what takes Dask some time
+    # The helper thread, for calls of Dask that take time
 
     def _help(self) -> None:
-        """See to agents that do not come, new workers and leases."""
+        """Handle agents that do not join, new workers, and leases."""
         looked = time.monotonic()
         while True:
             try:
@@ -366,7 +367,7 @@ class DaskEngine(MeshEngine):
                     return
                 with contextlib.suppress(
                     Exception
-                ):  # a scheduler that is gone is told of otherwise
+                ):  # the loss of the scheduler is reported elsewhere
                     asked()
             except queue.Empty:
                 pass
@@ -378,14 +379,14 @@ class DaskEngine(MeshEngine):
                     self._look_for_ended()
 
     def _look_for_ended(self) -> None:
-        """Ask for agents that have ended before they have come."""
+        """Ask the workers for agents that have ended before they joined."""
         there = list(self.known.values())
         late = {str(agent.where) for agent in there if agent.link is None}
         if late and not (self._looks and self._looks.is_alive()):
             self._looks = self._beside(partial(self._ask_for_ended, late))
 
     def _ask_for_ended(self, late: Collection[str]) -> None:
-        """This takes as long as Dask tries to reach a worker that is cut off."""
+        """Blocks as long as Dask tries to reach a worker that is cut off."""
         for found in self._run(starting.ended, self.run, workers=late).values():
             if isinstance(found, dict):
                 for number, words in found.items():
@@ -401,11 +402,11 @@ class DaskEngine(MeshEngine):
         room = None if self._slots is None else max(0, self._slots - self.slots_there)
         new = at_work.keys() - self._wanted[0].keys()
         self._wanted = at_work, waiting if room is None else min(waiting, room)
-        if new:  # before Dask takes a worker to be idle
+        if new:  # at once, before Dask considers a worker idle
             self._asked.put(self._lease)
 
     def _lease(self) -> None:
-        """Have the leases that are wanted; for a while also those that were."""
+        """Adjust the leases to the need; those not needed any more are kept for a while."""
         (busy, waiting), now = self._wanted, time.monotonic()
         waits, self._waited = min(waiting, self._waited), waiting
         for address, count in busy.items():
@@ -418,7 +419,7 @@ class DaskEngine(MeshEngine):
         self._leases.adjust({where: count for where, (count, _) in self._given.items()}, waits)
 
     def _fail_without_scheduler(self) -> None:
-        """When the client has given the scheduler up, no worker will come any more."""
+        """Fail if the client has lost the scheduler, so that no worker will join any more."""
         if self._client.status == "closed" and not self.known:
             self.soon(self._fail)
 
@@ -444,7 +445,7 @@ class DaskEngine(MeshEngine):
             _close(self._own)
 
     def _leave(self) -> None:
-        """Leave nothing on the cluster."""
+        """Remove everything of this run from the cluster."""
         with contextlib.suppress(Exception):
             self._client.unsubscribe_topic("all")
             self._leases.close()
@@ -452,12 +453,12 @@ class DaskEngine(MeshEngine):
         self._run(end_here, self.run, 1.0, workers=list(self._places))
 
     def _briefly(self, call: Callable[[], Any]) -> None:
-        """Do what may wait for a scheduler that is gone, for some seconds."""
+        """Make a call that may wait for a lost scheduler, for some seconds at most."""
         self._beside(call).join(_ENDS_WITHIN)
 
     @staticmethod
     def _beside(call: Callable[[], Any]) -> threading.Thread:
-        """Do something that may wait for Dask in a thread of its own."""
+        """Make a call that may wait for Dask, in a separate thread."""
         thread = threading.Thread(target=call, name="encamp-dask-call", daemon=True)
         thread.start()
         return thread

@@ -21,13 +21,13 @@ from encamp.engines.kit.hostfile import HostLine
 from encamp.engines.kit.ssh import READY, RemotePrograms, address_towards_hosts
 
 _PAGES = "127.0.0.1:0"
-"""Where Dask shows its pages: they know no users and no TLS."""
+"""The address of Dask's dashboards, on the host only: they have no users and no TLS."""
 
 
 class HostsCluster:
-    """What has started workers on hosts, as `distributed.LocalCluster` has on one.
+    """A scheduler here and workers on hosts, as `distributed.LocalCluster` has them on one host.
 
-    Raises `EngineUnavailable`.
+    Blocks until the workers run. Raises `EngineUnavailable`.
     """
 
     def __init__(self, hosts: Sequence[HostLine], within: float) -> None:
@@ -51,7 +51,7 @@ class HostsCluster:
 
     @property
     def scheduler_address(self) -> str:
-        """Where clients connect, with ``security``."""
+        """The address for clients, which connect with ``security``."""
         return str(self._scheduler.scheduler_address)
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class HostsCluster:
         self._scheduler.close()
 
     def _order(self, host: HostLine) -> dict[str, Any]:
-        """What a host's worker needs to know."""
+        """The settings of a host's worker."""
         tls = self.security.get_tls_config_for_role("worker")
         return {
             "scheduler": self.scheduler_address,
@@ -72,7 +72,7 @@ class HostsCluster:
 
 
 async def _serve(order: dict[str, Any]) -> None:
-    """Be a host's worker, which is started again if it dies, until the standard input ends."""
+    """Run a host's worker, restarted if it dies, until the standard input ends."""
     nanny: Any = distributed.Nanny
     made: Any = distributed.Security
     security = made(require_encryption=True, **order["tls"])
@@ -87,7 +87,7 @@ async def _serve(order: dict[str, Any]) -> None:
             dashboard_address=_PAGES,
         ):
             os.write(1, READY)
-            os.dup2(2, 1)  # whatever tasks of others print
+            os.dup2(2, 1)  # for what other people's tasks print
             await asyncio.to_thread(sys.stdin.read)
 
 

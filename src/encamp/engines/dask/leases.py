@@ -13,20 +13,20 @@ from typing import Any
 from encamp.engines.dask.worker import hold
 
 _FEW = 16
-"""Leases for calls that wait, beside as many as there are slots: a cluster grows step by step."""
+"""Leases for waiting calls, beyond as many as there are slots: a cluster grows step by step."""
 
 
 class Leases:
-    """Those of one run; for one thread."""
+    """The leases of a run. For one thread at a time."""
 
     def __init__(self, client: Any, run: str) -> None:
         self._client, self._run = client, run
         self._numbers = itertools.count()
         self._held: dict[str | None, list[Any]] = {}
-        """By address of the worker; by None those that may run anywhere."""
+        """By address of the worker; None for those that may run anywhere."""
 
     def adjust(self, busy: Mapping[Hashable, int], waiting: int) -> None:
-        """Have as many leases on each worker as it has slots at work, and some for what waits."""
+        """Adjust the leases: one for each busy slot of a worker, and some for waiting calls."""
         wanted: dict[str | None, int] = {str(address): count for address, count in busy.items()}
         wanted[None] = min(waiting, sum(busy.values()) + _FEW)
         for address in [*self._held]:
@@ -47,5 +47,5 @@ class Leases:
         return self._client.submit(hold, key, key=key, pure=False, retries=0, **where)
 
     def close(self) -> None:
-        """Give all back."""
+        """Cancel all leases."""
         self.adjust({}, 0)

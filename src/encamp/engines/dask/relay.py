@@ -21,7 +21,7 @@ from distributed.comm.core import connect
 from encamp.engines.kit.mesh.tunnel import Said, Tunnel
 
 _WITHIN = 10.0
-"""Seconds in which the scheduler has to answer."""
+"""Seconds within which the scheduler has to answer."""
 _waiting: dict[tuple[str, int], socket.socket] = {}
 """In a worker, by run and number of the agent: tunnels whose agents have begun to use them."""
 _carried: set[asyncio.Task[None]] = set()
@@ -31,9 +31,9 @@ _carried: set[asyncio.Task[None]] = set()
 
 
 def open_relay(name: str, dask_scheduler: Any) -> None:
-    """Have the scheduler pass on what agents and the program, which is number 0, tell each other.
+    """Forward bytes between agents and the program (number 0); runs in the scheduler.
 
-    It ends when the program's connection does.
+    Forwarding ends with the program's connection.
     """
     from distributed import Status
 
@@ -71,7 +71,7 @@ def open_relay(name: str, dask_scheduler: Any) -> None:
 
 
 class _ByValue:
-    """A function of this module for a process that may not have it."""
+    """A function of this module, pickled by value for a process without encamp."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         module = sys.modules[function.__module__]
@@ -89,9 +89,9 @@ class _ByValue:
 
 
 def begun(worker: Any, run: str, number: int, near: socket.socket) -> None:
-    """An agent has the other end of ``near``: when it begins to use it, tell the program.
+    """Report to the program when an agent begins to use the other end of ``near``.
 
-    By Dask's events: there is no tunnel yet, and mostly none is needed.
+    The report is an event of Dask: there is no tunnel yet, and usually none is needed.
     """
     near.setblocking(False)
     loop = asyncio.get_running_loop()
@@ -100,7 +100,7 @@ def begun(worker: Any, run: str, number: int, near: socket.socket) -> None:
 
 def _uses(worker: Any, run: str, number: int, near: socket.socket) -> None:
     asyncio.get_running_loop().remove_reader(near)
-    if not near.recv(1, socket.MSG_PEEK):  # it has come another way, or has ended
+    if not near.recv(1, socket.MSG_PEEK):  # the agent has another route, or has ended
         near.close()
         return
     _waiting[run, number] = near
@@ -108,7 +108,7 @@ def _uses(worker: Any, run: str, number: int, near: socket.socket) -> None:
 
 
 async def carry_here(run: str, name: str, dask_worker: Any) -> None:
-    """Carry bytes for agents of a run beside this worker that wait for that."""
+    """Open the tunnels of a run's agents beside this worker that wait for one."""
     for of, number in list(_waiting):
         if of == run:
             near = _waiting.pop((of, number))
@@ -141,9 +141,9 @@ async def _listen(comm: Any, tunnel: Tunnel) -> None:
 
 
 class Relay:
-    """The program's end of all tunnels of a run.
+    """The program's side of all tunnels of a run.
 
-    ``come`` is given a socket for each agent that comes by one; in Dask's thread.
+    ``come`` is called with a socket for each agent that uses a tunnel, in Dask's thread.
     """
 
     def __init__(self, client: Any, run: str, come: Callable[[socket.socket], None]) -> None:
@@ -154,7 +154,7 @@ class Relay:
         self._serving: Any = None
 
     def open(self) -> bool:
-        """Have it ready, if it is not; whether it is. Blocks for some seconds at most."""
+        """Connect to the scheduler; returns whether it answers. Blocks for some seconds at most."""
         if self._serving is None:
             self._client.run_on_scheduler(_ByValue(open_relay), self.name)
             loop = self._client.loop.asyncio_loop
@@ -193,7 +193,7 @@ class Relay:
 
 
 class _Speaker:
-    """Writes to a connection of Dask's, in order, for those that cannot wait."""
+    """Writes to a connection of Dask in order, for callers that cannot wait."""
 
     def __init__(self, comm: Any) -> None:
         self._comm = comm
@@ -207,7 +207,7 @@ class _Speaker:
         self._words.put_nowait((number, said))
 
     async def close(self) -> None:
-        """Hang up, when all is said."""
+        """Write what is queued, and close the connection."""
         self._words.put_nowait(None)
         with suppress(asyncio.CancelledError):
             await self._speaks

@@ -17,13 +17,13 @@ from encamp.engines.kit import begin
 
 _ENVIRON = "distributed.nanny.pre-spawn-environ"
 _LOOK = 0.1
-"""Seconds between looks at whether Dask still wants a lease."""
+"""Seconds between checks whether Dask still wants a lease."""
 
 
 def begin_here(
     order: begin.Order, agents: Mapping[str, Mapping[int, int]], dask_worker: Any
 ) -> dict[int, str]:
-    """Start agents beside this worker, one of those by whose addresses they are ordered."""
+    """Start the agents for this worker; ``agents`` are by the workers' addresses."""
     set_by_nanny = dask.config.get(_ENVIRON, {}) if dask_worker.nanny else {}
     unset = {name: str(value) for name, value in set_by_nanny.items()}
     tunnels = begin.Tunnels(
@@ -34,19 +34,19 @@ def begin_here(
 
 
 def _inside(worker: Any) -> bool:
-    """Whether it is in the program's process, and needs no tunnel."""
+    """Whether a worker is in the program's process, so that it needs no tunnel."""
     return str(worker.address).startswith("inproc://")
 
 
 async def end_here(run: str, within: float) -> None:
-    """End the agents of a run beside this worker, which goes on with its work meanwhile."""
+    """End a run's agents beside this worker, which continues its work meanwhile."""
     await asyncio.to_thread(begin.end, run, within)
 
 
 def hold(key: str) -> None:
-    """Be work that Dask sees for as long as the task ``key``, which this is, is wanted.
+    """A Dask task that lasts as long as Dask wants it; ``key`` is its own key.
 
-    Dask only forgets a task whose client is gone or has cancelled it; its thread has to look.
+    Dask only forgets a task that was cancelled or whose client is gone, so this thread checks.
     """
     worker, never = get_worker(), threading.Event()
     while worker.status.name in ("running", "paused"):

@@ -36,7 +36,7 @@ _LOOK, _SOON = 0.5, 0.02
 """Seconds between looks at engines that come, and while some are asked for something."""
 _ENDS_WITHIN = 3.0
 _OUTWARDS = "192.0.2.1"
-"""An address of nobody (RFC 5737): what is sent there leaves by the way to other networks."""
+"""An address that nobody has (RFC 5737): packets for it would leave by the default route."""
 _WHOSE = "ipyparallel's engines"
 _START_ONE = "start one: ipcluster start -n 4"
 _START_IT = "start it, and wait for its engines: start_and_connect_sync()"
@@ -56,11 +56,11 @@ def open_end(
 ) -> IPythonEngine:
     """The controller's end.
 
-    ``client`` is an `ipyparallel.Client` (or `ipyparallel.Cluster`); otherwise the cluster that has
-    this ``connection_file``, or the one of a ``profile``. ``hosts`` (as ``"node1"`` or
-    ``"node1:4"``) or a ``hostfile`` are where a cluster of its own has engines, started through
-    ssh, or in Slurm's allocations through srun. Without any of these it is on this host. ``slots``
-    are used in all, ``per_engine`` at each engine, which is 1 unless the cluster is its own. Raises
+    ``client`` is an `ipyparallel.Client` or `ipyparallel.Cluster`; otherwise ``connection_file`` or
+    ``profile`` name the cluster. On ``hosts`` (as ``"node1"`` or ``"node1:4"``) or those of a
+    ``hostfile``, the engine starts a cluster through ssh, or through srun in allocations of Slurm.
+    Without any of these it starts one on this host. ``slots`` is the number of slots in all,
+    ``per_engine`` that of each engine: by default 1, if others have started the cluster. Raises
     `BadJob`, `EngineUnavailable` and `EngineFailed`.
     """
     slots = None if slots is None else whole("slots", slots, 1)
@@ -95,7 +95,7 @@ def _connected(file: str | None, profile: str | None, within: float) -> Any:
 
 
 def _client_of(given: Any, within: float) -> tuple[Any, bool]:
-    """The client that is meant, and whether it is the engine's to close."""
+    """The user's client, and whether the engine has to close it."""
     if isinstance(given, ipyparallel.Cluster):
         if given.controller is None or not given.controller.running:
             raise EngineUnavailable("ipyparallel", "its cluster does not run", _START_IT)
@@ -117,9 +117,9 @@ def _own(
     hosts: Sequence[HostLine],
     within: float,
 ) -> IPythonEngine:
-    """A cluster of one's own: by default one engine a host with all its slots; engines are large.
+    """Start a cluster: by default one engine for all slots of a host, as engines take much memory.
 
-    Where hosts have different numbers of slots, they have several engines of the same size.
+    If hosts have different numbers of slots, they get several engines of the same size.
     """
     hosts = hosts or [HostLine("localhost")]
     hosts = spread(hosts, slots) if slots else with_cores(hosts, command_on, within)
@@ -141,7 +141,7 @@ def _own(
 
 @contextlib.contextmanager
 def _told(why: str) -> Iterator[None]:
-    """What ipyparallel raises, as an error of encamp's."""
+    """Raise errors of ipyparallel as `EngineFailed`."""
     try:
         yield
     except Exception as exc:
@@ -149,16 +149,16 @@ def _told(why: str) -> Iterator[None]:
 
 
 class _Asked:
-    """A short task of ours on an engine, and what is to be done with what it gives."""
+    """A short task of encamp's on an engine, and a function for its result or error."""
 
     def __init__(self, place: int, result: Any, then: Callable[[Any, Exception | None], None]):
         self.place, self.result, self.then = place, result, then
 
     def tell(self) -> None:
-        """Hand over what has come of it."""
+        """Call the function with the result or the error."""
         try:
             value = self.result.get(0)
-        except Exception as exc:  # noqa: BLE001 - it is for who has asked
+        except Exception as exc:  # noqa: BLE001 - it is for the caller
             self.then(None, exc)
         else:
             self.then(value, None)
@@ -167,8 +167,8 @@ class _Asked:
 class IPythonEngine(MeshEngine):
     """The controller's end. Engines that join the cluster get agents, too.
 
-    ``close`` is called at the end, where there is something to close. A controller that has not
-    answered for ``within`` seconds at the start is taken for dead.
+    ``close`` is called at the end, if it is given. A controller that does not answer within
+    ``within`` seconds at the start is considered dead.
     """
 
     tunnel = "ipyparallel's controller"
@@ -195,7 +195,7 @@ class IPythonEngine(MeshEngine):
         self._tunnels = Relay(client, self.run, self._come_by_tunnel)
         self._ended = threading.Event()
         self._asked: list[_Asked] = []
-        """For the helper, as all that talks to ipyparallel is."""
+        """For the helper thread, as everything that talks to ipyparallel."""
         self._again: list[Agent] = []
         self._helper = threading.Thread(target=self._help, name="encamp-ipyparallel", daemon=True)
 
@@ -237,7 +237,7 @@ class IPythonEngine(MeshEngine):
         return found
 
     def _have(self, ids: Iterable[int]) -> None:
-        """Have agents at engines that have none, as far as slots are wanted."""
+        """Start agents at engines without any, as far as slots are wanted."""
         new = [place for place in ids if place not in self._places]
         left = None if self._slots is None else self._slots - sum(self._places.values())
         for place, count in zip(new, shares(left, [self._each] * len(new)), strict=True):
@@ -246,7 +246,7 @@ class IPythonEngine(MeshEngine):
                 self._ask(place, partial(self._located, place, count), host_id)
 
     def _located(self, place: int, count: int, host: str | None, exc: Exception | None) -> None:
-        """It is known on which host an engine is: have agents started there."""
+        """Start agents at an engine, whose host is known now."""
         if host is None:
             self._not_started(place, exc)
             return
@@ -295,7 +295,7 @@ class IPythonEngine(MeshEngine):
         self.soon(partial(self.tunnelled, raw))
 
     def _not_started(self, place: int, exc: Exception | None) -> None:
-        """An engine has died before, or cannot run what it is asked."""
+        """An engine has died, or cannot run encamp's tasks: its agents will not join."""
         self._places.pop(place, None)
         if not self._places:
             self.soon(partial(self._fail, f"engine {place}: {why_not(exc, _WHOSE)}"))
@@ -304,17 +304,17 @@ class IPythonEngine(MeshEngine):
         if not self.known:
             raise EngineFailed(self.name, f"no agent could be started: {why}")
 
-    # The helper: what takes ipyparallel some time
+    # The helper thread, for calls of ipyparallel that take time
 
     def _ask(self, place: int, then: Callable[..., None], function: Any, *args: Any) -> None:
         result = self._client[place].apply_async(function, *args)
         self._asked.append(_Asked(place, result, then))
 
     def _help(self) -> None:
-        """See to engines that come and go, and to what was asked of them."""
+        """Handle engines that come and go, and results of encamp's tasks."""
         looked = 0.0
         while not self._ended.wait(_SOON if self._asked or self._again else _LOOK / 5):
-            with contextlib.suppress(Exception):  # a client that was closed is told of otherwise
+            with contextlib.suppress(Exception):  # a closed client is reported elsewhere
                 self._see_to_asked()
                 if time.monotonic() - looked >= _LOOK:
                     looked = time.monotonic()
@@ -333,7 +333,7 @@ class IPythonEngine(MeshEngine):
                 self._asked.append(one)
 
     def _look(self) -> None:
-        """Find engines that have come or gone, and agents that have ended before they came."""
+        """Find engines that have come or gone, and agents that have ended before they joined."""
         ids = self._client.ids
         for place in self._places.keys() - set(ids):
             del self._places[place]
@@ -355,7 +355,7 @@ class IPythonEngine(MeshEngine):
         self._end_all({_place_of(agent)[0] for agent in agents}, 0.0)
 
     def let_go(self) -> None:
-        """See `MeshEngine.let_go`; what was not begun at busy engines never is."""
+        """See `MeshEngine.let_go`; agents that busy engines have not started are never started."""
         self._ended.set()
         if self._helper.is_alive():
             self._helper.join(_ENDS_WITHIN)

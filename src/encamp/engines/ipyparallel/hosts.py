@@ -27,11 +27,11 @@ _ENDS_WITHIN = 5.0
 _HERE = HostLine("localhost", 1)
 _PREFIX = "encamp-ipyparallel-"
 _FILES, _FOR_ENGINES = "security", "ipcontroller-engine.json"
-"""Where a controller writes, below its folder, how engines connect to it."""
+"""The file below a controller's folder in which it writes how engines connect to it."""
 
 
 class OwnCluster:
-    """A controller that can be reached by all of some hosts, with so many engines on each.
+    """A controller on this host, and a number of engines on each of some hosts.
 
     Raises `EngineUnavailable`.
     """
@@ -52,11 +52,11 @@ class OwnCluster:
 
     @property
     def connection_file(self) -> str:
-        """What a client connects by."""
+        """The file by which a client connects."""
         return str(self._folder / _FILES / "ipcontroller-client.json")
 
     def close(self) -> None:
-        """End all of it; blocks until it has ended."""
+        """End the controller and the engines; blocks until they have ended."""
         for programs in reversed(self._programs):
             programs.close()
         self._programs = []
@@ -68,7 +68,7 @@ class OwnCluster:
 
 
 def _serve(order: dict[str, Any]) -> None:
-    """Have a controller, or engines, until the standard input ends or all of them have."""
+    """Run a controller, or engines, until the standard input ends or all of them have ended."""
     with ExitStack() as stack:
         if "controller" in order:
             folder = stack.enter_context(_removed(Path(order["controller"])))
@@ -100,7 +100,7 @@ def _removed(folder: Path) -> Iterator[Path]:
 
 
 def _controller(folder: Path, address: str) -> subprocess.Popen[bytes]:
-    """A controller that has written how to connect to it."""
+    """Start a controller; blocks until it has written how to connect to it."""
     where = (f"--profile-dir={folder}", f"--ip={address}", f"--location={address}")
     process = _started(folder, "controller", *where, "--IPController.enable_curve=True")
     while process.poll() is None and not _complete(folder / _FILES / _FOR_ENGINES):
