@@ -42,7 +42,13 @@ from encamp.slot.calls import Slot
 from encamp.slot.isolation import put_back
 from encamp.slot.ledger import Ledger
 from encamp.slot.open_files import limit_files
-from encamp.slot.processes import adopt_orphans, descendants, end_descendants, helpers
+from encamp.slot.processes import (
+    adopt_orphans,
+    descendants,
+    end_descendants,
+    helpers,
+    supervised_slots,
+)
 from encamp.slot.shared_memory import USABLE, SlotShortcut
 from encamp.storage.import_path import extend_import_path
 from encamp.storage.inputs.overlay import enter_namespace
@@ -309,7 +315,8 @@ class _Alone(put_back):
 
     def __exit__(self, *exc: object) -> None:
         try:
-            if end_descendants(grace=0, besides=self._lasting, spare=helpers()):
+            lasting = [*self._lasting, *supervised_slots()]
+            if end_descendants(grace=0, besides=lasting, spare=helpers()):
                 spoil()
         finally:
             left_alone, _State.left_alone = _State.left_alone, False

@@ -43,6 +43,23 @@ _HELPERS = (
 """Where libraries keep the numbers of processes that do nothing by themselves."""
 
 
+supervised: set[int] = set()
+"""The process ids of slots that this process supervises. They end by themselves with it."""
+
+
+def supervised_slots() -> list[psutil.Process]:
+    """The processes of those in `supervised`."""
+    if not supervised:
+        return []
+    import psutil
+
+    found = []
+    for pid in supervised:
+        with suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
+
+
 def helpers() -> set[int]:
     """The processes here that clear up for libraries, or start others; they end with this one."""
     found = set()

@@ -24,6 +24,7 @@ from encamp.agent.starts import Starts
 from encamp.errors import SlotsCannotStart
 from encamp.slot.calls import Setup
 from encamp.slot.child import Birth
+from encamp.slot.processes import supervised
 from encamp.slot.surroundings import Surroundings
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import (
@@ -87,6 +88,7 @@ class Slot:
         self.own_mounts = own_mounts
         birth = Birth(own_mounts=own_mounts, idle_limit=IDLE_LIMIT)
         self._process = SlotProcess(birth)
+        supervised.add(self.pid)
         self._arrived: list[Parts] = []
         self._calls = 0
         self._noted = b""
@@ -120,6 +122,7 @@ class Slot:
     def stop(self) -> None:
         """`SlotProcess.stop`."""
         self._process.stop()
+        supervised.discard(self.pid)
 
     def run(
         self,
