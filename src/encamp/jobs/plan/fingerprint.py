@@ -40,15 +40,10 @@ _INSTALLED = tuple(
 
 def fingerprint(value: object) -> str:
     """A digest of ``value`` (blake2b-128, hexadecimal), the same in every process."""
-    return digest(value).hex()
-
-
-def digest(value: object) -> bytes:
-    """The bytes of `fingerprint`."""
     try:
         return quick_digest(value)
     except NotPlainError:
-        return _Hasher().digest(value)
+        return _Hasher().digest(value).hex()
 
 
 class _Hasher:
@@ -83,7 +78,7 @@ class _Hasher:
         kind = type(value).__qualname__
         match value:
             case None | bool() | int() | float() | complex() if not isinstance(value, Enum):
-                return self._join(kind, [repr(value).encode()])
+                return self._join(kind, [_text_of(value).encode()])
             case str() if not isinstance(value, Enum):
                 return self._join(kind, [value.encode("utf-8", "surrogatepass")])
             case bytes() | bytearray():
@@ -207,6 +202,11 @@ _SHORT = 100
 def _digest_of_text(text: str) -> bytes:
     """The digest of a short text, cached: many values share texts such as field names."""
     return _Hasher()._digest(text)
+
+
+def _text_of(value: complex | None) -> str:
+    """A number's digits; Python limits how many decimal ones it writes of a whole number."""
+    return hex(value) if isinstance(value, int) else repr(value)
 
 
 def _unwrapped(function: types.FunctionType) -> types.FunctionType:

@@ -7,8 +7,7 @@ from functools import lru_cache
 
 from encamp.errors import printable, shortened
 from encamp.jobs.journal import Key, Line
-from encamp.jobs.plan.fingerprint import digest, fingerprint
-from encamp.jobs.plan.quick_digest import Fields, NotPlainError, digest_of_calls, joined
+from encamp.jobs.plan.fingerprint import fingerprint
 from encamp.jobs.steps import Call, Command, Task
 from encamp.storage.disk.trusted import NAMED, Trust
 from encamp.storage.inputs.mirror import Item, identity
@@ -38,10 +37,8 @@ class Keys:
     def __init__(self, shared: list[Item], destination: Portable) -> None:
         self._code = lru_cache(maxsize=None)(fingerprint)
         self._codes = lru_cache(maxsize=1000)(lambda codes: fingerprint(list(codes)))
-        self._kinds = lru_cache(maxsize=1000)(lambda kinds: digest(list(kinds)))
-        self._no_lines = lru_cache(maxsize=1000)(lambda kinds: fingerprint((list(kinds), [])))
-        self._to = digest(destination)
-        self._outputs = lru_cache(maxsize=1000)(self._outputs_of)
+        self._destination = fingerprint(destination)
+        self._no_outputs = self._of_outputs(())
         self.job_inputs(shared)
 
     def job_inputs(self, shared: list[Item]) -> None:
@@ -54,21 +51,19 @@ class Keys:
         ``digests`` are of the inputs that other tasks made, by target: these count by their
         contents, whenever they were made.
         """
-        kinds = tuple([isinstance(step, Call) for step in task.steps])
+        steps = task.steps
+        calls = [step for step in steps if isinstance(step, Call)]
         key = {}
-        if any(kinds):
-            calls = [step for step in task.steps if isinstance(step, Call)]
-            key["code"] = self._codes(tuple([self._code_of(call) for call in calls]))
-            key["arguments"] = _arguments([(call.args, call.kwargs) for call in calls])
-        if all(kinds):
-            key["commands"] = self._no_lines(kinds)
-        else:
-            lines = [step for step in task.steps if isinstance(step, Command)]
-            key["commands"] = self._commands(kinds, lines)
+        if calls:
+            key["code"] = self._codes(tuple(map(self._code_of, calls)))
+            given = [part for call in calls for part in (call.args, call.kwargs)]
+            key["arguments"] = fingerprint(given)
+        if len(calls) < len(steps):
+            key["commands"] = fingerprint(list(map(_facts_of_step, steps)))
         if inputs:
             key |= self._of_inputs(inputs, digests)
         key[JOB_INPUTS] = self.of_job_inputs
-        key["outputs"] = self._outputs(task.outputs)
+        key["outputs"] = self._of_outputs(task.outputs) if task.outputs else self._no_outputs
         if task.values:
             key["values"] = fingerprint(task.values)
         return key
@@ -84,22 +79,8 @@ class Keys:
             parts["taken"] = fingerprint(sorted(facts))
         return parts
 
-    def _outputs_of(self, outputs: tuple[Output, ...]) -> str:
-        """Of the destination, which is the same for all tasks, and a list of outputs."""
-        try:
-            listed = joined(b"list", map(_OUTPUT.digest, outputs))
-        except NotPlainError:
-            listed = digest([_fields(one) for one in outputs])
-        return joined(b"tuple", (self._to, listed)).hex()
-
-    def _commands(self, kinds: tuple[bool, ...], lines: list[Command]) -> str:
-        """Of which steps are commands, and of these without their time limits."""
-        try:
-            listed = joined(b"list", [_COMMAND.digest(line, time_limit=None) for line in lines])
-            return joined(b"tuple", (self._kinds(kinds), listed)).hex()
-        except NotPlainError:
-            fields = [{**_fields(line), "time_limit": None} for line in lines]
-            return fingerprint((list(kinds), fields))
+    def _of_outputs(self, outputs: tuple[Output, ...]) -> str:
+        return fingerprint((self._destination, list(map(_facts_of_output, outputs))))
 
     def _code_of(self, step: Call) -> str:
         try:
@@ -108,21 +89,16 @@ class Keys:
             return fingerprint(step.function)
 
 
-def _arguments(calls: list[tuple[object, object]]) -> str:
-    try:
-        return digest_of_calls(calls).hex()
-    except NotPlainError:
-        return fingerprint(calls)
+def _facts_of_step(step: Call | Command) -> object:
+    """A command without its time limit; None for a call, which has another part of the key."""
+    if isinstance(step, Call):
+        return None
+    return step.line, step.shell, step.env, step.stdin, step.stdout
 
 
-_COMMAND = Fields(Command.__dataclass_fields__, "line")
-_WHERE = {"at", "trust"}
-"""What an output is told of its folder, which says no more than ``to`` and the destination."""
-_OUTPUT = Fields(Output.__dataclass_fields__.keys() - _WHERE, "pattern")
-
-
-def _fields(value: Command | Output) -> dict[str, object]:
-    return {name: getattr(value, name) for name in value.__dataclass_fields__.keys() - _WHERE}
+def _facts_of_output(output: Output) -> object:
+    """An output, without what it is told of its folder, which follows from these."""
+    return output.pattern, output.to, output.rename, output.required, output.existing
 
 
 def why_run(
