@@ -123,14 +123,32 @@ def test_a_destination_that_is_mirrored_comes_without_it(here: Path) -> None:
     assert _run(job).count("up to date") == 2
 
 
-@pytest.mark.parametrize("pattern", ["out/job.job", "out/job.job/report.json", "out/job.job/*"])
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("out/job.job", "out/job.job/", "out/job.job/report.json", "out/job.job/*"),
+        *("./out/../out/job.job/logs/../report.json", "job.link", "job.report", "job.out/job.job"),
+    ],
+)
 def test_it_cannot_be_named_as_an_input(here: Path, pattern: str) -> None:
-    Path("out/job.job").mkdir(parents=True)
+    Path("out/job.job/logs").mkdir(parents=True)
     Path("out/job.job/report.json").touch()
+    Path("job.link").symlink_to("out/job.job")
+    Path("job.report").symlink_to("out/job.job/report.json")
+    Path("job.out").symlink_to("out")
     job = encamp.Job("job", to="out")
     job.add("task", "true", mirror=pattern)
     with pytest.raises(UnusableInput, match="every run of the job writes there"):
         Prepared(job)
+
+
+def test_files_beside_it_and_its_logs_are_inputs(here: Path) -> None:
+    Path("out/job.job/logs").mkdir(parents=True)
+    Path("out/job.txt").touch()
+    Path("out/job.job/logs/job-1.log").touch()
+    job = encamp.Job("job", to="out")
+    job.add("task", "true", mirror=["out/job.txt", "out/job.job/logs/job-1.log"])
+    Prepared(job)
 
 
 def test_no_output_goes_into_the_folder_of_another_job(here: Path) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 from encamp.errors import BadDestination, UnusableInput
 from encamp.jobs.definition import SUFFIX, JobDefinition
 from encamp.jobs.journal import NAME
-from encamp.storage.inputs.globs import escape, may_meet
+from encamp.storage.inputs.globs import escape, is_glob, may_meet
 from encamp.storage.inputs.reach import BELOW, Reach, folders_below, published_by, read_by
 from encamp.storage.outputs.patterns import Output
 from encamp.storage.urls import is_url
@@ -36,12 +37,27 @@ def check_own_folder(job: JobDefinition) -> None:
         if _leads_into(published_by(output, folder), own):
             place = output.to if is_url(output.to) else str(job.to / output.to)
             raise BadDestination(place, _FOR_OUTPUTS)
+    near = (os.path.join(*own), os.path.join(*own[:-1]))  # noqa: PTH118 - to compare with text
+    real = lru_cache(maxsize=1024)(os.path.realpath)
     for mirrors in (job.mirror, *(task.mirror for task in job.tasks.values())):
         for mirror in mirrors:
-            if job.name in mirror.pattern:
+            if job.name in mirror.pattern and not _is_elsewhere(mirror.pattern, job, near, real):
                 start = read_by(mirror, job.base).start
                 if start == own or (start[:-1] == own and start[-1] != "logs"):
                     raise UnusableInput(mirror.pattern, _FOR_INPUTS)
+
+
+def _is_elsewhere(
+    pattern: str, job: JobDefinition, near: tuple[str, str], real: Callable[[str], str]
+) -> bool:
+    """Whether a pattern clearly names neither the job's folder nor anything in it.
+
+    ``near`` are that folder and its parent. A quick answer for a million files in few folders.
+    """
+    if is_glob(pattern) or is_url(pattern):
+        return False
+    path = os.path.abspath(job.base / os.path.expanduser(pattern))
+    return real(os.path.dirname(path)) not in near and not os.path.islink(path)  # noqa: PTH114, PTH120
 
 
 def _outputs(job: JobDefinition) -> Iterator[Output]:
