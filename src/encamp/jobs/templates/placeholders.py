@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from encamp.errors import BadJob
@@ -59,8 +58,11 @@ def _unknown(placeholder: Placeholder, known: list[str]) -> str:
 
 
 def _filled(text: str, values: Values, change: Callable[[str], str]) -> str:
+    pieces = parse(text)
+    if len(pieces) == 1 and isinstance(pieces[0], str):  # as most words of most commands
+        return pieces[0]
     return "".join(
-        piece if isinstance(piece, str) else change(_value(piece, values)) for piece in parse(text)
+        [piece if isinstance(piece, str) else change(_value(piece, values)) for piece in pieces]
     )
 
 
@@ -101,10 +103,11 @@ def fill_word(word: str, values: Values) -> str:
     dash, so that no program takes the name for an option.
     """
     filled = fill(word, values)
-    first = parse(word)[0] if filled else ""
-    if isinstance(first, Placeholder) and first.name == "input" and filled.startswith("-"):
-        return f"./{filled}"
-    return filled
+    if filled[:1] != "-":
+        return filled
+    first = parse(word)[0]
+    is_input = isinstance(first, Placeholder) and first.name == "input"
+    return f"./{filled}" if is_input else filled
 
 
 def fill_shell(line: str, values: Values, *, bash: bool = False) -> str:
@@ -147,13 +150,14 @@ def fill_command(command: Command, values: Values) -> Command:
     if isinstance(command.line, str):
         line = fill_shell(command.line, values, bash=command.shell == "bash")
     else:
-        line = tuple(fill_word(word, values) for word in command.line)
-    return replace(
-        command,
-        line=line,
-        env={name: _fill_variable(name, value, values) for name, value in command.env.items()},
-        stdin=None if command.stdin is None else fill(command.stdin, values),
-        stdout=None if command.stdout is None else fill(command.stdout, values),
+        line = tuple([fill_word(word, values) for word in command.line])
+    return Command(
+        line,
+        command.shell,
+        command.time_limit,
+        {name: _fill_variable(name, value, values) for name, value in command.env.items()},
+        None if command.stdin is None else fill(command.stdin, values),
+        None if command.stdout is None else fill(command.stdout, values),
     )
 
 
