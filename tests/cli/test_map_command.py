@@ -89,6 +89,14 @@ def test_rows_of_a_table_are_placeholders(data: Path, monkeypatch: pytest.Monkey
     assert lines_of(job_for("prog {a}{b}", csv="-")) == {"1-2": "prog 12"}
 
 
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\r"])
+def test_rows_end_where_lines_of_a_table_end(separator: str, data: Path) -> None:
+    words = ["one\u2028two", "page\x0cend", "next\x85line", "file\x1cend"]
+    Path("t.csv").write_bytes(separator.join(["a", *words, ""]).encode())
+    rows = job_for("prog {a}", csv="t.csv", task="{index}").tasks.values()
+    assert [task.steps[0].line[1] for task in rows] == words  # type: ignore[union-attr]
+
+
 def test_lines_of_a_file_are_placeholders(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("list").write_text("one\ntwo words\n\n")
     job = job_for("prog {line}", lines="list", task="{index}")

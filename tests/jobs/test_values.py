@@ -194,6 +194,8 @@ FILES: dict[str, tuple[str, Any]] = {
                  {"gain_db": 45.48422, "rise": 2e-9, "x": 1}),
     "fortran.txt": ("% units\n# more\nenergy -1.0D+03\nid 1D3\n",
                     {"energy": -1000.0, "id": "1D3"}),
+    "lines.txt": ("a = one\u2028two\r\n\x0cb 2\rc 3", {"a": "one\u2028two", "b": 2, "c": 3}),
+    "lines.csv": ("a,b\none\u2028two,2\n", {"a": "one\u2028two", "b": 2}),
     "units.txt": ("a = 4.5e1 dB\nb 1k\nc = low at= 3\nd = failed\n",
                   {"a": "4.5e1 dB", "b": "1k", "c": "low at= 3", "d": "failed"}),
     "v.txt": ("gain_db 73.2\nseed = 007\n\nnote: two words\nn\t1\n",

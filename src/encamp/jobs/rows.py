@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -67,9 +68,8 @@ def rows_in(text: str, name: str) -> Rows:
     """
     _check_text(text, name)
     first = text.partition("\n")[0]
-    reader = csv.reader(
-        text.splitlines(keepends=True), delimiter=max(_DELIMITERS, key=first.count), strict=True
-    )
+    lines = io.StringIO(text, newline="")  # str.splitlines would also split at U+2028 and the like
+    reader = csv.reader(lines, delimiter=max(_DELIMITERS, key=first.count), strict=True)
     try:
         columns = [column.strip() for column in next(reader, [])]
         _check_columns(columns, name)
@@ -77,7 +77,7 @@ def rows_in(text: str, name: str) -> Rows:
     except csv.Error as exc:
         raise BadJob(f"{name}, line {reader.line_num}", f"is not a row of a table: {exc}") from None
     if not rows:
-        raise BadJob(name, "has no rows below its header; each row makes a task")
+        raise BadJob(name, "has no rows below its header")
     return rows
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -58,7 +59,7 @@ def _of_table(text: str, name: str) -> dict[str, str]:
 
 def _of_lines(text: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
+    for number, line in enumerate(map(str.strip, io.StringIO(text, newline=None)), start=1):
         if not line or line.startswith(_COMMENT):
             continue
         match, where = _LINE.fullmatch(line), f"line {number}, {line[:60]!r},"
