@@ -35,37 +35,37 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm, Request
 
 SPIN = 0.001
-"""Seconds after the last message for which a rank looks without a pause."""
+"""Seconds after the last message for which a rank polls without a pause."""
 _LONG_WAY = 0.02
-"""The same, while a long message is not through: MPIs bring these on only while they are asked."""
+"""The same, while a long message is in transit: MPIs transfer it only while they are polled."""
 _ALONE = 0.00003
-"""The same, before it lets others have the core in between, who may be those it waits for."""
+"""The same, before it also yields the core, as the process that it waits for may need it."""
 IDLE = 0.004
-"""Seconds between two looks of a rank that has just become idle."""
+"""Seconds between two polls of a rank that has just become idle."""
 LONG = 0.25
 IDLE_LONG = 0.01, 0.02
-"""The same, when nothing has come for ``LONG`` seconds, and for a second."""
+"""The same, when nothing has arrived for ``LONG`` seconds, and for a second."""
 UNDER_WAY = 0.0002
-"""Seconds between two looks after that, while a message is still not through."""
+"""Seconds between two polls after that, while a message is in transit."""
 LEAVE_WITHIN, LEAVE_AT_MOST = 5.0, 60.0
-"""Seconds that leaving may take while nothing comes of others, and in all."""
+"""Seconds that leaving may take while nothing arrives, and in all."""
 
 _SMALL = 1 << 16
-"""Parts up to this size travel together."""
+"""Parts up to this size are sent together."""
 _TOGETHER = 1 << 17
-"""As long as they are not more than this."""
+"""Bytes of all parts that are sent together, at most."""
 _PIECE = 1 << 30
 """Bytes in one MPI message; old libraries count them in 31 bits."""
 _LOOKS = 40
-"""Looks that take less time than a caller's way round."""
+"""Polls at a time: they take less than a caller's loop around them."""
 _SHORT = 1 << 12
-"""Messages of that many bytes go at once, whoever is to receive them, and are looked at later."""
+"""Messages up to this size are sent at once, whatever the receiver does, and tested later."""
 _UNSEEN = 16
-"""How many of these at most."""
+"""Sent messages that are not tested yet, at most."""
 _AT_ONCE = 256
-"""Frames that one call of `MPIEndpoint.receive` gives at most."""
+"""Frames that one call of `MPIEndpoint.receive` returns, at most."""
 _PART = 2
-"""Tag of what follows the first message of a frame."""
+"""Tag of the messages after the first one of a frame."""
 _FAREWELL, _HASTE = -1, -2
 
 _encode_into = msgspec.msgpack.Encoder().encode_into
@@ -73,7 +73,7 @@ _decode = msgspec.msgpack.Decoder(list[bytes | int]).decode
 
 
 class MPIEndpoint(Endpoint):
-    """The end of an agent, or of a gateway. Agents have the numbers ``base`` + rank."""
+    """The endpoint of an agent or a gateway. Agents have the numbers ``base`` + rank."""
 
     def __init__(self, mpi: ModuleType, comm: Intracomm, base: int = 0) -> None:
         self._mpi, self._comm, self._base = mpi, comm, base
@@ -82,14 +82,14 @@ class MPIEndpoint(Endpoint):
         self._gone: set[int] = set()
         self._news: list[Arrival] = []
         self._posted: deque[tuple[int, Request]] = deque()
-        """What was sent and not looked at since: to look takes as long as to send."""
+        """Sends that were not tested yet: a test takes as long as sending."""
         self._sending: dict[int, deque[Request]] = {}
-        """What was not through when it was looked at last."""
+        """Sends that had not completed when they were tested."""
         self._long: set[int] = set()
-        """Those of them that get long parts."""
+        """Ranks to which long parts are being sent."""
         self._coming: dict[int, deque[tuple[Parts, deque[Request]]]] = {}
         self._expected = array("q", [0]) * self._ranks
-        """1 for the ranks that may have got something, and wait for a farewell."""
+        """1 for each rank that may have been sent something, so that it waits for a farewell."""
         self._farewells = 0
         self.busy, self._since = True, 0.0
         self._missed = False
@@ -97,7 +97,7 @@ class MPIEndpoint(Endpoint):
         self.settled = False
         """Whether all ranks have left together, so that the MPI can be ended."""
         self.remains: Sequence[str] = ()
-        """Files to remove where all end by force."""
+        """Files to remove if the job ends by force."""
         self._hasty = False
         self._dead: set[int] = set()
         self._unnoticed: set[int] = set()
@@ -105,7 +105,7 @@ class MPIEndpoint(Endpoint):
         self._said_farewell = False
         self._told: Request | None = None
         self._all_told: Request | None = None
-        """Steps of leaving that all take together, with which an interrupted `close` goes on."""
+        """Collective steps of leaving; an interrupted `close` continues with them."""
         self._deadline = self._last = 0.0
         self._processes = Processes()
         self._inbox = Inbox(mpi, comm)
@@ -113,7 +113,7 @@ class MPIEndpoint(Endpoint):
 
     @property
     def ranks(self) -> int:
-        """How many there are, rank 0 included."""
+        """The number of ranks, including rank 0."""
         return self._ranks
 
     def send(self, to: int, parts: Sequence[Buffer]) -> None:
@@ -169,7 +169,7 @@ class MPIEndpoint(Endpoint):
         post = map(self._comm.Isend, (data,), (rank,), (tag,))
         posted = zip((rank,), post, strict=True)
         try:
-            self._posted.extend(posted)  # one step: an interrupt comes before all or behind it
+            self._posted.extend(posted)  # one step: an interrupt comes before or after all of it
         except self._mpi.Exception as exc:
             self._fault(exc, rank)
 
@@ -178,7 +178,7 @@ class MPIEndpoint(Endpoint):
         self._drop_sent()
 
     def _expect_posted(self) -> None:
-        """Have what was posted looked at by the next `receive`."""
+        """Let the next `receive` test the sends that were posted."""
         while self._posted:
             rank, request = self._posted[0]
             self._sending.setdefault(rank, deque()).append(request)
@@ -186,7 +186,7 @@ class MPIEndpoint(Endpoint):
 
     def receive(self) -> Sequence[Arrival]:
         """See `Endpoint.receive`."""
-        arrivals, self._news = self._news, []  # who has joined comes before what it says
+        arrivals, self._news = self._news, []  # agents join before their frames arrive
         if not self._closed:
             self._receive(arrivals)
         if self._sending:
@@ -204,8 +204,8 @@ class MPIEndpoint(Endpoint):
         look = self._inbox.look
         try:
             come = look()
-            most = _AT_ONCE if come and not self._missed else 1  # what answers comes alone
-            # Only the second time that nothing is there: senders, too, call this, and soon go on.
+            most = _AT_ONCE if come and not self._missed else 1  # an answer arrives alone
+            # Only after the second empty poll: senders call this, too, and soon continue.
             come = come or (self._missed and look(_LOOKS))
             self._missed = not come
             while come:
@@ -218,7 +218,7 @@ class MPIEndpoint(Endpoint):
             raise EngineFailed("mpi", f"a message on its communicator is not ours ({exc})") from exc
 
     def _take(self, arrivals: list[Arrival]) -> None:
-        """Take what is in the inbox."""
+        """Handle the message in the inbox."""
         message = self._inbox.message()
         if message is None:
             self._inbox.taken()
@@ -233,7 +233,7 @@ class MPIEndpoint(Endpoint):
             arrivals.append(Frame(rank and rank + self._base, parts))
 
     def _extend(self, rank: int, parts: list[Any]) -> None:
-        """Take in what is no whole frame, or comes behind one that is not whole yet."""
+        """Handle a message that is no whole frame, or that follows an incomplete one."""
         self.short.usable = False
         requests: deque[Request] = deque()
         if type(parts[0]) is int:
@@ -242,7 +242,7 @@ class MPIEndpoint(Endpoint):
         self._coming.setdefault(rank, deque()).append((parts, requests))
 
     def _expect(self, rank: int, sizes: list[int], requests: deque[Request]) -> Parts:
-        """Post the receives for the parts of a big frame, and give the parts, to be filled."""
+        """Post the receives for the parts of a big frame; returns the parts, to be filled."""
         ends = list(accumulate(size if size <= _SMALL else 0 for size in sizes))
         small = self._buffer(ends[-1])
         big = [self._buffer(size) if size > _SMALL else None for size in sizes]
@@ -257,7 +257,7 @@ class MPIEndpoint(Endpoint):
         ]
 
     def _buffer(self, size: int) -> memoryview:
-        """Memory that is not filled with zeros first, which takes as long as a copy."""
+        """Memory without zeros, since filling takes as long as a copy."""
         return memoryview(self._mpi.buffer.allocate(size)) if size else memoryview(b"")
 
     def _complete(self, arrivals: list[Arrival]) -> None:
@@ -290,7 +290,7 @@ class MPIEndpoint(Endpoint):
                 self._long.discard(rank)
 
     def _fault(self, exc: MPIError, rank: int | None = None) -> None:
-        """Go on without those who died, where the MPI can; otherwise raise `EngineFailed`."""
+        """Continue without dead ranks if the MPI can; otherwise raise `EngineFailed`."""
         mpi = self._mpi
         if exc.Get_error_class() not in (mpi.ERR_PROC_FAILED, mpi.ERR_PROC_FAILED_PENDING):
             raise EngineFailed("mpi", str(exc)) from exc
@@ -308,7 +308,7 @@ class MPIEndpoint(Endpoint):
     def watch(self, processes: Mapping[int, int]) -> None:
         """Watch processes of this host, from rank to process id.
 
-        Open MPI does not notice the death of one that ends by ``exit``.
+        Open MPI does not notice the death of a process that ends by ``exit``.
         """
         self._processes.add(processes)
 
@@ -323,7 +323,7 @@ class MPIEndpoint(Endpoint):
         self._processes.kill()
 
     def give_up(self, number: int) -> None:
-        """Wait for an agent no more; what is under way to it may still arrive."""
+        """Stop waiting for an agent; frames in transit may still reach it."""
         self._unnoticed.add(number - self._base)
         self.short.usable = False
 
@@ -372,9 +372,9 @@ class MPIEndpoint(Endpoint):
         return IDLE_LONG[idle > 1]
 
     def close(self) -> None:
-        """See `Endpoint.close`: tell the others, and wait until all that was sent has arrived.
+        """See `Endpoint.close`: inform the others, and wait until all messages have arrived.
 
-        Messages that nobody has taken keep MPICH from ending. Takes seconds at most.
+        MPICH does not end while messages were not received. Blocks for seconds at most.
         """
         if self._closed:
             return
@@ -403,11 +403,11 @@ class MPIEndpoint(Endpoint):
                 self._post(rank, self._head_and(what), FRAME)
 
     def _settle(self) -> bool:
-        """Receive, for nobody, what is still under way to this rank; whether all came along.
+        """Receive and drop messages in transit to this rank; returns whether all ranks have left.
 
-        All ranks tell each other to whom they may have sent something, and each waits for the
-        farewells of those, behind which nothing comes. Who has them all still helps those that
-        send: to a rank that only waits for the end of MPI, MPICH brings no message to its end.
+        All ranks tell each other to which ranks they may have sent something. Each waits for the
+        farewells of its senders, after which nothing follows. A rank that has them all continues to
+        poll, as MPICH completes no message to a rank that only waits for the end of MPI.
         """
         if self._hasty or self._dead:
             return self._wait_while(self._waits_in_haste) and not self._hasty
@@ -422,14 +422,14 @@ class MPIEndpoint(Endpoint):
                 self._all_told = self._comm.Ibarrier()
             return self._wait_for(self._all_told)
         except self._mpi.Exception:
-            return True  # somebody died; an MPI that goes on then minds no messages that are left
+            return True  # a rank has died; an MPI that survives this ignores remaining messages
 
     def _wait_for(self, together: Request) -> bool:
-        """Wait until all ranks have come to a step that they take together."""
+        """Wait until all ranks have reached a collective step."""
         return self._wait_while(lambda: not (together.Test() or self._dead))
 
     def _waits_in_haste(self) -> bool:
-        """Whether something is under way, or others, whom an MPI may end with rank 0, are there."""
+        """Whether messages are in transit, or other ranks remain, which would end with rank 0."""
         others = range(1, self._ranks) if self._hasty and not self._rank else ()
         self._expect_posted()
         return self.sending or not self._gone.union(self._unnoticed).issuperset(others)
@@ -446,14 +446,14 @@ class MPIEndpoint(Endpoint):
         return True
 
     def _under_way(self) -> list[int]:
-        """What changes while others take or send something."""
+        """Counts that change while others receive or send."""
         sent, came = (sum(map(len, kept.values())) for kept in (self._sending, self._coming))
         return [self._farewells, sent, came]
 
     def _late(self) -> bool:
-        """Throw away what has come, and pause; whether to wait no longer.
+        """Drop what has arrived, and pause; returns whether to stop waiting.
 
-        Agents stay as long as the controller, since an MPI may end all if one does.
+        Agents stay as long as the controller, since an MPI may end all ranks if one ends.
         """
         self._expect_posted()
         before = self._under_way()
@@ -469,7 +469,7 @@ class MPIEndpoint(Endpoint):
 
 
 def _is_small(parts: Sequence[Buffer]) -> bool:
-    """Whether parts go together, as one message."""
+    """Whether parts are sent together, as one message."""
     total = 0
     for part in parts:
         size = part.nbytes if type(part) is memoryview else len(part)

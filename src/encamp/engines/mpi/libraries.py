@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from encamp.search_paths import whole_search_path
 
 GIVEN = "ENCAMP_MPI_LIBRARIES"
-"""Environment variable with the folders that the program has."""
+"""Environment variable with the program's folders of libraries."""
 LEFT_OUT = "ENCAMP_MPI_LIBRARIES_LEFT_OUT"
-"""And with those of them that are not taken on a host."""
+"""Environment variable with those of them that are not used on a host."""
 
 _TAKE = r"""
 me=$(id -u) own=0
@@ -52,16 +52,16 @@ exec "$@"
 
 
 def libraries_for_hosts(variables: Mapping[str, str]) -> dict[str, str]:
-    """What ranks on other hosts are told of the folders of this program's libraries."""
+    """Variables that tell ranks on other hosts the folders of this program's libraries."""
     given = variables.get("LD_LIBRARY_PATH")
     return {GIVEN: whole_search_path(given)} if given else {}
 
 
 def with_libraries(program: list[str]) -> list[str]:
-    """The command line of a program that is to have the libraries that a host may take."""
+    """A command line that runs a program with those folders that are safe on its host."""
     return ["/bin/sh", "-c", _TAKE, "sh", *program]
 
 
 def take_left_out() -> list[str]:
-    """The folders that were not taken on this host."""
+    """The folders that are not used on this host."""
     return [one for one in os.environ.pop(LEFT_OUT, "").split(os.pathsep) if one]

@@ -29,9 +29,9 @@ _NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
 def cores_of_ranks_here(comm: Intracomm) -> list[list[int]] | None:
-    """The cores of each rank but 0; None if any stands elsewhere. All ranks are to call this.
+    """The cores of each rank except 0; None if a rank differs from rank 0 in anything else.
 
-    None in these, too.
+    All ranks must call this; it returns None in all but rank 0.
     """
     ranks = comm.gather((_standing(), sorted(os.sched_getaffinity(0))))
     if ranks is None or len({standing for standing, _ in ranks}) > 1:
@@ -40,8 +40,8 @@ def cores_of_ranks_here(comm: Intracomm) -> list[list[int]] | None:
 
 
 def _standing() -> bytes:
-    """A digest of what a process has from who started it, but its cores, and slots from it."""
-    import resource  # not in slots, where it would say that a task may have changed limits
+    """A digest of what a process inherits, except its cores, and passes on to slots."""
+    import resource  # not loaded in slots, where it would suggest that a task has changed limits
 
     folder = ""
     with suppress(OSError):
@@ -62,7 +62,7 @@ def _standing() -> bytes:
 
 
 class Ranks(Protocol):
-    """Rank 0's end among the ranks."""
+    """Rank 0's endpoint among the ranks."""
 
     def check_open(self) -> None:
         """Raise `EngineFailed` if it is closed or broken."""
@@ -78,10 +78,10 @@ class Ranks(Protocol):
 
 
 class OneHostMPIEngine(InProcessEndpoint, Engine):
-    """The controller's end as rank 0, which is also the only agent.
+    """The controller's endpoint as rank 0, which is also the only agent.
 
-    ``ranks`` is its end among the ranks, which leave together at the end, ``cores`` those that
-    each slot is to use.
+    ``ranks`` is its endpoint among the ranks, which leave together at the end; ``cores`` are those
+    of each slot.
     """
 
     name = "mpi"
@@ -103,7 +103,7 @@ class OneHostMPIEngine(InProcessEndpoint, Engine):
         if (now := time.monotonic()) > self._look_at:
             self._look_at = now + IDLE_LONG[1]
             self._ranks.receive()
-            self._ranks.patience()  # which looks for ranks that have died
+            self._ranks.patience()  # which notices ranks that have died
         return ()
 
     def patience(self) -> float | None:

@@ -10,7 +10,7 @@ from encamp.engines.kit.sentinel import Sentinel
 
 
 class Processes:
-    """Processes with the ranks that they stand for."""
+    """Processes of this host, with their ranks."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
@@ -20,7 +20,7 @@ class Processes:
         return bool(self._watched)
 
     def add(self, processes: Mapping[int, int]) -> None:
-        """Watch processes, from rank to process id; those that are not there are left out."""
+        """Watch processes, by rank; those that have ended already are left out."""
         for rank, pid in processes.items():
             with suppress(OSError):
                 sentinel = Sentinel(pid)
@@ -28,7 +28,7 @@ class Processes:
                 self._poll.register(sentinel, select.POLLIN)
 
     def ended(self) -> list[int]:
-        """The ranks of those that have ended since the last call."""
+        """The ranks whose processes have ended since the last call."""
         ranks = []
         for fd, _ in self._poll.poll(0):
             self._poll.unregister(fd)
@@ -38,6 +38,6 @@ class Processes:
         return ranks
 
     def kill(self) -> None:
-        """End those that are still there, by force."""
+        """Kill the processes that have not ended."""
         for sentinel, _ in self._watched.values():
             sentinel.kill()

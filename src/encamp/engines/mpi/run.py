@@ -27,16 +27,16 @@ from encamp.wire.seal import KEY_BYTES
 
 KEY, READY, FRAME, LEFT, GIVE_UP, END = range(6)
 HEAD = struct.Struct("<Bq")
-"""First part of every message on the socket: its kind, and an agent's number or a fact."""
+"""First part of every message on the socket: its kind, and a number, such as an agent's."""
 _DRAIN_WITHIN = 2.0
 _SILENT_WITHIN = 2.0, 0.5
-"""Seconds that a job has to end which cannot do it well, as it has lost some of its agents."""
+"""Seconds that a job may take to end if it has lost agents, so that it cannot end properly."""
 _LONGEST_PATH = 100
 """Bytes that the kernel allows for a socket's path (108), with a margin."""
 
 
 class _Door:
-    """Where a new job's rank 0 calls: a socket in a folder that is nobody else's."""
+    """The socket to which a new job's rank 0 connects, in a private folder."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="encamp-mpi-", dir=_short_folder())
@@ -50,7 +50,7 @@ class _Door:
         self.home = str(self.folder / "s")
 
     def _leave_key(self) -> None:
-        """Put the key where only this user can read it; an MPI's variables others may see."""
+        """Write the key to a private file: others may see the variables of an MPI job."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(self.folder / KEY_FILE, flags, 0o600)
         try:
@@ -59,7 +59,7 @@ class _Door:
             os.close(fd)
 
     def accept(self) -> socket.socket | None:
-        """The socket of whoever calls, to be asked for the key; None if nobody does."""
+        """A new connection, which has yet to send the key; None if there is none."""
         try:
             link, _ = self.socket.accept()
         except BlockingIOError:
@@ -68,11 +68,11 @@ class _Door:
         return link
 
     def admits(self, parts: Parts) -> bool:
-        """Whether a first message shows the key."""
+        """Whether a first message contains the key."""
         return len(parts) == 2 and hmac.compare_digest(bytes(parts[1]), self._key)
 
     def close(self) -> None:
-        """Nobody can call any more; may be called twice."""
+        """Accept no connections any more; may be called twice."""
         self.socket.close()
         self._folder.cleanup()
 
@@ -83,7 +83,7 @@ def _short_folder() -> str | None:
 
 
 class Run:
-    """One job, from its start on: it calls, shows the key, is ready, and at last is gone.
+    """One job from its start: it connects, sends the key, is ready, and ends.
 
     Without threads and without waiting: ``poll`` is readable when `advance` has something to do.
     """
@@ -94,10 +94,10 @@ class Run:
         self._link: socket.socket | None = None
         self._admitted = False
         self.sending = False
-        """Whether there is something that the gateway has not taken yet."""
+        """Whether there are messages that the gateway has not read."""
         self.agents: set[int] = set()
         self.silent: set[int] = set()
-        """Those of them that were given up."""
+        """The agents that were given up."""
         self.ready = False
         try:
             self.job = Job(plan, self._door.folder, self._door.home)
@@ -108,9 +108,9 @@ class Run:
         poll.register(self.job.sentinel, select.EPOLLIN)
 
     def send(self, message: Sequence[Buffer]) -> None:
-        """Send to the gateway, if it is there."""
+        """Send to the gateway, if it is connected."""
         if self._link is not None and self.ready:
-            with suppress(OSError):  # `advance` finds out that it is gone
+            with suppress(OSError):  # `advance` notices its loss
                 self._writer.send(message)
                 self._note_writing()
 
@@ -121,8 +121,8 @@ class Run:
             self._poll.modify(self._link, events)
 
     def advance(self) -> list[Arrival]:
-        """What has come. Raises `EOFError` if the job is gone."""
-        over = self.job.ended  # looked at before what is left in the socket is read
+        """What has arrived. Raises `EOFError` if the job has ended."""
+        over = self.job.ended  # checked before the rest in the socket is read
         arrivals: list[Arrival] = []
         try:
             for parts in self._messages():
@@ -141,7 +141,7 @@ class Run:
             self._reader, self._writer = Reader(self._link), Writer(self._link)
             self._poll.register(self._link, select.EPOLLIN)
         if self.sending:
-            with suppress(OSError):  # what has come already is read nevertheless
+            with suppress(OSError):  # what has arrived before is still read
                 self._writer.flush()
             self._note_writing()
         return self._reader.read()
@@ -166,7 +166,7 @@ class Run:
             arrivals += [Joined(agent) for agent in sorted(self.agents)]
 
     def end(self, within: float = END_WITHIN) -> str:
-        """Have the job end, and tell how it did; nothing is left of it afterwards."""
+        """End the job, and return how it ended; nothing of it is left afterwards."""
         self.send([HEAD.pack(END, 0)])
         self._drain()
         if self.silent:
