@@ -36,21 +36,21 @@ from encamp.errors import EngineFailed
 from encamp.wire.frames import Buffer
 
 _ENDS_WITHIN = 7.0
-"""Seconds in which agents end by themselves: their slots have some to end."""
+"""Seconds that agents may take to end by themselves, since their slots have to end first."""
 _ENDED_WITHIN = 2.0
 _SILENT = 6.0
-"""Seconds after which an agent that said nothing is not expected to end by itself."""
+"""Seconds of silence after which an agent is not expected to end by itself."""
 _LOOK = 0.05
 _TAIL = 2000
 _ALL_ADDED = 1 << 20
-"""Hosts whose addition is told of."""
+"""Number of added hosts about which PVM's notification is requested."""
 
 
 @dataclass
 class _Agent:
-    """An agent; ``sentinel`` tells of its process's end, if that is ``here``.
+    """An agent; ``sentinel`` becomes readable at its process's end, if that is ``here``.
 
-    It is ``addressed`` if the controller has sent it anything, as it has to all that it knows.
+    It is ``addressed`` if the controller has sent it anything, as to all agents that it knows.
     """
 
     number: int
@@ -67,7 +67,7 @@ class _Agent:
 
     @property
     def why(self) -> str:
-        """What to say of its end."""
+        """Why it has left."""
         last = self.said.decode(errors="replace").strip().splitlines()[-1:]
         after = ": " if last else ""
         lacks = "ModuleNotFoundError" in "".join(last)
@@ -76,14 +76,15 @@ class _Agent:
 
 
 class PVMEngine(PVMEndpoint, Engine):
-    """The controller's end, as one PVM task.
+    """The controller's endpoint, which is one PVM task.
 
-    ``slots`` work in all, by default as many as the hosts have cores: at most ``per_agent`` in each
-    agent, by default all of a host in one. ``hosts`` are those to work on, added to the machine
-    where they are not in it; by default all that are. An agent that dies alone is started again,
-    ``restarts`` times. ``python`` is the interpreter on all hosts, ``module`` the agent's program.
+    ``slots`` is the number of slots in all, by default that of the hosts' cores; an agent has at
+    most ``per_agent`` of them, by default all of its host. ``hosts`` are the hosts to use, which
+    are added to the machine if need be; by default all hosts of the machine. An agent that dies
+    alone is started again, at most ``restarts`` times. ``python`` is the interpreter on all hosts,
+    ``module`` the agent's program.
 
-    Frames are sealed, since daemons take packets from any program that knows how to write them.
+    Frames are sealed, since daemons accept packets from any program that knows the format.
     """
 
     name = "pvm"
@@ -110,9 +111,9 @@ class PVMEngine(PVMEndpoint, Engine):
         self._look = self._stopped = False
         self._only = first_words(hosts)
         self._before: set[int] = set()
-        """Hosts of an own machine that others have added since are to be used, too."""
+        """Whether hosts that others add to the machine are used, too."""
         self._shares: dict[str, list[int]] = {}
-        """Host → slots of each of its agents; 0 stands for as many as it has cores."""
+        """Host → slots of each of its agents; 0 for as many as it has cores."""
         try:
             if hosts:
                 self._only |= self._called(there)
@@ -123,11 +124,11 @@ class PVMEngine(PVMEndpoint, Engine):
             raise
 
     def _called(self, tids: Collection[int]) -> set[str]:
-        """What the machine calls hosts, which may be known to it by other names than were given."""
+        """The machine's names of hosts, which may differ from the names that were given."""
         return {host.name for host in self._all_hosts() if host.tid in tids}
 
     def _share(self, slots: int | None, per_agent: int | None) -> None:
-        """Decide how many agents of how many slots each host has."""
+        """Decide how many agents with how many slots each host gets."""
         hosts = self.machine_hosts()
         if not hosts:
             raise EngineFailed(self.name, "none of the hosts is in the virtual machine")
@@ -140,13 +141,13 @@ class PVMEngine(PVMEndpoint, Engine):
         self.agents = sum(map(len, self._shares.values()))
 
     def one_slot_each(self) -> None:
-        """See `Engine.one_slot_each`; where slots are not numbered it is one on each host."""
+        """See `Engine.one_slot_each`; without a number of slots it is one on each host."""
         self._shares = {host: [1] * sum(max(1, n) for n in s) for host, s in self._shares.items()}
         self._usual = [1] * sum(max(1, n) for n in self._usual)
         self.agents = sum(map(len, self._shares.values()))
 
     def machine_hosts(self) -> list[HostInfo]:
-        """The hosts of the virtual machine, or those of them that are to be used."""
+        """The hosts of the virtual machine that are to be used."""
         only, before = self._only, self._before if self._member.machine.own else None
         return [
             host
@@ -162,7 +163,7 @@ class PVMEngine(PVMEndpoint, Engine):
                 raise EngineFailed(self.name, str(exc)) from exc
 
     def start(self, orders: bytes) -> None:
-        """See `Engine.start`; agents are under way when it returns."""
+        """See `Engine.start`; agents are starting when it returns."""
         self._orders = orders
         with self._member.lock:
             libpvm.setopt(libpvm.OUTPUT_TID, self._member.tid)
@@ -175,7 +176,7 @@ class PVMEngine(PVMEndpoint, Engine):
             raise EngineFailed(self.name, f"no agent could be started: {'; '.join(self._refused)}")
 
     def _spawn(self, host: HostInfo, slots: int) -> None:
-        """Start an agent. Its orders wait for it."""
+        """Start an agent, and queue its orders."""
         self._numbers += 1
         number, here = self._numbers, libpvm.tidtohost(self._member.tid) == host.tid
         program = [*interpreter_flags(), "-P", "-c", START, PACKAGE, self._module, "pvm"]
@@ -188,7 +189,7 @@ class PVMEngine(PVMEndpoint, Engine):
             return
         self._agents[number] = _Agent(number, tid, host, slots, here)
         connection = self.connection(number, tid)
-        connection.called = True  # it says hello by itself
+        connection.called = True  # the agent opens the connection
         connection.waiting.append((FRAME, encode([self._orders])))
         libpvm.notify(libpvm.TASK_EXIT, ENDED, [tid])
 
@@ -196,17 +197,17 @@ class PVMEngine(PVMEndpoint, Engine):
         return "here" if here else "ours" if self._member.machine.own else "there"
 
     def _introduce(self) -> None:
-        """Have all agents know all."""
+        """Tell all agents the tasks of the others."""
         table = encode({agent.number: agent.tid for agent in self._agents.values()})
         for number in self._agents:
             connection = self._connections[number]
             connection.waiting.append((TABLE, table))
             self._member.flush(connection)
 
-    # What the membership tells
+    # What the membership reports
 
     def connected(self, connection: Connection, process: Sequence[int]) -> None:
-        """An agent is there."""
+        """An agent has joined."""
         agent = self._agents.get(connection.number)
         if agent is not None and not agent.joined:
             agent.joined = True
@@ -216,7 +217,7 @@ class PVMEngine(PVMEndpoint, Engine):
             self.put(Joined(agent.number))
 
     def told(self, tag: int, values: Sequence[int], text: Buffer) -> None:
-        """An agent has ended or printed something, or there are new hosts: seen to by `receive`."""
+        """An agent has ended or printed something, or there are new hosts; `receive` handles it."""
         if tag == ADDED:
             self._look = True
             self.wake()
@@ -240,7 +241,7 @@ class PVMEngine(PVMEndpoint, Engine):
         return arrivals
 
     def _changes(self) -> list[Arrival]:
-        """What has become of agents whose last frames have come, and of the machine's hosts."""
+        """Handle agents that have ended, after their last frames, and changes of the hosts."""
         ended, self._ended = self._ended, []
         told: list[Arrival] = [Left(agent.number, agent.why) for agent in ended if agent.joined]
         for agent in ended:
@@ -256,8 +257,8 @@ class PVMEngine(PVMEndpoint, Engine):
         return told
 
     def _missing(self, ended: list[_Agent]) -> Iterator[tuple[HostInfo, int]]:
-        """Hosts without agents, and those that have lost one, which is counted unless it is back
-        from where nothing was heard of it."""
+        """Hosts without agents, or that have lost one; a loss counts as a restart, unless the host
+        had been silent."""
         hosts = self.machine_hosts()
         known, self._known = self._known, {host.tid for host in hosts}
         for host in hosts:
@@ -272,14 +273,14 @@ class PVMEngine(PVMEndpoint, Engine):
                     yield agent.host, agent.slots
 
     def _remove_log(self, host: HostInfo) -> None:
-        """Leave no log of a host that others have added to a machine of this process's own."""
+        """Remove the log of a host that others have added to this process's machine."""
         if self._member.machine.own and host.tid != libpvm.tidtohost(self._member.tid):
             remove_log(host)
 
     def add_hosts(self, hosts: Sequence[str]) -> None:
-        """See `Engine.add_hosts`; those that were given up are taken out of the machine first.
+        """See `Engine.add_hosts`; hosts that were given up are removed from the machine first.
 
-        Of one that is not its own, only those that are to come again.
+        If others have started the machine, only hosts that are added again are removed.
         """
         hosts = host_names(hosts)
         with self._member.lock:
@@ -335,13 +336,13 @@ class PVMEngine(PVMEndpoint, Engine):
         self.close()
 
     def _end_unknown(self) -> None:
-        """End agents that the controller has not told to: they have come, or would, too late."""
+        """End agents that the controller has not told to end, as they join too late."""
         for agent in list(self._agents.values()):
             if not agent.addressed:
                 self._end(agent)
 
     def _drop_lost(self) -> None:
-        """Wait for none that was given up; an own machine would not end while it waits for them."""
+        """Remove hosts that were given up, for which the machine would wait at its end."""
         with self._member.lock:
             lost = [agent for agent in self._agents.values() if agent.given_up]
             for agent in lost:
@@ -354,7 +355,7 @@ class PVMEngine(PVMEndpoint, Engine):
                         libpvm.fail_host(tid)
 
     def _wait(self, seconds: float, silent: float = math.inf) -> None:
-        """Wait until all agents have ended, as far as they do, but those that have been silent."""
+        """Wait for the end of all agents, except silent ones, for some seconds."""
         deadline, heard = time.monotonic() + seconds, time.monotonic() - silent
         while time.monotonic() < deadline:
             connections = [
@@ -372,7 +373,7 @@ class PVMEngine(PVMEndpoint, Engine):
                 self._poll.poll(_LOOK)
 
     def _gone(self) -> list[_Agent]:
-        """The agents that have ended; without a daemon, those on other hosts are not waited for."""
+        """The agents that have ended; without a daemon, agents on other hosts count as ended."""
         if self._member.failure:
             return [agent for agent in self._agents.values() if not runs(agent.sentinel)]
         self._member.drain()
@@ -381,7 +382,7 @@ class PVMEngine(PVMEndpoint, Engine):
         return ended
 
     def _end(self, agent: _Agent) -> None:
-        """End an agent by force, as far as it is in reach."""
+        """End an agent by force, if it can be reached."""
         if agent.sentinel is not None:
             agent.sentinel.kill()
         else:
@@ -390,7 +391,7 @@ class PVMEngine(PVMEndpoint, Engine):
 
 
 def _agents(slots: int | None, per_agent: int | None) -> list[int]:
-    """The slots of each agent of a host, which has ``slots``, or as many as cores (None)."""
+    """The slots of each agent of a host with ``slots`` slots; None for as many as cores."""
     if slots is None:
         return [per_agent or 0]
     each = per_agent or max(1, slots)

@@ -15,27 +15,27 @@ from collections.abc import Collection, Sequence
 from encamp.engines.pvm import libpvm
 
 _GONE_WITHIN = 1.0
-"""Seconds in which a host is out of the machine if its daemon is alive; else it takes minutes."""
+"""Seconds to remove a host whose daemon is alive; others take minutes."""
 _ENDS_WITHIN = 10.0
-"""Seconds that a daemon which is to end may be in the way of the next."""
+"""Seconds for which a daemon that ends may block a new one."""
 _LOOK = 0.05
 _STRUCK_WITHIN = 2.0
 _ENDED = 1
-"""The tag by which the end of a task is told of."""
+"""The tag of messages about the end of a task."""
 _STRIKE_LOG = (
     "for fd in /proc/$PPID/fd/*; do log=$(readlink $fd); "
     'case $log in */pvml.*) rm -f "$log";; esac; done'
 )
 _THERE_ALREADY = -28
-"""PVM's error for a host that the machine has, maybe by another name."""
+"""PVM's error for a host that is in the machine already, perhaps by another name."""
 
 
 def main(given: str) -> None:
-    """Add hosts, and print as JSON what became of those that were not there: their tids or codes.
+    """Add hosts, and print as JSON the tid or the error code of each that was not in the machine.
 
-    One that is there by another name has its tid, too. ``given`` is JSON: ``hosts`` as they are to
-    be added, ``dead`` the names of those in the machine that are not heard of; they are taken out
-    first, for the machine waits for them. If the machine is its user's ``own``, no logs are left.
+    A host that is in the machine by another name has its tid, too. ``given`` is JSON: ``hosts`` to
+    add, and the names of ``dead`` ones, which are removed first, as the machine waits for them. If
+    the machine is the user's ``own``, logs are removed.
     """
     wanted = json.loads(given)
     libpvm.mytid()
@@ -56,12 +56,12 @@ def main(given: str) -> None:
 
 
 def remove_log(host: libpvm.HostInfo) -> int:
-    """Remove the log file, however it is called, that a host's daemon has open; the task's id."""
+    """Start a task that removes the open log file of a host's daemon; returns its id."""
     return libpvm.spawn("/bin/sh", ["-c", _STRIKE_LOG], libpvm.TASK_HOST, host.name)[0]
 
 
 def _remove_logs(tids: Collection[int]) -> None:
-    """Do so on hosts that have come, but this one, and wait for it: they may have to go soon."""
+    """Remove the logs of added hosts, except this one, and wait for it: they may leave soon."""
     here = libpvm.tidtohost(libpvm.mytid())
     hosts = [host for host in libpvm.config() if host.tid in tids and host.tid != here]
     tasks = [task for task in map(remove_log, hosts) if task > 0]
@@ -78,7 +78,7 @@ def _in_machine() -> set[str]:
 
 
 def _found(given: str) -> int:
-    """The tid of a host that is in the machine by another name; 0 if it cannot be told which."""
+    """The tid of a host that is in the machine by another name; 0 if it is not found."""
     name, *options = given.split()
     said = [option[3:] for option in options if option.startswith("ip=")]
     address = _address(said[0] if said else name)
@@ -106,7 +106,7 @@ def _is_here(address: str) -> bool:
 
 
 def take_out(names: Collection[str]) -> None:
-    """Remove hosts: daemons that are alive end, and the machine does without the others."""
+    """Remove hosts from the machine; daemons that are alive end."""
     libpvm.delhosts(list(names))
     deadline = time.monotonic() + _GONE_WITHIN
     while _in_machine() & set(names) and time.monotonic() < deadline:

@@ -20,16 +20,16 @@ from contextlib import suppress
 from pathlib import Path
 
 _LEAVE_WITHIN = 6.0
-"""Seconds in which tasks end that have lost who spawned them."""
+"""Seconds within which tasks end whose spawner is gone."""
 _HALT_WITHIN = 3.0
-"""Seconds that the machine has to halt, which it does not while it waits for a dead host."""
+"""Seconds within which the machine has to halt; it does not while it waits for a dead host."""
 _ENDED_WITHIN = 1.0
 _LOOK = 0.2
-"""Seconds between looks at whether the daemon has ended."""
+"""Seconds between checks whether the daemon has ended."""
 
 
 def main(name: str, folder: str) -> int:
-    """Keep a machine; 1 if its daemon cannot be started."""
+    """Run a machine; returns 1 if its daemon cannot be started, else 0 at the end."""
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
@@ -61,7 +61,7 @@ def _start(name: str) -> subprocess.Popen[bytes]:
 
 
 def _told(daemon: subprocess.Popen[bytes]) -> bool:
-    """Pass on what the daemon says of itself: where it listens, or why it does not."""
+    """Forward the daemon's first output: its address, or why it does not start."""
     assert daemon.stdout is not None  # noqa: S101
     line = daemon.stdout.readline().strip()
     if line.startswith(b"/") or (line.count(b":") == 1 and b" " not in line):
@@ -74,14 +74,14 @@ def _told(daemon: subprocess.Popen[bytes]) -> bool:
 
 
 def _wait_for_tasks(daemon: subprocess.Popen[bytes]) -> None:
-    """The other process has died: its tasks notice that, and end by themselves."""
+    """The other process has died: wait for its tasks, which notice that and end."""
     deadline = time.monotonic() + _LEAVE_WITHIN
     while _children(daemon.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
 def _finish(daemon: subprocess.Popen[bytes]) -> None:
-    """End the machine by a command, or else by force."""
+    """Halt the machine by a command, or by force if that fails."""
     if daemon.poll() is None:
         with suppress(subprocess.TimeoutExpired):
             halt()
@@ -99,16 +99,16 @@ def _finish(daemon: subprocess.Popen[bytes]) -> None:
 
 
 def halt() -> None:
-    """Have the console halt the machine.
+    """Halt the machine by PVM's console.
 
-    The call for it, or a signal to the daemon, ends all tasks that it knows, the caller too.
+    A call of libpvm, or a signal to the daemon, would also end this process as one of its tasks.
     """
     with suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(["pvm"], input=b"halt\n", capture_output=True, timeout=_HALT_WITHIN)
 
 
 def _children(pid: int) -> list[int]:
-    """The processes that the daemon has started and that run."""
+    """The running processes that the daemon has started."""
     try:
         found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -117,7 +117,7 @@ def _children(pid: int) -> list[int]:
 
 
 def remove(pid: int, folder: str) -> None:
-    """Remove what is left of the files of the machine that had this daemon."""
+    """Remove the remaining files of a daemon's machine."""
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
         return

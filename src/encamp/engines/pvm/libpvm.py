@@ -15,11 +15,11 @@ from dataclasses import dataclass
 NAME = "libpvm3.so.3"
 
 TASK_HOST = 1
-"""Flag of `spawn`: ``where`` names a host, and a folder behind a colon."""
+"""Flag of `spawn`: ``where`` names a host, with a folder after a colon."""
 TASK_EXIT, HOST_ADD = 1, 3
-"""What `notify` tells of."""
+"""The events of `notify`."""
 ROUTE, AUTO_ERR, OUTPUT_TID, OUTPUT_CODE, FRAG_SIZE = 1, 3, 4, 5, 10
-"""What `setopt` sets."""
+"""The options of `setopt`."""
 ROUTE_DIRECT = 3
 DATA_RAW, DATA_IN_PLACE = 1, 2
 ANY = -1
@@ -55,7 +55,7 @@ _ERRORS = {
 
 try:
     _waits = ctypes.CDLL(NAME)
-    _quick = ctypes.PyDLL(NAME)  # keeps the interpreter's lock: for calls that are over at once
+    _quick = ctypes.PyDLL(NAME)  # keeps the interpreter's lock: for calls that return at once
 except OSError as exc:
     raise ImportError(str(exc)) from exc
 
@@ -69,7 +69,7 @@ class PVMError(Exception):
 
 
 def code_text(code: int) -> str:
-    """What an error code says."""
+    """The meaning of an error code."""
     return _ERRORS.get(code, f"PVM's error {code}")
 
 
@@ -106,7 +106,7 @@ class HostInfo:
 
 @dataclass(frozen=True, slots=True)
 class TaskInfo:
-    """A task; ``host`` is its daemon's id, ``parent`` 0 where there is none."""
+    """A task; ``host`` is its daemon's id, ``parent`` is 0 if there is none."""
 
     tid: int
     parent: int
@@ -180,7 +180,7 @@ def parent() -> int | None:
 
 
 def leave() -> None:
-    """``pvm_exit``: be no task any more; the process goes on, and may join again."""
+    """``pvm_exit``: leave the machine; the process continues, and may join again."""
     _checked(_waits.pvm_exit())
 
 
@@ -190,7 +190,7 @@ def halt() -> None:
 
 
 def setopt(what: int, value: int) -> int:
-    """Set an option; its old value."""
+    """Set an option; returns its old value."""
     return _checked(_waits.pvm_setopt(what, value))
 
 
@@ -212,7 +212,7 @@ def config() -> list[HostInfo]:
 
 
 def tasks(where: int = 0) -> list[TaskInfo]:
-    """The tasks of the whole machine, of a host, or of one id. Waits for dead hosts, for long."""
+    """The tasks of the machine, of a host, or of one id. Blocks for minutes if a host is dead."""
     count, found = c_int(), POINTER(_TaskInfo)()
     _checked(_waits.pvm_tasks(where, byref(count), byref(found)))
     all_of_them = [found[number] for number in range(count.value)]
@@ -223,23 +223,23 @@ def tasks(where: int = 0) -> list[TaskInfo]:
 
 
 def addhosts(names: Sequence[str]) -> list[int]:
-    """Add hosts; for each its daemon's id or an error code."""
+    """Add hosts; returns the daemon's id or an error code for each."""
     infos = (c_int * len(names))()
     _checked(_waits.pvm_addhosts(_strings(names), len(names), infos))
     return list(infos)
 
 
 def delhosts(names: Sequence[str]) -> list[int]:
-    """Remove hosts; for each 0 or an error code."""
+    """Remove hosts; returns 0 or an error code for each."""
     infos = (c_int * len(names))()
     _checked(_waits.pvm_delhosts(_strings(names), len(names), infos))
     return list(infos)
 
 
 def fail_host(tid: int) -> bool:
-    """Have this host's daemon take another, ``tid``, to be dead; whether it knew it.
+    """Tell this host's daemon that another one, ``tid``, is dead; returns whether it knew it.
 
-    That is ``pvm_tickle`` with 8, which no page of the manual tells of.
+    This is ``pvm_tickle`` with 8, which no page of the manual describes.
     """
     count, answer = c_int(), (c_int * 10)()
     _checked(_waits.pvm_tickle(2, (c_int * 2)(8, tid), byref(count), answer))
@@ -255,7 +255,7 @@ def tidtohost(tid: int) -> int:
 
 
 def spawn(task: str, arguments: Sequence[str], flag: int, where: str, count: int = 1) -> list[int]:
-    """Start tasks; for each its id or an error code."""
+    """Start tasks; returns the id or an error code for each."""
     tids = (c_int * count)()
     strings = _strings([*arguments, None])
     _checked(_waits.pvm_spawn(task.encode(), strings, flag, where.encode(), count, tids))
@@ -268,7 +268,7 @@ def kill(tid: int) -> None:
 
 
 def notify(what: int, tag: int, tids: Sequence[int] | None = None, count: int = -1) -> None:
-    """Have messages with ``tag`` tell of the ends of tasks or hosts, or of ``count`` new hosts."""
+    """Ask for messages with ``tag`` about the ends of tasks or hosts, or ``count`` new hosts."""
     if tids is None:
         _checked(_waits.pvm_notify(what, tag, count, None))
     else:
@@ -292,7 +292,7 @@ def send(tid: int, tag: int, data: bytes) -> None:
 
 
 def send_from(tid: int, tag: int, address: int, size: int) -> None:
-    """Send one message of raw bytes that stand somewhere in memory, without copying them."""
+    """Send one message of raw bytes at an address in memory, without copying them."""
     _initsend(DATA_IN_PLACE)
     _pkbyte(address, size, 1)
     code = _send(tid, tag)
@@ -301,7 +301,7 @@ def send_from(tid: int, tag: int, address: int, size: int) -> None:
 
 
 def nrecv(tid: int = ANY, tag: int = ANY) -> int:
-    """The buffer of a message that has come, 0 if none has; its data are unpacked next."""
+    """The buffer of a message that has arrived, 0 if none has; its data are unpacked next."""
     code: int = _nrecv(tid, tag)
     if code < 0:
         raise PVMError(code)
@@ -309,7 +309,7 @@ def nrecv(tid: int = ANY, tag: int = ANY) -> int:
 
 
 def recv(tid: int = ANY, tag: int = ANY) -> int:
-    """The buffer of the next message; waits for it."""
+    """The buffer of the next message; blocks until it arrives."""
     return _checked(_waits.pvm_recv(tid, tag))
 
 
@@ -330,21 +330,21 @@ def unpack(size: int) -> bytearray:
 
 
 def unpack_to(address: int, size: int) -> None:
-    """Put the next ``size`` bytes of the message somewhere in memory."""
+    """Copy the next ``size`` bytes of the message to an address in memory."""
     code = _upkbyte(address, size, 1)
     if code < 0:
         raise PVMError(code)
 
 
 def unpack_ints(count: int) -> list[int]:
-    """The next integers of the message, which notices have."""
+    """The next integers of the message, as in notifications."""
     values = (c_int * count)()
     _checked(_quick.pvm_upkint(values, count, 1))
     return list(values)
 
 
 def address_of(view: memoryview) -> int:
-    """Where the bytes of a contiguous buffer stand, also of one that may not be written to."""
+    """The address of a contiguous buffer, also of a read-only one."""
     holder = _PyBuffer()
     _get_buffer(view, byref(holder), 0)
     try:

@@ -34,26 +34,26 @@ _ADD = (
     "from encamp.engines.pvm.hosts import main; main(sys.argv[2])"
 )
 _ADD_WITHIN = 240.0
-"""Seconds; PVM itself waits for dead hosts for somewhat more than three minutes."""
+"""Seconds to add hosts; PVM itself waits for dead hosts for a little more than three minutes."""
 _ADD_ENDS_WITHIN = 4.0
-"""Seconds that it has if nobody waits for its hosts any more; most are there by then."""
+"""Seconds for the same if nobody waits for the hosts any more; most have joined by then."""
 _TRAVELS = ("PARALLEL_", *SEARCH_PATHS)
-"""How variables begin that agents on other hosts have as the controller has them."""
+"""Prefixes of variables that agents on other hosts get from the controller."""
 VARIABLES = "ENCAMP_PVM_ENVIRONMENT"
 _START_WITHIN = 20.0
 _END_WITHIN = 25.0
-"""Seconds that the keeper has; it gives the machine less."""
+"""Seconds that the keeper may take to end; it gives the machine less."""
 _DAEMON_ENDS_WITHIN = 3.0
 _LOOK = 0.05
 _LONGEST_FOLDER = 80
-"""Bytes of a folder's path in which the kernel lets sockets have names (108) of PVM's length."""
+"""Longest folder for PVM's sockets, whose paths the kernel limits to 108 bytes."""
 
 _used_tmp: str | None = None
-"""libpvm takes PVM_TMP from the environment once, and remembers it for good."""
+"""libpvm reads PVM_TMP from the environment once, and never again."""
 
 
 class Machine:
-    """A virtual machine that runs; ``variables`` say by which environment it is found."""
+    """A running virtual machine; ``variables`` are the environment by which libpvm finds it."""
 
     own = False
 
@@ -62,7 +62,7 @@ class Machine:
 
     @contextmanager
     def known(self) -> Iterator[None]:
-        """Have the environment name this machine for a moment."""
+        """Set the environment of this machine for a block."""
         global _used_tmp
         before = {name: os.environ.get(name) for name in self.variables}
         os.environ.update(self.variables)
@@ -77,10 +77,10 @@ class Machine:
                     os.environ[name] = value
 
     def add(self, hosts: Sequence[str], dead: Collection[str] = ()) -> set[int]:
-        """Add the hosts that it does not have, after ``dead`` ones were taken out.
+        """Remove ``dead`` hosts from the machine, and add those that it does not have.
 
-        Blocks until their daemons run; returns the ids of those that it did not know by the names
-        that they have here. Raises `EngineFailed` if it cannot.
+        Blocks until their daemons run; returns the ids of hosts that are new under these names.
+        Raises `EngineFailed`.
         """
         named = [host if "dx=" in host else f"{host} dx={_pvmd()}" for host in hosts]
         before = len(self._log())
@@ -91,7 +91,7 @@ class Machine:
         return set(codes.values())
 
     def _added(self, wanted: str) -> dict[str, int]:
-        """What a process of its own says of hosts that it added, see `encamp.engines.pvm.hosts`."""
+        """The output of the process that adds hosts, see `encamp.engines.pvm.hosts`."""
         command = [python_here(), "-I", "-S", "-c", _ADD, PACKAGE, wanted]
         with subprocess.Popen(
             command,
@@ -99,7 +99,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which ends it in its own way
+            start_new_session=True,  # Ctrl-C is for this process, which ends it properly
         ) as adding:
             said, errors = _said(adding)
         try:
@@ -109,7 +109,7 @@ class Machine:
             raise EngineFailed("pvm", f"hosts could not be added: {last}") from None
 
     def _log(self) -> str:
-        """What the daemon has written into its log."""
+        """The contents of the daemon's log."""
         name = self.variables.get("PVM_VMID", os.environ.get("PVM_VMID", ""))
         with suppress(OSError):
             file = Path(self.variables["PVM_TMP"], _file("pvml", name))
@@ -117,13 +117,14 @@ class Machine:
         return ""
 
     def close(self) -> None:
-        """Nothing: it was there before."""
+        """Do nothing: the machine was running before."""
 
 
 class OwnMachine(Machine):
-    """A virtual machine that ends with this process; ``name`` is its first host's, if not this's.
+    """A virtual machine that ends with this process.
 
-    ``process`` is the id of its daemon (0: there is none).
+    ``name`` is the name of its first host, by default this host's; ``process`` is the daemon's
+    process id, 0 if there is none.
     """
 
     own = True
@@ -155,7 +156,7 @@ class OwnMachine(Machine):
             raise
 
     def _started(self) -> int:
-        """The daemon's process id. Raises `EngineUnavailable` if it does not start."""
+        """Start the daemon; returns its process id. Raises `EngineUnavailable`."""
         assert self._keeper.stdout is not None  # noqa: S101
         ready, _, _ = select.select([self._keeper.stdout], [], [], _START_WITHIN)
         line = self._keeper.stdout.readline().decode(errors="replace") if ready else ""
@@ -169,7 +170,7 @@ class OwnMachine(Machine):
         raise EngineUnavailable("pvm", why, "see what the command pvmd prints")
 
     def close(self) -> None:
-        """Halt it, and leave none of its files. May be called twice."""
+        """Halt the machine and remove its files. May be called twice."""
         keeper = self._keeper
         with suppress(OSError, ValueError):
             os.write(keeper.stdin.fileno(), b"x")  # type: ignore[union-attr]
@@ -185,7 +186,7 @@ class OwnMachine(Machine):
             self._do_without_keeper()
 
     def _do_without_keeper(self) -> None:
-        """Do what a keeper that was killed has not done."""
+        """Halt the machine if the keeper was killed and could not."""
         with self.known():
             with suppress(OSError):
                 if self.variables["PVM_VMID"].encode() in _environment(self.process):
@@ -195,7 +196,7 @@ class OwnMachine(Machine):
 
 
 def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
-    """What a process has to say that adds hosts. It ends, also where this one is interrupted."""
+    """The output of a process that adds hosts. It also ends if this process is interrupted."""
     try:
         return adding.communicate(timeout=_ADD_WITHIN)
     except subprocess.TimeoutExpired:
@@ -203,15 +204,15 @@ def _said(adding: subprocess.Popen[str]) -> tuple[str, str]:
     finally:
         try:
             with suppress(subprocess.TimeoutExpired):
-                adding.wait(_ADD_ENDS_WITHIN)  # so that it can clear up on hosts that have come
+                adding.wait(_ADD_ENDS_WITHIN)  # so that it can clean up on hosts that were added
         finally:
             adding.kill()
 
 
 def find_machine(which: str | None, address: str | None, usual: str) -> Machine:
-    """The machine to join: ``"running"``, ``"own"``, or (None) the one that runs, else an own one.
+    """The machine to join: ``"running"``, ``"own"``, or None for a running one, else a new one.
 
-    An own one has this host by ``address``, or else by its ``usual`` name. Raises
+    In a new one this host is called ``address``, by default its ``usual`` name. Raises
     `EngineUnavailable`.
     """
     if which not in (None, "own", "running"):
@@ -242,7 +243,7 @@ def _check_address(address: str) -> None:
 
 
 def running() -> Machine | None:
-    """The virtual machine of this user that the environment names, if it runs."""
+    """This user's virtual machine that the environment names, if it is running."""
     tmp, name = os.environ.get("PVM_TMP", "/tmp"), os.environ.get("PVM_VMID", "")  # noqa: S108
     here = Path(tmp, _file("pvmd", name))
     if _used_tmp not in (None, tmp) or not _answers(here):
@@ -252,7 +253,7 @@ def running() -> Machine | None:
 
 
 def daemon_files() -> list[Path]:
-    """Where the daemon of this task's host says how it is reached, and the socket that it names."""
+    """The file in which the host's daemon writes its address, and the socket that it names."""
     file = Path(os.environ.get("PVM_TMP", "/tmp"), _file("pvmd", os.environ.get("PVM_VMID", "")))  # noqa: S108
     try:
         address = file.read_text().strip()
@@ -266,7 +267,7 @@ def _file(kind: str, name: str) -> str:
 
 
 def _answers(file: Path) -> bool:
-    """Whether a daemon listens where its file says; files of killed ones stay."""
+    """Whether a daemon listens at the address in its file; files of killed daemons remain."""
     with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
         if file.stat().st_uid != os.getuid():
             return False
@@ -280,9 +281,9 @@ def _answers(file: Path) -> bool:
 
 @contextmanager
 def exported(here: bool) -> Iterator[None]:
-    """Have tasks that are spawned get the controller's environment, or some of it.
+    """Give spawned tasks the controller's environment, or a part of it.
 
-    Not as arguments, which everybody can read.
+    It is not passed in arguments, which everybody can read.
     """
     variables = {k: v for k, v in os.environ.items() if k.startswith(_TRAVELS) or here}
     if not here:
@@ -308,7 +309,7 @@ def _check_programs() -> None:
 
 
 def _folder() -> str:
-    """A folder of its own for a new machine's files; empty where libpvm holds on to another."""
+    """A new folder for a new machine's files; empty if libpvm already uses another one."""
     global _own_folder
     if _used_tmp is None:
         base = tempfile.gettempdir()
@@ -322,9 +323,9 @@ def _folder() -> str:
 
 
 def _make_again(folder: Path) -> None:
-    """Have a folder of this process's once more.
+    """Create a folder that this process has used before, if it is gone.
 
-    What a killed machine has left in it is in no way, since every machine has another name.
+    Files of a killed machine in it do not matter, since every machine has another name.
     """
     try:
         folder.mkdir(0o700)
@@ -347,7 +348,7 @@ def _environment(pid: int) -> bytes:
 
 
 def _end(pid: int) -> None:
-    """Wait for the end of a process, and bring it about after some seconds."""
+    """Wait some seconds for the end of a process, and then kill it."""
     process = Sentinel(pid)
     try:
         if not select.select([process], [], [], _DAEMON_ENDS_WITHIN)[0]:
@@ -357,7 +358,7 @@ def _end(pid: int) -> None:
 
 
 def runs(sentinel: Sentinel | None) -> bool:
-    """Whether a process, if there is one, runs, and does for a moment more."""
+    """Whether a process is running, and still is a moment later."""
     return sentinel is not None and not select.select([sentinel], [], [], _LOOK)[0]
 
 

@@ -19,7 +19,7 @@ _ADDRESS = (
 )
 _NOISE = ("", "EOF")
 _SAID = re.compile(r"\] (?:\S+ ){2}std(?:out|err)@([^:\s]+): (.*)")
-"""A line of a daemon's log that has what a host answered; it has the host's address."""
+"""A line of a daemon's log with a host's address and its answer."""
 _COMMON = (
     ("*run* PVM as a *regular* user", "set PVM_ALLOW_ROOT=1 on {name}, for non-interactive logins"),
     ("execvp failed", "the remote shell {shell}, which PVM_RSH names, cannot be run"),
@@ -36,7 +36,7 @@ _COMMON = (
     ("Connection refused", "Connection refused; check that its ssh server runs"),
     ("timed out", "the connection timed out; check that it is up"),
 )
-"""What a host's answer holds, and what to say then."""
+"""Texts in a host's answer, and the reason that each stands for."""
 
 
 def host_names(given: object) -> list[str]:
@@ -49,7 +49,7 @@ def host_names(given: object) -> list[str]:
 
 
 def first_words(hosts: Iterable[str]) -> set[str]:
-    """The names of hosts, without what else is said of them."""
+    """The names of hosts, without their options."""
     return {host.split()[0] for host in hosts}
 
 
@@ -69,7 +69,7 @@ def _host(given: object) -> str:
 
 
 def parsed(host: str) -> HostLine | None:
-    """The host as other engines name hosts; None if they would not."""
+    """The host in the notation of the other engines; None if it is not in that notation."""
     try:
         return host_in(host)
     except BadJob:
@@ -77,9 +77,9 @@ def parsed(host: str) -> HostLine | None:
 
 
 def why_not(codes: Mapping[str, int], log: str, shell: str) -> str:
-    """A sentence about the hosts that were given, and not taken in, for PVM's ``codes``.
+    """A sentence about the hosts that could not be added, from PVM's ``codes``.
 
-    ``log`` is what the daemon has written meanwhile, ``shell`` how it reaches hosts.
+    ``log`` is the daemon's new output, ``shell`` the command by which it reaches hosts.
     """
     if libpvm.LOOPBACK in codes.values():
         return f"hosts could not be added: {libpvm.code_text(libpvm.LOOPBACK)}; {_ADDRESS}"

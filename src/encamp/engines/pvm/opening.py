@@ -28,7 +28,7 @@ from encamp.quantities import whole
 from encamp.search_paths import SEARCH_PATHS, take_search_paths
 
 _memberships: list[Membership] = []
-"""This process's, if it has one."""
+"""This process's membership, if it has one."""
 
 
 def open_end(
@@ -42,11 +42,11 @@ def open_end(
     restarts: int = 3,
     module: str = "encamp.agent",
 ) -> PVMEngine:
-    """The controller's end, see `PVMEngine`.
+    """The controller's endpoint, see `PVMEngine`.
 
-    ``machine`` is ``"running"`` or ``"own"``, by default the one that runs if there is one;
-    ``address`` is where the hosts of an own one reach this host, by default what its name stands
-    for. Without ``hosts`` it has those that Slurm has given. Raises `BadJob`,
+    ``machine`` is ``"running"`` or ``"own"`` (a new one), by default the running one if there is
+    one; ``address`` is this host's address for the hosts of a new one, by default that of its
+    name. Without ``hosts``, those of Slurm's allocation are used. Raises `BadJob`,
     `EngineUnavailable` and `EngineFailed`.
     """
     if hosts is None and machine != "running" and (given := hosts_in(slurm.hosts())):
@@ -73,12 +73,12 @@ def _check_texts(**texts: object) -> None:
 
 
 def join(arguments: Sequence[str]) -> PVMEndpoint:
-    """The end of an agent that `PVMEngine` has spawned.
+    """The endpoint of an agent that `PVMEngine` has spawned.
 
-    ``arguments`` are its number, how many slots it is to have, and whether it is on the
-    controller's host (``here``). There it gets the controller's environment; elsewhere, what its
-    host says itself comes first. Where only the controller has brought its host into the machine
-    (``ours``), nothing of the daemon's files is left.
+    ``arguments`` are its number, its number of slots, and its host: on the controller's host
+    (``here``) it gets the controller's environment, elsewhere only variables that the host does not
+    set. If only the controller has added the host to the machine (``ours``), the daemon's files are
+    removed at the end.
     """
     number, slots, here = int(arguments[0]), int(arguments[1]), arguments[2] == "here"
     variables = json.loads(os.environ.pop(VARIABLES, "{}"))
@@ -100,7 +100,7 @@ def join(arguments: Sequence[str]) -> PVMEndpoint:
 
 
 def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
-    """Have the controller's variables; returns the folders of search paths that are not taken."""
+    """Set the controller's variables; returns the folders of search paths that are left out."""
     if here:
         os.environ.update(variables)
         return []
@@ -111,7 +111,7 @@ def _take(variables: Mapping[str, str], *, here: bool) -> list[str]:
 
 
 def _be_no_task(where: str) -> None:
-    """Have the environment say of PVM what it would without encamp; see `join` for ``where``."""
+    """Remove encamp's variables of PVM from the environment; see `join` for ``where``."""
     ours = ["PVM_EXPORT"] if where == "there" else ["PVM_EXPORT", "PVM_TMP", "PVM_VMID"]
     for name in [name for name in os.environ if name.startswith("PVM")]:
         if where == "here" or name in ours or foreign(name):
@@ -119,7 +119,7 @@ def _be_no_task(where: str) -> None:
 
 
 def _remove(files: Iterable[Path]) -> None:
-    """Remove what a daemon has left that has died."""
+    """Remove the files of a dead daemon."""
     for path in files:
         path.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
 """Incoming PVM messages, and big frames that arrive in many pieces.
 
-Any task of the virtual machine may send messages: what cannot be read is `Unreadable`, and memory
-is allocated as pieces arrive, whatever their number is said to be.
+Any task of the virtual machine may send messages, so an invalid one is `Unreadable`, and memory is
+allocated only as pieces arrive, whatever sizes were announced.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from encamp.engines.pvm.libpvm import PVMError
 from encamp.wire.frames import LONGEST, Parts
 
 SMALL = 1 << 13
-"""Parts up to this size travel together."""
+"""Parts up to this size are sent together."""
 MOST_SIZES = 1 << 20
-"""Bytes that say how big a frame's parts are; more than `encamp.wire.frames.MOST_PARTS` take."""
+"""Bytes for the sizes of a frame's parts, at most; enough for `encamp.wire.frames.MOST_PARTS`."""
 _AHEAD = 1 << 25
-"""Bytes that are made room for before they have come, or as many as have come."""
+"""Bytes for which memory is allocated ahead, or as many as have arrived if that is more."""
 
 _Size = Annotated[int, msgspec.Meta(ge=0, le=LONGEST)]
 _decode_sizes = msgspec.msgpack.Decoder(list[_Size]).decode
 
 
 class Unreadable(Exception):
-    """A message is none of ours."""
+    """A message is not one of encamp's."""
 
 
 def unpack(size: int) -> bytearray:
@@ -47,7 +47,7 @@ def unpack_ints(count: int) -> list[int]:
 
 
 def sizes_in(said: bytearray) -> list[int]:
-    """What a big frame's first messages say. Raises `Unreadable` and `msgspec.DecodeError`."""
+    """The sizes in a big frame's first messages. Raises `Unreadable` and `msgspec.DecodeError`."""
     sizes = _decode_sizes(said) if len(said) <= MOST_SIZES else []
     if not sizes:
         raise Unreadable
@@ -55,7 +55,7 @@ def sizes_in(said: bytearray) -> list[int]:
 
 
 class Pieces:
-    """A frame of parts of these sizes, of which nothing has come: small ones together, then big."""
+    """A frame with parts of these sizes: the small ones arrive together, then the big ones."""
 
     def __init__(self, sizes: list[int]) -> None:
         self._sizes = sizes
@@ -69,11 +69,11 @@ class Pieces:
 
     @property
     def complete(self) -> bool:
-        """Whether everything has come."""
+        """Whether everything has arrived."""
         return not self._empty
 
     def fill(self, size: int) -> bool:
-        """Put the message's ``size`` bytes where they belong; whether all is complete now."""
+        """Take the next ``size`` bytes from a message; returns whether the frame is complete."""
         if not self._empty or size > self._empty[0].left:
             raise Unreadable
         room = self._empty[0]
@@ -97,7 +97,7 @@ class Pieces:
 
 
 class _Room:
-    """Room for some bytes, of which ``left`` have not come."""
+    """Memory for some bytes, of which ``left`` have not arrived."""
 
     def __init__(self, size: int) -> None:
         self.data, self.left = bytearray(), size
