@@ -52,18 +52,18 @@ PreparedSend = Callable[[bytes], bool]
 class ShortMessages(ABC):
     """An optional shortcut of an engine: small messages that go from memory to memory.
 
-    An interrupt (Ctrl-C) does no harm anywhere in it, so that nobody has to defer it, which takes
-    as long as sending a message. Short messages and frames of a pair keep their order. A short
-    message that nobody looks for arrives as a frame of one part, which begins with `MARK`, as no
-    other does.
+    An interrupt (Ctrl-C) does no harm anywhere in it, so callers need not defer it, which takes as
+    long as sending a message. Short messages and frames of a pair keep their order. A short message
+    that nobody looks for arrives as a frame of one part, which begins with `MARK`, as no other part
+    does.
 
-    ``looks`` is endless: each step looks once, and is true if something is in the ``inbox``, behind
-    ``start`` bytes of the engine's own. If it begins with `MARK` it is a short message of
-    ``size[0]`` bytes; everything else is left to `Endpoint.receive`. It stays there until ``taken``
-    is called; the endpoint must be told (`Endpoint.busy`). Both may raise an ``error``; then call
-    `failed`, and `Endpoint.receive` does the rest. None of this may be used while it is not
-    ``usable``. (There is no method that takes a message, because calling one would take as long as
-    the message.)
+    ``looks`` is an endless iterator: each step polls once, and is true if a message is in the
+    ``inbox``, after ``start`` bytes of the engine's own. If it begins with `MARK`, it is a short
+    message of ``size[0]`` bytes; leave everything else to `Endpoint.receive`. The message stays
+    there until ``taken`` is called; then set `Endpoint.busy`. Both may raise an ``error``; then
+    call `failed`, and `Endpoint.receive` does the rest. Use none of this while ``usable`` is false.
+    (There is no method that takes a message, because calling one would take as long as the
+    message.)
     """
 
     usable: bool
@@ -132,7 +132,7 @@ class Endpoint(ABC):
 
     @property
     def sending(self) -> bool:
-        """Whether buffers that were given to `send` are still needed for some end.
+        """Whether buffers that were given to `send` are still being sent.
 
         Ends that were given up do not count.
         """

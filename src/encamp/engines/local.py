@@ -17,7 +17,7 @@ _ALONE = (
 
 
 class LocalEngine(InProcessEndpoint, Engine):
-    """Slots on this machine: all that there is belongs to ``agent_here``."""
+    """Slots on this machine, all of which belong to ``agent_here``."""
 
     name = "local"
     private = True
@@ -41,6 +41,6 @@ def open_end(slots: int | None = None) -> LocalEngine:
 
 
 def warn_if_alone() -> None:
-    """Warn where Slurm has given other hosts as well."""
+    """Warn if Slurm's allocation has other hosts as well."""
     if slurm.count() > 1:
         warnings.warn(_ALONE.format(hosts=slurm.count()), stacklevel=3)

@@ -17,11 +17,11 @@ from encamp.quantities import whole
 
 _HERE = "127.0.0.1"
 _EXIT_WITHIN = 3.0
-"""Seconds in which an agent exits whose connection has ended."""
+"""Seconds within which an agent without a connection exits."""
 
 
 class BareMesh(MeshEngine):
-    """``agents`` processes with as many ``slots`` in all, which reach each other or do not."""
+    """An engine with ``agents`` processes and ``slots`` slots in all on this host."""
 
     def __init__(self, slots: int, agents: int, restarts: int, *, relays: bool) -> None:
         super().__init__("mesh", restarts)

@@ -30,9 +30,9 @@ _MODULES = {
     "fake": ("encamp.testing.fake", ""),
     "mesh": ("encamp.engines.mesh", ""),
 }
-"""Name → module, and what to do where something that it needs is missing."""
+"""Name → module, and how to install what it needs."""
 _OF_HOSTS = ("hosts", "hostfile", "address")
-"""Options that people give to the engine ``local`` and that need another one."""
+"""Options that users give to the engine ``local`` although they need another one."""
 _OF_OBJECTS = {"distributed": "dask", "ipyparallel": "ipyparallel"}
 """Package → the engine that takes its clients and clusters."""
 _GROUP = "encamp.engines"
@@ -40,7 +40,7 @@ _FOR_TESTS = {"fake", "mesh"}
 
 
 def engine_names() -> list[str]:
-    """The names of all engines that there are."""
+    """The names of all engines."""
     found = {*_MODULES, *(point.name for point in entry_points(group=_GROUP))}
     return sorted(found - _FOR_TESTS)
 
@@ -48,13 +48,12 @@ def engine_names() -> list[str]:
 def open_end(
     engine: str | Endpoint | object, start_timeout: float = 60.0, **options: Any
 ) -> Endpoint:
-    """The end of the engine's network that this process is; a ready one is given back.
+    """Open this process's end of an engine's network; an open one is returned as it is.
 
-    That is the controller's (an `Engine`), or an agent's where the process was started as one, by
-    ``mpirun`` for example. ``engine`` may also be an address such as ``dask://host:8786``, or a
-    client of the system that is meant. An engine that waits for others here, or later for its
-    hosts, has an option ``start_timeout``: the seconds that it may take. Raises
-    `EngineUnavailable`, `BadJob`.
+    It is the controller's (an `Engine`), or an agent's if the process was started as one, for
+    example by ``mpirun``. ``engine`` may also be an address such as ``dask://host:8786``, or a
+    client of another system. An engine that waits for other processes has an option
+    ``start_timeout``, in seconds. Raises `EngineUnavailable`, `BadJob`.
     """
     if isinstance(engine, Endpoint):
         return engine
@@ -82,7 +81,7 @@ def open_end(
 
 
 def _remedy(name: str, known: list[str]) -> str:
-    """What to try instead of an option that an engine does not have."""
+    """What to try instead of an option that the engine lacks."""
     from difflib import get_close_matches  # which takes long to load in every slot
 
     if not known:
@@ -93,7 +92,7 @@ def _remedy(name: str, known: list[str]) -> str:
 
 
 def _engine_of(given: object) -> str:
-    """The engine for which a client or cluster is. Raises `BadJob`."""
+    """The engine for a client or cluster of another system. Raises `BadJob`."""
     for kind in type(given).__mro__:
         if name := _OF_OBJECTS.get(kind.__module__.partition(".")[0]):
             return name
@@ -102,9 +101,9 @@ def _engine_of(given: object) -> str:
 
 
 def launched(engine: str) -> bool:
-    """Whether others were started with this process, by ``mpirun`` for example, to be its agents.
+    """Whether other processes were started with this one as its agents, for example by ``mpirun``.
 
-    They come only if all open their ends.
+    They join only if all processes open their ends.
     """
     return bool(getattr(engine_module(engine), "launched", bool)())
 

@@ -25,15 +25,15 @@ from encamp.engines.kit.interpreter import PACKAGE, START, python_command
 
 _HERE = ("PARALLEL_", "ENCAMP_")
 _ELSEWHERE = ("PARALLEL_",)
-"""How variables begin that agents have as the controller has them, on its host and on others."""
+"""Prefixes of variables that agents get from the controller, on its host and on others."""
 _SECRET = ("IPP_CONNECTION_INFO", "JUPYTER_TOKEN", "__DASK_PARENT_PID")
-"""Variables of other systems that only their own processes are to have."""
+"""Variables of other systems that are for their own processes only."""
 _TAIL = 2000
 _KILLED_WITHIN = 5.0
 _running: dict[tuple[str, int], tuple[subprocess.Popen[bytes], IO[bytes], threading.Thread]] = {}
-"""By run and number: each with its log, and with the thread that waits for its end."""
+"""By run and number: agents, with their logs and the threads that wait for their ends."""
 _ended: dict[str, dict[int, str]] = {}
-"""By run: numbers of agents that have ended, and their last words, until somebody asks."""
+"""By run: the last output of agents that have ended, by number, until it is asked for."""
 
 
 class Order(msgspec.Struct):
@@ -44,7 +44,7 @@ class Order(msgspec.Struct):
     key: str
     dial: list[tuple[str, int]]
     host: str
-    """The controller's, see `host_id`."""
+    """The controller's host, see `host_id`."""
     variables: dict[str, str]
 
     def __repr__(self) -> str:
@@ -63,12 +63,12 @@ class Spec(msgspec.Struct):
     tunnel: int | None
     """The descriptor of a socket that is an end of a tunnel."""
     hosts: Sequence[str]
-    """Addresses of its host by which others may reach an agent that is in a tunnel."""
+    """Addresses of its host at which others may reach an agent with a tunnel."""
 
 
 @dataclass(frozen=True)
 class Tunnels:
-    """How tunnels of agents start here: ``begun`` gets an agent's number and its socket.
+    """How tunnels of agents start: ``begun`` is called with an agent's number and its socket.
 
     ``hosts`` are addresses of this host at which others may reach agents.
     """

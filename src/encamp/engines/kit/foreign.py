@@ -6,9 +6,9 @@ _BEGINNINGS = (
     "PMI", "PMIX_", "HYDI_", "HYDRA_", "MPIR_", "OMPI_", "PRTE_", "OPAL_", "MPI_LOCAL",
     "PVMSOCK", "PVMEPID", "PVMTMASK", "PVMCTX", "PVMTRC", "PVMSPAWNWD",
 )  # fmt: skip
-"""Others of PVM's, which begin with ``PVM_``, are settings, which steps that use it need."""
+"""Other variables of PVM, which begin with ``PVM_``, are settings that steps with PVM need."""
 
 
 def foreign(name: str) -> bool:
-    """Whether a variable makes a process believe it were an MPI rank or a PVM task."""
+    """Whether a variable makes a process believe that it is an MPI rank or a PVM task."""
     return name.startswith(_BEGINNINGS)

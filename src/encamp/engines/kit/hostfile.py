@@ -87,7 +87,7 @@ def hosts_in(lines: Iterable[str]) -> tuple[HostLine, ...]:
 
 
 def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
-    """How many of so many slots each host gets: what its line says, in several rounds if need be.
+    """Distribute slots over hosts: each gets what its line says, in several rounds if need be.
 
     A line without a number counts as one slot in each round.
     """
@@ -101,7 +101,7 @@ def spread(hosts: Sequence[HostLine], slots: int) -> list[HostLine]:
 
 
 def names_in(hosts: Sequence[str] | str) -> list[str]:
-    """What an option names: a list, or a text with commas between. Raises `BadJob`."""
+    """The hosts in an option: a list, or a text with commas. Raises `BadJob`."""
     names = hosts.split(",") if isinstance(hosts, str) else hosts
     if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise BadJob("hosts", f"must be names of hosts, not {hosts!r}")
@@ -131,11 +131,11 @@ def hosts_of(
 
 
 _MOST = 1 << 24
-"""Bytes of a hostfile at most."""
+"""Bytes of a hostfile, at most."""
 
 
 def hosts_of_file(hostfile: str | os.PathLike[str]) -> tuple[HostLine, ...]:
-    """The hosts of a file as MPIs read, one a line, as editors of any system write it.
+    """The hosts in a hostfile like those of MPIs: one per line, with any kind of line ends.
 
     Raises `BadHostfile`.
     """

@@ -9,7 +9,7 @@ from encamp.wire.frames import Buffer
 
 
 class InProcessEndpoint(Endpoint):
-    """Tells the agent its number and cores; carries nothing."""
+    """Has the agent's number and cores; carries no frames."""
 
     def __init__(self, number: int, cores: Sequence[Sequence[int]] = ()) -> None:
         self.number, self.cores = number, cores

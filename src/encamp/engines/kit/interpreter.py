@@ -12,28 +12,28 @@ from pathlib import Path
 from encamp.errors import NoPython
 
 PACKAGE = str(Path(__file__).parents[3])
-"""Where agents find encamp if it is not installed there."""
+"""The folder where agents find encamp if it is not installed on their host."""
 START = (
     "import runpy, sys; sys.path.append(sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-"""Python code that runs a module; a folder in which it may be, and its name, follow."""
+"""Python code that runs a module; its arguments are a folder where it may be, and its name."""
 
 _CANNOT = {signal.SIGKILL, signal.SIGSTOP}
 _PYTHONS_OWN = {signal.SIGPIPE, getattr(signal, "SIGXFSZ", None), getattr(signal, "SIGXFZ", None)}
-"""Python itself ignores these, and its subprocesses do not."""
+"""Signals that Python ignores, but its child processes should not."""
 
 
 def python_command() -> list[str]:
-    """The words that start such a Python; code or a module's name comes next.
+    """The words that start such a Python; code or a module's name follows.
 
-    Raises `NoPython` where this process does not know of one.
+    Raises `NoPython` if no interpreter is known.
     """
     return [python_here(), "-P", *interpreter_flags()]
 
 
 def python_here() -> str:
-    """The path of this process's Python, or what `multiprocessing.set_executable` was told."""
+    """The path of this process's Python, or that of `multiprocessing.set_executable`."""
     told = _told()
     if told:
         return told
@@ -49,7 +49,7 @@ def python_here() -> str:
 
 
 def _told() -> str:
-    """What the program has said on purpose, if it has."""
+    """The path that the program has set, if it has."""
     spawn = sys.modules.get("multiprocessing.spawn")
     told = None if spawn is None else spawn.get_executable()
     path = os.fsdecode(told) if told else ""
@@ -57,10 +57,10 @@ def _told() -> str:
 
 
 def interpreter_flags() -> list[str]:
-    """The flags that this process was started with, as far as standard pools pass them on.
+    """The interpreter's flags of this process that Python's own pools pass on, too.
 
-    A program that has set `sys.dont_write_bytecode` counts as started with ``-B``: what slots
-    compile would lie in its folders, and be stale once a module is changed within a second.
+    A program that has set `sys.dont_write_bytecode` counts as started with ``-B``: slots would
+    write compiled modules into its folders, which are stale if a module changes within a second.
     """
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     added = sys.dont_write_bytecode and not sys.flags.dont_write_bytecode
@@ -68,10 +68,10 @@ def interpreter_flags() -> list[str]:
 
 
 def default_signals() -> None:
-    """Begin as programs expect to: nothing is blocked, nothing is ignored.
+    """Reset signals to their defaults, and unblock them.
 
-    What starts this process may ignore some, as nohup and shells' background jobs do; all that
-    this process starts would, too. SIGCHLD is the worst: nobody then learns how a child has ended.
+    The parent may ignore some, as nohup and shells' background jobs do, and child processes would
+    inherit that. If SIGCHLD is ignored, nobody learns how a child has ended.
     """
     for number in signal.valid_signals() - _CANNOT - _PYTHONS_OWN:
         if signal.getsignal(number) is signal.SIG_IGN:
@@ -80,9 +80,9 @@ def default_signals() -> None:
 
 
 def command_signals() -> None:
-    """What a command needs, whoever has started it: its children's ends, and nothing blocked.
+    """Reset SIGCHLD to its default, and unblock all signals, for the command.
 
-    Signals to end it that are ignored stay so, as nohup and background jobs want it.
+    Ignored signals that would end it stay ignored, as nohup and background jobs require.
     """
     if signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -90,7 +90,7 @@ def command_signals() -> None:
 
 
 def signals_to_restore() -> Callable[[], None] | None:
-    """`default_signals` for a child of `subprocess.Popen`; None if there is nothing to do."""
+    """A function for `subprocess.Popen` that resets signals in a child; None if none is needed."""
     ignored = {
         number
         for number in signal.valid_signals() - _CANNOT - _PYTHONS_OWN

@@ -17,33 +17,33 @@ from typing import TypeVar
 T = TypeVar("T")
 
 AT_ONCE = 8
-"""Log-ins that begin together."""
+"""Logins that start together."""
 _APART = 0.05
-"""Seconds between two after that: most have proved by then who they are."""
+"""Seconds between two logins after that: most are authenticated by then."""
 _WITHIN = 30.0
-"""Seconds in which one that is refused is tried again."""
+"""Seconds for which a refused login is tried again."""
 _PAUSE, _LONGEST = 0.3, 5.0
-"""Seconds before the second try, and before any later one at most."""
+"""Seconds before the second try, and at most before later ones."""
 _FAILED = 255
 """Exit status of ssh itself."""
 _REFUSED = re.compile(
     r"(kex|ssh)_exchange_identification|Connection (closed|reset) by|Exceeded MaxStartups"
 )
-"""What ssh says where the server has hung up before anything else."""
+"""ssh's message if the server has closed the connection at once."""
 
 
 def refused(code: int | None, errors: str) -> bool:
-    """Whether a log-in came while too many others were under way, as far as ssh tells."""
+    """Whether a login was refused because there were too many at once, by ssh's messages."""
     return code == _FAILED and shut_out(errors)
 
 
 def shut_out(said: str) -> bool:
-    """Whether ssh says so somewhere in there."""
+    """Whether a text contains such a message of ssh."""
     return bool(_REFUSED.search(said))
 
 
 class LogIns:
-    """Log-ins of one command to many hosts; from any thread."""
+    """Starts logins to many hosts one after the other. For any thread."""
 
     def __init__(self, within: float = _WITHIN) -> None:
         self._lock = threading.Lock()
@@ -52,11 +52,11 @@ class LogIns:
         self._ended = threading.Event()
 
     def end(self) -> None:
-        """Wait for nothing more."""
+        """Stop waiting and retrying."""
         self._ended.set()
 
     def call(self, log_in: Callable[[], T], was_refused: Callable[[T], bool]) -> T:
-        """What ``log_in()`` gives, called in turn, and again while it was refused; blocks."""
+        """The result of ``log_in()``, called in turn and again while it is refused; blocks."""
         pause = _PAUSE
         while True:
             self._wait_for_turn()

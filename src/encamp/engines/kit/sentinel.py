@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     import psutil
 
 _LOOK = 0.02
-"""Seconds between looks at a process that is no child, where the kernel does not tell of it."""
+"""Seconds between checks of a process that is no child, if the kernel does not report its end."""
 
 
 class Sentinel:
     """A descriptor that becomes readable when a process has ended, pidfd_open(2).
 
-    Where that is refused, as in some containers, or is unknown to this Python or kernel, a thread
+    If that is refused, as in some containers, or does not exist in this Python or kernel, a thread
     waits for the process. Raises ProcessLookupError if there is no such process.
     """
 
@@ -49,7 +49,7 @@ class Sentinel:
         return self._fd
 
     def kill(self) -> None:
-        """Send SIGKILL, never to another process; nothing if it has ended."""
+        """Send SIGKILL, never to another process; does nothing if it has ended."""
         if self._process is not None:
             import psutil
 

@@ -27,9 +27,9 @@ from encamp.engines.kit.mesh.addresses import address_towards_login
 from encamp.errors import BadJob, EngineUnavailable, printable
 
 SSH = "ENCAMP_SSH"
-"""The environment variable that says which command logs in to hosts; ``ssh`` by default."""
+"""The environment variable with the command that logs in to hosts; by default ``ssh``."""
 QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10")
-"""Options of ssh by which it asks nobody for anything."""
+"""Options that keep ssh from asking for anything."""
 READY = b"ready\n"
 _AT_ONCE = 64
 _ENDS_WITHIN = 10.0
@@ -48,7 +48,7 @@ def remote_command() -> list[str]:
 
 
 def command_on(host: HostLine, words: Sequence[str]) -> list[str]:
-    """The command by which a program is started on a host; raises `BadJob`."""
+    """The command that starts a program on a host; raises `BadJob`."""
     if host.here:
         return list(words)
     if slurm.job_id() is not None:
@@ -70,7 +70,7 @@ class RemotePrograms:
     """A module of encamp that runs on each of some hosts, for an engine.
 
     ``orders`` are the lines that it reads there. Blocks until all have reported that they are
-    ready. Raises `EngineUnavailable` if one does not within so many seconds; then all are ended.
+    ready. Raises `EngineUnavailable` if one does not ``within`` seconds; then all are ended.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class RemotePrograms:
         self._programs = []
 
     def _start(self, host: HostLine, command: list[str], order: str) -> str:
-        """Start a program, again if ssh was refused; returns why it is not ready."""
+        """Start a program, again if the login was refused; returns why it is not ready."""
         program = self._log_ins.call(
             lambda: _Program(command, order, self._until), lambda one: one.refused
         )
@@ -123,7 +123,7 @@ class RemotePrograms:
 
 
 class _Program:
-    """A running program; or ``why`` it does not run, and whether ssh refused the login."""
+    """A program; ``why`` says why it does not run, ``refused`` whether the login was refused."""
 
     def __init__(self, command: list[str], order: str, until: float) -> None:
         self.why, self.refused = "", False

@@ -9,10 +9,10 @@ _STREAMS = (("stdin", os.O_RDONLY, "r"), ("stdout", os.O_WRONLY, "w"), ("stderr"
 
 
 def open_standard_streams() -> None:
-    """Have /dev/null at those of descriptors 0, 1 and 2 that are closed; may be called again.
+    """Open /dev/null for those of descriptors 0, 1 and 2 that are closed; may be called again.
 
-    Whatever is opened first would get these numbers otherwise: a socket there would be taken for
-    the terminal by every process that is started.
+    Otherwise the first files that are opened would get these numbers, and child processes would
+    take a socket there for the terminal.
     """
     for fd, (_, flags, _) in enumerate(_STREAMS):
         try:
@@ -26,7 +26,7 @@ def open_standard_streams() -> None:
 
 
 def name_standard_streams() -> None:
-    """Let ``sys.stdin``, ``sys.stdout`` and ``sys.stderr`` be there, for a whole program."""
+    """The same, and also set ``sys.stdin``, ``sys.stdout`` and ``sys.stderr``, for a program."""
     open_standard_streams()
     for fd, (name, _, mode) in enumerate(_STREAMS):
         if getattr(sys, name) is None:

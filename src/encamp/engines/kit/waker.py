@@ -21,11 +21,11 @@ class Waker:
 
     def wake(self) -> None:
         """Make the descriptor readable; from any thread and any handler of a signal."""
-        with suppress(BlockingIOError):  # it has been for long
+        with suppress(BlockingIOError):  # it is full, so it is readable already
             os.write(self._told, b"\0")
 
     def rest(self) -> None:
-        """Make the descriptor readable no more."""
+        """Undo `wake`: the descriptor is no longer readable."""
         with suppress(BlockingIOError):
             os.read(self._fd, 4096)
 

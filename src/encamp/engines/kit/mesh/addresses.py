@@ -25,7 +25,7 @@ def address_towards(host: str) -> str:
 
 
 def address_towards_login(name: str, shell: Sequence[str]) -> str:
-    """The same for a host that ``shell``, an ssh, may know by a name that is only its own."""
+    """The same for a name from the configuration of ``shell``, an ssh."""
     with suppress(OSError, subprocess.TimeoutExpired):
         asked = [*shell, "-G", name]
         done = subprocess.run(

@@ -22,13 +22,13 @@ from encamp.engines.kit.sentinel import Sentinel
 from encamp.errors import EngineFailed
 
 _REACH_WITHIN = 60.0
-"""Seconds that the controller has to answer: it may be at work."""
+"""Seconds within which the controller has to answer: it may be busy."""
 _ANSWER_WITHIN = 20.0
-"""Seconds for whoever takes a connection to prove that it is the controller, which may be so."""
+"""Seconds within which the end that accepts a connection has to authenticate itself."""
 
 
 class MeshAgent(Mesh):
-    """An agent's end. It ends with the controller, and with the process that has started it."""
+    """An agent's endpoint. It ends with the controller, and with the process that started it."""
 
     def __init__(self, number: int, identity: Identity, slots: int, process: int) -> None:
         super().__init__(number, identity)
@@ -45,10 +45,10 @@ class MeshAgent(Mesh):
         tunnel: socket.socket | None = None,
         hosts: Sequence[str] = (),
     ) -> None:
-        """Connect to the controller: by the first of its addresses that works, or a tunnel. Blocks.
+        """Connect to the controller, by the first address that works or the tunnel. Blocks.
 
-        An agent in a tunnel listens on ``hosts``, addresses of its own by which others may reach
-        it. Raises `EngineFailed`.
+        An agent with a tunnel listens on ``hosts``, its addresses at which others may reach it.
+        Raises `EngineFailed`.
         """
         self._hosts = hosts
         ways: list[Callable[[], Link]] = [partial(self.dial, address) for address in controller]
@@ -73,7 +73,7 @@ class MeshAgent(Mesh):
             tunnel.close()
 
     def _comes_by(self, link: Link) -> bool:
-        """Whether the controller takes this connection, or makes one of its own meanwhile."""
+        """Whether the controller accepts this connection, or opens one itself meanwhile."""
         began = time.monotonic()
         while link.fileno() >= 0 and not self._reached:
             self._poll.poll(max(0.0, min(link.deadline - time.monotonic(), 1.0)))
@@ -89,7 +89,7 @@ class MeshAgent(Mesh):
         return peer is not None and peer.link is not None
 
     def knows(self, greeting: Greeting) -> bool:
-        """See `Mesh.knows`; the controller connects to this agent only if it is not there yet."""
+        """See `Mesh.knows`; only the controller may connect, and only while it is not connected."""
         return greeting.number != CONTROLLER or not self._reached
 
     def _look(self) -> None:
@@ -99,15 +99,15 @@ class MeshAgent(Mesh):
         self._come[:0] = kept
 
     def greet(self, link: Link) -> None:
-        """See `Mesh.greet`; where the controller is reached from, others reach this agent."""
+        """See `Mesh.greet`; other agents reach this one at the address that the controller sees."""
         if CONTROLLER not in self._peers:
             for host in self._hosts if link.tunnelled else [link.here]:
-                with suppress(OSError):  # it may be somebody's on the way
+                with suppress(OSError):  # the address may be that of a router in between
                     self.listen(host)
         super().greet(link)
 
     def ready(self, fd: int) -> None:
-        """The process that has started this one has ended: so does this, and all are told."""
+        """The process that has started this one has ended: inform all ends, and end, too."""
         if fd != self._starter.fileno():
             return
         self._poll.unregister(fd)
@@ -123,7 +123,7 @@ class MeshAgent(Mesh):
 
 
 def join() -> MeshAgent:
-    """The end of an agent that `begin` has started, which tells it what it needs by a pipe."""
+    """The endpoint of an agent that `begin` has started; reads its settings from a pipe."""
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=Spec)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

@@ -33,9 +33,9 @@ from encamp.errors import EngineFailed
 from encamp.wire.frames import Buffer, Parts
 
 _ENDS_WITHIN = 7.0
-"""Seconds in which agents end by themselves: their slots have some to end."""
+"""Seconds that agents may take to end by themselves, since their slots have to end first."""
 _KNOWN_WITHIN = 3.0
-"""Seconds after which an agent that another has lost is lost, unless its end was told by then."""
+"""Seconds after which an agent that another has lost counts as lost, unless its end is known."""
 
 
 @dataclass
@@ -59,19 +59,19 @@ class MeshEngine(Mesh, Engine):
 
     private = True
     tunnel = ""
-    """What carries frames of agents that neither reach this host nor are reached from it."""
+    """The system that carries frames of agents without any direct connection."""
 
     relays = False
-    """Whether agents are to talk by the controller only."""
+    """Whether frames between agents go through the controller only."""
 
     def __init__(self, name: str, restarts: int) -> None:
         self.name = name
         super().__init__(0, new_identity(name))
         self.run = secrets.token_hex(8)
         self.known: dict[int, Agent] = {}
-        """The agents that are there or under way."""
+        """The agents that have joined or are starting."""
         self.whole = True
-        """Whether agents have as many slots as their place has; else one each."""
+        """Whether an agent has all slots of its host or worker; else it has one."""
         self._orders = b""
         self._numbers = 0
         self._restarts = restarts
@@ -143,7 +143,7 @@ class MeshEngine(Mesh, Engine):
         if not (self.known or self._had_some):
             raise EngineFailed(self.name, f"no agent could be started: {agent.label}: {why}")
 
-    # What the mesh tells
+    # What the mesh reports
 
     def knows(self, greeting: Greeting) -> bool:
         """See `Mesh.knows`."""
@@ -210,7 +210,7 @@ class MeshEngine(Mesh, Engine):
         """An agent has left, and nothing more arrives from it."""
         agent = self.known.get(number)
         if agent is None or agent.link not in (None, link):
-            return  # it has another way
+            return  # it has another connection
         self._peers.pop(number, None)
         if agent.link is None:
             self.not_come(number, "its connection has ended")
@@ -267,7 +267,7 @@ class MeshEngine(Mesh, Engine):
             lost.given_up = True
             self.freed()
 
-    # The end
+    # Closing
 
     def stop(self) -> None:
         """See `Engine.stop`."""
@@ -283,7 +283,7 @@ class MeshEngine(Mesh, Engine):
         self.let_go()
 
     def _there(self) -> list[Agent]:
-        """The agents that have joined, and are expected to end."""
+        """The agents that have joined, and have yet to end."""
         agents = self.known.values()
         return [agent for agent in agents if agent.link is not None and not agent.given_up]
 

@@ -173,7 +173,7 @@ class Mesh(Endpoint):
                 self._add(Link(prepared(raw), self._identity, self._as_server, server=True))
             except (BlockingIOError, ConnectionError):
                 return
-            except OSError:  # there is no descriptor for it
+            except OSError:  # no descriptor is left
                 break
         self._rest()
 
@@ -347,7 +347,7 @@ class Mesh(Endpoint):
         self._watch(link)
 
     def dial_next(self, number: int) -> None:
-        """Dial the next address of another end; without one, its own connection, or a relay."""
+        """Connect to the next address of another end; else use its connection, or the relay."""
         peer = self._peers[number]
         while peer.addresses:
             with suppress(OSError):
@@ -416,7 +416,7 @@ class Mesh(Endpoint):
         return come
 
     def ready(self, fd: int) -> None:
-        """A descriptor is readable that somebody has added to those that are waited for."""
+        """A descriptor is readable that a subclass waits for."""
 
     def _end_silent(self) -> None:
         now = time.monotonic()
@@ -424,7 +424,7 @@ class Mesh(Endpoint):
             self._end(link, TimeoutError("it said nothing"))
 
     def descriptors(self) -> Sequence[int]:
-        """One, whatever connections there are."""
+        """One descriptor, which stays the same for all connections."""
         return () if self._closed else (self._poll.fileno(),)
 
     def patience(self) -> float | None:
@@ -445,9 +445,9 @@ class Mesh(Endpoint):
         self._let_go()
 
     def _settle(self) -> None:
-        """Send what still waits, then read until the others have ended, too, in some seconds.
+        """Send what still waits, then read until the others have closed, for some seconds at most.
 
-        Who closes a socket that has unread data takes back what it has sent (RFC 2525, 2.17).
+        Closing a socket with unread data discards what it has sent (RFC 2525, 2.17).
         """
         deadline = time.monotonic() + _LEAVE_WITHIN
         self._wait_until(lambda: not self._busy(), deadline)
@@ -491,7 +491,7 @@ def addresses(hosts: Iterable[Address]) -> list[str]:
 
 
 def _forked() -> None:
-    """A forked process keeps no connection open that the one before it has."""
+    """In a forked process: close the parent's connections."""
     for mesh in list(_ALL):
         if not mesh._closed:
             mesh._let_go()
