@@ -14,12 +14,12 @@ T = TypeVar("T")
 def each_of(
     spec: Any, kind: type[T], one: Callable[[Any], T], pair: Callable[[Any, Any], T], what: str
 ) -> tuple[T, ...]:
-    """Any form of a map as objects of a kind: one or several of them, bare patterns, or a mapping.
+    """Convert any form of a map (objects, bare patterns, or a mapping) to objects of a kind.
 
     ``one`` makes one from a bare pattern, ``pair`` from a pattern and its folder. Raises `BadJob`,
     with ``what`` as the option's name.
     """
-    if not spec and type(spec) is tuple:  # of a million tasks most have none
+    if not spec and type(spec) is tuple:  # quick: most of a million tasks have none
         return ()
     if isinstance(spec, kind):
         return (spec,)

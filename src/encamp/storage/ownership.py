@@ -1,9 +1,9 @@
-"""Who owns a folder of the local storage, and removing the folders of dead owners.
+"""Folders of the local storage and their owners; removing the folders of dead owners.
 
-Beside a folder is a file of the same name with ``.lock`` at its end. Its owner holds a `flock` on
-it, which the kernel drops when the owner's process dies, in any way. The lock file is created
-before the folder and removed after it, so a folder without one has no owner, unless a cleaner of
-temporary files removed the lock file; therefore the owner holds a `flock` on the folder as well.
+Beside each folder is a lock file, with ``.lock`` after the folder's name. The owner holds a `flock`
+on it, which the kernel drops however the owner's process dies. The lock file is created before the
+folder and removed after it, so a folder without one has no owner, unless a cleaner of temporary
+files has removed the lock file. Therefore the owner also holds a `flock` on the folder.
 """
 
 from __future__ import annotations
@@ -33,25 +33,24 @@ TASK = "task"
 PARTS = "parts"
 LINKED = "linked"
 _SMALLEST = 4096
-"""Bytes that even an empty folder takes."""
+"""Bytes on the disk that an empty folder takes."""
 
 
 def sandboxes(root: Path) -> Path:
-    """Where owned folders are."""
+    """The folder with the owned folders."""
     return root / "sandboxes"
 
 
 def kept(root: Path) -> Path:
-    """Where folders are that were kept for looking into; nobody owns them."""
+    """The folder with folders that were kept for inspection; they have no owner."""
     return root / "kept"
 
 
 class OwnedFolder:
-    """A new private folder (0700) that is this process's until `remove` or `keep`.
+    """A new private folder (0700) that this process owns until `remove` or `keep`.
 
-    ``task`` is the folder in it that a task works in; beside that there is room for what the task
-    must not see, such as its log. Not for sharing between threads. Raises `BadLocalStorage` or
-    `DiskFull`.
+    ``task`` is the folder in it for a task; beside it are files that the task must not see, such as
+    its log. For one thread at a time. Raises `BadLocalStorage` or `DiskFull`.
     """
 
     def __init__(self, name: str) -> None:
@@ -73,7 +72,7 @@ class OwnedFolder:
         keep_off(self._root)
         try:
             self._lock = _take_new(self._lock_file)
-        except FileNotFoundError:  # it is the first one here
+        except FileNotFoundError:  # this is the first folder in the local storage
             self.path.parent.mkdir(mode=0o700, exist_ok=True)
             self._lock = _take_new(self._lock_file)
         os.write(self._lock, _about(this_process()))
@@ -82,23 +81,23 @@ class OwnedFolder:
         self.task.mkdir(mode=0o700)
 
     def note_parts(self, parts: Iterable[Path]) -> None:
-        """Note temporary files elsewhere that are to go with the folder if its owner dies.
+        """Note temporary files elsewhere, which are removed with the folder if its owner dies.
 
-        Where the disk is full that is not done: the results matter more.
+        Does nothing if the disk is full, as the results matter more.
         """
         with suppress(OSError):
             (self.path / PARTS).write_bytes(b"".join(os.fsencode(part) + b"\0" for part in parts))
 
     def note_part(self, part: Path) -> None:
-        """Note one more of them."""
+        """Note another temporary file."""
         with suppress(OSError), (self.path / PARTS).open("ab") as notes:
             notes.write(os.fsencode(part) + b"\0")
 
     def note_linked(self, entries: Iterable[Path]) -> None:
-        """Note trees of the cache that the task could write to; none once that was looked at.
+        """Note trees of the cache that the task could write to; none when they were checked.
 
-        If this folder goes while they are noted, they are looked through before they are used
-        again, for the task may have failed or died in the act.
+        If this folder is removed while trees are noted, they are checked completely before their
+        next use, as the task may have written to them.
         """
         self._has_linked = True
         with suppress(OSError):
@@ -107,8 +106,8 @@ class OwnedFolder:
     def remove(self) -> None:
         """Remove the folder and give up ownership; may be called twice.
 
-        What the disk does not let go of is warned of and stays, with nobody for an owner: the work
-        is done by now. Does nothing in a process that was forked from the owner.
+        Warns about files that cannot be removed; they stay without an owner, as the work is done.
+        Does nothing in a process that was forked from the owner.
         """
         if self._lock >= 0 and self._pid == os.getpid():
             try:
@@ -119,7 +118,7 @@ class OwnedFolder:
                 self._release()
 
     def keep(self) -> Path:
-        """Move the folder out of the owned ones and return its new place.
+        """Move the folder to the kept ones, and return its new path.
 
         Raises `DiskFull` or `BadLocalStorage`.
         """
@@ -133,14 +132,14 @@ class OwnedFolder:
             os.unlink(self._lock_file)  # noqa: PTH108 - once for each task
         for fd in (self._lock, self._folder):
             if fd is not None:
-                with suppress(OSError):  # it is closed whatever close(2) says
+                with suppress(OSError):  # it is closed even if close(2) fails
                     os.close(fd)
         self._lock, self._folder = -1, None
 
 
 @contextmanager
 def named_refusals(root: Path, need: int = _SMALLEST) -> Iterator[None]:
-    """Raise what the local storage's disk refuses as `DiskFull` or `BadLocalStorage`."""
+    """Raise errors of the local storage's disk as `DiskFull` or `BadLocalStorage`."""
     try:
         yield
     except OSError as exc:
@@ -173,7 +172,7 @@ def _doubt_linked(folder: Path) -> None:
 
 
 def keep_dead(folder: Path) -> Path | None:
-    """`OwnedFolder.keep` for a folder whose owner is dead; None if it is not there or owned."""
+    """`OwnedFolder.keep` for the folder of a dead owner; None if it is missing or owned."""
     lock = _lock_of(folder)
     with _taken_over(lock) as dead:
         if not dead or not folder.exists():
@@ -195,7 +194,7 @@ def _lock_of(folder: Path) -> Path:
 
 
 def _take_new(path: str) -> int:
-    """Make the lock file and lock it, again if a cleaner took it in between."""
+    """Create the lock file and lock it; again if a cleaner removes it meanwhile."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -218,7 +217,7 @@ def _about(process: ProcessFacts) -> bytes:
 
 @contextmanager
 def _taken_over(lock: Path) -> Iterator[bool]:
-    """Hold the lock of a dead owner; False if the owner lives or somebody else has cleaned."""
+    """Hold the lock of a dead owner; False if the owner lives or the folder was cleaned already."""
     try:
         fd = os.open(lock, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -231,13 +230,13 @@ def _taken_over(lock: Path) -> Iterator[bool]:
 
 
 def _is_dead(written: bytes) -> bool:
-    """Whether the owner whose lock is free is dead.
+    """Whether the owner of a free lock is dead.
 
-    The lock says so on the kernel that holds it, whatever process ids are seen here; but a living
-    process may have closed it by mistake, and another machine's locks may not be seen here at all.
+    On this kernel a free lock means so, whatever process ids are visible here. But a living process
+    may have closed its descriptor by mistake, and locks of another machine may be invisible here.
     """
     owner = facts_in(written)
-    if owner is None or owner.known_dead:  # none: killed before it could write
+    if owner is None or owner.known_dead:  # None: killed before it could write
         return True
     return owner.boot == boot_id() and not owner.near
 
@@ -254,7 +253,7 @@ def reclaim(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None)
     """Remove the folders of dead owners and return them; those of living owners stay.
 
     Several processes may do this at once. A folder that cannot be removed is noted in ``stayed``,
-    or warned of, so that it keeps nobody from working. Raises `BadLocalStorage`.
+    or warned about, and does not stop anything. Raises `BadLocalStorage`.
     """
     parent = sandboxes(local_storage_path())
     if not os.path.lexists(parent):
@@ -293,9 +292,9 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
     """Remove ``folder`` if its owner is dead; returns whether that was so."""
     lock = _lock_of(folder)
     if not lock.exists():
-        # Made before the folder and removed after it: without a lock nobody can own it,
-        # unless it went away just now.
-        # A cleaner may have taken the lock file alone; the owner holds the folder itself, too.
+        # A lock file is created before its folder and removed after it, so without one the folder
+        # has no owner, unless the folder has just been removed. A cleaner may have removed only the
+        # lock file; but then the owner still holds the lock of the folder itself.
         with _nobodys(folder) as dead:
             if dead and not dry_run and not lock.exists():
                 _remove(folder, folder.parent.parent)
@@ -310,11 +309,11 @@ def reclaim_folder(folder: Path, *, dry_run: bool = False) -> bool:
 
 @contextmanager
 def _nobodys(folder: Path) -> Iterator[bool]:
-    """Hold a folder that has no lock file, if it is there and nobody else holds it."""
+    """Hold a folder without a lock file; False if it is missing or another process holds it."""
     try:
         fd = locked(folder, fcntl.LOCK_EX)
     except (FileNotFoundError, NotADirectoryError):
-        yield os.path.lexists(folder)  # a file or symlink is nobody's folder
+        yield os.path.lexists(folder)  # a file or symlink has no owner
         return
     try:
         yield fd is not None
@@ -324,16 +323,16 @@ def _nobodys(folder: Path) -> Iterator[bool]:
 
 
 def _remove_parts(folder: Path) -> None:
-    """Remove the temporary files that a dead owner noted."""
+    """Remove the temporary files that a dead owner has noted."""
     with suppress(OSError):
         for name in (folder / PARTS).read_bytes().split(b"\0"):
             discard_noted(Path(os.fsdecode(name)))
 
 
 def clean_kept(*, dry_run: bool = False, stayed: dict[Path, OSError] | None = None) -> list[Path]:
-    """Remove the folders that were kept for looking into, and return them.
+    """Remove the folders that were kept for inspection, and return them.
 
-    What cannot be removed is noted in ``stayed``, or warned of.
+    Folders that cannot be removed are noted in ``stayed``, or warned about.
     """
     parent = kept(local_storage_path())
     folders = sorted(parent.iterdir()) if parent.is_dir() else []

@@ -18,7 +18,7 @@ from encamp.storage.inputs.ship import Channel
 
 _lock = threading.Lock()
 _idle: dict[str, tuple[Sandbox, list[Item]]] = {}
-"""Name → folder that nobody uses now, and what is mirrored in it."""
+"""Name → idle folder, and the inputs that are mirrored in it."""
 _given: dict[Sandbox, list[Item]] = {}
 _pid = os.getpid()
 
@@ -28,7 +28,7 @@ def persistent_sandbox(
 ) -> Sandbox:
     """The folder of this name with these inputs, as its last user left it, or a new one.
 
-    One that is in use is not waited for: another is made. Blocks while inputs are mirrored.
+    If that folder is in use, a new one is created. Blocks while inputs are mirrored.
     """
     _forget_parents()
     with _lock:
@@ -49,7 +49,7 @@ def persistent_sandbox(
 
 
 def give_back(name: str, sandbox: Sandbox) -> None:
-    """Let the next user have the folder; one too many, or with damaged inputs, is removed."""
+    """Keep a folder for the next user; remove it if there is one already, or inputs are damaged."""
     sound = _is_sound(name, sandbox)
     with _lock:
         items = _given.pop(sandbox)
@@ -68,7 +68,7 @@ def _is_sound(name: str, sandbox: Sandbox) -> bool:
 
 
 def remove_idle() -> None:
-    """Remove all persistent folders of this process that nobody uses now."""
+    """Remove all idle persistent folders of this process."""
     _forget_parents()
     with _lock:
         sandboxes = [sandbox for sandbox, _ in _idle.values()]
@@ -79,7 +79,7 @@ def remove_idle() -> None:
 
 
 def _forget_parents() -> None:
-    """A forked process has no part in its parent's folders."""
+    """In a forked process: forget the parent's folders."""
     global _pid
     if _pid != os.getpid():
         _pid = os.getpid()

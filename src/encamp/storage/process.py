@@ -14,10 +14,10 @@ import msgspec
 
 @dataclass(frozen=True)
 class ProcessFacts:
-    """What no two processes have in common: see proc(5), pid_namespaces(7).
+    """Facts that identify a process: see proc(5), pid_namespaces(7).
 
-    ``boot`` names the boot of the kernel, ``start`` when the process started in its ticks, and
-    ``namespace`` the process ids' name space; each is empty where the kernel does not say.
+    ``boot`` identifies the boot of the kernel, ``start`` is the start of the process in ticks,
+    ``namespace`` the namespace of process ids; each is empty if the kernel does not report it.
     """
 
     host: str
@@ -27,7 +27,7 @@ class ProcessFacts:
     start: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The facts as JSON carries them."""
+        """The facts for JSON."""
         return asdict(self)
 
     def as_bytes(self) -> bytes:
@@ -36,12 +36,12 @@ class ProcessFacts:
 
     @property
     def near(self) -> bool:
-        """Whether this process could see it: same boot, same process ids."""
+        """Whether the process, if it lives, is visible here: same boot, same process ids."""
         return (self.boot, self.namespace) == (boot_id(), pid_namespace())
 
     @property
     def known_dead(self) -> bool:
-        """Whether it is sure that the process is no more; never guessed from afar."""
+        """Whether the process has certainly ended; always False if it would be invisible here."""
         if self.near:
             return self != this_process() and start_of(self.pid) != self.start
         return self.host == socket.gethostname() and bool(self.boot) and self.boot != boot_id()
@@ -58,13 +58,13 @@ def _facts_of(pid: int, host: str) -> ProcessFacts:
 
 
 MOST_FACTS = 1 << 14
-"""Bytes that a file with the facts of a process has at most."""
+"""Bytes of a file with the facts of a process, at most."""
 _MOST_PIDS = 1 << 31
 _DECODER = msgspec.json.Decoder(ProcessFacts)
 
 
 def facts_in(data: bytes) -> ProcessFacts | None:
-    """What `ProcessFacts.as_bytes` gave, as it was read from a file; None for anything else."""
+    """The facts that `ProcessFacts.as_bytes` wrote to a file; None for anything else."""
     try:
         facts = _DECODER.decode(data)
     except (ValueError, RecursionError):
@@ -77,7 +77,7 @@ BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 @cache
 def boot_id() -> str:
-    """What names this boot of this host's kernel."""
+    """The identifier of the current boot of this host's kernel."""
     try:
         return BOOT_FILE.read_text().strip()
     except OSError:
@@ -86,7 +86,7 @@ def boot_id() -> str:
 
 @cache
 def pid_namespace() -> str:
-    """What names the set of process ids that this process sees."""
+    """The identifier of this process's namespace of process ids."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -94,7 +94,7 @@ def pid_namespace() -> str:
 
 
 def start_of(pid: int) -> str | None:
-    """When a process started; None if there is none that runs."""
+    """When a process started, in ticks; None if it is not running."""
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - often called
             stat = file.read()

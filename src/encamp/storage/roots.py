@@ -15,11 +15,11 @@ MIRRORED = "PARALLEL_MIRRORED_STORAGE"
 
 
 def local_storage() -> Path:
-    """This user's folder in the local storage, made (0700) where it is missing.
+    """This user's folder in the local storage, created (0700) if it is missing.
 
     It is ``encamp-<user>`` in the folder that PARALLEL_LOCAL_STORAGE names, or in the folder for
-    temporary files. If others may read it, it is closed to them. Raises `BadLocalStorage` if it
-    is a file or symlink, belongs to somebody else, or cannot be made or written to.
+    temporary files. If others can read it, its permissions are changed. Raises `BadLocalStorage` if
+    it is a file or symlink, belongs to another user, or cannot be created or written to.
     """
     path = local_storage_path()
     if _is_checked(path):
@@ -40,11 +40,11 @@ def local_storage() -> Path:
 
 
 _checked: dict[Path, tuple[os.stat_result, int]] = {}
-"""Local storages that were found to be good, as they were then, and for which user."""
+"""Local storages that were checked, with their states then and the user."""
 
 
 def _is_checked(path: Path) -> bool:
-    """Whether it is the folder that was looked at before, and nobody has opened it to others."""
+    """Whether it is the folder that was checked before, and still private."""
     before = _checked.get(path)
     try:
         now = os.lstat(path) if before else None
@@ -57,9 +57,9 @@ def _is_checked(path: Path) -> bool:
 
 
 def local_storage_path() -> Path:
-    """Where `local_storage` is or would be; makes nothing.
+    """The path of `local_storage`; creates nothing.
 
-    Raises `BadLocalStorage` where PARALLEL_LOCAL_STORAGE is no absolute path.
+    Raises `BadLocalStorage` if PARALLEL_LOCAL_STORAGE is not an absolute path.
     """
     base = os.path.expanduser(os.environ.get(LOCAL) or _temporary())
     if not base.startswith("/"):
@@ -68,18 +68,18 @@ def local_storage_path() -> Path:
 
 
 def _temporary() -> str:
-    import tempfile  # not needed by every slot, which start quicker without
+    import tempfile  # not loaded in every slot, so that slots start faster
 
     return tempfile.gettempdir()
 
 
 def _expanded(name: str) -> Path:
-    """``name`` with ``~`` and ``~user`` replaced, where there is such a user with a home."""
+    """``name`` with ``~`` or ``~user`` replaced by the home folder, if there is such a user."""
     return Path(os.path.expanduser(name))
 
 
 def real_folder(path: str) -> Path:
-    """The one true name of a folder, which is looked up again only if it leads elsewhere now."""
+    """The real path of a folder; cached until the name leads to another folder."""
     try:
         now = os.stat(path)  # noqa: PTH116 - often called
         if (known := _real.get(path)) and os.path.samestat(now, os.lstat(known)):
@@ -94,7 +94,7 @@ _real: dict[str, Path] = {}
 
 
 def _not_absolute(path: Path | str) -> str:
-    """Why a path is refused; a relative one would be another folder wherever a task runs."""
+    """The reason for refusing a path: a relative one would depend on each task's current folder."""
     return "no such user" if str(path).startswith("~") else "it is not an absolute path"
 
 
@@ -105,7 +105,7 @@ def _user() -> str:
 
 @lru_cache(maxsize=8)
 def _user_named(_names: tuple[str | None, ...], _uid: int) -> str:
-    """All that `getpass.getuser` goes by, for it reads the list of users each time."""
+    """Everything that `getpass.getuser` depends on, to cache it: it reads the list of users."""
     import getpass
 
     try:
@@ -138,26 +138,26 @@ def current_folder() -> Path:
 
 
 def in_local_storage(path: Path) -> bool:
-    """Whether ``path`` lies in this user's local storage."""
+    """Whether ``path`` is in this user's local storage."""
     return is_below(os.path.realpath(path), os.path.realpath(local_storage_path()))
 
 
 @dataclass(frozen=True)
 class SharedPath:
-    """A path as all hosts understand it: the number of its shared root, and the rest."""
+    """A path in a form for all hosts: the number of its shared root, and the rest."""
 
     root: int
     rest: str
 
 
 Portable = SharedPath | str
-"""What a path is sent as: by shared root where one holds it, as it is where none does."""
+"""A path as it is sent: relative to its shared root, or unchanged if it is in none."""
 
 
 def shared_roots() -> list[Path]:
     """The folders named in PARALLEL_MIRRORED_STORAGE, in order; the home folder by default.
 
-    Symlinks are resolved. Raises `BadJob` for a name that is no absolute path.
+    Symlinks are resolved. Raises `BadJob` for a name that is not an absolute path.
     """
     given = os.environ.get(MIRRORED)
     if not given:
@@ -174,10 +174,10 @@ def _shared_root(name: str) -> Path:
 
 
 def to_abstract(path: Path | str) -> SharedPath | None:
-    """``path`` as a `SharedPath`, or None if no shared root holds it.
+    """``path`` as a `SharedPath`, or None if it is in no shared root.
 
-    The longest root that holds it wins; symlinks are resolved on both sides; whole components
-    are compared, so ``/home`` does not hold ``/home2/x``.
+    If several roots contain it, the longest counts. Symlinks are resolved on both sides, and whole
+    components are compared, so ``/home2/x`` is not in ``/home``.
     """
     return _in_root(os.path.realpath(path))
 
@@ -192,12 +192,12 @@ def _in_root(real: str) -> SharedPath | None:
 
 
 def is_below(real: str, root: str) -> bool:
-    """Whether a real path is that of a folder, or of something in it."""
+    """Whether a real path is a folder or in it."""
     return real == root or real.startswith(root if root.endswith("/") else f"{root}/")
 
 
 def to_actual(shared: SharedPath) -> Path:
-    """Where ``shared`` is on this host; raises `UnusableInput` if this host has fewer roots."""
+    """The path of ``shared`` on this host; raises `UnusableInput` if this host has fewer roots."""
     roots = shared_roots()
     if shared.root >= len(roots):
         why = f"shared root {shared.root + 1} is needed, but {MIRRORED} here names {len(roots)}"
@@ -206,25 +206,25 @@ def to_actual(shared: SharedPath) -> Path:
 
 
 def portable(path: Path | str) -> Portable:
-    """``path`` in the form that may be sent to another host, symlinks resolved."""
+    """``path`` in the form that is sent to other hosts, with symlinks resolved."""
     real = os.path.realpath(path)
     return _in_root(real) or real
 
 
 def portable_name(path: Path) -> Portable:
-    """As `portable`, of a path as it is: whatever is there by now, nothing is followed."""
+    """`portable` without resolving symlinks, whatever is at the path by now."""
     return _in_root(str(path)) or str(path)
 
 
 def with_name(path: Portable, name: str) -> Portable:
-    """The place of another name in the folder that ``path`` is in."""
+    """The path of another name in the folder of ``path``."""
     if isinstance(path, SharedPath):
         return SharedPath(path.root, str(PurePosixPath(path.rest).with_name(name)))
     return f"{path.rpartition('/')[0]}/{name}"
 
 
 def below(folder: Portable, name: str) -> Portable:
-    """The path of what is called ``name`` in a folder."""
+    """The path of ``name`` in a folder."""
     if isinstance(folder, SharedPath):
         rest = "" if folder.rest == "." else folder.rest
         return SharedPath(folder.root, os.path.join(rest, name))  # noqa: PTH118

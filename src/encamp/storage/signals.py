@@ -11,28 +11,28 @@ from typing import NoReturn
 
 _NAMES = "HUP", "QUIT", "TERM", "XCPU", "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR"
 ENDING = tuple(getattr(signal, f"SIG{name}") for name in _NAMES if hasattr(signal, f"SIG{name}"))
-"""Signals that end a program by default and are no crash of its own, besides SIGINT.
+"""Signals that end a program by default, other than SIGINT and those of its own crashes.
 
 A terminal sends SIGHUP when it is closed and SIGQUIT for Ctrl-\\; batch systems warn by SIGTERM,
-SIGXCPU, SIGUSR1 or SIGUSR2, as their settings say; `timeout` sends whichever it was told to.
+SIGXCPU, SIGUSR1 or SIGUSR2, depending on their settings; `timeout` sends any signal.
 """
 
 
 class Terminated(SystemExit):
-    """A signal has asked this process to end; the exit status is as a shell says it."""
+    """A signal has asked this process to end; the exit status is 128 + its number, as in shells."""
 
     def __init__(self, number: int = signal.SIGTERM, *, worker: bool = False) -> None:
         super().__init__(128 + number)
         self.number = number
         self.worker = worker
-        """Whether this is a pool's worker, which would go on after what a call raises."""
+        """Whether this is a pool's worker, which would continue after an exception of a call."""
 
 
 @contextmanager
 def signals_exit() -> Iterator[None]:
-    """Let every signal of `ENDING` raise `Terminated` here, so that ``finally`` blocks run.
+    """Make every signal of `ENDING` raise `Terminated` in a block, so that ``finally`` blocks run.
 
-    Only in the main thread, and only where nobody else has taken or ignored the signal.
+    Only in the main thread, and only for signals that have no handler and are not ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -44,24 +44,24 @@ def signals_exit() -> Iterator[None]:
         yield
     finally:
         for number in taken:
-            if signal.getsignal(number) is exit_on:  # else the block has its own by now
+            if signal.getsignal(number) is exit_on:  # else the block has set its own handler
                 signal.signal(number, signal.SIG_DFL)
 
 
 def exit_on(number: int, _frame: object) -> NoReturn:
-    """A handler of signals."""
+    """The handler: raises `Terminated`."""
     raise Terminated(number)
 
 
 def untaken() -> list[signal.Signals]:
-    """Those of `ENDING` that would end this process at once."""
+    """The signals of `ENDING` that would end this process at once."""
     default = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
     caught = _caught_by_libraries()
     return [number for number in default if not caught >> (number - 1) & 1]
 
 
 def _caught_by_libraries() -> int:
-    """Signals with any handler, as bits; Python knows only of its own (faulthandler has others)."""
+    """The signals with a handler, as bits; Python knows only its own (faulthandler has others)."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("SigCgt:")[2].split(maxsplit=1)[0], 16)

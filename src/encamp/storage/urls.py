@@ -27,7 +27,7 @@ from encamp.errors import (
 
 _CHUNK = 1 << 20
 _STATES = ("ETag", "md5Hash", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated")
-"""What file systems call that which changes with a file, the surest first."""
+"""Names, in file systems, of properties that change with a file; the most reliable first."""
 
 
 def is_url(path: object) -> bool:
@@ -36,7 +36,7 @@ def is_url(path: object) -> bool:
 
 
 def without_scheme(place: str) -> str:
-    """A URL of this host's disk as the path that it stands for; raises `BadJob` if it has none."""
+    """The path that a URL of this host's disk stands for; raises `BadJob` if it is not absolute."""
     scheme, is_there, path = place.partition(":")
     if not is_there or scheme not in _OF_THIS_DISK or not path.startswith("/"):
         return place
@@ -50,9 +50,9 @@ _OF_THIS_DISK = ("file", "local")
 
 
 def url_parts(url: str) -> tuple[str, ...]:
-    """What URLs are compared by, name by name: services tell of ``memory://a`` as ``memory:///a``.
+    """The names in a URL, for comparisons: services report ``memory://a`` as ``memory:///a``.
 
-    What ends with a slash is the same without.
+    A slash at the end does not count.
     """
     scheme, _, path = url.partition("://")
     return f"{scheme}:", "", *path.strip("/").split("/")
@@ -68,21 +68,21 @@ def folder_name(to: str | os.PathLike[str]) -> str:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file that a URL stands for; ``inner`` is its path below what the pattern names."""
+    """A file at a URL; ``inner`` is its path relative to the parent of the pattern's match."""
 
     url: str
     inner: PurePosixPath
     size: int
     state: str
-    """What changes when the file does: its ETag, time of change, or what else there is."""
+    """A property that changes with the file: its ETag, time of change, or another one."""
     mtime_ns: int
-    """When it changed, where its service tells; else 0."""
+    """When it changed, in nanoseconds since the epoch; 0 if the service does not report it."""
 
 
 def find_remote(pattern: str) -> list[RemoteFile]:
-    """The files that a URL, or a glob that is one, stands for; a folder stands for its tree.
+    """The files at a URL, or that match a glob with a scheme; all files in folders. Blocks.
 
-    Raises `UnusableInput` if the place cannot be reached or fsspec is not installed.
+    Raises `UnusableInput` if the service cannot be reached or fsspec is not installed.
     """
     with _reading(pattern):
         system, path = _opened(pattern)
@@ -106,11 +106,11 @@ def _files(system: Any, path: str) -> Iterator[RemoteFile]:
 
 
 _TIMES = ("mtime", "LastModified", "Last-Modified", "last_modified", "updated", "modified")
-"""What file systems call the time of change."""
+"""Names of the time of change in file systems."""
 
 
 def _mtime_ns(info: dict[str, Any]) -> int:
-    """The time of change in nanoseconds since the epoch; 0 if it is not told."""
+    """The time of change in nanoseconds since the epoch; 0 if it is unknown."""
     for name in _TIMES:
         with suppress(ValueError, TypeError, OverflowError):
             if (told := info.get(name)) is not None:
@@ -119,11 +119,11 @@ def _mtime_ns(info: dict[str, Any]) -> int:
 
 
 def _seconds(told: object) -> float:
-    """Seconds since the epoch, of a number, a time, or the text of one as HTTP or ISO has it."""
+    """Seconds since the epoch, from a number, a time, or a text in HTTP's or ISO's format."""
     if isinstance(told, int | float):
         return float(told)
     if isinstance(told, str):
-        from email.utils import parsedate_to_datetime  # slots start quicker
+        from email.utils import parsedate_to_datetime  # so that slots start faster
 
         try:
             told = parsedate_to_datetime(told)
@@ -135,11 +135,11 @@ def _seconds(told: object) -> float:
 
 
 def _info(system: Any, path: str) -> dict[str, Any] | None:
-    """What is known about a file or folder; None if it is not there, for sure."""
+    """The properties of a file or folder; None if it certainly does not exist."""
     try:
         return dict(system.info(path))
     except FileNotFoundError as exc:
-        cause = exc.__cause__  # HTTP takes a server that does not answer for a missing file
+        cause = exc.__cause__  # fsspec reports a server that does not answer as a missing file
         unknown = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
         if cause is not None and (unknown or getattr(cause, "status", 404) not in (404, 410)):
             raise cause from None
@@ -147,7 +147,7 @@ def _info(system: Any, path: str) -> dict[str, Any] | None:
 
 
 def download(url: str, target: Path, size: int, mtime_ns: int, mode: int) -> None:
-    """Bring a file to ``target``, a new file. Raises `SourceChanged`, `UnusableInput`, OSError."""
+    """Download to a new file; blocks. Raises `SourceChanged`, `UnusableInput`, OSError."""
     try:
         with _reading(url), target.open("xb") as writer:
             system, path = _opened(url)
@@ -163,7 +163,7 @@ def download(url: str, target: Path, size: int, mtime_ns: int, mode: int) -> Non
 
 
 def upload(source: Path, url: str) -> tuple[int, str]:
-    """Send a file to ``url``; returns its size and blake2b-128. Raises `BadDestination`."""
+    """Upload a file; blocks. Returns its size and blake2b-128. Raises `BadDestination`."""
     hashed, size = hashlib.blake2b(digest_size=16), 0
     with _writing(url):
         system, path = _opened(url)
@@ -179,7 +179,7 @@ def upload(source: Path, url: str) -> tuple[int, str]:
 
 
 def make_folder(url: str) -> None:
-    """Make an empty folder; raises `BadDestination` where there can be none."""
+    """Create an empty folder; raises `BadDestination` if the service has none."""
     with _writing(url):
         system, path = _opened(url)
         system.makedirs(path, exist_ok=True)
@@ -206,7 +206,7 @@ def move(part: str, final: str) -> None:
 
 
 def remove(url: str) -> None:
-    """Remove an uploaded file if it is there."""
+    """Remove an uploaded file if it exists."""
     with _writing(url):
         system, path = _opened(url)
         if system.exists(path):
@@ -214,14 +214,14 @@ def remove(url: str) -> None:
 
 
 def size_of(url: str) -> int | None:
-    """The size of what is at ``url``; None if nothing is."""
+    """The size of the file at ``url``; None if there is none."""
     with _reading(url):
         system, path = _opened(url)
         return int(system.size(path)) if system.exists(path) else None
 
 
 def check(url: str) -> None:
-    """Raise `BadDestination` if there is no way to write to ``url``; writes nothing."""
+    """Raise `BadDestination` if no file system is known for ``url``; writes nothing."""
     with _writing(url):
         _opened(url)
 
@@ -230,7 +230,7 @@ def _opened(url: str) -> tuple[Any, str]:
     import fsspec
 
     system, path = fsspec.core.url_to_fs(url)
-    system.invalidate_cache()  # others may have written there since this process looked
+    system.invalidate_cache()  # others may have written since this process has looked
     return system, str(path)
 
 

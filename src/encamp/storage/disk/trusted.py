@@ -41,10 +41,10 @@ class Trust:
     shared: bool = False
     """Whether the members of a group trust each other."""
     user: int = 0
-    """Whom root trusts, too: the owner of the folder that the user has named."""
+    """The owner of the folder that the user has named, whom root trusts, too."""
 
     def below(self, folders: int) -> Trust:
-        """The same for a path with some more folders."""
+        """The trust for a path with ``depth`` more folders (fewer if it is negative)."""
         return replace(self, depth=self.depth + folders) if folders else self
 
 
@@ -86,8 +86,8 @@ def named(base: Path, to: str | os.PathLike[str], *, shared: bool = False) -> Pa
 def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
     """The true name of a folder below one that the user has named, and which users it trusts.
 
-    What is there of it is looked at. Raises `BadDestination` as `opened`, also where it cannot be
-    looked at.
+    The existing part of the path is checked. Raises the errors of `opened`, also if the check is
+    impossible.
     """
     real_top = os.path.realpath(top)
     given = os.path.normpath(os.path.join(real_top, inner))  # noqa: PTH118
@@ -107,9 +107,9 @@ def below(top: Path, inner: str, *, shared: bool = False) -> tuple[Path, Trust]:
 
 
 def open_folder(folder: str, trust: Trust = NAMED, *, make: bool = False) -> int:
-    """A descriptor of a folder, only to name what is in it; with ``make`` it is made if missing.
+    """A descriptor of a folder, for paths relative to it; with ``make`` it is created if missing.
 
-    Raises `BadDestination` if another user has put a link or a folder on the way, or OSError.
+    Raises `BadDestination` if another user has put a link or a folder into the path, or OSError.
     """
     try:
         fd = os.open(folder, _PLACE)
@@ -130,7 +130,7 @@ def open_folder(folder: str, trust: Trust = NAMED, *, make: bool = False) -> int
 
 
 def _by_links(folder: str, trust: Trust) -> int:
-    """Open a folder on the way to which there are links."""
+    """Open a folder with links in its path."""
     real, plain = _resolved(folder, trust)
     fd = os.open(real, _PLACE | os.O_NOFOLLOW)
     try:
@@ -158,13 +158,13 @@ def _made(folder: str, trust: Trust) -> int:
 
 
 def _name(fd: int) -> str:
-    """The true name of what a descriptor stands for, see proc(5)."""
+    """The real path of a descriptor, see proc(5)."""
     return os.readlink(f"/proc/self/fd/{fd}")
 
 
 @lru_cache(maxsize=64)
 def _ways_up(depth: int) -> list[str]:
-    """What a folder and those above it are called from there."""
+    """The relative paths of a folder and ``depth`` folders above it: ".", "..", "../.."."""
     return ["/".join([".", *[".."] * number]) for number in range(depth + 1)]
 
 
@@ -193,10 +193,10 @@ def _at(way: str, fd: int) -> Iterator[int]:
 
 
 def _resolved(path: str, trust: Trust) -> tuple[str, int]:
-    """The true name of a path, and how many of its own names come after the last link.
+    """The real path of a path, and how many of its own names come after the last link.
 
-    What is not there, or cannot be looked at, is no link. Raises `BadDestination` for a link of
-    another user.
+    Names that do not exist, or cannot be examined, are no links. Raises `BadDestination` for a link
+    of another user.
     """
     done, plain, links = "/", 0, 0
     pending = [(name, 1) for name in reversed(Path(path).parts[1:])]
@@ -218,7 +218,7 @@ def _resolved(path: str, trust: Trust) -> tuple[str, int]:
 
 
 def _goal(name: str, folder: str, trust: Trust) -> str | None:
-    """Where a link in a folder leads; None for what is none."""
+    """The target of a link in a folder; None if it is not a link."""
     try:
         above = os.open(folder, _PLACE)
     except _NOT_SEEN:

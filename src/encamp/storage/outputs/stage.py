@@ -54,12 +54,12 @@ class Staged:
     digest: str
     existing: Existing = "replace"
     flushed: bool = True
-    """Whether the copy is on the disk; if not, `publish.flush_copies` comes before `publish`."""
+    """Whether the copy is flushed; if not, call `publish.flush_copies` before `publish`."""
     kind: Kind = "file"
     goal: str = ""
-    """Where a symlink is to lead."""
+    """The target of a symlink."""
     written: Written | None = None
-    """The temporary file as it was when it was whole; None where there is none on a disk."""
+    """The identity of the temporary file when it was complete; None if there is none on a disk."""
     trust: Trust = NAMED
     """Which users' links and folders on its path are trusted."""
 
@@ -69,7 +69,7 @@ Final = Path | str | Far
 
 
 def _place(far: Collection[Portable], output: Output) -> Callable[[PurePosixPath], Final]:
-    """What says where each file of a bound output goes, by whichever way."""
+    """A function that returns where each file of a bound output goes, see `Goal`."""
     if output.at is None or output.at not in far:
         return final_of(output)
     return partial(Far, output.at)
@@ -138,7 +138,7 @@ def stage(
             except _UnreadableError as exc:
                 raise UnusableOutput(task, made.path, str(exc)) from exc.__cause__
     except BaseException:
-        unstage(one for one in staged if not far)  # the other side sees to its own
+        unstage(one for one in staged if not far)  # the other side removes its own
         raise
     return staged
 
@@ -184,7 +184,7 @@ def _trust(made: Made) -> Trust:
 
 
 def _light(made: Made, final: Final, token: str) -> Staged:
-    """A symlink or an empty folder, which is made when it is published."""
+    """A symlink or an empty folder, which is created when it is published."""
     to = _portable_final(final, made)
     part, size = with_name(to, f"{PART}{token}"), len(os.fsencode(made.goal))
     staged = Staged(made.path, part, to, size, "", made.output.existing, trust=_trust(made))
@@ -206,7 +206,7 @@ def unstage(staged: Iterable[Staged]) -> None:
         if one.kind != "file":
             continue
         if is_url(one.part):
-            with suppress(BadDestination):  # a place that cannot be reached keeps it
+            with suppress(BadDestination):  # it stays if the destination cannot be reached
                 urls.remove(str(one.part))
         else:
             discard(local(one.part))
@@ -221,7 +221,7 @@ def _wanted(
     inputs: frozenset[str],
     is_from: Callable[[str, Path], bool] | None,
 ) -> dict[Final, Made]:
-    """Where it goes → what goes there, of all that the patterns match."""
+    """The destination of each file that the patterns match → the file."""
     finals_of = lru_cache(maxsize=None)(place)
     for output in outputs:
         start = len(found.passed)
@@ -245,7 +245,7 @@ def _goes_to_source(
     place: Callable[[Output], Callable[[PurePosixPath], Final]],
     is_from: Callable[[str, Path], bool],
 ) -> bool:
-    """Whether an input that was left alone came from where it would go."""
+    """Whether an unchanged input came from the name that it would get."""
     final = place(made.output)(made.inner)
     return isinstance(final, Path) and is_from(made.path, final)
 
@@ -263,7 +263,7 @@ def _new_files(folder: Path, inputs: frozenset[str]) -> tuple[str, ...]:
 def _copied(
     source: Path, part: Path, final: Path, trust: Trust, flush: bool
 ) -> tuple[int, str, Written]:
-    """Copy, flush to the disk and read back nothing: the bytes hashed are the bytes written."""
+    """Copy and flush; the digest is that of the bytes written, which are not read again."""
     try:
         with ExitStack() as files:
             reader = os.open(str(source), os.O_RDONLY | os.O_CLOEXEC)
@@ -273,7 +273,7 @@ def _copied(
             files.callback(os.close, writer)
             made = os.fstat(reader)
             size, digest = _pump(reader, writer, made)
-            # As the task set them, but always writable by their owner.
+            # As the task has set them, but always writable by their owner.
             set_permissions(writer, made.st_mode & 0o777 | 0o200, final)
             if flush:
                 flushed(writer, final)
@@ -290,13 +290,13 @@ def _copied(
 
 
 def _new_file(name: str, folder: int) -> int:
-    """A new file that nobody else can read as long as it is not whole."""
+    """Create a file that nobody else can read while it is incomplete."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.open(name, flags, 0o600, dir_fd=folder)
 
 
 def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:
-    """Copy all bytes; a hole stays one, and counts as the zeros that it is read as."""
+    """Copy and hash all bytes; holes stay holes, and are hashed as zeros."""
     hashed = Hashed()
     if is_sparse(status):
         for begin, end in data_parts(reader, status.st_size):
@@ -309,7 +309,7 @@ def _pump(reader: int, writer: int, status: os.stat_result) -> tuple[int, str]:
 
 
 def _pump_part(reader: int, writer: int, hashed: Hashed, end: int | None) -> None:
-    """Copy from where the bytes hashed so far end on; without ``end`` whatever comes."""
+    """Copy from the end of the bytes hashed so far to ``end``, or to the end of the file."""
     while block := os.pread(
         reader, _CHUNK if end is None else min(_CHUNK, end - hashed.size), hashed.size
     ):
@@ -326,7 +326,7 @@ def _named(exc: OSError, source: Path, final: Path) -> Exception:
 
 
 class _UnreadableError(Exception):
-    """What a task made cannot be read."""
+    """The error for a file of the task that cannot be read."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(f"it cannot be read: {(cause.strerror or str(cause)).lower()}")
