@@ -28,7 +28,7 @@ from encamp.storage.urls import folder_name
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
 _MOST_LINKS = 40
-"""As the kernel has it, see path_resolution(7)."""
+"""Symlinks in a path, at most, as in the kernel; see path_resolution(7)."""
 
 
 @quickly_pickled
@@ -44,7 +44,7 @@ class Trust:
     """The owner of the folder that the user has named, whom root trusts, too."""
 
     def below(self, folders: int) -> Trust:
-        """The trust for a path with ``depth`` more folders (fewer if it is negative)."""
+        """The trust for a path with so many more folders, fewer if negative."""
         return replace(self, depth=self.depth + folders) if folders else self
 
 
@@ -164,7 +164,7 @@ def _name(fd: int) -> str:
 
 @lru_cache(maxsize=64)
 def _ways_up(depth: int) -> list[str]:
-    """The relative paths of a folder and ``depth`` folders above it: ".", "..", "../.."."""
+    """The relative paths from a folder to itself and to ``depth`` folders above it."""
     return ["/".join([".", *[".."] * number]) for number in range(depth + 1)]
 
 

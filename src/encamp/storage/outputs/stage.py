@@ -69,7 +69,7 @@ Final = Path | str | Far
 
 
 def _place(far: Collection[Portable], output: Output) -> Callable[[PurePosixPath], Final]:
-    """A function that returns where each file of a bound output goes, see `Goal`."""
+    """A function that returns where each file of a bound output goes, see `Final`."""
     if output.at is None or output.at not in far:
         return final_of(output)
     return partial(Far, output.at)
@@ -93,18 +93,17 @@ def stage(
 ) -> list[Staged]:
     """Copy what the patterns match in ``folder`` to temporary names at the destination.
 
-    `bound` outputs need no ``destination``; with a ``channel`` they go by it where this host does
-    not reach the place, see `beacon.reaches`.
-    ``token`` makes the temporary names unlike any other attempt's; ``inputs`` are the paths that
-    were placed there, named in no message about what the task made; ``announce`` is told the
-    temporary names before there are files with them; ``unchanged`` says of a path in the folder
-    whether it is an input as it was put there, which no pattern takes for an output; ``is_from``,
-    where inputs may be changed in place, whether an input came from a final name: if it was left
-    alone, a pattern has it there already. Blocks until the copies are on the disk; without
-    ``flush`` that is left to another process of this host, which can see to many at once
-    (`publish.flush_copies`). Raises `MissingOutput`, `UnusableOutput` (not if ``lenient``: then
-    that is left out), `OutputConflict`, `BadDestination` or `DiskFull`; then no temporary file is
-    left here.
+    `bound` outputs need no ``destination``. With a ``channel`` they are sent if this host does not
+    reach the destination, see `beacon.reaches`.
+    ``token`` distinguishes the temporary names from those of other attempts. ``inputs`` are the
+    paths of inputs, which messages about the task's files leave out. ``announce`` is called with
+    the temporary names before the files exist. ``unchanged`` returns whether a path in the folder
+    is an unchanged input, which patterns do not match. ``is_from`` is for inputs that may be
+    changed in place: it returns whether an input came from a final name, where an unchanged one is
+    not published again. Blocks until the copies are flushed; without ``flush``, another process of
+    this host has to flush them, many at once (`publish.flush_copies`). Raises `MissingOutput`,
+    `UnusableOutput` (if ``lenient``, such files are left out), `OutputConflict`, `BadDestination`
+    or `DiskFull`; then no temporary file is left here.
     """
     staged: list[Staged] = []
     token = f"{token}.{token_hex(4)}"  # an executor may run the same attempt twice
