@@ -15,17 +15,26 @@ import pytest
 from meshed import ORDERS, Controller, Net
 
 from encamp.engines.base import CONTROLLER, Frame, Joined, Left
+from encamp.engines.kit.mesh import identity as identity_module
+from encamp.engines.kit.mesh import link as link_module
 from encamp.engines.kit.mesh import mesh as mesh_module
 from encamp.engines.kit.mesh.identity import Identity, new_identity
 from encamp.errors import EngineFailed
 from encamp.testing.waiting import PATIENCE, until
 
 
-@pytest.fixture
-def net() -> Iterator[Net]:
+@pytest.fixture(params=["one host", "two hosts"])
+def net(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
+    """Ends on one host, which use TLS for the handshake only, and ends that always use it."""
+    if request.param == "two hosts":
+        monkeypatch.setattr(link_module, "on_one_host", lambda _: False)
     net = Net()
     yield net
     net.close()
+
+
+two_hosts = pytest.mark.parametrize("net", ["two hosts"], indirect=True)
+one_host = pytest.mark.parametrize("net", ["one host"], indirect=True)
 
 
 def texts(frames: list[Frame]) -> list[tuple[int, bytes]]:
@@ -69,11 +78,37 @@ def test_what_does_not_go_yet_is_kept_without_waiting(net: Net) -> None:
     assert net.frames(agent.number)[1].parts[1] == part
 
 
+@one_host
+def test_within_a_host_frames_are_not_encrypted(net: Net) -> None:
+    agent = net.join()
+    link = agent._peers[CONTROLLER].link
+    assert link is not None
+    agent.send(CONTROLLER, [b"#" + b"plain" * 100])
+    (other,) = net.controller._links.values()
+    until(lambda: select.select([other], [], [], 0)[0])
+    assert b"plain" * 100 in other._raw.recv(1000, socket.MSG_PEEK)
+    net.until(lambda: net.frames(CONTROLLER))
+
+
+@one_host
+def test_hosts_are_told_apart_by_the_handshake(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identity_module, "_of_this_host", lambda: "encamp of another host")
+    agent = net.join()
+    link = agent._peers[CONTROLLER].link
+    assert link is not None
+    agent.send(CONTROLLER, [b"#" + b"plain" * 100])
+    (other,) = net.controller._links.values()
+    until(lambda: select.select([other], [], [], 0)[0])
+    assert b"plain" not in other._raw.recv(1000, socket.MSG_PEEK)
+    net.until(lambda: net.frames(CONTROLLER))
+
+
+@two_hosts
 def test_half_a_record_of_tls_is_waited_for(net: Net) -> None:
     agent = net.join()
     link = agent._peers[CONTROLLER].link
     assert link is not None
-    stream = link._stream
+    stream = link._tls
     stream.tls.write(b"eC\1\0" + (6).to_bytes(8, "little") + b"#whole")
     record = stream._goes.read()
     stream._raw.send(record[:20])

@@ -5,6 +5,8 @@ Both ends of a connection present it and accept no other.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import ssl
 import tempfile
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from encamp.engines.kit.begin import host_id
 from encamp.errors import EngineUnavailable, extra_text
 
 _NAME = "encamp"
@@ -36,6 +39,7 @@ class Identity:
         context.load_verify_locations(cadata=self.certificate)
         with _file(self.certificate + self.key) as path:
             context.load_cert_chain(path)
+        context.set_alpn_protocols([_of_this_host(), _NAME])
         if server:
             context.num_tickets = 0  # no connection is taken up again
         return context
@@ -43,6 +47,17 @@ class Identity:
     def shown_by(self, peer: ssl.SSLObject) -> bool:
         """Whether the other end has this very certificate, not one that was made with its key."""
         return peer.getpeercert(True) == ssl.PEM_cert_to_DER_cert(self.certificate)
+
+
+def on_one_host(peer: ssl.SSLObject) -> bool:
+    """Whether both ends of a connection are on one host, as their handshake says."""
+    return peer.selected_alpn_protocol() == _of_this_host()
+
+
+@functools.cache
+def _of_this_host() -> str:
+    """A name that only ends on this host offer in the handshake."""
+    return f"{_NAME} {hashlib.blake2b(host_id().encode(), digest_size=16).hexdigest()}"
 
 
 @contextmanager

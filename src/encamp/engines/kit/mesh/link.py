@@ -1,4 +1,8 @@
-"""One connection of the mesh: encamp's frames inside TLS 1.3, on a non-blocking socket."""
+"""One connection of the mesh: encamp's frames inside TLS 1.3, on a non-blocking socket.
+
+Within one host TLS ends with the handshake, in which both ends prove who they are: what goes
+through the kernel only, nobody else can read or change.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import cast
 
-from encamp.engines.kit.mesh.identity import Identity
+from encamp.engines.kit.mesh.identity import Identity, on_one_host
 from encamp.wire.frames import Buffer, Parts, Reader, Writer, size_of
 
 _READ = 1 << 18
@@ -161,6 +165,12 @@ class _Stream:
             together.append(buffer)
         return self.send(b"".join(together))
 
+    def end(self) -> _Plain:
+        """The socket without TLS, when the handshake is done on both ends."""
+        return _Plain(
+            self._raw, self._come.read(), memoryview(b"".join((self._unsent, self._goes.read())))
+        )
+
     def push(self) -> None:
         """Have the socket take what it can of what is encrypted."""
         with suppress(BlockingIOError):
@@ -170,6 +180,56 @@ class _Stream:
                 data = self._goes.read()
                 self._unsent = memoryview(data)
                 self._unsent = self._unsent[self._raw.send(data) :]
+
+
+class _Plain:
+    """A socket after the handshake: ``left`` had come behind it, ``unsent`` has yet to go."""
+
+    def __init__(self, raw: socket.socket, left: bytes, unsent: memoryview) -> None:
+        self._raw, self._left, self._unsent = raw, left, unsent
+
+    @property
+    def unsent(self) -> bool:
+        """See `_Stream.unsent`."""
+        return len(self._unsent) > 0
+
+    @property
+    def unread(self) -> bool:
+        """See `_Stream.unread`."""
+        return len(self._left) > 0
+
+    def recv(self, size: int) -> bytes:
+        """See `_Stream.recv`."""
+        if not self._left:
+            return self._raw.recv(size)
+        data, self._left = self._left[:size], self._left[size:]
+        return data
+
+    def recv_into(self, view: memoryview) -> int:
+        """See `_Stream.recv_into`."""
+        if not self._left:
+            return self._raw.recv_into(view)
+        data = self.recv(len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def send(self, data: Buffer) -> int:
+        """See `_Stream.send`."""
+        return self.sendmsg([data])
+
+    def sendmsg(self, buffers: Sequence[Buffer]) -> int:
+        """See `_Stream.sendmsg`."""
+        if self._unsent:
+            self.push()
+            if self._unsent:
+                raise BlockingIOError
+        return self._raw.sendmsg(buffers)
+
+    def push(self) -> None:
+        """See `_Stream.push`."""
+        if self._unsent:
+            with suppress(BlockingIOError):
+                self._unsent = self._unsent[self._raw.send(self._unsent) :]
 
 
 class Link:
@@ -193,10 +253,14 @@ class Link:
         self.tunnelled = raw.family == socket.AF_UNIX
         """Whether another system carries its bytes, see `encamp.engines.kit.mesh.tunnel`."""
         self._raw, self._identity = raw, identity
-        self._stream = _Stream(raw, context, server=server)
-        stream = cast("socket.socket", self._stream)
-        self._reader, self._writer = Reader(stream), Writer(stream)
+        self._tls = _Stream(raw, context, server=server)
+        self._use(self._tls)
         self._dialling, self._mute = not server, False
+
+    def _use(self, stream: _Stream | _Plain) -> None:
+        self._stream = stream
+        like_a_socket = cast("socket.socket", stream)
+        self._reader, self._writer = Reader(like_a_socket), Writer(like_a_socket)
 
     def fileno(self) -> int:
         """The socket's descriptor, -1 when it is closed."""
@@ -247,10 +311,12 @@ class Link:
             except OSError:
                 return False  # not yet
             self._dialling = False
-        if not self._stream.shake():
+        if not self._tls.shake():
             return False
-        if not self._identity.shown_by(self._stream.tls):
+        if not self._identity.shown_by(self._tls.tls):
             raise ssl.SSLError("it has another certificate")
+        if on_one_host(self._tls.tls) and not self.tunnelled:
+            self._use(self._tls.end())
         self.shaken = True
         return True
 
