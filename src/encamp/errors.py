@@ -59,6 +59,7 @@
     │   ├── InitializerFailed      an executor's initializer raised; its calls cannot run
     │   └── BadFrame               bytes from the network that are not a message of encamp
     ├── HostsNotReached            a command failed on some hosts
+    ├── NotInTime                  the time to wait is over, and what was waited for continues
     ├── NotInstalled               an optional library that is not installed
     ├── JobFailed                  some tasks of a job failed (in `encamp.model`, with its report)
     └── OutOfTime                  a job stopped before its allocation ends; run it again
@@ -658,6 +659,18 @@ class BadValues(TaskError, ValueError):
             f"task {printable(self.task)}: {shortened(self.why)}; the values of a task are "
             "numbers, texts, true, false and null (None in Python), one alone or several by name"
         )
+
+
+class NotInTime(EncampError, TimeoutError):
+    """Also a TimeoutError. ``what`` has not happened within ``seconds``; ``why`` may be empty."""
+
+    what: str
+    seconds: float
+    why: str = ""
+
+    def __str__(self) -> str:
+        why = f"; {printable(self.why)}" if self.why else ""
+        return f"{printable(self.what)} within {self.seconds:g} s{why}"
 
 
 class NotInstalled(EncampError, ImportError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
@@ -27,6 +28,12 @@ def time_text(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def joined(names: Iterable[str]) -> str:
+    """``"a, b and c"``; each name once."""
+    *rest, last = dict.fromkeys(names) or [""]
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def counted(number: int, one: str, many: str = "") -> str:

@@ -138,7 +138,7 @@ def test_a_step_calls_by_a_proxy_and_leaves_it_to_the_program(here: Path) -> Non
 
 def _wait_twice(service: encamp.Service) -> None:
     with service.acquire(SOON):
-        assert _wait_in_vain(service).startswith("no server of Model was free in time")
+        assert _wait_in_vain(service).startswith("no server of Model was free within")
     assert _wait_in_vain(service) == "acquired"
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,14 @@ from encamp import gather
 from encamp.cluster.cluster import Cluster
 from encamp.errors import (
     BadJob,
+    NotInTime,
     ServerLost,
     ServiceEnded,
     ServiceError,
     ServiceFailed,
     UnknownOption,
 )
+from encamp.services.proxy import Proxy
 from encamp.testing.waiting import until
 
 SOON = 30.0
@@ -54,6 +58,86 @@ def test_what_waits_behind_servers_that_have_all_slots_runs_when_they_end() -> N
     assert answer.get(SOON) == 2
 
 
+@pytest.mark.timeout(60)
+def test_who_publishes_a_service_again_is_told_that_the_earlier_one_has_the_slots(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    words = "2 servers of Adder wait for free slots; an earlier service Adder has slots: terminate"
+    with Cluster("local", slots=2) as cluster:
+        first = cluster.publish(Adder)
+        first.ready(2, SOON)
+        again = cluster.publish(Adder)
+        until(lambda: words in caplog.text, SOON)
+        with pytest.raises(NotInTime, match=r"Adder has not had 2 servers within 0\.05 s; 2 wait"):
+            again.ready(2, 0.05)
+        first.terminate()
+        assert again.ready(2, SOON) == 2
+
+
+@pytest.mark.timeout(60)
+def test_tasks_that_wait_for_servers_to_end_cause_no_advice(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with Cluster("local", slots=1) as cluster:
+        assert cluster.spawn(abs, -1).result(SOON) == 1
+        service = cluster.publish(Waiter)
+        proxy = service.acquire(SOON)
+        call = proxy.until_there(str(tmp_path / "go"))
+        service.terminate()
+        task = cluster.spawn(abs, -2)
+        assert "wait because" not in caplog.text
+        assert repr(task) == f"<{task.name}: pending: servers of Waiter occupy all slots>"
+        (tmp_path / "go").touch()
+        call.get(SOON)
+        assert task.result(SOON) == 2
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_program_that_waits_for_servers_that_it_holds_is_told_so_once(
+    awaits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def acquired() -> Proxy:
+        return await service.aacquire()
+
+    def wait() -> None:
+        proxy = asyncio.run(acquired()) if awaits else service.acquire()
+        proxy.release()
+
+    words = "waiting for a server of Adder: this program holds 2, which release() gives back"
+    with Cluster("local", slots=2) as cluster:
+        service = cluster.publish(Adder)
+        with service.group(2, SOON):
+            waiting = [threading.Thread(target=wait) for _ in range(2)]
+            for thread in waiting:
+                thread.start()
+            until(lambda: words in caplog.text, SOON)
+        for thread in waiting:
+            thread.join(SOON)
+    assert caplog.text.count("waiting for") == 1
+
+
+@pytest.mark.timeout(60)
+def test_a_wait_that_ends_in_vain_says_for_what_and_a_calls_own_error_is_its_own(
+    tmp_path: Path,
+) -> None:
+    go = tmp_path / "go"
+    with Cluster("local", slots=1) as cluster:
+        proxy = cluster.publish(Waiter).acquire(SOON)
+        call = proxy.until_there(str(go))
+        for wait in (call.get, call.result, call.exception):
+            with pytest.raises(NotInTime) as caught:
+                wait(0.05)
+            what = "Waiter.until_there has not returned within 0.05 s; the call continues"
+            assert str(caught.value) == what
+            assert isinstance(caught.value, TimeoutError)
+        go.touch()
+        call.get(SOON)
+        with pytest.raises(TimeoutError, match="mine") as raised:
+            proxy.fail().get(SOON)
+        assert not isinstance(raised.value, NotInTime)
+
+
 @pytest.mark.parametrize(
     ("given", "meant"), [("checkpoints_every", "checkpoint_every"), ("time_limit", "idle_limit")]
 )
@@ -64,6 +148,15 @@ def test_an_option_that_is_none_of_publish_is_refused(given: str, meant: str) ->
     assert meant in str(caught.value)
     assert "call_limit" in str(caught.value)
     assert "persistent" not in str(caught.value)
+
+
+class Waiter:
+    def until_there(self, path: str) -> None:
+        while not Path(path).exists():
+            time.sleep(0.01)
+
+    def fail(self) -> None:
+        raise TimeoutError("mine")
 
 
 class Unsaved(Adder):

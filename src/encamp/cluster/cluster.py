@@ -33,6 +33,7 @@ from encamp.errors import (
     ClusterClosed,
     EngineFailed,
     NoSuchHost,
+    NotInTime,
     UnsupportedByEngine,
 )
 from encamp.markup import box, heading
@@ -579,7 +580,7 @@ class Cluster:
         tickets = self._pump.call(lambda: controller.agents.order(what, each=each))
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         if not self._pump.until(lambda: controller.agents.all_done(tickets), left):
-            raise TimeoutError("a host has not cleared its local storage in time")
+            raise NotInTime("a host has not cleared its local storage", left or 0.0)
         answers = []
         for ticket, host in tickets.items():
             done = controller.agents.orders.pop(ticket)

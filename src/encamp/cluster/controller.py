@@ -250,6 +250,21 @@ class Controller:
         self.take_in()
         return self.tasks.get(task.id)
 
+    def why_waits(self, task: int) -> str:
+        """Why a task has not begun, in words, empty if that is not known; from any thread."""
+        record, scheduler = self.tasks.get(task), self.scheduler
+        if record is not None and (slot := record.slot) is not None:
+            return f"it was sent to {slot.host.name}, where another task runs before it"
+        if not scheduler.slots:
+            return "no slot has started yet"
+        if self.tenant is not None and self.tenant.crowding:
+            return f"servers of {self.tenant.holders} occupy all slots"
+        if not scheduler.idle:
+            return "all slots are occupied"
+        if record is not None and record.options.need != PLAIN:
+            return "no host has everything free that it needs"
+        return ""
+
     def all_agents(self) -> list[Agent]:
         """The agents."""
         return list(self.agents.by_number.values())

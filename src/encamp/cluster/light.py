@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
+from encamp.errors import NotInTime
 from encamp.quantities import patience
 
 PENDING, RUNNING, FINISHED = "PENDING", "RUNNING", "FINISHED"
@@ -70,6 +71,10 @@ class LightFuture(Future[Any]):
         """Wait until it is done or the time is over; returns the seconds left."""
         raise NotImplementedError
 
+    def _not_within(self, seconds: float) -> NotInTime:
+        """The error of a wait whose time is over."""
+        return NotInTime("there is no result", seconds)
+
     def done(self) -> bool:
         """Whether it has ended in any way."""
         return self._state in ENDED
@@ -94,7 +99,14 @@ class LightFuture(Future[Any]):
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED and self._exception is None:
             return self._result
-        return super().result(left)
+        try:
+            return super().result(left)
+        except TimeoutError as exc:
+            if exc is self._exception:
+                raise
+            if not self.done():
+                raise self._not_within(timeout or 0.0) from None
+        return super().result(0)  # it has ended just now
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Its error, or None; waits. See `Future.exception`."""
@@ -103,7 +115,12 @@ class LightFuture(Future[Any]):
         left = self._wait(timeout) if self._state != FINISHED else 0
         if self._state == FINISHED:
             return self._exception
-        return super().exception(left)
+        try:
+            return super().exception(left)
+        except TimeoutError:
+            if not self.done():
+                raise self._not_within(timeout or 0.0) from None
+        return super().exception(0)  # it has ended just now
 
     def __await__(self) -> Generator[Any, None, Any]:
         import asyncio  # most programs have none

@@ -56,6 +56,9 @@ class Controls(Protocol):
     def cancelled(self, record: TaskRecord) -> None:
         """A waiting task is cancelled."""
 
+    def why_waits(self, task: int) -> str:
+        """Why a task has not begun, in words; from any thread."""
+
 
 class Recalls:
     """Recalls of one controller, in the thread that drives its pump unless said otherwise.
@@ -183,6 +186,10 @@ class Recalls:
                 self.stop(record, Cause.KILLED)
 
         self.pump.call(kill)
+
+    def why_waits(self, task: SpawnedTask) -> str:
+        """See `Controls.why_waits`."""
+        return self._controller.why_waits(task.id)
 
     def kill_all(self) -> None:
         """Cancel waiting tasks and kill running ones at once, so that none starts meanwhile."""

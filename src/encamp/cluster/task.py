@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from typing import Protocol
 
 from encamp.cluster.light import ENDED, FINISHED, PENDING, RUNNING, LightFuture
-from encamp.errors import ClusterClosed, shortened
+from encamp.errors import ClusterClosed, NotInTime, shortened
 
 FORKED = "in a forked process, its parent's cluster"
 """What is closed there: whatever else it did would take something from its parent."""
@@ -42,6 +42,9 @@ class Canceller(Protocol):
 
     def kill(self, task: SpawnedTask) -> None:
         """End a running task; from any thread."""
+
+    def why_waits(self, task: SpawnedTask) -> str:
+        """Why a task has not begun, in words, empty if that is not known; from any thread."""
 
 
 class Timing:
@@ -126,24 +129,33 @@ class SpawnedTask(LightFuture):
             "spawned it; send its id"
         )
 
+    def _not_within(self, seconds: float) -> NotInTime:
+        return NotInTime(f"{self.name} has not ended", seconds, f"it is {self._standing()}")
+
+    def _standing(self) -> str:
+        """Its state; also where it runs, or why it does not."""
+        state = self._state.lower()
+        if self._state == PENDING:
+            why = self._canceller.why_waits(self)
+            return f"{state}: {why}" if why else state
+        return f"{state} on {self.host}" if self.host else state
+
     def _repr_html_(self) -> str:
         from encamp.markup import box, escaped, heading
 
         where = f" on {self.host}, slot {self.slot}" if self.host else ""
-        state = self._state.lower()
         if self._exception is not None:
             state = f"failed{where}: {type(self._exception).__name__}: {self._exception}"
         elif self._state == FINISHED:
             state = f"done{where}: {shortened(repr(self._result), _SHOWN)}"
         else:
-            state += where
+            state = self._standing()
         output = self.output[-_SHOWN:]
         printed = f"<pre>{escaped(output, _SHOWN)}</pre>" if output else ""
         return box(heading(self.name, state), printed)
 
     def __repr__(self) -> str:
-        where = f" on {self.host}" if self.host else ""
-        return f"<{self.name}: {self._state.lower()}{where}>"
+        return f"<{self.name}: {self._standing()}>"
 
 
 def usual_seconds(task: SpawnedTask) -> float:

@@ -28,6 +28,10 @@ class Tenant(Protocol):
     def crowding(self) -> bool:
         """Whether its tasks occupy all slots, so that no other task can start."""
 
+    @property
+    def holders(self) -> str:
+        """The names of its services that occupy slots."""
+
     def arrived(self, sender: int, parts: Parts) -> None:
         """A message has arrived on its port (`protocol.SERVICES`)."""
 

@@ -242,12 +242,14 @@ class Client(ABC):
 
     # Questions to the registry
 
-    def acquire(self, service: int, count: int, server: int = 0) -> Acquisition:
-        """Request ``count`` servers (0: all), or the one with number ``server``."""
+    def acquire(
+        self, service: int, count: int, server: int = 0, *, notice: bool = False
+    ) -> Acquisition:
+        """Request ``count`` servers (0: all), or the one with number ``server``; see `Acquire`."""
         wanted = Acquisition(self)
         wanted.ticket, wanted.service = next(self._tickets), service
         self._asked[wanted.ticket] = wanted
-        self.tell(Acquire(service, wanted.ticket, count, server), [])
+        self.tell(Acquire(service, wanted.ticket, count, server, notice), [])
         return wanted
 
     def forget(self, wanted: Question) -> None:

@@ -38,12 +38,16 @@ class Letter(msgspec.Struct, array_like=True, gc=False):
 
 
 class Acquire(Letter, tag=0):
-    """A client requests ``count`` servers (0: all), or the one with number ``server``."""
+    """A client requests ``count`` servers (0: all), or the one with number ``server``.
+
+    ``notice`` asks for a warning that says why, if the wait is long.
+    """
 
     service: int
     ticket: int
     count: int = 1
     server: int = 0
+    notice: bool = False
 
 
 class Forget(Letter, tag=1):

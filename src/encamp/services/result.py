@@ -8,6 +8,7 @@ from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol
 
 from encamp.cluster.light import LightFuture
+from encamp.errors import NotInTime
 
 
 class Waited(Protocol):
@@ -90,13 +91,11 @@ class Result(Awaited):
 
         Raises TimeoutError if the time is over; the call continues.
         """
-        try:
-            return self.result(timeout)
-        except TimeoutError:
-            if self.done():  # the call has raised it, or has ended just now
-                return self.result()
-            what = f"{self.service}.{self.call} has not returned within {timeout:g} s"
-            raise TimeoutError(f"{what}; the call continues") from None
+        return self.result(timeout)
+
+    def _not_within(self, seconds: float) -> NotInTime:
+        what = f"{self.service}.{self.call} has not returned"
+        return NotInTime(what, seconds, "the call continues")
 
     def cancel(self) -> bool:
         """False: a call that was sent to a server cannot be cancelled."""

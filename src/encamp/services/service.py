@@ -21,6 +21,7 @@ from encamp.errors import (
     EncampError,
     NoSuchHost,
     NotEnough,
+    NotInTime,
     ServerLost,
     UnknownOption,
     UnsupportedByEngine,
@@ -39,6 +40,7 @@ from encamp.services.registry.registry import Registry
 from encamp.services.result import Result
 from encamp.services.server import Blueprint
 from encamp.services.windows import Windows
+from encamp.sizes import counted
 from encamp.storage.inputs.mirror import MirrorMap
 from encamp.storage.outputs.patterns import OutputMap
 from encamp.wire.frames import Parts
@@ -276,7 +278,7 @@ class Service(_All):
     def _acquired(self, count: int, timeout: float | None) -> Granted:
         timeout = patience(timeout)
         client = self._client
-        wanted = client.acquire(self._number, count)
+        wanted = client.acquire(self._number, count, notice=True)
         try:
             granted: Granted = wanted.result(timeout)
         except BaseException as exc:
@@ -285,7 +287,7 @@ class Service(_All):
             client.forget(wanted)
             if not wanted.done():
                 if isinstance(exc, TimeoutError):
-                    raise TimeoutError(f"no server of {self.name} was free in time") from None
+                    raise NotInTime(f"no server of {self.name} was free", timeout or 0.0) from None
                 raise
             granted = wanted.result(0)  # just now
             if not isinstance(exc, TimeoutError):
@@ -399,10 +401,9 @@ class Service(_All):
             self._client.forget(asked)
             now = self.statistics()
             waiting = sum(server.state == "waits for a slot" for server in now.servers)
-            why = f"; {waiting} wait for free slots" if waiting else ""
-            raise TimeoutError(
-                f"{self.name} has not had {count or now.wanted} servers in time{why}"
-            ) from None
+            why = f"{waiting} wait for free slots" if waiting else ""
+            what = f"{self.name} has not had {counted(count or now.wanted, 'server')}"
+            raise NotInTime(what, timeout or 0.0, why) from None
 
     def statistics(self) -> ServiceStatistics:
         """The statistics of the service and its servers; they print as a table."""
@@ -453,7 +454,7 @@ class Acquiring:
 
     async def _acquire(self) -> Proxy:
         service = self._service
-        wanted = service._client.acquire(service._number, 1)
+        wanted = service._client.acquire(service._number, 1, notice=True)
         try:
             granted = await wanted
         except BaseException:
@@ -546,8 +547,8 @@ def gather(
         try:
             error = result.exception(timeout)
         except TimeoutError:
-            what = f"result {len(values) + 1} has not come within {timeout:g} s"
-            raise TimeoutError(f"{what}; its call continues") from None
+            what = f"result {len(values) + 1} has not come"
+            raise NotInTime(what, timeout or 0.0, "its call continues") from None
         if error is None:
             values.append(result.result())
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from encamp.errors import BadJob, EncampError, NotEnough, ServiceEnded
 from encamp.services.letters import Acquire, Free, Granted, Refused, Uses
 from encamp.services.registry.pool import Request, ServerRecord
@@ -9,6 +11,10 @@ from encamp.services.registry.records import Records, Service
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import dump
 from encamp.wire.protocol import SPAWNER
+
+_log = logging.getLogger("encamp")
+SAY_AFTER = 1.0
+"""Seconds after which it is said why servers, or those who want them, wait."""
 
 
 class Grants:
@@ -28,8 +34,10 @@ class Grants:
         if error is not None or service is None:
             self._records.tell(sender, Refused(letter.ticket), dump(error))
             return
-        service.pool.ask(sender, letter.ticket, letter.count, letter.server)
+        request = service.pool.ask(sender, letter.ticket, letter.count, letter.server)
         self.grant(service)
+        if letter.notice and sender == SPAWNER:
+            self._say_soon(service, request)
 
     def _impossible(self, service: Service, letter: Acquire) -> EncampError | None:
         """Why a request will never be met."""
@@ -44,6 +52,18 @@ class Grants:
         if letter.count > most:
             return NotEnough(f"servers of {service.name}", letter.count, most, together=True)
         return None
+
+    def _say_soon(self, service: Service, request: Request) -> None:
+        """Say shortly why the program waits for servers, if it does; once for a service."""
+        if request.waits and not service.said_held:
+            self._records.pump.later(SAY_AFTER, lambda: self._say_why(service, request))
+
+    def _say_why(self, service: Service, request: Request) -> None:
+        why = service.pool.in_use()
+        if request.waits and why and not service.said_held:
+            service.said_held = True
+            what = {0: "all servers", 1: "a server"}.get(request.count, f"{request.count} servers")
+            _log.warning("waiting for %s of %s: %s", what, service.name, why)
 
     def grant(self, service: Service) -> None:
         """Grant requests, as far as servers are free."""

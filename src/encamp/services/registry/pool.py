@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from encamp.services.letters import Seen
+from encamp.wire.protocol import SPAWNER
 
 if TYPE_CHECKING:
     from encamp.cluster.records import TaskRecord
@@ -31,6 +32,8 @@ class Request:
     count: int
     server: int
     gathered: list[ServerRecord] = field(default_factory=list)
+    waits: bool = True
+    """Whether it has neither been granted nor forgotten."""
 
 
 @dataclass(eq=False)
@@ -86,6 +89,21 @@ class Pool:
         """Number of waiting requests."""
         return len(self.queue) + sum(len(server.pinned) for server in self.servers.values())
 
+    def in_use(self) -> str:
+        """Who holds the servers, and how many are starting; empty if neither is so."""
+        held = [server.holder for server in self.servers.values() if server.state == HELD]
+        mine = held.count(SPAWNER)
+        starting = sum(
+            server.state == STARTING and server.task is not None and server.task.slot is not None
+            for server in self.servers.values()
+        )
+        parts = [
+            (mine, f"this program holds {mine}, which release() gives back"),
+            (len(held) - mine, f"tasks hold {len(held) - mine}"),
+            (starting, f"{starting} {'is' if starting == 1 else 'are'} starting"),
+        ]
+        return ", ".join(words for number, words in parts if number)
+
     def live(self) -> list[ServerRecord]:
         """The servers that can be called, by their numbers."""
         return [server for server in self.servers.values() if server.state != STARTING]
@@ -105,6 +123,7 @@ class Pool:
             for request in list(queue):
                 if request.client == client and ticket in (None, request.ticket):
                     queue.remove(request)
+                    request.waits = False
                     for server in request.gathered:
                         self.free[server] = None
 
@@ -171,6 +190,7 @@ class Pool:
         self, request: Request, servers: Iterable[ServerRecord]
     ) -> tuple[Request, list[ServerRecord]]:
         given = list(servers)
+        request.waits = False
         for server in given:
             self.free.pop(server, None)
             self._held[server.host] = self._held.get(server.host, 0) + 1

@@ -57,6 +57,9 @@ class Service:
         self.states: list[Kept] = []
         """States of dead servers that their successors take over."""
         self.said = False
+        """Whether it was, or will be, said that servers wait for slots."""
+        self.said_held = False
+        """Whether it was said why the program waits for servers."""
         self.watch: Watch | None = None
         self.former: deque[ServerStatistics] = deque(maxlen=_FORMER)
 
@@ -68,7 +71,7 @@ class Service:
     @property
     def placed(self) -> int:
         """How many of its servers have a slot."""
-        tasks = [server.task for server in self.pool.servers.values()]
+        tasks = [server.task for server in list(self.pool.servers.values())]
         return sum(task is not None and task.slot is not None for task in tasks)
 
     def over(self) -> EncampError | None:

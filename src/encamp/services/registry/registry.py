@@ -45,8 +45,9 @@ from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.replays import Replays
 from encamp.services.registry.restarts import Endings
 from encamp.services.registry.saved import States
-from encamp.services.registry.starter import Starter
+from encamp.services.registry.starter import Starter, remedy
 from encamp.services.windows import Opener
+from encamp.sizes import joined
 from encamp.wire.frames import Parts
 from encamp.wire.pickling import load
 from encamp.wire.protocol import SPAWNER
@@ -120,7 +121,14 @@ class Registry:
     def crowding(self) -> bool:
         """See `Tenant.crowding`."""
         slots = self._records.controller.scheduler.slots
-        return 0 < slots <= sum(one.placed for one in self._records.services.values())
+        services = list(self._records.services.values())  # a user's thread may ask
+        return 0 < slots <= sum(one.placed for one in services)
+
+    @property
+    def holders(self) -> str:
+        """See `Tenant.holders`."""
+        services = list(self._records.services.values())
+        return joined(one.name for one in services if one.placed)
 
     def arrived(self, sender: int, parts: Parts) -> None:
         """See `Tenant.arrived`."""
@@ -135,13 +143,15 @@ class Registry:
 
     def crowded(self) -> None:
         """See `Tenant.crowded`."""
-        if not self._said_crowded and not self._records.pump.driving:
+        if self._said_crowded or self._records.pump.driving or not self.crowding:
+            return
+        services = [one for one in list(self._records.services.values()) if one.placed]
+        names = dict.fromkeys(one.name for one in services if not one.ended)
+        if names:  # else they are ending
             self._said_crowded = True
-            names = ", ".join(one.name for one in self._records.services.values() if not one.ended)
+            what = remedy(several=len(names) > 1)
             _log.warning(
-                "tasks wait because servers occupy all slots; publish %s with count=, or "
-                "terminate it",
-                names,
+                "tasks wait because servers of %s occupy all slots; %s", joined(names), what
             )
 
     def hosts_changed(self) -> None:

@@ -12,18 +12,17 @@ from encamp.cluster.records import WAITING, Cause
 from encamp.errors import EncampError, ServiceEnded, ServiceFailed, UnsupportedByEngine, words_of
 from encamp.services.letters import END, Asked
 from encamp.services.registry.consoles import Consoles
-from encamp.services.registry.grants import Grants
+from encamp.services.registry.grants import SAY_AFTER, Grants
 from encamp.services.registry.pool import Pool, ServerRecord
 from encamp.services.registry.questions import Questions
 from encamp.services.registry.records import Published, Records, Service
 from encamp.services.registry.saved import States
 from encamp.services.registry.watch import Watch
 from encamp.services.server import Terms, serve
+from encamp.sizes import counted, joined
 from encamp.wire.pickling import portable_error
 
 _log = logging.getLogger("encamp")
-_SAY_AFTER = 1.0
-"""Seconds after which a warning says that servers wait for slots."""
 
 
 class Starter:
@@ -108,7 +107,7 @@ class Starter:
                 raise
         if missing and not service.said:
             service.said = True
-            self._records.pump.later(_SAY_AFTER, lambda: self._say_what_waits(service))
+            self._records.pump.later(SAY_AFTER, lambda: self._say_what_waits(service))
 
     def start(self, service: Service, server: ServerRecord) -> None:
         """Start a server, with the saved state of a dead one if there is any."""
@@ -140,19 +139,14 @@ class Starter:
     def _say_what_waits(self, service: Service) -> None:
         waiting = self._without_slot(service)
         if waiting and service.over() is None:
-            _log.warning("%s", waiting_for_slots(service.name, waiting, self._holders(service)))
+            others = [one for one in self._records.services.values() if one is not service]
+            there = [one.name for one in others if one.placed and not one.ended]
+            ending = [one.name for one in others if one.placed and one.ended]
+            _log.warning("%s", waiting_for_slots(service.name, waiting, there, ending))
 
     def _without_slot(self, service: Service) -> int:
         servers = service.pool.servers.values()
         return sum(server.task is not None and server.task.slot is None for server in servers)
-
-    def _holders(self, service: Service) -> list[str]:
-        """The names of other services that have slots."""
-        return [
-            one.name
-            for one in self._records.services.values()
-            if one is not service and not one.ended and one.pool.live()
-        ]
 
     def reconcile(self) -> None:
         """Adapt the number of servers of each service to the slots or hosts."""
@@ -193,9 +187,22 @@ class Starter:
         self._questions.tell_waiters()
 
 
-def waiting_for_slots(name: str, count: int, holders: list[str]) -> str:
-    """The warning that servers have no slot."""
-    who = (
-        f"; {', '.join(holders)} {'has' if len(holders) == 1 else 'have'} slots" if holders else ""
+def waiting_for_slots(name: str, count: int, there: list[str], ending: list[str]) -> str:
+    """The warning that servers have no slot; ``there`` and ``ending`` are services that have."""
+    text = (
+        f"{counted(count, 'server')} of {name} {'waits' if count == 1 else 'wait'} for free slots"
     )
-    return f"{count} server{'s' * (count != 1)} of {name} wait for free slots{who}"
+    if not there and not ending:
+        return text
+    names = [f"an earlier service {name}" if one == name else one for one in there or ending]
+    several = len(set(names)) > 1
+    who = f"{joined(names)} {'have' if several else 'has'}"
+    if not there:
+        return f"{text}; {who} not ended yet"
+    return f"{text}; {who} slots: {remedy(several=several)}"
+
+
+def remedy(*, several: bool) -> str:
+    """What to do with services that occupy slots."""
+    it = "them" if several else "it"
+    return f"terminate {it}, or publish {it} with count="

@@ -26,6 +26,7 @@ from encamp.errors import (
     NoSuchConsole,
     NoSuchHost,
     NotEnough,
+    NotInTime,
     ProxyReleased,
     ServerLost,
     ServiceEnded,
@@ -554,11 +555,17 @@ class Lasting(Served):
         first = publish(served.Counter)
         first.ready(4, _LONG)
         task = cluster.spawn(work.add, 8, notify=False)
-        assert "publish Counter with count=" in caplog.text
+        assert (
+            "tasks wait because servers of Counter occupy all slots; "
+            "terminate it, or publish it with count=" in caplog.text
+        )
+        assert repr(task) == f"<{task.name}: pending: servers of Counter occupy all slots>"
+        with pytest.raises(NotInTime, match=r"task \d+ has not ended within 0.05 s; it is pending"):
+            task.result(0.05)
         second = publish(served.Member, count=2)
         with pytest.raises(TimeoutError, match="2 wait for free slots"):
             second.ready(1, 0.05)
-        until(lambda: "2 servers of Member wait for free slots; Counter has" in caplog.text)
+        until(lambda: "2 servers of Member wait for free slots; Counter has slots" in caplog.text)
         first.terminate()
         assert second.ready(2, _LONG) == 2
         assert task.result(_LONG) == 9
