@@ -32,7 +32,7 @@ class _Given:
 
 
 def use_cluster(cluster: Cluster | None) -> None:
-    """Let new grids use an open cluster; None: their own again."""
+    """Let new grids use an open cluster; None for clusters of their own."""
     _Given.cluster = cluster
 
 
@@ -334,7 +334,7 @@ class AbstractGrid(Thread):
         """Let servers find modules in a folder; ``filename`` is ignored."""
         self._src_path, self.loader_filename = src_path, filename
 
-    # What it says
+    # Debug messages
 
     def set_debug(self, debug: bool, verbose: bool = False) -> None:
         """Let `dp` print, on standard output, too, if wanted."""

@@ -33,7 +33,7 @@ class Server:
     def __init__(self, grid: Grid, service_id: str, number: int) -> None:
         self.grid, self.service_id, self.number = grid, service_id, number
         self.proxy: Proxy | None = None
-        """That of who has acquired it, while somebody of this grid has."""
+        """The proxy of the client that has acquired it, if that is one of this grid."""
         self._times: deque[float] = deque(maxlen=LAST)
 
     @property
@@ -48,7 +48,7 @@ class Server:
 
     @property
     def jobs(self) -> int:
-        """How many calls it has made."""
+        """The number of its calls."""
         return 0 if self._facts is None else self._facts.calls
 
     @property
@@ -78,7 +78,7 @@ class Proxy:
         self._server, self._proxy = server, proxy
 
     def _release_service(self) -> None:
-        """Let others have the server after the last call."""
+        """Release the server after the last call."""
         self._proxy.release()
         if self._server.proxy is self:
             self._server.proxy = None
@@ -104,19 +104,19 @@ class Free:
         self._grid, self._service_id = grid, service_id
 
     def qsize(self) -> int:
-        """How many there are."""
+        """The number of free servers."""
         told = self._grid.statistics(self._service_id)
         return sum(server.state == "free" for server in told.servers)
 
     def empty(self) -> bool:
-        """Whether there is none."""
+        """Whether no server is free."""
         return not self.qsize()
 
     def get(self, block: bool = True, timeout: float | None = None) -> Server:
-        """Acquire the next one; waits. Raises TimeoutError."""
+        """Acquire a free server; waits. Raises TimeoutError."""
         return self._grid.find_server(self._service_id, timeout if block else 0.0)
 
     def put(self, server: Server) -> None:
-        """Release one."""
+        """Release a server."""
         if server.proxy is not None:
             server.proxy._release_service()

@@ -37,7 +37,7 @@ __all__ = [
 
 
 class PyOpusError(EncampError):
-    """Something was asked of the virtual machine that it cannot do, or not here."""
+    """The virtual machine cannot do what was asked, or not here."""
 
     message: str
 
@@ -46,7 +46,7 @@ class PyOpusError(EncampError):
 
 
 class TaskID:
-    """Which task; comparable, hashable, printable. This one is nobody's."""
+    """The id of a task: comparable, hashable, printable. This base class is no task's."""
 
     @staticmethod
     def bad() -> TaskID:
@@ -54,7 +54,7 @@ class TaskID:
         return TaskID()
 
     def valid(self) -> bool:
-        """Whether there can be a task of this id."""
+        """Whether a task can have this id."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -68,7 +68,7 @@ class TaskID:
 
 
 class HostID:
-    """Which host; comparable, hashable, printable. This one is nobody's."""
+    """The id of a host: comparable, hashable, printable. This base class is no host's."""
 
     @staticmethod
     def bad() -> HostID:
@@ -76,7 +76,7 @@ class HostID:
         return HostID()
 
     def valid(self) -> bool:
-        """Whether there can be a host of this id."""
+        """Whether a host can have this id."""
         return False
 
     def __eq__(self, other: object) -> bool:
@@ -94,35 +94,35 @@ class Msg:
 
 
 class MsgTaskExit(Msg):
-    """A task has ended: ``taskID``. Comes after its result."""
+    """The task ``taskID`` has ended. Arrives after its result."""
 
     def __init__(self, taskID: TaskID) -> None:
         self.taskID = taskID
 
 
 class MsgHostDelete(Msg):
-    """A host has left: ``hostID``."""
+    """The host ``hostID`` has left."""
 
     def __init__(self, hostID: HostID) -> None:
         self.hostID = hostID
 
 
 class MsgHostAdd(Msg):
-    """Hosts have joined: ``hostIDs``."""
+    """The hosts ``hostIDs`` have joined."""
 
     def __init__(self, hostIDs: list[HostID]) -> None:
         self.hostIDs = hostIDs
 
 
 class MsgJobsEnded(Msg):
-    """There is something for `VirtualMachine.endedJobs`."""
+    """`VirtualMachine.endedJobs` has something to return."""
 
 
 class MsgTaskResult(Msg):
-    """What a function returned: ``success`` and ``returnValue``.
+    """The result of a function: ``success`` and ``returnValue``.
 
-    If it raised, ``success`` is False, ``returnValue`` None, and ``error`` what it raised, with
-    the remote traceback as its cause.
+    If it raised an exception, ``success`` is False, ``returnValue`` is None, and ``error`` is the
+    exception, with the remote traceback as its cause.
     """
 
     def __init__(self, success: bool, returnValue: Any, error: BaseException | None = None) -> None:
@@ -132,7 +132,7 @@ class MsgTaskResult(Msg):
 
 
 class EndedJob(NamedTuple):
-    """What has come of a job: its value or its error, and the host that it ran on."""
+    """An ended job: its value or its error, and the host that it ran on."""
 
     job: Any
     value: Any
@@ -146,9 +146,9 @@ def getNumberOfCores() -> int:
 
 
 def translateToAbstractPath(path: str) -> tuple[int, str]:
-    """``path`` as (number of its shared root, rest), which means the same on every host.
+    """``path`` in a form for all hosts: number of its shared root, and the rest.
 
-    Raises `PyOpusError` if no folder of PARALLEL_MIRRORED_STORAGE holds it.
+    Raises `PyOpusError` if it is in no folder of PARALLEL_MIRRORED_STORAGE.
     """
     shared = to_abstract(path)
     if shared is None:
@@ -157,10 +157,10 @@ def translateToAbstractPath(path: str) -> tuple[int, str]:
 
 
 def translateToActualPath(index: int, relPath: str) -> str:
-    """Where on this host the path is that `translateToAbstractPath` gave elsewhere.
+    """The path on this host for a result of `translateToAbstractPath` on any host.
 
     ``relPath`` is relative even if it begins with a slash. Raises `PyOpusError` if this host has
-    no shared root of that number.
+    no shared root with that number.
     """
     if index < 0:
         raise PyOpusError(f"there is no shared root {index}")
@@ -171,7 +171,7 @@ def translateToActualPath(index: int, relPath: str) -> str:
 
 
 class DebugLabel:
-    """Where this code runs, as debug messages tell it."""
+    """The label of debug messages: where this code runs."""
 
     microthread = 0
 
@@ -179,7 +179,7 @@ class DebugLabel:
     def turn_of(cls, number: int) -> None:
         """Note which task of this process runs, also for PyOPUS's own modules.
 
-        Its simulators and evaluators name temporary files by `pyopus.misc.identify`.
+        Its simulators and evaluators use `pyopus.misc.identify` in names of temporary files.
         """
         cls.microthread = number
         if (identify := sys.modules.get("pyopus.misc.identify")) is not None:
@@ -202,17 +202,17 @@ class VirtualMachine:
     """Hosts that work in parallel, seen from the spawner and from the tasks that it spawns.
 
     debug
-        Above 0, what happens is printed.
+        If above 0, debug messages are printed.
     startupDir
         Folder that tasks start in; with a mirrorMap, a folder inside the local storage.
     translateStartupDir
-        Whether startupDir goes by PARALLEL_MIRRORED_STORAGE, as mirrored files do.
+        Whether startupDir is translated by PARALLEL_MIRRORED_STORAGE, as mirrored files are.
     mirrorMap
         ``{path or glob on the spawner: folder in the local storage}``; None mirrors nothing.
-        A glob that matches nothing raises `NoMatch` here, a target outside `UnsafeTarget`.
+        A glob that matches nothing raises `NoMatch`, a target outside raises `UnsafeTarget`.
     persistentStorage
-        Whether a slot's next task finds the folder as the last one left it, with nothing mirrored
-        again. It goes with the process that made it, so no later run finds it.
+        Whether a slot's next task finds the folder as the last one left it, and nothing is mirrored
+        again. The folder is removed with the process that created it, so no later run finds it.
     """
 
     vm_counter: ClassVar[int] = 0
@@ -237,7 +237,7 @@ class VirtualMachine:
         mirrorMap: Mapping[str, str] | None = None,
         persistentStorage: bool = False,
     ) -> None:
-        """Change what the constructor was told, for what is spawned from now on."""
+        """Change options of the constructor, for tasks that are spawned from now on."""
         self.persistentStorage = persistentStorage
         self.mirrorList = None if mirrorMap is None else [*map(_mirrored, mirrorMap.items())]
         self._startup: Portable | None = startupDir
@@ -252,12 +252,12 @@ class VirtualMachine:
 
     @staticmethod
     def slots() -> int:
-        """How many tasks there can be at a time, the spawner among them."""
+        """The number of slots, including the spawner's."""
         return 0
 
     @staticmethod
     def freeSlots() -> int:
-        """How many more tasks can be spawned now."""
+        """The number of free slots: so many tasks can be spawned now."""
         return 0
 
     @staticmethod
@@ -277,15 +277,15 @@ class VirtualMachine:
 
     @staticmethod
     def taskID() -> Any:
-        """The id of the task that asks."""
+        """The id of the calling task."""
 
     @staticmethod
     def hostID(task: Any = None) -> Any:
-        """The id of the host that ``task`` is on; of the asking task's by default."""
+        """The id of the host of a task, by default of the calling one."""
 
     @staticmethod
     def parentTaskID() -> Any:
-        """The id of the task that spawned the one that asks; a bad one for the spawner."""
+        """The id of the task that spawned the calling one; an invalid id in the spawner."""
 
     @staticmethod
     def formatSpawnerConfig() -> str:
@@ -303,50 +303,49 @@ class VirtualMachine:
     ) -> list[Any]:
         """Run a function in ``count`` free slots (None: in all) of ``targetList``'s hosts.
 
-        Returns the ids of the tasks, fewer than ``count`` where slots are short. Does not wait.
-        With ``sendBack`` each task's result comes as a `MsgTaskResult`.
+        Returns the ids of the tasks, fewer than ``count`` if there are not enough slots. Does not
+        wait. With ``sendBack`` each task's result arrives as a `MsgTaskResult`.
         """
         raise NotImplementedError
 
     def checkForIncoming(self, fromDestination: Any = None) -> bool:
-        """Whether a message (of that task) is there."""
+        """Whether a message (of that task) has arrived."""
         raise NotImplementedError
 
     def receiveMessage(self, timeout: float = -1.0, fromDestination: Any = None) -> Any:
         """The next message (of that task) as ``(sender, message)``.
 
-        Waits ``timeout`` seconds: without end if negative, not at all if 0. Returns ``()`` if none
-        came, None if one came that cannot be read here.
+        Waits ``timeout`` seconds: forever if negative, not at all if 0. Returns ``()`` if none has
+        arrived, None if one has arrived that cannot be unpickled.
         """
         raise NotImplementedError
 
     def messageHere(self) -> Any:
-        """As `receiveMessage` of 0 seconds, but only what has come when that was last called."""
+        """`receiveMessage` for messages that had arrived when it was last called; never waits."""
         return self.receiveMessage(0)
 
     def sendMessage(self, destination: Any, message: Any) -> bool:
-        """Send a task an object; False if that failed. Does not wait until it is received."""
+        """Send an object to a task; False if that failed. Does not wait for the receiver."""
         raise NotImplementedError
 
     def errorIsRaised(self, task: Any) -> None:
-        """Do not print what this task raises: whoever joins it gets to know."""
+        """Do not print the error of a task, which is raised where the task is joined."""
 
-    # Jobs: tasks of a dispatch, which nobody knows by an id
+    # Jobs: tasks of a dispatch, whose ids nobody needs
 
     def roomForJobs(self, independent: bool) -> int:
-        """How many more jobs can be started now.
+        """How many more jobs can be started now: one for each free slot.
 
-        One for each free slot; if they are ``independent`` of each other's results, and short,
-        more may wait at the slots.
+        More short jobs can wait at the slots if they are ``independent`` of each other's results.
         """
         return self.freeSlots()
 
     def startJob(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
-        """Run a function in some slot; what stands for it in `endedJobs`, or is its task's id.
+        """Run a function in any slot; returns its handle in `endedJobs`, or its task's id.
 
-        None if the slot was lost just now.
+        None if the slot was just lost.
         """
         for task in self.spawnFunction(function, args, kwargs, count=1):
             self.errorIsRaised(task)
@@ -354,26 +353,26 @@ class VirtualMachine:
         return None
 
     def endedJobs(self) -> Sequence[EndedJob]:
-        """The jobs that have ended since the last call, but for those that are told as tasks."""
+        """The jobs that have ended since the last call, except those that are reported as tasks."""
         return ()
 
     def takeBackJobs(self, jobs: Sequence[Any]) -> None:
-        """End with an error those of ``jobs`` that have not begun. Blocks for a moment."""
+        """Fail those of ``jobs`` that have not started. Blocks for a moment."""
 
     def clearLocalStorage(self, timeout: float = -1.0) -> None:
-        """Remove on every host what tasks left in the local storage; waits that many seconds.
+        """Remove what dead processes left in the local storage of every host.
 
-        What belongs to somebody who is alive stays.
+        Waits so many seconds for the hosts. Folders of living processes stay.
         """
         raise NotImplementedError
 
     @staticmethod
     def finalize() -> None:
-        """End the parallel program: tasks that wait for messages end, others are waited for."""
+        """End the parallel program: tasks that wait for messages end; waits for the others."""
 
     @contextmanager
     def environment(self) -> Iterator[None]:
-        """Around a spawned function: its current folder, with what is to be mirrored in it."""
+        """Run a block in the current folder of a spawned function, with its mirrored files."""
         if self.mirrorList is None:
             with _inside(None if self._startup is None else local(self._startup)):
                 yield
@@ -389,12 +388,12 @@ class VirtualMachine:
                 yield
 
     def _folder_name(self) -> str:
-        """As PyOPUS calls a task's local storage."""
+        """PyOPUS's name for a task's local storage."""
         return f"pyopus-{getpass.getuser()}/{os.getpid():x}_vm{self.vmIndex:x}"
 
 
 def _mirrored(entry: tuple[str, str]) -> tuple[Portable, str]:
-    """One line of a mirror map in the form that every host understands."""
+    """An entry of a mirror map in a form for all hosts."""
     source, target = entry
     if PurePosixPath(target).is_absolute():
         raise UnsafeTarget(target, "is absolute")

@@ -1,6 +1,6 @@
-"""What the dialect's virtual machines do in the same way on a cluster: spawn, send, receive, end.
+"""What all virtual machines of the dialect do alike on a cluster: spawn, send, receive, end.
 
-Subclasses define their ids and what they know of hosts.
+Subclasses define the ids and the facts about hosts.
 """
 
 # ruff: noqa: N802, N803
@@ -49,7 +49,7 @@ __all__ = ["ClusteredMachine", "Here", "run_task", "task_here"]
 
 @dataclass(frozen=True, eq=False)
 class Here:
-    """The task that runs in a slot, its place, and the machine that it was spawned by."""
+    """The task that runs in a slot, the place in its id, and the machine that has spawned it."""
 
     place: int
     task: CurrentTask
@@ -62,11 +62,11 @@ running: dict[int, Here] = {}
 
 
 def task_here() -> Here | None:
-    """The task that asks, also from a thread that it has started; None in the spawner.
+    """The calling task, also in threads that it has started; None in the spawner.
 
-    Where tasks run in the spawner's process, threads that they start count as the spawner's.
+    If tasks run in the spawner's process, threads that they start count as the spawner's.
     """
-    if not running:  # as in the spawner, which asks often
+    if not running:  # quick for the spawner, which calls this often
         return None
     slot = slot_here()
     if slot is not None and (here := running.get(slot[1])) is not None:
@@ -82,13 +82,16 @@ def no_task() -> None:
 
 
 class ClusteredMachine(VirtualMachine):
-    """Tasks in the slots of a cluster; each has a number there, and a *place* that its id tells."""
+    """Tasks in the slots of a cluster. An id has the task's number and a *place*.
+
+    The place is the slot (MPI) or the host's id (PVM).
+    """
 
     subsystem: ClassVar[str]
     task_type: ClassVar[type[TaskID]]
     host_type: ClassVar[type[HostID]]
 
-    # What differs
+    # What subclasses define
 
     @staticmethod
     @abstractmethod
@@ -98,7 +101,7 @@ class ClusteredMachine(VirtualMachine):
     @classmethod
     @abstractmethod
     def _id(cls, place: int | None, number: int) -> TaskID:
-        """A task's id; None for the place is nobody's, 0 for the number the spawner's."""
+        """A task's id: invalid if ``place`` is None, the spawner's if ``number`` is 0."""
 
     @classmethod
     @abstractmethod
@@ -118,25 +121,25 @@ class ClusteredMachine(VirtualMachine):
     @classmethod
     @abstractmethod
     def _place(cls, slot: int) -> int:
-        """The place of tasks in a slot."""
+        """The place of tasks in a slot, for their ids."""
 
     @classmethod
     @abstractmethod
     def _spawners_place(cls) -> int:
-        """The place of the spawner."""
+        """The place of the spawner, for its id."""
 
     @classmethod
     def _hosts_changed(cls) -> None:
-        """A host has come or gone."""
+        """A host has joined or left."""
 
     def _options(self) -> dict[str, Any]:
-        """How the cluster is to spawn."""
+        """Options of `Cluster.spawn`."""
         return {}
 
-    # What does not
+    # What is alike
 
     def setWorkerDebug(self, debug: int = 0) -> None:
-        """Set the debug level of what is spawned from now on."""
+        """Set the debug level for tasks that are spawned from now on."""
         self.debug = debug
 
     def spawnFunction(
@@ -178,7 +181,7 @@ class ClusteredMachine(VirtualMachine):
     ) -> tuple[Any, ...] | None:
         """See `VirtualMachine.receiveMessage`.
 
-        Raises `ClusterError` if the cluster as a whole is gone: waiting again would not help.
+        Raises `ClusterError` if the whole cluster is gone, so that waiting again is useless.
         """
         wait = checked_timeout(timeout)
         return self._received(self._mail().get, wait, fromDestination)
@@ -191,7 +194,7 @@ class ClusteredMachine(VirtualMachine):
         return self._received(self._mail().here)
 
     def _received(self, take: Callable[..., tuple[Any, ...]], *how: Any) -> tuple[Any, ...] | None:
-        """What is taken from the mailbox; None if it cannot be read."""
+        """The next message in the mailbox; None if it cannot be unpickled."""
         try:
             received = take(*how)
         except (ClusterError, PyOpusError):
@@ -220,7 +223,7 @@ class ClusteredMachine(VirtualMachine):
         return spawner.mail
 
     def sendMessage(self, destination: Any, message: Any) -> bool:
-        """See `VirtualMachine.sendMessage`. What is sent to a task that has ended is dropped."""
+        """See `VirtualMachine.sendMessage`. Messages to ended tasks are dropped."""
         if not self._checked_task(destination).valid():
             return False
         here, to = task_here(), self._number(destination)
@@ -271,7 +274,7 @@ class ClusteredMachine(VirtualMachine):
                 raise PyOpusError(f"a host's id is a {kind.__name__}, not {host!r}")
         return found
 
-    # What comes
+    # Messages and events that arrive
 
     def _fetch(self, spawner: Machine, wait: float | None) -> tuple[Any, ...] | None:
         if spawner.cluster is None:
@@ -283,13 +286,13 @@ class ClusteredMachine(VirtualMachine):
             else:
                 received = spawner.cluster.receive(wait)
         except EngineFailed:
-            received = spawner.cluster.receive(0)  # what was lost with it is told first
+            received = spawner.cluster.receive(0)  # the losses with it are reported first
             if received is None:
                 raise
         return None if received is None else self._translated(spawner, received)
 
     def _translated(self, spawner: Machine, received: Received) -> tuple[Any, ...]:
-        """What a cluster's message or event is in the dialect; ``()`` for what is no news here."""
+        """A cluster's message or event in the dialect; ``()`` if the dialect has none for it."""
         number, message = received.source, received.message
         if is_letter(message):
             return spawner.ids.get(number) or self._id(message[1], number), message[2]
@@ -305,7 +308,7 @@ class ClusteredMachine(VirtualMachine):
         return sender or self._id(None, number), message
 
     def _news(self, spawner: Machine, event: HostAdded | HostDeleted) -> tuple[Any, ...]:
-        """What becomes of a host's coming or going."""
+        """The dialect's message for a host that has joined or left."""
         name, nobody = event.host.name, self.task_type.bad()
         if isinstance(event, HostAdded):
             if not spawner.add(event.host):
@@ -326,8 +329,8 @@ def _check_call(function: object, count: object) -> None:
 
 
 def checked_timeout(timeout: Any) -> float | None:
-    """Seconds to wait, None for ever, from PyOPUS's way to say it."""
-    if type(timeout) is float and timeout < 0:  # as most wait, and the rest takes longer
+    """Seconds to wait, None for forever, from PyOPUS's notation."""
+    if type(timeout) is float and timeout < 0:  # the usual case, quickly
         return None
     seconds = as_number(timeout)
     if seconds is None or math.isnan(seconds):
@@ -336,10 +339,10 @@ def checked_timeout(timeout: Any) -> float | None:
 
 
 def _as_task(function: Callable[..., Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What a slot is to run, and its first arguments after the machine and the place.
+    """The function that a slot runs, and its arguments after the machine and the place.
 
-    A function becomes part of the task's own function, which a cluster pickles once. All else that
-    can be called has state of its own and travels as an argument each time.
+    A function becomes part of the slot's function, which a cluster pickles once. Other callables
+    have state, and are sent as an argument each time.
     """
     if isinstance(function, FunctionType):
         return _task_of(function), ()
@@ -364,14 +367,14 @@ def run_task(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Any:
-    """What runs in a slot: the function in its environment."""
+    """Run a task's function in a slot, with its folder and its mailbox."""
     me, worker = current_task(), f"{vm.subsystem}WORKER"
     running[me.id] = Here(place, me, Mailbox(partial(_fetch_in_task, vm, me)), vm)
     if vm.debug:
         vm._debug(worker, f"task {vm.taskID()} begins on {me.host}")
     try:
         if vm.mirrorList is None and vm._startup is None:
-            return function(*args, **kwargs)  # the slot goes back to its folder by itself
+            return function(*args, **kwargs)  # the slot restores its current folder
         with vm.environment():
             return function(*args, **kwargs)
     except Finished:
@@ -389,7 +392,7 @@ def _fetch_in_task(
     if received is None:
         return None
     number, what = received.source, received.message
-    if not is_letter(what):  # sent by a program that does not use the dialect
+    if not is_letter(what):  # from a program that does not use the dialect
         return vm._id(0 if number == 0 else None, number), what
     _, place, message = what
     if isinstance(message, Finish):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Join", "OpusOS", "Scheduler", "Spawn", "SysCall", "Task", "Yield", "cOS"]
 
 _AT_ONCE = 16
-"""Jobs that are started before other tasks of this process have their turn."""
+"""Jobs that are started before other tasks of this process get their turn."""
 Collector = Generator[None, tuple[Any, ...], None]
 
 
@@ -47,24 +47,24 @@ class OpusOS:
         self.debug = 0
 
     def __reduce__(self) -> str:
-        return "cOS"  # tasks elsewhere find their own
+        return "cOS"  # remote tasks use the instance of their process
 
     def setVM(self, vm: VirtualMachine | None = None) -> None:
-        """Run remote tasks on ``vm``. Without effect in tasks of it; not while some run."""
+        """Run remote tasks on ``vm``; not while some run. Does nothing in its tasks."""
         self.scheduler.setVM(vm)
 
     def setDebug(self, debug: int = 0) -> None:
-        """Above 0, what happens is printed."""
+        """If above 0, debug messages are printed."""
         self.debug = debug
         self.scheduler.setDebug(debug)
 
     def slots(self) -> int:
-        """The slots of the virtual machine; -1 without one."""
+        """The number of slots of the virtual machine; -1 without one."""
         vm = self.scheduler.vm
         return -1 if vm is None else vm.slots()
 
     def freeSlots(self) -> int:
-        """The slots in which no task runs, whether joined or not; -1 without a machine."""
+        """The number of slots without an unjoined task; -1 without a machine."""
         vm = self.scheduler.vm
         return -1 if vm is None else vm.freeSlots()
 
@@ -81,7 +81,7 @@ class OpusOS:
         return translateToAbstractPath(p)
 
     def toActualPath(self, abstractPath: tuple[int | None, str]) -> str:
-        """See `translateToActualPath`; with None for the index, the path as it is."""
+        """See `translateToActualPath`; returns the path unchanged if ``index`` is None."""
         index, path = abstractPath
         return path if index is None else translateToActualPath(index, path)
 
@@ -108,17 +108,17 @@ class OpusOS:
     ) -> list[Any] | None:
         """Run jobs on all slots, each as soon as one is free; the results in the jobs' order.
 
-        A job is ``(function, args, kwargs, anything…)``, of which all but the function may be
-        left out. ``jobList`` is asked for the next job when it can start, so that it may depend on
-        results that ``collector`` was sent. Without one, jobs that take less than 20 milliseconds
-        are asked for ahead of time, at most 100 for each slot.
+        A job is ``(function, args, kwargs, anything…)``; only the function is required. The next
+        job is taken from ``jobList`` when it can start, so it may depend on results that
+        ``collector`` was sent. Without a collector, jobs that take less than 20 milliseconds are
+        taken ahead of time, at most 100 for each slot.
 
-        ``collector`` is a coroutine that is not started yet; it is sent ``(index, job, result)``,
-        with ``collectHostIDs`` also the host's id, as they come, and closed at the end. With it
-        there is no list of results, unless ``buildResultList`` asks for it.
+        ``collector`` is a coroutine that is not started yet. Each result is sent to it as
+        ``(index, job, result)``, with ``collectHostIDs`` also the host's id, and it is closed at
+        the end. Then no list of results is returned, unless ``buildResultList`` asks for it.
 
-        If a job raises, no more are started; those that run are collected, then it is raised. The
-        arguments of a job may be changed when ``jobList`` is asked for the next one.
+        If a job raises an exception, no more are started; when the running ones have ended, it is
+        raised. The arguments of a job may be changed once the next one is taken from ``jobList``.
         """
         wanted = collector is None or buildResultList is True
         results: dict[int, Any] = {}
@@ -131,7 +131,7 @@ class OpusOS:
                 collector.send((index, job, result, *more))
 
         with _started(collector):
-            independent = collector is None  # who else could tell ``jobList`` of results?
+            independent = collector is None  # without one, ``jobList`` cannot know results
             _Dispatch(self, tell, remote=remote, independent=independent).run(jobList)
         return [results[index] for index in sorted(results)] if wanted else None
 
@@ -142,12 +142,12 @@ class OpusOS:
         kwargs: Mapping[str, Any] | None = None,
         remote: bool = True,
     ) -> Any:
-        """Run a function elsewhere, wait for it, and return its value."""
+        """Run a function in a slot, wait for it, and return its value."""
         tid = self.Spawn(function, args, kwargs or {}, remote=remote)
         return self.Join([tid])[tid]
 
     def finalize(self) -> None:
-        """Print errors that nobody has collected, and end the virtual machine."""
+        """Print the errors of tasks that were not joined, and end the virtual machine."""
         self.scheduler.tell_uncollected()
         if self.scheduler.vm is not None:
             self.scheduler.vm.finalize()
@@ -155,7 +155,7 @@ class OpusOS:
 
 @contextmanager
 def _started(collector: Collector | None) -> Iterator[None]:
-    """Around what is sent to a collector."""
+    """Run a block that sends to a collector."""
     if collector is None:
         yield
         return
@@ -167,7 +167,7 @@ def _started(collector: Collector | None) -> Iterator[None]:
 
 
 class _Dispatch:
-    """One `OpusOS.dispatch` under way; ``independent`` if no job depends on another's result."""
+    """A running `OpusOS.dispatch`; ``independent`` if no job depends on another's result."""
 
     def __init__(
         self, system: OpusOS, tell: Callable[..., None], *, remote: bool, independent: bool
@@ -178,7 +178,7 @@ class _Dispatch:
         """Number of a task → index, job."""
         self._error: BaseException | None = None
         self._room = 0
-        """Jobs that may be started before other tasks of this process have their turn."""
+        """Jobs that may be started before other tasks of this process get their turn."""
 
     def run(self, jobs: Iterable[Sequence[Any]]) -> None:
         """Run all jobs; raises the first error of one."""
@@ -199,7 +199,7 @@ class _Dispatch:
             raise self._error
 
     def _make_room(self) -> None:
-        """Collect what has ended, and wait until there is room for another job or an error."""
+        """Collect ended jobs, and wait until another job can start or an error has occurred."""
         self._collect(block=False)
         while self._running and self._error is None and self._full():
             self._collect(block=True)
@@ -236,7 +236,7 @@ class _Dispatch:
                 self._error = child.error
 
     def _drop(self, *, wait: bool) -> None:
-        """Take back what has not begun, and wait for the rest; nobody wants its results."""
+        """Cancel jobs that have not started, and wait for the others, whose results are dropped."""
         self._tell = lambda *_: None
         with suppress(Exception):  # what stopped the dispatch matters more
             self._os.scheduler.take_back(self._running)

@@ -1,7 +1,7 @@
 """The jobs of a dispatch on a cluster: tasks without a fixed slot.
 
-A task that is spawned by itself has a slot from the beginning, since its id contains the slot.
-Nobody asks for a job's id, so the cluster may choose its slot, and send short jobs ahead.
+An ordinary task has a slot from the beginning, since its id contains the slot. Nobody asks for a
+job's id, so the cluster may choose its slot, and send short jobs ahead.
 """
 
 # ruff: noqa: N802
@@ -55,18 +55,18 @@ class JobMachine(ClusteredMachine):
         cancel_all(reversed(jobs))
 
     def _as_it_is(self, spawner: Machine) -> bytes:
-        """The pickle of this machine and its slots; the one before as long as nothing differs."""
+        """The pickle of this machine and its slots; cached until something changes."""
         state = [spawner.where(), *vars(self).items()]
         known = _known.get(self)
         if known is not None and known[0] == state:
             return known[1]
         data = _pickled((self, self._places(spawner)))
-        if _FIXED.issuperset(map(type, vars(self).values())):  # others may change unseen
+        if _FIXED.issuperset(map(type, vars(self).values())):  # others may change in place
             _known[self] = state, data
         return data
 
     def _places(self, spawner: Machine) -> dict[tuple[int, int], int]:
-        """Agent and slot → the place that ids tell."""
+        """Agent and slot → the place in ids."""
         return {record.key: self._place(slot) for slot, record in spawner.where().items()}
 
     def _ended(self, job: SpawnedTask) -> EndedJob:
@@ -79,7 +79,7 @@ class JobMachine(ClusteredMachine):
 
 _FIXED = frozenset({int, bool, str, type(None), SharedPath})
 _known: WeakKeyDictionary[JobMachine, tuple[list[Any], bytes]] = WeakKeyDictionary()
-"""Machines with what they were like when they were pickled, and the pickle."""
+"""Machines with their states when they were pickled, and the pickles."""
 
 
 def _pickled(machine: tuple[Any, ...]) -> bytes:
@@ -106,7 +106,7 @@ def _job_of(function: FunctionType, vm: bytes) -> Callable[..., Any]:
 
 
 def _run_job(vm: bytes, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """What runs in a slot."""
+    """Run a job's function in a slot."""
     machine, places = _machine_of(vm)
     here = slot_here()
     assert here is not None  # noqa: S101 - only slots call this

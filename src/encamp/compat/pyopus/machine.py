@@ -1,8 +1,8 @@
 """The cluster behind the virtual machines of this process, and which tasks occupy its slots.
 
 As in PyOPUS, a slot is occupied from the spawn of its task until the spawner has received the
-message of the task's end, not just until the task has ended. So there is always a free slot for a
-spawned task, and no task waits.
+message about the task's end, not only until that end. So a spawned task always has a free slot, and
+no task waits.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ _LETTER = "pyopus letter"
 
 
 def letter(place: int, message: Any) -> tuple[str, int, Any]:
-    """A message on its way, with the place that its sender is in: a slot, or a PVM host's id.
+    """A message as it is sent, with its sender's place: a slot, or a PVM host's id.
 
-    (To pickle an object of a class takes as long as all else that is done for a small message.)
+    (It is a tuple: pickling an object of a class takes as long as everything else for a small
+    message.)
     """
     return _LETTER, place, message
 
 
 def is_letter(what: Any) -> bool:
-    """Whether something was made by `letter`."""
+    """Whether an object is a result of `letter`."""
     return type(what) is tuple and len(what) == 3 and what[0] == _LETTER
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Told to tasks when the program ends: whoever waits for messages is to end."""
+    """Sent to tasks when the program ends: tasks that wait for messages end."""
 
 
 class Finished(BaseException):
@@ -59,15 +60,15 @@ class Finished(BaseException):
 
 
 HERE = -1.0
-"""Instead of seconds to wait: do not even look whether something new has come."""
+"""Instead of seconds to wait: do not even check for new messages."""
 
 
 class Mailbox:
-    """Messages for one task; those that came while others were wanted are kept, in order.
+    """Messages for one task; those that arrive while others are wanted are kept, in order.
 
-    ``fetch`` waits as long as it is told, as receivers of a cluster do, and at `HERE` takes only
-    what has been taken in already; it returns ``(sender, message)``, None if the time is over, or
-    ``()`` for what is nothing to the user.
+    ``fetch`` waits for some seconds or forever (None); with `HERE` it returns only messages that
+    were read already. It returns ``(sender, message)``, None if the time is over, or ``()`` for a
+    message that is not for the user.
     """
 
     def __init__(self, fetch: Callable[[float | None], tuple[Any, ...] | None]) -> None:
@@ -75,7 +76,7 @@ class Mailbox:
         self._kept: deque[tuple[Any, ...]] = deque()
 
     def get(self, wait: float | None, sender: object = None) -> tuple[Any, ...]:
-        """The next message (of one sender), or ``()`` if none comes in ``wait`` seconds."""
+        """The next message (of one sender), or ``()`` if none arrives in ``wait`` seconds."""
         for kept in self._kept:
             if sender is None or sender == kept[0]:
                 self._kept.remove(kept)
@@ -92,7 +93,7 @@ class Mailbox:
         return ()
 
     def here(self) -> tuple[Any, ...]:
-        """The next message that has been taken in already, or ``()``; quicker than to look."""
+        """The next message that was read already, or ``()``; quicker than checking for new ones."""
         if self._kept:
             return self._kept.popleft()
         while (come := self._fetch(HERE)) == ():
@@ -105,7 +106,7 @@ class Mailbox:
         return not self._kept
 
     def holds(self, sender: object = None) -> bool:
-        """Whether there is a message (of one sender); does not wait."""
+        """Whether a message (of one sender) has arrived; does not wait."""
         found = self.get(0, sender)
         if found:
             self._kept.appendleft(found)
@@ -114,14 +115,14 @@ class Mailbox:
 
 @dataclass(frozen=True, slots=True)
 class JobsEnded:
-    """On the cluster's queue: there is something new in `Jobs.ended`."""
+    """An event in the cluster's queue: `Jobs.ended` has a new entry."""
 
 
 _JOB = SpawnOptions(at_once=True)
 
 
 class Jobs:
-    """The jobs of a machine that have not ended, and those that nobody has asked for since."""
+    """The jobs of a machine that are running, and ended ones that were not asked for yet."""
 
     def __init__(self, cluster: Cluster | None) -> None:
         self._cluster = cluster
@@ -142,7 +143,7 @@ class Jobs:
         return task
 
     def _has_ended(self, task: Any) -> None:
-        """Called by whichever thread drives the cluster's pump."""
+        """Called in the thread that drives the cluster's pump."""
         self.running.pop(task.id, None)
         self.ahead = calls_ahead(task)
         self.ended.append(task)
@@ -152,18 +153,18 @@ class Jobs:
 
 @dataclass(eq=False)
 class MachineHost:
-    """One host by its name: the slots that it has, and which of them are free."""
+    """A host: its slots, and which of them are free."""
 
     name: str
     cores: int
     slots: set[int] = field(default_factory=set)
     free: set[int] = field(default_factory=set)
     aside: bool = False
-    """Whether it was asked and did not answer in time, so that it gets no tasks."""
+    """Whether it did not answer in time, so that it gets no tasks."""
 
 
 class Machine:
-    """The hosts and slots that tasks are spawned in; slot 0 is the spawner's own.
+    """The hosts and slots for tasks; slot 0 is the spawner's own.
 
     Without a cluster there is no other slot.
     """
@@ -173,7 +174,7 @@ class Machine:
         here = socket.gethostname()
         self.hosts = {here: MachineHost(here, quota.cores(), {0})}
         self.host_of: dict[int, str] = {0: here}
-        """Slot → host's name; hosts that are gone stay in it."""
+        """Slot → host's name, including hosts that are gone."""
         self.number = {0: 0}
         """Slot → number of the task in it."""
         self.slot: dict[int, int] = {}
@@ -182,33 +183,33 @@ class Machine:
         """Number of a task → its id in the dialect, until then."""
         self._tasks: dict[int, SpawnedTask] = {}
         self.silent: set[int] = set()
-        """Numbers of tasks whose result nobody wants."""
+        """Numbers of tasks whose results are not wanted."""
         self.titles: dict[int, str] = {}
-        """Number of a task → what its function is called, until then."""
+        """Number of a task → the name of its function, until then."""
         self.mail: Mailbox | None = None
         self.roster: Any = None
-        """What else a dialect knows of the hosts."""
+        """A dialect's other facts about the hosts."""
         self.raised: set[int] = set()
-        """Numbers of tasks whose errors somebody raises, so that they need not be printed."""
+        """Numbers of tasks whose errors are raised elsewhere, so that they are not printed."""
         self.killed: set[int] = set()
-        """Numbers of tasks that the program itself has ended."""
+        """Numbers of tasks that the program itself has killed."""
         self.jobs = Jobs(cluster)
         self._known: set[int] = set()
-        """Numbers of tasks whose results have come, until their exits have."""
+        """Numbers of tasks whose results have arrived, until their exits have."""
         self._live: dict[int, SlotRecord] = {}
-        """Slot → what the cluster has for it."""
+        """Slot → the cluster's record of it."""
         self._next = 1
         self._looked = -1
-        """What was `Cluster._changes` when the slots were looked at."""
+        """`Cluster._changes` at the last check of the slots."""
         self._plain: dict[int, SpawnOptions] = {}
-        """Slot → how to spawn there without special options, which are so checked only once."""
+        """Slot → options to spawn there without special options, so that they are checked once."""
         for host in cluster.hosts() if cluster is not None else ():
             self.add(host)
         if cluster is not None:
-            atexit.register(self._tell_errors)  # before the cluster is closed, which ends tasks
+            atexit.register(self._tell_errors)  # runs before the cluster is closed
 
     def add(self, host: Host) -> bool:
-        """Note a host's slots; False if they are known."""
+        """Note a host's slots; False if they are known already."""
         if any(self.host_of[slot] == host.name for slot in self._live):
             return False
         self._match(self.hosts.setdefault(host.name, MachineHost(host.name, host.cores)))
@@ -216,14 +217,14 @@ class Machine:
 
     @property
     def nothing_here(self) -> bool:
-        """Whether no message has been taken in for the program."""
+        """Whether no message for the program was read."""
         cluster, mail = self.cluster, self.mail
         return cluster is not None and not cluster._has_mail and mail is not None and mail.empty
 
     def look(self) -> None:
-        """Take note of slots that hosts have got, or lost with one of their agents.
+        """Note slots that hosts have got, or have lost with one of their agents.
 
-        Hosts that have none come by their message only.
+        Hosts without slots here are added only by their message.
         """
         changes = 0 if self.cluster is None else self.cluster._changes
         if changes == self._looked:
@@ -236,7 +237,7 @@ class Machine:
     def _match(self, host: MachineHost) -> None:
         there = [] if self.cluster is None else self.cluster._slots_of(host.name)
         known = {self._live[slot] for slot in self._of(host)}
-        if not there or known == {*there}:  # the message of a host's end is still to come
+        if not there or known == {*there}:  # a lost host's message will arrive later
             return
         gone = known.difference(there)
         self._forget(host, [slot for slot in self._of(host) if self._live[slot] in gone])
@@ -267,7 +268,7 @@ class Machine:
 
     @property
     def slots(self) -> int:
-        """How many slots there are, the spawner's own among them."""
+        """The number of slots, including the spawner's own."""
         return sum(len(host.slots) for host in self._used())
 
     @property
@@ -276,7 +277,7 @@ class Machine:
         return set().union(*map(self.free_of, self._used()))
 
     def room_for_jobs(self, *, ahead: bool) -> int:
-        """How many more jobs can be started; with ``ahead``, of short ones more than slots."""
+        """How many more jobs can be started; with ``ahead``, more short ones than slots."""
         slots = sum(len(host.free) for host in self._used())
         there = len(self.jobs.running) + len(self.jobs.ended)
         return slots * (1 + self.jobs.ahead * ahead) - there
@@ -287,7 +288,7 @@ class Machine:
 
     @property
     def jobs_in(self) -> dict[int, int]:
-        """Slot → number of the job that it runs; jobs that wait count where they can run."""
+        """Slot → number of the job that it runs; waiting jobs are assigned to free slots."""
         if not self.jobs.running:
             return {}
         at: dict[SlotRecord | None, int] = {}
@@ -311,9 +312,9 @@ class Machine:
         return (host for host in self.hosts.values() if not host.aside)
 
     def take(self, names: Sequence[str] | None) -> int | None:
-        """A free slot, of these hosts only; None if there is none. Hosts with most free first.
+        """Take a free slot (of these hosts), from the host with the most; None if there is none.
 
-        On one host slots are given in PyOPUS's order, which its scripts print.
+        The slots of a host are taken in PyOPUS's order, which its scripts print.
         """
         wanted = self._used() if names is None else map(self._host, names)
         usable = (host for host in wanted if not host.aside)
@@ -334,7 +335,7 @@ class Machine:
 
     @contextmanager
     def taken(self, names: Sequence[str] | None) -> Iterator[int | None]:
-        """`take`, and give the slot back if the block raises."""
+        """`take`, for a block; the slot is free again if the block raises an exception."""
         slot = self.take(names)
         try:
             yield slot
@@ -344,9 +345,9 @@ class Machine:
             raise
 
     def run(self, slot: int, function: Any, *args: Any, **options: Any) -> int | None:
-        """Start a function in a slot that was taken; the number of its task.
+        """Start a function in a slot that was taken; returns the number of its task.
 
-        ``options`` are those of `Cluster.spawn`. None if the host is gone meanwhile.
+        ``options`` are those of `Cluster.spawn`. None if the host has left meanwhile.
         """
         if self.cluster is None:
             raise ClusterClosed("the virtual machine")
@@ -361,7 +362,7 @@ class Machine:
         return task.id
 
     def _how(self, slot: int, options: Mapping[str, Any]) -> SpawnOptions:
-        """How to spawn in a slot; the same object each time where there is nothing special."""
+        """Options to spawn in a slot; the same object each time without special options."""
         known = self._plain.get(slot)
         if known is None or options:
             where: dict[str, Any] = {"on": self.host_of[slot], "slot": self._live[slot].key}
@@ -376,7 +377,7 @@ class Machine:
             self.cluster.send(number, message)
 
     def kill(self, number: int) -> bool:
-        """End a task; False if it is none whose exit is still to come."""
+        """Kill a task; False if it is unknown, or its exit was received."""
         task = self._tasks.get(number)
         if task is None:
             return False
@@ -385,7 +386,7 @@ class Machine:
         return True
 
     def ended(self, number: int) -> None:
-        """The message of a task's exit was received: its slot is free."""
+        """The message about a task's exit was received: free its slot."""
         slot = self.slot.pop(number, None)
         for known in (self._tasks, self.ids, self.titles):
             known.pop(number, None)
@@ -399,9 +400,9 @@ class Machine:
             self.hosts[self.host_of[slot]].free.add(slot)
 
     def error_of(self, number: int, error: BaseException | None) -> BaseException | None:
-        """What a task's result has come with, None if it was ended on purpose; prints it.
+        """The error of a task's result; None if the task was killed on purpose.
 
-        Unless somebody raises it, who has said so before.
+        Prints the error, unless it is raised elsewhere (`raised`).
         """
         raised = number in self.raised
         self.raised.discard(number)
@@ -418,14 +419,14 @@ class Machine:
         sys.stderr.write(f"task {self.ids[number]} on {host} failed:\n{text}")
 
     def _tell_errors(self) -> None:
-        """Print what tasks have raised whose results were not received: nobody raises that now."""
+        """Print the errors of tasks whose results were not received."""
         for number, task in self._tasks.items():
             if task.done() and not task.cancelled() and number not in self._known:
                 self.raised.discard(number)
                 self.error_of(number, task.exception())
 
     def finish(self) -> None:
-        """Tell tasks that the program ends, wait for them, and close the cluster if it is ours."""
+        """Tell tasks that the program ends, wait for them, and close the machine's own cluster."""
         cluster, self.cluster = self.cluster, None
         if cluster is None:
             return
@@ -445,7 +446,7 @@ _ours: Machine | None = None
 
 
 def machine() -> Machine:
-    """The one of this process."""
+    """The machine of this process, new if there is none."""
     global _ours
     if _ours is None:
         _ours = Machine()
@@ -454,22 +455,21 @@ def machine() -> Machine:
 
 
 def opened() -> Machine | None:
-    """The one of this process, if it has one."""
+    """The machine of this process, None if there is none."""
     return _ours
 
 
 def use(new: Machine | None) -> None:
-    """Let this one be the one of this process; None: let there be none."""
+    """Set the machine of this process; None for no machine."""
     global _ours
     _ours = new
 
 
 def use_cluster(cluster: Cluster | None) -> None:
-    """Let the virtual machines of this process work on a cluster that is open already.
+    """Let the virtual machines of this process use an open cluster; None for none.
 
-    For programs that are not started by mpirun, and for engines that PyOPUS does not know. Tasks
-    that the cluster got from elsewhere stay unseen. ``finalize()`` does not close the cluster.
-    None: on no cluster.
+    This is for programs that are not started by mpirun, and for engines that PyOPUS does not have.
+    The dialect does not show the cluster's other tasks. ``finalize()`` does not close the cluster.
     """
     use(Machine(cluster))
 
@@ -477,7 +477,7 @@ def use_cluster(cluster: Cluster | None) -> None:
 def open_under_mpirun() -> None:
     """Under ``mpirun -n N script.py`` open the cluster of the other ranks.
 
-    Called by every rank: only rank 0 returns, the others are its hosts until it is closed.
+    All ranks must call this. Only rank 0 returns; the others are its hosts until it is closed.
     """
     from encamp.engines.mpi.engine import launched, open_on_one_host
 
@@ -490,5 +490,5 @@ def open_under_mpirun() -> None:
 
 
 def _print(_task: int, text: str) -> None:
-    """What tasks print goes where the spawner prints, as under mpirun."""
+    """Print the output of tasks where the spawner prints, as mpirun does."""
     show(text)

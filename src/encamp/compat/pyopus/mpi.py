@@ -89,29 +89,29 @@ def _spawner() -> Machine:
 
 
 class _Facts(ABCMeta):
-    """What PyOPUS keeps in attributes of the class."""
+    """PyOPUS's attributes of the class."""
 
     @property
     def rank(cls) -> int:
-        """The slot that this code runs in."""
+        """The slot of the calling task."""
         here = task_here()
         return 0 if here is None else here.place
 
     @property
     def taskNumber(cls) -> int:
-        """The number of the task that this code runs in."""
+        """The number of the calling task."""
         here = task_here()
         return 0 if here is None else here.task.id
 
     @property
     def host(cls) -> str:
-        """The name of the host that this code runs on."""
+        """The name of the calling task's host."""
         here = task_here()
         return machine().host_of[0] if here is None else here.task.host
 
     @property
     def vmStatus(cls) -> dict[str, Any] | None:
-        """Hosts and slots as the spawner knows them, as a copy; None in tasks."""
+        """A copy of the spawner's hosts and slots; None in tasks."""
         return None if task_here() is not None else _status(machine())
 
 
@@ -135,22 +135,22 @@ class MPI(JobMachine, metaclass=_Facts):
 
     @staticmethod
     def slots() -> int:
-        """How many slots there are, the spawner's own among them."""
+        """The number of slots, including the spawner's own."""
         return _spawner().slots
 
     @staticmethod
     def freeSlots() -> int:
-        """How many of them have no task, as far as exits were received."""
+        """The number of slots without a task; a task counts until its exit was received."""
         return len(_spawner().free)
 
     @staticmethod
     def freeSlotsSet() -> set[int]:
-        """Their numbers."""
+        """The numbers of the free slots."""
         return _spawner().free
 
     @staticmethod
     def hostsWithFreeSlots() -> set[MPIHostID]:
-        """The hosts that they are on."""
+        """The hosts with free slots."""
         spawner = _spawner()
         hosts = spawner.hosts.values()
         return {MPIHostID(host.name) for host in hosts if spawner.free_of(host)}
@@ -162,19 +162,19 @@ class MPI(JobMachine, metaclass=_Facts):
 
     @staticmethod
     def taskID() -> MPITaskID:
-        """The id of the task that asks; the spawner is 0:0."""
+        """The id of the calling task; the spawner's is 0:0."""
         return MPITaskID(MPI.rank, MPI.taskNumber)
 
     @staticmethod
     def hostID(taskID: MPITaskID | None = None) -> MPIHostID:
-        """The id of a task's host; of others' tasks only the spawner knows it."""
+        """The id of a task's host; only the spawner knows those of other tasks."""
         if taskID is None or taskID == MPI.taskID():
             return MPIHostID(MPI.host)
         return MPIHostID(_spawner().host_of[taskID.rank])
 
     @staticmethod
     def parentTaskID() -> MPITaskID:
-        """The spawner's id; for the spawner itself one that is not valid."""
+        """The spawner's id; an invalid one in the spawner itself."""
         return MPITaskID(-1, -1) if task_here() is None else MPITaskID(0, 0)
 
     @staticmethod
@@ -188,7 +188,7 @@ class MPI(JobMachine, metaclass=_Facts):
         """See `VirtualMachine.finalize`. May be called twice."""
         _spawner().finish()
 
-    # What `ClusteredMachine` asks for
+    # For `ClusteredMachine`
 
     @staticmethod
     def _spawner() -> Machine:

@@ -46,15 +46,15 @@ from encamp.errors import ClusterError, NoSuchHost
 __all__ = ["PVM", "PVMHostID", "PVMTaskID", "use_machine"]
 
 _BEAT = 60.0
-"""Seconds that are taken for the timeout where there is none, to find how often to look."""
+"""Seconds that stand for an infinite timeout, to calculate the interval of checks."""
 
 
 _wanted: dict[str, Any] = {"machine": None}
-"""What the engine is to be opened with."""
+"""The options of the engine."""
 
 
 def use_machine(which: str | None = None, **options: Any) -> None:
-    """Say which virtual machine is to be joined when it is first needed.
+    """Choose the virtual machine to join when it is first needed.
 
     ``"running"`` is the one that the user has started, ``"own"`` one that ends with the program;
     None takes the running one if there is one. ``options`` are those of ``Cluster("pvm", …)``,
@@ -72,7 +72,7 @@ def use_machine(which: str | None = None, **options: Any) -> None:
 
 
 def _spawner() -> Machine:
-    """The program's machine; joined or started the first time."""
+    """The program's machine; joined or started at the first call."""
     no_task()
     ours = opened()
     if ours is None:
@@ -84,19 +84,19 @@ def _spawner() -> Machine:
 
 
 class _Output:
-    """What tasks print, shown line by line with the id of its task, if that is wanted."""
+    """Shows the output of tasks, line by line with the task's id, if that is wanted."""
 
     def __init__(self) -> None:
         self.wanted = False
         self._begun: dict[int, str] = {}
 
     def take(self, number: int, text: str) -> None:
-        """Show what a task has printed; a line's beginning waits for its end."""
+        """Show a task's output; an incomplete line waits for its end."""
         *whole, self._begun[number] = (self._begun.get(number, "") + text).split("\n")
         self._show(number, whole)
 
     def end(self, number: int) -> None:
-        """Show the last line of a task that has ended."""
+        """Show the incomplete last line of an ended task."""
         self._show(number, [line for line in [self._begun.pop(number, "")] if line])
 
     def end_all(self) -> None:
@@ -116,11 +116,11 @@ _output = _Output()
 
 
 class _Facts(ABCMeta):
-    """What PyOPUS keeps in attributes of the class; None before the machine was joined."""
+    """PyOPUS's attributes of the class; None before the machine is joined."""
 
     @property
     def tid(cls) -> int | None:
-        """The id of the task that this code runs in."""
+        """The id of the calling task."""
         here, ours = task_here(), opened()
         if here is not None:
             return task_tid(here.place, here.task.id)
@@ -134,13 +134,13 @@ class _Facts(ABCMeta):
 
     @property
     def dtid(cls) -> int | None:
-        """The id of the host that this code runs on."""
+        """The id of the calling task's host."""
         tid = cls.tid
         return None if tid is None else host_of(tid)
 
     @property
     def pvmStatus(cls) -> dict[str, Any] | None:
-        """Hosts and tasks as the spawner knows them, as a copy; None in tasks.
+        """A copy of the spawner's hosts and tasks; None in tasks.
 
         ``hosts`` by their ids: ``speed``, ``arch``, ``name``, ``task_count``, ``ncpu`` (None if it
         never answered), ``responsive``. ``tasks`` by theirs: ``parent``, ``dtid``, ``flags``,
@@ -153,8 +153,8 @@ class _Facts(ABCMeta):
 class PVM(ClusteredMachine, metaclass=_Facts):
     """Hosts and slots of a PVM virtual machine.
 
-    With ``debug`` above 1 what tasks print is shown here. ``freshInterpreter`` says whether each
-    function gets an interpreter of its own; None: if the storage need not persist.
+    With ``debug`` above 1, the output of tasks is shown here. ``freshInterpreter`` says whether
+    each function gets a new interpreter; None: unless the storage is persistent.
     """
 
     subsystem = "PVM"
@@ -193,7 +193,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
     # The machine
 
     def alive(self) -> bool:
-        """Whether the virtual machine answers; it is joined or started the first time.
+        """Whether the virtual machine answers; it is joined or started at the first call.
 
         Raises `EngineUnavailable` or `EngineFailed` if PVM cannot be used here.
         """
@@ -209,9 +209,9 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return not roster.failed
 
     def waitForVM(self, timeout: float = -1.0, beatsPerTimeout: int = 50) -> bool:
-        """Whether the virtual machine is alive within ``timeout`` seconds; negative: without end.
+        """Whether the virtual machine is alive within ``timeout`` seconds; forever if negative.
 
-        Looks ``beatsPerTimeout`` times in that time, or in a minute.
+        Checks ``beatsPerTimeout`` times in that time, or in a minute.
         """
         wait = checked_timeout(timeout)
         if not isinstance(beatsPerTimeout, int) or beatsPerTimeout < 1:
@@ -225,11 +225,11 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return True
 
     def spawnerBarrier(self, timeout: float = -1.0) -> None:
-        """Be the spawner: know the hosts, and be told of those that come and go."""
+        """Become the spawner, which knows the hosts, and is informed when they join or leave."""
         self.updateSpawnerInfo(timeout)
 
     def updateSpawnerInfo(self, timeout: float = -1.0) -> bool:
-        """Find out which hosts there are and which of them answer; False if the machine is gone."""
+        """Find the machine's hosts, and which of them answer; False if the machine is gone."""
         wait, roster = checked_timeout(timeout), roster_of(_spawner())
         try:
             roster.renew()
@@ -256,22 +256,22 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @staticmethod
     def slots() -> int:
-        """How many slots for tasks there are: cores of hosts that answer. The spawner has none."""
+        """The number of slots: the cores of hosts that answer. The spawner has no slot."""
         return sum(len(host.slots - {0}) for host in usable(_spawner()))
 
     @staticmethod
     def freeSlots() -> int:
-        """How many of them have no task, as far as exits were received."""
+        """The number of slots without a task; a task counts until its exit was received."""
         return len(_spawner().free)
 
     @staticmethod
     def freeSlotsSet() -> set[int]:
-        """Their numbers."""
+        """The numbers of the free slots."""
         return _spawner().free
 
     @staticmethod
     def hostsWithFreeSlots() -> set[PVMHostID]:
-        """The hosts that they are on."""
+        """The hosts with free slots."""
         return {PVM._host(host.name) for host in usable(_spawner()) if host.free}
 
     @staticmethod
@@ -280,7 +280,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return sorted(PVM._host(host.name) for host in usable(_spawner()))
 
     def orderHosts(self, hostList: Sequence[PVMHostID]) -> list[PVMHostID]:
-        """These hosts without those that do not answer or are gone, most free slots first."""
+        """The hosts of a list that answer, the one with the most free slots first."""
         free = {PVM._host(host.name): len(host.free) for host in usable(_spawner())}
         there = [host for host in self._checked_hosts(hostList) if host in free]
         return sorted(there, key=lambda host: -free[host])
@@ -289,14 +289,14 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @staticmethod
     def taskID() -> PVMTaskID:
-        """The id of the task that asks."""
+        """The id of the calling task."""
         if task_here() is None:
             _spawner()
         return PVMTaskID(PVM.tid)
 
     @staticmethod
     def hostID(task: PVMTaskID | None = None) -> PVMHostID:
-        """The id of a task's host; of the asking task's by default."""
+        """The id of a task's host, by default of the calling task's."""
         own = PVM.taskID()
         if task is None or task == own:
             return PVMHostID(host_of(own.tid), socket.gethostname())
@@ -306,7 +306,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @staticmethod
     def parentTaskID() -> PVMTaskID:
-        """The spawner's id; for the spawner itself one that is not valid."""
+        """The spawner's id; an invalid one in the spawner itself."""
         return PVMTaskID(PVM.ptid)
 
     @staticmethod
@@ -315,13 +315,13 @@ class PVM(ClusteredMachine, metaclass=_Facts):
         return as_text(status(_spawner()))
 
     def kill(self, task: PVMTaskID) -> bool:
-        """End a task; its exit is told as always, without a result. False if it is none of ours."""
+        """Kill a task; its exit is reported, without a result. False if it is not the program's."""
         ours = _spawner()
         number = self._number(self._checked_task(task))
         return ours.ids.get(number) == task and ours.kill(number)
 
     def killAll(self) -> None:
-        """End all tasks that this program has spawned."""
+        """Kill all tasks that this program has spawned."""
         for task in list(_spawner().ids.values()):
             self.kill(task)
 
@@ -337,7 +337,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
                 _output.end_all()
                 use(None if ours.own else ours)
 
-    # What `ClusteredMachine` asks for
+    # For `ClusteredMachine`
 
     @staticmethod
     def _spawner() -> Machine:
@@ -364,7 +364,7 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
     @classmethod
     def _names(cls, hosts: Sequence[Any]) -> list[str]:
-        """Those of hosts that are there; one that never was raises `NoSuchHost`."""
+        """The cluster's names of hosts that are there. Raises `NoSuchHost` for unknown hosts."""
         ours, roster = _spawner(), roster_of(_spawner())
         names = {host: roster.alias(host.dtid) for host in hosts}
         for host, name in names.items():
@@ -391,7 +391,8 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
 
 def _one_runs() -> bool:
-    """Whether the user's virtual machine runs; joining it says what is missing for PVM at all."""
+    """Whether the user's virtual machine is running; also True if PVM is missing, so that joining
+    it raises the error that says so."""
     try:
         from encamp.engines.pvm.machine import running
     except ImportError:

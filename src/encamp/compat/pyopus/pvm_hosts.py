@@ -1,7 +1,7 @@
-"""What PVM reports about the hosts of a cluster, and how its integer ids name hosts and tasks.
+"""The hosts of a cluster in PVM's terms, and the integer ids of hosts and tasks.
 
 A task's id contains its host's id in the bits that PVM reserves for it. The rest is a number that
-PVM itself never uses: tasks run in slots, which PVM does not know.
+PVM itself never uses, as PVM does not know tasks in slots.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _FIRST_HOST = 1 << 18
 _IN_A_SLOT = 1 << 17
 """The highest bit of PVM's own numbers on a host, which it reaches after 131,072 tasks there."""
 _ODD_HOSTS = 0xF00
-"""Numbers of hosts from which on PVM has none: for those that went before it was asked for them."""
+"""First number that PVM gives to no host: for hosts that left before their id was known."""
 _ABOVE = 32
-"""Bits of PVM's ids; numbers that are too high for theirs go on above them."""
+"""Bits of PVM's ids; larger numbers use bits above them."""
 
 
 def task_tid(dtid: int, number: int) -> int:
@@ -49,7 +49,7 @@ def host_of(tid: int) -> int:
 
 @dataclass(frozen=True)
 class PVMHost:
-    """A host of the virtual machine; ``alias`` is the cluster's name for it, if it is there."""
+    """A host of the virtual machine; ``alias`` is the cluster's name for it, if it has one."""
 
     dtid: int
     name: str
@@ -59,12 +59,12 @@ class PVMHost:
 
 
 class Roster:
-    """The hosts of a virtual machine. On another engine than PVM, hosts get ids in their order."""
+    """The hosts of a virtual machine. On other engines than PVM, they are numbered in order."""
 
     def __init__(self, ours: Machine) -> None:
         self._ours, self._here = ours, ours.host_of[0]
         self.hosts: dict[int, PVMHost] = {}
-        """Those in the machine, by their ids."""
+        """The hosts in the machine, by id."""
         self._ids: dict[str, int] = {}
         self._names: dict[int, str] = {}
         self.renew()
@@ -93,7 +93,7 @@ class Roster:
         return self._cluster is None or (controller is not None and controller.failure is not None)
 
     def renew(self) -> None:
-        """Look which hosts there are. Raises a `ClusterError` if the machine is gone."""
+        """Update the hosts. Raises a `ClusterError` if the machine is gone."""
         if getattr(self._cluster, "_closed", False):
             raise ClusterClosed  # libpvm would join another machine
         hosts = self._others() if self._engine is None else self._of_pvm(self._engine)
@@ -122,7 +122,7 @@ class Roster:
         return self._cluster._pump.call(what) if self._cluster is not None else None
 
     def dtid(self, alias: str) -> int:
-        """The id of a host by the cluster's name for it, also of one that is gone."""
+        """The id of a host by the cluster's name for it, also if it has left."""
         if alias not in self._ids:
             least = 0 if self._engine is None else _ODD_HOSTS
             number = max([least, *(dtid // _FIRST_HOST for dtid in self._ids.values())]) + 1
@@ -130,18 +130,17 @@ class Roster:
         return self._ids[alias]
 
     def name(self, dtid: int) -> str | None:
-        """PVM's name for a host, also for one that is gone."""
+        """PVM's name for a host, also if it has left."""
         return self._names.get(dtid)
 
     def alias(self, dtid: int) -> str | None:
-        """The cluster's name for a host, also for one that is gone."""
+        """The cluster's name for a host, also if it has left."""
         return next((name for name, known in self._ids.items() if known == dtid), None)
 
     def answering(self, timeout: float | None) -> set[str]:
         """The hosts that answer in time, by the cluster's names. None waits for all.
 
-        One that gives no sign of life for some seconds leaves the cluster, and is waited for no
-        more.
+        A host that is silent for some seconds leaves the cluster, and is not waited for.
         """
         engine, cluster = self._engine, self._cluster
         if cluster is None:
@@ -171,7 +170,7 @@ class Roster:
 
 
 def _aliases(engine: Any, controller: Any) -> dict[int, str]:
-    """Hosts' ids → the cluster's names, of hosts that have an agent."""
+    """Ids of hosts with an agent → the cluster's names."""
     return {
         engine._agents[agent.number].host.tid: agent.host
         for agent in controller.agents.here()
@@ -180,7 +179,7 @@ def _aliases(engine: Any, controller: Any) -> dict[int, str]:
 
 
 def roster_of(ours: Machine) -> Roster:
-    """What is known of a machine's hosts."""
+    """The roster of a machine, new if there is none."""
     if ours.roster is None:
         ours.roster = Roster(ours)
     found: Roster = ours.roster
@@ -188,7 +187,7 @@ def roster_of(ours: Machine) -> Roster:
 
 
 def known_name(dtid: int) -> str | None:
-    """PVM's name for a host, in a spawner that knows it."""
+    """PVM's name for a host, if this is a spawner that knows it."""
     ours = None if task_here() is not None else opened()
     roster: Roster | None = None if ours is None else ours.roster
     return None if roster is None else roster.name(dtid)
@@ -232,7 +231,7 @@ def _task(parent: int, tid: int, name: str, pid: int) -> dict[str, Any]:
 
 
 def as_text(status: dict[str, Any]) -> str:
-    """The state of the machine, in PyOPUS's form."""
+    """The state of the machine as text, as PyOPUS formats it."""
     lines = [f"Architectures: {status['narch']}", "", "Hosts and tasks:"]
     for dtid, host in status["hosts"].items():
         cores = "??" if host["ncpu"] is None else f"{host['ncpu']:<2}"

@@ -25,7 +25,7 @@ class PVMHostID(HostID):
         return PVMHostID(-1)
 
     def valid(self) -> bool:
-        """Whether there can be a host of this id."""
+        """Whether a host can have this id."""
         return self.dtid > 0
 
     def __eq__(self, other: object) -> bool:
@@ -46,7 +46,7 @@ class PVMHostID(HostID):
 
 @total_ordering
 class PVMTaskID(TaskID):
-    """A task by its id, ``tid``, that tells its host, too."""
+    """A task by its id, ``tid``, which contains its host's id."""
 
     def __init__(self, tid: int | None) -> None:
         self.tid = _checked_id("tid", tid)
@@ -57,7 +57,7 @@ class PVMTaskID(TaskID):
         return PVMTaskID(-1)
 
     def valid(self) -> bool:
-        """Whether there can be a task of this id."""
+        """Whether a task can have this id."""
         return self.tid > 0
 
     def __eq__(self, other: object) -> bool:

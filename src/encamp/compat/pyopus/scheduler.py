@@ -1,4 +1,4 @@
-"""The turns of the tasks of this process, and what arrives from remote tasks.
+"""The turns of the tasks of this process, and messages from remote tasks.
 
 Tasks of this process are greenlets. Each call that a task makes may pass the turn to another; a
 task that gets its answer queues behind those that were ready before it. Nothing here runs in a
@@ -31,13 +31,13 @@ from encamp.compat.pyopus.base import (
 from encamp.errors import EngineUnavailable, extra_text
 
 _LOOK_AGAIN = 0.001
-"""Seconds between two looks at what comes from elsewhere, as long as there is something to do."""
+"""Seconds between two checks of remote tasks, while tasks of this process are ready."""
 MAIN = 1
 """Number of the task that is the program itself."""
 
 
 class SysCall:
-    """What a task asks of the scheduler; other tasks may run before the answer."""
+    """A task's call of the scheduler; other tasks may run before the answer."""
 
 
 class Yield(SysCall):
@@ -49,15 +49,15 @@ class Spawn(SysCall):
     """Start a task; the answer is its number.
 
     remote
-        Run it elsewhere, if there is a virtual machine with slots.
+        Run it in a slot, if there is a virtual machine with slots.
     targetHostID
         The host to run it on.
     block, enqueue
-        Where no slot is free: wait for one; or have the task wait and go on; with neither the
-        answer is -1.
+        If no slot is free: wait for one, or queue the task and continue; with neither the answer is
+        -1.
     extendedReturnValue
         The answer is ``(number, remote task's id, its host's id)``. The ids are None for tasks of
-        this process; of one that waits only the host is known, if it was given.
+        this process; a queued task has only the host's id, if a host was given.
     """
 
     func: Callable[..., Any]
@@ -70,12 +70,12 @@ class Spawn(SysCall):
     extendedReturnValue: bool = False
 
     def value(self, task: Task) -> Any:
-        """What the caller gets for ``task``."""
+        """The answer for a started task."""
         ids = task.tid, task.remoteTaskID, task.remoteHostID
         return ids if self.extendedReturnValue else task.tid
 
     def refusal(self) -> Any:
-        """What the caller gets where there is no slot."""
+        """The answer if no slot is free."""
         return (-1, None, None) if self.extendedReturnValue else -1
 
 
@@ -90,9 +90,9 @@ class Job(Spawn):
 class Join(SysCall):
     """Collect a child task that has ended; the answer is ``{number: value}``.
 
-    Of several the oldest is taken. ``tidList`` says which children count, all if it is empty. The
-    answer is ``{}`` if there are no children, or if none has ended and ``block`` is False. What
-    the child raised is raised again.
+    If several have ended, the oldest is collected. ``tidList`` names the children that count; an
+    empty list means all. The answer is ``{}`` if there are no children, or if none has ended and
+    ``block`` is False. The child's exception is raised.
     """
 
     tidList: Iterable[int] = ()
@@ -103,7 +103,7 @@ class Join(SysCall):
         return not self.tidList or tid in self.tidList
 
     def check(self, tasks: Mapping[int, Task], me: Task) -> None:
-        """Raise if something is asked for that is no child."""
+        """Raise `PyOpusError` if a number in ``tidList`` is not a child's."""
         self.tidList = frozenset(self.tidList)
         for tid in self.tidList:
             child = me.finishedChildren.get(tid) or tasks.get(tid)
@@ -111,12 +111,12 @@ class Join(SysCall):
                 raise PyOpusError(f"task {tid} is no child that task {me.tid} could join")
 
     def take(self, ended: dict[int, Task]) -> list[Task]:
-        """Take what the answer is made of out of the children that have ended."""
+        """Remove the children of the answer from those that have ended."""
         wanted = [tid for tid in ended if self.wants(tid)]
         return [ended.pop(min(wanted))] if wanted else []
 
     def value(self, *children: Task) -> dict[int, Any]:
-        """What the caller gets for ``children``."""
+        """The answer for collected children."""
         for child in children:
             if child.error is not None:
                 raise child.error
@@ -124,15 +124,15 @@ class Join(SysCall):
 
 
 class Collect(Join):
-    """A `Join` of all in ``tidList`` that have ended, whose answer is ``{number: task}``.
+    """A `Join` of all ended tasks in ``tidList``; the answer is ``{number: task}``.
 
-    It raises nothing.
+    It raises no exception.
     """
 
     tidList: Mapping[int, Any]
 
     def check(self, tasks: Mapping[int, Task], me: Task) -> None:
-        """See `Join.check`: who asks has started them."""
+        """See `Join.check`; does nothing, as the caller has started the tasks."""
 
     def wants(self, tid: int) -> bool:
         """See `Join.wants`."""
@@ -149,7 +149,7 @@ class Collect(Join):
 
 @dataclass(eq=False)
 class Task:
-    """One task, here or elsewhere. ``tid`` is its number, ``ptid`` its parent's."""
+    """A task of this process or a remote one. ``tid`` is its number, ``ptid`` its parent's."""
 
     tid: int
     ptid: int | None
@@ -162,16 +162,16 @@ class Task:
     finishedChildren: dict[int, Task] = field(default_factory=dict)
     waitingOn: Join | None = None
     answer: Callable[[], Any] = lambda: None
-    """Gives what its call gets, or raises."""
+    """Returns the answer to its call, or raises an exception."""
     retval: Any = None
     error: BaseException | None = None
     heard: bool = False
-    """Whether the result of a remote task has come."""
+    """Whether the result of a remote task has arrived."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A remote task that waits for a slot; ``task`` is None if it gets its number later."""
+    """A remote task in the queue for slots; ``task`` is None if it gets its number later."""
 
     call: Spawn
     caller: Task
@@ -179,7 +179,7 @@ class _Waiting:
 
 
 class Scheduler:
-    """Decides whose turn it is. Not for several threads."""
+    """Decides whose turn it is. For one thread."""
 
     def __init__(self, vm: VirtualMachine | None = None, debug: int = 0) -> None:
         self.debug = debug
@@ -191,20 +191,20 @@ class Scheduler:
         self._remote: dict[Any, Task] = {}
         self._queue: list[_Waiting] = []
         self._looked = 0.0
-        """When it was looked at last what has come from remote tasks."""
+        """The time of the last check of remote tasks."""
         self.vm: VirtualMachine | None = None
         self.setVM(vm)
         DebugLabel.turn_of(MAIN)
 
     def setVM(self, vm: VirtualMachine | None) -> None:
-        """Run remote tasks on ``vm``; on none if this is a task of it, or if it has no slots."""
+        """Run remote tasks on ``vm``, unless this is a task of it, or it has no slots."""
         if self._remote or self._queue:
             raise PyOpusError("the virtual machine cannot be changed while remote tasks run")
         usable = vm is not None and not vm.parentTaskID().valid() and vm.slots() > 1
         self.vm = vm if usable else None
 
     def setDebug(self, debug: int = 0) -> None:
-        """Above 0, what happens is printed."""
+        """If above 0, debug messages are printed."""
         self.debug = debug
 
     @property
@@ -213,15 +213,15 @@ class Scheduler:
         return bool(self._queue)
 
     def countTasks(self) -> int:
-        """How many tasks have not ended, the program itself among them."""
+        """The number of tasks that have not ended, including the program itself."""
         return len(self.tasks)
 
     def countRemoteTasks(self) -> int:
-        """How many of them run elsewhere."""
+        """The number of remote tasks that have not ended."""
         return len(self._remote)
 
     def countLocalTasks(self) -> int:
-        """How many of them are in this process."""
+        """The number of tasks of this process that have not ended."""
         return len(self.tasks) - len(self._remote)
 
     def call(self, call: SysCall) -> Any:
@@ -256,7 +256,7 @@ class Scheduler:
         self._ready.append(task)
 
     def _forget_call(self, task: Task) -> None:
-        """A task's call has come to nothing: it is answered no more."""
+        """Forget a task's call, which was interrupted and gets no answer."""
         task.waitingOn = None
         if task in self._ready:
             self._ready.remove(task)
@@ -267,7 +267,7 @@ class Scheduler:
         DebugLabel.turn_of(task.tid)
 
     def _next(self) -> Task:
-        """Whose turn it is; waits for remote tasks if it is nobody's in this process."""
+        """The task whose turn it is; waits for remote tasks if no task of this process is ready."""
         while self._took_message(wait=not self._ready):
             pass
         return self._ready.popleft()
@@ -303,7 +303,7 @@ class Scheduler:
             self._start_waiting()
 
     def _took_jobs(self, vm: VirtualMachine) -> bool:
-        """Take in the jobs that have ended; whether there were any."""
+        """Handle ended jobs; returns whether there were any."""
         ended = vm.endedJobs()
         for job, value, error, host in ended:
             if (task := self._remote.pop(job, None)) is not None:
@@ -319,7 +319,7 @@ class Scheduler:
         return self._begin(call, self.active, None, self.vm).tid
 
     def take_back(self, tids: Iterable[int]) -> None:
-        """End with an error what has not begun of some jobs."""
+        """Fail those of some jobs that have not started."""
         wanted = {*tids}
         jobs = [job for job, task in self._remote.items() if task.tid in wanted]
         if self.vm is not None and jobs:
@@ -348,9 +348,9 @@ class Scheduler:
         self._reply(caller, partial(call.value, task))
 
     def _body(self, call: Spawn, me: Task, library: Any, *_: object) -> None:
-        """What a task of this process is, from its first turn to its last.
+        """The code of a task of this process, from its first turn to its last.
 
-        Greenlet gives it what the task returned whose end gave it its first turn.
+        Greenlet passes it the value of the task whose end gave it its first turn.
         """
         self._activate(me)
         try:
@@ -365,7 +365,7 @@ class Scheduler:
         library.getcurrent().parent = self._next().greenlet
 
     def _interrupt(self, exc: BaseException) -> None:
-        """Raise something in the program itself, whatever it waits for."""
+        """Raise an exception in the program itself, whatever it waits for."""
 
         def answer() -> None:
             raise exc
@@ -391,7 +391,7 @@ class Scheduler:
             self._reply(caller, call.refusal)
 
     def _has_slot(self, call: Spawn, vm: VirtualMachine) -> bool:
-        if isinstance(call, Job):  # none waits at a slot that somebody else waits for
+        if isinstance(call, Job):  # jobs are not queued behind a task that waits for a slot
             return vm.roomForJobs(call.independent and not self._queue) > 0
         if call.targetHostID is None:
             return vm.freeSlots() > 0
@@ -406,7 +406,7 @@ class Scheduler:
 
     def _begin(self, call: Spawn, caller: Task, task: Task | None, vm: VirtualMachine) -> Task:
         started = self._spawned(call, vm)
-        if started is None:  # the host is gone
+        if started is None:  # the host has left
             raise PyOpusError("the slot was lost before the task could be spawned; try again")
         task = task or self._new(call, caller)
         if isinstance(started, TaskID):
@@ -415,7 +415,7 @@ class Scheduler:
         return task
 
     def _spawned(self, call: Spawn, vm: VirtualMachine) -> Any:
-        """What stands for a task that has been spawned; None if there was no slot."""
+        """Spawn a task; returns its id, None if there is no slot."""
         if isinstance(call, Job):
             return vm.startJob(call.func, call.args, call.kwargs)
         hosts = None if call.targetHostID is None else [call.targetHostID]
@@ -425,7 +425,7 @@ class Scheduler:
         return None
 
     def _start_waiting(self) -> None:
-        """Spawn what waits, oldest first, as far as there are slots for it."""
+        """Spawn queued tasks, the oldest first, as far as slots are free."""
         vm = self.vm
         for waiting in self._queue if vm is not None else ():
             if vm is not None and self._has_slot(waiting.call, vm):
@@ -456,7 +456,7 @@ class Scheduler:
             self._reply(me, dict)
 
     def _end(self, task: Task) -> None:
-        """A task has ended: its parent may have waited for it."""
+        """A task has ended: answer its parent if that waits for it."""
         if self.debug:
             self._say(f"task {task.tid} has ended")
         del self.tasks[task.tid]
@@ -474,7 +474,7 @@ class Scheduler:
             parent.finishedChildren[task.tid] = task
 
     def _tell_of(self, tasks: Iterable[Task]) -> None:
-        """Print the errors of tasks that nobody will join."""
+        """Print the errors of tasks that will not be joined."""
         for task in tasks:
             if task.error is not None:
                 text = "".join(traceback.format_exception(task.error))
