@@ -359,8 +359,8 @@ class Grid(AbstractGrid):
 
 
 class FileBasedGrid(AbstractGrid):
-    """In the ISD grid its servers were reached through files; here as those of any grid."""
+    """Like any grid; in the ISD grid, its servers were reached through files."""
 
 
 class PyroGrid(AbstractGrid):
-    """In the ISD grid its servers were reached through Pyro; here as those of any grid."""
+    """Like any grid; in the ISD grid, its servers were reached through Pyro."""

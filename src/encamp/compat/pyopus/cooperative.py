@@ -238,7 +238,7 @@ class _Dispatch:
     def _drop(self, *, wait: bool) -> None:
         """Cancel jobs that have not started, and wait for the others, whose results are dropped."""
         self._tell = lambda *_: None
-        with suppress(Exception):  # what stopped the dispatch matters more
+        with suppress(Exception):  # the error that stopped the dispatch matters more
             self._os.scheduler.take_back(self._running)
             while wait and self._running:
                 self._collect(block=True)

@@ -85,7 +85,7 @@ _known: WeakKeyDictionary[JobMachine, tuple[list[Any], bytes]] = WeakKeyDictiona
 def _pickled(machine: tuple[Any, ...]) -> bytes:
     data = dump_small(machine)
     if data is None:
-        from encamp.wire.by_value import dump_by_value  # most need it not
+        from encamp.wire.by_value import dump_by_value  # rarely needed
 
         try:
             data = dump_by_value(machine)

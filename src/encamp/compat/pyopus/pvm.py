@@ -391,8 +391,10 @@ class PVM(ClusteredMachine, metaclass=_Facts):
 
 
 def _one_runs() -> bool:
-    """Whether the user's virtual machine is running; also True if PVM is missing, so that joining
-    it raises the error that says so."""
+    """Whether the user's virtual machine is running.
+
+    Also True if PVM is missing, so that joining the machine raises the error that says so.
+    """
     try:
         from encamp.engines.pvm.machine import running
     except ImportError:

@@ -48,7 +48,7 @@ def fingerprint(value: object) -> str:
 
 class _Hasher:
     def __init__(self, met: dict[object, tuple[int, object]] | None = None) -> None:
-        # By id, files by path; values are kept too, for an id is given anew when its owner is gone.
+        # By id, files by path; values are kept, too, since an id is used again after its object.
         self._met: dict[object, tuple[int, object]] = {} if met is None else dict(met)
         self._enclosing: dict[int, int] = {}
 
@@ -291,7 +291,7 @@ def _used(
     prefix: str,
     inside: tuple[str, ...],
 ) -> dict[str, object]:
-    """Of a namespace, what code reads from it; ``names`` are all of its names, attributes too."""
+    """The values of a namespace that code reads; ``names`` are those of the code."""
     used: dict[str, object] = {}
     for name in sorted(space.keys() & set(read)):
         value = space[name]

@@ -1,4 +1,4 @@
-"""The order of tasks: which task waits for which."""
+"""The order of tasks: each runs after the tasks that it waits for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Graph:
                 self.before[name] = _predecessors(task, tasks)
         self._tasks, self._left = tasks, len(tasks)
         self._related = self.before.keys() | {one for all_ in self.before.values() for one in all_}
-        """The sorter has no others: of a million tasks most wait for none, and none for them."""
+        """Tasks with an order; the sorter has no others, as most of a million tasks have none."""
         self._chosen: Collection[str] | None = None
         self._free_given = False
         self._sorter: TopologicalSorter[str] = TopologicalSorter(self.before)
@@ -44,7 +44,7 @@ class Graph:
             raise BadJob(f"the tasks {circle}", "wait for each other") from None
 
     def choose(self, tasks: Collection[str]) -> None:
-        """Return only these tasks; all that they wait for are among them."""
+        """Return only these tasks from now on; they include all that they wait for."""
         self._chosen, self._left = frozenset(tasks), len(tasks)
 
     def ready(self) -> Iterator[str]:

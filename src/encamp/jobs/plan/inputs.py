@@ -1,4 +1,4 @@
-"""The inputs of tasks: looked up before anything runs, or when the task is next."""
+"""The inputs of tasks: looked up before anything runs, or when a task is about to run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Inputs:
         self._digests: dict[str, dict[str, str]] = {}
         once: set[int] = set()
         self._wanted: set[int] = set()
-        """Hashes of the identities of what several tasks want."""
+        """Hashes of the identities of inputs that several tasks need."""
         for name, task in job.tasks.items():
             if _has_any(task) and not graph.before[name]:
                 items = self._plan(task, planner)
@@ -159,6 +159,6 @@ class Inputs:
         return replace(item, target=target)
 
     def _cached(self, row: tuple[Any, ...]) -> bool:
-        """Which inputs use the cache: that of one task alone bypasses it if this saves a copy."""
+        """Whether an input of a single task bypasses the cache: it does if that saves a copy."""
         kind, mode, identity = row[_KIND], row[_MODE], row[_IDENTITY]
         return kind == "tree" or mode != "auto" or hash(identity) in self._wanted

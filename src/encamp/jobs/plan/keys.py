@@ -16,7 +16,7 @@ from encamp.storage.outputs.publish import intact
 from encamp.storage.roots import Portable
 
 JOB_INPUTS = "job inputs"
-"""What the part of a key is called that is the same for all tasks."""
+"""The name of the part of a key that is the same for all tasks."""
 _WORDS = {
     "code": "the code of its steps",
     "arguments": "an argument of its steps",
@@ -97,7 +97,7 @@ def _facts_of_step(step: Call | Command) -> object:
 
 
 def _facts_of_output(output: Output) -> object:
-    """An output, without what it is told of its folder, which follows from these."""
+    """An output, without the facts about its folder, which follow from the rest."""
     return output.pattern, output.to, output.rename, output.required, output.existing
 
 
@@ -106,11 +106,11 @@ def why_run(
 ) -> str | None:
     """Why a task must run, in words; None if its earlier result is still valid.
 
-    ``makes`` says whether the task can publish a path; no other paths are looked at.
+    ``makes`` returns whether the task can publish a path; other paths are not examined.
     """
     if record is None or record.report is None:
         return "it has not been done before"
-    if record.key != key:  # which may also have parts that only another version knows
+    if record.key != key:  # which may also have parts of another version
         for part, words in _WORDS.items():
             if record.key.get(part) != key.get(part):
                 return f"{words} changed"

@@ -42,7 +42,7 @@ class Orphan:
 
     @property
     def gone(self) -> bool:
-        """Whether it was removed by somebody."""
+        """Whether it was removed meanwhile."""
         if is_url(self.path):
             return urls.size_of(self.path) is None
         return not os.path.lexists(self.path)
@@ -113,7 +113,7 @@ class OrphanWatch:
 
     def __init__(self, journal: Journal, to: Path) -> None:
         self.warnings: list[str] = []
-        """What there is to say, one sentence for each that reads some."""
+        """The warnings, one sentence for each task that reads orphans."""
         self._journal, self._to = journal, to
         self._orphans = orphans(journal)
 
@@ -128,7 +128,7 @@ class OrphanWatch:
         return count_of(self._orphans)
 
     def note(self, task: str, makers: Mapping[str, str]) -> None:
-        """The task is done: its former outputs that it has not made again are orphans.
+        """A task is done: its former outputs that it has not made again are orphans.
 
         ``makers`` tells which other task makes a path.
         """
@@ -145,7 +145,7 @@ class OrphanWatch:
                 self._orphans[path] = orphan
 
     def foresee(self, task: Task) -> None:
-        """The task will run: former outputs that it cannot make again will be orphans."""
+        """A task will run: former outputs that it cannot make again will be orphans."""
         for output in self._journal.done.outputs(task.name):
             orphan = Orphan(output.path, task.name, output)
             made_again = any(may_make(one, output.path, self._to) for one in task.outputs)
@@ -181,7 +181,7 @@ class OrphanWatch:
         if item.kind == "file":
             yield from (path for path in (top,) if path in self._orphans)
             return
-        with suppress(OSError, InputError):  # it is told when the task has it
+        with suppress(OSError, InputError):  # reported when the task runs
             for goal in tree_state(Path(top), item.exclude).leads_to:
                 yield from self._at(os.path.realpath(goal))
         for path in self._orphans:
@@ -194,7 +194,7 @@ class OrphanWatch:
                 yield path
 
     def _at(self, place: str) -> Iterator[str]:
-        """What is an orphan itself, or in a folder."""
+        """The orphans at a path, or below it."""
         return (path for path in self._orphans if path == place or path.startswith(f"{place}/"))
 
 
@@ -231,7 +231,7 @@ def prune(journal: Journal, to: Path, others: Iterable[str], *, dry_run: bool) -
         for path in unchanged:
             urls.remove(path) if is_url(path) else files.remove(path)
         for folder in folders:
-            with suppress(OSError, BadDestination):  # somebody may have put something there
+            with suppress(OSError, BadDestination):  # it may not be empty any more
                 files.remove(folder, is_folder=True)
         flush_folders(_still_there((*unchanged, *folders)))
         _forget(journal, kept)
@@ -251,7 +251,7 @@ class _Remover:
         return orphan.published is not None and intact(orphan.published, trust)
 
     def remove(self, path: str, *, is_folder: bool = False) -> None:
-        """Remove a file if it is there, or an empty folder. Raises `BadDestination` or OSError."""
+        """Remove a file, or an empty folder, if it exists. Raises `BadDestination` or OSError."""
         above, name = os.path.split(path)
         with opened(Path(above), self._trust(Path(path))) as folder:
             if is_folder:

@@ -1,4 +1,4 @@
-"""Checks that no task reads files of another task without running after it.
+"""Checks before a run that no task reads files of another task without running after it.
 
 Before a run, names or patterns tell what tasks publish and what they read. A task that reads the
 files of another without waiting for it would find them by chance: missing, incomplete, or left by
@@ -44,24 +44,24 @@ class _Writes:
     reach: Reach
     output: Output
     failed: bool
-    """Whether it is what they leave when they fail."""
+    """Whether it is published when they fail."""
     tasks: dict[str, None] = field(default_factory=dict)
     sweepers: set[str] = field(default_factory=set)
-    """Those whose pattern may match their own inputs, which unchanged are no outputs."""
+    """The tasks whose pattern may match their own inputs; unchanged inputs are not published."""
 
     @cached_property
     def no_sweepers(self) -> list[str]:
-        """The other tasks, once all sweepers are known."""
+        """The tasks that are not sweepers, once these are known."""
         return [task for task in self.tasks if task not in self.sweepers]
 
     @property
     def by_pattern(self) -> bool:
-        """Whether the names are known only when they are there."""
+        """Whether the names are known only when the files exist."""
         return any(is_glob(part) for part in self.reach.rest if part != BELOW)
 
 
 class _Folder:
-    """The outputs in one folder, and the folders below it."""
+    """A folder of a destination: its outputs, and the folders below it."""
 
     def __init__(self, *, failed: bool) -> None:
         self._failed = failed
@@ -69,7 +69,7 @@ class _Folder:
         self._writes: dict[tuple[str, ...], _Writes] = {}
         self._by_start: defaultdict[str, list[_Writes]] = defaultdict(list)
         self._named: dict[str, _Writes | tuple[Reach, Output, str]] = {}
-        """What has a name without a pattern: of most tasks nobody asks what they write."""
+        """Outputs with plain names, by name; most of them are never looked up."""
 
     @property
     def is_written(self) -> bool:
@@ -91,7 +91,7 @@ class _Folder:
         writes.tasks[task] = None
 
     def maybe(self, name: str) -> Iterator[_Writes]:
-        """What may be published here as something that a pattern for a name matches."""
+        """The outputs that may be published here under a name that a pattern matches."""
         start = _start(name)
         if is_glob(name):
             for one in self._named:
@@ -142,14 +142,14 @@ class _Published:
         return folder
 
     def near(self, folder: str, name: str) -> bool:
-        """Whether anything is published in a folder above a path, or below it."""
+        """Whether anything is published in a folder above a path, or below the path."""
         if folder not in self._near:
             self._near[folder] = self._near_folder(folder)
         found = self._near[folder]
         return found if isinstance(found, bool) else found.is_written or name in found.folders
 
     def _near_folder(self, path: str) -> bool | _Folder:
-        """The folder itself if that does not tell."""
+        """The folder of a path; the path itself if it does not say."""
         folder = self._top
         for name in Path(path).parts:
             if folder.is_written:
@@ -160,7 +160,7 @@ class _Published:
         return folder
 
     def read(self, by: Reach) -> Iterator[_Writes]:
-        """What a pattern may read; of the destination only if the pattern begins with it."""
+        """What a pattern may read; in the destination only if the pattern begins with it."""
         depth = len(self._destination)
         named = by.start[:depth] == self._destination
         yield from self._read(self._top, (), by.whole, None if named else self._destination)
@@ -194,12 +194,12 @@ def _matching(folders: dict[str, _Folder], name: str) -> list[str]:
 
 
 _Met = tuple[Reach, _Writes]
-"""What is read, and what may be published there."""
+"""A path or pattern that is read, and the outputs that may be published there."""
 
 
 @dataclass(frozen=True)
 class _Hit:
-    """A task whose mirror may read outputs of tasks."""
+    """A task with a mirror that may read outputs of tasks."""
 
     task: Task
     mirror: Mirror
@@ -212,7 +212,7 @@ class _Hit:
 
     @property
     def sweeps(self) -> bool:
-        """Whether it is but the task's own inputs that its output pattern may match as well."""
+        """Whether the task only reads files that its own output pattern may match as well."""
         tree = len(self.read.rest) == 1 and Path(*self.read.start).is_dir()
         return self.own and self.writes.by_pattern and not tree and not self.writes.failed
 
@@ -231,7 +231,7 @@ class _Check:
         self._before: set[str] = set()
 
     def run(self) -> set[str]:
-        met = lru_cache(maxsize=1024)(self._met_by)  # no attribute: all this is to be freed at once
+        met = lru_cache(maxsize=1024)(self._met_by)  # local, so that all of it is freed at once
         for mirror in self._job.mirror:
             for _, writes in self._read(mirror, met):
                 raise BadJob(f"the job's {_said(mirror)}", _for_all(writes))
@@ -249,7 +249,7 @@ class _Check:
         return {hit.task.name for hit in hits if hit.sweeps}
 
     def _read(self, mirror: Mirror, met: Callable[[Mirror], list[_Met]]) -> Iterator[_Met]:
-        """What a pattern may read of what tasks publish; also through symlinks that are there."""
+        """The outputs of tasks that a pattern may read, also through existing symlinks."""
         pattern = mirror.pattern
         plain = not (is_glob(pattern) or is_url(pattern) or pattern[:1] in ("", "~", "."))
         path = pattern if pattern.startswith("/") else f"{self._base}/{pattern}"
@@ -277,7 +277,7 @@ class _Check:
         return [path for path in matches if not path.is_dir()] if deep else matches
 
     def _near(self, path: str) -> bool:
-        """Whether anything is published near a file; jobs of a million files ask."""
+        """Whether anything is published near a file; called for a million files."""
         folder, _, name = path.rstrip("/").rpartition("/")
         real, links = self._way(folder)
         if self._is_near(real, name) or not _is_plain(path):
@@ -288,7 +288,7 @@ class _Check:
         return any(one.near(folder, name) for one in self._published)
 
     def _reaches(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
-        """What a pattern may read by its names, also through symlinks that are there."""
+        """The outputs that a pattern may read by its names, also through existing symlinks."""
         yield read_by(mirror, self._job.base)
         if is_url(mirror.pattern):
             return
@@ -301,7 +301,7 @@ class _Check:
     def _below_folders(
         self, start: Path, above: tuple[str, ...], names: tuple[str, ...]
     ) -> Iterator[Reach]:
-        """What names stand for below symlinks to folders, of which a pattern goes through some."""
+        """The real paths of a pattern that goes through symlinks to folders."""
         below = () if BELOW in names else (BELOW,)
         hidden = not Path(os.path.realpath(start)).is_relative_to(self._to)
         for folder in self._found(f"{escape(str(start))}/{'/'.join(above)}", start):
@@ -310,7 +310,7 @@ class _Check:
                 yield Reach(real.parts, (*names, *below))
 
     def _by_symlinks(self, mirror: Mirror, matches: list[Path]) -> Iterator[Reach]:
-        """The symlinks on the way to what is read, and what is read by those in trees."""
+        """The symlinks in the paths that are read, and what is read through symlinks in trees."""
         if is_url(mirror.pattern):
             return
         start, _ = split(mirror.pattern, self._job.base)
@@ -321,13 +321,13 @@ class _Check:
             yield from (Reach(link.parts, ()) for link in self._way(str(path))[1])
 
     def _leads_to(self, path: Path, mirror: Mirror) -> list[Path]:
-        """Where symlinks lead out of a tree."""
-        with suppress(OSError, InputError):  # it is told when it is the task's turn
+        """The targets of symlinks that lead out of a tree."""
+        with suppress(OSError, InputError):  # reported when the task runs
             return list(map(Path, self._planner.leads_to(path, mirror) if path.is_dir() else ()))
         return []
 
     def _check(self, hit: _Hit) -> None:
-        """Raise `BadJob` if a task reads what it makes itself, or does not come after."""
+        """Raise `BadJob` if a task reads its own outputs, or a task's that it does not await."""
         name, writes = hit.task.name, hit.writes
         sweeps = name in writes.sweepers
         if hit.own and not sweeps:
@@ -339,7 +339,7 @@ class _Check:
                 raise BadJob(f"task {name}", why)
 
     def _after(self, task: str, other: str) -> bool:
-        """Whether a task comes after another, if only by way of others."""
+        """Whether a task runs after another, directly or indirectly."""
         if task != self._task:
             self._task, self._before = task, set(self._graph.before[task])
         if other in self._before:
@@ -349,7 +349,7 @@ class _Check:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether the path is a regular file, or nothing."""
+    """Whether a path is a regular file, or does not exist."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -362,10 +362,10 @@ def _way_to(path: str) -> tuple[str, list[Path]]:
 
 
 def check_readers(job: JobDefinition, graph: Graph, planner: Planner) -> set[str]:
-    """Raise `BadJob` if a task reads files of a task that need not be done before.
+    """Raise `BadJob` if a task reads files of another task without running after it.
 
-    Returns the tasks whose output patterns may match their own inputs, such as those in
-    ``data/*.csv`` that go back to ``data``.
+    Returns the *sweepers*: tasks whose output patterns may match their own inputs, such as a task
+    that reads ``data/*.csv`` and publishes ``*.csv`` to ``data``.
     """
     if any(task.outputs or task.on_failure for task in job.tasks.values()):
         return _Check(job, graph, planner).run()

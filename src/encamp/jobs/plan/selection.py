@@ -1,4 +1,4 @@
-"""Which tasks of a job a run includes: all, or some and the tasks that these depend on."""
+"""The tasks that a run includes: all of the job, or some and those that they wait for."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ NONE_FAILED = "no task failed in its last run"
 
 
 class Selection:
-    """The tasks that ``options`` ask for. Raises `BadJob` for a pattern that no task has."""
+    """The tasks that ``options`` select. Raises `BadJob` for a pattern that matches no task."""
 
     def __init__(self, tasks: Mapping[str, Task], graph: Graph, options: Options) -> None:
         self._tasks, self._graph, self._failed = tasks, graph, options.failed
         self._named = _named(options.only, tasks) if options.only else tasks.keys()
         self.whole = not (options.only or options.failed)
-        """Whether the run is for all tasks."""
+        """Whether all tasks are selected."""
 
     def tasks(self, journal: Journal) -> Collection[str]:
-        """The names, in the job's order, with all that these tasks wait for."""
+        """The names of the selected tasks and those that they wait for, in the job's order."""
         if self.whole:
             return self._tasks.keys()
         chosen = [name for name in self._named if not self._failed or name in journal.failed]
@@ -44,7 +44,7 @@ def _named(patterns: Iterable[str], tasks: Mapping[str, Task]) -> Collection[str
 
 
 def no_task_named(pattern: str, names: list[str]) -> str:
-    """Why a name or pattern is wrong: no task has it."""
+    """The error for a name or pattern that matches no task."""
     if (close := get_close_matches(pattern, names, 1)) and close[0] != pattern:
         return f"no task of this job is called {pattern!r}; did you mean {close[0]!r}?"
     some = ", ".join(map(printable, names[:5]))

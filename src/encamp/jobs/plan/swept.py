@@ -1,7 +1,7 @@
-"""Tasks whose outputs go to the folder of their inputs: their own outputs are not their inputs.
+"""Sweepers: tasks that publish into the folder of their inputs. Their outputs are not their inputs.
 
 With ``mirror="data/*.csv"`` and ``outputs={"*.csv": "data"}``, a second run would find the results
-of the first among the inputs, and make everything again. An input that was changed in place is
+of the first run among the inputs, and run all tasks again. An input that was changed in place is
 refused as an output, since every run would change it again.
 """
 
@@ -24,20 +24,20 @@ _IS_INPUT = "it is an input of the job, which every run would change again"
 
 
 class Swept:
-    """Knows what the ``sweepers``, tasks of that kind, have made as far as the journal tells."""
+    """The outputs of the ``sweepers`` according to the journal."""
 
     def __init__(self, sweepers: Collection[str], graph: Graph, journal: Journal) -> None:
         self._sweepers, self._graph, self._journal = sweepers, graph, journal
         self._makers: dict[str, str] | None = None
         self._inputs: set[int] = set()
-        """Hashes of the places of their inputs; of a million, their names would take too much."""
+        """Hashes of the paths of their inputs: a million paths would take too much memory."""
 
     def concerns(self, task: Task) -> bool:
         """Whether a task is a sweeper."""
         return task.name in self._sweepers
 
     def without(self, task: Task, items: list[Item], planner: Planner) -> list[Item]:
-        """Inputs of a task but for what it has made itself, or a sweeper not before it."""
+        """A task's inputs without its own outputs, and those of sweepers that it does not await."""
         if task.name not in self._sweepers or not any(is_glob(one.pattern) for one in task.mirror):
             return items
         before = self._graph.all_before(task.name)
@@ -45,12 +45,12 @@ class Swept:
         return [left for item in items for left in _without(item, made, planner)]
 
     def note_inputs(self, task: Task, items: Iterable[Item]) -> None:
-        """These are inputs of a task."""
+        """Note the inputs of a task."""
         if task.name in self._sweepers:
             self._inputs.update(hash(_place(item)) for item in items)
 
     def check(self, task: str, finals: Iterable[str]) -> None:
-        """Raise `BadDestination` if a sweeper's outputs would replace inputs of one."""
+        """Raise `BadDestination` if a sweeper's outputs would replace inputs of a sweeper."""
         if task not in self._sweepers:
             return
         for final in set(finals) - self._journal.own(task):
@@ -58,7 +58,7 @@ class Swept:
                 raise BadDestination(final, _IS_INPUT)
 
     def note(self, task: str) -> None:
-        """A task has ended, and may have made something."""
+        """A task has ended: note its outputs."""
         if self._makers is not None and task in self._sweepers:
             self._makers.update(self._of(task))
 
@@ -75,7 +75,7 @@ class Swept:
 
 
 def _without(item: Item, made: set[str], planner: Planner) -> Iterator[Item]:
-    """What is left of an input; nothing if all of it was made."""
+    """An input without files that tasks have made; nothing if they have made all of it."""
     place = _place(item)
     if item.kind == "file":
         if place not in made:
@@ -97,7 +97,7 @@ def _place(item: Item) -> str:
 
 
 def _places_above(final: str) -> Iterator[str]:
-    """What would be replaced, if it is there, and the trees that it may be in."""
+    """The path that would be replaced, and the trees that it may be in."""
     real = final if is_url(final) else os.path.realpath(final)
     for path in {final, real} if is_url(final) or os.path.lexists(final) else ():
         yield path

@@ -34,7 +34,7 @@ from encamp.values import as_json
 from encamp.version import __version__
 
 _MOST_ORDER = 20_000
-"""Pairs of tasks, one of which waits for the other, that are told."""
+"""Pairs of tasks, of which one waits for the other, in a report at most."""
 
 
 @dataclass
@@ -45,21 +45,21 @@ class InHand:
     why: str
     inputs: list[Item]
     shared: tuple[Item, ...]
-    """The job's inputs as they were when this was planned."""
+    """The job's inputs when this task was planned."""
     number: int
     tries: int = 0
     submitted: float = 0.0
     parked_at: int = 0
-    """How many tasks had ended when it was put aside for want of room."""
+    """How many tasks had ended when it was put aside because a disk was full."""
     losses: int = 0
     """How many hosts it has lost."""
     changes: int = 0
-    """How often its inputs were found changed since they were looked up."""
+    """How often its inputs had changed since they were looked up."""
     attempts: list[AttemptReport] = field(default_factory=list)
 
 
 class Workplaces:
-    """Where attempts ran, to report attempts that were lost together with their worker."""
+    """The workers of attempts, to report attempts that were lost together with their worker."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -67,7 +67,7 @@ class Workplaces:
         """When the last attempt of each worker has ended."""
 
     def note(self, where: Where | None) -> None:
-        """An attempt has ended there now."""
+        """An attempt has ended at a worker."""
         if where is not None:
             self._free[where.host, where.worker] = self._clock.now()
 

@@ -1,4 +1,4 @@
-"""The lanes of a timeline: in which one each attempt of a run is drawn.
+"""The lanes of a timeline, and the lane in which each attempt of a run is drawn.
 
 A lane shows one attempt at a time of a worker. For a million attempts only the numbers of their
 lanes are kept.
@@ -17,9 +17,9 @@ from typing import Any
 from encamp.model import AttemptReport, JobReport, State
 
 MOST_LANES = 96
-"""Where there are more workers than this, those that ran one after the other share a lane."""
+"""With more workers than this, workers that ran one after the other share a lane."""
 RAN: tuple[State, ...] = ("waiting", "running", "done", "failed", "blocked", "to do")
-"""All states but "up to date": what a task in that state tells of is of an earlier run."""
+"""All states except "up to date", as the attempts of such a task are of an earlier run."""
 _CLOCK_NOISE = 1e-6
 """Seconds by which an attempt may seem to start before the one before it has ended."""
 
@@ -46,16 +46,16 @@ class Lanes:
     def __init__(self, report: JobReport) -> None:
         self.lanes: list[Lane] = []
         self.tries = array("L")
-        """How many attempts each task has had in this run."""
+        """The number of attempts of each task in this run."""
         self.began = report.started
-        """When the first attempt was begun, or the run."""
+        """The start of the first attempt, or of the run."""
         self._report = report
         self._numbers = array("L")
         """The lane of each attempt, in the order of tasks and attempts."""
         self._place(_grouped(self._spans()))
 
     def of(self, task: int) -> list[int]:
-        """The lanes of the attempts of the task at a place in the report."""
+        """The lanes of the attempts of task number ``at`` in the report."""
         if not hasattr(self, "_starts"):
             self._starts = array("L", accumulate(self.tries, initial=0))
         return list(self._numbers[self._starts[task] : self._starts[task + 1]])
@@ -126,7 +126,7 @@ def _lane(attempt: AttemptReport) -> Lane:
 
 
 def times(attempt: AttemptReport) -> tuple[float, float]:
-    """Start and end of an attempt; twice the time of its submission where no phase was told."""
+    """Start and end of an attempt; both the time of its submission if it has no phases."""
     if not attempt.phases:
         return attempt.submitted, attempt.submitted
     return (

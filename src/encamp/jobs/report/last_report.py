@@ -54,14 +54,14 @@ def keep_report(report: JobReport, folder: OwnFolder) -> None:
 
 
 class _Earlier(msgspec.Struct):
-    """What has to be known of a report that may be of a million tasks."""
+    """The parts of a report that are needed here; it may have a million tasks."""
 
     warnings: list[str] = []
     orphans: int = 0
 
 
 def _earlier(files: OwnFiles) -> _Earlier | None:
-    """What the last report warns of; None if there is none that can be read."""
+    """The warnings of the last report; None if no report can be read."""
     with (
         suppress(OSError, ValueError, RecursionError, NotOurs),
         os.fdopen(files.open(NAME), "rb") as file,
@@ -74,11 +74,11 @@ def _earlier(files: OwnFiles) -> _Earlier | None:
 
 _MOST_AT_END = 1 << 20
 _WARNINGS = b'\n  "warnings": '
-"""How the last part of a report begins: no text in JSON holds a line's end."""
+"""The beginning of the last part of a report: texts in JSON contain no line ends."""
 
 
 def _end_of(text: mmap.mmap) -> bytes | None:
-    """The last part of a report, as an object of its own; None if it is not near the end."""
+    """The last part of a report as a JSON object; None if it is not near the end."""
     start = text.rfind(_WARNINGS, max(0, len(text) - _MOST_AT_END))
     return None if start < 0 else b"{" + text[start:]
 

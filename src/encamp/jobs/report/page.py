@@ -28,13 +28,13 @@ from encamp.model import JobReport, TaskReport
 from encamp.values import rounded
 
 _LARGEST = 5_000_000
-"""Bytes that the facts of all tasks may have on the page."""
+"""Bytes of the facts of all tasks on the page, at most."""
 _LONGEST_VALUE = 2000
 _LONGEST_LOG = 16_000
 _MOST_OUTPUTS = 100
-"""Outputs of one task that are shown."""
+"""Outputs of a task that are shown, at most."""
 _MOST_ATTEMPTS = 20
-"""Attempts of one task that are shown, the last ones."""
+"""Attempts of a task that are shown, at most; the last ones."""
 
 Facts = dict[str, Any]
 """A report, or a part of it, in JSON's own types."""
@@ -127,7 +127,7 @@ def _step_name(label: str) -> str:
 
 _PHASES = ("job prephase", "task prephase", "task postphase")
 _MOST_STEPS = 40
-"""Kinds of steps that are shown, those that took longest."""
+"""Kinds of steps that are shown, at most; those that took longest."""
 _SUMMED = ("cpu_seconds", "bytes_mirrored", "files_mirrored", "bytes_shared")
 
 

@@ -14,11 +14,11 @@ from encamp.values import Scalar, check_scalar, plain
 
 _PLAIN = (str, int, float, bool, type(None))
 _LONGEST = 200
-"""Characters of an argument that is a parameter."""
+"""Characters of an argument that becomes a parameter, at most."""
 
 
 def checked_parameters(task: str, given: Mapping[str, Any] | None) -> Parameters | None:
-    """What a user gives as parameters. Raises `BadJob`."""
+    """Check the parameters that a user gives. Raises `BadJob`."""
     if given is None:
         return None
     values = tuple(map(_plain, given.values()))
@@ -37,7 +37,7 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def parameters_of(task: Task) -> dict[str, Scalar]:
-    """Those that were given, else the simple arguments of its last Python step, by their names."""
+    """A task's parameters: the given ones, or the simple arguments of its last Python step."""
     if task.parameters is not None:
         return dict(zip(*task.parameters, strict=True))
     last = _last_call(task)
@@ -45,7 +45,7 @@ def parameters_of(task: Task) -> dict[str, Scalar]:
 
 
 def parameters_but_values(task: Task) -> object:
-    """What they depend on besides the arguments of its steps, which are part of its key."""
+    """What the parameters depend on, except the arguments of steps, which are in the task's key."""
     if task.parameters is not None:
         return task.parameters
     last = _last_call(task)

@@ -58,7 +58,7 @@ def write_page(report: JobReport, folder: OwnFolder, status: JobStatus, pause: f
 
 
 def _in_pieces(report: JobReport) -> Iterator[bytes]:
-    """The report as JSON for people as well, a task at a time: there may be a million."""
+    """The report as readable JSON; one task at a time, as there may be a million."""
     whole = msgspec.json.encode(carried(replace(report, tasks=[])))
     head, tasks, tail = msgspec.json.format(whole, indent=2).partition(b'"tasks": []')
     yield head + (tasks if not report.tasks else b'"tasks": [')
@@ -112,9 +112,9 @@ class _InParts(msgspec.Struct, frozen=True):
 
 
 def read_task(path: Path, task: str, *, shared: bool = False) -> tuple[TaskReport | None, float]:
-    """What a report.json says of one task, and when its run ended; raises as `read_report`.
+    """The report of one task in a report.json, and the end of its run; raises as `read_report`.
 
-    None if it is of other tasks. The reports of these, which may be a million, are not made.
+    None if the task is not in it. The reports of other tasks, perhaps a million, are not decoded.
     """
     name_of = msgspec.json.Decoder(_Named)
     with (

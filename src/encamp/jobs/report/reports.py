@@ -22,9 +22,9 @@ from encamp.model import State, TaskReport, TaskReports
 from encamp.values import Scalar, as_json
 
 _BLOCK = 64
-"""Lines that are compressed together: alike as they are, to an eighth of their size."""
+"""Lines that are compressed together: as they are similar, to an eighth of their size."""
 _KEPT = 32
-"""Blocks that are kept as they were read."""
+"""Blocks that are kept decompressed."""
 _STATES: tuple[State, ...] = get_args(State)
 _NUMBERS = {state: number for number, state in enumerate(_STATES)}
 UNCHANGED = "nothing changed"
@@ -34,7 +34,7 @@ _DIGEST = 32
 """Bytes of a digest."""
 _WAITING = TaskReport("", "waiting", why="the run was stopped before this task was done")
 _NO_VALUE = b'"value":null,"rescued":['
-"""As each line has it; parameters, which may have these names, are no lists."""
+"""The beginning of the outputs in a line; parameters of this name would not be lists."""
 _PLAIN = (str, bool, int, float)
 
 
@@ -54,15 +54,15 @@ class _ValuedLine(msgspec.Struct):
 _VALUED = msgspec.json.Decoder(_ValuedLine)
 _REPORT = msgspec.json.Decoder(_Report)
 _EMPTY = msgspec.to_builtins(TaskReport("", "done"))
-"""What is not in lines that older versions have written."""
+"""Fields that lines of older versions lack."""
 _UP_TO_DATE = {"state": "up to date", "why": UNCHANGED}
 
 
 class Reports(TaskReports):
     """The reports of ended tasks among ``names``, in that order; the other tasks are waiting.
 
-    ``done`` are the journal's records of finished tasks, ``parameters`` the present ones of a task,
-    whatever they were when it was done.
+    ``done`` are the journal's records of finished tasks; ``parameters`` returns the current
+    parameters of a task, which may differ from those when it was done.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class Reports(TaskReports):
     ) -> None:
         self._records, self._parameters = done, parameters
         self.has_values = False
-        """Whether a task may have one."""
+        """Whether a name is that of a task in this report."""
         self._done = 0
         self._names = tuple(names)
         self._ended: dict[str, int] = {}
-        """Task → its state, and the number of its line here; one number, which takes no room."""
+        """Task → its state and the number of its line, in one number, which saves memory."""
         self._lines = 0
         self._blocks: list[bytes] = []
         self._open: list[bytes] = []
         self._values: dict[str, Any] = {}
         self._read: dict[int, list[bytes]] = {}
-        """The lines of the blocks that were read last: tasks do not end in their order."""
+        """The lines of the blocks that were read last, since tasks do not end in order."""
         self._made: dict[str, TaskReport] | None = None
-        """Those that were asked for, where they are kept."""
+        """Reports that were asked for, if they are kept."""
 
     def add(self, report: TaskReport) -> None:
         """A task has ended, or would run."""
@@ -115,11 +115,11 @@ class Reports(TaskReports):
             self._done += int.from_bytes(sha256(line).digest())
 
     def for_disk(self) -> Reports:
-        """The same with values only as JSON has them; what is not very many is read only once."""
+        """The same with values as JSON has them; if there are not very many, each is read once."""
         return self._with(_values={}, _made={} if len(self) <= _FEW else None)
 
     def kept(self) -> Reports:
-        """The same, for longer than the run's journal is open."""
+        """The same, for use after the run's journal is closed."""
         return self._with(_records=self._records.kept())
 
     def _with(self, **parts: object) -> Reports:
@@ -165,7 +165,7 @@ class Reports(TaskReports):
         if name not in self._ended:
             return replace(_WAITING, name=name)
         record = decoded(self._line(name))
-        if record is None or record.report is None:  # only by somebody else's hand
+        if record is None or record.report is None:  # only if somebody has edited the journal
             return self._completed(name, TaskReport(name, self.state(name)))
         return self._completed(name, record.report)
 
@@ -238,11 +238,11 @@ class Reports(TaskReports):
 
 
 _FEW = 10_000
-"""Reports of no more tasks than these are a list, which is what is easiest to work with."""
+"""Reports of at most so many tasks are a list, which is easiest to use."""
 
 
 def as_list_if_few(reports: Reports) -> Sequence[TaskReport]:
-    """The reports in the form that is best for their number."""
+    """The reports as a list if there are few, else as they are."""
     return reports.kept() if len(reports) > _FEW else list(reports)
 
 

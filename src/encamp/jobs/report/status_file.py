@@ -25,7 +25,7 @@ def write_status(status: JobStatus, folder: OwnFolder) -> None:
 
 
 def left_by_a_killed_run(files: OwnFiles) -> bool:
-    """Whether a run has ended without a report, so that its page may say that it is running."""
+    """Whether a run has ended without a report, so that its page may still show it as running."""
     try:
         files.status(NAME)
     except OSError:

@@ -72,7 +72,7 @@ def write_table(
 
 
 def _is_there(files: OwnFiles, made_of: str) -> bool:
-    """Whether the table of these facts is as it was written."""
+    """Whether the table was made from these facts, and is unchanged."""
     with suppress(OSError, ValueError, NotOurs):
         noted = msgspec.json.decode(files.read(_NOTE, _MOST_NOTE), type=Written)
         return noted == _written(files, made_of)
@@ -90,7 +90,7 @@ def _written(files: OwnFiles, made_of: str) -> Written:
 
 
 def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
-    """What can be a row: what a task may return besides is told of by `JobReport.values`."""
+    """The values that can be a row; `JobReport.values` reports the others."""
     for report in reports:
         with suppress(BadValues):
             if row := report.row():
@@ -98,7 +98,7 @@ def _rows(reports: Iterable[TaskReport]) -> Iterator[Row]:
 
 
 class _MoreColumns(Exception):
-    """A row has columns that were not known."""
+    """A row has unknown columns."""
 
 
 def _write(

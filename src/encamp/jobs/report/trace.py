@@ -19,7 +19,7 @@ from encamp.jobs.report.lanes import Lane, Lanes, times
 from encamp.model import AttemptReport, JobReport, TaskReport
 
 _LARGEST = 20_000_000
-"""Bytes that the events of all attempts may have: what viewers open at once."""
+"""Bytes of the events of all attempts, at most: viewers open that many quickly."""
 
 
 def trace(report: JobReport, lanes: Lanes) -> Iterator[bytes]:
@@ -54,7 +54,7 @@ def _of_task(report: JobReport, lanes: Lanes, at: int, places: list[tuple[int, i
 
 
 def _remark(text: str) -> dict[str, Any]:
-    """Something that is drawn over all, at the beginning."""
+    """An event that is drawn across the whole timeline, at its beginning."""
     return {"name": text, "cat": "remark", "ph": "i", "s": "g", "ts": 0, "pid": 0, "tid": 0}
 
 
@@ -126,7 +126,7 @@ def _attempt_events(
 
 
 def _stretch(start: float, end: float) -> dict[str, Any]:
-    """Both ends are rounded, not the length, so that phases never stand out of their attempt."""
+    """Start and length in whole microseconds: both ends are rounded, so phases stay in attempts."""
     ts = _micros(start)
     return {"ph": "X", "ts": ts, "dur": _micros(end) - ts}
 
