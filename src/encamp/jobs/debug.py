@@ -116,7 +116,7 @@ def _shell(folder: Path, steps: tuple[Call | Command, ...]) -> int:
         chosen |= step.env if isinstance(step, Command) else {}
     shell = os.environ.get("SHELL") or "/bin/sh"
     _say(f"  a shell, {printable(shell)}; exit ends it")
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for what the shell runs
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for programs in the shell
     try:
         process = subprocess.Popen(
             [shell], cwd=folder, env=with_chosen(chosen), preexec_fn=_interruptible

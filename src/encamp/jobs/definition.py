@@ -21,9 +21,9 @@ from encamp.storage.urls import folder_name
 from encamp.values import Scalar
 
 SUFFIX = ".job"
-"""What names of jobs' own folders end with."""
+"""The ending of names of jobs' own folders."""
 LOG_LIMIT = "ENCAMP_LOG_LIMIT"
-"""Environment variable with the limit of logs, where a job does not say."""
+"""Environment variable with the default limit of logs."""
 _USUAL_LOG_LIMIT = 8 << 20
 _LEAST_LOG_LIMIT = 1 << 10
 

@@ -16,9 +16,9 @@ from encamp.storage.signals import ENDING, Terminated, exit_on, untaken
 T = TypeVar("T")
 
 _IN_A_HURRY = signal.SIGINT, signal.SIGQUIT
-"""Keys that a person presses: the second time is meant."""
+"""Signals of keys: a second one is intended."""
 _SENT_AGAIN = signal.SIGHUP, signal.SIGXCPU
-"""Sent again by themselves: by the shell and the kernel, or every second."""
+"""Signals that are repeated automatically: by the shell and the kernel, or every second."""
 _ONE_REQUEST = 1.0
 """Seconds within which signals are one request: `timeout` sends two, service managers several."""
 
@@ -66,7 +66,7 @@ class Interrupts:
 
     def _note(self, number: int, _frame: object) -> None:
         if os.getpid() != self._process:
-            if number != signal.SIGINT:  # which a terminal sends to all, and the run sees to it
+            if number != signal.SIGINT:  # a terminal sends that to all, and the run handles it
                 _end_worker(number)
             return
         error = KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

@@ -45,7 +45,7 @@ class Job(JobDefinition):
     """
 
     report: JobReport | None = None
-    """Of its last run in this program."""
+    """The report of its last run in this program."""
 
     def run(
         self,

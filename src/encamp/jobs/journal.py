@@ -35,9 +35,10 @@ Key = dict[str, str]
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
     """One line of the journal.
 
-    A task was ``submitted``, is ``publishing`` or has ``rescued`` (after a failure) ``paths``, has
-    ``failed`` or is ``done``; it has ``left`` the job, or ``joined`` it again; it published
-    ``files`` ``earlier`` that its last result does not have; of these, ``paths`` were ``pruned``.
+    Its ``event`` is: ``submitted``; ``publishing`` or ``rescued`` (after a failure), with
+    ``paths``; ``failed``; ``done``; ``left`` (the job) or ``joined`` (again); ``earlier``, with
+    ``files`` that the task has published and its last result lacks; ``pruned``, with those
+    ``paths`` of them that were removed.
     """
 
     event: str
@@ -52,7 +53,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True):
 
 NAME = "journal.jsonl"
 _LONGEST_LINE = 1 << 28
-"""Bytes; what is longer is none of ours."""
+"""Bytes of a line, at most; longer ones are not encamp's."""
 _READ_AT_ONCE = 1 << 20
 """Bytes of the file, which may have a million lines."""
 
@@ -119,7 +120,7 @@ class Records(Mapping[str, Record]):
         self._extents = {}
 
     def kept(self) -> Records:
-        """The same; if one was read by now, all can be while this object lives, come what may."""
+        """A copy; if a record was read by now, all can be read as long as the copy exists."""
         other = Records()
         other._extents, other._folder = self._extents, self._folder
         if self._fd >= 0:
@@ -201,19 +202,19 @@ class Journal:
         self.attempts: dict[str, int] = {}
         """Tries that tasks have had since they were last done, also in runs that were killed."""
         self.earlier: dict[str, dict[str, Published | None]] = {}
-        """Final names that were once a task's, but are not in its last result; None where a kill
-        came between a name and the rest."""
+        """Final names that were once a task's, but are not in its last result; None if the run was
+        killed before the rest was recorded."""
         self.rescued: dict[str, set[str]] = {}
-        """Of these, what was rescued from a failure."""
+        """Those of them that were rescued from a failure."""
         self.failed = Records()
         """Tasks that failed and were not done since."""
         self.left: set[str] = set()
         """Tasks that the last run's job did not have."""
         self.has_locks = True
-        """Whether a lock keeps other runs out; known while it is open for writing."""
+        """Whether a lock excludes other runs; known while the journal is open for writing."""
         self._fd = -1
         self._end = 0
-        """Where the next line will stand."""
+        """The offset of the next line."""
 
     def read(self, watch: Callable[[Line], object] = lambda _: None) -> None:
         """Read the journal; a missing one is empty. Raises `NotOurs`.
@@ -366,7 +367,7 @@ class Journal:
                 view = view[os.write(self._fd, view) :]
         except OSError as exc:
             with suppress(OSError):
-                os.ftruncate(self._fd, self._end)  # half a line would spoil the next one
+                os.ftruncate(self._fd, self._end)  # an incomplete line would damage the next one
             raise (disk_full(exc, self.folder, len(view)) or exc) from exc
         for record, line in zip(records, lines, strict=True):
             self._take_in(record, (self._end, len(line)))
@@ -513,7 +514,7 @@ def _opened(files: OwnFiles) -> int:
 
 
 _OF_RUNS = ("lock", NAME, PREFIX)
-"""How names begin of what every run leaves in the job's folder."""
+"""The beginnings of names that every run leaves in the job's folder."""
 
 
 def _lines(folder: OwnFolder) -> Iterator[tuple[Line, Extent]]:

@@ -19,10 +19,10 @@ class Debugged:
 
     task: str
     shell: bool = False
-    """A shell also where steps are functions."""
+    """Whether to start a shell even if the steps are functions."""
     keep: bool = False
     others: list[str] = field(default_factory=list)
-    """Tasks of jobs that the script would have run before."""
+    """Tasks of the script's earlier jobs."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +38,29 @@ class Options:
     keep: Keep = "never"
     shared: bool = False
     progress: Progress | None = None
-    """None: what suits the program, see `progress_here`."""
+    """None for the default, see `progress_here`."""
     engine: str = "local"
     engine_options: dict[str, Any] = field(default_factory=dict)
     retries: int | None = None
-    """In place of what the job and its tasks say; None: as these say. So is the next one."""
+    """Replaces the values of the job and its tasks, if it is not None; so does ``time_limit``."""
     time_limit: float | None = None
     only: tuple[str, ...] = ()
-    """Names and patterns of the tasks to run, with what these need; empty: all."""
+    """Names and patterns of the tasks to run, with those that they need; empty for all."""
     failed: bool = False
-    """Only tasks that failed when they were last run, with what these need."""
+    """Whether to run only tasks that failed in their last run, with those that they need."""
     max_failures: int | None = None
-    """How many tasks may fail until no more are begun."""
+    """After so many failed tasks, no more are started."""
     for_script: bool = False
-    """Whether `encamp run` runs a script, which a dry run ends where there is something to do."""
+    """Whether `encamp run` runs a script; then a dry run ends it if a job has something to do."""
     debugged: Debugged | None = None
-    """Nothing is run: the folder of this task is made, and looked into."""
+    """Run nothing, but create the folder of this task for debugging."""
 
 
 current: ContextVar[Options] = ContextVar("encamp_options", default=Options())  # noqa: B039
-"""What `Job.run` falls back to."""
+"""The options that `Job.run` uses by default."""
 
 _LIKE = 0.8
-"""How like another a name is that was hardly meant for an engine, from 0 to 1."""
+"""The similarity (0 to 1) from which on a name counts as misspelt, not as an engine's option."""
 
 
 def check_spelling(names: Iterable[str], function: Callable[..., Any]) -> None:

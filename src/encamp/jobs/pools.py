@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _OF_CLUSTERS = ("init_command", "inline", "interpreter", "niceness")
 _ANSWER_WITHIN = 5.0
-"""Seconds that a server has to take a connection."""
+"""Seconds within which a server has to accept a connection."""
 
 
 def check_executor(executor: object) -> None:
-    """Raises `BadJob` for an object on which no job can run."""
+    """Raise `BadJob` for an object on which no job can run."""
     if isinstance(executor, Executor):
         return
     if executor is None:
@@ -70,7 +70,7 @@ def pool(
 
 
 def _own_pool(options: Options) -> tuple[Executor, int]:
-    """Threads of this program, or a cluster whose agents have some."""
+    """Threads of this program, or a cluster whose agents run calls in threads."""
     if options.engine == "local" and not options.engine_options:
         warn_if_alone()
         slots = quota.cores() if options.workers is None else whole("slots", options.workers, 1)
@@ -90,7 +90,7 @@ def _own_pool(options: Options) -> tuple[Executor, int]:
 
 
 def workers_of(executor: Executor) -> int | None:
-    """The number of an executor's workers, if it tells."""
+    """The number of an executor's workers; None if unknown."""
     cluster = getattr(executor, "cluster", None)
     workers: int | None = getattr(executor, "_max_workers", None)
     return workers if cluster is None else cluster.slots
@@ -111,7 +111,7 @@ def one_worker_a_call(executor: Executor) -> Executor:
 
 
 def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
-    """``executor``, or one whose calls may ask questions, for hosts that may not share the disk."""
+    """``executor``, or one whose calls can ask questions, if hosts may not share the disk."""
     if not hosts_elsewhere(executor):
         return executor
     view: Executor = executor._answering(answer)  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def answering(executor: Executor, answer: Callable[[Any], Any]) -> Executor:
 
 
 def hosts_elsewhere(executor: Executor) -> bool:
-    """Whether it is of encamp's cluster with slots outside of this process."""
+    """Whether it is an executor of encamp on a cluster that may have other hosts."""
     ours = sys.modules.get("encamp.executor.executor")
     if ours is None or not isinstance(executor, ours.Executor):
         return False
@@ -128,7 +128,7 @@ def hosts_elsewhere(executor: Executor) -> bool:
 
 
 def services_of(executor: Executor) -> list[ServiceStatistics]:
-    """The statistics of the services on its cluster, if it is encamp's."""
+    """The statistics of the services on an executor's cluster; empty for other executors."""
     ours = sys.modules.get("encamp.executor.executor")
     if ours is None or not isinstance(executor, ours.Executor):
         return []
@@ -137,9 +137,9 @@ def services_of(executor: Executor) -> list[ServiceStatistics]:
 
 
 def why_gone(executor: Executor) -> str | None:
-    """Why nothing will ever come back from an executor of another library; None if it may.
+    """Why an executor of another library will return nothing any more; None if it may.
 
-    Process pools report this themselves; a client of a dead server mostly waits for a new one.
+    Process pools report this themselves; a client of a dead server usually waits for a new one.
     """
     client = getattr(executor, "_client", None)
     distributed = sys.modules.get("distributed")
@@ -161,7 +161,7 @@ def _why_controller_gone(client: Any) -> str | None:
 
 
 def _answers(url: str) -> bool:
-    """Whether somebody listens at a ZeroMQ address; true where that cannot be known."""
+    """Whether a server listens at a ZeroMQ address; True if that is unknown."""
     kind, _, place = url.partition("://")
     host, _, port = place.rpartition(":")
     try:

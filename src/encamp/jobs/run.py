@@ -92,20 +92,20 @@ if TYPE_CHECKING:
     from encamp.cluster.cluster import Cluster
 
 WINDOW = 1000
-"""How many tasks the executor has in hand at most, or four for each of its workers."""
+"""Tasks that are submitted and have not ended, at most; or four for each worker."""
 MOST_LOSSES = 3
-"""How often a task is run again for a lost host, whatever its retries: it may be what kills it."""
+"""How often a task is run again after the loss of its host: the task itself may kill hosts."""
 MOST_CHANGES = 3
-"""How often a task is run again for inputs that changed meanwhile, whatever its retries."""
+"""How often a task is run again because its inputs have changed, in addition to its retries."""
 TOGETHER = 0.1
-"""Seconds at most in which results are collected where there are many: their outputs are flushed,
-and written down, together."""
+"""Seconds for which results are collected, at most, if there are many: their outputs are flushed
+and recorded together."""
 _SHORTEST = 0.001
-"""Seconds that a worker needs for any task, by which is known how long those in hand last."""
+"""Seconds that a worker needs for any task, to estimate how long its submitted tasks last."""
 _PLENTY = 10
-"""Tasks in hand for each worker, from which on results are collected."""
+"""Submitted tasks per worker from which on results are collected."""
 STOP_WITHIN = 10.0
-"""Seconds that running tasks have to stop after Ctrl-C."""
+"""Seconds that running tasks may take to stop after Ctrl-C."""
 
 
 Number = TypeVar("Number", int, float | None)
@@ -132,7 +132,7 @@ def run_job(
     reclaim_leftovers()
     with ExitStack() as stack:
         together = executor is None and launched(options.engine)
-        if together:  # first: the others wait for this process, and become its agents here
+        if together:  # at once, as the other processes wait to become this one's agents
             run_on, workers = stack.enter_context(pool(executor, options))
         interrupts = stack.enter_context(Interrupts())
         stack.enter_context(journal.writing())
@@ -203,7 +203,7 @@ class _Run:
         self.passed_over = False
         """Whether there are other tasks than those of this run."""
         self.enough = False
-        """Whether so many tasks have failed that no more are begun."""
+        """Whether so many tasks have failed that no more are started."""
         self.untidy = False
         self.live = Live(
             job.name,
@@ -229,8 +229,8 @@ class _Run:
         except BaseException as exc:
             self._stop()
             if isinstance(exc, OutOfTime):
-                exc.done = self._done_so_far()  # some have ended well since
-            with suppress(EncampError, OSError):  # what stopped the run matters more
+                exc.done = self._done_so_far()  # more tasks are done by now
+            with suppress(EncampError, OSError):  # the error that stopped the run matters more
                 self._report(interrupted=True)
             raise
         finally:
@@ -396,7 +396,7 @@ class _Run:
         tell_up_to_date(self.progress, name, self.ended)
 
     def _submit(self, name: str) -> None:
-        current = self.running.pop(name)  # not in hand before it is written down
+        current = self.running.pop(name)  # not submitted until it is recorded
         current.number += 1
         current.tries += 1
         self.journal.write(Record("submitted", name, time.time(), current.number))
@@ -484,7 +484,7 @@ class _Run:
                 "it was cancelled before it started, or its executor was shut down"
             )
             return Outcome(error=cancelled, lost=self.submissions.over is not None)
-        if raised is not None:  # executors raise what they like, a worker's Ctrl-C among it
+        if raised is not None:  # executors may raise anything, such as a worker's Ctrl-C
             if isinstance(raised, TaskLost):  # our own cluster has seen its host go
                 outcome = self.workplaces.lost(future, raised, self.running[name].submitted)
                 outcome.lost = raised.exit_code is None  # otherwise its process ended by itself
@@ -548,7 +548,7 @@ class _Run:
         error, elsewhere = outcome.error, self.submissions.elsewhere
         if isinstance(error, SlotsCannotStart) and error.host == gethostname() and not elsewhere:
             self.submissions.over = EngineFailed(self.options.engine, str(error))
-            self.hopeless = True  # what is handed over would fare no better
+            self.hopeless = True  # other tasks would fail in the same way
         report = self._task_report(name, "failed", current, outcome)
         self._end(replace(report, rescued=self.publisher.rescue(name, outcome)))
 

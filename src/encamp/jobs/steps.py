@@ -198,7 +198,7 @@ class Task:
     time_limit: float | None
     takes: tuple[OutputsOf, ...] = ()
     parameters: Parameters | None = None
-    """None: the arguments of its function."""
+    """None for the arguments of its function."""
     values: str | None = None
     """The file in its folder with its values."""
 

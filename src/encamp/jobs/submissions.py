@@ -17,13 +17,13 @@ from encamp.storage.outputs.landing import Depot
 from encamp.storage.outputs.patterns import Output, folders_of
 
 SILENCE = 5.0
-"""Seconds without any result after which it is seen whether the executor is still there."""
+"""Seconds without any result after which the run checks whether the executor is still there."""
 
 Arrival = tuple[str, "Future[Outcome]"]
 
 
 class Submissions:
-    """Attempts that are in the executor's hands.
+    """Attempts that were submitted to the executor, and have not ended.
 
     Each has a depot, which takes what its worker sends if that cannot write to the destination.
     """
@@ -32,12 +32,12 @@ class Submissions:
         self.executor = executor
         self.futures: dict[Future[Outcome], str] = {}
         self.over: EngineFailed | None = None
-        """Why nothing can be run any more."""
+        """The error if nothing can run any more."""
         self._arrived: queue.SimpleQueue[Arrival | None] = queue.SimpleQueue()
         self._depots: dict[str, Depot] = {}
         self._beacons = Beacons(token) if hosts_elsewhere(executor) else None
         self._heard = time.monotonic()
-        """When something arrived last, or it was seen that the executor is there."""
+        """When a result arrived last, or the executor was last known to be there."""
         self._seen_gone = False
 
     @property
@@ -51,14 +51,14 @@ class Submissions:
         return not self._arrived.empty()
 
     def beacon(self, outputs: Iterable[Output]) -> str:
-        """What shows a worker on another host whether it sees the folders of these outputs."""
+        """The description by which workers find out whether they see the outputs' folders."""
         if self._beacons is None:
             return ""
         self._beacons.light(folders_of(outputs))
         return self._beacons.told
 
     def submit(self, name: str, work: Work) -> bool:
-        """Submit an attempt; whether the executor took it. Sets `over` if the engine has failed."""
+        """Submit an attempt; returns whether it is accepted. Sets `over` if the engine failed."""
         depot = Depot((*work.shared, *work.inputs), (*work.outputs, *work.on_failure, work.logs))
         try:
             future = answering(self.executor, depot.answer).submit(attempt, work)
@@ -98,9 +98,9 @@ class Submissions:
         return self._depots.pop(name)
 
     def look(self, *, heard: bool) -> bool:
-        """See whether the executor has gone, which it has if so seen twice in silence.
+        """Check whether the executor is gone; it counts as gone after two such checks in a row.
 
-        Returns whether it was found gone now; nothing more arrives then.
+        Returns whether it was found gone now; then nothing arrives any more.
         """
         now = time.monotonic()
         if not heard and now - self._heard < SILENCE:
@@ -113,12 +113,12 @@ class Submissions:
             self._seen_gone = True
         elif self.over is None:
             self._gone(why)
-            self.futures.clear()  # nobody is there to cancel them
+            self.futures.clear()  # they cannot be cancelled any more
             return True
         return False
 
     def see_cancelled(self) -> None:
-        """An attempt was cancelled, and not by the run: see whether the executor has gone."""
+        """An attempt was cancelled, but not by the run: check whether the executor is gone."""
         if self.over is None and (why := why_gone(self.executor)):
             self._gone(why)
 
@@ -128,14 +128,14 @@ class Submissions:
         self.over = EngineFailed(library, why)
 
     def stop(self) -> None:
-        """Cancel what has not begun, and take no more files."""
+        """Cancel attempts that have not started, and accept no more files."""
         for depot in self._depots.values():
             depot.stop()
-        for future in list(self.futures):  # first those that wait, so that none of them begins
+        for future in list(self.futures):  # waiting ones first, so that none of them starts
             future.cancel()
 
     def close(self) -> None:
-        """Remove what was made for attempts that never came back."""
+        """Remove what was created for attempts that did not end."""
         for depot in self._depots.values():
             depot.close()
         if self._beacons is not None:

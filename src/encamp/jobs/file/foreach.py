@@ -19,12 +19,12 @@ from encamp.storage.inputs import mirror as storage
 from encamp.values import Scalar, scalar_in
 
 MOST_TASKS = 1_000_000
-"""More tasks than this in one ``foreach`` are taken for a slip of the pen."""
+"""More tasks than this in one ``foreach`` are considered a mistake."""
 RESERVED = ("task", "index", "to", "jobdir", *FILE_NAMES)
 
 
 Values = Sequence[Scalar] | Rows
-"""What one entry of a ``foreach`` table stands for."""
+"""The values of one entry of a ``foreach`` table."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Case:
     origin: str
     file: Path | None = None
     name: str = ""
-    """The task's name where none is given; a template."""
+    """The template of tasks' names, if none is given."""
     parameters: dict[str, Scalar] = field(default_factory=dict)
-    """What the table of the job says of it."""
+    """The entries of the table."""
 
 
 def checked_path(folder: str) -> str:

@@ -19,9 +19,9 @@ class Word:
 
     text: str | None
     start: str = ""
-    """What it begins with, literally, as ``--to=`` in ``--to="$x"``."""
+    """Its literal beginning, as ``--to=`` in ``--to="$x"``."""
     splits: bool = False
-    """Whether the shell may make several words of it, as of ``$x`` without quotes."""
+    """Whether the shell may split it into several words, as ``$x`` without quotes."""
 
 
 Words = Sequence[Word]
@@ -35,18 +35,18 @@ def names(text: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class _Texts:
-    """How a program gets the text or file that it runs: patterns for its options."""
+    """How a program gets the code that it runs: patterns for its options."""
 
     flags: str = "(?!)"
-    """Those that stand alone."""
+    """Options without an argument."""
     data: str = "(?!)"
-    """Those before a word of data, or with one."""
+    """Options with an argument that is data."""
     files: str = "(?!)"
-    """Those before the name of a file with code."""
+    """Options with a file of code as argument."""
     texts: str = "(?!)"
-    """Those before a text to run."""
+    """Options with code as argument."""
     runs: str = ""
-    """What in a text may run data; a program without it has none, and its first word is a file."""
+    """A pattern for code that may run data; empty if a program takes a file as its first word."""
 
 
 _SHELL = _Texts(flags=r"-[euvx]+")
@@ -97,7 +97,7 @@ _BEFORE_ANOTHER = names(
     "poetry uv faketime fakeroot proot setarch prlimit dbus-run-session jsrun aprun "
     "find gfind"
 )
-"""Commands that run another one, which is among their words."""
+"""Commands that run another command, which is among their words."""
 _RUN_BY_OPTION = {
     "find": "(?!)",
     "env": r"-[^iu-].*|-i.+|--s.*",
@@ -107,7 +107,7 @@ _RUN_BY_OPTION = {
     "tar": r"-?[A-Za-z]*[IF].*|-.*(action|command|program|script)\b.*",
     "": r"-.*(command|program|filter|exec|eval|action|pager|editor|shell|rsh|script|hook)\b.*",
 }
-"""Options by which programs run what follows: of some, and of any other."""
+"""Options with which programs run what follows: for some programs, and for all others."""
 _RESERVED = names(
     "! { } [[ ]] if then elif else fi for while until do done case esac in function select"
 )
@@ -127,21 +127,21 @@ _READ_INTO = re.compile(rf"(?!({_SPECIAL.pattern})$)[\w.,:-]*", re.ASCII)
 _RUN_INPUT = names(
     "code pdb timeit profile cProfile trace runpy asyncio doctest IPython ptpython bpython"
 )
-"""Modules of Python that run what they are given."""
+"""Python modules that run code that they are given."""
 
 
 def runs_variable(name: str) -> bool:
-    """Whether shells run what is in the variable of this name."""
+    """Whether shells run the contents of a variable with this name."""
     return _RUN_BY_SHELLS.fullmatch(name) is not None
 
 
 def is_special(name: str) -> bool:
-    """Whether shells or programs do more with this variable than keep it."""
+    """Whether a variable has a meaning for shells or programs."""
     return _SPECIAL.fullmatch(name) is not None
 
 
 def why_unsafe(words: Words) -> str:
-    """Why data in this command, or in what it reads, might be run as code; nothing if it is not."""
+    """Why data in this command or its input might be run as code; empty if it is not."""
     first, rest = words[0], words[1:]
     if first.text is None or not _COMMAND.fullmatch(first.text):
         return "a command there has a name that is not written out"
@@ -231,7 +231,7 @@ def _is_file(word: Word) -> bool:
 
 
 def _runs_only_code(program: _Texts, words: Words) -> bool:
-    """Whether a program has a text or a file to run that is written out; other words are data."""
+    """Whether the code that a program runs is literal; then its other words are data."""
     has_code = False
     while words and (words[0].text or words[0].start)[:1] in ("-", "+"):
         option, after = words[0], words[1] if len(words) > 1 else DATA
@@ -245,7 +245,7 @@ def _runs_only_code(program: _Texts, words: Words) -> bool:
             return False
         has_code = has_code or bool(is_code)
         if has_code and not program.runs:
-            return True  # all behind it is the module's
+            return True  # all words after it are the module's
         words = words[2 if is_code or (is_data and len(text) == 2) else 1 :]
     if has_code:
         return True
@@ -259,7 +259,7 @@ def _runs_nothing(program: _Texts, text: Word) -> bool:
 
 
 def _by_option(name: str, words: Words) -> bool:
-    """Whether an option may have data run."""
+    """Whether an option may run data."""
     pattern = re.compile(_RUN_BY_OPTION.get(name, _RUN_BY_OPTION[""]))
     always = name in _BEFORE_ANOTHER
     return any(
@@ -269,7 +269,7 @@ def _by_option(name: str, words: Words) -> bool:
 
 
 def _is_safe_inside(name: str, words: Words) -> bool:
-    """Whether the command that is run is written out before any data, and safe itself."""
+    """Whether the inner command is literal before any data, and safe itself."""
     if name in ("find", "gfind"):
         starts = [
             at for at, word in enumerate(words) if re.fullmatch("-(exec|ok)(dir)?", word.text or "")

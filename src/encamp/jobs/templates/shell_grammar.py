@@ -47,11 +47,11 @@ _EXPANSION = re.compile(
     r"\$\{#?(\w+|[@*#?$!-])(\[([0-9]+|[@*])\])?"
     r"((:?[-+?]|##?|%%?|//?|\^\^?|,,?)[\w ./*?:,@%+=^-]*)?\}"
 )
-"""Of those in braces, the ones that run nothing and have no quotes."""
+"""Expansions in braces that run nothing and contain no quotes."""
 _SUM = re.compile(r"[\s\d+*/%()<>=!&|^~?:,$\[\]-]*")
 _COMPARES_NUMBERS = names("-eq -ne -lt -le -gt -ge -v -R")
 _READ_OTHERWISE = re.compile(r"\S\\\n\S|[^\S \t\n]|[\0-\x08\x0e-\x1f\x7f]")
-"""A word in two lines, and characters that shells take for a part of a word."""
+"""A word on two lines, and white space that shells count as a part of a word."""
 _LITERAL = re.compile(r"[^\\$`*?\[\]{}~'\"()!<>&|;\s]*")
 _NEVER = {"comment": "a comment", "expansion": "${...}", "ansi_c_string": "$'...'"}
 _QUOTES = {"raw_string": "'", "string_content": '"', "string": '"'}
@@ -134,7 +134,7 @@ class ShellLine:
         )
 
     def _may_be_option(self, word: Node) -> bool:
-        """Whether a program could take the word for an option, now or by way of a variable."""
+        """Whether a program could take the word for an option, now or through a variable."""
         holder = word.parent
         if holder is None or holder.type != "command":
             return holder is not None and holder.type in _KEEPS_A_WORD
@@ -169,7 +169,7 @@ class ShellLine:
         return not (_is_backquoted(node) and "\\" in _text(node))
 
     def _is_comment(self, node: Node) -> bool:
-        """Whether the shells begin a comment there, too."""
+        """Whether the shells, too, begin a comment at this node."""
         return self._source[: node.start_byte][-1:] in (b"", b" ", b"\t", b"\n", b";")
 
     def _is_safe_expansion(self, node: Node) -> bool:
@@ -200,7 +200,7 @@ class ShellLine:
         return all(re.match(r"\[[0-9]+\]=", text) for text in starts)
 
     def _is_safe_declaration(self, node: Node) -> bool:
-        """Whether an ``export`` and its like have only names, and values that stay one word."""
+        """Whether an ``export`` or the like has only names, and values that stay one word."""
         for child in node.named_children:
             if child.type == "variable_assignment":
                 if self._word(child.named_children[-1]).splits:
@@ -210,7 +210,7 @@ class ShellLine:
         return _text(node.children[0]) not in ("declare", "typeset")
 
     def _why_file(self) -> str:
-        """Whether a file that the line runs may be written by it."""
+        """Whether the line may write a file that it runs."""
         run: set[str] = set()
         other: set[str] = set()
         for words in (self._words(node) for node in self._all if node.type == "command"):
@@ -220,7 +220,7 @@ class ShellLine:
                 word.text for word in words if word.text and _file_name(word.text) not in files
             }
         for node in (one.named_children[-1] for one in self._all if one.type == "file_redirect"):
-            if not self._has_value(node):  # else it is none of the names that can be run
+            if not self._has_value(node):  # a name with a value is not among those that are run
                 text = re.sub("['\"]", "", _text(node))
                 other.add(re.sub(r".*(\$\w+|[$`*?\])}])", "*", text))
         for file in run:
@@ -242,7 +242,7 @@ class ShellLine:
         return any(node.start_byte <= start < node.end_byte for start in self._starts)
 
     def _word(self, node: Node) -> Word:
-        """What a word says, as far as it is written out."""
+        """The literal part of a word."""
         if _text(node) == "{}" or re.fullmatch(r"\\[;()!]", _text(node)):
             text = _text(node)[1:]
             return Word(text if text != "}" else None)  # what find and xargs put there
@@ -292,7 +292,7 @@ def _parser() -> Parser:
 
 
 def _only_plain(leaf: Node, word: Node) -> str:
-    """Why no data can stand there but what is plain."""
+    """Why only plain values can be inserted there; empty if all can."""
     holder = word.parent
     odd_pattern = leaf.type in _PATTERNS and re.search(r"[\\'\"$`]", _text(leaf))
     is_word = leaf.type in ("word", *_QUOTES, *_PATTERNS) and not odd_pattern
@@ -305,7 +305,7 @@ def _only_plain(leaf: Node, word: Node) -> str:
 
 
 def _of_sum(node: Node) -> str:
-    """What a node is if the shell computes with what is in it."""
+    """The name of a construct in which the shell computes; empty for other nodes."""
     text = _text(node)
     if node.type == "arithmetic_expansion" and text.startswith("$["):
         return "$[...]"
@@ -320,7 +320,7 @@ def _of_sum(node: Node) -> str:
 
 
 def _word_nodes(command: Node) -> list[Node]:
-    """The words of a command; some may stand behind the file of a redirection."""
+    """The words of a command; some may follow the file of a redirection."""
     around = command.parent
     redirected = around.named_children if around and around.type == "redirected_statement" else []
     found = [one for one in command.named_children if one.type not in _NO_WORDS]

@@ -1,8 +1,8 @@
 """Shell lines with inserted values, so that no shell takes a value for code.
 
-A *plain* value, of ASCII letters, digits and ``.,:@%+=/-_``, is a mere word to any shell and goes
-into the line as it is. Any other value goes into a variable at the beginning of the line, and
-``"$variable"`` into its place, so that no shell parses it; and it is refused unless the line
+A *plain* value, of ASCII letters, digits and ``.,:@%+=/-_``, is only a word to any shell, and is
+inserted as it is. Any other value is assigned to a variable at the beginning of the line, and
+``"$variable"`` is inserted, so that no shell parses the value. It is refused unless the line
 provably runs no data (`shell_grammar`).
 """
 
@@ -31,14 +31,14 @@ _RESERVED = names(
 
 
 def is_plain(value: str) -> bool:
-    """Whether a value is no more than a word to any shell and interpreter."""
+    """Whether a value is only a word to every shell and interpreter."""
     return _PLAIN.fullmatch(value) is not None
 
 
 def fill_line(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) -> str:
     """A line in pieces with the values of its placeholders filled in.
 
-    Raises `BadJob` where a shell might run a value, or where none can stand.
+    Raises `BadJob` if a shell might run a value, or no value can be inserted somewhere.
     """
     line = _read(pieces, bash)
     for placeholder, context in line.contexts:
@@ -58,7 +58,7 @@ def fill_line(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) 
 
 
 def _with_odd(pieces: Pieces, values: Mapping[Placeholder, str], *, bash: bool) -> str:
-    """A line with the values that are not plain; all others are in it already."""
+    """Insert the values that are not plain; all others were inserted before."""
     contexts = iter(_read(pieces, bash).contexts)
     set_first: dict[str, str] = {}
     text = ""
@@ -106,14 +106,14 @@ def _check_odd(placeholder: Placeholder, value: str, context: Context, line: She
 
 
 def _folder(placeholder: Placeholder, value: str, context: Context) -> str:
-    """What keeps a file's name from being an option."""
+    """A prefix that keeps a file's name from being an option; usually empty."""
     return "./" if placeholder.name == "input" and value[:1] == "-" and context.begins_word else ""
 
 
 def _plain_word(
     placeholder: Placeholder, value: str, context: Context, after: str | Placeholder
 ) -> str:
-    """A plain value, quoted where a word means more than itself."""
+    """A plain value, quoted if the shell would give it a meaning there."""
     word = _folder(placeholder, value, context) + value
     is_descriptor = isinstance(after, str) and after[:1] in ("<", ">")
     more = not word or "=" in word or word in _RESERVED or is_descriptor

@@ -35,11 +35,11 @@ if TYPE_CHECKING:
     from encamp.services.relay import Relays
 
 TICK = 0.2
-"""Seconds between looks at the clock and at the lease."""
+"""Seconds between checks of time limits and the lease."""
 
 
 _ASK = 1.0
-"""Seconds between questions whether the run goes on."""
+"""Seconds between questions whether the run continues."""
 _TERMINATED = "another process, or its own code, sent it SIGTERM"
 
 
@@ -125,7 +125,7 @@ class _Supervisor:
         """Answer a question of the step; an exception is raised there."""
         if question[0] == ABOUT_SERVICES:
             if self._services is None:
-                from encamp.services.current_client import client_of  # most need none
+                from encamp.services.current_client import client_of  # rarely needed
                 from encamp.services.relay import Relays
 
                 self._services = Relays(client_of)
@@ -149,7 +149,7 @@ class _Supervisor:
         if step is not None and step != self._step:
             ago = max(0.0, time.monotonic() - step.since)
             self._step = step
-            # While this process could not run, neither could what it watches over.
+            # While this process was stopped, so was its slot.
             self._step_began = max(self._looked, self._time() - ago)
             self._phase_began = self.work.clock.now() - ago, step.since
             if self._task_began is None:
@@ -205,7 +205,7 @@ class _Supervisor:
             counts = self._step.mirrored
             outcome.bytes_mirrored, outcome.files_mirrored, outcome.bytes_shared = counts
         if self._folder is None:
-            reclaim()  # it may have been stopped before it could tell of its folder
+            reclaim()  # the slot may have been stopped before it could report its folder
             return outcome
         wanted = not isinstance(error, Abandoned)
         if wanted:

@@ -21,7 +21,7 @@ from encamp.slot.threads import with_chosen
 from encamp.storage.inputs.mirror import safe_target
 
 _LONGEST_WORD = 32 * os.sysconf("SC_PAGESIZE")
-"""Bytes of one word of a command line, its end among them, see execve(2)."""
+"""Bytes of one word of a command line, including its end, see execve(2)."""
 _FILE = "write it to a file that the command reads"
 
 
@@ -43,7 +43,7 @@ def _waited(process: subprocess.Popen[bytes]) -> tuple[int, resource.struct_rusa
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        end_descendants(GRACE)  # the time to end in good order that Python's own steps have too
+        end_descendants(GRACE)  # as much time to end properly as for Python steps
         raise
     return status, usage
 
@@ -62,7 +62,7 @@ def _start(command: Command, folder: Path, task: str, files: ExitStack) -> subpr
             env=environment,
             stdin=_opened(folder, command.stdin, "rb", files),
             stdout=_opened(folder, command.stdout, "wb", files) if command.stdout else None,
-            process_group=0,  # so that its `kill 0` is for what it has started itself
+            process_group=0,  # so that `kill 0` in it ends only its own processes
         )
     except (OSError, ValueError) as exc:
         cause = f"could not start: {_reason(exc, folder, words, environment or os.environ)}"

@@ -67,7 +67,7 @@ class Lease:
                 return files.make(file.name, self.controller.as_bytes()).st_uid
         except OSError as exc:
             if not isinstance(exc, FileExistsError):
-                self.end()  # it may be there, with nothing in it
+                self.end()  # an empty file may exist
             why = (exc.strerror or str(exc)).lower()
             raise (disk_full(exc, file, 1) or BadDestination(str(file), why)) from exc
 
@@ -100,8 +100,8 @@ class Watch:
         try:
             there = self._file.exists()
         except OSError:
-            there = False  # as far as can be known here
-        # On the controller's host the file is there from the start; over a network it may be late.
+            there = False  # nothing else is known here
+        # On the controller's host the file exists from the start; over a network it may be late.
         self._seen = self._seen or there or self._near
         return self._seen and not there
 

@@ -58,13 +58,13 @@ from encamp.wire.pickling import (
 )
 
 _SCARCE = 1 << 16
-"""Bytes that must be free for a step's failure not to be put down to a full disk."""
+"""With fewer free bytes, a step's failure is explained by a full disk."""
 _BRIEF = 0.1
-"""Seconds for which the run is taken to go on if it did a moment ago."""
+"""Seconds for which a positive answer whether the run continues is valid."""
 _OUR_OWN = str(Path(__file__).parents[2]) + os.sep
-"""Where code is that only led to a step."""
+"""Folders with the code that calls steps, which tracebacks leave out."""
 TAIL = 4096
-"""How many bytes of a log's end travel with the outcome."""
+"""Bytes of a log's end that are sent with the outcome."""
 
 
 @quickly_pickled
@@ -73,10 +73,10 @@ class Standing:
     """A note for the supervisor: everything that would be lost with this process."""
 
     folder: str
-    """The attempt's, to look after if this process dies."""
+    """The attempt's folder, which the supervisor removes if this process dies."""
     slot: int
     cpu_seconds: float
-    """What its process had used before."""
+    """CPU seconds that its process had used before."""
     step: StepBegins | None = None
 
 
@@ -88,11 +88,11 @@ class StepBegins:
     label: str | None
     time_limit: float | None
     since: float
-    """When it has begun, by `time.monotonic`, which is one for all processes of a host."""
+    """When it began, by `time.monotonic`, which is the same for all processes of a host."""
     before: tuple[tuple[str, float, float], ...]
-    """The phases that are over, as `Span` has them."""
+    """The finished phases: the fields of `Span`."""
     mirrored: tuple[int, int, int]
-    """Bytes and files that were mirrored, and bytes of job inputs that were brought."""
+    """Mirrored bytes and files, and fetched bytes of job inputs."""
 
 
 def run_phases(work: Work, ships: bool = False) -> Outcome:
@@ -116,7 +116,7 @@ class _Attempt:
         self._standing = Standing("", os.getpid(), 0.0)
         self.value: object = None
         self._flushes = not work.lease.controller.near
-        """What is on the controller's own host it flushes for many tasks at once."""
+        """Whether to flush outputs here; on its own host the controller does so for many tasks."""
         self._calls = True
         """Whether steps run in this process."""
 
@@ -127,7 +127,7 @@ class _Attempt:
             except (EncampError, Stopped, OSError) as exc:
                 self._failed(exc)
         if isinstance(self.outcome.error, Stopped):
-            tell(self._standing)  # its folder is the supervisor's now
+            tell(self._standing)  # from now on the supervisor is responsible for the folder
 
     def _steps(self) -> tuple[Call | Command, ...]:
         try:
@@ -157,7 +157,7 @@ class _Attempt:
                 self._all_phases(steps, sandbox)
             failed = self.outcome.error is not None
         finally:
-            if not isinstance(self.outcome.error, Stopped):  # then its supervisor sees to it
+            if not isinstance(self.outcome.error, Stopped):  # else its supervisor does it
                 self._leave(sandbox, failed=failed)
             at_supervisors_end(None)
 
@@ -239,13 +239,13 @@ class _Attempt:
             error = StepFailed(self.work.task, step.label, None, cause)
             raise error from portable_error(exc)
         finally:
-            flush()  # before what the next step's command writes
+            flush()  # before the next step's command writes
 
     def _check_wanted(self) -> None:
         """Stop if nobody would publish the outputs, or remove them."""
         if orphaned():
             raise Stopped
-        # The supervisor has looked at the lease when the attempt began.
+        # The supervisor has checked the lease when the attempt began.
         if time.perf_counter() - self._began > _BRIEF and Watch(self.work.lease).over():
             raise Stopped
 

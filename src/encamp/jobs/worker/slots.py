@@ -48,7 +48,7 @@ from encamp.wire.protocol import (
 )
 
 IDLE_LIMIT = 60.0
-"""Seconds after which a slot that nobody uses ends itself."""
+"""Seconds after which an unused slot ends itself."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Slot:
                     self._answer(envelope, on_question, load(parts[1:]))
             if time.monotonic() >= next_tick:
                 if not self.alive and not self._come(0, on_note):
-                    raise self._lost(on_note)  # its end of the socket lives on in a child
+                    raise self._lost(on_note)  # a child process still has its end of the socket
                 self._look(on_note)
                 on_tick()
                 next_tick = time.monotonic() + tick
@@ -209,7 +209,7 @@ class Slot:
             answer, good = on_question(question), True
         except Exception as exc:  # noqa: BLE001 - it is raised where it was asked
             answer, good = portable_error(exc), False
-        with suppress(_NotTaken):  # that it has ended is seen next
+        with suppress(_NotTaken):  # its end is noticed next
             self._send([encode(Answer(0, asked.ticket, good)), *dump(answer)])
 
     def _look(self, on_note: Callable[[Any], None]) -> None:
@@ -262,7 +262,7 @@ class Slots:
     """The slots of this process: started when needed, reused, as many as run at once."""
 
     def __init__(self) -> None:
-        self._idle: list[tuple[int, Slot]] = []  # with the thread that had it last
+        self._idle: list[tuple[int, Slot]] = []  # with the thread that last used it
         self._lock = threading.Lock()
 
     @contextmanager

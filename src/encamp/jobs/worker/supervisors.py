@@ -58,7 +58,7 @@ class Supervisors(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the threads; waits some seconds at most for running calls."""
-        with suppress(Empty):  # the threads take orders, too
+        with suppress(Empty):  # the threads take calls from the queue, too
             while cancel_futures:
                 if (order := self._orders.get_nowait()) is not None:
                     order[0].cancel()

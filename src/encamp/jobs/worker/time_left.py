@@ -27,7 +27,7 @@ class TimeLeft:
     def __init__(self, tasks: Iterable[Task], time_limit: float | None = None) -> None:
         self._end = self._asked()
         self._limit = time_limit
-        """Of every task, whatever it says itself."""
+        """The run's time limit for every task, if there is one."""
         limits = map(self._limit_of, tasks) if self.limited else ()
         self._longest = max(limits, default=0.0)
         self._quickest: dict[_Kind, float] = {}

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _PAUSE = 1.0
-"""Seconds between looks at most."""
+"""Seconds between measurements, at most."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -48,7 +48,7 @@ class Use:
 def _family(pid: int) -> Iterator[int]:
     """A process and its descendants."""
     yield pid
-    with suppress(OSError):  # it has ended
+    with suppress(OSError):  # the process has ended
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in (thread / "children").read_text().split():
                 yield from _family(int(child))

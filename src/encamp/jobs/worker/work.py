@@ -48,7 +48,7 @@ class Work:
     values: str | None = None
     """The file that has the task's values."""
     beacon: str = ""
-    """By which hosts see whether they reach the destinations; empty if all do."""
+    """The beacons' description, for hosts that may not see the destinations; else empty."""
 
 
 @dataclass
@@ -57,7 +57,7 @@ class Outcome:
 
     where: Where | None = None
     slot: int = 0
-    """The process id of who tells this."""
+    """The process id of the slot."""
     phases: list[Span] = field(default_factory=list)
     bytes_mirrored: int = 0
     files_mirrored: int = 0
@@ -70,10 +70,10 @@ class Outcome:
     log_tail: str = ""
     kept: str | None = None
     value: bytes | None = None
-    """What the last Python step returned, pickled: the worker need not know its class."""
+    """The pickled result of the last Python step; the worker may lack its class."""
     error: BaseException | None = None
     lost: bool = False
-    """Its host was lost, which is none of the task's doing."""
+    """Whether its host was lost, which does not count as the task's failure."""
 
 
 def log_name(task: str, attempt: int) -> str:
