@@ -100,6 +100,8 @@ def test_it_is_known_how_many_servers_have_nothing_to_do(cluster: Cluster, here:
     tenant = cluster._controller.tenant
     assert tenant is not None
     assert tenant.resting == 2
+    assert service.call("same", 1).get(30) == 1
+    assert tenant.resting == 2  # a callback had freed its server
     with service.acquire(30) as proxy:
         assert tenant.resting == 2  # held, but not called
         waits = proxy.wait_for(str(here / "go"))

@@ -103,6 +103,8 @@ class ProgramClient(Client):
             return
         for number, good, payload, count in answers:
             result = pending.pop(number, None)
+            if not pending and self._pending.get(letter.server) is pending:
+                del self._pending[letter.server]
             body = (
                 [payload] if not count else disclosed(payload, [next(parts) for _ in range(count)])
             )
@@ -114,8 +116,6 @@ class ProgramClient(Client):
             result._settle(*value_of(result, good, body))
             if called_back:
                 return
-        if not pending and self._pending.get(letter.server) is pending:
-            del self._pending[letter.server]
 
 
 def _call(call: Callable[[], object]) -> None:
