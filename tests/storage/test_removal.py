@@ -134,6 +134,20 @@ def test_deep_trees_are_copied_linked_and_listed(memory: Path) -> None:
         remove_tree(memory / name, memory)
 
 
+@pytest.mark.parametrize(("pattern", "files"), [("d", 11), ("**/file", 12)])
+def test_outputs_are_published_however_deep_they_are(
+    pattern: str, files: int, memory: Path, doomed: Path
+) -> None:
+    with encamp.sandbox(outputs={pattern: "made"}, to=memory / "to") as folder:
+        nest(folder, 1_010)
+        (folder / "d/file").write_text("x")
+    made = memory / "to/made"
+    found = subprocess.run(["find", made, "-type", "f"], capture_output=True, check=True).stdout
+    assert found.count(b"\n") == files
+    assert (made / "d/file").read_text() == "x"
+    remove_tree(made, memory)
+
+
 def test_what_is_deeper_than_a_path_may_be_long_is_refused_by_name(
     here: Path, doomed: Path
 ) -> None:

@@ -27,6 +27,8 @@ from encamp.storage.urls import folder_name
 
 _PLACE = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _NOT_SEEN = (FileNotFoundError, NotADirectoryError, PermissionError)
+_MOST_UP = 100
+"""Folders that one path goes up: each of them costs, and a path must not be too long."""
 _MOST_LINKS = 40
 """Symlinks in a path, at most, as in the kernel; see path_resolution(7)."""
 
@@ -144,17 +146,35 @@ def _by_links(folder: str, trust: Trust) -> int:
 
 
 def _made(folder: str, trust: Trust) -> int:
-    parent, name = os.path.split(folder)
-    with opened(Path(parent), trust.below(-1) if trust.depth else trust, make=True) as above:
-        with suppress(FileExistsError):
-            os.mkdir(name, dir_fd=above)
-        fd = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
-    try:
-        _check_owners(fd, folder, replace(trust, depth=min(trust.depth, 1)))
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
+    """Make a folder, and those above it that are missing; there may be thousands."""
+    above, missing = _nearest(folder, trust)
+    while missing:
+        name = missing.pop()
+        try:
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=above)
+            fd = os.open(name, _PLACE | os.O_NOFOLLOW, dir_fd=above)
+        finally:
+            os.close(above)
+        above = fd
+        try:
+            if trust.depth > len(missing):
+                _check_owners(fd, _name(fd), replace(trust, depth=1))
+        except BaseException:
+            os.close(fd)
+            raise
+    return above
+
+
+def _nearest(folder: str, trust: Trust) -> tuple[int, list[str]]:
+    """A descriptor of the nearest folder that exists; the names below it, the last one first."""
+    missing: list[str] = []
+    while True:
+        folder, name = os.path.split(folder)
+        missing.append(name)
+        with suppress(FileNotFoundError):
+            depth = max(0, trust.depth - len(missing))
+            return open_folder(folder, replace(trust, depth=depth)), missing
 
 
 def _name(fd: int) -> str:
@@ -172,7 +192,7 @@ def _check_owners(fd: int, folder: str, trust: Trust) -> None:
     """Raise `BadDestination` if a folder below the named one belongs to another user."""
     if not trust.depth:
         return
-    ways = _ways_up(trust.depth)
+    ways = _ways_up(min(trust.depth, _MOST_UP))
     found = [os.stat(way, dir_fd=fd) for way in ways]
     for number, (status, above) in enumerate(pairwise(found)):
         if _is_trusted(status, above, trust):
@@ -181,6 +201,9 @@ def _check_owners(fd: int, folder: str, trust: Trust) -> None:
             if status.st_uid != uid_of_new_files(place):
                 where = (Path(folder), *Path(folder).parents)[number]
                 raise BadDestination(folder, _whose("folder", where, status))
+    if trust.depth > _MOST_UP:
+        with _at(ways[-1], fd) as place:
+            _check_owners(place, _name(place), trust.below(-_MOST_UP))
 
 
 @contextmanager

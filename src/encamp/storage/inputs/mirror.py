@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -163,14 +164,31 @@ def _globbed(pattern: str, base: Path) -> list[Path]:
         return []
     if not (_MORE_THAN_A_NAME.search(pattern) or is_glob(above)):
         return _listed(name, base / (above or pattern[: -len(name)]))
+    try:
+        found = _by_wcmatch(pattern, base)
+    except RecursionError:
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(limit + _DEEPEST)
+        try:
+            found = _by_wcmatch(pattern, base)
+        finally:
+            sys.setrecursionlimit(limit)
+    return sorted(Path(os.path.abspath(base / match)) for match in found)
+
+
+def _by_wcmatch(pattern: str, base: Path) -> list[str]:
+    """The matches; wcmatch calls itself once for each level of folders."""
     from wcmatch import glob
 
     flags = glob.GLOBSTAR | glob.GLOBTILDE
     try:
-        found = glob.glob(pattern, flags=flags, root_dir=str(base))
+        return glob.glob(pattern, flags=flags, root_dir=str(base))
     except (ValueError, OSError) as exc:
         raise BadJob(f"the pattern {pattern!r}", str(exc)) from exc
-    return sorted(Path(os.path.abspath(base / match)) for match in found)
+
+
+_DEEPEST = 2048
+"""Folders in a path at most: it has 4096 bytes."""
 
 
 _MORE_THAN_A_NAME = re.compile(r"^~|\\|\*\*|/$|[\[\]{}]")
